@@ -1,0 +1,1 @@
+"""A durable, ordered, signed webhook server: one process and one file."""

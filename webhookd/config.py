@@ -1,0 +1,115 @@
+"""The configuration: one tree of frozen Structs, from a TOML file and the environment.
+
+The defaults stand here and nowhere else; the shipped `config.toml` repeats them for the reader, and a test compares.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from webhookd.models import (
+    BreakerThreshold,
+    Concurrency,
+    Jitter,
+    MaxAgeSeconds,
+    MaxRefusals,
+    Ordering,
+    ParkAfter,
+    RetryDelays,
+    TimeoutSeconds,
+)
+
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the sections: unknown keys are refused."""
+
+
+class ServerConfig(_Section, frozen=True, kw_only=True):
+    """`[server]`: the admin API's listeners and their limits."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    control_socket: Path = Path("var/control.sock")
+    max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    request_timeout_seconds: Annotated[float, Meta(ge=1, le=600)] = 30
+
+
+class IngestConfig(_Section, frozen=True, kw_only=True):
+    """`[ingest]`: the local socket."""
+
+    socket: Path = Path("var/ingest.sock")
+    allowed_uids: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    allowed_gids: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    max_event_bytes: Annotated[int, Meta(ge=1024, le=1_048_576)] = 262_144
+    max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+
+
+class JournalConfig(_Section, frozen=True, kw_only=True):
+    """`[journal]`: the file that holds everything."""
+
+    path: Path = Path("var/webhookd.db")
+    retention_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
+    max_bytes: Annotated[int, Meta(ge=16_777_216)] | None = None
+
+
+class DeliveryConfig(_Section, frozen=True, kw_only=True):
+    """`[delivery]`: the policy of every webhook that doesn't state its own."""
+
+    timeout_seconds: TimeoutSeconds = 15
+    connect_timeout_seconds: Annotated[float, Meta(ge=0.1, le=30)] = 5
+    retry_delays: RetryDelays = (5, 30, 120, 300, 600, 900)
+    retry_jitter: Jitter = 0.2
+    max_refusals: MaxRefusals = 10
+    max_age_seconds: MaxAgeSeconds = 259_200
+    park_after: ParkAfter = 3
+    breaker_threshold: BreakerThreshold = 5
+    max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 512
+    drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 30
+    ordering: Ordering = Ordering.STRICT
+    concurrency: Concurrency = 8
+    disable_after_seconds: Annotated[float, Meta(ge=1)] = 432_000
+    warn_after_seconds: Annotated[float, Meta(ge=1)] = 86_400
+
+
+class EgressConfig(_Section, frozen=True, kw_only=True):
+    """`[egress]`: where webhookd may connect to."""
+
+    allow_http: bool = False
+    ports: tuple[Port, ...] = (443, 8443)
+    allow_networks: tuple[str, ...] = ()
+    proxy: str | None = None
+
+
+class EventsConfig(_Section, frozen=True, kw_only=True):
+    """`[events]`: what is taken in."""
+
+    unknown_event_types: Literal["reject", "accept"] = "reject"
+
+
+class SecretsConfig(_Section, frozen=True, kw_only=True):
+    """`[secrets]`: the key that encrypts what must not be read from the journal."""
+
+    master_key_file: Path | None = None
+
+
+class LogConfig(_Section, frozen=True, kw_only=True):
+    """`[log]`: what is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Config(_Section, frozen=True, kw_only=True):
+    """The whole configuration; paths are absolute once loaded."""
+
+    server: ServerConfig = field(default_factory=ServerConfig)
+    ingest: IngestConfig = field(default_factory=IngestConfig)
+    journal: JournalConfig = field(default_factory=JournalConfig)
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    egress: EgressConfig = field(default_factory=EgressConfig)
+    events: EventsConfig = field(default_factory=EventsConfig)
+    secrets: SecretsConfig = field(default_factory=SecretsConfig)
+    log: LogConfig = field(default_factory=LogConfig)

@@ -1,0 +1,125 @@
+"""From a producer's bytes to the bytes every attempt sends: decoding, checking and the envelope.
+
+The envelope is made once, when the event is accepted; `data` is carried byte for byte as it came. JSON is untrusted
+here: it is checked as UTF-8, its depth is bounded before a parser sees it, and every failure is a `Rejected` that says
+what and where.
+"""
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from webhookd.clock import iso, parse_iso
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.models import AcceptedEvent, NewEvent
+
+T = TypeVar("T")
+
+MAX_DEPTH = 128
+_OPENING_BRACE = ord("{")
+
+_decoder = msgspec.json.Decoder(NewEvent)
+_quote = msgspec.json.Encoder().encode
+_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
+    """Decode and check one submitted event.
+
+    Raises Rejected: PAYLOAD_TOO_LARGE past `max_bytes`, MALFORMED_JSON for what isn't UTF-8 JSON or is nested deeper
+    than 128, VALIDATION_ERROR (with JSON pointers) for what isn't an event.
+    """
+    if len(line) > max_bytes:
+        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the event has {len(line)} bytes; at most {max_bytes} are taken")
+    check_json_text(line)
+    new = decode_json(line, _decoder)
+    if memoryview(new.data)[0] != _OPENING_BRACE:
+        raise _invalid("/data", "expected an object")
+    if new.timestamp is not None:
+        try:
+            parse_iso(new.timestamp)
+        except (ValueError, OverflowError) as error:
+            raise _invalid("/timestamp", str(error)) from error
+    if new.traceparent is not None and not _is_traceparent(new.traceparent):
+        raise _invalid("/traceparent", "expected a W3C traceparent of version 00 to fe with ids that aren't all zeros")
+    return new
+
+
+def accept(new: NewEvent, *, event_id: str, now: float) -> AcceptedEvent:
+    """Fix the envelope of a checked event; `now` is its time where the producer stated none."""
+    timestamp = now if new.timestamp is None else parse_iso(new.timestamp)
+    return AcceptedEvent(
+        id=event_id,
+        type=new.type,
+        organization_id=new.organization_id,
+        ordering_key=new.ordering_key,
+        traceparent=new.traceparent,
+        timestamp=timestamp,
+        accepted_at=now,
+        body=seal_envelope(event_id, new.type, timestamp, bytes(new.data), new.organization_id),
+    )
+
+
+def seal_envelope(event_id: str, event_type: str, timestamp: float, data: bytes, organization_id: str | None) -> bytes:
+    """Join the envelope around `data`, whose bytes stay as they are."""
+    # Id, type and time are checked to hold no character that JSON escapes; so is an organization.
+    tail = b"}" if organization_id is None else b',"organizationId":' + _quote(organization_id) + b"}"
+    head = f'{{"id":"{event_id}","type":"{event_type}","timestamp":"{iso(timestamp)}","data":'
+    return head.encode() + data + tail
+
+
+def check_json_text(text: bytes) -> None:
+    """Raise Rejected MALFORMED_JSON unless `text` is UTF-8 and nested at most 128 deep."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise Rejected(
+            ErrorCode.MALFORMED_JSON, f"byte {error.start} isn't UTF-8; JSON is always UTF-8 (RFC 8259)"
+        ) from error
+    # Counting is quick and never too low, so only what might be too deep is looked at closely.
+    if text.count(b"{") + text.count(b"[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")
+
+
+def decode_json(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode checked text; Rejected MALFORMED_JSON or VALIDATION_ERROR with the place of the failure."""
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        raise _invalid(*locate(error)) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Rejected(ErrorCode.MALFORMED_JSON, f"not JSON: {error}") from error
+
+
+def locate(error: msgspec.ValidationError) -> tuple[str, str]:
+    """Split msgspec's message into a JSON pointer (RFC 6901) and what is accepted there."""
+    message = str(error)
+    found = _PATH.search(message)
+    if found is None:
+        return "", message
+    steps = re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", found["path"])
+    pointer = "".join("/" + (name or index).strip("\"'").replace("~", "~0").replace("/", "~1") for name, index in steps)
+    return pointer, message[: found.start()]
+
+
+def _invalid(pointer: str, accepted: str) -> Rejected:
+    where = pointer or "the body"
+    return Rejected(ErrorCode.VALIDATION_ERROR, f"{where}: {accepted}", errors=((pointer, accepted),))
+
+
+def _depth(text: bytes) -> int:
+    deepest = depth = 0
+    for byte in _STRINGS.sub(b"", text):
+        if byte in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"}]":
+            depth -= 1
+    return deepest
+
+
+def _is_traceparent(text: str) -> bool:
+    version, trace_id, parent_id, _ = text.split("-")
+    return version != "ff" and trace_id.strip("0") != "" and parent_id.strip("0") != ""

@@ -1,0 +1,50 @@
+"""Public identifiers: a prefix that names the kind, and a ULID that sorts by the time it was made.
+
+An id never contains a `.`, because the signed content joins id, timestamp and body with one.
+"""
+
+import os
+import re
+from collections.abc import Callable
+from enum import StrEnum
+
+from ulid import ULID
+
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Prefix(StrEnum):
+    """What an id names."""
+
+    WEBHOOK = "wh"
+    EVENT = "evt"
+    DELIVERY = "dlv"
+    ATTEMPT = "att"
+    KEY = "key"
+    REPLAY = "rpl"
+    REQUEST = "req"
+
+
+class IdFactory:
+    """Makes ids from a clock (epoch seconds) and a source of random bytes, both replaceable for a repeatable run."""
+
+    def __init__(self, now: Callable[[], float], random_bytes: Callable[[int], bytes] = os.urandom) -> None:
+        self._now = now
+        self._random_bytes = random_bytes
+
+    def new(self, prefix: Prefix) -> str:
+        """Return a new id such as `evt_01JH…`."""
+        milliseconds = int(self._now() * 1000)
+        return f"{prefix}_{ULID(milliseconds.to_bytes(6, 'big') + self._random_bytes(10))}"
+
+
+def is_id(prefix: Prefix, text: str) -> bool:
+    """Whether `text` is an id of that kind as this server makes them."""
+    kind, _, rest = text.partition("_")
+    return kind == prefix.value and _ULID.fullmatch(rest) is not None
+
+
+def is_event_id(text: str) -> bool:
+    """Whether `text` can be an event's id: the server's own or the producer's, `[A-Za-z0-9_-]{1,64}`."""
+    return _EVENT_ID.fullmatch(text) is not None
