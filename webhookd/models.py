@@ -134,7 +134,7 @@ STARTING_EVENT_TYPES = (
     "security.2fa_disabled",
 )
 
-EVENT_TYPE_PATTERN = r"^[a-z0-9_]+(\.[a-z0-9_]+)*\Z"
+EVENT_TYPE_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z"
 ORGANIZATION_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}\Z"
 OrganizationId = Annotated[str, Meta(pattern=ORGANIZATION_PATTERN)]
 
@@ -290,13 +290,15 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     """What an endpoint's past means for its next request; survives a restart.
 
     `failing_since` is the first failure since the last success and `failures_since_success` counts the attempts from
-    then on; `consecutive_faults` counts endpoint faults in a row; `reopenings` the probes that failed in a row;
-    `retry_at` is when an open breaker lets a probe through; `warned_at` is when `webhook.failing` was sent.
+    then on; `consecutive_faults` counts endpoint faults in a row; `reopenings` the probes that failed in a row; `pauses`
+    the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through; `warned_at` is
+    when `webhook.failing` was sent; `recovered_at` is when the breaker last closed after an outage.
     """
 
     breaker: BreakerState = BreakerState.CLOSED
     consecutive_faults: int = 0
     reopenings: int = 0
+    pauses: int = 0
     retry_at: float | None = None
     paused_until: float | None = None
     failing_since: float | None = None

@@ -1,0 +1,133 @@
+"""The circuit breaker and the pause of one endpoint: what each answer does to `EndpointState`.
+
+    CLOSED --(threshold faults in a row)--> OPEN --(retry_at has come)--> HALF_OPEN --(fault)--> OPEN
+    HALF_OPEN --(any answer that is no fault and no pause)--> CLOSED
+
+While OPEN nothing is sent; HALF_OPEN lets one probe through at a time. A 429 or 503 pauses the endpoint without
+tripping it. Everything is pure: the caller brings `now` and the delay that the back-off asks for.
+"""
+
+from enum import Enum
+
+import msgspec
+
+from webhookd.models import BreakerState, DeliveryError, EndpointState
+
+
+class Answer(Enum):
+    """What an attempt said about its endpoint."""
+
+    SUCCESS = "success"
+    REFUSAL = "refusal"  # the endpoint works, the message is refused
+    THROTTLED = "throttled"
+    FAULT = "fault"
+
+
+class Hold(Enum):
+    """Why the breaker lets nothing through now."""
+
+    PAUSED = "paused"
+    OPEN = "open"
+    PROBING = "probing"
+
+
+def admit(
+    state: EndpointState, now: float, *, probing: bool, by_hand: bool = False
+) -> tuple[Hold, float | None] | None:
+    """Return None where a request may leave, else what holds it and until when (None: until the probe is answered).
+
+    `by_hand` lets a retry by hand through an open breaker as its probe; a pause holds it too.
+    """
+    if state.paused_until is not None and now < state.paused_until:
+        return Hold.PAUSED, state.paused_until
+    if state.breaker is BreakerState.CLOSED:
+        return None
+    if probing:
+        return Hold.PROBING, None
+    waiting = state.breaker is BreakerState.OPEN and state.retry_at is not None and now < state.retry_at
+    if waiting and not by_hand:
+        return Hold.OPEN, state.retry_at
+    return None
+
+
+def probe(state: EndpointState) -> EndpointState:
+    """Return the state in which one request tries an endpoint whose breaker was open."""
+    if state.breaker is BreakerState.CLOSED:
+        return state
+    return msgspec.structs.replace(state, breaker=BreakerState.HALF_OPEN)
+
+
+def after(
+    state: EndpointState,
+    answer: Answer,
+    *,
+    now: float,
+    threshold: int,
+    resume_at: float,
+    error: DeliveryError | None,
+    detail: str,
+) -> EndpointState:
+    """Return the endpoint's state after an answer; `resume_at` is when the back-off lets the next request leave."""
+    if answer is Answer.SUCCESS:
+        return msgspec.structs.replace(
+            _closed(state, now), last_success_at=now, failing_since=None, failures_since_success=0, warned_at=None
+        )
+    failed = msgspec.structs.replace(state, last_failure_at=now, last_error=_described(error, detail))
+    if answer is Answer.REFUSAL:
+        return _closed(failed, now)
+    failed = msgspec.structs.replace(
+        failed,
+        failing_since=now if state.failing_since is None else state.failing_since,
+        failures_since_success=state.failures_since_success + 1,
+    )
+    if answer is Answer.THROTTLED:
+        return msgspec.structs.replace(failed, consecutive_faults=0, pauses=state.pauses + 1, paused_until=resume_at)
+    failed = msgspec.structs.replace(failed, consecutive_faults=state.consecutive_faults + 1, pauses=0)
+    match state.breaker:
+        case BreakerState.CLOSED if failed.consecutive_faults >= threshold:
+            return msgspec.structs.replace(failed, breaker=BreakerState.OPEN, reopenings=0, retry_at=resume_at)
+        case BreakerState.HALF_OPEN:
+            return msgspec.structs.replace(
+                failed, breaker=BreakerState.OPEN, reopenings=state.reopenings + 1, retry_at=resume_at
+            )
+        case _:
+            # Closed below the threshold; or open, and a request that left before the trip comes home.
+            return failed
+
+
+def reopened_by_hand(state: EndpointState) -> EndpointState:
+    """Return the state after someone has switched the webhook on again or changed it: the outage is forgotten.
+
+    The next request is let through at once and its answer decides afresh.
+    """
+    if state.breaker is BreakerState.CLOSED and state.paused_until is None and state.failing_since is None:
+        return state
+    return msgspec.structs.replace(
+        state,
+        breaker=BreakerState.CLOSED if state.breaker is BreakerState.CLOSED else BreakerState.HALF_OPEN,
+        consecutive_faults=0,
+        reopenings=0,
+        pauses=0,
+        retry_at=None,
+        paused_until=None,
+        failing_since=None,
+        failures_since_success=0,
+        warned_at=None,
+    )
+
+
+def _closed(state: EndpointState, now: float) -> EndpointState:
+    return msgspec.structs.replace(
+        state,
+        breaker=BreakerState.CLOSED,
+        consecutive_faults=0,
+        reopenings=0,
+        pauses=0,
+        retry_at=None,
+        paused_until=None,
+        recovered_at=state.recovered_at if state.breaker is BreakerState.CLOSED else now,
+    )
+
+
+def _described(error: DeliveryError | None, detail: str) -> str:
+    return detail or (error or DeliveryError.PROTOCOL).value

@@ -1,0 +1,71 @@
+"""The pace of one endpoint: a token bucket, and the ramp after an outage. Pure: `now` is an argument."""
+
+from dataclasses import dataclass, replace
+
+from webhookd.models import Policy, RateLimit
+
+RAMP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBucket:
+    """A bucket of `limit.burst` tokens that gains `limit.per_second` of them a second.
+
+    While `draining` a backlog it saves up one token at most, so that a late wake-up isn't made good by a burst: no
+    second then carries more than `per_second` + 1.
+    """
+
+    limit: RateLimit
+    tokens: float
+    at: float
+    draining: bool = False
+
+    def ready_at(self, now: float) -> float:
+        """When the next token is there: `now` or later."""
+        missing = 1.0 - self._filled(now)
+        return now if missing <= 0 else now + missing / self.limit.per_second
+
+    def take(self, now: float) -> "TokenBucket":
+        """Return the bucket less one token; call it where `ready_at(now) <= now`."""
+        return replace(self, tokens=self._filled(now) - 1.0, at=now)
+
+    def emptied(self, now: float) -> "TokenBucket":
+        """Return the bucket as it is when an outage ends: empty, and saving up no burst while the backlog drains."""
+        return replace(self, tokens=0.0, at=now, draining=True)
+
+    def drained(self, now: float) -> "TokenBucket":
+        """Return the bucket once the backlog is gone: bursts may be saved up again."""
+        return replace(self, tokens=self._filled(now), at=now, draining=False)
+
+    def resized(self, limit: RateLimit, now: float) -> "TokenBucket":
+        """Return the bucket under another limit, with the tokens it has as far as they fit."""
+        return replace(self, limit=limit, tokens=min(self._filled(now), float(limit.burst)), at=now)
+
+    def _filled(self, now: float) -> float:
+        capacity = 1.0 if self.draining else float(self.limit.burst)
+        # A clock set back must not take tokens away, and rounding must not keep a token out of reach.
+        gained = max(now - self.at, 0.0) * self.limit.per_second
+        return min(self.tokens + gained + 1e-9, capacity)
+
+
+def new_bucket(limit: RateLimit, now: float) -> TokenBucket:
+    """Return a bucket with one token: what was sent before a restart isn't known."""
+    return TokenBucket(limit=limit, tokens=1.0, at=now)
+
+
+def allowed_in_flight(policy: Policy, recovered_at: float | None, now: float) -> int:
+    """How many requests may be in flight: from 1 right after an outage to `concurrency` 10 s later.
+
+    An endpoint with a rate limit is paced by its bucket instead.
+    """
+    if recovered_at is None or policy.rate_limit is not None:
+        return policy.concurrency
+    share = (now - recovered_at) / RAMP_SECONDS
+    if not 0 <= share < 1:
+        return policy.concurrency
+    return 1 + int((policy.concurrency - 1) * share)
+
+
+def next_ramp_at(policy: Policy, recovered_at: float, in_flight: int) -> float:
+    """When the ramp lets one more than `in_flight` requests out."""
+    return recovered_at + RAMP_SECONDS * min(in_flight / max(policy.concurrency - 1, 1), 1.0)

@@ -1,0 +1,215 @@
+"""What an answer means and what happens next: one pure decision for every outcome of an attempt.
+
+The rules are those of the documented wire contract, "What a response means". `decide` is given all it needs, `now` and
+the random sample included, so that a table can pin every line of it.
+"""
+
+import re
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from webhookd.delivery import breaker
+from webhookd.delivery.breaker import Answer
+from webhookd.models import (
+    BreakerState,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledReason,
+    EndpointState,
+    Ordering,
+    Outcome,
+    Policy,
+    QueuedDelivery,
+)
+
+MAX_RETRY_AFTER_SECONDS = 86_400.0
+REFUSING_STATUSES = frozenset({400, 409, 413, 415, 422})
+THROTTLING_STATUSES = frozenset({429, 503})
+
+_DELAY_SECONDS = re.compile(r"[0-9]+")
+# RFC 9110, 5.6.7: the preferred form, and the two obsolete ones that a recipient must still read.
+_HTTP_DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
+
+
+class Classification(Struct, frozen=True, kw_only=True):
+    """What one outcome is: `answer` None says nothing about the endpoint (an interrupted attempt)."""
+
+    answer: Answer | None
+    error: DeliveryError | None
+    fails_delivery: bool = False
+    disable: DisabledReason | None = None
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What becomes of the delivery and its endpoint after an attempt."""
+
+    error: DeliveryError | None
+    status: DeliveryStatus
+    refusals: int
+    backoff_step: int
+    next_attempt_at: float | None
+    completed_at: float | None
+    retry_after_seconds: float | None
+    endpoint: EndpointState
+    disable: DisabledReason | None
+
+
+def backoff_seconds(policy: Policy, step: int, sample: float) -> float:
+    """Return the delay before attempt `step` + 2, with jitter; `sample` is random, uniform in [0, 1)."""
+    delay = policy.delays[min(step, len(policy.delays) - 1)]
+    return delay * (1 + policy.jitter * (2 * sample - 1))
+
+
+def classify(outcome: Outcome) -> Classification:
+    """Tell success, refusal, fault, throttling, 410 and the receiver's own wishes apart."""
+    plain = _classify_transport(outcome.error) if outcome.status is None else _classify_status(outcome.status)
+    for wish in _header_values(outcome, "webhook-delivery"):
+        match wish.lower():
+            case "abort":
+                return Classification(answer=Answer.REFUSAL, error=DeliveryError.RECEIVER, fails_delivery=True)
+            case "disable":
+                return Classification(
+                    answer=plain.answer,
+                    error=plain.error,
+                    fails_delivery=plain.fails_delivery,
+                    disable=plain.disable or DisabledReason.RECEIVER,
+                )
+            case _:
+                pass
+    return plain
+
+
+def decide(
+    outcome: Outcome, delivery: QueuedDelivery, state: EndpointState, policy: Policy, *, now: float, sample: float
+) -> Verdict:
+    """Return what becomes of a delivery and its endpoint after `outcome`, which came in at `now`."""
+    found = classify(outcome)
+    if found.answer is None:
+        return _verdict(delivery, state, error=found.error, next_attempt_at=delivery.next_attempt_at)
+    retry_after = retry_after_seconds(outcome, now) if found.answer is Answer.THROTTLED else None
+    delay = backoff_seconds(policy, _step(delivery, state, found.answer), sample)
+    resume_at = round(now + max(delay, retry_after or 0.0), 3)
+    refusals = delivery.refusals + (found.answer is Answer.REFUSAL and not found.fails_delivery)
+    endpoint = breaker.after(
+        state,
+        found.answer,
+        now=now,
+        threshold=policy.breaker_threshold,
+        resume_at=resume_at,
+        error=found.error,
+        detail=_describe(outcome),
+    )
+    if found.answer is Answer.SUCCESS:
+        status = DeliveryStatus.SUCCEEDED
+    elif found.fails_delivery or refusals >= policy.max_refusals:
+        status = DeliveryStatus.FAILED
+    elif policy.ordering is not Ordering.NONE and refusals >= policy.park_after:
+        status = DeliveryStatus.PARKED
+    else:
+        status = delivery.status
+    ended = status in {DeliveryStatus.SUCCEEDED, DeliveryStatus.FAILED}
+    return Verdict(
+        error=found.error,
+        status=status,
+        refusals=refusals,
+        backoff_step=delivery.backoff_step + 1,
+        next_attempt_at=None if ended else resume_at,
+        completed_at=now if ended else None,
+        retry_after_seconds=retry_after,
+        endpoint=endpoint,
+        disable=found.disable or _given_up(endpoint, policy, now),
+    )
+
+
+def retry_after_seconds(outcome: Outcome, now: float) -> float | None:
+    """Read `Retry-After` (RFC 9110, 10.2.3): seconds from `now`, 0 for a past date, at most 24 h, None for garbage.
+
+    Of several the longest counts: it is a floor.
+    """
+    found = [
+        parsed for value in _header_values(outcome, "retry-after") if (parsed := _parse_delay(value, now)) is not None
+    ]
+    return min(max(found), MAX_RETRY_AFTER_SECONDS) if found else None
+
+
+def _parse_delay(value: str, now: float) -> float | None:
+    if _DELAY_SECONDS.fullmatch(value):
+        return float(value) if len(value) < 10 else MAX_RETRY_AFTER_SECONDS
+    for form in _HTTP_DATES:
+        try:
+            moment = datetime.strptime(value, form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        return max(moment.timestamp() - now, 0.0)
+    return None
+
+
+def _classify_transport(error: DeliveryError | None) -> Classification:
+    if error is DeliveryError.INTERRUPTED:
+        return Classification(answer=None, error=error)
+    return Classification(answer=Answer.FAULT, error=error or DeliveryError.PROTOCOL)
+
+
+def _classify_status(status: int) -> Classification:
+    if 200 <= status < 300:
+        return Classification(answer=Answer.SUCCESS, error=None)
+    if status in REFUSING_STATUSES:
+        return Classification(answer=Answer.REFUSAL, error=DeliveryError.REFUSED)
+    if status == 410:
+        return Classification(
+            answer=Answer.REFUSAL, error=DeliveryError.GONE, fails_delivery=True, disable=DisabledReason.GONE
+        )
+    if status in THROTTLING_STATUSES:
+        return Classification(answer=Answer.THROTTLED, error=DeliveryError.THROTTLED)
+    if 300 <= status < 400:
+        return Classification(answer=Answer.FAULT, error=DeliveryError.REDIRECT)
+    if 400 <= status < 500:
+        return Classification(answer=Answer.FAULT, error=DeliveryError.HTTP_4XX)
+    if 500 <= status < 600:
+        return Classification(answer=Answer.FAULT, error=DeliveryError.HTTP_5XX)
+    return Classification(answer=Answer.FAULT, error=DeliveryError.PROTOCOL)
+
+
+def _step(delivery: QueuedDelivery, state: EndpointState, answer: Answer) -> int:
+    """Return the step of the back-off: the delivery's own, or the endpoint's where that has failed for longer.
+
+    Without order a fresh delivery is the next probe each time; its own step would never let the delay grow.
+    """
+    if answer is Answer.THROTTLED:
+        return max(delivery.backoff_step, state.pauses)
+    if answer is Answer.FAULT and state.breaker is BreakerState.HALF_OPEN:
+        return max(delivery.backoff_step, state.reopenings + 1)
+    return delivery.backoff_step
+
+
+def _given_up(endpoint: EndpointState, policy: Policy, now: float) -> DisabledReason | None:
+    """Return `FAILING` once an endpoint has only failed for too long, and not just once or twice in that time."""
+    if endpoint.failing_since is None or endpoint.failures_since_success < 10:
+        return None
+    return DisabledReason.FAILING if now - endpoint.failing_since >= policy.disable_after_seconds else None
+
+
+def _verdict(
+    delivery: QueuedDelivery, state: EndpointState, *, error: DeliveryError | None, next_attempt_at: float
+) -> Verdict:
+    """Return the verdict that leaves delivery and endpoint as they are."""
+    return Verdict(
+        error=error,
+        status=delivery.status,
+        refusals=delivery.refusals,
+        backoff_step=delivery.backoff_step,
+        next_attempt_at=next_attempt_at,
+        completed_at=None,
+        retry_after_seconds=None,
+        endpoint=state,
+        disable=None,
+    )
+
+
+def _describe(outcome: Outcome) -> str:
+    return outcome.detail or (f"HTTP {outcome.status}" if outcome.status is not None else "")
+
+
+def _header_values(outcome: Outcome, name: str) -> list[str]:
+    return [value.strip() for key, value in outcome.headers if key.lower() == name]
