@@ -1,0 +1,1 @@
+"""The belts: what the server promises, pinned."""

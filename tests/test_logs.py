@@ -1,0 +1,142 @@
+"""Logging: formats, levels, redaction, the standard library's records and the wide line of an attempt."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from tests.samples import attempt_record, endpoint, message
+from webhookd import logs
+from webhookd.config import LogConfig
+from webhookd.models import DeliveryError, DeliveryStatus
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers, root.level = handlers, level
+
+
+def lines(stream: io.StringIO) -> list[dict[str, object]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_json_line_has_name_level_time_and_facts() -> None:
+    """A JSON line says what happened, where, when and how grave it is."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json"), out)
+    logs.get_logger("router").info("event.accepted", deliveries=3)
+    (line,) = lines(out)
+    assert line["event"] == "event.accepted"
+    assert line["component"] == "router"
+    assert line["level"] == "info"
+    assert line["deliveries"] == 3
+    assert str(line["timestamp"]).endswith("Z")
+
+
+def test_a_logger_made_before_configuring_follows_it() -> None:
+    """A component may take its logger before the configuration is known."""
+    log = logs.get_logger("early")
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json", level="warning"), out)
+    log.info("hidden")
+    log.warning("shown")
+    assert [line["event"] for line in lines(out)] == ["shown"]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_secrets_are_cut_out_wherever_they_stand(form: str) -> None:
+    """A secret in a value, in a nested value, in bytes, in the name or in a traceback never reaches the stream."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json" if form == "json" else "console"), out)
+    log = logs.get_logger("x")
+    named = f"got {SECRET}"
+    log.info(named, value=SECRET, nested={"a": [f"key whd_{'k' * 40}!"]}, raw=b"whsk_AAAA+/==")
+    try:
+        b"x".decode(SECRET)
+    except LookupError:
+        log.exception("failed")
+    logging.getLogger("lib").warning("their %s", SECRET)
+    text = out.getvalue()
+    assert "MfKQ9r8" not in text
+    assert "kkkk" not in text
+    assert "AAAA" not in text
+    assert text.count("whsec_[redacted]") >= 4
+    assert "Traceback" in text
+
+
+def test_a_hint_of_a_secret_stays_readable() -> None:
+    """The hint that the API shows of a secret is no secret."""
+    assert logs.redact("whsec_…LaSw and wh_01ABC") == "whsec_…LaSw and wh_01ABC"
+
+
+def test_a_value_cannot_forge_a_line_on_a_console() -> None:
+    """A receiver's answer with a line break or a terminal escape is shown as text."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="console"), out)
+    logs.get_logger("x").info("answered", body="a\n2025 [error] forged\x1b[2J")
+    assert out.getvalue().count("\n") == 1
+    assert "\x1b[2J" not in out.getvalue()
+
+
+def test_json_takes_any_fact() -> None:
+    """A fact that JSON has no word for, or a lone surrogate, costs no line."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json"), out)
+    logs.get_logger("x").info("odd", thing=object, surrogate="\ud800", number=1 << 80)
+    (line,) = lines(out)
+    assert "object" in str(line["thing"])
+
+
+def test_a_closed_stream_does_not_raise() -> None:
+    """Work goes on when nobody can read the log any more."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json"), out)
+    out.close()
+    logs.get_logger("x").error("unheard")
+
+
+def test_standard_library_records_come_through_with_their_traceback() -> None:
+    """What Hypercorn, Quart or trio log arrives in the same form and obeys the same level."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json", level="info"), out)
+    library = logging.getLogger("hypercorn.error")
+    library.debug("hidden")
+    try:
+        Path("/nowhere/at/all").read_bytes()
+    except OSError:
+        library.exception("failed %d times", 2)
+    (line,) = lines(out)
+    assert (line["event"], line["component"], line["level"]) == ("failed 2 times", "hypercorn.error", "error")
+    assert "FileNotFoundError" in str(line["exception"])
+
+
+def test_auto_is_json_where_nobody_watches() -> None:
+    """Format `auto` writes JSON lines to what isn't a terminal."""
+    out = io.StringIO()
+    logs.configure(LogConfig(), out)
+    logs.get_logger("x").info("hello")
+    assert lines(out)[0]["event"] == "hello"
+
+
+def test_attempt_line_is_wide_and_graded() -> None:
+    """One line tells all of an attempt: information for a success, a warning for anything else."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json"), out)
+    log = logs.get_logger("actor")
+    logs.delivery_attempted(log, endpoint=endpoint(), message=message(), record=attempt_record())
+    failed = attempt_record(status=DeliveryStatus.PENDING, error=DeliveryError.HTTP_5XX, next_attempt_at=1736937005.0)
+    logs.delivery_attempted(log, endpoint=endpoint(), message=message(), record=failed)
+    good, bad = lines(out)
+    assert (good["event"], good["level"], good["status"]) == ("delivery.attempted", "info", "succeeded")
+    assert good["endpoint"] == endpoint().id
+    assert (bad["level"], bad["error"], bad["next_attempt_at"]) == ("warning", "http_5xx", "2025-01-15T10:30:05.000Z")

@@ -1,0 +1,182 @@
+"""Logging: one structlog set-up for the process, to standard error, as JSON lines or for a person's eyes.
+
+No secret leaves through here: whatever looks like one is cut out of the finished line. Writing a line never raises:
+a log that nobody reads any more must not stop a delivery.
+"""
+
+import json
+import logging
+import re
+import sys
+from typing import Protocol, TextIO
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from webhookd.clock import SystemClock, iso
+from webhookd.config import LogConfig
+from webhookd.models import AttemptRecord, DeliveryStatus, Endpoint, Message
+
+# API keys, endpoint secrets and private keys: the prefix stays, so that a reader sees what stood there.
+# One literal start for all, so that the search is quick.
+_SECRET = re.compile(r"(wh(?:sec|sk|d)_)[A-Za-z0-9+/=_-]+")
+
+# Escaped to ASCII, so that a lone surrogate in a fact can't make the write fail.
+_encode = json.JSONEncoder(default=repr, separators=(",", ":")).encode
+
+
+class Log(Protocol):
+    """What a component needs of its logger: a name for what happened, and facts as keywords."""
+
+    def debug(self, event: str, **facts: object) -> None:
+        """What helps in finding a bug, off by default."""
+
+    def info(self, event: str, **facts: object) -> None:
+        """What happens in the ordinary course."""
+
+    def warning(self, event: str, **facts: object) -> None:
+        """What somebody should know of, though nothing needs doing at once."""
+
+    def error(self, event: str, **facts: object) -> None:
+        """What needs somebody."""
+
+    def exception(self, event: str, **facts: object) -> None:
+        """A bug, with the traceback of the exception being handled."""
+
+
+def get_logger(name: str) -> Log:
+    """Return the logger of a component.
+
+    It may be made before `configure` ran and follows the set-up in force at each call.
+    """
+    log: Log = structlog.get_logger(component=name)
+    return log
+
+
+def configure(config: LogConfig, stream: TextIO | None = None) -> None:
+    """Set up the process's logging to `stream` (standard error unless given), the standard library's included.
+
+    The last call is in force. Format `auto` means for a person where the stream is a terminal, else JSON lines.
+    """
+    out = sys.stderr if stream is None else stream
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    for_person = config.format == "console" or (config.format == "auto" and out.isatty())
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.processors.add_log_level,
+            _add_time,
+            structlog.processors.StackInfoRenderer(),
+            *(_for_person(colors=out.isatty()) if for_person else _for_program()),
+        ],
+        logger_factory=_LineLoggerFactory(out),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [_ToStructlog()]
+    root.setLevel(level)
+    # Their own handlers would write beside ours.
+    for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving"):
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+
+
+def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record: AttemptRecord) -> None:
+    """Write the one wide line of an attempt: all that a question about it needs, under one name."""
+    delivery, outcome = record.delivery, record.outcome
+    say = log.info if record.status is DeliveryStatus.SUCCEEDED else log.warning
+    say(
+        "delivery.attempted",
+        endpoint=endpoint.id,
+        organization=endpoint.organization_id,
+        delivery=delivery.id,
+        sequence=delivery.sequence,
+        event_id=message.event_id,
+        event_type=message.type,
+        attempt=record.attempt_id,
+        number=record.number,
+        trigger=record.trigger.value,
+        started_at=iso(record.started_at),
+        duration_ms=round(outcome.duration_seconds * 1000, 1),
+        waited_ms=round((record.started_at - delivery.created_at) * 1000),
+        bytes=len(message.body),
+        remote_address=outcome.remote_address,
+        response_status=outcome.status,
+        error=None if record.error is None else record.error.value,
+        detail=outcome.detail or None,
+        retry_after_seconds=record.retry_after_seconds,
+        status=record.status.value,
+        refusals=record.refusals,
+        next_attempt_at=None if record.next_attempt_at is None else iso(record.next_attempt_at),
+        breaker=record.endpoint.breaker.value,
+        consecutive_faults=record.endpoint.consecutive_faults,
+    )
+
+
+def redact(line: str) -> str:
+    """Cut secrets, private keys and API keys out of a finished line."""
+    return _SECRET.sub(r"\1[redacted]", line)
+
+
+def _add_time(_logger: WrappedLogger, _method: str, facts: EventDict) -> EventDict:
+    facts["timestamp"] = iso(SystemClock().now())
+    return facts
+
+
+def _for_program() -> tuple[structlog.typing.Processor, ...]:
+    return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json))
+
+
+def _for_person(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
+    # The default traceback shows local variables, and those hold secrets. Strings are shown as Python literals: a
+    # receiver's answer must not move the reader's cursor or forge a line.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, repr_native_str=True, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+    )
+    return (renderer,)
+
+
+def _to_json(facts: EventDict, **_options: object) -> str:
+    return _encode(facts)
+
+
+class _LineLogger:
+    """Writes finished lines to a stream, redacted and flushed, and gives up silently where the stream is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        try:
+            self._stream.write(redact(line) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            # The reader of the log has gone (EPIPE, a closed file): there is nobody left to tell.
+            return
+
+    debug = info = warning = error = critical = exception = msg
+
+
+class _LineLoggerFactory:
+    """Hands every logger the one stream of the process."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._logger = _LineLogger(stream)
+
+    def __call__(self, *_args: object) -> _LineLogger:
+        return self._logger
+
+
+class _ToStructlog(logging.Handler):
+    """Passes the standard library's records (Hypercorn, Quart, trio) on to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log = structlog.get_logger(component=record.name)
+            say = log.error if record.levelno >= logging.ERROR else log.warning
+            if record.levelno < logging.WARNING:
+                say = log.info if record.levelno >= logging.INFO else log.debug
+            say(record.getMessage(), **({"exc_info": record.exc_info} if record.exc_info else {}))
+        except Exception:  # noqa: BLE001 - the standard library's own way of a record that can't be formatted
+            self.handleError(record)
