@@ -309,6 +309,11 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     warned_at: float | None = None
     recovered_at: float | None = None
 
+    @property
+    def is_ill(self) -> bool:
+        """Whether the endpoint's last answers were faults or asked to slow down."""
+        return self.breaker is not BreakerState.CLOSED or self.consecutive_faults > 0 or self.pauses > 0
+
 
 class QueuedDelivery(_Data, frozen=True, kw_only=True):
     """A delivery still to be sent, as an actor's window holds it: ids and times, never a body."""

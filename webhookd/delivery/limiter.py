@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from webhookd.models import Policy, RateLimit
+from webhookd.models import Ordering, Policy, RateLimit
 
 RAMP_SECONDS = 10.0
 
@@ -49,23 +49,22 @@ class TokenBucket:
 
 
 def new_bucket(limit: RateLimit, now: float) -> TokenBucket:
-    """Return a bucket with one token: what was sent before a restart isn't known."""
-    return TokenBucket(limit=limit, tokens=1.0, at=now)
+    """Return a bucket with one token, saving up no burst yet: what was sent before a restart isn't known."""
+    return TokenBucket(limit=limit, tokens=1.0, at=now, draining=True)
 
 
-def allowed_in_flight(policy: Policy, recovered_at: float | None, now: float) -> int:
-    """How many requests may be in flight: from 1 right after an outage to `concurrency` 10 s later.
+def allowed_in_flight(policy: Policy, recovered_at: float | None, now: float) -> tuple[int, float | None]:
+    """Return how many requests may be in flight, and when one more may (None: that is all there are).
 
-    An endpoint with a rate limit is paced by its bucket instead.
+    Strict order has one. Else it grows from 1 right after an outage to `concurrency` 10 s later; an endpoint with a
+    rate limit is paced by its bucket instead.
     """
-    if recovered_at is None or policy.rate_limit is not None:
-        return policy.concurrency
+    if policy.ordering is Ordering.STRICT:
+        return 1, None
+    if recovered_at is None or policy.rate_limit is not None or policy.concurrency == 1:
+        return policy.concurrency, None
     share = (now - recovered_at) / RAMP_SECONDS
     if not 0 <= share < 1:
-        return policy.concurrency
-    return 1 + int((policy.concurrency - 1) * share)
-
-
-def next_ramp_at(policy: Policy, recovered_at: float, in_flight: int) -> float:
-    """When the ramp lets one more than `in_flight` requests out."""
-    return recovered_at + RAMP_SECONDS * min(in_flight / max(policy.concurrency - 1, 1), 1.0)
+        return policy.concurrency, None
+    allowed = 1 + int((policy.concurrency - 1) * share)
+    return allowed, recovered_at + RAMP_SECONDS * allowed / (policy.concurrency - 1)

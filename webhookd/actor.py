@@ -1,0 +1,366 @@
+"""One endpoint: window -> gate -> send -> record.
+
+An actor is the only task that decides when and what is sent to its endpoint. The journal is the queue; the actor holds
+a small window onto it (`Line`: ids and times, never a body) and reads again when it runs out, when someone changed the
+journal, or when the time comes at which a delivery outside it falls due or expires.
+
+The loop asks the gate, one synchronous look at what is known, for the next move: send, expire, refill, wait or leave.
+In strict order a request is flown inline, so nothing can overtake it; in the other modes up to `concurrency` flights
+run beside the loop. A flight signs, sends, asks `decide` what the outcome means and submits attempt, delivery and
+endpoint state as one journal record; its delivery stays in flight until that record is on disk, so the line goes on
+only then and a crash repeats at most what was in flight.
+
+Whatever isn't plain success makes the window stale: the journal then says what comes next, and there is no second
+truth here. Wakes are level-triggered and carry no data. "Nothing left and not woken: leave" is one synchronous step, as
+is "registered? wake: start" at the registry. A canceled flight is recorded as interrupted, which counts against nobody;
+the writer outlives the actors and puts that on disk too.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Protocol
+
+import msgspec
+import trio
+
+from webhookd.clock import Clock, wait_seconds
+from webhookd.delivery import breaker
+from webhookd.delivery.limiter import TokenBucket
+from webhookd.delivery.requests import compose
+from webhookd.delivery.retry import decide
+from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import Ticket, Window, WindowRequest
+from webhookd.line import Line
+from webhookd.models import (
+    AttemptRecord,
+    BreakerState,
+    Credentials,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledReason,
+    Endpoint,
+    EndpointState,
+    Message,
+    Ordering,
+    Outcome,
+    Policy,
+    QueuedDelivery,
+)
+
+MIN_WINDOW = 100
+NO_CREDENTIALS = Credentials(secret="", previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
+
+
+class Queue(Protocol):
+    """What an actor needs of the journal."""
+
+    async def window(self, request: WindowRequest) -> Window:
+        """Read a window of the endpoint's queue."""
+        ...
+
+    async def message(self, event_pk: int) -> Message:
+        """Load what is sent of an event."""
+        ...
+
+    def record(self, record: AttemptRecord) -> Ticket[None]:
+        """Submit an attempt and what it made of delivery and endpoint, in one transaction."""
+        ...
+
+
+class Sender(Protocol):
+    """What an actor needs of the transport: every outcome is a value."""
+
+    async def send(
+        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
+    ) -> Outcome:
+        """Make one request."""
+        ...
+
+
+class Owner(Protocol):
+    """What an actor asks of whoever keeps the endpoints."""
+
+    async def load(self, endpoint: Endpoint) -> tuple[Credentials, EndpointState]:
+        """Read the endpoint's secrets and its past."""
+        ...
+
+    async def expire(self, endpoint: Endpoint, deliveries: tuple[QueuedDelivery, ...]) -> None:
+        """Record deliveries whose age has passed as failed."""
+        ...
+
+    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
+        """Switch the endpoint off, in the journal and for the router."""
+        ...
+
+    def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
+        """Hear of an attempt whose record has been submitted; `before` is the endpoint's state until then."""
+        ...
+
+
+class Actor:
+    """The actor of one endpoint; `run` it under a supervisor, once at a time.
+
+    `slots` bounds the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
+    All methods but `run` are one synchronous step and may be called at any time.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        policy: Policy,
+        *,
+        queue: Queue,
+        sender: Sender,
+        owner: Owner,
+        clock: Clock,
+        ids: IdFactory,
+        slots: trio.Semaphore,
+        sample: Callable[[], float],
+        bucket: TokenBucket | None,
+    ) -> None:
+        self.endpoint = endpoint
+        self.policy = policy
+        self.bucket = bucket
+        self.state = EndpointState()
+        self.in_flight: dict[int, QueuedDelivery] = {}
+        self._queue = queue
+        self._sender = sender
+        self._owner = owner
+        self._clock = clock
+        self._ids = ids
+        self._slots = slots
+        self._sample = sample
+        self._line = Line()
+        self._credentials = NO_CREDENTIALS
+        self._is_changed = False
+        self._is_forgiven = False
+        self._is_retired = False
+        self._probing: int | None = None
+        self._held: list[int] = []
+        self._woken = trio.Event()
+        self._active_at = 0.0
+
+    def wake(self) -> None:
+        """Say that the endpoint may have more to send."""
+        self._line.has_more = True
+        self._woken.set()
+
+    def reload(self) -> None:
+        """Say that the journal was changed behind the actor's window."""
+        self._line.is_stale = True
+        self._woken.set()
+
+    def change(self, endpoint: Endpoint, policy: Policy, bucket: TokenBucket | None, *, forgive: bool) -> None:
+        """Take over changed settings and secrets; `forgive` lets the next request try the endpoint at once."""
+        self.endpoint, self.policy, self.bucket = endpoint, policy, bucket
+        self._is_changed = True
+        self._is_forgiven = self._is_forgiven or forgive
+        self.reload()
+
+    def retire(self) -> None:
+        """Stop for a deleted endpoint: a request in flight still ends and is recorded, nothing more is sent."""
+        self._is_retired = True
+        self._woken.set()
+
+    @contextmanager
+    def holding(self, delivery_pk: int) -> Iterator[None]:
+        """Keep a delivery from being sent while its row is changed by hand; the window is read again afterwards."""
+        self._held.append(delivery_pk)
+        try:
+            yield
+        finally:
+            self._held.remove(delivery_pk)
+            self.reload()
+
+    def next_move(self) -> Move:
+        """Return what the actor does next, as things stand."""
+        if self._is_retired:
+            return Step.LEAVE
+        return next_move(
+            line=self._line,
+            state=self.state,
+            policy=self.policy,
+            bucket=self.bucket,
+            in_flight=self.in_flight,
+            held=self._held,
+            is_active=self.endpoint.is_active,
+            is_probing=self._probing is not None,
+            active_at=self._active_at,
+            now=self._clock.now(),
+        )
+
+    async def run(self) -> None:
+        """Send what is queued until there has been nothing left for a while.
+
+        Raises what a bug raises. Where it returns, the last look at the queue and the return are one step.
+        """
+        if self._is_retired:
+            return
+        self._active_at = self._clock.now()
+        self._line.is_stale = True
+        self._credentials, self.state = await self._owner.load(self.endpoint)
+        while True:
+            async with trio.open_nursery() as flights:
+                await self._work(flights)
+            if self.next_move() is Step.LEAVE:
+                return
+
+    async def _work(self, flights: trio.Nursery) -> None:
+        while True:
+            if self._is_changed and not self._is_retired:
+                await self._take_over()
+            match self.next_move():
+                case Send():
+                    await self._slots.acquire()
+                    move = self.next_move()  # what changed while waiting for the slot counts
+                    if not isinstance(move, Send) or self._is_changed:
+                        self._slots.release()
+                        continue
+                    self._take_off(move.delivery)
+                    if self.policy.ordering is Ordering.STRICT:
+                        await self._fly(move.delivery)
+                    else:
+                        flights.start_soon(self._fly, move.delivery)
+                case Step.REFILL:
+                    await self._refill()
+                case Step.EXPIRE:
+                    await self._expire()
+                case Step.LEAVE:
+                    return
+                case Wait(until=until, why=why):
+                    if why is Why.IDLE and self.bucket is not None:
+                        self.bucket = self.bucket.drained(self._clock.now())
+                    await self._wait(until)
+
+    async def _take_over(self) -> None:
+        self._is_changed = False
+        self._credentials, _ = await self._owner.load(self.endpoint)
+        if self._is_forgiven:
+            self._is_forgiven = False
+            self.state = breaker.reopened_by_hand(self.state)
+
+    async def _refill(self) -> None:
+        now = self._clock.now()
+        self._line.begin_refill()
+        window = await self._queue.window(
+            WindowRequest(
+                endpoint_pk=self.endpoint.pk,
+                ordering=self.policy.ordering,
+                limit=max(MIN_WINDOW, 2 * self.policy.concurrency),
+                now=now,
+                blocked_keys=busy_keys(self.in_flight) | self._line.blocked_keys(now),
+                in_flight=frozenset(self.in_flight),
+            )
+        )
+        self._line.load(window)
+
+    async def _expire(self) -> None:
+        expired = tuple(delivery for delivery in self._line.expired if delivery.pk not in self._held)
+        if expired:
+            await self._owner.expire(self.endpoint, expired)
+            self._line.is_stale = True
+        else:  # all of them are being changed by hand, which ends in a wake
+            await self._wait(None)
+
+    async def _wait(self, until: float | None) -> None:
+        with trio.move_on_after(inf if until is None else wait_seconds(self._clock, until)):
+            await self._woken.wait()
+        self._woken = trio.Event()
+
+    def _take_off(self, delivery: QueuedDelivery) -> None:
+        """Commit to sending: the token and the probe go to this delivery."""
+        self._active_at = self._clock.now()
+        self._line.take(delivery)
+        self.in_flight[delivery.pk] = delivery
+        if self.bucket is not None:
+            self.bucket = self.bucket.take(self._active_at)
+        if self.state.breaker is not BreakerState.CLOSED:
+            self.state = breaker.probe(self.state)
+            self._probing = delivery.pk
+
+    async def _fly(self, delivery: QueuedDelivery) -> None:
+        succeeded = False
+        try:
+            try:
+                ticket, succeeded = await self._attempt(delivery)
+            finally:
+                self._slots.release()
+            await ticket.wait()
+        finally:
+            self._land(delivery, succeeded=succeeded)
+
+    async def _attempt(self, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
+        """Make one request and submit what came of it; return the record's ticket and whether it was a success."""
+        message = await self._queue.message(delivery.event_pk)
+        started_at = self._clock.now()
+        headers = compose(
+            endpoint=self.endpoint,
+            credentials=self._credentials,
+            message=message,
+            delivery_id=delivery.id,
+            number=delivery.attempts + 1,
+            sequence=delivery.sequence,
+            at=started_at,
+        )
+        try:
+            outcome = await self._sender.send(
+                endpoint_id=self.endpoint.id,
+                url=self.endpoint.url,
+                headers=headers,
+                body=message.body,
+                timeout_seconds=self.policy.timeout_seconds,
+            )
+        except trio.Cancelled:
+            seconds = self._clock.now() - started_at
+            outcome = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped")
+            self._settle(delivery, message, started_at, outcome)
+            raise
+        return self._settle(delivery, message, started_at, outcome)
+
+    def _settle(
+        self, delivery: QueuedDelivery, message: Message, started_at: float, outcome: Outcome
+    ) -> tuple[Ticket[None], bool]:
+        """Decide what the outcome means and submit it all as one record; one step, so nothing comes between."""
+        now = self._clock.now()
+        before = self.state
+        verdict = decide(outcome, delivery, before, self.policy, now=now, sample=self._sample())
+        self.state = verdict.endpoint
+        if self.bucket is not None and before.is_ill and not verdict.endpoint.is_ill:
+            self.bucket = self.bucket.emptied(now)
+        record = AttemptRecord(
+            delivery=delivery,
+            attempt_id=self._ids.new(Prefix.ATTEMPT),
+            number=delivery.attempts + 1,
+            trigger=delivery.trigger,
+            started_at=started_at,
+            outcome=outcome,
+            error=verdict.error,
+            retry_after_seconds=verdict.retry_after_seconds,
+            status=verdict.status,
+            refusals=verdict.refusals,
+            backoff_step=verdict.backoff_step,
+            next_attempt_at=verdict.next_attempt_at,
+            completed_at=verdict.completed_at,
+            endpoint=verdict.endpoint,
+        )
+        ticket = self._queue.record(record)
+        self._owner.attempted(self.endpoint, message, record, before)
+        if verdict.disable is not None and self.endpoint.is_active:
+            self.endpoint = msgspec.structs.replace(
+                self.endpoint, is_active=False, disabled_reason=verdict.disable, disabled_at=now
+            )
+            self._owner.disable(self.endpoint, verdict.disable)
+        return ticket, verdict.status is DeliveryStatus.SUCCEEDED
+
+    def _land(self, delivery: QueuedDelivery, *, succeeded: bool) -> None:
+        """Forget a flight: its record is on disk, or it was canceled."""
+        del self.in_flight[delivery.pk]
+        if self._probing == delivery.pk:
+            self._probing = None
+        if not succeeded:
+            self._line.is_stale = True
+        elif self.policy.ordering is Ordering.KEY:
+            self._line.has_more = True  # the window may lack its key's successor
+        self._woken.set()

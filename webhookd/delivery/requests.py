@@ -1,0 +1,43 @@
+"""The request of one attempt: its headers, in the order the wire contract lists them."""
+
+from webhookd.delivery.signing import sign
+from webhookd.models import Credentials, Endpoint, Message
+from webhookd.version import USER_AGENT
+
+
+def compose(
+    *,
+    endpoint: Endpoint,
+    credentials: Credentials,
+    message: Message,
+    delivery_id: str,
+    number: int,
+    sequence: int | None,
+    at: float,
+) -> list[tuple[str, str]]:
+    """Return the headers of attempt `number` (1-based) that starts `at`, signed afresh; `host` and length come later.
+
+    `sequence` is None for a request that has no place in the endpoint's line.
+    """
+    timestamp = int(at)
+    headers = [("content-type", "application/json"), ("user-agent", USER_AGENT), ("webhook-id", message.event_id)]
+    headers.append(("webhook-timestamp", str(timestamp)))
+    headers += sign(
+        credentials=credentials,
+        choice=endpoint.signature,
+        event_id=message.event_id,
+        timestamp=timestamp,
+        body=message.body,
+        now=at,
+    )
+    headers += [
+        ("x-webhook-event", message.type),
+        ("x-webhook-delivery", delivery_id),
+        ("x-webhook-attempt", str(number)),
+    ]
+    if sequence is not None:
+        headers.append(("x-webhook-sequence", str(sequence)))
+    if message.traceparent is not None:
+        headers.append(("traceparent", message.traceparent))
+    headers += credentials.headers
+    return headers

@@ -1,0 +1,110 @@
+"""What an endpoint's actor does next: one pure look at its line, its breaker, its pace and its settings.
+
+The order of the gates is the order in which an operator would ask: is it switched on, is there something to send, is
+the endpoint well, has its pace room.
+"""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from enum import Enum
+
+from webhookd.delivery import breaker, limiter
+from webhookd.delivery.breaker import Hold
+from webhookd.delivery.limiter import TokenBucket
+from webhookd.line import Line, earliest
+from webhookd.models import BreakerState, EndpointState, Policy, QueuedDelivery, Trigger
+
+LINGER_SECONDS = 30.0
+
+
+class Why(Enum):
+    """What an actor waits for."""
+
+    IDLE = "idle"
+    INACTIVE = "inactive"
+    PAUSED = "paused"
+    OPEN = "open"
+    PROBING = "probing"
+    BACK_OFF = "back_off"
+    RATE = "rate"
+    SENDING = "sending"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this delivery now."""
+
+    delivery: QueuedDelivery
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a wake, until then at most (None: however long it takes)."""
+
+    until: float | None
+    why: Why
+
+
+class Step(Enum):
+    """The moves that need no more said."""
+
+    REFILL = "refill"
+    EXPIRE = "expire"
+    LEAVE = "leave"
+
+
+Move = Send | Wait | Step
+
+_WHY = {Hold.PAUSED: Why.PAUSED, Hold.OPEN: Why.OPEN, Hold.PROBING: Why.PROBING}
+
+
+def next_move(
+    *,
+    line: Line,
+    state: EndpointState,
+    policy: Policy,
+    bucket: TokenBucket | None,
+    in_flight: dict[int, QueuedDelivery],
+    held: Container[int],
+    is_active: bool,
+    is_probing: bool,
+    active_at: float,
+    now: float,
+) -> Move:
+    """Return the next move of an endpoint's actor.
+
+    `held` are deliveries that are being changed by hand; `active_at` is when something was last done.
+    """
+    if line.expired and not line.is_stale:
+        return Step.EXPIRE
+    candidate = line.candidate(
+        now,
+        policy.ordering,
+        busy_keys=busy_keys(in_flight),
+        held=held,
+        by_hand_first=state.breaker is not BreakerState.CLOSED,
+    )
+    if line.needs_refill(now, policy.ordering, found=candidate is not None):
+        return Step.REFILL
+    event_at = line.next_event_at(now, policy.ordering)
+    if candidate is None or not is_active:
+        if in_flight:
+            return Wait(event_at, Why.SENDING)
+        if line.is_empty:
+            leave_at = active_at + LINGER_SECONDS
+            return Step.LEAVE if now >= leave_at else Wait(leave_at, Why.IDLE)
+        return Wait(event_at, Why.BACK_OFF if is_active else Why.INACTIVE)
+    by_hand = candidate.trigger is Trigger.MANUAL
+    if (hold := breaker.admit(state, now, probing=is_probing, by_hand=by_hand)) is not None:
+        return Wait(earliest(hold[1], event_at), _WHY[hold[0]])
+    allowed, grows_at = limiter.allowed_in_flight(policy, state.recovered_at, now)
+    if len(in_flight) >= allowed:
+        return Wait(earliest(grows_at, event_at), Why.SENDING)
+    if bucket is not None and (ready_at := bucket.ready_at(now)) > now:
+        return Wait(earliest(ready_at, event_at), Why.RATE)
+    return Send(candidate)
+
+
+def busy_keys(in_flight: dict[int, QueuedDelivery]) -> frozenset[str]:
+    """Return the ordering keys that have a request in flight."""
+    return frozenset(flying.ordering_key for flying in in_flight.values() if flying.ordering_key is not None)

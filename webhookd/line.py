@@ -1,0 +1,112 @@
+"""What an actor knows of its endpoint's queue: the window it last read from the journal, and when to read again.
+
+Pure bookkeeping, without I/O. The window never grows past what one read returned, whatever the backlog is.
+"""
+
+from collections import deque
+from collections.abc import Container, Iterable
+
+from webhookd.journal import Window
+from webhookd.models import Ordering, QueuedDelivery, Trigger
+
+
+class Line:
+    """The window onto one endpoint's queue.
+
+    `is_stale`: the journal was changed behind the window. `has_more`: the journal may hold deliveries that came after
+    it was read. `expired` are deliveries whose age has passed and that only need recording.
+    """
+
+    def __init__(self) -> None:
+        self.is_stale = True
+        self.has_more = False
+        self.expired: tuple[QueuedDelivery, ...] = ()
+        self._pending: deque[QueuedDelivery] = deque()
+        self._parked: deque[QueuedDelivery] = deque()
+        self._refill_at: float | None = None
+
+    def begin_refill(self) -> None:
+        """Note that the journal is about to be read: what changes from now on makes the window stale again."""
+        self.is_stale = self.has_more = False
+
+    def load(self, window: Window) -> None:
+        """Take in what the journal answered."""
+        self._pending = deque(window.line)
+        self._parked = deque(window.parked)
+        self.expired = window.expired
+        self.has_more = self.has_more or not window.complete
+        self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known that is to be sent, now or later."""
+        return not (self._pending or self._parked or self.expired) and self._refill_at is None
+
+    def needs_refill(self, now: float, ordering: Ordering, *, found: bool) -> bool:
+        """Whether the journal must be read before the next move; `found` says that there is something to send.
+
+        A head that waits for its back-off is all there is to know of a strict line, whatever comes in behind it.
+        """
+        if self.is_stale or (self._refill_at is not None and now >= self._refill_at):
+            return True
+        return self.has_more and not found and not (ordering is Ordering.STRICT and self._pending)
+
+    def next_event_at(self, now: float, ordering: Ordering) -> float | None:
+        """When this line has something to do next, as far as is known: a delivery falls due or one expires."""
+        heads = [self._pending[0]] if ordering is Ordering.STRICT and self._pending else self._pending
+        waiting = [delivery.next_attempt_at for delivery in heads if delivery.next_attempt_at > now]
+        return earliest(self._refill_at, *waiting)
+
+    def candidate(
+        self, now: float, ordering: Ordering, *, busy_keys: Container[str], held: Container[int], by_hand_first: bool
+    ) -> QueuedDelivery | None:
+        """Return the delivery that goes next once the gate opens, or None.
+
+        Parked ones that are due go first: they are few and have waited longest. With `by_hand_first` (an open breaker)
+        one that somebody asked for is preferred, since it may be the probe.
+        """
+        chosen = None
+        for delivery in self._eligible(now, ordering, busy_keys):
+            if delivery.pk in held:
+                continue
+            if not by_hand_first or delivery.trigger is Trigger.MANUAL:
+                return delivery
+            chosen = chosen or delivery
+        return chosen
+
+    def take(self, delivery: QueuedDelivery) -> None:
+        """Remove a delivery that is sent now."""
+        queue = self._parked if delivery in self._parked else self._pending
+        if queue and queue[0] is delivery:
+            queue.popleft()
+        else:
+            queue.remove(delivery)
+
+    def blocked_keys(self, now: float) -> frozenset[str]:
+        """Return the ordering keys whose head waits for its back-off."""
+        return frozenset(
+            delivery.ordering_key
+            for delivery in self._pending
+            if delivery.ordering_key is not None and delivery.next_attempt_at > now
+        )
+
+    def _eligible(self, now: float, ordering: Ordering, busy_keys: Container[str]) -> Iterable[QueuedDelivery]:
+        yield from (delivery for delivery in self._parked if delivery.next_attempt_at <= now)
+        if ordering is Ordering.STRICT:
+            if self._pending and self._pending[0].next_attempt_at <= now:
+                yield self._pending[0]
+            return
+        seen: set[str] = set()
+        for delivery in self._pending:
+            key = delivery.ordering_key if ordering is Ordering.KEY else None
+            if key is not None:
+                if key in seen or key in busy_keys:
+                    continue
+                seen.add(key)
+            if delivery.next_attempt_at <= now:
+                yield delivery
+
+
+def earliest(*times: float | None) -> float | None:
+    """Return the earliest of the times that are known."""
+    return min((at for at in times if at is not None), default=None)

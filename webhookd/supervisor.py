@@ -1,0 +1,76 @@
+"""Supervision: restart what crashes, back off, and halt what keeps crashing. Knows nothing of webhooks.
+
+A crash is a bug, never a remote's fault. Each supervised task is its own island: its exception is logged with the
+traceback and goes no further, so ten thousand neighbours never notice. Five crashes in five minutes halt it; a halted
+task is tried again every fifteen minutes, and at once when someone kicks it.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from webhookd.logs import get_logger
+
+RESTART_DELAYS_SECONDS = (0.1, 0.5, 2.0, 10.0)
+CRASHES_TO_HALT = 5
+CRASH_WINDOW_SECONDS = 300.0
+HALT_SECONDS = 900.0
+
+_log = get_logger("supervisor")
+
+
+class Supervisor:
+    """Runs one task until it returns, restarting it when it raises.
+
+    `is_halted` is true from the last crash of a series until the next try; `crashes` counts all of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_halted = False
+        self.crashes = 0
+        self.last_crash: str | None = None
+        self._recent: deque[float] = deque(maxlen=CRASHES_TO_HALT)
+        self._kicked = trio.Event()
+
+    def kick(self) -> None:
+        """Try a crashed or halted task again now, with a clean record; nothing happens to a running one."""
+        self._recent.clear()
+        self._kicked.set()
+
+    async def run(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run `task` until it returns; only cancellation gets out."""
+        while True:
+            try:
+                await task()
+            except Exception as error:  # noqa: BLE001 - a task's root: logged with its traceback
+                self._count(error)
+            else:
+                return
+            await self._pause()
+
+    def _count(self, error: Exception) -> None:
+        now = trio.current_time()
+        self.crashes += 1
+        self.last_crash = f"{type(error).__name__}: {error}"
+        while self._recent and now - self._recent[0] > CRASH_WINDOW_SECONDS:
+            self._recent.popleft()
+        self._recent.append(now)
+        self.is_halted = len(self._recent) == CRASHES_TO_HALT
+        _log.error(
+            "task.halted" if self.is_halted else "task.crashed",
+            task=self.name,
+            crashes=self.crashes,
+            exc_info=error,
+        )
+
+    async def _pause(self) -> None:
+        if self.is_halted:
+            delay = HALT_SECONDS
+        else:
+            delay = RESTART_DELAYS_SECONDS[min(len(self._recent), len(RESTART_DELAYS_SECONDS)) - 1]
+        self._kicked = trio.Event()
+        with trio.move_on_after(delay):
+            await self._kicked.wait()
+        self.is_halted = False
