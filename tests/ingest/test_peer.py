@@ -1,0 +1,71 @@
+"""Peer credentials as the kernel gives them, and the lists they are held against."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from webhookd.ingest.peer import Peer, is_allowed, read_peer
+
+
+def test_kernel_names_this_process_with_all_its_groups() -> None:
+    """The peer's user, primary group and supplementary groups are those of the process that connected."""
+    left, right = socket.socketpair(socket.AF_UNIX)
+    with left, right:
+        peer = read_peer(left.getsockopt)
+    assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
+    assert peer.gids == {os.getgid(), *os.getgroups()}
+
+
+def test_supplementary_groups_are_seen(tmp_path: Path) -> None:
+    """A group that another process has beside its primary one is among its groups."""
+    path = tmp_path / "s"
+    # Only root may give a process groups of its choice.
+    groups = [4242, 4243] if os.getuid() == 0 else os.getgroups()
+    connect = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); s.recv(1)"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        listener.settimeout(10)
+        with subprocess.Popen(
+            [sys.executable, "-c", connect], extra_groups=groups if os.getuid() == 0 else None
+        ) as process:
+            accepted, _ = listener.accept()
+            with accepted:
+                peer = read_peer(accepted.getsockopt)
+    assert peer.pid == process.pid
+    assert peer.gids == {os.getgid(), *groups}
+    assert is_allowed(peer, (), tuple(groups[-1:]))
+
+
+@pytest.mark.parametrize(
+    ("uids", "gids", "allowed"),
+    [
+        ((), (), True),
+        ((1000,), (), True),
+        ((1001,), (), False),
+        ((), (50,), True),
+        ((), (51,), False),
+        ((1001,), (50,), True),
+        ((0,), (51,), False),
+    ],
+)
+def test_either_list_admits(uids: tuple[int, ...], gids: tuple[int, ...], *, allowed: bool) -> None:
+    """A peer is admitted by its user or by one of its groups; with both lists empty, always."""
+    peer = Peer(pid=1, uid=1000, gids=frozenset({40, 50}))
+    assert is_allowed(peer, uids, gids) is allowed
+
+
+def test_too_many_groups_fall_back_to_the_primary_one() -> None:
+    """Where the kernel can't hand over the supplementary groups, only the primary one counts."""
+
+    def getsockopt(_level: int, option: int, _size: int) -> bytes:
+        if option == 59:
+            raise OSError(errno.ERANGE, "too many")
+        return (1).to_bytes(4, "little") + (7).to_bytes(4, "little") + (8).to_bytes(4, "little")
+
+    assert read_peer(getsockopt) == Peer(pid=1, uid=7, gids=frozenset({8}))

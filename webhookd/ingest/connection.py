@@ -1,0 +1,219 @@
+"""One producer's connection: three tasks that read, collect and send, each stopped by the next one's being full.
+
+The reader turns lines into outcomes: a ticket, or the result line of a refusal. The collector waits for the outcomes
+in the order of their lines and writes result lines into a buffer; the sender sends what has gathered there in one go,
+so that results committed together leave together. Both stores are bounded: a client that doesn't read stops its own
+reader. A result line says `"ok":true` only after its ticket has said that the event is on disk. Closing a connection
+takes nothing back: what was published stays published.
+"""
+
+from collections import deque
+from typing import Protocol
+
+import msgspec
+import trio
+from msgspec import Struct
+
+from webhookd.envelope import decode_event
+from webhookd.errors import ErrorCode, Rejected, WebhookdError
+from webhookd.ingest.lines import Line, LineSplitter, Oversized
+from webhookd.logs import Log
+from webhookd.models import NewEvent, PublishResult
+
+_CHUNK_BYTES = 65_536
+_MOST_OUTCOMES = 4096  # lines in the works for one connection; a client may pipeline so many unanswered ones
+_FAIR_LINES = 128  # after so many lines of one chunk others get a turn
+_MOST_UNSENT_BYTES = 262_144
+_SEND_BYTES = 65_536  # what must leave within one write deadline
+
+
+class Ticket(Protocol):
+    """A submitted event on its way to the disk."""
+
+    async def wait(self) -> PublishResult:
+        """Return once the event is on disk, or raise the Rejected that came of it; may be cancelled freely.
+
+        A ticket that is done should answer without a checkpoint: results that are ready together then leave together.
+        """
+        ...
+
+
+class Publisher(Protocol):
+    """What the socket needs of the router."""
+
+    async def room(self) -> None:
+        """Return when one more event can be taken; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
+        ...
+
+    def publish(self, new: NewEvent) -> Ticket:
+        """Take one event, in one step; Rejected for what isn't accepted."""
+        ...
+
+
+class _Accepted(Struct):
+    id: str
+    deliveries: int
+    duplicate: bool
+    ok: bool = True
+
+
+class _Error(Struct):
+    code: str
+    message: str
+
+
+class _Refused(Struct):
+    error: _Error
+    ok: bool = False
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def encode_refusal(code: ErrorCode, message: str) -> bytes:
+    """Return the result line of a refusal."""
+    return _encoder.encode(_Refused(error=_Error(code=code.value, message=message))) + b"\n"
+
+
+class Connection:
+    """One connection from its first byte to its close."""
+
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        publisher: Publisher,
+        *,
+        max_event_bytes: int,
+        write_timeout_seconds: float,
+        log: Log,
+    ) -> None:
+        self._stream = stream
+        self._publisher = publisher
+        self._max_event_bytes = max_event_bytes
+        self._write_timeout_seconds = write_timeout_seconds
+        self._log = log
+        self._splitter = LineSplitter(max_event_bytes)
+        self._intake = trio.CancelScope()
+        self._lines: deque[Line] = deque()
+        self._outcomes: deque[Ticket | bytes] = deque()
+        self._unsent = bytearray()
+        self._has_read_all = False
+        self._has_collected_all = False
+        self._reader = trio.lowlevel.ParkingLot()
+        self._collector = trio.lowlevel.ParkingLot()
+        self._sender = trio.lowlevel.ParkingLot()
+
+    async def run(self) -> None:
+        """Serve until the client ends or fails; never raises for what the client or an event did, and closes."""
+        try:
+            async with self._stream, trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._collect)
+                nursery.start_soon(self._send)
+        except* trio.TooSlowError:
+            self._log.warning("ingest.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
+        except* trio.BrokenResourceError as gone:
+            self._log.debug("ingest.client_gone", error=str(gone.exceptions[0]))
+        except* WebhookdError as failed:
+            # The journal has failed under submitted events. What became of them is not known, so no result is sent.
+            self._log.error("ingest.connection_failed", error=str(failed.exceptions[0]))
+        except* Exception:  # noqa: BLE001 - a task's root; the traceback is logged
+            self._log.exception("ingest.connection_crashed")
+
+    def stop_taking(self) -> None:
+        """Read no more; what was taken is still answered, and then the connection closes."""
+        self._intake.cancel()
+
+    async def _read(self) -> None:
+        with self._intake:
+            # A producer may be silent as long as it likes, so this wait has no deadline.
+            while chunk := await self._stream.receive_some(_CHUNK_BYTES):
+                self._lines.extend(self._splitter.feed(chunk))
+                while self._lines:
+                    if len(self._lines) % _FAIR_LINES == 0:
+                        await trio.lowlevel.checkpoint()
+                    while len(self._outcomes) >= _MOST_OUTCOMES:
+                        await self._reader.park()
+                    outcome = await self._submit(self._lines[0])
+                    self._lines.popleft()
+                    self._put(outcome)
+            self._put_unfinished_line()
+        for _ in self._lines:
+            self._put(_NOT_TAKEN)
+        self._has_read_all = True
+        self._collector.unpark()
+
+    async def _submit(self, line: Line) -> Ticket | bytes:
+        if line is Oversized.LINE:
+            return self._too_large()
+        try:
+            new = decode_event(line, max_bytes=self._max_event_bytes)
+            await self._publisher.room()
+            return self._publisher.publish(new)
+        except Rejected as refused:
+            return _refusal_line(refused)
+
+    def _put_unfinished_line(self) -> None:
+        # Its end may be missing too, and half an event can be valid JSON only by accident: never guess.
+        match self._splitter.finish():
+            case None:
+                return
+            case Oversized.LINE:
+                self._put(self._too_large())
+            case _:
+                detail = "the last line has no newline at its end, so it may be cut off; the event was not accepted"
+                self._put(encode_refusal(ErrorCode.MALFORMED_JSON, detail))
+
+    def _too_large(self) -> bytes:
+        detail = f"the line is too long; at most {self._max_event_bytes} bytes are taken"
+        return encode_refusal(ErrorCode.PAYLOAD_TOO_LARGE, detail)
+
+    def _put(self, outcome: Ticket | bytes) -> None:
+        self._outcomes.append(outcome)
+        if self._collector:
+            self._collector.unpark()
+
+    async def _collect(self) -> None:
+        while True:
+            while not self._outcomes or len(self._unsent) >= _MOST_UNSENT_BYTES:
+                if self._has_read_all and not self._outcomes:
+                    self._has_collected_all = True
+                    self._sender.unpark()
+                    return
+                await self._collector.park()
+            outcome = self._outcomes.popleft()
+            if self._reader and len(self._outcomes) <= _MOST_OUTCOMES // 2:
+                self._reader.unpark()
+            line = outcome if isinstance(outcome, bytes) else await _result_line(outcome)
+            self._unsent += line
+            if self._sender:
+                self._sender.unpark()
+
+    async def _send(self) -> None:
+        while True:
+            while not self._unsent:
+                if self._has_collected_all:
+                    return
+                await self._sender.park()
+            ready, self._unsent = memoryview(self._unsent), bytearray()
+            self._collector.unpark()
+            for start in range(0, len(ready), _SEND_BYTES):
+                with trio.fail_after(self._write_timeout_seconds):
+                    await self._stream.send_all(ready[start : start + _SEND_BYTES])
+
+
+async def _result_line(ticket: Ticket) -> bytes:
+    try:
+        result = await ticket.wait()
+    except Rejected as refused:
+        return _refusal_line(refused)
+    accepted = _Accepted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
+    return _encoder.encode(accepted) + b"\n"
+
+
+def _refusal_line(refused: Rejected) -> bytes:
+    # Encoded at once: the exception's traceback would keep its line in memory.
+    return encode_refusal(refused.code, refused.detail)
+
+
+_NOT_TAKEN = encode_refusal(ErrorCode.SHUTTING_DOWN, "the server is stopping; the event was not accepted")

@@ -1,0 +1,101 @@
+"""Binding a Unix socket so that it never has the wrong mode, and never takes a running server's place."""
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from webhookd.errors import CommandError, ConfigError
+
+MOST_PATH_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing zero (unix(7))
+_PROBE_SECONDS = 1.0
+
+
+def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket:
+    """Return a listening socket at `path` with exactly that mode, its missing parent directory made with 0750.
+
+    A socket file that nobody listens on is replaced. Raises ConfigError, naming the configuration's `key`, for a path
+    that is too long for the kernel, and CommandError where the place is taken or can't be used.
+    """
+    length = len(os.fsencode(path))
+    if length > MOST_PATH_BYTES:
+        raise ConfigError(
+            f"{key}: the path has {length} bytes and a Unix socket's may have {MOST_PATH_BYTES}; "
+            f"choose a shorter one, such as /run/webhookd/{path.name[-40:]} ({path})"
+        )
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        with _only_binder(path.parent):
+            _clear_place(path)
+            listener.bind(str(path))
+            # Until listen() everybody's connect is refused, so nobody gets in by the mode that bind left.
+            path.chmod(mode)
+            listener.listen(backlog)
+    except OSError as error:
+        listener.close()
+        raise CommandError(f"can't listen on {path}: {error.strerror or error}") from error
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def is_same_file(path: Path, identity: tuple[int, int]) -> bool:
+    """Whether `path` is still the file of that (device, inode)."""
+    return file_identity(path) == identity
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """Return (device, inode) of the file at `path`, or None if there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+@contextmanager
+def _only_binder(directory: Path) -> Iterator[None]:
+    """Keep two servers that start at once from taking each other's fresh socket for a stale one."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CommandError(f"another server is just starting in {directory}; try again") from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _clear_place(path: Path) -> None:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(found.st_mode):
+        raise CommandError(f"{path} exists and is not a socket; move it away or choose another path")
+    if _is_listened_on(path):
+        raise CommandError(f"another server listens on {path}; stop it or choose another path")
+    path.unlink(missing_ok=True)
+
+
+def _is_listened_on(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except (TimeoutError, BlockingIOError):
+            return True  # its backlog is full: somebody listens, and is busy
+        except OSError as error:
+            if error.errno == errno.EPROTOTYPE:
+                return True  # a socket of another kind, such as a datagram one, is in use
+            raise
+    return True
