@@ -118,7 +118,7 @@ def decide(
         completed_at=now if ended else None,
         retry_after_seconds=retry_after,
         endpoint=endpoint,
-        disable=found.disable or _given_up(endpoint, policy, now),
+        disable=found.disable or _given_up(endpoint, found.answer, policy, now),
     )
 
 
@@ -183,9 +183,9 @@ def _step(delivery: QueuedDelivery, state: EndpointState, answer: Answer) -> int
     return delivery.backoff_step
 
 
-def _given_up(endpoint: EndpointState, policy: Policy, now: float) -> DisabledReason | None:
+def _given_up(endpoint: EndpointState, answer: Answer, policy: Policy, now: float) -> DisabledReason | None:
     """Return `FAILING` once an endpoint has only failed for too long, and not just once or twice in that time."""
-    if endpoint.failing_since is None or endpoint.failures_since_success < 10:
+    if endpoint.failing_since is None or endpoint.failures_since_success < 10 or answer is Answer.REFUSAL:
         return None
     return DisabledReason.FAILING if now - endpoint.failing_since >= policy.disable_after_seconds else None
 
