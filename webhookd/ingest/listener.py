@@ -45,11 +45,6 @@ def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket
     return listener
 
 
-def is_same_file(path: Path, identity: tuple[int, int]) -> bool:
-    """Whether `path` is still the file of that (device, inode)."""
-    return file_identity(path) == identity
-
-
 def file_identity(path: Path) -> tuple[int, int] | None:
     """Return (device, inode) of the file at `path`, or None if there is none."""
     try:

@@ -1,0 +1,288 @@
+"""The producer client: results and errors, pipelining, and what it does when the server goes and comes back."""
+
+import contextlib
+import io
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.ingest.fakes import FakePublisher
+from tests.ingest.producer import serving
+from webhookd.client import Client, Event, ServerUnavailable
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.ids import Prefix, is_id
+from webhookd.models import PublishResult
+
+Answer = Callable[[dict[str, object]], dict[str, object] | None]
+
+
+def accepted(event: dict[str, object]) -> dict[str, object]:
+    return {"ok": True, "id": event["id"], "deliveries": 1, "duplicate": False}
+
+
+def refused(code: str) -> dict[str, object]:
+    return {"ok": False, "error": {"code": code, "message": "because"}}
+
+
+class ScriptedServer:
+    """A server of one connection at a time that answers each line as told; None hangs up instead."""
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        self.answer = answer
+        self.lines: list[dict[str, object]] = []
+        self.connections = 0
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._connection: socket.socket | None = None
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        if self._connection is not None and self._connection.fileno() != -1:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._connection = connection
+            with contextlib.suppress(OSError), connection, connection.makefile("rwb") as stream:
+                self._talk(stream)
+
+    def _talk(self, stream: io.BufferedRWPair) -> None:
+        for line in stream:
+            self.lines.append(json.loads(line))
+            answer = self.answer(self.lines[-1])
+            if answer is None:
+                return
+            stream.write(json.dumps(answer).encode() + b"\n")
+            stream.flush()
+
+
+@contextlib.contextmanager
+def scripted(path: Path, answer: Answer = accepted) -> Iterator[ScriptedServer]:
+    server = ScriptedServer(path, answer)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s.sock"
+
+
+def event(number: int) -> Event:
+    return Event(type="user.created", data={"n": number}, id=f"evt_{number}")
+
+
+async def test_client_and_server_understand_each_other(path: Path) -> None:
+    """Every field the client takes reaches the publisher, and the result comes back."""
+    publisher = FakePublisher()
+    async with serving(path, publisher):
+        with Client(path, timeout=5) as client:
+            send = partial(
+                client.send,
+                "user.created",
+                {"name": "Zoë"},
+                timestamp="2025-01-15T10:30:00Z",
+                organization_id="org_1",
+                ordering_key="k",
+                traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            )
+            result = await trio.to_thread.run_sync(send)
+    (new,) = publisher.events
+    assert is_id(Prefix.EVENT, result.id)
+    assert new.id == result.id
+    assert bytes(new.data) == '{"name":"Zoë"}'.encode()
+    assert (new.organization_id, new.ordering_key, new.timestamp) == ("org_1", "k", "2025-01-15T10:30:00Z")
+
+
+async def test_many_events_are_pipelined_through_the_server(path: Path) -> None:
+    """Thousands of events give as many results in their order."""
+    publisher = FakePublisher()
+    async with serving(path, publisher):
+        with Client(path, timeout=5) as client:
+            results = await trio.to_thread.run_sync(lambda: list(client.send_many(map(event, range(5000)))))
+    assert results == [PublishResult(id=f"evt_{n}", deliveries=1, duplicate=False) for n in range(5000)]
+
+
+async def test_refusal_is_raised_with_its_code(path: Path) -> None:
+    """What the server refuses is raised with the API's code, and the connection goes on."""
+    async with serving(path, FakePublisher()):
+        with Client(path, timeout=5) as client:
+            with pytest.raises(Rejected, match="type") as caught:
+                await trio.to_thread.run_sync(client.send, "Not A Type", {})
+            assert caught.value.code is ErrorCode.VALIDATION_ERROR
+            assert (await trio.to_thread.run_sync(client.send, "user.created", {}, "evt_2")).id == "evt_2"
+
+
+async def test_refused_peer_is_told_why(path: Path) -> None:
+    """A client that the server doesn't admit gets FORBIDDEN, not a broken pipe."""
+    async with serving(path, FakePublisher(), allowed_uids=(61_234,)):
+        with Client(path, timeout=5) as client, pytest.raises(Rejected) as caught:
+            await trio.to_thread.run_sync(client.send, "user.created", {})
+    assert caught.value.code is ErrorCode.FORBIDDEN
+
+
+def test_refusals_among_many_keep_their_place(path: Path) -> None:
+    """In a stream a refusal is a value in its place, and the others are accepted."""
+    with (
+        scripted(path, lambda line: refused("CONFLICT") if line["id"] == "evt_1" else accepted(line)),
+        Client(path) as c,
+    ):
+        results = list(c.send_many(map(event, range(3))))
+    assert [isinstance(result, Rejected) for result in results] == [False, True, False]
+
+
+def test_window_bounds_what_is_unanswered(path: Path) -> None:
+    """With a window of one each event is asked for only after the last one was answered."""
+    answered: list[object] = []
+
+    def source() -> Iterator[Event]:
+        for number in range(5):
+            assert len(answered) == number
+            yield event(number)
+
+    def answer(line: dict[str, object]) -> dict[str, object]:
+        answered.append(line["id"])
+        return accepted(line)
+
+    with scripted(path, answer), Client(path, timeout=5) as client:
+        assert len(list(client.send_many(source(), window=1))) == 5
+        with pytest.raises(ValueError, match="window"):
+            list(client.send_many([], window=0))
+
+
+def test_each_event_leaves_before_the_next_is_asked_for(path: Path) -> None:
+    """A slow source doesn't keep back the events it has given."""
+    with scripted(path) as server, Client(path, timeout=5) as client:
+
+        def source() -> Iterator[Event]:
+            yield event(1)
+            for _ in range(500):
+                if server.lines:
+                    break
+                threading.Event().wait(0.01)
+            assert [line["id"] for line in server.lines] == ["evt_1"]
+            yield event(2)
+
+        assert len(list(client.send_many(source()))) == 2
+
+
+def test_lost_answers_are_asked_for_again_with_the_same_ids(path: Path) -> None:
+    """After a lost connection what is unanswered is sent again, with its id, and nothing that was answered."""
+    hangs_up = iter([False, True])
+
+    def answer(line: dict[str, object]) -> dict[str, object] | None:
+        return None if next(hangs_up, False) else accepted(line)
+
+    with scripted(path, answer) as server, Client(path, timeout=5) as client:
+        results = list(client.send_many([Event(type="a", data={"n": n}) for n in range(4)]))
+        sent = [str(line["id"]) for line in server.lines]
+    ids = [result.id for result in results if isinstance(result, PublishResult)]
+    assert len(set(ids)) == 4
+    assert server.connections == 2
+    assert sent[0] == ids[0]
+    assert sent[1:] == [ids[1], *ids[1:]] or sent[1:] == [ids[1], ids[1], ids[2], ids[3]]
+    assert sent.count(ids[0]) == 1
+
+
+def test_server_that_stops_is_waited_for(path: Path) -> None:
+    """An event refused because the server stops is sent again, to the next server, without the caller's noticing."""
+    stops = iter([True])
+    answer: Answer = lambda line: refused("SHUTTING_DOWN") if next(stops, False) else accepted(line)  # noqa: E731
+    with scripted(path, answer) as server, Client(path, timeout=5) as client:
+        assert client.send("user.created", {}, "evt_1").id == "evt_1"
+        assert [line["id"] for line in server.lines] == ["evt_1", "evt_1"]
+        assert server.connections == 2
+
+
+def test_idle_connection_that_was_closed_is_replaced(path: Path) -> None:
+    """A restart of the server between two calls costs nothing."""
+    with Client(path, timeout=5) as client:
+        with scripted(path):
+            client.send("user.created", {})
+        path.unlink()
+        with scripted(path) as server:
+            assert client.send("user.created", {}, "evt_2").id == "evt_2"
+            assert len(server.lines) == 1
+
+
+def test_nobody_there_is_said_within_the_timeout(path: Path) -> None:
+    """Without a server the client gives up after its timeout and says what it tried."""
+    with Client(path, timeout=0.2) as client, pytest.raises(ServerUnavailable, match=r"s\.sock: can't connect"):
+        client.send("user.created", {})
+
+
+def test_silent_server_is_given_up(path: Path) -> None:
+    """A server that takes and never answers is given up after the timeout; the next call starts afresh."""
+    release = threading.Event()
+
+    def answer(line: dict[str, object]) -> dict[str, object]:
+        release.wait(10)
+        return accepted(line)
+
+    with scripted(path, answer), Client(path, timeout=0.2) as client:
+        with pytest.raises(ServerUnavailable, match="timed out"):
+            client.send("user.created", {}, "evt_1")
+        release.set()
+        assert client.send("user.created", {}, "evt_2").id == "evt_2"
+
+
+def test_results_that_came_are_yielded_before_the_loss_is_raised(path: Path) -> None:
+    """A loss for good is raised only after all results that arrived were handed over."""
+    with scripted(path, lambda line: accepted(line) if line["id"] == "evt_0" else None), Client(path, timeout=0.3) as c:
+        results = c.send_many(map(event, range(3)))
+        assert next(results) == PublishResult(id="evt_0", deliveries=1, duplicate=False)
+        with pytest.raises(ServerUnavailable):
+            next(results)
+
+
+def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
+    """Results of an abandoned stream are never taken for those of another event."""
+    with scripted(path), Client(path, timeout=5) as client:
+        for _ in client.send_many(map(event, range(100))):
+            break
+        assert client.send("user.created", {}, "evt_x").id == "evt_x"
+
+
+@pytest.mark.parametrize("data", [{"n": float("nan")}, {"s": "\ud800"}, b'{"a":\n1}'])
+def test_what_has_no_json_form_is_not_sent(path: Path, data: dict[str, object] | bytes) -> None:
+    """NaN, a lone surrogate or a newline in raw data is the caller's error before anything is sent."""
+    with scripted(path) as server, Client(path) as client:
+        with pytest.raises(ValueError, match=r"newline|JSON|surrogates"):
+            client.send("user.created", data)
+        assert server.lines == []
+
+
+def test_raw_data_keeps_its_bytes(path: Path) -> None:
+    """Data given as bytes is carried as it is."""
+    with scripted(path) as server, Client(path) as client:
+        client.send("user.created", b'{ "a" : 1.00 }')
+        assert server.lines[0]["data"] == {"a": 1.0}
+
+
+def test_unknown_code_of_a_newer_server_is_still_a_refusal(path: Path) -> None:
+    """A code that this client doesn't know is raised as INTERNAL with the code in its text."""
+    with (
+        scripted(path, lambda _line: refused("TEAPOT")),
+        Client(path) as client,
+        pytest.raises(Rejected, match="TEAPOT: because") as caught,
+    ):
+        client.send("user.created", {})
+    assert caught.value.code is ErrorCode.INTERNAL
