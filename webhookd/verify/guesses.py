@@ -1,0 +1,127 @@
+"""What the usual mistakes would have made of a secret, of the signed content and of a body, to be tried one by one.
+
+Each guess comes with the sentence that tells a person what was done and how to mend it. Pure.
+"""
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+STANDARD_HEADER = "webhook-signature"
+OTHER_HEADER = "x-webhook-signature"
+
+_SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix alone is no secret
+
+
+def other_keys(secret: str, *, decoded: bool) -> Iterator[tuple[str, bytes]]:
+    """Yield keys that a mistake with the secret would have led to, each with what to say of it."""
+    readings: list[tuple[str, str]] = []
+    plain = secret.strip().strip("'\"").strip()
+    if plain != secret:
+        readings.append(("the secret has white space or quotes around it; strip them", plain))
+    core = plain.removeprefix(_SECRET_PREFIX)
+    if core == plain:
+        readings.append(("the secret lacks its prefix; put whsec_ before it", _SECRET_PREFIX + core))
+    if (unwrapped := from_base64(core)) is not None and unwrapped.startswith(_SECRET_PREFIX.encode()):
+        said = "the secret is base64 of the secret (as in a Kubernetes Secret); decode it once"
+        readings.append((said, unwrapped.decode("latin-1").strip()))
+    if re.fullmatch(r"(?:[0-9a-fA-F]{2})+", core):
+        said = "the secret is in hex; give it as it was shown: whsec_ and base64"
+        readings.append((said, _SECRET_PREFIX + base64.b64encode(bytes.fromhex(core)).decode()))
+    standard = core.rstrip("=").replace("-", "+").replace("_", "/")
+    standard += "=" * (-len(standard) % 4)
+    if standard != core:
+        said = "the secret's base64 was changed (URL-safe letters or lost padding); give it as it was shown"
+        readings.append((said, _SECRET_PREFIX + standard))
+    for said, reading in readings:
+        key = from_base64(reading.removeprefix(_SECRET_PREFIX)) if decoded else reading.encode()
+        if key is not None:
+            yield said, key
+    whole, bytes_ = (_SECRET_PREFIX + core).encode(), from_base64(core)
+    if decoded:
+        said = f"the sender used the whole secret string as key, as {OTHER_HEADER} does; here the decoded bytes count"
+        yield said, whole
+    elif bytes_ is not None:
+        said = f"the sender used the decoded bytes as key, as {STANDARD_HEADER} does; here the whole string counts"
+        yield said, bytes_
+    yield "the sender used the secret's text without its prefix as key", core.encode()
+
+
+def other_prefixes(
+    event_id: str, timestamp: str, headers: Mapping[str, str], body: bytes
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what else may stand before the body in the signed content, each with what to say of it."""
+    own = re.match(rb'\s*\{\s*"id"\s*:\s*"([A-Za-z0-9_-]{1,64})"', body)
+    if own and own[1] != event_id.encode():
+        said = f"the signature is that of {own[1].decode()}, the body's id, but webhook-id says {event_id!r}"
+        yield said, own[1] + f".{timestamp}.".encode()
+    times = {"webhook-timestamp": headers.get("webhook-timestamp", "")}
+    if claimed := re.match(r"t=([0-9]+)", headers.get(OTHER_HEADER, "")):
+        times[f"t of {OTHER_HEADER}"] = claimed[1]
+    for where, text in times.items():
+        if text != timestamp:
+            said = f"the signature was made for the time in {where} ({text}), not for {timestamp}"
+            yield said, f"{event_id}.{text}.".encode()
+            yield said, f"{text}.".encode()
+    if timestamp:
+        yield "the sender signed id.timestamp.body", f"{event_id}.{timestamp}.".encode()
+        yield "the sender signed timestamp.body, without the id", f"{timestamp}.".encode()
+    yield "the sender signed the body alone, without id and time", b""
+
+
+def other_bodies(body: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield what the body may have been before something changed it, each with what to say of the change."""
+    yield "a newline at the end of the body was cut off", body + b"\n"
+    yield "a newline at the end of the body was cut off", body + b"\r\n"
+    yield "white space was added around the body", body.strip()
+    yield "a byte order mark was put before the body", body.removeprefix(b"\xef\xbb\xbf")
+    yield "the body's line ends were changed to CRLF", body.replace(b"\r\n", b"\n")
+    yield "the body's line ends were changed to LF", body.replace(b"\n", b"\r\n")
+    if (decoded := from_base64(body.decode("latin-1").strip())) is not None:
+        yield "the body is in base64 (a gateway's encoding); decode it first", decoded
+    for wrong in ("latin-1", "cp1252"):
+        try:
+            yield f"the body was decoded as {wrong} and encoded as UTF-8", body.decode().encode(wrong)
+        except UnicodeError:
+            continue
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError):
+        return
+    if isinstance(parsed, str):
+        yield "the body was wrapped in a JSON string", parsed.encode("utf-8", "surrogatepass")
+        return
+    for dump in _WRITERS:
+        yield "the body was parsed and written again as JSON", dump(parsed)
+        if isinstance(parsed, dict) and isinstance(parsed.get("data"), dict):
+            yield "the body was parsed and written again as JSON", _envelope(parsed, dump)
+
+
+def _writer(separators: tuple[str, str], *, ascii_only: bool, indent: int | None = None) -> Callable[[object], bytes]:
+    encoder = json.JSONEncoder(separators=separators, ensure_ascii=ascii_only, indent=indent)
+    return lambda value: encoder.encode(value).encode("utf-8", "surrogatepass")
+
+
+_WRITERS = tuple(
+    _writer(separators, ascii_only=ascii_only, indent=indent)
+    for ascii_only in (False, True)
+    for separators, indent in (((",", ":"), None), ((", ", ": "), None), ((",", ": "), 2), ((",", ": "), 4))
+)
+
+
+def _envelope(parsed: dict[str, object], dump: Callable[[object], bytes]) -> bytes:
+    """Write webhookd's envelope as the server does: its own fields compact and in order, `data` in any style."""
+    compact = _WRITERS[0]
+    fields = [name for name in ("id", "type", "timestamp", "data", "organizationId") if name in parsed]
+    parts = [compact(name) + b":" + (dump if name == "data" else compact)(parsed[name]) for name in fields]
+    return b"{" + b",".join(parts) + b"}"
+
+
+def from_base64(text: str) -> bytes | None:
+    """Decode strict, padded, standard base64; None for anything else."""
+    try:
+        return base64.b64decode(text.encode("latin-1", "replace"), validate=True)
+    except (binascii.Error, ValueError):
+        return None
