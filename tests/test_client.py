@@ -5,7 +5,7 @@ import io
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -255,10 +255,37 @@ def test_results_that_came_are_yielded_before_the_loss_is_raised(path: Path) -> 
 
 def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
     """Results of an abandoned stream are never taken for those of another event."""
-    with scripted(path), Client(path, timeout=5) as client:
-        for _ in client.send_many(map(event, range(100))):
-            break
+    all_sent, released = threading.Event(), threading.Event()
+
+    def answer(line: dict[str, object]) -> dict[str, object]:
+        (all_sent if line["id"] == "evt_0" else released).wait(5)
+        return accepted(line)
+
+    def source() -> Iterator[Event]:
+        yield from map(event, range(3))
+        all_sent.set()
+
+    with scripted(path, answer), Client(path, timeout=5) as client:
+        stream = client.send_many(source())
+        assert next(stream) == PublishResult(id="evt_0", deliveries=1, duplicate=False)
+        assert isinstance(stream, Generator)
+        stream.close()
+        released.set()
         assert client.send("user.created", {}, "evt_x").id == "evt_x"
+
+
+def test_refusal_is_read_even_if_the_server_has_closed(path: Path) -> None:
+    """A refusal that was written before the connection closed is found, though sending already fails."""
+    with socket.socket(socket.AF_UNIX) as listener, Client(path, timeout=1) as client:
+        listener.bind(str(path))
+        listener.listen()
+        client._connect()
+        connection, _ = listener.accept()
+        connection.sendall(json.dumps(refused("FORBIDDEN")).encode() + b"\n")
+        connection.close()
+        with pytest.raises(Rejected) as caught:
+            client.send("user.created", {})
+    assert caught.value.code is ErrorCode.FORBIDDEN
 
 
 @pytest.mark.parametrize("data", [{"n": float("nan")}, {"s": "\ud800"}, b'{"a":\n1}'])
