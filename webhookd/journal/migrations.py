@@ -1,0 +1,103 @@
+"""The journal's tables, made and changed by numbered steps; a file's `user_version` says which it has seen.
+
+Each step is explicit DDL in one transaction together with the new version number, so a crash leaves a file before or
+after a step. A step that has been released never changes.
+"""
+
+from peewee import Database
+
+from webhookd.journal.schema import EventTypeTable
+from webhookd.models import STARTING_EVENT_TYPES
+
+APPLICATION_ID = 0x77686B64  # "whkd"
+
+_ENDPOINTS = """
+CREATE TABLE endpoints (
+    pk INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, url TEXT NOT NULL, events TEXT NOT NULL, description TEXT NOT NULL,
+    is_active INTEGER NOT NULL, disabled_reason TEXT, disabled_at REAL, organization_id TEXT, metadata TEXT NOT NULL,
+    overrides TEXT NOT NULL, signature TEXT NOT NULL, header_names TEXT NOT NULL, secret_hint TEXT NOT NULL,
+    previous_secret_expires_at REAL, ed25519_public_key TEXT, created_at REAL NOT NULL, updated_at REAL NOT NULL,
+    deleted_at REAL
+);
+CREATE TABLE endpoint_state (
+    endpoint_pk INTEGER PRIMARY KEY, last_sequence INTEGER NOT NULL DEFAULT 0, breaker TEXT NOT NULL DEFAULT 'closed',
+    consecutive_faults INTEGER NOT NULL DEFAULT 0, reopenings INTEGER NOT NULL DEFAULT 0,
+    pauses INTEGER NOT NULL DEFAULT 0, retry_at REAL, paused_until REAL, failing_since REAL,
+    failures_since_success INTEGER NOT NULL DEFAULT 0, last_success_at REAL, last_failure_at REAL, last_error TEXT,
+    warned_at REAL, recovered_at REAL
+);
+CREATE TABLE secrets (
+    endpoint_pk INTEGER NOT NULL, kind TEXT NOT NULL, sealed BLOB NOT NULL, PRIMARY KEY (endpoint_pk, kind)
+) WITHOUT ROWID;
+"""
+
+# AUTOINCREMENT: a number is never used again, so a reader of the feed who has seen one has seen all before it.
+_EVENTS = """
+CREATE TABLE events (
+    pk INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, organization_id TEXT,
+    ordering_key TEXT, traceparent TEXT, timestamp REAL NOT NULL, accepted_at REAL NOT NULL,
+    deliveries INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX events_organization ON events (organization_id, pk);
+CREATE TABLE event_types (
+    name TEXT PRIMARY KEY, description TEXT NOT NULL, schema_json TEXT, example_json TEXT, deprecated INTEGER NOT NULL,
+    created_at REAL NOT NULL, updated_at REAL NOT NULL
+) WITHOUT ROWID;
+"""
+
+# The queue is the partial indexes: what has ended costs a window nothing, however much of it there is.
+_DELIVERIES = """
+CREATE TABLE deliveries (
+    pk INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, endpoint_pk INTEGER NOT NULL,
+    event_pk INTEGER NOT NULL, event_type TEXT NOT NULL, ordering_key TEXT, sequence INTEGER NOT NULL,
+    status TEXT NOT NULL, trigger TEXT NOT NULL, attempts INTEGER NOT NULL, refusals INTEGER NOT NULL,
+    backoff_step INTEGER NOT NULL, next_attempt_at REAL, created_at REAL NOT NULL, expires_at REAL NOT NULL,
+    completed_at REAL, response_status INTEGER, error TEXT, duration_seconds REAL
+);
+CREATE INDEX deliveries_line ON deliveries (endpoint_pk, sequence) WHERE status = 'pending';
+CREATE INDEX deliveries_due ON deliveries (endpoint_pk, next_attempt_at, sequence) WHERE status = 'pending';
+CREATE INDEX deliveries_parked ON deliveries (endpoint_pk, next_attempt_at) WHERE status = 'parked';
+CREATE INDEX deliveries_expiry ON deliveries (endpoint_pk, expires_at) WHERE status IN ('pending', 'parked');
+CREATE INDEX deliveries_failed ON deliveries (endpoint_pk, sequence) WHERE status = 'failed';
+CREATE INDEX deliveries_list ON deliveries (endpoint_pk, created_at, pk);
+CREATE INDEX deliveries_event ON deliveries (event_pk);
+CREATE TABLE attempts (
+    delivery_pk INTEGER NOT NULL, number INTEGER NOT NULL, id TEXT NOT NULL, trigger TEXT NOT NULL,
+    started_at REAL NOT NULL, duration_seconds REAL NOT NULL, remote_address TEXT, response_status INTEGER,
+    response_headers TEXT NOT NULL, response_body BLOB NOT NULL, truncated INTEGER NOT NULL, error TEXT,
+    detail TEXT NOT NULL, retry_after_seconds REAL, PRIMARY KEY (delivery_pk, number)
+) WITHOUT ROWID;
+"""
+
+_REST = """
+CREATE TABLE api_keys (
+    id TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, organization_id TEXT, key_hash BLOB NOT NULL,
+    created_at REAL NOT NULL, expires_at REAL
+) WITHOUT ROWID;
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+def _first(database: Database, now: float) -> None:
+    for script in (_ENDPOINTS, _EVENTS, _DELIVERIES, _REST):
+        for statement in script.split(";\n"):
+            if statement.strip():
+                database.execute_sql(statement)
+    EventTypeTable.insert_many(
+        [
+            {"name": name, "description": "", "deprecated": False, "created_at": now, "updated_at": now}
+            for name in STARTING_EVENT_TYPES
+        ]
+    ).execute(database)
+
+
+_STEPS = (_first,)
+CURRENT_VERSION = len(_STEPS)
+
+
+def migrate(database: Database, *, version: int, now: float) -> None:
+    """Bring a journal of `version` (0: an empty file) to the current one."""
+    for number, step in enumerate(_STEPS[version:], start=version + 1):
+        with database.atomic():
+            step(database, now)
+            database.execute_sql(f"PRAGMA user_version = {number}")

@@ -1,0 +1,183 @@
+"""What the journal's queries take and give, as plain data. Times are epoch seconds."""
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from msgspec import UNSET, Struct, UnsetType
+
+from webhookd.models import (
+    DeliveryError,
+    DeliveryStatus,
+    Endpoint,
+    Message,
+    Ordering,
+    PolicyOverrides,
+    QueuedDelivery,
+    Role,
+    SignatureChoice,
+    Trigger,
+)
+
+T = TypeVar("T")
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True):
+    """One page of a list, and the opaque cursor of the next one (None: this was the last)."""
+
+    items: list[T]
+    next_cursor: str | None
+
+
+class WindowRequest(Struct, frozen=True, kw_only=True):
+    """Which part of an endpoint's queue an actor asks for; see `windows.read`."""
+
+    endpoint_pk: int
+    ordering: Ordering
+    limit: int
+    now: float
+    blocked_keys: frozenset[str]
+    in_flight: frozenset[int]
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """A part of an endpoint's queue.
+
+    `line`: pending deliveries in the order they go; `parked`: parked ones that are due; `expired`: those of both kinds
+    whose age has passed, which are in neither. `complete`: `line` holds all that is pending and may be sent.
+    `next_attempt_at`: the earliest later moment at which a parked delivery (out of strict order: or a pending one)
+    falls due; `next_expiry_at`: the earliest expiry.
+    """
+
+    line: tuple[QueuedDelivery, ...]
+    parked: tuple[QueuedDelivery, ...]
+    expired: tuple[QueuedDelivery, ...]
+    complete: bool
+    next_attempt_at: float | None
+    next_expiry_at: float | None
+
+
+class NewEndpoint(Struct, frozen=True, kw_only=True):
+    """A webhook to be registered."""
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    secret: str
+    created_at: float
+    secret_hint: str
+    ed25519_secret: str | None = None
+    ed25519_public_key: str | None = None
+    description: str = ""
+    is_active: bool = True
+    organization_id: str | None = None
+    metadata: Mapping[str, str] = {}
+    overrides: PolicyOverrides = PolicyOverrides()
+    signature: SignatureChoice = SignatureChoice()
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class EndpointChanges(Struct, frozen=True, kw_only=True):
+    """What of a webhook changes; UNSET stays as it is.
+
+    Switching off sets `disabled_reason` manual and `disabled_at`, switching on clears both. An ed25519 key, once made,
+    stays: `ed25519_secret` is only given where the webhook has none yet.
+    """
+
+    url: str | UnsetType = UNSET
+    events: tuple[str, ...] | UnsetType = UNSET
+    description: str | UnsetType = UNSET
+    is_active: bool | UnsetType = UNSET
+    organization_id: str | None | UnsetType = UNSET
+    metadata: Mapping[str, str] | UnsetType = UNSET
+    overrides: PolicyOverrides | UnsetType = UNSET
+    signature: SignatureChoice | UnsetType = UNSET
+    headers: tuple[tuple[str, str], ...] | UnsetType = UNSET
+    ed25519_secret: str | UnsetType = UNSET
+    ed25519_public_key: str | UnsetType = UNSET
+
+
+class DeliveryRow(Struct, frozen=True, kw_only=True):
+    """A delivery as lists show it; `duration_seconds` is its last attempt's."""
+
+    pk: int
+    id: str
+    endpoint_pk: int
+    endpoint_id: str
+    event_pk: int
+    event_id: str
+    event_type: str
+    sequence: int
+    status: DeliveryStatus
+    attempts: int
+    refusals: int
+    next_attempt_at: float | None
+    expires_at: float
+    response_status: int | None
+    error: DeliveryError | None
+    created_at: float
+    completed_at: float | None
+    duration_seconds: float | None
+
+
+class AttemptRow(Struct, frozen=True, kw_only=True):
+    """One attempt of a delivery."""
+
+    id: str
+    number: int
+    trigger: Trigger
+    started_at: float
+    duration_seconds: float
+    remote_address: str | None
+    response_status: int | None
+    response_headers: tuple[tuple[str, str], ...]
+    response_body: bytes
+    truncated: bool
+    error: DeliveryError | None
+    detail: str
+    retry_after_seconds: float | None
+
+
+class DeliveryDetail(Struct, frozen=True, kw_only=True):
+    """A delivery with all there is to know: its endpoint (deleted ones too), what it sends, its attempts."""
+
+    row: DeliveryRow
+    endpoint: Endpoint
+    endpoint_is_deleted: bool
+    message: Message
+    attempts: list[AttemptRow]
+
+
+class EventRow(Struct, frozen=True, kw_only=True):
+    """An event of the feed; `body` is the envelope."""
+
+    pk: int
+    id: str
+    type: str
+    organization_id: str | None
+    ordering_key: str | None
+    timestamp: float
+    accepted_at: float
+    deliveries: int
+    body: bytes
+
+
+class EventTypeRow(Struct, frozen=True, kw_only=True):
+    """A name of the catalogue; `schema_json` and `example_json` are JSON text."""
+
+    name: str
+    description: str = ""
+    schema_json: str | None = None
+    example_json: str | None = None
+    deprecated: bool = False
+
+
+class KeyRow(Struct, frozen=True, kw_only=True):
+    """An API key without its text."""
+
+    id: str
+    role: Role
+    name: str
+    organization_id: str | None
+    key_hash: bytes
+    created_at: float
+    expires_at: float | None

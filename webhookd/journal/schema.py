@@ -1,0 +1,204 @@
+"""The tables as peewee models, bound to no database: every query names the one it runs on.
+
+Explicit DDL is in `migrations`; a test compares the two. Times are REAL epoch seconds, enums their text, structured
+settings JSON. `pk` is the row's number inside the process, `id` its public name.
+"""
+
+from peewee import (
+    AutoField,
+    BlobField,
+    BooleanField,
+    CompositeKey,
+    FloatField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+
+class EndpointTable(Model):
+    """A webhook. Deleting one keeps the row (`deleted_at`), since its deliveries stay readable."""
+
+    pk = AutoField()
+    id = TextField(unique=True)
+    url = TextField()
+    events = TextField()  # JSON array of patterns
+    description = TextField()
+    is_active = BooleanField()
+    disabled_reason = TextField(null=True)
+    disabled_at = FloatField(null=True)
+    organization_id = TextField(null=True)
+    metadata = TextField()  # JSON object
+    overrides = TextField()  # JSON of models.PolicyOverrides
+    signature = TextField()  # JSON of models.SignatureChoice
+    header_names = TextField()  # JSON array; the values are sealed, among the secrets
+    secret_hint = TextField()
+    previous_secret_expires_at = FloatField(null=True)
+    ed25519_public_key = TextField(null=True)
+    created_at = FloatField()
+    updated_at = FloatField()
+    deleted_at = FloatField(null=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "endpoints"
+
+
+class EndpointStateTable(Model):
+    """What an endpoint's past means for its next request (models.EndpointState); gone once it is deleted."""
+
+    endpoint_pk = IntegerField(primary_key=True)
+    last_sequence = IntegerField(default=0)
+    breaker = TextField(default="closed")
+    consecutive_faults = IntegerField(default=0)
+    reopenings = IntegerField(default=0)
+    pauses = IntegerField(default=0)
+    retry_at = FloatField(null=True)
+    paused_until = FloatField(null=True)
+    failing_since = FloatField(null=True)
+    failures_since_success = IntegerField(default=0)
+    last_success_at = FloatField(null=True)
+    last_failure_at = FloatField(null=True)
+    last_error = TextField(null=True)
+    warned_at = FloatField(null=True)
+    recovered_at = FloatField(null=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "endpoint_state"
+
+
+class SecretTable(Model):
+    """A sealed secret of an endpoint: `current`, `previous`, `ed25519` or `headers` (JSON of name and value pairs)."""
+
+    endpoint_pk = IntegerField()
+    kind = TextField()
+    sealed = BlobField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "secrets"
+        primary_key = CompositeKey("endpoint_pk", "kind")
+
+
+class EventTable(Model):
+    """An accepted event with the bytes that every attempt sends; `deliveries` answers its duplicates."""
+
+    pk = AutoField()
+    id = TextField(unique=True)
+    type = TextField()
+    organization_id = TextField(null=True)
+    ordering_key = TextField(null=True)
+    traceparent = TextField(null=True)
+    timestamp = FloatField()
+    accepted_at = FloatField()
+    deliveries = IntegerField()
+    body = BlobField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "events"
+
+
+class DeliveryTable(Model):
+    """One event for one endpoint."""
+
+    pk = AutoField()
+    id = TextField(unique=True)
+    endpoint_pk = IntegerField()
+    event_pk = IntegerField()
+    event_type = TextField()
+    ordering_key = TextField(null=True)
+    sequence = IntegerField()
+    status = TextField()
+    trigger = TextField()
+    attempts = IntegerField()
+    refusals = IntegerField()
+    backoff_step = IntegerField()
+    next_attempt_at = FloatField(null=True)
+    created_at = FloatField()
+    expires_at = FloatField()
+    completed_at = FloatField(null=True)
+    response_status = IntegerField(null=True)
+    error = TextField(null=True)
+    duration_seconds = FloatField(null=True)  # of the last attempt
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "deliveries"
+
+
+class AttemptTable(Model):
+    """One request of a delivery, never changed once written."""
+
+    delivery_pk = IntegerField()
+    number = IntegerField()
+    id = TextField()
+    trigger = TextField()
+    started_at = FloatField()
+    duration_seconds = FloatField()
+    remote_address = TextField(null=True)
+    response_status = IntegerField(null=True)
+    response_headers = TextField()  # JSON array of name and value pairs
+    response_body = BlobField()
+    truncated = BooleanField()
+    error = TextField(null=True)
+    detail = TextField()
+    retry_after_seconds = FloatField(null=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "attempts"
+        primary_key = CompositeKey("delivery_pk", "number")
+
+
+class EventTypeTable(Model):
+    """A name of the catalogue."""
+
+    name = TextField(primary_key=True)
+    description = TextField()
+    schema_json = TextField(null=True)
+    example_json = TextField(null=True)
+    deprecated = BooleanField()
+    created_at = FloatField()
+    updated_at = FloatField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "event_types"
+
+
+class KeyTable(Model):
+    """An API key, of which only the hash is known; revoking one removes its row."""
+
+    id = TextField(primary_key=True)
+    role = TextField()
+    name = TextField()
+    organization_id = TextField(null=True)
+    key_hash = BlobField()
+    created_at = FloatField()
+    expires_at = FloatField(null=True)
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "api_keys"
+
+
+class MetaTable(Model):
+    """Facts about the journal itself, such as the value that shows whether a master key is the right one."""
+
+    name = TextField(primary_key=True)
+    value = BlobField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "meta"
