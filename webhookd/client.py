@@ -123,7 +123,7 @@ class Client:
                 unanswered.append(line)
                 yield from self._exchange(unanswered, line, most=window - 1)
             while unanswered:
-                yield from self._exchange(unanswered, b"", most=0)
+                yield from self._exchange(unanswered, b"", most=len(unanswered) - 1)
         finally:
             if unanswered:
                 # Their results are still to come, and would be taken for those of other events.
