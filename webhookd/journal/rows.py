@@ -87,7 +87,7 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     events: tuple[str, ...] | UnsetType = UNSET
     description: str | UnsetType = UNSET
     is_active: bool | UnsetType = UNSET
-    organization_id: str | None | UnsetType = UNSET
+    organization_id: str | UnsetType | None = UNSET
     metadata: Mapping[str, str] | UnsetType = UNSET
     overrides: PolicyOverrides | UnsetType = UNSET
     signature: SignatureChoice | UnsetType = UNSET

@@ -1,0 +1,43 @@
+"""The journal: peewee on SQLite, the queue and the only truth. Nothing outside this package knows that it is SQLite."""
+
+from peewee import Database
+
+from webhookd.journal.database import SQLITE_VERSION
+from webhookd.journal.journal import Journal, open_journal
+from webhookd.journal.operations import Ticket
+from webhookd.journal.rows import (
+    AttemptRow,
+    DeliveryDetail,
+    DeliveryRow,
+    EndpointChanges,
+    EventRow,
+    EventTypeRow,
+    KeyRow,
+    NewEndpoint,
+    Page,
+    Window,
+    WindowRequest,
+)
+from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
+
+__all__ = [
+    "SQLITE_VERSION",
+    "AttemptRow",
+    "Database",
+    "DeliveryDetail",
+    "DeliveryRow",
+    "EndpointChanges",
+    "EventRow",
+    "EventTypeRow",
+    "InlineRunner",
+    "Journal",
+    "KeyRow",
+    "NewEndpoint",
+    "Page",
+    "Runner",
+    "ThreadRunner",
+    "Ticket",
+    "Window",
+    "WindowRequest",
+    "open_journal",
+]

@@ -1,0 +1,191 @@
+"""The journal: the queue, the history and the only truth, in one SQLite file.
+
+    submit (one step) -> batch -> one transaction, synced -> results, callbacks, wake-ups
+
+What was acknowledged is on disk. There is one connection that writes and checkpoints, and a few that only read; both
+kinds make their blocking calls through a `Runner`. This facade is also the seam: nothing outside this package knows
+that it is SQLite.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+import trio
+from peewee import Database
+
+from webhookd.clock import Clock
+from webhookd.ids import IdFactory
+from webhookd.journal import events, retention
+from webhookd.journal.batch import Batches
+from webhookd.journal.database import Reader, exclusive_lock, open_writer
+from webhookd.journal.operations import Call, Publish, Record, Ticket
+from webhookd.journal.reader import Messages, Readers, WindowReader
+from webhookd.journal.rows import Window, WindowRequest
+from webhookd.journal.runners import Runner, ThreadRunner
+from webhookd.journal.writer import Writer
+from webhookd.models import AcceptedEvent, AttemptRecord, Message, PublishResult, Target
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS = 3
+READ_LIMIT_SECONDS = 5.0
+RETENTION_SECONDS = 3600.0
+RETENTION_PAUSE_SECONDS = 0.05
+
+
+@asynccontextmanager
+async def open_journal(
+    path: Path,
+    *,
+    clock: Clock,
+    ids: IdFactory,
+    write_runner: Runner | None = None,
+    read_runner: Runner | None = None,
+    max_bytes: int | None = None,
+) -> AsyncIterator["Journal"]:
+    """Open the journal for this process alone, making or migrating it as needed.
+
+    Raises CommandError where another process has it, JournalError where the file can't be used.
+    """
+    write_runner = write_runner or ThreadRunner(1)
+    with exclusive_lock(path):
+        database = await write_runner.run(partial(open_writer, path, now=clock.now()))
+        try:
+            readers = Readers(
+                [Reader(path, READ_LIMIT_SECONDS) for _ in range(READERS)], read_runner or ThreadRunner(READERS)
+            )
+            try:
+                yield Journal(
+                    path=path,
+                    clock=clock,
+                    database=database,
+                    readers=readers,
+                    batches=Batches(database, ids, max_bytes),
+                    runner=write_runner,
+                )
+            finally:
+                readers.close()
+        finally:
+            database.close()
+
+
+class Journal:
+    """The journal of one server; made by `open_journal`, and it writes while `run` runs."""
+
+    def __init__(
+        self, *, path: Path, clock: Clock, database: Database, readers: Readers, batches: Batches, runner: Runner
+    ) -> None:
+        self.path = path
+        self._clock = clock
+        self._messages = Messages()
+        self._writer = Writer(database, path, batches, runner, self._remember)
+        self._readers = readers
+        self._windows = WindowReader(readers, self._messages)
+
+    @property
+    def queue_length(self) -> int:
+        """How many operations wait for the next commit."""
+        return self._writer.queue_length
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the disk has no room."""
+        return self._writer.is_full
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write and answer until canceled; then commit what was submitted and checkpoint.
+
+        Raises JournalError where the disk fails: from then on nothing that the journal says can be trusted.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._windows.run)
+            await nursery.start(self._writer.run)
+            task_status.started()
+
+    async def retain(self, retention_days: float) -> None:
+        """Forget what is older than that, now and every hour, in small steps, until canceled."""
+        while True:
+            before = self._clock.now() - retention_days * 86_400
+            while await self.write(retention.prune, before):
+                await self.write(retention.give_back_pages)
+                await trio.sleep(RETENTION_PAUSE_SECONDS)
+            await trio.sleep(RETENTION_SECONDS)
+
+    async def room(self) -> None:
+        """Return when an event can be published; Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon."""
+        await self._writer.room()
+
+    def refuse_events(self) -> None:
+        """Take no more events from now on."""
+        self._writer.refuse_events()
+
+    def publish(
+        self, event: AcceptedEvent, targets: tuple[Target, ...], committed: Callable[[PublishResult], None]
+    ) -> Ticket[PublishResult]:
+        """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
+
+        `committed` runs on the loop after the commit, whether anybody waits or not.
+        """
+        operation = Publish(event, targets, committed)
+        self._writer.submit(operation)
+        return operation.ticket
+
+    def record(self, record: AttemptRecord) -> Ticket[None]:
+        """Submit an attempt with what it made of its delivery and endpoint."""
+        operation = Record(record)
+        self._writer.submit(operation)
+        return operation.ticket
+
+    def write_nowait(
+        self,
+        change: Callable[Concatenate[Database, P], T],
+        committed: Callable[[T], None] | None,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ticket[T]:
+        """Submit a change, which runs in a savepoint of its own: a Rejected that it raises undoes it alone."""
+        operation = Call(
+            lambda database: change(database, *args, **kwargs), cast("Callable[[object], None] | None", committed)
+        )
+        self._writer.submit(operation)
+        return cast("Ticket[T]", operation.ticket)
+
+    async def write(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""
+        ticket = self.write_nowait(change, None, *args, **kwargs)
+        with trio.CancelScope(shield=True):
+            return await ticket.wait()
+
+    async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query on one snapshot; ReadTimeoutError past 5 s."""
+        return await self._readers.run(lambda database: query(database, *args, **kwargs))
+
+    async def window(self, request: WindowRequest) -> Window:
+        """Return a window of an endpoint's queue, as of a moment after this call."""
+        return await self._windows.ask(request)
+
+    async def message(self, event_pk: int) -> Message:
+        """Return what is sent of an event."""
+        message = self._messages.get(event_pk)
+        if message is None:
+            message = await self.read(events.message, event_pk)
+            self._messages.put(event_pk, message)
+        return message
+
+    def _remember(self, publish: Publish) -> None:
+        assert publish.event_pk is not None  # noqa: S101 - the writer tells of stored events alone
+        event = publish.event
+        self._messages.put(
+            publish.event_pk,
+            Message(
+                event_id=event.id,
+                type=event.type,
+                organization_id=event.organization_id,
+                traceparent=event.traceparent,
+                body=event.body,
+            ),
+        )

@@ -1,0 +1,97 @@
+"""What can be submitted to the writer, and the ticket on which a submitter waits."""
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import trio
+from peewee import Database
+
+from webhookd.models import AcceptedEvent, AttemptRecord, PublishResult, Target
+
+T = TypeVar("T")
+
+
+class Ticket(Generic[T]):
+    """The answer to come of something that was submitted; whoever gives up waiting takes nothing back."""
+
+    __slots__ = ("_done", "_error", "_event", "_result")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._result: T | None = None
+        self._error: Exception | None = None
+        self._event: trio.Event | None = None
+
+    async def wait(self) -> T:
+        """Return the result once it is on disk, or raise what kept it from there."""
+        if not self._done:
+            if self._event is None:
+                self._event = trio.Event()
+            await self._event.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result  # type: ignore[return-value]  # set by `succeed`; None is a result as well
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is there."""
+        return self._done
+
+    def succeed(self, result: T) -> None:
+        """Give the result; for the writer alone."""
+        self._result = result
+        self._finish()
+
+    def fail(self, error: Exception) -> None:
+        """Give the error; for the writer alone."""
+        self._error = error
+        self._finish()
+
+    def _finish(self) -> None:
+        self._done = True
+        if self._event is not None:
+            self._event.set()
+
+
+class Publish:
+    """Store an event and its deliveries. `event_pk` is None for a duplicate."""
+
+    __slots__ = ("committed", "error", "event", "event_pk", "result", "targets", "ticket")
+
+    def __init__(
+        self, event: AcceptedEvent, targets: tuple[Target, ...], committed: Callable[[PublishResult], None]
+    ) -> None:
+        self.event = event
+        self.targets = targets
+        self.committed = committed
+        self.ticket: Ticket[PublishResult] = Ticket()
+        self.result: PublishResult | None = None
+        self.error: Exception | None = None
+        self.event_pk: int | None = None
+
+
+class Record:
+    """Store an attempt and what it made of its delivery and endpoint."""
+
+    __slots__ = ("error", "record", "ticket")
+
+    def __init__(self, record: AttemptRecord) -> None:
+        self.record = record
+        self.ticket: Ticket[None] = Ticket()
+        self.error: Exception | None = None
+
+
+class Call:
+    """Run a function on the database, in a savepoint of its own."""
+
+    __slots__ = ("change", "committed", "error", "result", "ticket")
+
+    def __init__(self, change: Callable[[Database], object], committed: Callable[[object], None] | None) -> None:
+        self.change = change
+        self.committed = committed
+        self.ticket: Ticket[object] = Ticket()
+        self.result: object = None
+        self.error: Exception | None = None
+
+
+Operation = Publish | Record | Call

@@ -1,0 +1,214 @@
+"""The one writer: group commit without added delay.
+
+Whatever is submitted while a batch is on its way to the disk forms the next one. Submitting is one synchronous step;
+after the commit, on the loop and in order of submission, each operation gets its result, its `committed` callback runs,
+and whoever waits is woken. Nobody's giving up takes an operation back.
+
+A disk that is full refuses events and changes, which their submitters can repeat; attempts can't be repeated and are
+kept until there is room. An error of the disk itself is final: after a failed fsync the next one would succeed and lie,
+so `run` raises JournalError, everybody who waits gets it too, and the process ends.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import trio
+from peewee import Database
+
+from webhookd.errors import ErrorCode, JournalError, Rejected
+from webhookd.journal.batch import Batches, full
+from webhookd.journal.database import JournalFullError, is_logic_error, translated
+from webhookd.journal.operations import Call, Operation, Publish, Record
+from webhookd.journal.runners import Runner
+from webhookd.logs import get_logger
+
+MAX_BATCH = 2000
+MAX_QUEUED = 20_000
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+PATIENCE_SECONDS = 10.0
+FULL_PAUSE_SECONDS = 1.0
+WAL_TRUNCATE_BYTES = 64 * 1024 * 1024
+
+_log = get_logger("journal")
+
+
+class Published(Protocol):
+    """Hears of each event that was stored, with its row number, before anyone else does."""
+
+    def __call__(self, publish: Publish) -> None:
+        """Take note of the event; called on the loop."""
+        ...
+
+
+class Writer:
+    """Takes operations at any time and commits them in batches while `run` runs."""
+
+    def __init__(self, database: Database, path: Path, batches: Batches, runner: Runner, published: Published) -> None:
+        self.is_full = False
+        self._database = database
+        self._path = path
+        self._wal = path.with_name(path.name + "-wal")
+        self._batches = batches
+        self._runner = runner
+        self._published = published
+        self._queue: list[Operation] = []
+        self._queued_bytes = 0
+        self._submitted = trio.Event()
+        self._drained = trio.Event()
+        self._refusal: Rejected | None = None
+        self._failure: Exception | None = None
+
+    @property
+    def queue_length(self) -> int:
+        """How many operations wait for the next batch."""
+        return len(self._queue)
+
+    def refuse_events(self) -> None:
+        """Take no more events from now on: the server is stopping."""
+        self._refusal = Rejected(
+            ErrorCode.SHUTTING_DOWN,
+            "the server is stopping; send the event again when it is back",
+            retry_after_seconds=5,
+        )
+        self._drained.set()
+
+    async def room(self) -> None:
+        """Return when an event can be submitted; Rejected where that won't be soon."""
+        if self._has_room():
+            return
+        with trio.move_on_after(PATIENCE_SECONDS):
+            while not self._has_room():
+                await self._drained.wait()
+            return
+        raise full()
+
+    def submit(self, operation: Operation) -> None:
+        """Put an operation into the next batch."""
+        if self._failure is not None:
+            operation.ticket.fail(self._failure)
+            return
+        self._queue.append(operation)
+        if isinstance(operation, Publish):
+            self._queued_bytes += len(operation.event.body)
+        self._submitted.set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commit what is submitted until canceled, then what is left; JournalError where the disk fails."""
+        task_status.started()
+        try:
+            while True:
+                await self._submitted.wait()
+                with trio.CancelScope(shield=True):
+                    await self._commit_next()
+        except Exception as error:
+            self._fail_all(error)
+            raise
+        finally:
+            if self._failure is None:
+                with trio.CancelScope(shield=True):
+                    await self._finish()
+
+    async def _finish(self) -> None:
+        self.refuse_events()
+        try:
+            while self._queue and not self.is_full:
+                await self._commit_next()
+            self._fail_all(Rejected(ErrorCode.SHUTTING_DOWN, "the server has stopped", retry_after_seconds=5))
+            await self._runner.run(partial(self._checkpoint, "TRUNCATE"))
+        except Exception as error:
+            self._fail_all(error)
+            raise
+
+    def _has_room(self) -> bool:
+        if self._refusal is not None:
+            raise self._refusal
+        if self._failure is not None:
+            raise full()
+        return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
+
+    async def _commit_next(self) -> None:
+        batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
+        if not self._queue:
+            self._submitted = trio.Event()
+        self._queued_bytes -= sum(len(operation.event.body) for operation in batch if isinstance(operation, Publish))
+        try:
+            await self._runner.run(partial(self._commit, batch))
+        except JournalFullError:
+            await self._sit_out(batch)
+            return
+        except JournalError as error:
+            for operation in batch:
+                operation.ticket.fail(error)
+            raise
+        if self.is_full:
+            self.is_full = False
+            _log.info("journal.has_room")
+        for operation in batch:
+            self._settle(operation)
+        self._drained.set()
+        self._drained = trio.Event()
+
+    def _commit(self, batch: Sequence[Operation]) -> None:
+        try:
+            with translated(self._path):
+                self._batches.commit(batch)
+        except Exception as error:
+            if not is_logic_error(error) or len(batch) == 1:
+                if len(batch) == 1 and is_logic_error(error):
+                    batch[0].error = error
+                    return
+                raise
+            # One operation has broken a rule of the tables, which is a bug; it must not take the others with it.
+            for operation in batch:
+                self._commit([operation])
+            return
+        if self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
+            self._checkpoint("TRUNCATE")
+
+    def _checkpoint(self, mode: str) -> None:
+        with translated(self._path):
+            self._database.execute_sql(f"PRAGMA wal_checkpoint({mode})").fetchall()
+
+    async def _sit_out(self, batch: Sequence[Operation]) -> None:
+        """Refuse what can be submitted again, keep the attempts, and wait a moment for room."""
+        if not self.is_full:
+            self.is_full = True
+            _log.error("journal.full", path=str(self._path))
+        kept = [operation for operation in batch if isinstance(operation, Record)]
+        for operation in batch:
+            if not isinstance(operation, Record):
+                operation.ticket.fail(full())
+        self._queue[:0] = kept
+        if self._queue:
+            self._submitted.set()
+        await trio.sleep(FULL_PAUSE_SECONDS)
+
+    def _settle(self, operation: Operation) -> None:
+        if operation.error is not None:
+            if not isinstance(operation.error, Rejected):
+                _log.error("journal.operation_failed", exc_info=operation.error)
+            operation.ticket.fail(operation.error)
+            return
+        match operation:
+            case Publish(result=result) if result is not None:
+                if operation.event_pk is not None:
+                    self._published(operation)
+                operation.committed(result)
+                operation.ticket.succeed(result)
+            case Call():
+                if operation.committed is not None:
+                    operation.committed(operation.result)
+                operation.ticket.succeed(operation.result)
+            case Record():
+                operation.ticket.succeed(None)
+            case _:
+                raise AssertionError("a publish without error has a result")
+
+    def _fail_all(self, error: Exception) -> None:
+        self._failure = error
+        waiting, self._queue = self._queue, []
+        for operation in waiting:
+            operation.ticket.fail(error)
+        self._drained.set()
