@@ -5,17 +5,8 @@ from math import ceil
 
 from webhookd.clock import iso
 from webhookd.gate import Move, Wait, Why
+from webhookd.journal import QueueFacts
 from webhookd.models import BreakerState, DisabledReason, Endpoint, EndpointState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueFacts:
-    """What the journal knows of an endpoint's queue; times are epoch seconds."""
-
-    queued: int
-    parked: int
-    oldest_pending_at: float | None
-    next_attempt_at: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

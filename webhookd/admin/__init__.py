@@ -1,0 +1,1 @@
+"""The admin API over HTTP, and the guard that serves it."""

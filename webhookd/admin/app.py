@@ -1,0 +1,160 @@
+"""The admin API as a Quart application: routes, credentials, request ids, and one shape for every error.
+
+Nothing here parses forms, redirects or keeps a session. Whoever asks is known before it is said whether a path exists.
+"""
+
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+from quart import Request, Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from webhookd.admin import deliveries, event_types, events, keys, system, webhooks
+from webhookd.admin.auth import LOCAL_ADMINISTRATOR, NOBODY, Caller
+from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
+from webhookd.admin.guard import LOCAL_ADMIN
+from webhookd.admin.operations import Answer, Operation
+from webhookd.admin.ports import Services
+from webhookd.admin.problems import (
+    AUTHENTICATE,
+    MEDIA_TYPE,
+    REQUEST_ID_HEADER,
+    Problem,
+    encode_problem,
+    problem_of,
+    problem_of_status,
+)
+from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected
+from webhookd.ids import Prefix
+from webhookd.logs import get_logger
+
+_NEEDS_A_KEY = "/api/"
+
+_log = get_logger("admin")
+_encoder = msgspec.json.Encoder()
+
+
+def all_operations() -> tuple[Operation, ...]:
+    """Return every operation of the API."""
+    return (
+        *webhooks.OPERATIONS,
+        *deliveries.OPERATIONS,
+        *events.OPERATIONS,
+        *event_types.OPERATIONS,
+        *keys.OPERATIONS,
+        *system.operations(all_operations),
+    )
+
+
+def create_app(services: Services) -> QuartTrio:
+    """Build the application; it starts nothing and holds no state but `services`."""
+    app = QuartTrio("webhookd", static_folder=None, template_folder=None)
+    app.request_class = BoundedRequest
+    app.asgi_http_class = BoundedConnection
+    app.config.update(
+        MAX_CONTENT_LENGTH=None,  # each operation has a limit of its own
+        BODY_TIMEOUT=None,  # and a deadline
+        RESPONSE_TIMEOUT=None,  # each write has one in the guard
+        PROVIDE_AUTOMATIC_OPTIONS=False,
+        PROPAGATE_EXCEPTIONS=False,
+    )
+    app.url_map.merge_slashes = False
+    for operation in all_operations():
+        rule = operation.path.replace("{", "<").replace("}", ">")
+        app.add_url_rule(
+            rule,
+            operation.name,
+            _view(services, operation),
+            methods=[operation.method],
+            provide_automatic_options=False,
+        )
+
+    @app.before_request
+    def identify() -> None:
+        # The id comes first: whatever goes wrong after it is told under it.
+        g.request_id = services.ids.new(Prefix.REQUEST)
+        check_path(request.scope["raw_path"] or b"/")
+        if request.path.startswith(_NEEDS_A_KEY):
+            g.caller = _caller(services, request)
+
+    @app.after_request
+    def mark(response: Response) -> Response:
+        response.headers[REQUEST_ID_HEADER] = _request_id(services)
+        response.headers["cache-control"] = "no-store"
+        response.headers["x-content-type-options"] = "nosniff"
+        return response
+
+    _answer_errors(app, services)
+    return app
+
+
+def _view(services: Services, operation: Operation) -> Callable[..., Awaitable[Response]]:
+    async def view(**variables: str) -> Response:
+        caller: Caller = g.get("caller", NOBODY)
+        caller.require(operation.permission)
+        answer = await operation.run(services, caller, request, variables)
+        return answer if isinstance(answer, Response) else _encode(answer)
+
+    return view
+
+
+def _caller(services: Services, request: Request) -> Caller:
+    authorization = request.headers.getlist("Authorization")
+    if not authorization and request.scope.get("state", {}).get(LOCAL_ADMIN) is True:
+        return LOCAL_ADMINISTRATOR
+    return services.keys.authenticate(authorization, services.clock.now())
+
+
+def _encode(answer: Answer) -> Response:
+    return Response(_encoder.encode(answer.value), answer.status, dict(answer.headers), content_type=JSON)
+
+
+def _request_id(services: Services) -> str:
+    request_id: str = g.get("request_id") or services.ids.new(Prefix.REQUEST)
+    return request_id
+
+
+def _problem_response(problem: Problem) -> Response:
+    return Response(encode_problem(problem), problem.status, content_type=MEDIA_TYPE)
+
+
+def _answer_errors(app: QuartTrio, services: Services) -> None:
+    @app.errorhandler(Rejected)
+    async def refuse(refused: Rejected) -> Response:
+        response = _problem_response(problem_of(refused, _request_id(services)))
+        if refused.code is ErrorCode.UNAUTHORIZED:
+            response.headers["www-authenticate"] = AUTHENTICATE
+        retry_after_seconds = refused.retry_after_seconds
+        if retry_after_seconds is None and refused.code.status is HTTPStatus.SERVICE_UNAVAILABLE:
+            retry_after_seconds = 1
+        if retry_after_seconds is not None:
+            response.headers["retry-after"] = str(retry_after_seconds)
+        return response
+
+    @app.errorhandler(HTTPException)
+    async def answer_status(error: HTTPException) -> Response:
+        status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+        detail = error.description or status.description
+        if status is HTTPStatus.NOT_FOUND:
+            detail = "there is nothing at this path"
+        response = _problem_response(problem_of_status(status, detail, _request_id(services)))
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["allow"] = ", ".join(sorted(error.valid_methods))
+        return response
+
+    @app.errorhandler(ReadTimeoutError)
+    async def give_up(_: ReadTimeoutError) -> Response:
+        detail = "the query took too long; narrow its filters or ask for less"
+        problem = problem_of_status(HTTPStatus.GATEWAY_TIMEOUT, detail, _request_id(services))
+        return _problem_response(problem)
+
+    @app.errorhandler(Exception)
+    async def fail(error: Exception) -> Response:
+        request_id = _request_id(services)
+        _log.error(
+            "http.request_failed", request_id=request_id, method=request.method, path=request.path, exc_info=error
+        )
+        detail = "the request failed inside webhookd; its log tells more under this request id"
+        return _problem_response(problem_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, detail, request_id))

@@ -1,0 +1,319 @@
+"""One HTTP/1.1 connection: Hypercorn's server and protocol, with what can hang or escalate in them replaced.
+
+Only HTTP/1.1 is spoken: an upgrade is ignored, as RFC 9110 section 7.8 allows, and whatever else a client might mean by
+its bytes is refused with a problem document. A write has a deadline, a request that is over takes no more of its body,
+and every way in which a client can fail ends in the cancellation of this connection's scope, never beyond it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from http import HTTPStatus
+from typing import cast
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Request, Response
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, LifespanState
+from hypercorn.utils import parse_socket_addr
+
+from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
+from webhookd.logs import Log
+
+_LINGER_SECONDS = 2.0
+_LINGER_BYTES = 4 * 1024 * 1024
+_VERSIONS = (b"1.0", b"1.1")
+_FORBIDDEN_HERE = frozenset({b"upgrade", b"http2-settings"})
+
+_H11_SAYS = {
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is too large",
+    HTTPStatus.NOT_IMPLEMENTED: "no transfer coding but chunked is taken (RFC 9112 section 6.1)",
+}
+
+NewRequestId = Callable[[], str]
+
+
+class _Unserved(Exception):  # noqa: N818 - a request that is answered and goes no further
+    """A request that never reaches the application."""
+
+    def __init__(self, status: HTTPStatus, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class Connection(TCPServer):
+    """Serves one accepted stream; `run` returns when it is closed, and raises only for a bug.
+
+    `cancel` ends it at once, whatever it is doing.
+    """
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        state: LifespanState,
+        stream: trio.SocketStream,
+        *,
+        write_timeout_seconds: float,
+        new_request_id: NewRequestId,
+        log: Log,
+    ) -> None:
+        super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
+        self._socket = stream.socket
+        self._write_timeout_seconds = write_timeout_seconds
+        self._new_request_id = new_request_id
+        self._log = log
+        self._all = trio.CancelScope()
+        self._reading = trio.CancelScope()
+        self._is_closing = trio.Event()
+        self._has_unread_input = True
+
+    def cancel(self) -> None:
+        """End the connection now."""
+        self._all.cancel()
+
+    async def run(self) -> None:
+        """Serve until either side closes; the stream is closed on return."""
+        with self._all:
+            async with self.stream:
+                try:
+                    client = parse_socket_addr(self._socket.family, self._socket.getpeername())
+                    server = parse_socket_addr(self._socket.family, self._socket.getsockname())
+                except OSError:
+                    return  # reset before it was served
+                async with TaskGroup() as task_group:
+                    self._task_group = task_group
+                    protocol = _Protocol(
+                        self.app,
+                        self.config,
+                        self.context,
+                        task_group,
+                        ConnectionState(self.state),
+                        ssl=False,
+                        client=client,
+                        server=server,
+                        send=self.protocol_send,
+                    )
+                    protocol.new_request_id = self._new_request_id
+                    # It offers what the wrapper offers to this class, and never becomes another protocol.
+                    self.protocol = cast("ProtocolWrapper", protocol)
+                    await self.idle_task.restart(task_group, self._idle_timeout)
+                    await self._read_data()
+                    await self.idle_task.stop()
+                await self._linger()
+
+    async def protocol_send(self, event: Event) -> None:
+        """Write for the protocol, within the deadline; a client that takes no more is cut off."""
+        if isinstance(event, RawData):
+            async with self.send_lock:
+                with trio.move_on_after(self._write_timeout_seconds) as writing:
+                    try:
+                        await self.stream.send_all(event.data)
+                    except (trio.BrokenResourceError, trio.ClosedResourceError):
+                        self._all.cancel()
+                if writing.cancelled_caught:
+                    self._log.warning("http.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
+                    self._all.cancel()
+        elif isinstance(event, Closed):
+            # The reader may be this very task; it tells the application on its way out.
+            self._is_closing.set()
+            self._reading.cancel()
+        else:
+            await super().protocol_send(event)
+
+    async def _read_data(self) -> None:
+        with self._reading:
+            while True:
+                try:
+                    data = await self.stream.receive_some(MAX_RECV)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self._has_unread_input = False
+                    break
+                await self.protocol.handle(RawData(bytes(data)))
+                if not data:
+                    self._has_unread_input = False
+                    # A client may end its side before it reads the answer.
+                    if cast("_Protocol", self.protocol).is_answering:
+                        await self._is_closing.wait()
+                    break
+        await self.protocol.handle(Closed())
+
+    async def _idle_timeout(self) -> None:
+        with trio.move_on_after(self.config.keep_alive_timeout):
+            await self.context.terminated.wait()
+        self._all.cancel()
+
+    async def _linger(self) -> None:
+        """Let the client read our last answer: closing over input that nobody read would reset the connection."""
+        try:
+            await self.stream.send_eof()
+            if not self._has_unread_input:
+                return
+            taken = 0
+            with trio.move_on_after(_LINGER_SECONDS):
+                while taken < _LINGER_BYTES and (data := await self.stream.receive_some(MAX_RECV)):
+                    taken += len(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # it is gone already
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 and nothing else."""
+
+    new_request_id: NewRequestId
+    _is_head = False
+
+    @property
+    def is_answering(self) -> bool:
+        """Whether a request that has come in whole is being answered."""
+        return self.stream is not None and self.connection.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and self.context.terminated.is_set():
+            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
+        await super().stream_send(event)
+
+    async def _handle_events(self) -> None:
+        try:
+            await super()._handle_events()
+        except _Unserved as unserved:
+            await self._refuse(unserved.status, unserved.detail)
+            await self.send(Closed())
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        self._is_head = event.method == b"HEAD"
+        if event.http_version not in _VERSIONS:
+            raise _Unserved(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
+        if event.method == b"CONNECT":
+            raise _Unserved(HTTPStatus.METHOD_NOT_ALLOWED, "this is not a proxy")
+        names = {name for name, _ in event.headers}
+        if {b"transfer-encoding", b"content-length"} <= names:
+            raise _Unserved(HTTPStatus.BAD_REQUEST, "send Transfer-Encoding or Content-Length, not both (RFC 9112 6.1)")
+        if _origin_form(event.target) is None:
+            raise _Unserved(HTTPStatus.BAD_REQUEST, "the request target must be a path that starts with /")
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        stream = _Stream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        stream.new_request_id = self.new_request_id
+        self.stream = stream
+        await stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=[(name, value) for name, value in request.headers if name not in _FORBIDDEN_HERE],
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=_origin_form(request.target) or b"/",
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+
+    async def _send_error_response(self, status_code: int) -> None:
+        # The statuses are h11's.
+        status = HTTPStatus(status_code)
+        await self._refuse(status, _H11_SAYS.get(status, "this is not an HTTP/1.1 request"))
+
+    async def _refuse(self, status: HTTPStatus, detail: str) -> None:
+        headers, body = refusal(status, detail, self.new_request_id())
+        # Answering a message that is broken in the middle of another answer is not possible any more.
+        if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            return
+        headers += self.config.response_headers("h11")
+        await self._send_h11_event(h11.Response(status_code=status.value, headers=headers))
+        if not self._is_head:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+
+class _Stream(HTTPStream):
+    """One request. Once it is answered it takes no more input, so that nobody waits to give it some."""
+
+    new_request_id: NewRequestId
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]  # the positional arguments of the base, unchanged
+        self._is_over = False
+        self._feeding: set[trio.CancelScope] = set()
+
+    async def handle(self, event: object) -> None:
+        await super().handle(event)  # type: ignore[arg-type]  # the base's union of events, unchanged
+        if isinstance(event, Request):
+            put = self.app_put
+
+            async def feed(message: ASGIReceiveEvent) -> None:
+                if not self._is_over:
+                    with trio.CancelScope() as feeding:
+                        self._feeding.add(feeding)
+                        try:
+                            await put(message)
+                        finally:
+                            self._feeding.discard(feeding)
+
+            self.app_put = feed
+
+    async def app_send(self, message: ASGISendEvent | None) -> None:
+        if message is None:
+            self._finish()
+        await super().app_send(message)
+
+    async def _send_closed(self) -> None:
+        self._finish()
+        await super()._send_closed()
+
+    def _finish(self) -> None:
+        self._is_over = True
+        for feeding in self._feeding:
+            feeding.cancel()
+
+    async def _send_error_response(self, status_code: int) -> None:
+        status = HTTPStatus(status_code)
+        headers, body = refusal(status, "the request failed; the log tells more under this id", self.new_request_id())
+        await self.app_send({"type": "http.response.start", "status": status_code, "headers": headers})
+        await self.app_send({"type": "http.response.body", "body": body, "more_body": False})
+        self.state = ASGIHTTPState.CLOSED
+
+
+def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers and body of an answer after which the connection is closed."""
+    body = encode_problem(problem_of_status(status, detail, request_id))
+    headers = [
+        (b"content-type", MEDIA_TYPE.encode()),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+        (REQUEST_ID_HEADER.encode(), request_id.encode()),
+    ]
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        headers.append((b"allow", b"GET, POST, PUT, PATCH, DELETE"))
+    return headers, body
+
+
+def _origin_form(target: bytes) -> bytes | None:
+    """Return the path and query of a request target in origin or absolute form (RFC 9112 3.2), None for another."""
+    if target.startswith(b"/"):
+        return target
+    scheme, found, rest = target.partition(b"://")
+    if not found or scheme.lower() not in {b"http", b"https"}:
+        return None
+    authority_end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
+    path = rest[authority_end:]
+    return path if path.startswith(b"/") else b"/" + path

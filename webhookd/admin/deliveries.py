@@ -1,0 +1,178 @@
+"""Deliveries: the list of a webhook, one with all there is to know of it, and a retry by hand."""
+
+from http import HTTPStatus
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.ports import Services
+from webhookd.admin.schemas import (
+    AttemptView,
+    DeliveryDetailView,
+    DeliveryQuery,
+    DeliveryView,
+    Force,
+    Page,
+    RequestView,
+)
+from webhookd.admin.views import MOST_ROWS, iso_or_none
+from webhookd.clock import iso, parse_iso
+from webhookd.delivery.requests import compose
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints
+
+HIDDEN = "[hidden]"
+
+
+async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
+    """Answer with a page of the webhook's deliveries."""
+    services, query = call.services, call.query
+    endpoint = await services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    found = await services.journal.read(
+        deliveries.page,
+        endpoint.pk,
+        status=query.status,
+        event=query.event,
+        event_id=query.event_id,
+        since=_time("since", query.since),
+        until=_time("until", query.until),
+        limit=min(query.limit, MOST_ROWS),
+        cursor=query.cursor,
+    )
+    in_flight = services.router.in_flight(endpoint.pk)
+    return Answer(
+        value=Page(data=[_view(row, row.pk in in_flight) for row in found.items], next_cursor=found.next_cursor)
+    )
+
+
+async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
+    """Answer with one delivery, its request and its attempts."""
+    services = call.services
+    detail = await services.journal.read(deliveries.get, call.path["deliveryId"], call.caller.organization_id)
+    view = _delivery(services, detail.row)
+    request = await _request(services, detail)
+    attempts = [_attempt(row) for row in detail.attempts]
+    fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
+    return Answer(value=DeliveryDetailView(**fields, request=request, attempt_log=attempts))
+
+
+async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
+    """Send a delivery again."""
+    row = await call.services.router.retry(call.path["deliveryId"], call.caller.organization_id, force=call.body.force)
+    return Answer(value=_delivery(call.services, row))
+
+
+async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
+    endpoint, row = detail.endpoint, detail.row
+    # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
+    at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
+    headers = {}
+    if not detail.endpoint_is_deleted:
+        credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
+        headers = dict(
+            compose(
+                endpoint=endpoint,
+                credentials=credentials,
+                message=detail.message,
+                delivery_id=row.id,
+                number=max(row.attempts, 1),
+                sequence=row.sequence,
+                at=at,
+            )
+        )
+    headers.update(dict.fromkeys(endpoint.header_names, HIDDEN))
+    return RequestView(url=endpoint.url, headers=headers, body=detail.message.body.decode())
+
+
+def _delivery(services: Services, row: DeliveryRow) -> DeliveryView:
+    return _view(row, row.pk in services.router.in_flight(row.endpoint_pk))
+
+
+def _view(row: DeliveryRow, in_flight: bool) -> DeliveryView:
+    return DeliveryView(
+        id=row.id,
+        webhook_id=row.endpoint_id,
+        event_id=row.event_id,
+        event=row.event_type,
+        sequence=row.sequence,
+        status=row.status,
+        in_flight=in_flight,
+        attempts=row.attempts,
+        refusals=row.refusals,
+        next_attempt_at=iso_or_none(row.next_attempt_at),
+        expires_at=iso(row.expires_at),
+        response_status=row.response_status,
+        error=row.error,
+        created_at=iso(row.created_at),
+        completed_at=iso_or_none(row.completed_at),
+        duration_ms=None if row.duration_seconds is None else round(row.duration_seconds * 1000),
+    )
+
+
+def _attempt(row: AttemptRow) -> AttemptView:
+    headers: dict[str, str] = {}
+    for name, value in row.response_headers:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return AttemptView(
+        id=row.id,
+        number=row.number,
+        trigger=row.trigger,
+        started_at=iso(row.started_at),
+        duration_ms=round(row.duration_seconds * 1000),
+        remote_address=row.remote_address,
+        response_status=row.response_status,
+        response_headers=headers,
+        response_body=row.response_body.decode(errors="replace"),
+        truncated=row.truncated,
+        error=row.error,
+        detail=row.detail,
+        retry_after_seconds=row.retry_after_seconds,
+    )
+
+
+def _time(name: str, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_iso(text)
+    except (ValueError, OverflowError) as error:
+        raise Rejected(
+            ErrorCode.VALIDATION_ERROR, f"the query parameter {name}: {error}", errors=((f"/{name}", str(error)),)
+        ) from error
+
+
+OPERATIONS = (
+    operation(
+        "listDeliveries",
+        "GET /api/webhooks/{webhookId}/deliveries",
+        Permission.READ,
+        "List the deliveries of a webhook, newest first",
+        list_deliveries,
+        query=DeliveryQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[DeliveryView]},
+        refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
+    ),
+    operation(
+        "getDelivery",
+        "GET /api/webhooks/deliveries/{deliveryId}",
+        Permission.READ,
+        "Read a delivery with its request and its attempts",
+        get_delivery,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: DeliveryDetailView},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    operation(
+        "retryDelivery",
+        "POST /api/webhooks/deliveries/{deliveryId}/retry",
+        Permission.OPERATE,
+        "Send a delivery again; one that has succeeded needs force",
+        retry_delivery,
+        query=NoQuery,
+        body=Force,
+        optional_body=True,
+        answers={HTTPStatus.OK: DeliveryView},
+        refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+    ),
+)

@@ -1,0 +1,117 @@
+"""The catalogue of event types."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from msgspec import Raw
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeName, EventTypeView, ListQuery, Page
+from webhookd.admin.views import page_of
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import EventTypeRow, event_types
+from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT
+
+_CATALOGUE = "the catalogue"
+
+
+async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
+    """Answer with a page of the catalogue, by name."""
+    rows = await call.services.journal.read(event_types.all)
+    found, next_cursor = page_of({row.name: row for row in rows}, call.query)
+    return Answer(value=Page(data=[_view(row) for row in found], next_cursor=next_cursor))
+
+
+async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
+    """Add a name to the catalogue, or replace what is said of it."""
+    call.caller.require_unbound(_CATALOGUE)
+    name = _name(call.path["name"])
+    said = call.body
+    stored = await call.services.router.put_event_type(
+        EventTypeRow(
+            name=name,
+            description=said.description,
+            schema_json=_text(said.schema),
+            example_json=_text(said.example),
+            deprecated=said.deprecated,
+        )
+    )
+    return Answer(value=_view(stored))
+
+
+async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
+    """Take a name out of the catalogue; webhooks that name it keep doing so."""
+    call.caller.require_unbound(_CATALOGUE)
+    name = _name(call.path["name"])
+    await call.services.router.delete_event_type(name)
+    return Answer(value=Deleted(id=name))
+
+
+def _name(text: str) -> str:
+    try:
+        name = msgspec.convert(text, EventTypeName)
+    except msgspec.ValidationError as error:
+        raise Rejected(
+            ErrorCode.VALIDATION_ERROR, "an event type is words of [A-Za-z0-9_-] joined by dots, at most 128 characters"
+        ) from error
+    if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
+        raise Rejected(ErrorCode.CONFLICT, f"{name} is webhookd's own and has no place in the catalogue")
+    return name
+
+
+def _text(document: Mapping[str, object] | None) -> str | None:
+    return None if document is None else msgspec.json.encode(document).decode()
+
+
+def _raw(text: str | None) -> Raw | None:
+    return None if text is None else Raw(text)
+
+
+def _view(row: EventTypeRow) -> EventTypeView:
+    return EventTypeView(
+        name=row.name,
+        description=row.description,
+        schema=_raw(row.schema_json),
+        example=_raw(row.example_json),
+        deprecated=row.deprecated,
+    )
+
+
+OPERATIONS = (
+    operation(
+        "listEventTypes",
+        "GET /api/event-types",
+        Permission.READ,
+        "List the catalogue of event types",
+        list_event_types,
+        query=ListQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[EventTypeView]},
+        refuses=(ErrorCode.INVALID_CURSOR,),
+    ),
+    operation(
+        "putEventType",
+        "PUT /api/event-types/{name}",
+        Permission.ADMINISTER,
+        "Add an event type to the catalogue, or replace what is said of it",
+        put_event_type,
+        query=NoQuery,
+        body=EventTypeInput,
+        optional_body=True,
+        answers={HTTPStatus.OK: EventTypeView},
+        refuses=(ErrorCode.CONFLICT,),
+    ),
+    operation(
+        "deleteEventType",
+        "DELETE /api/event-types/{name}",
+        Permission.ADMINISTER,
+        "Take an event type out of the catalogue",
+        delete_event_type,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Deleted},
+        refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+    ),
+)

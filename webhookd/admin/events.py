@@ -1,0 +1,95 @@
+"""Events: taking them in, the feed in the order of commits, and a single one."""
+
+from http import HTTPStatus
+
+import msgspec
+from msgspec import Raw, Struct
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import JSON, NDJSON
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.publishing import publish
+from webhookd.admin.schemas import EventQuery, EventView, Page, Submitted, SubmittedLine
+from webhookd.admin.views import MOST_ROWS
+from webhookd.clock import iso
+from webhookd.errors import ErrorCode
+from webhookd.journal import EventRow, events
+from webhookd.models import NewEvent
+
+
+class _Envelope(Struct):
+    data: Raw
+
+
+_decoder = msgspec.json.Decoder(_Envelope)
+
+
+async def list_events(call: Call[EventQuery, NoBody]) -> Answer:
+    """Answer with a part of the feed."""
+    query = call.query
+    found = await call.services.journal.read(
+        events.page,
+        call.caller.organization_id,
+        limit=min(query.limit, MOST_ROWS),
+        cursor=query.cursor,
+        after=query.after,
+    )
+    return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
+
+
+async def get_event(call: Call[NoQuery, NoBody]) -> Answer:
+    """Answer with one event."""
+    row = await call.services.journal.read(events.get, call.path["eventId"], call.caller.organization_id)
+    return Answer(value=_view(row))
+
+
+def _view(row: EventRow) -> EventView:
+    return EventView(
+        id=row.id,
+        type=row.type,
+        timestamp=iso(row.timestamp),
+        organization_id=row.organization_id,
+        ordering_key=row.ordering_key,
+        deliveries=row.deliveries,
+        accepted_at=iso(row.accepted_at),
+        data=_decoder.decode(row.body).data,
+    )
+
+
+OPERATIONS = (
+    operation(
+        "publishEvents",
+        "POST /api/events",
+        Permission.PUBLISH,
+        "Take in one event, or many as lines; the answer comes when they are on disk",
+        publish,
+        query=NoQuery,
+        body=NoBody,
+        reads_itself={JSON: NewEvent, NDJSON: NewEvent},
+        answers={HTTPStatus.ACCEPTED: Submitted},
+        streams={HTTPStatus.OK: {NDJSON: SubmittedLine}},
+        refuses=(ErrorCode.UNKNOWN_EVENT_TYPE, ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL, ErrorCode.SHUTTING_DOWN),
+    ),
+    operation(
+        "listEvents",
+        "GET /api/events",
+        Permission.READ,
+        "Read the feed of events, in the order of their commits",
+        list_events,
+        query=EventQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[EventView]},
+        refuses=(ErrorCode.INVALID_CURSOR,),
+    ),
+    operation(
+        "getEvent",
+        "GET /api/events/{eventId}",
+        Permission.READ,
+        "Read an event",
+        get_event,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: EventView},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+)

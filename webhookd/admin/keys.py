@@ -1,0 +1,122 @@
+"""API keys: list, make, revoke. What changes here is in force for the next request.
+
+A key that is bound to an organization sees and changes the keys of that organization alone.
+"""
+
+from functools import partial
+from http import HTTPStatus
+
+from webhookd.admin.auth import KeyRing, Permission, new_key
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
+from webhookd.admin.views import iso_or_none, page_of
+from webhookd.clock import iso, parse_iso
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import KeyRow, keys
+from webhookd.secrets import hash_api_key
+
+
+async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
+    """Answer with a page of the keys, newest first."""
+    organization_id = call.caller.organization_id
+    rows = await call.services.journal.read(keys.all)
+    seen = {row.id: row for row in rows if organization_id in {None, row.organization_id}}
+    found, next_cursor = page_of(seen, call.query, newest_first=True)
+    return Answer(value=Page(data=[_view(row) for row in found], next_cursor=next_cursor))
+
+
+async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
+    """Make a key and show its text, this once."""
+    services, wanted = call.services, call.body
+    now = services.clock.now()
+    organization_id = call.caller.stamp(wanted.organization_id)
+    expires_at = None if wanted.expires_at is None else _future(wanted.expires_at, now)
+    key_id, text = new_key(wanted.role, services.ids)
+    row = KeyRow(
+        id=key_id,
+        role=wanted.role,
+        name=wanted.name,
+        organization_id=organization_id,
+        key_hash=hash_api_key(text),
+        created_at=now,
+        expires_at=expires_at,
+    )
+    ticket = services.journal.write_nowait(keys.insert, row, committed=lambda _: services.keys.put(row))
+    await ticket.wait()
+    view = KeyWithText(**{name: getattr(_view(row), name) for name in KeyView.__struct_fields__}, key=text)
+    return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
+
+
+async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
+    """Revoke a key; it has stopped working when this is answered."""
+    services, key_id = call.services, call.path["keyId"]
+    ticket = services.journal.write_nowait(
+        keys.revoke, key_id, call.caller.organization_id, committed=partial(_forget, services.keys, key_id)
+    )
+    await ticket.wait()
+    return Answer(value=Deleted(id=key_id))
+
+
+def _forget(ring: KeyRing, key_id: str, _: object) -> None:
+    ring.remove(key_id)
+
+
+def _future(text: str, now: float) -> float:
+    try:
+        at = parse_iso(text)
+    except (ValueError, OverflowError) as error:
+        raise _refuse_expiry(str(error)) from error
+    if at <= now:
+        raise _refuse_expiry("the time must lie in the future")
+    return at
+
+
+def _refuse_expiry(accepted: str) -> Rejected:
+    return Rejected(ErrorCode.VALIDATION_ERROR, f"/expiresAt: {accepted}", errors=(("/expiresAt", accepted),))
+
+
+def _view(row: KeyRow) -> KeyView:
+    return KeyView(
+        id=row.id,
+        role=row.role,
+        name=row.name,
+        organization_id=row.organization_id,
+        expires_at=iso_or_none(row.expires_at),
+        created_at=iso(row.created_at),
+    )
+
+
+OPERATIONS = (
+    operation(
+        "listKeys",
+        "GET /api/keys",
+        Permission.ADMINISTER,
+        "List API keys, newest first",
+        list_keys,
+        query=ListQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[KeyView]},
+        refuses=(ErrorCode.INVALID_CURSOR,),
+    ),
+    operation(
+        "createKey",
+        "POST /api/keys",
+        Permission.ADMINISTER,
+        "Make an API key; the answer shows it, this once",
+        create_key,
+        query=NoQuery,
+        body=NewKey,
+        answers={HTTPStatus.CREATED: KeyWithText},
+    ),
+    operation(
+        "revokeKey",
+        "DELETE /api/keys/{keyId}",
+        Permission.ADMINISTER,
+        "Revoke an API key",
+        revoke_key,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Deleted},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+)

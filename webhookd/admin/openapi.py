@@ -1,0 +1,175 @@
+"""The OpenAPI 3.1 document, made from the operations themselves and from the catalogue of event types."""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import cast
+
+import msgspec
+from msgspec import Struct
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import Operation
+from webhookd.admin.problems import AUTHENTICATE, MEDIA_TYPE, REQUEST_ID_HEADER, Problem
+from webhookd.errors import ErrorCode
+from webhookd.journal import EventTypeRow
+from webhookd.version import VERSION
+
+Json = Mapping[str, object]
+
+_REF = "#/components/schemas/{name}"
+_ALWAYS = (ErrorCode.VALIDATION_ERROR, ErrorCode.INTERNAL)
+_WITH_KEY = (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN)
+_WITH_BODY = (ErrorCode.MALFORMED_JSON, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+_STRING: Json = {"type": "string"}
+_ABOUT = (
+    "Durable webhooks: events in, signed and ordered deliveries out. Errors are problem documents (RFC 9457) with a "
+    "stable `code`; lists are pages with a `nextCursor`; times are ISO-8601 UTC."
+)
+
+
+def describe(operations: Iterable[Operation], catalogue: Iterable[EventTypeRow]) -> Json:
+    """Return the document."""
+    listed = tuple(operations)
+    schemas, components = _schemas(listed)
+    paths: dict[str, dict[str, Json]] = {}
+    for operation in listed:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(operation, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "webhookd", "version": VERSION, "description": _ABOUT},
+        "security": [{"apiKey": []}],
+        "paths": paths,
+        "webhooks": {row.name: _webhook(row) for row in catalogue},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": AUTHENTICATE}},
+        },
+    }
+
+
+def _schemas(operations: tuple[Operation, ...]) -> tuple[dict[object, Json], Json]:
+    kinds: list[object] = [Problem]
+    for operation in operations:
+        kinds += operation.takes.values()
+        kinds += [kind for by_type in operation.answers.values() for kind in by_type.values()]
+    distinct = list(dict.fromkeys(kinds))
+    references, components = msgspec.json.schema_components(distinct, ref_template=_REF)
+    portable = cast("Json", _portable(components))
+    return dict(zip(distinct, references, strict=True)), portable
+
+
+def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
+    described: dict[str, object] = {
+        "operationId": operation.name,
+        "summary": operation.summary,
+        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query)],
+        "responses": {**_answers(operation, schemas), **_refusals(operation, schemas)},
+    }
+    if operation.permission is Permission.NOTHING:
+        described["security"] = []
+    if operation.takes:
+        content = {media_type: {"schema": schemas[kind]} for media_type, kind in operation.takes.items()}
+        described["requestBody"] = {"required": operation.requires_body, "content": content}
+    return described
+
+
+def _path_parameters(path: str) -> list[Json]:
+    names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, "schema": _STRING} for name in names]
+
+
+def _query_parameters(query: type[Struct]) -> list[Json]:
+    _, components = msgspec.json.schema_components([query], ref_template=_REF)
+    schema = cast("Json", _portable(components[query.__name__]))
+    properties = cast("Mapping[str, Json]", schema["properties"])
+    # Enums stand in components of their own, which parameters have no use for.
+    own = {f"#/components/schemas/{name}": part for name, part in components.items()}
+    return [
+        {"name": name, "in": "query", "required": False, "schema": _inlined(part, own)}
+        for name, part in properties.items()
+    ]
+
+
+def _inlined(part: object, own: Mapping[str, object]) -> object:
+    if isinstance(part, Mapping):
+        if "$ref" in part:
+            return own[cast("str", part["$ref"])]
+        return {name: _inlined(value, own) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_inlined(item, own) for item in part]
+    return part
+
+
+def _answers(operation: Operation, schemas: Mapping[object, Json]) -> dict[str, Json]:
+    return {
+        str(status.value): {
+            "description": status.phrase,
+            "headers": {REQUEST_ID_HEADER: {"schema": _STRING}},
+            "content": {media_type: {"schema": schemas[kind]} for media_type, kind in by_type.items()},
+        }
+        for status, by_type in operation.answers.items()
+    }
+
+
+def _refusals(operation: Operation, schemas: Mapping[object, Json]) -> dict[str, Json]:
+    codes = [*_ALWAYS, *operation.refuses]
+    if operation.permission is not Permission.NOTHING:
+        codes += _WITH_KEY
+    if operation.takes:
+        codes += _WITH_BODY
+    by_status: dict[HTTPStatus, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(code.status, []).append(code.value)
+    return {
+        str(status.value): {
+            "description": ", ".join(sorted(set(names))),
+            "headers": {REQUEST_ID_HEADER: {"schema": _STRING}},
+            "content": {MEDIA_TYPE: {"schema": schemas[Problem]}},
+        }
+        for status, names in sorted(by_status.items())
+        if status not in operation.answers
+    }
+
+
+def _webhook(row: EventTypeRow) -> Json:
+    data: dict[str, object] = {"type": "object"}
+    if row.schema_json is not None:
+        # With an id of its own, its references mean its own parts and not this document's.
+        data = {"$id": f"urn:webhookd:event-type:{row.name}", **msgspec.json.decode(row.schema_json, type=dict)}
+    envelope: dict[str, object] = {
+        "type": "object",
+        "required": ["id", "type", "timestamp", "data"],
+        "properties": {
+            "id": _STRING,
+            "type": {"const": row.name},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "organizationId": _STRING,
+            "data": data,
+        },
+    }
+    content: dict[str, object] = {"schema": envelope}
+    if row.example_json is not None:
+        content["examples"] = {"data": {"value": {"data": msgspec.json.decode(row.example_json)}}}
+    headers = ("webhook-id", "webhook-timestamp", "webhook-signature", "x-webhook-event", "x-webhook-delivery")
+    return {
+        "post": {
+            "summary": row.description or row.name,
+            "deprecated": row.deprecated,
+            "security": [],
+            "parameters": [{"name": name, "in": "header", "required": True, "schema": _STRING} for name in headers],
+            "requestBody": {"required": True, "content": {"application/json": content}},
+            "responses": {"2XX": {"description": "delivered"}},
+        }
+    }
+
+
+def _portable(schema: object) -> object:
+    """Return the schema with its patterns in the dialect of JSON Schema, where `\\Z` means nothing."""
+    if isinstance(schema, Mapping):
+        return {
+            name: value.replace("\\Z", "$") if name == "pattern" and isinstance(value, str) else _portable(value)
+            for name, value in schema.items()
+        }
+    if isinstance(schema, list):
+        return [_portable(item) for item in schema]
+    return schema

@@ -1,0 +1,136 @@
+"""An operation of the API: what it takes, what it asks of its caller and what it answers, stated once.
+
+The routes, the checks on the way in and the OpenAPI document are all made from these, so that none can lag behind.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+from quart import Request, Response
+
+from webhookd.admin.auth import Caller, Permission
+from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, decode_body, decode_query, expect_media_type, read_body
+from webhookd.admin.ports import Services
+from webhookd.admin.schemas import Input, NoQuery
+from webhookd.errors import ErrorCode
+
+Q = TypeVar("Q", bound=Struct)
+B = TypeVar("B", bound=Struct)
+
+
+class NoBody(Input, frozen=True, kw_only=True):
+    """No body is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[Q, B]):
+    """One request for an operation, decoded and checked; `path` holds the variable parts of its path."""
+
+    services: Services
+    caller: Caller
+    request: Request
+    path: Mapping[str, str]
+    query: Q
+    body: B
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an operation answers with; `value` is encoded as JSON."""
+
+    value: object
+    status: HTTPStatus = HTTPStatus.OK
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Call[Q, B]], Awaitable["Answer | Response"]]
+Runner = Callable[[Services, Caller, Request, Mapping[str, str]], Awaitable["Answer | Response"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of one path, such as `GET /api/webhooks/{webhookId}`.
+
+    `takes` and `answers` are Structs by media type and by status, for the OpenAPI document; `refuses` are the codes
+    it may answer with beside those that every operation has.
+    """
+
+    name: str
+    method: str
+    path: str
+    permission: Permission
+    summary: str
+    run: Runner
+    query: type[Struct]
+    takes: Mapping[str, object]
+    requires_body: bool
+    answers: Mapping[HTTPStatus, Mapping[str, object]]
+    refuses: tuple[ErrorCode, ...]
+
+
+def operation(
+    name: str,
+    route: str,
+    permission: Permission,
+    summary: str,
+    handler: Handler[Q, B],
+    *,
+    query: type[Q],
+    body: type[B],
+    answers: Mapping[HTTPStatus, object],
+    optional_body: bool = False,
+    reads_itself: Mapping[str, object] | None = None,
+    streams: Mapping[HTTPStatus, Mapping[str, object]] | None = None,
+    refuses: tuple[ErrorCode, ...] = (),
+) -> Operation:
+    """State an operation; `route` is its method and path.
+
+    `reads_itself` names the bodies that the handler reads and decodes on its own, by media type.
+    """
+    decoder = msgspec.json.Decoder(body)
+    method, _, path = route.partition(" ")
+
+    async def run(
+        services: Services, caller: Caller, request: Request, variables: Mapping[str, str]
+    ) -> Answer | Response:
+        taken_query = decode_query(request.query_string, query)
+        taken_body = body() if body is NoBody else await _read(request, services, decoder, body, optional_body)
+        call = Call(
+            services=services, caller=caller, request=request, path=variables, query=taken_query, body=taken_body
+        )
+        return await handler(call)
+
+    takes: Mapping[str, object] = {} if body is NoBody else {JSON: body}
+    return Operation(
+        name=name,
+        method=method,
+        path=path,
+        permission=permission,
+        summary=summary,
+        run=run,
+        query=query,
+        takes=takes if reads_itself is None else reads_itself,
+        requires_body=not optional_body,
+        answers={**{status: {JSON: kind} for status, kind in answers.items()}, **(streams or {})},
+        refuses=refuses,
+    )
+
+
+async def _read(
+    request: Request, services: Services, decoder: msgspec.json.Decoder[B], body: type[B], is_optional: bool
+) -> B:
+    timeout_seconds = services.config.server.request_timeout_seconds
+    if not is_optional or "Content-Type" in request.headers:
+        expect_media_type(request, JSON)
+    text = await read_body(request, max_bytes=MAX_JSON_BYTES, timeout_seconds=timeout_seconds)
+    if is_optional and not text:
+        return body()
+    expect_media_type(request, JSON)
+    return decode_body(text, decoder)
+
+
+__all__ = ["Answer", "Call", "NoBody", "NoQuery", "Operation", "operation"]

@@ -1,0 +1,108 @@
+"""What the admin API needs of the rest of the server, so that a test can stand in for it in a few lines."""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import trio
+
+from webhookd.admin.auth import KeyRing
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.health import Health
+from webhookd.ids import IdFactory
+from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
+from webhookd.models import Endpoint, NewEvent, PublishResult
+from webhookd.secrets import Vault
+
+
+class Router(Protocol):
+    """What takes events and changes endpoints; every refusal is a Rejected."""
+
+    @property
+    def event_types(self) -> Collection[str]:
+        """The names of the catalogue."""
+        ...
+
+    async def room(self) -> None:
+        """Return when one more event can be taken; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
+        ...
+
+    def publish(self, new: NewEvent) -> Ticket[PublishResult]:
+        """Take one event, in one step."""
+        ...
+
+    async def create_endpoint(self, new: NewEndpoint) -> Endpoint:
+        """Register an endpoint."""
+        ...
+
+    async def update_endpoint(self, endpoint_id: str, changes: EndpointChanges) -> Endpoint:
+        """Change an endpoint."""
+        ...
+
+    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float) -> Endpoint:
+        """Give an endpoint a new secret."""
+        ...
+
+    async def delete_endpoint(self, endpoint_id: str) -> Endpoint:
+        """Delete an endpoint and cancel what it had queued."""
+        ...
+
+    async def retry(self, delivery_id: str, organization_id: str | None, *, force: bool) -> DeliveryRow:
+        """Send a delivery again by hand."""
+        ...
+
+    async def put_event_type(self, row: EventTypeRow) -> EventTypeRow:
+        """Add a name to the catalogue or change what is said of it."""
+        ...
+
+    async def delete_event_type(self, name: str) -> None:
+        """Take a name out of the catalogue."""
+        ...
+
+    async def health(self, subjects: list[Endpoint]) -> list[Health]:
+        """Say how endpoints are, in their order."""
+        ...
+
+    def in_flight(self, endpoint_pk: int) -> frozenset[int]:
+        """Return the row numbers of the deliveries that are being sent now."""
+        ...
+
+
+class Readiness(StrEnum):
+    """What `/readyz` tells a load balancer; only `STARTING` and `DRAINING` send it elsewhere."""
+
+    STARTING = "starting"
+    OK = "ok"
+    DEGRADED = "degraded"
+    DRAINING = "draining"
+
+
+class Lifecycle(Protocol):
+    """Where the server is between its start and its end."""
+
+    def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
+        """Return the state and, where it is degraded, why, one sentence each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """All that the operations work with.
+
+    `check_url` raises Rejected URL_NOT_ALLOWED for a URL that must not be dialled, `check_headers` VALIDATION_ERROR
+    for custom headers that must not be sent. `changing` is held by whoever reads a webhook in order to change it.
+    """
+
+    router: Router
+    journal: Journal
+    lifecycle: Lifecycle
+    keys: KeyRing
+    vault: Vault
+    clock: Clock
+    ids: IdFactory
+    config: Config
+    check_url: Callable[[str], Awaitable[None]]
+    check_headers: Callable[[Mapping[str, str]], None]
+    changing: trio.Lock = field(default_factory=trio.Lock)

@@ -1,0 +1,69 @@
+"""Errors as RFC 9457 problem documents, the one shape in which this API says no."""
+
+import re
+from http import HTTPStatus
+
+import msgspec
+from msgspec import Struct
+
+from webhookd.errors import ErrorCode, Rejected
+
+MEDIA_TYPE = "application/problem+json"
+REQUEST_ID_HEADER = "x-request-id"
+AUTHENTICATE = 'Bearer realm="webhookd"'
+
+_NOT_A_WORD = re.compile(r"[^A-Z0-9]+")
+
+
+class FieldProblem(Struct, frozen=True):
+    """One place in the request that was wrong: a JSON pointer (RFC 6901) and what is accepted there."""
+
+    pointer: str
+    detail: str
+
+
+class Problem(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The body of every error answer."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: tuple[FieldProblem, ...] = ()
+
+
+def problem_of(refused: Rejected, request_id: str) -> Problem:
+    """Return the document for a refusal."""
+    return _problem(
+        refused.code.value,
+        refused.code.status,
+        refused.detail,
+        request_id,
+        tuple(FieldProblem(pointer, detail) for pointer, detail in refused.errors),
+    )
+
+
+def problem_of_status(status: HTTPStatus, detail: str, request_id: str) -> Problem:
+    """Return the document for an HTTP status that no stable code stands for; its own name becomes the code."""
+    codes = [code.value for code in ErrorCode if code.status is status]
+    code = codes[0] if codes else _NOT_A_WORD.sub("_", status.phrase.upper())
+    return _problem(code, status, detail, request_id, ())
+
+
+def encode_problem(problem: Problem) -> bytes:
+    """Return the document's bytes."""
+    return msgspec.json.encode(problem)
+
+
+def _problem(code: str, status: HTTPStatus, detail: str, request_id: str, errors: tuple[FieldProblem, ...]) -> Problem:
+    return Problem(
+        type=f"urn:webhookd:error:{code}",
+        title=status.phrase,
+        status=status.value,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        errors=errors,
+    )

@@ -1,0 +1,165 @@
+"""Events over HTTP: one as JSON, or a stream of lines.
+
+An event is handed to the router in one synchronous step, so a client that leaves takes nothing back and loses nothing
+but the answer. Of a stream, what has come in is submitted together and committed together, and its results leave before
+more of it is read; a line that is bad costs only itself.
+"""
+
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
+from http import HTTPStatus
+
+import msgspec
+import trio
+from quart import Request, Response
+from werkzeug.exceptions import RequestTimeout
+
+from webhookd.admin.auth import Caller
+from webhookd.admin.bodies import JSON, NDJSON, chunks, expect_media_type, read_body
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
+from webhookd.admin.ports import Services
+from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, SubmittedLine
+from webhookd.envelope import decode_event
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import Ticket
+from webhookd.models import NewEvent, PublishResult
+
+_MOST_SUBMITTED = 1024  # lines of one stream that wait for their commit together
+_FAIR_LINES = 64  # after so many others get a turn
+_BLANK = b" \t\r"
+
+_encoder = msgspec.json.Encoder()
+
+
+class _Stopping(Exception):  # noqa: N818 - the end of a stream, not a failure
+    """The server stops: what was submitted has been answered, and no more is taken."""
+
+
+async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
+    """Take one event (202) or a stream of them (200 and a stream of results)."""
+    services = call.services
+    if expect_media_type(call.request, JSON, NDJSON) == NDJSON:
+        stream = Response(_results(services, call.caller, call.request), HTTPStatus.OK, content_type=NDJSON)
+        stream.timeout = None
+        return stream
+    limit = services.config.ingest.max_event_bytes
+    timeout_seconds = services.config.server.request_timeout_seconds
+    text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
+    new = _decode(text, limit, call.caller)
+    await services.router.room()
+    result = await services.router.publish(new).wait()
+    value = Submitted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
+    return Answer(value=value, status=HTTPStatus.ACCEPTED)
+
+
+def _decode(text: bytes, limit: int, caller: Caller) -> NewEvent:
+    new = decode_event(text, max_bytes=limit)
+    organization_id = caller.stamp(new.organization_id)
+    if organization_id == new.organization_id:
+        return new
+    return msgspec.structs.replace(new, organization_id=organization_id)
+
+
+async def _results(services: Services, caller: Caller, request: Request) -> AsyncGenerator[bytes, None]:
+    limit = services.config.ingest.max_event_bytes
+    lines = _Lines(limit)
+    try:
+        async with aclosing(chunks(request, services.config.server.request_timeout_seconds)) as body:
+            async for chunk in body:
+                async with aclosing(_submit_all(services, caller, lines.feed(chunk), limit)) as results:
+                    async for result in results:
+                        yield result
+        async with aclosing(_submit_all(services, caller, lines.finish(), limit)) as results:
+            async for result in results:
+                yield result
+    except RequestTimeout as timeout:
+        yield _refused_line("REQUEST_TIMEOUT", timeout.description or "the client was silent for too long")
+    except _Stopping:
+        return
+
+
+async def _submit_all(
+    services: Services, caller: Caller, lines: Iterator[bytes | None], limit: int
+) -> AsyncGenerator[bytes, None]:
+    submitted: list[Ticket[PublishResult] | bytes] = []
+    is_stopping = False
+    for line in lines:
+        try:
+            outcome: Ticket[PublishResult] | bytes = await _submit(services, caller, line, limit)
+        except Rejected as refused:
+            outcome = _refused_line(refused.code.value, refused.detail)
+            is_stopping = refused.code is ErrorCode.SHUTTING_DOWN
+        submitted.append(outcome)
+        if is_stopping:
+            break
+        if len(submitted) % _FAIR_LINES == 0:
+            await trio.lowlevel.checkpoint()
+        if len(submitted) == _MOST_SUBMITTED:
+            yield await _collect(submitted)
+            submitted.clear()
+    if submitted:
+        yield await _collect(submitted)
+    if is_stopping:
+        raise _Stopping
+
+
+async def _submit(services: Services, caller: Caller, line: bytes | None, limit: int) -> Ticket[PublishResult]:
+    if line is None:
+        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {limit} bytes are taken")
+    new = _decode(line, limit, caller)
+    await services.router.room()
+    return services.router.publish(new)
+
+
+async def _collect(submitted: list[Ticket[PublishResult] | bytes]) -> bytes:
+    results = bytearray()
+    for outcome in submitted:
+        results += outcome if isinstance(outcome, bytes) else await _result_line(outcome)
+    return bytes(results)
+
+
+async def _result_line(ticket: Ticket[PublishResult]) -> bytes:
+    try:
+        result = await ticket.wait()
+    except Rejected as refused:
+        return _refused_line(refused.code.value, refused.detail)
+    line = SubmittedLine(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
+    return _encoder.encode(line) + b"\n"
+
+
+def _refused_line(code: str, message: str) -> bytes:
+    return _encoder.encode(RefusedLine(error=RefusalReason(code=code, message=message))) + b"\n"
+
+
+class _Lines:
+    """Cuts chunks into lines, leaving out the empty ones; None stands for a line over the limit."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._partial = bytearray()
+        self._is_oversized = False
+
+    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
+        """Yield the lines that `chunk` completes; run to its end before the next call."""
+        *whole, last = chunk.split(b"\n")
+        for part in whole:
+            self._keep(part)
+            yield from self.finish()
+        self._keep(last)
+
+    def finish(self) -> Iterator[bytes | None]:
+        """Yield what the stream ended with: over HTTP its length says that it is whole."""
+        line, is_oversized = bytes(self._partial), self._is_oversized
+        self._partial.clear()
+        self._is_oversized = False
+        if is_oversized:
+            yield None
+        elif line.strip(_BLANK):
+            yield line
+
+    def _keep(self, part: bytes) -> None:
+        if self._is_oversized or len(self._partial) + len(part) > self._max_bytes:
+            self._is_oversized = True
+            self._partial.clear()
+        else:
+            self._partial += part

@@ -1,0 +1,371 @@
+"""What crosses the admin API as JSON: the bodies and queries it takes, and the documents it answers with.
+
+Times are ISO-8601 strings here and epoch seconds everywhere else. An input refuses fields it doesn't know.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Generic, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from webhookd.models import (
+    EVENT_TYPE_PATTERN,
+    BreakerState,
+    BreakerThreshold,
+    Concurrency,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledReason,
+    Ordering,
+    OrganizationId,
+    RateLimit,
+    RetryOverrides,
+    Role,
+    SignatureChoice,
+    TimeoutSeconds,
+    Trigger,
+    WhenInactive,
+)
+
+T = TypeVar("T")
+
+EventPattern = Annotated[
+    str,
+    Meta(
+        max_length=130,
+        pattern=r"^(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?)\Z",
+        description="an exact name, every name below a prefix (`user.*`), or every name (`*`)",
+    ),
+]
+EventTypeName = Annotated[str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN)]
+MetadataKey = Annotated[str, Meta(min_length=1, max_length=40)]
+MetadataValue = Annotated[str, Meta(max_length=500)]
+Time = Annotated[str, Meta(max_length=40, description="ISO-8601 with a zone, such as 2025-01-31T12:00:00.000Z")]
+
+
+class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of what is taken."""
+
+
+class Output(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Base of what is answered."""
+
+
+# Webhooks
+
+
+class WebhookSettings(Input, frozen=True, kw_only=True):
+    """What can be set of a webhook at any time; null or absent means the server's own."""
+
+    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    events: Annotated[tuple[EventPattern, ...], Meta(min_length=1, max_length=100)]
+    description: Annotated[str, Meta(max_length=500)] = ""
+    is_active: bool = True
+    metadata: Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=50)] = {}
+    ordering: Ordering | None = None
+    concurrency: Concurrency | None = None
+    rate_limit: RateLimit | None = None
+    timeout_seconds: TimeoutSeconds | None = None
+    retry: RetryOverrides = RetryOverrides()
+    breaker_threshold: BreakerThreshold | None = None
+    when_inactive: WhenInactive = WhenInactive.HOLD
+    headers: Annotated[
+        dict[str, str], Meta(description="custom request headers; the values are never shown again")
+    ] = {}
+    signature: SignatureChoice = SignatureChoice()
+
+
+class NewWebhook(WebhookSettings, frozen=True, kw_only=True):
+    """A webhook to be created; without `secret` one is made."""
+
+    organization_id: OrganizationId | None = None
+    secret: Annotated[str, Meta(max_length=128)] | None = None
+
+
+# Every setting, and null for the server's own. Only described here: a patch is checked once it is merged.
+WebhookPatch = msgspec.defstruct(
+    "WebhookPatch",
+    [(field.name, field.type | UnsetType | None, UNSET) for field in msgspec.structs.fields(WebhookSettings)],
+    bases=(Input,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+class Rotation(Input, frozen=True, kw_only=True):
+    """How to change a secret; for the overlap both sign."""
+
+    overlap_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 86_400
+    secret: Annotated[str, Meta(max_length=128)] | None = None
+
+
+class Retry(Output, frozen=True, kw_only=True):
+    """The retry rules in force."""
+
+    delays: tuple[float, ...]
+    jitter: float
+    max_refusals: int
+    max_age_seconds: float
+    park_after: int
+
+
+class HealthView(Output, frozen=True, kw_only=True):
+    """How a webhook is; `reason` says in one sentence why nothing is being sent."""
+
+    breaker: BreakerState
+    sending: bool
+    reason: str | None
+    queued: int
+    parked: int
+    oldest_pending_at: str | None
+    next_attempt_at: str | None
+    consecutive_failures: int
+    last_success_at: str | None
+    last_failure_at: str | None
+
+
+class Webhook(Output, frozen=True, kw_only=True):
+    """A webhook with the policy in force for it; `headers` are the names of its custom headers."""
+
+    id: str
+    url: str
+    events: tuple[str, ...]
+    description: str
+    is_active: bool
+    disabled_reason: DisabledReason | None
+    disabled_at: str | None
+    organization_id: str | None
+    metadata: Mapping[str, str]
+    ordering: Ordering
+    concurrency: int
+    rate_limit: RateLimit | None
+    timeout_seconds: float
+    retry: Retry
+    breaker_threshold: int
+    when_inactive: WhenInactive
+    headers: tuple[str, ...]
+    signature: SignatureChoice
+    ed25519_public_key: str | None = msgspec.field(name="ed25519PublicKey")
+    secret_hint: str
+    previous_secret_expires_at: str | None
+    created_at: str
+    updated_at: str
+    health: HealthView
+
+
+class WebhookWithSecret(Webhook, frozen=True, kw_only=True):
+    """A webhook and the one showing of its secret."""
+
+    secret: str
+
+
+class Deleted(Output, frozen=True, kw_only=True):
+    """What was deleted."""
+
+    id: str
+    deleted: bool = True
+
+
+class Page(Struct, Generic[T], frozen=True, kw_only=True, rename="camel"):
+    """A part of a list; `nextCursor` asks for what follows."""
+
+    data: list[T]
+    next_cursor: str | None
+
+
+# Deliveries
+
+
+class DeliveryView(Output, frozen=True, kw_only=True):
+    """One event for one webhook."""
+
+    id: str
+    webhook_id: str
+    event_id: str
+    event: str
+    sequence: int
+    status: DeliveryStatus
+    in_flight: bool
+    attempts: int
+    refusals: int
+    next_attempt_at: str | None
+    expires_at: str
+    response_status: int | None
+    error: DeliveryError | None
+    created_at: str
+    completed_at: str | None
+    duration_ms: int | None
+
+
+class RequestView(Output, frozen=True, kw_only=True):
+    """The request of a delivery as it would leave now: signed afresh, the values of custom headers hidden."""
+
+    url: str
+    headers: dict[str, str]
+    body: str
+
+
+class AttemptView(Output, frozen=True, kw_only=True):
+    """One HTTP request of a delivery."""
+
+    id: str
+    number: int
+    trigger: Trigger
+    started_at: str
+    duration_ms: int
+    remote_address: str | None
+    response_status: int | None
+    response_headers: dict[str, str]
+    response_body: str
+    truncated: bool
+    error: DeliveryError | None
+    detail: str
+    retry_after_seconds: float | None
+
+
+class DeliveryDetailView(DeliveryView, frozen=True, kw_only=True):
+    """A delivery with its request and its attempts, oldest first."""
+
+    request: RequestView
+    attempt_log: list[AttemptView]
+
+
+class Force(Input, frozen=True, kw_only=True):
+    """How to retry; `force` sends what has succeeded once more."""
+
+    force: bool = False
+
+
+# Events, catalogue and keys
+
+
+class Submitted(Output, frozen=True, kw_only=True):
+    """The result of an accepted event."""
+
+    id: str
+    deliveries: int
+    duplicate: bool
+
+
+class SubmittedLine(Submitted, frozen=True, kw_only=True):
+    """One result in a stream of them."""
+
+    ok: bool = True
+
+
+class RefusalReason(Output, frozen=True, kw_only=True):
+    """Why one line of a stream was refused."""
+
+    code: str
+    message: str
+
+
+class RefusedLine(Output, frozen=True, kw_only=True):
+    """One refusal in a stream of results."""
+
+    error: RefusalReason
+    ok: bool = False
+
+
+class EventView(Output, frozen=True, kw_only=True):
+    """An event as it was accepted; `data` is what the producer sent."""
+
+    id: str
+    type: str
+    timestamp: str
+    organization_id: str | None
+    ordering_key: str | None
+    deliveries: int
+    accepted_at: str
+    data: Raw
+
+
+class EventTypeInput(Input, frozen=True, kw_only=True):
+    """What is said of an event type; `schema` is a JSON Schema of its `data`."""
+
+    description: Annotated[str, Meta(max_length=2000)] = ""
+    schema: dict[str, object] | None = None
+    example: dict[str, object] | None = None
+    deprecated: bool = False
+
+
+class EventTypeView(Output, frozen=True, kw_only=True):
+    """One entry of the catalogue."""
+
+    name: str
+    description: str
+    schema: Raw | None
+    example: Raw | None
+    deprecated: bool
+
+
+class NewKey(Input, frozen=True, kw_only=True):
+    """A key to be made."""
+
+    role: Role
+    name: Annotated[str, Meta(max_length=100)] = ""
+    organization_id: OrganizationId | None = None
+    expires_at: Time | None = None
+
+
+class KeyView(Output, frozen=True, kw_only=True):
+    """An API key, without the key itself."""
+
+    id: str
+    role: Role
+    name: str
+    organization_id: str | None
+    expires_at: str | None
+    created_at: str
+
+
+class KeyWithText(KeyView, frozen=True, kw_only=True):
+    """A new key and the one showing of its text."""
+
+    key: str
+
+
+class Health(Output, frozen=True, kw_only=True):
+    """The process is alive."""
+
+    status: str = "ok"
+
+
+class ReadinessView(Output, frozen=True, kw_only=True):
+    """Whether the server takes work; `reasons` say what is degraded."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+
+
+# Query parameters
+
+
+class NoQuery(Input, frozen=True, kw_only=True):
+    """No parameter is taken."""
+
+
+class ListQuery(Input, frozen=True, kw_only=True):
+    """Which part of a list."""
+
+    limit: Annotated[int, Meta(ge=1, le=2**31, description="cut to 100")] = 20
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
+    """Which deliveries; `since` is inclusive, `until` is not."""
+
+    status: DeliveryStatus | None = None
+    event: EventTypeName | None = None
+    event_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+
+class EventQuery(Input, frozen=True, kw_only=True):
+    """Which part of the feed: `after` is the `nextCursor` of the last answer."""
+
+    limit: Annotated[int, Meta(ge=1, le=2**31, description="cut to 100")] = 20
+    after: Annotated[str, Meta(max_length=1024)] | None = None
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None

@@ -1,0 +1,67 @@
+"""What tells of the server itself: alive, ready, and the description of this API."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.openapi import describe
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, operation
+from webhookd.admin.ports import Readiness
+from webhookd.admin.schemas import Health, ReadinessView
+from webhookd.journal import event_types
+
+_NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
+
+
+async def get_health(_: Call[NoQuery, NoBody]) -> Answer:
+    """Say that the process answers."""
+    return Answer(value=Health())
+
+
+async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
+    """Say whether the server takes work."""
+    state, reasons = call.services.lifecycle.readiness()
+    status = HTTPStatus.SERVICE_UNAVAILABLE if state in _NOT_READY else HTTPStatus.OK
+    headers = {"Retry-After": "1"} if state in _NOT_READY else {}
+    return Answer(value=ReadinessView(status=state.value, reasons=reasons), status=status, headers=headers)
+
+
+def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
+    """Return the operations of this module; the description covers `all_operations`, these included."""
+
+    async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer:
+        catalogue = await call.services.journal.read(event_types.all)
+        return Answer(value=describe(all_operations(), catalogue))
+
+    return (
+        operation(
+            "getOpenapi",
+            "GET /api/openapi.json",
+            Permission.READ,
+            "Read this description",
+            get_openapi,
+            query=NoQuery,
+            body=NoBody,
+            answers={HTTPStatus.OK: dict[str, object]},
+        ),
+        operation(
+            "getHealth",
+            "GET /healthz",
+            Permission.NOTHING,
+            "Ask whether the process answers",
+            get_health,
+            query=NoQuery,
+            body=NoBody,
+            answers={HTTPStatus.OK: Health},
+        ),
+        operation(
+            "getReadiness",
+            "GET /readyz",
+            Permission.NOTHING,
+            "Ask whether the server takes work",
+            get_readiness,
+            query=NoQuery,
+            body=NoBody,
+            answers={HTTPStatus.OK: ReadinessView, HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView},
+        ),
+    )

@@ -1,0 +1,317 @@
+"""Webhooks: list, create, read, change, delete, and a new secret.
+
+A change is a merge patch (RFC 7396) on the settings as they could have been posted: null or an absent member means the
+server's own, so one validation serves creation and change. Changes of webhooks run one after the other here: what a
+patch was merged into is still so when it is written.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import TypeVar, cast
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, decode_body, expect_media_type, read_body
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.ports import Services
+from webhookd.admin.schemas import (
+    Deleted,
+    ListQuery,
+    NewWebhook,
+    Page,
+    Rotation,
+    Webhook,
+    WebhookPatch,
+    WebhookSettings,
+    WebhookWithSecret,
+)
+from webhookd.admin.views import MOST_ROWS, webhook, with_secret
+from webhookd.delivery.signing import ed25519_public, generate_ed25519, generate_secret, secret_hint, secret_key
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.ids import Prefix
+from webhookd.journal import EndpointChanges, NewEndpoint, endpoints
+from webhookd.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, Role
+
+MERGE_PATCH = "application/merge-patch+json"
+T = TypeVar("T")
+
+_document_decoder = msgspec.json.Decoder(dict[str, object])
+
+
+async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
+    """Answer with a page of the caller's webhooks."""
+    found = await call.services.journal.read(
+        endpoints.page, call.caller.organization_id, min(call.query.limit, MOST_ROWS), call.query.cursor
+    )
+    subjects = list(found.items)
+    health = await call.services.router.health(subjects)
+    defaults = call.services.config.delivery
+    views = [webhook(endpoint, state, defaults) for endpoint, state in zip(subjects, health, strict=True)]
+    return Answer(value=Page(data=views, next_cursor=found.next_cursor))
+
+
+async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
+    """Create a webhook and show its secret, this once."""
+    services, wanted = call.services, call.body
+    organization_id = call.caller.stamp(wanted.organization_id)
+    _check_events(services, wanted.events)
+    services.check_headers(wanted.headers)
+    secret = generate_secret() if wanted.secret is None else _imported(wanted.secret)
+    private_key = generate_ed25519() if wanted.signature.ed25519 else None
+    await services.check_url(wanted.url)
+    endpoint = await services.router.create_endpoint(
+        NewEndpoint(
+            id=services.ids.new(Prefix.WEBHOOK),
+            url=wanted.url,
+            events=tuple(dict.fromkeys(wanted.events)),
+            description=wanted.description,
+            is_active=wanted.is_active,
+            organization_id=organization_id,
+            metadata=wanted.metadata,
+            overrides=_overrides(wanted),
+            signature=wanted.signature,
+            headers=tuple(wanted.headers.items()),
+            secret=secret,
+            secret_hint=secret_hint(secret),
+            ed25519_secret=private_key,
+            ed25519_public_key=None if private_key is None else ed25519_public(private_key),
+            created_at=services.clock.now(),
+        )
+    )
+    view = with_secret(await _view(services, endpoint), secret)
+    return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/webhooks/{endpoint.id}"})
+
+
+async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer:
+    """Answer with one webhook."""
+    return Answer(value=await _view(call.services, await _find(call)))
+
+
+async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
+    """Apply a merge patch; an operator may change `isActive` alone."""
+    services = call.services
+    expect_media_type(call.request, JSON, MERGE_PATCH)
+    text = await read_body(
+        call.request, max_bytes=MAX_JSON_BYTES, timeout_seconds=services.config.server.request_timeout_seconds
+    )
+    patch = decode_body(text, _document_decoder)
+    if call.caller.role is Role.OPERATOR and patch.keys() != {"isActive"}:
+        raise Rejected(ErrorCode.FORBIDDEN, "a key of the role operator may change isActive alone")
+    if isinstance(patch.get("url"), str):
+        # Resolving may take seconds, so it happens before others wait for us.
+        await services.check_url(cast("str", patch["url"]))
+    async with services.changing:
+        endpoint = await _find(call)
+        changed = await services.router.update_endpoint(endpoint.id, await _changes(services, endpoint, patch))
+    return Answer(value=await _view(services, changed))
+
+
+async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
+    """Delete a webhook; what it had queued is canceled."""
+    async with call.services.changing:
+        endpoint = await _find(call)
+        await call.services.router.delete_endpoint(endpoint.id)
+    return Answer(value=Deleted(id=endpoint.id))
+
+
+async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
+    """Give the webhook a new secret and show it, this once."""
+    services = call.services
+    secret = generate_secret() if call.body.secret is None else _imported(call.body.secret)
+    async with services.changing:
+        endpoint = await _find(call)
+        rotated = await services.router.rotate_secret(endpoint.id, secret, call.body.overlap_seconds)
+    return Answer(value=with_secret(await _view(services, rotated), secret))
+
+
+async def _find(call: Call[NoQuery, NoBody] | Call[NoQuery, Rotation]) -> Endpoint:
+    return await call.services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+
+
+async def _view(services: Services, endpoint: Endpoint) -> Webhook:
+    [health] = await services.router.health([endpoint])
+    return webhook(endpoint, health, services.config.delivery)
+
+
+def _imported(secret: str) -> str:
+    try:
+        secret_key(secret)
+    except ValueError as error:
+        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/secret: {error}", errors=(("/secret", str(error)),)) from error
+    return secret
+
+
+def _check_events(services: Services, patterns: tuple[str, ...]) -> None:
+    known = services.router.event_types
+    unknown = [
+        (f"/events/{index}", "a name of the catalogue, a prefix such as user.*, or *")
+        for index, pattern in enumerate(patterns)
+        if not pattern.endswith("*") and pattern not in known and pattern not in OPERATIONAL_EVENTS
+    ]
+    if unknown:
+        names = ", ".join(patterns[int(pointer.rpartition("/")[2])] for pointer, _ in unknown)
+        raise Rejected(
+            ErrorCode.UNKNOWN_EVENT_TYPE,
+            f"not in the catalogue: {names}; add a name with PUT /api/event-types/:name",
+            errors=tuple(unknown),
+        )
+
+
+def _overrides(settings: WebhookSettings) -> PolicyOverrides:
+    return PolicyOverrides(
+        ordering=settings.ordering,
+        concurrency=settings.concurrency,
+        rate_limit=settings.rate_limit,
+        timeout_seconds=settings.timeout_seconds,
+        retry=settings.retry,
+        breaker_threshold=settings.breaker_threshold,
+        when_inactive=settings.when_inactive,
+    )
+
+
+async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, object]) -> EndpointChanges:
+    """Return what `patch` makes of the endpoint, leaving out what it doesn't name."""
+    current_headers: dict[str, str] = {}
+    if patch.get("headers") is not None:
+        credentials = await services.journal.read(
+            endpoints.credentials, services.vault, endpoint.pk, services.clock.now()
+        )
+        current_headers = dict(credentials.headers)
+    wanted = convert(merge(_document(endpoint, current_headers), patch), WebhookSettings)
+    if "events" in patch:
+        _check_events(services, wanted.events)
+    if "headers" in patch:
+        services.check_headers(wanted.headers)
+    makes_a_key = wanted.signature.ed25519 and endpoint.ed25519_public_key is None
+    private_key = generate_ed25519() if makes_a_key else UNSET
+    return EndpointChanges(
+        url=_if_named(patch, "url", wanted.url),
+        events=_if_named(patch, "events", tuple(dict.fromkeys(wanted.events))),
+        description=_if_named(patch, "description", wanted.description),
+        is_active=_if_named(patch, "isActive", wanted.is_active),
+        metadata=_if_named(patch, "metadata", wanted.metadata),
+        overrides=_overrides(wanted),
+        signature=_if_named(patch, "signature", wanted.signature),
+        headers=_if_named(patch, "headers", tuple(wanted.headers.items())),
+        ed25519_secret=private_key,
+        ed25519_public_key=UNSET if private_key is UNSET else ed25519_public(private_key),
+    )
+
+
+def merge(target: object, patch: object) -> object:
+    """Return the merge of `patch` into `target` (RFC 7396 section 2)."""
+    if not isinstance(patch, Mapping):
+        return patch
+    merged = dict(target) if isinstance(target, Mapping) else {}
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        else:
+            merged[name] = merge(merged.get(name), value)
+    return merged
+
+
+def _document(endpoint: Endpoint, headers: Mapping[str, str]) -> object:
+    """Return the endpoint as the body that would have created it."""
+    overrides = endpoint.overrides
+    settings = WebhookSettings(
+        url=endpoint.url,
+        events=endpoint.events,
+        description=endpoint.description,
+        is_active=endpoint.is_active,
+        metadata=dict(endpoint.metadata),
+        ordering=overrides.ordering,
+        concurrency=overrides.concurrency,
+        rate_limit=overrides.rate_limit,
+        timeout_seconds=overrides.timeout_seconds,
+        retry=overrides.retry,
+        breaker_threshold=overrides.breaker_threshold,
+        when_inactive=overrides.when_inactive,
+        headers=dict(headers),
+        signature=endpoint.signature,
+    )
+    return msgspec.to_builtins(settings)
+
+
+def _if_named(patch: Mapping[str, object], name: str, value: T) -> T | UnsetType:
+    return value if name in patch else UNSET
+
+
+_REFUSES = (ErrorCode.UNKNOWN_EVENT_TYPE, ErrorCode.URL_NOT_ALLOWED)
+_PATCHED = {JSON: WebhookPatch, MERGE_PATCH: WebhookPatch}
+
+OPERATIONS = (
+    operation(
+        "listWebhooks",
+        "GET /api/webhooks",
+        Permission.READ,
+        "List webhooks, newest first",
+        list_webhooks,
+        query=ListQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[Webhook]},
+        refuses=(ErrorCode.INVALID_CURSOR,),
+    ),
+    operation(
+        "createWebhook",
+        "POST /api/webhooks",
+        Permission.ADMINISTER,
+        "Create a webhook; the answer shows its secret, this once",
+        create_webhook,
+        query=NoQuery,
+        body=NewWebhook,
+        answers={HTTPStatus.CREATED: WebhookWithSecret},
+        refuses=_REFUSES,
+    ),
+    operation(
+        "getWebhook",
+        "GET /api/webhooks/{webhookId}",
+        Permission.READ,
+        "Read a webhook",
+        get_webhook,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Webhook},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    *(
+        operation(
+            name,
+            f"{method} /api/webhooks/{{webhookId}}",
+            Permission.OPERATE,
+            "Change a webhook by a merge patch (RFC 7396); the role operator may change isActive alone",
+            change_webhook,
+            query=NoQuery,
+            body=NoBody,
+            reads_itself=_PATCHED,
+            answers={HTTPStatus.OK: Webhook},
+            refuses=(*_REFUSES, ErrorCode.NOT_FOUND),
+        )
+        for name, method in (("patchWebhook", "PATCH"), ("putWebhook", "PUT"))
+    ),
+    operation(
+        "deleteWebhook",
+        "DELETE /api/webhooks/{webhookId}",
+        Permission.ADMINISTER,
+        "Delete a webhook; its pending deliveries become canceled",
+        delete_webhook,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Deleted},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    operation(
+        "rotateSecret",
+        "POST /api/webhooks/{webhookId}/rotate-secret",
+        Permission.ADMINISTER,
+        "Give a webhook a new secret; both sign for the overlap",
+        rotate_secret,
+        query=NoQuery,
+        body=Rotation,
+        optional_body=True,
+        answers={HTTPStatus.OK: WebhookWithSecret},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+)

@@ -1,0 +1,320 @@
+"""Who gets an event, and the one place through which anything about an endpoint changes.
+
+The journal is changed first; what the process remembers (subscriptions, actors, catalogue) follows in the commit's
+callback, on the loop and in the order of commits, so memory never runs ahead of the disk and two changes never cross.
+Publishing itself needs no query: targets come from memory, and a target that is deleted before the commit is dropped
+there.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from webhookd.actor import Sender
+from webhookd.clock import Clock
+from webhookd.config import Config
+from webhookd.delivery import breaker
+from webhookd.delivery.policy import resolve
+from webhookd.delivery.signing import secret_hint
+from webhookd.envelope import accept
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.health import Health, assess
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import (
+    Database,
+    DeliveryRow,
+    EndpointChanges,
+    EventTypeRow,
+    Journal,
+    NewEndpoint,
+    QueueFacts,
+    Ticket,
+    deliveries,
+    endpoints,
+    event_types,
+)
+from webhookd.logs import delivery_attempted, get_logger
+from webhookd.models import (
+    OPERATIONAL_EVENTS,
+    TEST_EVENT,
+    AttemptRecord,
+    Credentials,
+    DeliveryStatus,
+    DisabledReason,
+    Endpoint,
+    EndpointState,
+    Message,
+    NewEvent,
+    Policy,
+    PublishResult,
+    QueuedDelivery,
+    Target,
+)
+from webhookd.registry import Registry
+from webhookd.secrets import Vault
+from webhookd.subscriptions import Subscriptions
+
+SWEEP_SECONDS = 60.0
+BOOT_WAKE_INTERVAL_SECONDS = 0.002
+
+_log = get_logger("router")
+
+
+class EndpointSender(Sender, Protocol):
+    """A sender that keeps connections for each endpoint."""
+
+    async def forget(self, endpoint_id: str) -> None:
+        """Close an endpoint's connections."""
+        ...
+
+
+class Router:
+    """Publishes events and changes endpoints; owns the registry of actors."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        sender: EndpointSender,
+        vault: Vault,
+        clock: Clock,
+        ids: IdFactory,
+        config: Config,
+        sample: Callable[[], float],
+    ) -> None:
+        self.event_types: set[str] = set()
+        self.sweeps_that_found_work = 0
+        self._journal = journal
+        self._sender = sender
+        self._vault = vault
+        self._clock = clock
+        self._ids = ids
+        self._config = config
+        self._subscriptions = Subscriptions()
+        self.registry = Registry(
+            queue=journal,
+            sender=sender,
+            owner=self,
+            clock=clock,
+            ids=ids,
+            sample=sample,
+            max_in_flight=config.delivery.max_in_flight,
+        )
+
+    async def begin(self) -> None:
+        """Read endpoints and catalogue from the journal; nothing may be published before."""
+        for endpoint in await self._journal.read(endpoints.all):
+            self._adopt(endpoint)
+        self.event_types = {row.name for row in await self._journal.read(event_types.all)}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the actors until canceled; endpoints with a backlog are woken one after the other, not all at once."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.registry.run)
+            nursery.start_soon(self._resume)
+            task_status.started()
+
+    async def _resume(self) -> None:
+        for endpoint_pk in await self._journal.read(deliveries.backlog):
+            self.registry.wake(endpoint_pk)
+            await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Wake endpoints that have work and no actor: the net below the wakes, which should never catch anything."""
+        for endpoint_pk in await self._journal.read(deliveries.backlog):
+            if self.registry.actor(endpoint_pk) is None and self.registry.wake(endpoint_pk) is not None:
+                self.sweeps_that_found_work += 1
+                _log.warning("sweep.found_work", endpoint_pk=endpoint_pk)
+
+    async def room(self) -> None:
+        """Wait until the journal takes another event; Rejected JOURNAL_FULL or SHUTTING_DOWN where it won't."""
+        await self._journal.room()
+
+    def publish(self, new: NewEvent) -> Ticket[PublishResult]:
+        """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
+
+        Raises Rejected UNKNOWN_EVENT_TYPE. Call it right after `room`.
+        """
+        self._check_type(new.type)
+        event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
+        targets = self._subscriptions.targets(event.type, event.organization_id)
+        return self._journal.publish(event, targets, partial(self._published, targets))
+
+    def _check_type(self, name: str) -> None:
+        if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
+            raise Rejected(ErrorCode.UNKNOWN_EVENT_TYPE, f"{name} is webhookd's own and can't be published")
+        if name not in self.event_types and self._config.events.unknown_event_types == "reject":
+            raise Rejected(
+                ErrorCode.UNKNOWN_EVENT_TYPE,
+                f"{name} isn't in the catalogue: add it with PUT /api/event-types/{name}, or set "
+                'events.unknown_event_types = "accept"',
+                errors=(("/type", "a name of the catalogue"),),
+            )
+
+    def _published(self, targets: tuple[Target, ...], result: PublishResult) -> None:
+        if result.duplicate:
+            return
+        for target in targets:
+            if target.status is DeliveryStatus.PENDING:
+                self.registry.wake(target.endpoint_pk)
+
+    async def create_endpoint(self, new: NewEndpoint) -> Endpoint:
+        """Register an endpoint; it gets every event that is published from the commit on."""
+        ticket = self._journal.write_nowait(endpoints.insert, self._adopt, self._vault, new)
+        return await ticket.wait()
+
+    async def update_endpoint(self, endpoint_id: str, changes: EndpointChanges) -> Endpoint:
+        """Change an endpoint. A new URL and a webhook switched on again are tried at once, whatever was before."""
+        ticket = self._journal.write_nowait(
+            _update, self._changed, self._vault, endpoint_id, changes, self._clock.now()
+        )
+        endpoint, _ = await ticket.wait()
+        return endpoint
+
+    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float) -> Endpoint:
+        """Give an endpoint a new secret; the one before signs beside it for the overlap."""
+        ticket = self._journal.write_nowait(
+            endpoints.rotate,
+            self._adopt,
+            self._vault,
+            endpoint_id,
+            secret,
+            secret_hint(secret),
+            overlap_seconds,
+            self._clock.now(),
+        )
+        return await ticket.wait()
+
+    async def delete_endpoint(self, endpoint_id: str) -> Endpoint:
+        """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded."""
+        ticket = self._journal.write_nowait(endpoints.delete, self._abandon, endpoint_id, self._clock.now())
+        endpoint = await ticket.wait()
+        await self._sender.forget(endpoint_id)
+        return endpoint
+
+    async def retry(self, delivery_id: str, organization_id: str | None, *, force: bool) -> DeliveryRow:
+        """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
+        row = await self._journal.read(deliveries.find, delivery_id, organization_id)
+        actor = self.registry.wake(row.endpoint_pk)
+        known = self.registry.endpoint(row.endpoint_pk)
+        if actor is None or known is None:
+            raise Rejected(ErrorCode.CONFLICT, "the webhook of this delivery has been deleted")
+        if row.pk in actor.in_flight:
+            raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
+        _, policy = known
+        with actor.holding(row.pk):
+            return await self._journal.write(
+                deliveries.retry,
+                row.pk,
+                force=force,
+                now=self._clock.now(),
+                max_age_seconds=policy.max_age_seconds,
+                ordering=policy.ordering,
+            )
+
+    async def put_event_type(self, row: EventTypeRow) -> EventTypeRow:
+        """Add a name to the catalogue or change what is said of it."""
+        ticket = self._journal.write_nowait(
+            event_types.put, lambda stored: self.event_types.add(stored.name), row, self._clock.now()
+        )
+        return await ticket.wait()
+
+    async def delete_event_type(self, name: str) -> None:
+        """Take a name out of the catalogue; Rejected NOT_FOUND."""
+        ticket = self._journal.write_nowait(event_types.delete, lambda _: self.event_types.discard(name), name)
+        await ticket.wait()
+
+    async def health(self, subjects: list[Endpoint]) -> list[Health]:
+        """Say how endpoints are: what their actors know, and the journal where none is running."""
+        now = self._clock.now()
+        orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
+        facts = await self._journal.read(endpoints.health_facts, orderings)
+        return [self._assess(endpoint, *facts[endpoint.pk], now) for endpoint in subjects]
+
+    def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> Health:
+        actor = self.registry.actor(endpoint.pk)
+        supervisor = self.registry.supervisor(endpoint.pk)
+        return assess(
+            endpoint,
+            stored if actor is None else actor.state,
+            queue,
+            move=None if actor is None else actor.next_move(),
+            sending=actor is not None and bool(actor.in_flight),
+            halted=supervisor.last_crash if supervisor is not None and supervisor.is_halted else None,
+            now=now,
+        )
+
+    def in_flight(self, endpoint_pk: int) -> frozenset[int]:
+        """Return the row numbers of the deliveries that are being sent to an endpoint now."""
+        actor = self.registry.actor(endpoint_pk)
+        return frozenset() if actor is None else frozenset(actor.in_flight)
+
+    def _policy(self, endpoint: Endpoint) -> Policy:
+        return resolve(endpoint.overrides, self._config.delivery)
+
+    def _adopt(self, endpoint: Endpoint, *, forgive: bool = False) -> None:
+        policy = self._policy(endpoint)
+        self._subscriptions.put(endpoint, policy)
+        self.registry.put(endpoint, policy, forgive=forgive)
+
+    def _changed(self, change: tuple[Endpoint, bool]) -> None:
+        endpoint, is_forgiven = change
+        self._adopt(endpoint, forgive=is_forgiven)
+        if is_forgiven:
+            self.registry.wake(endpoint.pk)
+
+    def _abandon(self, endpoint: Endpoint) -> None:
+        self._subscriptions.remove(endpoint.pk)
+        self.registry.remove(endpoint.pk)
+
+    # What actors ask for.
+
+    async def load(self, endpoint: Endpoint) -> tuple[Credentials, EndpointState]:
+        """Read the endpoint's secrets and its past."""
+        return await self._journal.read(_load, self._vault, endpoint.pk, self._clock.now())
+
+    async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
+        """Record deliveries whose age has passed as failed."""
+        rows = await self._journal.write(deliveries.expire, [delivery.pk for delivery in expired], self._clock.now())
+        for row in rows:
+            _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
+
+    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
+        """Switch an endpoint off, in the journal and for the router."""
+        _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
+        self._journal.write_nowait(endpoints.disable, self._adopt, endpoint.pk, reason, self._clock.now())
+
+    def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
+        """Hear of an attempt whose record has been submitted."""
+        delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
+        if before.breaker is not record.endpoint.breaker:
+            _log.info(
+                "breaker.changed",
+                endpoint=endpoint.id,
+                breaker=record.endpoint.breaker.value,
+                faults=record.endpoint.consecutive_faults,
+                last_error=record.endpoint.last_error,
+            )
+
+
+def _load(database: Database, vault: Vault, endpoint_pk: int, now: float) -> tuple[Credentials, EndpointState]:
+    return endpoints.credentials(database, vault, endpoint_pk, now), endpoints.state(database, endpoint_pk)
+
+
+def _update(
+    database: Database, vault: Vault, endpoint_id: str, changes: EndpointChanges, now: float
+) -> tuple[Endpoint, bool]:
+    """Change an endpoint; return it, and whether its past failures are forgiven: another URL, or switched on again."""
+    before = endpoints.get(database, endpoint_id)
+    after = endpoints.update(database, vault, endpoint_id, changes, now)
+    is_forgiven = after.is_active and (not before.is_active or before.url != after.url)
+    if is_forgiven:
+        state = endpoints.state(database, after.pk)
+        endpoints.set_state(database, after.pk, breaker.reopened_by_hand(state))
+        endpoints.hasten(database, after.pk, now)
+    return after, is_forgiven
