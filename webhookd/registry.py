@@ -49,6 +49,9 @@ class Registry:
         self._slots = trio.Semaphore(max_in_flight, max_value=max_in_flight)
         self._entries: dict[int, _Entry] = {}
         self._nursery: trio.Nursery | None = None
+        self._running = 0
+        self._is_draining = False
+        self._idle = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run actors until canceled; endpoints woken before this wait for it."""
@@ -59,6 +62,17 @@ class Registry:
                     nursery.start_soon(self._supervise, entry, entry.actor)
             task_status.started()
             await trio.sleep_forever()
+
+    async def drain(self) -> None:
+        """Start nothing more; return once every request in flight has ended and is on record."""
+        self._is_draining = True
+        for entry in self._entries.values():
+            if entry.actor is not None:
+                entry.actor.retire()
+            if entry.supervisor is not None:
+                entry.supervisor.kick()
+        if self._running:
+            await self._idle.wait()
 
     def put(self, endpoint: Endpoint, policy: Policy, *, forgive: bool = False) -> None:
         """Add an endpoint, or take over what changed of it; `forgive` lets it be tried at once."""
@@ -113,9 +127,9 @@ class Registry:
         return (self._slots.max_value or 0) - self._slots.value
 
     def wake(self, endpoint_pk: int) -> Actor | None:
-        """Wake the endpoint's actor, or start it; None where the endpoint is gone."""
+        """Wake the endpoint's actor, or start it; None where the endpoint is gone, or where all are to end."""
         entry = self._entries.get(endpoint_pk)
-        if entry is None:
+        if entry is None or self._is_draining:
             return None
         if entry.actor is not None:
             entry.actor.wake()
@@ -140,9 +154,15 @@ class Registry:
 
     async def _supervise(self, entry: _Entry, actor: Actor) -> None:
         assert entry.supervisor is not None  # noqa: S101 - set where the actor was made
-        await entry.supervisor.run(actor.run)
-        entry.actor = None
-        entry.bucket = actor.bucket
+        self._running += 1
+        try:
+            await entry.supervisor.run(actor.run)
+        finally:
+            entry.actor = None
+            entry.bucket = actor.bucket
+            self._running -= 1
+            if self._is_draining and not self._running:
+                self._idle.set()
 
     def _fresh_bucket(self, policy: Policy) -> TokenBucket | None:
         return None if policy.rate_limit is None else new_bucket(policy.rate_limit, self._clock.now())

@@ -55,9 +55,11 @@ from webhookd.models import (
 from webhookd.registry import Registry
 from webhookd.secrets import Vault
 from webhookd.subscriptions import Subscriptions
+from webhookd.supervisor import Supervisor
 
 SWEEP_SECONDS = 60.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
+CANCELED_A_STEP = 2000
 
 _log = get_logger("router")
 
@@ -113,11 +115,17 @@ class Router:
         """Run the actors until canceled; endpoints with a backlog are woken one after the other, not all at once."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.registry.run)
-            nursery.start_soon(self._resume)
+            nursery.start_soon(Supervisor("resume").run, self._resume)
             task_status.started()
+
+    async def drain(self) -> None:
+        """Send nothing more; return once every request in flight has ended and is on record."""
+        await self.registry.drain()
 
     async def _resume(self) -> None:
         for endpoint_pk in await self._journal.read(deliveries.backlog):
+            if self.registry.endpoint(endpoint_pk) is None:
+                await self._cancel_queue(endpoint_pk)  # deleted, and stopped on the way
             self.registry.wake(endpoint_pk)
             await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
         while True:
@@ -194,8 +202,14 @@ class Router:
         """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded."""
         ticket = self._journal.write_nowait(endpoints.delete, self._abandon, endpoint_id, self._clock.now())
         endpoint = await ticket.wait()
+        await self._cancel_queue(endpoint.pk)
         await self._sender.forget(endpoint_id)
         return endpoint
+
+    async def _cancel_queue(self, endpoint_pk: int) -> None:
+        # In steps, so that a long queue keeps nobody else from the disk.
+        while await self._journal.write(deliveries.cancel, endpoint_pk, self._clock.now(), CANCELED_A_STEP):
+            pass
 
     async def retry(self, delivery_id: str, organization_id: str | None, *, force: bool) -> DeliveryRow:
         """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
@@ -280,14 +294,14 @@ class Router:
 
     async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
         """Record deliveries whose age has passed as failed."""
-        rows = await self._journal.write(deliveries.expire, [delivery.pk for delivery in expired], self._clock.now())
-        for row in rows:
+        pks = [delivery.pk for delivery in expired]
+        for row in await self._journal.insist(deliveries.expire, None, pks, self._clock.now()).wait():
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
 
     def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
         """Switch an endpoint off, in the journal and for the router."""
         _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
-        self._journal.write_nowait(endpoints.disable, self._adopt, endpoint.pk, reason, self._clock.now())
+        self._journal.insist(endpoints.disable, self._adopt, endpoint.pk, reason, self._clock.now())
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""

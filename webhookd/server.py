@@ -4,40 +4,57 @@ The nurseries nest so that what others depend on lives longest:
 
     writer  >  actors, connections out  >  edges (guard, ingest socket)
 
-A stop signal first makes the server not ready. The edges stop taking and answer what they took; then nothing new is
-sent and requests in flight get `drain_seconds`; the rest are canceled, which records them as interrupted; at last the
-writer puts everything on disk, checkpoints and closes. A second signal cuts the waiting. A failure of the writer ends
-the process at once: it is for the service manager to start it again, and for the journal to know what was pending.
+A stop signal first makes the server not ready and lets no event in; the ingest socket answers what it took and closes.
+Then nothing new is sent and requests in flight get `drain_seconds`, while the API still answers; the rest are canceled,
+which records them as interrupted. At last the writer puts everything on disk, checkpoints and closes. A second signal
+cuts the waiting. A failure of the writer ends the process at once: it is for the service manager to start it again, and
+for the journal to know what was pending.
 """
 
-import os
 import random
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing, new_key
-from webhookd.admin.binding import bind_control, bind_tcp
+from webhookd.admin.binding import bind_tcp
 from webhookd.admin.guard import Guard
+from webhookd.admin.ports import Readiness, Services
 from webhookd.clock import Clock, SystemClock
 from webhookd.config import Config
+from webhookd.delivery.egress import check_headers
 from webhookd.delivery.sender import Sender
-from webhookd.errors import MasterKeyError, WebhookdError
-from webhookd.ids import IdFactory
+from webhookd.errors import JournalError, MasterKeyError, WebhookdError
+from webhookd.ids import IdFactory, Prefix
 from webhookd.ingest import IngestServer
-from webhookd.journal import Journal, check_master_key, holds_secrets, keys, open_journal
+from webhookd.ingest.listener import bind_unix, file_identity
+from webhookd.journal import (
+    SQLITE_VERSION,
+    Journal,
+    KeyRow,
+    check_master_key,
+    forget_master_key,
+    holds_secrets,
+    keys,
+    open_journal,
+)
 from webhookd.logs import get_logger
 from webhookd.models import Role
 from webhookd.router import Router
-from webhookd.secrets import Vault, create_master_key, load_master_key
+from webhookd.secrets import Vault, create_master_key, hash_api_key, load_master_key
 from webhookd.supervisor import Supervisor
+from webhookd.version import VERSION
 
 EDGE_DRAIN_SECONDS = 10.0
+_CONTROL_MODE = 0o600
+_CONTROL_BACKLOG = 64
 
 _log = get_logger("server")
 
@@ -50,6 +67,194 @@ class Ready:
     ingest_socket: Path
     control_socket: Path
     first_admin_key: str | None
+
+
+class _Lifecycle:
+    """Where the server is between its start and its end; the admin API asks."""
+
+    def __init__(self, journal: Journal, router: Router) -> None:
+        self.state = Readiness.STARTING
+        self._journal = journal
+        self._router = router
+
+    def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
+        """Return the state and, where it is degraded, why."""
+        if self.state is not Readiness.OK:
+            return self.state, ()
+        reasons = [
+            f"sending to {endpoint.id} keeps crashing inside webhookd" for endpoint in self._router.registry.halted()
+        ]
+        if self._journal.is_full:
+            reasons.append("the disk of the journal is full; events are refused")
+        return (Readiness.DEGRADED if reasons else Readiness.OK), tuple(reasons)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sockets:
+    tcp: list[socket.socket]
+    control: socket.socket
+    ingest: IngestServer
+
+
+async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
+    """Run the server until SIGTERM or SIGINT; call it under `trio.run`, `announce` is called once it serves.
+
+    Raises CommandError for a place or lock that is taken, ConfigError, MasterKeyError, and JournalError where the
+    journal can't be trusted (any more).
+    """
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    with _unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with _writing(config, clock, ids) as journal:
+            with ExitStack() as bound:
+                vault = await unlock(journal, config)
+                sender = Sender(config.delivery, config.egress)
+                router = Router(
+                    journal=journal,
+                    sender=sender,
+                    vault=vault,
+                    clock=clock,
+                    ids=ids,
+                    config=config,
+                    sample=random.random,
+                )
+                sockets = _bind(config, router, bound)
+                # Only once nothing can fail any more: a key that was not shown is lost.
+                first_admin_key = await ensure_admin_key(journal, ids, clock)
+                await router.begin()
+                ready = Ready(
+                    url=_url(sockets.tcp),
+                    ingest_socket=config.ingest.socket,
+                    control_socket=config.server.control_socket,
+                    first_admin_key=first_admin_key,
+                )
+                lifecycle = _Lifecycle(journal, router)
+                services = Services(
+                    router=router,
+                    journal=journal,
+                    lifecycle=lifecycle,
+                    keys=KeyRing(await journal.read(keys.all)),
+                    vault=vault,
+                    clock=clock,
+                    ids=ids,
+                    config=config,
+                    check_url=sender.check_url,
+                    check_headers=check_headers,
+                )
+                guard = Guard(
+                    create_app(services),
+                    tcp=sockets.tcp,
+                    control=[sockets.control],
+                    max_connections=config.server.max_connections,
+                    new_request_id=partial(ids.new, Prefix.REQUEST),
+                )
+                async with trio.open_nursery() as sending:
+                    await sending.start(sender.run)
+                    await sending.start(router.run)
+                    sending.start_soon(Supervisor("retention").run, partial(journal.retain, config.journal.retention_days))
+                    async with trio.open_nursery() as edges:
+                        edges.start_soon(Supervisor("admin API").run, guard.run)
+                        await edges.start(sockets.ingest.run)
+                        lifecycle.state = Readiness.OK
+                        _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=ready.url)
+                        announce(ready)
+                        await _drain(config, signals, lifecycle, journal, router, sockets.ingest, guard)
+                        edges.cancel_scope.cancel()
+                    sending.cancel_scope.cancel()
+    _log.info("server.stopped")
+
+
+async def _drain(
+    config: Config,
+    signals: AsyncIterator[int],
+    lifecycle: _Lifecycle,
+    journal: Journal,
+    router: Router,
+    ingest: IngestServer,
+    guard: Guard,
+) -> None:
+    """Wait for a stop signal and bring the server to rest; a second signal ends the waiting."""
+    received = await anext(signals)
+    lifecycle.state = Readiness.DRAINING
+    _log.info("server.draining", signal=signal.Signals(received).name, in_flight=router.registry.in_flight)
+    journal.refuse_events()
+
+    async def cut() -> None:
+        await anext(signals)
+        _log.warning("server.drain_cut", in_flight=router.registry.in_flight)
+        draining.cancel_scope.cancel()
+
+    async def finish_requests() -> None:
+        with trio.move_on_after(config.delivery.drain_seconds) as patience:
+            await router.drain()
+        if patience.cancelled_caught:
+            _log.warning("server.drain_timed_out", interrupted=router.registry.in_flight)
+
+    async with trio.open_nursery() as draining:
+        draining.start_soon(cut)
+        async with trio.open_nursery() as resting:
+            resting.start_soon(ingest.drain, EDGE_DRAIN_SECONDS)
+            resting.start_soon(finish_requests)
+        await guard.drain(EDGE_DRAIN_SECONDS)
+        draining.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _writing(config: Config, clock: Clock, ids: IdFactory) -> AsyncIterator[Journal]:
+    """Open the journal with its writer running; on leaving, all that was submitted is on disk."""
+    async with (
+        open_journal(config.journal.path, clock=clock, ids=ids, max_bytes=config.journal.max_bytes) as journal,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(journal.run)
+        yield journal
+        nursery.cancel_scope.cancel()
+
+
+def _bind(config: Config, router: Router, bound: ExitStack) -> _Sockets:
+    ingest = IngestServer(config.ingest, router)
+    ingest.bind()
+    bound.callback(ingest.close)
+    path = config.server.control_socket
+    control = bind_unix(path, mode=_CONTROL_MODE, key="server.control_socket", backlog=_CONTROL_BACKLOG)
+    bound.callback(_take_away, control, path, file_identity(path))
+    tcp = bind_tcp(config.server.host, config.server.port)
+    for listener in tcp:
+        bound.callback(listener.close)
+    return _Sockets(tcp=tcp, control=control, ingest=ingest)
+
+
+def _take_away(listener: socket.socket, path: Path, identity: tuple[int, int] | None) -> None:
+    if file_identity(path) == identity:
+        path.unlink(missing_ok=True)
+    listener.close()
+
+
+def _url(listeners: list[socket.socket]) -> str:
+    host, port = listeners[0].getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """Raise the one error of webhookd's own out of the groups that nurseries make; a bug stays a group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        known, rest = group.split(WebhookdError)
+        if known is None or rest is not None:
+            raise
+        leaves = list(_leaves(known))
+        # What can't be trusted any more outweighs what merely failed because of it.
+        raise next((leaf for leaf in leaves if isinstance(leaf, JournalError)), leaves[0]) from group
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 def master_key_file(config: Config) -> Path:
@@ -67,10 +272,11 @@ async def unlock(journal: Journal, config: Config) -> Vault:
         vault = Vault(load_master_key(path))
     elif await journal.read(holds_secrets):
         raise MasterKeyError(
-            f"the master key {path} is missing, and the journal {config.journal.path} holds secrets that only it opens: "
-            "restore the file, or set secrets.master_key_file to where it is"
+            f"the master key {path} is missing, and the journal {config.journal.path} holds secrets that only it "
+            "opens: restore the file, or set secrets.master_key_file to where it is"
         )
     else:
+        await journal.write(forget_master_key)
         vault = Vault(create_master_key(path))
     await journal.write(check_master_key, vault)
     return vault
@@ -78,6 +284,69 @@ async def unlock(journal: Journal, config: Config) -> Vault:
 
 async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> str | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
-    key_id, text = new_key(Role.ADMIN, ids)
-    made = await journal.write(keys.insert_first, key_id=key_id, text=text, now=clock.now())
-    return text if made else None
+    row, text = _key(Role.ADMIN, ids, clock, name="first admin key")
+    return text if await journal.write(keys.insert_first, row) else None
+
+
+def _key(
+    role: Role,
+    ids: IdFactory,
+    clock: Clock,
+    *,
+    name: str,
+    organization_id: str | None = None,
+    expires_at: float | None = None,
+) -> tuple[KeyRow, str]:
+    key_id, text = new_key(role, ids)
+    row = KeyRow(
+        id=key_id,
+        role=role,
+        name=name,
+        organization_id=organization_id,
+        key_hash=hash_api_key(text),
+        created_at=clock.now(),
+        expires_at=expires_at,
+    )
+    return row, text
+
+
+# For the command line while no server runs; each takes the journal's lock. Call them under `trio.run`.
+
+
+async def initialize(config: Config) -> str | None:
+    """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    with _unwrapped():
+        async with _writing(config, clock, ids) as journal:
+            await unlock(journal, config)
+            return await ensure_admin_key(journal, ids, clock)
+
+
+async def create_key_offline(
+    config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
+) -> tuple[KeyRow, str]:
+    """Make an API key; return it and its text, which nothing shows again."""
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    row, text = _key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
+    with _unwrapped():
+        async with _writing(config, clock, ids) as journal:
+            await journal.write(keys.insert, row)
+    return row, text
+
+
+async def list_keys_offline(config: Config) -> list[KeyRow]:
+    """Return every API key."""
+    clock = SystemClock()
+    with _unwrapped():
+        async with _writing(config, clock, IdFactory(clock.now)) as journal:
+            return await journal.read(keys.all)
+
+
+async def revoke_key_offline(config: Config, key_id: str) -> None:
+    """Revoke an API key; Rejected NOT_FOUND."""
+    clock = SystemClock()
+    with _unwrapped():
+        async with _writing(config, clock, IdFactory(clock.now)) as journal:
+            await journal.write(keys.revoke, key_id, None)

@@ -3,10 +3,9 @@
 A key that is bound to an organization sees and changes the keys of that organization alone.
 """
 
-from functools import partial
 from http import HTTPStatus
 
-from webhookd.admin.auth import KeyRing, Permission, new_key
+from webhookd.admin.auth import Permission, new_key
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
 from webhookd.admin.views import iso_or_none, page_of
@@ -41,7 +40,7 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
         created_at=now,
         expires_at=expires_at,
     )
-    ticket = services.journal.write_nowait(keys.insert, row, committed=lambda _: services.keys.put(row))
+    ticket = services.journal.write_nowait(keys.insert, services.keys.put, row)
     await ticket.wait()
     view = KeyWithText(**{name: getattr(_view(row), name) for name in KeyView.__struct_fields__}, key=text)
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
@@ -50,15 +49,9 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
 async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
     """Revoke a key; it has stopped working when this is answered."""
     services, key_id = call.services, call.path["keyId"]
-    ticket = services.journal.write_nowait(
-        keys.revoke, key_id, call.caller.organization_id, committed=partial(_forget, services.keys, key_id)
-    )
+    ticket = services.journal.write_nowait(keys.revoke, services.keys.remove, key_id, call.caller.organization_id)
     await ticket.wait()
     return Answer(value=Deleted(id=key_id))
-
-
-def _forget(ring: KeyRing, key_id: str, _: object) -> None:
-    ring.remove(key_id)
 
 
 def _future(text: str, now: float) -> float:

@@ -2,8 +2,10 @@
 
 from peewee import Database
 
+from webhookd.journal import deliveries, endpoints, event_types, events, keys
 from webhookd.journal.database import SQLITE_VERSION
 from webhookd.journal.journal import Journal, open_journal
+from webhookd.journal.master import check_master_key, forget_master_key, holds_secrets
 from webhookd.journal.operations import Ticket
 from webhookd.journal.rows import (
     AttemptRow,
@@ -15,10 +17,12 @@ from webhookd.journal.rows import (
     KeyRow,
     NewEndpoint,
     Page,
+    QueueFacts,
     Window,
     WindowRequest,
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
+
 
 __all__ = [
     "SQLITE_VERSION",
@@ -34,10 +38,19 @@ __all__ = [
     "KeyRow",
     "NewEndpoint",
     "Page",
+    "QueueFacts",
     "Runner",
     "ThreadRunner",
     "Ticket",
     "Window",
     "WindowRequest",
+    "check_master_key",
+    "deliveries",
+    "endpoints",
+    "event_types",
+    "events",
+    "forget_master_key",
+    "holds_secrets",
+    "keys",
     "open_journal",
 ]

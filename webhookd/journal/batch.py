@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 import msgspec
-from peewee import SQL, Database, Model, Query
+from peewee import SQL, Database, Expression, Model, Query
 
 from webhookd.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.ids import IdFactory, Prefix
@@ -37,10 +37,21 @@ def _sql(query: Query) -> str:
 
 
 def _insert(table: type[Model], columns: Sequence[str]) -> str:
-    return _sql(table.insert(dict.fromkeys(columns, 0)))
+    return _sql(table.insert(dict.fromkeys(_in_order(table, columns), 0)))
 
 
-_EVENT_COLUMNS = ("pk", *AcceptedEvent.__struct_fields__, "deliveries")
+def _update(table: type[Model], columns: Sequence[str], chosen: Expression) -> str:
+    return _sql(table.update(dict.fromkeys(_in_order(table, columns), 0)).where(chosen))
+
+
+def _in_order(table: type[Model], columns: Sequence[str]) -> Sequence[str]:
+    """Return the columns; peewee writes them in the order of the table, and the rows must follow it."""
+    declared = table._meta.sorted_field_names
+    assert list(columns) == [name for name in declared if name in columns], columns  # noqa: S101 - checked on import
+    return columns
+
+
+_EVENT_COLUMNS = tuple(EventTable._meta.sorted_field_names)
 _DELIVERY_COLUMNS = tuple(
     name
     for name in DeliveryTable._meta.sorted_field_names
@@ -52,32 +63,16 @@ _STATE_COLUMNS = EndpointState.__struct_fields__
 _INSERT_EVENT = _insert(EventTable, _EVENT_COLUMNS)
 _INSERT_DELIVERY = _insert(DeliveryTable, _DELIVERY_COLUMNS)
 _INSERT_ATTEMPT = _insert(AttemptTable, _ATTEMPT_COLUMNS)
-_UPDATE_SEQUENCE = _sql(
-    EndpointStateTable.update({EndpointStateTable.last_sequence: 0}).where(EndpointStateTable.endpoint_pk == 0)
-)
-_UPDATE_STATE = _sql(
-    EndpointStateTable.update({getattr(EndpointStateTable, name): "0" for name in _STATE_COLUMNS}).where(
-        EndpointStateTable.endpoint_pk == 0
-    )
-)
+_UPDATE_SEQUENCE = _update(EndpointStateTable, ("last_sequence",), EndpointStateTable.endpoint_pk == 0)
+_UPDATE_STATE = _update(EndpointStateTable, _STATE_COLUMNS, EndpointStateTable.endpoint_pk == 0)
 # What has ended keeps its state: the webhook may have been deleted while the request was in flight.
-_UPDATE_DELIVERY = _sql(
-    DeliveryTable.update(
-        {
-            DeliveryTable.status: "0",
-            DeliveryTable.trigger: "0",
-            DeliveryTable.refusals: 0,
-            DeliveryTable.backoff_step: 0,
-            DeliveryTable.next_attempt_at: 0,
-            DeliveryTable.completed_at: 0,
-            DeliveryTable.error: "0",
-        }
-    ).where((DeliveryTable.pk == 0) & SQL("status IN ('pending', 'parked')"))
+_UPDATE_DELIVERY = _update(
+    DeliveryTable,
+    ("status", "trigger", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error"),
+    (DeliveryTable.pk == 0) & SQL("status IN ('pending', 'parked')"),
 )
-_COUNT_ATTEMPT = _sql(
-    DeliveryTable.update(
-        {DeliveryTable.attempts: 0, DeliveryTable.response_status: 0, DeliveryTable.duration_seconds: 0}
-    ).where(DeliveryTable.pk == 0)
+_COUNT_ATTEMPT = _update(
+    DeliveryTable, ("attempts", "response_status", "duration_seconds"), DeliveryTable.pk == 0
 )
 
 
@@ -141,7 +136,7 @@ class Batches:
                 delivery_pk += 1
                 sequences[target.endpoint_pk] += 1
                 deliveries.append(self._delivery(delivery_pk, event_pk, event, target, sequences[target.endpoint_pk]))
-            events.append((event_pk, *msgspec.structs.astuple(event), len(targets)))
+            events.append(_event(event_pk, event, len(targets)))
             known[event.id] = (event.organization_id, len(targets))
             publish.event_pk = event_pk
             publish.result = PublishResult(id=event.id, deliveries=len(targets), duplicate=False)
@@ -235,6 +230,22 @@ def full() -> Rejected:
         ErrorCode.JOURNAL_FULL,
         "the journal has no room for more events; send it again later",
         retry_after_seconds=FULL_RETRY_SECONDS,
+    )
+
+
+def _event(pk: int, event: AcceptedEvent, deliveries: int) -> tuple[object, ...]:
+    """Return the row in the order of `_EVENT_COLUMNS`."""
+    return (
+        pk,
+        event.id,
+        event.type,
+        event.organization_id,
+        event.ordering_key,
+        event.traceparent,
+        event.timestamp,
+        event.accepted_at,
+        deliveries,
+        event.body,
     )
 
 

@@ -148,9 +148,22 @@ class Journal:
         **kwargs: P.kwargs,
     ) -> Ticket[T]:
         """Submit a change, which runs in a savepoint of its own: a Rejected that it raises undoes it alone."""
-        operation = Call(
-            lambda database: change(database, *args, **kwargs), cast("Callable[[object], None] | None", committed)
-        )
+        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=False)
+
+    def insist(
+        self,
+        change: Callable[Concatenate[Database, P], T],
+        committed: Callable[[T], None] | None,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ticket[T]:
+        """Submit a change that nobody can ask for again: while the disk is full it waits for room instead of failing."""
+        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True)
+
+    def _submit(
+        self, change: Callable[[Database], T], committed: Callable[[T], None] | None, *, insists: bool
+    ) -> Ticket[T]:
+        operation = Call(change, cast("Callable[[object], None] | None", committed), insists=insists)
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)
 

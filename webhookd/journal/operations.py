@@ -82,13 +82,16 @@ class Record:
 
 
 class Call:
-    """Run a function on the database, in a savepoint of its own."""
+    """Run a function on the database, in a savepoint of its own; one that `insists` waits for room on a full disk."""
 
-    __slots__ = ("change", "committed", "error", "result", "ticket")
+    __slots__ = ("change", "committed", "error", "insists", "result", "ticket")
 
-    def __init__(self, change: Callable[[Database], object], committed: Callable[[object], None] | None) -> None:
+    def __init__(
+        self, change: Callable[[Database], object], committed: Callable[[object], None] | None, *, insists: bool
+    ) -> None:
         self.change = change
         self.committed = committed
+        self.insists = insists
         self.ticket: Ticket[object] = Ticket()
         self.result: object = None
         self.error: Exception | None = None

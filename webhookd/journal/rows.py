@@ -96,6 +96,15 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     ed25519_public_key: str | UnsetType = UNSET
 
 
+class QueueFacts(Struct, frozen=True, kw_only=True):
+    """What an endpoint has queued; `next_attempt_at` is when its line, or something parked, falls due."""
+
+    queued: int
+    parked: int
+    oldest_pending_at: float | None
+    next_attempt_at: float | None
+
+
 class DeliveryRow(Struct, frozen=True, kw_only=True):
     """A delivery as lists show it; `duration_seconds` is its last attempt's."""
 

@@ -4,8 +4,8 @@ Whatever is submitted while a batch is on its way to the disk forms the next one
 after the commit, on the loop and in order of submission, each operation gets its result, its `committed` callback runs,
 and whoever waits is woken. Nobody's giving up takes an operation back.
 
-A disk that is full refuses events and changes, which their submitters can repeat; attempts can't be repeated and are
-kept until there is room. An error of the disk itself is final: after a failed fsync the next one would succeed and lie,
+A disk that is full refuses events and changes, which their submitters can repeat; attempts and what time has
+done can't be repeated and are kept until there is room. An error of the disk itself is final: after a failed fsync the next one would succeed and lie,
 so `run` raises JournalError, everybody who waits gets it too, and the process ends.
 """
 
@@ -17,7 +17,7 @@ from typing import Protocol
 import trio
 from peewee import Database
 
-from webhookd.errors import ErrorCode, JournalError, Rejected
+from webhookd.errors import ErrorCode, JournalError, Rejected, WebhookdError
 from webhookd.journal.batch import Batches, full
 from webhookd.journal.database import JournalFullError, is_logic_error, translated
 from webhookd.journal.operations import Call, Operation, Publish, Record
@@ -172,13 +172,13 @@ class Writer:
             self._database.execute_sql(f"PRAGMA wal_checkpoint({mode})").fetchall()
 
     async def _sit_out(self, batch: Sequence[Operation]) -> None:
-        """Refuse what can be submitted again, keep the attempts, and wait a moment for room."""
+        """Refuse what can be submitted again, keep the rest, and wait a moment for room."""
         if not self.is_full:
             self.is_full = True
             _log.error("journal.full", path=str(self._path))
-        kept = [operation for operation in batch if isinstance(operation, Record)]
+        kept = [operation for operation in batch if _is_kept(operation)]
         for operation in batch:
-            if not isinstance(operation, Record):
+            if not _is_kept(operation):
                 operation.ticket.fail(full())
         self._queue[:0] = kept
         if self._queue:
@@ -187,7 +187,7 @@ class Writer:
 
     def _settle(self, operation: Operation) -> None:
         if operation.error is not None:
-            if not isinstance(operation.error, Rejected):
+            if not isinstance(operation.error, WebhookdError):
                 _log.error("journal.operation_failed", exc_info=operation.error)
             operation.ticket.fail(operation.error)
             return
@@ -212,3 +212,8 @@ class Writer:
         for operation in waiting:
             operation.ticket.fail(error)
         self._drained.set()
+
+
+def _is_kept(operation: Operation) -> bool:
+    """Whether nobody could submit it again: an attempt was made, a moment has passed."""
+    return isinstance(operation, Record) or (isinstance(operation, Call) and operation.insists)

@@ -1,0 +1,356 @@
+"""One endpoint's deliveries in exact virtual time: order, retries, parking, breaker, pauses, expiry, keys and pace."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.world import OK, Answer, Sent, WorldSender, steady, world
+from webhookd.models import (
+    BreakerState,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledReason,
+    Ordering,
+    Outcome,
+    PolicyOverrides,
+    RateLimit,
+    RetryOverrides,
+    Trigger,
+)
+
+
+def failing(times: dict[str, int], answer: Answer = 500) -> WorldSender:
+    """Return a sender that fails the first so many attempts of the events named."""
+    return WorldSender(script=lambda sent: answer if sent.number <= times.get(sent.event, 0) else OK)
+
+
+async def test_deliveries_leave_in_sequence_one_at_a_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """In strict order each request leaves after the answer to the one before, and each is on record."""
+    sender = WorldSender(seconds=0.2)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        for number in range(20):
+            await w.publish(f"e{number}")
+        await trio.sleep(10)
+        assert sender.events() == [f"e{number}" for number in range(20)]
+        assert sender.most_in_flight[endpoint.url] == 1
+        rows = await w.deliveries(endpoint)
+        assert [row.sequence for row in rows] == list(range(1, 21))
+        assert {row.status for row in rows} == {DeliveryStatus.SUCCEEDED}
+        assert [int(sent.headers["x-webhook-sequence"]) for sent in sender.sent] == list(range(1, 21))
+        detail = await w.detail(rows[3].id)
+        [attempt] = detail.attempts
+        assert (attempt.number, attempt.trigger, attempt.response_status) == (1, Trigger.AUTO, 200)
+        assert attempt.duration_seconds == pytest.approx(0.2)
+        assert detail.message.body == sender.sent[3].body
+
+
+async def test_a_fault_holds_the_line_on_the_schedule(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An endpoint at fault is tried again after 5 s, 30 s and 2 min; nothing overtakes."""
+    sender = failing({"e0": 3})
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        for number in range(3):
+            await w.publish(f"e{number}")
+        await trio.sleep(1000)
+        assert sender.times() == [0, 5, 35, 155, 155, 155]
+        assert sender.events() == ["e0", "e0", "e0", "e0", "e1", "e2"]
+        first = (await w.deliveries(endpoint))[0]
+        assert (first.attempts, first.refusals, first.status) == (4, 0, DeliveryStatus.SUCCEEDED)
+        errors = [attempt.error for attempt in (await w.detail(first.id)).attempts]
+        assert errors == [DeliveryError.HTTP_5XX] * 3 + [None]
+
+
+async def test_the_last_delay_repeats(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Past the end of the list each wait is the last one."""
+    sender = failing({"e0": 8})
+    overrides = PolicyOverrides(retry=RetryOverrides(delays=(1.0, 2.0)), breaker_threshold=1000)
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint(overrides=overrides)
+        await w.publish("e0")
+        await trio.sleep(100)
+        assert sender.times() == [0, 1, 3, 5, 7, 9, 11, 13, 15]
+
+
+async def test_a_refused_message_is_parked_and_lets_the_others_pass(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """After three refusals a delivery goes on retrying beside the line until its refusals are used up."""
+    sender = failing({"bad": 1000}, 422)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("bad")
+        await w.publish("good")
+        await trio.sleep(36)
+        assert sender.events() == ["bad", "bad", "bad", "good"]
+        assert sender.times() == [0, 5, 35, 35]
+        assert (await w.deliveries(endpoint))[0].status is DeliveryStatus.PARKED
+        await w.publish("later")
+        await trio.sleep(86_400)
+        bad, *others = await w.deliveries(endpoint)
+        assert {row.status for row in others} == {DeliveryStatus.SUCCEEDED}
+        assert (bad.status, bad.attempts, bad.refusals) == (DeliveryStatus.FAILED, 10, 10)
+        assert (bad.error, bad.response_status) == (DeliveryError.REFUSED, 422)
+
+
+async def test_five_faults_open_the_breaker_and_one_probe_closes_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """While the breaker is open nothing is sent but one probe when the back-off says so."""
+    sender = failing({"e0": 6}, DeliveryError.CONNECT)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await w.publish("e1")
+        await trio.sleep(500)
+        [health] = await w.router.health([endpoint])
+        assert health.breaker is BreakerState.OPEN
+        assert health.reason is not None
+        assert health.reason.startswith("Circuit open after 5 faults, last: connect; next probe in")
+        await trio.sleep(3600)
+        # 5 s, 30 s, 2 min, 5 min, 10 min to the probe, which fails, 15 min to the next.
+        assert sender.times() == [0, 5, 35, 155, 455, 1055, 1955, 1955]
+        [health] = await w.router.health([endpoint])
+        assert (health.breaker, health.consecutive_failures) == (BreakerState.CLOSED, 0)
+
+
+async def test_an_open_breaker_survives_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A restart neither forgets an outage nor tries the endpoint before its time."""
+    sender = failing({"e0": 5}, DeliveryError.TIMEOUT)
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(460)
+        assert len(sender.sent) == 5
+    second = WorldSender()
+    async with world(tmp_path, sender=second) as w:
+        await trio.sleep(590)
+        assert second.sent == []
+        await trio.sleep(10)
+        assert second.events() == ["e0"]
+
+
+async def test_a_throttling_receiver_pauses_the_whole_endpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A 429 holds everything until Retry-After, counts as no refusal, and the line goes on where it was."""
+    answers: list[Answer] = [
+        Outcome(duration_seconds=0.0, status=429, headers=(("Retry-After", "60"),)),
+        Outcome(duration_seconds=0.0, status=503, headers=(("retry-after", "garbage"),)),
+    ]
+    sender = WorldSender(script=lambda sent: answers[sent.number - 1] if sent.event == "e0" and sent.number < 3 else OK)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await w.publish("e1")
+        await trio.sleep(30)
+        [health] = await w.router.health([endpoint])
+        assert health.reason is not None
+        assert health.reason.startswith("Paused: the receiver asked to slow down")
+        await trio.sleep(1000)
+        assert sender.times() == [0, 60, 90, 90]
+        first = (await w.deliveries(endpoint))[0]
+        assert (first.attempts, first.refusals, first.status) == (3, 0, DeliveryStatus.SUCCEEDED)
+
+
+async def test_410_disables_the_webhook_and_fails_the_delivery(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A receiver that is gone gets nothing more; what comes in later is held."""
+    sender = WorldSender(script=lambda _: 410)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        for number in range(3):
+            await w.publish(f"e{number}")
+        await trio.sleep(3600)
+        assert sender.events() == ["e0"]
+        first, *rest = await w.deliveries(endpoint)
+        assert (first.status, first.error) == (DeliveryStatus.FAILED, DeliveryError.GONE)
+        assert {row.status for row in rest} == {DeliveryStatus.PENDING}
+        known = w.router.registry.endpoint(endpoint.pk)
+        assert known is not None
+        assert (known[0].is_active, known[0].disabled_reason) == (False, DisabledReason.GONE)
+
+
+@pytest.mark.parametrize(("wish", "reason"), [("abort", None), ("disable", DisabledReason.RECEIVER)])
+async def test_a_receiver_may_decide(
+    tmp_path: Path, autojump_clock: MockClock, wish: str, reason: DisabledReason | None
+) -> None:
+    """`webhook-delivery: abort` fails this delivery, `disable` switches the webhook off, whatever the status."""
+    answer = Outcome(duration_seconds=0.0, status=500, headers=(("Webhook-Delivery", wish),))
+    sender = WorldSender(script=lambda sent: answer if sent.event == "e0" else OK)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await w.publish("e1")
+        await trio.sleep(1)
+        known = w.router.registry.endpoint(endpoint.pk)
+        assert known is not None
+        assert known[0].disabled_reason is reason
+        assert sender.events() == (["e0", "e1"] if wish == "abort" else ["e0"])
+        status = (await w.deliveries(endpoint))[0].status
+        assert status is (DeliveryStatus.FAILED if wish == "abort" else DeliveryStatus.PENDING)
+
+
+async def test_a_delivery_that_is_too_old_fails(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Age alone ends what an endpoint at fault never took, and the record says so."""
+    sender = WorldSender(script=lambda _: DeliveryError.DNS)
+    async with world(tmp_path, sender=sender, config=steady(max_age_seconds=600)) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(601)
+        [row] = await w.deliveries(endpoint)
+        assert (row.status, row.error, row.completed_at) == (
+            DeliveryStatus.FAILED,
+            DeliveryError.EXPIRED,
+            row.expires_at,
+        )
+
+
+async def test_by_key_only_a_keys_own_line_waits(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With `ordering: key` a refused head holds its own key; other keys and those without one go on beside it."""
+    sender = failing({"a1": 1}, 400)
+    sender.seconds = 1.0
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.KEY, concurrency=3))
+        for event, key in (("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("n1", None), ("n2", None)):
+            await w.publish(event, key=key)
+        await trio.sleep(60)
+        first_sent = {sent.event: sent.at for sent in reversed(sender.sent)}
+        assert first_sent["a1"] == first_sent["b1"] == first_sent["n1"] == 0
+        assert first_sent["b2"] == first_sent["n2"] == 1
+        assert first_sent["a2"] >= 7  # a1: refused at 1, again at 6, answered at 7
+        assert sender.most_in_flight[endpoint.url] == 3
+
+
+async def test_without_order_up_to_concurrency_are_in_flight(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """With `ordering: none` a hanging delivery keeps nobody else, and the bound holds."""
+    sender = WorldSender(seconds=1.0)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=4))
+        for number in range(40):
+            await w.publish(f"e{number}")
+        await trio.sleep(11)
+        assert len(sender.sent) == 40
+        assert sender.most_in_flight[endpoint.url] == 4
+        assert {row.status for row in await w.deliveries(endpoint)} == {DeliveryStatus.SUCCEEDED}
+
+
+async def test_a_rate_limit_paces(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A token bucket spaces the requests, and health says what is waited for."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender) as w:
+        limit = RateLimit(per_second=2.0, burst=1)
+        endpoint = await w.endpoint(overrides=PolicyOverrides(rate_limit=limit))
+        for number in range(6):
+            await w.publish(f"e{number}")
+        await trio.sleep(1.2)
+        [health] = await w.router.health([endpoint])
+        assert health.reason == "Waiting for a rate token"
+        await trio.sleep(10)
+        assert sender.times() == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5], abs=0.002)
+
+
+async def test_the_window_never_holds_the_backlog(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Whatever is queued, an actor knows some hundred deliveries; all of them go out in order."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint(is_active=False)
+        for number in range(1000):
+            await w.publish(f"e{number}")
+        assert sender.sent == []
+        await w.journal.write(lambda database: None)
+        from webhookd.journal import EndpointChanges  # noqa: PLC0415 - beside its only use
+
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
+        await trio.sleep(0.5)
+        actor = w.router.registry.actor(endpoint.pk)
+        assert actor is not None
+        assert len(actor._line._pending) <= 100
+        await trio.sleep(10)
+        assert sender.events() == [f"e{number}" for number in range(1000)]
+
+
+async def test_a_canceled_request_is_interrupted_and_sent_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A stop in the middle of a request leaves an interrupted attempt that counts against nobody."""
+    sender = WorldSender(seconds=5.0)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(1)
+    second = WorldSender()
+    async with world(tmp_path, sender=second) as w:
+        await trio.sleep(1)
+        assert [sent.number for sent in second.sent] == [2]
+        [row] = await w.deliveries(endpoint)
+        attempts = (await w.detail(row.id)).attempts
+        assert [attempt.error for attempt in attempts] == [DeliveryError.INTERRUPTED, None]
+        assert (row.attempts, row.refusals, row.status) == (2, 0, DeliveryStatus.SUCCEEDED)
+        [health] = await w.router.health([endpoint])
+        assert health.consecutive_failures == 0
+
+
+async def test_draining_lets_the_request_in_flight_end(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A drain waits for the answer in flight and its record, and starts nothing more."""
+    sender = WorldSender(seconds=3.0)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await w.publish("e1")
+        await trio.sleep(1)
+        await w.router.drain()
+        assert trio.current_time() - sender.began_at == pytest.approx(3.0)
+        await w.publish("e2")
+        await trio.sleep(100)
+        assert sender.events() == ["e0"]
+        rows = await w.deliveries(endpoint)
+        assert [row.status for row in rows] == [
+            DeliveryStatus.SUCCEEDED,
+            DeliveryStatus.PENDING,
+            DeliveryStatus.PENDING,
+        ]
+
+
+async def test_an_idle_actor_leaves_and_comes_back(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After a while without work an actor is gone; the next event starts one, and no sweep was needed for it."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(1)
+        assert w.router.registry.actor(endpoint.pk) is not None
+        await trio.sleep(200)
+        assert w.router.registry.actor(endpoint.pk) is None
+        await w.publish("e1")
+        await trio.sleep(1)
+        assert sender.events() == ["e0", "e1"]
+        assert w.router.sweeps_that_found_work == 0
+
+
+async def test_one_dead_endpoint_never_slows_another(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While one receiver hangs to its timeout each time, another one's events go out at once."""
+
+    class Hanging(WorldSender):
+        async def send(
+            self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
+        ) -> Outcome:
+            self.seconds = 100.0 if "dead" in url else 0.0
+            return await super().send(
+                endpoint_id=endpoint_id, url=url, headers=headers, body=body, timeout_seconds=timeout_seconds
+            )
+
+    sender = Hanging()
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint("https://dead.example/")
+        await w.endpoint("https://well.example/")
+        published = []
+        for number in range(50):
+            await w.publish(f"e{number}")
+            published.append(round(trio.current_time() - sender.began_at, 3))
+            await trio.sleep(1)
+        assert sender.times("https://well.example/") == published
+
+
+def test_a_sent_is_what_the_script_sees() -> None:
+    """The script of the fake sees the event and the attempt's number, which the tests above rely on."""
+    sent = Sent(0.0, "u", "e", 2, {}, b"")
+    assert failing({"e": 1}).script(sent) == OK
+    assert failing({"e": 2}).script(sent) == 500

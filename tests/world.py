@@ -1,0 +1,200 @@
+"""A server without edges in virtual time: real journal on disk, real router and actors, a scripted sender.
+
+`World` is run under the autojump clock, with the journal inline; `WorldSender` answers as told and notes what was sent
+and when, in seconds since the world began.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import trio
+
+from webhookd.clock import VirtualClock
+from webhookd.config import Config, DeliveryConfig
+from webhookd.delivery.signing import generate_secret, secret_hint
+from webhookd.envelope import decode_event
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import InlineRunner, Journal, NewEndpoint, deliveries, open_journal
+from webhookd.journal.rows import DeliveryDetail, DeliveryRow
+from webhookd.models import (
+    DeliveryError,
+    Endpoint,
+    NewEvent,
+    Outcome,
+    PolicyOverrides,
+    PublishResult,
+)
+from webhookd.router import Router
+from webhookd.secrets import Vault
+
+OK = 200
+Answer = int | DeliveryError | Outcome
+Script = Callable[["Sent"], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One request: `at` seconds after the world began, to which URL, which event, and which attempt of it."""
+
+    at: float
+    url: str
+    event: str
+    number: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class WorldSender:
+    """Answers each request after `seconds` with what `script` says."""
+
+    script: Script = lambda _: OK
+    seconds: float = 0.0
+    sent: list[Sent] = field(default_factory=list)
+    in_flight: dict[str, int] = field(default_factory=dict)
+    most_in_flight: dict[str, int] = field(default_factory=dict)
+    began_at: float = 0.0
+
+    async def send(
+        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
+    ) -> Outcome:
+        names = dict(headers)
+        sent = Sent(
+            round(trio.current_time() - self.began_at, 3),
+            url,
+            names["webhook-id"],
+            int(names["x-webhook-attempt"]),
+            names,
+            body,
+        )
+        self.sent.append(sent)
+        self.in_flight[url] = self.in_flight.get(url, 0) + 1
+        self.most_in_flight[url] = max(self.most_in_flight.get(url, 0), self.in_flight[url])
+        try:
+            with trio.move_on_after(timeout_seconds) as patience:
+                await trio.sleep(self.seconds)
+        finally:
+            self.in_flight[url] -= 1
+        if patience.cancelled_caught:
+            return Outcome(duration_seconds=timeout_seconds, error=DeliveryError.TIMEOUT)
+        answer = self.script(sent)
+        if isinstance(answer, Outcome):
+            return answer
+        if isinstance(answer, DeliveryError):
+            return Outcome(duration_seconds=self.seconds, error=answer, detail=answer.value)
+        return Outcome(duration_seconds=self.seconds, status=answer, remote_address="192.0.2.1:443")
+
+    async def forget(self, endpoint_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def events(self, url: str | None = None) -> list[str]:
+        return [sent.event for sent in self.sent if url in {None, sent.url}]
+
+    def times(self, url: str | None = None) -> list[float]:
+        return [sent.at for sent in self.sent if url in {None, sent.url}]
+
+
+class World:
+    """What `world` hands to a test."""
+
+    def __init__(self, journal: Journal, router: Router, sender: WorldSender, vault: Vault, config: Config) -> None:
+        self.journal = journal
+        self.router = router
+        self.sender = sender
+        self.vault = vault
+        self.config = config
+        self.clock = VirtualClock()
+        self.ids = IdFactory(self.clock.now)
+
+    async def endpoint(
+        self,
+        url: str = "https://a.example/",
+        *,
+        events: tuple[str, ...] = ("*",),
+        overrides: PolicyOverrides | None = None,
+        organization_id: str | None = None,
+        is_active: bool = True,
+    ) -> Endpoint:
+        secret = generate_secret()
+        return await self.router.create_endpoint(
+            NewEndpoint(
+                id=self.ids.new(Prefix.WEBHOOK),
+                url=url,
+                events=events,
+                secret=secret,
+                secret_hint=secret_hint(secret),
+                created_at=self.clock.now(),
+                overrides=overrides or PolicyOverrides(),
+                organization_id=organization_id,
+                is_active=is_active,
+            )
+        )
+
+    async def publish(self, event_id: str, *, key: str | None = None, **fields: object) -> PublishResult:
+        document = {"type": "user.created", "data": {}, "id": event_id, **fields}
+        if key is not None:
+            document["orderingKey"] = key
+        await self.router.room()
+        return await self.router.publish(new_event(document)).wait()
+
+    async def deliveries(self, endpoint: Endpoint) -> list[DeliveryRow]:
+        """Return an endpoint's deliveries, oldest first."""
+        page = await self.journal.read(
+            deliveries.page,
+            endpoint.pk,
+            status=None,
+            event=None,
+            event_id=None,
+            since=None,
+            until=None,
+            limit=1000,
+            cursor=None,
+        )
+        return page.items[::-1]
+
+    async def detail(self, delivery_id: str) -> DeliveryDetail:
+        return await self.journal.read(deliveries.get, delivery_id, None)
+
+
+def new_event(document: object) -> NewEvent:
+    return decode_event(msgspec.json.encode(document), max_bytes=262_144)
+
+
+def steady(**delivery: object) -> Config:
+    """Return a configuration whose back-off has no jitter."""
+    return Config(delivery=DeliveryConfig(**{"retry_jitter": 0.0, **delivery}))  # type: ignore[arg-type]  # a test's own
+
+
+@asynccontextmanager
+async def world(path: Path, *, config: Config | None = None, sender: WorldSender | None = None) -> AsyncIterator[World]:
+    """Run a world on the journal in `path` (made if there is none) until the block ends, as a crash would."""
+    config = config or steady()
+    sender = sender or WorldSender()
+    sender.began_at = trio.current_time()
+    clock = VirtualClock()
+    ids = IdFactory(clock.now)
+    vault = Vault(bytes(32))
+    inline = InlineRunner()
+    async with (
+        open_journal(path / "journal.db", clock=clock, ids=ids, write_runner=inline, read_runner=inline) as journal,
+        trio.open_nursery() as writing,
+    ):
+        await writing.start(journal.run)
+        router = Router(
+            journal=journal,
+            sender=sender,
+            vault=vault,
+            clock=clock,
+            ids=ids,
+            config=config,
+            sample=lambda: 0.5,
+        )
+        await router.begin()
+        async with trio.open_nursery() as sending:
+            await sending.start(router.run)
+            yield World(journal, router, sender, vault, config)
+            sending.cancel_scope.cancel()
+        writing.cancel_scope.cancel()

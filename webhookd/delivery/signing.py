@@ -1,0 +1,114 @@
+"""Secrets of endpoints and the signatures made with them: two headers from one secret. Pure.
+
+`webhook-signature` is Standard Webhooks (https://www.standardwebhooks.com), keyed with the decoded bytes of the secret;
+`x-webhook-signature` is keyed with the whole secret string, as Stripe's and GitHub's receivers do it. Nothing here may
+pull in the server: whoever verifies imports this module too.
+"""
+
+import base64
+import binascii
+import hmac
+import os
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from webhookd.models import Credentials, SignatureChoice, SignatureForm
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix
+PRIVATE_KEY_PREFIX = "whsk_"
+PUBLIC_KEY_PREFIX = "whpk_"
+
+_SECRET_BYTES = 32
+_IMPORTED_BYTES = range(24, 65)
+_HINT_CHARACTERS = 4
+
+
+def generate_secret(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
+    """Return a new secret, `whsec_` and base64 of 32 random bytes."""
+    return SECRET_PREFIX + base64.b64encode(random_bytes(_SECRET_BYTES)).decode()
+
+
+def secret_key(secret: str) -> bytes:
+    """Return the key bytes of a secret; ValueError, saying what is accepted, unless it is one of 24 to 64 bytes.
+
+    The base64 is strict: standard alphabet, padded, and the one spelling of its bytes.
+    """
+    if not secret.startswith(SECRET_PREFIX):
+        raise ValueError(f"a secret starts with {SECRET_PREFIX}")
+    text = secret.removeprefix(SECRET_PREFIX)
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"what follows {SECRET_PREFIX} must be standard padded base64") from error
+    if base64.b64encode(key).decode() != text:
+        raise ValueError(f"what follows {SECRET_PREFIX} must be standard padded base64")
+    if len(key) not in _IMPORTED_BYTES:
+        raise ValueError(f"a secret has 24 to 64 bytes, and this one has {len(key)}")
+    return key
+
+
+def secret_hint(secret: str) -> str:
+    """Return what may be shown of a secret: enough to tell two apart."""
+    return f"{SECRET_PREFIX}…{secret.rstrip('=')[-_HINT_CHARACTERS:]}"
+
+
+def generate_ed25519(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
+    """Return a new private key, `whsk_` and base64 of its seed and public key (64 bytes)."""
+    seed = random_bytes(32)
+    public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+    return PRIVATE_KEY_PREFIX + base64.b64encode(seed + public).decode()
+
+
+def ed25519_public(private_key: str) -> str:
+    """Return the `whpk_` public key of a `whsk_` private key."""
+    return PUBLIC_KEY_PREFIX + base64.b64encode(_private_bytes(private_key)[32:]).decode()
+
+
+def sign(
+    *,
+    credentials: Credentials,
+    choice: SignatureChoice,
+    event_id: str,
+    timestamp: int,
+    body: bytes,
+    now: float,
+) -> list[tuple[str, str]]:
+    """Return the signature headers of one attempt.
+
+    `timestamp` is in epoch seconds, `now` decides whether the secret before still signs. The current secret comes first
+    and a v1a token last: verifiers read the tokens in order, and some stop at the first they don't know.
+    """
+    secrets = [credentials.secret]
+    expires_at = credentials.previous_expires_at
+    if credentials.previous_secret is not None and expires_at is not None and now < expires_at:
+        secrets.append(credentials.previous_secret)
+    content = f"{event_id}.{timestamp}.".encode() + body
+    tokens = [
+        "v1," + base64.b64encode(hmac.digest(secret_key(secret), content, "sha256")).decode() for secret in secrets
+    ]
+    if choice.ed25519 and credentials.ed25519_secret is not None:
+        key = Ed25519PrivateKey.from_private_bytes(_private_bytes(credentials.ed25519_secret)[:32])
+        tokens.append("v1a," + base64.b64encode(key.sign(content)).decode())
+    headers = [("webhook-signature", " ".join(tokens))]
+    match choice.form:
+        case SignatureForm.TIMESTAMPED:
+            signed = f"{timestamp}.".encode() + body
+            digests = ",".join(f"v1={_hex(secret, signed)}" for secret in secrets)
+            headers.append(("x-webhook-signature", f"t={timestamp},{digests}"))
+        case SignatureForm.HEX:
+            # A single value can't carry two: receivers change over when the overlap ends.
+            headers.append(("x-webhook-signature", _hex(secrets[-1], body)))
+        case SignatureForm.SHA256_HEX:
+            headers.append(("x-webhook-signature", f"sha256={_hex(secrets[-1], body)}"))
+        case SignatureForm.OFF:
+            pass
+    return headers
+
+
+def _hex(secret: str, content: bytes) -> str:
+    return hmac.digest(secret.encode(), content, "sha256").hex()
+
+
+def _private_bytes(private_key: str) -> bytes:
+    return base64.b64decode(private_key.removeprefix(PRIVATE_KEY_PREFIX), validate=True)

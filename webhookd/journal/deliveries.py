@@ -1,0 +1,226 @@
+"""Queries on deliveries: lists, the detail with its attempts, and the changes that are made by hand or by age."""
+
+from collections.abc import Sequence
+
+import msgspec
+from peewee import SQL, Database, Query
+
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import cursors, endpoints, events
+from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, Page
+from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointTable, EventTable
+from webhookd.models import DeliveryError, DeliveryStatus, Ordering, Trigger
+
+_LIST = "deliveries"
+
+_FROM_ELSEWHERE = {"endpoint_id": EndpointTable.id, "event_id": EventTable.id}
+_COLUMNS = [_FROM_ELSEWHERE.get(name) or getattr(DeliveryTable, name) for name in DeliveryRow.__struct_fields__]
+_ATTEMPT_COLUMNS = [getattr(AttemptTable, name) for name in AttemptRow.__struct_fields__]
+_TO_BE_SENT = SQL("status IN ('pending', 'parked')")
+
+_pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+
+# SQLite has no loose index scan: this jumps from endpoint to endpoint whatever their backlogs hold.
+_BACKLOG = """
+WITH RECURSIVE found (pk) AS (
+    SELECT min(endpoint_pk) FROM deliveries WHERE status IN ('pending', 'parked')
+    UNION ALL
+    SELECT (SELECT min(endpoint_pk) FROM deliveries WHERE status IN ('pending', 'parked') AND endpoint_pk > found.pk)
+    FROM found WHERE found.pk IS NOT NULL
+)
+SELECT pk FROM found WHERE pk IS NOT NULL
+"""
+
+
+def page(
+    database: Database,
+    endpoint_pk: int,
+    *,
+    status: DeliveryStatus | None,
+    event: str | None,
+    event_id: str | None,
+    since: float | None,
+    until: float | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[DeliveryRow]:
+    """Return a page of an endpoint's deliveries, newest first; made from `since` on and before `until`."""
+    query = (
+        _select()
+        .where(DeliveryTable.endpoint_pk == endpoint_pk)
+        .order_by(DeliveryTable.created_at.desc(), DeliveryTable.pk.desc())
+        .limit(limit + 1)
+    )
+    if status is not None:
+        query = query.where(DeliveryTable.status == status.value)
+    if event is not None:
+        query = query.where(DeliveryTable.event_type == event)
+    if event_id is not None:
+        query = query.where(EventTable.id == event_id)
+    if since is not None:
+        query = query.where(DeliveryTable.created_at >= since)
+    if until is not None:
+        query = query.where(DeliveryTable.created_at < until)
+    if cursor is not None:
+        created_at, pk = cursors.decode(cursor, _LIST, tuple[float, int])
+        query = query.where(
+            (DeliveryTable.created_at <= created_at)
+            & ((DeliveryTable.created_at < created_at) | (DeliveryTable.pk < pk))
+        )
+    found = [_delivery(row) for row in query.tuples().execute(database)]
+    if len(found) <= limit:
+        return Page(items=found, next_cursor=None)
+    last = found[limit - 1]
+    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [last.created_at, last.pk]))
+
+
+def find(database: Database, delivery_id: str, organization_id: str | None) -> DeliveryRow:
+    """Return a delivery; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
+    query = _select().where(DeliveryTable.id == delivery_id)
+    if organization_id is not None:
+        query = query.where(EndpointTable.organization_id == organization_id)
+    for row in query.tuples().execute(database):
+        return _delivery(row)
+    raise Rejected(ErrorCode.NOT_FOUND, f"there is no delivery {delivery_id}")
+
+
+def get(database: Database, delivery_id: str, organization_id: str | None) -> DeliveryDetail:
+    """Return a delivery with its endpoint, its message and its attempts; Rejected NOT_FOUND as `find`."""
+    row = find(database, delivery_id, organization_id)
+    endpoint, is_deleted = endpoints.by_pk(database, row.endpoint_pk)
+    attempts = (
+        AttemptTable.select(*_ATTEMPT_COLUMNS)
+        .where(AttemptTable.delivery_pk == row.pk)
+        .order_by(AttemptTable.number)
+        .tuples()
+        .execute(database)
+    )
+    return DeliveryDetail(
+        row=row,
+        endpoint=endpoint,
+        endpoint_is_deleted=is_deleted,
+        message=events.message(database, row.event_pk),
+        attempts=[_attempt(attempt) for attempt in attempts],
+    )
+
+
+def retry(
+    database: Database, pk: int, *, force: bool, now: float, max_age_seconds: float, ordering: Ordering
+) -> DeliveryRow:
+    """Make a delivery go again with its sequence, its age and refusals anew.
+
+    One that has ended is pending again; one that is parked, or pending, is due now, and with it the head of its line.
+    Rejected CONFLICT for one that has succeeded, unless `force` is given.
+    """
+    before = _by_pk(database, pk)
+    if before.status is DeliveryStatus.SUCCEEDED and not force:
+        raise Rejected(
+            ErrorCode.CONFLICT, 'the delivery has succeeded; send {"force": true} to have it delivered once more'
+        )
+    parked = before.status is DeliveryStatus.PARKED
+    DeliveryTable.update(
+        {
+            "status": (DeliveryStatus.PARKED if parked else DeliveryStatus.PENDING).value,
+            "trigger": Trigger.MANUAL.value,
+            "refusals": 0,
+            "backoff_step": 0,
+            "next_attempt_at": now,
+            "expires_at": now + max_age_seconds,
+            "completed_at": None,
+            "error": None,
+        }
+    ).where(DeliveryTable.pk == pk).execute(database)
+    if before.status is DeliveryStatus.PENDING:
+        _end_back_off(database, pk, ordering, now)
+    return _by_pk(database, pk)
+
+
+def expire(database: Database, pks: Sequence[int], now: float) -> list[DeliveryRow]:
+    """Record deliveries whose age has passed as failed; return those that had not ended otherwise."""
+    chosen = DeliveryTable.pk.in_(pks) & _TO_BE_SENT & (DeliveryTable.expires_at <= now)
+    expired = [row[0] for row in DeliveryTable.select(DeliveryTable.pk).where(chosen).tuples().execute(database)]
+    DeliveryTable.update(
+        {
+            "status": DeliveryStatus.FAILED.value,
+            "error": DeliveryError.EXPIRED.value,
+            "completed_at": now,
+            "next_attempt_at": None,
+        }
+    ).where(DeliveryTable.pk.in_(expired)).execute(database)
+    return [_by_pk(database, pk) for pk in expired]
+
+
+def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
+    """Cancel what a deleted endpoint has queued, at most `limit` deliveries; return how many there were."""
+    chosen = (
+        DeliveryTable.select(DeliveryTable.pk)
+        .where((DeliveryTable.endpoint_pk == endpoint_pk) & _TO_BE_SENT)
+        .limit(limit)
+    )
+    count: int = (
+        DeliveryTable.update({"status": DeliveryStatus.CANCELED.value, "completed_at": now, "next_attempt_at": None})
+        .where(DeliveryTable.pk.in_(chosen))
+        .execute(database)
+    )
+    return count
+
+
+def backlog(database: Database) -> list[int]:
+    """Return the row numbers of the endpoints that have something to be sent, deleted ones included."""
+    return [row[0] for row in database.execute_sql(_BACKLOG)]
+
+
+def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -> None:
+    """Make the head of the delivery's line due: in an ordered mode it carries the back-off for all behind it."""
+    if ordering is Ordering.NONE:
+        return
+    [(endpoint_pk, key)] = (
+        DeliveryTable.select(DeliveryTable.endpoint_pk, DeliveryTable.ordering_key)
+        .where(DeliveryTable.pk == pk)
+        .tuples()
+        .execute(database)
+    )
+    line = (DeliveryTable.endpoint_pk == endpoint_pk) & SQL("status = 'pending'")
+    if ordering is Ordering.KEY:
+        if key is None:
+            return
+        line &= DeliveryTable.ordering_key == key
+    head = DeliveryTable.select(DeliveryTable.pk).where(line).order_by(DeliveryTable.sequence).limit(1)
+    DeliveryTable.update({"next_attempt_at": now}).where(
+        DeliveryTable.pk.in_(head) & (DeliveryTable.next_attempt_at > now)
+    ).execute(database)
+
+
+def _select() -> Query:
+    return (
+        DeliveryTable.select(*_COLUMNS)
+        .join(EndpointTable, on=(EndpointTable.pk == DeliveryTable.endpoint_pk))
+        .switch(DeliveryTable)
+        .join(EventTable, on=(EventTable.pk == DeliveryTable.event_pk))
+    )
+
+
+def _by_pk(database: Database, pk: int) -> DeliveryRow:
+    [row] = _select().where(DeliveryTable.pk == pk).tuples().execute(database)
+    return _delivery(row)
+
+
+def _delivery(row: Sequence[object]) -> DeliveryRow:
+    values = dict(zip(DeliveryRow.__struct_fields__, row, strict=True))
+    return DeliveryRow(**values | {"status": DeliveryStatus(values["status"]), "error": _error(values["error"])})
+
+
+def _attempt(row: Sequence[object]) -> AttemptRow:
+    values = dict(zip(AttemptRow.__struct_fields__, row, strict=True))
+    values |= {
+        "trigger": Trigger(values["trigger"]),
+        "response_headers": _pairs.decode(values["response_headers"]),
+        "response_body": bytes(values["response_body"]),
+        "truncated": bool(values["truncated"]),
+        "error": _error(values["error"]),
+    }
+    return AttemptRow(**values)
+
+
+def _error(text: str | None) -> DeliveryError | None:
+    return None if text is None else DeliveryError(text)

@@ -1,0 +1,300 @@
+"""Queries on endpoints: their settings, their sealed secrets and their state.
+
+An endpoint that has been deleted keeps its row for the history of its deliveries; nothing here finds it but `by_pk`.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import UNSET
+from peewee import SQL, Database, Query, fn
+
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import cursors
+from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts
+from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable, SecretTable
+from webhookd.models import (
+    BreakerState,
+    Credentials,
+    DisabledReason,
+    Endpoint,
+    EndpointState,
+    Ordering,
+    PolicyOverrides,
+    SignatureChoice,
+)
+from webhookd.secrets import Vault
+
+_LIST = "webhooks"
+_CURRENT, _PREVIOUS, _ED25519, _HEADERS = "current", "previous", "ed25519", "headers"
+
+_COLUMNS = [getattr(EndpointTable, name) for name in Endpoint.__struct_fields__]
+_STATE_COLUMNS = [getattr(EndpointStateTable, name) for name in EndpointState.__struct_fields__]
+
+_strings = msgspec.json.Decoder(tuple[str, ...])
+_string_map = msgspec.json.Decoder(dict[str, str])
+_overrides = msgspec.json.Decoder(PolicyOverrides)
+_choice = msgspec.json.Decoder(SignatureChoice)
+_pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
+
+
+def insert(database: Database, vault: Vault, new: NewEndpoint) -> Endpoint:
+    """Register an endpoint with its secrets."""
+    pk = EndpointTable.insert(
+        {
+            "id": new.id,
+            "url": new.url,
+            "events": _json(new.events),
+            "description": new.description,
+            "is_active": new.is_active,
+            "disabled_reason": None if new.is_active else DisabledReason.MANUAL.value,
+            "disabled_at": None if new.is_active else new.created_at,
+            "organization_id": new.organization_id,
+            "metadata": _json(new.metadata),
+            "overrides": _json(new.overrides),
+            "signature": _json(new.signature),
+            "header_names": _json([name for name, _ in new.headers]),
+            "secret_hint": new.secret_hint,
+            "ed25519_public_key": new.ed25519_public_key,
+            "created_at": new.created_at,
+            "updated_at": new.created_at,
+        }
+    ).execute(database)
+    EndpointStateTable.insert({"endpoint_pk": pk}).execute(database)
+    _seal(database, vault, pk, new.id, _CURRENT, new.secret)
+    if new.ed25519_secret is not None:
+        _seal(database, vault, pk, new.id, _ED25519, new.ed25519_secret)
+    if new.headers:
+        _seal(database, vault, pk, new.id, _HEADERS, _json(new.headers))
+    return get(database, new.id)
+
+
+def get(database: Database, endpoint_id: str, organization_id: str | None = None) -> Endpoint:
+    """Return an endpoint; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
+    query = _alive().where(EndpointTable.id == endpoint_id)
+    if organization_id is not None:
+        query = query.where(EndpointTable.organization_id == organization_id)
+    for row in query.tuples().execute(database):
+        return _endpoint(row)
+    raise Rejected(ErrorCode.NOT_FOUND, f"there is no webhook {endpoint_id}")
+
+
+def by_pk(database: Database, pk: int) -> tuple[Endpoint, bool]:
+    """Return an endpoint, and whether it has been deleted."""
+    query = EndpointTable.select(*_COLUMNS, EndpointTable.deleted_at).where(EndpointTable.pk == pk)
+    [(*row, deleted_at)] = query.tuples().execute(database)
+    return _endpoint(row), deleted_at is not None
+
+
+def all(database: Database) -> list[Endpoint]:  # noqa: A001 - reads as endpoints.all
+    """Return every endpoint."""
+    return [_endpoint(row) for row in _alive().order_by(EndpointTable.pk).tuples().execute(database)]
+
+
+def page(database: Database, organization_id: str | None, limit: int, cursor: str | None) -> Page[Endpoint]:
+    """Return a page of the endpoints, newest first; of one organization where one is given."""
+    query = _alive().order_by(EndpointTable.pk.desc()).limit(limit + 1)
+    if organization_id is not None:
+        query = query.where(EndpointTable.organization_id == organization_id)
+    if cursor is not None:
+        (last,) = cursors.decode(cursor, _LIST, tuple[int])
+        query = query.where(EndpointTable.pk < last)
+    found = [_endpoint(row) for row in query.tuples().execute(database)]
+    more = len(found) > limit
+    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].pk]) if more else None)
+
+
+def update(database: Database, vault: Vault, endpoint_id: str, changes: EndpointChanges, now: float) -> Endpoint:
+    """Change what `changes` names; Rejected NOT_FOUND."""
+    before = get(database, endpoint_id)
+    values: dict[str, object] = {"updated_at": now}
+    for name in ("url", "description", "organization_id", "ed25519_public_key"):
+        if (value := getattr(changes, name)) is not UNSET:
+            values[name] = value
+    for name in ("events", "metadata", "overrides", "signature"):
+        if (value := getattr(changes, name)) is not UNSET:
+            values[name] = _json(value)
+    if changes.is_active is True:
+        values |= {"is_active": True, "disabled_reason": None, "disabled_at": None}
+    elif changes.is_active is False and before.is_active:
+        values |= _switched_off(DisabledReason.MANUAL, now)
+    if changes.headers is not UNSET:
+        values["header_names"] = _json([name for name, _ in changes.headers])
+        _seal(database, vault, before.pk, before.id, _HEADERS, _json(changes.headers))
+    if changes.ed25519_secret is not UNSET:
+        _seal(database, vault, before.pk, before.id, _ED25519, changes.ed25519_secret)
+    EndpointTable.update(values).where(EndpointTable.pk == before.pk).execute(database)
+    return get(database, endpoint_id)
+
+
+def rotate(
+    database: Database,
+    vault: Vault,
+    endpoint_id: str,
+    secret: str,
+    secret_hint: str,
+    overlap_seconds: float,
+    now: float,
+) -> Endpoint:
+    """Make `secret` the current one; the one before signs beside it for the overlap. Rejected NOT_FOUND."""
+    before = get(database, endpoint_id)
+    expires_at = round(now + overlap_seconds, 3) if overlap_seconds > 0 else None
+    if expires_at is None:
+        _remove_secrets(database, before.pk, _PREVIOUS)
+    else:
+        # Opened and sealed anew: a sealed value opens only in its own place.
+        current = _open(database, vault, before.pk, before.id, _CURRENT)
+        assert current is not None  # noqa: S101 - every endpoint has one
+        _seal(database, vault, before.pk, before.id, _PREVIOUS, current)
+    _seal(database, vault, before.pk, before.id, _CURRENT, secret)
+    EndpointTable.update(
+        {"secret_hint": secret_hint, "previous_secret_expires_at": expires_at, "updated_at": now}
+    ).where(EndpointTable.pk == before.pk).execute(database)
+    return get(database, endpoint_id)
+
+
+def delete(database: Database, endpoint_id: str, now: float) -> Endpoint:
+    """Delete an endpoint and its secrets; Rejected NOT_FOUND. What it had queued is for `deliveries.cancel`."""
+    endpoint = get(database, endpoint_id)
+    EndpointTable.update({"deleted_at": now, "updated_at": now}).where(EndpointTable.pk == endpoint.pk).execute(
+        database
+    )
+    _remove_secrets(database, endpoint.pk, _CURRENT, _PREVIOUS, _ED25519, _HEADERS)
+    EndpointStateTable.delete().where(EndpointStateTable.endpoint_pk == endpoint.pk).execute(database)
+    return endpoint
+
+
+def disable(database: Database, pk: int, reason: DisabledReason, now: float) -> Endpoint:
+    """Switch an endpoint off for a reason of the delivery's; one that is off already, or deleted, stays as it is."""
+    EndpointTable.update(_switched_off(reason, now) | {"updated_at": now}).where(
+        (EndpointTable.pk == pk) & EndpointTable.is_active & EndpointTable.deleted_at.is_null()
+    ).execute(database)
+    return by_pk(database, pk)[0]
+
+
+def credentials(database: Database, vault: Vault, pk: int, now: float) -> Credentials:
+    """Open the endpoint's secrets; all of them are empty once it is deleted.
+
+    Raises MasterKeyError for a value that doesn't open: the file was changed by someone without the key.
+    """
+    endpoint, is_deleted = by_pk(database, pk)
+    if is_deleted:
+        return Credentials(secret="", previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
+    query = SecretTable.select(SecretTable.kind, SecretTable.sealed).where(SecretTable.endpoint_pk == pk)
+    plain = {
+        kind: vault.decrypt(bytes(sealed), context=_context(kind, endpoint.id)).decode()
+        for kind, sealed in query.tuples().execute(database)
+    }
+    expires_at = endpoint.previous_secret_expires_at
+    overlaps = expires_at is not None and now < expires_at
+    return Credentials(
+        secret=plain[_CURRENT],
+        previous_secret=plain.get(_PREVIOUS) if overlaps else None,
+        previous_expires_at=expires_at if overlaps else None,
+        ed25519_secret=plain.get(_ED25519),
+        headers=_pairs.decode(plain.get(_HEADERS, "[]")),
+    )
+
+
+def state(database: Database, pk: int) -> EndpointState:
+    """Return what an endpoint's past means for its next request; a clean one for a deleted endpoint."""
+    query = EndpointStateTable.select(*_STATE_COLUMNS).where(EndpointStateTable.endpoint_pk == pk)
+    for breaker, *rest in query.tuples().execute(database):
+        return EndpointState(**dict(zip(EndpointState.__struct_fields__, (BreakerState(breaker), *rest), strict=True)))
+    return EndpointState()
+
+
+def set_state(database: Database, pk: int, changed: EndpointState) -> None:
+    """Store what an endpoint's past means from now on."""
+    EndpointStateTable.update(msgspec.structs.asdict(changed) | {"breaker": changed.breaker.value}).where(
+        EndpointStateTable.endpoint_pk == pk
+    ).execute(database)
+
+
+def hasten(database: Database, pk: int, now: float) -> None:
+    """End the back-off of whatever the endpoint has queued."""
+    DeliveryTable.update({"next_attempt_at": now, "backoff_step": 0}).where(
+        (DeliveryTable.endpoint_pk == pk)
+        & SQL("status IN ('pending', 'parked')")
+        & (DeliveryTable.next_attempt_at > now)
+    ).execute(database)
+
+
+def health_facts(database: Database, orderings: Mapping[int, Ordering]) -> dict[int, tuple[EndpointState, QueueFacts]]:
+    """Return what the journal knows of the health of endpoints, by row number."""
+    return {pk: (state(database, pk), _queue_facts(database, pk, ordering)) for pk, ordering in orderings.items()}
+
+
+def _queue_facts(database: Database, pk: int, ordering: Ordering) -> QueueFacts:
+    pending = DeliveryTable.select().where((DeliveryTable.endpoint_pk == pk) & SQL("status = 'pending'"))
+    parked = DeliveryTable.select().where((DeliveryTable.endpoint_pk == pk) & SQL("status = 'parked'"))
+    head = list(
+        pending.select(DeliveryTable.created_at, DeliveryTable.next_attempt_at)
+        .order_by(DeliveryTable.sequence)
+        .limit(1)
+        .tuples()
+        .execute(database)
+    )
+    parked_count, parked_at = _one(parked.select(fn.COUNT(SQL("*")), fn.MIN(DeliveryTable.next_attempt_at)), database)
+    if not head:
+        return QueueFacts(queued=0, parked=parked_count, oldest_pending_at=None, next_attempt_at=parked_at)
+    [(oldest_pending_at, due_at)] = head
+    if ordering is not Ordering.STRICT:
+        (due_at,) = _one(pending.select(fn.MIN(DeliveryTable.next_attempt_at)), database)
+    return QueueFacts(
+        queued=_one(pending.select(fn.COUNT(SQL("*"))), database)[0],
+        parked=parked_count,
+        oldest_pending_at=oldest_pending_at,
+        next_attempt_at=due_at if parked_at is None else min(due_at, parked_at),
+    )
+
+
+def _one(query: Query, database: Database) -> tuple[object, ...]:
+    [row] = query.tuples().execute(database)
+    return tuple(row)
+
+
+def _alive() -> Query:
+    return EndpointTable.select(*_COLUMNS).where(EndpointTable.deleted_at.is_null())
+
+
+def _endpoint(row: list[object]) -> Endpoint:
+    values = dict(zip(Endpoint.__struct_fields__, row, strict=True))
+    values |= {
+        "events": _strings.decode(values["events"]),
+        "is_active": bool(values["is_active"]),
+        "disabled_reason": None if values["disabled_reason"] is None else DisabledReason(values["disabled_reason"]),
+        "metadata": _string_map.decode(values["metadata"]),
+        "overrides": _overrides.decode(values["overrides"]),
+        "signature": _choice.decode(values["signature"]),
+        "header_names": _strings.decode(values["header_names"]),
+    }
+    return Endpoint(**values)
+
+
+def _switched_off(reason: DisabledReason, now: float) -> dict[str, object]:
+    return {"is_active": False, "disabled_reason": reason.value, "disabled_at": now}
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _context(kind: str, endpoint_id: str) -> str:
+    return f"secrets:{kind}:{endpoint_id}"
+
+
+def _seal(database: Database, vault: Vault, pk: int, endpoint_id: str, kind: str, plain: str) -> None:
+    sealed = vault.encrypt(plain.encode(), context=_context(kind, endpoint_id))
+    SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
+
+
+def _open(database: Database, vault: Vault, pk: int, endpoint_id: str, kind: str) -> str | None:
+    query = SecretTable.select(SecretTable.sealed).where((SecretTable.endpoint_pk == pk) & (SecretTable.kind == kind))
+    for (sealed,) in query.tuples().execute(database):
+        return vault.decrypt(bytes(sealed), context=_context(kind, endpoint_id)).decode()
+    return None
+
+
+def _remove_secrets(database: Database, pk: int, *kinds: str) -> None:
+    SecretTable.delete().where((SecretTable.endpoint_pk == pk) & SecretTable.kind.in_(kinds)).execute(database)

@@ -1,0 +1,35 @@
+"""Queries on the catalogue of event types."""
+
+from peewee import Database
+
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal.rows import EventTypeRow
+from webhookd.journal.schema import EventTypeTable
+
+_COLUMNS = [getattr(EventTypeTable, name) for name in EventTypeRow.__struct_fields__]
+
+
+def all(database: Database) -> list[EventTypeRow]:  # noqa: A001 - reads as event_types.all
+    """Return the whole catalogue, by name."""
+    query = EventTypeTable.select(*_COLUMNS).order_by(EventTypeTable.name)
+    return [_row(row) for row in query.tuples().execute(database)]
+
+
+def put(database: Database, row: EventTypeRow, now: float) -> EventTypeRow:
+    """Add a name to the catalogue, or replace what is said of it."""
+    said: dict[str, object] = {name: getattr(row, name) for name in EventTypeRow.__struct_fields__}
+    changed = EventTypeTable.update(said | {"updated_at": now}).where(EventTypeTable.name == row.name).execute(database)
+    if not changed:
+        EventTypeTable.insert(said | {"created_at": now, "updated_at": now}).execute(database)
+    return row
+
+
+def delete(database: Database, name: str) -> None:
+    """Take a name out of the catalogue; Rejected NOT_FOUND."""
+    if not EventTypeTable.delete().where(EventTypeTable.name == name).execute(database):
+        raise Rejected(ErrorCode.NOT_FOUND, f"the catalogue has no event type {name}")
+
+
+def _row(row: list[object]) -> EventTypeRow:
+    values = dict(zip(EventTypeRow.__struct_fields__, row, strict=True))
+    return EventTypeRow(**values | {"deprecated": bool(values["deprecated"])})

@@ -1,0 +1,78 @@
+"""Queries on events: the feed in the order of commits, one event, and what is sent of it."""
+
+from peewee import Database, Query
+
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import cursors
+from webhookd.journal.rows import EventRow, Page
+from webhookd.journal.schema import EventTable
+from webhookd.models import Message
+
+_LIST = "events"
+_COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
+
+
+def page(
+    database: Database, organization_id: str | None, *, limit: int, cursor: str | None, after: str | None
+) -> Page[EventRow]:
+    """Return a part of the feed, oldest first, in the order of commits; of one organization where one is given.
+
+    `after` is the id of the last event seen, or a cursor: whoever goes on from there skips nothing. Raises Rejected
+    INVALID_CURSOR, for an event that is no longer kept as well.
+    """
+    query = _visible(organization_id).order_by(EventTable.pk).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(EventTable.pk > cursors.decode(cursor, _LIST, tuple[int])[0])
+    if after is not None:
+        query = query.where(EventTable.pk > _position(database, after, organization_id))
+    found = [_event(row) for row in query.tuples().execute(database)]
+    more = len(found) > limit
+    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].pk]) if more else None)
+
+
+def get(database: Database, event_id: str, organization_id: str | None) -> EventRow:
+    """Return an event; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
+    for row in _visible(organization_id).where(EventTable.id == event_id).tuples().execute(database):
+        return _event(row)
+    raise Rejected(ErrorCode.NOT_FOUND, f"there is no event {event_id}")
+
+
+def message(database: Database, event_pk: int) -> Message:
+    """Return what an attempt sends of an event."""
+    [(event_id, event_type, organization_id, traceparent, body)] = (
+        EventTable.select(
+            EventTable.id, EventTable.type, EventTable.organization_id, EventTable.traceparent, EventTable.body
+        )
+        .where(EventTable.pk == event_pk)
+        .tuples()
+        .execute(database)
+    )
+    return Message(
+        event_id=event_id,
+        type=event_type,
+        organization_id=organization_id,
+        traceparent=traceparent,
+        body=bytes(body),
+    )
+
+
+def _position(database: Database, after: str, organization_id: str | None) -> int:
+    if after.startswith(cursors.PREFIX):
+        return cursors.decode(after, _LIST, tuple[int])[0]
+    try:
+        return get(database, after, organization_id).pk
+    except Rejected as error:
+        raise Rejected(
+            ErrorCode.INVALID_CURSOR,
+            f"there is no event {after} to go on after; it may have been removed by age: start again without it",
+        ) from error
+
+
+def _visible(organization_id: str | None) -> Query:
+    query = EventTable.select(*_COLUMNS)
+    return query if organization_id is None else query.where(EventTable.organization_id == organization_id)
+
+
+def _event(row: list[object]) -> EventRow:
+    values = dict(zip(EventRow.__struct_fields__, row, strict=True))
+    return EventRow(**values | {"body": bytes(values["body"])})
