@@ -74,9 +74,7 @@ async def test_the_last_delay_repeats(tmp_path: Path, autojump_clock: MockClock)
         assert sender.times() == [0, 1, 3, 5, 7, 9, 11, 13, 15]
 
 
-async def test_a_refused_message_is_parked_and_lets_the_others_pass(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_a_refused_message_is_parked_and_lets_the_others_pass(tmp_path: Path, autojump_clock: MockClock) -> None:
     """After three refusals a delivery goes on retrying beside the line until its refusals are used up."""
     sender = failing({"bad": 1000}, 422)
     async with world(tmp_path, sender=sender) as w:
@@ -95,9 +93,7 @@ async def test_a_refused_message_is_parked_and_lets_the_others_pass(
         assert (bad.error, bad.response_status) == (DeliveryError.REFUSED, 422)
 
 
-async def test_five_faults_open_the_breaker_and_one_probe_closes_it(
-    tmp_path: Path, autojump_clock: MockClock
-) -> None:
+async def test_five_faults_open_the_breaker_and_one_probe_closes_it(tmp_path: Path, autojump_clock: MockClock) -> None:
     """While the breaker is open nothing is sent but one probe when the back-off says so."""
     sender = failing({"e0": 6}, DeliveryError.CONNECT)
     async with world(tmp_path, sender=sender) as w:

@@ -90,9 +90,11 @@ def next_move(
     if candidate is None or not is_active:
         if in_flight:
             return Wait(event_at, Why.SENDING)
-        if line.is_empty:
+        if line.is_spent or line.is_empty:
             leave_at = active_at + LINGER_SECONDS
-            return Step.LEAVE if now >= leave_at else Wait(leave_at, Why.IDLE)
+            if now < leave_at:
+                return Wait(earliest(leave_at, event_at), Why.IDLE)
+            return Step.REFILL if line.is_spent else Step.LEAVE
         return Wait(event_at, Why.BACK_OFF if is_active else Why.INACTIVE)
     by_hand = candidate.trigger is Trigger.MANUAL
     if (hold := breaker.admit(state, now, probing=is_probing, by_hand=by_hand)) is not None:

@@ -24,6 +24,7 @@ class Line:
         self._pending: deque[QueuedDelivery] = deque()
         self._parked: deque[QueuedDelivery] = deque()
         self._refill_at: float | None = None
+        self._was_taken_from = False
 
     def begin_refill(self) -> None:
         """Note that the journal is about to be read: what changes from now on makes the window stale again."""
@@ -34,13 +35,23 @@ class Line:
         self._pending = deque(window.line)
         self._parked = deque(window.parked)
         self.expired = window.expired
+        self._was_taken_from = False
         self.has_more = self.has_more or not window.complete
         self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is known that is to be sent, now or later."""
-        return not (self._pending or self._parked or self.expired) and self._refill_at is None
+        return self._holds_nothing and self._refill_at is None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all that the window held has been sent, so that only the journal knows what is left for later."""
+        return self._holds_nothing and self._was_taken_from
+
+    @property
+    def _holds_nothing(self) -> bool:
+        return not (self._pending or self._parked or self.expired)
 
     def needs_refill(self, now: float, ordering: Ordering, *, found: bool) -> bool:
         """Whether the journal must be read before the next move; `found` says that there is something to send.
@@ -76,6 +87,7 @@ class Line:
 
     def take(self, delivery: QueuedDelivery) -> None:
         """Remove a delivery that is sent now."""
+        self._was_taken_from = True
         queue = self._parked if delivery in self._parked else self._pending
         if queue and queue[0] is delivery:
             queue.popleft()

@@ -290,9 +290,9 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     """What an endpoint's past means for its next request; survives a restart.
 
     `failing_since` is the first failure since the last success and `failures_since_success` counts the attempts from
-    then on; `consecutive_faults` counts endpoint faults in a row; `reopenings` the probes that failed in a row; `pauses`
-    the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through; `warned_at` is
-    when `webhook.failing` was sent; `recovered_at` is when the breaker last closed after an outage.
+    then on; `consecutive_faults` counts endpoint faults in a row; `reopenings` the probes that failed in a row;
+    `pauses` the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through;
+    `warned_at` is when `webhook.failing` was sent; `recovered_at` is when the breaker last closed after an outage.
     """
 
     breaker: BreakerState = BreakerState.CLOSED

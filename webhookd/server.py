@@ -151,7 +151,9 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                 async with trio.open_nursery() as sending:
                     await sending.start(sender.run)
                     await sending.start(router.run)
-                    sending.start_soon(Supervisor("retention").run, partial(journal.retain, config.journal.retention_days))
+                    sending.start_soon(
+                        Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
+                    )
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)
                         await edges.start(sockets.ingest.run)

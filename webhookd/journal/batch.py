@@ -71,9 +71,7 @@ _UPDATE_DELIVERY = _update(
     ("status", "trigger", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error"),
     (DeliveryTable.pk == 0) & SQL("status IN ('pending', 'parked')"),
 )
-_COUNT_ATTEMPT = _update(
-    DeliveryTable, ("attempts", "response_status", "duration_seconds"), DeliveryTable.pk == 0
-)
+_COUNT_ATTEMPT = _update(DeliveryTable, ("attempts", "response_status", "duration_seconds"), DeliveryTable.pk == 0)
 
 
 class Batches:

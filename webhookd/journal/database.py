@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 from peewee import Database, PeeweeException
@@ -17,6 +18,8 @@ from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
+
+T = TypeVar("T")
 
 SQLITE_VERSION = apsw.sqlite_lib_version()
 
@@ -109,7 +112,7 @@ class Reader:
             self._database.connect()
             self._database.connection().set_progress_handler(self._is_late, _STEPS_BETWEEN_CLOCK_LOOKS)
 
-    def run(self, query: Callable[[Database], object]) -> object:
+    def run(self, query: Callable[[Database], T]) -> T:
         """Run `query` in one read transaction; ReadTimeoutError past the limit. Blocks."""
         self._deadline = time.monotonic() + self._limit_seconds
         with translated(self._path), self._database.atomic():

@@ -1,13 +1,14 @@
 """Queries on deliveries: lists, the detail with its attempts, and the changes that are made by hand or by age."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 from peewee import SQL, Database, Query
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import cursors, endpoints, events
-from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, Page
+from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, Page, row_of
 from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointTable, EventTable
 from webhookd.models import DeliveryError, DeliveryStatus, Ordering, Trigger
 
@@ -17,8 +18,6 @@ _FROM_ELSEWHERE = {"endpoint_id": EndpointTable.id, "event_id": EventTable.id}
 _COLUMNS = [_FROM_ELSEWHERE.get(name) or getattr(DeliveryTable, name) for name in DeliveryRow.__struct_fields__]
 _ATTEMPT_COLUMNS = [getattr(AttemptTable, name) for name in AttemptRow.__struct_fields__]
 _TO_BE_SENT = SQL("status IN ('pending', 'parked')")
-
-_pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 
 # SQLite has no loose index scan: this jumps from endpoint to endpoint whatever their backlogs hold.
 _BACKLOG = """
@@ -206,21 +205,10 @@ def _by_pk(database: Database, pk: int) -> DeliveryRow:
 
 
 def _delivery(row: Sequence[object]) -> DeliveryRow:
-    values = dict(zip(DeliveryRow.__struct_fields__, row, strict=True))
-    return DeliveryRow(**values | {"status": DeliveryStatus(values["status"]), "error": _error(values["error"])})
+    return row_of(DeliveryRow, row)
 
 
-def _attempt(row: Sequence[object]) -> AttemptRow:
+def _attempt(row: Sequence[Any]) -> AttemptRow:
     values = dict(zip(AttemptRow.__struct_fields__, row, strict=True))
-    values |= {
-        "trigger": Trigger(values["trigger"]),
-        "response_headers": _pairs.decode(values["response_headers"]),
-        "response_body": bytes(values["response_body"]),
-        "truncated": bool(values["truncated"]),
-        "error": _error(values["error"]),
-    }
-    return AttemptRow(**values)
-
-
-def _error(text: str | None) -> DeliveryError | None:
-    return None if text is None else DeliveryError(text)
+    headers = msgspec.json.decode(values["response_headers"])
+    return row_of(AttemptRow, row, response_headers=headers, truncated=bool(values["truncated"]))

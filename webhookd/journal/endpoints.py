@@ -3,7 +3,8 @@
 An endpoint that has been deleted keeps its row for the history of its deliveries; nothing here finds it but `by_pk`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -11,17 +12,14 @@ from peewee import SQL, Database, Query, fn
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
-from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts
+from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts, row_of
 from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable, SecretTable
 from webhookd.models import (
-    BreakerState,
     Credentials,
     DisabledReason,
     Endpoint,
     EndpointState,
     Ordering,
-    PolicyOverrides,
-    SignatureChoice,
 )
 from webhookd.secrets import Vault
 
@@ -31,10 +29,7 @@ _CURRENT, _PREVIOUS, _ED25519, _HEADERS = "current", "previous", "ed25519", "hea
 _COLUMNS = [getattr(EndpointTable, name) for name in Endpoint.__struct_fields__]
 _STATE_COLUMNS = [getattr(EndpointStateTable, name) for name in EndpointState.__struct_fields__]
 
-_strings = msgspec.json.Decoder(tuple[str, ...])
-_string_map = msgspec.json.Decoder(dict[str, str])
-_overrides = msgspec.json.Decoder(PolicyOverrides)
-_choice = msgspec.json.Decoder(SignatureChoice)
+_JSON_COLUMNS = ("events", "metadata", "overrides", "signature", "header_names")
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 
 
@@ -199,8 +194,8 @@ def credentials(database: Database, vault: Vault, pk: int, now: float) -> Creden
 def state(database: Database, pk: int) -> EndpointState:
     """Return what an endpoint's past means for its next request; a clean one for a deleted endpoint."""
     query = EndpointStateTable.select(*_STATE_COLUMNS).where(EndpointStateTable.endpoint_pk == pk)
-    for breaker, *rest in query.tuples().execute(database):
-        return EndpointState(**dict(zip(EndpointState.__struct_fields__, (BreakerState(breaker), *rest), strict=True)))
+    for row in query.tuples().execute(database):
+        return row_of(EndpointState, row)
     return EndpointState()
 
 
@@ -249,7 +244,7 @@ def _queue_facts(database: Database, pk: int, ordering: Ordering) -> QueueFacts:
     )
 
 
-def _one(query: Query, database: Database) -> tuple[object, ...]:
+def _one(query: Query, database: Database) -> tuple[Any, ...]:
     [row] = query.tuples().execute(database)
     return tuple(row)
 
@@ -258,18 +253,10 @@ def _alive() -> Query:
     return EndpointTable.select(*_COLUMNS).where(EndpointTable.deleted_at.is_null())
 
 
-def _endpoint(row: list[object]) -> Endpoint:
+def _endpoint(row: Sequence[Any]) -> Endpoint:
     values = dict(zip(Endpoint.__struct_fields__, row, strict=True))
-    values |= {
-        "events": _strings.decode(values["events"]),
-        "is_active": bool(values["is_active"]),
-        "disabled_reason": None if values["disabled_reason"] is None else DisabledReason(values["disabled_reason"]),
-        "metadata": _string_map.decode(values["metadata"]),
-        "overrides": _overrides.decode(values["overrides"]),
-        "signature": _choice.decode(values["signature"]),
-        "header_names": _strings.decode(values["header_names"]),
-    }
-    return Endpoint(**values)
+    decoded = {name: msgspec.json.decode(values[name]) for name in _JSON_COLUMNS}
+    return row_of(Endpoint, row, **decoded, is_active=bool(values["is_active"]))
 
 
 def _switched_off(reason: DisabledReason, now: float) -> dict[str, object]:

@@ -1,9 +1,11 @@
 """Queries on the catalogue of event types."""
 
+from collections.abc import Sequence
+
 from peewee import Database
 
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal.rows import EventTypeRow
+from webhookd.journal.rows import EventTypeRow, row_of
 from webhookd.journal.schema import EventTypeTable
 
 _COLUMNS = [getattr(EventTypeTable, name) for name in EventTypeRow.__struct_fields__]
@@ -30,6 +32,6 @@ def delete(database: Database, name: str) -> None:
         raise Rejected(ErrorCode.NOT_FOUND, f"the catalogue has no event type {name}")
 
 
-def _row(row: list[object]) -> EventTypeRow:
-    values = dict(zip(EventTypeRow.__struct_fields__, row, strict=True))
-    return EventTypeRow(**values | {"deprecated": bool(values["deprecated"])})
+def _row(row: Sequence[object]) -> EventTypeRow:
+    *said, deprecated = row
+    return row_of(EventTypeRow, (*said, bool(deprecated)))

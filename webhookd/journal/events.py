@@ -1,10 +1,12 @@
 """Queries on events: the feed in the order of commits, one event, and what is sent of it."""
 
+from collections.abc import Sequence
+
 from peewee import Database, Query
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
-from webhookd.journal.rows import EventRow, Page
+from webhookd.journal.rows import EventRow, Page, row_of
 from webhookd.journal.schema import EventTable
 from webhookd.models import Message
 
@@ -73,6 +75,5 @@ def _visible(organization_id: str | None) -> Query:
     return query if organization_id is None else query.where(EventTable.organization_id == organization_id)
 
 
-def _event(row: list[object]) -> EventRow:
-    values = dict(zip(EventRow.__struct_fields__, row, strict=True))
-    return EventRow(**values | {"body": bytes(values["body"])})
+def _event(row: Sequence[object]) -> EventRow:
+    return row_of(EventRow, row)

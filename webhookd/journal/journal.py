@@ -157,7 +157,7 @@ class Journal:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Ticket[T]:
-        """Submit a change that nobody can ask for again: while the disk is full it waits for room instead of failing."""
+        """Submit a change that nobody can ask for again: it waits while the disk is full, where others fail."""
         return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True)
 
     def _submit(
@@ -171,7 +171,8 @@ class Journal:
         """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""
         ticket = self.write_nowait(change, None, *args, **kwargs)
         with trio.CancelScope(shield=True):
-            return await ticket.wait()
+            result = await ticket.wait()
+        return result  # noqa: RET504 - to mypy the scope may swallow the return
 
     async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query on one snapshot; ReadTimeoutError past 5 s."""

@@ -4,9 +4,8 @@ import msgspec
 from peewee import Database
 
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal.rows import KeyRow
+from webhookd.journal.rows import KeyRow, row_of
 from webhookd.journal.schema import KeyTable
-from webhookd.models import Role
 
 _COLUMNS = [getattr(KeyTable, name) for name in KeyRow.__struct_fields__]
 
@@ -14,7 +13,7 @@ _COLUMNS = [getattr(KeyTable, name) for name in KeyRow.__struct_fields__]
 def all(database: Database) -> list[KeyRow]:  # noqa: A001 - reads as keys.all
     """Return every key, oldest first; expired ones too."""
     query = KeyTable.select(*_COLUMNS).order_by(KeyTable.id)
-    return [_row(row) for row in query.tuples().execute(database)]
+    return [row_of(KeyRow, row) for row in query.tuples().execute(database)]
 
 
 def insert(database: Database, row: KeyRow) -> KeyRow:
@@ -39,8 +38,3 @@ def revoke(database: Database, key_id: str, organization_id: str | None) -> str:
     if not query.execute(database):
         raise Rejected(ErrorCode.NOT_FOUND, f"there is no API key {key_id}")
     return key_id
-
-
-def _row(row: list[object]) -> KeyRow:
-    values = dict(zip(KeyRow.__struct_fields__, row, strict=True))
-    return KeyRow(**values | {"role": Role(values["role"]), "key_hash": bytes(values["key_hash"])})

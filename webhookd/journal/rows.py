@@ -1,8 +1,9 @@
 """What the journal's queries take and give, as plain data. Times are epoch seconds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Generic, TypeVar
 
+import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from webhookd.models import (
@@ -19,6 +20,13 @@ from webhookd.models import (
 )
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Struct)
+
+
+def row_of(kind: type[S], values: Iterable[object], **replaced: object) -> S:
+    """Return a row as a Struct: `values` in the order of its fields, less those that are `replaced` by decoded ones."""
+    fields = dict(zip(kind.__struct_fields__, values, strict=True))
+    return msgspec.convert(fields | replaced, kind, builtin_types=(bytes,))
 
 
 class Page(Struct, Generic[T], frozen=True, kw_only=True):

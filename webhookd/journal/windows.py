@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from peewee import SQL, Database, Query, fn
 
-from webhookd.journal.rows import Window, WindowRequest
+from webhookd.journal.rows import Window, WindowRequest, row_of
 from webhookd.journal.schema import DeliveryTable
-from webhookd.models import DeliveryStatus, Ordering, QueuedDelivery, Trigger
+from webhookd.models import Ordering, QueuedDelivery
 
 EXPIRED_A_READ = 500
 
@@ -83,12 +83,7 @@ def _earliest(database: Database, chosen: object) -> float | None:
 
 
 def _rows(database: Database, query: Query) -> list[QueuedDelivery]:
-    found = []
-    for row in query.tuples().execute(database):
-        values = dict(zip(QueuedDelivery.__struct_fields__, row, strict=True))
-        values |= {"status": DeliveryStatus(values["status"]), "trigger": Trigger(values["trigger"])}
-        found.append(QueuedDelivery(**values))
-    return found
+    return [row_of(QueuedDelivery, row) for row in query.tuples().execute(database)]
 
 
 def _grounded(found: Sequence[QueuedDelivery], request: WindowRequest) -> tuple[QueuedDelivery, ...]:

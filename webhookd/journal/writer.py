@@ -4,9 +4,9 @@ Whatever is submitted while a batch is on its way to the disk forms the next one
 after the commit, on the loop and in order of submission, each operation gets its result, its `committed` callback runs,
 and whoever waits is woken. Nobody's giving up takes an operation back.
 
-A disk that is full refuses events and changes, which their submitters can repeat; attempts and what time has
-done can't be repeated and are kept until there is room. An error of the disk itself is final: after a failed fsync the next one would succeed and lie,
-so `run` raises JournalError, everybody who waits gets it too, and the process ends.
+A disk that is full refuses events and changes, which their submitters can repeat; attempts and what time has done can't
+be repeated and are kept until there is room. An error of the disk itself is final: after a failed fsync the next one
+would succeed and lie, so `run` raises JournalError, everybody who waits gets it too, and the process ends.
 """
 
 from collections.abc import Sequence

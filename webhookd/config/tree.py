@@ -1,4 +1,4 @@
-"""The configuration: one tree of frozen Structs, from a TOML file and the environment.
+"""What can be configured: one tree of frozen Structs, with the defaults.
 
 The defaults stand here and nowhere else; the shipped `config.toml` repeats them for the reader, and a test compares.
 """

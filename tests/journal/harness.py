@@ -1,0 +1,70 @@
+"""A journal on disk with its writer running, and one endpoint to publish to."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from webhookd.clock import SystemClock
+from webhookd.delivery.signing import generate_secret, secret_hint
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import Journal, NewEndpoint, Ticket, endpoints, open_journal
+from webhookd.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
+from webhookd.secrets import Vault
+
+CLOCK = SystemClock()
+IDS = IdFactory(CLOCK.now)
+VAULT = Vault(bytes(range(32)))
+
+
+@asynccontextmanager
+async def running(path: Path, *, max_bytes: int | None = None) -> AsyncIterator[Journal]:
+    async with (
+        open_journal(path, clock=CLOCK, ids=IDS, max_bytes=max_bytes) as journal,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(journal.run)
+        yield journal
+        nursery.cancel_scope.cancel()
+
+
+def new_endpoint(**fields: object) -> NewEndpoint:
+    secret = generate_secret()
+    values: dict[str, object] = {
+        "id": IDS.new(Prefix.WEBHOOK),
+        "url": "https://receiver.example/",
+        "events": ("*",),
+        "secret": secret,
+        "secret_hint": secret_hint(secret),
+        "created_at": CLOCK.now(),
+    }
+    return NewEndpoint(**values | fields)  # type: ignore[arg-type]  # a test's own fields
+
+
+async def add_endpoint(journal: Journal, **fields: object) -> Endpoint:
+    return await journal.write(endpoints.insert, VAULT, new_endpoint(**fields))
+
+
+def event(event_id: str, *, organization_id: str | None = None, key: str | None = None, size: int = 2) -> AcceptedEvent:
+    now = CLOCK.now()
+    return AcceptedEvent(
+        id=event_id,
+        type="user.created",
+        organization_id=organization_id,
+        ordering_key=key,
+        traceparent=None,
+        timestamp=now,
+        accepted_at=now,
+        body=b"{" + b" " * (size - 2) + b"}",
+    )
+
+
+def publish(
+    journal: Journal, what: AcceptedEvent, *targets: Endpoint, max_age_seconds: float = 3600
+) -> Ticket[PublishResult]:
+    to = tuple(
+        Target(endpoint_pk=target.pk, status=DeliveryStatus.PENDING, max_age_seconds=max_age_seconds)
+        for target in targets
+    )
+    return journal.publish(what, to, lambda _: None)

@@ -1,0 +1,310 @@
+"""The journal as a whole: what is answered is on disk, duplicates, conflicts, refusals, the lock and foreign files."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.journal.harness import CLOCK, IDS, VAULT, add_endpoint, event, new_endpoint, publish, running
+from webhookd.errors import CommandError, ErrorCode, JournalError, MasterKeyError, Rejected
+from webhookd.journal import (
+    Database,
+    check_master_key,
+    deliveries,
+    endpoints,
+    events,
+    forget_master_key,
+    holds_secrets,
+    open_journal,
+)
+from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.journal.schema import DeliveryTable, EndpointTable, EventTable
+from webhookd.models import DeliveryStatus
+from webhookd.secrets import Vault
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+async def test_what_was_answered_is_there_after_a_restart(path: Path) -> None:
+    """Events, deliveries in sequence and endpoints come back as they were, bodies to the byte."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        tickets = [publish(journal, event(f"e{number}", size=2 + number), endpoint) for number in range(500)]
+        results = [await ticket.wait() for ticket in tickets]
+        assert [result.deliveries for result in results] == [1] * 500
+    async with running(path) as journal:
+        assert await journal.read(endpoints.all) == [endpoint]
+        found = await journal.read(events.page, None, limit=1000, cursor=None, after=None)
+        assert [row.id for row in found.items] == [f"e{number}" for number in range(500)]
+        assert (await journal.message(found.items[7].pk)).body == b"{" + b" " * 7 + b"}"
+        page = await journal.read(deliveries.page, endpoint.pk, **EVERYTHING)
+        assert [row.sequence for row in page.items] == list(range(500, 0, -1))
+        assert {row.status for row in page.items} == {DeliveryStatus.PENDING}
+
+
+EVERYTHING: dict[str, object] = {
+    "status": None,
+    "event": None,
+    "event_id": None,
+    "since": None,
+    "until": None,
+    "limit": 1000,
+    "cursor": None,
+}
+
+
+async def test_an_id_used_again_answers_the_first_result(path: Path) -> None:
+    """A duplicate, in the same batch or years later, stores nothing and is told apart."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        first = publish(journal, event("same"), endpoint)
+        second = publish(journal, event("same", size=100), endpoint, endpoint)
+        assert (await first.wait()).duplicate is False
+        assert (await second.wait()).duplicate is True
+    async with running(path) as journal:
+        third = await publish(journal, event("same", size=7)).wait()
+        assert (third.id, third.deliveries, third.duplicate) == ("same", 1, True)
+        row = await journal.read(events.get, "same", None)
+        assert row.body == b"{}"
+        assert (await publish(journal, event("other"), endpoint).wait()).duplicate is False
+        page = await journal.read(deliveries.page, endpoint.pk, **EVERYTHING)
+        assert [row.sequence for row in page.items] == [2, 1]
+
+
+async def test_another_organizations_id_is_a_conflict(path: Path) -> None:
+    """Ids are one space: what one organization holds is refused to another, and only its own submission is hurt."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        await publish(journal, event("mine", organization_id="acme"), endpoint).wait()
+        theirs = publish(journal, event("mine", organization_id="other"), endpoint)
+        beside = publish(journal, event("beside"), endpoint)
+        with pytest.raises(Rejected, match="another organization") as refused:
+            await theirs.wait()
+        assert refused.value.code is ErrorCode.CONFLICT
+        assert (await beside.wait()).duplicate is False
+
+
+async def test_an_endpoint_that_is_gone_gets_no_delivery(path: Path) -> None:
+    """A target that is deleted before the commit is left out of the result."""
+    async with running(path) as journal:
+        endpoint, gone = await add_endpoint(journal), await add_endpoint(journal)
+        await journal.write(endpoints.delete, gone.id, CLOCK.now())
+        assert (await publish(journal, event("e"), endpoint, gone).wait()).deliveries == 1
+
+
+async def test_a_refused_change_leaves_its_batch_alone(path: Path) -> None:
+    """A change that raises is undone by itself; what shares its transaction is stored."""
+
+    def half(database: Database) -> None:
+        EndpointTable.update({"url": "https://changed.example/"}).execute(database)
+        raise Rejected(ErrorCode.CONFLICT, "no")
+
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        before = publish(journal, event("before"), endpoint)
+        change = journal.write_nowait(half, None)
+        after = publish(journal, event("after"), endpoint)
+        with pytest.raises(Rejected, match="no"):
+            await change.wait()
+        assert {(await before.wait()).id, (await after.wait()).id} == {"before", "after"}
+        assert (await journal.read(endpoints.get, endpoint.id)).url == endpoint.url
+
+
+async def test_a_bug_in_one_operation_costs_only_itself(path: Path) -> None:
+    """A statement that breaks a rule of the tables fails alone, and the writer goes on."""
+
+    def broken(database: Database) -> None:
+        EventTable.insert({"id": "no other column"}).execute(database)
+
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        first = publish(journal, event("first"), endpoint)
+        bad = journal.write_nowait(broken, None)
+        second = publish(journal, event("second"), endpoint)
+        with pytest.raises(Exception, match="NOT NULL"):
+            await bad.wait()
+        assert (await first.wait()).deliveries == (await second.wait()).deliveries == 1
+
+
+async def test_a_reader_can_only_read(path: Path) -> None:
+    """A query that tries to write is refused by SQLite itself."""
+    async with running(path) as journal:
+        with pytest.raises(JournalError, match="readonly"):
+            await journal.read(lambda database: DeliveryTable.delete().execute(database))
+
+
+async def test_max_bytes_refuses_events_but_takes_changes(path: Path) -> None:
+    """Past its limit the journal refuses events with JOURNAL_FULL; duplicates and changes still get their answer."""
+    async with running(path, max_bytes=200_000) as journal:
+        endpoint = await add_endpoint(journal)
+        stored = 0
+        with pytest.raises(Rejected) as refused:
+            for number in range(100):
+                await publish(journal, event(f"e{number}", size=20_000), endpoint).wait()
+                stored = number
+        assert refused.value.code is ErrorCode.JOURNAL_FULL
+        assert refused.value.retry_after_seconds
+        assert (await publish(journal, event(f"e{stored}"), endpoint).wait()).duplicate
+        await add_endpoint(journal)
+        assert len((await journal.read(events.page, None, limit=1000, cursor=None, after=None)).items) == stored + 1
+
+
+async def test_a_second_process_is_kept_out(path: Path) -> None:
+    """The lock beside the journal names it, and a killed owner leaves none behind."""
+    owner = subprocess.Popen(
+        [sys.executable, "-m", "tests.journal.owner", str(path), "hold"], stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        with pytest.raises(CommandError, match=r"in use by another webhookd"):
+            async with open_journal(path, clock=CLOCK, ids=IDS):
+                pass
+        owner.send_signal(signal.SIGKILL)
+    async with running(path) as journal:
+        await add_endpoint(journal)
+
+
+async def test_killed_at_any_moment_it_keeps_all_it_answered(path: Path) -> None:
+    """A writer killed under load has every event it answered, each with its delivery, in gapless sequence."""
+    for round_number in range(5):
+        owner = subprocess.Popen(
+            [sys.executable, "-m", "tests.journal.owner", str(path), f"r{round_number}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with owner:
+            assert owner.stdout is not None
+            answered = []
+            for line in owner.stdout:
+                answered.append(line.strip())
+                if len(answered) == 200 + 111 * round_number:
+                    owner.send_signal(signal.SIGKILL)
+                    answered += [rest.strip() for rest in owner.stdout if rest.endswith("\n")]
+        async with running(path) as journal:
+            [endpoint, *_] = await journal.read(endpoints.all)
+            stored = await journal.read(
+                lambda database: [
+                    row[0] for row in EventTable.select(EventTable.id).tuples().execute(database)
+                ]
+            )
+            assert set(answered) - {"ready"} <= set(stored)
+            sequences = await journal.read(
+                lambda database, pk=endpoint.pk: [
+                    row[0]
+                    for row in DeliveryTable.select(DeliveryTable.sequence)
+                    .where(DeliveryTable.endpoint_pk == pk)
+                    .order_by(DeliveryTable.sequence)
+                    .tuples()
+                    .execute(database)
+                ]
+            )
+            assert sequences == list(range(1, len(stored) + 1))
+
+
+def test_a_file_that_is_no_journal_is_left_alone(path: Path) -> None:
+    """A foreign database, and what is no database at all, are refused and not changed by a byte."""
+    with sqlite3.connect(path) as foreign:
+        foreign.execute("PRAGMA application_id = 1234")
+        foreign.execute("CREATE TABLE theirs (a)")
+    foreign.close()
+    for content in (path.read_bytes(), b"#!/bin/sh\necho hello\n" * 20, b"x"):
+        path.write_bytes(content)
+
+        async def attempt() -> None:
+            async with running(path):
+                pass
+
+        with pytest.raises(JournalError, match="not a journal"):
+            trio.run(attempt)
+        assert path.read_bytes() == content
+
+
+async def test_a_newer_journal_is_refused(path: Path) -> None:
+    """A file that a later release has written is refused with both versions named."""
+    async with running(path):
+        pass
+    with sqlite3.connect(path) as raw:
+        raw.execute(f"PRAGMA user_version = {CURRENT_VERSION + 1}")
+    raw.close()
+    with pytest.raises(JournalError, match=f"version {CURRENT_VERSION + 1} and this webhookd knows {CURRENT_VERSION}"):
+        async with open_journal(path, clock=CLOCK, ids=IDS):
+            pass
+
+
+async def test_a_damaged_journal_is_refused(path: Path) -> None:
+    """Pages overwritten by something else are an error that says so."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        for number in range(200):
+            await publish(journal, event(f"e{number}", size=2000), endpoint).wait()
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 8192))
+    with pytest.raises((JournalError, BaseExceptionGroup)) as refused:
+        async with running(path) as journal:
+            await journal.read(endpoints.all)
+    error = refused.value
+    assert isinstance(error, JournalError) or refused.group_contains(JournalError)
+
+
+async def test_only_the_right_master_key_opens_it(path: Path) -> None:
+    """Another master key is refused; a journal that holds no secret takes a new one."""
+    async with running(path) as journal:
+        await journal.write(check_master_key, VAULT)
+        await journal.write(check_master_key, VAULT)
+        other = Vault(bytes(32))
+        with pytest.raises(MasterKeyError, match="isn't the one this journal was made with"):
+            await journal.write(check_master_key, other)
+        assert not await journal.read(holds_secrets)
+        await journal.write(forget_master_key)
+        await journal.write(check_master_key, other)
+        await add_endpoint(journal)
+        assert await journal.read(holds_secrets)
+
+
+async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
+    """Secrets, private keys and header values are nowhere in the file or its log, and open only in their own place."""
+    new = new_endpoint(headers=(("X-Token", "hunter2-is-not-a-password"),), ed25519_secret="whsk_private")
+    async with running(path) as journal:
+        endpoint = await journal.write(endpoints.insert, VAULT, new)
+        opened = await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
+        assert (opened.secret, opened.headers) == (new.secret, new.headers)
+        assert endpoint.header_names == ("X-Token",)
+        written = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        for secret in (new.secret, "hunter2-is-not-a-password", "whsk_private"):
+            assert secret.encode() not in written
+            assert secret.removeprefix("whsec_").encode() not in written
+
+        def swap(database: Database) -> None:
+            database.execute_sql(
+                "UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE endpoint_pk = ? AND kind = 'current') "
+                "WHERE endpoint_pk = ? AND kind = 'current'",
+                (other.pk, endpoint.pk),
+            )
+
+        other = await add_endpoint(journal)
+        await journal.write(swap)
+        with pytest.raises(MasterKeyError, match="doesn't open"):
+            await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
+
+
+async def test_giving_up_waiting_takes_nothing_back(path: Path) -> None:
+    """Whoever is canceled while waiting for a commit loses the answer, not the event."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        ticket = publish(journal, event("e"), endpoint)
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await ticket.wait()
+        assert scope.cancelled_caught
+        assert (await publish(journal, event("e"), endpoint).wait()).duplicate

@@ -1,0 +1,30 @@
+"""The configuration: one tree of frozen Structs, from a TOML file and the environment."""
+
+from webhookd.config.load import load_config
+from webhookd.config.tree import (
+    Config,
+    DeliveryConfig,
+    EgressConfig,
+    EventsConfig,
+    IngestConfig,
+    JournalConfig,
+    LogConfig,
+    SecretsConfig,
+    ServerConfig,
+)
+from webhookd.config.words import KEYS, describe
+
+__all__ = [
+    "KEYS",
+    "Config",
+    "DeliveryConfig",
+    "EgressConfig",
+    "EventsConfig",
+    "IngestConfig",
+    "JournalConfig",
+    "LogConfig",
+    "SecretsConfig",
+    "ServerConfig",
+    "describe",
+    "load_config",
+]

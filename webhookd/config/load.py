@@ -1,0 +1,228 @@
+"""Reading the configuration from a TOML file and the environment.
+
+What can't be used is a ConfigError that says where it stands and what is accepted there. Each key is converted by
+itself, so that the error can name its line.
+"""
+
+import difflib
+import ipaddress
+import math
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import inspect
+from msgspec.structs import fields
+
+from webhookd.config.tree import Config
+from webhookd.config.words import KEYS, accepted_form, shortened, to_toml, without_none
+from webhookd.errors import ConfigError
+
+_PREFIX = "WEBHOOKD_"
+_HEADER = re.compile(r"\s*\[+\s*([^\[\]]+?)\s*\]")
+_ASSIGNMENT = re.compile(r"\s*([\w.\"' -]+?)\s*=")
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A value that somebody set; `where` names the place to mend it, `base` is what its relative paths start from."""
+
+    value: object
+    where: str
+    base: Path
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return what the file at `path` (None: no file) and the environment say; the environment wins.
+
+    Paths become absolute: those of a file, and the defaults beside one, start from its directory, all others from the
+    working directory. Raises ConfigError for a file that can't be read and for anything that is not accepted.
+    """
+    given: dict[tuple[str, str], _Given] = {}
+    if path is not None:
+        given |= _from_file(path)
+    given |= _from_environment(environ)
+    base = Path.cwd() if path is None else path.absolute().parent
+    sections = {}
+    for section in fields(Config):
+        defaults = section.type()
+        values = {}
+        for key, kind in KEYS[section.name].items():
+            if (found := given.get((section.name, key))) is not None:
+                values[key] = _convert(f"{section.name}.{key}", kind, found)
+            else:
+                default = getattr(defaults, key)
+                values[key] = base / default if isinstance(default, Path) else default
+        sections[section.name] = section.type(**values)
+    config = Config(**sections)
+    for name, problem in _contradictions(config):
+        place = given.get((name.partition(".")[0], name.partition(".")[2]))
+        raise ConfigError(f"{place.where + ': ' if place else ''}{name} {problem}")
+    return config
+
+
+def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r" \(at line (\d+), column \d+\)", str(error))
+        place = f"{path}:{line[1]}" if line else str(path)
+        raise ConfigError(f"{place}: not TOML: {str(error).replace(line[0], '') if line else error}") from error
+    base = path.absolute().parent
+    for section, values in tree.items():
+        where = _place(path, text, section)
+        if section not in KEYS:
+            raise ConfigError(f"{where}: {_unknown_section(section, values)}")
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {section} is a section: write [{section}] on a line and its keys below")
+        for key, value in values.items():
+            where = _place(path, text, section, key)
+            if key not in KEYS[section]:
+                raise ConfigError(f"{where}: {_unknown_key(section, key)}")
+            yield (section, key), _Given(value, where, base)
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, str], _Given]]:
+    for name, text in environ.items():
+        section, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if not (name.startswith(_PREFIX) and separator and section in KEYS):
+            continue
+        where = f"the environment's {name}"
+        if name != name.upper() or key not in KEYS[section]:
+            raise ConfigError(f"{where}: {_unknown_key(section, key)}, written {_PREFIX}<SECTION>__<KEY> in capitals")
+        yield (section, key), _Given(_read_text(KEYS[section][key], text), where, Path.cwd())
+
+
+def _read_text(annotation: object, text: str) -> object:
+    """Return a variable's value: the text itself where the key takes a string, else what it says as TOML."""
+    kind = inspect.type_info(annotation)
+    if isinstance(kind, inspect.UnionType):
+        if not text:
+            return None
+        kind = without_none(kind)
+    if isinstance(kind, inspect.StrType | inspect.CustomType | inspect.EnumType | inspect.LiteralType):
+        return text
+    try:
+        read = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return text
+    return read["value"] if len(read) == 1 else text
+
+
+def _convert(name: str, annotation: object, given: _Given) -> object:
+    def to_path(_kind: type, value: object) -> Path:
+        if not isinstance(value, str) or not value or "\0" in value:
+            raise ValueError("not a path")
+        return given.base / value
+
+    try:
+        value: object = msgspec.convert(given.value, annotation, dec_hook=to_path)
+        finite = not isinstance(value, float) or math.isfinite(value)
+    except msgspec.ValidationError:
+        finite = False
+    if finite:
+        return value
+    # An address with a password in it must not get into a log.
+    got = "" if name == "egress.proxy" else f", not {shortened(to_toml(given.value))}"
+    raise ConfigError(f"{given.where}: {name} takes {accepted_form(inspect.type_info(annotation))}{got}")
+
+
+def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield, as (key, what is wrong with it), what each key alone doesn't show."""
+    delivery = config.delivery
+    if re.search(r"[\s/@]", config.server.host):
+        yield "server.host", f"takes a host name or an IP address, not {to_toml(config.server.host)}"
+    for name, above in (
+        ("connect_timeout_seconds", "timeout_seconds"),
+        ("warn_after_seconds", "disable_after_seconds"),
+    ):
+        lower, upper = getattr(delivery, name), getattr(delivery, above)
+        if lower > upper:
+            yield f"delivery.{name}", f"is {to_toml(lower)}, and must not be above delivery.{above}, {to_toml(upper)}"
+    for text in config.egress.allow_networks:
+        if problem := _network_problem(text):
+            yield "egress.allow_networks", problem
+    if config.egress.proxy is not None and not _is_proxy(config.egress.proxy):
+        yield "egress.proxy", "takes http://host:port or https://host:port, with user:password@ if it needs them"
+    taken: dict[str, str] = {}
+    for name, path in (
+        ("journal.path", config.journal.path),
+        ("ingest.socket", config.ingest.socket),
+        ("server.control_socket", config.server.control_socket),
+        ("secrets.master_key_file", config.secrets.master_key_file),
+    ):
+        if path is not None and (other := taken.setdefault(os.path.normpath(path), name)) != name:
+            yield name, f"must not be the file of {other}: {path}"
+
+
+def _network_problem(text: str) -> str | None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        accepted = "takes networks such as 10.1.0.0/16 or fd00::/8"
+        try:
+            meant = f"; did you mean {ipaddress.ip_network(text, strict=False)}?"
+        except ValueError:
+            meant = ""
+        return f"{accepted}, not {to_toml(text)}{meant}"
+    return None
+
+
+def _is_proxy(text: str) -> bool:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        return False
+    rest = url.path.removeprefix("/") + url.query + url.fragment
+    return url.scheme in {"http", "https"} and bool(url.hostname) and port != 0 and not rest and text.isprintable()
+
+
+def _place(path: Path, text: str, section: str, key: str | None = None) -> str:
+    """Return `file:line` of a key, of its section where the key can't be found, or the file alone."""
+    wanted = section if key is None else f"{section}.{key}"
+    current, fallback = "", None
+    for number, line in enumerate(text.splitlines(), start=1):
+        name = ""
+        if header := _HEADER.match(line):
+            current = name = _unquoted(header[1])
+        elif assignment := _ASSIGNMENT.match(line):
+            name = ".".join(filter(None, (current, _unquoted(assignment[1]))))
+        if name == wanted:
+            return f"{path}:{number}"
+        if fallback is None and name.partition(".")[0] == section:
+            fallback = number
+    return str(path) if fallback is None else f"{path}:{fallback}"
+
+
+def _unquoted(name: str) -> str:
+    return re.sub(r"[\s\"']", "", name)
+
+
+def _unknown_section(name: str, value: object) -> str:
+    if not isinstance(value, dict):
+        homes = [section for section, keys in KEYS.items() if name in keys]
+        return f"{name} stands in no section" + (f"; it belongs under [{homes[0]}]" if homes else "")
+    return f"there is no section [{name}]{_meant(name, KEYS)}; the sections are {', '.join(KEYS)}"
+
+
+def _unknown_key(section: str, key: str) -> str:
+    homes = [other for other, keys in KEYS.items() if key in keys]
+    meant = f"; it belongs under [{homes[0]}]" if homes else _meant(key, KEYS[section])
+    return f"there is no key {section}.{key}{meant}"
+
+
+def _meant(name: str, known: Mapping[str, object]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,90 @@
+"""The configuration in words: what a key takes, and what is in force as TOML."""
+
+import json
+import re
+from pathlib import Path
+from types import MappingProxyType
+
+from msgspec import inspect
+from msgspec.structs import fields
+
+from webhookd.config.tree import Config
+
+KEYS = MappingProxyType(
+    {section.name: {key.name: key.type for key in fields(section.type)} for section in fields(Config)}
+)
+"""Section, key, and the key's type."""
+
+_LONGEST_SHOWN = 60
+
+
+def describe(config: Config) -> str:
+    """Return the configuration as TOML with every key, one that has no value as a comment; proxy credentials hidden."""
+    lines = []
+    for section, keys in KEYS.items():
+        lines.append(f"[{section}]")
+        for key in keys:
+            value = getattr(getattr(config, section), key)
+            if key == "proxy" and value is not None:
+                value = re.sub(r"//[^/]*@", "//[hidden]@", value)
+            lines.append(f"# {key} is not set" if value is None else f"{key} = {to_toml(value)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def accepted_form(kind: inspect.Type) -> str:
+    """Say in words what a key takes."""
+    match kind:
+        case inspect.BoolType():
+            return "true or false"
+        case inspect.IntType():
+            return f"a whole number{_range(kind)}"
+        case inspect.FloatType():
+            return f"a number{_range(kind)}"
+        case inspect.VarTupleType():
+            return (
+                f"a list{' of at least one item' if kind.min_length else ''}, each item {accepted_form(kind.item_type)}"
+            )
+        case inspect.EnumType():
+            return " or ".join(to_toml(member.value) for member in kind.cls)
+        case inspect.LiteralType():
+            return " or ".join(to_toml(value) for value in kind.values)
+        case inspect.UnionType():
+            return accepted_form(without_none(kind))
+        case inspect.CustomType():
+            return "a path, in quotes"
+        case _:
+            return "a string that is not empty"
+
+
+def _range(kind: inspect.IntType | inspect.FloatType) -> str:
+    if kind.gt is not None:
+        return f" above {kind.gt}" + ("" if kind.le is None else f", at most {kind.le}")
+    if kind.le is None:
+        return "" if kind.ge is None else f", at least {kind.ge}"
+    return f" from {kind.ge} to {kind.le}"
+
+
+def without_none(kind: inspect.UnionType) -> inspect.Type:
+    """Return what an optional key takes where it has a value."""
+    return next(each for each in kind.types if not isinstance(each, inspect.NoneType))
+
+
+def to_toml(value: object) -> str:
+    """Write a value as TOML does; what TOML can't hold becomes readable text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(to_toml(item) for item in value)}]"
+    if isinstance(value, str | Path):
+        # A variable or path may hold bytes that are no UTF-8; TOML escapes DEL, and JSON doesn't.
+        text = str(value).encode(errors="surrogateescape").decode(errors="replace")
+        return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
+
+
+def shortened(text: str) -> str:
+    """Cut what would fill a screen."""
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
