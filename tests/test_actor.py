@@ -7,6 +7,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.world import OK, Answer, Sent, WorldSender, steady, world
+from webhookd.journal import EndpointChanges
 from webhookd.models import (
     BreakerState,
     DeliveryError,
@@ -253,9 +254,6 @@ async def test_the_window_never_holds_the_backlog(tmp_path: Path, autojump_clock
         for number in range(1000):
             await w.publish(f"e{number}")
         assert sender.sent == []
-        await w.journal.write(lambda database: None)
-        from webhookd.journal import EndpointChanges  # noqa: PLC0415 - beside its only use
-
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
         await trio.sleep(0.5)
         actor = w.router.registry.actor(endpoint.pk)

@@ -160,26 +160,33 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                         lifecycle.state = Readiness.OK
                         _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=ready.url)
                         announce(ready)
-                        await _drain(config, signals, lifecycle, journal, router, sockets.ingest, guard)
+                        await anext(signals)
+                        await _drain(
+                            services,
+                            lifecycle,
+                            signals,
+                            router=router,
+                            ingest=sockets.ingest,
+                            guard=guard,
+                        )
                         edges.cancel_scope.cancel()
                     sending.cancel_scope.cancel()
     _log.info("server.stopped")
 
 
 async def _drain(
-    config: Config,
-    signals: AsyncIterator[int],
+    services: Services,
     lifecycle: _Lifecycle,
-    journal: Journal,
+    signals: AsyncIterator[int],
+    *,
     router: Router,
     ingest: IngestServer,
     guard: Guard,
 ) -> None:
-    """Wait for a stop signal and bring the server to rest; a second signal ends the waiting."""
-    received = await anext(signals)
+    """Bring the server to rest; a second signal ends the waiting."""
     lifecycle.state = Readiness.DRAINING
-    _log.info("server.draining", signal=signal.Signals(received).name, in_flight=router.registry.in_flight)
-    journal.refuse_events()
+    _log.info("server.draining", in_flight=router.registry.in_flight)
+    services.journal.refuse_events()
 
     async def cut() -> None:
         await anext(signals)
@@ -187,7 +194,7 @@ async def _drain(
         draining.cancel_scope.cancel()
 
     async def finish_requests() -> None:
-        with trio.move_on_after(config.delivery.drain_seconds) as patience:
+        with trio.move_on_after(services.config.delivery.drain_seconds) as patience:
             await router.drain()
         if patience.cancelled_caught:
             _log.warning("server.drain_timed_out", interrupted=router.registry.in_flight)

@@ -9,7 +9,7 @@ import trio
 from webhookd.clock import SystemClock
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import Journal, NewEndpoint, Ticket, endpoints, open_journal
+from webhookd.journal import DeliveryRow, Journal, NewEndpoint, Ticket, deliveries, endpoints, open_journal
 from webhookd.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
 from webhookd.secrets import Vault
 
@@ -68,3 +68,19 @@ def publish(
         for target in targets
     )
     return journal.publish(what, to, lambda _: None)
+
+
+async def all_deliveries(journal: Journal, endpoint: Endpoint) -> list[DeliveryRow]:
+    """Return an endpoint's deliveries, newest first."""
+    page = await journal.read(
+        deliveries.page,
+        endpoint.pk,
+        status=None,
+        event=None,
+        event_id=None,
+        since=None,
+        until=None,
+        limit=100_000,
+        cursor=None,
+    )
+    return page.items

@@ -1,0 +1,71 @@
+"""The command line: finds the command, and turns what it raises into one line and an exit status.
+
+A command's module is imported when the command is called, so that `send` and `verify` don't wait for the server's
+libraries.
+"""
+
+import sys
+from importlib import import_module
+from types import MappingProxyType
+
+import click
+
+from webhookd.errors import WebhookdError
+from webhookd.version import VERSION
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_MODULES = MappingProxyType(
+    {
+        "serve": "serve",
+        "init": "init",
+        "check-config": "check_config",
+        "keys": "keys",
+        "send": "send",
+        "listen": "listen",
+        "verify": "verify",
+        "demo": "demo",
+    }
+)
+
+
+class _Commands(click.Group):
+    """The commands, each in a module of its own under the name `command`."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return the names in the order of a first acquaintance."""
+        return list(_MODULES)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        """Import a command, None for an unknown one."""
+        if name not in _MODULES:
+            return None
+        command: click.Command = import_module(f"webhookd.cli.{_MODULES[name]}").command
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, message="%(prog)s %(version)s")
+def program() -> None:
+    """Take events, keep them on disk, and deliver them as signed webhooks, in order, until they arrive.
+
+    `webhookd demo` shows the whole path on this machine in some seconds. `webhookd serve` runs the server.
+
+    Exit status: 0 fine, 1 the command failed, 2 wrong usage, configuration or master key, 70 the journal can't be
+    trusted.
+    """
+
+
+def main() -> None:
+    """Run the command that the process was called with, and exit with its status."""
+    try:
+        status = program.main(prog_name="webhookd", standalone_mode=False)
+        sys.stdout.flush()
+    except WebhookdError as error:
+        status = error.exit_status
+        click.echo(f"webhookd: {error}", err=True)
+    except click.ClickException as error:
+        status = error.exit_code
+        error.show()
+    except click.Abort:
+        status = _INTERRUPTED
+    sys.exit(status)

@@ -60,9 +60,9 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
                 values[key] = base / default if isinstance(default, Path) else default
         sections[section.name] = section.type(**values)
     config = Config(**sections)
-    for name, problem in _contradictions(config):
-        place = given.get((name.partition(".")[0], name.partition(".")[2]))
-        raise ConfigError(f"{place.where + ': ' if place else ''}{name} {problem}")
+    for names, problem in _contradictions(config):
+        found = next((given[place] for name in names if (place := _split(name)) in given), None)
+        raise ConfigError(f"{found.where + ': ' if found else ''}{names[0]} {problem}")
     return config
 
 
@@ -99,8 +99,10 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, s
         if not (name.startswith(_PREFIX) and separator and section in KEYS):
             continue
         where = f"the environment's {name}"
-        if name != name.upper() or key not in KEYS[section]:
-            raise ConfigError(f"{where}: {_unknown_key(section, key)}, written {_PREFIX}<SECTION>__<KEY> in capitals")
+        if key not in KEYS[section]:
+            raise ConfigError(f"{where}: {_unknown_key(section, key)}")
+        if name != name.upper():
+            raise ConfigError(f"{where}: write it in capitals, {name.upper()}")
         yield (section, key), _Given(_read_text(KEYS[section][key], text), where, Path.cwd())
 
 
@@ -138,23 +140,29 @@ def _convert(name: str, annotation: object, given: _Given) -> object:
     raise ConfigError(f"{given.where}: {name} takes {accepted_form(inspect.type_info(annotation))}{got}")
 
 
-def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield, as (key, what is wrong with it), what each key alone doesn't show."""
+def _split(name: str) -> tuple[str, str]:
+    section, _, key = name.partition(".")
+    return section, key
+
+
+def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield, as (keys that have to do with it, what is wrong with the first), what a key's type doesn't show."""
     delivery = config.delivery
     if re.search(r"[\s/@]", config.server.host):
-        yield "server.host", f"takes a host name or an IP address, not {to_toml(config.server.host)}"
+        yield ("server.host",), f"takes a host name or an IP address, not {to_toml(config.server.host)}"
     for name, above in (
         ("connect_timeout_seconds", "timeout_seconds"),
         ("warn_after_seconds", "disable_after_seconds"),
     ):
         lower, upper = getattr(delivery, name), getattr(delivery, above)
         if lower > upper:
-            yield f"delivery.{name}", f"is {to_toml(lower)}, and must not be above delivery.{above}, {to_toml(upper)}"
+            problem = f"is {to_toml(lower)}, and must not be above delivery.{above}, {to_toml(upper)}"
+            yield (f"delivery.{name}", f"delivery.{above}"), problem
     for text in config.egress.allow_networks:
-        if problem := _network_problem(text):
-            yield "egress.allow_networks", problem
+        if (wrong := _network_problem(text)) is not None:
+            yield ("egress.allow_networks",), wrong
     if config.egress.proxy is not None and not _is_proxy(config.egress.proxy):
-        yield "egress.proxy", "takes http://host:port or https://host:port, with user:password@ if it needs them"
+        yield ("egress.proxy",), "takes http://host:port or https://host:port, with user:password@ if it needs them"
     taken: dict[str, str] = {}
     for name, path in (
         ("journal.path", config.journal.path),
@@ -163,7 +171,7 @@ def _contradictions(config: Config) -> Iterator[tuple[str, str]]:
         ("secrets.master_key_file", config.secrets.master_key_file),
     ):
         if path is not None and (other := taken.setdefault(os.path.normpath(path), name)) != name:
-            yield name, f"must not be the file of {other}: {path}"
+            yield (name, other), f"must not be the file of {other}: {path}"
 
 
 def _network_problem(text: str) -> str | None:

@@ -1,0 +1,1 @@
+"""Delivery: the pure policy, and the only place that opens a connection out."""

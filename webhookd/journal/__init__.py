@@ -23,7 +23,6 @@ from webhookd.journal.rows import (
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 
-
 __all__ = [
     "SQLITE_VERSION",
     "AttemptRow",

@@ -1,0 +1,5 @@
+"""`python -m webhookd`: the command line."""
+
+from webhookd.cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""A server of its own as a child process, for `demo`: started, awaited, and ended whatever happens."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from webhookd.errors import CommandError
+
+_READY_SECONDS = 10.0
+_STOP_SECONDS = 10.0
+_LOG_LINES_SHOWN = 20
+
+
+@contextmanager
+def serving(config_file: Path) -> Iterator[str]:
+    """Run `webhookd serve` on a configuration; yield its line that says it is ready.
+
+    On leaving it has ended. CommandError where it doesn't get ready or ends with another status than 0; its last log
+    lines are then shown.
+    """
+    log = config_file.with_name("log")
+    # The child must not depend on how the machine's own server is configured.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    with (
+        log.open("wb") as standard_error,
+        subprocess.Popen(  # noqa: S603 - this program itself
+            [sys.executable, "-m", "webhookd", "serve", "--config", str(config_file)],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=standard_error,
+        ) as process,
+    ):
+        try:
+            try:
+                yield _ready_line(process)
+            finally:
+                _stop(process)
+            _check_end(process)
+        except CommandError:
+            for line in log.read_text(errors="replace").splitlines()[-_LOG_LINES_SHOWN:]:
+                click.echo(line, err=True)
+            raise
+
+
+def _ready_line(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None  # noqa: S101 - it is a pipe
+    descriptor = process.stdout.fileno()
+    deadline = time.monotonic() + _READY_SECONDS
+    text = b""
+    while b" ready: " not in text or not text.endswith(b"\n"):
+        readable, _, _ = select.select([descriptor], [], [], max(deadline - time.monotonic(), 0))
+        if not readable:
+            raise CommandError(f"the server was not ready within {_READY_SECONDS:.0f} s")
+        chunk = os.read(descriptor, 65_536)
+        if not chunk:
+            raise CommandError("the server ended before it was ready")
+        text += chunk
+    return text.decode().splitlines()[-1]
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _check_end(process: subprocess.Popen[bytes]) -> None:
+    if process.returncode != 0:
+        raise CommandError(f"the server ended with status {process.returncode}")

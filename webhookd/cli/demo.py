@@ -1,0 +1,175 @@
+"""`webhookd demo`: the whole path on this machine, with a real server process, and a check of what it promises."""
+
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event as Moment
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from webhookd.admin.schemas import DeliveryView, Page, WebhookWithSecret
+from webhookd.cli.child import serving
+from webhookd.cli.control import Control
+from webhookd.cli.options import checks_config
+from webhookd.cli.receiver import Received, Receiver
+from webhookd.client import Client, Event
+from webhookd.config import load_config
+from webhookd.errors import CommandError, Rejected
+from webhookd.models import DeliveryStatus
+from webhookd.verify import VerificationError, verify
+
+_ARRIVAL_SECONDS = 15.0
+_POLL_SECONDS = 0.05
+_LONGEST_DIRECTORY = 80
+_TERMINATED = 143  # 128 + SIGTERM
+_EVENTS = (
+    "user.created",
+    "user.email_verified",
+    "organization.created",
+    "organization.member_added",
+    "subscription.created",
+    "user.updated",
+    "security.2fa_enabled",
+    "subscription.updated",
+    "subscription.renewed",
+    "subscription.canceled",
+)
+_CONFIG = """\
+[server]
+port = 0
+control_socket = "control.sock"
+[ingest]
+socket = "ingest.sock"
+[journal]
+path = "webhookd.db"
+[delivery]
+retry_delays = [0.3]
+[egress]
+allow_http = true
+ports = []
+allow_networks = ["127.0.0.0/8"]
+"""
+
+
+class _Line:
+    """One receiver and its webhook; the first `faults` requests are answered with a 500."""
+
+    def __init__(self, name: str, faults: int) -> None:
+        self.name = name
+        self.faults = faults
+        self.requests: list[Received] = []
+        self.receiver = Receiver("127.0.0.1", 0, self._take)
+        self.id = self.secret = ""
+        self.deliveries: list[DeliveryView] = []
+
+    def subscribe(self, control: Control) -> None:
+        """Create the webhook."""
+        wanted = {"url": f"{self.receiver.url}/{self.name}", "events": ["*"], "description": self.name}
+        webhook = control.post("/api/webhooks", wanted, WebhookWithSecret)
+        self.id, self.secret = webhook.id, webhook.secret
+
+    def wait(self, control: Control, count: int) -> None:
+        """Wait until `count` deliveries have ended, or for as long as a demo may take; oldest first."""
+        deadline = time.monotonic() + _ARRIVAL_SECONDS
+        pending = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
+        while time.monotonic() < deadline:
+            page = control.get(f"/api/webhooks/{self.id}/deliveries?limit=100", Page[DeliveryView])
+            self.deliveries = page.data[::-1]
+            if len(page.data) == count and not any(delivery.status in pending for delivery in page.data):
+                return
+            Moment().wait(_POLL_SECONDS)
+
+    def problems(self, ids: list[str]) -> Iterator[str]:
+        """Yield what is not as promised."""
+        for request in self.requests:
+            try:
+                verify(self.secret, request.headers, request.body)
+            except VerificationError as error:
+                yield f"{self.name} got a request that doesn't verify: {error}"
+        if [request.headers.get("webhook-id") for request in self.requests[self.faults :]] != ids:
+            yield f"{self.name} didn't get every event once and in order"
+        if [delivery.event_id for delivery in self.deliveries] != ids:
+            yield f"the server lists other deliveries for {self.name} than there were events"
+        missing = sum(delivery.status is not DeliveryStatus.SUCCEEDED for delivery in self.deliveries)
+        if missing:
+            yield f"{missing} deliveries to {self.name} have not succeeded"
+
+    def _take(self, request: Received) -> int:
+        self.requests.append(request)
+        return 500 if len(self.requests) <= self.faults else 200
+
+
+@click.command("demo")
+@checks_config
+def command() -> None:
+    """Show the whole path on this machine in some seconds, and check it.
+
+    A server in a temporary directory; two receivers, one of which fails at first; ten events; their deliveries, each
+    signature verified. Nothing stays behind. Exit status 0 if everything was as promised.
+    """
+    # So that the server ends with this process: by default a signal would end it here and now.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
+    console = Console(highlight=False, soft_wrap=True)
+    began = time.monotonic()
+    lines = [_Line("billing", faults=0), _Line("crm", faults=2)]
+    for line in lines:
+        line.receiver.start()
+    with _directory() as directory:
+        config_file = directory / "config.toml"
+        config_file.write_text(_CONFIG)
+        config = load_config(config_file, {})
+        with serving(config_file) as ready:
+            console.print(ready, markup=False)
+            control = Control(config.server.control_socket)
+            for line in lines:
+                line.subscribe(control)
+                answers = f"answers 500 to its first {line.faults} requests" if line.faults else "answers 200"
+                console.print(f"webhook {line.id} for {line.name}, which {answers}")
+            ids = _send(config.ingest.socket)
+            console.print(f"{len(ids)} events are on the server's disk")
+            for line in lines:
+                line.wait(control, len(ids))
+    console.print(_table(lines))
+    if problems := [problem for line in lines for problem in line.problems(ids)]:
+        raise CommandError("; ".join(problems))
+    requests = sum(len(line.requests) for line in lines)
+    console.print(
+        f"{len(ids)} events, {len(ids) * len(lines)} deliveries, {requests} requests in {time.monotonic() - began:.1f} s: "
+        "every signature verified, every event in order, the server stopped cleanly"
+    )
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    # The path of a Unix socket is short, and those of some machines' temporary directories aren't.
+    place = None if len(tempfile.gettempdir()) < _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - it is made 0700 there
+    with tempfile.TemporaryDirectory(prefix="webhookd-", dir=place) as name:
+        yield Path(name)
+
+
+def _send(socket: Path) -> list[str]:
+    ids = []
+    with Client(socket) as client:
+        events = (Event(type=name, data={"demo": True, "number": n}) for n, name in enumerate(_EVENTS, start=1))
+        for result in client.send_many(events):
+            if isinstance(result, Rejected):
+                raise CommandError(f"the server refused an event: {result}")
+            ids.append(result.id)
+    return ids
+
+
+def _table(lines: list[_Line]) -> Table:
+    table = Table("sequence", "event", title="what arrived")
+    for line in lines:
+        table.add_column(f"{line.name}: attempts", justify="right")
+        table.add_column("answer", justify="right")
+    for row in zip(*(line.deliveries for line in lines), strict=False):
+        cells = [text for each in row for text in (str(each.attempts), str(each.response_status or each.error or "-"))]
+        table.add_row(str(row[0].sequence), row[0].event, *cells)
+    return table

@@ -1,0 +1,58 @@
+"""`webhookd init`: everything a server needs, in one directory."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import click
+import trio
+
+from webhookd import server
+from webhookd.cli.options import load
+from webhookd.errors import CommandError
+
+
+@click.command("init")
+@click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Set up what this file asks for, instead of writing DIR/config.toml.",
+)
+def command(directory: Path, config_file: Path | None) -> None:
+    """Write DIR/config.toml (DIR: the working directory), and make the master key, the journal and an admin key.
+
+    What is there already is kept as it is, so it can be run again.
+    """
+    path = config_file or directory / "config.toml"
+    if config_file is None:
+        click.echo(f"{'wrote' if _write_template(path) else 'kept'} {path}")
+    config = load(path)
+    key = trio.run(server.initialize, config)
+    click.echo(f"journal {config.journal.path}")
+    click.echo(f"master key {server.master_key_file(config)} (keep a copy: without it the journal's secrets are lost)")
+    click.echo("the journal has API keys already" if key is None else f"admin key (shown once): {key}")
+    click.echo(f"next: webhookd serve --config {path}")
+
+
+def _write_template(path: Path) -> bool:
+    """Write the commented configuration unless the file is there; return whether it was written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(template())
+    except FileExistsError:
+        if path.is_file():
+            return False
+        raise CommandError(f"{path} is in the way") from None
+    except OSError as error:
+        raise CommandError(f"can't write {path}: {error.strerror}") from error
+    return True
+
+
+def template() -> str:
+    """Return the shipped `config.toml`: inside an installed package, at the project's top in a working copy."""
+    package = files("webhookd")
+    packaged = package / "cli" / "config.toml"
+    return (packaged if packaged.is_file() else package / ".." / "config.toml").read_text(encoding="utf-8")

@@ -1,0 +1,80 @@
+"""`webhookd listen`: a receiver for development."""
+
+from collections.abc import Callable
+from itertools import chain, repeat
+
+import click
+
+from webhookd.cli.options import checks_config
+from webhookd.cli.receiver import Received, Receiver
+from webhookd.verify import VerificationError, verify
+
+_LONGEST_SHOWN = 2000
+
+
+def _statuses(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
+    statuses = [int(word) if word.strip().isdecimal() else 0 for word in text.split(",")]
+    if not all(200 <= status <= 599 for status in statuses):
+        raise click.BadParameter("statuses from 200 to 599 with commas between, such as 500,500,200")
+    return statuses
+
+
+@click.command("listen")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=9000, show_default=True, help="0 takes a free one.")
+@click.option("--secret", metavar="whsec_…", help="Verify each request with this secret (or whpk_… public key).")
+@click.option(
+    "--respond",
+    default="200",
+    callback=_statuses,
+    show_default=True,
+    metavar="STATUS,…",
+    help="What to answer, one request after the other; the last repeats.",
+)
+@checks_config
+def command(host: str, port: int, secret: str | None, respond: list[int]) -> None:
+    """Receive webhooks on this machine: verify and print what comes, and answer as told.
+
+    The server has to be allowed to send here: egress.allow_http = true, egress.ports = [] and
+    egress.allow_networks = ["127.0.0.0/8", "::1/128"].
+    """
+    receiver = Receiver(host, port, _printing(secret, respond))
+    click.echo(f"listening on {receiver.url}")
+    receiver.run()
+
+
+def _printing(secret: str | None, respond: list[int]) -> Callable[[Received], int]:
+    statuses = chain(respond, repeat(respond[-1]))
+
+    def take(request: Received) -> int:
+        status = next(statuses)
+        headers = request.headers
+        facts = [
+            _plain(headers.get("x-webhook-event", "no type")),
+            _plain(headers.get("webhook-id", "no id")),
+            f"sequence {_plain(headers.get('x-webhook-sequence', '?'))}",
+            f"attempt {_plain(headers.get('x-webhook-attempt', '?'))}",
+            _signature(secret, request),
+            f"answered {status}",
+        ]
+        click.echo(f"POST {_plain(request.path)}: {', '.join(facts)}")
+        click.echo(f"  {_plain(request.body.decode(errors='replace'))}")
+        return status
+
+    return take
+
+
+def _signature(secret: str | None, request: Received) -> str:
+    if secret is None:
+        return "signature not checked"
+    try:
+        verified = verify(secret, request.headers, request.body)
+    except VerificationError as error:
+        return f"SIGNATURE WRONG ({error.mistake}): {error}"
+    return f"signature verified ({verified.header})"
+
+
+def _plain(text: str) -> str:
+    """Return what a terminal can show; what came from elsewhere must not steer it."""
+    shown = "".join(character if character.isprintable() else " " for character in text[:_LONGEST_SHOWN])
+    return shown + ("…" if len(text) > _LONGEST_SHOWN else "")

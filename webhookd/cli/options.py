@@ -1,0 +1,50 @@
+"""What every command has in common: `--config`, and the configuration it leads to."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from webhookd.config import Config, load_config
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def takes_config(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command the option `--config`, which reaches it as `config`: loaded and checked."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        callback=_load,
+        metavar="FILE",
+        help="The TOML file to configure it by. Without one: the defaults, with everything below ./var.",
+    )(command)
+
+
+def checks_config(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command that needs no configuration the same option; the file is checked and has no other effect."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        callback=_check,
+        expose_value=False,
+        metavar="FILE",
+        help="Taken as by every command; nothing here depends on it.",
+    )(command)
+
+
+def load(path: Path | None) -> Config:
+    """Return what the file and the process's environment say."""
+    return load_config(path, os.environ)
+
+
+def _load(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Config:
+    return load(path)
+
+
+def _check(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    if path is not None:
+        load(path)

@@ -1,0 +1,111 @@
+"""A small HTTP receiver on threads, for `listen` and `demo`: hands each request on and answers as it is told.
+
+For a developer's machine: it bounds what it reads, and nothing else.
+"""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from threading import Lock, Thread
+
+from webhookd.errors import CommandError
+
+_MOST_BODY_BYTES = 2_097_152
+_IDLE_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """A request as it came; header names in lower case."""
+
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Receiver:
+    """Listens from its construction on; `take` is called with one request at a time and returns the status to answer.
+
+    Raises CommandError where the place can't be had.
+    """
+
+    def __init__(self, host: str, port: int, take: Callable[[Received], int]) -> None:
+        self._take = take
+        self._lock = Lock()
+        receiver = self
+
+        class Conversation(_Conversation):
+            def take(self, request: Received) -> int:
+                return receiver.take(request)
+
+        try:
+            self._server = _Server(host, port, Conversation)
+        except OSError as error:
+            raise CommandError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
+        place = f"[{host}]" if ":" in host else host
+        self.url = f"http://{place}:{self._server.server_address[1]}"
+
+    def take(self, request: Received) -> int:
+        """Hand on one request, alone."""
+        with self._lock:
+            return self._take(request)
+
+    def run(self) -> None:
+        """Answer requests until `stop` is called from another thread, or an interrupt."""
+        try:
+            self._server.serve_forever(poll_interval=0.05)
+        finally:
+            self._server.server_close()
+
+    def start(self) -> None:
+        """Answer requests in a thread of its own."""
+        Thread(target=self.run, daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop listening; requests in progress are cut off with the process."""
+        self._server.shutdown()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_port = False  # newer Pythons turn it on, and then a taken port is no error
+
+    def __init__(self, host: str, port: int, conversation: type["_Conversation"]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), conversation)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own also looks up this machine's full name, which may take long.
+        TCPServer.server_bind(self)
+
+
+class _Conversation(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = _IDLE_SECONDS
+
+    def take(self, request: Received) -> int:
+        """Hand on one request and return the status to answer."""
+        raise NotImplementedError
+
+    def do_POST(self) -> None:
+        """Read a request's body, hand it on, and answer."""
+        length = self.headers.get("content-length", "")
+        if not length.isdecimal() or int(length) > _MOST_BODY_BYTES:
+            self.close_connection = True
+            self._answer(413 if length.isdecimal() else 411)
+            return
+        body = self.rfile.read(int(length))
+        if len(body) == int(length):
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._answer(self.take(Received(path=self.path, headers=headers, body=body)))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+        """Say nothing: what is shown is the caller's business."""
+
+    def _answer(self, status: int) -> None:
+        self.send_response(status)
+        self.send_header("content-length", "0")
+        self.end_headers()

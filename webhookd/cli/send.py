@@ -1,0 +1,131 @@
+"""`webhookd send`: events through the socket, one from the command line or one a line from standard input."""
+
+import json
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from webhookd.cli.options import takes_config
+from webhookd.client import Client, Event
+from webhookd.config import Config
+from webhookd.envelope import decode_event
+from webhookd.errors import CommandError, Rejected
+from webhookd.models import PublishResult
+
+
+@click.command("send")
+@click.option("--type", "type_", metavar="T", help="The event's type. Without it events come from standard input.")
+@click.option("--data", metavar="JSON", help="The event's data: a JSON object.")
+@click.option("--id", "id_", metavar="I", help="The event's id: sent again with it, it is taken once.")
+@click.option("--organization", metavar="ID", help="The organization it belongs to.")
+@click.option("--ordering-key", metavar="KEY", help='Its key, for webhooks whose ordering is "key".')
+@click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="Another socket than ingest.socket.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to go on without an answer, over lost connections and restarts of the server.",
+)
+@takes_config
+def command(
+    *,
+    config: Config,
+    type_: str | None,
+    data: str | None,
+    id_: str | None,
+    organization: str | None,
+    ordering_key: str | None,
+    socket: Path | None,
+    timeout: float,
+) -> None:
+    """Submit an event, or one a line from standard input, and print one result a line.
+
+    A line of standard input is an event as the socket takes it: {"type": "user.created", "data": {}}, with "id",
+    "timestamp", "organizationId", "orderingKey" and "traceparent" where they are wanted.
+
+    A result is printed once its event is on the server's disk. Exit status 1 if any event was refused; the others
+    were taken.
+    """
+    fields = {"id": id_, "organizationId": organization, "orderingKey": ordering_key}
+    if type_ is None:
+        if given := [name for name, value in {"data": data, **fields}.items() if value is not None]:
+            raise click.UsageError(f"{given[0]} says something of one event; give its --type too")
+        lines: Iterable[bytes] = sys.stdin.buffer
+    else:
+        if data is None:
+            raise click.UsageError("an event needs --data, a JSON object such as '{}'")
+        lines = [_line(type_, data, fields)]
+    with Client(socket or config.ingest.socket, timeout=timeout) as client:
+        refused = _submit(client, lines, config.ingest.max_event_bytes)
+    if refused:
+        raise CommandError(f"{refused} of the events {'was' if refused == 1 else 'were'} refused")
+
+
+def _line(type_: str, data: str, fields: dict[str, str | None]) -> bytes:
+    try:
+        json.loads(data)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
+    head = json.dumps({"type": type_} | {name: value for name, value in fields.items() if value is not None})
+    # A newline would end the event's line, and within JSON it can only be white space.
+    return f'{head[:-1]}, "data": {" ".join(data.splitlines())}}}'.encode(errors="surrogateescape")
+
+
+def _submit(client: Client, lines: Iterable[bytes], max_event_bytes: int) -> int:
+    """Send what can be sent, print a result for every line, in their order; return how many were refused."""
+    waiting: deque[Rejected | None] = deque()
+    refused = 0
+
+    def events() -> Iterator[Event]:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                event = _event(line.strip(), max_event_bytes)
+            except Rejected as rejected:
+                waiting.append(rejected)
+            else:
+                waiting.append(None)
+                yield event
+
+    def show_refused_here() -> int:
+        shown = 0
+        while waiting and (rejected := waiting[0]) is not None:
+            _show(rejected)
+            waiting.popleft()
+            shown += 1
+        return shown
+
+    for result in client.send_many(events()):
+        refused += show_refused_here()
+        waiting.popleft()
+        refused += isinstance(result, Rejected)
+        _show(result)
+    return refused + show_refused_here()
+
+
+def _event(line: bytes, max_event_bytes: int) -> Event:
+    new = decode_event(line, max_bytes=max_event_bytes)
+    return Event(
+        type=new.type,
+        data=bytes(new.data),
+        id=new.id,
+        timestamp=new.timestamp,
+        organization_id=new.organization_id,
+        ordering_key=new.ordering_key,
+        traceparent=new.traceparent,
+    )
+
+
+def _show(result: PublishResult | Rejected) -> None:
+    if isinstance(result, Rejected):
+        answer = {"ok": False, "error": {"code": result.code.value, "message": result.detail}}
+    else:
+        answer = {"ok": True, **msgspec.structs.asdict(result)}
+    click.echo(json.dumps(answer, ensure_ascii=False))

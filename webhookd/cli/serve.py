@@ -1,0 +1,41 @@
+"""`webhookd serve`: the server."""
+
+import os
+import sys
+from functools import partial
+
+import click
+import trio
+
+from webhookd import logs, server
+from webhookd.cli.options import takes_config
+from webhookd.config import Config
+from webhookd.version import VERSION
+
+
+@click.command("serve")
+@takes_config
+def command(config: Config) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    One line on standard output says that it is ready, and where. Where the journal holds no API key yet, a line
+    before it shows a new admin key, this once. The log goes to standard error.
+
+    On a signal it takes no more events, gives requests in flight time to end (delivery.drain_seconds), and exits 0. A
+    second signal cuts the waiting.
+    """
+    logs.configure(config.log)
+    trio.run(partial(server.serve, config, _announce))
+
+
+def _announce(ready: server.Ready) -> None:
+    lines = [
+        f"webhookd {VERSION} ready: API {ready.url}, events on {ready.ingest_socket}, control {ready.control_socket}"
+    ]
+    if ready.first_admin_key is not None:
+        lines.insert(0, f"admin key (shown once): {ready.first_admin_key}")
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:
+        # Nobody reads it any more, which is no reason not to serve; what is buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,58 @@
+"""`webhookd verify`: one request's headers and body, and which of the usual mistakes was made."""
+
+from typing import BinaryIO
+
+import click
+
+from webhookd.cli.options import checks_config
+from webhookd.clock import iso
+from webhookd.errors import CommandError
+from webhookd.verify import VerificationError, verify
+
+
+@click.command("verify")
+@click.option("--secret", required=True, metavar="S", help="The webhook's whsec_… secret, or its whpk_… public key.")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="A header of the request, as often as there are headers. Those without 'webhook' in the name don't matter.",
+)
+@click.option(
+    "--body", type=click.File("rb"), default="-", metavar="FILE", help="The body's exact bytes; - is standard input."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0),
+    default=300,
+    show_default=True,
+    metavar="SECONDS",
+    help="How far the request's time may be from now, either way.",
+)
+@checks_config
+def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: float) -> None:
+    """Check the signature of one request, and say which mistake was made where it is wrong.
+
+    Exit status 0 if the signature holds, 1 if not.
+    """
+    try:
+        verified = verify(secret, _parse(headers), body.read(), tolerance_seconds=tolerance)
+    except VerificationError as error:
+        raise CommandError(f"{error.mistake}: {error}") from error
+    facts = [f"{verified.header} holds"]
+    if verified.event_id is not None:
+        facts.append(f"event {verified.event_id}")
+    if verified.timestamp is not None:
+        facts.append(f"sent at {iso(verified.timestamp)}")
+    click.echo(", ".join(facts))
+
+
+def _parse(headers: tuple[str, ...]) -> dict[str, str]:
+    parsed: dict[str, str] = {}
+    for text in headers:
+        name, separator, value = text.partition(":")
+        if not separator or not name.strip():
+            raise click.BadParameter(f"{text!r} is no 'name: value'", param_hint="--header")
+        parsed[name.strip()] = value.strip()
+    return parsed

@@ -1,0 +1,71 @@
+"""Which addresses webhookd may dial: everything that is not the public internet is refused.
+
+`ipaddress.is_global` is no policy: it is true for forms of loopback behind NAT64 and 6to4, and for multicast. IPv4 is
+a list of what is refused, IPv6 a list of what is allowed: mapped, translated and tunneled forms fall outside it.
+"""
+
+import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import psutil
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_REFUSED_IPV4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.31.196.0/24",
+        "192.52.193.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "192.175.48.0/24",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        "168.63.129.16/32",  # Azure's own services, on an address that looks public
+    )
+)
+_ALLOWED_IPV6 = IPv6Network("2000::/3")
+_REFUSED_IPV6 = tuple(
+    IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+)
+
+
+def is_in(address: Address, networks: Iterable[Network]) -> bool:
+    """Whether one of the networks holds the address."""
+    return any(address.version == network.version and address in network for network in networks)
+
+
+def is_public(address: Address) -> bool:
+    """Whether the address belongs to the public internet; one with a zone never does."""
+    if isinstance(address, IPv4Address):
+        return not is_in(address, _REFUSED_IPV4)
+    return address.scope_id is None and address in _ALLOWED_IPV6 and not is_in(address, _REFUSED_IPV6)
+
+
+def parse_network(text: str) -> Network:
+    """Read a network such as `10.1.0.0/16`; ValueError for anything else, host bits that are set included."""
+    return ip_network(text, strict=True)
+
+
+def own_addresses() -> frozenset[Address]:
+    """Return the addresses of this machine's interfaces."""
+    families = {socket.AF_INET, socket.AF_INET6}
+    return frozenset(
+        ip_address(entry.address.partition("%")[0])
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in families
+    )

@@ -1,0 +1,120 @@
+"""One HTTP/1.1 response as it comes off the wire, with a bound on everything. Pure: bytes in, facts out.
+
+At most 64 KiB are read of a response, interim ones and heads included, and 4 KiB are kept of its body. Nothing is
+decompressed. What a receiver does wrong is a `WireError`.
+"""
+
+import re
+
+import httptools
+
+MAX_RESPONSE_BYTES = 64 * 1024
+KEPT_BODY_BYTES = 4 * 1024
+
+_SWITCHING_PROTOCOLS = 101
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
+
+
+class WireError(Exception):
+    """What came is no HTTP/1.1 response, or none that is taken; the text says why."""
+
+
+class ResponseReader:
+    """Takes the bytes of one response; `room` is how many more it takes.
+
+    `is_complete` once all of it is there; `is_reusable` then says whether the connection may carry another request.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[str, str]] = []
+        self.body = bytearray()
+        self.is_truncated = False
+        self.is_complete = False
+        self.is_reusable = False
+        self.room = MAX_RESPONSE_BYTES
+        self._has_head = False
+        self._is_interim = False
+        self._has_length = False
+        self._parser = httptools.HttpResponseParser(self)
+
+    @property
+    def has_bytes(self) -> bool:
+        """Whether any byte has come."""
+        return self.room < MAX_RESPONSE_BYTES
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes, at most `room` of them; WireError for what is no response."""
+        self.room -= len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as error:
+            raise WireError("the receiver wants to change the protocol") from error
+        except httptools.HttpParserError as error:
+            self.is_reusable = False
+            # Bytes behind a whole response don't take it back.
+            if not self.is_complete:
+                raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
+        if not self.is_complete and self.room <= 0:
+            self._stop_early()
+
+    def end(self) -> None:
+        """Take the end of the stream; WireError in the middle of a response."""
+        self.is_reusable = False
+        if self.is_complete:
+            return
+        if not self._has_head:
+            where = "in the middle of its head" if self.has_bytes else "without a byte of an answer"
+            raise WireError(f"the receiver closed the connection {where}")
+        if self._has_length:
+            raise WireError("the receiver closed the connection in the middle of the body it announced")
+        self.is_complete = True
+
+    def _stop_early(self) -> None:
+        if not self._has_head:
+            raise WireError(f"the head of the receiver's answer is longer than {MAX_RESPONSE_BYTES} bytes")
+        self.is_truncated = self.is_complete = True
+        self.is_reusable = False
+
+    # Called by httptools.
+
+    def on_message_begin(self) -> None:
+        """Begin the response, an interim one before it, or what should not be behind it."""
+        if self.is_complete:
+            self.is_reusable = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header of the response."""
+        if not self.is_complete:
+            self.headers.append((name.decode("latin-1"), _UNPRINTABLE.sub("?", value.decode("latin-1"))))
+
+    def on_headers_complete(self) -> None:
+        """Learn the status, and how the end of the body will be known."""
+        if self.is_complete:
+            return
+        status = self._parser.get_status_code()
+        if status == _SWITCHING_PROTOCOLS:
+            raise WireError("the receiver wants to change the protocol")
+        self._is_interim = 100 <= status < 200
+        if self._is_interim:
+            self.headers.clear()
+            return
+        self.status = status
+        self._has_head = True
+        names = {name.lower() for name, _ in self.headers}
+        self._has_length = "content-length" in names or "transfer-encoding" in names
+
+    def on_body(self, data: bytes) -> None:
+        """Keep the beginning of the body."""
+        if self.is_complete:
+            return
+        wanted = KEPT_BODY_BYTES - len(self.body)
+        self.body += data[:wanted]
+        self.is_truncated = self.is_truncated or len(data) > wanted
+
+    def on_message_complete(self) -> None:
+        """End the response, unless it was an interim one."""
+        if self._is_interim or self.is_complete:
+            return
+        self.is_complete = True
+        self.is_reusable = self._parser.should_keep_alive()
