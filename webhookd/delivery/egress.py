@@ -32,7 +32,20 @@ _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SAFE_IN_TARGET = "/%:@!$&'()*+,;=?[]~"
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _INTERNAL_NAMES = frozenset(
-    "localhost local internal localdomain lan home corp intranet arpa onion invalid test".split()
+    {
+        "localhost",
+        "local",
+        "internal",
+        "localdomain",
+        "lan",
+        "home",
+        "corp",
+        "intranet",
+        "arpa",
+        "onion",
+        "invalid",
+        "test",
+    }
 )
 # https://fetch.spec.whatwg.org/#port-blocking
 _BAD_PORTS = frozenset(
@@ -126,7 +139,19 @@ _BAD_PORTS = frozenset(
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 _RESERVED_HEADERS = frozenset(
-    "host connection keep-alive transfer-encoding te trailer upgrade expect forwarded cookie user-agent".split()
+    {
+        "host",
+        "connection",
+        "keep-alive",
+        "transfer-encoding",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "forwarded",
+        "cookie",
+        "user-agent",
+    }
 )
 _RESERVED_PREFIXES = ("content-", "proxy-", "x-forwarded-", "webhook-", "x-webhook-")
 

@@ -6,6 +6,7 @@ The proxy resolves and dials, so the policy checks the URL and its literal addre
 import ssl
 
 import httpx
+import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy
 from webhookd.delivery.transport import Exchanged, Headers, Progress, TransportError
@@ -40,7 +41,12 @@ class ProxyTransport:
         return 0
 
     async def exchange(
-        self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
+        self,
+        endpoint_id: str,  # noqa: ARG002 - the connections lead to the proxy, whoever uses them
+        url: str,
+        headers: Headers,
+        body: bytes,
+        progress: Progress,
     ) -> Exchanged:
         """Send one POST and return its response; TransportError for everything that keeps it from coming."""
         try:
@@ -84,14 +90,16 @@ async def _read(response: httpx.Response) -> Exchanged:
     body = bytearray()
     read = sum(len(name) + len(value) + 4 for name, value in response.headers.raw)
     is_truncated = False
-    async for chunk in response.aiter_raw():
-        read += len(chunk)
-        wanted = KEPT_BODY_BYTES - len(body)
-        body += chunk[:wanted]
-        is_truncated = is_truncated or len(chunk) > wanted
-        if read >= MAX_RESPONSE_BYTES:
-            is_truncated = True
-            break
+    # Leaving the loop would leave httpx's nested generators behind; being canceled inside them unwinds them all.
+    with trio.CancelScope() as reading:
+        async for chunk in response.aiter_raw():
+            read += len(chunk)
+            wanted = KEPT_BODY_BYTES - len(body)
+            body += chunk[:wanted]
+            is_truncated = is_truncated or len(chunk) > wanted
+            if read >= MAX_RESPONSE_BYTES:
+                is_truncated = True
+                reading.cancel()
     headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
     return Exchanged(status=response.status_code, headers=headers, body=bytes(body), is_truncated=is_truncated)
 

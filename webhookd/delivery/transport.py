@@ -1,8 +1,8 @@
 """The way out: one HTTP/1.1 request over a connection of ours, to an address that the egress policy has checked.
 
-A pool of connections a process shares collapses under many receivers, so each endpoint has its own few, kept alive while
-they are idle. A connection that the receiver closed while it was idle shows only when it is used: what fails on a reused
-connection before a byte of an answer is sent once more on a fresh one, as part of the same exchange.
+A pool that all receivers share collapses under many of them, so each endpoint has its own few connections, kept alive
+while they are idle. One that the receiver closed meanwhile shows only when it is used: what fails on a reused one
+before a byte of an answer is sent once more on a fresh one, as part of the same exchange.
 """
 
 import select
@@ -121,7 +121,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
             try:
                 return await self._use(connection, request, progress)
             except _ClosedWhileIdleError:
-                pass  # it may have been closed before the request came: resending is what RFC 9110 9.2.2 allows us
+                # Most likely the request never got there; and receivers know a repeated one by its id.
+                progress.doing = "connecting again"
         connection = await self._connect(endpoint_id, target, progress)
         return await self._use(connection, request, progress)
 

@@ -11,7 +11,6 @@ import httptools
 MAX_RESPONSE_BYTES = 64 * 1024
 KEPT_BODY_BYTES = 4 * 1024
 
-_SWITCHING_PROTOCOLS = 101
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -49,7 +48,9 @@ class ResponseReader:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
-            raise WireError("the receiver wants to change the protocol") from error
+            self.is_reusable = False
+            if not self.is_complete:
+                raise WireError("the receiver wants to change the protocol") from error
         except httptools.HttpParserError as error:
             self.is_reusable = False
             # Bytes behind a whole response don't take it back.
@@ -93,8 +94,6 @@ class ResponseReader:
         if self.is_complete:
             return
         status = self._parser.get_status_code()
-        if status == _SWITCHING_PROTOCOLS:
-            raise WireError("the receiver wants to change the protocol")
         self._is_interim = 100 <= status < 200
         if self._is_interim:
             self.headers.clear()

@@ -1,0 +1,146 @@
+"""Receivers that misbehave: each script speaks raw bytes over an accepted connection, over TLS or not.
+
+`Hostile` counts its connections and what was asked of it; `Proxy` is a small CONNECT and forward proxy on loopback.
+"""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Script = Callable[[Stream, int], Awaitable[None]]
+
+
+class Hostile:
+    """Serves `script(stream, number of the connection)` on loopback, after reading one request each time it asks."""
+
+    def __init__(self, script: Script, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._script = script
+        self._ssl_context = ssl_context
+        self.connections = 0
+        self.url = ""
+
+    async def run(self, *, task_status: trio.TaskStatus["Hostile"] = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        self.url = f"{'https' if self._ssl_context else 'http'}://127.0.0.1:{port}/hook"
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._serve, listeners)
+            task_status.started(self)
+
+    async def _serve(self, tcp: trio.SocketStream) -> None:
+        self.connections += 1
+        stream: Stream = tcp
+        if self._ssl_context is not None:
+            stream = trio.SSLStream(tcp, self._ssl_context, server_side=True, https_compatible=True)
+        try:
+            await self._script(stream, self.connections)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the sender has gone, which is what it should do
+        finally:
+            await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def serving(script: Script, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Hostile]:
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(Hostile(script, ssl_context=ssl_context).run)
+        nursery.cancel_scope.cancel()
+
+
+async def read_request(stream: Stream) -> bytes:
+    """Return one request, head and body."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        chunk = await stream.receive_some(65_536)
+        if not chunk:
+            raise trio.BrokenResourceError
+        data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = next(
+        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+    )
+    while len(body) < length:
+        body += await stream.receive_some(65_536)
+    return head + b"\r\n\r\n" + body
+
+
+def saying(*parts: bytes, then_close: bool = True, pause: float = 0.0) -> Script:
+    """Return a script that answers each request with these bytes."""
+
+    async def script(stream: Stream, number: int) -> None:
+        while True:
+            await read_request(stream)
+            for part in parts:
+                await stream.send_all(part)
+                await trio.sleep(pause)
+            if then_close:
+                return
+
+    return script
+
+
+def forever(first: bytes, again: bytes, *, pause: float = 0.0) -> Script:
+    """Return a script that begins an answer and never ends it."""
+
+    async def script(stream: Stream, number: int) -> None:
+        await read_request(stream)
+        await stream.send_all(first)
+        while True:
+            await stream.send_all(again)
+            await trio.sleep(pause)
+
+    return script
+
+
+class Proxy:
+    """Forwards what it is asked to, and counts."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.asked: list[bytes] = []
+
+    async def run(self, *, task_status: trio.TaskStatus["Proxy"] = trio.TASK_STATUS_IGNORED) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with trio.open_nursery() as nursery:
+            await nursery.start(trio.serve_listeners, self._serve, listeners)
+            task_status.started(self)
+
+    async def _serve(self, client: trio.SocketStream) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            chunk = await client.receive_some(65_536)
+            if not chunk:
+                return
+            head += chunk
+        line = head.split(b"\r\n", 1)[0]
+        self.asked.append(line)
+        method, target, _ = line.split(b" ")
+        authority = target if method == b"CONNECT" else target.split(b"/")[2]
+        host, _, port = authority.decode().partition(":")
+        try:
+            server = await trio.open_tcp_stream(host, int(port or 80))
+        except OSError:
+            await client.send_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
+            return
+        if method == b"CONNECT":
+            await client.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            await server.send_all(head.replace(b"http://" + authority, b"", 1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_pump, client, server, nursery.cancel_scope)
+            nursery.start_soon(_pump, server, client, nursery.cancel_scope)
+        await server.aclose()
+        await client.aclose()
+
+
+async def _pump(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    try:
+        while data := await source.receive_some(65_536):
+            await sink.send_all(data)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # one side has gone, and takes the other along
+    scope.cancel()
