@@ -8,4 +8,4 @@ from webhookd.config import LogConfig
 
 @pytest.fixture(autouse=True)
 def quiet_log() -> None:
-    logs.configure(LogConfig(level="error", format="json"))
+    logs.configure(LogConfig(level="warning", format="json"))

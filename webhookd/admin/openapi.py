@@ -53,9 +53,14 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[dict[object, Json], Jso
         kinds += operation.takes.values()
         kinds += [kind for by_type in operation.answers.values() for kind in by_type.values()]
     distinct = list(dict.fromkeys(kinds))
-    references, components = msgspec.json.schema_components(distinct, ref_template=_REF)
+    references, components = msgspec.json.schema_components(distinct, ref_template=_REF, schema_hook=_anything)
     portable = cast("Json", _portable(components))
     return dict(zip(distinct, references, strict=True)), portable
+
+
+def _anything(_kind: type) -> dict[str, object]:
+    # The only kind that msgspec has no schema for is `object`: any JSON.
+    return {}
 
 
 def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:

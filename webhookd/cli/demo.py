@@ -140,8 +140,8 @@ def command() -> None:
         raise CommandError("; ".join(problems))
     requests = sum(len(line.requests) for line in lines)
     console.print(
-        f"{len(ids)} events, {len(ids) * len(lines)} deliveries, {requests} requests in {time.monotonic() - began:.1f} s: "
-        "every signature verified, every event in order, the server stopped cleanly"
+        f"{len(ids)} events, {len(ids) * len(lines)} deliveries, {requests} requests "
+        f"in {time.monotonic() - began:.1f} s: every signature verified, every event in order, the server ended cleanly"
     )
 
 
@@ -165,10 +165,12 @@ def _send(socket: Path) -> list[str]:
 
 
 def _table(lines: list[_Line]) -> Table:
-    table = Table("sequence", "event", title="what arrived")
+    table = Table(title="what arrived")
+    table.add_column("#", justify="right")
+    table.add_column("event", no_wrap=True)
     for line in lines:
-        table.add_column(f"{line.name}: attempts", justify="right")
-        table.add_column("answer", justify="right")
+        table.add_column(f"{line.name}: attempts", justify="right", no_wrap=True)
+        table.add_column("answer", justify="right", no_wrap=True)
     for row in zip(*(line.deliveries for line in lines), strict=False):
         cells = [text for each in row for text in (str(each.attempts), str(each.response_status or each.error or "-"))]
         table.add_row(str(row[0].sequence), row[0].event, *cells)

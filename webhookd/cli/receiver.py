@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from threading import Lock, Thread
+from typing import cast
 
 from webhookd.errors import CommandError
 
@@ -32,25 +33,12 @@ class Receiver:
     """
 
     def __init__(self, host: str, port: int, take: Callable[[Received], int]) -> None:
-        self._take = take
-        self._lock = Lock()
-        receiver = self
-
-        class Conversation(_Conversation):
-            def take(self, request: Received) -> int:
-                return receiver.take(request)
-
         try:
-            self._server = _Server(host, port, Conversation)
+            self._server = _Server(host, port, take)
         except OSError as error:
             raise CommandError(f"can't listen on {host} port {port}: {error.strerror or error}") from error
         place = f"[{host}]" if ":" in host else host
         self.url = f"http://{place}:{self._server.server_address[1]}"
-
-    def take(self, request: Received) -> int:
-        """Hand on one request, alone."""
-        with self._lock:
-            return self._take(request)
 
     def run(self) -> None:
         """Answer requests until `stop` is called from another thread, or an interrupt."""
@@ -73,9 +61,16 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     allow_reuse_port = False  # newer Pythons turn it on, and then a taken port is no error
 
-    def __init__(self, host: str, port: int, conversation: type["_Conversation"]) -> None:
+    def __init__(self, host: str, port: int, take: Callable[[Received], int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), conversation)
+        self._take = take
+        self._lock = Lock()
+        super().__init__((host, port), _Conversation)
+
+    def take(self, request: Received) -> int:
+        """Hand on one request, alone."""
+        with self._lock:
+            return self._take(request)
 
     def server_bind(self) -> None:
         # HTTPServer's own also looks up this machine's full name, which may take long.
@@ -85,10 +80,6 @@ class _Server(ThreadingHTTPServer):
 class _Conversation(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_SECONDS
-
-    def take(self, request: Received) -> int:
-        """Hand on one request and return the status to answer."""
-        raise NotImplementedError
 
     def do_POST(self) -> None:
         """Read a request's body, hand it on, and answer."""
@@ -100,7 +91,8 @@ class _Conversation(BaseHTTPRequestHandler):
         body = self.rfile.read(int(length))
         if len(body) == int(length):
             headers = {name.lower(): value for name, value in self.headers.items()}
-            self._answer(self.take(Received(path=self.path, headers=headers, body=body)))
+            receiver = cast("_Server", self.server)
+            self._answer(receiver.take(Received(path=self.path, headers=headers, body=body)))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing: what is shown is the caller's business."""

@@ -1,0 +1,56 @@
+"""Every check of the project, one after the other: format, lint, types, the import contract, tests with coverage.
+
+`python -m tests` stops at the first that fails, with its status. What is given behind it goes to pytest:
+`python -m tests -k order` runs the checks and those tests.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+# flake8-async stands in for what ruff lacks; these of its rules don't fit here.
+NOT_ASKED = (
+    "ASYNC114",  # a `run` may also be started without waiting for it
+    "ASYNC124",  # a framework decides which of its callbacks are async
+    "ASYNC127",  # httpx is the user's choice
+    "ASYNC220",  # a test may block its own loop for a moment
+    "ASYNC401",  # a test may accept a group or its only member
+)
+ROOT = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+SOURCES = ("webhookd", "tests")
+
+
+def main() -> int:
+    """Run the stages; return the status of the first that fails, or 0."""
+    files = [str(path.relative_to(ROOT)) for source in SOURCES for path in sorted((ROOT / source).rglob("*.py"))]
+    stages: list[tuple[str, list[str]]] = [
+        ("format", [tool("ruff"), "format", "--check", "-q", *SOURCES]),
+        ("lint", [tool("ruff"), "check", "-q", *SOURCES]),
+        ("lint of async code", [tool("flake8-async"), "--disable", ",".join(NOT_ASKED), *files]),
+        ("types", [tool("mypy"), "--no-error-summary"]),
+        ("import contract", [tool("lint-imports"), "--no-logo"]),
+        ("tests", [tool("coverage"), "run", "-m", "pytest", *sys.argv[1:]]),
+    ]
+    for name, command in stages:
+        print(f"== {name}", flush=True)
+        status = subprocess.call(command, cwd=ROOT, env=environment())
+        if status:
+            print(f"== {name} failed with status {status}", flush=True)
+            return status
+    return 0
+
+
+def tool(name: str) -> str:
+    """Return the path of a tool that was installed beside this Python."""
+    return str(BIN / name)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of a stage: child processes of the tests find what is installed here."""
+    return dict(os.environ) | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
