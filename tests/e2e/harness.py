@@ -1,0 +1,141 @@
+"""A server process of its own, with a control socket to ask it and a client to send events."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from webhookd.cli.control import Control
+
+CONFIG = """
+[server]
+port = 0
+control_socket = "control.sock"
+[ingest]
+socket = "ingest.sock"
+[journal]
+path = "webhookd.db"
+[delivery]
+retry_delays = [0.05]
+breaker_threshold = 1000
+drain_seconds = 10
+[egress]
+allow_http = true
+ports = []
+allow_networks = ["127.0.0.0/8"]
+"""
+
+
+class Server:
+    """`webhookd serve` in `directory`; start and kill it as often as you like."""
+
+    def __init__(self, directory: Path, config: str = CONFIG) -> None:
+        self.directory = directory
+        self.config_file = directory / "config.toml"
+        self.config_file.write_text(config)
+        self.control = Control(directory / "control.sock")
+        self.socket = directory / "ingest.sock"
+        self.url = ""
+        self.first_key = ""
+        self.process: trio.Process | None = None
+
+    async def start(self) -> None:
+        """Return once the server says that it is ready."""
+        with (self.directory / "log").open("ab") as log:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "webhookd", "serve", "--config", str(self.config_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
+        self.process = process
+        assert process.stdout is not None
+        text = ""
+        with trio.fail_after(30):
+            while " ready: " not in text or not text.endswith("\n"):
+                chunk = await process.stdout.receive_some()
+                assert chunk, f"the server ended: {self.log()[-3000:]}"
+                text += chunk.decode()
+        *before, ready = text.splitlines()
+        self.url = ready.split("API ")[1].split(",")[0]
+        if before:
+            self.first_key = before[-1].split(": ")[1]
+
+    async def kill(self) -> None:
+        """Kill it where it stands."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        await self._reap()
+
+    async def stop(self, *, times: int = 1) -> int:
+        """Ask it to stop, `times` times; return its exit status."""
+        assert self.process is not None
+        for _ in range(times):
+            self.process.send_signal(signal.SIGTERM)
+            await trio.sleep(0.2 if times > 1 else 0)
+        with trio.fail_after(30):
+            return await self._reap()
+
+    async def _reap(self) -> int:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        status = await self.process.wait()
+        await self.process.stdout.aclose()
+        self.process = None
+        return status
+
+    async def get(self, target: str) -> Any:  # noqa: ANN401 - JSON
+        """Ask the API over the control socket."""
+        return await trio.to_thread.run_sync(partial(self.control.get, target, dict[str, Any]))
+
+    async def post(self, target: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401 - JSON
+        """Ask the API over the control socket."""
+        return await trio.to_thread.run_sync(partial(self.control.post, target, body, dict[str, Any]))
+
+    async def webhook(self, url: str, **settings: object) -> dict[str, Any]:
+        """Create a webhook for every event."""
+        made: dict[str, Any] = await self.post("/api/webhooks", {"url": url, "events": ["*"], **settings})
+        return made
+
+    async def deliveries(self, webhook_id: str) -> list[dict[str, Any]]:
+        """Return all deliveries of a webhook, oldest first."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = await self.get(f"/api/webhooks/{webhook_id}/deliveries?limit=100{cursor}")
+            found += page["data"]
+            if page["nextCursor"] is None:
+                return found[::-1]
+            cursor = f"&cursor={page['nextCursor']}"
+
+    async def settled(self, webhook_id: str, *, seconds: float = 60) -> None:
+        """Return once the webhook has nothing queued and nothing in flight."""
+        with trio.fail_after(seconds):
+            while True:
+                health = (await self.get(f"/api/webhooks/{webhook_id}"))["health"]
+                if not (health["queued"] or health["parked"] or health["sending"]):
+                    return
+                await trio.sleep(0.05)
+
+    def log(self) -> str:
+        """Return what it has logged so far."""
+        return (self.directory / "log").read_text()
+
+
+@asynccontextmanager
+async def running(directory: Path, config: str = CONFIG) -> AsyncIterator[Server]:
+    """Run a server for a test; killed at its end if it still runs."""
+    server = Server(directory, config)
+    try:
+        await server.start()
+        yield server
+    finally:
+        with trio.CancelScope(shield=True):
+            if server.process is not None:
+                await server.kill()

@@ -1,0 +1,167 @@
+"""The admin API's port under fire while deliveries go on: nothing a client sends stops the process or a delivery."""
+
+import random
+import socket
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.e2e.harness import Server, running
+from tests.receiver import Receiver
+from webhookd.client import Client, Event
+
+HEAD = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
+UPGRADE = HEAD + b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+KEYED = UPGRADE + b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+H2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+H2C = HEAD + b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: "
+POST = b"POST /api/events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+KILLERS = (
+    KEYED + b"\x81",
+    KEYED + b"x" * 100,
+    KEYED + b"\x88\x80\x00\x00\x00\x00",
+    UPGRADE + b"sec-websocket-key: \xff\xff\r\n\r\n",
+    UPGRADE + b"\r\nGET / HTTP/1.1\r\n\r\n",
+    H2 + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00",
+    H2 + b"\xff" * 100,
+    H2,
+    H2C + b"AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n" + H2,
+    H2C + b"!!!not base64!!!\r\n\r\n",
+    H2C + b"A\r\n\r\n\xff\xff",
+    b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nhost: 127.0.0.1:22\r\n\r\n",
+    b"GET http://127.0.0.1:22/ HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"OPTIONS * HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET  / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/9.9\r\nhost: x\r\n\r\n",
+    b"GET /healthz?x HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET /%ff%fe HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET /api/webhooks/%00 HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"a: " + b"b" * 100_000 + b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\n" + b"".join(b"a%d: b\r\n" % number for number in range(5000)) + b"\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
+    b"\x00" * 1000,
+    b"\r\n" * 5000,
+    POST + b"content-length: 10\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    POST + b"content-length: -1\r\n\r\n",
+    POST + b"content-length: 99999999999999999999\r\n\r\n",
+    POST + b"transfer-encoding: chunked\r\n\r\nffffffffffffffff\r\n",
+    POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    POST + b"content-length: 5\r\nexpect: 100-continue\r\n\r\n\xff\xfe\xfd\xfc\xfb",
+    POST + b"content-length: 2\r\n\r\n{}GET / HTTP/1.1\r\n\r\n",
+)
+
+
+def fire(host: str, port: int, payload: bytes, *, reset: bool = False) -> bytes:
+    """Send bytes and return what comes back within a moment."""
+    with socket.create_connection((host, port), timeout=5) as attacker:
+        attacker.settimeout(0.3)
+        try:
+            attacker.sendall(payload)
+            if reset:
+                attacker.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+                return b""
+            attacker.shutdown(socket.SHUT_WR)
+            return attacker.recv(65_536)
+        except OSError:
+            return b""
+
+
+def mutated(chance: random.Random) -> bytes:
+    """Return one of the killers with some of its bytes changed, doubled, cut or joined with another."""
+    payload = bytearray(chance.choice(KILLERS)[:4000])
+    for _ in range(chance.randint(1, 6)):
+        at = chance.randrange(len(payload) + 1)
+        match chance.randrange(4):
+            case 0:
+                payload[at:at] = bytes([chance.randrange(256)])
+            case 1:
+                del payload[at : at + chance.randrange(8)]
+            case 2:
+                payload[at:at] = chance.choice(KILLERS)[: chance.randrange(200)]
+            case _:
+                payload[at : at + 1] = bytes([chance.randrange(256)])
+    return bytes(payload)
+
+
+async def still_well(server: Server, events: int) -> None:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"{server.url}/healthz", timeout=10)
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "ok"}
+    with Client(server.socket) as producer:
+        for number in range(events):
+            assert producer.send(Event(type="user.created", data={"number": number})).deliveries == 1
+
+
+async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
+    """Known killers of the HTTP server, hundreds of mutants of them and resets leave it serving and delivering."""
+    chance = random.Random(7)  # noqa: S311 - a test's dice
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver().run)
+        webhook = await server.webhook(receiver.url)
+        process = server.process
+        assert process is not None
+        host, port = server.url.removeprefix("http://").split(":")
+        payloads = [*KILLERS, *(mutated(chance) for _ in range(400))]
+        limiter = trio.CapacityLimiter(16)
+
+        async def attack(payload: bytes, *, reset: bool) -> None:
+            async with limiter:
+                await trio.to_thread.run_sync(lambda: fire(host, int(port), payload, reset=reset))
+
+        async with trio.open_nursery() as attackers:
+            for number, payload in enumerate(payloads):
+                attackers.start_soon(lambda p=payload, r=number % 5 == 0: attack(p, reset=r))
+        await still_well(server, 50)
+        await server.settled(webhook["id"])
+        assert len(receiver.requests) == 50
+        assert process.returncode is None
+        assert "http.connection_failed" not in server.log()
+        assert '"status":500' not in server.log()
+        assert "http.request_failed" not in server.log()
+        assert await server.stop() == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_client_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """Clients that ask without reading, or never finish asking, neither slow the others nor the end."""
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver().run)
+        await server.webhook(receiver.url)
+        host, port = server.url.removeprefix("http://").split(":")
+        lazy = []
+        for _ in range(20):
+            client = socket.create_connection((host, int(port)))
+            client.setblocking(False)
+            lazy.append(client)
+            request = f"GET /api/openapi.json HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {server.first_key}\r\n\r\n"
+            try:
+                for _ in range(200):
+                    client.send(request.encode())
+            except BlockingIOError:
+                pass
+        await still_well(server, 20)
+        with trio.fail_after(25):
+            assert await server.stop() == 0
+        for client in lazy:
+            client.close()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_refused_says_so(tmp_path: Path) -> None:
+    """Upgrades are served as plain HTTP; CONNECT, HTTP/2 and broken requests get a problem document."""
+    async with running(tmp_path) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+
+        def ask(payload: bytes) -> bytes:
+            return fire(host, int(port), payload)
+
+        assert ask(KEYED).startswith(b"HTTP/1.1 200")
+        assert ask(KILLERS[11]).startswith(b"HTTP/1.1 405")
+        assert b"application/problem+json" in ask(KILLERS[11])
+        assert ask(H2).startswith(b"HTTP/1.1 505")
+        assert ask(b"GET / HTTP/1.1\r\nhost: x\r\nhost: y\r\n\r\n").startswith(b"HTTP/1.1 400")
+        assert ask(POST + b"content-length: 2\r\n\r\n{}").startswith(b"HTTP/1.1 401")

@@ -1,0 +1,164 @@
+"""Start and stop as an operator sees them: readiness, drain, the second signal, what keeps a server from starting."""
+
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.e2e.harness import CONFIG, Server, running
+from tests.receiver import Receiver, Reply, always
+from webhookd.client import Client, Event, ServerUnavailable
+
+
+async def refused_start(directory: Path) -> tuple[int, str]:
+    """Run `serve` where it can't start; return its status and what it says."""
+    result = await trio.run_process(
+        [sys.executable, "-m", "webhookd", "serve", "--config", str(directory / "config.toml")],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert result.stdout == b""
+    return result.returncode, result.stderr.decode()
+
+
+async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path) -> None:
+    """After SIGTERM the answer in flight still counts, readiness is 503, events are refused; then it exits 0."""
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(always(Reply(delay_seconds=1.5))).run)
+        webhook = await server.webhook(receiver.url)
+        with Client(server.socket) as producer:
+            for number in range(3):
+                producer.send(Event(type="user.created", data={}, id=f"e{number}"))
+        await receiver.wait_for(1)
+        headers = {"authorization": f"Bearer {server.first_key}"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False) as client:
+            assert (await client.get("/readyz")).json() == {"status": "ok", "reasons": []}
+            nursery.start_soon(server.stop)
+            with trio.fail_after(5):
+                while (ready := await client.get("/readyz")).status_code == 200:
+                    await trio.sleep(0.01)
+            assert (ready.status_code, ready.json()["status"]) == (503, "draining")
+            refused = await client.post("/api/events", json={"type": "user.created", "data": {}})
+            assert (refused.status_code, refused.json()["code"]) == (503, "SHUTTING_DOWN")
+            assert "retry-after" in refused.headers
+        with trio.fail_after(10):
+            while server.process is not None:
+                await trio.sleep(0.02)
+        assert len(receiver.requests) == 1
+        assert not server.socket.exists()
+        await server.start()
+        await server.settled(webhook["id"])
+        rows = await server.deliveries(webhook["id"])
+        assert [row["attempts"] for row in rows] == [1, 1, 1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_second_signal_cuts_the_wait(tmp_path: Path) -> None:
+    """With a request that hangs, a second SIGTERM ends the server at once; the attempt counts as interrupted."""
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(always(Reply(delay_seconds=60))).run)
+        webhook = await server.webhook(receiver.url)
+        with Client(server.socket) as producer:
+            producer.send(Event(type="user.created", data={}, id="e0"))
+        await receiver.wait_for(1)
+        with trio.fail_after(5):
+            assert await server.stop(times=2) == 0
+        receiver.script = always()
+        await server.start()
+        await server.settled(webhook["id"])
+        [row] = await server.deliveries(webhook["id"])
+        detail = await server.get(f"/api/webhooks/deliveries/{row['id']}")
+        assert [attempt["error"] for attempt in detail["attemptLog"]] == ["interrupted", None]
+        assert (detail["attempts"], detail["refusals"]) == (2, 0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_files_are_nobody_elses(tmp_path: Path) -> None:
+    """Journal, key and control socket are the owner's alone; the ingest socket is for the group too."""
+    async with running(tmp_path) as server:
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in server.directory.iterdir()}
+    expected = {"webhookd.db": 0o600, "webhookd.db-wal": 0o600, "master.key": 0o600, "control.sock": 0o600}
+    assert {name: modes[name] for name in expected} == expected
+    assert modes["ingest.sock"] == 0o660
+
+
+async def test_a_second_server_and_a_busy_port_are_one_clear_line(tmp_path: Path) -> None:
+    """The lock and a taken port end `serve` with status 1 and one line, and no key is made for nobody."""
+    async with running(tmp_path):
+        status, said = await refused_start(tmp_path)
+        assert (status, said.count("\n")) == (1, 1)
+        assert "is in use by another webhookd" in said
+    other = tmp_path / "other"
+    other.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (other / "config.toml").write_text(CONFIG.replace("port = 0", f"port = {port}"))
+        status, said = await refused_start(other)
+        assert status == 1
+        assert f"can't listen on 127.0.0.1:{port}" in said.splitlines()[-1]
+    server = Server(other)
+    await server.start()
+    assert server.first_key.startswith("whd_admin_")
+    await server.kill()
+
+
+async def test_a_key_or_journal_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    """A wrong, missing or readable master key is status 2, a file that is no journal 70, each with one line."""
+    async with running(tmp_path) as server:
+        await server.webhook("http://127.0.0.1:1234/")
+        await server.stop()
+    key = tmp_path / "master.key"
+    saved = key.read_bytes()
+    key.chmod(0o644)
+    assert (await refused_start(tmp_path))[0] == 2
+    key.unlink()
+    status, said = await refused_start(tmp_path)
+    assert status == 2
+    assert "is missing, and the journal" in said.splitlines()[-1]
+    key.write_bytes(b"A" * 43 + b"=\n")
+    key.chmod(0o600)
+    status, said = await refused_start(tmp_path)
+    assert status == 2
+    assert "isn't the one this journal was made with" in said.splitlines()[-1]
+    key.write_bytes(saved)
+    journal = tmp_path / "webhookd.db"
+    good = tmp_path / "good.db"
+    shutil.copy(journal, good)
+    journal.write_bytes(b"This is a text file, and no journal.\n" * 100)
+    status, said = await refused_start(tmp_path)
+    assert (status, "is no SQLite file" in said) == (70, True)
+    os.replace(good, journal)
+    await server.start()
+    await server.kill()
+
+
+async def test_a_client_bridges_a_restart(tmp_path: Path) -> None:
+    """The client waits for a server that is away, and says so when it stays away."""
+    async with running(tmp_path) as server:
+        await server.kill()
+        with Client(server.socket, timeout=0.3) as impatient:
+            try:
+                impatient.send(Event(type="user.created", data={}))
+            except ServerUnavailable as error:
+                assert str(server.socket) in str(error)
+            else:
+                raise AssertionError("nobody was there")
+        results = []
+
+        def send() -> None:
+            with Client(server.socket, timeout=30) as patient:
+                results.append(patient.send(Event(type="user.created", data={})))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, send)
+            await trio.sleep(0.2)
+            await server.start()
+        assert not results[0].duplicate
