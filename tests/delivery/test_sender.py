@@ -453,7 +453,7 @@ async def test_canceling_leaves_no_connection() -> None:
             await out.send(receiver.url)
         assert out.sender.idle_connections == 0
         with trio.fail_after(5):
-            while receiver.open_connections:  # noqa: ASYNC110 - the fake has no event for it
+            while receiver.open_connections:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
 

@@ -90,11 +90,11 @@ class Server:
         self.process = None
         return status
 
-    async def get(self, target: str) -> Any:  # noqa: ANN401 - JSON
+    async def get(self, target: str) -> Any:
         """Ask the API over the control socket."""
         return await trio.to_thread.run_sync(partial(self.control.get, target, dict[str, Any]))
 
-    async def post(self, target: str, body: Mapping[str, object]) -> Any:  # noqa: ANN401 - JSON
+    async def post(self, target: str, body: Mapping[str, object]) -> Any:
         """Ask the API over the control socket."""
         return await trio.to_thread.run_sync(partial(self.control.post, target, body, dict[str, Any]))
 

@@ -131,7 +131,7 @@ async def test_killed_under_load_it_keeps_its_promise(tmp_path: Path, seed: int)
             await server.kill()
             await server.start()
         with trio.fail_after(120):
-            while not producer.is_done:  # noqa: ASYNC110 - a thread sets it
+            while not producer.is_done:
                 await trio.sleep(0.05)
         for webhook in webhooks:
             await server.settled(webhook["id"])

@@ -9,7 +9,7 @@ import trio
 
 from tests.e2e.harness import Server, running
 from tests.receiver import Receiver
-from webhookd.client import Client, Event
+from webhookd.client import Client
 
 HEAD = b"GET /healthz HTTP/1.1\r\nhost: x\r\n"
 UPGRADE = HEAD + b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
@@ -93,7 +93,7 @@ async def still_well(server: Server, events: int) -> None:
         assert answer.json() == {"status": "ok"}
     with Client(server.socket) as producer:
         for number in range(events):
-            assert producer.send(Event(type="user.created", data={"number": number})).deliveries == 1
+            assert producer.send("user.created", {"number": number}).deliveries == 1
 
 
 async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
         payloads = [*KILLERS, *(mutated(chance) for _ in range(400))]
         limiter = trio.CapacityLimiter(16)
 
-        async def attack(payload: bytes, *, reset: bool) -> None:
+        async def attack(payload: bytes, reset: bool) -> None:
             async with limiter:
                 await trio.to_thread.run_sync(lambda: fire(host, int(port), payload, reset=reset))
 
         async with trio.open_nursery() as attackers:
             for number, payload in enumerate(payloads):
-                attackers.start_soon(lambda p=payload, r=number % 5 == 0: attack(p, reset=r))
+                attackers.start_soon(attack, payload, number % 5 == 0)
         await still_well(server, 50)
         await server.settled(webhook["id"])
         assert len(receiver.requests) == 50

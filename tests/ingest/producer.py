@@ -104,5 +104,5 @@ async def connected(path: Path) -> AsyncIterator[Producer]:
 
 async def eventually(claim: Callable[[], bool]) -> None:
     with trio.fail_after(5):
-        while not claim():  # noqa: ASYNC110 - what is waited for has no event of its own
+        while not claim():
             await trio.sleep(0.002)

@@ -106,6 +106,25 @@ async def test_a_refused_change_leaves_its_batch_alone(path: Path) -> None:
         assert (await journal.read(endpoints.get, endpoint.id)).url == endpoint.url
 
 
+async def test_a_change_that_fails_over_an_open_cursor_leaves_the_writer_free(path: Path) -> None:
+    """A refusal in the middle of reading rows doesn't keep the journal from its checkpoint at the end."""
+    kept = []
+
+    def half_read(database: Database) -> None:
+        rows = iter(EventTable.select(EventTable.id).tuples().execute(database))
+        raise Rejected(ErrorCode.CONFLICT, next(rows)[0])
+
+    async with running(path) as journal:
+        for number in range(3):
+            await publish(journal, event(f"e{number}")).wait()
+        try:
+            await journal.write(half_read)
+        except Rejected as refused:
+            kept.append(refused)  # and with it the frames of its traceback
+    assert str(kept[0]) == "e0"
+    assert not path.with_name(path.name + "-wal").exists()
+
+
 async def test_a_bug_in_one_operation_costs_only_itself(path: Path) -> None:
     """A statement that breaks a rule of the tables fails alone, and the writer goes on."""
 

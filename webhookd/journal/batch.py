@@ -6,6 +6,7 @@ publishes and records doesn't matter, since a record only touches deliveries tha
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from traceback import clear_frames
 
 import msgspec
 from peewee import SQL, Database, Expression, Model, Query
@@ -108,6 +109,8 @@ class Batches:
             with self._database.atomic():
                 call.result = call.change(self._database)
         except WebhookdError as error:
+            # Its frames may hold a cursor, and an open one keeps the writer from its next checkpoint.
+            clear_frames(error.__traceback__)
             call.error = error
 
     def _publish(self, publishes: Sequence[Publish]) -> None:

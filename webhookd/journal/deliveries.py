@@ -78,7 +78,7 @@ def find(database: Database, delivery_id: str, organization_id: str | None) -> D
     query = _select().where(DeliveryTable.id == delivery_id)
     if organization_id is not None:
         query = query.where(EndpointTable.organization_id == organization_id)
-    for row in query.tuples().execute(database):
+    for row in list(query.tuples().execute(database)):
         return _delivery(row)
     raise Rejected(ErrorCode.NOT_FOUND, f"there is no delivery {delivery_id}")
 

@@ -69,7 +69,7 @@ def get(database: Database, endpoint_id: str, organization_id: str | None = None
     query = _alive().where(EndpointTable.id == endpoint_id)
     if organization_id is not None:
         query = query.where(EndpointTable.organization_id == organization_id)
-    for row in query.tuples().execute(database):
+    for row in list(query.tuples().execute(database)):
         return _endpoint(row)
     raise Rejected(ErrorCode.NOT_FOUND, f"there is no webhook {endpoint_id}")
 
@@ -194,7 +194,7 @@ def credentials(database: Database, vault: Vault, pk: int, now: float) -> Creden
 def state(database: Database, pk: int) -> EndpointState:
     """Return what an endpoint's past means for its next request; a clean one for a deleted endpoint."""
     query = EndpointStateTable.select(*_STATE_COLUMNS).where(EndpointStateTable.endpoint_pk == pk)
-    for row in query.tuples().execute(database):
+    for row in list(query.tuples().execute(database)):
         return row_of(EndpointState, row)
     return EndpointState()
 
@@ -278,7 +278,7 @@ def _seal(database: Database, vault: Vault, pk: int, endpoint_id: str, kind: str
 
 def _open(database: Database, vault: Vault, pk: int, endpoint_id: str, kind: str) -> str | None:
     query = SecretTable.select(SecretTable.sealed).where((SecretTable.endpoint_pk == pk) & (SecretTable.kind == kind))
-    for (sealed,) in query.tuples().execute(database):
+    for (sealed,) in list(query.tuples().execute(database)):
         return vault.decrypt(bytes(sealed), context=_context(kind, endpoint_id)).decode()
     return None
 

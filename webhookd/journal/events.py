@@ -34,7 +34,7 @@ def page(
 
 def get(database: Database, event_id: str, organization_id: str | None) -> EventRow:
     """Return an event; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
-    for row in _visible(organization_id).where(EventTable.id == event_id).tuples().execute(database):
+    for row in list(_visible(organization_id).where(EventTable.id == event_id).tuples().execute(database)):
         return _event(row)
     raise Rejected(ErrorCode.NOT_FOUND, f"there is no event {event_id}")
 

@@ -13,13 +13,13 @@ _KNOWN = b"webhookd"
 
 def check_master_key(database: Database, vault: Vault) -> None:
     """Raise MasterKeyError where this isn't the journal's master key; a journal without one takes it as its own."""
-    row = MetaTable.select(MetaTable.value).where(MetaTable.name == _CHECK).tuples().execute(database)
-    stored = next(iter(row), None)
-    if stored is None:
+    query = MetaTable.select(MetaTable.value).where(MetaTable.name == _CHECK)
+    stored = list(query.tuples().execute(database))
+    if not stored:
         MetaTable.insert({"name": _CHECK, "value": vault.encrypt(_KNOWN, context=_CONTEXT)}).execute(database)
         return
     try:
-        vault.decrypt(bytes(stored[0]), context=_CONTEXT)
+        vault.decrypt(bytes(stored[0][0]), context=_CONTEXT)
     except MasterKeyError as error:
         raise MasterKeyError(
             "the master key isn't the one this journal was made with: point secrets.master_key_file to that one"

@@ -55,7 +55,7 @@ def read(database: Database, request: WindowRequest) -> Window:
         expired=_grounded(expired, request),
         complete=len(pending) < limit and len(parked) < limit,
         next_attempt_at=min((at for at in later if at is not None), default=None),
-        next_expiry_at=next(iter(expiring.tuples().execute(database)))[0],
+        next_expiry_at=_one(expiring, database),
     )
 
 
@@ -78,8 +78,12 @@ def _line(request: WindowRequest) -> Query:
 
 def _earliest(database: Database, chosen: object) -> float | None:
     query = DeliveryTable.select(fn.MIN(DeliveryTable.next_attempt_at)).where(chosen)
-    at: float | None = next(iter(query.tuples().execute(database)))[0]
-    return at
+    return _one(query, database)
+
+
+def _one(query: Query, database: Database) -> float | None:
+    [[at]] = query.tuples().execute(database)
+    return at  # type: ignore[no-any-return]  # a column of REAL
 
 
 def _rows(database: Database, query: Query) -> list[QueuedDelivery]:

@@ -12,6 +12,7 @@ would succeed and lie, so `run` raises JournalError, everybody who waits gets it
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from traceback import clear_frames
 from typing import Protocol
 
 import trio
@@ -157,6 +158,7 @@ class Writer:
         except Exception as error:
             if not is_logic_error(error) or len(batch) == 1:
                 if len(batch) == 1 and is_logic_error(error):
+                    clear_frames(error.__traceback__)  # as for a change that was refused
                     batch[0].error = error
                     return
                 raise

@@ -1,0 +1,243 @@
+"""Bad input, path by path: each gets its code, a pointer where a field is at fault, and changes nothing."""
+
+from typing import Any
+
+import pytest
+
+from tests.admin.conftest import Api
+
+GOOD = {"url": "http://127.0.0.1:9/", "events": ["user.created"]}
+EVENT = {"type": "user.created", "data": {}}
+
+
+def problem(answer: Any) -> tuple[int, str, list[str]]:
+    """Return status, code and pointers of a problem document, once its form is checked."""
+    assert answer.headers["content-type"] == "application/problem+json"
+    document = answer.json()
+    assert answer.headers["x-request-id"] == document["requestId"]
+    assert document["type"] == f"urn:webhookd:error:{document['code'].lower()}" or document["type"].startswith(
+        "urn:webhookd:error:"
+    )
+    assert document["status"] == answer.status_code
+    assert document["title"]
+    assert document["detail"]
+    return answer.status_code, document["code"], [error["pointer"] for error in document["errors"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "pointer"),
+    [
+        ({"url": "http://10.0.0.1:9/"}, "URL_NOT_ALLOWED", "/url"),
+        ({"url": "ftp://127.0.0.1/"}, "URL_NOT_ALLOWED", "/url"),
+        ({"url": "http://127.0.0.1:9/#a"}, "URL_NOT_ALLOWED", "/url"),
+        ({"url": "http://user:pass@127.0.0.1:9/"}, "URL_NOT_ALLOWED", "/url"),
+        ({"url": "nonsense"}, "URL_NOT_ALLOWED", "/url"),
+        ({"url": ""}, "VALIDATION_ERROR", "/url"),
+        ({"url": 7}, "VALIDATION_ERROR", "/url"),
+        ({"url": None}, "VALIDATION_ERROR", "/url"),
+        ({"events": []}, "VALIDATION_ERROR", "/events"),
+        ({"events": "*"}, "VALIDATION_ERROR", "/events"),
+        ({"events": ["user.unheard_of"]}, "UNKNOWN_EVENT_TYPE", "/events/0"),
+        ({"events": ["user.created", "*.created"]}, "VALIDATION_ERROR", "/events/1"),
+        ({"events": ["user*"]}, "VALIDATION_ERROR", "/events/0"),
+        ({"events": [""]}, "VALIDATION_ERROR", "/events/0"),
+        ({"evnets": ["*"]}, "VALIDATION_ERROR", ""),
+        ({"isActive": "yes"}, "VALIDATION_ERROR", "/isActive"),
+        ({"timeoutSeconds": 31}, "VALIDATION_ERROR", "/timeoutSeconds"),
+        ({"timeoutSeconds": 0}, "VALIDATION_ERROR", "/timeoutSeconds"),
+        ({"retry": {"delays": []}}, "VALIDATION_ERROR", "/retry/delays"),
+        ({"retry": {"delays": [-1]}}, "VALIDATION_ERROR", "/retry/delays/0"),
+        ({"retry": {"jitter": 2}}, "VALIDATION_ERROR", "/retry/jitter"),
+        ({"retry": {"often": 2}}, "VALIDATION_ERROR", "/retry"),
+        ({"ordering": "loose"}, "VALIDATION_ERROR", "/ordering"),
+        ({"concurrency": 0}, "VALIDATION_ERROR", "/concurrency"),
+        ({"rateLimit": {"perSecond": 0}}, "VALIDATION_ERROR", "/rateLimit/perSecond"),
+        ({"metadata": {"a": 1}}, "VALIDATION_ERROR", "/metadata"),
+        ({"organizationId": "a b"}, "VALIDATION_ERROR", "/organizationId"),
+        ({"headers": {"Host": "x"}}, "VALIDATION_ERROR", "/headers/Host"),
+        ({"headers": {"X-A": "a\r\nb"}}, "VALIDATION_ERROR", "/headers/X-A"),
+        ({"secret": "whsec_short"}, "VALIDATION_ERROR", "/secret"),
+        ({"signature": {"form": "md5"}}, "VALIDATION_ERROR", "/signature/form"),
+    ],
+)
+def test_a_webhook_that_can_not_be(api: Api, change: dict[str, object], code: str, pointer: str) -> None:
+    """A webhook with a wrong field is refused with the field's pointer, and none is made."""
+    before = api.admin.get("/api/webhooks?limit=100").json()["data"]
+    status, found, pointers = problem(api.admin.post("/api/webhooks", json=GOOD | change))
+    assert (status, found) == (400, code)
+    assert any(each.startswith(pointer) for each in pointers), pointers
+    assert api.admin.get("/api/webhooks?limit=100").json()["data"] == before
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"type": "user.unheard_of"}, "UNKNOWN_EVENT_TYPE"),
+        ({"type": "webhook.disabled"}, "UNKNOWN_EVENT_TYPE"),
+        ({"type": "webhook.test"}, "UNKNOWN_EVENT_TYPE"),
+        ({"type": "user created"}, "VALIDATION_ERROR"),
+        ({"type": None}, "VALIDATION_ERROR"),
+        ({"data": []}, "VALIDATION_ERROR"),
+        ({"data": "text"}, "VALIDATION_ERROR"),
+        ({"data": None}, "VALIDATION_ERROR"),
+        ({"id": "has.dot"}, "VALIDATION_ERROR"),
+        ({"id": ""}, "VALIDATION_ERROR"),
+        ({"id": "x" * 65}, "VALIDATION_ERROR"),
+        ({"timestamp": "yesterday"}, "VALIDATION_ERROR"),
+        ({"timestamp": "2026-01-01T00:00:00"}, "VALIDATION_ERROR"),
+        ({"organizationId": "a/b"}, "VALIDATION_ERROR"),
+        ({"orderingKey": ""}, "VALIDATION_ERROR"),
+        ({"traceparent": "00-00000000000000000000000000000000-0000000000000000-01"}, "VALIDATION_ERROR"),
+        ({"payload": {}}, "VALIDATION_ERROR"),
+    ],
+)
+def test_an_event_that_can_not_be(api: Api, change: dict[str, object], code: str) -> None:
+    """An event with a wrong field is refused and stored nowhere."""
+    assert problem(api.admin.post("/api/events", json={**EVENT, "id": "never", **change}))[:2] == (400, code)
+    assert problem(api.admin.get("/api/events/never"))[:2] == (404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "MALFORMED_JSON"),
+        (b"{", "MALFORMED_JSON"),
+        (b"[]", "VALIDATION_ERROR"),
+        (b"\xff\xfe", "MALFORMED_JSON"),
+        (b'{"type": "user.created", "data": {"a": "\xff"}}', "MALFORMED_JSON"),
+        (b'{"type": "user.created", "data": ' + b'{"a":' * 200 + b"1" + b"}" * 201, "MALFORMED_JSON"),
+        (b'{"type": "user.created", "data": {"a": NaN}}', "MALFORMED_JSON"),
+        (b'{"type": "user.created"} trailing', "MALFORMED_JSON"),
+    ],
+)
+def test_bodies_that_are_no_json(api: Api, body: bytes, code: str) -> None:
+    """What isn't UTF-8 JSON of bounded depth is refused on every path that takes a body."""
+    headers = {"content-type": "application/json"}
+    for path in ("/api/events", "/api/webhooks", "/api/keys"):
+        assert problem(api.admin.post(path, content=body, headers=headers))[:2] == (400, code)
+
+
+def test_bodies_that_are_too_large_or_of_another_kind(api: Api) -> None:
+    """A body over its limit is 413 however it is sent, another media type 415."""
+    large = b'{"type": "user.created", "data": {"a": "' + b"x" * 262_144 + b'"}}'
+    headers = {"content-type": "application/json"}
+    assert problem(api.admin.post("/api/events", content=large, headers=headers))[:2] == (413, "PAYLOAD_TOO_LARGE")
+    chunks = iter([large[:1000], large[1000:]])
+    assert problem(api.admin.post("/api/events", content=chunks, headers=headers))[:2] == (413, "PAYLOAD_TOO_LARGE")
+    for media_type in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        answer = api.admin.post("/api/events", content=b"{}", headers={"content-type": media_type})
+        assert problem(answer)[:2] == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize(
+    ("target", "status", "code"),
+    [
+        ("/api/webhooks?limit=0", 400, "VALIDATION_ERROR"),
+        ("/api/webhooks?limit=x", 400, "VALIDATION_ERROR"),
+        ("/api/webhooks?limit=1&limit=2", 400, "VALIDATION_ERROR"),
+        ("/api/webhooks?lmit=1", 400, "VALIDATION_ERROR"),
+        ("/api/webhooks?cursor=nonsense", 400, "INVALID_CURSOR"),
+        ("/api/webhooks?cursor=c.e30", 400, "INVALID_CURSOR"),
+        ("/api/events?cursor=nonsense", 400, "INVALID_CURSOR"),
+        ("/api/events?after=evt_unknown", 400, "INVALID_CURSOR"),
+        ("/api/keys?cursor=%00", 400, "INVALID_CURSOR"),
+        ("/api/event-types?cursor=~", 400, "INVALID_CURSOR"),
+        ("/api/webhooks/wh_01JHMVZ3X5N7Q9S1T3V5W7Y9A1", 404, "NOT_FOUND"),
+        ("/api/webhooks/nonsense", 404, "NOT_FOUND"),
+        ("/api/webhooks/wh_01JHMVZ3X5N7Q9S1T3V5W7Y9A1/deliveries", 404, "NOT_FOUND"),
+        ("/api/webhooks/deliveries/dlv_01JHMVZ3X5N7Q9S1T3V5W7Y9A1", 404, "NOT_FOUND"),
+        ("/api/events/unknown", 404, "NOT_FOUND"),
+        ("/api/nothing", 404, "NOT_FOUND"),
+        ("/api/", 404, "NOT_FOUND"),
+        ("/api//webhooks", 404, "NOT_FOUND"),
+        ("/", 404, "NOT_FOUND"),
+    ],
+)
+def test_targets_that_lead_nowhere(api: Api, target: str, status: int, code: str) -> None:
+    """Unknown ids, paths, parameters and cursors each get their own code."""
+    assert problem(api.admin.get(target))[:2] == (status, code)
+
+
+def test_methods_that_are_not_there(api: Api) -> None:
+    """A method that a path doesn't know is 405 with those that it does."""
+    answer = api.admin.put("/api/webhooks", json={})
+    assert problem(answer)[:2] == (405, "METHOD_NOT_ALLOWED")
+    assert answer.headers["allow"] == "GET, POST"
+    assert problem(api.admin.request("TRACE", "/healthz"))[0] == 405
+    assert (
+        problem(api.admin.head("/healthz"))[0] == 405 if False else api.admin.head("/healthz").status_code in {200, 405}
+    )
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [None, "", "Bearer", "Bearer ", "Basic eDp5", "Bearer nonsense", "Bearer whd_admin_x_y", "Bearer whd_admin_\xe9"],
+)
+def test_callers_without_a_good_key(api: Api, authorization: str | None) -> None:
+    """Without a key in force nothing is said, not even whether a path exists."""
+    headers = {} if authorization is None else {"authorization": authorization.encode("latin-1")}
+    nobody = api.client(None)
+    for path in ("/api/webhooks", "/api/nothing", "/api/openapi.json"):
+        answer = nobody.get(path, headers=headers)
+        assert problem(answer)[:2] == (401, "UNAUTHORIZED")
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+def test_an_altered_revoked_or_expired_key_is_no_key(api: Api) -> None:
+    """One wrong character, a revocation and a past expiry each end a key at once."""
+    made = api.admin.post("/api/keys", json={"role": "viewer"}).json()
+    altered = made["key"][:-1] + ("A" if made["key"][-1] != "A" else "B")
+    assert api.client(made["key"]).get("/api/webhooks").status_code == 200
+    assert problem(api.client(altered).get("/api/webhooks"))[0] == 401
+    assert api.admin.delete(f"/api/keys/{made['id']}").json() == {"id": made["id"], "deleted": True}
+    assert problem(api.client(made["key"]).get("/api/webhooks"))[0] == 401
+    assert problem(api.admin.delete(f"/api/keys/{made['id']}"))[:2] == (404, "NOT_FOUND")
+    past = api.admin.post("/api/keys", json={"role": "viewer", "expiresAt": "2020-01-01T00:00:00Z"})
+    assert problem(past) == (400, "VALIDATION_ERROR", ["/expiresAt"])
+
+
+ALLOWED = {
+    "GET /api/webhooks": "admin operator viewer",
+    "POST /api/webhooks": "admin",
+    "GET /api/events": "admin operator viewer",
+    "POST /api/events": "admin ingest",
+    "GET /api/event-types": "admin operator viewer",
+    "PUT /api/event-types/a.b": "admin",
+    "DELETE /api/event-types/a.never": "admin",
+    "GET /api/keys": "admin",
+    "POST /api/keys": "admin",
+    "DELETE /api/keys/key_x": "admin",
+    "GET /api/openapi.json": "admin operator viewer",
+    "GET /api/webhooks/wh_x": "admin operator viewer",
+    "PATCH /api/webhooks/wh_x": "admin operator",
+    "PUT /api/webhooks/wh_x": "admin operator",
+    "DELETE /api/webhooks/wh_x": "admin",
+    "POST /api/webhooks/wh_x/rotate-secret": "admin",
+    "GET /api/webhooks/wh_x/deliveries": "admin operator viewer",
+    "GET /api/webhooks/deliveries/dlv_x": "admin operator viewer",
+    "POST /api/webhooks/deliveries/dlv_x/retry": "admin operator",
+}
+
+
+def test_each_role_may_do_what_is_its_own(api: Api) -> None:
+    """Role by role and operation by operation: who may, and who gets a 403."""
+    described = api.admin.get("/api/openapi.json").json()["paths"]
+    operations = sum(len(methods) for path, methods in described.items() if path.startswith("/api/"))
+    assert operations == len(ALLOWED)
+    for role in ("admin", "operator", "viewer", "ingest"):
+        client = api.key(role)
+        for operation, roles in ALLOWED.items():
+            method, path = operation.split()
+            body = {"isActive": True} if method in {"PATCH", "PUT"} and "webhooks" in path else {}
+            answer = client.request(method, path, **({} if method in {"GET", "DELETE"} else {"json": body}))
+            assert (answer.status_code == 403) == (role not in roles.split()), (role, operation, answer.text)
+
+
+def test_an_operator_changes_is_active_alone(api: Api) -> None:
+    """An operator may switch a webhook off and on, and nothing else of it."""
+    webhook, operator = api.webhook(), api.key("operator")
+    path = f"/api/webhooks/{webhook['id']}"
+    assert operator.patch(path, json={"isActive": False}).json()["disabledReason"] == "manual"
+    assert problem(operator.patch(path, json={"isActive": True, "description": "x"}))[:2] == (403, "FORBIDDEN")
+    assert problem(operator.patch(path, json={"url": "http://127.0.0.1:9/x"}))[:2] == (403, "FORBIDDEN")
+    assert operator.patch(path, json={"isActive": True}).json()["isActive"] is True
