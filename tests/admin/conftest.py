@@ -19,12 +19,20 @@ class Api:
     def __init__(self, url: str, key: str, directory: Path) -> None:
         self.url = url
         self.directory = directory
+        self._clients: list[httpx.Client] = []
         self.admin = self.client(key)
 
     def client(self, key: str | None) -> httpx.Client:
         """Return a client that sends this key."""
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        return httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        client = httpx.Client(base_url=self.url, headers=headers, trust_env=False)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        """Close every client."""
+        for client in self._clients:
+            client.close()
 
     def key(self, role: str, **fields: object) -> httpx.Client:
         """Return a client with a new key."""
@@ -58,7 +66,9 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
         assert process.stdout is not None
         key = process.stdout.readline().split(": ")[1].strip()
         url = process.stdout.readline().split("API ")[1].split(",")[0]
-        yield Api(url, key, directory)
+        api = Api(url, key, directory)
+        yield api
+        api.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     said = (directory / "log").read_text()

@@ -144,9 +144,9 @@ async def test_a_client_bridges_a_restart(tmp_path: Path) -> None:
     """The client waits for a server that is away, and says so when it stays away."""
     async with running(tmp_path) as server:
         await server.kill()
-        with Client(server.socket, timeout=0.3) as impatient:
-            with pytest.raises(ServerUnavailable, match=str(server.socket)):
-                impatient.send("user.created", {})
+        impatient = Client(server.socket, timeout=0.3)
+        with impatient, pytest.raises(ServerUnavailable, match=str(server.socket)):
+            impatient.send("user.created", {})
         results = []
 
         def send() -> None:

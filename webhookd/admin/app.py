@@ -8,6 +8,7 @@ from http import HTTPStatus
 
 import msgspec
 from quart import Request, Response, g, request
+from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -94,7 +95,8 @@ def _view(services: Services, operation: Operation) -> Callable[..., Awaitable[R
     async def view(**variables: str) -> Response:
         caller: Caller = g.get("caller", NOBODY)
         caller.require(operation.permission)
-        answer = await operation.run(services, caller, request, variables)
+        # The request itself, not the proxy to it: a stream is still being read when the context has gone.
+        answer = await operation.run(services, caller, request_ctx.request, variables)
         return answer if isinstance(answer, Response) else _encode(answer)
 
     return view

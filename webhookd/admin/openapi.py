@@ -60,7 +60,7 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[dict[object, Json], Jso
 
 def _anything(_kind: type) -> dict[str, object]:
     # The only kind that msgspec has no schema for is `object`: any JSON.
-    return {}
+    return {"description": "any JSON"}
 
 
 def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
