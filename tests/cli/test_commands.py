@@ -1,0 +1,185 @@
+"""Each command: what it prints, where, and its exit status; with a server running and without."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.harness import CONFIG
+from webhookd.cli.control import Control
+from webhookd.cli.init import template
+from webhookd.client import Client
+from webhookd.delivery.signing import sign
+from webhookd.models import Credentials, SignatureChoice
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+def run(*arguments: object, stdin: str | None = None, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run `webhookd` with these arguments and check its status."""
+    result = subprocess.run(
+        [sys.executable, "-m", "webhookd", *map(str, arguments)],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result
+
+
+@contextmanager
+def running(*arguments: object, until: str) -> Iterator[subprocess.Popen[str]]:
+    """Run `webhookd` beside the test, once it has printed a line with `until`."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "webhookd", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        line = ""
+        while until not in line:
+            line = process.stdout.readline()
+            assert line, "it ended"
+        process.ready = line  # type: ignore[attr-defined]  # for the test
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_demo_shows_the_whole_path() -> None:
+    """The demo needs nothing, takes less than 15 s, shows every delivery and ends with 0."""
+    began = time.monotonic()
+    shown = run("demo").stdout
+    assert time.monotonic() - began < 15
+    assert "every signature verified, every event in order" in shown
+    assert shown.count("user.created") == 1
+    rows = [line for line in shown.splitlines() if line.count(" 200 ") == 2]
+    assert len(rows) == 10
+
+
+def test_init_makes_all_that_serve_needs_and_overwrites_nothing(tmp_path: Path) -> None:
+    """`init` writes the commented configuration, key, journal and one admin key; a second run keeps them."""
+    directory = tmp_path / "new" / "place"
+    first = run("init", directory).stdout
+    assert (directory / "config.toml").read_text() == template()
+    key = re.search(r"admin key \(shown once\): (whd_admin_\S+)", first)
+    assert key is not None
+    assert (directory / "var/master.key").stat().st_mode & 0o777 == 0o600
+    (directory / "config.toml").write_text("[server]\nport = 0\n")
+    second = run("init", directory).stdout
+    assert "kept" in second
+    assert "whd_admin_" not in second
+    assert (directory / "config.toml").read_text() == "[server]\nport = 0\n"
+
+
+def test_check_config_says_what_is_wrong_or_in_force(tmp_path: Path, config: Path) -> None:
+    """A good file is printed as it is in force, a bad one is status 2 and one line with file, line and key."""
+    assert "[delivery]" in run("check-config", "--config", config).stdout
+    bad = tmp_path / "bad.toml"
+    bad.write_text("[server]\nprot = 1\n")
+    result = run("check-config", "--config", bad, status=2)
+    assert result.stdout == ""
+    assert result.stderr == f"webhookd: {bad}:2: there is no key server.prot; did you mean port?\n"
+    assert run("serve", "--config", bad, status=2).stderr == result.stderr
+    assert "No such file" in run("check-config", "--config", tmp_path / "none.toml", status=2).stderr
+
+
+def test_wrong_usage_is_status_2(config: Path) -> None:
+    """Unknown commands, options and roles are refused with a hint."""
+    assert "No such command" in run("srve", status=2).stderr
+    assert "--help" in run("serve", "--prot", status=2).stderr
+    assert "admin" in run("keys", "create", "--role", "king", "--config", config, status=2).stderr
+    assert "--data" in run("send", "--type", "user.created", "--config", config, status=2).stderr
+    for command in ("serve", "init", "check-config", "keys", "send", "listen", "demo", "verify"):
+        assert f"webhookd {command}" in run(command, "--help").stdout
+
+
+def test_keys_with_and_without_a_server(config: Path) -> None:
+    """Keys are made, listed and revoked in the journal, and through a running server, where they hold at once."""
+    offline = run("keys", "create", "--role", "viewer", "--name", "off", "--config", config).stdout.strip()
+    assert offline.startswith("whd_viewer_")
+    with running("serve", "--config", config, until=" ready: ") as server:
+        url = server.ready.split("API ")[1].split(",")[0]  # type: ignore[attr-defined]  # see `running`
+        made = run("keys", "create", "--role", "operator", "--organization", "acme", "--config", config)
+        listed = run("keys", "list", "--config", config).stdout
+        assert "off" in listed
+        assert "acme" in listed
+        for key in (offline, made.stdout.strip()):
+            assert status_of(url, key) == 200
+        key_id = re.search(r"key_\w+", made.stderr)
+        assert key_id is not None
+        run("keys", "revoke", key_id[0], "--config", config)
+        assert status_of(url, made.stdout.strip()) == 401
+        assert "there is no API key" in run("keys", "revoke", key_id[0], "--config", config, status=1).stderr
+    assert "acme" not in run("keys", "list", "--config", config).stdout
+
+
+def status_of(url: str, key: str) -> int:
+    return httpx.get(f"{url}/api/webhooks", headers={"authorization": f"Bearer {key}"}, trust_env=False).status_code
+
+
+def test_send_and_listen_are_the_two_ends(config: Path, tmp_path: Path) -> None:
+    """What `send` sends is what `listen` prints, verified; a refused event is status 1 and its code."""
+    control, ingest = Control(tmp_path / "control.sock"), tmp_path / "ingest.sock"
+    with (
+        running("serve", "--config", config, until=" ready: "),
+        running("listen", "--port", 0, "--secret", SECRET, "--respond", "500,200", until="listening") as listener,
+    ):
+        url = listener.ready.split()[-1]  # type: ignore[attr-defined]  # see `running`
+        control.post("/api/webhooks", {"url": f"{url}/hook", "events": ["*"], "secret": SECRET}, dict[str, Any])
+        one = run("send", "--config", config, "--type", "user.created", "--data", '{"n": 1}', "--id", "mine").stdout
+        assert json.loads(one) == {"ok": True, "id": "mine", "deliveries": 1, "duplicate": False}
+        assert listener.stdout is not None
+        lines = [listener.stdout.readline() for _ in range(4)]
+        assert "user.created, mine, sequence 1, attempt 1, signature verified" in lines[0]
+        assert "answered 500" in lines[0]
+        assert '"data":{"n": 1}' in lines[1]
+        assert "attempt 2" in lines[2]
+        assert "answered 200" in lines[2]
+        events = '{"type": "user.created", "data": {}}\n\nnonsense\n{"type": "user.unknown", "data": {}}\n'
+        many = run("send", "--socket", ingest, stdin=events, status=1)
+        codes = [line.get("error", {}).get("code") for line in map(json.loads, many.stdout.splitlines())]
+        assert codes == [None, "MALFORMED_JSON", "UNKNOWN_EVENT_TYPE"]
+        with Client(ingest) as client:
+            assert client.send("user.created", {}, id="mine").duplicate
+    away = run("send", "--config", config, "--type", "user.created", "--data", "{}", "--timeout", "0.2", status=1)
+    assert "webhookd: " in away.stderr
+
+
+def test_verify_names_the_mistake(tmp_path: Path) -> None:
+    """A good request is verified, a bad one is status 1 and says which mistake was made."""
+    body = tmp_path / "body.json"
+    body.write_text('{"a": 1}')
+    now = int(time.time())
+    own = Credentials(secret=SECRET, previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
+    headers = dict(
+        sign(credentials=own, choice=SignatureChoice(), event_id="e", timestamp=now, body=body.read_bytes(), now=now)
+    )
+    headers |= {"webhook-id": "e", "webhook-timestamp": str(now)}
+    options = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
+    assert "webhook-signature holds" in run("verify", "--secret", SECRET, *options, "--body", body).stdout
+    body.write_text('{"a":1}')
+    assert "body" in run("verify", "--secret", SECRET, *options, "--body", body, status=1).stderr
+    assert "whsec_" in run("verify", "--secret", "nonsense", *options, "--body", body, status=1).stderr

@@ -1,0 +1,120 @@
+"""The configuration: the shipped file, the environment, and what each mistake is answered with."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from webhookd.config import Config, describe, load_config
+from webhookd.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(directory: Path, text: str, environ: Mapping[str, str] | None = None) -> Config:
+    path = directory / "config.toml"
+    path.write_text(text)
+    return load_config(path, environ or {})
+
+
+def test_the_shipped_file_is_the_defaults(tmp_path: Path) -> None:
+    """`config.toml` as it is shipped says what no file says, and so does an empty one."""
+    text = (ROOT / "config.toml").read_text()
+    assert load(tmp_path, text) == load(tmp_path, "")
+    uncommented = text.replace("# max_bytes", "max_bytes").replace("# proxy", "proxy")
+    assert load(tmp_path, uncommented).journal.max_bytes == 10_737_418_240
+
+
+def test_paths_start_from_the_files_directory(tmp_path: Path) -> None:
+    """Relative paths, defaults included, are below the file's directory; absolute ones stay."""
+    config = load(tmp_path, '[journal]\npath = "j.db"\n[ingest]\nsocket = "/run/x.sock"\n')
+    assert config.journal.path == tmp_path / "j.db"
+    assert config.ingest.socket == Path("/run/x.sock")
+    assert config.server.control_socket == tmp_path / "var/control.sock"
+    assert load_config(None, {}).journal.path == Path.cwd() / "var/webhookd.db"
+
+
+def test_the_environment_wins(tmp_path: Path) -> None:
+    """Variables set keys of every kind; names of other sections, or of none, are left alone."""
+    environ = {
+        "WEBHOOKD_SERVER__PORT": "9000",
+        "WEBHOOKD_SERVER__HOST": "::1",
+        "WEBHOOKD_EGRESS__PORTS": "[443, 9443]",
+        "WEBHOOKD_EGRESS__ALLOW_HTTP": "true",
+        "WEBHOOKD_DELIVERY__ORDERING": "key",
+        "WEBHOOKD_EGRESS__PROXY": "",
+        "WEBHOOKD_SOMETHING": "else",
+        "WEBHOOKD_OTHER__THING": "left alone",
+        "PATH": "/bin",
+    }
+    config = load(tmp_path, '[server]\nport = 1\n[egress]\nproxy = "http://p:1"\n', environ)
+    assert (config.server.port, config.server.host) == (9000, "::1")
+    assert config.egress.ports == (443, 9443)
+    assert config.egress.allow_http
+    assert config.egress.proxy is None
+    assert config.delivery.ordering.value == "key"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[server]\nport = 'x'\n", r"config\.toml:2: server\.port takes .*65535.*'?x"),
+        ("[server]\nhost = ''\n", r"config\.toml:2: server\.host takes"),
+        ("[server]\nport = 70000\n", r":2: server\.port takes"),
+        ("[server]\nprot = 1\n", r":2: there is no key server\.prot; did you mean port\?"),
+        ("[sever]\nport = 1\n", r":1: there is no section \[sever\]; did you mean server\?"),
+        ("port = 1\n", r":1: port stands in no section; it belongs under \[server\]"),
+        ("[delivery]\n\nretry_delays = []\n", r":3: delivery\.retry_delays takes"),
+        ("[delivery]\nretry_delays = [1, -1]\n", r":2: delivery\.retry_delays takes"),
+        ("[delivery]\nordering = 'strictly'\n", r":2: delivery\.ordering takes .*strict"),
+        ("[delivery]\ntimeout_seconds = 4\n", r":2: delivery\.connect_timeout_seconds is 5, and must not be above"),
+        ("[delivery]\nwarn_after_seconds = 999999\n", r"must not be above delivery\.disable_after_seconds"),
+        (
+            "[egress]\nallow_networks = ['10.0.0.1/8']\n",
+            r":2: egress\.allow_networks takes .*did you mean 10\.",
+        ),
+        ("[egress]\nproxy = 'socks5://x'\n", r":2: egress\.proxy takes http"),
+        ("[journal]\npath = 'a'\n[ingest]\nsocket = 'a'\n", r"must not be the file of journal\.path"),
+        ("[events]\nunknown_event_types = 'maybe'\n", r":2: events\.unknown_event_types takes"),
+        ("[log]\nlevel = 3\n", r":2: log\.level takes"),
+        ("[server\n", r":1: not TOML"),
+    ],
+)
+def test_each_mistake_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    """What can't be used is refused with file, line, key and the accepted form."""
+    with pytest.raises(ConfigError, match=says):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("WEBHOOKD_SERVER__PORT", "x", "the environment's WEBHOOKD_SERVER__PORT: server.port takes"),
+        ("WEBHOOKD_SERVER__PROT", "1", "there is no key server.prot"),
+        ("WEBHOOKD_EGRESS__PROXY", "http://user:hunter2@[", "egress.proxy takes"),
+    ],
+)
+def test_a_bad_variable_is_named(tmp_path: Path, name: str, value: str, says: str) -> None:
+    """A variable that can't be used is refused by its name, without the password in it."""
+    with pytest.raises(ConfigError) as refused:
+        load(tmp_path, "", {name: value})
+    assert says in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A missing file and one that is no text are refused."""
+    with pytest.raises(ConfigError, match=r"can't read the configuration .*nowhere\.toml: No such file"):
+        load_config(tmp_path / "nowhere.toml", {})
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load_config(tmp_path / "binary.toml", {})
+
+
+def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
+    """`describe` is TOML that means the same, with the proxy's password hidden."""
+    config = load(tmp_path, '[delivery]\nretry_delays = [0.5, 3]\n[server]\nhost = "::1"\n')
+    assert load(tmp_path, describe(config)) == config
+    secretive = load(tmp_path, '[egress]\nproxy = "http://user:hunter2@proxy.example:3128"\n')
+    assert "hunter2" not in describe(secretive)
+    assert "proxy.example" in describe(secretive)

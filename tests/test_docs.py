@@ -1,0 +1,90 @@
+"""What the documentation says and what is so: commands, keys, links."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from webhookd.cli import program
+from webhookd.config import KEYS, Config
+from webhookd.errors import ErrorCode
+from webhookd.models import STARTING_EVENT_TYPES, DeliveryError
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def test_the_two_commands_are_the_first_two() -> None:
+    """The README's first command runs the demo, its second the tests, and the checks of each change run the second."""
+    commands = re.findall(r"```sh\n(.*?)\n```", read("README.md"), re.DOTALL)
+    assert commands[0].endswith("pip install -q . && .venv/bin/webhookd demo")
+    assert commands[1].endswith("pip install -q -e '.[dev]' && .venv/bin/python -m tests")
+    assert commands[1] in read(".ci/run").splitlines()
+
+
+def test_every_key_is_documented() -> None:
+    """`config.toml` and the page on configuration name each key under its section, and no other."""
+    page = read("docs/configuration.md")
+    sections = dict(re.findall(r"## `\[(\w+)\]`\n(.*?)(?=\n## |\Z)", page, re.DOTALL))
+    assert {name: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) for name, text in sections.items()} == {
+        name: set(keys) for name, keys in KEYS.items()
+    }
+    shipped = read("config.toml")
+    for section, keys in KEYS.items():
+        text = shipped.split(f"[{section}]\n")[1].split("\n[")[0]
+        assert set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)) == set(keys)
+
+
+def test_every_default_is_the_one_documented() -> None:
+    """The page's defaults are the program's."""
+    page = read("docs/configuration.md")
+    defaults = Config()
+    for section, keys in KEYS.items():
+        text = page.split(f"## `[{section}]`")[1].split("\n## ")[0]
+        for key in keys:
+            found = re.search(rf"^\| `{key}` \| (.*?) \|", text, re.MULTILINE)
+            assert found is not None
+            default = getattr(getattr(defaults, section), key)
+            if default is None:
+                assert found[1] == "not set"
+            else:
+                stated = tomllib.loads(f"value = {found[1].strip('`')}")["value"]
+                known = str(default) if isinstance(default, Path) else default
+                assert (tuple(stated) if isinstance(stated, list) else stated) == known
+
+
+def test_every_command_is_documented() -> None:
+    """Each command has its row in the contract, and each row its command; `serve` has a paragraph."""
+    rows = re.findall(r"^\| `webhookd ([a-z-]+)", read("docs/contract.md"), re.MULTILINE)
+    assert {*rows, "serve"} == set(program.list_commands(click.Context(program)))
+
+
+def test_codes_and_names_are_documented() -> None:
+    """The contract lists each delivery error and each name of the catalogue; the codes that can be answered too."""
+    contract = read("docs/contract.md")
+    for name in (*STARTING_EVENT_TYPES, *(error.value for error in DeliveryError)):
+        assert name in contract
+    for code in ErrorCode:
+        assert code.value in contract or code is ErrorCode.IDEMPOTENCY_KEY_REUSED
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    """Each relative link of a page is a file of the project."""
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_examples_of_python_compile() -> None:
+    """The Python in the pages is Python."""
+    blocks = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+    assert len(blocks) >= 5
+    for block in blocks:
+        compile(block, "example", "exec")
