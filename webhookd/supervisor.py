@@ -53,7 +53,8 @@ class Supervisor:
     def _count(self, error: Exception) -> None:
         now = trio.current_time()
         self.crashes += 1
-        self.last_crash = f"{type(error).__name__}: {error}"
+        cause = _innermost(error)
+        self.last_crash = f"{type(cause).__name__}: {cause}"
         while self._recent and now - self._recent[0] > CRASH_WINDOW_SECONDS:
             self._recent.popleft()
         self._recent.append(now)
@@ -74,3 +75,10 @@ class Supervisor:
         with trio.move_on_after(delay):
             await self._kicked.wait()
         self.is_halted = False
+
+
+def _innermost(error: Exception) -> Exception:
+    """Return the error itself where nurseries have wrapped it, one in the other."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

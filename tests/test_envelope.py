@@ -1,0 +1,106 @@
+"""From a producer's bytes to the bytes that are sent: fidelity, and what is refused with which place."""
+
+import json
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webhookd.envelope import MAX_DEPTH, accept, decode_event
+from webhookd.errors import ErrorCode, Rejected
+
+LIMIT = 262_144
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def body_of(line: bytes) -> bytes:
+    return accept(decode_event(line, max_bytes=LIMIT), event_id="evt_1", now=1736937000.0).body
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=4), st.sampled_from([None, 0, 2]), st.booleans())
+def test_data_is_carried_byte_for_byte(data: dict[str, object], indent: int | None, ascii_only: bool) -> None:
+    """Whatever JSON object is submitted, its bytes stand in the envelope as they came, and the whole is JSON."""
+    try:
+        text = json.dumps(data, indent=indent, ensure_ascii=ascii_only).encode()
+    except UnicodeEncodeError:
+        return  # a lone surrogate has no UTF-8
+    body = body_of(b'{"type": "user.created", "data": ' + text + b"}")
+    expected = b'{"id":"evt_1","type":"user.created","timestamp":"2025-01-15T10:30:00.000Z","data":'
+    assert body == expected + text + b"}"
+    assert json.loads(body)["data"] == data
+
+
+def test_the_envelope_is_the_documented_one() -> None:
+    """Id, type, time and data in this order, the organization behind them where there is one."""
+    line = (
+        b'{"organizationId": "acme", "timestamp": "2025-01-15T12:30:00+02:00", "type": "user.created",'
+        b' "data": { "a" : 1 }, "orderingKey": "k"}'
+    )
+    assert body_of(line) == (
+        b'{"id":"evt_1","type":"user.created","timestamp":"2025-01-15T10:30:00.000Z","data":{ "a" : 1 },'
+        b'"organizationId":"acme"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "pointer"),
+    [
+        (b"", ErrorCode.MALFORMED_JSON, None),
+        (b"\xff", ErrorCode.MALFORMED_JSON, None),
+        (b"{} {}", ErrorCode.VALIDATION_ERROR, ""),
+        (b"null", ErrorCode.VALIDATION_ERROR, ""),
+        (b'{"type": "a"}', ErrorCode.VALIDATION_ERROR, ""),
+        (b'{"type": "a", "data": {}, "more": 1}', ErrorCode.VALIDATION_ERROR, ""),
+        (b'{"type": "a b", "data": {}}', ErrorCode.VALIDATION_ERROR, "/type"),
+        (b'{"type": "a.", "data": {}}', ErrorCode.VALIDATION_ERROR, "/type"),
+        (b'{"type": "a\\n", "data": {}}', ErrorCode.VALIDATION_ERROR, "/type"),
+        (b'{"type": "a", "data": 1}', ErrorCode.VALIDATION_ERROR, "/data"),
+        (b'{"type": "a", "data": {}, "id": "a.b"}', ErrorCode.VALIDATION_ERROR, "/id"),
+        (b'{"type": "a", "data": {}, "timestamp": "2025-01-15"}', ErrorCode.VALIDATION_ERROR, "/timestamp"),
+        (b'{"type": "a", "data": {}, "timestamp": "2025-01-15T10:30:00"}', ErrorCode.VALIDATION_ERROR, "/timestamp"),
+        (b'{"type": "a", "data": {"x": tru}}', ErrorCode.MALFORMED_JSON, None),
+        (b'{"type": "a", "data": {"x": "\xc3\x28"}}', ErrorCode.MALFORMED_JSON, None),
+        (b'{"type": "a", "data": ' + b"[" * 100_000, ErrorCode.MALFORMED_JSON, None),
+    ],
+)
+def test_what_is_no_event_is_refused_with_its_place(line: bytes, code: ErrorCode, pointer: str | None) -> None:
+    """Each kind of mistake has its code, and a wrong field its pointer."""
+    with pytest.raises(Rejected) as refused:
+        decode_event(line, max_bytes=LIMIT)
+    assert refused.value.code is code
+    assert [where for where, _ in refused.value.errors] == ([] if pointer is None else [pointer])
+
+
+def test_size_and_depth_have_their_bounds() -> None:
+    """An event of the limit's size, or nested as deep as is allowed, is taken; one more is not."""
+
+    def event(data: bytes) -> bytes:
+        return b'{"type":"a","data":' + data + b"}"
+
+    padding = LIMIT - len(event(b'{"x":""}'))
+    decode_event(event(b'{"x":"' + b"x" * padding + b'"}'), max_bytes=LIMIT)
+    with pytest.raises(Rejected) as large:
+        decode_event(event(b'{"x":"' + b"x" * (padding + 1) + b'"}'), max_bytes=LIMIT)
+    assert large.value.code is ErrorCode.PAYLOAD_TOO_LARGE
+    deepest = MAX_DEPTH - 1
+    decode_event(event(b'{"x":' * deepest + b"1" + b"}" * deepest), max_bytes=LIMIT)
+    with pytest.raises(Rejected, match="nested"):
+        decode_event(event(b'{"x":' * MAX_DEPTH + b"1" + b"}" * MAX_DEPTH), max_bytes=LIMIT)
+    # Brackets in strings are no nesting.
+    decode_event(event(b'{"x":"' + b"[{" * 500 + b'\\""}'), max_bytes=LIMIT)
+
+
+@given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | JSON.map(msgspec.json.encode))
+def test_no_bytes_break_the_decoder(line: bytes) -> None:
+    """Whatever comes in is an event or a refusal."""
+    code = None
+    try:
+        decode_event(line, max_bytes=LIMIT)
+    except Rejected as refused:
+        code = refused.code
+    assert code in {None, ErrorCode.MALFORMED_JSON, ErrorCode.VALIDATION_ERROR}
