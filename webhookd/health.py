@@ -63,7 +63,8 @@ def _reason(
     if halted is not None:
         return f"Halted: sending crashed too often inside webhookd, last with {halted}; tried again within 15 minutes"
     if state.paused_until is not None and now < state.paused_until:
-        return f"Paused: the receiver asked to slow down; sending goes on at {iso(state.paused_until)}"
+        cause = "Retry-After" if (state.last_error or "").endswith("Retry-After") else state.last_error
+        return f"Paused by {cause} until {iso(state.paused_until)}"
     if state.breaker is BreakerState.OPEN and state.retry_at is not None:
         return (
             f"Circuit open after {state.consecutive_faults} faults, last: {state.last_error}; "

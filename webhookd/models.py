@@ -65,6 +65,21 @@ class Trigger(StrEnum):
     TEST = "test"
 
 
+class ReplayKind(StrEnum):
+    """What a replay does: send failed deliveries again, or make new deliveries of events."""
+
+    RECOVER = "recover"
+    REPLAY = "replay"
+
+
+class ReplayStatus(StrEnum):
+    """Where a recover or replay is."""
+
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+
+
 class BreakerState(StrEnum):
     """The circuit breaker of one endpoint."""
 

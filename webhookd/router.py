@@ -12,6 +12,7 @@ from typing import Protocol
 
 import trio
 
+from webhookd import notices
 from webhookd.actor import Sender
 from webhookd.clock import Clock
 from webhookd.config import Config
@@ -47,15 +48,18 @@ from webhookd.models import (
     EndpointState,
     Message,
     NewEvent,
+    OperationalEvent,
     Policy,
     PublishResult,
     QueuedDelivery,
     Target,
 )
 from webhookd.registry import Registry
+from webhookd.replayer import Replayer
 from webhookd.secrets import Vault
 from webhookd.subscriptions import Subscriptions
 from webhookd.supervisor import Supervisor
+from webhookd.tester import Tester, own_event
 
 SWEEP_SECONDS = 60.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
@@ -95,6 +99,8 @@ class Router:
         self._ids = ids
         self._config = config
         self._subscriptions = Subscriptions()
+        self.replayer = Replayer(journal, clock, ids, wake=self._requeued, policy=self._policy)
+        self.tester = Tester(journal, sender, clock, ids, load=self.load, policy=self._policy)
         self.registry = Registry(
             queue=journal,
             sender=sender,
@@ -116,6 +122,7 @@ class Router:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.registry.run)
             nursery.start_soon(Supervisor("resume").run, self._resume)
+            nursery.start_soon(Supervisor("replay").run, self.replayer.run)
             task_status.started()
 
     async def drain(self) -> None:
@@ -170,6 +177,11 @@ class Router:
         for target in targets:
             if target.status is DeliveryStatus.PENDING:
                 self.registry.wake(target.endpoint_pk)
+
+    def _requeued(self, endpoint_pk: int) -> None:
+        actor = self.registry.wake(endpoint_pk)
+        if actor is not None:
+            actor.reload()
 
     async def create_endpoint(self, new: NewEndpoint) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on."""
@@ -297,15 +309,21 @@ class Router:
         pks = [delivery.pk for delivery in expired]
         for row in await self._journal.insist(deliveries.expire, None, pks, self._clock.now()).wait():
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
+            if not notices.is_own(row.event_type):
+                self._announce(endpoint, OperationalEvent.DELIVERY_FAILED, notices.of_expired(endpoint, row))
 
     def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
         """Switch an endpoint off, in the journal and for the router."""
+        now = self._clock.now()
         _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
-        self._journal.insist(endpoints.disable, self._adopt, endpoint.pk, reason, self._clock.now())
+        self._journal.insist(endpoints.disable, self._adopt, endpoint.pk, reason, now)
+        self._announce(endpoint, OperationalEvent.DISABLED, notices.disabled(endpoint, reason, now))
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
         delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
+        for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before):
+            self._announce(endpoint, name, data)
         if before.breaker is not record.endpoint.breaker:
             _log.info(
                 "breaker.changed",
@@ -314,6 +332,14 @@ class Router:
                 faults=record.endpoint.consecutive_faults,
                 last_error=record.endpoint.last_error,
             )
+
+    def _announce(self, endpoint: Endpoint, name: OperationalEvent, data: dict[str, object]) -> None:
+        """Publish an operational event, if anybody subscribes to it; it is in the same commit as what it tells of."""
+        targets = self._subscriptions.targets(name.value, endpoint.organization_id)
+        if not targets:
+            return
+        event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=self._clock.now())
+        self._journal.publish(event, targets, partial(self._published, targets), insists=True)
 
 
 def _load(database: Database, vault: Vault, endpoint_pk: int, now: float) -> tuple[Credentials, EndpointState]:

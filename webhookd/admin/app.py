@@ -12,10 +12,11 @@ from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from webhookd.admin import deliveries, event_types, events, keys, system, webhooks
+from webhookd.admin import actions, deliveries, event_types, events, keys, system, webhooks
 from webhookd.admin.auth import LOCAL_ADMINISTRATOR, NOBODY, Caller
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
+from webhookd.admin.idempotency import Idempotency
 from webhookd.admin.operations import Answer, Operation
 from webhookd.admin.ports import Services
 from webhookd.admin.problems import (
@@ -41,6 +42,7 @@ def all_operations() -> tuple[Operation, ...]:
     """Return every operation of the API."""
     return (
         *webhooks.OPERATIONS,
+        *actions.OPERATIONS,
         *deliveries.OPERATIONS,
         *events.OPERATIONS,
         *event_types.OPERATIONS,
@@ -62,12 +64,13 @@ def create_app(services: Services) -> QuartTrio:
         PROPAGATE_EXCEPTIONS=False,
     )
     app.url_map.merge_slashes = False
+    kept_answers = Idempotency(services)
     for operation in all_operations():
         rule = operation.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(
             rule,
             operation.name,
-            _view(services, operation),
+            _view(services, operation, kept_answers),
             methods=[operation.method],
             provide_automatic_options=False,
         )
@@ -91,15 +94,35 @@ def create_app(services: Services) -> QuartTrio:
     return app
 
 
-def _view(services: Services, operation: Operation) -> Callable[..., Awaitable[Response]]:
+def _view(services: Services, operation: Operation, kept_answers: Idempotency) -> Callable[..., Awaitable[Response]]:
     async def view(**variables: str) -> Response:
         caller: Caller = g.get("caller", NOBODY)
         caller.require(operation.permission)
         # The request itself, not the proxy to it: a stream is still being read when the context has gone.
-        answer = await operation.run(services, caller, request_ctx.request, variables)
-        return answer if isinstance(answer, Response) else _encode(answer)
+        current = request_ctx.request
+
+        async def run() -> Response:
+            try:
+                answer = await operation.run(services, caller, current, variables)
+            except Rejected as refused:
+                return _refusal(refused, services)
+            return answer if isinstance(answer, Response) else _encode(answer)
+
+        return await kept_answers.answer(caller, current, run)
 
     return view
+
+
+def _refusal(refused: Rejected, services: Services) -> Response:
+    response = _problem_response(problem_of(refused, _request_id(services)))
+    if refused.code is ErrorCode.UNAUTHORIZED:
+        response.headers["www-authenticate"] = AUTHENTICATE
+    retry_after_seconds = refused.retry_after_seconds
+    if retry_after_seconds is None and refused.code.status is HTTPStatus.SERVICE_UNAVAILABLE:
+        retry_after_seconds = 1
+    if retry_after_seconds is not None:
+        response.headers["retry-after"] = str(retry_after_seconds)
+    return response
 
 
 def _caller(services: Services, request: Request) -> Caller:
@@ -125,15 +148,7 @@ def _problem_response(problem: Problem) -> Response:
 def _answer_errors(app: QuartTrio, services: Services) -> None:
     @app.errorhandler(Rejected)
     async def refuse(refused: Rejected) -> Response:
-        response = _problem_response(problem_of(refused, _request_id(services)))
-        if refused.code is ErrorCode.UNAUTHORIZED:
-            response.headers["www-authenticate"] = AUTHENTICATE
-        retry_after_seconds = refused.retry_after_seconds
-        if retry_after_seconds is None and refused.code.status is HTTPStatus.SERVICE_UNAVAILABLE:
-            retry_after_seconds = 1
-        if retry_after_seconds is not None:
-            response.headers["retry-after"] = str(retry_after_seconds)
-        return response
+        return _refusal(refused, services)
 
     @app.errorhandler(HTTPException)
     async def answer_status(error: HTTPException) -> Response:

@@ -56,6 +56,7 @@ class BoundedRequest(TrioRequest):
 
     body_class = Body
     body: Body
+    whole_body: bytes | None = None  # once it was read
 
 
 class BoundedConnection(TrioASGIHTTPConnection):
@@ -92,10 +93,18 @@ async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[byt
 
 
 async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float) -> bytes:
-    """Return the whole body; Rejected PAYLOAD_TOO_LARGE past the limit, RequestTimeout (408) past the deadline."""
+    """Return the whole body, a second time as well.
+
+    Rejected PAYLOAD_TOO_LARGE past the limit, RequestTimeout (408) past the deadline.
+    """
     too_large = Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the body is too large; at most {max_bytes} bytes are taken")
     if (request.content_length or 0) > max_bytes:
         raise too_large
+    bounded = cast("BoundedRequest", request)
+    if bounded.whole_body is not None:
+        if len(bounded.whole_body) > max_bytes:
+            raise too_large
+        return bounded.whole_body
     collected = bytearray()
     with trio.move_on_after(timeout_seconds) as reading:
         async for chunk in request.body:
@@ -104,7 +113,8 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
                 raise too_large
     if reading.cancelled_caught:
         raise RequestTimeout(f"the body was not complete after {timeout_seconds:g} s")
-    return bytes(collected)
+    bounded.whole_body = bytes(collected)
+    return bounded.whole_body
 
 
 def media_type(request: Request) -> str:

@@ -50,7 +50,7 @@ async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
     detail = await services.journal.read(deliveries.get, call.path["deliveryId"], call.caller.organization_id)
     view = _delivery(services, detail.row)
     request = await _request(services, detail)
-    attempts = [_attempt(row) for row in detail.attempts]
+    attempts = [attempt_view(row) for row in detail.attempts]
     fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
     return Answer(value=DeliveryDetailView(**fields, request=request, attempt_log=attempts))
 
@@ -108,7 +108,8 @@ def _view(row: DeliveryRow, in_flight: bool) -> DeliveryView:
     )
 
 
-def _attempt(row: AttemptRow) -> AttemptView:
+def attempt_view(row: AttemptRow) -> AttemptView:
+    """Return an attempt as the API shows it."""
     headers: dict[str, str] = {}
     for name, value in row.response_headers:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
@@ -130,14 +131,15 @@ def _attempt(row: AttemptRow) -> AttemptView:
 
 
 def _time(name: str, text: str | None) -> float | None:
-    if text is None:
-        return None
+    return None if text is None else parse_time(name, text)
+
+
+def parse_time(name: str, text: str) -> float:
+    """Read the time in the field or parameter `name`; Rejected VALIDATION_ERROR with its pointer."""
     try:
         return parse_iso(text)
     except (ValueError, OverflowError) as error:
-        raise Rejected(
-            ErrorCode.VALIDATION_ERROR, f"the query parameter {name}: {error}", errors=((f"/{name}", str(error)),)
-        ) from error
+        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{name}: {error}", errors=((f"/{name}", str(error)),)) from error
 
 
 OPERATIONS = (

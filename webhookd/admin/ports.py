@@ -14,11 +14,23 @@ from webhookd.health import Health
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
 from webhookd.models import Endpoint, NewEvent, PublishResult
+from webhookd.replayer import Replayer
 from webhookd.secrets import Vault
+from webhookd.tester import Tester
 
 
 class Router(Protocol):
     """What takes events and changes endpoints; every refusal is a Rejected."""
+
+    @property
+    def tester(self) -> Tester:
+        """What makes tests."""
+        ...
+
+    @property
+    def replayer(self) -> Replayer:
+        """What recovers and replays."""
+        ...
 
     @property
     def event_types(self) -> Collection[str]:

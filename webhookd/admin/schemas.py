@@ -20,6 +20,7 @@ from webhookd.models import (
     Ordering,
     OrganizationId,
     RateLimit,
+    ReplayStatus,
     RetryOverrides,
     Role,
     SignatureChoice,
@@ -238,6 +239,34 @@ class Force(Input, frozen=True, kw_only=True):
 
 
 # Events, catalogue and keys
+
+
+class ReplayRequest(Input, frozen=True, kw_only=True):
+    """What to recover or replay: from `since` on and before `until` (now), all of it or what `events` match."""
+
+    since: Time
+    until: Time | None = None
+    events: Annotated[tuple[EventPattern, ...], Meta(max_length=100)] = ()
+    dry_run: bool = False
+
+
+class Matched(Output, frozen=True, kw_only=True):
+    """How many deliveries or events were found."""
+
+    matched: int
+
+
+class ReplayStarted(Matched, frozen=True, kw_only=True):
+    """A recover or replay that goes on by itself from now on."""
+
+    id: str
+
+
+class ReplayView(ReplayStarted, frozen=True, kw_only=True):
+    """How far a recover or replay is: `queued` of what it `matched` has been made to go."""
+
+    queued: int
+    status: ReplayStatus
 
 
 class Submitted(Output, frozen=True, kw_only=True):

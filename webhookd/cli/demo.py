@@ -165,11 +165,12 @@ def _send(socket: Path) -> list[str]:
 
 
 def _table(lines: list[_Line]) -> Table:
-    table = Table(title="what arrived")
+    # Short headings: where there is no terminal the table has 80 columns.
+    table = Table(title="each receiver: attempts, and the last answer")
     table.add_column("#", justify="right")
     table.add_column("event", no_wrap=True)
     for line in lines:
-        table.add_column(f"{line.name}: attempts", justify="right", no_wrap=True)
+        table.add_column(line.name, justify="right", no_wrap=True)
         table.add_column("answer", justify="right", no_wrap=True)
     for row in zip(*(line.deliveries for line in lines), strict=False):
         cells = [text for each in row for text in (str(each.attempts), str(each.response_status or each.error or "-"))]

@@ -112,7 +112,6 @@ def reopened_by_hand(state: EndpointState) -> EndpointState:
         paused_until=None,
         failing_since=None,
         failures_since_success=0,
-        warned_at=None,
     )
 
 

@@ -7,6 +7,7 @@ the random sample included, so that a table can pin every line of it.
 import re
 from datetime import UTC, datetime
 
+import msgspec
 from msgspec import Struct
 
 from webhookd.delivery import breaker
@@ -98,8 +99,10 @@ def decide(
         threshold=policy.breaker_threshold,
         resume_at=resume_at,
         error=found.error,
-        detail=_describe(outcome),
+        detail=_describe(outcome, retry_after),
     )
+    if _is_time_to_warn(endpoint, found.answer, policy, now):
+        endpoint = msgspec.structs.replace(endpoint, warned_at=now)
     if found.answer is Answer.SUCCESS:
         status = DeliveryStatus.SUCCEEDED
     elif found.fails_delivery or refusals >= policy.max_refusals:
@@ -190,6 +193,12 @@ def _given_up(endpoint: EndpointState, answer: Answer, policy: Policy, now: floa
     return DisabledReason.FAILING if now - endpoint.failing_since >= policy.disable_after_seconds else None
 
 
+def _is_time_to_warn(endpoint: EndpointState, answer: Answer, policy: Policy, now: float) -> bool:
+    if endpoint.warned_at is not None or endpoint.failing_since is None or answer is Answer.REFUSAL:
+        return False
+    return now - endpoint.failing_since >= policy.warn_after_seconds
+
+
 def _verdict(
     delivery: QueuedDelivery, state: EndpointState, *, error: DeliveryError | None, next_attempt_at: float
 ) -> Verdict:
@@ -207,8 +216,10 @@ def _verdict(
     )
 
 
-def _describe(outcome: Outcome) -> str:
-    return outcome.detail or (f"HTTP {outcome.status}" if outcome.status is not None else "")
+def _describe(outcome: Outcome, retry_after: float | None) -> str:
+    if outcome.status is None:
+        return outcome.detail
+    return f"HTTP {outcome.status}" if retry_after is None else f"HTTP {outcome.status} with Retry-After"
 
 
 def _header_values(outcome: Outcome, name: str) -> list[str]:

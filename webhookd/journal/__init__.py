@@ -2,7 +2,7 @@
 
 from peewee import Database
 
-from webhookd.journal import deliveries, endpoints, event_types, events, keys
+from webhookd.journal import deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
 from webhookd.journal.database import SQLITE_VERSION
 from webhookd.journal.journal import Journal, open_journal
 from webhookd.journal.master import check_master_key, forget_master_key, holds_secrets
@@ -14,10 +14,12 @@ from webhookd.journal.rows import (
     EndpointChanges,
     EventRow,
     EventTypeRow,
+    KeptAnswer,
     KeyRow,
     NewEndpoint,
     Page,
     QueueFacts,
+    ReplayRow,
     Window,
     WindowRequest,
 )
@@ -34,10 +36,12 @@ __all__ = [
     "EventTypeRow",
     "InlineRunner",
     "Journal",
+    "KeptAnswer",
     "KeyRow",
     "NewEndpoint",
     "Page",
     "QueueFacts",
+    "ReplayRow",
     "Runner",
     "ThreadRunner",
     "Ticket",
@@ -50,6 +54,9 @@ __all__ = [
     "events",
     "forget_master_key",
     "holds_secrets",
+    "idempotency",
     "keys",
     "open_journal",
+    "replays",
+    "trials",
 ]

@@ -128,7 +128,7 @@ class Batches:
             if event.id in known:
                 self._answer_again(publish, *known[event.id])
                 continue
-            if is_full:
+            if is_full and not publish.insists:
                 publish.error = full()
                 continue
             event_pk += 1
@@ -248,6 +248,11 @@ def _event(pk: int, event: AcceptedEvent, deliveries: int) -> tuple[object, ...]
         deliveries,
         event.body,
     )
+
+
+def attempt_values(record: AttemptRecord) -> dict[str, object]:
+    """Return the row of an attempt by column."""
+    return dict(zip(_ATTEMPT_COLUMNS, _attempt(record), strict=True))
 
 
 def _attempt(record: AttemptRecord) -> tuple[object, ...]:

@@ -112,6 +112,8 @@ def retry(
     Rejected CONFLICT for one that has succeeded, unless `force` is given.
     """
     before = _by_pk(database, pk)
+    if before.sequence == 0:
+        raise Rejected(ErrorCode.CONFLICT, "a test is never sent again: make a new one with POST …/test")
     if before.status is DeliveryStatus.SUCCEEDED and not force:
         raise Rejected(
             ErrorCode.CONFLICT, 'the delivery has succeeded; send {"force": true} to have it delivered once more'

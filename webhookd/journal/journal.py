@@ -18,7 +18,7 @@ from peewee import Database
 
 from webhookd.clock import Clock
 from webhookd.ids import IdFactory
-from webhookd.journal import events, retention
+from webhookd.journal import events, idempotency, replays, retention
 from webhookd.journal.batch import Batches
 from webhookd.journal.database import Reader, exclusive_lock, open_writer
 from webhookd.journal.operations import Call, Publish, Record, Ticket
@@ -109,7 +109,9 @@ class Journal:
     async def retain(self, retention_days: float) -> None:
         """Forget what is older than that, now and every hour, in small steps, until canceled."""
         while True:
+            await self.write(idempotency.prune, self._clock.now())
             before = self._clock.now() - retention_days * 86_400
+            await self.write(replays.prune, before)
             while await self.write(retention.prune, before):
                 await self.write(retention.give_back_pages)
                 await trio.sleep(RETENTION_PAUSE_SECONDS)
@@ -124,13 +126,19 @@ class Journal:
         self._writer.refuse_events()
 
     def publish(
-        self, event: AcceptedEvent, targets: tuple[Target, ...], committed: Callable[[PublishResult], None]
+        self,
+        event: AcceptedEvent,
+        targets: tuple[Target, ...],
+        committed: Callable[[PublishResult], None],
+        *,
+        insists: bool = False,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
-        `committed` runs on the loop after the commit, whether anybody waits or not.
+        `committed` runs on the loop after the commit, whether anybody waits or not. An event that `insists` is one that
+        nobody could submit again: it waits for room where others are refused.
         """
-        operation = Publish(event, targets, committed)
+        operation = Publish(event, targets, committed, insists=insists)
         self._writer.submit(operation)
         return operation.ticket
 

@@ -39,6 +39,7 @@ CREATE TABLE events (
     deliveries INTEGER NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX events_organization ON events (organization_id, pk);
+CREATE INDEX events_accepted ON events (accepted_at);
 CREATE TABLE event_types (
     name TEXT PRIMARY KEY, description TEXT NOT NULL, schema_json TEXT, example_json TEXT, deprecated INTEGER NOT NULL,
     created_at REAL NOT NULL, updated_at REAL NOT NULL
@@ -74,6 +75,16 @@ CREATE TABLE api_keys (
     id TEXT PRIMARY KEY, role TEXT NOT NULL, name TEXT NOT NULL, organization_id TEXT, key_hash BLOB NOT NULL,
     created_at REAL NOT NULL, expires_at REAL
 ) WITHOUT ROWID;
+CREATE TABLE replays (
+    id TEXT PRIMARY KEY, endpoint_pk INTEGER NOT NULL, kind TEXT NOT NULL, since REAL NOT NULL, until REAL NOT NULL,
+    events TEXT NOT NULL, last INTEGER NOT NULL, position INTEGER NOT NULL, matched INTEGER NOT NULL,
+    queued INTEGER NOT NULL, status TEXT NOT NULL, created_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE idempotency (
+    caller TEXT NOT NULL, route TEXT NOT NULL, key TEXT NOT NULL, body_hash BLOB NOT NULL, status INTEGER NOT NULL,
+    sealed BLOB NOT NULL, created_at REAL NOT NULL, PRIMARY KEY (caller, route, key)
+) WITHOUT ROWID;
+CREATE INDEX idempotency_created ON idempotency (created_at);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 

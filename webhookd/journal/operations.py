@@ -54,13 +54,19 @@ class Ticket(Generic[T]):
 
 
 class Publish:
-    """Store an event and its deliveries. `event_pk` is None for a duplicate."""
+    """Store an event and its deliveries. `event_pk` is None for a duplicate; one that `insists` waits for room."""
 
-    __slots__ = ("committed", "error", "event", "event_pk", "result", "targets", "ticket")
+    __slots__ = ("committed", "error", "event", "event_pk", "insists", "result", "targets", "ticket")
 
     def __init__(
-        self, event: AcceptedEvent, targets: tuple[Target, ...], committed: Callable[[PublishResult], None]
+        self,
+        event: AcceptedEvent,
+        targets: tuple[Target, ...],
+        committed: Callable[[PublishResult], None],
+        *,
+        insists: bool = False,
     ) -> None:
+        self.insists = insists
         self.event = event
         self.targets = targets
         self.committed = committed

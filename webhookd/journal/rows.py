@@ -14,6 +14,8 @@ from webhookd.models import (
     Ordering,
     PolicyOverrides,
     QueuedDelivery,
+    ReplayKind,
+    ReplayStatus,
     Role,
     SignatureChoice,
     Trigger,
@@ -176,6 +178,35 @@ class EventRow(Struct, frozen=True, kw_only=True):
     accepted_at: float
     deliveries: int
     body: bytes
+
+
+class ReplayRow(Struct, frozen=True, kw_only=True):
+    """A recover or replay: `matched` is what it found when it was asked for, `queued` what it has made go so far."""
+
+    id: str
+    endpoint_pk: int
+    kind: ReplayKind
+    since: float
+    until: float
+    events: tuple[str, ...]
+    last: int
+    position: int
+    matched: int
+    queued: int
+    status: ReplayStatus
+    created_at: float
+
+
+class KeptAnswer(Struct, frozen=True, kw_only=True):
+    """An answer kept for an Idempotency-Key of one caller and route; `sealed` is its body and headers."""
+
+    caller: str
+    route: str
+    key: str
+    body_hash: bytes
+    status: int
+    sealed: bytes
+    created_at: float
 
 
 class EventTypeRow(Struct, frozen=True, kw_only=True):

@@ -192,6 +192,46 @@ class KeyTable(Model):
         table_name = "api_keys"
 
 
+class ReplayTable(Model):
+    """A recover or replay under way or ended; `position` is the last sequence or event number that was looked at."""
+
+    id = TextField(primary_key=True)
+    endpoint_pk = IntegerField()
+    kind = TextField()
+    since = FloatField()
+    until = FloatField()
+    events = TextField()  # JSON array of patterns
+    last = IntegerField()  # the greatest delivery or event number when it was asked for
+    position = IntegerField()
+    matched = IntegerField()
+    queued = IntegerField()
+    status = TextField()
+    created_at = FloatField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "replays"
+
+
+class IdempotencyTable(Model):
+    """An answer kept for an Idempotency-Key; sealed, since it may show a secret."""
+
+    caller = TextField()
+    route = TextField()
+    key = TextField()
+    body_hash = BlobField()
+    status = IntegerField()
+    sealed = BlobField()
+    created_at = FloatField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "idempotency"
+        primary_key = CompositeKey("caller", "route", "key")
+
+
 class MetaTable(Model):
     """Facts about the journal itself, such as the value that shows whether a master key is the right one."""
 

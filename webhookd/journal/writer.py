@@ -218,4 +218,4 @@ class Writer:
 
 def _is_kept(operation: Operation) -> bool:
     """Whether nobody could submit it again: an attempt was made, a moment has passed."""
-    return isinstance(operation, Record) or (isinstance(operation, Call) and operation.insists)
+    return isinstance(operation, Record) or operation.insists

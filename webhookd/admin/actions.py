@@ -1,0 +1,128 @@
+"""What is done to a webhook by hand: a test, a recover, a replay, and how far these are."""
+
+from http import HTTPStatus
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.deliveries import attempt_view, parse_time
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplayStarted, ReplayView
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import ReplayRow, endpoints, replays
+from webhookd.models import Endpoint, ReplayKind
+from webhookd.replayer import selection
+
+
+async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
+    """Send a test now and answer with its attempt."""
+    detail = await call.services.router.tester.test(await _find(call))
+    [attempt] = detail.attempts
+    return Answer(value=attempt_view(attempt))
+
+
+async def recover(call: Call[NoQuery, ReplayRequest]) -> Answer:
+    """Send the failed deliveries of a time range again."""
+    return await _begin(call, ReplayKind.RECOVER)
+
+
+async def replay(call: Call[NoQuery, ReplayRequest]) -> Answer:
+    """Make new deliveries of the events of a time range."""
+    return await _begin(call, ReplayKind.REPLAY)
+
+
+async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
+    """Say how far a recover or replay is."""
+    endpoint = await _find(call)
+    return Answer(value=_view(await call.services.journal.read(replays.get, endpoint.pk, call.path["replayId"])))
+
+
+async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
+    """Stop a recover or replay; what it queued stays."""
+    endpoint = await _find(call)
+    return Answer(value=_view(await call.services.router.replayer.stop(endpoint.pk, call.path["replayId"])))
+
+
+async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
+    services, asked = call.services, call.body
+    endpoint = await services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    since = parse_time("since", asked.since)
+    until = services.clock.now() + 0.001 if asked.until is None else parse_time("until", asked.until)
+    if since >= until:
+        raise Rejected(
+            ErrorCode.VALIDATION_ERROR, "/until: a time after since", errors=(("/until", "a time after since"),)
+        )
+    wanted = selection(endpoint, kind, since=since, until=until, events=asked.events)
+    if asked.dry_run:
+        return Answer(value=Matched(matched=await services.router.replayer.count(wanted)))
+    row = await services.router.replayer.start(wanted)
+    return Answer(
+        value=ReplayStarted(id=row.id, matched=row.matched),
+        status=HTTPStatus.ACCEPTED,
+        headers={"Location": f"/api/webhooks/{endpoint.id}/replays/{row.id}"},
+    )
+
+
+async def _find(call: Call[NoQuery, NoBody]) -> Endpoint:
+    return await call.services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+
+
+def _view(row: ReplayRow) -> ReplayView:
+    return ReplayView(id=row.id, matched=row.matched, queued=row.queued, status=row.status)
+
+
+OPERATIONS = (
+    operation(
+        "testWebhook",
+        "POST /api/webhooks/{webhookId}/test",
+        Permission.OPERATE,
+        "Send webhook.test now, beside the line, and answer with the attempt",
+        test_webhook,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: AttemptView},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    operation(
+        "recoverDeliveries",
+        "POST /api/webhooks/{webhookId}/recover",
+        Permission.OPERATE,
+        "Send every failed delivery of a time range again, in sequence",
+        recover,
+        query=NoQuery,
+        body=ReplayRequest,
+        answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    operation(
+        "replayEvents",
+        "POST /api/webhooks/{webhookId}/replay",
+        Permission.OPERATE,
+        "Make new deliveries of the events of a time range, at the end of the line",
+        replay,
+        query=NoQuery,
+        body=ReplayRequest,
+        answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    operation(
+        "getReplay",
+        "GET /api/webhooks/{webhookId}/replays/{replayId}",
+        Permission.READ,
+        "Read how far a recover or replay is",
+        get_replay,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: ReplayView},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+    operation(
+        "stopReplay",
+        "DELETE /api/webhooks/{webhookId}/replays/{replayId}",
+        Permission.OPERATE,
+        "Stop a recover or replay; what it queued stays",
+        stop_replay,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: ReplayView},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+)

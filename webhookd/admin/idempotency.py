@@ -1,0 +1,120 @@
+"""Idempotency-Key: a POST that is sent again gets the answer of its first time.
+
+Answers are kept for a day, for one API key, method and path, sealed like a secret since they may show one. A request
+under way holds its key in memory: a second one beside it is refused, and so is the same key with another body. What
+failed inside webhookd, or was never begun, isn't kept, so that sending it again tries again.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+
+import msgspec
+from quart import Request, Response
+
+from webhookd.admin.auth import Caller
+from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, media_type, read_body
+from webhookd.admin.ports import Services
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import KeptAnswer, idempotency
+
+HEADER = "Idempotency-Key"
+REPLAYED = "idempotency-replayed"
+MOST_CHARACTERS = 255
+
+_KEPT_HEADERS = ("content-type", "location")
+_NOT_KEPT = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+_LOCAL = "local"
+
+
+class _Answer(msgspec.Struct, array_like=True):
+    headers: dict[str, str]
+    body: bytes
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoder = msgspec.msgpack.Decoder(_Answer)
+
+
+class Idempotency:
+    """The keys of requests under way; one for the application."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._running: set[tuple[str, str, str]] = set()
+
+    async def answer(self, caller: Caller, request: Request, run: Callable[[], Awaitable[Response]]) -> Response:
+        """Return what `run` answers, or what it answered the first time.
+
+        Raises Rejected: VALIDATION_ERROR for a key that is none, IDEMPOTENCY_KEY_REUSED with another body, CONFLICT
+        while the first request is under way.
+        """
+        key = _key(request)
+        if key is None:
+            return await run()
+        services = self._services
+        timeout_seconds = services.config.server.request_timeout_seconds
+        body = await read_body(request, max_bytes=MAX_JSON_BYTES, timeout_seconds=timeout_seconds)
+        place = (caller.key_id or _LOCAL, f"{request.method} {request.path}", key)
+        if place in self._running:
+            raise Rejected(ErrorCode.CONFLICT, "a request with this Idempotency-Key is under way; wait for its answer")
+        self._running.add(place)
+        try:
+            digest = hashlib.sha256(body).digest()
+            kept = await services.journal.read(idempotency.find, *place, services.clock.now())
+            if kept is not None:
+                return self._again(kept, digest)
+            response = await run()
+            if response.status_code < 500 and response.status_code not in _NOT_KEPT:
+                await self._keep(place, digest, response)
+            return response
+        finally:
+            self._running.discard(place)
+
+    def _again(self, kept: KeptAnswer, digest: bytes) -> Response:
+        if kept.body_hash != digest:
+            raise Rejected(
+                ErrorCode.IDEMPOTENCY_KEY_REUSED,
+                "this Idempotency-Key came with another body before; take a new one for another request",
+            )
+        answer = _decoder.decode(self._services.vault.decrypt(kept.sealed, context=_context(kept)))
+        response = Response(answer.body, kept.status, answer.headers)
+        response.headers[REPLAYED] = "true"
+        return response
+
+    async def _keep(self, place: tuple[str, str, str], digest: bytes, response: Response) -> None:
+        services = self._services
+        headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        caller, route, key = place
+        kept = KeptAnswer(
+            caller=caller,
+            route=route,
+            key=key,
+            body_hash=digest,
+            status=response.status_code,
+            sealed=b"",
+            created_at=services.clock.now(),
+        )
+        plain = _encode(_Answer(headers, bytes(await response.get_data(as_text=False))))
+        sealed = services.vault.encrypt(plain, context=_context(kept))
+        await services.journal.write(idempotency.keep, msgspec.structs.replace(kept, sealed=sealed))
+
+
+def _key(request: Request) -> str | None:
+    """Return the request's key, quoted or bare; None where none is asked for."""
+    values = request.headers.getlist(HEADER)
+    if request.method != "POST" or not values or media_type(request) == NDJSON:
+        return None
+    text = values[0].strip()
+    if len(text) >= 2 and text.startswith('"') and text.endswith('"'):
+        text = text[1:-1]
+    if len(values) > 1 or not 1 <= len(text) <= MOST_CHARACTERS or not (text.isascii() and text.isprintable()):
+        raise Rejected(
+            ErrorCode.VALIDATION_ERROR,
+            f"the header Idempotency-Key takes one key of 1 to {MOST_CHARACTERS} printable ASCII characters",
+        )
+    return text
+
+
+def _context(kept: KeptAnswer) -> str:
+    return f"idempotency:{kept.caller}:{kept.route}:{kept.key}"

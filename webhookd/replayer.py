@@ -1,0 +1,114 @@
+"""Recover and replay: many deliveries made to go again, a bounded step at a time, beside live traffic.
+
+What there is to do stands in the journal, so a restart goes on where it was. One step is one write: live events have
+their turn between two, and the endpoint's own order and rate hold for what is queued as for everything else.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from webhookd.clock import Clock
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import Journal, ReplayRow, endpoints, replays
+from webhookd.logs import get_logger
+from webhookd.models import DeliveryStatus, Endpoint, Policy, ReplayKind, ReplayStatus, WhenInactive
+
+RETRY_SECONDS = 5.0
+
+_log = get_logger("replay")
+
+
+class Wake(Protocol):
+    """Tells an endpoint's actor that its queue was changed behind its back."""
+
+    def __call__(self, endpoint_pk: int) -> None:
+        """Wake the actor, or start it."""
+        ...
+
+
+class Replayer:
+    """Starts, carries out and stops recovers and replays; `run` it under a supervisor."""
+
+    def __init__(
+        self, journal: Journal, clock: Clock, ids: IdFactory, *, wake: Wake, policy: Callable[[Endpoint], Policy]
+    ) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._ids = ids
+        self._wake = wake
+        self._policy = policy
+        self._asked = trio.Event()
+
+    async def count(self, wanted: replays.Selection) -> int:
+        """Return how many deliveries or events would be queued."""
+        return await self._journal.read(replays.count, wanted)
+
+    async def start(self, wanted: replays.Selection) -> ReplayRow:
+        """Begin, and return what it matched; the work goes on by itself."""
+        row = await self._journal.write(replays.start, wanted, self._ids.new(Prefix.REPLAY), self._clock.now())
+        self._asked.set()
+        return row
+
+    async def stop(self, endpoint_pk: int, replay_id: str) -> ReplayRow:
+        """Stop one; what it queued stays. Rejected NOT_FOUND."""
+        return await self._journal.write(replays.stop, endpoint_pk, replay_id)
+
+    async def run(self) -> None:
+        """Carry out what is asked for, in turns, until canceled."""
+        while True:
+            self._asked = trio.Event()
+            running = await self._journal.read(replays.running)
+            if not running:
+                await self._asked.wait()
+            for row in running:
+                await self._advance(row)
+
+    async def _advance(self, row: ReplayRow) -> None:
+        try:
+            endpoint, is_deleted = await self._journal.read(endpoints.by_pk, row.endpoint_pk)
+            if is_deleted:
+                await self._journal.write(replays.stop_all, row.endpoint_pk)
+                return
+            after = await self._journal.write(
+                replays.step,
+                row.id,
+                selection(endpoint, row.kind, since=row.since, until=row.until, events=row.events),
+                replays.QueuedAs(
+                    at=self._clock.now(),
+                    max_age_seconds=self._policy(endpoint).max_age_seconds,
+                    status=_status(endpoint),
+                ),
+                self._ids,
+            )
+        except Rejected as refused:
+            if refused.code is not ErrorCode.JOURNAL_FULL:
+                raise
+            await trio.sleep(RETRY_SECONDS)
+            return
+        if after.queued > row.queued:
+            self._wake(row.endpoint_pk)
+        if after.status is ReplayStatus.DONE:
+            _log.info("replay.done", replay=row.id, kind=row.kind.value, endpoint=endpoint.id, queued=after.queued)
+
+
+def selection(
+    endpoint: Endpoint, kind: ReplayKind, *, since: float, until: float, events: tuple[str, ...]
+) -> replays.Selection:
+    """Return what a recover or replay of an endpoint looks for."""
+    return replays.Selection(
+        endpoint_pk=endpoint.pk,
+        kind=kind,
+        since=since,
+        until=until,
+        events=events,
+        subscribed=endpoint.events,
+        organization_id=endpoint.organization_id,
+    )
+
+
+def _status(endpoint: Endpoint) -> DeliveryStatus:
+    drops = not endpoint.is_active and endpoint.overrides.when_inactive is WhenInactive.DROP
+    return DeliveryStatus.CANCELED if drops else DeliveryStatus.PENDING

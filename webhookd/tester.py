@@ -1,0 +1,151 @@
+"""Testing an endpoint: one request now, beside its line, with its attempt on record.
+
+A test asks neither breaker nor rate and says nothing about the endpoint: whoever makes it wants to see what happens.
+"""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import trio
+
+from webhookd.actor import Sender
+from webhookd.clock import Clock
+from webhookd.delivery.breaker import Answer
+from webhookd.delivery.requests import compose
+from webhookd.delivery.retry import classify
+from webhookd.envelope import seal_envelope
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import DeliveryDetail, Journal, trials
+from webhookd.models import (
+    TEST_EVENT,
+    AcceptedEvent,
+    AttemptRecord,
+    Credentials,
+    DeliveryError,
+    DeliveryStatus,
+    Endpoint,
+    EndpointState,
+    Message,
+    Outcome,
+    Policy,
+    QueuedDelivery,
+    Trigger,
+)
+
+MOST_AT_ONCE = 16
+
+Load = Callable[[Endpoint], Awaitable[tuple[Credentials, EndpointState]]]
+
+
+class Tester:
+    """Makes tests, at most 16 at a time; `load` reads an endpoint's secrets."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        sender: Sender,
+        clock: Clock,
+        ids: IdFactory,
+        *,
+        load: Load,
+        policy: Callable[[Endpoint], Policy],
+    ) -> None:
+        self._journal = journal
+        self._sender = sender
+        self._clock = clock
+        self._ids = ids
+        self._load = load
+        self._policy = policy
+        self._slots = trio.Semaphore(MOST_AT_ONCE, max_value=MOST_AT_ONCE)
+
+    async def test(self, endpoint: Endpoint) -> DeliveryDetail:
+        """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
+        async with self._slots:
+            credentials, _ = await self._load(endpoint)
+            now = self._clock.now()
+            event = own_event(
+                TEST_EVENT, endpoint, {"webhookId": endpoint.id}, event_id=self._ids.new(Prefix.EVENT), now=now
+            )
+            delivery = _delivery(endpoint, self._ids.new(Prefix.DELIVERY), now)
+            message = Message(
+                event_id=event.id,
+                type=event.type,
+                organization_id=event.organization_id,
+                traceparent=None,
+                body=event.body,
+            )
+            headers = compose(
+                endpoint=endpoint,
+                credentials=credentials,
+                message=message,
+                delivery_id=delivery.id,
+                number=1,
+                sequence=None,
+                at=now,
+            )
+            try:
+                outcome = await self._sender.send(
+                    endpoint_id=endpoint.id,
+                    url=endpoint.url,
+                    headers=headers,
+                    body=event.body,
+                    timeout_seconds=self._policy(endpoint).timeout_seconds,
+                )
+            except trio.Cancelled:
+                seconds = self._clock.now() - now
+                cut_off = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="given up")
+                self._journal.insist(trials.insert, None, event, self._record(delivery, cut_off))
+                raise
+            return await self._journal.insist(trials.insert, None, event, self._record(delivery, outcome)).wait()
+
+    def _record(self, delivery: QueuedDelivery, outcome: Outcome) -> AttemptRecord:
+        found = classify(outcome)
+        return AttemptRecord(
+            delivery=delivery,
+            attempt_id=self._ids.new(Prefix.ATTEMPT),
+            number=1,
+            trigger=Trigger.TEST,
+            started_at=delivery.created_at,
+            outcome=outcome,
+            error=found.error,
+            retry_after_seconds=None,
+            status=DeliveryStatus.SUCCEEDED if found.answer is Answer.SUCCESS else DeliveryStatus.FAILED,
+            refusals=0,
+            backoff_step=0,
+            next_attempt_at=None,
+            completed_at=self._clock.now(),
+            endpoint=EndpointState(),
+        )
+
+
+def own_event(name: str, endpoint: Endpoint, data: dict[str, object], *, event_id: str, now: float) -> AcceptedEvent:
+    """Return an event of webhookd's own about an endpoint, in its organization."""
+    return AcceptedEvent(
+        id=event_id,
+        type=name,
+        organization_id=endpoint.organization_id,
+        ordering_key=endpoint.id,
+        traceparent=None,
+        timestamp=now,
+        accepted_at=now,
+        body=seal_envelope(event_id, name, now, msgspec.json.encode(data), endpoint.organization_id),
+    )
+
+
+def _delivery(endpoint: Endpoint, delivery_id: str, now: float) -> QueuedDelivery:
+    return QueuedDelivery(
+        pk=0,  # it gets its row when it has been made
+        id=delivery_id,
+        endpoint_pk=endpoint.pk,
+        event_pk=0,
+        ordering_key=None,
+        sequence=0,
+        status=DeliveryStatus.PENDING,
+        trigger=Trigger.TEST,
+        attempts=0,
+        refusals=0,
+        backoff_step=0,
+        next_attempt_at=now,
+        created_at=now,
+        expires_at=now,
+    )
