@@ -1,0 +1,152 @@
+"""Operational events and tests of an endpoint: who is told what, once, and never about its own deliveries."""
+
+import json
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.world import OK, World, WorldSender, steady, world
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import EndpointChanges
+from webhookd.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
+
+WATCHER = "https://watcher.example/"
+OWN = ("webhook.failing", "webhook.recovered", "webhook.disabled", "delivery.failed")
+
+
+def told(sender: WorldSender) -> list[dict[str, object]]:
+    """Return what the watcher was sent, once each."""
+    bodies = {sent.event: json.loads(sent.body) for sent in sender.sent if sent.url == WATCHER}
+    return [{"type": body["type"], **body["data"]} for body in bodies.values()]
+
+
+async def watched(w: World, organization_id: str | None = None) -> None:
+    await w.endpoint(WATCHER, events=OWN, organization_id=organization_id)
+
+
+async def test_an_outage_is_warned_of_once_and_its_end_is_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After a day of failures `webhook.failing` comes once; the first success then brings `webhook.recovered`."""
+    is_down = {"yes": True}
+    sender = WorldSender(script=lambda sent: 500 if sent.url != WATCHER and is_down["yes"] else OK)
+    async with world(tmp_path, sender=sender) as w:
+        await watched(w)
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(86_000)
+        assert told(sender) == []
+        await trio.sleep(10_000)
+        [warning] = told(sender)
+        assert (warning["type"], warning["webhookId"]) == ("webhook.failing", endpoint.id)
+        assert warning["failingSince"] == "2025-01-01T00:00:00.000Z"
+        assert warning["lastError"] == "HTTP 500"
+        is_down["yes"] = False
+        await trio.sleep(3600)
+        await w.publish("e1")
+        await trio.sleep(10)
+        assert [each["type"] for each in told(sender)] == ["webhook.failing", "webhook.recovered"]
+
+
+async def test_a_short_outage_is_nobodys_business(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An outage that ends before the warning tells nobody anything."""
+    sender = WorldSender(script=lambda sent: 500 if sent.url != WATCHER and sent.number < 8 else OK)
+    async with world(tmp_path, sender=sender) as w:
+        await watched(w)
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(20_000)
+        assert told(sender) == []
+
+
+async def test_disabling_is_told(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A 410 tells of the delivery that failed by it and of the webhook that is off."""
+    sender = WorldSender(script=lambda sent: 410 if sent.url != WATCHER else OK)
+    async with world(tmp_path, sender=sender) as w:
+        await watched(w)
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(10)
+        failed, disabled = told(sender)
+        assert failed["type"] == "delivery.failed"
+        assert (failed["eventId"], failed["event"], failed["error"]) == ("e0", "user.created", "gone")
+        assert (disabled["type"], disabled["webhookId"]) == ("webhook.disabled", endpoint.id)
+        assert disabled["disabledReason"] == "gone"
+
+
+@pytest.mark.parametrize(("answer", "error"), [(422, "refused"), (DeliveryError.CONNECT, "expired")])
+async def test_a_failed_delivery_is_told_of(
+    tmp_path: Path, autojump_clock: MockClock, answer: int | DeliveryError, error: str
+) -> None:
+    """Exhausted refusals and age both end in `delivery.failed`."""
+    sender = WorldSender(script=lambda sent: answer if sent.url != WATCHER else OK)
+    async with world(tmp_path, sender=sender, config=steady(max_age_seconds=50_000)) as w:
+        await watched(w)
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(60_000)
+        [failed] = told(sender)
+        assert (failed["type"], failed["error"]) == ("delivery.failed", error)
+
+
+async def test_nothing_is_told_of_what_tells(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A watcher that refuses everything is told of others' failures, never of its own operational deliveries'."""
+    overrides = PolicyOverrides(retry=RetryOverrides(max_refusals=1))
+    sender = WorldSender(script=lambda _: 422)
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint(WATCHER, events=OWN, overrides=overrides)
+        await w.endpoint(overrides=overrides)
+        await w.publish("e0")
+        await trio.sleep(10_000)
+        assert [each["type"] for each in told(sender)] == ["delivery.failed"]
+
+
+async def test_a_star_does_not_cover_them_and_organizations_hold(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Only webhooks that name them get them: of the same organization as the webhook they are about, or of none."""
+    sender = WorldSender(script=lambda sent: 410 if sent.url == "https://gone.example/" else OK)
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint("https://star.example/", organization_id="acme")
+        await w.endpoint("https://other.example/", events=OWN, organization_id="other")
+        await watched(w, "acme")
+        await w.endpoint("https://gone.example/", organization_id="acme")
+        await w.publish("e0", organizationId="acme")
+        await trio.sleep(10)
+        assert {each["type"] for each in told(sender)} == {"delivery.failed", "webhook.disabled"}
+        assert sender.events("https://star.example/") == ["e0"]
+        assert sender.events("https://other.example/") == []
+
+
+async def test_a_test_is_sent_beside_the_line(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A test goes out at once, whatever the breaker says, has no sequence, and changes nothing about the endpoint."""
+    sender = WorldSender(script=lambda sent: OK if sent.headers["x-webhook-event"] == "webhook.test" else 500)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(500)
+        [before] = await w.router.health([endpoint])
+        detail = await w.router.tester.test(endpoint)
+        [after] = await w.router.health([endpoint])
+        assert after == before
+        sent = sender.sent[-1]
+        assert (sent.headers["x-webhook-attempt"], "x-webhook-sequence" in sent.headers) == ("1", False)
+        assert json.loads(sent.body)["type"] == "webhook.test"
+        [attempt] = detail.attempts
+        assert (attempt.trigger, attempt.response_status) == (Trigger.TEST, 200)
+        assert (detail.row.status, detail.row.sequence) == (DeliveryStatus.SUCCEEDED, 0)
+        with pytest.raises(Rejected) as refused:
+            await w.router.retry(detail.row.id, None, force=True)
+        assert refused.value.code is ErrorCode.CONFLICT
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=False))
+        assert (await w.router.tester.test(endpoint)).row.status is DeliveryStatus.SUCCEEDED
+
+
+async def test_a_test_that_fails_shows_how(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A receiver that can't be reached is the test's answer; a 410 to a test disables nothing."""
+    sender = WorldSender(script=lambda _: 410)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        detail = await w.router.tester.test(endpoint)
+        assert (detail.attempts[0].error, detail.row.status) == (DeliveryError.GONE, DeliveryStatus.FAILED)
+        known = w.router.registry.endpoint(endpoint.pk)
+        assert known is not None
+        assert known[0].is_active

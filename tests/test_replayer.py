@@ -1,0 +1,211 @@
+"""Recover and replay in exact virtual time: what they match, order, progress, stops, restarts, live traffic."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.world import OK, World, WorldSender, steady, world
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import EndpointChanges, ReplayRow, replays
+from webhookd.models import (
+    DeliveryStatus,
+    Endpoint,
+    PolicyOverrides,
+    RateLimit,
+    ReplayKind,
+    ReplayStatus,
+    Trigger,
+    WhenInactive,
+)
+from webhookd.replayer import selection
+
+
+async def ask(
+    w: World,
+    endpoint: Endpoint,
+    kind: ReplayKind,
+    *,
+    since: float = 0.0,
+    until: float | None = None,
+    events: tuple[str, ...] = (),
+) -> ReplayRow:
+    wanted = selection(endpoint, kind, since=since, until=w.clock.now() + 1 if until is None else until, events=events)
+    counted = await w.router.replayer.count(wanted)
+    row = await w.router.replayer.start(wanted)
+    assert row.matched == counted
+    return row
+
+
+async def progress(w: World, row: ReplayRow) -> ReplayRow:
+    return await w.journal.read(replays.get, row.endpoint_pk, row.id)
+
+
+async def test_recover_sends_what_failed_again_in_sequence(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Every failed delivery of the range goes again with its sequence, its age and refusals anew; others don't."""
+    mended = {"is": False}
+    sender = WorldSender(script=lambda sent: OK if mended["is"] or sent.event.startswith("good") else 410)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("good")
+        for number in range(3):
+            await w.publish(f"bad{number}")
+            await trio.sleep(1)
+            await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
+        assert [row.status for row in await w.deliveries(endpoint)][1:] == [DeliveryStatus.FAILED] * 3
+        mended["is"] = True
+        sender.sent.clear()
+        row = await ask(w, endpoint, ReplayKind.RECOVER)
+        await trio.sleep(1)
+        after = await progress(w, row)
+        assert (after.matched, after.queued, after.status) == (3, 3, ReplayStatus.DONE)
+        assert sender.events() == ["bad0", "bad1", "bad2"]
+        assert [sent.headers["x-webhook-sequence"] for sent in sender.sent] == ["2", "3", "4"]
+        deliveries = await w.deliveries(endpoint)
+        assert {each.status for each in deliveries} == {DeliveryStatus.SUCCEEDED}
+        assert (await w.detail(deliveries[1].id)).attempts[-1].trigger is Trigger.RECOVER
+        again = await ask(w, endpoint, ReplayKind.RECOVER)
+        assert again.matched == 0
+
+
+async def test_replay_makes_new_deliveries_at_the_end(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A replay of a time range sends its events again, under their ids, with new deliveries behind what is queued."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint(events=("user.*", "subscription.renewed"))
+        published = []
+        for number in range(6):
+            kind = ("user.created", "subscription.renewed", "subscription.created")[number % 3]
+            await w.publish(f"e{number}", type=kind)
+            published.append(w.clock.now())
+            await trio.sleep(10)
+        sender.sent.clear()
+        row = await ask(w, endpoint, ReplayKind.REPLAY, since=published[1], until=published[5])
+        await trio.sleep(1)
+        assert sender.events() == ["e1", "e3", "e4"]
+        assert [sent.headers["x-webhook-sequence"] for sent in sender.sent] == ["5", "6", "7"]
+        assert (await progress(w, row)).status is ReplayStatus.DONE
+        rows = await w.deliveries(endpoint)
+        assert len({each.id for each in rows}) == len(rows) == 7
+        assert (await w.detail(rows[-1].id)).attempts[0].trigger is Trigger.REPLAY
+        narrowed = await ask(w, endpoint, ReplayKind.REPLAY, events=("subscription.*",))
+        assert narrowed.matched == 2
+
+
+async def test_a_new_webhook_is_given_its_past(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Events from before a webhook was made are replayed to it, its organization's and no other's."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender) as w:
+        await w.publish("mine", organizationId="acme")
+        await w.publish("theirs", organizationId="other")
+        await w.publish("nobodys")
+        mine = await w.endpoint("https://mine.example/", organization_id="acme")
+        everyones = await w.endpoint("https://all.example/")
+        await ask(w, mine, ReplayKind.REPLAY)
+        await ask(w, everyones, ReplayKind.REPLAY)
+        await trio.sleep(1)
+        assert sender.events("https://mine.example/") == ["mine"]
+        assert sender.events("https://all.example/") == ["mine", "theirs", "nobodys"]
+
+
+async def test_a_replay_keeps_the_rate_and_lets_live_events_pass(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A day's replay goes out at the endpoint's rate; another endpoint sees nothing of it, live events queue behind."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender) as w:
+        slow = await w.endpoint("https://slow.example/", overrides=PolicyOverrides(rate_limit=RateLimit(per_second=50)))
+        await w.endpoint("https://live.example/")
+        for number in range(1200):
+            await w.publish(f"e{number}")
+        await trio.sleep(100)
+        sender.sent.clear()
+        began = trio.current_time()
+        await ask(w, slow, ReplayKind.REPLAY)
+        for number in range(20):
+            await trio.sleep(0.5)
+            await w.publish(f"live{number}")
+        await trio.sleep(60)
+        live = [sent for sent in sender.sent if sent.url == "https://live.example/"]
+        assert [round(sent.at + sender.began_at - began, 3) for sent in live] == [0.5 * n for n in range(1, 21)]
+        replayed = sender.times("https://slow.example/")
+        assert len(replayed) == 1220
+        for at in replayed:
+            assert sum(at <= other < at + 1 for other in replayed) <= 51
+        order = [event for event in sender.events("https://slow.example/") if event.startswith("e")]
+        assert order == [f"e{number}" for number in range(1200)]
+
+
+async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Stopped in the middle, a replay goes on from its position; each event is queued once."""
+    async with world(tmp_path) as w:
+        endpoint = await w.endpoint(is_active=False)
+        for number in range(1300):
+            await w.publish(f"e{number}")
+        wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
+        row = await w.journal.write(replays.start, wanted, "rpl_1", w.clock.now())
+        queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+        half = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+        assert (half.queued, half.status) == (500, ReplayStatus.RUNNING)
+    async with world(tmp_path) as w:
+        await trio.sleep(5)
+        after = await progress(w, row)
+        assert (after.matched, after.queued, after.status) == (1300, 1300, ReplayStatus.DONE)
+        [health] = await w.router.health([endpoint])
+        assert health.queued == 2600
+
+
+async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What was queued stays, the rest isn't; stopping twice is no error, an unknown id is."""
+    async with world(tmp_path) as w:
+        endpoint = await w.endpoint(is_active=False)
+        for number in range(600):
+            await w.publish(f"e{number}")
+        wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
+        row = await w.journal.write(replays.start, wanted, "rpl_1", w.clock.now())
+        queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+        await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+        stopped = await w.router.replayer.stop(endpoint.pk, row.id)
+        assert (stopped.queued, stopped.status) == (500, ReplayStatus.STOPPED)
+        await ask(w, endpoint, ReplayKind.RECOVER)
+        await trio.sleep(1)
+        assert (await w.router.replayer.stop(endpoint.pk, row.id)).queued == 500
+        with pytest.raises(Rejected) as unknown:
+            await w.router.replayer.stop(endpoint.pk, "rpl_unknown")
+        assert unknown.value.code is ErrorCode.NOT_FOUND
+
+
+async def test_deleting_the_webhook_ends_its_replays(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A replay of a webhook that is gone is stopped and queues nothing."""
+    async with world(tmp_path) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await w.router.delete_endpoint(endpoint.id)
+        row = await ask(w, endpoint, ReplayKind.REPLAY)
+        await trio.sleep(1)
+        assert (await progress(w, row)).status is ReplayStatus.STOPPED
+
+
+async def test_a_replay_to_a_webhook_that_drops_is_canceled(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """On an inactive webhook replayed deliveries are held, or canceled with a row where it drops."""
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender, config=steady()) as w:
+        dropping = await w.endpoint(is_active=False, overrides=PolicyOverrides(when_inactive=WhenInactive.DROP))
+        await w.publish("e0")
+        await ask(w, dropping, ReplayKind.REPLAY)
+        await trio.sleep(1)
+        assert [row.status for row in await w.deliveries(dropping)] == [DeliveryStatus.CANCELED] * 2
+        assert sender.sent == []
+
+
+async def test_what_fails_again_is_not_met_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A recover whose deliveries fail at once ends; it doesn't chase its own tail."""
+    sender = WorldSender(script=lambda _: 410)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(1)
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
+        row = await ask(w, endpoint, ReplayKind.RECOVER)
+        await trio.sleep(10)
+        assert (await progress(w, row)).status is ReplayStatus.DONE
+        assert sender.events() == ["e0", "e0"]
