@@ -11,6 +11,7 @@ from typing import Protocol
 import trio
 
 LONGEST_WAIT_SECONDS = 60.0
+TICK_SECONDS = 0.001
 _YEAR_10000 = 253_402_300_800.0
 VIRTUAL_EPOCH = 1_735_689_600.0  # 2025-01-01T00:00:00Z
 
@@ -40,8 +41,12 @@ class VirtualClock:
 
 
 def wait_seconds(clock: Clock, until: float) -> float:
-    """Return how long to sleep now on the way to `until`: never negative, never longer than a minute."""
-    return min(max(until - clock.now(), 0.0), LONGEST_WAIT_SECONDS)
+    """Return how long to sleep now on the way to `until`: 0, or between a tick of the clock and a minute.
+
+    Whoever slept less than a tick would find the same time again, and again.
+    """
+    left = until - clock.now()
+    return 0.0 if left <= 0 else min(max(left, TICK_SECONDS), LONGEST_WAIT_SECONDS)
 
 
 def iso(at: float) -> str:
@@ -55,7 +60,7 @@ def parse_iso(text: str) -> float:
     """Read an ISO-8601 time with a zone as epoch seconds cut to the millisecond; ValueError for anything else."""
     if "T" not in text.upper() or len(text) > 40:
         raise ValueError("expected an ISO-8601 time such as 2025-01-31T12:00:00.000Z")
-    moment = datetime.fromisoformat(text)
+    moment = datetime.fromisoformat(text.upper())
     if moment.tzinfo is None:
         raise ValueError("the time needs a zone, such as Z or +02:00")
     at = int(round(moment.timestamp() * 1000, 1)) / 1000

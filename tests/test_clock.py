@@ -1,0 +1,59 @@
+"""Wall time: its format, what is read of it, and waits that end."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock
+
+from webhookd.clock import LONGEST_WAIT_SECONDS, TICK_SECONDS, SystemClock, VirtualClock, iso, parse_iso, wait_seconds
+
+
+@given(st.integers(min_value=0, max_value=253_402_300_799_999))
+def test_a_time_comes_back_from_its_text(milliseconds: int) -> None:
+    """Every millisecond from 1970 to 9999 survives being written and read."""
+    at = milliseconds / 1000
+    assert parse_iso(iso(at)) == at
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("2025-01-15T10:30:00Z", 1736937000.0),
+        ("2025-01-15T10:30:00.123Z", 1736937000.123),
+        ("2025-01-15T12:30:00.1239+02:00", 1736937000.123),
+        ("2025-01-15t10:30:00z", 1736937000.0),
+    ],
+)
+def test_times_with_a_zone_are_read(text: str, at: float) -> None:
+    """ISO-8601 with any zone is read, cut to the millisecond."""
+    assert parse_iso(text) == at
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2025-01-15", "2025-01-15T10:30:00", "1736937000", "1969-01-01T00:00:00Z", "x" * 50]
+)
+def test_other_texts_are_refused(text: str) -> None:
+    """A time without a zone, before 1970, or none at all is no time."""
+    with pytest.raises(ValueError, match=r"."):
+        parse_iso(text)
+
+
+def test_the_machines_clock_is_cut_to_the_millisecond() -> None:
+    """Times are whole milliseconds, so that they survive storage and text."""
+    now = SystemClock().now()
+    assert now == round(now, 3)
+
+
+async def test_a_wait_is_never_shorter_than_a_tick_of_the_clock(autojump_clock: MockClock) -> None:
+    """On the way to a moment between two ticks the clock is looked at twice, not a thousand times."""
+    clock = VirtualClock()
+    until = clock.now() + 0.5004
+    looks = 0
+    while clock.now() < until:
+        await trio.sleep(wait_seconds(clock, until))
+        looks += 1
+    assert looks == 2
+    assert wait_seconds(clock, clock.now() - 5) == 0
+    assert wait_seconds(clock, clock.now() + 1e-9) == TICK_SECONDS
+    assert wait_seconds(clock, clock.now() + 1e9) == LONGEST_WAIT_SECONDS
