@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.world import OK, Answer, World, WorldSender, world
+from tests.world import OK, Answer, Script, World, WorldSender, world
 from webhookd.journal import EndpointChanges
 from webhookd.models import (
     DeliveryError,
@@ -24,6 +24,11 @@ from webhookd.models import (
 
 DOWN = "https://down.example/"
 WELL = "https://well.example/"
+
+
+def open_at_times(otherwise: Outcome) -> Script:
+    """Return a script that takes requests in the last five of every twenty seconds."""
+    return lambda sent: OK if int(sent.at) % 20 >= 15 else otherwise
 
 
 def first_attempts(sender: WorldSender, url: str) -> list[str]:
@@ -103,11 +108,12 @@ async def test_poison_in_a_strict_line(tmp_path: Path, autojump_clock: MockClock
 
 async def test_a_storm_of_429(tmp_path: Path, autojump_clock: MockClock) -> None:
     """A receiver that throttles is asked again no earlier than it said, in any order mode; nobody is to blame."""
+    often = RetryOverrides(delays=(2.0,))
     for ordering in Ordering:
         busy = Outcome(duration_seconds=0.0, status=429, headers=(("retry-after", "7"),))
-        sender = WorldSender(script=lambda sent, busy=busy: OK if int(sent.at) % 20 >= 15 else busy)
+        sender = WorldSender(script=open_at_times(busy))
         async with world(tmp_path / ordering.value, sender=sender) as w:
-            endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=ordering, concurrency=4))
+            endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=ordering, concurrency=4, retry=often))
             for number in range(30):
                 await w.publish(f"e{number}")
             await trio.sleep(7200)
