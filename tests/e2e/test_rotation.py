@@ -1,0 +1,59 @@
+"""A secret that changes while events flow: receivers on the old and on the new one both verify what they are owed."""
+
+from pathlib import Path
+
+import pytest
+import standardwebhooks
+import stripe
+import trio
+
+from tests.e2e.harness import running
+from tests.receiver import Receiver, Request
+from webhookd.client import Client
+
+
+def verifies(request: Request, secret: str) -> bool:
+    try:
+        standardwebhooks.Webhook(secret).verify(request.body, request.headers)
+        stripe.WebhookSignature.verify_header(
+            request.body.decode(), request.headers["x-webhook-signature"], secret, tolerance=600
+        )
+    except (standardwebhooks.WebhookVerificationError, stripe.SignatureVerificationError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("ordering", ["strict", "none"])
+async def test_rotation_in_mid_flow_fails_nobody(tmp_path: Path, ordering: str) -> None:
+    """Until the overlap ends every request verifies with the old secret, from the rotation on with the new one."""
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver().run)
+        webhook = await server.webhook(receiver.url, ordering=ordering)
+        path = f"/api/webhooks/{webhook['id']}/rotate-secret"
+
+        async def send(count: int) -> None:
+            with Client(server.socket) as client:
+                for number in range(count):
+                    client.send("user.created", {"number": number})
+                    await trio.sleep(0.005)
+
+        await send(20)
+        async with trio.open_nursery() as flow:
+            flow.start_soon(send, 200)
+            await trio.sleep(0.3)
+            rotated = await server.post(path, {"overlapSeconds": 600})
+            after_rotation = len(receiver.requests)
+        await server.settled(webhook["id"])
+        old, new = webhook["secret"], rotated["secret"]
+        assert all(verifies(request, old) for request in receiver.requests)
+        # What was in flight beside the rotation may still have been signed before it.
+        assert all(verifies(request, new) for request in receiver.requests[after_rotation + 8 :])
+        assert not verifies(receiver.requests[0], new)
+        ended = await server.post(path, {"overlapSeconds": 0})
+        seen = len(receiver.requests)
+        await send(5)
+        await server.settled(webhook["id"])
+        last = receiver.requests[seen:]
+        assert all(verifies(request, ended["secret"]) for request in last)
+        assert not any(verifies(request, old) or verifies(request, new) for request in last)
+        nursery.cancel_scope.cancel()
