@@ -162,6 +162,8 @@ MaxAgeSeconds = Annotated[float, Meta(ge=1, le=2_592_000)]
 ParkAfter = Annotated[int, Meta(ge=1, le=1000)]
 TimeoutSeconds = Annotated[float, Meta(ge=1, le=30)]
 BreakerThreshold = Annotated[int, Meta(ge=1, le=1000)]
+RatePerSecond = Annotated[float, Meta(ge=0.01, le=10_000)]
+RateBurst = Annotated[int, Meta(ge=1, le=10_000)]
 Concurrency = Annotated[int, Meta(ge=1, le=256)]
 
 
@@ -217,8 +219,8 @@ class Target(_Data, frozen=True, kw_only=True):
 class RateLimit(_Input, frozen=True, kw_only=True):
     """A token bucket: `per_second` tokens a second, at most `burst` saved up."""
 
-    per_second: Annotated[float, Meta(ge=0.01, le=10_000)]
-    burst: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    per_second: RatePerSecond
+    burst: RateBurst = 1
 
 
 class RetryOverrides(_Input, omit_defaults=True, frozen=True, kw_only=True):
@@ -240,7 +242,7 @@ class PolicyOverrides(_Input, omit_defaults=True, frozen=True, kw_only=True):
     timeout_seconds: TimeoutSeconds | None = None
     retry: RetryOverrides = RetryOverrides()
     breaker_threshold: BreakerThreshold | None = None
-    when_inactive: WhenInactive = WhenInactive.HOLD
+    when_inactive: WhenInactive | None = None
 
 
 class SignatureChoice(_Input, frozen=True, kw_only=True):

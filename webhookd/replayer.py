@@ -72,14 +72,15 @@ class Replayer:
             if is_deleted:
                 await self._journal.write(replays.stop_all, row.endpoint_pk)
                 return
+            policy = self._policy(endpoint)
             after = await self._journal.write(
                 replays.step,
                 row.id,
                 selection(endpoint, row.kind, since=row.since, until=row.until, events=row.events),
                 replays.QueuedAs(
                     at=self._clock.now(),
-                    max_age_seconds=self._policy(endpoint).max_age_seconds,
-                    status=_status(endpoint),
+                    max_age_seconds=policy.max_age_seconds,
+                    status=DeliveryStatus.CANCELED if _drops(endpoint, policy) else DeliveryStatus.PENDING,
                 ),
                 self._ids,
             )
@@ -109,6 +110,5 @@ def selection(
     )
 
 
-def _status(endpoint: Endpoint) -> DeliveryStatus:
-    drops = not endpoint.is_active and endpoint.overrides.when_inactive is WhenInactive.DROP
-    return DeliveryStatus.CANCELED if drops else DeliveryStatus.PENDING
+def _drops(endpoint: Endpoint, policy: Policy) -> bool:
+    return not endpoint.is_active and policy.when_inactive is WhenInactive.DROP

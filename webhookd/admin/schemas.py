@@ -70,7 +70,7 @@ class WebhookSettings(Input, frozen=True, kw_only=True):
     timeout_seconds: TimeoutSeconds | None = None
     retry: RetryOverrides = RetryOverrides()
     breaker_threshold: BreakerThreshold | None = None
-    when_inactive: WhenInactive = WhenInactive.HOLD
+    when_inactive: WhenInactive | None = None
     headers: Annotated[
         dict[str, str], Meta(description="custom request headers; the values are never shown again")
     ] = {}

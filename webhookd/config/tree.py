@@ -16,8 +16,11 @@ from webhookd.models import (
     MaxRefusals,
     Ordering,
     ParkAfter,
+    RateBurst,
+    RatePerSecond,
     RetryDelays,
     TimeoutSeconds,
+    WhenInactive,
 )
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
@@ -70,6 +73,9 @@ class DeliveryConfig(_Section, frozen=True, kw_only=True):
     drain_seconds: Annotated[float, Meta(ge=0, le=600)] = 30
     ordering: Ordering = Ordering.STRICT
     concurrency: Concurrency = 8
+    rate_limit_per_second: RatePerSecond | None = None
+    rate_limit_burst: RateBurst = 1
+    when_inactive: WhenInactive = WhenInactive.HOLD
     disable_after_seconds: Annotated[float, Meta(ge=1)] = 432_000
     warn_after_seconds: Annotated[float, Meta(ge=1)] = 86_400
 

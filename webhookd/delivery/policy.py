@@ -3,7 +3,7 @@
 from typing import TypeVar
 
 from webhookd.config import DeliveryConfig
-from webhookd.models import Policy, PolicyOverrides
+from webhookd.models import Policy, PolicyOverrides, RateLimit
 
 _T = TypeVar("_T")
 
@@ -14,7 +14,7 @@ def resolve(overrides: PolicyOverrides, defaults: DeliveryConfig) -> Policy:
     return Policy(
         ordering=_or(overrides.ordering, defaults.ordering),
         concurrency=_or(overrides.concurrency, defaults.concurrency),
-        rate_limit=overrides.rate_limit,
+        rate_limit=overrides.rate_limit or _default_rate(defaults),
         timeout_seconds=_or(overrides.timeout_seconds, defaults.timeout_seconds),
         delays=_or(retry.delays, defaults.retry_delays),
         jitter=_or(retry.jitter, defaults.retry_jitter),
@@ -22,10 +22,16 @@ def resolve(overrides: PolicyOverrides, defaults: DeliveryConfig) -> Policy:
         max_age_seconds=_or(retry.max_age_seconds, defaults.max_age_seconds),
         park_after=_or(retry.park_after, defaults.park_after),
         breaker_threshold=_or(overrides.breaker_threshold, defaults.breaker_threshold),
-        when_inactive=overrides.when_inactive,
+        when_inactive=_or(overrides.when_inactive, defaults.when_inactive),
         disable_after_seconds=defaults.disable_after_seconds,
         warn_after_seconds=defaults.warn_after_seconds,
     )
+
+
+def _default_rate(defaults: DeliveryConfig) -> RateLimit | None:
+    if defaults.rate_limit_per_second is None:
+        return None
+    return RateLimit(per_second=defaults.rate_limit_per_second, burst=defaults.rate_limit_burst)
 
 
 def _or(own: _T | None, default: _T) -> _T:
