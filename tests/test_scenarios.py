@@ -37,14 +37,14 @@ def first_attempts(sender: WorldSender, url: str) -> list[str]:
 
 async def check_story(w: World, sender: WorldSender, endpoint: Endpoint) -> None:
     """The journal tells the receivers' story: as many attempts as requests, each with the time it was sent at."""
-    requests: dict[str, list[float]] = {}
+    sent_at: dict[str, list[float]] = {}
     for sent in sender.sent:
         if sent.url == endpoint.url:
-            requests.setdefault(sent.headers["x-webhook-delivery"], []).append(sent.at)
+            sent_at.setdefault(sent.headers["x-webhook-delivery"], []).append(sent.at)
     for row in await w.deliveries(endpoint):
         attempts = (await w.detail(row.id)).attempts
         times = [round(attempt.started_at - VIRTUAL_START, 3) for attempt in attempts]
-        assert times == pytest.approx(requests.get(row.id, []), abs=0.002)
+        assert times == pytest.approx(sent_at.get(row.id, []), abs=0.002)
         assert row.attempts == len(attempts)
 
 
