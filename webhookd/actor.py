@@ -16,7 +16,7 @@ is "registered? wake: start" at the registry. A canceled flight is recorded as i
 the writer outlives the actors and puts that on disk too.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Protocol
@@ -50,6 +50,7 @@ from webhookd.models import (
 )
 
 MIN_WINDOW = 100
+BODIES_AHEAD = 16
 NO_CREDENTIALS = Credentials(secret="", previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
 
 
@@ -60,8 +61,8 @@ class Queue(Protocol):
         """Read a window of the endpoint's queue."""
         ...
 
-    async def message(self, event_pk: int) -> Message:
-        """Load what is sent of an event."""
+    async def message(self, event_pk: int, upcoming: Sequence[int] = ()) -> Message:
+        """Load what is sent of an event, and bring along what is sent next."""
         ...
 
     def record(self, record: AttemptRecord) -> Ticket[None]:
@@ -293,7 +294,7 @@ class Actor:
 
     async def _attempt(self, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
         """Make one request and submit what came of it; return the record's ticket and whether it was a success."""
-        message = await self._queue.message(delivery.event_pk)
+        message = await self._queue.message(delivery.event_pk, self._line.upcoming(BODIES_AHEAD))
         started_at = self._clock.now()
         headers = compose(
             endpoint=self.endpoint,

@@ -6,6 +6,7 @@ hand. A wait is chopped so that a wall clock that is set back or forth is notice
 
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Protocol
 
 import trio
@@ -51,9 +52,13 @@ def wait_seconds(clock: Clock, until: float) -> float:
 
 def iso(at: float) -> str:
     """Format epoch seconds as ISO-8601 UTC with milliseconds and `Z`."""
-    milliseconds = round(at * 1000)
-    moment = datetime.fromtimestamp(milliseconds // 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{milliseconds % 1000:03d}Z"
+    seconds, milliseconds = divmod(round(at * 1000), 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
+
+
+@lru_cache(maxsize=1024)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def parse_iso(text: str) -> float:

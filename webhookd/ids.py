@@ -7,9 +7,11 @@ import os
 import re
 from collections.abc import Callable
 from enum import StrEnum
+from threading import Lock
 
 from ulid import ULID
 
+_STOCK_BYTES = 2560
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -32,11 +34,22 @@ class IdFactory:
     def __init__(self, now: Callable[[], float], random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._now = now
         self._random_bytes = random_bytes
+        self._stock = b""
+        self._cutting = Lock()
 
     def new(self, prefix: Prefix) -> str:
         """Return a new id such as `evt_01JH…`."""
         milliseconds = int(self._now() * 1000)
-        return f"{prefix}_{ULID(milliseconds.to_bytes(6, 'big') + self._random_bytes(10))}"
+        return f"{prefix}_{ULID(milliseconds.to_bytes(6, 'big') + self._ten_bytes())}"
+
+    def _ten_bytes(self) -> bytes:
+        # A call to the kernel for each would cost more than the rest of an id. The loop and the writer's thread both
+        # come here.
+        with self._cutting:
+            if not self._stock:
+                self._stock = self._random_bytes(_STOCK_BYTES)
+            ten, self._stock = self._stock[:10], self._stock[10:]
+        return ten
 
 
 def is_id(prefix: Prefix, text: str) -> bool:

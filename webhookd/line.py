@@ -5,6 +5,7 @@ Pure bookkeeping, without I/O. The window never grows past what one read returne
 
 from collections import deque
 from collections.abc import Container, Iterable
+from itertools import islice
 
 from webhookd.journal import Window
 from webhookd.models import Ordering, QueuedDelivery, Trigger
@@ -93,6 +94,10 @@ class Line:
             queue.popleft()
         else:
             queue.remove(delivery)
+
+    def upcoming(self, count: int) -> list[int]:
+        """Return the events of the next deliveries, by row number."""
+        return [delivery.event_pk for delivery in islice(self._pending, count)]
 
     def blocked_keys(self, now: float) -> frozenset[str]:
         """Return the ordering keys whose head waits for its back-off."""

@@ -40,6 +40,10 @@ class Log(Protocol):
     def error(self, event: str, **facts: object) -> None:
         """What needs somebody."""
 
+    def is_enabled_for(self, level: int) -> bool:
+        """Whether a line of that level (the standard library's number) would be written."""
+        ...
+
     def exception(self, event: str, **facts: object) -> None:
         """A bug, with the traceback of the exception being handled."""
 
@@ -85,7 +89,10 @@ def configure(config: LogConfig, stream: TextIO | None = None) -> None:
 def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record: AttemptRecord) -> None:
     """Write the one wide line of an attempt: all that a question about it needs, under one name."""
     delivery, outcome = record.delivery, record.outcome
-    say = log.info if record.status is DeliveryStatus.SUCCEEDED else log.warning
+    succeeded = record.status is DeliveryStatus.SUCCEEDED
+    if not log.is_enabled_for(logging.INFO if succeeded else logging.WARNING):
+        return
+    say = log.info if succeeded else log.warning
     say(
         "delivery.attempted",
         endpoint=endpoint.id,

@@ -8,6 +8,7 @@ makes DNS rebinding fail.
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Protocol
 from urllib.parse import quote
@@ -21,6 +22,7 @@ from webhookd.errors import ConfigError, ErrorCode, Rejected
 
 MAX_URL_CHARACTERS = 2048
 SAVING_SECONDS = 2.0
+URLS_REMEMBERED = 4096
 MAX_HEADERS = 32
 MAX_HEADER_VALUE_BYTES = 1024
 
@@ -194,6 +196,7 @@ class EgressPolicy:
 
     def __init__(self, config: EgressConfig, own: Collection[Address] = ()) -> None:
         self.own = frozenset(own)
+        self._read = lru_cache(maxsize=URLS_REMEMBERED)(_parse)  # the same few are asked for with each request
         self._schemes = ("https", "http") if config.allow_http else ("https",)
         self._ports = frozenset(config.ports)
         self._resolves_elsewhere = config.proxy is not None
@@ -204,7 +207,7 @@ class EgressPolicy:
 
     def parse(self, url: str) -> Target:
         """Return where a URL points; BlockedError for one that this policy refuses, its literal address included."""
-        target = _parse(url)
+        target = self._read(url)
         if target.scheme not in self._schemes:
             accepted = " or ".join(f"{scheme}://" for scheme in self._schemes)
             raise BlockedError(f"the URL must start with {accepted}")

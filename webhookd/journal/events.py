@@ -1,6 +1,6 @@
 """Queries on events: the feed in the order of commits, one event, and what is sent of it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from peewee import Database, Query
 
@@ -12,6 +12,10 @@ from webhookd.models import Message
 
 _LIST = "events"
 _COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
+
+_MESSAGE_COLUMNS = [
+    getattr(EventTable, name) for name in ("pk", "id", "type", "organization_id", "traceparent", "body")
+]
 
 
 def page(
@@ -41,21 +45,34 @@ def get(database: Database, event_id: str, organization_id: str | None) -> Event
 
 def message(database: Database, event_pk: int) -> Message:
     """Return what an attempt sends of an event."""
-    [(event_id, event_type, organization_id, traceparent, body)] = (
-        EventTable.select(
-            EventTable.id, EventTable.type, EventTable.organization_id, EventTable.traceparent, EventTable.body
+    return messages(database, [event_pk])[event_pk]
+
+
+def messages(database: Database, event_pks: Collection[int], max_bytes: int | None = None) -> dict[int, Message]:
+    """Return what attempts send of events, by row number, up to `max_bytes` of bodies."""
+    query = EventTable.select(
+        EventTable.pk,
+        EventTable.id,
+        EventTable.type,
+        EventTable.organization_id,
+        EventTable.traceparent,
+        EventTable.body,
+    ).where(EventTable.pk.in_(sorted(event_pks)))
+    found: dict[int, Message] = {}
+    left = max_bytes
+    for pk, event_id, event_type, organization_id, traceparent, body in query.tuples().execute(database):
+        if left is not None:
+            left -= len(body)
+            if left < 0:
+                break
+        found[pk] = Message(
+            event_id=event_id,
+            type=event_type,
+            organization_id=organization_id,
+            traceparent=traceparent,
+            body=bytes(body),
         )
-        .where(EventTable.pk == event_pk)
-        .tuples()
-        .execute(database)
-    )
-    return Message(
-        event_id=event_id,
-        type=event_type,
-        organization_id=organization_id,
-        traceparent=traceparent,
-        body=bytes(body),
-    )
+    return found
 
 
 def _position(database: Database, after: str, organization_id: str | None) -> int:

@@ -7,7 +7,7 @@ kinds make their blocking calls through a `Runner`. This facade is also the seam
 that it is SQLite.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,11 @@ from peewee import Database
 
 from webhookd.clock import Clock
 from webhookd.ids import IdFactory
-from webhookd.journal import events, idempotency, replays, retention
+from webhookd.journal import idempotency, replays, retention
 from webhookd.journal.batch import Batches
 from webhookd.journal.database import Reader, exclusive_lock, open_writer
 from webhookd.journal.operations import Call, Publish, Record, Ticket
-from webhookd.journal.reader import Messages, Readers, WindowReader
+from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
 from webhookd.journal.writer import Writer
@@ -84,7 +84,8 @@ class Journal:
         self._messages = Messages()
         self._writer = Writer(database, path, batches, runner, self._remember)
         self._readers = readers
-        self._windows = WindowReader(readers, self._messages)
+        self._windows = Gathering(readers, read_windows)
+        self._bodies = Gathering(readers, read_messages)
 
     @property
     def queue_length(self) -> int:
@@ -103,6 +104,7 @@ class Journal:
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._windows.run)
+            nursery.start_soon(self._bodies.run)
             await nursery.start(self._writer.run)
             task_status.started()
 
@@ -190,12 +192,15 @@ class Journal:
         """Return a window of an endpoint's queue, as of a moment after this call."""
         return await self._windows.ask(request)
 
-    async def message(self, event_pk: int) -> Message:
-        """Return what is sent of an event."""
+    async def message(self, event_pk: int, upcoming: Sequence[int] = ()) -> Message:
+        """Return what is sent of an event; what is sent of `upcoming` ones is brought along where it has to be read."""
         message = self._messages.get(event_pk)
         if message is None:
-            message = await self.read(events.message, event_pk)
-            self._messages.put(event_pk, message)
+            ahead = (pk for pk in upcoming if pk not in self._messages)
+            found = await self._bodies.ask((event_pk, *ahead))
+            message = found[event_pk]
+            for pk, one in found.items():
+                self._messages.put(pk, one)
         return message
 
     def _remember(self, publish: Publish) -> None:

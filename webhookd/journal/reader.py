@@ -1,13 +1,13 @@
-"""Reading beside the writer: a few query-only connections, and the actors' windows gathered into single hops.
+"""Reading beside the writer: a few query-only connections, and the actors' questions gathered into single hops.
 
-A hop to a thread costs more than the query it carries. So all actors that ask for a window while one hop is under way
-are answered together by the next, and the bodies that they will need first come along.
+A hop to a thread costs more than the query it carries. So all actors that ask for a window, or for a body, while one
+hop is under way are answered together by the next; with a body come those that its endpoint needs next.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import trio
 from peewee import Database
@@ -20,10 +20,11 @@ from webhookd.journal.runners import Runner
 from webhookd.models import Message
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 CACHE_BYTES = 16 * 1024 * 1024
 PREFETCH_BYTES = 1024 * 1024
-PREFETCH_ROWS = 200
 MAX_HOP = 200
 
 
@@ -35,7 +36,7 @@ class Messages:
         self._bytes = 0
         self._messages: OrderedDict[int, Message] = OrderedDict()
 
-    def __contains__(self, event_pk: int) -> bool:
+    def __contains__(self, event_pk: object) -> bool:
         return event_pk in self._messages
 
     def get(self, event_pk: int) -> Message | None:
@@ -80,19 +81,22 @@ class Readers:
             reader.close()
 
 
-class WindowReader:
-    """Answers the actors' questions for windows while `run` runs."""
+class Gathering(Generic[Q, A]):
+    """Answers questions while `run` runs: all that are asked during one hop to a thread share the next one.
 
-    def __init__(self, readers: Readers, messages: Messages) -> None:
+    `answer` is called in the thread with the questions, and returns their answers in the same order.
+    """
+
+    def __init__(self, readers: Readers, answer: Callable[[Sequence[Q], Database], list[A]]) -> None:
         self._readers = readers
-        self._messages = messages
-        self._asked: list[tuple[WindowRequest, Ticket[Window]]] = []
+        self._answer = answer
+        self._asked: list[tuple[Q, Ticket[A]]] = []
         self._was_asked = trio.Event()
 
-    async def ask(self, request: WindowRequest) -> Window:
-        """Return a window as of a moment after this call."""
-        ticket: Ticket[Window] = Ticket()
-        self._asked.append((request, ticket))
+    async def ask(self, question: Q) -> A:
+        """Return the answer as of a moment after this call."""
+        ticket: Ticket[A] = Ticket()
+        self._asked.append((question, ticket))
         self._was_asked.set()
         return await ticket.wait()
 
@@ -104,24 +108,27 @@ class WindowReader:
             if not self._asked:
                 self._was_asked = trio.Event()
             try:
-                found, bodies = await self._readers.run(partial(self._read, [request for request, _ in hop]))
+                answers = await self._readers.run(partial(self._answer, [question for question, _ in hop]))
             except Exception as error:  # noqa: BLE001 - each asker gets it, and its supervisor logs it
                 for _, ticket in hop:
                     ticket.fail(error)
                 continue
-            for event_pk, message in bodies.items():
-                self._messages.put(event_pk, message)
-            for (_, ticket), window in zip(hop, found, strict=True):
-                ticket.succeed(window)
+            for (_, ticket), answer in zip(hop, answers, strict=True):
+                ticket.succeed(answer)
 
-    def _read(self, requests: Sequence[WindowRequest], database: Database) -> tuple[list[Window], dict[int, Message]]:
-        found = [windows.read(database, request) for request in requests]
-        bodies: dict[int, Message] = {}
-        budget = PREFETCH_BYTES
-        for window in found:
-            for delivery in window.line[: max(PREFETCH_ROWS // len(found), 1)]:
-                if budget <= 0 or delivery.event_pk in bodies or delivery.event_pk in self._messages:
-                    continue
-                bodies[delivery.event_pk] = events.message(database, delivery.event_pk)
-                budget -= len(bodies[delivery.event_pk].body)
-        return found, bodies
+
+def read_windows(requests: Sequence[WindowRequest], database: Database) -> list[Window]:
+    """Return the windows that were asked for."""
+    return [windows.read(database, request) for request in requests]
+
+
+def read_messages(asked: Sequence[tuple[int, ...]], database: Database) -> list[dict[int, Message]]:
+    """Return the bodies that were asked for: the first of each question for sure, the others while they are small.
+
+    The others are what is sent next; 1 MiB of them for one hop is enough to save most later ones.
+    """
+    needed = events.messages(database, {question[0] for question in asked})
+    ahead = {event_pk for question in asked for event_pk in question[1:]} - needed.keys()
+    further = events.messages(database, ahead, max_bytes=PREFETCH_BYTES)
+    found = needed | further
+    return [{event_pk: found[event_pk] for event_pk in question if event_pk in found} for question in asked]
