@@ -356,7 +356,7 @@ async def test_refused_and_reset_connections_are_told_apart() -> None:
     async with sending() as out:
         outcome = await out.send(receiver.url)
     assert outcome.error is DeliveryError.CONNECT
-    assert outcome.detail.endswith("Connection refused")
+    assert outcome.detail == f"can't connect to {outcome.remote_address}: Connection refused"
 
 
 async def test_tls_is_verified_and_its_failure_told() -> None:

@@ -5,6 +5,7 @@ while they are idle. One that the receiver closed meanwhile shows only when it i
 before a byte of an answer is sent once more on a fresh one, as part of the same exchange.
 """
 
+import os
 import select
 import ssl
 from collections import OrderedDict
@@ -252,7 +253,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 dialed.close()
                 raise
             dialed.close()
-        reason = getattr(failure, "strerror", None) or failure
+        # trio's text repeats the address.
+        reason = os.strerror(failure.errno) if isinstance(failure, OSError) and failure.errno else str(failure)
         raise TransportError(DeliveryError.CONNECT, f"can't connect to {progress.remote_address}: {reason}")
 
     async def _secure(
