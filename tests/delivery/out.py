@@ -1,0 +1,78 @@
+"""A sender to try against receivers: certificates of our own, a resolver that asks nobody, a short way to send."""
+
+import socket
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import trio
+import trustme
+
+from webhookd.config import DeliveryConfig, EgressConfig
+from webhookd.delivery.sender import Sender
+from webhookd.models import Outcome
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+LOOPBACK = EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8", "::1/128"))
+HEADERS = [("content-type", "application/json"), ("webhook-id", "evt_1")]
+CA = trustme.CA()
+
+
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+    return context
+
+
+def server_context(*names: str, authority: trustme.CA = CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class StubResolver:
+    """Answers each name with the next answers in turn; never asks anybody."""
+
+    def __init__(self, *answers: Sequence[str]) -> None:
+        self.answers = list(answers)
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        await trio.lowlevel.checkpoint()
+        answers = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if not answers:
+            raise OSError("no such name")
+        return answers
+
+
+@dataclass
+class Out:
+    """A sender and a short way to use it."""
+
+    sender: Sender
+
+    async def send(self, url: str, *, body: bytes = b"{}", seconds: float = 10.0, endpoint_id: str = "wh_1") -> Outcome:
+        return await self.sender.send(
+            endpoint_id=endpoint_id, url=url, headers=HEADERS, body=body, timeout_seconds=seconds
+        )
+
+
+@asynccontextmanager
+async def sending(egress: EgressConfig = LOOPBACK, *, connect: float = 5.0, **hooks: object) -> AsyncIterator[Out]:
+    options: dict[str, object] = {"ssl_context": client_context(), "own": frozenset} | hooks
+    sender = Sender(
+        DeliveryConfig(connect_timeout_seconds=connect),
+        egress,
+        **options,  # type: ignore[arg-type]  # a test's own hooks
+    )
+    async with trio.open_nursery() as nursery:
+        await nursery.start(sender.run)
+        yield Out(sender)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,269 @@
+"""Connections out: kept, bounded, replaced, secured, and never to a place they must not reach."""
+
+from collections.abc import Sequence
+
+import httpx
+import pytest
+import trio
+import trustme
+
+from tests.delivery.hostile import (
+    Proxy,
+    Stream,
+    read_request,
+    saying,
+    serving,
+)
+from tests.delivery.out import LOOPBACK, OK, StubResolver, client_context, sending, server_context, unused_port
+from tests.receiver import Receiver, Reply, always, steps
+from webhookd.config import DeliveryConfig, EgressConfig
+from webhookd.delivery.egress import EgressPolicy
+from webhookd.delivery.resolver import SystemResolver
+from webhookd.delivery.sender import Sender
+from webhookd.delivery.transport import MAX_IDLE_AN_ENDPOINT, DirectTransport
+from webhookd.errors import ConfigError
+from webhookd.models import DeliveryError
+
+
+async def test_a_connection_is_kept_for_its_endpoint() -> None:
+    """Requests of one endpoint share a connection, another endpoint has its own, and forgetting closes it."""
+    async with sending() as out, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(always(Reply(body=b"x" * 9000))).run)
+        for _ in range(5):
+            await out.send(receiver.url)
+        await out.send(receiver.url, endpoint_id="wh_2")
+        assert receiver.connections == 2
+        assert out.sender.idle_connections == 2
+        await out.sender.forget("wh_1")
+        assert out.sender.idle_connections == 1
+        await out.send(receiver.url)
+        assert receiver.connections == 3
+        nursery.cancel_scope.cancel()
+
+
+async def test_one_endpoint_keeps_a_bounded_number_of_connections() -> None:
+    """Many requests at once use many connections, of which a bounded number is kept."""
+    async with sending() as out, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(always(Reply(delay_seconds=0.3))).run)
+        async with trio.open_nursery() as flights:
+            for _ in range(MAX_IDLE_AN_ENDPOINT + 10):
+                flights.start_soon(out.send, receiver.url)
+        assert receiver.connections == MAX_IDLE_AN_ENDPOINT + 10
+        assert out.sender.idle_connections == MAX_IDLE_AN_ENDPOINT
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_closed_while_idle_costs_nothing() -> None:
+    """A receiver that closes idle connections sees each request once."""
+    seen = []
+
+    async def script(stream: Stream, number: int) -> None:
+        seen.append(number)
+        await read_request(stream)
+        await stream.send_all(OK)
+
+    async with sending() as out, serving(script) as receiver:
+        for _ in range(3):
+            assert (await out.send(receiver.url)).status == 200
+            await trio.sleep(0.05)
+    assert seen == [1, 2, 3]
+
+
+async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once() -> None:
+    """A request lost on a reused connection is sent again on a fresh one; lost there too, it has failed."""
+
+    async def script(stream: Stream, number: int) -> None:
+        await read_request(stream)
+        if number < 3:
+            await stream.send_all(OK)
+            await read_request(stream)
+
+    async with sending() as out, serving(script) as receiver:
+        assert (await out.send(receiver.url)).status == 200
+        assert (await out.send(receiver.url)).status == 200
+        assert receiver.connections == 2
+        outcome = await out.send(receiver.url)
+        assert receiver.connections == 3
+    assert outcome.error is DeliveryError.PROTOCOL
+    assert outcome.detail == "the receiver closed the connection without a byte of an answer"
+
+
+async def test_an_answer_that_has_begun_is_never_asked_for_again() -> None:
+    """Once a byte of an answer has come, nothing is resent."""
+
+    async def script(stream: Stream, number: int) -> None:
+        await read_request(stream)
+        await stream.send_all(OK)
+        await read_request(stream)
+        await stream.send_all(b"HTTP/1.1 2")
+
+    async with sending() as out, serving(script) as receiver:
+        await out.send(receiver.url)
+        assert (await out.send(receiver.url)).error is DeliveryError.PROTOCOL
+        assert receiver.connections == 1
+
+
+async def test_bytes_behind_an_answer_end_the_connection() -> None:
+    """What follows an answer unasked never becomes the next one's answer."""
+    script = saying(OK + b"HTTP/1.1 500 Forged\r\ncontent-length: 0\r\n\r\n", then_close=False)
+    async with sending() as out, serving(script) as receiver:
+        for _ in range(3):
+            assert (await out.send(receiver.url)).status == 200
+        assert receiver.connections == 3
+
+
+async def test_an_answer_before_the_request_is_read_counts() -> None:
+    """A receiver that answers 413 and closes while the body is still on its way is heard."""
+
+    async def script(stream: Stream, number: int) -> None:
+        await stream.receive_some(10)
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await trio.sleep(0.2)
+
+    async with sending() as out, serving(script) as receiver:
+        assert (await out.send(receiver.url, body=b"x" * 8_000_000)).status == 413
+
+
+async def test_refused_and_reset_connections_are_told_apart() -> None:
+    """Nobody listening is `connect`, a reset in the middle is `protocol`, each with the kernel's reason."""
+    async with sending() as out, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(steps("reset")).run)
+        outcome = await out.send(receiver.url)
+        assert (outcome.error, outcome.detail) == (
+            DeliveryError.PROTOCOL,
+            "the connection broke: Connection reset by peer",
+        )
+        nursery.cancel_scope.cancel()
+    async with sending() as out:
+        outcome = await out.send(receiver.url)
+    assert outcome.error is DeliveryError.CONNECT
+    assert outcome.detail == f"can't connect to {outcome.remote_address}: Connection refused"
+
+
+async def test_tls_is_verified_and_its_failure_told() -> None:
+    """A good certificate is talked to; a wrong name, an unknown authority and clear text are `tls` with the reason."""
+    async with sending() as out:
+        async with serving(saying(OK), ssl_context=server_context("127.0.0.1")) as receiver:
+            assert (await out.send(receiver.url)).status == 200
+        for context, reason in (
+            (server_context("127.0.0.2"), "IP address mismatch"),
+            (server_context("127.0.0.1", authority=trustme.CA()), "unable to get local issuer certificate"),
+        ):
+            async with serving(saying(OK), ssl_context=context) as receiver:
+                outcome = await out.send(receiver.url)
+            assert outcome.error is DeliveryError.TLS
+            assert reason in outcome.detail
+        async with serving(saying(OK)) as plain:
+            outcome = await out.send(plain.url.replace("http:", "https:"), seconds=1.0)
+        assert outcome.error in {DeliveryError.TLS, DeliveryError.TIMEOUT}
+
+
+async def test_a_name_keeps_its_certificate_and_host() -> None:
+    """A name is dialled by its checked address, with SNI, certificate and Host still the name's."""
+    seen = []
+
+    async def script(stream: Stream, number: int) -> None:
+        seen.append((await read_request(stream)).split(b"\r\n")[1])
+        await stream.send_all(OK)
+
+    resolver = StubResolver(["127.0.0.1"])
+    async with (
+        sending(resolver=resolver) as out,
+        serving(script, ssl_context=server_context("receiver.example.com")) as receiver,
+    ):
+        port = receiver.url.split(":")[2].split("/")[0]
+        outcome = await out.send(f"https://receiver.example.com:{port}/hook")
+    assert outcome.status == 200
+    assert seen == [f"host: receiver.example.com:{port}".encode()]
+
+
+async def test_a_name_that_turns_internal_is_never_dialled() -> None:
+    """DNS rebinding fails: a name that was public when it was saved is checked at each connect."""
+    resolver = StubResolver(["93.184.216.34"], ["127.0.0.1"])
+    policy = EgressConfig(allow_http=True, ports=())
+    async with sending(policy, resolver=resolver) as out, serving(saying(OK)) as receiver:
+        port = receiver.url.split(":")[2].split("/")[0]
+        url = f"http://rebind.example.com:{port}/hook"
+        await out.sender.check_url(url)
+        outcome = await out.send(url)
+        literal = await out.send(receiver.url)
+        assert receiver.connections == 0
+    assert (outcome.error, outcome.detail) == (DeliveryError.BLOCKED, "127.0.0.1 is not a public address")
+    assert literal.error is DeliveryError.BLOCKED
+
+
+async def test_a_name_that_does_not_resolve_is_dns() -> None:
+    """A name without an address is `dns`, and so is one that the system's resolver refuses to look at."""
+    async with sending(resolver=StubResolver([])) as out:
+        assert (await out.send("https://nowhere.example.com/")).error is DeliveryError.DNS
+    with pytest.raises(OSError, match="not a name"):
+        await SystemResolver().resolve("a" * 64 + ".example", 443)
+    assert "127.0.0.1" in await SystemResolver().resolve("localhost", 80)
+
+
+async def test_resolving_has_a_deadline() -> None:
+    """A name server that never answers is a timeout that says what was being done."""
+
+    class Never:
+        async def resolve(self, host: str, port: int) -> Sequence[str]:
+            await trio.sleep_forever()
+            raise AssertionError
+
+    async with sending(resolver=Never(), connect=0.2) as out:
+        outcome = await out.send("https://slow.example.com/")
+    assert (outcome.error, outcome.detail) == (DeliveryError.TIMEOUT, "resolving the name took longer than 0.2 s")
+
+
+async def test_one_dead_address_leaves_time_for_the_next() -> None:
+    """Of several addresses the first that answers is used."""
+    async with (
+        sending(resolver=StubResolver(["127.0.0.2", "127.0.0.1"])) as out,
+        serving(saying(OK)) as receiver,
+    ):
+        port = receiver.url.split(":")[2].split("/")[0]
+        outcome = await out.send(f"http://receiver.example.com:{port}/")
+    assert outcome.remote_address == f"127.0.0.1:{port}"
+
+
+async def test_canceling_leaves_no_connection() -> None:
+    """A request that is cut off takes its connection with it."""
+    async with sending() as out, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(steps("200,hang")).run)
+        await out.send(receiver.url)
+        with trio.move_on_after(0.2):
+            await out.send(receiver.url)
+        assert out.sender.idle_connections == 0
+        with trio.fail_after(5):
+            while receiver.open_connections:
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_proxy_is_used_and_named_when_it_fails() -> None:
+    """With `egress.proxy` requests go through it; its failure is `connect`, and a bad URL stops the start."""
+    async with trio.open_nursery() as nursery:
+        proxy = await nursery.start(Proxy().run)
+        config = EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8",), proxy=proxy.url)
+        async with (
+            sending(config) as out,
+            serving(saying(OK), ssl_context=server_context("127.0.0.1")) as receiver,
+        ):
+            assert (await out.send(receiver.url)).status == 200
+            assert proxy.asked[0].startswith(b"CONNECT 127.0.0.1:")
+            nobody = f"https://127.0.0.1:{unused_port()}/"
+            assert (await out.send(nobody)).error is DeliveryError.CONNECT
+        nursery.cancel_scope.cancel()
+    async with sending(config) as out:
+        assert (await out.send(nobody)).error is DeliveryError.CONNECT
+    with pytest.raises(ConfigError, match=r"egress\.proxy"):
+        Sender(DeliveryConfig(), EgressConfig(proxy="ftp://proxy.example"))
+
+
+async def test_httpx_can_use_the_transport() -> None:
+    """The transport is one of httpx's: its client sends through it and reads the answer."""
+    transport = DirectTransport(EgressPolicy(LOOPBACK), SystemResolver(), client_context(), connect_timeout_seconds=5.0)
+    async with serving(saying(OK)) as receiver, httpx.AsyncClient(transport=transport, trust_env=False) as client:
+        response = await client.post(receiver.url, json={"a": 1})
+        assert (response.status_code, response.text) == (200, "ok")
+        with pytest.raises(httpx.TransportError, match="blocked"):
+            await client.post("http://10.0.0.1/", json={})

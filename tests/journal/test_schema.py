@@ -1,0 +1,148 @@
+"""The tables: DDL against models, query plans of the hot queries, and what retention forgets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from peewee import Database, Model
+
+from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
+from webhookd.errors import Rejected
+from webhookd.journal import Journal, deliveries, endpoints, events, schema, windows
+from webhookd.journal.retention import give_back_pages, prune
+from webhookd.journal.rows import WindowRequest
+from webhookd.models import Ordering
+
+TABLES = [
+    kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
+]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def columns(database: Database, table: str) -> dict[str, tuple[str, bool]]:
+    rows: Any = database.execute_sql(f"PRAGMA table_info({table})")  # type: ignore[no-untyped-call]  # peewee's stub
+    return {name: (kind, bool(pk)) for _, name, kind, _, _, pk in rows}
+
+
+@pytest.mark.parametrize("table", TABLES, ids=[table.__name__ for table in TABLES])
+async def test_a_model_is_its_table(path: Path, table: Any) -> None:
+    """Every model has the columns of its table, no more and no fewer, with the same key."""
+    async with running(path) as journal:
+        found = await journal.read(columns, table._meta.table_name)
+    key = table._meta.primary_key
+    names = set(key.field_names) if hasattr(key, "field_names") else {key.name}
+    assert set(found) == set(table._meta.sorted_field_names)
+    assert {name for name, (_, is_key) in found.items() if is_key} == names
+
+
+def test_all_tables_are_looked_at() -> None:
+    """The list of models isn't empty by mistake."""
+    assert len(TABLES) == 11
+
+
+async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -> list[str]:
+    """Return how SQLite carries out each statement of a query."""
+
+    def explain(database: Database) -> list[str]:
+        statements: list[tuple[str, Any]] = []
+        execute: Any = database.execute_sql
+
+        def note(sql: str, params: Any = None, *rest: Any) -> Any:
+            statements.append((sql, params))
+            return execute(sql, params, *rest)
+
+        vars(database)["execute_sql"] = note
+        try:
+            query(database, *arguments, **options)
+        finally:
+            del vars(database)["execute_sql"]
+        return [str(row[3]) for sql, params in statements for row in execute(f"EXPLAIN QUERY PLAN {sql}", params)]
+
+    return await journal.read(explain)
+
+
+@pytest.mark.parametrize("ordering", list(Ordering))
+async def test_a_window_reads_by_index_and_sorts_nothing(path: Path, ordering: Ordering) -> None:
+    """However long the queue or the history, a window costs its own rows."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        await publish(journal, event("e"), endpoint).wait()
+        request = WindowRequest(
+            endpoint_pk=endpoint.pk,
+            ordering=ordering,
+            limit=100,
+            now=CLOCK.now(),
+            blocked_keys=frozenset({"a"}),
+            in_flight=frozenset(),
+        )
+        found = await plans(journal, windows.read, request)
+        assert found
+        assert not wasteful(found), found
+
+
+async def test_lists_and_single_views_read_by_index(path: Path) -> None:
+    """No list of the API scans a table or sorts it."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        await publish(journal, event("e", organization_id="acme"), endpoint).wait()
+        [row] = (await journal.read(deliveries.page, endpoint.pk, **everything())).items
+        queries: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+            (deliveries.page, (endpoint.pk,), everything()),
+            (deliveries.page, (endpoint.pk,), everything() | {"since": 1.0, "until": 2e9}),
+            (deliveries.get, (row.id, None), {}),
+            (deliveries.backlog, (), {}),
+            (events.page, ("acme",), {"limit": 20, "cursor": None, "after": None}),
+            (events.get, ("e", None), {}),
+            (endpoints.get, (endpoint.id,), {}),
+            (endpoints.health_facts, ({endpoint.pk: Ordering.STRICT},), {}),
+        ]
+        for query, arguments, options in queries:
+            found = await plans(journal, query, *arguments, **options)
+            assert not wasteful(found), (query.__name__, found)
+
+
+async def test_a_scan_would_be_seen(path: Path) -> None:
+    """A query without an index shows as one, so that the tests above can fail."""
+
+    def by_body(database: Database) -> None:
+        list(
+            schema.EventTable.select()
+            .where(schema.EventTable.body == b"{}")
+            .order_by(schema.EventTable.timestamp)
+            .execute(database)
+        )
+
+    async with running(path) as journal:
+        found = await plans(journal, by_body)
+        assert len(wasteful(found)) == 2, found
+
+
+def wasteful(plan: list[str]) -> list[str]:
+    """Return the steps of a plan that walk a whole table (peewee calls them t1, t2, …), or sort."""
+    return [line for line in plan if "TEMP B-TREE" in line or (line.startswith("SCAN t") and "INDEX" not in line)]
+
+
+def everything() -> dict[str, Any]:
+    names = ("status", "event", "event_id", "since", "until", "cursor")
+    return dict.fromkeys(names) | {"limit": 20}
+
+
+async def test_retention_forgets_what_has_ended_alone(path: Path) -> None:
+    """Old events go with their deliveries and attempts; one that is still to be sent stays, and so does its body."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        await publish(journal, event("ended", size=50_000)).wait()
+        await publish(journal, event("waiting"), endpoint).wait()
+        before = CLOCK.now() + 1
+        assert await journal.write(prune, before) == 1
+        assert await journal.write(prune, before) == 0
+        await journal.write(give_back_pages)
+        with pytest.raises(Rejected):
+            await journal.read(events.get, "ended", None)
+        assert (await journal.read(events.get, "waiting", None)).deliveries == 1
+        # What is gone may come again.
+        assert not (await publish(journal, event("ended")).wait()).duplicate
