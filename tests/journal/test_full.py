@@ -1,0 +1,64 @@
+"""A disk without room, as SQLite sees it: events are refused, attempts are kept, and all goes on once there is room."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from peewee import Database
+
+from tests.journal.harness import add_endpoint, event, publish, running
+from tests.samples import attempt_record
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import Journal
+from webhookd.journal.schema import AttemptTable
+from webhookd.models import Outcome
+
+
+def allow_pages(database: Database, pages: int) -> None:
+    rows: Any = database.execute_sql(f"PRAGMA max_page_count = {pages}")  # type: ignore[no-untyped-call]
+    rows.fetchall()
+
+
+async def fill(journal: Journal) -> int:
+    """Publish until the journal says that it is full; return how many events went in."""
+    for count in range(1000):
+        ticket = publish(journal, event(f"e{count}", size=50_000))
+        try:
+            await ticket.wait()
+        except Rejected:
+            return count
+    raise AssertionError("it never was full")
+
+
+def attempts(database: Database) -> int:
+    return AttemptTable.select().count(database)
+
+
+async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> None:
+    """While there is no room an event and a change are refused; an attempt waits, and is on disk once there is some."""
+    async with running(tmp_path / "journal.db") as journal:
+        await add_endpoint(journal)
+        await journal.write(allow_pages, 120)
+        stored = await fill(journal)
+        assert stored > 2
+        with pytest.raises(Rejected) as refused:
+            await publish(journal, event("more", size=50_000)).wait()
+        assert refused.value.code is ErrorCode.JOURNAL_FULL
+        assert refused.value.retry_after_seconds
+        large = msgspec.structs.replace(
+            attempt_record(), outcome=Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
+        )
+        recorded = journal.record(large)
+        await trio.sleep(1.5)
+        assert (recorded.is_done, journal.is_full) == (False, True)
+        # As if somebody had made room; the writer is waiting for it, and its connection is free.
+        allow_pages(journal._writer._database, 100_000)
+        with trio.fail_after(10):
+            await recorded.wait()
+            await publish(journal, event("again", size=50_000)).wait()
+        assert (await journal.read(attempts), journal.is_full) == (1, False)
+        # What was refused was not stored, and what was answered was.
+        assert not (await publish(journal, event(f"e{stored}")).wait()).duplicate
+        assert (await publish(journal, event("e0")).wait()).duplicate
