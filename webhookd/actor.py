@@ -148,6 +148,11 @@ class Actor:
         self._line.has_more = True
         self._woken.set()
 
+    def offer(self, delivery: QueuedDelivery) -> None:
+        """Hand over the delivery that was queued last; the line takes it if it knows all that stands before it."""
+        self._line.append(delivery)
+        self._woken.set()
+
     def reload(self) -> None:
         """Say that the journal was changed behind the actor's window."""
         self._line.is_stale = True
@@ -244,18 +249,20 @@ class Actor:
 
     async def _refill(self) -> None:
         now = self._clock.now()
+        blocked_keys = busy_keys(self.in_flight) | self._line.blocked_keys(now)
+        limit = max(MIN_WINDOW, 2 * self.policy.concurrency)
         self._line.begin_refill()
         window = await self._queue.window(
             WindowRequest(
                 endpoint_pk=self.endpoint.pk,
                 ordering=self.policy.ordering,
-                limit=max(MIN_WINDOW, 2 * self.policy.concurrency),
+                limit=limit,
                 now=now,
-                blocked_keys=busy_keys(self.in_flight) | self._line.blocked_keys(now),
+                blocked_keys=blocked_keys if self.policy.ordering is Ordering.KEY else frozenset(),
                 in_flight=frozenset(self.in_flight),
             )
         )
-        self._line.load(window)
+        self._line.load(window, limit=limit, lacks_keys=bool(blocked_keys))
 
     async def _expire(self) -> None:
         expired = tuple(delivery for delivery in self._line.expired if delivery.pk not in self._held)
@@ -362,6 +369,6 @@ class Actor:
             self._probing = None
         if not succeeded:
             self._line.is_stale = True
-        elif self.policy.ordering is Ordering.KEY:
-            self._line.has_more = True  # the window may lack its key's successor
+        elif self._line.lacks_keys:
+            self._line.has_more = True  # among them may be its key's successor
         self._woken.set()

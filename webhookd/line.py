@@ -15,30 +15,55 @@ class Line:
     """The window onto one endpoint's queue.
 
     `is_stale`: the journal was changed behind the window. `has_more`: the journal may hold deliveries that came after
-    it was read. `expired` are deliveries whose age has passed and that only need recording.
+    it was read. `lacks_keys`: deliveries of some ordering keys were left out of it. `expired` are deliveries whose age
+    has passed and that only need recording.
     """
 
     def __init__(self) -> None:
         self.is_stale = True
         self.has_more = False
+        self.lacks_keys = False
         self.expired: tuple[QueuedDelivery, ...] = ()
         self._pending: deque[QueuedDelivery] = deque()
         self._parked: deque[QueuedDelivery] = deque()
         self._refill_at: float | None = None
         self._was_taken_from = False
+        self._is_being_read = False
+        self._limit = 0
+        self._last_sequence = 0
 
     def begin_refill(self) -> None:
         """Note that the journal is about to be read: what changes from now on makes the window stale again."""
         self.is_stale = self.has_more = False
+        self._is_being_read = True
 
-    def load(self, window: Window) -> None:
-        """Take in what the journal answered."""
+    def load(self, window: Window, *, limit: int, lacks_keys: bool) -> None:
+        """Take in what the journal answered; so many deliveries at most are then held."""
+        self._is_being_read = False
+        self._limit = limit
+        self._last_sequence = window.last_sequence
+        self.lacks_keys = lacks_keys
         self._pending = deque(window.line)
         self._parked = deque(window.parked)
         self.expired = window.expired
         self._was_taken_from = False
         self.has_more = self.has_more or not window.complete
         self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
+
+    def append(self, delivery: QueuedDelivery) -> None:
+        """Take in a delivery that was queued behind all others, or note that the journal has more.
+
+        It may only join a window that holds everything before it, and that isn't being read anew. A gap in the
+        sequences means that something was queued in another way.
+        """
+        knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self._is_being_read)
+        follows = delivery.sequence == self._last_sequence + 1
+        if not (knows_all and follows) or len(self._pending) >= self._limit:
+            self.has_more = True
+            return
+        self._last_sequence += 1
+        self._pending.append(delivery)
+        self._refill_at = earliest(self._refill_at, delivery.expires_at)
 
     @property
     def is_empty(self) -> bool:

@@ -13,7 +13,7 @@ from webhookd.actor import Actor, Owner, Queue, Sender
 from webhookd.clock import Clock
 from webhookd.delivery.limiter import TokenBucket, new_bucket
 from webhookd.ids import IdFactory
-from webhookd.models import Endpoint, Policy
+from webhookd.models import Endpoint, Policy, QueuedDelivery
 from webhookd.supervisor import Supervisor
 
 
@@ -151,6 +151,14 @@ class Registry:
         if self._nursery is not None:
             self._nursery.start_soon(self._supervise, entry, entry.actor)
         return entry.actor
+
+    def offer(self, delivery: QueuedDelivery) -> None:
+        """Wake the endpoint's actor for a delivery that has just been queued, which saves it the look at the queue."""
+        entry = self._entries.get(delivery.endpoint_pk)
+        if entry is not None and entry.actor is not None and not self._is_draining:
+            entry.actor.offer(delivery)
+        else:
+            self.wake(delivery.endpoint_pk)
 
     async def _supervise(self, entry: _Entry, actor: Actor) -> None:
         assert entry.supervisor is not None  # noqa: S101 - set where the actor was made

@@ -6,8 +6,7 @@ Publishing itself needs no query: targets come from memory, and a target that is
 there.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import trio
@@ -52,7 +51,6 @@ from webhookd.models import (
     Policy,
     PublishResult,
     QueuedDelivery,
-    Target,
 )
 from webhookd.registry import Registry
 from webhookd.replayer import Replayer
@@ -158,7 +156,7 @@ class Router:
         self._check_type(new.type)
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
         targets = self._subscriptions.targets(event.type, event.organization_id)
-        return self._journal.publish(event, targets, partial(self._published, targets))
+        return self._journal.publish(event, targets, self._published, may_repeat=new.id is not None)
 
     def _check_type(self, name: str) -> None:
         if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
@@ -171,12 +169,10 @@ class Router:
                 errors=(("/type", "a name of the catalogue"),),
             )
 
-    def _published(self, targets: tuple[Target, ...], result: PublishResult) -> None:
-        if result.duplicate:
-            return
-        for target in targets:
-            if target.status is DeliveryStatus.PENDING:
-                self.registry.wake(target.endpoint_pk)
+    def _published(self, queued: Sequence[QueuedDelivery]) -> None:
+        for delivery in queued:
+            if delivery.status is DeliveryStatus.PENDING:
+                self.registry.offer(delivery)
 
     def _requeued(self, endpoint_pk: int) -> None:
         actor = self.registry.wake(endpoint_pk)
@@ -339,7 +335,7 @@ class Router:
         if not targets:
             return
         event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=self._clock.now())
-        self._journal.publish(event, targets, partial(self._published, targets), insists=True)
+        self._journal.publish(event, targets, self._published, insists=True, may_repeat=False)
 
 
 def _load(database: Database, vault: Vault, endpoint_pk: int, now: float) -> tuple[Credentials, EndpointState]:

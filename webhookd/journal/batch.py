@@ -1,7 +1,8 @@
 """One batch of operations as one transaction: the hot path of the journal.
 
-Runs in the writer's thread. Hot rows go by `executemany` with SQL that peewee made once; between two calls the order of
-publishes and records doesn't matter, since a record only touches deliveries that were on disk before it.
+Runs in the writer's thread. Hot rows go in bulk; between two calls the order of publishes and records doesn't matter,
+since a record only touches deliveries that were on disk before it. What the next batch needs of the last one (row
+numbers, sequences) is remembered rather than read again; whatever else may have changed it makes it forgotten.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,10 +10,11 @@ from itertools import groupby
 from traceback import clear_frames
 
 import msgspec
-from peewee import SQL, Database, Expression, Model, Query
+from peewee import Database
 
 from webhookd.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.ids import IdFactory, Prefix
+from webhookd.journal.bulk import BulkInsert, BulkUpdate
 from webhookd.journal.database import size_bytes
 from webhookd.journal.operations import Call, Operation, Publish, Record
 from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointStateTable, EventTable
@@ -23,6 +25,7 @@ from webhookd.models import (
     DeliveryStatus,
     EndpointState,
     PublishResult,
+    QueuedDelivery,
     Target,
     Trigger,
 )
@@ -30,49 +33,30 @@ from webhookd.models import (
 FULL_RETRY_SECONDS = 5
 
 _IN_CHUNK = 500
+_MOST_REMEMBERED = 10_000
 _json = msgspec.json.Encoder().encode
 
-
-def _sql(query: Query) -> str:
-    return str(query.sql()[0])
-
-
-def _insert(table: type[Model], columns: Sequence[str]) -> str:
-    return _sql(table.insert(dict.fromkeys(_in_order(table, columns), 0)))
-
-
-def _update(table: type[Model], columns: Sequence[str], chosen: Expression) -> str:
-    return _sql(table.update(dict.fromkeys(_in_order(table, columns), 0)).where(chosen))
-
-
-def _in_order(table: type[Model], columns: Sequence[str]) -> Sequence[str]:
-    """Return the columns; peewee writes them in the order of the table, and the rows must follow it."""
-    declared = table._meta.sorted_field_names
-    assert list(columns) == [name for name in declared if name in columns], columns  # noqa: S101 - checked on import
-    return columns
-
-
-_EVENT_COLUMNS = tuple(EventTable._meta.sorted_field_names)
-_DELIVERY_COLUMNS = tuple(
-    name
-    for name in DeliveryTable._meta.sorted_field_names
-    if name not in {"completed_at", "response_status", "error", "duration_seconds"}
-)
 _ATTEMPT_COLUMNS = tuple(AttemptTable._meta.sorted_field_names)
-_STATE_COLUMNS = EndpointState.__struct_fields__
-
-_INSERT_EVENT = _insert(EventTable, _EVENT_COLUMNS)
-_INSERT_DELIVERY = _insert(DeliveryTable, _DELIVERY_COLUMNS)
-_INSERT_ATTEMPT = _insert(AttemptTable, _ATTEMPT_COLUMNS)
-_UPDATE_SEQUENCE = _update(EndpointStateTable, ("last_sequence",), EndpointStateTable.endpoint_pk == 0)
-_UPDATE_STATE = _update(EndpointStateTable, _STATE_COLUMNS, EndpointStateTable.endpoint_pk == 0)
-# What has ended keeps its state: the webhook may have been deleted while the request was in flight.
-_UPDATE_DELIVERY = _update(
+_INSERT_EVENT = BulkInsert(EventTable, EventTable._meta.sorted_field_names)
+_INSERT_DELIVERY = BulkInsert(
     DeliveryTable,
-    ("status", "trigger", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error"),
-    (DeliveryTable.pk == 0) & SQL("status IN ('pending', 'parked')"),
+    [
+        name
+        for name in DeliveryTable._meta.sorted_field_names
+        if name not in {"completed_at", "response_status", "error", "duration_seconds"}
+    ],
 )
-_COUNT_ATTEMPT = _update(DeliveryTable, ("attempts", "response_status", "duration_seconds"), DeliveryTable.pk == 0)
+_INSERT_ATTEMPT = BulkInsert(AttemptTable, _ATTEMPT_COLUMNS)
+_UPDATE_SEQUENCE = BulkUpdate("endpoint_state", "endpoint_pk", ("last_sequence",))
+_UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", EndpointState.__struct_fields__)
+_COUNTED = ("attempts", "response_status", "duration_seconds")
+_COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", _COUNTED)
+_UPDATE_DELIVERY = BulkUpdate(
+    "deliveries",
+    "pk",
+    (*_COUNTED, "status", "trigger", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error"),
+    "status IN ('pending', 'parked')",
+)
 
 
 class Batches:
@@ -85,23 +69,33 @@ class Batches:
         self._database = database
         self._ids = ids
         self._max_bytes = max_bytes
+        self._sequences: dict[int, int] = {}
+        self._last_numbers: dict[str, int] = {}
 
     def commit(self, operations: Sequence[Operation]) -> None:
         """Commit all operations in one transaction, leaving each its result or its own error.
 
         What this raises has rolled everything back.
         """
-        database = self._database
-        with database.atomic():
-            for is_call, group in groupby(operations, key=lambda operation: isinstance(operation, Call)):
-                if is_call:
-                    for operation in group:
-                        assert isinstance(operation, Call)  # noqa: S101 - the group's key
-                        self._call(operation)
-                else:
-                    hot = list(group)
-                    self._publish([operation for operation in hot if isinstance(operation, Publish)])
-                    self._record([operation.record for operation in hot if isinstance(operation, Record)])
+        try:
+            with self._database.atomic():
+                for is_call, group in groupby(operations, key=lambda operation: isinstance(operation, Call)):
+                    if is_call:
+                        for operation in group:
+                            assert isinstance(operation, Call)  # noqa: S101 - the group's key
+                            self._call(operation)
+                        self._forget()
+                    else:
+                        hot = list(group)
+                        self._publish([operation for operation in hot if isinstance(operation, Publish)])
+                        self._record([operation.record for operation in hot if isinstance(operation, Record)])
+        except BaseException:
+            self._forget()
+            raise
+
+    def _forget(self) -> None:
+        self._sequences.clear()
+        self._last_numbers.clear()
 
     def _call(self, call: Call) -> None:
         call.result = call.error = None
@@ -117,14 +111,15 @@ class Batches:
         if not publishes:
             return
         is_full = self._max_bytes is not None and size_bytes(self._database) > self._max_bytes
-        known = self._known(publish.event.id for publish in publishes)
-        sequences = self._sequences({target.endpoint_pk for publish in publishes for target in publish.targets})
+        known = self._known(publish.event.id for publish in publishes if publish.may_repeat)
+        sequences = self._last_sequences({target.endpoint_pk for publish in publishes for target in publish.targets})
         event_pk, delivery_pk = self._last_number("events"), self._last_number("deliveries")
         events: list[tuple[object, ...]] = []
         deliveries: list[tuple[object, ...]] = []
         for publish in publishes:
             event = publish.event
             publish.event_pk = publish.result = publish.error = None
+            publish.queued = ()
             if event.id in known:
                 self._answer_again(publish, *known[event.id])
                 continue
@@ -132,19 +127,24 @@ class Batches:
                 publish.error = full()
                 continue
             event_pk += 1
-            targets = [target for target in publish.targets if target.endpoint_pk in sequences]
-            for target in targets:
-                delivery_pk += 1
-                sequences[target.endpoint_pk] += 1
-                deliveries.append(self._delivery(delivery_pk, event_pk, event, target, sequences[target.endpoint_pk]))
-            events.append(_event(event_pk, event, len(targets)))
-            known[event.id] = (event.organization_id, len(targets))
+            queued: list[QueuedDelivery] = []
+            for target in publish.targets:
+                if target.endpoint_pk in sequences:
+                    delivery_pk += 1
+                    sequences[target.endpoint_pk] += 1
+                    queued.append(self._queued(delivery_pk, event_pk, event, target, sequences[target.endpoint_pk]))
+            deliveries += [_delivery(delivery, event.type) for delivery in queued]
+            events.append(_event(event_pk, event, len(queued)))
+            known[event.id] = (event.organization_id, len(queued))
             publish.event_pk = event_pk
-            publish.result = PublishResult(id=event.id, deliveries=len(targets), duplicate=False)
+            publish.queued = queued
+            publish.result = PublishResult(id=event.id, deliveries=len(queued), duplicate=False)
         connection = self._database.connection()
-        connection.executemany(_INSERT_EVENT, events)
-        connection.executemany(_INSERT_DELIVERY, deliveries)
-        connection.executemany(_UPDATE_SEQUENCE, [(number, endpoint_pk) for endpoint_pk, number in sequences.items()])
+        _INSERT_EVENT.run(connection, events)
+        _INSERT_DELIVERY.run(connection, deliveries)
+        changed = {delivery.endpoint_pk for publish in publishes for delivery in publish.queued}
+        _UPDATE_SEQUENCE.run(connection, [(pk, sequences[pk]) for pk in changed])
+        self._last_numbers = {"events": event_pk, "deliveries": delivery_pk}
 
     def _known(self, event_ids: Iterable[str]) -> dict[str, tuple[str | None, int]]:
         """Return what is stored of these ids: whose event it is and how many deliveries it had."""
@@ -158,20 +158,24 @@ class Batches:
                 known[event_id] = (organization_id, count)
         return known
 
-    def _sequences(self, endpoint_pks: set[int]) -> dict[int, int]:
-        """Return the last sequence of each endpoint that there still is."""
-        wanted = sorted(endpoint_pks)
-        found: dict[int, int] = {}
+    def _last_sequences(self, endpoint_pks: set[int]) -> dict[int, int]:
+        """Return the last sequence of each endpoint that there still is, among others."""
+        if len(self._sequences) > _MOST_REMEMBERED:
+            self._sequences.clear()
+        wanted = sorted(endpoint_pks - self._sequences.keys())
         for start in range(0, len(wanted), _IN_CHUNK):
             query = EndpointStateTable.select(EndpointStateTable.endpoint_pk, EndpointStateTable.last_sequence).where(
                 EndpointStateTable.endpoint_pk.in_(wanted[start : start + _IN_CHUNK])
             )
-            found |= dict(query.tuples().execute(self._database))
-        return found
+            self._sequences |= dict(query.tuples().execute(self._database))
+        return self._sequences
 
     def _last_number(self, table: str) -> int:
-        row = self._database.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
-        return 0 if row is None else int(row[0])
+        if table not in self._last_numbers:
+            query = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+            row = self._database.execute_sql(query, (table,)).fetchone()
+            self._last_numbers[table] = 0 if row is None else int(row[0])
+        return self._last_numbers[table]
 
     def _answer_again(self, publish: Publish, organization_id: str | None, count: int) -> None:
         if organization_id == publish.event.organization_id:
@@ -182,46 +186,38 @@ class Batches:
                 f"the id {publish.event.id} belongs to an event of another organization: choose another",
             )
 
-    def _delivery(
+    def _queued(
         self, pk: int, event_pk: int, event: AcceptedEvent, target: Target, sequence: int
-    ) -> tuple[object, ...]:
-        """Return the row in the order of `_DELIVERY_COLUMNS`."""
-        ends = target.status is DeliveryStatus.CANCELED
-        return (
-            pk,
-            self._ids.new(Prefix.DELIVERY),
-            target.endpoint_pk,
-            event_pk,
-            event.type,
-            event.ordering_key,
-            sequence,
-            target.status.value,
-            Trigger.AUTO.value,
-            0,
-            0,
-            0,
-            None if ends else event.accepted_at,
-            event.accepted_at,
-            event.accepted_at + target.max_age_seconds,
+    ) -> QueuedDelivery:
+        return QueuedDelivery(
+            pk=pk,
+            id=self._ids.new(Prefix.DELIVERY),
+            endpoint_pk=target.endpoint_pk,
+            event_pk=event_pk,
+            ordering_key=event.ordering_key,
+            sequence=sequence,
+            status=target.status,
+            trigger=Trigger.AUTO,
+            attempts=0,
+            refusals=0,
+            backoff_step=0,
+            next_attempt_at=event.accepted_at,
+            created_at=event.accepted_at,
+            expires_at=event.accepted_at + target.max_age_seconds,
         )
 
     def _record(self, records: Sequence[AttemptRecord]) -> None:
         if not records:
             return
         connection = self._database.connection()
-        connection.executemany(_INSERT_ATTEMPT, [_attempt(record) for record in records])
-        connection.executemany(
-            _COUNT_ATTEMPT,
-            [
-                (record.number, record.outcome.status, record.outcome.duration_seconds, record.delivery.pk)
-                for record in records
-            ],
-        )
-        connection.executemany(_UPDATE_DELIVERY, [_delivery_update(record) for record in records])
+        _INSERT_ATTEMPT.run(connection, [_attempt(record) for record in records])
+        if _UPDATE_DELIVERY.run(connection, [_delivery_update(record) for record in records]) < len(records):
+            # What has ended keeps its state: the webhook may have been deleted while the request was in flight.
+            _COUNT_ATTEMPT.run(connection, [_delivery_update(record)[: 1 + len(_COUNTED)] for record in records])
         # Of several attempts of one endpoint the last one's state holds.
         states = {record.delivery.endpoint_pk: record.endpoint for record in records}
-        connection.executemany(
-            _UPDATE_STATE, [(*msgspec.structs.astuple(state), endpoint_pk) for endpoint_pk, state in states.items()]
+        _UPDATE_STATE.run(
+            connection, [(endpoint_pk, *msgspec.structs.astuple(state)) for endpoint_pk, state in states.items()]
         )
 
 
@@ -235,7 +231,7 @@ def full() -> Rejected:
 
 
 def _event(pk: int, event: AcceptedEvent, deliveries: int) -> tuple[object, ...]:
-    """Return the row in the order of `_EVENT_COLUMNS`."""
+    """Return the row in the order of the table's columns."""
     return (
         pk,
         event.id,
@@ -247,6 +243,27 @@ def _event(pk: int, event: AcceptedEvent, deliveries: int) -> tuple[object, ...]
         event.accepted_at,
         deliveries,
         event.body,
+    )
+
+
+def _delivery(queued: QueuedDelivery, event_type: str) -> tuple[object, ...]:
+    """Return the row in the order of the table's columns, up to `expires_at`."""
+    return (
+        queued.pk,
+        queued.id,
+        queued.endpoint_pk,
+        queued.event_pk,
+        event_type,
+        queued.ordering_key,
+        queued.sequence,
+        queued.status.value,
+        queued.trigger.value,
+        queued.attempts,
+        queued.refusals,
+        queued.backoff_step,
+        None if queued.status is DeliveryStatus.CANCELED else queued.next_attempt_at,
+        queued.created_at,
+        queued.expires_at,
     )
 
 
@@ -280,6 +297,10 @@ def _delivery_update(record: AttemptRecord) -> tuple[object, ...]:
     # An attempt that was cut off is made again for the reason it was made for.
     trigger = record.trigger if record.error is DeliveryError.INTERRUPTED else Trigger.AUTO
     return (
+        record.delivery.pk,
+        record.number,
+        record.outcome.status,
+        record.outcome.duration_seconds,
         record.status.value,
         trigger.value,
         record.refusals,
@@ -287,5 +308,4 @@ def _delivery_update(record: AttemptRecord) -> tuple[object, ...]:
         record.next_attempt_at,
         record.completed_at,
         None if record.error is None else record.error.value,
-        record.delivery.pk,
     )

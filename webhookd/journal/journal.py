@@ -21,7 +21,7 @@ from webhookd.ids import IdFactory
 from webhookd.journal import idempotency, replays, retention
 from webhookd.journal.batch import Batches
 from webhookd.journal.database import Reader, exclusive_lock, open_writer
-from webhookd.journal.operations import Call, Publish, Record, Ticket
+from webhookd.journal.operations import Call, Publish, Published, Record, Ticket
 from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
@@ -131,16 +131,18 @@ class Journal:
         self,
         event: AcceptedEvent,
         targets: tuple[Target, ...],
-        committed: Callable[[PublishResult], None],
+        committed: Published,
         *,
         insists: bool = False,
+        may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
-        `committed` runs on the loop after the commit, whether anybody waits or not. An event that `insists` is one that
-        nobody could submit again: it waits for room where others are refused.
+        `committed` runs on the loop after the commit, whether anybody waits or not, with the deliveries that are now
+        queued. An event that `insists` is one that nobody could submit again: it waits for room where others are
+        refused. Without `may_repeat` its id is known to be new.
         """
-        operation = Publish(event, targets, committed, insists=insists)
+        operation = Publish(event, targets, committed, insists=insists, may_repeat=may_repeat)
         self._writer.submit(operation)
         return operation.ticket
 

@@ -1,14 +1,15 @@
 """What can be submitted to the writer, and the ticket on which a submitter waits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import trio
 from peewee import Database
 
-from webhookd.models import AcceptedEvent, AttemptRecord, PublishResult, Target
+from webhookd.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedDelivery, Target
 
 T = TypeVar("T")
+Published = Callable[[Sequence[QueuedDelivery]], None]
 
 
 class Ticket(Generic[T]):
@@ -54,19 +55,36 @@ class Ticket(Generic[T]):
 
 
 class Publish:
-    """Store an event and its deliveries. `event_pk` is None for a duplicate; one that `insists` waits for room."""
+    """Store an event and its deliveries; one that `insists` waits for room.
 
-    __slots__ = ("committed", "error", "event", "event_pk", "insists", "result", "targets", "ticket")
+    One that `may_repeat` has an id that somebody else chose. `event_pk` is None for a duplicate, and `queued` are the
+    deliveries that came of it.
+    """
+
+    __slots__ = (
+        "committed",
+        "error",
+        "event",
+        "event_pk",
+        "insists",
+        "may_repeat",
+        "queued",
+        "result",
+        "targets",
+        "ticket",
+    )
 
     def __init__(
         self,
         event: AcceptedEvent,
         targets: tuple[Target, ...],
-        committed: Callable[[PublishResult], None],
+        committed: Published,
         *,
-        insists: bool = False,
+        insists: bool,
+        may_repeat: bool,
     ) -> None:
         self.insists = insists
+        self.may_repeat = may_repeat
         self.event = event
         self.targets = targets
         self.committed = committed
@@ -74,6 +92,7 @@ class Publish:
         self.result: PublishResult | None = None
         self.error: Exception | None = None
         self.event_pk: int | None = None
+        self.queued: Sequence[QueuedDelivery] = ()
 
 
 class Record:

@@ -55,7 +55,7 @@ class Window(Struct, frozen=True, kw_only=True):
     `line`: pending deliveries in the order they go; `parked`: parked ones that are due; `expired`: those of both kinds
     whose age has passed, which are in neither. `complete`: `line` holds all that is pending and may be sent.
     `next_attempt_at`: the earliest later moment at which a parked delivery (out of strict order: or a pending one)
-    falls due; `next_expiry_at`: the earliest expiry.
+    falls due; `next_expiry_at`: the earliest expiry. `last_sequence` is that of the delivery that was queued last.
     """
 
     line: tuple[QueuedDelivery, ...]
@@ -64,6 +64,7 @@ class Window(Struct, frozen=True, kw_only=True):
     complete: bool
     next_attempt_at: float | None
     next_expiry_at: float | None
+    last_sequence: int
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):

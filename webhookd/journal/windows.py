@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from peewee import SQL, Database, Query, fn
 
 from webhookd.journal.rows import Window, WindowRequest, row_of
-from webhookd.journal.schema import DeliveryTable
+from webhookd.journal.schema import DeliveryTable, EndpointStateTable
 from webhookd.models import Ordering, QueuedDelivery
 
 EXPIRED_A_READ = 500
@@ -56,7 +56,15 @@ def read(database: Database, request: WindowRequest) -> Window:
         complete=len(pending) < limit and len(parked) < limit,
         next_attempt_at=min((at for at in later if at is not None), default=None),
         next_expiry_at=_one(expiring, database),
+        last_sequence=_last_sequence(database, request.endpoint_pk),
     )
+
+
+def _last_sequence(database: Database, endpoint_pk: int) -> int:
+    query = EndpointStateTable.select(EndpointStateTable.last_sequence).where(
+        EndpointStateTable.endpoint_pk == endpoint_pk
+    )
+    return next((sequence for (sequence,) in query.tuples().execute(database)), 0)
 
 
 def _line(request: WindowRequest) -> Query:

@@ -197,7 +197,7 @@ class Writer:
             case Publish(result=result) if result is not None:
                 if operation.event_pk is not None:
                     self._published(operation)
-                operation.committed(result)
+                operation.committed(operation.queued)
                 operation.ticket.succeed(result)
             case Call():
                 if operation.committed is not None:
