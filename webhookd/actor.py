@@ -5,10 +5,10 @@ a small window onto it (`Line`: ids and times, never a body) and reads again whe
 journal, or when the time comes at which a delivery outside it falls due or expires.
 
 The loop asks the gate, one synchronous look at what is known, for the next move: send, expire, refill, wait or leave.
-In strict order a request is flown inline, so nothing can overtake it; in the other modes up to `concurrency` flights
-run beside the loop. A flight signs, sends, asks `decide` what the outcome means and submits attempt, delivery and
-endpoint state as one journal record; its delivery stays in flight until that record is on disk, so the line goes on
-only then and a crash repeats at most what was in flight.
+In strict order the loop itself flies, so nothing can overtake a request; in the other modes up to `concurrency` flights
+run beside it. A flight signs, sends, asks `decide` what the outcome means and submits attempt, delivery and endpoint
+state as one journal record; its delivery stays in flight until that record is on disk, so the line goes on only then
+and a crash repeats at most what was in flight. It then takes the next delivery for as long as the gate says "send".
 
 Whatever isn't plain success makes the window stale: the journal then says what comes next, and there is no second
 truth here. Wakes are level-triggered and carry no data. "Nothing left and not woken: leave" is one synchronous step, as
@@ -16,7 +16,7 @@ is "registered? wake: start" at the registry. A canceled flight is recorded as i
 the writer outlives the actors and puts that on disk too.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import inf
 from typing import Protocol
@@ -29,6 +29,7 @@ from webhookd.delivery import breaker
 from webhookd.delivery.limiter import TokenBucket
 from webhookd.delivery.requests import compose
 from webhookd.delivery.retry import decide
+from webhookd.delivery.signing import Signer
 from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Ticket, Window, WindowRequest
@@ -50,8 +51,6 @@ from webhookd.models import (
 )
 
 MIN_WINDOW = 100
-BODIES_AHEAD = 16
-NO_CREDENTIALS = Credentials(secret="", previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
 
 
 class Queue(Protocol):
@@ -61,8 +60,8 @@ class Queue(Protocol):
         """Read a window of the endpoint's queue."""
         ...
 
-    async def message(self, event_pk: int, upcoming: Sequence[int] = ()) -> Message:
-        """Load what is sent of an event, and bring along what is sent next."""
+    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]]) -> Message:
+        """Load what is sent of an event; where it has to be read, what is `upcoming` is brought along."""
         ...
 
     def record(self, record: AttemptRecord) -> Ticket[None]:
@@ -134,7 +133,8 @@ class Actor:
         self._slots = slots
         self._sample = sample
         self._line = Line()
-        self._credentials = NO_CREDENTIALS
+        self._custom_headers: tuple[tuple[str, str], ...] = ()
+        self._signer: Signer | None = None
         self._is_changed = False
         self._is_forgiven = False
         self._is_retired = False
@@ -206,7 +206,8 @@ class Actor:
             return
         self._active_at = self._clock.now()
         self._line.is_stale = True
-        self._credentials, self.state = await self._owner.load(self.endpoint)
+        credentials, self.state = await self._owner.load(self.endpoint)
+        self._sign_with(credentials)
         while True:
             async with trio.open_nursery() as flights:
                 await self._work(flights)
@@ -217,18 +218,15 @@ class Actor:
         while True:
             if self._is_changed and not self._is_retired:
                 await self._take_over()
+            if (delivery := await self._take_off()) is not None:
+                if self.policy.ordering is Ordering.STRICT:
+                    await self._fly(delivery)
+                else:
+                    flights.start_soon(self._fly_beside, delivery)
+                continue
             match self.next_move():
                 case Send():
-                    await self._slots.acquire()
-                    move = self.next_move()  # what changed while waiting for the slot counts
-                    if not isinstance(move, Send) or self._is_changed:
-                        self._slots.release()
-                        continue
-                    self._take_off(move.delivery)
-                    if self.policy.ordering is Ordering.STRICT:
-                        await self._fly(move.delivery)
-                    else:
-                        flights.start_soon(self._fly, move.delivery)
+                    continue  # it has just come, or the settings have
                 case Step.REFILL:
                     await self._refill()
                 case Step.EXPIRE:
@@ -242,10 +240,15 @@ class Actor:
 
     async def _take_over(self) -> None:
         self._is_changed = False
-        self._credentials, _ = await self._owner.load(self.endpoint)
+        credentials, _ = await self._owner.load(self.endpoint)
+        self._sign_with(credentials)
         if self._is_forgiven:
             self._is_forgiven = False
             self.state = breaker.reopened_by_hand(self.state)
+
+    def _sign_with(self, credentials: Credentials) -> None:
+        self._signer = Signer(credentials, self.endpoint.signature)
+        self._custom_headers = credentials.headers
 
     async def _refill(self) -> None:
         now = self._clock.now()
@@ -277,8 +280,24 @@ class Actor:
             await self._woken.wait()
         self._woken = trio.Event()
 
-    def _take_off(self, delivery: QueuedDelivery) -> None:
-        """Commit to sending: the token and the probe go to this delivery."""
+    async def _take_off(self) -> QueuedDelivery | None:
+        """Commit to the delivery that the gate lets through, if there is one; wait for a slot where they are taken."""
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            if not isinstance(self.next_move(), Send):
+                return None
+            await self._slots.acquire()
+        if (delivery := self._cleared()) is None:
+            self._slots.release()
+        return delivery
+
+    def _cleared(self) -> QueuedDelivery | None:
+        """Return the delivery that goes now, the token and the probe given to it; the caller has a slot for it."""
+        move = self.next_move()
+        if self._is_changed or not isinstance(move, Send):
+            return None
+        delivery = move.delivery
         self._active_at = self._clock.now()
         self._line.take(delivery)
         self.in_flight[delivery.pk] = delivery
@@ -287,25 +306,33 @@ class Actor:
         if self.state.breaker is not BreakerState.CLOSED:
             self.state = breaker.probe(self.state)
             self._probing = delivery.pk
+        return delivery
 
-    async def _fly(self, delivery: QueuedDelivery) -> None:
-        succeeded = False
-        try:
+    async def _fly(self, delivery: QueuedDelivery | None) -> None:
+        while delivery is not None:
+            succeeded = False
             try:
-                ticket, succeeded = await self._attempt(delivery)
+                try:
+                    ticket, succeeded = await self._attempt(delivery)
+                finally:
+                    self._slots.release()
+                await ticket.wait()
             finally:
-                self._slots.release()
-            await ticket.wait()
-        finally:
-            self._land(delivery, succeeded=succeeded)
+                self._land(delivery, succeeded=succeeded)
+            delivery = await self._take_off()
+
+    async def _fly_beside(self, delivery: QueuedDelivery) -> None:
+        await self._fly(delivery)
+        self._woken.set()
 
     async def _attempt(self, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
         """Make one request and submit what came of it; return the record's ticket and whether it was a success."""
-        message = await self._queue.message(delivery.event_pk, self._line.upcoming(BODIES_AHEAD))
+        assert self._signer is not None  # noqa: S101 - `run` has made it
+        message = await self._queue.message(delivery.event_pk, self._line.upcoming)
         started_at = self._clock.now()
         headers = compose(
-            endpoint=self.endpoint,
-            credentials=self._credentials,
+            signer=self._signer,
+            custom=self._custom_headers,
             message=message,
             delivery_id=delivery.id,
             number=delivery.attempts + 1,
@@ -371,4 +398,3 @@ class Actor:
             self._line.is_stale = True
         elif self._line.lacks_keys:
             self._line.has_more = True  # among them may be its key's successor
-        self._woken.set()

@@ -4,7 +4,7 @@ The order of the gates is the order in which an operator would ask: is it switch
 the endpoint well, has its pace room.
 """
 
-from collections.abc import Container
+from collections.abc import Collection, Sized
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,9 +12,10 @@ from webhookd.delivery import breaker, limiter
 from webhookd.delivery.breaker import Hold
 from webhookd.delivery.limiter import TokenBucket
 from webhookd.line import Line, earliest
-from webhookd.models import BreakerState, EndpointState, Policy, QueuedDelivery, Trigger
+from webhookd.models import BreakerState, EndpointState, Ordering, Policy, QueuedDelivery, Trigger
 
 LINGER_SECONDS = 30.0
+NO_KEYS: frozenset[str] = frozenset()
 
 
 class Why(Enum):
@@ -65,7 +66,7 @@ def next_move(
     policy: Policy,
     bucket: TokenBucket | None,
     in_flight: dict[int, QueuedDelivery],
-    held: Container[int],
+    held: Collection[int],
     is_active: bool,
     is_probing: bool,
     active_at: float,
@@ -80,31 +81,38 @@ def next_move(
     candidate = line.candidate(
         now,
         policy.ordering,
-        busy_keys=busy_keys(in_flight),
+        busy_keys=busy_keys(in_flight) if policy.ordering is Ordering.KEY else NO_KEYS,
         held=held,
         by_hand_first=state.breaker is not BreakerState.CLOSED,
     )
     if line.needs_refill(now, policy.ordering, found=candidate is not None):
         return Step.REFILL
-    event_at = line.next_event_at(now, policy.ordering)
     if candidate is None or not is_active:
-        if in_flight:
-            return Wait(event_at, Why.SENDING)
-        if line.is_spent or line.is_empty:
-            leave_at = active_at + LINGER_SECONDS
-            if now < leave_at:
-                return Wait(earliest(leave_at, event_at), Why.IDLE)
-            return Step.REFILL if line.is_spent else Step.LEAVE
-        return Wait(event_at, Why.BACK_OFF if is_active else Why.INACTIVE)
+        return _without_candidate(line, policy, in_flight, is_active=is_active, active_at=active_at, now=now)
     by_hand = candidate.trigger is Trigger.MANUAL
     if (hold := breaker.admit(state, now, probing=is_probing, by_hand=by_hand)) is not None:
-        return Wait(earliest(hold[1], event_at), _WHY[hold[0]])
-    allowed, grows_at = limiter.allowed_in_flight(policy, state.recovered_at, now)
-    if len(in_flight) >= allowed:
-        return Wait(earliest(grows_at, event_at), Why.SENDING)
-    if bucket is not None and (ready_at := bucket.ready_at(now)) > now:
-        return Wait(earliest(ready_at, event_at), Why.RATE)
-    return Send(candidate)
+        until, why = hold[1], _WHY[hold[0]]
+    elif len(in_flight) >= (allowance := limiter.allowed_in_flight(policy, state.recovered_at, now))[0]:
+        until, why = allowance[1], Why.SENDING
+    elif bucket is not None and (ready_at := bucket.ready_at(now)) > now:
+        until, why = ready_at, Why.RATE
+    else:
+        return Send(candidate)
+    return Wait(earliest(until, line.next_event_at(now, policy.ordering)), why)
+
+
+def _without_candidate(
+    line: Line, policy: Policy, in_flight: Sized, *, is_active: bool, active_at: float, now: float
+) -> Move:
+    event_at = line.next_event_at(now, policy.ordering)
+    if in_flight:
+        return Wait(event_at, Why.SENDING)
+    if line.is_spent or line.is_empty:
+        leave_at = active_at + LINGER_SECONDS
+        if now < leave_at:
+            return Wait(earliest(leave_at, event_at), Why.IDLE)
+        return Step.REFILL if line.is_spent else Step.LEAVE
+    return Wait(event_at, Why.BACK_OFF if is_active else Why.INACTIVE)
 
 
 def busy_keys(in_flight: dict[int, QueuedDelivery]) -> frozenset[str]:

@@ -3,7 +3,6 @@
 An id never contains a `.`, because the signed content joins id, timestamp and body with one.
 """
 
-import base64
 import os
 import re
 from collections.abc import Callable
@@ -12,10 +11,10 @@ from threading import Lock
 
 from ulid import ULID
 
-_STOCK_BYTES = 2560
-_RANDOM_BYTES = 10  # of a ULID: 16 characters
-_RANDOM_CHARACTERS = 16
-_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789ABCDEFGHJKMNPQRSTVWXYZ")
+_RANDOM_CHARACTERS = 16  # of a ULID, 80 bits
+_STOCK_BYTES = 256 * _RANDOM_CHARACTERS
+# Any byte to the character of its last five bits: Crockford's alphabet, eight times over.
+_CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -44,16 +43,15 @@ class IdFactory:
 
     def new(self, prefix: Prefix) -> str:
         """Return a new id such as `evt_01JH…`."""
-        # A call to the kernel and an encoding for each would cost ten times the rest of an id. The loop and the
-        # writer's thread both come here.
+        # A call to the kernel for each would cost more than the rest. The loop and the writer's thread both come here.
         with self._cutting:
             if not self._stock:
-                self._stock = base64.b32encode(self._random_bytes(_STOCK_BYTES)).translate(_CROCKFORD).decode()
+                self._stock = self._random_bytes(_STOCK_BYTES).translate(_CROCKFORD).decode()
             random, self._stock = self._stock[:_RANDOM_CHARACTERS], self._stock[_RANDOM_CHARACTERS:]
         milliseconds = int(self._now() * 1000)
         made_at, time = self._stamp
         if made_at != milliseconds:
-            time = str(ULID(milliseconds.to_bytes(6, "big") + bytes(_RANDOM_BYTES)))[:-_RANDOM_CHARACTERS]
+            time = str(ULID(milliseconds.to_bytes(6, "big") + bytes(10)))[:-_RANDOM_CHARACTERS]
             self._stamp = (milliseconds, time)
         return f"{prefix}_{time}{random}"
 

@@ -4,11 +4,13 @@ Pure bookkeeping, without I/O. The window never grows past what one read returne
 """
 
 from collections import deque
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Container, Iterable
 from itertools import islice
 
 from webhookd.journal import Window
 from webhookd.models import Ordering, QueuedDelivery, Trigger
+
+BODIES_AHEAD = 16
 
 
 class Line:
@@ -95,13 +97,16 @@ class Line:
         return earliest(self._refill_at, *waiting)
 
     def candidate(
-        self, now: float, ordering: Ordering, *, busy_keys: Container[str], held: Container[int], by_hand_first: bool
+        self, now: float, ordering: Ordering, *, busy_keys: Container[str], held: Collection[int], by_hand_first: bool
     ) -> QueuedDelivery | None:
         """Return the delivery that goes next once the gate opens, or None.
 
         Parked ones that are due go first: they are few and have waited longest. With `by_hand_first` (an open breaker)
         one that somebody asked for is preferred, since it may be the probe.
         """
+        if ordering is Ordering.STRICT and not (self._parked or held or by_hand_first):
+            head = self._pending[0] if self._pending else None
+            return head if head is not None and head.next_attempt_at <= now else None
         chosen = None
         for delivery in self._eligible(now, ordering, busy_keys):
             if delivery.pk in held:
@@ -114,15 +119,15 @@ class Line:
     def take(self, delivery: QueuedDelivery) -> None:
         """Remove a delivery that is sent now."""
         self._was_taken_from = True
-        queue = self._parked if delivery in self._parked else self._pending
-        if queue and queue[0] is delivery:
-            queue.popleft()
-        else:
-            queue.remove(delivery)
+        for queue in (self._pending, self._parked):
+            if queue and queue[0] is delivery:
+                queue.popleft()
+                return
+        (self._parked if delivery in self._parked else self._pending).remove(delivery)
 
-    def upcoming(self, count: int) -> list[int]:
+    def upcoming(self) -> list[int]:
         """Return the events of the next deliveries, by row number."""
-        return [delivery.event_pk for delivery in islice(self._pending, count)]
+        return [delivery.event_pk for delivery in islice(self._pending, BODIES_AHEAD)]
 
     def blocked_keys(self, now: float) -> frozenset[str]:
         """Return the ordering keys whose head waits for its back-off."""
@@ -151,4 +156,4 @@ class Line:
 
 def earliest(*times: float | None) -> float | None:
     """Return the earliest of the times that are known."""
-    return min((at for at in times if at is not None), default=None)
+    return min([at for at in times if at is not None], default=None)

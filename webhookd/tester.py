@@ -13,6 +13,7 @@ from webhookd.clock import Clock
 from webhookd.delivery.breaker import Answer
 from webhookd.delivery.requests import compose
 from webhookd.delivery.retry import classify
+from webhookd.delivery.signing import Signer
 from webhookd.envelope import seal_envelope
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import DeliveryDetail, Journal, trials
@@ -75,8 +76,8 @@ class Tester:
                 body=event.body,
             )
             headers = compose(
-                endpoint=endpoint,
-                credentials=credentials,
+                signer=Signer(credentials, endpoint.signature),
+                custom=credentials.headers,
                 message=message,
                 delivery_id=delivery.id,
                 number=1,

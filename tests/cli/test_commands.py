@@ -18,7 +18,7 @@ from tests.e2e.harness import CONFIG
 from webhookd.cli.control import Control
 from webhookd.cli.init import template
 from webhookd.client import Client
-from webhookd.delivery.signing import sign
+from webhookd.delivery.signing import Signer
 from webhookd.models import Credentials, SignatureChoice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -174,9 +174,7 @@ def test_verify_names_the_mistake(tmp_path: Path) -> None:
     body.write_text('{"a": 1}')
     now = int(time.time())
     own = Credentials(secret=SECRET, previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
-    headers = dict(
-        sign(credentials=own, choice=SignatureChoice(), event_id="e", timestamp=now, body=body.read_bytes(), now=now)
-    )
+    headers = dict(Signer(own, SignatureChoice()).sign(event_id="e", timestamp=now, body=body.read_bytes(), now=now))
     headers |= {"webhook-id": "e", "webhook-timestamp": str(now)}
     options = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
     assert "webhook-signature holds" in run("verify", "--secret", SECRET, *options, "--body", body).stdout

@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.delivery.signing import (
+    Signer,
     ed25519_public,
     generate_ed25519,
     generate_secret,
     secret_hint,
     secret_key,
-    sign,
 )
 from webhookd.models import Credentials, SignatureChoice, SignatureForm
 
@@ -43,9 +43,7 @@ def credentials(vector: dict[str, Any], *, rotating: bool) -> Credentials:
 
 def signed(vector: dict[str, Any], choice: SignatureChoice, *, rotating: bool, late: float = 0.0) -> dict[str, str]:
     return dict(
-        sign(
-            credentials=credentials(vector, rotating=rotating),
-            choice=choice,
+        Signer(credentials(vector, rotating=rotating), choice).sign(
             event_id=vector["id"],
             timestamp=vector["timestamp"],
             body=vector["body"].encode(),
@@ -95,9 +93,7 @@ def test_official_libraries_verify(body: bytes, rotating: bool) -> None:
         headers=(),
     )
     headers = {"webhook-id": "evt_1", "webhook-timestamp": str(now)}
-    headers |= sign(
-        credentials=own, choice=SignatureChoice(ed25519=True), event_id="evt_1", timestamp=now, body=body, now=now
-    )
+    headers |= Signer(own, SignatureChoice(ed25519=True)).sign(event_id="evt_1", timestamp=now, body=body, now=now)
     for key in (secret, previous) if rotating else (secret,):
         standardwebhooks.Webhook(key).verify(body, headers)
         svix.webhooks.Webhook(key).verify(body, headers)
@@ -124,9 +120,7 @@ def test_an_ed25519_key_is_seed_and_public_key() -> None:
     own = Credentials(
         secret=generate_secret(), previous_secret=None, previous_expires_at=None, ed25519_secret=private, headers=()
     )
-    headers = dict(
-        sign(credentials=own, choice=SignatureChoice(ed25519=True), event_id="e", timestamp=1, body=b"{}", now=1)
-    )
+    headers = dict(Signer(own, SignatureChoice(ed25519=True)).sign(event_id="e", timestamp=1, body=b"{}", now=1))
     token = headers["webhook-signature"].split(" ")[-1]
     assert token.startswith("v1a,")
     Ed25519PublicKey.from_public_bytes(public).verify(base64.b64decode(token.removeprefix("v1a,")), b"e.1.{}")

@@ -17,6 +17,7 @@ from webhookd.admin.schemas import (
 from webhookd.admin.views import MOST_ROWS, iso_or_none
 from webhookd.clock import iso, parse_iso
 from webhookd.delivery.requests import compose
+from webhookd.delivery.signing import Signer
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints
 
@@ -70,8 +71,8 @@ async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
         credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
         headers = dict(
             compose(
-                endpoint=endpoint,
-                credentials=credentials,
+                signer=Signer(credentials, endpoint.signature),
+                custom=credentials.headers,
                 message=detail.message,
                 delivery_id=row.id,
                 number=max(row.attempts, 1),

@@ -1,14 +1,16 @@
 """The request of one attempt: its headers, in the order the wire contract lists them."""
 
-from webhookd.delivery.signing import sign
-from webhookd.models import Credentials, Endpoint, Message
+from collections.abc import Iterable
+
+from webhookd.delivery.signing import Signer
+from webhookd.models import Message
 from webhookd.version import USER_AGENT
 
 
 def compose(
     *,
-    endpoint: Endpoint,
-    credentials: Credentials,
+    signer: Signer,
+    custom: Iterable[tuple[str, str]],
     message: Message,
     delivery_id: str,
     number: int,
@@ -17,20 +19,15 @@ def compose(
 ) -> list[tuple[str, str]]:
     """Return the headers of attempt `number` (1-based) that starts `at`, signed afresh; `host` and length come later.
 
-    `sequence` is None for a request that has no place in the endpoint's line.
+    `custom` are the webhook's own headers. `sequence` is None for a request that has no place in the endpoint's line.
     """
     timestamp = int(at)
-    headers = [("content-type", "application/json"), ("user-agent", USER_AGENT), ("webhook-id", message.event_id)]
-    headers.append(("webhook-timestamp", str(timestamp)))
-    headers += sign(
-        credentials=credentials,
-        choice=endpoint.signature,
-        event_id=message.event_id,
-        timestamp=timestamp,
-        body=message.body,
-        now=at,
-    )
-    headers += [
+    headers = [
+        ("content-type", "application/json"),
+        ("user-agent", USER_AGENT),
+        ("webhook-id", message.event_id),
+        ("webhook-timestamp", str(timestamp)),
+        *signer.sign(event_id=message.event_id, timestamp=timestamp, body=message.body, now=at),
         ("x-webhook-event", message.type),
         ("x-webhook-delivery", delivery_id),
         ("x-webhook-attempt", str(number)),
@@ -39,5 +36,5 @@ def compose(
         headers.append(("x-webhook-sequence", str(sequence)))
     if message.traceparent is not None:
         headers.append(("traceparent", message.traceparent))
-    headers += credentials.headers
+    headers += custom
     return headers

@@ -7,9 +7,10 @@ pull in the server: whoever verifies imports this module too.
 
 import base64
 import binascii
-import hmac
 import os
+from binascii import b2a_base64
 from collections.abc import Callable
+from hmac import digest
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -65,49 +66,54 @@ def ed25519_public(private_key: str) -> str:
     return PUBLIC_KEY_PREFIX + base64.b64encode(_private_bytes(private_key)[32:]).decode()
 
 
-def sign(
-    *,
-    credentials: Credentials,
-    choice: SignatureChoice,
-    event_id: str,
-    timestamp: int,
-    body: bytes,
-    now: float,
-) -> list[tuple[str, str]]:
-    """Return the signature headers of one attempt.
+class Signer:
+    """Signs the attempts of one endpoint; its keys are decoded once, not for each."""
 
-    `timestamp` is in epoch seconds, `now` decides whether the secret before still signs. The current secret comes first
-    and a v1a token last: verifiers read the tokens in order, and some stop at the first they don't know.
-    """
-    secrets = [credentials.secret]
-    expires_at = credentials.previous_expires_at
-    if credentials.previous_secret is not None and expires_at is not None and now < expires_at:
-        secrets.append(credentials.previous_secret)
-    content = f"{event_id}.{timestamp}.".encode() + body
-    tokens = [
-        "v1," + base64.b64encode(hmac.digest(secret_key(secret), content, "sha256")).decode() for secret in secrets
-    ]
-    if choice.ed25519 and credentials.ed25519_secret is not None:
-        key = Ed25519PrivateKey.from_private_bytes(_private_bytes(credentials.ed25519_secret)[:32])
-        tokens.append("v1a," + base64.b64encode(key.sign(content)).decode())
-    headers = [("webhook-signature", " ".join(tokens))]
-    match choice.form:
-        case SignatureForm.TIMESTAMPED:
-            signed = f"{timestamp}.".encode() + body
-            digests = ",".join(f"v1={_hex(secret, signed)}" for secret in secrets)
-            headers.append(("x-webhook-signature", f"t={timestamp},{digests}"))
-        case SignatureForm.HEX:
-            # A single value can't carry two: receivers change over when the overlap ends.
-            headers.append(("x-webhook-signature", _hex(secrets[-1], body)))
-        case SignatureForm.SHA256_HEX:
-            headers.append(("x-webhook-signature", f"sha256={_hex(secrets[-1], body)}"))
-        case SignatureForm.OFF:
-            pass
-    return headers
+    def __init__(self, credentials: Credentials, choice: SignatureChoice) -> None:
+        self._form = choice.form
+        self._keys = [_keys(credentials.secret)]
+        self._previous_expires_at = credentials.previous_expires_at
+        if credentials.previous_secret is not None and self._previous_expires_at is not None:
+            self._keys.append(_keys(credentials.previous_secret))
+        self._ed25519: Ed25519PrivateKey | None = None
+        if choice.ed25519 and credentials.ed25519_secret is not None:
+            seed = _private_bytes(credentials.ed25519_secret)[:32]
+            self._ed25519 = Ed25519PrivateKey.from_private_bytes(seed)
+
+    def sign(self, *, event_id: str, timestamp: int, body: bytes, now: float) -> list[tuple[str, str]]:
+        """Return the signature headers of one attempt.
+
+        `timestamp` is in epoch seconds, `now` decides whether the secret before still signs. The current secret comes
+        first and a v1a token last: verifiers read the tokens in order, and some stop at the first they don't know.
+        """
+        keys = self._keys
+        if self._previous_expires_at is not None and now >= self._previous_expires_at:
+            keys = keys[:1]
+        content = f"{event_id}.{timestamp}.".encode() + body
+        tokens = " ".join(
+            ["v1," + b2a_base64(digest(key, content, "sha256"), newline=False).decode() for key, _ in keys]
+        )
+        if self._ed25519 is not None:
+            tokens += " v1a," + base64.b64encode(self._ed25519.sign(content)).decode()
+        headers = [("webhook-signature", tokens)]
+        match self._form:
+            case SignatureForm.TIMESTAMPED:
+                signed = f"{timestamp}.".encode() + body
+                digests = ",".join([f"v1={digest(whole, signed, 'sha256').hex()}" for _, whole in keys])
+                headers.append(("x-webhook-signature", f"t={timestamp},{digests}"))
+            case SignatureForm.HEX:
+                # A single value can't carry two: receivers change over when the overlap ends.
+                headers.append(("x-webhook-signature", digest(keys[-1][1], body, "sha256").hex()))
+            case SignatureForm.SHA256_HEX:
+                headers.append(("x-webhook-signature", "sha256=" + digest(keys[-1][1], body, "sha256").hex()))
+            case SignatureForm.OFF:
+                pass
+        return headers
 
 
-def _hex(secret: str, content: bytes) -> str:
-    return hmac.digest(secret.encode(), content, "sha256").hex()
+def _keys(secret: str) -> tuple[bytes, bytes]:
+    """Return the keys of Standard Webhooks and of Stripe's form: the decoded bytes, and the whole string."""
+    return secret_key(secret), secret.encode()
 
 
 def _private_bytes(private_key: str) -> bytes:

@@ -5,24 +5,26 @@ while they are idle. One that the receiver closed meanwhile shows only when it i
 before a byte of an answer is sent once more on a fresh one, as part of the same exchange.
 """
 
-import os
-import select
 import ssl
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
+from math import inf
 
 import httpx
 import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy, Resolver, Target
+from webhookd.delivery.streams import Stream, dial
 from webhookd.delivery.wire import ResponseReader, WireError
 from webhookd.models import DeliveryError
 
 IDLE_SECONDS = 30.0
 MAX_IDLE = 1024
 MAX_IDLE_AN_ENDPOINT = 32
+MAX_SESSIONS = 1024
+SESSION_SECONDS = 3600.0
 
 _CHUNK_BYTES = 16 * 1024
 _ENDPOINT = "webhookd.endpoint"
@@ -59,24 +61,16 @@ class Exchanged:
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    origin: tuple[str, str, int]
+    """A stream to where a URL of an endpoint points; `head` is how each request over it begins."""
+
     endpoint_id: str
-    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
-    socket: trio.socket.SocketType
+    url: str
+    target: Target
+    stream: Stream
     remote_address: str
+    head: str
     is_reused: bool = False
-    idle_since: float = field(default=0.0)
-
-    def close(self) -> None:
-        """Close at once; a TLS goodbye could block."""
-        self.socket.close()
-
-    @property
-    def was_closed(self) -> bool:
-        """Whether something came while it was idle: the end, or bytes that nobody asked for."""
-        poll = select.poll()
-        poll.register(self.socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+    idle_since: float = 0.0
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
@@ -99,6 +93,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: OrderedDict[_Connection, None] = OrderedDict()  # the one that is idle the longest first
         self._idle_of: dict[str, list[_Connection]] = {}
+        self._sessions = _Sessions()
 
     @property
     def idle_connections(self) -> int:
@@ -112,20 +107,15 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
         There is no deadline but the one for connecting: set one around it.
         """
-        try:
-            target = self._policy.parse(url)
-        except BlockedError as error:
-            raise TransportError(DeliveryError.BLOCKED, str(error)) from error
-        request = _encode(target, headers, body)
-        connection = self._take(endpoint_id, target)
+        connection = self._take(endpoint_id, url)
         if connection is not None:
             try:
-                return await self._use(connection, request, progress)
+                return await self._use(connection, headers, body, progress)
             except _ClosedWhileIdleError:
                 # Most likely the request never got there; and receivers know a repeated one by its id.
                 progress.doing = "connecting again"
-        connection = await self._connect(endpoint_id, target, progress)
-        return await self._use(connection, request, progress)
+        connection = await self._connect(endpoint_id, url, progress)
+        return await self._use(connection, headers, body, progress)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send httpx's request, a POST with a known body; its connections go by `extensions["webhookd.endpoint"]`."""
@@ -143,7 +133,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         """Close the idle connections of an endpoint."""
         for connection in self._idle_of.pop(endpoint_id, []):
             del self._idle[connection]
-            connection.close()
+            connection.stream.close()
         await trio.lowlevel.checkpoint()
 
     def close_idle(self, before: float) -> None:
@@ -153,22 +143,19 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every idle connection."""
-        self.close_idle(float("inf"))
+        self.close_idle(inf)
         await trio.lowlevel.checkpoint()
 
-    async def _use(self, connection: _Connection, request: bytes, progress: Progress) -> Exchanged:
+    async def _use(self, connection: _Connection, headers: Headers, body: bytes, progress: Progress) -> Exchanged:
         progress.remote_address = connection.remote_address
         progress.doing = "waiting for the answer"
         reader = ResponseReader()
         try:
-            await self._speak(connection, request, reader)
+            await self._speak(connection, _encode(connection.head, headers, body), reader)
         except BaseException:
-            connection.close()
+            connection.stream.close()
             raise
-        if reader.is_reusable:
-            self._keep(connection)
-        else:
-            connection.close()
+        self._keep(connection, is_reusable=reader.is_reusable)
         return Exchanged(
             status=reader.status,
             headers=tuple(reader.headers),
@@ -178,44 +165,56 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def _speak(self, connection: _Connection, request: bytes, reader: ResponseReader) -> None:
         stream = connection.stream
-        broken: trio.BrokenResourceError | None = None
+        broken: list[OSError] = []
         try:
             await stream.send_all(request)
-        except trio.BrokenResourceError as error:
-            broken = error  # it may have answered before it closed
+        except OSError as error:
+            broken.append(error)  # it may have answered before it closed
         try:
             while not reader.is_complete:
-                data = await stream.receive_some(min(reader.room, _CHUNK_BYTES))
-                if not data:
-                    if connection.is_reused and not reader.has_bytes:
-                        raise _ClosedWhileIdleError
-                    reader.end()
+                if data := await stream.receive(min(reader.room, _CHUNK_BYTES)):
+                    reader.feed(data)
+                elif connection.is_reused and not reader.has_bytes:
+                    raise _ClosedWhileIdleError
                 else:
-                    reader.feed(bytes(data))
-        except trio.BrokenResourceError as error:
+                    reader.end()
+        except OSError as error:
             if connection.is_reused and not reader.has_bytes:
                 raise _ClosedWhileIdleError from error
-            raise TransportError(DeliveryError.PROTOCOL, f"the connection broke: {_reason(broken or error)}") from error
+            raise TransportError(
+                DeliveryError.PROTOCOL, f"the connection broke: {_reason((*broken, error)[0])}"
+            ) from error
         except WireError as error:
             raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
 
-    async def _connect(self, endpoint_id: str, target: Target, progress: Progress) -> _Connection:
-        progress.remote_address = None
+    async def _connect(self, endpoint_id: str, url: str, progress: Progress) -> _Connection:
+        try:
+            target = self._policy.parse(url)
+        except BlockedError as error:
+            raise TransportError(DeliveryError.BLOCKED, str(error)) from error
         with trio.move_on_after(self._connect_timeout_seconds):
             addresses = await self._resolve(target, progress)
             progress.doing = "connecting"
             stream = await self._dial(target, addresses, progress)
             try:
-                connection = await self._secure(endpoint_id, target, stream, progress)
+                await self._secure(target, stream, progress)
             except BaseException:
-                stream.socket.close()
+                stream.close()
                 raise
-            return connection
+            return _Connection(
+                endpoint_id=endpoint_id,
+                url=url,
+                target=target,
+                stream=stream,
+                remote_address=progress.remote_address or "",
+                head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
+            )
         raise TransportError(
             DeliveryError.TIMEOUT, f"{progress.doing} took longer than {self._connect_timeout_seconds:g} s"
         )
 
     async def _resolve(self, target: Target, progress: Progress) -> list[str]:
+        progress.remote_address = None
         if target.address is not None:
             return [str(target.address)]
         progress.doing = "resolving the name"
@@ -229,66 +228,57 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
 
-    async def _dial(self, target: Target, addresses: list[str], progress: Progress) -> trio.SocketStream:
+    async def _dial(self, target: Target, addresses: list[str], progress: Progress) -> Stream:
         failure: Exception = OSError("the name has no address")
         for tried, address in enumerate(addresses):
             progress.remote_address = f"[{address}]:{target.port}" if ":" in address else f"{address}:{target.port}"
-            family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
-            dialed = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-            try:
-                # One address that swallows everything must leave time for the others.
-                left = self._connect_timeout_seconds / (len(addresses) - tried)
-                with trio.move_on_after(left if tried + 1 < len(addresses) else float("inf")) as patience:
-                    await dialed.connect((address, target.port))
-                    self._policy.check_address(ip_address(dialed.getpeername()[0].partition("%")[0]))
-                    return trio.SocketStream(dialed)
-                if patience.cancelled_caught:
-                    failure = TimeoutError("no answer")
-            except OSError as error:
-                failure = error
-            except BlockedError as error:
-                dialed.close()
-                raise TransportError(DeliveryError.BLOCKED, str(error)) from error
-            except BaseException:
-                dialed.close()
-                raise
-            dialed.close()
-        # trio's text repeats the address.
-        reason = os.strerror(failure.errno) if isinstance(failure, OSError) and failure.errno else str(failure)
-        raise TransportError(DeliveryError.CONNECT, f"can't connect to {progress.remote_address}: {reason}")
+            # One address that swallows everything must leave time for the others.
+            left = self._connect_timeout_seconds / (len(addresses) - tried)
+            with trio.move_on_after(left if tried + 1 < len(addresses) else inf) as patience:
+                try:
+                    stream = await dial(address, target.port)
+                except OSError as error:
+                    failure = error
+                    continue
+                try:
+                    self._policy.check_address(ip_address(stream.peer))
+                except BlockedError as error:
+                    stream.close()
+                    raise TransportError(DeliveryError.BLOCKED, str(error)) from error
+                return stream
+            if patience.cancelled_caught:
+                failure = TimeoutError("no answer")
+        raise TransportError(DeliveryError.CONNECT, f"can't connect to {progress.remote_address}: {_reason(failure)}")
 
-    async def _secure(
-        self, endpoint_id: str, target: Target, stream: trio.SocketStream, progress: Progress
-    ) -> _Connection:
-        origin = (target.scheme, target.host, target.port)
-        remote_address = progress.remote_address or ""
+    async def _secure(self, target: Target, stream: Stream, progress: Progress) -> None:
         if target.scheme == "http":
-            return _Connection(origin, endpoint_id, stream, stream.socket, remote_address)
+            return
         progress.doing = "the TLS handshake"
-        secured = trio.SSLStream(stream, self._ssl_context, server_hostname=target.host, https_compatible=True)
         try:
-            await secured.do_handshake()
-        except (trio.BrokenResourceError, ssl.SSLError, ValueError) as error:
+            await stream.secure(self._ssl_context, target.host, self._sessions.get((target.host, target.port)))
+        except (OSError, ValueError) as error:
             raise TransportError(DeliveryError.TLS, f"the TLS handshake failed: {_reason(error)}") from error
-        return _Connection(origin, endpoint_id, secured, stream.socket, remote_address)
 
-    def _take(self, endpoint_id: str, target: Target) -> _Connection | None:
-        """Return an idle connection to the target; those that can't be used any more are closed on the way."""
-        origin = (target.scheme, target.host, target.port)
+    def _take(self, endpoint_id: str, url: str) -> _Connection | None:
+        """Return an idle connection to the URL's target; those that can't be used any more are closed on the way."""
         own = self._idle_of.get(endpoint_id)
         while own:
             connection = own.pop()
             del self._idle[connection]
-            if connection.origin == origin and not connection.was_closed:
+            # What is readable is its end, or bytes that nobody asked for.
+            if connection.url == url and not connection.stream.is_readable:
                 connection.is_reused = True
                 return connection
-            connection.close()
+            connection.stream.close()
         return None
 
-    def _keep(self, connection: _Connection) -> None:
+    def _keep(self, connection: _Connection, *, is_reusable: bool) -> None:
+        if not connection.is_reused and (session := connection.stream.session) is not None:
+            server = (connection.target.host, connection.target.port)
+            self._sessions.put(server, session, was_resumed=connection.stream.was_resumed)
         own = self._idle_of.setdefault(connection.endpoint_id, [])
-        if len(own) >= MAX_IDLE_AN_ENDPOINT:
-            connection.close()
+        if not is_reusable or len(own) >= MAX_IDLE_AN_ENDPOINT:
+            connection.stream.close()
             return
         connection.idle_since = trio.current_time()
         own.append(connection)
@@ -302,24 +292,43 @@ class DirectTransport(httpx.AsyncBaseTransport):
         own.remove(connection)
         if not own:
             del self._idle_of[connection.endpoint_id]
-        connection.close()
+        connection.stream.close()
 
 
 class _ClosedWhileIdleError(Exception):
     """A reused connection ended before a byte of an answer."""
 
 
-def _encode(target: Target, headers: Headers, body: bytes) -> bytes:
-    lines = [f"POST {target.raw} HTTP/1.1", f"host: {target.authority}"]
-    lines += [f"{name}: {value}" for name, value in headers]
-    lines.append(f"content-length: {len(body)}\r\n\r\n")
-    return "\r\n".join(lines).encode("ascii") + body
+class _Sessions:
+    """The TLS sessions last made, by host and port: whoever resumes one skips the certificates and a key exchange.
+
+    A session is forgotten after an hour, so that a certificate is looked at again.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int], tuple[float, ssl.SSLSession]] = OrderedDict()
+
+    def get(self, server: tuple[str, int]) -> ssl.SSLSession | None:
+        """Return the session of a server, if there is one that isn't too old."""
+        made_at, session = self._kept.get(server, (-inf, None))
+        return session if trio.current_time() - made_at < SESSION_SECONDS else None
+
+    def put(self, server: tuple[str, int], session: ssl.SSLSession, *, was_resumed: bool) -> None:
+        """Keep a session; one that goes on from another has that one's age."""
+        kept = self._kept.pop(server, None)
+        made_at = kept[0] if kept is not None and was_resumed else trio.current_time()
+        self._kept[server] = (made_at, session)
+        if len(self._kept) > MAX_SESSIONS:
+            self._kept.popitem(last=False)
+
+
+def _encode(head: str, headers: Headers, body: bytes) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    return f"{head}{lines}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
 
 
 def _reason(error: BaseException) -> str:
-    """Return what the deepest cause says; trio wraps OpenSSL's and the kernel's reasons."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    """Return what OpenSSL or the kernel says."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return error.verify_message
     if isinstance(error, ssl.SSLError):

@@ -11,6 +11,7 @@ import httptools
 MAX_RESPONSE_BYTES = 64 * 1024
 KEPT_BODY_BYTES = 4 * 1024
 
+_LENGTHS = frozenset({"content-length", "transfer-encoding"})
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
@@ -34,7 +35,6 @@ class ResponseReader:
         self.room = MAX_RESPONSE_BYTES
         self._has_head = False
         self._is_interim = False
-        self._has_length = False
         self._parser = httptools.HttpResponseParser(self)
 
     @property
@@ -67,7 +67,7 @@ class ResponseReader:
         if not self._has_head:
             where = "in the middle of its head" if self.has_bytes else "without a byte of an answer"
             raise WireError(f"the receiver closed the connection {where}")
-        if self._has_length:
+        if any(name.lower() in _LENGTHS for name, _ in self.headers):
             raise WireError("the receiver closed the connection in the middle of the body it announced")
         self.is_complete = True
 
@@ -87,10 +87,13 @@ class ResponseReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header of the response."""
         if not self.is_complete:
-            self.headers.append((name.decode("latin-1"), _UNPRINTABLE.sub("?", value.decode("latin-1"))))
+            text = value.decode("latin-1")
+            if not (text.isascii() and text.isprintable()):
+                text = _UNPRINTABLE.sub("?", text)
+            self.headers.append((name.decode("latin-1"), text))
 
     def on_headers_complete(self) -> None:
-        """Learn the status, and how the end of the body will be known."""
+        """Learn the status."""
         if self.is_complete:
             return
         status = self._parser.get_status_code()
@@ -100,8 +103,6 @@ class ResponseReader:
             return
         self.status = status
         self._has_head = True
-        names = {name.lower() for name, _ in self.headers}
-        self._has_length = "content-length" in names or "transfer-encoding" in names
 
     def on_body(self, data: bytes) -> None:
         """Keep the beginning of the body."""

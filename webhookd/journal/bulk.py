@@ -54,7 +54,7 @@ class BulkUpdate:
 
     def __init__(self, table: str, key: str, columns: Sequence[str], condition: str | None = None) -> None:
         changes = ", ".join(f'"{name}" = new.column{number}' for number, name in enumerate(columns, 2))
-        self._head = f'UPDATE "{table}" SET {changes} FROM (VALUES '
+        self._head = f'UPDATE "{table}" SET {changes} FROM (VALUES '  # noqa: S608 - of names in the code alone
         self._row = f"({', '.join('?' * (len(columns) + 1))})"
         self._tail = f') AS new WHERE "{key}" = new.column1' + (f" AND {condition}" if condition else "")
 

@@ -7,7 +7,7 @@ kinds make their blocking calls through a `Runner`. This facade is also the seam
 that it is SQLite.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -194,11 +194,11 @@ class Journal:
         """Return a window of an endpoint's queue, as of a moment after this call."""
         return await self._windows.ask(request)
 
-    async def message(self, event_pk: int, upcoming: Sequence[int] = ()) -> Message:
+    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
         """Return what is sent of an event; what is sent of `upcoming` ones is brought along where it has to be read."""
         message = self._messages.get(event_pk)
         if message is None:
-            ahead = (pk for pk in upcoming if pk not in self._messages)
+            ahead = (pk for pk in upcoming() if pk not in self._messages)
             found = await self._bodies.ask((event_pk, *ahead))
             message = found[event_pk]
             for pk, one in found.items():
