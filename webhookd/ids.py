@@ -7,12 +7,11 @@ import os
 import re
 from collections.abc import Callable
 from enum import StrEnum
-from threading import Lock
 
 from ulid import ULID
 
 _RANDOM_CHARACTERS = 16  # of a ULID, 80 bits
-_STOCK_BYTES = 256 * _RANDOM_CHARACTERS
+_STOCK = 256
 # Any byte to the character of its last five bits: Crockford's alphabet, eight times over.
 _CROCKFORD = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ" * 8
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
@@ -37,23 +36,27 @@ class IdFactory:
     def __init__(self, now: Callable[[], float], random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._now = now
         self._random_bytes = random_bytes
-        self._stock = ""
-        self._cutting = Lock()
+        self._stock: list[str] = []
         self._stamp = (-1, "")
 
     def new(self, prefix: Prefix) -> str:
-        """Return a new id such as `evt_01JH…`."""
-        # A call to the kernel for each would cost more than the rest. The loop and the writer's thread both come here.
-        with self._cutting:
-            if not self._stock:
-                self._stock = self._random_bytes(_STOCK_BYTES).translate(_CROCKFORD).decode()
-            random, self._stock = self._stock[:_RANDOM_CHARACTERS], self._stock[_RANDOM_CHARACTERS:]
+        """Return a new id such as `evt_01JH…`; safe to call from any thread."""
+        try:
+            random = self._stock.pop()
+        except IndexError:
+            # A call to the kernel for each would cost more than the rest.
+            self._stock += self._cut()
+            random = self._stock.pop()
         milliseconds = int(self._now() * 1000)
         made_at, time = self._stamp
         if made_at != milliseconds:
             time = str(ULID(milliseconds.to_bytes(6, "big") + bytes(10)))[:-_RANDOM_CHARACTERS]
             self._stamp = (milliseconds, time)
         return f"{prefix}_{time}{random}"
+
+    def _cut(self) -> list[str]:
+        text = self._random_bytes(_STOCK * _RANDOM_CHARACTERS).translate(_CROCKFORD).decode()
+        return [text[start : start + _RANDOM_CHARACTERS] for start in range(0, len(text), _RANDOM_CHARACTERS)]
 
 
 def is_id(prefix: Prefix, text: str) -> bool:

@@ -167,8 +167,8 @@ RateBurst = Annotated[int, Meta(ge=1, le=10_000)]
 Concurrency = Annotated[int, Meta(ge=1, le=256)]
 
 
-class _Data(Struct, frozen=True, kw_only=True):
-    """Base of the plain data below."""
+class _Data(Struct, frozen=True, kw_only=True, gc=False):
+    """Base of the plain data below, which can hold no cycle: the collector needn't look at it."""
 
 
 class _Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):

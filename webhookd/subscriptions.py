@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from webhookd.models import OPERATIONAL_EVENTS, DeliveryStatus, Endpoint, Policy, Target, WhenInactive
 
+MOST_REMEMBERED = 1000
+
 
 class Subscriptions:
     """The endpoints by organization and pattern; every change is one synchronous step."""
@@ -14,6 +16,7 @@ class Subscriptions:
     def __init__(self) -> None:
         self._by_pattern: dict[tuple[str | None, str], dict[int, Target]] = {}
         self._patterns: dict[int, list[tuple[str | None, str]]] = {}
+        self._found: dict[tuple[str, str | None], tuple[Target, ...]] = {}
 
     def put(self, endpoint: Endpoint, policy: Policy) -> None:
         """Add an endpoint, or take over what changed of it."""
@@ -31,6 +34,7 @@ class Subscriptions:
 
     def remove(self, endpoint_pk: int) -> None:
         """Forget an endpoint; one that isn't known is no error."""
+        self._found.clear()
         for place in self._patterns.pop(endpoint_pk, ()):
             subscribers = self._by_pattern.get(place, {})
             subscribers.pop(endpoint_pk, None)
@@ -39,6 +43,15 @@ class Subscriptions:
 
     def targets(self, event_type: str, organization_id: str | None) -> tuple[Target, ...]:
         """Return whom an event goes to: its organization's endpoints and those with none, each once."""
+        asked = (event_type, organization_id)
+        targets = self._found.get(asked)
+        if targets is None:
+            if len(self._found) >= MOST_REMEMBERED:
+                self._found.clear()
+            targets = self._found[asked] = self._find(event_type, organization_id)
+        return targets
+
+    def _find(self, event_type: str, organization_id: str | None) -> tuple[Target, ...]:
         found: dict[int, Target] = {}
         owners = (None,) if organization_id is None else (None, organization_id)
         for pattern in _patterns_for(event_type):

@@ -10,7 +10,6 @@ from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
 from webhookd.journal import Journal, deliveries, endpoints, events, schema, windows
 from webhookd.journal.retention import give_back_pages, prune
-from webhookd.journal.rows import WindowRequest
 from webhookd.models import Ordering
 
 TABLES = [
@@ -65,22 +64,21 @@ async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -
     return await journal.read(explain)
 
 
-@pytest.mark.parametrize("ordering", list(Ordering))
-async def test_a_window_reads_by_index_and_sorts_nothing(path: Path, ordering: Ordering) -> None:
-    """However long the queue or the history, a window costs its own rows."""
+async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
+    """However long the queue or the history, a window and the bodies that go with it cost their own rows."""
+    values = {"endpoint_pk": 1, "now": CLOCK.now(), "limit": 100, "blocked_keys": '["a"]', "event_pks": "[1]"}
+
+    def explain(database: Database) -> list[str]:
+        connection: Connection = database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
+        return [
+            str(row[3])
+            for sql in (*windows.statements(), events.MESSAGES)
+            for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)
+        ]
+
     async with running(path) as journal:
-        endpoint = await add_endpoint(journal)
-        await publish(journal, event("e"), endpoint).wait()
-        request = WindowRequest(
-            endpoint_pk=endpoint.pk,
-            ordering=ordering,
-            limit=100,
-            now=CLOCK.now(),
-            blocked_keys=frozenset({"a"}),
-            in_flight=frozenset(),
-        )
-        found = await plans(journal, windows.read, request)
-        assert found
+        found = await journal.read(explain)
+        assert len(found) > len(windows.statements())
         assert not wasteful(found), found
 
 

@@ -5,21 +5,24 @@ busy loop that costs several times what the row does; a statement over a block o
 powers of two, so that a few statements, which the connection keeps prepared, serve every number of rows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from peewee import Model, Query
 
 MOST_ROWS = 128
 
 
+Row = tuple[Any, ...]
+
+
 class Connection(Protocol):
     """What is needed of SQLite's connection."""
 
-    def execute(self, sql: str, parameters: Sequence[object] = ()) -> Iterator[tuple[object, ...]]:
-        """Run a statement."""
+    def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Iterable[Row]:
+        """Run a statement; its parameters go by place or by name."""
         ...
 
     def changes(self) -> int:

@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
-from peewee import Database, Query
+import msgspec
+from peewee import SQL, Database, Query
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
+from webhookd.journal.bulk import Connection, sql_of
 from webhookd.journal.rows import EventRow, Page, row_of
 from webhookd.journal.schema import EventTable
 from webhookd.models import Message
@@ -16,6 +18,9 @@ _COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
 _MESSAGE_COLUMNS = [
     getattr(EventTable, name) for name in ("pk", "id", "type", "organization_id", "traceparent", "body")
 ]
+MESSAGES = sql_of(
+    EventTable.select(*_MESSAGE_COLUMNS).where(EventTable.pk.in_(SQL("(SELECT value FROM json_each(:event_pks))")))
+)
 
 
 def page(
@@ -50,17 +55,11 @@ def message(database: Database, event_pk: int) -> Message:
 
 def messages(database: Database, event_pks: Collection[int], max_bytes: int | None = None) -> dict[int, Message]:
     """Return what attempts send of events, by row number, up to `max_bytes` of bodies."""
-    query = EventTable.select(
-        EventTable.pk,
-        EventTable.id,
-        EventTable.type,
-        EventTable.organization_id,
-        EventTable.traceparent,
-        EventTable.body,
-    ).where(EventTable.pk.in_(sorted(event_pks)))
     found: dict[int, Message] = {}
     left = max_bytes
-    for pk, event_id, event_type, organization_id, traceparent, body in query.tuples().execute(database):
+    connection: Connection = database.connection()
+    asked = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
+    for pk, event_id, event_type, organization_id, traceparent, body in connection.execute(MESSAGES, asked):
         if left is not None:
             left -= len(body)
             if left < 0:
@@ -70,7 +69,7 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
             type=event_type,
             organization_id=organization_id,
             traceparent=traceparent,
-            body=bytes(body),
+            body=body,
         )
     return found
 

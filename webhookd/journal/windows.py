@@ -1,23 +1,68 @@
 """An actor's window onto its endpoint's queue: ids and times of what may go next, never a body.
 
 Each read walks a partial index from its beginning, so its cost doesn't depend on how much has ended; the predicates are
-literals because SQLite matches a partial index by them.
+literals because SQLite matches a partial index by them. peewee makes each statement once, since making it takes longer
+than running it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 
-from peewee import SQL, Database, Query, fn
+import msgspec
+from peewee import SQL, Database, Expression, fn
 
-from webhookd.journal.rows import Window, WindowRequest, row_of
+from webhookd.journal.bulk import Connection, Row, sql_of
+from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.schema import DeliveryTable, EndpointStateTable
-from webhookd.models import Ordering, QueuedDelivery
+from webhookd.models import DeliveryStatus, Ordering, QueuedDelivery, Trigger
 
 EXPIRED_A_READ = 500
 
-_COLUMNS = [getattr(DeliveryTable, name) for name in QueuedDelivery.__struct_fields__]
-_PENDING = SQL("status = 'pending'")
-_PARKED = SQL("status = 'parked'")
-_TO_BE_SENT = SQL("status IN ('pending', 'parked')")
+_STATUSES = {status.value: status for status in DeliveryStatus}
+_TRIGGERS = {trigger.value: trigger for trigger in Trigger}
+_NOW = SQL(":now")
+_OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
+_PENDING = _OWN & SQL("status = 'pending'")
+_PARKED = _OWN & SQL("status = 'parked'")
+_TO_BE_SENT = _OWN & SQL("status IN ('pending', 'parked')")
+
+
+def _deliveries(chosen: Expression, *order: object) -> str:
+    columns = [getattr(DeliveryTable, name) for name in QueuedDelivery.__struct_fields__]
+    return sql_of(DeliveryTable.select(*columns).where(chosen).order_by(*order)) + " LIMIT :limit"
+
+
+def _earliest_of(column: object, chosen: Expression) -> str:
+    return sql_of(DeliveryTable.select(fn.MIN(column)).where(chosen))
+
+
+def _lines() -> dict[Ordering, str]:
+    alive = _PENDING & (DeliveryTable.expires_at > _NOW)
+    is_due = DeliveryTable.next_attempt_at <= _NOW
+    blocked = SQL("(SELECT value FROM json_each(:blocked_keys))")
+    no_key = DeliveryTable.ordering_key.is_null()
+    return {
+        Ordering.STRICT: _deliveries(alive, DeliveryTable.sequence),
+        Ordering.KEY: _deliveries(
+            alive & ((no_key & is_due) | (~no_key & DeliveryTable.ordering_key.not_in(blocked))), DeliveryTable.sequence
+        ),
+        Ordering.NONE: _deliveries(alive & is_due, DeliveryTable.next_attempt_at, DeliveryTable.sequence),
+    }
+
+
+_LINES = _lines()
+_DUE_PARKED = _deliveries(
+    _PARKED & (DeliveryTable.expires_at > _NOW) & (DeliveryTable.next_attempt_at <= _NOW),
+    DeliveryTable.next_attempt_at,
+)
+_EXPIRED = _deliveries(_TO_BE_SENT & (DeliveryTable.expires_at <= _NOW), DeliveryTable.expires_at)
+_LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & (DeliveryTable.next_attempt_at > _NOW))
+_LATER_PENDING = _earliest_of(DeliveryTable.next_attempt_at, _PENDING & (DeliveryTable.next_attempt_at > _NOW))
+_NEXT_EXPIRY = _earliest_of(DeliveryTable.expires_at, _TO_BE_SENT & (DeliveryTable.expires_at > _NOW))
+_LAST_SEQUENCE = sql_of(
+    EndpointStateTable.select(EndpointStateTable.last_sequence).where(
+        EndpointStateTable.endpoint_pk == SQL(":endpoint_pk")
+    )
+)
 
 
 def read(database: Database, request: WindowRequest) -> Window:
@@ -27,76 +72,66 @@ def read(database: Database, request: WindowRequest) -> Window:
     those of `blocked_keys`, and of those without a key only what is due. Without order: what is due, longest due first.
     What is in flight is left out.
     """
-    own = DeliveryTable.endpoint_pk == request.endpoint_pk
-    alive = own & (DeliveryTable.expires_at > request.now)
-    # What is in flight may be among the first, so as many more are read.
-    limit = request.limit + len(request.in_flight)
-    pending = _rows(database, _line(request).where(alive & _PENDING).limit(limit))
-    due_parked = alive & _PARKED & (DeliveryTable.next_attempt_at <= request.now)
-    parked = _rows(
-        database, DeliveryTable.select(*_COLUMNS).where(due_parked).order_by(DeliveryTable.next_attempt_at).limit(limit)
-    )
-    expired = _rows(
-        database,
-        DeliveryTable.select(*_COLUMNS)
-        .where(own & _TO_BE_SENT & (DeliveryTable.expires_at <= request.now))
-        .order_by(DeliveryTable.expires_at)
-        .limit(EXPIRED_A_READ),
-    )
-    later = [_earliest(database, own & _PARKED & (DeliveryTable.next_attempt_at > request.now))]
+    connection: Connection = database.connection()
+    in_flight = request.in_flight
+    values: dict[str, object] = {
+        "endpoint_pk": request.endpoint_pk,
+        "now": request.now,
+        # What is in flight may be among the first, so as many more are read.
+        "limit": request.limit + len(in_flight),
+    }
+    line = _LINES[request.ordering]
+    keys = {"blocked_keys": msgspec.json.encode(sorted(request.blocked_keys)).decode()}
+    pending = _rows(connection, line, values | keys if request.ordering is Ordering.KEY else values)
+    parked = _rows(connection, _DUE_PARKED, values)
+    expired = _rows(connection, _EXPIRED, values | {"limit": EXPIRED_A_READ})
+    later = [_one(connection, _LATER_PARKED, values)]
     if request.ordering is not Ordering.STRICT:
-        later.append(_earliest(database, own & _PENDING & (DeliveryTable.next_attempt_at > request.now)))
-    expiring = DeliveryTable.select(fn.MIN(DeliveryTable.expires_at)).where(
-        own & _TO_BE_SENT & (DeliveryTable.expires_at > request.now)
-    )
+        later.append(_one(connection, _LATER_PENDING, values))
     return Window(
-        line=_grounded(pending, request),
-        parked=_grounded(parked, request),
-        expired=_grounded(expired, request),
-        complete=len(pending) < limit and len(parked) < limit,
+        line=_grounded(pending, in_flight),
+        parked=_grounded(parked, in_flight),
+        expired=_grounded(expired, in_flight),
+        complete=max(len(pending), len(parked)) < request.limit + len(in_flight),
         next_attempt_at=min((at for at in later if at is not None), default=None),
-        next_expiry_at=_one(expiring, database),
-        last_sequence=_last_sequence(database, request.endpoint_pk),
+        next_expiry_at=_one(connection, _NEXT_EXPIRY, values),
+        last_sequence=int(_one(connection, _LAST_SEQUENCE, values) or 0),
     )
 
 
-def _last_sequence(database: Database, endpoint_pk: int) -> int:
-    query = EndpointStateTable.select(EndpointStateTable.last_sequence).where(
-        EndpointStateTable.endpoint_pk == endpoint_pk
+def statements() -> list[str]:
+    """Return every statement of a read, with its parameters by name."""
+    return [*_LINES.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _LAST_SEQUENCE]
+
+
+def _one(connection: Connection, sql: str, values: dict[str, object]) -> float | None:
+    return next((row[0] for row in connection.execute(sql, values)), None)
+
+
+def _rows(connection: Connection, sql: str, values: dict[str, object]) -> list[QueuedDelivery]:
+    return [_delivery(row) for row in connection.execute(sql, values)]
+
+
+def _delivery(row: Row) -> QueuedDelivery:
+    pk, id_, endpoint_pk, event_pk, ordering_key, sequence, status, trigger, *counts, due_at, created_at, ends_at = row
+    attempts, refusals, backoff_step = counts
+    return QueuedDelivery(
+        pk=pk,
+        id=id_,
+        endpoint_pk=endpoint_pk,
+        event_pk=event_pk,
+        ordering_key=ordering_key,
+        sequence=sequence,
+        status=_STATUSES[status],
+        trigger=_TRIGGERS[trigger],
+        attempts=attempts,
+        refusals=refusals,
+        backoff_step=backoff_step,
+        next_attempt_at=due_at,
+        created_at=created_at,
+        expires_at=ends_at,
     )
-    return next((sequence for (sequence,) in query.tuples().execute(database)), 0)
 
 
-def _line(request: WindowRequest) -> Query:
-    query = DeliveryTable.select(*_COLUMNS)
-    match request.ordering:
-        case Ordering.STRICT:
-            return query.order_by(DeliveryTable.sequence)
-        case Ordering.KEY:
-            is_due = DeliveryTable.ordering_key.is_null() & (DeliveryTable.next_attempt_at <= request.now)
-            is_free = DeliveryTable.ordering_key.is_null(False)
-            if request.blocked_keys:
-                is_free &= DeliveryTable.ordering_key.not_in(sorted(request.blocked_keys))
-            return query.where(is_due | is_free).order_by(DeliveryTable.sequence)
-        case Ordering.NONE:
-            return query.where(DeliveryTable.next_attempt_at <= request.now).order_by(
-                DeliveryTable.next_attempt_at, DeliveryTable.sequence
-            )
-
-
-def _earliest(database: Database, chosen: object) -> float | None:
-    query = DeliveryTable.select(fn.MIN(DeliveryTable.next_attempt_at)).where(chosen)
-    return _one(query, database)
-
-
-def _one(query: Query, database: Database) -> float | None:
-    [[at]] = query.tuples().execute(database)
-    return at  # type: ignore[no-any-return]  # a column of REAL
-
-
-def _rows(database: Database, query: Query) -> list[QueuedDelivery]:
-    return [row_of(QueuedDelivery, row) for row in query.tuples().execute(database)]
-
-
-def _grounded(found: Sequence[QueuedDelivery], request: WindowRequest) -> tuple[QueuedDelivery, ...]:
-    return tuple(delivery for delivery in found if delivery.pk not in request.in_flight)
+def _grounded(found: list[QueuedDelivery], in_flight: Collection[int]) -> tuple[QueuedDelivery, ...]:
+    return tuple([delivery for delivery in found if delivery.pk not in in_flight])

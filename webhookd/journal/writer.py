@@ -21,7 +21,7 @@ from peewee import Database
 from webhookd.errors import ErrorCode, JournalError, Rejected, WebhookdError
 from webhookd.journal.batch import Batches, full
 from webhookd.journal.database import JournalFullError, is_logic_error, translated
-from webhookd.journal.operations import Call, Operation, Publish, Record
+from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger
 
@@ -193,20 +193,18 @@ class Writer:
                 _log.error("journal.operation_failed", exc_info=operation.error)
             operation.ticket.fail(operation.error)
             return
-        match operation:
-            case Publish(result=result) if result is not None:
-                if operation.event_pk is not None:
-                    self._published(operation)
-                operation.committed(operation.queued)
-                operation.ticket.succeed(result)
-            case Call():
-                if operation.committed is not None:
-                    operation.committed(operation.result)
-                operation.ticket.succeed(operation.result)
-            case Record():
-                operation.ticket.succeed(None)
-            case _:
-                raise AssertionError("a publish without error has a result")
+        if isinstance(operation, Record):
+            operation.ticket.succeed(None)
+        elif isinstance(operation, Publish):
+            assert operation.result is not None  # noqa: S101 - there was no error
+            if operation.event_pk is not None:
+                self._published(operation)
+            operation.committed(operation.queued)
+            operation.ticket.succeed(operation.result)
+        else:
+            if operation.committed is not None:
+                operation.committed(operation.result)
+            operation.ticket.succeed(operation.result)
 
     def _fail_all(self, error: Exception) -> None:
         self._failure = error
