@@ -9,6 +9,7 @@ from peewee import Database, Model
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
 from webhookd.journal import Journal, deliveries, endpoints, events, schema, windows
+from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, prune
 from webhookd.models import Ordering
 

@@ -69,9 +69,7 @@ def after(
 ) -> EndpointState:
     """Return the endpoint's state after an answer; `resume_at` is when the back-off lets the next request leave."""
     if answer is Answer.SUCCESS:
-        return msgspec.structs.replace(
-            _closed(state, now), last_success_at=now, failing_since=None, failures_since_success=0, warned_at=None
-        )
+        return succeeded(state, now)
     failed = msgspec.structs.replace(state, last_failure_at=now, last_error=_described(error, detail))
     if answer is Answer.REFUSAL:
         return _closed(failed, now)
@@ -93,6 +91,15 @@ def after(
         case _:
             # Closed below the threshold; or open, and a request that left before the trip comes home.
             return failed
+
+
+def succeeded(state: EndpointState, now: float) -> EndpointState:
+    """Return the endpoint's state after a success, which ends an outage and all that was counted of it."""
+    if not state.is_ill and state.failing_since is None and state.warned_at is None:
+        return msgspec.structs.replace(state, last_success_at=now)
+    return msgspec.structs.replace(
+        _closed(state, now), last_success_at=now, failing_since=None, failures_since_success=0, warned_at=None
+    )
 
 
 def reopened_by_hand(state: EndpointState) -> EndpointState:

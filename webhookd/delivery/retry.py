@@ -88,6 +88,8 @@ def decide(
     found = classify(outcome)
     if found.answer is None:
         return _verdict(delivery, state, error=found.error, next_attempt_at=delivery.next_attempt_at)
+    if found.answer is Answer.SUCCESS:
+        return _succeeded(delivery, breaker.succeeded(state, now), found.disable, now)
     retry_after = retry_after_seconds(outcome, now) if found.answer is Answer.THROTTLED else None
     delay = backoff_seconds(policy, _step(delivery, state, found.answer), sample)
     resume_at = round(now + max(delay, retry_after or 0.0), 3)
@@ -103,15 +105,13 @@ def decide(
     )
     if _is_time_to_warn(endpoint, found.answer, policy, now):
         endpoint = msgspec.structs.replace(endpoint, warned_at=now)
-    if found.answer is Answer.SUCCESS:
-        status = DeliveryStatus.SUCCEEDED
-    elif found.fails_delivery or refusals >= policy.max_refusals:
+    if found.fails_delivery or refusals >= policy.max_refusals:
         status = DeliveryStatus.FAILED
     elif policy.ordering is not Ordering.NONE and refusals >= policy.park_after:
         status = DeliveryStatus.PARKED
     else:
         status = delivery.status
-    ended = status in {DeliveryStatus.SUCCEEDED, DeliveryStatus.FAILED}
+    ended = status is DeliveryStatus.FAILED
     return Verdict(
         error=found.error,
         status=status,
@@ -213,6 +213,22 @@ def _verdict(
         retry_after_seconds=None,
         endpoint=state,
         disable=None,
+    )
+
+
+def _succeeded(
+    delivery: QueuedDelivery, endpoint: EndpointState, disable: DisabledReason | None, now: float
+) -> Verdict:
+    return Verdict(
+        error=None,
+        status=DeliveryStatus.SUCCEEDED,
+        refusals=delivery.refusals,
+        backoff_step=delivery.backoff_step + 1,
+        next_attempt_at=None,
+        completed_at=now,
+        retry_after_seconds=None,
+        endpoint=endpoint,
+        disable=disable,
     )
 
 

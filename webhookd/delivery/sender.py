@@ -94,7 +94,7 @@ class Sender:
         """Make one POST request; only cancellation is raised."""
         started_at = trio.current_time()
         progress = Progress()
-        with trio.move_on_after(timeout_seconds):
+        with trio.CancelScope(deadline=started_at + timeout_seconds):
             try:
                 answer = await self._transport.exchange(endpoint_id, url, headers, body, progress)
             except TransportError as error:
