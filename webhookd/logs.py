@@ -10,6 +10,7 @@ import re
 import sys
 from typing import Protocol, TextIO
 
+import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
@@ -21,8 +22,9 @@ from webhookd.models import AttemptRecord, DeliveryStatus, Endpoint, Message
 # One literal start for all, so that the search is quick.
 _SECRET = re.compile(r"(wh(?:sec|sk|d)_)[A-Za-z0-9+/=_-]+")
 
-# Escaped to ASCII, so that a lone surrogate in a fact can't make the write fail.
-_encode = json.JSONEncoder(default=repr, separators=(",", ":")).encode
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+# Escaped to ASCII, so that a lone surrogate in a fact, or a stream of another encoding, can't make the write fail.
+_encode_to_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
 
 class Log(Protocol):
@@ -142,7 +144,11 @@ def _for_person(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
 
 
 def _to_json(facts: EventDict, **_options: object) -> str:
-    return _encode(facts)
+    try:
+        line = _encode(facts)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        return _encode_to_ascii(facts)
+    return line.decode() if line.isascii() else _encode_to_ascii(facts)
 
 
 class _LineLogger:
