@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from rich.console import Console
 from tests.bench.cases import CASES
 from tests.bench.load import Load
 from tests.bench.report import as_json, show
-from tests.bench.server import BrokenCaseError
 from webhookd.journal import SQLITE_VERSION
 from webhookd.version import VERSION
 
@@ -47,7 +47,8 @@ def main() -> int:
         case = CASES[name]
         try:
             result = case.run(load)
-        except (BrokenCaseError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a case's root: the others still run
+            traceback.print_exc()
             console.print(f"{case.name} BROKE: {error}", soft_wrap=True)
             results.append({"case": case.name, "title": case.title, "broke": str(error)})
             is_broken = True

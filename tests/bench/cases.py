@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import ingest, latency, throughput
+from tests.bench import ingest, latency, neighbours, scale, secure, throughput
 from tests.bench.load import Load
 from tests.bench.report import Result, Target
 from tests.bench.throughput import Scene
@@ -68,6 +68,30 @@ def _http(load: Load) -> Result:
     return ingest.over_http(load, lines_target=Target(bound=3000, at_least=True), posts_target=_ratio(0.8))
 
 
+def _idle(load: Load) -> Result:
+    bounds = {
+        10_000: (Target(bound=120), Target(bound=3)),
+        100_000: (Target(bound=300), Target(bound=10)),
+    }
+    return scale.idle(load, bounds)
+
+
+def _backlog(load: Load) -> Result:
+    return scale.backlog(load, memory=Target(bound=64), ready=Target(bound=3), first=Target(bound=4))
+
+
+def _history(load: Load) -> Result:
+    return scale.history(load, throughput=_ratio(0.9), listing=Target(bound=2, is_ratio=True))
+
+
+def _neighbours(load: Load) -> Result:
+    return neighbours.among_ill(load, Target(bound=1.2, is_ratio=True))
+
+
+def _tls(load: Load) -> Result:
+    return secure.against_clear_text(load, _ratio(0.8))
+
+
 CASES = {
     case.name: case
     for case in (
@@ -81,5 +105,10 @@ CASES = {
         Case("ingest-held", "events over the socket, pipelined, for one webhook that holds them", _held),
         Case("ack", "1,000 events a second over the socket in an open loop", _ack),
         Case("http", "events over HTTP: a stream of lines, and single posts over 16 connections", _http),
+        Case("idle", "endpoints registered and nothing to send", _idle),
+        Case("backlog", "a start on a backlog of 1,000,000 deliveries for 1,000 endpoints", _backlog),
+        Case("history", "50 strict endpoints with 5,000,000 deliveries behind them", _history),
+        Case("neighbours", "healthy endpoints among ill ones, 500 events a second in an open loop", _neighbours),
+        Case("tls", "1,000 strict endpoints over TLS with kept connections", _tls),
     )
 }

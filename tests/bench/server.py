@@ -53,6 +53,7 @@ class Health(msgspec.Struct, frozen=True):
 class Webhook(msgspec.Struct, frozen=True):
     """What is asked of a webhook."""
 
+    id: str
     health: Health
 
 
@@ -66,11 +67,13 @@ class WebhookPage(msgspec.Struct, frozen=True, rename="camel"):
 class Server:
     """A running `webhookd serve`."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", directory: Path, ready: str, ready_seconds: float) -> None:
-        self.pid = process.pid
+    def __init__(self, pid: int, directory: Path, ready: str, *, started_at: float) -> None:
+        self.pid = pid
+        self.directory = directory
         self.control = Control(directory / "control.sock")
         self.socket = directory / "ingest.sock"
-        self.ready_seconds = ready_seconds
+        self.started_at = started_at  # of the machine's monotonic clock
+        self.ready_seconds = time.monotonic() - started_at
         *before, last = ready.splitlines()
         self.api_port = int(last.split("API ")[1].split(",")[0].rpartition(":")[2])
         self.admin_key = before[-1].split(": ")[1] if before else ""
@@ -118,6 +121,13 @@ class Server:
         return int(status.split(f"{name}:")[1].split()[0]) / 1024
 
 
+def write_config(directory: Path) -> Path:
+    """Write the configuration of a server in a directory; return the file."""
+    config = directory / "config.toml"
+    config.write_text(CONFIG)
+    return config
+
+
 @contextmanager
 def serving(
     directory: Path, *, environ: Mapping[str, str] | None = None, wrapper: Sequence[str] = (), abandon: bool = False
@@ -127,8 +137,7 @@ def serving(
     `wrapper` is a command that runs what follows it in its own place. A server whose work is not to be finished is
     killed at the end (`abandon`); any other must stop with status 0, or it is a BrokenCaseError.
     """
-    config = directory / "config.toml"
-    config.write_text(CONFIG)
+    config = write_config(directory)
     log = directory / "log"
     # The machine's own configuration of webhookd, if any, must not leak in.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
@@ -145,8 +154,7 @@ def serving(
         ) as process,
     ):
         try:
-            ready = _ready(process, log)
-            yield Server(process, directory, ready, time.monotonic() - began)
+            yield Server(process.pid, directory, _ready(process, log), started_at=began)
         except BaseException:
             process.kill()
             raise
