@@ -9,13 +9,14 @@ import os
 import platform
 import sys
 import traceback
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from tests.bench.cases import CASES
+from tests.bench.cases import CASES, Case
 from tests.bench.load import Load
 from tests.bench.report import as_json, show
 from webhookd.journal import SQLITE_VERSION
@@ -41,10 +42,16 @@ def main() -> int:
         return 0
     machine = _machine()
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
-    load = Load(is_quick=options.quick)
+    cases = [CASES[name] for name in options.names or CASES]
+    results, is_broken = run(cases, Load(is_quick=options.quick), console)
+    _write(options.json, {"machine": machine, "quick": options.quick, "results": results})
+    return int(is_broken)
+
+
+def run(cases: Iterable[Case], load: Load, console: Console) -> tuple[list[dict[str, Any]], bool]:
+    """Run cases and show each; return them for the JSON, and whether one broke or lost deliveries."""
     results, is_broken = [], False
-    for name in options.names or CASES:
-        case = CASES[name]
+    for case in cases:
         try:
             result = case.run(load)
         except Exception as error:  # noqa: BLE001 - a case's root: the others still run
@@ -56,8 +63,7 @@ def main() -> int:
         show(console, f"{case.name}: {case.title}", result)
         results.append(as_json(case.name, case.title, result))
         is_broken = is_broken or result.lost > 0
-    _write(options.json, {"machine": machine, "quick": options.quick, "results": results})
-    return int(is_broken)
+    return results, is_broken
 
 
 def _machine() -> dict[str, str]:

@@ -10,8 +10,8 @@ import json
 import select
 import socket
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,36 +93,62 @@ class Played:
         return [answered - planned for planned, answered in zip(self.planned, self.answered, strict=True)]
 
 
-def play(path: Path, lines: Sequence[bytes], per_second: float) -> Played:
+def play(path: Path, lines: Iterable[bytes], per_second: float) -> Played:
     """Send each line at its planned time over one connection, taking results meanwhile."""
+    planned: list[float] = []
     sent: list[float] = []
-    answered: list[float] = []
-    unsent, partial = b"", b""
     # A collection in the middle would be counted as the server's.
     gc.disable()
     try:
         with _connected(path) as connection:
+            exchange = _Exchange(connection)
             begin = time.monotonic() + 0.05
-            planned = [begin + number / per_second for number in range(len(lines))]
-            deadline = planned[-1] + ANSWER_SECONDS
-            while len(answered) < len(lines):
-                now = time.monotonic()
-                while len(sent) < len(lines) and planned[len(sent)] <= now:
-                    unsent += lines[len(sent)]
-                    # What the socket doesn't take is the server's back-pressure, not the generator's delay.
-                    sent.append(time.monotonic())
-                unsent = _send_some(connection, unsent)
-                until = planned[len(sent)] if len(sent) < len(lines) else deadline
-                wait = max(until - time.monotonic(), 0)
-                readable, _, _ = select.select([connection], [connection] if unsent else [], [], wait)
-                if readable:
-                    results, partial = _take_results(connection, partial)
-                    answered += [time.monotonic()] * len(results)
-                elif now > deadline:
-                    raise BrokenCaseError(f"{len(lines) - len(answered)} events were never answered")
+            for number, line in enumerate(lines):
+                planned.append(begin + number / per_second)
+                exchange.until(planned[-1])
+                sent.append(time.monotonic())
+                exchange.put(line)
+            deadline = time.monotonic() + ANSWER_SECONDS
+            while (missing := len(planned) - len(exchange.answered)) and time.monotonic() < deadline:
+                exchange.until(time.monotonic() + 0.05)
     finally:
         gc.enable()
-    return Played(planned, sent, answered)
+    if missing:
+        raise BrokenCaseError(f"{missing} events were never answered")
+    return Played(planned, sent, exchange.answered)
+
+
+class _Exchange:
+    """Both directions of a connection; what the socket doesn't take is kept, and delays nothing that is planned."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.answered: list[float] = []
+        self._connection = connection
+        self._unsent = bytearray()
+        self._partial = b""
+
+    def put(self, line: bytes) -> None:
+        """Send a line, at the latest during `until`."""
+        self._unsent += line
+        self._send_some()
+
+    def until(self, moment: float) -> None:
+        """Send and receive until that moment."""
+        while True:
+            wait = max(moment - time.monotonic(), 0)
+            writers = [self._connection] if self._unsent else []
+            readable, writable, _ = select.select([self._connection], writers, [], wait)
+            if readable:
+                results, self._partial = _take_results(self._connection, self._partial)
+                self.answered += [time.monotonic()] * len(results)
+            if writable:
+                self._send_some()
+            if wait == 0:
+                return
+
+    def _send_some(self) -> None:
+        with suppress(BlockingIOError):
+            del self._unsent[: self._connection.send(self._unsent, socket.MSG_DONTWAIT)]
 
 
 @contextmanager
@@ -131,15 +157,6 @@ def _connected(path: Path) -> Iterator[socket.socket]:
         connection.settimeout(ANSWER_SECONDS)
         connection.connect(str(path))
         yield connection
-
-
-def _send_some(connection: socket.socket, unsent: bytes) -> bytes:
-    if not unsent:
-        return unsent
-    try:
-        return unsent[connection.send(unsent, socket.MSG_DONTWAIT) :]
-    except BlockingIOError:
-        return unsent
 
 
 def _take_results(connection: socket.socket, partial: bytes) -> tuple[list[bytes], bytes]:

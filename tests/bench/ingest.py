@@ -5,13 +5,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.generator import event_line, play, producer
 from tests.bench.load import Load
-from tests.bench.report import Figure, Result, Target, latency_figures
+from tests.bench.report import Figure, Result, Target, beside, latency_figures
 from tests.bench.server import BrokenCaseError, Server, serving
 from tests.bench.yardsticks import bare_rows, empty_app, post_loop, posted_request
 
@@ -41,17 +40,12 @@ def over_socket(load: Load, *, held: bool, target: Target | None) -> Result:
             rates.append(events / (time.monotonic() - began))
             costs.append((server.cpu_seconds() - cpu) / events * 1e6)
             samples.append(bare_rows(deliveries_each=int(held)))
+        peak = server.peak_mebibytes()
     result.yardsticks["D, events/s"] = samples
     result.figures += [
-        Figure(
-            what="events acknowledged",
-            unit="/s",
-            values=tuple(rates),
-            yardstick="D",
-            ratios=tuple(rate / around for rate, around in zip(rates, _between(samples), strict=True)),
-            target=target,
-        ),
+        beside("events acknowledged", "/s", rates, "D", samples, target=target),
         Figure(what="CPU an event, all threads", unit="µs", values=tuple(costs)),
+        Figure(what="peak memory", unit="MiB", values=(peak,)),
     ]
     return result
 
@@ -62,10 +56,6 @@ def _pipeline(server: Server, events: int, *, held: bool) -> None:
         for _ in range(events // BLOCK):
             sender.send(block)
         sender.finish()
-
-
-def _between(samples: list[float]) -> list[float]:
-    return [(before + after) / 2 for before, after in pairwise(samples)]
 
 
 def acknowledgement(load: Load, target: Target) -> Result:
@@ -94,17 +84,12 @@ def over_http(load: Load, *, lines_target: Target, posts_target: Target) -> Resu
         for _ in range(load.repeats):
             posted.append(post_loop(server.api_port, request, count, POSTING_CONNECTIONS).per_second)
             samples.append(post_loop(empty_port, request, count, POSTING_CONNECTIONS).per_second)
+        peak = server.peak_mebibytes()
     result.yardsticks["N, posts/s"] = samples
-    result.figures.append(
-        Figure(
-            what="single posts",
-            unit="/s",
-            values=tuple(posted),
-            yardstick="N",
-            ratios=tuple(rate / around for rate, around in zip(posted, _between(samples), strict=True)),
-            target=posts_target,
-        )
-    )
+    result.figures += [
+        beside("single posts", "/s", posted, "N", samples, target=posts_target),
+        Figure(what="peak memory", unit="MiB", values=(peak,)),
+    ]
     return result
 
 

@@ -35,9 +35,10 @@ def at_rate(load: Load, per_second: int, targets: dict[float, Target]) -> Result
         result.lost = measured.lost
         result.figures += latency_figures("event in to request", measured.seconds, targets)
         result.figures += latency_figures("event in to its result", measured.played.answer_seconds(), {})
-        result.figures.append(
-            Figure(what="CPU a delivery, all threads", unit="µs", values=(measured.cpu_microseconds,))
-        )
+        result.figures += [
+            Figure(what="CPU a delivery, all threads", unit="µs", values=(measured.cpu_microseconds,)),
+            Figure(what="peak memory", unit="MiB", values=(server.peak_mebibytes(),)),
+        ]
     return result
 
 

@@ -5,8 +5,9 @@ Nothing here measures or judges: a target that was missed is said and fails nobo
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from math import ceil
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from rich.console import Console
@@ -64,6 +65,21 @@ def percentile(values: Sequence[float], percent: float) -> float:
     """Return the smallest value that at least so many percent of all are not above (the nearest-rank method)."""
     ordered = sorted(values)
     return ordered[max(ceil(len(ordered) * percent / 100), 1) - 1]
+
+
+def beside(
+    what: str,
+    unit: str,
+    values: Sequence[float],
+    yardstick: str,
+    around: Sequence[float],
+    *,
+    target: Target | None = None,
+) -> Figure:
+    """Return a figure of several repeats, each compared with the mean of the yardstick before and after it."""
+    means = [mean(pair) for pair in pairwise(around)]
+    ratios = tuple(value / other for value, other in zip(values, means, strict=True))
+    return Figure(what=what, unit=unit, values=tuple(values), yardstick=yardstick, ratios=ratios, target=target)
 
 
 def latency_figures(what: str, seconds: Sequence[float], targets: Mapping[float, Target]) -> list[Figure]:

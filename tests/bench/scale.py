@@ -6,14 +6,12 @@ The journals are filled beforehand (see `seed`), so that the server under measur
 import http.client
 import time
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
 
 from tests.bench.load import Load
 from tests.bench.receivers import cheapest, sink
-from tests.bench.report import Figure, Result, Target, percentile
+from tests.bench.report import Figure, Result, Target, beside, percentile
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import Server, WebhookPage, serving
 from tests.bench.throughput import Scene, deliver
@@ -112,22 +110,11 @@ def history(load: Load, *, throughput: Target, listing: Target) -> Result:
             rates[rows].append(one.per_second)
             lists[rows].append(percentile(_list_seconds(servers[rows]), 50) * 1000)
     result.yardsticks |= {"small, deliveries/s": rates[little], "small, ms a list": lists[little]}
-    for what, unit, measured, target in (
-        ("deliveries", "/s", rates, throughput),
-        ("list of 100 deliveries, p50", "ms", lists, listing),
-    ):
-        around = [mean(pair) for pair in pairwise(measured[little])]
-        ratios = tuple(value / other for value, other in zip(measured[much], around, strict=True))
-        result.figures.append(
-            Figure(
-                what=f"{what}, {much:,} deliveries of history",
-                unit=unit,
-                values=tuple(measured[much]),
-                yardstick=f"with {little:,}",
-                ratios=ratios,
-                target=target,
-            )
-        )
+    behind, other = f"{much:,} deliveries of history", f"with {little:,}"
+    result.figures += [
+        beside(f"deliveries, {behind}", "/s", rates[much], other, rates[little], target=throughput),
+        beside(f"list of 100 deliveries, p50, {behind}", "ms", lists[much], other, lists[little], target=listing),
+    ]
     return result
 
 

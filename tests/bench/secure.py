@@ -1,14 +1,12 @@
 """What TLS costs once connections are kept: a thousand endpoints, between measurements of the same in clear text."""
 
 from contextlib import ExitStack
-from itertools import pairwise
 from pathlib import Path
-from statistics import mean
 from tempfile import TemporaryDirectory
 
 from tests.bench.load import Load
 from tests.bench.receivers import Certificates, cheapest
-from tests.bench.report import Figure, Result, Target
+from tests.bench.report import Figure, Result, Target, beside
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import serving
 from tests.bench.throughput import Pass, Scene, deliver
@@ -38,27 +36,14 @@ def against_clear_text(load: Load, target: Target) -> Result:
             passes[is_secure].append(deliver(servers[is_secure], receivers[is_secure], scene, load.of(20_000)))
             servers[is_secure].settle()
         result = Result(receiver=f"{receivers[True].name}, TLS")
-    rates = {is_secure: [one.per_second for one in passes[is_secure]] for is_secure in passes}
-    costs = {is_secure: [one.cpu_microseconds for one in passes[is_secure]] for is_secure in passes}
     result.lost = sum(one.lost for one in (*passes[False], *passes[True]))
-    for what, unit, measured, bound in (("deliveries", "/s", rates, target), ("CPU a delivery", "µs", costs, None)):
-        result.yardsticks[f"clear text, {what} in {unit}"] = measured[False]
-        around = [mean(pair) for pair in pairwise(measured[False])]
-        result.figures.append(
-            Figure(
-                what=f"{what} over TLS",
-                unit=unit,
-                values=tuple(measured[True]),
-                yardstick="clear text",
-                ratios=tuple(value / other for value, other in zip(measured[True], around, strict=True)),
-                target=bound,
-            )
-        )
-    result.figures.append(
-        Figure(
-            what="resident memory under load",
-            unit="MiB",
-            values=tuple(one.resident_mebibytes for one in passes[True]),
-        )
-    )
+    rates = {kind: [one.per_second for one in passes[kind]] for kind in passes}
+    costs = {kind: [one.cpu_microseconds for one in passes[kind]] for kind in passes}
+    result.yardsticks |= {"clear text, deliveries/s": rates[False], "clear text, µs of CPU": costs[False]}
+    result.figures += [
+        beside("deliveries over TLS", "/s", rates[True], "clear text", rates[False], target=target),
+        beside("CPU a delivery, all threads", "µs", costs[True], "clear text", costs[False]),
+    ]
+    resident = tuple(one.resident_mebibytes for one in passes[True])
+    result.figures.append(Figure(what="resident memory under load", unit="MiB", values=resident))
     return result

@@ -8,14 +8,13 @@ yardstick, and its ratios are to the mean of the two.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.bench.generator import Producer, event_line, producer
 from tests.bench.load import Load
 from tests.bench.receivers import Receiver, cheapest
-from tests.bench.report import Figure, Result, Target
+from tests.bench.report import Figure, Result, Target, beside
 from tests.bench.server import POLL_SECONDS, BrokenCaseError, Server, serving
 from tests.bench.yardsticks import Posted, bare_posts
 
@@ -149,29 +148,11 @@ def repeat(
 
 def report(result: Result, passes: Sequence[Pass], around: Sequence[Posted], targets: dict[str, Target]) -> None:
     """Add what the passes came to."""
-    pairs = list(pairwise(around))
-    rates = [(before.per_second + after.per_second) / 2 for before, after in pairs]
-    costs = [(before.cpu_microseconds + after.cpu_microseconds) / 2 for before, after in pairs]
+    rates, costs = [one.per_second for one in passes], [one.cpu_microseconds for one in passes]
+    requests, cpu = [one.per_second for one in around], [one.cpu_microseconds for one in around]
     result.lost += sum(one.lost for one in passes)
-    result.yardsticks |= {
-        "Y, requests/s": [one.per_second for one in around],
-        "Y, µs of CPU": [one.cpu_microseconds for one in around],
-    }
+    result.yardsticks |= {"Y, requests/s": requests, "Y, µs of CPU": cpu}
     result.figures += [
-        Figure(
-            what="deliveries",
-            unit="/s",
-            values=tuple(one.per_second for one in passes),
-            yardstick="Y",
-            ratios=tuple(one.per_second / rate for one, rate in zip(passes, rates, strict=True)),
-            target=targets.get("deliveries"),
-        ),
-        Figure(
-            what="CPU a delivery, all threads",
-            unit="µs",
-            values=tuple(one.cpu_microseconds for one in passes),
-            yardstick="Y",
-            ratios=tuple(one.cpu_microseconds / cost for one, cost in zip(passes, costs, strict=True)),
-            target=targets.get("cpu"),
-        ),
+        beside("deliveries", "/s", rates, "Y", requests, target=targets.get("deliveries")),
+        beside("CPU a delivery, all threads", "µs", costs, "Y", cpu, target=targets.get("cpu")),
     ]
