@@ -1,30 +1,38 @@
-"""A receiver that costs little: answers every request with 200 and counts; a process of its own.
+"""A receiver of our own that costs little, as a process: `python -m tests.bench.sink MODE [--tls CERTIFICATE]`.
 
-`python -m tests.bench.sink` prints its port. Each line on its standard input is answered with the number of requests so
-far and the time of the last one (seconds of the monotonic clock).
+It prints its port, and answers commands on its standard input: `count` with the number of requests so far, `arrivals`
+with a JSON object of webhook-id and moment (seconds of the machine's monotonic clock) of each request since the last
+time. MODE is `count` or `record` (which alone knows arrivals), both answer 200; `hang` never answers, and `drip`
+answers with a byte every fifth of a second.
 """
 
+import argparse
 import asyncio
+import json
+import ssl
 import sys
 import time
 
 import httptools
 
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+DRIPPED = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
+DRIP_SECONDS = 0.2
 
 
-class Sink:
+class Seen:
     """What all connections share."""
 
-    requests = 0
-    last_at = 0.0
+    def __init__(self) -> None:
+        self.requests = 0
+        self.arrivals: dict[str, float] = {}
 
 
-class Connection(asyncio.Protocol):
-    """One connection."""
+class Counting(asyncio.Protocol):
+    """A connection whose requests are counted and answered."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    def __init__(self, seen: Seen) -> None:
+        self._seen = seen
         self._parser = httptools.HttpRequestParser(self)
         self._transport: asyncio.WriteTransport | None = None
 
@@ -38,23 +46,73 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """Answer."""
-        self._sink.requests += 1
-        self._sink.last_at = time.monotonic()
+        """Count and answer."""
+        self._seen.requests += 1
+        self._answer()
+
+    def _answer(self) -> None:
+        self._write(ANSWER)
+
+    def _write(self, data: bytes) -> None:
         assert self._transport is not None
-        self._transport.write(ANSWER)
+        self._transport.write(data)
 
 
-async def main() -> None:
+class Recording(Counting):
+    """A connection whose requests are also noted, at the moment their headers are in."""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note the first arrival of each id."""
+        if name == b"webhook-id":
+            self._seen.arrivals.setdefault(value.decode(), time.monotonic())
+
+
+class Hanging(Counting):
+    """A connection that says nothing."""
+
+    def _answer(self) -> None:
+        return
+
+
+class Dripping(Counting):
+    """A connection whose answers don't end within any deadline."""
+
+    def _answer(self) -> None:
+        self._write(DRIPPED)
+        self._drip()
+
+    def _drip(self) -> None:
+        assert self._transport is not None
+        if not self._transport.is_closing():
+            self._transport.write(b".")
+            asyncio.get_running_loop().call_later(DRIP_SECONDS, self._drip)
+
+
+MODES: dict[str, type[Counting]] = {"count": Counting, "record": Recording, "hang": Hanging, "drip": Dripping}
+
+
+async def main(mode: str, certificate: str | None) -> None:
     """Serve until standard input ends."""
-    sink = Sink()
+    seen = Seen()
+    context = None
+    if certificate is not None:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(sink), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: MODES[mode](seen), "127.0.0.1", 0, ssl=context, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
-    while await loop.run_in_executor(None, sys.stdin.readline):
-        print(sink.requests, sink.last_at, flush=True)
+    while command := await loop.run_in_executor(None, sys.stdin.readline):
+        if command.strip() == "arrivals":
+            arrivals, seen.arrivals = seen.arrivals, {}
+            print(json.dumps(arrivals), flush=True)
+        else:
+            print(seen.requests, flush=True)
     server.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mode", choices=MODES)
+    parser.add_argument("--tls", metavar="CERTIFICATE")
+    options = parser.parse_args()
+    asyncio.run(main(options.mode, options.tls))

@@ -1,0 +1,32 @@
+"""N's application: Quart behind webhookd's guard, with a handler that does nothing. A process that prints its port."""
+
+import time
+from functools import partial
+
+import trio
+from quart import Response
+from quart_trio import QuartTrio
+
+from webhookd.admin.binding import bind_tcp
+from webhookd.admin.guard import Guard
+from webhookd.ids import IdFactory, Prefix
+
+
+async def main() -> None:
+    """Serve until killed."""
+    app = QuartTrio("empty", static_folder=None, template_folder=None)
+
+    @app.post("/api/events")
+    async def nothing() -> Response:
+        return Response(b"{}", 202, content_type="application/json")
+
+    listeners = bind_tcp("127.0.0.1", 0)
+    print(listeners[0].getsockname()[1], flush=True)
+    ids = IdFactory(time.time)
+    await Guard(
+        app, tcp=listeners, control=(), max_connections=1000, new_request_id=partial(ids.new, Prefix.REQUEST)
+    ).run()
+
+
+if __name__ == "__main__":
+    trio.run(main)

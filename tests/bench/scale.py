@@ -1,0 +1,135 @@
+"""What much of everything costs: endpoints that are idle, a backlog, a history.
+
+The journals are filled beforehand (see `seed`), so that the server under measurement has done none of it.
+"""
+
+import http.client
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.bench.load import Load
+from tests.bench.receivers import cheapest, sink
+from tests.bench.report import Figure, Result, Target, beside, percentile
+from tests.bench.seed import Content, Group, seed
+from tests.bench.server import Server, WebhookPage, serving
+from tests.bench.throughput import Scene, deliver
+from webhookd.cli.control import connect
+
+NOWHERE = "http://127.0.0.1:9/"
+IDLE_SECONDS = 3.0
+BACKLOG_ENDPOINTS = 1000
+BACKLOG_SECONDS = 10.0
+HISTORY_ENDPOINTS = 50
+LISTS = 100
+
+
+def idle(load: Load, bounds: dict[int, tuple[Target, Target]]) -> Result:
+    """Measure memory and start with so many endpoints registered and nothing to send."""
+    result = Result(receiver="none: nothing is sent")
+    for registered, (memory, start) in bounds.items():
+        count = load.of(registered)
+        resident, server = _resting(Content(groups=(Group(count=count, url=NOWHERE),)))
+        result.figures += [
+            Figure(what=f"{count:,} endpoints, resident", unit="MiB", values=(resident,), target=memory),
+            Figure(what=f"{count:,} endpoints, start", unit="s", values=(server.ready_seconds,), target=start),
+        ]
+    return result
+
+
+def _resting(content: Content) -> tuple[float, Server]:
+    """Start a server on a journal that has nothing to send; return what it holds at rest."""
+    with TemporaryDirectory(prefix="webhookd-bench-") as directory:
+        seed(Path(directory), content)
+        with serving(Path(directory)) as server:
+            time.sleep(IDLE_SECONDS)
+            return server.resident_mebibytes(), server
+
+
+def backlog(load: Load, *, memory: Target, ready: Target, first: Target) -> Result:
+    """Measure a start on a backlog: until it is ready, until the first delivery, and the memory while it is sent.
+
+    Memory is compared with a server that has the same endpoints and nothing to do, and with one that works off a
+    hundredth of the backlog, which shows how much of it is the work itself.
+    """
+    queued = load.of(1_000_000)
+    with sink("record") as receiver:
+        result = Result(receiver=receiver.name)
+        groups = (Group(count=BACKLOG_ENDPOINTS, url=receiver.url),)
+        at_rest, _ = _resting(Content(groups=groups))
+        peaks = {}
+        for deliveries in (queued // 100, queued):
+            with TemporaryDirectory(prefix="webhookd-bench-") as name:
+                directory = Path(name)
+                seed(directory, Content(groups=groups, deliveries=deliveries, fan_out=10))
+                receiver.arrivals()
+                before = receiver.count()
+                with serving(directory, abandon=True) as server:
+                    time.sleep(BACKLOG_SECONDS)
+                    sent, began = receiver.count() - before, min(receiver.arrivals().values())
+                    peaks[deliveries] = server.peak_mebibytes()
+    result.figures += [
+        Figure(what=f"{queued:,} deliveries queued, ready", unit="s", values=(server.ready_seconds,), target=ready),
+        Figure(what="first delivery", unit="s", values=(began - server.started_at,), target=first),
+        Figure(
+            what="peak memory above the same endpoints at rest",
+            unit="MiB",
+            values=(peaks[queued] - at_rest,),
+            target=memory,
+        ),
+        Figure(
+            what=f"peak memory above working off {queued // 100:,}",
+            unit="MiB",
+            values=(peaks[queued] - peaks[queued // 100],),
+        ),
+    ]
+    result.notes.append(f"{sent:,} of them were sent in the first {BACKLOG_SECONDS:g} s; the rest was not waited for")
+    return result
+
+
+def history(load: Load, *, throughput: Target, listing: Target) -> Result:
+    """Measure deliveries and a list on a journal with much history, between measurements on one with little."""
+    little, much = 10_000, load.of(5_000_000)
+    scene = Scene(endpoints=HISTORY_ENDPOINTS)
+    rates: dict[int, list[float]] = {little: [], much: []}
+    lists: dict[int, list[float]] = {little: [], much: []}
+    with cheapest() as receiver, ExitStack() as stack:
+        result = Result(receiver=receiver.name)
+        groups = (Group(count=HISTORY_ENDPOINTS, url=receiver.url),)
+        servers = {}
+        for rows in (little, much):
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="webhookd-bench-")))
+            seed(directory, Content(groups=groups, deliveries=rows, fan_out=HISTORY_ENDPOINTS, are_sent=True))
+            servers[rows] = stack.enter_context(serving(directory))
+        for rows in (little, *(much, little) * load.repeats):
+            deliver(servers[rows], receiver, scene, load.of(2_000))
+            one = deliver(servers[rows], receiver, scene, load.of(20_000))
+            servers[rows].settle()
+            result.lost += one.lost
+            rates[rows].append(one.per_second)
+            lists[rows].append(percentile(_list_seconds(servers[rows]), 50) * 1000)
+    result.yardsticks |= {"small, deliveries/s": rates[little], "small, ms a list": lists[little]}
+    behind, other = f"{much:,} deliveries of history", f"with {little:,}"
+    result.figures += [
+        beside(f"deliveries, {behind}", "/s", rates[much], other, rates[little], target=throughput),
+        beside(f"list of 100 deliveries, p50, {behind}", "ms", lists[much], other, lists[little], target=listing),
+    ]
+    return result
+
+
+def _list_seconds(server: Server) -> list[float]:
+    """Ask for the newest deliveries of a webhook over one connection; return how long each answer took."""
+    [webhook] = server.control.get("/api/webhooks?limit=1", WebhookPage).data
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = connect(server.directory / "control.sock")
+    seconds = []
+    for _ in range(LISTS):
+        began = time.perf_counter()
+        connection.request("GET", f"/api/webhooks/{webhook.id}/deliveries?limit=100")
+        response = connection.getresponse()
+        response.read()
+        assert response.status == 200
+        seconds.append(time.perf_counter() - began)
+    connection.close()
+    return seconds

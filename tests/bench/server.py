@@ -1,0 +1,181 @@
+"""The server under measurement: the real process on a fresh journal, and what the kernel says of it.
+
+Its log goes to a file at level warning; nothing else is changed of what it would do for anyone.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from webhookd.cli.control import Control
+
+CONFIG = """
+[server]
+port = 0
+control_socket = "control.sock"
+[ingest]
+socket = "ingest.sock"
+[journal]
+path = "webhookd.db"
+[egress]
+allow_http = true
+ports = []
+allow_networks = ["127.0.0.0/8"]
+[log]
+level = "warning"
+"""
+READY_SECONDS = 120.0
+STOP_SECONDS = 60.0
+SETTLE_SECONDS = 60.0
+POLL_SECONDS = 0.01
+
+
+class BrokenCaseError(Exception):
+    """A case could not be measured: something refused, ended or never came."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What is asked of a webhook's health."""
+
+    queued: int
+    parked: int
+
+
+class Webhook(msgspec.Struct, frozen=True):
+    """What is asked of a webhook."""
+
+    id: str
+    health: Health
+
+
+class WebhookPage(msgspec.Struct, frozen=True, rename="camel"):
+    """A page of the webhooks."""
+
+    data: list[Webhook]
+    next_cursor: str | None
+
+
+class Server:
+    """A running `webhookd serve`."""
+
+    def __init__(self, pid: int, directory: Path, ready: str, *, started_at: float) -> None:
+        self.pid = pid
+        self.directory = directory
+        self.control = Control(directory / "control.sock")
+        self.socket = directory / "ingest.sock"
+        self.started_at = started_at  # of the machine's monotonic clock
+        self.ready_seconds = time.monotonic() - started_at
+        *before, last = ready.splitlines()
+        self.api_port = int(last.split("API ")[1].split(",")[0].rpartition(":")[2])
+        self.admin_key = before[-1].split(": ")[1] if before else ""
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all its threads; the kernel counts in hundredths."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def resident_mebibytes(self) -> float:
+        """Return how much of it is in memory now."""
+        return self._status("VmRSS")
+
+    def peak_mebibytes(self) -> float:
+        """Return the most that has been in memory."""
+        return self._status("VmHWM")
+
+    def add_webhooks(self, url: str, count: int, *, in_organizations: bool = True, **settings: object) -> None:
+        """Create webhooks for every event: of the organizations `o0`, `o1`, …, one each, or of none."""
+        for number in range(count):
+            organization = f"o{number}" if in_organizations else None
+            body = {"url": url, "events": ["*"], "organizationId": organization, **settings}
+            self.control.post("/api/webhooks", body, dict[str, Any])
+
+    def unfinished(self) -> int:
+        """Return how many deliveries have not ended, by the health of each webhook."""
+        total, cursor = 0, ""
+        while True:
+            page = self.control.get(f"/api/webhooks?limit=100{cursor}", WebhookPage)
+            total += sum(webhook.health.queued + webhook.health.parked for webhook in page.data)
+            if page.next_cursor is None:
+                return total
+            cursor = f"&cursor={page.next_cursor}"
+
+    def settle(self) -> None:
+        """Return once every delivery has ended and is on record; BrokenCaseError where that doesn't come."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while left := self.unfinished():
+            if time.monotonic() > deadline:
+                raise BrokenCaseError(f"{left} deliveries had not ended after {SETTLE_SECONDS:.0f} s")
+            time.sleep(0.1)
+
+    def _status(self, name: str) -> float:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split(f"{name}:")[1].split()[0]) / 1024
+
+
+def write_config(directory: Path) -> Path:
+    """Write the configuration of a server in a directory; return the file."""
+    config = directory / "config.toml"
+    config.write_text(CONFIG)
+    return config
+
+
+@contextmanager
+def serving(
+    directory: Path, *, environ: Mapping[str, str] | None = None, wrapper: Sequence[str] = (), abandon: bool = False
+) -> Iterator[Server]:
+    """Run a server in a directory, on the journal that is there or a fresh one; it has ended on leaving.
+
+    `wrapper` is a command that runs what follows it in its own place. A server whose work is not to be finished is
+    killed at the end (`abandon`); any other must stop with status 0, or it is a BrokenCaseError.
+    """
+    config = write_config(directory)
+    log = directory / "log"
+    # The machine's own configuration of webhookd, if any, must not leak in.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    command = [*wrapper, sys.executable, "-m", "webhookd", "serve", "--config", str(config)]
+    began = time.monotonic()
+    with (
+        log.open("wb") as standard_error,
+        subprocess.Popen(
+            command,
+            env=inherited | dict(environ or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=standard_error,
+        ) as process,
+    ):
+        try:
+            yield Server(process.pid, directory, _ready(process, log), started_at=began)
+        except BaseException:
+            process.kill()
+            raise
+        process.send_signal(signal.SIGKILL if abandon else signal.SIGTERM)
+        status = process.wait(STOP_SECONDS)
+        if status != (-signal.SIGKILL if abandon else 0):
+            raise BrokenCaseError(f"the server ended with status {status}: {_tail(log)}")
+
+
+def _ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    assert process.stdout is not None
+    text = b""
+    deadline = time.monotonic() + READY_SECONDS
+    while b" ready: " not in text or not text.endswith(b"\n"):
+        readable, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
+        chunk = os.read(process.stdout.fileno(), 65_536) if readable else b""
+        if not chunk:
+            raise BrokenCaseError(f"the server did not get ready: {_tail(log)}")
+        text += chunk
+    return text.decode()
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-2000:]

@@ -1,0 +1,150 @@
+"""The measuring itself: its arithmetic, what makes a run void, and what makes it fail."""
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from time import sleep
+
+import pytest
+from rich.console import Console
+
+from tests.bench.__main__ import run
+from tests.bench.cases import Case
+from tests.bench.generator import Played, event_line, play
+from tests.bench.load import Load
+from tests.bench.receivers import sink
+from tests.bench.report import Result, Target, beside, latency_figures, percentile
+from tests.bench.seed import Content, Group, seed
+from tests.bench.server import serving
+
+PER_SECOND = 1000
+
+
+@pytest.mark.parametrize(
+    ("values", "percent", "expected"),
+    [([3, 1, 2], 50, 2), ([1, 2, 3, 4], 50, 2), (range(1, 101), 99, 99), (range(1, 1001), 99.9, 999), ([7], 99.9, 7)],
+)
+def test_percentiles_are_nearest_ranks(values: Sequence[float], percent: float, expected: float) -> None:
+    """A percentile is a value that was measured: the smallest that so many percent are not above."""
+    assert percentile(values, percent) == expected
+
+
+def test_each_repeat_is_compared_with_the_yardsticks_around_it() -> None:
+    """A ratio is to the mean of the yardstick before and after its repeat, and the median ratio meets the target."""
+    at_least = Target(bound=0.5, at_least=True, is_ratio=True)
+    figure = beside("deliveries", "/s", [30, 60, 90], "Y", [100, 200, 40, 60], target=at_least)
+    assert figure.ratios == (0.2, 0.5, 1.8)
+    assert figure.is_met is True
+    assert beside("deliveries", "/s", [30, 59, 90], "Y", [100, 200, 40, 60], target=at_least).is_met is False
+
+
+def test_a_bound_from_above_is_met_by_what_is_not_above() -> None:
+    """A latency of exactly the bound meets it, anything above doesn't, and without a target nothing is said."""
+    half, nearly_all, _ = latency_figures("latency", [0.005, 0.0251], {50: Target(bound=5), 99: Target(bound=25)})
+    assert half.is_met is True
+    assert nearly_all.is_met is False
+    assert latency_figures("latency", [1.0], {})[0].is_met is None
+
+
+def test_a_generator_that_fell_behind_voids_the_run() -> None:
+    """A run is void once more than one in a hundred events was sent over 5 ms late; one in a hundred is not."""
+    planned = [number / 10 for number in range(200)]
+    sent = [at + (0.006 if number < 2 else 0.004) for number, at in enumerate(planned)]
+    assert Played(planned, sent, sent).void() == ""
+    sent[2] = planned[2] + 0.006
+    assert "3 of 200" in Played(planned, sent, sent).void()
+
+
+def test_latency_counts_from_the_planned_time() -> None:
+    """An event that was sent late is charged with its delay."""
+    assert Played([1.0], [1.25], [1.5]).answer_seconds() == [0.5]
+
+
+def held_up(lines: int) -> Iterator[bytes]:
+    """Yield lines of which the tenth costs the generator 50 ms: the fault that the void rule must catch."""
+    for number in range(lines):
+        if number == 10:
+            sleep(0.05)
+        yield event_line()
+
+
+@contextmanager
+def answering(path: Path, stall_seconds: float) -> Iterator[None]:
+    """Serve one connection on a Unix socket that accepts each line, and stalls once before its first answer."""
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            waits = stall_seconds
+            while chunk := connection.recv(1 << 20):
+                sleep(waits)
+                waits = 0
+                connection.sendall(b'{"ok":true}\n' * chunk.count(b"\n"))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield
+        thread.join()
+
+
+def test_an_open_loop_goes_on_while_the_server_stalls(tmp_path: Path) -> None:
+    """Events leave at their planned times whatever the server does, so its stall is seen by all that fell into it."""
+    with answering(tmp_path / "socket", 0.2):
+        played = play(tmp_path / "socket", [event_line()] * 400, PER_SECOND)
+    assert [round(at - played.planned[0], 6) for at in played.planned] == [n / PER_SECOND for n in range(400)]
+    assert max(sent - at for at, sent in zip(played.planned, played.sent, strict=True)) < 0.1
+    slow = [seconds for seconds in played.answer_seconds() if seconds > 0.05]
+    assert len(slow) >= 140
+    assert max(slow) >= 0.19
+
+
+def test_an_open_loop_notices_its_own_delay(tmp_path: Path) -> None:
+    """A generator that was held up for 50 ms says that its run is void."""
+    with answering(tmp_path / "socket", 0):
+        played = play(tmp_path / "socket", held_up(200), PER_SECOND)
+    assert played.void()
+
+
+def test_only_a_broken_case_or_a_lost_delivery_fails_the_run() -> None:
+    """A missed target and a void run are said and cost nothing; a lost delivery or an exception is the status."""
+    missed = beside("deliveries", "/s", [1], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
+
+    def broken(_: Load) -> Result:
+        raise ValueError("planted")
+
+    def outcome(*results: Result) -> tuple[str, bool]:
+        shown = StringIO()
+        given = iter(results)
+        cases = [Case("one", "One", lambda _: next(given))] * len(results)
+        _, is_broken = run(cases, Load(), Console(file=shown, width=150))
+        return shown.getvalue(), is_broken
+
+    text, is_broken = outcome(Result(receiver="none", figures=[missed]))
+    assert "0.01 × Y" in text
+    assert not is_broken
+    text, is_broken = outcome(Result(receiver="none", figures=[missed], void="too late"))
+    assert "VOID: too late" in text
+    assert not is_broken
+    text, is_broken = outcome(Result(receiver="none", figures=[missed], lost=3), Result(receiver="none"))
+    assert "LOST: 3" in text
+    assert is_broken
+    results, is_broken = run([Case("one", "One", broken)], Load(), Console(file=StringIO()))
+    assert is_broken
+    assert results[0]["broke"] == "planted"
+
+
+def test_what_a_journal_was_filled_with_is_sent(tmp_path: Path) -> None:
+    """A server that is started on a filled journal sends its backlog, each delivery once, signed with its secret."""
+    with sink("count") as receiver:
+        group = Group(count=6, url=receiver.url)
+        seed(tmp_path, Content(groups=(group,), deliveries=60, fan_out=3))
+        with serving(tmp_path) as server:
+            server.settle()
+            assert server.unfinished() == 0
+        assert receiver.count() == 60

@@ -1,0 +1,158 @@
+"""How many deliveries a second the server makes, at which CPU and in how much memory.
+
+Events come over the socket, and no further ahead of the receiver than a bound, so that what is measured could go on for
+ever; without a bound it is a burst that is accepted first and worked off then. A repeat begins and ends with the
+yardstick, and its ratios are to the mean of the two.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.bench.generator import Producer, event_line, producer
+from tests.bench.load import Load
+from tests.bench.receivers import Receiver, cheapest
+from tests.bench.report import Figure, Result, Target, beside
+from tests.bench.server import POLL_SECONDS, BrokenCaseError, Server, serving
+from tests.bench.yardsticks import Posted, bare_posts
+
+AHEAD = 2000  # deliveries accepted and not yet at the receiver
+BLOCK = 100  # deliveries whose events are sent in one go
+YARDSTICK_REQUESTS = 50_000
+STALL_SECONDS = 20.0
+MEMORY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """Who is subscribed, and how events reach them: one endpoint each in turn, or all of them."""
+
+    endpoints: int
+    settings: dict[str, object] = field(default_factory=dict)
+    to_all: bool = False
+    ahead: int = AHEAD
+
+    def lines(self) -> Sequence[bytes]:
+        """Return the events that are sent in turn."""
+        if self.to_all:
+            return [event_line()]
+        return [event_line(organization=f"o{number}") for number in range(self.endpoints)]
+
+    @property
+    def deliveries_an_event(self) -> int:
+        """How many deliveries become of an event."""
+        return self.endpoints if self.to_all else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One measured run of deliveries."""
+
+    per_second: float
+    cpu_microseconds: float
+    resident_mebibytes: float
+    lost: int
+
+
+def deliver(server: Server, receiver: Receiver, scene: Scene, deliveries: int) -> Pass:
+    """Send events for so many deliveries and return once the last has come."""
+    watch = _Watch(server, receiver)
+    events = deliveries // scene.deliveries_an_event
+    cpu, began = server.cpu_seconds(), time.monotonic()
+    with producer(server.socket) as sender:
+        _send(sender, scene, events, watch)
+        sender.finish()
+    expected = events * scene.deliveries_an_event
+    seconds = watch.wait(expected) - began
+    cpu = server.cpu_seconds() - cpu
+    arrived = watch.arrived()
+    return Pass(arrived / seconds, cpu / max(arrived, 1) * 1e6, watch.resident_mebibytes, max(expected - arrived, 0))
+
+
+class _Watch:
+    """Follows what has arrived since it was made, and the server's memory meanwhile."""
+
+    def __init__(self, server: Server, receiver: Receiver) -> None:
+        self.resident_mebibytes = 0.0
+        self._server = server
+        self._receiver = receiver
+        self._before = receiver.count()
+        self._looked_at = 0.0
+
+    def arrived(self) -> int:
+        if time.monotonic() - self._looked_at > MEMORY_SECONDS:
+            self._looked_at = time.monotonic()
+            self.resident_mebibytes = max(self.resident_mebibytes, self._server.resident_mebibytes())
+        return self._receiver.count() - self._before
+
+    def wait(self, expected: int) -> float:
+        """Return the moment at which so many had arrived, or of the last one where no more come."""
+        arrived, at = self.arrived(), time.monotonic()
+        while arrived < expected and time.monotonic() - at < STALL_SECONDS:
+            time.sleep(POLL_SECONDS)
+            if (now := self.arrived()) > arrived:
+                arrived, at = now, time.monotonic()
+        return at
+
+
+def _send(sender: Producer, scene: Scene, events: int, watch: _Watch) -> None:
+    lines = scene.lines()
+    fan_out = scene.deliveries_an_event
+    block = max(BLOCK // fan_out, 1)
+    for first in range(0, events, block):
+        last = min(first + block, events)
+        watch_until = last * fan_out - scene.ahead
+        if watch_until > 0 and watch.wait(watch_until) and watch.arrived() < watch_until:
+            raise BrokenCaseError("deliveries stopped coming")
+        sender.send([lines[number % len(lines)] for number in range(first, last)])
+
+
+def measure(scene: Scene, load: Load, *, deliveries: int, targets: dict[str, Target]) -> Result:
+    """Run a scene on a fresh journal."""
+    with (
+        cheapest() as receiver,
+        TemporaryDirectory(prefix="webhookd-bench-") as directory,
+        serving(Path(directory)) as server,
+    ):
+        server.add_webhooks(receiver.url, scene.endpoints, in_organizations=not scene.to_all, **scene.settings)
+        result = Result(receiver=receiver.name)
+        passes, around = repeat(server, receiver, scene, load, load.of(deliveries))
+        server.settle()
+        report(result, passes, around, targets)
+        result.figures += [
+            Figure(
+                what="resident memory under load",
+                unit="MiB",
+                values=tuple(one.resident_mebibytes for one in passes),
+                target=targets.get("resident"),
+            ),
+            Figure(what="peak memory", unit="MiB", values=(server.peak_mebibytes(),)),
+        ]
+    return result
+
+
+def repeat(
+    server: Server, receiver: Receiver, scene: Scene, load: Load, deliveries: int
+) -> tuple[list[Pass], list[Posted]]:
+    """Deliver several times between yardsticks; return the passes and the yardsticks before, between and after."""
+    deliver(server, receiver, scene, deliveries // 10)
+    around = [bare_posts(receiver.port, load.of(YARDSTICK_REQUESTS))]
+    passes = []
+    for _ in range(load.repeats):
+        passes.append(deliver(server, receiver, scene, deliveries))
+        around.append(bare_posts(receiver.port, load.of(YARDSTICK_REQUESTS)))
+    return passes, around
+
+
+def report(result: Result, passes: Sequence[Pass], around: Sequence[Posted], targets: dict[str, Target]) -> None:
+    """Add what the passes came to."""
+    rates, costs = [one.per_second for one in passes], [one.cpu_microseconds for one in passes]
+    requests, cpu = [one.per_second for one in around], [one.cpu_microseconds for one in around]
+    result.lost += sum(one.lost for one in passes)
+    result.yardsticks |= {"Y, requests/s": requests, "Y, µs of CPU": cpu}
+    result.figures += [
+        beside("deliveries", "/s", rates, "Y", requests, target=targets.get("deliveries")),
+        beside("CPU a delivery, all threads", "µs", costs, "Y", cpu, target=targets.get("cpu")),
+    ]
