@@ -50,7 +50,7 @@ from webhookd.models import (
     QueuedDelivery,
 )
 
-MIN_WINDOW = 100
+MIN_WINDOW = 50
 
 
 class Queue(Protocol):
