@@ -162,7 +162,11 @@ def test_what_commands_change_is_in_the_audit_log(config: Path, tmp_path: Path) 
     key_id = made.split(",")[0]
     run("keys", "revoke", key_id, "--config", config)
     with running("serve", "--config", config, until=" ready: "):
-        log = Control(tmp_path / "control.sock").get("/api/audit", dict[str, Any])["data"]
+        control = Control(tmp_path / "control.sock")
+        log = control.get("/api/audit", dict[str, Any])["data"]
+        run("keys", "create", "--role", "viewer", "--config", config)
+        through_server = control.get("/api/audit?limit=1", dict[str, Any])["data"][0]
+    assert through_server["actor"] == {"kind": "control", "id": str(os.getuid()), "role": "admin"}
     who = {"kind": "command", "id": str(os.getuid()), "role": None}
     assert [(entry["action"], entry["object"], entry["organizationId"], entry["fields"]) for entry in log[1:]] == [
         ("key.revoke", key_id, "acme", []),

@@ -9,7 +9,6 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from webhookd.journal.audit import Action, ActorKind
 from webhookd.models import (
     EVENT_TYPE_PATTERN,
     BreakerState,
@@ -357,28 +356,6 @@ class KeyWithText(KeyView, frozen=True, kw_only=True):
     key: str
 
 
-class ActorView(Output, frozen=True, kw_only=True):
-    """Who did something: `id` is a key's id, a token's subject, or a uid on the control socket or of a command."""
-
-    kind: ActorKind
-    id: str
-    role: Role | None
-
-
-class AuditView(Output, frozen=True, kw_only=True):
-    """One entry of the audit log; `fields` are the names of what was given, `hash` chains it to the entry before."""
-
-    sequence: int
-    at: str
-    actor: ActorView
-    action: Action
-    object: str
-    organization_id: str | None
-    request_id: str | None
-    fields: tuple[str, ...]
-    hash: str
-
-
 class Health(Output, frozen=True, kw_only=True):
     """The process is alive."""
 
@@ -412,16 +389,6 @@ class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
     status: DeliveryStatus | None = None
     event: EventTypeName | None = None
     event_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None = None
-    since: Time | None = None
-    until: Time | None = None
-
-
-class AuditQuery(ListQuery, frozen=True, kw_only=True):
-    """Which entries; `since` is inclusive, `until` is not."""
-
-    actor: Annotated[str, Meta(max_length=255)] | None = None
-    action: Action | None = None
-    object: Annotated[str, Meta(max_length=255)] | None = None
     since: Time | None = None
     until: Time | None = None
 

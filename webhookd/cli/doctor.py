@@ -43,12 +43,13 @@ def command(config: Config, as_json: bool) -> None:
 
 def _look(config: Config) -> list[tuple[str, Finding]]:
     path = config.journal.path
-    if not path.exists():
-        missing = Finding(Level.PROBLEM, f"there is no {path} yet: `webhookd init` or `webhookd serve` makes it")
-        return [("journal", missing), *examine(Subject(config=config, journal=None))]
     try:
-        with inspect(path) as journal:
-            return list(examine(Subject(config=config, journal=journal)))
+        if path.exists():
+            with inspect(path) as journal:
+                return list(examine(Subject(config=config, journal=journal)))
+        unusable = Finding(Level.PROBLEM, f"there is no {path} yet: `webhookd init` or `webhookd serve` makes it")
+    except OSError as error:
+        unusable = Finding(Level.PROBLEM, f"{path}: {error.strerror}; ask as the server's user or root")
     except JournalError as error:
         unusable = Finding(Level.DAMAGED, str(error))
     except CommandError as error:

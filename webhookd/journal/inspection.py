@@ -105,7 +105,8 @@ def _asking(path: Path) -> Iterator[None]:
 def inspect(path: Path) -> Iterator[Inspection]:
     """Open the journal at `path` to look at it.
 
-    Raises JournalError for what is none, is damaged or can't be read, CommandError for one that is still empty.
+    Raises JournalError for what is none or is damaged, CommandError for one that this user can't read or that is still
+    empty.
     """
     log = path.with_name(path.name + "-wal")
     database = APSWDatabase(
@@ -118,7 +119,7 @@ def inspect(path: Path) -> Iterator[Inspection]:
         found_log = log.exists() and log.stat().st_size > 0
         refuse_foreign(path)
     except OSError as error:
-        raise JournalError(f"the journal {path} can't be read: {error.strerror}") from error
+        raise CommandError(f"the journal {path} can't be read: {error.strerror}") from error
     with translated(path):
         database.connect()
     try:
