@@ -3,6 +3,7 @@
 The table is the promise: who may call what, on whose things. A route that isn't in it fails the test.
 """
 
+import dataclasses
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import trio
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process, by_hand, full_claims
-from webhookd.admin.app import check_routes
+from webhookd.admin.app import all_operations, check_routes, create_app
 from webhookd.admin.auth import Permission, new_key
 from webhookd.errors import RouteError
 from webhookd.journal import KeyRow, audit, keys
@@ -328,8 +329,18 @@ async def test_the_log_is_read_in_pages_and_by_filters(api: Api) -> None:
     assert (await log("?cursor=c.bm8"))["code"] == "INVALID_CURSOR"
 
 
-def test_a_route_without_a_role_stops_the_start(api_app: Any) -> None:
-    """A route that nobody said anything of, or that would let everybody in below /api/, is an error that names it."""
+async def test_a_route_without_a_role_stops_the_start(api: Api) -> None:
+    """The application isn't made while one of its operations declares no role, or nothing for everybody below /api/."""
+    served = all_operations()
+    for permission in (None, "read", Permission.NOTHING):
+        # What mypy refuses to write may still be computed.
+        wrong: Any = dataclasses.replace(served[0], permission=permission)  # type: ignore[arg-type]  # see above
+        with pytest.raises(RouteError, match=r"/api/webhooks \(listWebhooks\)"):
+            create_app(api.services, [wrong, *served[1:]])
+
+
+def test_a_route_that_goes_around_the_operations_is_found(api_app: Any) -> None:
+    """A route that was added by other means is an error that names it, until somebody declares its role."""
     declared = {"served": Permission.READ}
     api_app.add_url_rule("/api/served", "served", lambda: "")
     check_routes(api_app, declared)

@@ -8,12 +8,15 @@ from typing import Any
 
 import apsw
 import pytest
+from playhouse.apsw_ext import APSWDatabase
 
 from tests.cli.test_commands import run, running
 from tests.e2e.harness import CONFIG
 from webhookd.cli import program
 from webhookd.cli.checks import CHECKS, Level, of_sqlite
 from webhookd.cli.control import Control
+from webhookd.journal import migrations
+from webhookd.journal.migrations import CURRENT_VERSION
 
 
 @pytest.fixture
@@ -169,15 +172,23 @@ def test_a_file_that_is_no_journal_is_damage(config: Path, doctor: Doctor, conte
 def test_a_newer_journal_is_not_touched(config: Path, doctor: Doctor) -> None:
     """Tables of a version to come are for the program to come."""
     sql(config, "PRAGMA user_version = 99")
-    assert doctor(70)["tables"] == ["version 99, and this webhookd knows 2: run the newer one"]
+    assert doctor(70)["tables"] == [f"version 99, and this webhookd knows {CURRENT_VERSION}: run the newer one"]
 
 
 def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Doctor) -> None:
-    """Tables of an older version are fine: the next start brings them on."""
-    sql(config, "DROP TABLE audit", "ALTER TABLE api_keys DROP COLUMN last_used_at", "PRAGMA user_version = 1")
+    """Tables of the first version are fine: the next command or start brings them on, and the log begins."""
+    journal = config.with_name("webhookd.db")
+    journal.unlink()
+    database: Any = APSWDatabase(str(journal), pragmas={"journal_mode": "WAL"})  # type: ignore[no-untyped-call]  # a stub
+    with database, database.atomic():
+        migrations._first(database, 0.0)
+        database.execute_sql("PRAGMA user_version = 1")
+    database.close()
+    journal.chmod(0o600)
     assert doctor() == {}
-    assert call("keys", "list", "--config", config) == 0
+    assert call("keys", "create", "--role", "viewer", "--config", config) == 0
     assert doctor() == {}
+    assert "1 entries, the chain holds" in run("doctor", "--config", config).stdout
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Nothing here parses forms, redirects or keeps a session. Whoever asks is known before it is said whether a path exists.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -52,8 +52,12 @@ def all_operations() -> tuple[Operation, ...]:
     )
 
 
-def create_app(services: Services) -> QuartTrio:
-    """Build the application; it starts nothing and holds no state but `services`."""
+def create_app(services: Services, operations: Sequence[Operation] | None = None) -> QuartTrio:
+    """Build the application of all operations, or of these; it starts nothing and holds no state but `services`.
+
+    Raises RouteError for a route that declares no role.
+    """
+    served = all_operations() if operations is None else operations
     app = QuartTrio("webhookd", static_folder=None, template_folder=None)
     app.request_class = BoundedRequest
     app.asgi_http_class = BoundedConnection
@@ -66,7 +70,7 @@ def create_app(services: Services) -> QuartTrio:
     )
     app.url_map.merge_slashes = False
     kept_answers = Idempotency(services)
-    for operation in all_operations():
+    for operation in served:
         rule = operation.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(
             rule,
@@ -93,7 +97,7 @@ def create_app(services: Services) -> QuartTrio:
         return response
 
     _answer_errors(app, services)
-    check_routes(app, {operation.name: operation.permission for operation in all_operations()})
+    check_routes(app, {operation.name: operation.permission for operation in served})
     return app
 
 

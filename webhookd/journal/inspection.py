@@ -61,6 +61,10 @@ class Inspection:
         found = {what: self._number(query) for what, query in _DANGLING.items()} | {"foreign keys": foreign}
         return [f"{count} {what}" for what, count in found.items() if count]
 
+    def has_audit_log(self) -> bool:
+        """Whether the tables are of a version that keeps one."""
+        return self._number("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'") == 1
+
     def audit_chain(self) -> audit.Chain:
         """Follow the audit log's chain."""
         with _asking(self._path):
