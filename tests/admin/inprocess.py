@@ -88,11 +88,19 @@ class Api:
         }
 
     async def ask(
-        self, method: str, path: str, credentials: str | None, *, body: object = None, uid: int | None = None
+        self,
+        method: str,
+        path: str,
+        credentials: str | None,
+        *,
+        body: object = None,
+        uid: int | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """Send a request with these credentials; `uid` is the kernel's word on a control socket."""
-        headers = {} if credentials is None else {"authorization": f"Bearer {credentials}"}
-        return await self._clients[uid].request(method, path, headers=headers, json=body)
+        authorization = {} if credentials is None else {"authorization": f"Bearer {credentials}"}
+        sent = {**authorization, **(headers or {})}
+        return await self._clients[uid].request(method, path, headers=sent, json=body)
 
     async def stream(self, path: str, credentials: str, lines: AsyncIterator[bytes]) -> bytes:
         """Send lines as they come, and return the lines of the answer."""

@@ -72,6 +72,22 @@ async def test_nobody_in_particular_leaves_no_entry(journal: Journal) -> None:
     assert await journal.read(audit.verify) == audit.Chain(entries=0, head=audit.GENESIS, broken=None)
 
 
+async def test_changes_of_one_commit_are_chained_too(journal: Journal) -> None:
+    """What was submitted together, with changes among them that are refused, has numbers without a gap."""
+    insert = audit.recorded(endpoints.insert, deed(), endpoints.about)
+    delete = audit.recorded(endpoints.delete, deed(Action.WEBHOOK_DELETE), endpoints.about)
+    made = [journal.write_nowait(insert, None, VAULT, new_endpoint()) for _ in range(20)]
+    refused = [journal.write_nowait(delete, None, f"wh_{number}", CLOCK.now()) for number in range(20)]
+    made += [journal.write_nowait(insert, None, VAULT, new_endpoint()) for _ in range(20)]
+    for ticket in made:
+        await ticket.wait()
+    for ticket in refused:
+        with pytest.raises(Rejected):
+            await ticket.wait()
+    chain = await journal.read(audit.verify)
+    assert (chain.entries, chain.broken) == (40, None)
+
+
 async def test_the_hash_is_as_documented(journal: Journal) -> None:
     """Anybody can compute the chain: SHA-256 over the hash before and a JSON array of the entry."""
     import hashlib  # noqa: PLC0415 - the point is that nothing else is needed
