@@ -124,21 +124,12 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     sample=random.random,
                 )
                 sockets = _bind(config, router, bound)
-                # Only once nothing can fail any more: a key that was not shown is lost.
-                first_admin_key = await ensure_admin_key(journal, ids, clock)
-                await router.begin()
-                ready = Ready(
-                    url=_url(sockets.tcp),
-                    ingest_socket=config.ingest.socket,
-                    control_socket=config.server.control_socket,
-                    first_admin_key=first_admin_key,
-                )
                 lifecycle = _Lifecycle(journal, router)
                 services = Services(
                     router=router,
                     journal=journal,
                     lifecycle=lifecycle,
-                    keys=KeyRing(await journal.read(keys.all)),
+                    keys=KeyRing(),
                     tokens=tokens,
                     vault=vault,
                     clock=clock,
@@ -153,6 +144,17 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     control=[sockets.control],
                     max_connections=config.server.max_connections,
                     new_request_id=partial(ids.new, Prefix.REQUEST),
+                )
+                # Only once nothing can fail any more: a key that was not shown is lost.
+                first_admin_key = await ensure_admin_key(journal, ids, clock)
+                for row in await journal.read(keys.all):
+                    services.keys.put(row)
+                await router.begin()
+                ready = Ready(
+                    url=_url(sockets.tcp),
+                    ingest_socket=config.ingest.socket,
+                    control_socket=config.server.control_socket,
+                    first_admin_key=first_admin_key,
                 )
                 async with trio.open_nursery() as sending:
                     await sending.start(sender.run)
