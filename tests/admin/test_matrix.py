@@ -189,9 +189,11 @@ class Things:
             "replayId": replay,
         }
 
-    async def path(self, row: Row) -> str:
-        """Return the path of a route to these things; what a DELETE would take away is made anew for each."""
+    async def path(self, row: Row, *, anew: bool) -> str:
+        """Return the path of a route to these things; what a DELETE would take away is made anew where asked for."""
         path = row.route.split()[1]
+        if not anew:
+            return path.format(name="user.created", **self._names)
         if row.route == "DELETE /api/webhooks/{webhookId}":
             return path.format(webhookId=await self._make("/api/webhooks", NEW_WEBHOOK))
         if "{keyId}" in path:
@@ -241,8 +243,9 @@ async def test_every_route_by_every_caller(api: Api) -> None:
     wrong: list[str] = []
     for who in await callers(api):
         for row in TABLE:
-            for target in (A, B):
-                path = await things[target].path(row)
+            # Whoever is refused at the door never gets to anybody's things.
+            for target in (A, B) if who.always is None else (B,):
+                path = await things[target].path(row, anew=who.always is None)
                 before = await entries(api)
                 method, body = row.route.split()[0], filled(row.body, target)
                 answer = await api.ask(method, path, who.credentials, body=body, uid=who.uid)
@@ -257,15 +260,18 @@ async def test_every_route_by_every_caller(api: Api) -> None:
                 if who.organization == A and B in answer.text:
                     wrong.append(f"{cell}: shows something of {B}")
     assert not wrong, "\n".join(wrong)
-    assert asked > 1500
+    assert asked > 1400
     chain = await api.world.journal.read(audit.verify)
     assert (chain.broken, chain.entries) == (None, await entries(api))
 
 
 async def entries(api: Api) -> int:
     """Return how many entries the log has: the number of the last."""
-    page = await api.world.journal.read(audit.page, None, **everything() | {"limit": 1})
-    return page.items[0].sequence
+    return await api.world.journal.read(last_number)
+
+
+def last_number(database: Any) -> int:
+    return int(database.execute_sql("SELECT coalesce(max(sequence), 0) FROM audit").fetchone()[0])
 
 
 async def test_a_route_without_a_role_stops_the_start(api: Api) -> None:
@@ -297,7 +303,3 @@ def api_app() -> Any:
     from quart_trio import QuartTrio  # noqa: PLC0415 - for this alone
 
     return QuartTrio("test", static_folder=None)
-
-
-def everything() -> dict[str, Any]:
-    return dict.fromkeys(("actor", "action", "what", "since", "until", "cursor")) | {"limit": 100}
