@@ -7,6 +7,7 @@ import pytest
 
 from webhookd.config import Config, describe, load_config
 from webhookd.errors import ConfigError
+from webhookd.models import Role
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,6 +44,7 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         "WEBHOOKD_EGRESS__ALLOW_HTTP": "true",
         "WEBHOOKD_DELIVERY__ORDERING": "key",
         "WEBHOOKD_EGRESS__PROXY": "",
+        "WEBHOOKD_JWT__ROLES": '{ boss = "admin" }',
         "WEBHOOKD_SOMETHING": "else",
         "WEBHOOKD_OTHER__THING": "left alone",
         "PATH": "/bin",
@@ -53,6 +55,7 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     assert config.egress.allow_http
     assert config.egress.proxy is None
     assert config.delivery.ordering.value == "key"
+    assert config.jwt.roles == {"boss": Role.ADMIN}
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,19 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("[egress]\nproxy = 'socks5://x'\n", r":2: egress\.proxy takes http"),
         ("[journal]\npath = 'a'\n[ingest]\nsocket = 'a'\n", r"must not be the file of journal\.path"),
         ("[events]\nunknown_event_types = 'maybe'\n", r":2: events\.unknown_event_types takes"),
+        ("[jwt]\njwks_file = 'a'\n", r":2: jwt\.issuer must be set where jwt\.jwks_file is"),
+        ("[jwt]\njwks_file = 'a'\nissuer = 'i'\n", r":2: jwt\.audience must be set where jwt\.jwks_file is"),
+        (
+            "[jwt]\nissuer = 'i'\naudience = 'a'\n",
+            r":2: jwt\.issuer has no effect without a key: set one of jwt\.secret_",
+        ),
+        (
+            "[jwt]\nissuer = 'i'\naudience = 'a'\nsecret_file = 's'\njwks_file = 'j'\n",
+            r":5: jwt\.jwks_file can't be set beside jwt\.secret_file",
+        ),
+        ("[jwt]\nroles = { boss = 'king' }\n", r":2: jwt\.roles takes a table .*\"admin\" or .*king"),
+        ("[jwt]\nroles = {}\n", r":2: jwt\.roles must name at least one"),
+        ("[jwt]\nleeway_seconds = 301\n", r":2: jwt\.leeway_seconds takes a number from 0 to 300"),
         ("[log]\nlevel = 3\n", r":2: log\.level takes"),
         ("[server\n", r":1: not TOML"),
     ],
@@ -113,7 +129,8 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     """`describe` is TOML that means the same, with the proxy's password hidden."""
-    config = load(tmp_path, '[delivery]\nretry_delays = [0.5, 3]\n[server]\nhost = "::1"\n')
+    tokens = '[jwt]\nroles = { "a \\" b" = "viewer" }\n'
+    config = load(tmp_path, f'[delivery]\nretry_delays = [0.5, 3]\n[server]\nhost = "::1"\n{tokens}')
     assert load(tmp_path, describe(config)) == config
     secretive = load(tmp_path, '[egress]\nproxy = "http://user:hunter2@proxy.example:3128"\n')
     assert "hunter2" not in describe(secretive)

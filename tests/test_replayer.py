@@ -33,7 +33,7 @@ async def ask(
 ) -> ReplayRow:
     wanted = selection(endpoint, kind, since=since, until=w.clock.now() + 1 if until is None else until, events=events)
     counted = await w.router.replayer.count(wanted)
-    row = await w.router.replayer.start(wanted)
+    row = await w.router.replayer.start(endpoint, wanted)
     assert row.matched == counted
     return row
 
@@ -164,13 +164,13 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
         row = await w.journal.write(replays.start, wanted, "rpl_1", w.clock.now())
         queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
-        stopped = await w.router.replayer.stop(endpoint.pk, row.id)
+        stopped = await w.router.replayer.stop(endpoint, row.id)
         assert (stopped.queued, stopped.status) == (500, ReplayStatus.STOPPED)
         await ask(w, endpoint, ReplayKind.RECOVER)
         await trio.sleep(1)
-        assert (await w.router.replayer.stop(endpoint.pk, row.id)).queued == 500
+        assert (await w.router.replayer.stop(endpoint, row.id)).queued == 500
         with pytest.raises(Rejected) as unknown:
-            await w.router.replayer.stop(endpoint.pk, "rpl_unknown")
+            await w.router.replayer.stop(endpoint, "rpl_unknown")
         assert unknown.value.code is ErrorCode.NOT_FOUND
 
 

@@ -25,6 +25,10 @@ class ConfigError(WebhookdError):
     exit_status = 2
 
 
+class RouteError(WebhookdError):
+    """A route that says nothing of who may call it: a bug that must not be served."""
+
+
 class MasterKeyError(WebhookdError):
     """A master key that is missing, malformed, readable by others, or not the one the journal was made with."""
 

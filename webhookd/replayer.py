@@ -12,7 +12,7 @@ import trio
 from webhookd.clock import Clock
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import Journal, ReplayRow, endpoints, replays
+from webhookd.journal import Journal, ReplayRow, audit, endpoints, replays
 from webhookd.logs import get_logger
 from webhookd.models import DeliveryStatus, Endpoint, Policy, ReplayKind, ReplayStatus, WhenInactive
 
@@ -46,15 +46,17 @@ class Replayer:
         """Return how many deliveries or events would be queued."""
         return await self._journal.read(replays.count, wanted)
 
-    async def start(self, wanted: replays.Selection) -> ReplayRow:
+    async def start(self, endpoint: Endpoint, wanted: replays.Selection, deed: audit.Deed | None = None) -> ReplayRow:
         """Begin, and return what it matched; the work goes on by itself."""
-        row = await self._journal.write(replays.start, wanted, self._ids.new(Prefix.REPLAY), self._clock.now())
+        start = audit.recorded(replays.start, deed, lambda _: endpoints.about(endpoint))
+        row = await self._journal.write(start, wanted, self._ids.new(Prefix.REPLAY), self._clock.now())
         self._asked.set()
         return row
 
-    async def stop(self, endpoint_pk: int, replay_id: str) -> ReplayRow:
+    async def stop(self, endpoint: Endpoint, replay_id: str, deed: audit.Deed | None = None) -> ReplayRow:
         """Stop one; what it queued stays. Rejected NOT_FOUND."""
-        return await self._journal.write(replays.stop, endpoint_pk, replay_id)
+        stop = audit.recorded(replays.stop, deed, lambda _: endpoints.about(endpoint))
+        return await self._journal.write(stop, endpoint.pk, replay_id)
 
     async def run(self) -> None:
         """Carry out what is asked for, in turns, until canceled."""

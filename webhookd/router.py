@@ -31,6 +31,7 @@ from webhookd.journal import (
     NewEndpoint,
     QueueFacts,
     Ticket,
+    audit,
     deliveries,
     endpoints,
     event_types,
@@ -179,23 +180,27 @@ class Router:
         if actor is not None:
             actor.reload()
 
-    async def create_endpoint(self, new: NewEndpoint) -> Endpoint:
+    async def create_endpoint(self, new: NewEndpoint, deed: audit.Deed | None = None) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on."""
-        ticket = self._journal.write_nowait(endpoints.insert, self._adopt, self._vault, new)
+        insert = audit.recorded(endpoints.insert, deed, endpoints.about)
+        ticket = self._journal.write_nowait(insert, self._adopt, self._vault, new)
         return await ticket.wait()
 
-    async def update_endpoint(self, endpoint_id: str, changes: EndpointChanges) -> Endpoint:
+    async def update_endpoint(
+        self, endpoint_id: str, changes: EndpointChanges, deed: audit.Deed | None = None
+    ) -> Endpoint:
         """Change an endpoint. A new URL and a webhook switched on again are tried at once, whatever was before."""
-        ticket = self._journal.write_nowait(
-            _update, self._changed, self._vault, endpoint_id, changes, self._clock.now()
-        )
+        update = audit.recorded(_update, deed, lambda changed: endpoints.about(changed[0]))
+        ticket = self._journal.write_nowait(update, self._changed, self._vault, endpoint_id, changes, self._clock.now())
         endpoint, _ = await ticket.wait()
         return endpoint
 
-    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float) -> Endpoint:
+    async def rotate_secret(
+        self, endpoint_id: str, secret: str, overlap_seconds: float, deed: audit.Deed | None = None
+    ) -> Endpoint:
         """Give an endpoint a new secret; the one before signs beside it for the overlap."""
         ticket = self._journal.write_nowait(
-            endpoints.rotate,
+            audit.recorded(endpoints.rotate, deed, endpoints.about),
             self._adopt,
             self._vault,
             endpoint_id,
@@ -206,9 +211,10 @@ class Router:
         )
         return await ticket.wait()
 
-    async def delete_endpoint(self, endpoint_id: str) -> Endpoint:
+    async def delete_endpoint(self, endpoint_id: str, deed: audit.Deed | None = None) -> Endpoint:
         """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded."""
-        ticket = self._journal.write_nowait(endpoints.delete, self._abandon, endpoint_id, self._clock.now())
+        delete = audit.recorded(endpoints.delete, deed, endpoints.about)
+        ticket = self._journal.write_nowait(delete, self._abandon, endpoint_id, self._clock.now())
         endpoint = await ticket.wait()
         await self._cancel_queue(endpoint.pk)
         await self._sender.forget(endpoint_id)
@@ -219,7 +225,9 @@ class Router:
         while await self._journal.write(deliveries.cancel, endpoint_pk, self._clock.now(), CANCELED_A_STEP):
             pass
 
-    async def retry(self, delivery_id: str, organization_id: str | None, *, force: bool) -> DeliveryRow:
+    async def retry(
+        self, delivery_id: str, organization_id: str | None, deed: audit.Deed | None = None, *, force: bool
+    ) -> DeliveryRow:
         """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
         row = await self._journal.read(deliveries.find, delivery_id, organization_id)
         actor = self.registry.wake(row.endpoint_pk)
@@ -228,10 +236,10 @@ class Router:
             raise Rejected(ErrorCode.CONFLICT, "the webhook of this delivery has been deleted")
         if row.pk in actor.in_flight:
             raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
-        _, policy = known
+        endpoint, policy = known
         with actor.holding(row.pk):
             return await self._journal.write(
-                deliveries.retry,
+                audit.recorded(deliveries.retry, deed, lambda again: (again.id, endpoint.organization_id)),
                 row.pk,
                 force=force,
                 now=self._clock.now(),
@@ -239,16 +247,18 @@ class Router:
                 ordering=policy.ordering,
             )
 
-    async def put_event_type(self, row: EventTypeRow) -> EventTypeRow:
+    async def put_event_type(self, row: EventTypeRow, deed: audit.Deed | None = None) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it."""
+        put = audit.recorded(event_types.put, deed, lambda stored: (stored.name, None))
         ticket = self._journal.write_nowait(
-            event_types.put, lambda stored: self.event_types.add(stored.name), row, self._clock.now()
+            put, lambda stored: self.event_types.add(stored.name), row, self._clock.now()
         )
         return await ticket.wait()
 
-    async def delete_event_type(self, name: str) -> None:
+    async def delete_event_type(self, name: str, deed: audit.Deed | None = None) -> None:
         """Take a name out of the catalogue; Rejected NOT_FOUND."""
-        ticket = self._journal.write_nowait(event_types.delete, lambda _: self.event_types.discard(name), name)
+        delete = audit.recorded(event_types.delete, deed, lambda _: (name, None))
+        ticket = self._journal.write_nowait(delete, lambda _: self.event_types.discard(name), name)
         await ticket.wait()
 
     async def health(self, subjects: list[Endpoint]) -> list[Health]:

@@ -11,10 +11,11 @@ cuts the waiting. A failure of the writer ends the process at once: it is for th
 for the journal to know what was pending.
 """
 
+import os
 import random
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,9 @@ from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing, new_key
 from webhookd.admin.binding import bind_tcp
 from webhookd.admin.guard import Guard
+from webhookd.admin.last_use import save_uses
 from webhookd.admin.ports import Readiness, Services
+from webhookd.admin.tokens import open_tokens
 from webhookd.clock import Clock, SystemClock
 from webhookd.config import Config
 from webhookd.delivery.egress import check_headers
@@ -39,6 +42,7 @@ from webhookd.journal import (
     SQLITE_VERSION,
     Journal,
     KeyRow,
+    audit,
     check_master_key,
     forget_master_key,
     holds_secrets,
@@ -104,10 +108,11 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     """
     clock = SystemClock()
     ids = IdFactory(clock.now)
-    with _unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with _writing(config, clock, ids) as journal:
+    with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with writing(config, clock, ids) as journal:
             with ExitStack() as bound:
                 vault = await unlock(journal, config)
+                tokens = open_tokens(config.jwt)
                 sender = Sender(config.delivery, config.egress)
                 router = Router(
                     journal=journal,
@@ -119,21 +124,13 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     sample=random.random,
                 )
                 sockets = _bind(config, router, bound)
-                # Only once nothing can fail any more: a key that was not shown is lost.
-                first_admin_key = await ensure_admin_key(journal, ids, clock)
-                await router.begin()
-                ready = Ready(
-                    url=_url(sockets.tcp),
-                    ingest_socket=config.ingest.socket,
-                    control_socket=config.server.control_socket,
-                    first_admin_key=first_admin_key,
-                )
                 lifecycle = _Lifecycle(journal, router)
                 services = Services(
                     router=router,
                     journal=journal,
                     lifecycle=lifecycle,
-                    keys=KeyRing(await journal.read(keys.all)),
+                    keys=KeyRing(),
+                    tokens=tokens,
                     vault=vault,
                     clock=clock,
                     ids=ids,
@@ -148,12 +145,24 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     max_connections=config.server.max_connections,
                     new_request_id=partial(ids.new, Prefix.REQUEST),
                 )
+                # Only once nothing can fail any more: a key that was not shown is lost.
+                first_admin_key = await ensure_admin_key(journal, ids, clock)
+                for row in await journal.read(keys.all):
+                    services.keys.put(row)
+                await router.begin()
+                ready = Ready(
+                    url=_url(sockets.tcp),
+                    ingest_socket=config.ingest.socket,
+                    control_socket=config.server.control_socket,
+                    first_admin_key=first_admin_key,
+                )
                 async with trio.open_nursery() as sending:
                     await sending.start(sender.run)
                     await sending.start(router.run)
                     sending.start_soon(
                         Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
                     )
+                    sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)
                         await edges.start(sockets.ingest.run)
@@ -209,7 +218,7 @@ async def _drain(
 
 
 @asynccontextmanager
-async def _writing(config: Config, clock: Clock, ids: IdFactory) -> AsyncIterator[Journal]:
+async def writing(config: Config, clock: Clock, ids: IdFactory) -> AsyncIterator[Journal]:
     """Open the journal with its writer running; on leaving, all that was submitted is on disk."""
     async with (
         open_journal(config.journal.path, clock=clock, ids=ids, max_bytes=config.journal.max_bytes) as journal,
@@ -245,7 +254,7 @@ def _url(listeners: list[socket.socket]) -> str:
 
 
 @contextmanager
-def _unwrapped() -> Iterator[None]:
+def unwrapped() -> Iterator[None]:
     """Raise the one error of webhookd's own out of the groups that nurseries make; a bug stays a group."""
     try:
         yield
@@ -293,11 +302,17 @@ async def unlock(journal: Journal, config: Config) -> Vault:
 
 async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> str | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
-    row, text = _key(Role.ADMIN, ids, clock, name="first admin key")
-    return text if await journal.write(keys.insert_first, row) else None
+    row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
+    return text if await journal.write(keys.insert_first, row, own_deed(audit.Action.KEY_CREATE, clock)) else None
 
 
-def _key(
+def own_deed(action: audit.Action, clock: Clock, fields: Iterable[str] = ()) -> audit.Deed:
+    """Return what the user who runs this process does, for the audit log."""
+    actor = audit.Actor(kind=audit.ActorKind.COMMAND, id=str(os.getuid()))
+    return audit.Deed(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
+
+
+def make_key(
     role: Role,
     ids: IdFactory,
     clock: Clock,
@@ -306,6 +321,7 @@ def _key(
     organization_id: str | None = None,
     expires_at: float | None = None,
 ) -> tuple[KeyRow, str]:
+    """Return a new API key as it is stored, and its text."""
     key_id, text = new_key(role, ids)
     row = KeyRow(
         id=key_id,
@@ -317,45 +333,3 @@ def _key(
         expires_at=expires_at,
     )
     return row, text
-
-
-# For the command line while no server runs; each takes the journal's lock. Call them under `trio.run`.
-
-
-async def initialize(config: Config) -> str | None:
-    """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
-    clock = SystemClock()
-    ids = IdFactory(clock.now)
-    with _unwrapped():
-        async with _writing(config, clock, ids) as journal:
-            await unlock(journal, config)
-            return await ensure_admin_key(journal, ids, clock)
-
-
-async def create_key_offline(
-    config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
-) -> tuple[KeyRow, str]:
-    """Make an API key; return it and its text, which nothing shows again."""
-    clock = SystemClock()
-    ids = IdFactory(clock.now)
-    row, text = _key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
-    with _unwrapped():
-        async with _writing(config, clock, ids) as journal:
-            await journal.write(keys.insert, row)
-    return row, text
-
-
-async def list_keys_offline(config: Config) -> list[KeyRow]:
-    """Return every API key."""
-    clock = SystemClock()
-    with _unwrapped():
-        async with _writing(config, clock, IdFactory(clock.now)) as journal:
-            return await journal.read(keys.all)
-
-
-async def revoke_key_offline(config: Config, key_id: str) -> None:
-    """Revoke an API key; Rejected NOT_FOUND."""
-    clock = SystemClock()
-    with _unwrapped():
-        async with _writing(config, clock, IdFactory(clock.now)) as journal:
-            await journal.write(keys.revoke, key_id, None)

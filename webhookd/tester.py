@@ -16,7 +16,7 @@ from webhookd.delivery.retry import classify
 from webhookd.delivery.signing import Signer
 from webhookd.envelope import seal_envelope
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import DeliveryDetail, Journal, trials
+from webhookd.journal import DeliveryDetail, Journal, audit, endpoints, trials
 from webhookd.models import (
     TEST_EVENT,
     AcceptedEvent,
@@ -59,8 +59,9 @@ class Tester:
         self._policy = policy
         self._slots = trio.Semaphore(MOST_AT_ONCE, max_value=MOST_AT_ONCE)
 
-    async def test(self, endpoint: Endpoint) -> DeliveryDetail:
+    async def test(self, endpoint: Endpoint, deed: audit.Deed | None = None) -> DeliveryDetail:
         """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
+        insert = audit.recorded(trials.insert, deed, lambda _: endpoints.about(endpoint))
         async with self._slots:
             credentials, _ = await self._load(endpoint)
             now = self._clock.now()
@@ -95,9 +96,9 @@ class Tester:
             except trio.Cancelled:
                 seconds = self._clock.now() - now
                 cut_off = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="given up")
-                self._journal.insist(trials.insert, None, event, self._record(delivery, cut_off))
+                self._journal.insist(insert, None, event, self._record(delivery, cut_off))
                 raise
-            return await self._journal.insist(trials.insert, None, event, self._record(delivery, outcome)).wait()
+            return await self._journal.insist(insert, None, event, self._record(delivery, outcome)).wait()
 
     def _record(self, delivery: QueuedDelivery, outcome: Outcome) -> AttemptRecord:
         found = classify(outcome)

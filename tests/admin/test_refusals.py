@@ -197,50 +197,6 @@ def test_an_altered_revoked_or_expired_key_is_no_key(api: Api) -> None:
     assert problem(past) == (400, "VALIDATION_ERROR", ["/expiresAt"])
 
 
-ALLOWED = {
-    "GET /api/webhooks": "admin operator viewer",
-    "POST /api/webhooks": "admin",
-    "GET /api/events": "admin operator viewer",
-    "POST /api/events": "admin ingest",
-    "GET /api/events/x": "admin operator viewer",
-    "GET /api/event-types": "admin operator viewer",
-    "PUT /api/event-types/a.b": "admin",
-    "DELETE /api/event-types/a.never": "admin",
-    "GET /api/keys": "admin",
-    "POST /api/keys": "admin",
-    "DELETE /api/keys/key_x": "admin",
-    "GET /api/openapi.json": "admin operator viewer",
-    "GET /api/webhooks/wh_x": "admin operator viewer",
-    "PATCH /api/webhooks/wh_x": "admin operator",
-    "PUT /api/webhooks/wh_x": "admin operator",
-    "DELETE /api/webhooks/wh_x": "admin",
-    "POST /api/webhooks/wh_x/rotate-secret": "admin",
-    "POST /api/webhooks/wh_x/test": "admin operator",
-    "POST /api/webhooks/wh_x/recover": "admin operator",
-    "POST /api/webhooks/wh_x/replay": "admin operator",
-    "GET /api/webhooks/wh_x/replays/rpl_x": "admin operator viewer",
-    "DELETE /api/webhooks/wh_x/replays/rpl_x": "admin operator",
-    "GET /api/webhooks/wh_x/deliveries": "admin operator viewer",
-    "GET /api/webhooks/deliveries/dlv_x": "admin operator viewer",
-    "POST /api/webhooks/deliveries/dlv_x/retry": "admin operator",
-}
-
-
-def test_each_role_may_do_what_is_its_own(api: Api) -> None:
-    """Role by role and operation by operation: who may, and who gets a 403."""
-    described = api.admin.get("/api/openapi.json").json()["paths"]
-    operations = sum(len(methods) for path, methods in described.items() if path.startswith("/api/"))
-    assert operations == len(ALLOWED)
-    for role in ("admin", "operator", "viewer", "ingest"):
-        client = api.key(role)
-        for operation, roles in ALLOWED.items():
-            method, path = operation.split()
-            body = {"isActive": True} if method in {"PATCH", "PUT"} and "webhooks" in path else {}
-            sent = None if method in {"GET", "DELETE"} else body
-            answer = client.request(method, path, json=sent)
-            assert (answer.status_code == 403) == (role not in roles.split()), (role, operation, answer.text)
-
-
 def test_an_operator_changes_is_active_alone(api: Api) -> None:
     """An operator may switch a webhook off and on, and nothing else of it."""
     webhook, operator = api.webhook(), api.key("operator")

@@ -26,7 +26,7 @@ from webhookd.journal import NewEndpoint, endpoints
 from webhookd.journal.database import open_writer
 from webhookd.models import PolicyOverrides, SignatureChoice
 from webhookd.secrets import Vault, load_master_key
-from webhookd.server import initialize, master_key_file
+from webhookd.offline import initialize, master_key_file
 
 MAX_AGE_SECONDS = 259_200
 

@@ -1,6 +1,7 @@
 """Each command: what it prints, where, and its exit status; with a server running and without."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.admin.inprocess import AUDIENCE, ISSUER, by_hand, full_claims
 from tests.e2e.harness import CONFIG
 from webhookd.cli.control import Control
 from webhookd.cli.init import template
@@ -112,7 +114,7 @@ def test_wrong_usage_is_status_2(config: Path) -> None:
     assert "--help" in run("serve", "--prot", status=2).stderr
     assert "admin" in run("keys", "create", "--role", "king", "--config", config, status=2).stderr
     assert "--data" in run("send", "--type", "user.created", "--config", config, status=2).stderr
-    for command in ("serve", "init", "check-config", "keys", "send", "listen", "demo", "verify"):
+    for command in ("serve", "init", "check-config", "keys", "send", "listen", "demo", "verify", "doctor"):
         assert f"webhookd {command}" in run(command, "--help").stdout
 
 
@@ -133,7 +135,45 @@ def test_keys_with_and_without_a_server(config: Path) -> None:
         run("keys", "revoke", key_id[0], "--config", config)
         assert status_of(url, made.stdout.strip()) == 401
         assert "there is no API key" in run("keys", "revoke", key_id[0], "--config", config, status=1).stderr
-    assert "acme" not in run("keys", "list", "--config", config).stdout
+    listed = run("keys", "list", "--config", config).stdout
+    assert "acme" not in listed
+    # The server wrote down the last use when it ended.
+    assert {line.split()[-1] == "-" for line in listed.splitlines() if " off " in line} == {False}
+
+
+def test_tokens_are_taken_by_a_running_server(config: Path, tmp_path: Path) -> None:
+    """A token of the configured sign-in is let in; a key file that can't be used keeps the server from starting."""
+    secret = tmp_path / "jwt.secret"
+    secret.write_bytes(b"of at least 32 bytes, as HS256 wants it")
+    secret.chmod(0o600)
+    config.write_text(CONFIG + f'[jwt]\nsecret_file = "jwt.secret"\nissuer = "{ISSUER}"\naudience = "{AUDIENCE}"\n')
+    with running("serve", "--config", config, until=" ready: ") as server:
+        url = server.ready.split("API ")[1].split(",")[0]  # type: ignore[attr-defined]  # see `running`
+        assert status_of(url, by_hand({"alg": "HS256"}, full_claims(role="viewer"), secret.read_bytes())) == 200
+        assert status_of(url, by_hand({"alg": "HS256"}, full_claims(role="viewer"), b"another secret")) == 401
+    secret.write_bytes(b"short")
+    for command in ("serve", "check-config"):
+        assert f"jwt.secret_file: {secret} holds 5 bytes" in run(command, "--config", config, status=2).stderr
+
+
+def test_what_commands_change_is_in_the_audit_log(config: Path, tmp_path: Path) -> None:
+    """Keys that are made and revoked without a server stand there under the uid of whoever ran the command."""
+    made = run("keys", "create", "--role", "viewer", "--organization", "acme", "--config", config).stderr
+    key_id = made.split(",")[0]
+    run("keys", "revoke", key_id, "--config", config)
+    with running("serve", "--config", config, until=" ready: "):
+        control = Control(tmp_path / "control.sock")
+        log = control.get("/api/audit", dict[str, Any])["data"]
+        run("keys", "create", "--role", "viewer", "--config", config)
+        through_server = control.get("/api/audit?limit=1", dict[str, Any])["data"][0]
+    assert through_server["actor"] == {"kind": "control", "id": str(os.getuid()), "role": "admin"}
+    who = {"kind": "command", "id": str(os.getuid()), "role": None}
+    assert [(entry["action"], entry["object"], entry["organizationId"], entry["fields"]) for entry in log[1:]] == [
+        ("key.revoke", key_id, "acme", []),
+        ("key.create", key_id, "acme", ["role", "organizationId"]),
+    ]
+    assert log[0]["action"] == "key.create"  # the admin key of the first start
+    assert all((entry["actor"], entry["requestId"]) == (who, None) for entry in log)
 
 
 def status_of(url: str, key: str) -> int:

@@ -8,7 +8,7 @@ from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, deliveries, endpoints, events, schema, windows
+from webhookd.journal import Journal, audit, deliveries, endpoints, events, schema, windows
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, prune
 from webhookd.models import Ordering
@@ -41,7 +41,7 @@ async def test_a_model_is_its_table(path: Path, table: Any) -> None:
 
 def test_all_tables_are_looked_at() -> None:
     """The list of models isn't empty by mistake."""
-    assert len(TABLES) == 11
+    assert len(TABLES) == 12
 
 
 async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -> list[str]:
@@ -98,6 +98,8 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
             (events.get, ("e", None), {}),
             (endpoints.get, (endpoint.id,), {}),
             (endpoints.health_facts, ({endpoint.pk: Ordering.STRICT},), {}),
+            *((audit.page, ("acme",), entries() | {name: "x"}) for name in ("actor", "what")),
+            *((audit.page, (None,), entries() | {name: "x"}) for name in ("actor", "what")),
         ]
         for query, arguments, options in queries:
             found = await plans(journal, query, *arguments, **options)
@@ -128,6 +130,10 @@ def wasteful(plan: list[str]) -> list[str]:
 def everything() -> dict[str, Any]:
     names = ("status", "event", "event_id", "since", "until", "cursor")
     return dict.fromkeys(names) | {"limit": 20}
+
+
+def entries() -> dict[str, Any]:
+    return dict.fromkeys(("actor", "action", "what", "since", "until", "cursor")) | {"limit": 20}
 
 
 async def test_retention_forgets_what_has_ended_alone(path: Path) -> None:

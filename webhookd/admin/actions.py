@@ -4,17 +4,18 @@ from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import attempt_view, parse_time
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplayStarted, ReplayView
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import ReplayRow, endpoints, replays
+from webhookd.journal.audit import Action
 from webhookd.models import Endpoint, ReplayKind
 from webhookd.replayer import selection
 
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Send a test now and answer with its attempt."""
-    detail = await call.services.router.tester.test(await _find(call))
+    detail = await call.services.router.tester.test(await _find(call), call.deed(Action.WEBHOOK_TEST))
     [attempt] = detail.attempts
     return Answer(value=attempt_view(attempt))
 
@@ -38,7 +39,8 @@ async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
 async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
     """Stop a recover or replay; what it queued stays."""
     endpoint = await _find(call)
-    return Answer(value=_view(await call.services.router.replayer.stop(endpoint.pk, call.path["replayId"])))
+    deed = call.deed(Action.WEBHOOK_STOP_REPLAY)
+    return Answer(value=_view(await call.services.router.replayer.stop(endpoint, call.path["replayId"], deed)))
 
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
@@ -53,7 +55,8 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
     wanted = selection(endpoint, kind, since=since, until=until, events=asked.events)
     if asked.dry_run:
         return Answer(value=Matched(matched=await services.router.replayer.count(wanted)))
-    row = await services.router.replayer.start(wanted)
+    action = Action.WEBHOOK_RECOVER if kind is ReplayKind.RECOVER else Action.WEBHOOK_REPLAY
+    row = await services.router.replayer.start(endpoint, wanted, call.deed(action, given(asked)))
     return Answer(
         value=ReplayStarted(id=row.id, matched=row.matched),
         status=HTTPStatus.ACCEPTED,

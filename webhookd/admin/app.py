@@ -3,7 +3,7 @@
 Nothing here parses forms, redirects or keeps a session. Whoever asks is known before it is said whether a path exists.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 
 import msgspec
@@ -12,8 +12,8 @@ from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from webhookd.admin import actions, deliveries, event_types, events, keys, system, webhooks
-from webhookd.admin.auth import LOCAL_ADMINISTRATOR, NOBODY, Caller
+from webhookd.admin import actions, audit, deliveries, event_types, events, keys, system, webhooks
+from webhookd.admin.auth import NOBODY, Caller, Permission, authenticate, local_administrator
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.idempotency import Idempotency
@@ -28,7 +28,7 @@ from webhookd.admin.problems import (
     problem_of,
     problem_of_status,
 )
-from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected
+from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
 from webhookd.ids import Prefix
 from webhookd.logs import get_logger
 
@@ -47,12 +47,17 @@ def all_operations() -> tuple[Operation, ...]:
         *events.OPERATIONS,
         *event_types.OPERATIONS,
         *keys.OPERATIONS,
+        *audit.OPERATIONS,
         *system.operations(all_operations),
     )
 
 
-def create_app(services: Services) -> QuartTrio:
-    """Build the application; it starts nothing and holds no state but `services`."""
+def create_app(services: Services, operations: Sequence[Operation] | None = None) -> QuartTrio:
+    """Build the application of all operations, or of these; it starts nothing and holds no state but `services`.
+
+    Raises RouteError for a route that declares no role.
+    """
+    served = all_operations() if operations is None else operations
     app = QuartTrio("webhookd", static_folder=None, template_folder=None)
     app.request_class = BoundedRequest
     app.asgi_http_class = BoundedConnection
@@ -65,7 +70,7 @@ def create_app(services: Services) -> QuartTrio:
     )
     app.url_map.merge_slashes = False
     kept_answers = Idempotency(services)
-    for operation in all_operations():
+    for operation in served:
         rule = operation.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(
             rule,
@@ -75,8 +80,9 @@ def create_app(services: Services) -> QuartTrio:
             provide_automatic_options=False,
         )
 
+    # Async without awaiting: Quart runs a plain function in a worker thread, beside the loop that owns the keys.
     @app.before_request
-    def identify() -> None:
+    async def identify() -> None:
         # The id comes first: whatever goes wrong after it is told under it.
         g.request_id = services.ids.new(Prefix.REQUEST)
         check_path(request.scope["raw_path"] or b"/")
@@ -84,26 +90,43 @@ def create_app(services: Services) -> QuartTrio:
             g.caller = _caller(services, request)
 
     @app.after_request
-    def mark(response: Response) -> Response:
+    async def mark(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = _request_id(services)
         response.headers["cache-control"] = "no-store"
         response.headers["x-content-type-options"] = "nosniff"
         return response
 
     _answer_errors(app, services)
+    check_routes(app, {operation.name: operation.permission for operation in served})
     return app
+
+
+def check_routes(app: QuartTrio, declared: Mapping[str, object]) -> None:
+    """Raise RouteError for a route of which `declared` (by endpoint) doesn't say who may call it.
+
+    Below /api/ nothing is for everybody.
+    """
+    for rule in app.url_map.iter_rules():
+        permission = declared.get(rule.endpoint)
+        if not isinstance(permission, Permission):
+            raise RouteError(f"the route {rule.rule} ({rule.endpoint}) declares no role that may call it")
+        if permission is Permission.NOTHING and rule.rule.startswith(_NEEDS_A_KEY):
+            raise RouteError(f"the route {rule.rule} ({rule.endpoint}) would let in callers without a role")
 
 
 def _view(services: Services, operation: Operation, kept_answers: Idempotency) -> Callable[..., Awaitable[Response]]:
     async def view(**variables: str) -> Response:
-        caller: Caller = g.get("caller", NOBODY)
-        caller.require(operation.permission)
+        caller: Caller = NOBODY
+        if operation.permission is not Permission.NOTHING:
+            caller = g.get("caller") or _caller(services, request)
+            caller.require(operation.permission)
+        request_id = _request_id(services)
         # The request itself, not the proxy to it: a stream is still being read when the context has gone.
         current = request_ctx.request
 
         async def run() -> Response:
             try:
-                answer = await operation.run(services, caller, current, variables)
+                answer = await operation.run(services, caller, current, request_id, variables)
             except Rejected as refused:
                 return _refusal(refused, services)
             return answer if isinstance(answer, Response) else _encode(answer)
@@ -127,9 +150,10 @@ def _refusal(refused: Rejected, services: Services) -> Response:
 
 def _caller(services: Services, request: Request) -> Caller:
     authorization = request.headers.getlist("Authorization")
-    if not authorization and request.scope.get("state", {}).get(LOCAL_ADMIN) is True:
-        return LOCAL_ADMINISTRATOR
-    return services.keys.authenticate(authorization, services.clock.now())
+    uid = request.scope.get("state", {}).get(LOCAL_ADMIN)
+    if not authorization and uid is not None:
+        return local_administrator(uid)
+    return authenticate(authorization, services.keys, services.tokens, services.clock.now())
 
 
 def _encode(answer: Answer) -> Response:

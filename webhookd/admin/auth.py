@@ -2,13 +2,13 @@
 
 API keys live in memory: loaded at boot, and changed in the step in which the journal tells of a commit, so that a
 revoked key stops with the answer to its revocation. A key reads `whd_<role>_<ULID>_<secret>`; the ULID finds it, and
-the SHA-256 of the whole text is compared in constant time.
+the SHA-256 of the whole text is compared in constant time, for a ULID that finds nothing too.
 """
 
 import base64
 import hmac
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -16,11 +16,14 @@ from msgspec import Struct
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
+from webhookd.journal.audit import Actor, ActorKind
 from webhookd.models import Role
 from webhookd.secrets import hash_api_key
 
 _SECRET_BYTES = 32
 _LONGEST_KEY = 128
+_KEY_PREFIX = "whd"
+_NO_HASH = bytes(32)
 
 
 class Permission(StrEnum):
@@ -39,6 +42,11 @@ _GRANTS = {
     Role.VIEWER: frozenset({Permission.READ}),
     Role.INGEST: frozenset({Permission.PUBLISH}),
 }
+
+
+def roles_with(permission: Permission) -> tuple[Role, ...]:
+    """Return the roles that grant it."""
+    return tuple(role for role, granted in _GRANTS.items() if permission in granted)
 
 
 class ApiKey(Protocol):
@@ -71,11 +79,25 @@ class ApiKey(Protocol):
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Whoever sent a request: a key, the machine's own administrator (`key_id` is None), or nobody (no role)."""
+    """Whoever sent a request: a key, a token, the machine's own administrator, or nobody (no role, no actor).
+
+    `expires_at` is a token's own end; a key's is looked up, since the key may also be revoked.
+    """
 
     role: Role | None
     organization_id: str | None = None
-    key_id: str | None = None
+    actor: Actor | None = None
+    expires_at: float | None = None
+
+    @property
+    def place(self) -> str:
+        """What tells this caller from every other: what is kept for one is for no other to see."""
+        if self.actor is None or self.actor.kind is ActorKind.CONTROL:
+            return "local"
+        if self.actor.kind is ActorKind.KEY:
+            return self.actor.id
+        # No organization's id has a slash or is a star.
+        return f"jwt/{self.organization_id or '*'}/{self.actor.id}"
 
     def require(self, permission: Permission) -> None:
         """Raise Rejected FORBIDDEN unless the caller's role grants it."""
@@ -84,12 +106,12 @@ class Caller(Struct, frozen=True, kw_only=True):
         if self.role is None:
             raise Rejected(ErrorCode.UNAUTHORIZED, "this needs an API key")
         if permission not in _GRANTS[self.role]:
-            raise Rejected(ErrorCode.FORBIDDEN, f"a key of the role {self.role.value} may not do this")
+            raise Rejected(ErrorCode.FORBIDDEN, f"the role {self.role.value} may not do this")
 
     def require_unbound(self, what: str) -> None:
         """Raise Rejected FORBIDDEN for a caller who is bound to an organization."""
         if self.organization_id is not None:
-            raise Rejected(ErrorCode.FORBIDDEN, f"a key that is bound to an organization can't touch {what}")
+            raise Rejected(ErrorCode.FORBIDDEN, f"who is bound to an organization can't touch {what}")
 
     def stamp(self, organization_id: str | None) -> str | None:
         """Return the organization of what this caller makes; FORBIDDEN where a bound caller names another."""
@@ -97,27 +119,33 @@ class Caller(Struct, frozen=True, kw_only=True):
             return organization_id
         if organization_id not in {None, self.organization_id}:
             raise Rejected(
-                ErrorCode.FORBIDDEN, f"the key is bound to organization {self.organization_id} and can't name another"
+                ErrorCode.FORBIDDEN, f"you are bound to organization {self.organization_id} and can't name another"
             )
         return self.organization_id
 
 
-LOCAL_ADMINISTRATOR = Caller(role=Role.ADMIN)
 NOBODY = Caller(role=None)
+
+
+def local_administrator(uid: int) -> Caller:
+    """Return the caller whom the kernel vouches for on the control socket."""
+    return Caller(role=Role.ADMIN, actor=Actor(kind=ActorKind.CONTROL, id=str(uid), role=Role.ADMIN))
 
 
 def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, str]:
     """Return a new key's id and its text, which is shown once and stored as a hash."""
     key_id = ids.new(Prefix.KEY)
     secret = base64.urlsafe_b64encode(random_bytes(_SECRET_BYTES)).decode().rstrip("=")
-    return key_id, f"whd_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}"
+    return key_id, f"{_KEY_PREFIX}_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}"
 
 
 class KeyRing:
-    """The keys in force, in memory. Every method is one synchronous step."""
+    """The keys in force, in memory, and when each was used last. Every method is one synchronous step."""
 
     def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
         self._keys = {key.id: key for key in keys}
+        self._used: dict[str, float] = {}
+        self._unsaved: set[str] = set()
 
     def put(self, key: ApiKey) -> None:
         """Let a key in."""
@@ -126,29 +154,67 @@ class KeyRing:
     def remove(self, key_id: str) -> None:
         """Let a key in no longer; one that isn't there is no error."""
         self._keys.pop(key_id, None)
+        self._used.pop(key_id, None)
+        self._unsaved.discard(key_id)
 
     def identify(self, text: str, now: float) -> Caller | None:
         """Return the caller whose key this is, or None for what is no key in force."""
         parts = text.split("_", 3)
-        if len(parts) != 4 or parts[0] != "whd" or len(text) > _LONGEST_KEY:
+        if len(parts) != 4 or parts[0] != _KEY_PREFIX or len(text) > _LONGEST_KEY:
             return None
         key = self._keys.get(f"{Prefix.KEY.value}_{parts[2]}")
-        # Compared before its expiry is looked at, so that only its owner can tell an expired key from a wrong one.
-        if key is None or not hmac.compare_digest(key.key_hash, hash_api_key(text)):
+        # Hashed and compared for an unknown key as well, so that the time says nothing of which ids there are; and
+        # before the expiry is looked at, so that only its owner can tell an expired key from a wrong one.
+        matches = hmac.compare_digest(_NO_HASH if key is None else key.key_hash, hash_api_key(text))
+        if key is None or not matches or _has_ended(key.expires_at, now):
             return None
-        if key.expires_at is not None and key.expires_at <= now:
-            return None
-        return Caller(role=key.role, organization_id=key.organization_id, key_id=key.id)
+        self._used[key.id] = now
+        self._unsaved.add(key.id)
+        actor = Actor(kind=ActorKind.KEY, id=key.id, role=key.role)
+        return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
 
-    def authenticate(self, authorization: list[str], now: float) -> Caller:
-        """Return the caller of a request, given its Authorization headers; Rejected UNAUTHORIZED for nobody."""
-        if not authorization:
-            raise Rejected(ErrorCode.UNAUTHORIZED, "send an API key as Authorization: Bearer <key>")
-        scheme, _, text = authorization[0].strip().partition(" ")
-        caller = None
-        # What is no ASCII is no key, and a header may hold any byte.
-        if len(authorization) == 1 and scheme.lower() == "bearer" and text.isascii():
-            caller = self.identify(text.strip(), now)
-        if caller is None:
-            raise Rejected(ErrorCode.UNAUTHORIZED, "the API key is not known, or it has expired or been revoked")
-        return caller
+    def is_in_force(self, caller: Caller, now: float) -> bool:
+        """Whether what a caller came with still lets it in: a stream may outlive its key."""
+        if caller.actor is not None and caller.actor.kind is ActorKind.KEY:
+            key = self._keys.get(caller.actor.id)
+            return key is not None and not _has_ended(key.expires_at, now)
+        return not _has_ended(caller.expires_at, now)
+
+    def last_used_at(self, key_id: str) -> float | None:
+        """Return when a key was used last since the start, None where it wasn't."""
+        return self._used.get(key_id)
+
+    def take_uses(self) -> Mapping[str, float]:
+        """Return the last uses that have not been returned before."""
+        uses = {key_id: self._used[key_id] for key_id in self._unsaved}
+        self._unsaved.clear()
+        return uses
+
+
+class Tokens(Protocol):
+    """What knows the tokens of the application's own sign-in."""
+
+    def identify(self, text: str) -> Caller:
+        """Return the caller whose token this is; Rejected UNAUTHORIZED, or FORBIDDEN where it gives no role here."""
+        ...
+
+
+def authenticate(authorization: list[str], keys: KeyRing, tokens: Tokens | None, now: float) -> Caller:
+    """Return the caller of a request, given its Authorization headers; Rejected for nobody."""
+    if not authorization:
+        raise Rejected(ErrorCode.UNAUTHORIZED, "send an API key as Authorization: Bearer <key>")
+    scheme, _, text = authorization[0].strip().partition(" ")
+    text = text.strip()
+    caller = None
+    # What is no ASCII is no key, and a header may hold any byte.
+    if len(authorization) == 1 and scheme.lower() == "bearer" and text.isascii():
+        if tokens is not None and not text.startswith(f"{_KEY_PREFIX}_"):
+            return tokens.identify(text)
+        caller = keys.identify(text, now)
+    if caller is None:
+        raise Rejected(ErrorCode.UNAUTHORIZED, "the API key is not known, or it has expired or been revoked")
+    return caller
+
+
+def _has_ended(expires_at: float | None, now: float) -> bool:
+    return expires_at is not None and expires_at <= now

@@ -3,7 +3,7 @@
 from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import (
     AttemptView,
@@ -20,6 +20,7 @@ from webhookd.delivery.requests import compose
 from webhookd.delivery.signing import Signer
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints
+from webhookd.journal.audit import Action
 
 HIDDEN = "[hidden]"
 
@@ -34,8 +35,8 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
         status=query.status,
         event=query.event,
         event_id=query.event_id,
-        since=_time("since", query.since),
-        until=_time("until", query.until),
+        since=optional_time("since", query.since),
+        until=optional_time("until", query.until),
         limit=min(query.limit, MOST_ROWS),
         cursor=query.cursor,
     )
@@ -58,7 +59,10 @@ async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
 
 async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
     """Send a delivery again."""
-    row = await call.services.router.retry(call.path["deliveryId"], call.caller.organization_id, force=call.body.force)
+    deed = call.deed(Action.DELIVERY_RETRY, given(call.body))
+    row = await call.services.router.retry(
+        call.path["deliveryId"], call.caller.organization_id, deed, force=call.body.force
+    )
     return Answer(value=_delivery(call.services, row))
 
 
@@ -131,7 +135,8 @@ def attempt_view(row: AttemptRow) -> AttemptView:
     )
 
 
-def _time(name: str, text: str | None) -> float | None:
+def optional_time(name: str, text: str | None) -> float | None:
+    """Read a time that may be missing; Rejected as by `parse_time`."""
     return None if text is None else parse_time(name, text)
 
 

@@ -7,11 +7,12 @@ import msgspec
 from msgspec import Raw
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeName, EventTypeView, ListQuery, Page
 from webhookd.admin.views import page_of
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import EventTypeRow, event_types
+from webhookd.journal.audit import Action
 from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT
 
 _CATALOGUE = "the catalogue"
@@ -36,7 +37,8 @@ async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
             schema_json=_text(said.schema),
             example_json=_text(said.example),
             deprecated=said.deprecated,
-        )
+        ),
+        call.deed(Action.EVENT_TYPE_PUT, given(said)),
     )
     return Answer(value=_view(stored))
 
@@ -45,7 +47,7 @@ async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
     """Take a name out of the catalogue; webhooks that name it keep doing so."""
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
-    await call.services.router.delete_event_type(name)
+    await call.services.router.delete_event_type(name, call.deed(Action.EVENT_TYPE_DELETE))
     return Answer(value=Deleted(id=name))
 
 

@@ -26,7 +26,7 @@ from webhookd.errors import ErrorCode
 from webhookd.logs import Log, get_logger
 
 LOCAL_ADMIN = "webhookd.local_admin"
-"""The mark in an ASGI scope's state of a caller whom the kernel vouches for; only the control socket sets it."""
+"""In an ASGI scope's state, the uid of a caller whom the kernel vouches for; only the control socket sets it."""
 
 _UCRED = struct.Struct("=iII")
 _OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
@@ -150,8 +150,8 @@ class Guard:
 
     def _connection(self, stream: trio.SocketStream, *, is_control: bool) -> Connection:
         state = LifespanState()
-        if is_control and _is_own_or_root(stream):
-            state[LOCAL_ADMIN] = True
+        if is_control and (uid := _peer_uid(stream)) in {0, os.geteuid()}:
+            state[LOCAL_ADMIN] = uid
         app: ASGIFramework = self._app
         return Connection(
             ASGIWrapper(app),
@@ -187,10 +187,10 @@ class Guard:
                 self._log.debug("http.client_gone", error=str(error))
 
 
-def _is_own_or_root(stream: trio.SocketStream) -> bool:
+def _peer_uid(stream: trio.SocketStream) -> int:
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, _ = _UCRED.unpack(credentials)
-    return uid in {0, os.geteuid()}
+    return int(uid)
 
 
 def _hypercorn_config(head_timeout_seconds: float) -> HypercornConfig:

@@ -1,6 +1,6 @@
 """Idempotency-Key: a POST that is sent again gets the answer of its first time.
 
-Answers are kept for a day, for one API key, method and path, sealed like a secret since they may show one. A request
+Answers are kept for a day, for one caller, method and path, sealed like a secret since they may show one. A request
 under way holds its key in memory: a second one beside it is refused, and so is the same key with another body. What
 failed inside webhookd, or was never begun, isn't kept, so that sending it again tries again.
 """
@@ -24,7 +24,6 @@ MOST_CHARACTERS = 255
 
 _KEPT_HEADERS = ("content-type", "location")
 _NOT_KEPT = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
-_LOCAL = "local"
 
 
 class _Answer(msgspec.Struct, array_like=True):
@@ -55,7 +54,7 @@ class Idempotency:
         services = self._services
         timeout_seconds = services.config.server.request_timeout_seconds
         body = await read_body(request, max_bytes=MAX_JSON_BYTES, timeout_seconds=timeout_seconds)
-        place = (caller.key_id or _LOCAL, f"{request.method} {request.path}", key)
+        place = (caller.place, f"{request.method} {request.path}", key)
         if place in self._running:
             raise Rejected(ErrorCode.CONFLICT, "a request with this Idempotency-Key is under way; wait for its answer")
         self._running.add(place)

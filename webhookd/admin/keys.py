@@ -6,12 +6,13 @@ A key that is bound to an organization sees and changes the keys of that organiz
 from http import HTTPStatus
 
 from webhookd.admin.auth import Permission, new_key
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
 from webhookd.admin.views import iso_or_none, page_of
 from webhookd.clock import iso, parse_iso
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import KeyRow, keys
+from webhookd.journal import KeyRow, audit, keys
+from webhookd.journal.audit import Action
 from webhookd.secrets import hash_api_key
 
 
@@ -21,7 +22,9 @@ async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     rows = await call.services.journal.read(keys.all)
     seen = {row.id: row for row in rows if organization_id in {None, row.organization_id}}
     found, next_cursor = page_of(seen, call.query, newest_first=True)
-    return Answer(value=Page(data=[_view(row) for row in found], next_cursor=next_cursor))
+    in_use = call.services.keys
+    views = [_view(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found]
+    return Answer(value=Page(data=views, next_cursor=next_cursor))
 
 
 async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
@@ -40,16 +43,20 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
         created_at=now,
         expires_at=expires_at,
     )
-    ticket = services.journal.write_nowait(keys.insert, services.keys.put, row)
+    insert = audit.recorded(keys.insert, call.deed(Action.KEY_CREATE, given(wanted)), keys.about)
+    ticket = services.journal.write_nowait(insert, services.keys.put, row)
     await ticket.wait()
-    view = KeyWithText(**{name: getattr(_view(row), name) for name in KeyView.__struct_fields__}, key=text)
+    view = KeyWithText(**{name: getattr(_view(row, None), name) for name in KeyView.__struct_fields__}, key=text)
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
 
 async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
     """Revoke a key; it has stopped working when this is answered."""
     services, key_id = call.services, call.path["keyId"]
-    ticket = services.journal.write_nowait(keys.revoke, services.keys.remove, key_id, call.caller.organization_id)
+    revoke = audit.recorded(keys.revoke, call.deed(Action.KEY_REVOKE), keys.about)
+    ticket = services.journal.write_nowait(
+        revoke, lambda row: services.keys.remove(row.id), key_id, call.caller.organization_id
+    )
     await ticket.wait()
     return Answer(value=Deleted(id=key_id))
 
@@ -68,13 +75,14 @@ def _refuse_expiry(accepted: str) -> Rejected:
     return Rejected(ErrorCode.VALIDATION_ERROR, f"/expiresAt: {accepted}", errors=(("/expiresAt", accepted),))
 
 
-def _view(row: KeyRow) -> KeyView:
+def _view(row: KeyRow, last_used_at: float | None) -> KeyView:
     return KeyView(
         id=row.id,
         role=row.role,
         name=row.name,
         organization_id=row.organization_id,
         expires_at=iso_or_none(row.expires_at),
+        last_used_at=iso_or_none(last_used_at),
         created_at=iso(row.created_at),
     )
 

@@ -7,7 +7,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
-from webhookd.admin.auth import Permission
+from webhookd.admin.auth import Permission, roles_with
 from webhookd.admin.operations import Operation
 from webhookd.admin.problems import AUTHENTICATE, MEDIA_TYPE, REQUEST_ID_HEADER, Problem
 from webhookd.errors import ErrorCode
@@ -21,6 +21,9 @@ _ALWAYS = (ErrorCode.VALIDATION_ERROR, ErrorCode.INTERNAL)
 _WITH_KEY = (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN)
 _WITH_BODY = (ErrorCode.MALFORMED_JSON, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 _STRING: Json = {"type": "string"}
+_CREDENTIALS = (
+    f"An API key (`whd_…`) or, where the server is configured for it, a JWT of your own application. {AUTHENTICATE}"
+)
 _ABOUT = (
     "Durable webhooks: events in, signed and ordered deliveries out. Errors are problem documents (RFC 9457) with a "
     "stable `code`; lists are pages with a `nextCursor`; times are ISO-8601 UTC."
@@ -42,7 +45,7 @@ def describe(operations: Iterable[Operation], catalogue: Iterable[EventTypeRow])
         "webhooks": {row.name: _webhook(row) for row in catalogue},
         "components": {
             "schemas": components,
-            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": AUTHENTICATE}},
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": _CREDENTIALS}},
         },
     }
 
@@ -72,6 +75,9 @@ def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
     }
     if operation.permission is Permission.NOTHING:
         described["security"] = []
+    else:
+        roles = ", ".join(role.value for role in roles_with(operation.permission))
+        described["description"] = f"For the roles {roles}."
     if operation.takes:
         content = {media_type: {"schema": schemas[kind]} for media_type, kind in operation.takes.items()}
         described["requestBody"] = {"required": operation.requires_body, "content": content}

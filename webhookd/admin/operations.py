@@ -3,13 +3,13 @@
 The routes, the checks on the way in and the OpenAPI document are all made from these, so that none can lag behind.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Generic, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import NODEFAULT, Struct
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
@@ -17,6 +17,7 @@ from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, decode_body, decode_quer
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import Input, NoQuery
 from webhookd.errors import ErrorCode
+from webhookd.journal.audit import Action, Deed
 
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)
@@ -33,9 +34,21 @@ class Call(Generic[Q, B]):
     services: Services
     caller: Caller
     request: Request
+    request_id: str
     path: Mapping[str, str]
     query: Q
     body: B
+
+    def deed(self, action: Action, fields: Iterable[str] = ()) -> Deed:
+        """Return what the caller asks for, for the audit log; `fields` are the names of what was given."""
+        assert self.caller.actor is not None  # noqa: S101 - nobody has a role, and so gets to no change
+        return Deed(
+            actor=self.caller.actor,
+            action=action,
+            at=self.services.clock.now(),
+            request_id=self.request_id,
+            fields=tuple(fields),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +61,7 @@ class Answer:
 
 
 Handler = Callable[[Call[Q, B]], Awaitable["Answer | Response"]]
-Runner = Callable[[Services, Caller, Request, Mapping[str, str]], Awaitable["Answer | Response"]]
+Runner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable["Answer | Response"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,12 +108,18 @@ def operation(
     method, _, path = route.partition(" ")
 
     async def run(
-        services: Services, caller: Caller, request: Request, variables: Mapping[str, str]
+        services: Services, caller: Caller, request: Request, request_id: str, variables: Mapping[str, str]
     ) -> Answer | Response:
         taken_query = decode_query(request.query_string, query)
         taken_body = body() if body is NoBody else await _read(request, services, decoder, body, optional_body)
         call = Call(
-            services=services, caller=caller, request=request, path=variables, query=taken_query, body=taken_body
+            services=services,
+            caller=caller,
+            request=request,
+            request_id=request_id,
+            path=variables,
+            query=taken_query,
+            body=taken_body,
         )
         return await handler(call)
 
@@ -120,6 +139,18 @@ def operation(
     )
 
 
+def given(body: Struct) -> list[str]:
+    """Return the names, as the API has them, of the fields of a body that aren't at their defaults."""
+    kind = type(body)
+    defaults = msgspec.structs.fields(kind)
+    return [
+        field.encode_name
+        for field in defaults
+        if getattr(body, field.name)
+        != (field.default if field.default_factory is NODEFAULT else field.default_factory())
+    ]
+
+
 async def _read(
     request: Request, services: Services, decoder: msgspec.json.Decoder[B], body: type[B], is_optional: bool
 ) -> B:
@@ -133,4 +164,4 @@ async def _read(
     return decode_body(text, decoder)
 
 
-__all__ = ["Answer", "Call", "NoBody", "NoQuery", "Operation", "operation"]
+__all__ = ["Answer", "Call", "NoBody", "NoQuery", "Operation", "given", "operation"]

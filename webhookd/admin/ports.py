@@ -7,12 +7,13 @@ from typing import Protocol
 
 import trio
 
-from webhookd.admin.auth import KeyRing
+from webhookd.admin.auth import KeyRing, Tokens
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.health import Health
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
+from webhookd.journal.audit import Deed
 from webhookd.models import Endpoint, NewEvent, PublishResult
 from webhookd.replayer import Replayer
 from webhookd.secrets import Vault
@@ -20,7 +21,10 @@ from webhookd.tester import Tester
 
 
 class Router(Protocol):
-    """What takes events and changes endpoints; every refusal is a Rejected."""
+    """What takes events and changes endpoints; every refusal is a Rejected.
+
+    A `deed` goes into the audit log in the commit of the change it stands for.
+    """
 
     @property
     def tester(self) -> Tester:
@@ -45,31 +49,33 @@ class Router(Protocol):
         """Take one event, in one step."""
         ...
 
-    async def create_endpoint(self, new: NewEndpoint) -> Endpoint:
+    async def create_endpoint(self, new: NewEndpoint, deed: Deed | None) -> Endpoint:
         """Register an endpoint."""
         ...
 
-    async def update_endpoint(self, endpoint_id: str, changes: EndpointChanges) -> Endpoint:
+    async def update_endpoint(self, endpoint_id: str, changes: EndpointChanges, deed: Deed | None) -> Endpoint:
         """Change an endpoint."""
         ...
 
-    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float) -> Endpoint:
+    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float, deed: Deed | None) -> Endpoint:
         """Give an endpoint a new secret."""
         ...
 
-    async def delete_endpoint(self, endpoint_id: str) -> Endpoint:
+    async def delete_endpoint(self, endpoint_id: str, deed: Deed | None) -> Endpoint:
         """Delete an endpoint and cancel what it had queued."""
         ...
 
-    async def retry(self, delivery_id: str, organization_id: str | None, *, force: bool) -> DeliveryRow:
+    async def retry(
+        self, delivery_id: str, organization_id: str | None, deed: Deed | None, *, force: bool
+    ) -> DeliveryRow:
         """Send a delivery again by hand."""
         ...
 
-    async def put_event_type(self, row: EventTypeRow) -> EventTypeRow:
+    async def put_event_type(self, row: EventTypeRow, deed: Deed | None) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it."""
         ...
 
-    async def delete_event_type(self, name: str) -> None:
+    async def delete_event_type(self, name: str, deed: Deed | None) -> None:
         """Take a name out of the catalogue."""
         ...
 
@@ -104,13 +110,15 @@ class Services:
     """All that the operations work with.
 
     `check_url` raises Rejected URL_NOT_ALLOWED for a URL that must not be dialled, `check_headers` VALIDATION_ERROR
-    for custom headers that must not be sent. `changing` is held by whoever reads a webhook in order to change it.
+    for custom headers that must not be sent. Without `tokens` API keys alone are taken. `changing` is held by whoever
+    reads a webhook in order to change it.
     """
 
     router: Router
     journal: Journal
     lifecycle: Lifecycle
     keys: KeyRing
+    tokens: Tokens | None
     vault: Vault
     clock: Clock
     ids: IdFactory

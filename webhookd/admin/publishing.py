@@ -2,7 +2,8 @@
 
 An event is handed to the router in one synchronous step, so a client that leaves takes nothing back and loses nothing
 but the answer. Of a stream, what has come in is submitted together and committed together, and its results leave before
-more of it is read; a line that is bad costs only itself.
+more of it is read; a line that is bad costs only itself. A stream may outlive the key or token it came with, so each
+line asks whether that is still in force.
 """
 
 from collections.abc import AsyncGenerator, Iterator
@@ -27,12 +28,13 @@ from webhookd.models import NewEvent, PublishResult
 _MOST_SUBMITTED = 1024  # lines of one stream that wait for their commit together
 _FAIR_LINES = 64  # after so many others get a turn
 _BLANK = b" \t\r"
+_LAST_WORDS = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED})
 
 _encoder = msgspec.json.Encoder()
 
 
 class _Stopping(Exception):  # noqa: N818 - the end of a stream, not a failure
-    """The server stops: what was submitted has been answered, and no more is taken."""
+    """The server or the caller's right ends: what was submitted has been answered, and no more is taken."""
 
 
 async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
@@ -88,7 +90,7 @@ async def _submit_all(
             outcome: Ticket[PublishResult] | bytes = await _submit(services, caller, line, limit)
         except Rejected as refused:
             outcome = _refused_line(refused.code.value, refused.detail)
-            is_stopping = refused.code is ErrorCode.SHUTTING_DOWN
+            is_stopping = refused.code in _LAST_WORDS
         submitted.append(outcome)
         if is_stopping:
             break
@@ -108,6 +110,8 @@ async def _submit(services: Services, caller: Caller, line: bytes | None, limit:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {limit} bytes are taken")
     new = _decode(line, limit, caller)
     await services.router.room()
+    if not services.keys.is_in_force(caller, services.clock.now()):
+        raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this stream is no longer in force")
     return services.router.publish(new)
 
 

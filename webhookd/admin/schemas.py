@@ -346,6 +346,7 @@ class KeyView(Output, frozen=True, kw_only=True):
     name: str
     organization_id: str | None
     expires_at: str | None
+    last_used_at: str | None
     created_at: str
 
 

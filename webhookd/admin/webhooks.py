@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, decode_body, expect_media_type, read_body
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import (
     Deleted,
@@ -32,6 +32,7 @@ from webhookd.delivery.signing import ed25519_public, generate_ed25519, generate
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import Prefix
 from webhookd.journal import EndpointChanges, NewEndpoint, endpoints
+from webhookd.journal.audit import Action
 from webhookd.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, Role
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -78,7 +79,8 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
             ed25519_secret=private_key,
             ed25519_public_key=None if private_key is None else ed25519_public(private_key),
             created_at=services.clock.now(),
-        )
+        ),
+        call.deed(Action.WEBHOOK_CREATE, given(wanted)),
     )
     view = with_secret(await _view(services, endpoint), secret)
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/webhooks/{endpoint.id}"})
@@ -104,7 +106,9 @@ async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
         await services.check_url(cast("str", patch["url"]))
     async with services.changing:
         endpoint = await _find(call)
-        changed = await services.router.update_endpoint(endpoint.id, await _changes(services, endpoint, patch))
+        changes = await _changes(services, endpoint, patch)
+        deed = call.deed(Action.WEBHOOK_CHANGE, patch)
+        changed = await services.router.update_endpoint(endpoint.id, changes, deed)
     return Answer(value=await _view(services, changed))
 
 
@@ -112,7 +116,7 @@ async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Delete a webhook; what it had queued is canceled."""
     async with call.services.changing:
         endpoint = await _find(call)
-        await call.services.router.delete_endpoint(endpoint.id)
+        await call.services.router.delete_endpoint(endpoint.id, call.deed(Action.WEBHOOK_DELETE))
     return Answer(value=Deleted(id=endpoint.id))
 
 
@@ -122,7 +126,8 @@ async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
     secret = generate_secret() if call.body.secret is None else _imported(call.body.secret)
     async with services.changing:
         endpoint = await _find(call)
-        rotated = await services.router.rotate_secret(endpoint.id, secret, call.body.overlap_seconds)
+        deed = call.deed(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
+        rotated = await services.router.rotate_secret(endpoint.id, secret, call.body.overlap_seconds, deed)
     return Answer(value=with_secret(await _view(services, rotated), secret))
 
 

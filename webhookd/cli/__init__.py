@@ -23,6 +23,7 @@ _MODULES = MappingProxyType(
         "send": "send",
         "listen": "listen",
         "verify": "verify",
+        "doctor": "doctor",
         "demo": "demo",
     }
 )

@@ -2,6 +2,7 @@
 
 import click
 
+from webhookd.admin.tokens import open_tokens
 from webhookd.cli.options import takes_config
 from webhookd.config import Config, describe
 
@@ -13,4 +14,5 @@ def command(config: Config) -> None:
 
     What is printed is the file and the environment together, with absolute paths and every default.
     """
+    open_tokens(config.jwt)
     click.echo(describe(config), nl=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 import trio
 
-from webhookd import server
+from webhookd import offline, server
 from webhookd.cli.options import load
 from webhookd.errors import CommandError
 
@@ -29,7 +29,7 @@ def command(directory: Path, config_file: Path | None) -> None:
     if config_file is None:
         click.echo(f"{'wrote' if _write_template(path) else 'kept'} {path}")
     config = load(path)
-    key = trio.run(server.initialize, config)
+    key = trio.run(offline.initialize, config)
     click.echo(f"journal {config.journal.path}")
     click.echo(f"master key {server.master_key_file(config)} (keep a copy: without it the journal's secrets are lost)")
     click.echo("the journal has API keys already" if key is None else f"admin key (shown once): {key}")

@@ -8,7 +8,7 @@ import click
 import msgspec
 import trio
 
-from webhookd import server
+from webhookd import offline
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, NewKey, Page
 from webhookd.cli.control import Control
 from webhookd.cli.options import takes_config
@@ -45,7 +45,7 @@ def create(config: Config, role: str, name: str, organization: str | None, expir
     else:
         row, text = trio.run(
             partial(
-                server.create_key_offline,
+                offline.create_key,
                 config,
                 role=wanted.role,
                 name=wanted.name,
@@ -63,10 +63,18 @@ def create(config: Config, role: str, name: str, organization: str | None, expir
 def show(config: Config) -> None:
     """List the keys, newest first, without their texts."""
     control = Control(config.server.control_socket)
-    rows = [("ID", "ROLE", "NAME", "ORGANIZATION", "CREATED", "EXPIRES")]
+    rows = [("ID", "ROLE", "NAME", "ORGANIZATION", "CREATED", "EXPIRES", "LAST USED")]
     if control.is_served():
         rows += [
-            (key.id, key.role, key.name, key.organization_id or "-", key.created_at, key.expires_at or "-")
+            (
+                key.id,
+                key.role,
+                key.name,
+                key.organization_id or "-",
+                key.created_at,
+                key.expires_at or "-",
+                key.last_used_at or "-",
+            )
             for key in _all_keys(control)
         ]
     else:
@@ -78,8 +86,9 @@ def show(config: Config) -> None:
                 row.organization_id or "-",
                 iso(row.created_at),
                 "-" if row.expires_at is None else iso(row.expires_at),
+                "-" if row.last_used_at is None else iso(row.last_used_at),
             )
-            for row in reversed(trio.run(server.list_keys_offline, config))
+            for row in reversed(trio.run(offline.list_keys, config))
         ]
     # A name may hold anything that JSON can, and must not move the reader's cursor.
     shown = [["".join(c if c.isprintable() else "�" for c in cell) or "-" for cell in row] for row in rows]
@@ -97,7 +106,7 @@ def revoke(config: Config, key_id: str) -> None:
     if control.is_served():
         control.delete(f"/api/keys/{quote(key_id, safe='')}", Deleted)
     else:
-        trio.run(server.revoke_key_offline, config, key_id)
+        trio.run(offline.revoke_key, config, key_id)
     click.echo(f"revoked {key_id}")
 
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import fields
 
-from webhookd.config.tree import Config
+from webhookd.config.tree import JWT_KEY_FILES, Config, JwtConfig
 from webhookd.config.words import KEYS, accepted_form, shortened, to_toml, without_none
 from webhookd.errors import ConfigError
 
@@ -163,15 +163,34 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             yield ("egress.allow_networks",), wrong
     if config.egress.proxy is not None and not _is_proxy(config.egress.proxy):
         yield ("egress.proxy",), "takes http://host:port or https://host:port, with user:password@ if it needs them"
+    yield from _jwt_contradictions(config.jwt)
     taken: dict[str, str] = {}
     for name, path in (
         ("journal.path", config.journal.path),
         ("ingest.socket", config.ingest.socket),
         ("server.control_socket", config.server.control_socket),
         ("secrets.master_key_file", config.secrets.master_key_file),
+        ("jwt.secret_file", config.jwt.secret_file),
     ):
         if path is not None and (other := taken.setdefault(os.path.normpath(path), name)) != name:
             yield (name, other), f"must not be the file of {other}: {path}"
+
+
+def _jwt_contradictions(jwt: JwtConfig) -> Iterator[tuple[tuple[str, ...], str]]:
+    files = [f"jwt.{name}" for name in JWT_KEY_FILES if getattr(jwt, name) is not None]
+    pinned = [f"jwt.{name}" for name in ("issuer", "audience") if getattr(jwt, name) is not None]
+    if len(files) > 1:
+        yield (files[1], files[0]), f"can't be set beside {files[0]}: one key file says what a token is checked with"
+    if files and len(pinned) < 2:
+        missing = "jwt.audience" if "jwt.issuer" in pinned else "jwt.issuer"
+        yield (missing, files[0]), f"must be set where {files[0]} is: only tokens made by it and for it are taken"
+    if pinned and not files:
+        yield (
+            (pinned[0],),
+            "has no effect without a key: set one of " + ", ".join(f"jwt.{name}" for name in JWT_KEY_FILES),
+        )
+    if not jwt.roles:
+        yield ("jwt.roles",), "must name at least one value of the claim and its role"
 
 
 def _network_problem(text: str) -> str | None:

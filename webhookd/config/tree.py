@@ -19,6 +19,7 @@ from webhookd.models import (
     RateBurst,
     RatePerSecond,
     RetryDelays,
+    Role,
     TimeoutSeconds,
     WhenInactive,
 )
@@ -101,6 +102,32 @@ class SecretsConfig(_Section, frozen=True, kw_only=True):
     master_key_file: Path | None = None
 
 
+class JwtConfig(_Section, frozen=True, kw_only=True):
+    """`[jwt]`: tokens of the application's own sign-in, taken beside API keys once one of the files is set."""
+
+    secret_file: Path | None = None
+    public_key_file: Path | None = None
+    jwks_file: Path | None = None
+    issuer: Annotated[str, Meta(min_length=1)] | None = None
+    audience: Annotated[str, Meta(min_length=1)] | None = None
+    leeway_seconds: Annotated[float, Meta(ge=0, le=300)] = 30
+    role_claim: Annotated[str, Meta(min_length=1)] = "role"
+    roles: dict[str, Role] = field(default_factory=lambda: {role.value: role for role in Role})
+    organization_claim: Annotated[str, Meta(min_length=1)] | None = None
+
+    @property
+    def key_file(self) -> tuple[str, Path] | None:
+        """The file that is set and the key that names it, or None where no token is taken."""
+        for name in JWT_KEY_FILES:
+            path: Path | None = getattr(self, name)
+            if path is not None:
+                return f"jwt.{name}", path
+        return None
+
+
+JWT_KEY_FILES = ("secret_file", "public_key_file", "jwks_file")
+
+
 class LogConfig(_Section, frozen=True, kw_only=True):
     """`[log]`: what is written to standard error."""
 
@@ -118,4 +145,5 @@ class Config(_Section, frozen=True, kw_only=True):
     egress: EgressConfig = field(default_factory=EgressConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     secrets: SecretsConfig = field(default_factory=SecretsConfig)
+    jwt: JwtConfig = field(default_factory=JwtConfig)
     log: LogConfig = field(default_factory=LogConfig)

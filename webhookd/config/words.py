@@ -45,6 +45,8 @@ def accepted_form(kind: inspect.Type) -> str:
             return (
                 f"a list{' of at least one item' if kind.min_length else ''}, each item {accepted_form(kind.item_type)}"
             )
+        case inspect.DictType():
+            return f"a table such as {{ name = value }}, each value {accepted_form(kind.value_type)}"
         case inspect.EnumType():
             return " or ".join(to_toml(member.value) for member in kind.cls)
         case inspect.LiteralType():
@@ -78,6 +80,8 @@ def to_toml(value: object) -> str:
         return str(int(value))
     if isinstance(value, list | tuple):
         return f"[{', '.join(to_toml(item) for item in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{to_toml(str(key))} = {to_toml(item)}' for key, item in value.items())} }}"
     if isinstance(value, str | Path):
         # A variable or path may hold bytes that are no UTF-8; TOML escapes DEL, and JSON doesn't.
         text = str(value).encode(errors="surrogateescape").decode(errors="replace")

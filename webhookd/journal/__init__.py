@@ -2,7 +2,7 @@
 
 from peewee import Database
 
-from webhookd.journal import deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
+from webhookd.journal import audit, deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
 from webhookd.journal.database import SQLITE_VERSION
 from webhookd.journal.journal import Journal, open_journal
 from webhookd.journal.master import check_master_key, forget_master_key, holds_secrets
@@ -47,6 +47,7 @@ __all__ = [
     "Ticket",
     "Window",
     "WindowRequest",
+    "audit",
     "check_master_key",
     "deliveries",
     "endpoints",

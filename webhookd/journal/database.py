@@ -80,7 +80,7 @@ def open_writer(path: Path, *, now: float) -> Database:
         timeout=_BUSY_TIMEOUT_SECONDS,
     )
     with translated(path):
-        _refuse_foreign(path)
+        refuse_foreign(path)
         database.connect()
         version = database.execute_sql("PRAGMA user_version").fetchone()[0]
         if version > CURRENT_VERSION:
@@ -157,7 +157,7 @@ def size_bytes(database: Database) -> int:
     return int(page_size * (pages - free))
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Look at the header before SQLite touches the file: opening a foreign database would change its journal mode."""
     with path.open("rb") as file:
         header = file.read(100)

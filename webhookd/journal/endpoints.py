@@ -159,6 +159,11 @@ def delete(database: Database, endpoint_id: str, now: float) -> Endpoint:
     return endpoint
 
 
+def about(endpoint: Endpoint) -> tuple[str, str | None]:
+    """Return the name of an endpoint in the audit log, and its organization."""
+    return endpoint.id, endpoint.organization_id
+
+
 def disable(database: Database, pk: int, reason: DisabledReason, now: float) -> Endpoint:
     """Switch an endpoint off for a reason of the delivery's; one that is off already, or deleted, stays as it is."""
     EndpointTable.update(_switched_off(reason, now) | {"updated_at": now}).where(

@@ -1,9 +1,12 @@
 """Queries on API keys, of which the journal knows hashes alone."""
 
+from collections.abc import Mapping
+
 import msgspec
 from peewee import Database
 
 from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import audit
 from webhookd.journal.rows import KeyRow, row_of
 from webhookd.journal.schema import KeyTable
 
@@ -22,19 +25,32 @@ def insert(database: Database, row: KeyRow) -> KeyRow:
     return row
 
 
-def insert_first(database: Database, row: KeyRow) -> bool:
-    """Store a key if the journal holds none yet; return whether it did."""
+def insert_first(database: Database, row: KeyRow, deed: audit.Deed) -> bool:
+    """Store a key, and who made it, if the journal holds none yet; return whether it did."""
     if KeyTable.select().exists(database):
         return False
     insert(database, row)
+    audit.append(database, deed, *about(row))
     return True
 
 
-def revoke(database: Database, key_id: str, organization_id: str | None) -> str:
-    """Remove a key and return its id; Rejected NOT_FOUND, for another organization's key too."""
-    query = KeyTable.delete().where(KeyTable.id == key_id)
+def revoke(database: Database, key_id: str, organization_id: str | None) -> KeyRow:
+    """Remove a key and return it; Rejected NOT_FOUND, for another organization's key too."""
+    query = KeyTable.select(*_COLUMNS).where(KeyTable.id == key_id)
     if organization_id is not None:
         query = query.where(KeyTable.organization_id == organization_id)
-    if not query.execute(database):
-        raise Rejected(ErrorCode.NOT_FOUND, f"there is no API key {key_id}")
-    return key_id
+    for values in list(query.tuples().execute(database)):
+        KeyTable.delete().where(KeyTable.id == key_id).execute(database)
+        return row_of(KeyRow, values)
+    raise Rejected(ErrorCode.NOT_FOUND, f"there is no API key {key_id}")
+
+
+def note_uses(database: Database, uses: Mapping[str, float]) -> None:
+    """Store when keys were used last; one that has been revoked since is none any more."""
+    for key_id, at in uses.items():
+        KeyTable.update({"last_used_at": at}).where(KeyTable.id == key_id).execute(database)
+
+
+def about(row: KeyRow) -> tuple[str, str | None]:
+    """Return the name of a key in the audit log, and its organization."""
+    return row.id, row.organization_id

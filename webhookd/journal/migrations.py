@@ -88,6 +88,34 @@ CREATE INDEX idempotency_created ON idempotency (created_at);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
+# AUTOINCREMENT: SQLite remembers the last number, so that entries missing at the end show as well. A row that replaces
+# another one fires no DELETE trigger, hence the one on INSERT.
+_AUDIT = (
+    """
+CREATE TABLE audit (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, actor_kind TEXT NOT NULL, actor TEXT NOT NULL,
+    role TEXT, action TEXT NOT NULL, object TEXT NOT NULL, organization_id TEXT, request_id TEXT,
+    fields TEXT NOT NULL, hash BLOB NOT NULL
+)
+""",
+    "CREATE INDEX audit_organization ON audit (organization_id, sequence)",
+    "CREATE INDEX audit_actor ON audit (actor, sequence)",
+    "CREATE INDEX audit_object ON audit (object, sequence)",
+    """
+CREATE TRIGGER audit_appends BEFORE INSERT ON audit
+WHEN NEW.sequence <> (SELECT coalesce(max(sequence), 0) + 1 FROM audit)
+BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END
+""",
+    """
+CREATE TRIGGER audit_keeps BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END
+""",
+    """
+CREATE TRIGGER audit_stays BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is only added to'); END
+""",
+)
+
 
 def _first(database: Database, now: float) -> None:
     for script in (_ENDPOINTS, _EVENTS, _DELIVERIES, _REST):
@@ -102,7 +130,13 @@ def _first(database: Database, now: float) -> None:
     ).execute(database)
 
 
-_STEPS = (_first,)
+def _audit(database: Database, _now: float) -> None:
+    for statement in _AUDIT:
+        database.execute_sql(statement)
+    database.execute_sql("ALTER TABLE api_keys ADD COLUMN last_used_at REAL")
+
+
+_STEPS = (_first, _audit)
 CURRENT_VERSION = len(_STEPS)
 
 

@@ -230,3 +230,4 @@ class KeyRow(Struct, frozen=True, kw_only=True):
     key_hash: bytes
     created_at: float
     expires_at: float | None
+    last_used_at: float | None = None

@@ -185,11 +185,33 @@ class KeyTable(Model):
     key_hash = BlobField()
     created_at = FloatField()
     expires_at = FloatField(null=True)
+    last_used_at = FloatField(null=True)
 
     class Meta:
         """Where it is stored."""
 
         table_name = "api_keys"
+
+
+class AuditTable(Model):
+    """Who changed what: only ever added to, and chained by hashes (see `audit`)."""
+
+    sequence = AutoField()
+    at = FloatField()
+    actor_kind = TextField()
+    actor = TextField()
+    role = TextField(null=True)
+    action = TextField()
+    object = TextField()
+    organization_id = TextField(null=True)
+    request_id = TextField(null=True)
+    fields = TextField()  # JSON array of names
+    hash = BlobField()
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "audit"
 
 
 class ReplayTable(Model):

@@ -1,0 +1,148 @@
+"""The API without a process or a socket: the application over a world's router and journal, asked as ASGI."""
+
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from tests.world import World, steady, world
+from webhookd.admin.app import create_app
+from webhookd.admin.auth import KeyRing
+from webhookd.admin.guard import LOCAL_ADMIN
+from webhookd.admin.ports import Readiness, Services
+from webhookd.admin.tokens import TokenKeys
+from webhookd.config import JwtConfig
+
+ISSUER, AUDIENCE = "https://app.example/", "webhookd"
+ORGANIZATION_CLAIM = "org"
+OWN_UID = 4711
+
+
+class Ready:
+    """A server that takes work."""
+
+    def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
+        return Readiness.OK, ()
+
+
+class Signer:
+    """The application's own sign-in: makes tokens that the API takes, and others."""
+
+    def __init__(self) -> None:
+        self._private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.pem = self._private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+    def token(self, **claims: object) -> str:
+        """Return a token; a claim of None is left out."""
+        return jwt.encode(full_claims(**claims), self._private, algorithm="RS256")
+
+    def confused(self, **claims: object) -> str:
+        """Return a token that is signed with the public key, taken for a shared secret."""
+        return by_hand({"alg": "HS256"}, full_claims(**claims), self.pem)
+
+
+def full_claims(**claims: object) -> dict[str, object]:
+    usual = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "exp": int(time.time()) + 600,
+        "sub": "ada",
+        "role": "admin",
+        ORGANIZATION_CLAIM: "*",
+    }
+    return {name: value for name, value in (usual | claims).items() if value is not None}
+
+
+def by_hand(header: Mapping[str, object], claims: Mapping[str, object], secret: bytes | None) -> str:
+    """Return a token that no library would make: with this header, and an HMAC or no signature at all."""
+    content = f"{segment(json.dumps(header).encode())}.{segment(json.dumps(claims).encode())}"
+    signature = b"" if secret is None else hmac.digest(secret, content.encode(), hashlib.sha256)
+    return f"{content}.{segment(signature)}"
+
+
+def segment(content: bytes) -> str:
+    return base64.urlsafe_b64encode(content).rstrip(b"=").decode()
+
+
+class Api:
+    """The application; `ask` sends a request, as whoever the credentials say."""
+
+    def __init__(self, w: World, services: Services, signer: Signer) -> None:
+        self.world = w
+        self.services = services
+        self.signer = signer
+        self.app = create_app(services)
+        self._clients = {
+            uid: httpx.AsyncClient(transport=httpx.ASGITransport(self._scoped(uid)), base_url="http://api")
+            for uid in (None, OWN_UID)
+        }
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        credentials: str | None,
+        *,
+        body: object = None,
+        uid: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """Send a request with these credentials; `uid` is the kernel's word on a control socket."""
+        authorization = {} if credentials is None else {"authorization": f"Bearer {credentials}"}
+        sent = {**authorization, **(headers or {})}
+        return await self._clients[uid].request(method, path, headers=sent, json=body)
+
+    async def stream(self, path: str, credentials: str, lines: AsyncIterator[bytes]) -> bytes:
+        """Send lines as they come, and return the lines of the answer."""
+        headers = {"authorization": f"Bearer {credentials}", "content-type": "application/x-ndjson"}
+        return (await self._clients[None].post(path, headers=headers, content=lines)).content
+
+    async def key(self, role: str, **fields: object) -> tuple[str, str]:
+        """Make a key by the control socket; return its id and its text."""
+        made = await self.ask("POST", "/api/keys", None, body={"role": role, **fields}, uid=OWN_UID)
+        assert made.status_code == 201, made.text
+        return made.json()["id"], made.json()["key"]
+
+    def _scoped(self, uid: int | None) -> Any:
+        async def application(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            state = {} if uid is None else {LOCAL_ADMIN: uid}
+            await self.app(scope | {"state": state}, receive, send)  # type: ignore[arg-type]  # httpx has its own types
+
+        return application
+
+
+@asynccontextmanager
+async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
+    """Run the application in virtual time until the block ends."""
+    pem = path / "jwt.pem"
+    pem.write_bytes(signer.pem)
+    config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, organization_claim=ORGANIZATION_CLAIM, public_key_file=pem)
+    async with world(path, config=steady()) as w:
+        services = Services(
+            router=w.router,
+            journal=w.journal,
+            lifecycle=Ready(),
+            keys=KeyRing(),
+            tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
+            vault=w.vault,
+            clock=w.clock,
+            ids=w.ids,
+            config=w.config,
+            check_url=any_url,
+            check_headers=lambda _: None,
+        )
+        yield Api(w, services, signer)
+
+
+async def any_url(_: str) -> None:
+    """Refuse no URL: nothing is dialed here."""

@@ -1,0 +1,158 @@
+"""API keys: what they are made of, the time that a wrong one takes, and when each was used last."""
+
+import base64
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import trio
+
+from tests.admin.inprocess import OWN_UID, Signer, api_in_process
+from webhookd.admin.auth import KeyRing, new_key
+from webhookd.admin.last_use import SAVE_SECONDS, save_uses
+from webhookd.clock import SystemClock
+from webhookd.ids import IdFactory
+from webhookd.journal import KeyRow, keys
+from webhookd.models import Role
+from webhookd.secrets import hash_api_key
+
+IDS = IdFactory(SystemClock().now)
+NOW = 1_736_937_000.0
+
+
+def key(role: Role = Role.VIEWER, expires_at: float | None = None) -> tuple[KeyRow, str]:
+    key_id, text = new_key(role, IDS)
+    row = KeyRow(
+        id=key_id,
+        role=role,
+        name="",
+        organization_id=None,
+        key_hash=hash_api_key(text),
+        created_at=NOW,
+        expires_at=expires_at,
+    )
+    return row, text
+
+
+def test_a_key_is_256_random_bits_behind_a_readable_prefix() -> None:
+    """The text names webhookd and the role; the rest is the id and 32 random bytes, and the row holds none of them."""
+    row, text = key(Role.OPERATOR)
+    name, role, ulid, secret = text.split("_", 3)
+    assert (name, role, f"key_{ulid}") == ("whd", "operator", row.id)
+    assert len(base64.urlsafe_b64decode(secret + "=")) == 32
+    assert secret.encode() not in msgspec.msgpack.encode(row)
+    taken: list[int] = []
+
+    def random_bytes(count: int) -> bytes:
+        taken.append(count)
+        return bytes(range(count))
+
+    assert new_key(Role.VIEWER, IDS, random_bytes)[1].endswith("_" + "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
+    assert taken == [32]
+
+
+def test_a_key_ends_when_it_says() -> None:
+    """A key holds until the moment it expires, and no longer than its revocation."""
+    row, text = key(expires_at=NOW + 1)
+    ring = KeyRing([row])
+    assert ring.identify(text, NOW + 0.999) is not None
+    assert ring.identify(text, NOW + 1) is None
+    caller = ring.identify(text, NOW)
+    assert caller is not None
+    assert ring.is_in_force(caller, NOW + 0.999)
+    assert not ring.is_in_force(caller, NOW + 1)
+    ring.remove(row.id)
+    assert ring.identify(text, NOW) is None
+    assert not ring.is_in_force(caller, NOW)
+
+
+def test_an_unknown_id_takes_as_long_as_a_wrong_secret() -> None:
+    """The time of a refusal doesn't tell which ids there are."""
+    row, text = key()
+    ring = KeyRing([row])
+    known, unknown = text[:-1] + ("A" if text[-1] != "A" else "B"), key()[1]
+
+    def once(guess: str) -> Callable[[], None]:
+        def measured() -> None:
+            for _ in range(500):
+                assert ring.identify(guess, NOW) is None
+
+        return measured
+
+    # The shortest of many, taken in turns: what else the machine does only ever adds.
+    shortest = {known: float("inf"), unknown: float("inf")}
+    for _ in range(60):
+        for guess, before in list(shortest.items()):
+            began = time.perf_counter()
+            once(guess)()
+            shortest[guess] = min(before, time.perf_counter() - began)
+    assert 0.8 < shortest[unknown] / shortest[known] < 1.25
+
+
+def test_uses_are_handed_over_once() -> None:
+    """Only what was used since the last time is to be written; a revoked key is nothing any more."""
+    (one, text), (other, other_text) = key(), key()
+    ring = KeyRing([one, other])
+    assert ring.identify(text + "x", NOW) is None
+    assert ring.take_uses() == {}
+    ring.identify(text, NOW)
+    ring.identify(text, NOW + 5)
+    ring.identify(other_text, NOW + 6)
+    ring.remove(other.id)
+    assert ring.take_uses() == {one.id: NOW + 5}
+    assert ring.take_uses() == {}
+    assert ring.last_used_at(one.id) == NOW + 5
+
+
+async def test_the_last_use_is_shown_at_once_and_written_in_time(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """GET /api/keys shows the use now, the journal knows it within a minute, and at the end the rest is written."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        key_id, text = await api.key("viewer")
+        idle_id, _ = await api.key("viewer")
+
+        async def shown() -> dict[str, str | None]:
+            listed = (await api.ask("GET", "/api/keys", None, uid=OWN_UID)).json()["data"]
+            return {row["id"]: row["lastUsedAt"] for row in listed}
+
+        async def stored() -> float | None:
+            return {row.id: row.last_used_at for row in await api.world.journal.read(keys.all)}[key_id]
+
+        assert await shown() == {key_id: None, idle_id: None}
+        await trio.sleep(3)
+        used_at = api.world.clock.now()
+        await api.ask("GET", "/api/webhooks", text)
+        assert (await shown())[key_id] == "2025-01-01T00:00:03.000Z"
+        assert (await shown())[idle_id] is None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(save_uses, api.services.keys, api.world.journal)
+            await trio.sleep(SAVE_SECONDS - 1)
+            assert await stored() is None
+            await trio.sleep(2)
+            assert await stored() == used_at
+            await api.ask("GET", "/api/webhooks", text)
+            nursery.cancel_scope.cancel()
+        await trio.sleep(1)
+        assert await stored() == used_at + SAVE_SECONDS + 1
+
+
+async def test_a_stream_ends_with_its_key(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Lines that come in after the key was revoked are refused, and the stream is over."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        key_id, text = await api.key("ingest")
+        line = b'{"type": "user.created", "data": {}}\n'
+
+        async def body() -> AsyncIterator[bytes]:
+            yield line
+            await trio.sleep(1)
+            await api.ask("DELETE", f"/api/keys/{key_id}", None, uid=OWN_UID)
+            yield line
+            yield line
+
+        answer = await api.stream("/api/events", text, body())
+        results = [msgspec.json.decode(result) for result in answer.splitlines()]
+        assert [result["ok"] for result in results] == [True, False]
+        assert results[1]["error"]["code"] == "UNAUTHORIZED"
+        assert len((await api.ask("GET", "/api/events", None, uid=OWN_UID)).json()["data"]) == 1

@@ -1,0 +1,243 @@
+"""`webhookd doctor`: what it finds in a sound installation, in one that is to be mended, and in a damaged journal."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+from playhouse.apsw_ext import APSWDatabase
+
+from tests.cli.test_commands import run, running
+from tests.e2e.harness import CONFIG
+from webhookd.cli import program
+from webhookd.cli.checks import CHECKS, Level, of_sqlite
+from webhookd.cli.control import Control
+from webhookd.journal import migrations
+from webhookd.journal.migrations import CURRENT_VERSION
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A sound installation: a journal with three keys and their entries in the audit log."""
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    call("init", "--config", path)
+    for role in ("viewer", "operator"):
+        call("keys", "create", "--role", role, "--config", path)
+    return path
+
+
+def call(*arguments: object) -> int:
+    """Run a command in this process, and return its status."""
+    status = program.main([str(argument) for argument in arguments], standalone_mode=False)
+    return int(status or 0)
+
+
+@pytest.fixture
+def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, list[str]]]:
+    """Return what makes the checks and gives the bad findings by name, once the exit status was as expected."""
+
+    def look(status: int = 0) -> dict[str, list[str]]:
+        capsys.readouterr()
+        assert call("doctor", "--json", "--config", config) == status
+        report = json.loads(capsys.readouterr().out)
+        assert report["status"] == {0: "ok", 1: "problem", 70: "damaged"}[status]
+        found: dict[str, list[str]] = {}
+        for check in report["checks"]:
+            if check["status"] != "ok":
+                found.setdefault(check["name"], []).append(check["detail"])
+        return found
+
+    return look
+
+
+def test_a_sound_installation_is_told_so(config: Path) -> None:
+    """Every check is told with what was found, exit status 0, and nothing is left behind or changed."""
+    journal = config.with_name("webhookd.db")
+    before = (journal.read_bytes(), journal.stat().st_mtime_ns, sorted(config.parent.iterdir()))
+    said = run("doctor", "--config", config).stdout
+    for name, _ in CHECKS:
+        assert f"ok       {name}" in said
+    assert "3 entries, the chain holds; last hash " in said
+    assert said.endswith("all is fine\n")
+    assert (journal.read_bytes(), journal.stat().st_mtime_ns, sorted(config.parent.iterdir())) == before
+
+
+def test_it_looks_beside_a_running_server(config: Path) -> None:
+    """While a server runs its state is told as well, and what it has just committed is seen."""
+    with running("serve", "--config", config, until=" ready: "):
+        Control(config.with_name("control.sock")).post("/api/keys", {"role": "viewer"}, dict[str, Any])
+        said = run("doctor", "--config", config).stdout
+        assert "running, ok" in said
+        assert "4 entries, the chain holds" in said
+        assert "mode 0660" in said
+        config.with_name("ingest.sock").chmod(0o666)
+        assert "has mode 0666 instead of 0660: chmod 660" in run("doctor", "--config", config, status=1).stdout
+
+
+def test_a_killed_servers_log_is_read_and_left(config: Path) -> None:
+    """What a killed server left in its write-ahead log is seen, and stays for the next start to write back."""
+    journal = config.with_name("webhookd.db")
+    with running("serve", "--config", config, until=" ready: ") as server:
+        Control(config.with_name("control.sock")).post("/api/keys", {"role": "viewer"}, dict[str, Any])
+        server.kill()
+        server.wait(30)
+    log = journal.with_name("webhookd.db-wal")
+    before = (journal.read_bytes(), log.read_bytes())
+    assert "4 entries, the chain holds" in run("doctor", "--config", config).stdout
+    assert (journal.read_bytes(), log.read_bytes()) == before
+
+
+def sql(config: Path, *statements: str) -> None:
+    """Change the journal behind webhookd's back."""
+    connection = apsw.Connection(str(config.with_name("webhookd.db")))
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+Doctor = Callable[..., dict[str, list[str]]]
+
+
+def test_a_tampered_audit_log_is_damage(config: Path, doctor: Doctor) -> None:
+    """An altered entry is named, and so is the trigger that had to go for it, even where it was put back broken."""
+    sql(config, "DROP TRIGGER audit_stays", "UPDATE audit SET actor = 'eve' WHERE sequence = 2")
+    trigger, chain = doctor(70)["audit log"]
+    assert trigger.startswith("the trigger audit_stays is gone")
+    assert chain.startswith("the chain breaks after entry 1: entry 2 (key.create of key_")
+    shown = run("doctor", "--config", config, status=70).stdout
+    assert f"damaged  audit log      {chain}" in shown
+    assert shown.endswith("the journal can't be trusted\n")
+
+
+def test_entries_taken_off_the_end_are_missed(config: Path, doctor: Doctor) -> None:
+    """The last entries can't be taken out either."""
+    sql(config, "DROP TRIGGER audit_keeps", "DELETE FROM audit WHERE sequence > 1")
+    assert doctor(70)["audit log"][-1] == (
+        "the chain breaks after entry 1: entry 2 is missing: 2 at the end were taken out"
+    )
+
+
+def test_rows_that_refer_to_nothing_are_damage(config: Path, doctor: Doctor) -> None:
+    """An attempt without its delivery shows that something else than webhookd was at work."""
+    sql(
+        config,
+        "INSERT INTO attempts (delivery_pk, number, id, trigger, started_at, duration_seconds, response_headers, "
+        "response_body, truncated, detail) VALUES (7, 1, 'att_x', 'auto', 0, 0, '[]', x'', 0, '')",
+    )
+    assert doctor(70) == {
+        "references": ["1 attempts without their delivery: the file was changed by something else than webhookd"]
+    }
+
+
+def test_a_damaged_page_is_found(config: Path, doctor: Doctor) -> None:
+    """A page of nonsense is told by the checks that meet it, and the other checks go on."""
+    sql(config, "PRAGMA wal_checkpoint(TRUNCATE)")
+    journal = config.with_name("webhookd.db")
+    content = bytearray(journal.read_bytes())
+    content[4096 * 3 : 4096 * 4] = b"\xa5" * 4096
+    journal.write_bytes(content)
+    found = doctor(70)
+    assert "pages" in found
+    assert set(found) <= {"pages", "references", "audit log", "master key", "tables"}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"not a database at all, but long enough for a header" * 4, "it is no SQLite file"),
+        (b"short", "it is no SQLite file"),
+        (None, "has other tables than a journal of webhookd"),
+    ],
+)
+def test_a_file_that_is_no_journal_is_damage(config: Path, doctor: Doctor, content: bytes | None, says: str) -> None:
+    """Something else in the journal's place is status 70 and said so; an empty file is one that is to be made yet."""
+    journal = config.with_name("webhookd.db")
+    journal.unlink()
+    if content is None:
+        sql(config, "PRAGMA user_version = 1", "CREATE TABLE other (a)")
+        journal.chmod(0o600)
+    else:
+        journal.write_bytes(content)
+        journal.chmod(0o600)
+    found = doctor(70)
+    assert any(says in detail for details in found.values() for detail in details), found
+    journal.write_bytes(b"")
+    assert "is empty: the next start makes its tables" in doctor(1)["journal"][0]
+
+
+def test_a_newer_journal_is_not_touched(config: Path, doctor: Doctor) -> None:
+    """Tables of a version to come are for the program to come."""
+    sql(config, "PRAGMA user_version = 99")
+    assert doctor(70)["tables"] == [f"version 99, and this webhookd knows {CURRENT_VERSION}: run the newer one"]
+
+
+def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Doctor) -> None:
+    """Tables of the first version are fine: the next command or start brings them on, and the log begins."""
+    journal = config.with_name("webhookd.db")
+    journal.unlink()
+    database: Any = APSWDatabase(str(journal), pragmas={"journal_mode": "WAL"})  # type: ignore[no-untyped-call]  # a stub
+    with database, database.atomic():
+        migrations._first(database, 0.0)
+        database.execute_sql("PRAGMA user_version = 1")
+    database.close()
+    journal.chmod(0o600)
+    assert doctor() == {}
+    assert call("keys", "create", "--role", "viewer", "--config", config) == 0
+    assert doctor() == {}
+    assert "1 entries, the chain holds" in run("doctor", "--config", config).stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "says"),
+    [
+        (lambda place: (place / "webhookd.db").chmod(0o644), "files", "has mode 0644, and others can read it"),
+        (lambda place: (place / "webhookd.db.lock").chmod(0o660), "files", "has mode 0660"),
+        (lambda place: (place / "master.key").chmod(0o640), "master key", "has mode 0640"),
+        (lambda place: (place / "master.key").unlink(), "master key", "can't read the master key"),
+        (lambda place: (place / "control.sock").write_text(""), "sockets", "is no socket: take it away"),
+        (lambda place: place.chmod(0o777), "files", "anybody may write into"),
+        (
+            lambda place: (place / "config.toml").write_text(
+                CONFIG + '[jwt]\nissuer = "i"\naudience = "a"\njwks_file = "none"\n'
+            ),
+            "configuration",
+            "jwt.jwks_file: can't read",
+        ),
+    ],
+)
+def test_what_is_to_be_mended_is_status_1(
+    config: Path, doctor: Doctor, change: Callable[[Path], object], name: str, says: str
+) -> None:
+    """A mode, a missing key, a file in a socket's place: each is named with what to do, and is no damage."""
+    change(config.parent)
+    assert says in " ".join(doctor(1)[name])
+
+
+def test_an_old_socket_with_another_mode_is_told(config: Path, doctor: Doctor) -> None:
+    """A socket that somebody opened to others is told while no server runs, too."""
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(config.with_name("ingest.sock")))
+        config.with_name("ingest.sock").chmod(0o666)
+        assert "has mode 0666 instead of 0660" in " ".join(doctor(1)["sockets"])
+
+
+def test_nothing_there_yet_is_told(tmp_path: Path) -> None:
+    """Where nothing was set up the first thing to do is said; a bad configuration is status 2 as everywhere."""
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG)
+    assert "`webhookd init` or `webhookd serve` makes it" in run("doctor", "--config", config, status=1).stdout
+    assert list(tmp_path.iterdir()) == [config]
+    config.write_text("[server]\nprot = 1\n")
+    assert "there is no key server.prot" in run("doctor", "--config", config, status=2).stderr
+
+
+def test_a_sqlite_with_the_reset_bug_is_told() -> None:
+    """3.51.3 is the first release that is taken."""
+    assert of_sqlite("3.51.3").level is Level.OK
+    assert of_sqlite("4.0.0").level is Level.OK
+    assert of_sqlite("3.51.2").level is Level.PROBLEM
+    assert of_sqlite("3.40.1").level is Level.PROBLEM

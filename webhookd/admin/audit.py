@@ -1,0 +1,95 @@
+"""The audit log, for admins to read; who is bound to an organization sees its entries alone."""
+
+from http import HTTPStatus
+from typing import Annotated
+
+from msgspec import Meta
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.deliveries import optional_time
+from webhookd.admin.operations import Answer, Call, NoBody, operation
+from webhookd.admin.schemas import ListQuery, Output, Page, Time
+from webhookd.admin.views import MOST_ROWS
+from webhookd.clock import iso
+from webhookd.errors import ErrorCode
+from webhookd.journal import audit
+from webhookd.journal.audit import Action, ActorKind
+from webhookd.models import Role
+
+
+class ActorView(Output, frozen=True, kw_only=True):
+    """Who did something: `id` is a key's id, a token's subject, or a uid on the control socket or of a command."""
+
+    kind: ActorKind
+    id: str
+    role: Role | None
+
+
+class AuditView(Output, frozen=True, kw_only=True):
+    """One entry of the audit log; `fields` are the names of what was given, `hash` chains it to the entry before."""
+
+    sequence: int
+    at: str
+    actor: ActorView
+    action: Action
+    object: str
+    organization_id: str | None
+    request_id: str | None
+    fields: tuple[str, ...]
+    hash: str
+
+
+class AuditQuery(ListQuery, frozen=True, kw_only=True):
+    """Which entries; `since` is inclusive, `until` is not."""
+
+    actor: Annotated[str, Meta(max_length=255)] | None = None
+    action: Action | None = None
+    object: Annotated[str, Meta(max_length=255)] | None = None
+    since: Time | None = None
+    until: Time | None = None
+
+
+async def list_audit(call: Call[AuditQuery, NoBody]) -> Answer:
+    """Answer with a page of the log, newest first."""
+    query = call.query
+    found = await call.services.journal.read(
+        audit.page,
+        call.caller.organization_id,
+        actor=query.actor,
+        action=query.action,
+        what=query.object,
+        since=optional_time("since", query.since),
+        until=optional_time("until", query.until),
+        limit=min(query.limit, MOST_ROWS),
+        cursor=query.cursor,
+    )
+    return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
+
+
+def _view(row: audit.AuditRow) -> AuditView:
+    return AuditView(
+        sequence=row.sequence,
+        at=iso(row.at),
+        actor=ActorView(kind=row.actor_kind, id=row.actor, role=row.role),
+        action=row.action,
+        object=row.object,
+        organization_id=row.organization_id,
+        request_id=row.request_id,
+        fields=row.fields,
+        hash=row.hash.hex(),
+    )
+
+
+OPERATIONS = (
+    operation(
+        "listAudit",
+        "GET /api/audit",
+        Permission.ADMINISTER,
+        "List who changed what, newest first",
+        list_audit,
+        query=AuditQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[AuditView]},
+        refuses=(ErrorCode.INVALID_CURSOR,),
+    ),
+)

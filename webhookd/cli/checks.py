@@ -1,0 +1,254 @@
+"""What `webhookd doctor` looks at: one function for each thing, in the order in which they are told.
+
+A check yields what it found. What it raises becomes a finding too: JournalError means that the journal can't be
+trusted, any other error of webhookd's that something is to be mended.
+"""
+
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import msgspec
+
+from webhookd.admin.tokens import open_tokens
+from webhookd.cli.control import Control
+from webhookd.config import Config
+from webhookd.errors import JournalError, WebhookdError
+from webhookd.journal import SQLITE_VERSION
+from webhookd.journal.inspection import Inspection
+from webhookd.secrets import Vault, load_master_key
+from webhookd.server import master_key_file
+
+_LEAST_FREE_BYTES = 256 * 1024 * 1024
+_FULL_SHARE = 0.9
+_OLDEST_SQLITE = (3, 51, 3)
+_OTHERS_MAY_WRITE = 0o002
+
+
+class Level(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    PROBLEM = "problem"
+    DAMAGED = "damaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `detail` says what was found and, where that is bad, what to do."""
+
+    level: Level
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What is looked at; `journal` is None where it couldn't be opened, which has been told already."""
+
+    config: Config
+    journal: Inspection | None
+
+
+class _Readiness(msgspec.Struct):
+    status: str
+    reasons: list[str] = []
+
+
+def configuration(subject: Subject) -> Iterator[Finding]:
+    """The file was read before; here the files that it names are tried."""
+    tokens = open_tokens(subject.config.jwt)
+    yield _ok(f"in force; tokens (JWT) are {'not ' if tokens is None else ''}taken")
+
+
+def server(subject: Subject) -> Iterator[Finding]:
+    """A server that runs says how it is."""
+    control = Control(subject.config.server.control_socket)
+    if not control.is_served():
+        yield _ok("none is running")
+        return
+    readiness = control.get("/readyz", _Readiness)
+    for reason in readiness.reasons:
+        yield _problem(reason)
+    if not readiness.reasons:
+        yield _ok(f"running, {readiness.status}")
+
+
+def sockets(subject: Subject) -> Iterator[Finding]:
+    """Their modes are who may use them."""
+    config = subject.config
+    for name, path, mode in (
+        ("server.control_socket", config.server.control_socket, 0o600),
+        ("ingest.socket", config.ingest.socket, 0o660),
+    ):
+        yield from _open_to_all(path.parent)
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            yield _ok(f"{name}: {path} is made by a server")
+            continue
+        if not stat.S_ISSOCK(found.st_mode):
+            yield _problem(f"{name}: {path} is no socket: take it away")
+        elif (actual := stat.S_IMODE(found.st_mode)) != mode:
+            yield _problem(f"{name}: {path} has mode {actual:04o} instead of {mode:04o}: chmod {mode:o} {path}")
+        else:
+            yield _ok(f"{name}: {path}, mode {mode:04o}")
+
+
+def files(subject: Subject) -> Iterator[Finding]:
+    """The journal's files are for its owner alone."""
+    path = subject.config.journal.path
+    yield from _open_to_all(path.parent)
+    owner = path.stat().st_uid if path.exists() else None
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock"))):
+        if not file.exists():
+            continue
+        found = file.stat()
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & 0o077:
+            yield _problem(f"{file} has mode {mode:04o}, and others can read it: chmod 600 {file}")
+        elif owner is not None and found.st_uid != owner:
+            yield _problem(f"{file} belongs to uid {found.st_uid} and the journal to {owner}: chown {owner} {file}")
+        else:
+            yield _ok(f"{file}, mode {mode:04o}")
+
+
+def master_key(subject: Subject) -> Iterator[Finding]:
+    """The key is there, private, and the one that opens the journal's secrets."""
+    path = master_key_file(subject.config)
+    vault = Vault(load_master_key(path))
+    if subject.journal is None:
+        yield _ok(f"{path} is a key; whether it is the journal's can't be seen")
+    elif subject.journal.check_master_key(vault):
+        yield _ok(f"{path} opens the journal's secrets")
+    else:
+        yield _ok(f"{path}; the journal holds no secret yet")
+
+
+def disk(subject: Subject) -> Iterator[Finding]:
+    """There is room for what comes."""
+    path = subject.config.journal.path
+    free = shutil.disk_usage(path.parent).free
+    most = subject.config.journal.max_bytes
+    size = path.stat().st_size if path.exists() else 0
+    if free < _LEAST_FREE_BYTES:
+        yield _problem(f"{_megabytes(free)} are free in {path.parent}: make room before events are refused")
+    elif most is not None and size > most * _FULL_SHARE:
+        yield _problem(
+            f"the journal has {_megabytes(size)} of the {_megabytes(most)} that journal.max_bytes allows: raise it, or "
+            "shorten journal.retention_days"
+        )
+    else:
+        yield _ok(f"{_megabytes(free)} are free in {path.parent}; the journal has {_megabytes(size)}")
+
+
+def sqlite(_: Subject) -> Iterator[Finding]:
+    """Before 3.51.3 a write-ahead log could be damaged (https://sqlite.org/wal.html#walresetbug)."""
+    yield of_sqlite(SQLITE_VERSION)
+
+
+def of_sqlite(version: str) -> Finding:
+    """Judge a release of SQLite."""
+    if tuple(int(part) for part in version.split(".")[:3]) < _OLDEST_SQLITE:
+        return _problem(f"SQLite {version} can damage a journal: install a newer apsw")
+    return _ok(f"SQLite {version}")
+
+
+def tables(subject: Subject) -> Iterator[Finding]:
+    """The tables are of a version that this program knows."""
+    if subject.journal is None:
+        return
+    found, known = subject.journal.version()
+    if found > known:
+        yield Finding(Level.DAMAGED, f"version {found}, and this webhookd knows {known}: run the newer one")
+    elif found < known:
+        yield _ok(f"version {found}; the next start makes it {known}")
+    else:
+        yield _ok(f"version {found}")
+
+
+def pages(subject: Subject) -> Iterator[Finding]:
+    """Every page of the file is whole, and every index leads to its rows."""
+    if subject.journal is None:
+        return
+    complaints = subject.journal.bad_pages()
+    for complaint in complaints:
+        yield Finding(Level.DAMAGED, f"{' '.join(complaint.split())}: restore the last copy")
+    if not complaints:
+        yield _ok("every page is whole")
+
+
+def references(subject: Subject) -> Iterator[Finding]:
+    """What a row refers to is there."""
+    if subject.journal is None:
+        return
+    dangling = subject.journal.dangling()
+    for found in dangling:
+        yield Finding(Level.DAMAGED, f"{found}: the file was changed by something else than webhookd")
+    if not dangling:
+        yield _ok("every row finds what it refers to")
+
+
+def audit_log(subject: Subject) -> Iterator[Finding]:
+    """The chain of the audit log is whole, and what keeps it so is in place."""
+    if subject.journal is None:
+        return
+    found, known = subject.journal.version()
+    if found < known and not subject.journal.has_audit_log():
+        yield _ok("there is none yet in this version of the tables")
+        return
+    chain = subject.journal.audit_chain()
+    for name in subject.journal.missing_triggers():
+        yield Finding(Level.DAMAGED, f"the trigger {name} is gone: something else than webhookd changed the file")
+    if chain.broken is not None:
+        yield Finding(Level.DAMAGED, f"the chain breaks after entry {chain.entries}: {chain.broken}")
+    else:
+        yield _ok(f"{chain.entries} entries, the chain holds; last hash {chain.head.hex()}")
+
+
+CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
+    ("configuration", configuration),
+    ("server", server),
+    ("sockets", sockets),
+    ("files", files),
+    ("master key", master_key),
+    ("disk", disk),
+    ("sqlite", sqlite),
+    ("tables", tables),
+    ("pages", pages),
+    ("references", references),
+    ("audit log", audit_log),
+)
+
+
+def examine(subject: Subject) -> Iterator[tuple[str, Finding]]:
+    """Make every check, and yield what each found under its name."""
+    for name, check in CHECKS:
+        try:
+            for finding in check(subject):
+                yield name, finding
+        except JournalError as error:
+            yield name, Finding(Level.DAMAGED, str(error))
+        except WebhookdError as error:
+            yield name, _problem(str(error))
+        except OSError as error:
+            yield name, _problem(f"{error.filename}: {error.strerror}")
+
+
+def _open_to_all(directory: Path) -> Iterator[Finding]:
+    if directory.is_dir() and stat.S_IMODE(directory.stat().st_mode) & _OTHERS_MAY_WRITE:
+        yield _problem(f"anybody may write into {directory}: chmod o-w {directory}")
+
+
+def _ok(detail: str) -> Finding:
+    return Finding(Level.OK, detail)
+
+
+def _problem(detail: str) -> Finding:
+    return Finding(Level.PROBLEM, detail)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1_048_576:,.0f} MiB"

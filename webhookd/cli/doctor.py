@@ -1,0 +1,57 @@
+"""`webhookd doctor`: what is wrong with configuration, machine and journal, and what to do about it."""
+
+import json
+
+import click
+
+from webhookd.cli.checks import Finding, Level, Subject, examine
+from webhookd.cli.options import takes_config
+from webhookd.config import Config
+from webhookd.errors import CommandError, JournalError
+from webhookd.journal.inspection import inspect
+
+_STATUS = {Level.OK: 0, Level.PROBLEM: 1, Level.DAMAGED: JournalError.exit_status}
+_SUMMARY = {
+    Level.OK: "all is fine",
+    Level.PROBLEM: "something is to be mended",
+    Level.DAMAGED: "the journal can't be trusted",
+}
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@takes_config
+def command(config: Config, as_json: bool) -> None:
+    """Check configuration, files, sockets, disk, journal and audit log; nothing is changed.
+
+    It may run beside a server. The journal is read whole, which takes a while where it is large.
+
+    Exit status: 0 all is fine, 1 something is to be mended, 70 the journal can't be trusted.
+    """
+    found = _look(config)
+    levels = {finding.level for _, finding in found}
+    worst = next(level for level in reversed(Level) if level in levels)
+    if as_json:
+        checks = [{"name": name, "status": finding.level, "detail": finding.detail} for name, finding in found]
+        click.echo(json.dumps({"status": worst, "checks": checks}, indent=2))
+    else:
+        for name, finding in found:
+            click.echo(f"{finding.level:<8} {name:<14} {finding.detail}")
+        click.echo(_SUMMARY[worst])
+    click.get_current_context().exit(_STATUS[worst])
+
+
+def _look(config: Config) -> list[tuple[str, Finding]]:
+    path = config.journal.path
+    try:
+        if path.exists():
+            with inspect(path) as journal:
+                return list(examine(Subject(config=config, journal=journal)))
+        unusable = Finding(Level.PROBLEM, f"there is no {path} yet: `webhookd init` or `webhookd serve` makes it")
+    except OSError as error:
+        unusable = Finding(Level.PROBLEM, f"{path}: {error.strerror}; ask as the server's user or root")
+    except JournalError as error:
+        unusable = Finding(Level.DAMAGED, str(error))
+    except CommandError as error:
+        unusable = Finding(Level.PROBLEM, str(error))
+    return [("journal", unusable), *examine(Subject(config=config, journal=None))]

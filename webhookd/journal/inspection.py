@@ -1,0 +1,138 @@
+"""Looking at a journal from outside, beside a server or without one.
+
+The connection takes no lock of webhookd's, only reads, and leaves a write-ahead log that it finds where it is. Each
+question is a function of its own.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+from peewee import Database
+from playhouse.apsw_ext import APSWDatabase
+
+from webhookd.errors import CommandError, JournalError
+from webhookd.journal import audit
+from webhookd.journal.database import is_logic_error, refuse_foreign, translated
+from webhookd.journal.master import check_master_key, holds_secrets
+from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.secrets import Vault
+
+_BUSY_TIMEOUT_SECONDS = 5
+_MOST_COMPLAINTS = 20
+_TRIGGERS = {"audit_appends", "audit_keeps", "audit_stays"}
+_DANGLING = {
+    f"{table} without their {what}": f"SELECT count(*) FROM {table} WHERE NOT EXISTS "  # noqa: S608 - names of tables
+    f"(SELECT 1 FROM {other} WHERE {other}.pk = {table}.{column})"
+    for table, what, other, column in (
+        ("deliveries", "event", "events", "event_pk"),
+        ("deliveries", "webhook", "endpoints", "endpoint_pk"),
+        ("attempts", "delivery", "deliveries", "delivery_pk"),
+        ("secrets", "webhook", "endpoints", "endpoint_pk"),
+        ("replays", "webhook", "endpoints", "endpoint_pk"),
+    )
+}
+
+
+class Inspection:
+    """An open journal. Whatever finds the file damaged raises JournalError."""
+
+    def __init__(self, path: Path, database: Database) -> None:
+        self._path = path
+        self._database = database
+
+    def version(self) -> tuple[int, int]:
+        """Return the version of the tables, and the one that this program writes."""
+        return self._number("PRAGMA user_version"), CURRENT_VERSION
+
+    def is_empty(self) -> bool:
+        """Whether there is no table at all."""
+        return self._number("SELECT count(*) FROM sqlite_schema") == 0
+
+    def bad_pages(self) -> list[str]:
+        """Return what SQLite's `quick_check` complains of; reads the whole file."""
+        said = [str(row[0]) for row in self._rows(f"PRAGMA quick_check({_MOST_COMPLAINTS})")]
+        return [] if said == ["ok"] else said
+
+    def dangling(self) -> list[str]:
+        """Return which rows refer to none, and how many."""
+        foreign = len(self._rows("PRAGMA foreign_key_check"))
+        found = {what: self._number(query) for what, query in _DANGLING.items()} | {"foreign keys": foreign}
+        return [f"{count} {what}" for what, count in found.items() if count]
+
+    def has_audit_log(self) -> bool:
+        """Whether the tables are of a version that keeps one."""
+        return self._number("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'") == 1
+
+    def audit_chain(self) -> audit.Chain:
+        """Follow the audit log's chain."""
+        with _asking(self._path):
+            return audit.verify(self._database)
+
+    def missing_triggers(self) -> list[str]:
+        """Return the names of the triggers that keep the audit log as it is and that are not there."""
+        rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'audit'")
+        return sorted(_TRIGGERS - {row[0] for row in rows})
+
+    def check_master_key(self, vault: Vault) -> bool:
+        """Return whether there are secrets that it opens, False where there are none; MasterKeyError for another's."""
+        with _asking(self._path):
+            if not holds_secrets(self._database):
+                return False
+            check_master_key(self._database, vault)
+            return True
+
+    def _number(self, sql: str) -> int:
+        [(number,)] = self._rows(sql)
+        assert isinstance(number, int)  # noqa: S101 - it counts
+        return number
+
+    def _rows(self, sql: str) -> list[tuple[object, ...]]:
+        with _asking(self._path):
+            return list(self._database.execute_sql(sql))
+
+
+@contextmanager
+def _asking(path: Path) -> Iterator[None]:
+    try:
+        with translated(path):
+            yield
+    except Exception as error:
+        if not is_logic_error(error):
+            raise
+        # The statements are right for a journal, so this is none, or not one that webhookd left so.
+        raise JournalError(f"{path} has other tables than a journal of webhookd: {error}") from error
+
+
+@contextmanager
+def inspect(path: Path) -> Iterator[Inspection]:
+    """Open the journal at `path` to look at it.
+
+    Raises JournalError for what is none or is damaged, CommandError for one that this user can't read or that is still
+    empty.
+    """
+    log = path.with_name(path.name + "-wal")
+    database = APSWDatabase(
+        str(path),
+        pragmas={"query_only": "ON", "wal_autocheckpoint": 0, "temp_store": "MEMORY"},
+        thread_safe=False,
+        timeout=_BUSY_TIMEOUT_SECONDS,
+    )
+    try:
+        found_log = log.exists() and log.stat().st_size > 0
+        refuse_foreign(path)
+    except OSError as error:
+        raise CommandError(f"the journal {path} can't be read: {error.strerror}") from error
+    with translated(path):
+        database.connect()
+    try:
+        if found_log:
+            # The last to close would write it into the file; that is for the server, when it starts.
+            database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        journal = Inspection(path, database)
+        if journal.version()[0] == 0 and journal.is_empty():
+            raise CommandError(f"the journal {path} is empty: the next start makes its tables")
+        yield journal
+    finally:
+        database.close()

@@ -1,0 +1,54 @@
+"""What the command line does to a journal while no server runs; each takes the journal's lock.
+
+Every change leaves its entry in the audit log, under the uid of whoever runs the command. Call them under `trio.run`.
+"""
+
+from webhookd.clock import SystemClock
+from webhookd.config import Config
+from webhookd.ids import IdFactory
+from webhookd.journal import KeyRow, audit, keys
+from webhookd.models import Role
+from webhookd.server import ensure_admin_key, make_key, own_deed, unlock, unwrapped, writing
+
+
+async def initialize(config: Config) -> str | None:
+    """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    with unwrapped():
+        async with writing(config, clock, ids) as journal:
+            await unlock(journal, config)
+            return await ensure_admin_key(journal, ids, clock)
+
+
+async def create_key(
+    config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
+) -> tuple[KeyRow, str]:
+    """Make an API key; return it and its text, which nothing shows again."""
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
+    optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
+    fields = ("role", *(field for field, value in optional.items() if value))
+    insert = audit.recorded(keys.insert, own_deed(audit.Action.KEY_CREATE, clock, fields), keys.about)
+    with unwrapped():
+        async with writing(config, clock, ids) as journal:
+            await journal.write(insert, row)
+    return row, text
+
+
+async def list_keys(config: Config) -> list[KeyRow]:
+    """Return every API key."""
+    clock = SystemClock()
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as journal:
+            return await journal.read(keys.all)
+
+
+async def revoke_key(config: Config, key_id: str) -> None:
+    """Revoke an API key; Rejected NOT_FOUND."""
+    clock = SystemClock()
+    revoke = audit.recorded(keys.revoke, own_deed(audit.Action.KEY_REVOKE, clock), keys.about)
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as journal:
+            await journal.write(revoke, key_id, None)
