@@ -25,8 +25,9 @@ from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import NewEndpoint, endpoints
 from webhookd.journal.database import open_writer
 from webhookd.models import PolicyOverrides, SignatureChoice
+from webhookd.offline import initialize
 from webhookd.secrets import Vault, load_master_key
-from webhookd.offline import initialize, master_key_file
+from webhookd.server import master_key_file
 
 MAX_AGE_SECONDS = 259_200
 
