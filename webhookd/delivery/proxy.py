@@ -9,7 +9,7 @@ import httpx
 import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy
-from webhookd.delivery.transport import Exchanged, Headers, Progress, TransportError
+from webhookd.delivery.transport import Exchanged, Headers, Progress, TooLateError, TransportError
 from webhookd.delivery.wire import KEPT_BODY_BYTES, MAX_RESPONSE_BYTES
 from webhookd.errors import ConfigError
 from webhookd.models import DeliveryError
@@ -62,11 +62,12 @@ class ProxyTransport:
             extensions={"timeout": self._timeout},
         )
         try:
-            response = await self._transport.handle_async_request(request)
-            try:
-                return await _read(response)
-            finally:
-                await response.aclose()
+            with trio.CancelScope(deadline=progress.deadline):
+                response = await self._transport.handle_async_request(request)
+                try:
+                    return await _read(response)
+                finally:
+                    await response.aclose()
         except httpx.TimeoutException as error:
             raise TransportError(DeliveryError.TIMEOUT, "connecting through the proxy took too long") from error
         except (httpx.ConnectError, httpx.ProxyError) as error:
@@ -74,6 +75,10 @@ class ProxyTransport:
             raise TransportError(code, f"through the proxy: {_reason(error)}") from error
         except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
             raise TransportError(DeliveryError.PROTOCOL, f"through the proxy: {_reason(error)}") from error
+        raise TooLateError
+
+    def cut_off_late(self, now: float) -> None:
+        """Do nothing: each exchange has a scope of its own."""
 
     async def forget(self, endpoint_id: str) -> None:
         """Do nothing: the connections lead to the proxy."""

@@ -11,11 +11,19 @@ from webhookd.delivery.addresses import Address, own_addresses
 from webhookd.delivery.egress import EgressPolicy, Resolver
 from webhookd.delivery.proxy import ProxyTransport
 from webhookd.delivery.resolver import SystemResolver
-from webhookd.delivery.transport import IDLE_SECONDS, DirectTransport, Exchanged, Headers, Progress, TransportError
+from webhookd.delivery.transport import (
+    IDLE_SECONDS,
+    DirectTransport,
+    Exchanged,
+    Headers,
+    Progress,
+    TooLateError,
+    TransportError,
+)
 from webhookd.logs import get_logger
 from webhookd.models import DeliveryError, Outcome
 
-TIDY_SECONDS = 5.0
+TICK_SECONDS = 0.05
 OWN_ADDRESSES_SECONDS = 60.0
 
 _log = get_logger("sender")
@@ -32,7 +40,14 @@ class Transport(Protocol):
     async def exchange(
         self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
     ) -> Exchanged:
-        """Send one POST and return its response; TransportError for everything that keeps it from coming."""
+        """Send one POST and return its response; TransportError for everything that keeps it from coming.
+
+        TooLateError where it isn't done by the deadline.
+        """
+        ...
+
+    def cut_off_late(self, now: float) -> None:
+        """Cut off the exchanges whose deadline has passed (trio's clock)."""
         ...
 
     async def forget(self, endpoint_id: str) -> None:
@@ -49,7 +64,7 @@ class Transport(Protocol):
 
 
 class Sender:
-    """Sends requests to receivers; `run` it beside, which tidies up."""
+    """Sends requests to receivers; `run` it beside, which keeps their deadlines and tidies up."""
 
     def __init__(
         self,
@@ -93,22 +108,22 @@ class Sender:
     ) -> Outcome:
         """Make one POST request; only cancellation is raised."""
         started_at = trio.current_time()
-        progress = Progress()
-        with trio.CancelScope(deadline=started_at + timeout_seconds):
-            try:
-                answer = await self._transport.exchange(endpoint_id, url, headers, body, progress)
-            except TransportError as error:
-                return _failed(started_at, progress, error.code, error.detail)
-            return Outcome(
-                duration_seconds=trio.current_time() - started_at,
-                remote_address=progress.remote_address,
-                status=answer.status,
-                headers=answer.headers,
-                body=answer.body,
-                truncated=answer.is_truncated,
-            )
-        detail = f"{progress.doing} was not done after {timeout_seconds:g} s"
-        return _failed(started_at, progress, DeliveryError.TIMEOUT, detail)
+        progress = Progress(started_at + timeout_seconds)
+        try:
+            answer = await self._transport.exchange(endpoint_id, url, headers, body, progress)
+        except TransportError as error:
+            return _failed(started_at, progress, error.code, error.detail)
+        except TooLateError:
+            detail = f"{progress.doing} was not done after {timeout_seconds:g} s"
+            return _failed(started_at, progress, DeliveryError.TIMEOUT, detail)
+        return Outcome(
+            duration_seconds=trio.current_time() - started_at,
+            remote_address=progress.remote_address,
+            status=answer.status,
+            headers=answer.headers,
+            body=answer.body,
+            truncated=answer.is_truncated,
+        )
 
     async def forget(self, endpoint_id: str) -> None:
         """Close the idle connections of an endpoint."""
@@ -120,8 +135,9 @@ class Sender:
         own_known_until = trio.current_time() + OWN_ADDRESSES_SECONDS
         try:
             while True:
-                await trio.sleep(TIDY_SECONDS)
+                await trio.sleep(TICK_SECONDS)
                 now = trio.current_time()
+                self._transport.cut_off_late(now)
                 self._transport.close_idle(now - IDLE_SECONDS)
                 if now >= own_known_until:
                     self._policy.own = frozenset(self._own())

@@ -59,7 +59,8 @@ class Stream:
     @property
     def is_readable(self) -> bool:
         """Whether something has come that nobody has read: bytes, or the end."""
-        return bool(self._poll.poll(0))
+        # OpenSSL may have taken it off the socket already.
+        return bool(self._poll.poll(0)) or (self._tls is not None and self._tls.pending() > 0)
 
     async def send_all(self, data: bytes) -> None:
         """Send all of it; returns without a turn of the scheduler where the socket's buffer takes it at once."""
@@ -87,6 +88,10 @@ class Stream:
                 continue  # woken for nothing, or for a part of a TLS record
             except ssl.SSLWantWriteError:
                 await trio.lowlevel.wait_writable(self._socket)
+
+    def cut_off(self) -> None:
+        """Have whoever waits on the stream now get trio.ClosedResourceError; it stays for them to close."""
+        trio.lowlevel.notify_closing(self._socket)
 
     def close(self) -> None:
         """Close at once; a TLS goodbye could block."""

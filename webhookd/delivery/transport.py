@@ -41,10 +41,15 @@ class TransportError(Exception):
         self.detail = detail
 
 
+class TooLateError(Exception):
+    """An exchange was not done by its deadline."""
+
+
 @dataclass(slots=True)
 class Progress:
-    """How far an exchange has come; still there when it is cut off."""
+    """By when an exchange has to be done (trio's clock), and how far it has come; still there when it is cut off."""
 
+    deadline: float
     doing: str = "resolving the name"
     remote_address: str | None = None
 
@@ -93,6 +98,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._connect_timeout_seconds = connect_timeout_seconds
         self._idle: OrderedDict[_Connection, None] = OrderedDict()  # the one that is idle the longest first
         self._idle_of: dict[str, list[_Connection]] = {}
+        self._used_until: dict[_Connection, float] = {}
         self._sessions = _Sessions()
 
     @property
@@ -105,7 +111,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
     ) -> Exchanged:
         """Send one POST and return its response; TransportError for everything that keeps it from coming.
 
-        There is no deadline but the one for connecting: set one around it.
+        TooLateError where it isn't done by the deadline, while `cut_off_late` is called often.
         """
         connection = self._take(endpoint_id, url)
         if connection is not None:
@@ -124,7 +130,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         headers = [(name, value) for name, value in request.headers.multi_items() if name not in names]
         endpoint_id = request.extensions.get(_ENDPOINT, str(request.url.netloc))
         try:
-            exchanged = await self.exchange(endpoint_id, str(request.url), headers, body, Progress())
+            exchanged = await self.exchange(endpoint_id, str(request.url), headers, body, Progress(inf))
         except TransportError as error:
             raise httpx.TransportError(f"{error.code.value}: {error.detail}") from error
         return httpx.Response(exchanged.status, headers=exchanged.headers, stream=httpx.ByteStream(exchanged.body))
@@ -135,6 +141,15 @@ class DirectTransport(httpx.AsyncBaseTransport):
             del self._idle[connection]
             connection.stream.close()
         await trio.lowlevel.checkpoint()
+
+    def cut_off_late(self, now: float) -> None:
+        """Cut off the exchanges whose deadline has passed (trio's clock).
+
+        A cancel scope around each would cost a tenth of all the work that a delivery is.
+        """
+        for connection, deadline in tuple(self._used_until.items()):
+            if deadline <= now:
+                connection.stream.cut_off()
 
     def close_idle(self, before: float) -> None:
         """Close the connections that have been idle since before that time (trio's clock)."""
@@ -150,11 +165,17 @@ class DirectTransport(httpx.AsyncBaseTransport):
         progress.remote_address = connection.remote_address
         progress.doing = "waiting for the answer"
         reader = ResponseReader()
+        self._used_until[connection] = progress.deadline
         try:
             await self._speak(connection, _encode(connection.head, headers, body), reader)
+        except trio.ClosedResourceError as error:
+            connection.stream.close()
+            raise TooLateError from error
         except BaseException:
             connection.stream.close()
             raise
+        finally:
+            del self._used_until[connection]
         self._keep(connection, is_reusable=reader.is_reusable)
         return Exchanged(
             status=reader.status,
@@ -192,7 +213,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
             target = self._policy.parse(url)
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
-        with trio.move_on_after(self._connect_timeout_seconds):
+        patience = min(trio.current_time() + self._connect_timeout_seconds, progress.deadline)
+        with trio.CancelScope(deadline=patience):
             addresses = await self._resolve(target, progress)
             progress.doing = "connecting"
             stream = await self._dial(target, addresses, progress)
@@ -209,6 +231,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 remote_address=progress.remote_address or "",
                 head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
             )
+        if patience == progress.deadline:
+            raise TooLateError
         raise TransportError(
             DeliveryError.TIMEOUT, f"{progress.doing} took longer than {self._connect_timeout_seconds:g} s"
         )
