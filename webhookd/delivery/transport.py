@@ -195,7 +195,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except trio.BrokenResourceError as error:
             if connection.is_reused and not reader.has_bytes:
                 raise _ClosedWhileIdleError from error
-            raise TransportError(DeliveryError.PROTOCOL, f"the connection broke: {_reason(broken or error)}") from error
+            # An alert, as of a receiver that wants a certificate, comes behind TLS 1.3's handshake.
+            code = DeliveryError.TLS if isinstance(error.__cause__, ssl.SSLError) else DeliveryError.PROTOCOL
+            raise TransportError(code, f"the connection broke: {_reason(broken or error)}") from error
         except WireError as error:
             raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
 

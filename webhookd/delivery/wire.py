@@ -35,6 +35,7 @@ class ResponseReader:
         self._has_head = False
         self._is_interim = False
         self._has_length = False
+        self._is_plausible = True
         self._parser = httptools.HttpResponseParser(self)
 
     @property
@@ -56,6 +57,8 @@ class ResponseReader:
             # Bytes behind a whole response don't take it back.
             if not self.is_complete:
                 raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
+        if self._has_head and not self._is_plausible:
+            raise WireError(f"the receiver's answer is no HTTP/1.1: its status is {self.status:03}, or it isn't 1.x")
         if not self.is_complete and self.room <= 0:
             self._stop_early()
 
@@ -100,6 +103,8 @@ class ResponseReader:
             return
         self.status = status
         self._has_head = True
+        # The parser takes any three digits, and HTTP/2.0 in letters.
+        self._is_plausible = 200 <= status <= 599 and self._parser.get_http_version() in {"1.0", "1.1"}
         names = {name.lower() for name, _ in self.headers}
         self._has_length = "content-length" in names or "transfer-encoding" in names
 
