@@ -76,7 +76,17 @@ class _Connection:
         """Whether something came while it was idle: the end, or bytes that nobody asked for."""
         poll = select.poll()
         poll.register(self.socket.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        if poll.poll(0):
+            return True
+        if not isinstance(self.stream, trio.SSLStream):
+            return False
+        try:  # TLS may have taken it off the socket already
+            self.stream._ssl_object.read(1)  # noqa: SLF001 - the stream would wait
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError:
+            pass
+        return True
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
