@@ -88,10 +88,15 @@ class Target:
     internal_name: str | None
 
     @property
+    def is_default_port(self) -> bool:
+        """Whether the port is the one that the scheme has anyway."""
+        return self.port == _DEFAULT_PORTS[self.scheme]
+
+    @property
     def authority(self) -> str:
         """What the Host header says (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.is_default_port else f"{host}:{self.port}"
 
 
 class Resolver(Protocol):
