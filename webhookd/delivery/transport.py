@@ -233,13 +233,16 @@ class DirectTransport(httpx.AsyncBaseTransport):
         progress.doing = "resolving the name"
         try:
             answers = await self._resolver.resolve(target.host, target.port)
-            return [str(address) for address in self._policy.check(target, answers)]
+            addresses = [str(address) for address in self._policy.check(target, answers)]
         except OSError as error:
             raise TransportError(
                 DeliveryError.DNS, f"{target.host} doesn't resolve: {error.strerror or error}"
             ) from error
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
+        if not addresses:
+            raise TransportError(DeliveryError.DNS, f"{target.host} doesn't resolve: it has no address")
+        return addresses
 
     async def _dial(self, target: Target, addresses: list[str], progress: Progress) -> trio.SocketStream:
         failure: Exception = OSError("the name has no address")
