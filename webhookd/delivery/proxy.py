@@ -14,8 +14,8 @@ import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy, Resolver, Target
 from webhookd.delivery.transport import IDLE_SECONDS, Exchanged, Headers, Progress, TransportError
-from webhookd.delivery.tunnel import ClosedWhileIdleError, EnoughError, TlsError, ToTheProxy, reason_of
-from webhookd.delivery.wire import KEPT_BODY_BYTES
+from webhookd.delivery.tunnel import ClosedWhileIdleError, EnoughError, Stream, TlsError, ToTheProxy, reason_of
+from webhookd.delivery.wire import ResponseReader
 from webhookd.errors import ConfigError
 from webhookd.models import DeliveryError
 
@@ -102,12 +102,10 @@ class ProxyTransport:
         pool.users += 1
         is_well = False
         try:
-            response = await pool.http.handle_async_request(request)
-            try:
-                exchanged = await _read(response)
-            finally:
-                await response.aclose()
+            reader = await _read(await pool.http.handle_async_request(request))
             is_well = True
+        except EnoughError as error:
+            reader = error.reader
         except ClosedWhileIdleError:
             raise
         except httpcore.TimeoutException as error:
@@ -125,7 +123,12 @@ class ProxyTransport:
                 self._retire(endpoint_id, pool)
             elif pool.is_retired and not pool.users:
                 pool.close()
-        return exchanged
+        return Exchanged(
+            status=reader.status,
+            headers=tuple(reader.headers),
+            body=bytes(reader.body),
+            is_truncated=reader.is_truncated,
+        )
 
     def _retire(self, endpoint_id: str, pool: "_Pool") -> None:
         """Take a pool out of use; those who are using it finish."""
@@ -195,15 +198,14 @@ def _request(target: Target, headers: Headers, body: bytes, timeout: dict[str, f
     )
 
 
-async def _read(response: httpcore.Response) -> Exchanged:
-    body = bytearray()
-    is_truncated = False
+async def _read(response: httpcore.Response) -> ResponseReader:
+    """Let httpcore read an answer to its end, and return what our own reader has made of it."""
     try:
-        async for chunk in response.aiter_stream():
-            wanted = KEPT_BODY_BYTES - len(body)
-            body += chunk[:wanted]
-            is_truncated = is_truncated or len(chunk) > wanted
-    except EnoughError:
-        is_truncated = True
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers)
-    return Exchanged(status=response.status, headers=headers, body=bytes(body), is_truncated=is_truncated)
+        async for _ in response.aiter_stream():
+            pass
+    finally:
+        await response.aclose()
+    stream = response.extensions["network_stream"]
+    if not isinstance(stream, Stream):
+        raise httpcore.RemoteProtocolError("the receiver wants to change the protocol")
+    return stream.reader

@@ -18,7 +18,11 @@ _CHUNK_BYTES = 16 * 1024
 
 
 class EnoughError(httpcore.ReadError):
-    """As much of an answer has been read as is ever read."""
+    """As much of an answer has been read as is ever read; what there is of it is the reader's."""
+
+    def __init__(self, reader: ResponseReader) -> None:
+        super().__init__()
+        self.reader = reader
 
 
 class TlsError(httpcore.ConnectError):
@@ -65,7 +69,7 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
                 except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                     failure = httpcore.ConnectError(f"can't connect to the proxy: {reason_of(error)}")
                     continue
-                return _Stream(stream, self._open)
+                return Stream(stream, self._open)
             raise failure
         raise httpcore.ConnectTimeout
 
@@ -75,7 +79,7 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
             self._open.pop().close()
 
 
-class _Stream(httpcore.AsyncNetworkStream):
+class Stream(httpcore.AsyncNetworkStream):
     """A connection to the proxy, or through it, on which our own reader looks at each answer as it comes in."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, is_open: set[trio.socket.SocketType]) -> None:
@@ -83,15 +87,13 @@ class _Stream(httpcore.AsyncNetworkStream):
         self._socket: trio.socket.SocketType = inner.get_extra_info("socket")
         self._open = is_open
         is_open.add(self._socket)
-        self._reader = ResponseReader()
+        self.reader = ResponseReader()
         self._requests = 0
         self._is_asking = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
         """Return the next bytes of an answer; an error of httpcore's for one that our own reader refuses."""
-        reader, self._is_asking = self._reader, False
-        if reader.room <= 0:
-            raise EnoughError
+        reader, self._is_asking = self.reader, False
         if reader.is_complete:
             raise httpcore.RemoteProtocolError("the receiver's answer can be read in two ways")
         try:
@@ -109,19 +111,21 @@ class _Stream(httpcore.AsyncNetworkStream):
             raise httpcore.RemoteProtocolError(str(error)) from error
         if self._was_lost_while_idle:
             raise ClosedWhileIdleError("the connection was closed without a byte of an answer")
+        if reader.room <= 0:
+            raise EnoughError(reader)
         return data
 
     @property
     def _was_lost_while_idle(self) -> bool:
         """Whether, with nothing read, the connection was one that had been used before."""
-        return self._requests > 1 and not self._reader.has_bytes
+        return self._requests > 1 and not self.reader.has_bytes
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above
         """Send bytes of a request; the first ones behind an answer begin the next."""
         if not self._is_asking:
             self._is_asking = True
             self._requests += 1
-            self._reader = ResponseReader()
+            self.reader = ResponseReader()
         await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
@@ -138,14 +142,14 @@ class _Stream(httpcore.AsyncNetworkStream):
         """Shake hands with the proxy or, once it has answered CONNECT, with the receiver."""
         name = server_hostname.strip("[]") if server_hostname else None
         try:
-            return _Stream(await self._inner.start_tls(ssl_context, name, timeout), self._open)
+            return Stream(await self._inner.start_tls(ssl_context, name, timeout), self._open)
         except (httpcore.ConnectError, ssl.SSLError, ValueError) as error:
             kind = TlsError if self._requests else httpcore.ConnectError
             raise kind(f"the TLS handshake failed: {reason_of(error)}") from error
 
     def get_extra_info(self, info: str) -> object:
         """Tell about the connection; `is_readable` of an idle one makes httpcore close it."""
-        if info == "is_readable" and (not self._reader.is_reusable or self._holds_bytes):
+        if info == "is_readable" and (not self.reader.is_reusable or self._holds_bytes):
             return True
         return self._inner.get_extra_info(info)
 
