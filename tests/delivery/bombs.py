@@ -103,7 +103,7 @@ async def _late(out: Out, url: str, seconds: float) -> tuple[float, float]:
 
 async def _detonate(out: Out, url: str, endpoint_id: str, became: Counter[str]) -> None:
     while True:
-        outcome = await out.send(url, seconds=1.0, endpoint_id=endpoint_id)
+        outcome = await out.send(url, seconds=0.5, endpoint_id=endpoint_id)
         became[str(outcome.error or outcome.status)] += 1
 
 

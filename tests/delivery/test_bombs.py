@@ -67,7 +67,7 @@ def test_fifty_bombs_at_once_cost_little(world: tuple[str, str], way: str) -> No
         cost = measure(world, way)
         assert cost.memory_bytes < MOST_BYTES, cost
         assert sum(cost.became.values()) >= BOMBS, cost
-        assert set(cost.became) == {"200", "protocol", "timeout"}, cost
+        assert {"200", "protocol"} <= set(cost.became) <= {"200", "protocol", "timeout"}, cost
         if min(cost.late_seconds, cost.late_by_own_work_seconds) < MOST_SECONDS:
             return
         assert left, cost
