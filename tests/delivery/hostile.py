@@ -3,9 +3,12 @@
 `Hostile` counts its connections and what was asked of it; `Proxy` is a small CONNECT and forward proxy on loopback.
 """
 
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 
 import trio
 
@@ -95,12 +98,21 @@ def forever(first: bytes, again: bytes, *, pause: float = 0.0) -> Script:
     return script
 
 
+def reset(stream: Stream) -> None:
+    """Close with an RST, whatever is still on its way."""
+    tcp = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    tcp.socket.close()
+
+
 class Proxy:
     """Forwards what it is asked to, and counts."""
 
     def __init__(self) -> None:
         self.url = ""
         self.asked: list[bytes] = []
+        self.heads: list[bytes] = []
+        self.open_connections = 0
 
     async def run(self, *, task_status: trio.TaskStatus["Proxy"] = trio.TASK_STATUS_IGNORED) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -110,6 +122,16 @@ class Proxy:
             task_status.started(self)
 
     async def _serve(self, client: trio.SocketStream) -> None:
+        self.open_connections += 1
+        try:
+            await self._forward(client)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # one side has gone
+        finally:
+            self.open_connections -= 1
+            await trio.aclose_forcefully(client)
+
+    async def _forward(self, client: trio.SocketStream) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
             chunk = await client.receive_some(65_536)
@@ -118,23 +140,32 @@ class Proxy:
             head += chunk
         line = head.split(b"\r\n", 1)[0]
         self.asked.append(line)
+        self.heads.append(head)
         method, target, _ = line.split(b" ")
         authority = target if method == b"CONNECT" else target.split(b"/")[2]
-        host, _, port = authority.decode().partition(":")
+        parts = urlsplit(f"//{authority.decode()}")
         try:
-            server = await trio.open_tcp_stream(host, int(port or 80))
+            server = await trio.open_tcp_stream(parts.hostname or "", parts.port or 80)
         except OSError:
             await client.send_all(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n")
             return
-        if method == b"CONNECT":
-            await client.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
-        else:
-            await server.send_all(head.replace(b"http://" + authority, b"", 1))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_pump, client, server, nursery.cancel_scope)
-            nursery.start_soon(_pump, server, client, nursery.cancel_scope)
-        await server.aclose()
-        await client.aclose()
+        try:
+            if method == b"CONNECT":
+                await client.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+            else:
+                await server.send_all(head.replace(b"http://" + authority, b"", 1))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_pump, client, server, nursery.cancel_scope)
+                nursery.start_soon(_pump, server, client, nursery.cancel_scope)
+        finally:
+            await trio.aclose_forcefully(server)
+
+
+@asynccontextmanager
+async def proxying() -> AsyncIterator[Proxy]:
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(Proxy().run)
+        nursery.cancel_scope.cancel()
 
 
 async def _pump(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:

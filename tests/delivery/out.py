@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import trio
 import trustme
 
+from tests.delivery.hostile import Proxy
 from webhookd.config import DeliveryConfig, EgressConfig
 from webhookd.delivery.sender import Sender
 from webhookd.models import Outcome
@@ -17,6 +18,10 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 LOOPBACK = EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8", "::1/128"))
 HEADERS = [("content-type", "application/json"), ("webhook-id", "evt_1")]
 CA = trustme.CA()
+
+
+def through(proxy: Proxy) -> EgressConfig:
+    return EgressConfig(allow_http=True, ports=(), allow_networks=LOOPBACK.allow_networks, proxy=proxy.url)
 
 
 def client_context() -> ssl.SSLContext:

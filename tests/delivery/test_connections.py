@@ -8,20 +8,17 @@ import trio
 import trustme
 
 from tests.delivery.hostile import (
-    Proxy,
     Stream,
     read_request,
     saying,
     serving,
 )
-from tests.delivery.out import LOOPBACK, OK, StubResolver, client_context, sending, server_context, unused_port
+from tests.delivery.out import LOOPBACK, OK, StubResolver, client_context, sending, server_context
 from tests.receiver import Receiver, Reply, always, steps
-from webhookd.config import DeliveryConfig, EgressConfig
+from webhookd.config import EgressConfig
 from webhookd.delivery.egress import EgressPolicy
 from webhookd.delivery.resolver import SystemResolver
-from webhookd.delivery.sender import Sender
 from webhookd.delivery.transport import MAX_IDLE_AN_ENDPOINT, DirectTransport
-from webhookd.errors import ConfigError
 from webhookd.models import DeliveryError
 
 
@@ -237,26 +234,6 @@ async def test_canceling_leaves_no_connection() -> None:
             while receiver.open_connections:
                 await trio.sleep(0.01)
         nursery.cancel_scope.cancel()
-
-
-async def test_a_proxy_is_used_and_named_when_it_fails() -> None:
-    """With `egress.proxy` requests go through it; its failure is `connect`, and a bad URL stops the start."""
-    async with trio.open_nursery() as nursery:
-        proxy = await nursery.start(Proxy().run)
-        config = EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8",), proxy=proxy.url)
-        async with (
-            sending(config) as out,
-            serving(saying(OK), ssl_context=server_context("127.0.0.1")) as receiver,
-        ):
-            assert (await out.send(receiver.url)).status == 200
-            assert proxy.asked[0].startswith(b"CONNECT 127.0.0.1:")
-            nobody = f"https://127.0.0.1:{unused_port()}/"
-            assert (await out.send(nobody)).error is DeliveryError.CONNECT
-        nursery.cancel_scope.cancel()
-    async with sending(config) as out:
-        assert (await out.send(nobody)).error is DeliveryError.CONNECT
-    with pytest.raises(ConfigError, match=r"egress\.proxy"):
-        Sender(DeliveryConfig(), EgressConfig(proxy="ftp://proxy.example"))
 
 
 async def test_httpx_can_use_the_transport() -> None:

@@ -6,11 +6,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from webhookd.config import EgressConfig
-from webhookd.delivery.addresses import own_addresses
 from webhookd.delivery.egress import BlockedError, EgressPolicy, Target, check_headers
 from webhookd.errors import ConfigError, ErrorCode, Rejected
 
@@ -75,28 +72,20 @@ async def test_each_case_of_the_table(url: str, answers: list[str], expected: st
 
 
 def agree(url: str, target: Target) -> None:
+    """Assert that httpx would dial what we would, and name it the same."""
     theirs = httpx.URL(url)
-    assert theirs.raw_host.decode().rstrip(".") == target.host
+    host = theirs.raw_host.decode()
+    assert (ip_address(host) if ":" in host else host.removesuffix(".")) == (
+        target.address if ":" in target.host else target.host
+    )
     assert (theirs.port or {"http": 80, "https": 443}[theirs.scheme]) == target.port
+    assert (theirs.scheme, theirs.userinfo, theirs.fragment) == (target.scheme, b"", "")
 
 
 def test_the_table_is_whole() -> None:
     """The table holds both verdicts, so that a policy that refuses or allows everything fails it."""
     assert {case[2] for case in CASES} == {"allow", "block"}
     assert len(CASES) > 100
-
-
-_WORDS = "http:// https:// a 1.1.1.1 [::1] [2606:4700::1] .com . @ : 80 / ? # %41 \\ xn-- ü ß １ 0x7f - _ localhost [ ]"
-_PIECES = st.sampled_from([*_WORDS.split(), "\u200b", "\t", " "])
-
-
-@given(st.lists(_PIECES, max_size=9).map("".join) | st.text(max_size=40))
-def test_no_url_breaks_the_parser(url: str) -> None:
-    """Whatever is given is either refused or points to where httpx would dial."""
-    found, target = verdict(url, ["93.184.216.34"])
-    if found == "allow":
-        assert target is not None
-        agree(url, target)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +141,6 @@ def test_networks_that_are_none_are_refused() -> None:
     """A typo in allow_networks stops the start."""
     with pytest.raises(ConfigError, match=r"egress\.allow_networks"):
         EgressPolicy(EgressConfig(allow_networks=("10.0.0.1/8",)))
-
-
-def test_own_addresses_hold_loopback() -> None:
-    """The machine's interfaces are read."""
-    assert ip_address("127.0.0.1") in own_addresses()
 
 
 @pytest.mark.parametrize(

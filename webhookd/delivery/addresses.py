@@ -5,15 +5,26 @@ a list of what is refused, IPv6 a list of what is allowed: mapped, translated an
 """
 
 import socket
+from bisect import bisect_right
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+from typing import TypeVar
 
 import psutil
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-_REFUSED_IPV4 = tuple(
+_Network = TypeVar("_Network", IPv4Network, IPv6Network)
+
+
+def _borders(networks: Iterable[_Network]) -> list[int]:
+    """Return where the joined networks begin and end, in turn: a number between an odd and an even one is inside."""
+    joined = collapse_addresses(networks)
+    return [border for network in joined for border in (int(network[0]), int(network[-1]) + 1)]
+
+
+_REFUSED_IPV4 = _borders(
     IPv4Network(network)
     for network in (
         "0.0.0.0/8",
@@ -38,8 +49,15 @@ _REFUSED_IPV4 = tuple(
     )
 )
 _ALLOWED_IPV6 = IPv6Network("2000::/3")
-_REFUSED_IPV6 = tuple(
-    IPv6Network(network) for network in ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20")
+_REFUSED_IPV6 = _borders(
+    [
+        *IPv6Network("::/0").address_exclude(_ALLOWED_IPV6),
+        IPv6Network("2001::/23"),
+        IPv6Network("2001:db8::/32"),
+        IPv6Network("2002::/16"),
+        IPv6Network("2620:4f:8000::/48"),
+        IPv6Network("3fff::/20"),
+    ]
 )
 
 
@@ -51,13 +69,17 @@ def is_in(address: Address, networks: Iterable[Network]) -> bool:
 def is_public(address: Address) -> bool:
     """Whether the address belongs to the public internet; one with a zone never does."""
     if isinstance(address, IPv4Address):
-        return not is_in(address, _REFUSED_IPV4)
-    return address.scope_id is None and address in _ALLOWED_IPV6 and not is_in(address, _REFUSED_IPV6)
+        return _is_outside(int(address), _REFUSED_IPV4)
+    return address.scope_id is None and _is_outside(int(address), _REFUSED_IPV6)
 
 
 def parse_network(text: str) -> Network:
     """Read a network such as `10.1.0.0/16`; ValueError for anything else, host bits that are set included."""
     return ip_network(text, strict=True)
+
+
+def _is_outside(number: int, borders: list[int]) -> bool:
+    return bisect_right(borders, number) % 2 == 0
 
 
 def own_addresses() -> frozenset[Address]:

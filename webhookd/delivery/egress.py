@@ -22,121 +22,32 @@ from webhookd.errors import ConfigError, ErrorCode, Rejected
 
 MAX_URL_CHARACTERS = 2048
 SAVING_SECONDS = 2.0
+MAX_NAME_CHARACTERS = 253
+MAX_DIALED = 16
 URLS_REMEMBERED = 4096
 MAX_HEADERS = 32
 MAX_HEADER_VALUE_BYTES = 1024
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?P<fragment>#.*)?")
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\s]")
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\s\ud800-\udfff]")  # surrogates can't be sent
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SAFE_IN_TARGET = "/%:@!$&'()*+,;=?[]~"
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_INTERNAL_NAMES = frozenset(
-    {
-        "localhost",
-        "local",
-        "internal",
-        "localdomain",
-        "lan",
-        "home",
-        "corp",
-        "intranet",
-        "arpa",
-        "onion",
-        "invalid",
-        "test",
-    }
-)
+# fmt: off
+_INTERNAL_NAMES = frozenset({
+    "localhost", "local", "internal", "localdomain", "lan", "home", "corp", "intranet", "arpa", "onion", "invalid",
+    "test",
+})
 # https://fetch.spec.whatwg.org/#port-blocking
-_BAD_PORTS = frozenset(
-    {
-        0,
-        1,
-        7,
-        9,
-        11,
-        13,
-        15,
-        17,
-        19,
-        20,
-        21,
-        22,
-        23,
-        25,
-        37,
-        42,
-        43,
-        53,
-        69,
-        77,
-        79,
-        87,
-        95,
-        101,
-        102,
-        103,
-        104,
-        109,
-        110,
-        111,
-        113,
-        115,
-        117,
-        119,
-        123,
-        135,
-        137,
-        139,
-        143,
-        161,
-        179,
-        389,
-        427,
-        465,
-        512,
-        513,
-        514,
-        515,
-        526,
-        530,
-        531,
-        532,
-        540,
-        548,
-        554,
-        556,
-        563,
-        587,
-        601,
-        636,
-        989,
-        990,
-        993,
-        995,
-        1719,
-        1720,
-        1723,
-        2049,
-        3659,
-        4045,
-        4190,
-        5060,
-        5061,
-        6000,
-        6566,
-        6665,
-        6666,
-        6667,
-        6668,
-        6669,
-        6679,
-        6697,
-        10080,
-    }
-)
+_BAD_PORTS = frozenset({
+    0, 1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102, 103, 104,
+    109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465, 512, 513, 514, 515,
+    526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993, 995, 1719, 1720, 1723, 2049,
+    3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
+})
+# fmt: on
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
@@ -177,10 +88,15 @@ class Target:
     internal_name: str | None
 
     @property
+    def is_default_port(self) -> bool:
+        """Whether the port is the one that the scheme has anyway."""
+        return self.port == _DEFAULT_PORTS[self.scheme]
+
+    @property
     def authority(self) -> str:
         """What the Host header says (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+        return host if self.is_default_port else f"{host}:{self.port}"
 
 
 class Resolver(Protocol):
@@ -222,13 +138,16 @@ class EgressPolicy:
         return target
 
     def check(self, target: Target, answers: Sequence[str]) -> list[Address]:
-        """Return what a name resolved to, if all of it may be dialled; BlockedError if one answer may not."""
+        """Return what to dial of a name's answers, in their order; BlockedError if a single one may not be dialled.
+
+        However many there are, all are checked and the first 16 returned.
+        """
         addresses = [_parse_address(answer) for answer in answers]
         for address in addresses:
             self.check_address(address)
         if target.internal_name is not None and not all(is_in(address, self._allowed) for address in addresses):
             raise BlockedError(target.internal_name)
-        return addresses
+        return addresses[:MAX_DIALED]
 
     def check_address(self, address: Address) -> None:
         """Raise BlockedError for an address that must not be dialled."""
@@ -314,7 +233,7 @@ def _parse(url: str) -> Target:
     if host.startswith("["):
         address = _parse_ipv6(host[1:-1])
         return Target(scheme, str(address), number, raw, address, None)
-    return _named(scheme, host.lower(), number, raw)
+    return _named(scheme, host, number, raw)
 
 
 def _split(authority: str) -> tuple[str, str, str]:
@@ -329,29 +248,41 @@ def _split(authority: str) -> tuple[str, str, str]:
 
 def _named(scheme: str, host: str, port: int, raw: str) -> Target:
     host = host.removesuffix(".")
-    if not host or len(host) > 253:
-        raise BlockedError("the URL has no host, or one of more than 253 characters")
     if "%" in host:
         raise BlockedError("the URL's host must not be percent-encoded")
-    labels = [_ascii_label(label) for label in host.split(".")]
+    # Before IDNA looks at it, whose work grows faster than the name; and after, when it has its length on the wire.
+    if not host or len(host) > MAX_NAME_CHARACTERS:
+        raise BlockedError(f"the URL has no host, or one of more than {MAX_NAME_CHARACTERS} characters")
+    # In a name that isn't ASCII all labels are IDNA's, the plain ones too: an underscore there is refused by httpx.
+    labels = [_ascii_label(label, is_idna=not host.isascii()) for label in host.split(".")]
     name = ".".join(labels)
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise BlockedError(f"the URL's host has more than {MAX_NAME_CHARACTERS} characters in its ASCII form")
     if _NUMBER.fullmatch(labels[-1]):
         try:
             address = IPv4Address(name)
         except AddressValueError as error:
             raise BlockedError("the URL's host is a number but no dotted quad such as 192.0.2.1") from error
         return Target(scheme, name, port, raw, address, None)
+    if labels[-1].startswith("xn--") and idna.ulabel(labels[-1]).isdecimal():
+        raise BlockedError("the URL's host is a number in digits that are not ASCII's")
     internal = None
     if len(labels) == 1 or labels[-1] in _INTERNAL_NAMES:
         internal = f"{name} is a name of an internal network"
     return Target(scheme, name, port, raw, None, internal)
 
 
-def _ascii_label(label: str) -> str:
-    if label.isascii() and not label.startswith("xn--"):
-        if _LABEL.fullmatch(label) is None:
-            raise BlockedError(f"the URL's host has a part that is no name: {label or 'an empty one'}")
-        return label
+def _ascii_label(label: str, *, is_idna: bool) -> str:
+    """Return a part of a name as it goes over the wire.
+
+    Only plain ASCII is lower-cased: some letters outside it have their lower case inside it, such as the kelvin sign.
+    """
+    if label.isascii():
+        label = label.lower()
+        if not is_idna and not label.startswith("xn--"):
+            if _LABEL.fullmatch(label) is None:
+                raise BlockedError(f"the URL's host has a part that is no name: {label or 'an empty one'}")
+            return label
     try:
         # IDNA 2008 without mapping: what looks like another name, or becomes one, is refused.
         encoded = idna.alabel(idna.ulabel(label)).decode()

@@ -1,52 +1,66 @@
-"""The way out through an egress proxy: httpx's own transport, bounded like ours.
+"""The way out through an egress proxy: pools of httpcore's over connections of ours.
 
-The proxy resolves and dials, so the policy checks the URL and its literal address alone.
+The proxy resolves and dials, so the policy checks the URL and its literal address alone. Each endpoint has a pool of
+its own. One in which something went wrong is used no more: httpcore keeps a tunnel whose handshake failed, or was cut
+off, as busy for ever.
 """
 
 import ssl
+from collections import OrderedDict
 
+import httpcore
 import httpx
 import trio
 
-from webhookd.delivery.egress import BlockedError, EgressPolicy
-from webhookd.delivery.transport import Exchanged, Headers, Progress, TooLateError, TransportError
-from webhookd.delivery.wire import KEPT_BODY_BYTES, MAX_RESPONSE_BYTES
+from webhookd.delivery.egress import BlockedError, EgressPolicy, Resolver, Target
+from webhookd.delivery.transport import IDLE_SECONDS, Exchanged, Headers, Progress, TooLateError, TransportError
+from webhookd.delivery.tunnel import ClosedWhileIdleError, EnoughError, Stream, TlsError, ToTheProxy, reason_of
+from webhookd.delivery.wire import ResponseReader
 from webhookd.errors import ConfigError
 from webhookd.models import DeliveryError
 
-_MAX_CONNECTIONS = 512
+MAX_POOLS = 1024
+MAX_IDLE_AN_ENDPOINT = 32
 
 
 class ProxyTransport:
     """Sends requests through the proxy of `egress.proxy`; ConfigError where that is no proxy's URL."""
 
     def __init__(
-        self, proxy: str, policy: EgressPolicy, ssl_context: ssl.SSLContext, *, connect_timeout_seconds: float
+        self,
+        proxy: str,
+        policy: EgressPolicy,
+        resolver: Resolver,
+        ssl_context: ssl.SSLContext,
+        *,
+        connect_timeout_seconds: float,
     ) -> None:
         self._policy = policy
-        self._timeout = httpx.Timeout(None, connect=connect_timeout_seconds).as_dict()
+        self._timeout = {"connect": connect_timeout_seconds}
+        self._ssl_context = ssl_context
+        self._pools: OrderedDict[str, _Pool] = OrderedDict()  # the one that was used the longest ago first
         try:
-            self._transport = httpx.AsyncHTTPTransport(
-                verify=ssl_context,
-                trust_env=False,
-                proxy=httpx.Proxy(proxy),
-                limits=httpx.Limits(max_connections=_MAX_CONNECTIONS, keepalive_expiry=30.0),
-            )
+            url = httpx.Proxy(proxy)
         except (ValueError, httpx.InvalidURL) as error:
             raise ConfigError(f"egress.proxy: {error}; write a URL such as http://proxy.example:3128") from error
+        if url.url.scheme not in {"http", "https"} or not url.url.host:
+            raise ConfigError("egress.proxy: only HTTP proxies are spoken to; write http://proxy.example:3128")
+        port = url.url.port or (443 if url.url.scheme == "https" else 80)
+        self._place = (url.url.host, port)
+        self._resolver = resolver
+        self._proxy = httpcore.Proxy(
+            httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=port, target=b"/"),
+            auth=url.auth,
+            ssl_context=ssl_context if url.url.scheme == "https" else None,
+        )
 
     @property
     def idle_connections(self) -> int:
-        """How many connections wait for their next request, as far as is known: httpx doesn't say."""
-        return 0
+        """How many connections wait for their next request."""
+        return sum(connection.is_idle() for pool in self._pools.values() for connection in pool.http.connections)
 
     async def exchange(
-        self,
-        endpoint_id: str,  # noqa: ARG002 - the connections lead to the proxy, whoever uses them
-        url: str,
-        headers: Headers,
-        body: bytes,
-        progress: Progress,
+        self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
     ) -> Exchanged:
         """Send one POST and return its response; TransportError for everything that keeps it from coming."""
         try:
@@ -54,68 +68,149 @@ class ProxyTransport:
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
         progress.doing = "waiting for the proxy's answer"
-        request = httpx.Request(
-            "POST",
-            f"{target.scheme}://{target.authority}{target.raw}",
-            headers=list(headers),
-            content=body,
-            extensions={"timeout": self._timeout},
-        )
-        try:
-            with trio.CancelScope(deadline=progress.deadline):
-                response = await self._transport.handle_async_request(request)
-                try:
-                    return await _read(response)
-                finally:
-                    await response.aclose()
-        except httpx.TimeoutException as error:
-            raise TransportError(DeliveryError.TIMEOUT, "connecting through the proxy took too long") from error
-        except (httpx.ConnectError, httpx.ProxyError) as error:
-            code = DeliveryError.TLS if _is_tls(error) else DeliveryError.CONNECT
-            raise TransportError(code, f"through the proxy: {_reason(error)}") from error
-        except (httpx.TransportError, httpx.InvalidURL, ValueError) as error:
-            raise TransportError(DeliveryError.PROTOCOL, f"through the proxy: {_reason(error)}") from error
+        request = _request(target, headers, body, self._timeout)
+        with trio.CancelScope(deadline=progress.deadline):
+            try:
+                return await self._exchange(endpoint_id, request)
+            except ClosedWhileIdleError:
+                # As on connections of our own: most likely the request never got there.
+                progress.doing = "connecting to the proxy again"
+            try:
+                return await self._exchange(endpoint_id, request)
+            except ClosedWhileIdleError as error:
+                raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
         raise TooLateError
 
     def cut_off_late(self, now: float) -> None:
         """Do nothing: each exchange has a scope of its own."""
 
     async def forget(self, endpoint_id: str) -> None:
-        """Do nothing: the connections lead to the proxy."""
+        """Close the idle connections of an endpoint."""
+        if endpoint_id in self._pools:
+            self._retire(endpoint_id, self._pools[endpoint_id])
+        await trio.lowlevel.checkpoint()
 
     def close_idle(self, before: float) -> None:
-        """Do nothing: httpx closes idle connections itself."""
+        """Close the connections that have been idle since before that time (trio's clock)."""
+        for endpoint_id, pool in list(self._pools.items()):
+            if not pool.users and pool.idle_since < before:
+                self._retire(endpoint_id, pool)
 
     async def aclose(self) -> None:
-        """Close every connection."""
-        await self._transport.aclose()
+        """Close every idle connection."""
+        self.close_idle(float("inf"))
+        await trio.lowlevel.checkpoint()
+
+    async def _exchange(self, endpoint_id: str, request: httpcore.Request) -> Exchanged:
+        pool = self._pools.pop(endpoint_id, None) or self._new_pool()
+        self._pools[endpoint_id] = pool
+        pool.users += 1
+        is_well = False
+        try:
+            reader = await _read(await pool.http.handle_async_request(request))
+            is_well = True
+        except EnoughError as error:
+            reader = error.reader
+        except ClosedWhileIdleError:
+            raise
+        except httpcore.TimeoutException as error:
+            raise TransportError(DeliveryError.TIMEOUT, "connecting through the proxy took too long") from error
+        except TlsError as error:
+            raise TransportError(DeliveryError.TLS, f"through the proxy: {error}") from error
+        except (httpcore.ConnectError, httpcore.ProxyError) as error:
+            raise TransportError(DeliveryError.CONNECT, f"through the proxy: {reason_of(error)}") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise TransportError(DeliveryError.PROTOCOL, f"through the proxy: {reason_of(error)}") from error
+        finally:
+            pool.users -= 1
+            pool.idle_since = trio.current_time()
+            if not is_well:
+                self._retire(endpoint_id, pool)
+            elif pool.is_retired and not pool.users:
+                pool.close()
+        return Exchanged(
+            status=reader.status,
+            headers=tuple(reader.headers),
+            body=bytes(reader.body),
+            is_truncated=reader.is_truncated,
+        )
+
+    def _retire(self, endpoint_id: str, pool: "_Pool") -> None:
+        """Take a pool out of use; those who are using it finish."""
+        if self._pools.get(endpoint_id) is pool:
+            del self._pools[endpoint_id]
+        pool.is_retired = True
+        if not pool.users:
+            pool.close()
+
+    def _new_pool(self) -> "_Pool":
+        if len(self._pools) >= MAX_POOLS:
+            oldest = next(((name, pool) for name, pool in self._pools.items() if not pool.users), None)
+            if oldest is not None:
+                self._retire(*oldest)
+        return _Pool(self._proxy, self._ssl_context, ToTheProxy(*self._place, self._resolver))
 
 
-async def _read(response: httpx.Response) -> Exchanged:
-    body = bytearray()
-    read = sum(len(name) + len(value) + 4 for name, value in response.headers.raw)
-    is_truncated = False
-    # Leaving the loop would leave httpx's nested generators behind; being canceled inside them unwinds them all.
-    with trio.CancelScope() as reading:
-        async for chunk in response.aiter_raw():
-            read += len(chunk)
-            wanted = KEPT_BODY_BYTES - len(body)
-            body += chunk[:wanted]
-            is_truncated = is_truncated or len(chunk) > wanted
-            if read >= MAX_RESPONSE_BYTES:
-                is_truncated = True
-                reading.cancel()
-    headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in response.headers.raw)
-    return Exchanged(status=response.status_code, headers=headers, body=bytes(body), is_truncated=is_truncated)
+class _Pool:
+    """The connections of one endpoint, and how many exchanges use them."""
+
+    def __init__(self, proxy: httpcore.Proxy, ssl_context: ssl.SSLContext, backend: "ToTheProxy") -> None:
+        self._backend = backend
+        self.http = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context,
+            proxy=proxy,
+            max_connections=None,  # how much may be in flight is bounded before it comes here
+            max_keepalive_connections=MAX_IDLE_AN_ENDPOINT,
+            keepalive_expiry=IDLE_SECONDS,
+            network_backend=backend,
+        )
+        self.users = 0
+        self.idle_since = 0.0
+        self.is_retired = False
+
+    def close(self) -> None:
+        """Close at once whatever is open; a goodbye could block."""
+        self._backend.close()
 
 
-def _is_tls(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, ssl.SSLError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+class _Body:
+    """A request's body; httpcore's own iterator is a generator, left unfinished when the receiver hangs up early."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._left: list[bytes] = []
+
+    def __aiter__(self) -> "_Body":
+        self._left = [self._data] if self._data else []
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
 
 
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _request(target: Target, headers: Headers, body: bytes, timeout: dict[str, float]) -> httpcore.Request:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    # httpcore writes the port into the absolute form and takes its absence for the scheme's own.
+    port = None if target.is_default_port else target.port
+    return httpcore.Request(
+        "POST",
+        httpcore.URL(scheme=target.scheme.encode(), host=host.encode(), port=port, target=target.raw.encode()),
+        headers=[("host", target.authority), *headers, ("content-length", str(len(body)))],
+        content=_Body(body),
+        extensions={"timeout": timeout},
+    )
+
+
+async def _read(response: httpcore.Response) -> ResponseReader:
+    """Let httpcore read an answer to its end, and return what our own reader has made of it."""
+    try:
+        async for _ in response.aiter_stream():
+            pass
+    finally:
+        await response.aclose()
+    stream = response.extensions["network_stream"]
+    if not isinstance(stream, Stream):
+        raise httpcore.RemoteProtocolError("the receiver wants to change the protocol")
+    return stream.reader

@@ -2,57 +2,92 @@
 
 A lookup can't be canceled: it holds its thread until the system's resolver gives up, long after the one who asked. So
 each name is looked up by one thread at a time, whoever asks meanwhile waits for that one, and the threads are bounded
-apart from all others.
+apart from all others. A name whose last lookup was slow shares a few threads with its like: however many such names
+there are and however often they are asked for, they leave the others theirs.
 """
 
 import socket
-from collections.abc import Sequence
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 import trio
 
-THREADS = 32
+THREADS = 64
+SLOW_THREADS = 16
+SLOW_SECONDS = 1.0
+SLOW_NAMES_REMEMBERED = 10_000
+
+Lookup = Callable[[str, int], Sequence[str]]
 
 
-class _Lookup:
+class _Pending:
     def __init__(self) -> None:
         self.done = trio.Event()
         self.answers: Sequence[str] = ()
         self.error: OSError | None = None
 
 
-class SystemResolver:
-    """Asks the machine's resolver, `/etc/hosts` included."""
-
-    def __init__(self, threads: int = THREADS) -> None:
-        self._limiter = trio.CapacityLimiter(threads)
-        self._lookups: dict[str, _Lookup] = {}
-
-    async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return the numeric addresses of a name, in the system's order; OSError where there are none."""
-        lookup = self._lookups.get(host)
-        if lookup is None:
-            lookup = self._lookups[host] = _Lookup()
-            # It outlives the one who asked first, whose deadline may be shorter than the lookup.
-            trio.lowlevel.spawn_system_task(self._look_up, host, port, lookup)
-        await lookup.done.wait()
-        if lookup.error is not None:
-            raise lookup.error
-        return lookup.answers
-
-    async def _look_up(self, host: str, port: int, lookup: _Lookup) -> None:
-        try:
-            lookup.answers = await trio.to_thread.run_sync(
-                _getaddrinfo, host, port, limiter=self._limiter, abandon_on_cancel=True
-            )
-        except OSError as error:
-            lookup.error = error
-        except UnicodeError as error:
-            lookup.error = OSError(f"not a name: {error}")
-        finally:
-            del self._lookups[host]
-            lookup.done.set()
-
-
 def _getaddrinfo(host: str, port: int) -> Sequence[str]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
     return list(dict.fromkeys(str(address[0]) for _, _, _, _, address in found))
+
+
+class SystemResolver:
+    """Asks the machine's resolver, `/etc/hosts` included; `look_up` runs in a thread and raises OSError."""
+
+    def __init__(
+        self, look_up: Lookup = _getaddrinfo, *, threads: int = THREADS, slow_threads: int = SLOW_THREADS
+    ) -> None:
+        self._look_up = look_up
+        self._limiter = trio.CapacityLimiter(threads)
+        self._slow_limiter = trio.CapacityLimiter(slow_threads)
+        self._slow: OrderedDict[str, None] = OrderedDict()  # the one that was slow the longest ago first
+        self._pending: dict[str, _Pending] = {}
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        """Return the numeric addresses of a name, in the system's order; OSError where there are none."""
+        pending = self._pending.get(host)
+        if pending is None:
+            pending = self._pending[host] = _Pending()
+            # It outlives the one who asked first, whose deadline may be shorter than the lookup.
+            trio.lowlevel.spawn_system_task(self._run, host, port, pending)
+        await pending.done.wait()
+        if pending.error is not None:
+            raise pending.error
+        return pending.answers
+
+    async def _run(self, host: str, port: int, pending: _Pending) -> None:
+        limiter = self._slow_limiter if host in self._slow else self._limiter
+        try:
+            found, seconds = await trio.to_thread.run_sync(
+                _timed, self._look_up, host, port, limiter=limiter, abandon_on_cancel=True
+            )
+            self._remember(host, seconds)
+            if isinstance(found, OSError):
+                pending.error = found
+            else:
+                pending.answers = found
+        finally:
+            del self._pending[host]
+            pending.done.set()
+
+    def _remember(self, host: str, seconds: float) -> None:
+        self._slow.pop(host, None)
+        if seconds > SLOW_SECONDS:
+            self._slow[host] = None
+            if len(self._slow) > SLOW_NAMES_REMEMBERED:
+                self._slow.popitem(last=False)
+
+
+def _timed(look_up: Lookup, host: str, port: int) -> tuple[Sequence[str] | OSError, float]:
+    """Return the answers or what was raised, and how long that took without the wait for a thread."""
+    began = time.monotonic()
+    found: Sequence[str] | OSError
+    try:
+        found = look_up(host, port)
+    except OSError as error:
+        found = error
+    except UnicodeError as error:
+        found = OSError(f"not a name: {error}")
+    return found, time.monotonic() - began

@@ -86,7 +86,11 @@ class Sender:
             )
             if egress.proxy is None
             else ProxyTransport(
-                egress.proxy, self._policy, context, connect_timeout_seconds=delivery.connect_timeout_seconds
+                egress.proxy,
+                self._policy,
+                self._resolver,
+                context,
+                connect_timeout_seconds=delivery.connect_timeout_seconds,
             )
         )
         if egress.allow_networks:

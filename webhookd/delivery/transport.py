@@ -202,9 +202,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except OSError as error:
             if connection.is_reused and not reader.has_bytes:
                 raise _ClosedWhileIdleError from error
-            raise TransportError(
-                DeliveryError.PROTOCOL, f"the connection broke: {_reason((*broken, error)[0])}"
-            ) from error
+            # An alert, as of a receiver that wants a certificate, comes behind TLS 1.3's handshake.
+            code = DeliveryError.TLS if isinstance(error, ssl.SSLError) else DeliveryError.PROTOCOL
+            raise TransportError(code, f"the connection broke: {_reason((*broken, error)[0])}") from error
         except WireError as error:
             raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
 
@@ -244,13 +244,16 @@ class DirectTransport(httpx.AsyncBaseTransport):
         progress.doing = "resolving the name"
         try:
             answers = await self._resolver.resolve(target.host, target.port)
-            return [str(address) for address in self._policy.check(target, answers)]
+            addresses = [str(address) for address in self._policy.check(target, answers)]
         except OSError as error:
             raise TransportError(
                 DeliveryError.DNS, f"{target.host} doesn't resolve: {error.strerror or error}"
             ) from error
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
+        if not addresses:
+            raise TransportError(DeliveryError.DNS, f"{target.host} doesn't resolve: it has no address")
+        return addresses
 
     async def _dial(self, target: Target, addresses: list[str], progress: Progress) -> Stream:
         failure: Exception = OSError("the name has no address")

@@ -1,7 +1,7 @@
 """One HTTP/1.1 response as it comes off the wire, with a bound on everything. Pure: bytes in, facts out.
 
-At most 64 KiB are read of a response, interim ones and heads included, and 4 KiB are kept of its body. Nothing is
-decompressed. What a receiver does wrong is a `WireError`.
+At most 64 KiB are read of a response, interim ones and heads included, in at most 512 parts, and 4 KiB are kept of its
+body. Nothing is decompressed. What a receiver does wrong is a `WireError`.
 """
 
 import re
@@ -9,6 +9,7 @@ import re
 import httptools
 
 MAX_RESPONSE_BYTES = 64 * 1024
+MAX_PARTS = 512  # headers, chunks and interim answers: 64 KiB of the smallest ones would take 50 times as long to read
 KEPT_BODY_BYTES = 4 * 1024
 
 _LENGTHS = frozenset({"content-length", "transfer-encoding"})
@@ -17,6 +18,10 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 class WireError(Exception):
     """What came is no HTTP/1.1 response, or none that is taken; the text says why."""
+
+
+class _EnoughError(Exception):
+    """Raised into the parser: no more is read of this."""
 
 
 class ResponseReader:
@@ -35,6 +40,8 @@ class ResponseReader:
         self.room = MAX_RESPONSE_BYTES
         self._has_head = False
         self._is_interim = False
+        self._is_plausible = True
+        self._parts = 0
         self._parser = httptools.HttpResponseParser(self)
 
     @property
@@ -51,11 +58,15 @@ class ResponseReader:
             self.is_reusable = False
             if not self.is_complete:
                 raise WireError("the receiver wants to change the protocol") from error
+        except httptools.HttpParserCallbackError:
+            self.room = 0
         except httptools.HttpParserError as error:
             self.is_reusable = False
             # Bytes behind a whole response don't take it back.
             if not self.is_complete:
                 raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
+        if self._has_head and not self._is_plausible:
+            raise WireError(f"the receiver's answer is no HTTP/1.1: its status is {self.status:03}, or it isn't 1.x")
         if not self.is_complete and self.room <= 0:
             self._stop_early()
 
@@ -73,9 +84,16 @@ class ResponseReader:
 
     def _stop_early(self) -> None:
         if not self._has_head:
-            raise WireError(f"the head of the receiver's answer is longer than {MAX_RESPONSE_BYTES} bytes")
+            raise WireError(
+                f"the head of the receiver's answer is more than {MAX_RESPONSE_BYTES} bytes or {MAX_PARTS} parts"
+            )
         self.is_truncated = self.is_complete = True
         self.is_reusable = False
+
+    def _count(self) -> None:
+        self._parts += 1
+        if self._parts > MAX_PARTS:
+            raise _EnoughError
 
     # Called by httptools.
 
@@ -87,6 +105,7 @@ class ResponseReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header of the response."""
         if not self.is_complete:
+            self._count()
             text = value.decode("latin-1")
             if not (text.isascii() and text.isprintable()):
                 text = _UNPRINTABLE.sub("?", text)
@@ -99,15 +118,19 @@ class ResponseReader:
         status = self._parser.get_status_code()
         self._is_interim = 100 <= status < 200
         if self._is_interim:
+            self._count()
             self.headers.clear()
             return
         self.status = status
         self._has_head = True
+        # The parser takes any three digits, and HTTP/2.0 in letters.
+        self._is_plausible = 200 <= status <= 599 and self._parser.get_http_version() in {"1.0", "1.1"}
 
     def on_body(self, data: bytes) -> None:
         """Keep the beginning of the body."""
         if self.is_complete:
             return
+        self._count()
         wanted = KEPT_BODY_BYTES - len(self.body)
         self.body += data[:wanted]
         self.is_truncated = self.is_truncated or len(data) > wanted

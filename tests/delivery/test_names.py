@@ -1,0 +1,179 @@
+"""Names that don't resolve, resolve to too much or too late, and addresses that refuse or swallow whoever dials."""
+
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from tests.delivery.hostile import saying, serving
+from tests.delivery.out import OK, StubResolver, sending, unused_port
+from webhookd.config import EgressConfig
+from webhookd.delivery.resolver import SLOW_SECONDS, SystemResolver
+from webhookd.models import DeliveryError
+
+# All of it is this machine, and none of it is written out anywhere else.
+MANY = [f"127.{number >> 8}.{number & 255}.9" for number in range(1, 10_001)]
+
+
+@contextmanager
+def swallowing(host: str = "0.0.0.0", port: int = 0) -> Iterator[int]:
+    """Give the port of a listener whose backlog is full, at every address unless said: it answers no SYN."""
+    with socket.socket() as listener:
+        listener.bind((host, port))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port)):
+            yield port
+
+
+async def test_a_name_without_addresses_is_dns() -> None:
+    """A name that doesn't resolve, or resolves to nothing, is `dns`, with the reason."""
+
+    class Empty:
+        async def resolve(self, host: str, port: int) -> Sequence[str]:
+            await trio.lowlevel.checkpoint()
+            return []
+
+    for resolver in (StubResolver([]), Empty()):
+        async with sending(resolver=resolver) as out:
+            outcome = await out.send("https://nowhere.example.com/")
+        assert outcome.error is DeliveryError.DNS
+        assert "nowhere.example.com doesn't resolve" in outcome.detail
+
+
+async def test_ten_thousand_addresses_that_refuse_are_connect() -> None:
+    """A name with 10,000 addresses costs a bounded number of dials, and its own endpoint alone."""
+    port = unused_port()
+    async with sending(resolver=StubResolver(MANY), connect=2.0) as out:
+        with trio.fail_after(3):
+            outcome = await out.send(f"http://many.example.com:{port}/")
+    assert outcome.error is DeliveryError.CONNECT
+
+
+async def test_ten_thousand_addresses_that_swallow_are_a_timeout() -> None:
+    """However many addresses swallow the dial, connecting takes no longer than its deadline."""
+    with swallowing() as port:
+        async with sending(resolver=StubResolver(MANY), connect=0.5) as out:
+            began = trio.current_time()
+            outcome = await out.send(f"http://many.example.com:{port}/")
+            assert trio.current_time() - began < 3
+    assert outcome.error in {DeliveryError.CONNECT, DeliveryError.TIMEOUT}
+
+
+async def test_one_bad_answer_among_ten_thousand_refuses_the_name() -> None:
+    """The last of 10,000 answers is looked at too, and then none is dialled."""
+    async with (
+        serving(saying(OK)) as receiver,
+        sending(resolver=StubResolver(["127.0.0.1", *MANY, "10.0.0.1"])) as out,
+    ):
+        outcome = await out.send(f"http://many.example.com:{receiver.url.split(':')[2]}")
+        assert receiver.connections == 0
+    assert (outcome.error, outcome.detail) == (DeliveryError.BLOCKED, "10.0.0.1 is not a public address")
+
+
+async def test_an_address_that_swallows_is_a_timeout() -> None:
+    """A listener with a full backlog never answers the dial: that is a timeout, and says of what."""
+    with swallowing() as port:
+        async with sending(connect=0.4) as out:
+            outcome = await out.send(f"http://127.0.0.1:{port}/")
+    assert (outcome.error, outcome.detail) == (DeliveryError.TIMEOUT, "connecting took longer than 0.4 s")
+
+
+async def test_behind_an_address_that_swallows_the_next_has_its_turn() -> None:
+    """Of two addresses the second is dialled in time though the first says nothing."""
+    async with serving(saying(OK)) as receiver:
+        port = int(receiver.url.split(":")[2].split("/")[0])
+        with swallowing("127.0.0.8", port):
+            async with sending(resolver=StubResolver(["127.0.0.8", "127.0.0.1"]), connect=0.6) as out:
+                outcome = await out.send(f"http://two.example.com:{port}/")
+    assert (outcome.status, outcome.remote_address) == (200, f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "xn--a.example.com",
+        "good。example.com",
+        "ex\u00adample.com",
+        "ⓛocalhost.example.com",
+        "a..example.com",
+        "\ud800.com",
+    ],
+)
+async def test_an_odd_name_is_blocked_and_never_looked_up(host: str) -> None:
+    """A name that IDNA 2008 or DNS has no place for is `blocked` before anybody is asked about it."""
+
+    class Nobody:
+        async def resolve(self, host: str, port: int) -> Sequence[str]:
+            raise AssertionError(host)
+
+    async with sending(EgressConfig(), resolver=Nobody()) as out:
+        assert (await out.send(f"https://{host}/")).error is DeliveryError.BLOCKED
+
+
+async def test_slow_names_leave_the_others_their_threads() -> None:
+    """Names whose lookups hang come to share a few threads, and others are looked up at once meanwhile."""
+    is_over = threading.Event()
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        if host.startswith("dead"):
+            is_over.wait(SLOW_SECONDS + 0.1)
+            raise OSError("no answer")
+        return ["93.184.216.34"]
+
+    resolver = SystemResolver(look_up, threads=8, slow_threads=2)
+
+    async def ask(host: str) -> None:
+        with pytest.raises(OSError, match="no answer"):
+            await resolver.resolve(host, 443)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(ask, f"dead{number}.example")
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(ask, f"dead{number}.example")
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.fail_after(SLOW_SECONDS / 2):
+            assert await resolver.resolve("good.example", 443) == ["93.184.216.34"]
+        is_over.set()
+
+
+async def test_a_name_that_recovers_is_slow_no_more() -> None:
+    """A lookup that is quick again takes its name out of the slow ones."""
+    delays = [SLOW_SECONDS + 0.05, 0.0, 0.0]
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        threading.Event().wait(delays.pop(0))
+        return ["93.184.216.34"]
+
+    resolver = SystemResolver(look_up, threads=1, slow_threads=1)
+    await resolver.resolve("a.example", 443)
+    assert list(resolver._slow) == ["a.example"]
+    await resolver.resolve("a.example", 443)
+    assert not resolver._slow
+
+
+async def test_a_name_is_looked_up_once_for_all_who_ask() -> None:
+    """Whoever asks while a lookup is on its way waits for that one, whatever becomes of the one who asked first."""
+    asked = []
+    is_time = threading.Event()
+
+    def look_up(host: str, port: int) -> Sequence[str]:
+        asked.append(host)
+        is_time.wait(5)
+        return ["93.184.216.34"]
+
+    resolver = SystemResolver(look_up)
+    with trio.move_on_after(0.05):
+        await resolver.resolve("a.example", 443)
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(resolver.resolve, "a.example", 443)
+        await trio.sleep(0.02)
+        is_time.set()
+    assert asked == ["a.example"]
