@@ -9,61 +9,60 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tests.bench.cases import CASES, Case
 from tests.bench.load import Load
-from tests.bench.report import as_json, show
+from tests.bench.report import Result, as_json, as_markdown, show
 from webhookd.journal import SQLITE_VERSION
 from webhookd.version import VERSION
 
 WIDTH = 150
 
 
-def main() -> int:
-    """Run what was asked for."""
+def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
+    """Run what was asked for; return the status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run; all of them unless some are named")
     parser.add_argument("--list", action="store_true", help="print the cases and end")
     parser.add_argument("--quick", action="store_true", help="a small load: does it work, roughly how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too; - prints them")
-    options = parser.parse_args()
-    if unknown := [name for name in options.names if name not in CASES]:
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write one table of all figures; - prints it")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in cases]:
         parser.error(f"no such case: {', '.join(unknown)}; --list shows them")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.list:
-        for case in CASES.values():
+        for case in cases.values():
             console.print(f"{case.name:12} {case.title}", highlight=False)
         return 0
     machine = _machine()
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
-    cases = [CASES[name] for name in options.names or CASES]
-    results, is_broken = run(cases, Load(is_quick=options.quick), console)
-    _write(options.json, {"machine": machine, "quick": options.quick, "results": results})
-    return int(is_broken)
-
-
-def run(cases: Iterable[Case], load: Load, console: Console) -> tuple[list[dict[str, Any]], bool]:
-    """Run cases and show each; return them for the JSON, and whether one broke or lost deliveries."""
-    results, is_broken = [], False
-    for case in cases:
+    load = Load(is_quick=options.quick)
+    measured: dict[str, Result] = {}
+    broken: dict[str, str] = {}
+    for name in options.names or cases:
         try:
-            result = case.run(load)
+            measured[name] = cases[name].run(load)
         except Exception as error:  # noqa: BLE001 - a case's root: the others still run
             traceback.print_exc()
-            console.print(f"{case.name} BROKE: {error}", soft_wrap=True)
-            results.append({"case": case.name, "title": case.title, "broke": str(error)})
-            is_broken = True
-            continue
-        show(console, f"{case.name}: {case.title}", result)
-        results.append(as_json(case.name, case.title, result))
-        is_broken = is_broken or result.lost > 0
-    return results, is_broken
+            broken[name] = str(error)
+            console.print(f"{name} BROKE: {error}", soft_wrap=True)
+        else:
+            show(console, f"{name}: {cases[name].title}", measured[name])
+    document = {
+        "machine": machine,
+        "quick": options.quick,
+        "broken": broken,
+        "results": [as_json(name, cases[name].title, result) for name, result in measured.items()],
+    }
+    _write(options.json, json.dumps(document, indent=1))
+    _write(options.markdown, as_markdown(measured))
+    return int(bool(broken) or any(result.lost for result in measured.values()))
 
 
 def _machine() -> dict[str, str]:
@@ -81,8 +80,7 @@ def _machine() -> dict[str, str]:
     }
 
 
-def _write(path: Path | None, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=1)
+def _write(path: Path | None, text: str) -> None:
     if path == Path("-"):
         print(text)
     elif path is not None:
@@ -90,4 +88,4 @@ def _write(path: Path | None, document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:], CASES))

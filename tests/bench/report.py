@@ -129,6 +129,19 @@ def as_json(name: str, title: str, result: Result) -> dict[str, Any]:
     return {"case": name, "title": title, **asdict(result), "figures": figures}
 
 
+def as_markdown(results: Mapping[str, Result]) -> str:
+    """Return the figures of cases as one table of Markdown."""
+    lines = ["| case | figure | measured | of its yardstick | target |", "| --- | --- | --- | --- | --- |"]
+    for name, result in results.items():
+        for figure in result.figures:
+            ratio = f"{_spread(figure.ratios)} × {figure.yardstick}" if figure.ratios else ""
+            measured = f"{_spread(figure.values)} {figure.unit}" + (", void" if result.void else "")
+            lines.append(f"| `{name}` | {figure.what} | {measured} | {ratio} | {_target(figure)} |")
+        for yardstick, samples in result.yardsticks.items():
+            lines.append(f"| `{name}` | yardstick {yardstick} | {_spread(samples)} | | |")
+    return "\n".join(lines)
+
+
 def _spread(values: Sequence[float]) -> str:
     if not values:
         return ""

@@ -13,7 +13,7 @@ from tests.bench.load import Load
 from tests.bench.receivers import cheapest, sink
 from tests.bench.report import Figure, Result, Target, beside, percentile
 from tests.bench.seed import Content, Group, seed
-from tests.bench.server import Server, WebhookPage, serving
+from tests.bench.server import BrokenCaseError, Server, WebhookPage, serving
 from tests.bench.throughput import Scene, deliver
 from webhookd.cli.control import connect
 
@@ -22,7 +22,13 @@ IDLE_SECONDS = 3.0
 BACKLOG_ENDPOINTS = 1000
 BACKLOG_SECONDS = 10.0
 HISTORY_ENDPOINTS = 50
-LISTS = 100
+ASKS = 20
+LISTS = {
+    "deliveries": "/api/webhooks/{webhook}/deliveries?limit=100",
+    "failed deliveries": "/api/webhooks/{webhook}/deliveries?limit=100&status=failed",
+    "webhooks with their health": "/api/webhooks?limit=100",
+    "events": "/api/events?limit=100",
+}
 
 
 def idle(load: Load, bounds: dict[int, tuple[Target, Target]]) -> Result:
@@ -89,11 +95,11 @@ def backlog(load: Load, *, memory: Target, ready: Target, first: Target) -> Resu
 
 
 def history(load: Load, *, throughput: Target, listing: Target) -> Result:
-    """Measure deliveries and a list on a journal with much history, between measurements on one with little."""
+    """Measure deliveries and lists on a journal with much history, between measurements on one with little."""
     little, much = 10_000, load.of(5_000_000)
     scene = Scene(endpoints=HISTORY_ENDPOINTS)
     rates: dict[int, list[float]] = {little: [], much: []}
-    lists: dict[int, list[float]] = {little: [], much: []}
+    answers: dict[str, dict[int, list[float]]] = {name: {little: [], much: []} for name in LISTS}
     with cheapest() as receiver, ExitStack() as stack:
         result = Result(receiver=receiver.name)
         groups = (Group(count=HISTORY_ENDPOINTS, url=receiver.url),)
@@ -108,28 +114,33 @@ def history(load: Load, *, throughput: Target, listing: Target) -> Result:
             servers[rows].settle()
             result.lost += one.lost
             rates[rows].append(one.per_second)
-            lists[rows].append(percentile(_list_seconds(servers[rows]), 50) * 1000)
-    result.yardsticks |= {"small, deliveries/s": rates[little], "small, ms a list": lists[little]}
-    behind, other = f"{much:,} deliveries of history", f"with {little:,}"
-    result.figures += [
-        beside(f"deliveries, {behind}", "/s", rates[much], other, rates[little], target=throughput),
-        beside(f"list of 100 deliveries, p50, {behind}", "ms", lists[much], other, lists[little], target=listing),
-    ]
+            for name, target in LISTS.items():
+                answers[name][rows].append(_milliseconds(servers[rows], target))
+    result.notes.append(f"{much:,} deliveries that were sent, each with its attempt, beside {little:,}")
+    other = f"with {little:,}"
+    result.yardsticks[f"{other}, deliveries/s"] = rates[little]
+    result.figures.append(beside("deliveries", "/s", rates[much], other, rates[little], target=throughput))
+    for name, measured in answers.items():
+        result.yardsticks[f"{other}, list of {name}, ms"] = measured[little]
+        result.figures.append(
+            beside(f"list of {name}, p50", "ms", measured[much], other, measured[little], target=listing)
+        )
     return result
 
 
-def _list_seconds(server: Server) -> list[float]:
-    """Ask for the newest deliveries of a webhook over one connection; return how long each answer took."""
+def _milliseconds(server: Server, target: str) -> float:
+    """Ask for a list several times over one connection; return the median of how long the answer took."""
     [webhook] = server.control.get("/api/webhooks?limit=1", WebhookPage).data
     connection = http.client.HTTPConnection("localhost")
     connection.sock = connect(server.directory / "control.sock")
     seconds = []
-    for _ in range(LISTS):
+    for _ in range(ASKS):
         began = time.perf_counter()
-        connection.request("GET", f"/api/webhooks/{webhook.id}/deliveries?limit=100")
+        connection.request("GET", target.format(webhook=webhook.id))
         response = connection.getresponse()
-        response.read()
-        assert response.status == 200
+        text = response.read()
         seconds.append(time.perf_counter() - began)
+        if response.status != 200:
+            raise BrokenCaseError(f"{target} was answered with {response.status}: {text[:200]!r}")
     connection.close()
-    return seconds
+    return percentile(seconds, 50) * 1000

@@ -155,11 +155,10 @@ def serving(
     ):
         try:
             yield Server(process.pid, directory, _ready(process, log), started_at=began)
-        except BaseException:
+            process.send_signal(signal.SIGKILL if abandon else signal.SIGTERM)
+            status = process.wait(STOP_SECONDS)
+        finally:
             process.kill()
-            raise
-        process.send_signal(signal.SIGKILL if abandon else signal.SIGTERM)
-        status = process.wait(STOP_SECONDS)
         if status != (-signal.SIGKILL if abandon else 0):
             raise BrokenCaseError(f"the server ended with status {status}: {_tail(log)}")
 

@@ -103,8 +103,9 @@ def _send(sender: Producer, scene: Scene, events: int, watch: _Watch) -> None:
     block = max(BLOCK // fan_out, 1)
     for first in range(0, events, block):
         last = min(first + block, events)
-        watch_until = last * fan_out - scene.ahead
-        if watch_until > 0 and watch.wait(watch_until) and watch.arrived() < watch_until:
+        enough = last * fan_out - scene.ahead
+        watch.wait(enough)
+        if watch.arrived() < enough:
             raise BrokenCaseError("deliveries stopped coming")
         sender.send([lines[number % len(lines)] for number in range(first, last)])
 
