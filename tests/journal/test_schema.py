@@ -11,7 +11,7 @@ from webhookd.errors import Rejected
 from webhookd.journal import Journal, audit, deliveries, endpoints, events, schema, windows
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, prune
-from webhookd.models import Ordering
+from webhookd.models import DeliveryStatus, Ordering
 
 TABLES = [
     kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
@@ -92,6 +92,7 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
         queries: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
             (deliveries.page, (endpoint.pk,), everything()),
             (deliveries.page, (endpoint.pk,), everything() | {"since": 1.0, "until": 2e9}),
+            *((deliveries.page, (endpoint.pk,), everything() | {"status": status}) for status in DeliveryStatus),
             (deliveries.get, (row.id, None), {}),
             (deliveries.backlog, (), {}),
             (events.page, ("acme",), {"limit": 20, "cursor": None, "after": None}),
@@ -104,6 +105,27 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
         for query, arguments, options in queries:
             found = await plans(journal, query, *arguments, **options)
             assert not wasteful(found), (query.__name__, found)
+
+
+@pytest.mark.parametrize("status", [DeliveryStatus.FAILED, DeliveryStatus.PARKED, DeliveryStatus.CANCELED])
+async def test_rare_statuses_have_an_index(path: Path, status: DeliveryStatus) -> None:
+    """Looking for what went wrong costs what went wrong, however much went well."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        found = await plans(journal, deliveries.page, endpoint.pk, **everything() | {"status": status})
+        assert any("deliveries_rare" in line for line in found), found
+
+
+async def test_pending_ones_are_found_behind_a_long_history(path: Path) -> None:
+    """A list of pending deliveries begins at the head of the line, and ends at once where there is none."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        pending = everything() | {"status": DeliveryStatus.PENDING}
+        assert (await journal.read(deliveries.page, endpoint.pk, **pending)).items == []
+        for number in range(3):
+            await publish(journal, event(f"e{number}"), endpoint).wait()
+        found = (await journal.read(deliveries.page, endpoint.pk, **pending)).items
+        assert [row.event_id for row in found] == ["e2", "e1", "e0"]
 
 
 async def test_a_scan_would_be_seen(path: Path) -> None:

@@ -136,7 +136,15 @@ def _audit(database: Database, _now: float) -> None:
     database.execute_sql("ALTER TABLE api_keys ADD COLUMN last_used_at REAL")
 
 
-_STEPS = (_first, _audit)
+def _rare_statuses(database: Database, _now: float) -> None:
+    # Few deliveries among millions end so, and those are what people look for.
+    database.execute_sql(
+        "CREATE INDEX deliveries_rare ON deliveries (endpoint_pk, status, created_at, pk) "
+        "WHERE status IN ('parked', 'failed', 'canceled')"
+    )
+
+
+_STEPS = (_first, _audit, _rare_statuses)
 CURRENT_VERSION = len(_STEPS)
 
 
