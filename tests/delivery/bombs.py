@@ -85,8 +85,7 @@ async def _late(out: Out, url: str, seconds: float) -> tuple[float, float]:
     """
     late, late_by_own_work = [], []
 
-    async def deliver(number: int, planned: float) -> None:
-        began = time.process_time()
+    async def deliver(number: int, planned: float, began: float) -> None:
         outcome = await out.send(url, endpoint_id=f"healthy {number % HEALTHY}")
         assert outcome.status == 200, outcome
         late.append(trio.current_time() - planned)
@@ -95,9 +94,9 @@ async def _late(out: Out, url: str, seconds: float) -> tuple[float, float]:
     begins = trio.current_time()
     async with trio.open_nursery() as nursery:
         for number in range(int(seconds / EVERY_SECONDS)):
-            planned = begins + number * EVERY_SECONDS
+            planned, began = begins + number * EVERY_SECONDS, time.process_time()
             await trio.sleep_until(planned)
-            nursery.start_soon(deliver, number, planned)
+            nursery.start_soon(deliver, number, planned, began)
     return max(late), max(late_by_own_work)
 
 
