@@ -3,9 +3,9 @@
 import pytest
 import trio
 
+from tests.delivery.cases import CASES, TIMEOUT, Case, Proxied
 from tests.delivery.hostile import proxying, serving
 from tests.delivery.out import Out, sending, through
-from tests.delivery.receivers import CASES, TIMEOUT, Case, Proxied
 from webhookd.delivery.wire import KEPT_BODY_BYTES
 from webhookd.models import Outcome
 
