@@ -186,9 +186,7 @@ class Batches:
                 f"the id {publish.event.id} belongs to an event of another organization: choose another",
             )
 
-    def _queued(
-        self, pk: int, event_pk: int, event: AcceptedEvent, target: Target, sequence: int
-    ) -> QueuedDelivery:
+    def _queued(self, pk: int, event_pk: int, event: AcceptedEvent, target: Target, sequence: int) -> QueuedDelivery:
         return QueuedDelivery(
             pk=pk,
             id=self._ids.new(Prefix.DELIVERY),
