@@ -146,6 +146,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     tcp=sockets.tcp,
                     control=[sockets.control],
                     max_connections=config.server.max_connections,
+                    max_connections_per_address=config.server.max_connections_per_address,
                     new_request_id=partial(ids.new, Prefix.REQUEST),
                 )
                 async with trio.open_nursery() as sending:

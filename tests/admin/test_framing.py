@@ -11,8 +11,10 @@ HEADS = (
     b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n",
     b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
     b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab\n\r\x00",
-    b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n"
-    b"3;a=b\r\na\r\n\r\nA\r\n0123456789\r\n0\r\nt: 1\r\n\r\n",
+    (
+        b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n"
+        b"3;a=b\r\na\r\n\r\nA\r\n0123456789\r\n0\r\nt: 1\r\n\r\n"
+    ),
     b"POST /d HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
 )
 

@@ -13,10 +13,11 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from webhookd.admin import actions, deliveries, event_types, events, keys, system, webhooks
-from webhookd.admin.auth import LOCAL_ADMINISTRATOR, NOBODY, Caller
+from webhookd.admin.auth import LOCAL_ADMINISTRATOR, NOBODY, Caller, Permission
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.idempotency import Idempotency
+from webhookd.admin.limits import Quota, RateLimits
 from webhookd.admin.operations import Answer, Operation
 from webhookd.admin.ports import Services
 from webhookd.admin.problems import (
@@ -65,7 +66,10 @@ def create_app(services: Services) -> QuartTrio:
     )
     app.url_map.merge_slashes = False
     kept_answers = Idempotency(services)
-    for operation in all_operations():
+    limits = RateLimits(services.config.server.rate_limit_per_second, services.config.server.rate_limit_burst)
+    operations = all_operations()
+    unlimited = frozenset(each.name for each in operations if each.permission is Permission.PUBLISH)
+    for operation in operations:
         rule = operation.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(
             rule,
@@ -75,19 +79,28 @@ def create_app(services: Services) -> QuartTrio:
             provide_automatic_options=False,
         )
 
+    # Both are async although they wait for nothing: Quart runs a plain function in a worker thread, which would cost
+    # each request two hops and let these steps run beside the loop's own.
     @app.before_request
-    def identify() -> None:
+    async def identify() -> None:
         # The id comes first: whatever goes wrong after it is told under it.
         g.request_id = services.ids.new(Prefix.REQUEST)
         check_path(request.scope["raw_path"] or b"/")
         if request.path.startswith(_NEEDS_A_KEY):
-            g.caller = _caller(services, request)
+            caller = g.caller = _caller(services, request)
+            if caller.key_id is not None and request.endpoint not in unlimited and not _is_local(request):
+                quota = g.quota = limits.take(caller.key_id)
+                if quota is not None:
+                    quota.check()
 
     @app.after_request
-    def mark(response: Response) -> Response:
+    async def mark(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = _request_id(services)
         response.headers["cache-control"] = "no-store"
         response.headers["x-content-type-options"] = "nosniff"
+        quota: Quota | None = g.get("quota")
+        if quota is not None:
+            response.headers.update(quota.headers())
         return response
 
     _answer_errors(app, services)
@@ -127,9 +140,13 @@ def _refusal(refused: Rejected, services: Services) -> Response:
 
 def _caller(services: Services, request: Request) -> Caller:
     authorization = request.headers.getlist("Authorization")
-    if not authorization and request.scope.get("state", {}).get(LOCAL_ADMIN) is True:
+    if not authorization and _is_local(request):
         return LOCAL_ADMINISTRATOR
     return services.keys.authenticate(authorization, services.clock.now())
+
+
+def _is_local(request: Request) -> bool:
+    return request.scope.get("state", {}).get(LOCAL_ADMIN) is True
 
 
 def _encode(answer: Answer) -> Response:

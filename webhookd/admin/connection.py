@@ -189,7 +189,9 @@ class _Protocol(H11Protocol):
         return self.stream is not None and self.connection.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and self.context.terminated.is_set():
+        # A refusal that doesn't wait for the body can't be followed by another request, and the client must know.
+        is_early = isinstance(event, Response) and event.status_code >= 400 and not self.is_answering
+        if isinstance(event, Response) and (is_early or self.context.terminated.is_set()):
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 
