@@ -37,6 +37,8 @@ def split_replies(received: bytes) -> tuple[list[Reply], bytes]:
             continue
         if headers.get("transfer-encoding") == "chunked":
             body, whole, after = _dechunked(after)
+        elif "content-length" not in headers and status not in {204, 304}:
+            body, whole, after = after, True, b""  # to the end of the connection, as HTTP/1.0 has it
         else:
             size = int(headers.get("content-length", 0))
             # The answer to HEAD says a length and has no body; what follows it starts like an answer.
