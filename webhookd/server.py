@@ -48,6 +48,7 @@ from webhookd.journal import (
 from webhookd.logs import get_logger
 from webhookd.models import Role
 from webhookd.router import Router
+from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import Vault, create_master_key, hash_api_key, load_master_key
 from webhookd.supervisor import Supervisor
 from webhookd.version import VERSION
@@ -105,7 +106,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     clock = SystemClock()
     ids = IdFactory(clock.now)
     with _unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with _writing(config, clock, ids) as journal:
+        async with alive(), _writing(config, clock, ids) as journal:
             with ExitStack() as bound:
                 vault = await unlock(journal, config)
                 sender = Sender(config.delivery, config.egress)
@@ -186,6 +187,7 @@ async def _drain(
 ) -> None:
     """Bring the server to rest; a second signal ends the waiting."""
     lifecycle.state = Readiness.DRAINING
+    notify(STOPPING)
     _log.info("server.draining", in_flight=router.registry.in_flight)
     services.journal.refuse_events()
 
