@@ -54,6 +54,10 @@ REFUSED = {
     "a host with a user": (GET + b"host: a@x\r\n\r\n", 400),
     "a host with a space": (GET + b"host: x y\r\n\r\n", 400),
     "two hosts in one": (GET + b"host: x, y\r\n\r\n", 400),
+    "a host with an empty label": (GET + b"host: .x\r\n\r\n", 400),
+    "a host with two dots": (GET + b"host: x..y\r\n\r\n", 400),
+    "a host with a long label": (GET + b"host: " + b"x" * 64 + b"\r\n\r\n", 400),
+    "a host in brackets that is none": (GET + b"host: [::1..2]\r\n\r\n", 400),
     "an empty host": (GET + b"host:\r\n\r\n", 400),
     "another host in the target": (b"GET http://y/healthz HTTP/1.1\r\nhost: x\r\n\r\n", 400),
     "another port in the target": (b"GET http://x:81/healthz HTTP/1.1\r\nhost: x:80\r\n\r\n", 400),
@@ -158,6 +162,15 @@ def test_plain_chunks_are_served_and_what_follows_too(api: Api, body: bytes) -> 
     replies, rest = exchange(address(api), [head + body + BEHIND])
     assert [reply.status for reply in replies] == [400, 200]
     assert rest == b""
+
+
+@pytest.mark.parametrize(
+    "host", ["x", "x.", "a.b-c.d:99999", "x:", "[::1]", "[::1]:80", "[::ffff:1.2.3.4]", "127.0.0.1:8080", "%41", "x_y"]
+)
+def test_hosts_that_are_hosts_are_served(api: Api, host: str) -> None:
+    """Any name or address may stand in Host, with a port or without: nothing here depends on it."""
+    replies, rest = exchange(address(api), [GET + f"host: {host}\r\n\r\n".encode()])
+    assert ([reply.status for reply in replies], rest) == ([200], b"")
 
 
 def test_what_follows_a_request_is_answered_in_its_turn(api: Api) -> None:

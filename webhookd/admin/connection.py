@@ -31,12 +31,16 @@ from webhookd.admin.framing import StrictConnection
 from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
 from webhookd.logs import Log
 
+_LAST_ANSWER_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 4 * 1024 * 1024
 _VERSIONS = (b"1.0", b"1.1")
 _FORBIDDEN_HERE = frozenset({b"upgrade", b"http2-settings"})
-# RFC 3986 section 3.2.2, without the name that is empty.
-_HOST = re.compile(rb"(\[[0-9A-Za-z:.%~_-]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(:[0-9]{0,5})?")
+# RFC 3986 section 3.2.2, and labels as DNS has them: Werkzeug can't take one that is empty or longer.
+_HOST = re.compile(
+    rb"(\[[0-9A-Fa-f:]{2,39}([0-9]{1,3}(\.[0-9]{1,3}){3})?\]|"
+    rb"[A-Za-z0-9_~!$&'()*+;=%-]{1,63}(\.[A-Za-z0-9_~!$&'()*+;=%-]{1,63})*\.?)(:[0-9]{0,5})?"
+)
 
 _H11_SAYS = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is too large",
@@ -130,9 +134,15 @@ class Connection(TCPServer):
                     self._log.warning("http.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
                     self._all.cancel()
         elif isinstance(event, Closed):
-            # The reader may be this very task; it tells the application on its way out.
-            self._is_closing.set()
-            self._reading.cancel()
+            if cast("_Protocol", self.protocol).has_begun_to_answer:
+                # It is the body that broke, and the answer that doesn't wait for it is on its way.
+                with trio.move_on_after(_LAST_ANSWER_SECONDS):
+                    await self._is_closing.wait()
+            # What is being written may be the reader's refusal, which must get out whole. The reader may be this very
+            # task; it tells the application on its way out.
+            async with self.send_lock:
+                self._is_closing.set()
+                self._reading.cancel()
         else:
             await super().protocol_send(event)
 
@@ -178,6 +188,7 @@ class _Protocol(H11Protocol):
     new_request_id: NewRequestId
     connection: StrictConnection
     _is_head = False
+    _has_refused = False
 
     def __init__(self, *arguments: object, **named: object) -> None:
         super().__init__(*arguments, **named)  # type: ignore[arg-type]  # the base's arguments, unchanged
@@ -187,6 +198,12 @@ class _Protocol(H11Protocol):
     def is_answering(self) -> bool:
         """Whether a request that has come in whole is being answered."""
         return self.stream is not None and self.connection.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
+
+    @property
+    def has_begun_to_answer(self) -> bool:
+        """Whether the application has begun to answer and hasn't ended."""
+        untouched = {h11.IDLE, h11.SEND_RESPONSE, h11.ERROR}
+        return self.stream is not None and not self._has_refused and self.connection.our_state not in untouched
 
     async def stream_send(self, event: StreamEvent) -> None:
         # A refusal that doesn't wait for the body can't be followed by another request, and the client must know.
@@ -259,10 +276,13 @@ class _Protocol(H11Protocol):
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
         headers += self.config.response_headers("h11")
-        await self._send_h11_event(h11.Response(status_code=status.value, headers=headers))
+        self._has_refused = True
+        # In one step: an answer that the application begins meanwhile must not get between.
+        answer = self.connection.send(h11.Response(status_code=status.value, headers=headers))
         if not self._is_head:
-            await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+            answer += self.connection.send(h11.Data(data=body))
+        answer += self.connection.send(h11.EndOfMessage())
+        await self.send(RawData(answer))
 
 
 class _Stream(HTTPStream):

@@ -53,13 +53,19 @@ class _Refused(Exception):  # noqa: N818 - it carries a Fault out of a step
 
 
 class Framing:
-    """Follows one connection's bytes from request to request; `fault` stands once something was refused."""
+    """Follows one connection's bytes from request to request; `fault` stands once something was refused.
+
+    Chunks leave it gathered: a body that comes as a chunk for each of its bytes costs the parser and the application no
+    more than one that comes whole.
+    """
 
     def __init__(self) -> None:
         self.fault: Fault | None = None
         self._held = bytearray()
+        self._passed = bytearray()
+        self._gathered = bytearray()  # of chunks, what isn't passed yet
         self._looked_at = 0  # so much of an unfinished head is known to be plain
-        self._step: Callable[[], bytes] = self._head
+        self._step: Callable[[], bool] = self._head
         self._body_left = 0
         self._extension_bytes = 0
 
@@ -68,27 +74,35 @@ class Framing:
         if self.fault is not None:
             return b""
         self._held += data
-        passed = bytearray()
         try:
-            while part := self._step():
-                passed += part
+            while self._held and self._step():
+                pass
         except _Refused as refused:
             self.fault = refused.fault
             self._held.clear()
-        return bytes(passed)
+        self._pass_gathered()
+        passed = bytes(self._passed)
+        self._passed.clear()
+        return passed
 
     def end(self) -> None:
         """Note that no more comes: half a head or half a chunk's line is a fault."""
         if self._held and self.fault is None:
             self.fault = Fault(HTTPStatus.BAD_REQUEST, "the request ends in the middle")
 
+    # Each step takes what it can of what is held, and returns whether the next one may try.
+
     def _take(self, size: int) -> bytes:
         taken = bytes(self._held[:size])
         del self._held[:size]
         return taken
 
-    def _head(self) -> bytes:
-        """One head, whole."""
+    def _pass_gathered(self) -> None:
+        if self._gathered:
+            self._passed += b"%x\r\n%b\r\n" % (len(self._gathered), bytes(self._gathered))
+            self._gathered.clear()
+
+    def _head(self) -> bool:
         held = self._held
         end = held.find(_END_OF_HEAD, max(0, self._looked_at - 3))
         # What has come so far is looked at each time, so that a fault is told at once and not at the deadline.
@@ -101,7 +115,7 @@ class Framing:
         _check_plain(held, max(0, self._looked_at - 1), size, is_whole=end >= 0)
         self._looked_at = size
         if end < 0:
-            return b""
+            return False
         self._looked_at = 0
         head = self._take(size)
         if head.startswith(_CRLF):
@@ -109,7 +123,8 @@ class Framing:
         if head.count(_CRLF) - 2 > MOST_HEADERS:
             raise _Refused(f"the request has over {MOST_HEADERS} headers", _TOO_LARGE)
         self._begin_body(head)
-        return head
+        self._passed += head
+        return True
 
     def _begin_body(self, head: bytes) -> None:
         lengths, codings = _LENGTH.findall(head), _CODING.findall(head)
@@ -130,46 +145,54 @@ class Framing:
             self._body_left = int(lengths[0])
             self._step = self._body if self._body_left else self._head
 
-    def _body(self) -> bytes:
-        return self._pass_body(self._head)
-
-    def _chunk(self) -> bytes:
-        return self._pass_body(self._chunk_end)
-
-    def _pass_body(self, then: Callable[[], bytes]) -> bytes:
+    def _body(self) -> bool:
         taken = self._take(self._body_left)
+        self._passed += taken
         self._body_left -= len(taken)
         if not self._body_left:
-            self._step = then
-        return taken
+            self._step = self._head
+        return True
 
-    def _chunk_end(self) -> bytes:
+    def _chunk(self) -> bool:
+        taken = self._take(self._body_left)
+        self._gathered += taken
+        self._body_left -= len(taken)
+        if not self._body_left:
+            self._step = self._chunk_end
+        return True
+
+    def _chunk_end(self) -> bool:
         if not _CRLF.startswith(self._held[:2]):
             raise _Refused("a chunk is longer than its size says")
         if len(self._held) < len(_CRLF):
-            return b""
+            return False
+        del self._held[: len(_CRLF)]
         self._step = self._chunk_line
-        return self._take(len(_CRLF))
+        return True
 
-    def _chunk_line(self) -> bytes:
+    def _chunk_line(self) -> bool:
         end = self._held.find(_CRLF, 0, _MOST_CHUNK_LINE_BYTES)
         if end < 0:
             if len(self._held) >= _MOST_CHUNK_LINE_BYTES:
                 raise _Refused("the line of a chunk's size is too long")
             _check_plain(self._held, 0, len(self._held), is_whole=False)
-            return b""
+            return False
         line = _CHUNK_LINE.fullmatch(self._held, 0, end)
         if line is None:
             raise _Refused("a chunk begins with its size, at most twelve hexadecimal digits, and CRLF")
-        self._extension_bytes += len(line[2] or b"")
+        size, extension = int(line[1], 16), line[2] or b""
+        self._extension_bytes += len(extension)
         if self._extension_bytes > _MOST_EXTENSION_BYTES:
             raise _Refused("the chunk extensions are too long")
-        self._body_left = int(line[1], 16)
-        self._step = self._chunk if self._body_left else self._trailers
-        return self._take(end + len(_CRLF))
+        # A match holds on to what it was made of, which could then not shrink.
+        del line
+        del self._held[: end + len(_CRLF)]
+        self._body_left = size
+        self._step = self._chunk if size else self._trailers
+        return True
 
-    def _trailers(self) -> bytes:
-        """What follows the last chunk: header lines that nobody here reads, and an empty line."""
+    def _trailers(self) -> bool:
+        """Take what follows the last chunk: header lines that nobody here reads, and an empty line."""
         end = 0 if self._held.startswith(_CRLF) else self._held.find(_END_OF_HEAD)
         size = (2 if end == 0 else end + len(_END_OF_HEAD)) if end >= 0 else len(self._held)
         if size > _MOST_TRAILER_BYTES:
@@ -178,9 +201,11 @@ class Framing:
         if self._held.startswith((b" ", b"\t")):
             raise _Refused("a header is folded over two lines (RFC 9112 5.2)")
         if end < 0:
-            return b""
+            return False
+        self._pass_gathered()
+        self._passed += b"0\r\n" + self._take(size)
         self._step = self._head
-        return self._take(size)
+        return True
 
 
 class StrictConnection(h11.Connection):
