@@ -179,9 +179,9 @@ class NewEvent(_Input, frozen=True, kw_only=True):
     """One event as a producer submits it, decoded and checked."""
 
     type: Annotated[str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN)]
-    data: msgspec.Raw
+    data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
     id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None = None
-    timestamp: Annotated[str, Meta(max_length=40)] | None = None
+    timestamp: Annotated[str, Meta(max_length=40, extra_json_schema={"format": "date-time"})] | None = None
     organization_id: OrganizationId | None = None
     ordering_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
     traceparent: Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")] | None = None

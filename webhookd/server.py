@@ -52,6 +52,7 @@ from webhookd.journal import (
 from webhookd.logs import get_logger
 from webhookd.models import Role
 from webhookd.router import Router
+from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import Vault, create_master_key, hash_api_key, load_master_key
 from webhookd.supervisor import Supervisor
 from webhookd.version import VERSION
@@ -109,7 +110,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     clock = SystemClock()
     ids = IdFactory(clock.now)
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with writing(config, clock, ids) as journal:
+        async with alive(), writing(config, clock, ids) as journal:
             with ExitStack() as bound:
                 vault = await unlock(journal, config)
                 tokens = open_tokens(config.jwt)
@@ -143,6 +144,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     tcp=sockets.tcp,
                     control=[sockets.control],
                     max_connections=config.server.max_connections,
+                    max_connections_per_address=config.server.max_connections_per_address,
                     new_request_id=partial(ids.new, Prefix.REQUEST),
                 )
                 # Only once nothing can fail any more: a key that was not shown is lost.
@@ -194,6 +196,7 @@ async def _drain(
 ) -> None:
     """Bring the server to rest; a second signal ends the waiting."""
     lifecycle.state = Readiness.DRAINING
+    notify(STOPPING)
     _log.info("server.draining", in_flight=router.registry.in_flight)
     services.journal.refuse_events()
 

@@ -24,7 +24,12 @@ async def main() -> None:
     print(listeners[0].getsockname()[1], flush=True)
     ids = IdFactory(time.time)
     await Guard(
-        app, tcp=listeners, control=(), max_connections=1000, new_request_id=partial(ids.new, Prefix.REQUEST)
+        app,
+        tcp=listeners,
+        control=(),
+        max_connections=1000,
+        max_connections_per_address=1000,
+        new_request_id=partial(ids.new, Prefix.REQUEST),
     ).run()
 
 

@@ -3,7 +3,7 @@
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import trio
 
 from webhookd.cli.control import Control
 
+PROGRAM = (sys.executable, "-m", "webhookd")
 CONFIG = """
 [server]
 port = 0
@@ -45,14 +46,15 @@ class Server:
         self.first_key = ""
         self.process: trio.Process | None = None
 
-    async def start(self) -> None:
-        """Return once the server says that it is ready."""
+    async def start(self, program: Sequence[str] = PROGRAM, environ: Mapping[str, str] | None = None) -> None:
+        """Return once the server says that it is ready; `program` is what runs webhookd."""
         with (self.directory / "log").open("ab") as log:
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "webhookd", "serve", "--config", str(self.config_file)],
+                [*program, "serve", "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env=environ,
             )
         self.process = process
         assert process.stdout is not None

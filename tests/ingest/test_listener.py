@@ -33,9 +33,11 @@ def test_mode_is_exact_whatever_the_umask(tmp_path: Path, stack: ExitStack, umas
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
 
 
-def test_missing_parent_is_made_for_owner_and_group(tmp_path: Path, stack: ExitStack) -> None:
-    """A missing directory is made, closed to others."""
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_missing_parent_is_made_for_owner_and_group(tmp_path: Path, stack: ExitStack, umask: int) -> None:
+    """A missing directory is made with 0750 whatever the umask: open to the group, closed to others."""
     path = tmp_path / "var" / "s.sock"
+    stack.callback(os.umask, os.umask(umask))
     bind(path, stack)
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o750
 

@@ -16,16 +16,17 @@ def test_kernel_names_this_process_with_all_its_groups() -> None:
     """The peer's user, primary group and supplementary groups are those of the process that connected."""
     left, right = socket.socketpair(socket.AF_UNIX)
     with left, right:
-        peer = read_peer(left.getsockopt)
+        peer = read_peer(left)
     assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
     assert peer.gids == {os.getgid(), *os.getgroups()}
 
 
-def test_supplementary_groups_are_seen(tmp_path: Path) -> None:
-    """A group that another process has beside its primary one is among its groups."""
+@pytest.mark.parametrize("count", [2, 256, 257, 3000])
+def test_supplementary_groups_are_seen(tmp_path: Path, count: int) -> None:
+    """Groups that another process has beside its primary one are among its groups, however many there are."""
     path = tmp_path / "s"
     # Only root may give a process groups of its choice.
-    groups = [4242, 4243] if os.getuid() == 0 else os.getgroups()
+    groups = list(range(4242, 4242 + count)) if os.getuid() == 0 else os.getgroups()
     connect = f"import socket; s = socket.socket(socket.AF_UNIX); s.connect({str(path)!r}); s.recv(1)"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -36,7 +37,7 @@ def test_supplementary_groups_are_seen(tmp_path: Path) -> None:
         ) as process:
             accepted, _ = listener.accept()
             with accepted:
-                peer = read_peer(accepted.getsockopt)
+                peer = read_peer(accepted)
     assert peer.pid == process.pid
     assert peer.gids == {os.getgid(), *groups}
     assert is_allowed(peer, (), tuple(groups[-1:]))
@@ -60,12 +61,18 @@ def test_either_list_admits(uids: tuple[int, ...], gids: tuple[int, ...], *, all
     assert is_allowed(peer, uids, gids) is allowed
 
 
-def test_too_many_groups_fall_back_to_the_primary_one() -> None:
-    """Where the kernel can't hand over the supplementary groups, only the primary one counts."""
+class OldKernel:
+    """A socket on a kernel that knows no SO_PEERGROUPS."""
 
-    def getsockopt(_level: int, option: int, _size: int) -> bytes:
-        if option == 59:
-            raise OSError(errno.ERANGE, "too many")
+    def getsockopt(self, _level: int, optname: int, _buflen: int, /) -> bytes:
+        if optname == 59:
+            raise OSError(errno.ENOPROTOOPT, "no such option")
         return (1).to_bytes(4, "little") + (7).to_bytes(4, "little") + (8).to_bytes(4, "little")
 
-    assert read_peer(getsockopt) == Peer(pid=1, uid=7, gids=frozenset({8}))
+    def fileno(self) -> int:
+        raise AssertionError("asked for a descriptor")
+
+
+def test_a_kernel_that_tells_no_groups_leaves_the_primary_one() -> None:
+    """Where the kernel doesn't tell the supplementary groups, only the primary one counts."""
+    assert read_peer(OldKernel()) == Peer(pid=1, uid=7, gids=frozenset({8}))

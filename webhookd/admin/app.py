@@ -17,6 +17,7 @@ from webhookd.admin.auth import NOBODY, Caller, Permission, authenticate, local_
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.idempotency import Idempotency
+from webhookd.admin.limits import Quota, RateLimits
 from webhookd.admin.operations import Answer, Operation
 from webhookd.admin.ports import Services
 from webhookd.admin.problems import (
@@ -70,6 +71,8 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
     )
     app.url_map.merge_slashes = False
     kept_answers = Idempotency(services)
+    limits = RateLimits(services.config.server.rate_limit_per_second, services.config.server.rate_limit_burst)
+    unlimited = frozenset(each.name for each in served if each.permission is Permission.PUBLISH)
     for operation in served:
         rule = operation.path.replace("{", "<").replace("}", ">")
         app.add_url_rule(
@@ -80,20 +83,28 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
             provide_automatic_options=False,
         )
 
-    # Async without awaiting: Quart runs a plain function in a worker thread, beside the loop that owns the keys.
+    # Both are async although they wait for nothing: Quart runs a plain function in a worker thread, which would cost
+    # each request two hops and let these steps run beside the loop that owns the keys.
     @app.before_request
     async def identify() -> None:
         # The id comes first: whatever goes wrong after it is told under it.
         g.request_id = services.ids.new(Prefix.REQUEST)
         check_path(request.scope["raw_path"] or b"/")
         if request.path.startswith(_NEEDS_A_KEY):
-            g.caller = _caller(services, request)
+            caller = g.caller = _caller(services, request)
+            if caller.role is not None and request.endpoint not in unlimited and _local_uid(request) is None:
+                quota = g.quota = limits.take(caller.place)
+                if quota is not None:
+                    quota.check()
 
     @app.after_request
     async def mark(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = _request_id(services)
         response.headers["cache-control"] = "no-store"
         response.headers["x-content-type-options"] = "nosniff"
+        quota: Quota | None = g.get("quota")
+        if quota is not None:
+            response.headers.update(quota.headers())
         return response
 
     _answer_errors(app, services)
@@ -150,10 +161,16 @@ def _refusal(refused: Rejected, services: Services) -> Response:
 
 def _caller(services: Services, request: Request) -> Caller:
     authorization = request.headers.getlist("Authorization")
-    uid = request.scope.get("state", {}).get(LOCAL_ADMIN)
+    uid = _local_uid(request)
     if not authorization and uid is not None:
         return local_administrator(uid)
     return authenticate(authorization, services.keys, services.tokens, services.clock.now())
+
+
+def _local_uid(request: Request) -> int | None:
+    """Return whose request it is by the kernel's word; None for one that came over TCP."""
+    uid: int | None = request.scope.get("state", {}).get(LOCAL_ADMIN)
+    return uid
 
 
 def _encode(answer: Answer) -> Response:

@@ -79,16 +79,22 @@ class BoundedConnection(TrioASGIHTTPConnection):
 
 
 async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes; RequestTimeout (408) where the client is silent for so long."""
+    """Yield the body as it comes; RequestTimeout (408) where no line of it ends for so long.
+
+    The time in which nobody asks for more doesn't count.
+    """
     body = aiter(request.body)
+    left = timeout_seconds
     while True:
-        with trio.move_on_after(timeout_seconds) as waiting:
+        asked_at = trio.current_time()
+        with trio.move_on_after(left) as waiting:
             try:
                 chunk = await anext(body)
             except StopAsyncIteration:
                 return
         if waiting.cancelled_caught:
-            raise RequestTimeout(f"nothing came of the body for {timeout_seconds:g} s")
+            raise RequestTimeout(f"no line of the body ended for {timeout_seconds:g} s")
+        left = timeout_seconds if b"\n" in chunk else left - (trio.current_time() - asked_at)
         yield chunk
 
 

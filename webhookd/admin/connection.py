@@ -1,10 +1,12 @@
 """One HTTP/1.1 connection: Hypercorn's server and protocol, with what can hang or escalate in them replaced.
 
 Only HTTP/1.1 is spoken: an upgrade is ignored, as RFC 9110 section 7.8 allows, and whatever else a client might mean by
-its bytes is refused with a problem document. A write has a deadline, a request that is over takes no more of its body,
-and every way in which a client can fail ends in the cancellation of this connection's scope, never beyond it.
+its bytes is refused with a problem document, most of it by `framing` before it is parsed. A write has a deadline, a
+request that is over takes no more of its body, and every way in which a client can fail ends in the cancellation of
+this connection's scope, never beyond it.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
@@ -25,13 +27,20 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, LifespanState
 from hypercorn.utils import parse_socket_addr
 
+from webhookd.admin.framing import StrictConnection
 from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
 from webhookd.logs import Log
 
+_LAST_ANSWER_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 4 * 1024 * 1024
 _VERSIONS = (b"1.0", b"1.1")
 _FORBIDDEN_HERE = frozenset({b"upgrade", b"http2-settings"})
+# RFC 3986 section 3.2.2, and labels as DNS has them: Werkzeug can't take one that is empty or longer.
+_HOST = re.compile(
+    rb"(\[[0-9A-Fa-f:]{2,39}([0-9]{1,3}(\.[0-9]{1,3}){3})?\]|"
+    rb"[A-Za-z0-9_~!$&'()*+;=%-]{1,63}(\.[A-Za-z0-9_~!$&'()*+;=%-]{1,63})*\.?)(:[0-9]{0,5})?"
+)
 
 _H11_SAYS = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is too large",
@@ -125,9 +134,15 @@ class Connection(TCPServer):
                     self._log.warning("http.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
                     self._all.cancel()
         elif isinstance(event, Closed):
-            # The reader may be this very task; it tells the application on its way out.
-            self._is_closing.set()
-            self._reading.cancel()
+            if cast("_Protocol", self.protocol).has_begun_to_answer:
+                # It is the body that broke, and the answer that doesn't wait for it is on its way.
+                with trio.move_on_after(_LAST_ANSWER_SECONDS):
+                    await self._is_closing.wait()
+            # What is being written may be the reader's refusal, which must get out whole. The reader may be this very
+            # task; it tells the application on its way out.
+            async with self.send_lock:
+                self._is_closing.set()
+                self._reading.cancel()
         else:
             await super().protocol_send(event)
 
@@ -171,15 +186,29 @@ class _Protocol(H11Protocol):
     """HTTP/1.1 and nothing else."""
 
     new_request_id: NewRequestId
+    connection: StrictConnection
     _is_head = False
+    _has_refused = False
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)  # type: ignore[arg-type]  # the base's arguments, unchanged
+        self.connection = StrictConnection()
 
     @property
     def is_answering(self) -> bool:
         """Whether a request that has come in whole is being answered."""
         return self.stream is not None and self.connection.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 
+    @property
+    def has_begun_to_answer(self) -> bool:
+        """Whether the application has begun to answer and hasn't ended."""
+        untouched = {h11.IDLE, h11.SEND_RESPONSE, h11.ERROR}
+        return self.stream is not None and not self._has_refused and self.connection.our_state not in untouched
+
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Response) and self.context.terminated.is_set():
+        # A refusal that doesn't wait for the body can't be followed by another request, and the client must know.
+        is_early = isinstance(event, Response) and event.status_code >= 400 and not self.is_answering
+        if isinstance(event, Response) and (is_early or self.context.terminated.is_set()):
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
         await super().stream_send(event)
 
@@ -196,11 +225,15 @@ class _Protocol(H11Protocol):
             raise _Unserved(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
         if event.method == b"CONNECT":
             raise _Unserved(HTTPStatus.METHOD_NOT_ALLOWED, "this is not a proxy")
-        names = {name for name, _ in event.headers}
-        if {b"transfer-encoding", b"content-length"} <= names:
-            raise _Unserved(HTTPStatus.BAD_REQUEST, "send Transfer-Encoding or Content-Length, not both (RFC 9112 6.1)")
-        if _origin_form(event.target) is None:
+        authority, path = _split_target(event.target)
+        if path is None or b"#" in event.target:
             raise _Unserved(HTTPStatus.BAD_REQUEST, "the request target must be a path that starts with /")
+        # h11 has seen to it that HTTP/1.1 has exactly one, and HTTP/1.0 at most one.
+        host = dict(event.headers).get(b"host")
+        if host is not None and not _HOST.fullmatch(host):
+            raise _Unserved(HTTPStatus.BAD_REQUEST, "the Host header takes a host and a port (RFC 9110 7.2)")
+        if authority is not None and host is not None and authority.lower() != host.lower():
+            raise _Unserved(HTTPStatus.BAD_REQUEST, "the request target and the Host header name different servers")
 
     async def _create_stream(self, request: h11.Request) -> None:
         stream = _Stream(
@@ -222,13 +255,17 @@ class _Protocol(H11Protocol):
                 headers=[(name, value) for name, value in request.headers if name not in _FORBIDDEN_HERE],
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii").upper(),
-                raw_path=_origin_form(request.target) or b"/",
+                raw_path=_split_target(request.target)[1] or b"/",
                 state=self.connection_state,
             )
         )
         self.keep_alive_requests += 1
 
     async def _send_error_response(self, status_code: int) -> None:
+        fault = self.connection.fault
+        if fault is not None:
+            await self._refuse(fault.status, fault.detail)
+            return
         # The statuses are h11's.
         status = HTTPStatus(status_code)
         await self._refuse(status, _H11_SAYS.get(status, "this is not an HTTP/1.1 request"))
@@ -239,10 +276,13 @@ class _Protocol(H11Protocol):
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
         headers += self.config.response_headers("h11")
-        await self._send_h11_event(h11.Response(status_code=status.value, headers=headers))
+        self._has_refused = True
+        # In one step: an answer that the application begins meanwhile must not get between.
+        answer = self.connection.send(h11.Response(status_code=status.value, headers=headers))
         if not self._is_head:
-            await self._send_h11_event(h11.Data(data=body))
-        await self._send_h11_event(h11.EndOfMessage())
+            answer += self.connection.send(h11.Data(data=body))
+        answer += self.connection.send(h11.EndOfMessage())
+        await self.send(RawData(answer))
 
 
 class _Stream(HTTPStream):
@@ -307,13 +347,16 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tupl
     return headers, body
 
 
-def _origin_form(target: bytes) -> bytes | None:
-    """Return the path and query of a request target in origin or absolute form (RFC 9112 3.2), None for another."""
+def _split_target(target: bytes) -> tuple[bytes | None, bytes | None]:
+    """Return a request target's authority, in absolute form alone, and its path and query (RFC 9112 3.2).
+
+    The path is None for any other form.
+    """
     if target.startswith(b"/"):
-        return target
+        return None, target
     scheme, found, rest = target.partition(b"://")
     if not found or scheme.lower() not in {b"http", b"https"}:
-        return None
+        return None, None
     authority_end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
     path = rest[authority_end:]
-    return path if path.startswith(b"/") else b"/" + path
+    return rest[:authority_end], path if path.startswith(b"/") else b"/" + path

@@ -4,14 +4,19 @@ Hypercorn's own server on trio runs all connections in one nursery, so that the 
 process (https://github.com/pgjones/hypercorn/issues/225). Here every connection has a scope and a root of its own:
 what it raises is logged and goes no further. The listeners are bound beforehand and outlive `run`, so that it can be
 restarted under a supervisor while clients wait in the backlog. The number of connections is bounded for each kind of
-listener: a flood over TCP leaves the control socket free.
+listener and for each address: a flood over TCP leaves the control socket free, and one address leaves room for others.
+The control socket is for the server's own user and root, by the kernel's word and not by the file's mode alone.
 """
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
 from logging import getLogger
 
 import trio
@@ -22,7 +27,6 @@ from hypercorn.typing import ASGIFramework, LifespanState
 from quart_trio import QuartTrio
 
 from webhookd.admin.connection import Connection, NewRequestId, refusal
-from webhookd.errors import ErrorCode
 from webhookd.logs import Log, get_logger
 
 LOCAL_ADMIN = "webhookd.local_admin"
@@ -32,8 +36,15 @@ _UCRED = struct.Struct("=iII")
 _OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _OVERLOAD_PAUSE_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 1000
-_HEAD_BYTES = 16 * 1024
+_COMPLAINT_PAUSE_SECONDS = 1.0
+_IPV6_SITE_BITS = 64
 _MOST_CONTROL_CONNECTIONS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    total: int
+    per_address: int
 
 
 class Guard:
@@ -51,6 +62,7 @@ class Guard:
         tcp: Sequence[socket.socket],
         control: Sequence[socket.socket],
         max_connections: int,
+        max_connections_per_address: int,
         new_request_id: NewRequestId,
         head_timeout_seconds: float = 15.0,
         write_timeout_seconds: float = 30.0,
@@ -59,13 +71,16 @@ class Guard:
         self._app = app
         self._tcp = tuple(tcp)
         self._control = tuple(control)
-        self._max_connections = max_connections
+        self._limits = _Limits(max_connections, max_connections_per_address)
         self._new_request_id = new_request_id
         self._write_timeout_seconds = write_timeout_seconds
         self._log = get_logger("admin.guard") if log is None else log
         self._config = _hypercorn_config(head_timeout_seconds)
         self._context = WorkerContext(None)
         self._connections: dict[bool, set[Connection]] = {False: set(), True: set()}
+        self._addresses: Counter[str] = Counter()
+        self._turned_away = 0
+        self._complained_at = -_COMPLAINT_PAUSE_SECONDS
         self._accepting = trio.CancelScope()
         self._is_running = False
         self._is_draining = False
@@ -130,7 +145,6 @@ class Guard:
 
     async def _accept(self, bound: socket.socket, is_control: bool, connections: trio.Nursery) -> None:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
-        most = min(self._max_connections, _MOST_CONTROL_CONNECTIONS) if is_control else self._max_connections
         while True:
             try:
                 stream = await listener.accept()
@@ -141,17 +155,41 @@ class Guard:
                 self._log.error("http.accept_failed", error=os.strerror(error.errno))
                 await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
                 continue
-            if len(self._connections[is_control]) >= most:
-                self._turn_away(stream, most)
+            address = "" if is_control else _address(stream)
+            refused = self._control_refusal(stream) if is_control else self._tcp_refusal(address)
+            if refused is not None:
+                self._turn_away(stream, *refused)
                 continue
             connection = self._connection(stream, is_control=is_control)
             self._connections[is_control].add(connection)
-            connections.start_soon(self._serve, connection, is_control)
+            self._addresses[address] += 1
+            connections.start_soon(self._serve, connection, is_control, address)
+
+    def _control_refusal(self, stream: trio.SocketStream) -> tuple[HTTPStatus, str] | None:
+        uid = _peer_uid(stream)
+        if uid not in {0, os.geteuid()}:
+            return HTTPStatus.FORBIDDEN, f"this socket is for the server's own user and root; you are user {uid}"
+        if len(self._connections[True]) >= _MOST_CONTROL_CONNECTIONS:
+            return HTTPStatus.TOO_MANY_REQUESTS, f"{_MOST_CONTROL_CONNECTIONS} connections to this socket are open"
+        return None
+
+    def _tcp_refusal(self, address: str) -> tuple[HTTPStatus, str] | None:
+        limits = self._limits
+        if len(self._connections[False]) >= limits.total:
+            detail = f"{limits.total} connections are open, and server.max_connections allows no more"
+        elif self._addresses[address] >= limits.per_address:
+            detail = (
+                f"{limits.per_address} connections from {address} are open, and server.max_connections_per_address "
+                "allows no more"
+            )
+        else:
+            return None
+        return HTTPStatus.TOO_MANY_REQUESTS, detail
 
     def _connection(self, stream: trio.SocketStream, *, is_control: bool) -> Connection:
         state = LifespanState()
-        if is_control and (uid := _peer_uid(stream)) in {0, os.geteuid()}:
-            state[LOCAL_ADMIN] = uid
+        if is_control:
+            state[LOCAL_ADMIN] = _peer_uid(stream)
         app: ASGIFramework = self._app
         return Connection(
             ASGIWrapper(app),
@@ -164,25 +202,32 @@ class Guard:
             log=self._log,
         )
 
-    async def _serve(self, connection: Connection, is_control: bool) -> None:
+    async def _serve(self, connection: Connection, is_control: bool, address: str) -> None:
         try:
             await connection.run()
         except* Exception:  # noqa: BLE001 - a connection's root: what it raises ends here, with its traceback
             self._log.exception("http.connection_failed")
         finally:
             self._connections[is_control].discard(connection)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
 
-    def _turn_away(self, stream: trio.SocketStream, most: int) -> None:
-        """Answer in one step, without a wait that a flood could multiply."""
-        self._log.warning("http.too_many_connections", most=most)
-        detail = f"{most} connections are open, and server.max_connections allows no more"
-        headers, body = refusal(ErrorCode.RATE_LIMITED.status, detail, self._new_request_id())
-        head = b"".join(b"%s: %s\r\n" % header for header in (*headers, (b"retry-after", b"1")))
+    def _turn_away(self, stream: trio.SocketStream, status: HTTPStatus, detail: str) -> None:
+        """Answer in one step, without a wait or a line of the log that a flood could multiply."""
+        self._turned_away += 1
+        if trio.current_time() - self._complained_at >= _COMPLAINT_PAUSE_SECONDS:
+            self._log.warning("http.turned_away", connections=self._turned_away, detail=detail)
+            self._turned_away, self._complained_at = 0, trio.current_time()
+        headers, body = refusal(status, detail, self._new_request_id())
+        if status is HTTPStatus.TOO_MANY_REQUESTS:
+            headers.append((b"retry-after", b"1"))
+        head = b"".join(b"%s: %s\r\n" % header for header in headers)
         descriptor = stream.socket.detach()
         with socket.socket(fileno=descriptor) as turned_away:
             turned_away.setblocking(False)
             try:
-                turned_away.send(b"HTTP/1.1 429 Too Many Requests\r\n" + head + b"\r\n" + body)
+                turned_away.send(f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() + head + b"\r\n" + body)
             except OSError as error:
                 self._log.debug("http.client_gone", error=str(error))
 
@@ -193,12 +238,22 @@ def _peer_uid(stream: trio.SocketStream) -> int:
     return int(uid)
 
 
+def _address(stream: trio.SocketStream) -> str:
+    """Return what one client can't have many of: an IPv4 address, or the /64 that an IPv6 host is given."""
+    try:
+        host = str(stream.socket.getpeername()[0])
+    except OSError:
+        return ""  # reset before it was served, which the connection finds out for itself
+    if ":" not in host:
+        return host
+    return str(ipaddress.ip_network((host.partition("%")[0], _IPV6_SITE_BITS), strict=False))
+
+
 def _hypercorn_config(head_timeout_seconds: float) -> HypercornConfig:
     config = HypercornConfig()
     config.accesslog = None
     config.errorlog = getLogger("hypercorn.error")
     config.include_server_header = False
-    config.h11_max_incomplete_size = _HEAD_BYTES
     config.keep_alive_max_requests = _REQUESTS_PER_CONNECTION
     config.keep_alive_timeout = head_timeout_seconds
     return config

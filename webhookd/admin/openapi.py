@@ -7,6 +7,7 @@ from typing import cast
 import msgspec
 from msgspec import Struct
 
+from webhookd.admin import idempotency, limits
 from webhookd.admin.auth import Permission, roles_with
 from webhookd.admin.operations import Operation
 from webhookd.admin.problems import AUTHENTICATE, MEDIA_TYPE, REQUEST_ID_HEADER, Problem
@@ -17,13 +18,40 @@ from webhookd.version import VERSION
 Json = Mapping[str, object]
 
 _REF = "#/components/schemas/{name}"
-_ALWAYS = (ErrorCode.VALIDATION_ERROR, ErrorCode.INTERNAL)
+_ALWAYS = (ErrorCode.VALIDATION_ERROR, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL)
 _WITH_KEY = (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN)
+_WITH_IDEMPOTENCY_KEY = (ErrorCode.CONFLICT, ErrorCode.IDEMPOTENCY_KEY_REUSED)
 _WITH_BODY = (ErrorCode.MALFORMED_JSON, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
 _STRING: Json = {"type": "string"}
 _CREDENTIALS = (
     f"An API key (`whd_…`) or, where the server is configured for it, a JWT of your own application. {AUTHENTICATE}"
 )
+_SECONDS: Json = {"type": "string", "pattern": "^[0-9]+$"}
+_ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
+_PATH_PARTS: Mapping[str, str] = {
+    "webhookId": f"^wh_{_ULID}$",
+    "deliveryId": f"^dlv_{_ULID}$",
+    "eventId": "^[A-Za-z0-9_-]{1,64}$",
+    "replayId": f"^rpl_{_ULID}$",
+    "keyId": f"^key_{_ULID}$",
+    "name": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$",
+}
+_IDEMPOTENCY_KEY: Json = {
+    "name": idempotency.HEADER,
+    "in": "header",
+    "required": False,
+    "description": "the same key with the same body gets the first answer again; kept for 24 hours",
+    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_CHARACTERS, "pattern": "^[!-~]+$"},
+}
+_RATE_LIMITS: Mapping[str, Json] = {
+    limits.POLICY_HEADER: {"description": "where server.rate_limit_per_second is set", "schema": _STRING},
+    limits.LIMIT_HEADER: {"description": "where server.rate_limit_per_second is set", "schema": _STRING},
+}
+_REFUSAL_HEADERS: Mapping[HTTPStatus, Mapping[str, Json]] = {
+    HTTPStatus.UNAUTHORIZED: {"www-authenticate": {"required": True, "schema": _STRING}},
+    HTTPStatus.TOO_MANY_REQUESTS: {"retry-after": {"required": True, "schema": _SECONDS}, **_RATE_LIMITS},
+    HTTPStatus.SERVICE_UNAVAILABLE: {"retry-after": {"required": True, "schema": _SECONDS}},
+}
 _ABOUT = (
     "Durable webhooks: events in, signed and ordered deliveries out. Errors are problem documents (RFC 9457) with a "
     "stable `code`; lists are pages with a `nextCursor`; times are ISO-8601 UTC."
@@ -70,7 +98,11 @@ def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
     described: dict[str, object] = {
         "operationId": operation.name,
         "summary": operation.summary,
-        "parameters": [*_path_parameters(operation.path), *_query_parameters(operation.query)],
+        "parameters": [
+            *_path_parameters(operation.path),
+            *_query_parameters(operation.query),
+            *([_IDEMPOTENCY_KEY] if operation.method == "POST" else []),
+        ],
         "responses": {**_answers(operation, schemas), **_refusals(operation, schemas)},
     }
     if operation.permission is Permission.NOTHING:
@@ -86,7 +118,10 @@ def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
 
 def _path_parameters(path: str) -> list[Json]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
-    return [{"name": name, "in": "path", "required": True, "schema": _STRING} for name in names]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": _PATH_PARTS[name]}}
+        for name in names
+    ]
 
 
 def _query_parameters(query: type[Struct]) -> list[Json]:
@@ -115,11 +150,23 @@ def _answers(operation: Operation, schemas: Mapping[object, Json]) -> dict[str, 
     return {
         str(status.value): {
             "description": status.phrase,
-            "headers": {REQUEST_ID_HEADER: {"schema": _STRING}},
+            "headers": _answer_headers(operation, status),
             "content": {media_type: {"schema": schemas[kind]} for media_type, kind in by_type.items()},
         }
         for status, by_type in operation.answers.items()
     }
+
+
+def _answer_headers(operation: Operation, status: HTTPStatus) -> Json:
+    headers: dict[str, Json] = {REQUEST_ID_HEADER: {"required": True, "schema": _STRING}}
+    if operation.permission not in {Permission.NOTHING, Permission.PUBLISH}:
+        headers.update(_RATE_LIMITS)
+    if status is HTTPStatus.CREATED:
+        headers["location"] = {"required": True, "schema": {"type": "string", "format": "uri-reference"}}
+    if operation.method == "POST":
+        headers[idempotency.REPLAYED] = {"schema": {"const": "true"}}
+    headers.update(_REFUSAL_HEADERS.get(status, {}))
+    return headers
 
 
 def _refusals(operation: Operation, schemas: Mapping[object, Json]) -> dict[str, Json]:
@@ -128,13 +175,18 @@ def _refusals(operation: Operation, schemas: Mapping[object, Json]) -> dict[str,
         codes += _WITH_KEY
     if operation.takes:
         codes += _WITH_BODY
+    if operation.method == "POST":
+        codes += _WITH_IDEMPOTENCY_KEY
     by_status: dict[HTTPStatus, list[str]] = {}
     for code in codes:
         by_status.setdefault(code.status, []).append(code.value)
     return {
         str(status.value): {
             "description": ", ".join(sorted(set(names))),
-            "headers": {REQUEST_ID_HEADER: {"schema": _STRING}},
+            "headers": {
+                REQUEST_ID_HEADER: {"required": True, "schema": _STRING},
+                **_REFUSAL_HEADERS.get(status, {}),
+            },
             "content": {MEDIA_TYPE: {"schema": schemas[Problem]}},
         }
         for status, names in sorted(by_status.items())

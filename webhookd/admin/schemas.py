@@ -42,7 +42,14 @@ EventPattern = Annotated[
 EventTypeName = Annotated[str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=40)]
 MetadataValue = Annotated[str, Meta(max_length=500)]
-Time = Annotated[str, Meta(max_length=40, description="ISO-8601 with a zone, such as 2025-01-31T12:00:00.000Z")]
+Time = Annotated[
+    str,
+    Meta(
+        max_length=40,
+        description="ISO-8601 with a zone, such as 2025-01-31T12:00:00.000Z",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -59,7 +66,7 @@ class Output(Struct, frozen=True, kw_only=True, rename="camel"):
 class WebhookSettings(Input, frozen=True, kw_only=True):
     """What can be set of a webhook at any time; null or absent means the server's own."""
 
-    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    url: Annotated[str, Meta(min_length=1, max_length=2048, extra_json_schema={"format": "uri"})]
     events: Annotated[tuple[EventPattern, ...], Meta(min_length=1, max_length=100)]
     description: Annotated[str, Meta(max_length=500)] = ""
     is_active: bool = True
@@ -307,7 +314,7 @@ class EventView(Output, frozen=True, kw_only=True):
     ordering_key: str | None
     deliveries: int
     accepted_at: str
-    data: Raw
+    data: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
 
 
 class EventTypeInput(Input, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ _MODULES = MappingProxyType(
         "serve": "serve",
         "init": "init",
         "check-config": "check_config",
+        "systemd-unit": "systemd_unit",
         "keys": "keys",
         "send": "send",
         "listen": "listen",

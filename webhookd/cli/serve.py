@@ -11,6 +11,7 @@ import trio
 from webhookd import logs, server
 from webhookd.cli.options import takes_config
 from webhookd.config import Config
+from webhookd.sdnotify import READY, notify
 from webhookd.version import VERSION
 
 YOUNG_OBJECTS = 20_000
@@ -20,6 +21,8 @@ YOUNG_OBJECTS = 20_000
 @takes_config
 def command(config: Config) -> None:
     """Run the server until SIGTERM or SIGINT.
+
+    Under systemd it says so itself when it is ready and that it is alive (Type=notify, WatchdogSec).
 
     One line on standard output says that it is ready, and where. Where the journal holds no API key yet, a line
     before it shows a new admin key, this once. The log goes to standard error.
@@ -46,3 +49,4 @@ def _announce(ready: server.Ready) -> None:
     except OSError:
         # Nobody reads it any more, which is no reason not to serve; what is buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    notify(READY, f"STATUS=API {ready.url}, events on {ready.ingest_socket}")

@@ -38,7 +38,10 @@ class ServerConfig(_Section, frozen=True, kw_only=True):
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     control_socket: Path = Path("var/control.sock")
     max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 1000
+    max_connections_per_address: Annotated[int, Meta(ge=1, le=100_000)] = 800
     request_timeout_seconds: Annotated[float, Meta(ge=1, le=600)] = 30
+    rate_limit_per_second: RatePerSecond | None = None
+    rate_limit_burst: RateBurst = 50
 
 
 class IngestConfig(_Section, frozen=True, kw_only=True):

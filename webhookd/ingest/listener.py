@@ -13,6 +13,7 @@ from webhookd.errors import CommandError, ConfigError
 
 MOST_PATH_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing zero (unix(7))
 _PROBE_SECONDS = 1.0
+_DIRECTORY_MODE = 0o750
 
 
 def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket:
@@ -29,7 +30,7 @@ def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        _make_directory(path.parent)
         with _only_binder(path.parent):
             _clear_place(path)
             listener.bind(str(path))
@@ -52,6 +53,13 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+def _make_directory(directory: Path) -> None:
+    """Make a missing directory for the owner and the group, whatever the umask; one that is there is somebody's."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(_DIRECTORY_MODE)
 
 
 @contextmanager

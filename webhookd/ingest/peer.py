@@ -1,15 +1,18 @@
 """Who is at the other end of a Unix socket, by the kernel's word, and whether that peer may submit events."""
 
+import ctypes
 import errno
+import os
 import socket
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 _SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _GID = struct.Struct("=I")
 _UCRED = struct.Struct("=iII")
 _MOST_OPTION_BYTES = 1024  # what Python's getsockopt takes: 256 groups
+_MOST_GROUPS = 65_536  # a process has no more (NGROUPS_MAX in linux/limits.h)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,20 +24,47 @@ class Peer:
     gids: frozenset[int]
 
 
-def read_peer(getsockopt: Callable[[int, int, int], bytes]) -> Peer:
-    """Ask the kernel for the peer of a connected Unix socket, given that socket's `getsockopt`.
+class UnixSocket(Protocol):
+    """What is asked of a connected Unix socket, the standard library's or trio's."""
 
-    A peer in more than 256 groups shows its primary group alone, so that a rule on the others refuses it.
+    def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
+        """Return an option's bytes."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        ...
+
+
+def read_peer(connection: UnixSocket) -> Peer:
+    """Ask the kernel for the peer of a connected Unix socket; OSError where it doesn't say.
+
+    On a kernel before 4.13, which doesn't tell the supplementary groups, the primary group stands alone, so that a rule
+    on the others refuses the peer.
     """
-    pid, uid, gid = _UCRED.unpack(getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
-        packed = getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_OPTION_BYTES)
+        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_OPTION_BYTES)
     except OSError as error:
-        # ENOPROTOOPT: a kernel before 4.13, which can't tell.
-        if error.errno not in {errno.ERANGE, errno.ENOPROTOOPT}:
-            raise
-        packed = b""
+        match error.errno:
+            case errno.ENOPROTOOPT:
+                packed = b""
+            case errno.ERANGE:
+                packed = _many_groups(connection.fileno())
+            case _:
+                raise
     return Peer(pid=pid, uid=uid, gids=frozenset({gid, *(group for (group,) in _GID.iter_unpack(packed))}))
+
+
+def _many_groups(descriptor: int) -> bytes:
+    """Ask the C library itself, which takes a buffer of any size."""
+    buffer = ctypes.create_string_buffer(_MOST_GROUPS * _GID.size)
+    size = ctypes.c_uint32(len(buffer))
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.getsockopt(descriptor, socket.SOL_SOCKET, _SO_PEERGROUPS, buffer, ctypes.byref(size)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return buffer.raw[: size.value]
 
 
 def is_allowed(peer: Peer, uids: tuple[int, ...], gids: tuple[int, ...]) -> bool:

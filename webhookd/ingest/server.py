@@ -145,7 +145,7 @@ class IngestServer:
         uids, gids = self._config.allowed_uids, self._config.allowed_gids
         if uids or gids:
             try:
-                peer = read_peer(stream.socket.getsockopt)
+                peer = read_peer(stream.socket)
             except OSError as error:
                 self._log.error("ingest.peer_unknown", error=str(error))
                 return ErrorCode.FORBIDDEN, "the kernel doesn't say who is asking"

@@ -139,7 +139,8 @@ class Writer:
         except JournalFullError:
             await self._sit_out(batch)
             return
-        except JournalError as error:
+        except Exception as error:
+            # A bug as well: whoever waits shielded would keep the process from ending.
             for operation in batch:
                 operation.ticket.fail(error)
             raise

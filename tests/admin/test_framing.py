@@ -1,0 +1,83 @@
+"""The pass over a connection's bytes before they are parsed, however they were cut on the way."""
+
+from itertools import pairwise
+
+import h11
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webhookd.admin.framing import Framing
+
+HEADS = (
+    b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+    b"POST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nab\n\r\x00",
+    (
+        b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: Chunked\r\n\r\n"
+        b"3;a=b\r\na\r\n\r\nA\r\n0123456789\r\n0\r\nt: 1\r\n\r\n"
+    ),
+    b"POST /d HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+)
+
+
+def served(passed: bytes) -> list[tuple[bytes, bytes]]:
+    """Return target and body of each request that h11 finds in bytes, as far as it comes."""
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
+    connection.receive_data(passed)
+    found: list[tuple[bytes, bytes]] = []
+    target, body = b"", b""
+    while True:
+        try:
+            event = connection.next_event()
+        except h11.RemoteProtocolError:
+            return found
+        match event:
+            case h11.Request():
+                target, body = event.target, b""
+            case h11.Data():
+                body += event.data
+            case h11.EndOfMessage():
+                found.append((target, body))
+                connection.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
+                connection.send(h11.EndOfMessage())
+                if connection.our_state is not h11.DONE:
+                    return found
+                connection.start_next_cycle()
+            case _:
+                return [*found, (target, body)]
+
+
+def fed(framing: Framing, sent: bytes, cuts: set[int]) -> bytes:
+    edges = [0, *sorted(cut for cut in cuts if cut < len(sent)), len(sent)]
+    return b"".join(framing.feed(sent[start:end]) for start, end in pairwise(edges))
+
+
+@given(st.lists(st.sampled_from(HEADS), min_size=1, max_size=4), st.sets(st.integers(1, 200), max_size=20))
+def test_what_is_plain_passes(requests: list[bytes], cuts: set[int]) -> None:
+    """Requests that follow each other are the same requests behind it, wherever the network cut them."""
+    sent = b"".join(requests)
+    framing = Framing()
+    passed = fed(framing, sent, cuts)
+    framing.end()
+    assert framing.fault is None
+    assert served(passed) == served(sent)
+    if b"Chunked" not in sent:
+        assert passed == sent
+
+
+@given(st.lists(st.sampled_from(HEADS), max_size=2), st.binary(max_size=120), st.sets(st.integers(1, 200), max_size=8))
+def test_where_the_network_cuts_makes_no_difference(requests: list[bytes], tail: bytes, cuts: set[int]) -> None:
+    """Any bytes are the same requests and are refused for the same reason, whole or in pieces."""
+    sent = b"".join(requests) + tail
+    whole, pieces = Framing(), Framing()
+    assert served(fed(pieces, sent, cuts)) == served(whole.feed(sent))
+    assert pieces.fault == whole.fault
+
+
+def test_chunks_leave_gathered() -> None:
+    """A body that comes as a chunk a byte leaves as one chunk for all that came at once."""
+    framing = Framing()
+    head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert framing.feed(head + b"1\r\na\r\n" * 5000) == head + b"1388\r\n" + b"a" * 5000 + b"\r\n"
+    assert framing.feed(b"1;x=y\r\nb\r\n0\r\n\r\n") == b"1\r\nb\r\n0\r\n\r\n"
+    assert framing.fault is None

@@ -1,0 +1,205 @@
+"""The unit for systemd: what it says, how it is scored, and that a server lives under its filters."""
+
+import ctypes.util
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.cli.confined import settings
+from tests.e2e.harness import CONFIG, Server
+from tests.receiver import Receiver
+from webhookd.client import Client
+from webhookd.sdnotify import alive, notify, watchdog_seconds
+
+WORST_SCORE = 1.5
+
+needs_analyze = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+needs_seccomp = pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, reason="libseccomp is not installed")
+
+
+def printed(*options: str) -> str:
+    command = [sys.executable, "-m", "webhookd", "systemd-unit", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def score(unit: str, directory: Path) -> float:
+    path = directory / "webhookd.service"
+    path.write_text(unit)
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", str(path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"Overall exposure level for .*: ([0-9.]+) ", shown)
+    assert found is not None, shown
+    return float(found[1])
+
+
+@needs_analyze
+@pytest.mark.parametrize("home", [False, True], ids=["in its place", "in a home"])
+def test_the_unit_is_scored_well(tmp_path: Path, *, home: bool) -> None:
+    """systemd-analyze scores it 1.5 or better, and would notice if its filters were taken out."""
+    directory = tmp_path / "home"
+    directory.mkdir()
+    (directory / "config.toml").write_text(CONFIG)
+    options = ("--config", str(directory / "config.toml")) if home else ()
+    unit = printed(*options)
+    assert score(unit, tmp_path) <= WORST_SCORE
+    assert score(re.sub(r"SystemCall\w+=.*\n", "", unit), tmp_path) > WORST_SCORE
+
+
+def test_the_unit_hides_no_users() -> None:
+    """PrivateUsers would make every peer of the sockets read as nobody, so it is not there."""
+    asked = settings(printed())
+    assert "PrivateUsers" not in asked
+    assert "DynamicUser" not in asked
+    assert asked["CapabilityBoundingSet"] == [""]
+    assert asked["Type"] == ["notify"]
+    assert (asked["StateDirectory"], asked["RuntimeDirectory"]) == (["webhookd"], ["webhookd"])
+    assert asked["LoadCredential"] == ["master.key:/etc/webhookd/master.key"]
+
+
+def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
+    """User, program, paths and times are those that are asked for, written as systemd reads them."""
+    config = tmp_path / "a %config.toml"
+    config.write_text(
+        "[server]\ncontrol_socket = '/run/hooks/control.sock'\n[ingest]\nsocket = '/run/hooks/in.sock'\n"
+        "[journal]\npath = '/var/lib/hooks/j.db'\n[delivery]\ndrain_seconds = 100\n"
+    )
+    asked = settings(printed("--config", str(config), "--user", "hooks", "--executable", "/opt/webhookd/bin/webhookd"))
+    assert asked["User"] == asked["Group"] == ["hooks"]
+    escaped = str(config).replace("%", "%%")
+    assert asked["ExecStart"] == [f'/opt/webhookd/bin/webhookd serve --config "{escaped}"']
+    assert asked["StateDirectory"] == ["hooks"]
+    assert asked["RuntimeDirectory"] == ["hooks"]
+    assert asked["LoadCredential"] == ["master.key:/var/lib/hooks/master.key"]
+    assert asked["TimeoutStopSec"] == ["145"]
+    assert "ReadWritePaths" not in asked
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(CONFIG)
+    asked = settings(printed("--config", str(elsewhere), "--group", "apps", "--master-key", "/etc/key"))
+    assert asked["ReadWritePaths"] == [str(tmp_path)]
+    assert (asked["User"], asked["Group"]) == (["webhookd"], ["apps"])
+    assert asked["LoadCredential"] == ["master.key:/etc/key"]
+
+
+FORBIDDEN = """
+import ctypes, mmap, os, socket
+c = ctypes.CDLL(None, use_errno=True)
+def unshare():
+    if c.unshare(0x10000000):
+        raise OSError(ctypes.get_errno())
+def protect():
+    memory = mmap.mmap(-1, 4096)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    if c.mprotect(ctypes.c_void_p(at), 4096, 5):
+        raise OSError(ctypes.get_errno())
+for forbidden in (
+    lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC),
+    lambda: socket.socket(17, socket.SOCK_RAW),
+    lambda: os.setuid(1),
+    lambda: os.chroot("/"),
+    unshare,
+    protect,
+):
+    try:
+        forbidden()
+        print("allowed", flush=True)
+    except OSError:
+        print("refused", flush=True)
+os._exit(0)
+"""
+
+
+class Manager:
+    """The service manager's end of the notifications."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind(str(path))
+
+    def heard(self) -> list[str]:
+        """Return what has come since the last time, line by line."""
+        lines = []
+        while True:
+            try:
+                lines += self._socket.recv(4096).decode().splitlines()
+            except BlockingIOError:
+                return lines
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_without_a_service_manager_nobody_is_told(tmp_path: Path) -> None:
+    """No address, an address where nobody is, another process's watchdog, and none at all: nothing fails."""
+    notify("READY=1", environ={})
+    notify("READY=1", environ={"NOTIFY_SOCKET": str(tmp_path / "nowhere")})
+    assert watchdog_seconds({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}) is None
+    assert watchdog_seconds({"WATCHDOG_USEC": "0"}) is None
+    assert watchdog_seconds({}) is None
+    assert watchdog_seconds({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}) == 3
+
+
+async def test_a_loop_that_is_stuck_falls_silent(tmp_path: Path) -> None:
+    """The signs of life come from the loop, so one that is blocked gives none."""
+    manager = Manager(tmp_path / "notify")
+    environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "60000"}
+    async with alive(environ):
+        heard: list[str] = []
+        with trio.fail_after(5):
+            while len(heard) < 3:
+                heard += manager.heard()
+                await trio.sleep(0.01)
+        assert set(heard) == {"WATCHDOG=1"}
+        time.sleep(0.3)  # the whole loop stands still  # noqa: ASYNC251
+        assert len(manager.heard()) <= 1
+    manager.close()
+
+
+@needs_analyze
+@needs_seccomp
+async def test_a_server_lives_under_the_filters(tmp_path: Path) -> None:
+    """Under the unit's system calls, families and memory rules it starts, delivers, tells systemd, and stops with 0."""
+    unit = tmp_path / "webhookd.service"
+    unit.write_text(printed())
+    manager = Manager(tmp_path / "notify")
+    confined = [sys.executable, "-m", "tests.cli.confined", str(unit), sys.executable]
+    environ = os.environ | {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "600000"}
+    denied = await trio.run_process([*confined, "-c", FORBIDDEN], capture_stdout=True)
+    assert denied.stdout.decode().split() == ["refused"] * 6
+    server = Server(tmp_path, CONFIG)
+    async with trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver().run)
+        await server.start([*confined, "-m", "webhookd"], environ)
+        try:
+            webhook = await server.webhook(receiver.url, signature={"ed25519": True})
+            with Client(server.socket) as producer:
+                for number in range(20):
+                    producer.send("user.created", {"number": number})
+            await server.settled(webhook["id"])
+            assert len(receiver.requests) == 20
+            await server.post(f"/api/webhooks/{webhook['id']}/rotate-secret", {})
+            await trio.sleep(0.5)
+            heard = manager.heard()
+            assert heard[0] in {"READY=1", "WATCHDOG=1"}
+            assert "READY=1" in heard
+            assert any(line.startswith("STATUS=API http://127.0.0.1:") for line in heard)
+            assert heard.count("WATCHDOG=1") >= 2
+            assert await server.stop() == 0
+            assert "STOPPING=1" in manager.heard()
+            assert "Traceback" not in server.log()
+            assert "EPERM" not in server.log()
+            assert "not permitted" not in server.log()
+        finally:
+            if server.process is not None:
+                with trio.CancelScope(shield=True):
+                    await server.kill()
+        nursery.cancel_scope.cancel()
+    manager.close()

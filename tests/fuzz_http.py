@@ -1,0 +1,278 @@
+"""A fuzzer against the API port while deliveries run: `python -m tests.fuzz_http --requests 100000 --seed N`.
+
+It starts a server process, a receiver and a producer on its socket, and sends mutated requests with an admin's key to
+the port. It fails on the end of the process, on an answer that no HTTP server should give (any 5xx but 501 for a
+transfer coding, 503 with Retry-After and 505), on half an answer, on a connection that hangs, on a traceback in the
+log, and on deliveries that stop. `--only NUMBER` sends one case of a seed again and shows what comes back.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.admin.raw import Reply, split_replies
+from tests.e2e.harness import CONFIG, Server, running
+from tests.fuzz_cases import Case, Cases, Names, numbered
+from tests.receiver import Receiver
+from webhookd.client import Client, ServerUnavailable
+
+HANG_SECONDS = 20.0
+MOST_LAG_SECONDS = 5.0
+STEADY = "/steady"
+_WORKERS = 24
+_PACE_SECONDS = 0.05
+_SIGNS_OF_A_BUG = ("http.request_failed", "http.connection_failed", "Traceback", '"status":500')
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What should not have happened, and the case it happened with."""
+
+    what: str
+    case: Case | None = None
+
+    def __str__(self) -> str:
+        sent = "" if self.case is None else f" with case {self.case.number}: {b''.join(self.case.pieces)[:600]!r}"
+        return self.what + sent
+
+
+@dataclass(slots=True)
+class Report:
+    """What came of a run."""
+
+    statuses: Counter[int] = field(default_factory=Counter)
+    unanswered: int = 0
+    cases: int = 0
+    seconds: float = 0.0
+    findings: list[Finding] = field(default_factory=list)
+    delivered: int = 0
+    worst_lag_seconds: float = 0.0
+
+
+async def attack(
+    address: tuple[str, int],
+    cases: Iterable[Case],
+    *,
+    is_alive: Callable[[], bool],
+    hang_seconds: float = HANG_SECONDS,
+    workers: int = _WORKERS,
+) -> Report:
+    """Send the cases, some at a time; stop early only where the server is gone."""
+    report = Report()
+    waiting: Iterator[Case] = iter(cases)
+    began = time.monotonic()
+
+    async def work() -> None:
+        for case in waiting:
+            if not is_alive():
+                report.findings.append(Finding("the server is gone", case))
+                return
+            report.cases += 1
+            report.findings += await _send(address, case, report, hang_seconds)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(workers):
+            nursery.start_soon(work)
+    report.seconds = time.monotonic() - began
+    if not is_alive() and not report.findings:
+        report.findings.append(Finding("the server is gone"))
+    return report
+
+
+async def _send(address: tuple[str, int], case: Case, report: Report, hang_seconds: float) -> list[Finding]:
+    received = bytearray()
+    was_reset = False
+    try:
+        with trio.fail_after(hang_seconds):
+            stream = await trio.open_tcp_stream(*address)
+            async with stream:
+                try:
+                    for piece in case.pieces:
+                        await stream.send_all(piece)
+                        await trio.lowlevel.checkpoint()
+                    if case.ends:
+                        await stream.send_eof()
+                        while chunk := await stream.receive_some():
+                            received += chunk
+                except trio.BrokenResourceError:
+                    was_reset = True
+    except trio.TooSlowError:
+        return [Finding(f"the connection hangs for {hang_seconds:g} s; received {bytes(received[:200])!r}", case)]
+    except OSError as error:
+        return [Finding(f"no connection: {error}", case)]
+    replies, rest = split_replies(bytes(received))
+    report.statuses.update(reply.status for reply in replies)
+    report.unanswered += not replies
+    findings = [Finding(f"answered {bad.status}: {bad.body[:300]!r}", case) for bad in replies if not is_right(bad)]
+    # A stream of results that stops where its request broke has no end, and by that the client knows.
+    is_stream = b"application/x-ndjson" in rest.partition(b"\r\n\r\n")[0]
+    if rest and case.ends and not was_reset and not is_stream:
+        findings.append(Finding(f"half an answer: {rest[:300]!r}", case))
+    return findings
+
+
+def is_right(reply: Reply) -> bool:
+    """Whether an answer may be given to anybody at any time."""
+    match reply.status:
+        case 501:
+            return b"transfer coding" in reply.body or not reply.body
+        case 503:
+            return "retry-after" in reply.headers
+        case 505:
+            return True
+        case status:
+            return status < 500
+
+
+class Traffic:
+    """Events that go on being sent and delivered meanwhile."""
+
+    def __init__(self, server: Server, receiver: Receiver) -> None:
+        self._server = server
+        self._receiver = receiver
+        self._read = 0
+        self.accepted: dict[str, float] = {}
+        self._arrived: dict[str, float] = {}
+        self.delivered = 0
+        self.worst_lag_seconds = 0.0
+
+    async def run(self) -> None:
+        """Send one event after the other until cancelled."""
+        try:
+            while True:
+                await trio.to_thread.run_sync(self._send_some)
+        except ServerUnavailable:
+            return  # which the fuzzer tells better
+
+    def look(self) -> None:
+        """Take note of what has arrived."""
+        requests = self._receiver.requests
+        while self._read < len(requests):
+            request = requests[self._read]
+            self._read += 1
+            if request.path == STEADY:
+                self._arrived.setdefault(request.headers["webhook-id"], request.at)
+        # An event may arrive before its producer has read that it was accepted.
+        for name in self.accepted.keys() & self._arrived.keys():
+            self.delivered += 1
+            lag_seconds = self._arrived[name] - self.accepted.pop(name)
+            self.worst_lag_seconds = max(self.worst_lag_seconds, lag_seconds)
+
+    def overdue(self) -> list[str]:
+        """Return the events that should have arrived by now."""
+        self.look()
+        return [name for name, at in self.accepted.items() if time.time() - at > MOST_LAG_SECONDS]
+
+    def _send_some(self) -> None:
+        with Client(self._server.socket) as producer:
+            for _ in range(10):
+                result = producer.send("user.created", {"at": time.time()})
+                self.accepted[result.id] = time.time()
+                time.sleep(_PACE_SECONDS)
+
+
+async def fuzz(directory: Path, seed: int, first: int, count: int) -> Report:
+    """Run a server in `directory` under so many cases."""
+    receiver = Receiver()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.run)
+        config = CONFIG.replace("ports = []", f"ports = [{receiver.port}]")
+        config += "[events]\nunknown_event_types = 'accept'\n"
+        async with running(directory, config) as server:
+            await server.webhook(receiver.url + STEADY, events=["user.created"])
+            names = await _names(server, receiver)
+            traffic = Traffic(server, receiver)
+            findings: list[Finding] = []
+
+            async def watch() -> None:
+                while True:
+                    await trio.sleep(0.5)
+                    late = traffic.overdue()
+                    if late:
+                        findings.append(Finding(f"{len(late)} events not delivered after {MOST_LAG_SECONDS:g} s"))
+                        return
+
+            process = server.process
+            assert process is not None
+            host, port = server.url.removeprefix("http://").split(":")
+            cases = numbered(Cases(seed, names), first, count)
+            async with trio.open_nursery() as beside:
+                beside.start_soon(traffic.run)
+                beside.start_soon(watch)
+                report = await attack((host, int(port)), cases, is_alive=lambda: process.returncode is None)
+                beside.cancel_scope.cancel()
+            with trio.move_on_after(MOST_LAG_SECONDS):
+                while traffic.accepted:
+                    await trio.sleep(0.05)
+                    traffic.look()
+            report.findings += findings
+            if traffic.accepted or not traffic.delivered:
+                report.findings.append(Finding(f"{len(traffic.accepted)} events of the traffic were not delivered"))
+            report.delivered, report.worst_lag_seconds = traffic.delivered, traffic.worst_lag_seconds
+            report.findings += await _last_look(server)
+        nursery.cancel_scope.cancel()
+    return report
+
+
+async def _names(server: Server, receiver: Receiver) -> Names:
+    hook = await server.webhook(f"{receiver.url}/fuzzed", events=["fuzz.*"], timeoutSeconds=1)
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        client.headers["authorization"] = f"Bearer {server.first_key}"
+        event = (await client.post("/api/events", json={"type": "fuzz.event", "data": {}})).json()
+    [delivery] = await server.deliveries(hook["id"])
+    return Names(
+        key=server.first_key,
+        webhook_id=hook["id"],
+        delivery_id=delivery["id"],
+        event_id=event["id"],
+        receiver_url=receiver.url,
+    )
+
+
+async def _last_look(server: Server) -> list[Finding]:
+    findings = []
+    process = server.process
+    if process is None or process.returncode is not None:
+        return [Finding(f"the process ended; the end of its log: {server.log()[-2000:]}")]
+    async with httpx.AsyncClient(trust_env=False) as client:
+        answer = await client.get(f"{server.url}/healthz", timeout=10)
+    if answer.status_code != 200:
+        findings.append(Finding(f"/healthz answers {answer.status_code}"))
+    if (status := await server.stop()) != 0:
+        findings.append(Finding(f"the process exits with {status}"))
+    lines = server.log().splitlines()
+    return findings + [
+        Finding(f"in the log: {line[:3000]}") for line in lines if any(sign in line for sign in _SIGNS_OF_A_BUG)
+    ]
+
+
+def main() -> int:
+    """Run it; exit with 1 where something was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", type=int, metavar="NUMBER", help="send one case of the seed, and show it")
+    asked = parser.parse_args()
+    first, count = (0, asked.requests) if asked.only is None else (asked.only, 1)
+    with tempfile.TemporaryDirectory(prefix="webhookd-fuzz-") as directory:
+        report = trio.run(partial(fuzz, Path(directory), asked.seed, first, count))
+    print(f"seed {asked.seed}: {report.cases} cases in {report.seconds:.0f} s, {report.unanswered} without an answer")
+    print("answers: " + ", ".join(f"{status}: {times}" for status, times in sorted(report.statuses.items())))
+    print(f"meanwhile {report.delivered} deliveries, the slowest after {report.worst_lag_seconds * 1000:.0f} ms")
+    for finding in report.findings[:20]:
+        print(f"FOUND: {finding}")
+    print(f"{len(report.findings)} findings")
+    return 1 if report.findings else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
