@@ -34,6 +34,7 @@ from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Ticket, Window, WindowRequest
 from webhookd.line import Line
 from webhookd.models import (
+    NO_CREDENTIALS,
     AttemptRecord,
     BreakerState,
     Credentials,
@@ -51,7 +52,6 @@ from webhookd.models import (
 
 MIN_WINDOW = 100
 BODIES_AHEAD = 16
-NO_CREDENTIALS = Credentials(secret="", previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
 
 
 class Queue(Protocol):

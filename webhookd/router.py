@@ -21,6 +21,7 @@ from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.health import Health, assess
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import (
     Database,
@@ -192,7 +193,7 @@ class Router:
         endpoint, _ = await ticket.wait()
         return endpoint
 
-    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float) -> Endpoint:
+    async def rotate_secret(self, endpoint_id: str, secret: Secret[str], overlap_seconds: float) -> Endpoint:
         """Give an endpoint a new secret; the one before signs beside it for the overlap."""
         ticket = self._journal.write_nowait(
             endpoints.rotate,
@@ -200,7 +201,7 @@ class Router:
             self._vault,
             endpoint_id,
             secret,
-            secret_hint(secret),
+            secret_hint(secret.reveal()),
             overlap_seconds,
             self._clock.now(),
         )

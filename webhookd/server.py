@@ -11,6 +11,7 @@ cuts the waiting. A failure of the writer ends the process at once: it is for th
 for the journal to know what was pending.
 """
 
+import os
 import random
 import signal
 import socket
@@ -31,7 +32,8 @@ from webhookd.clock import Clock, SystemClock
 from webhookd.config import Config
 from webhookd.delivery.egress import check_headers
 from webhookd.delivery.sender import Sender
-from webhookd.errors import JournalError, MasterKeyError, WebhookdError
+from webhookd.errors import JournalError, WebhookdError
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.ingest import IngestServer
 from webhookd.ingest.listener import bind_unix, file_identity
@@ -39,16 +41,14 @@ from webhookd.journal import (
     SQLITE_VERSION,
     Journal,
     KeyRow,
-    check_master_key,
-    forget_master_key,
-    holds_secrets,
     keys,
     open_journal,
 )
 from webhookd.logs import get_logger
 from webhookd.models import Role
+from webhookd.rotator import Progress, unlock
 from webhookd.router import Router
-from webhookd.secrets import Vault, create_master_key, hash_api_key, load_master_key
+from webhookd.secrets import hash_api_key
 from webhookd.supervisor import Supervisor
 from webhookd.version import VERSION
 
@@ -66,7 +66,7 @@ class Ready:
     url: str
     ingest_socket: Path
     control_socket: Path
-    first_admin_key: str | None
+    first_admin_key: Secret[str] | None
 
 
 class _Lifecycle:
@@ -107,12 +107,12 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     with _unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with _writing(config, clock, ids) as journal:
             with ExitStack() as bound:
-                vault = await unlock(journal, config)
+                rotator = await unlock(journal, config, os.environ)
                 sender = Sender(config.delivery, config.egress)
                 router = Router(
                     journal=journal,
                     sender=sender,
-                    vault=vault,
+                    vault=rotator.vault,
                     clock=clock,
                     ids=ids,
                     config=config,
@@ -134,7 +134,8 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     journal=journal,
                     lifecycle=lifecycle,
                     keys=KeyRing(await journal.read(keys.all)),
-                    vault=vault,
+                    vault=rotator.vault,
+                    rotator=rotator,
                     clock=clock,
                     ids=ids,
                     config=config,
@@ -151,6 +152,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                 async with trio.open_nursery() as sending:
                     await sending.start(sender.run)
                     await sending.start(router.run)
+                    sending.start_soon(Supervisor("master key").run, rotator.run)
                     sending.start_soon(
                         Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
                     )
@@ -266,32 +268,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-def master_key_file(config: Config) -> Path:
-    """Return where the master key is, or will be made: beside the journal unless the configuration says otherwise."""
-    return config.secrets.master_key_file or config.journal.path.with_name("master.key")
-
-
-async def unlock(journal: Journal, config: Config) -> Vault:
-    """Return the vault of a journal; the key file is made where it is missing and nothing is sealed yet.
-
-    Raises MasterKeyError for a file that can't be used, that is missing, or that isn't this journal's.
-    """
-    path = master_key_file(config)
-    if path.exists():
-        vault = Vault(load_master_key(path))
-    elif await journal.read(holds_secrets):
-        raise MasterKeyError(
-            f"the master key {path} is missing, and the journal {config.journal.path} holds secrets that only it "
-            "opens: restore the file, or set secrets.master_key_file to where it is"
-        )
-    else:
-        await journal.write(forget_master_key)
-        vault = Vault(create_master_key(path))
-    await journal.write(check_master_key, vault)
-    return vault
-
-
-async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> str | None:
+async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> Secret[str] | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
     row, text = _key(Role.ADMIN, ids, clock, name="first admin key")
     return text if await journal.write(keys.insert_first, row) else None
@@ -305,14 +282,14 @@ def _key(
     name: str,
     organization_id: str | None = None,
     expires_at: float | None = None,
-) -> tuple[KeyRow, str]:
+) -> tuple[KeyRow, Secret[str]]:
     key_id, text = new_key(role, ids)
     row = KeyRow(
         id=key_id,
         role=role,
         name=name,
         organization_id=organization_id,
-        key_hash=hash_api_key(text),
+        key_hash=hash_api_key(text.reveal()),
         created_at=clock.now(),
         expires_at=expires_at,
     )
@@ -322,19 +299,19 @@ def _key(
 # For the command line while no server runs; each takes the journal's lock. Call them under `trio.run`.
 
 
-async def initialize(config: Config) -> str | None:
+async def initialize(config: Config) -> Secret[str] | None:
     """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
     with _unwrapped():
         async with _writing(config, clock, ids) as journal:
-            await unlock(journal, config)
+            await unlock(journal, config, os.environ)
             return await ensure_admin_key(journal, ids, clock)
 
 
 async def create_key_offline(
     config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
-) -> tuple[KeyRow, str]:
+) -> tuple[KeyRow, Secret[str]]:
     """Make an API key; return it and its text, which nothing shows again."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
@@ -359,3 +336,20 @@ async def revoke_key_offline(config: Config, key_id: str) -> None:
     with _unwrapped():
         async with _writing(config, clock, IdFactory(clock.now)) as journal:
             await journal.write(keys.revoke, key_id, None)
+
+
+async def rotate_master_key_offline(config: Config, new: Secret[bytes] | None) -> Progress:
+    """Change the master key, to this one or one that is made, as far as it can be done here; MasterKeyError, Rejected.
+
+    A change that was cut off is carried out first.
+    """
+    clock = SystemClock()
+    with _unwrapped():
+        async with _writing(config, clock, IdFactory(clock.now)) as journal:
+            rotator = await unlock(journal, config, os.environ)
+            while await rotator.step():
+                pass
+            await rotator.begin(new)
+            while await rotator.step():
+                pass
+            return rotator.progress()

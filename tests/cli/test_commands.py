@@ -19,6 +19,7 @@ from webhookd.cli.control import Control
 from webhookd.cli.init import template
 from webhookd.client import Client
 from webhookd.delivery.signing import sign
+from webhookd.hidden import Secret
 from webhookd.models import Credentials, SignatureChoice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -173,7 +174,9 @@ def test_verify_names_the_mistake(tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text('{"a": 1}')
     now = int(time.time())
-    own = Credentials(secret=SECRET, previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
+    own = Credentials(
+        secret=Secret(SECRET), previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=()
+    )
     headers = dict(
         sign(credentials=own, choice=SignatureChoice(), event_id="e", timestamp=now, body=body.read_bytes(), now=now)
     )

@@ -12,7 +12,7 @@ from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from webhookd.admin import actions, deliveries, event_types, events, keys, system, webhooks
+from webhookd.admin import actions, deliveries, event_types, events, keys, master_key, system, webhooks
 from webhookd.admin.auth import LOCAL_ADMINISTRATOR, NOBODY, Caller
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
@@ -47,6 +47,7 @@ def all_operations() -> tuple[Operation, ...]:
         *events.OPERATIONS,
         *event_types.OPERATIONS,
         *keys.OPERATIONS,
+        *master_key.OPERATIONS,
         *system.operations(all_operations),
     )
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from webhookd.errors import ErrorCode, Rejected
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.models import Role
 from webhookd.secrets import hash_api_key
@@ -30,6 +31,7 @@ class Permission(StrEnum):
     OPERATE = "operate"
     PUBLISH = "publish"
     ADMINISTER = "administer"
+    ADMINISTER_HERE = "administer_here"
     NOTHING = "nothing"
 
 
@@ -71,11 +73,12 @@ class ApiKey(Protocol):
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Whoever sent a request: a key, the machine's own administrator (`key_id` is None), or nobody (no role)."""
+    """Whoever sent a request: a key, the machine's own administrator (`is_local`), or nobody (no role)."""
 
     role: Role | None
     organization_id: str | None = None
     key_id: str | None = None
+    is_local: bool = False
 
     def require(self, permission: Permission) -> None:
         """Raise Rejected FORBIDDEN unless the caller's role grants it."""
@@ -83,6 +86,8 @@ class Caller(Struct, frozen=True, kw_only=True):
             return
         if self.role is None:
             raise Rejected(ErrorCode.UNAUTHORIZED, "this needs an API key")
+        if permission is Permission.ADMINISTER_HERE and not self.is_local:
+            raise Rejected(ErrorCode.FORBIDDEN, "this is for the machine's own administrator, over the control socket")
         if permission not in _GRANTS[self.role]:
             raise Rejected(ErrorCode.FORBIDDEN, f"a key of the role {self.role.value} may not do this")
 
@@ -102,15 +107,15 @@ class Caller(Struct, frozen=True, kw_only=True):
         return self.organization_id
 
 
-LOCAL_ADMINISTRATOR = Caller(role=Role.ADMIN)
+LOCAL_ADMINISTRATOR = Caller(role=Role.ADMIN, is_local=True)
 NOBODY = Caller(role=None)
 
 
-def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, str]:
+def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, Secret[str]]:
     """Return a new key's id and its text, which is shown once and stored as a hash."""
     key_id = ids.new(Prefix.KEY)
     secret = base64.urlsafe_b64encode(random_bytes(_SECRET_BYTES)).decode().rstrip("=")
-    return key_id, f"whd_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}"
+    return key_id, Secret(f"whd_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}")
 
 
 class KeyRing:

@@ -11,10 +11,12 @@ from webhookd.admin.auth import KeyRing
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.health import Health
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
 from webhookd.models import Endpoint, NewEvent, PublishResult
 from webhookd.replayer import Replayer
+from webhookd.rotator import Rotator
 from webhookd.secrets import Vault
 from webhookd.tester import Tester
 
@@ -53,7 +55,7 @@ class Router(Protocol):
         """Change an endpoint."""
         ...
 
-    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float) -> Endpoint:
+    async def rotate_secret(self, endpoint_id: str, secret: Secret[str], overlap_seconds: float) -> Endpoint:
         """Give an endpoint a new secret."""
         ...
 
@@ -112,6 +114,7 @@ class Services:
     lifecycle: Lifecycle
     keys: KeyRing
     vault: Vault
+    rotator: Rotator
     clock: Clock
     ids: IdFactory
     config: Config

@@ -20,6 +20,7 @@ _MODULES = MappingProxyType(
         "init": "init",
         "check-config": "check_config",
         "keys": "keys",
+        "rotate-master-key": "rotate_master_key",
         "send": "send",
         "listen": "listen",
         "verify": "verify",

@@ -39,5 +39,5 @@ def compose(
         headers.append(("x-webhook-sequence", str(sequence)))
     if message.traceparent is not None:
         headers.append(("traceparent", message.traceparent))
-    headers += credentials.headers
+    headers += [(name, value.reveal()) for name, value in credentials.headers]
     return headers

@@ -79,16 +79,16 @@ def sign(
     `timestamp` is in epoch seconds, `now` decides whether the secret before still signs. The current secret comes first
     and a v1a token last: verifiers read the tokens in order, and some stop at the first they don't know.
     """
-    secrets = [credentials.secret]
+    secrets = [credentials.secret.reveal()]
     expires_at = credentials.previous_expires_at
     if credentials.previous_secret is not None and expires_at is not None and now < expires_at:
-        secrets.append(credentials.previous_secret)
+        secrets.append(credentials.previous_secret.reveal())
     content = f"{event_id}.{timestamp}.".encode() + body
     tokens = [
         "v1," + base64.b64encode(hmac.digest(secret_key(secret), content, "sha256")).decode() for secret in secrets
     ]
     if choice.ed25519 and credentials.ed25519_secret is not None:
-        key = Ed25519PrivateKey.from_private_bytes(_private_bytes(credentials.ed25519_secret)[:32])
+        key = Ed25519PrivateKey.from_private_bytes(_private_bytes(credentials.ed25519_secret.reveal())[:32])
         tokens.append("v1a," + base64.b64encode(key.sign(content)).decode())
     headers = [("webhook-signature", " ".join(tokens))]
     match choice.form:
