@@ -58,8 +58,8 @@ class Stage(StrEnum):
     """How far a change of the master key has come."""
 
     SETTLED = "settled"
-    RESEALING = "resealing"
-    TO_BE_INSTALLED = "to_be_installed"
+    CHANGING = "changing"
+    TO_BE_INSTALLED = "to_be_installed"  # by the operator
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -74,13 +74,14 @@ class Progress(Struct, frozen=True, kw_only=True):
 class Rotator:
     """Changes the master key; `run` it under a supervisor, which also goes on with a change that was cut off.
 
-    `vault` opens what this journal holds, at every moment.
+    `vault` opens what this journal holds, at every moment. `rows_a_step` bounds what one write seals anew.
     """
 
     def __init__(self, journal: Journal, place: KeyPlace, keys: MasterKeys) -> None:
         self._journal = journal
         self._place = place
         self._keys = keys
+        self.rows_a_step = ROWS_A_STEP
         self.vault = Vault(keys.sealing)
         if keys.previous is not None:
             self.vault.admit(keys.previous)
@@ -93,10 +94,9 @@ class Rotator:
 
     def progress(self) -> Progress:
         """Say where the change is, or that there is none."""
-        stage = Stage.SETTLED
-        if self._keys.previous is not None:
-            stage = Stage.RESEALING
-        elif not self._keys.is_settled and self._keys.sealing != self._keys.installed:
+        keys = self._keys
+        stage = Stage.SETTLED if keys.is_settled else Stage.CHANGING
+        if keys.previous is None and keys.sealing != keys.installed and not self._can_install:
             stage = Stage.TO_BE_INSTALLED
         return Progress(
             key_id=self.vault.key_id.hex(),
@@ -155,13 +155,17 @@ class Rotator:
             return False
 
     async def _reseal(self) -> None:
-        going_on, count = await self._journal.insist(reseal, None, self.vault, self._position, ROWS_A_STEP).wait()
+        going_on, count = await self._journal.insist(reseal, None, self.vault, self._position, self.rows_a_step).wait()
         self._resealed += count
         if going_on is not None:
             self._position = going_on
             return
         await self._journal.insist(forget_previous, self._forgotten).wait()
         _log.info("master_key.resealed", key_id=self.vault.key_id.hex(), values=self._resealed)
+
+    @property
+    def _can_install(self) -> bool:
+        return self._problem is None and self._place.is_replaceable
 
     def _check(self, new: Secret[bytes] | None) -> None:
         if self._keys.previous is not None:

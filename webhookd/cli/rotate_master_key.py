@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 import trio
 
-from webhookd import server
+from webhookd import logs, server
 from webhookd.admin.master_key import PATH, MasterKeyView
 from webhookd.cli.control import Control
 from webhookd.cli.options import takes_config
-from webhookd.config import Config
+from webhookd.config import Config, LogConfig
 from webhookd.hidden import Secret
 from webhookd.keyfile import format_master_key, load_master_key
 from webhookd.rotator import Progress, Stage
@@ -40,6 +40,8 @@ def command(config: Config, new_key_file: Path | None) -> None:
     if control.is_served():
         done: MasterKeyView | Progress = _through_server(control, new)
     else:
+        # To standard error, and what needs somebody alone: what was done is said below.
+        logs.configure(LogConfig(level="warning", format=config.log.format))
         done = trio.run(partial(server.rotate_master_key_offline, config, new))
     click.echo(f"master key {done.key_id}: {done.resealed} values sealed anew")
     if done.instruction is None:
@@ -51,11 +53,7 @@ def command(config: Config, new_key_file: Path | None) -> None:
 def _through_server(control: Control, new: Secret[bytes] | None) -> MasterKeyView:
     body = {} if new is None else {"newKey": format_master_key(new)}
     progress = control.post(f"{PATH}/rotate", body, MasterKeyView)
-    while not _is_through(progress):
+    while progress.stage is Stage.CHANGING:
         time.sleep(_LOOK_SECONDS)
         progress = control.get(PATH, MasterKeyView)
     return progress
-
-
-def _is_through(progress: MasterKeyView) -> bool:
-    return progress.stage is Stage.SETTLED or progress.instruction is not None
