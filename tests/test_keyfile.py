@@ -63,10 +63,13 @@ def test_a_file_that_is_no_master_key_is_named(tmp_path: Path, content: bytes, m
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     """A path that isn't there, a directory and a pipe that nobody writes to are each refused at once."""
+    (tmp_path / "file").touch()
     with pytest.raises(MasterKeyError, match="can't read"):
         load_master_key(tmp_path / "none")
     with pytest.raises(MasterKeyError, match="is no file"):
         load_master_key(tmp_path)
+    with pytest.raises(MasterKeyError, match="can't make the master key's directory"):
+        create_master_key(tmp_path / "file" / "master.key")
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(MasterKeyError, match="is no file"):
         load_master_key(tmp_path / "pipe")

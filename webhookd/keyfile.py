@@ -23,6 +23,7 @@ CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 _OWN_FILE = "master.key"
 _NEXT_SUFFIX = ".new"
 _MOST_READ = 1024
+_MEND = f"restore it from its copy, or make a new one for a new journal (head -c {KEY_BYTES} /dev/urandom | base64)"
 _OTHERS = 0o077
 # Where systemd lets the service's user in by an access list, the group's bits show that list's mask and no group.
 _OTHERS_THAN_BY_ACL = 0o007
@@ -124,7 +125,10 @@ def create_master_key(path: Path) -> Secret[bytes]:
     The file and its directory entry are synced before this returns: a secret must never outlive its key.
     """
     key = new_master_key()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise MasterKeyError(f"can't make the master key's directory {path.parent}: {error.strerror}") from error
     _write(path, key)
     return key
 
@@ -135,7 +139,9 @@ def load_master_key(path: Path, *, is_credential: bool = False) -> Secret[bytes]
         # Not blocked by a pipe that nobody writes to: the mistake is to be named, not waited for.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise MasterKeyError(f"can't read the master key {path}: {error.strerror}") from error
+        raise MasterKeyError(
+            f"can't read the master key {path}: {error.strerror}; it must be a file that webhookd's user can read"
+        ) from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -155,9 +161,9 @@ def parse_master_key(text: bytes, what: str) -> Secret[bytes]:
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MasterKeyError(f"{what} isn't base64 of {KEY_BYTES} bytes") from error
+        raise MasterKeyError(f"{what} isn't base64 of {KEY_BYTES} bytes: {_MEND}") from error
     if len(key) != KEY_BYTES:
-        raise MasterKeyError(f"{what} holds {len(key)} bytes, not {KEY_BYTES}: head -c 32 /dev/urandom | base64")
+        raise MasterKeyError(f"{what} holds {len(key)} bytes, not {KEY_BYTES}: {_MEND}")
     return Secret(key)
 
 

@@ -48,7 +48,7 @@ from webhookd.keyfile import KeyPlace, find_key_place, missing_key
 from webhookd.logs import get_logger
 from webhookd.secrets import Vault, key_id, new_master_key
 
-ROWS_A_STEP = 200
+ROWS_A_STEP = 100
 PAUSE_SECONDS = 0.005
 
 _log = get_logger("master_key")

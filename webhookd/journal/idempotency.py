@@ -70,14 +70,15 @@ def reseal(
     if after is not None:
         query = query.where(Tuple(*_KEY) > after)
     answers = [row_of(KeptAnswer, row) for row in query.tuples().execute(database)]
-    count = 0
-    with erasing(database):
-        for answer in answers:
-            again = resealed(vault, answer.sealed, _context(answer))
-            if again is not None:
-                IdempotencyTable.replace(msgspec.structs.asdict(answer) | {"sealed": again}).execute(database)
-                count += 1
-    return (_place(answers[-1]) if len(answers) == limit else None), count
+    changed = [
+        msgspec.structs.asdict(answer) | {"sealed": again}
+        for answer in answers
+        if (again := resealed(vault, answer.sealed, _context(answer))) is not None
+    ]
+    if changed:
+        with erasing(database):
+            IdempotencyTable.replace_many(changed).execute(database)
+    return (_place(answers[-1]) if len(answers) == limit else None), len(changed)
 
 
 def _place(answer: KeptAnswer) -> tuple[str, str, str]:

@@ -32,8 +32,9 @@ def erasing(database: Database) -> Iterator[None]:
 
 def seal(database: Database, vault: Vault, pk: int, endpoint_id: str, *, kind: str, plain: Secret[str]) -> None:
     """Store a secret of an endpoint, in place of an older one of its kind."""
+    sealed = vault.encrypt(plain.reveal().encode(), context=_context(kind, endpoint_id))
     with erasing(database):
-        _store(database, pk, kind, vault.encrypt(plain.reveal().encode(), context=_context(kind, endpoint_id)))
+        SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
 
 
 def unseal(database: Database, vault: Vault, pk: int, endpoint_id: str) -> dict[str, Secret[str]]:
@@ -92,14 +93,15 @@ def reseal(
     if after is not None:
         query = query.where(Tuple(SecretTable.endpoint_pk, SecretTable.kind) > after)
     rows = list(query.tuples().execute(database))
-    count = 0
-    with erasing(database):
-        for pk, kind, sealed, endpoint_id in rows:
-            again = resealed(vault, bytes(sealed), _context(kind, endpoint_id))
-            if again is not None:
-                _store(database, pk, kind, again)
-                count += 1
-    return ((rows[-1][0], rows[-1][1]) if len(rows) == limit else None), count
+    changed = [
+        {"endpoint_pk": pk, "kind": kind, "sealed": again}
+        for pk, kind, sealed, endpoint_id in rows
+        if (again := resealed(vault, bytes(sealed), _context(kind, endpoint_id))) is not None
+    ]
+    if changed:
+        with erasing(database):
+            SecretTable.replace_many(changed).execute(database)
+    return ((rows[-1][0], rows[-1][1]) if len(rows) == limit else None), len(changed)
 
 
 def resealed(vault: Vault, sealed: bytes, context: str) -> bytes | None:
@@ -111,10 +113,6 @@ def resealed(vault: Vault, sealed: bytes, context: str) -> bytes | None:
     except MasterKeyError as error:
         _log.error("secret.does_not_open", place=context, error=str(error))
         return None
-
-
-def _store(database: Database, pk: int, kind: str, sealed: bytes) -> None:
-    SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
 
 
 def _context(kind: str, endpoint_id: str) -> str:
