@@ -151,6 +151,18 @@ def test_a_key_takes_the_place_of_another_in_one_step(tmp_path: Path) -> None:
     assert not place(path, is_credential=True).is_replaceable
 
 
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    """Where the place is a link to the file, the file is what is replaced."""
+    (tmp_path / "safe").mkdir()
+    create_master_key(tmp_path / "safe" / "key")
+    (tmp_path / "master.key").symlink_to("safe/key")
+    key = new_master_key()
+    place(tmp_path / "master.key").install(key)
+    assert (tmp_path / "master.key").readlink() == Path("safe/key")
+    assert load_master_key(tmp_path / "safe" / "key") == key
+    assert [file.name for file in (tmp_path / "safe").iterdir()] == ["key"]
+
+
 def test_a_key_that_can_not_be_put_in_its_place_waits_beside_it(tmp_path: Path) -> None:
     """Where the rename fails the error says so, and where the new key is."""
     path = tmp_path / "master.key"

@@ -55,12 +55,17 @@ class KeyPlace:
     @property
     def is_replaceable(self) -> bool:
         """Whether webhookd can put another key there: not for a credential, nor in a directory it can't write to."""
-        return not self.is_credential and os.access(self.path.parent, os.W_OK)
+        return not self.is_credential and os.access(self._file.parent, os.W_OK)
 
     @property
     def next_path(self) -> Path:
         """Where a new key waits until it takes its place."""
-        return self.path.with_name(self.path.name + _NEXT_SUFFIX)
+        return self._file.with_name(self._file.name + _NEXT_SUFFIX)
+
+    @property
+    def _file(self) -> Path:
+        # The file that a link leads to: a rename would take the link's place.
+        return self.path.resolve()
 
     def stage(self, key: Secret[bytes]) -> None:
         """Write `key` beside the key in force, on disk when this returns; what an earlier try left is replaced."""
@@ -73,17 +78,18 @@ class KeyPlace:
     def install(self, key: Secret[bytes]) -> None:
         """Put `key` in the place of the one in force, in one step that is on disk when this returns."""
         self.stage(key)
+        file = self._file
         try:
             # The same owner: root may do this for a server that runs as another user.
-            before = self.path.stat()
+            before = file.stat()
             os.chown(self.next_path, before.st_uid, before.st_gid)
-            self.next_path.replace(self.path)
+            self.next_path.replace(file)
         except OSError as error:
             raise MasterKeyError(
-                f"can't put the new master key at {self.path}: {error.strerror}; it waits in {self.next_path}: move it "
+                f"can't put the new master key at {file}: {error.strerror}; it waits in {self.next_path}: move it "
                 "there by hand and start webhookd again"
             ) from error
-        _sync_directory(self.path.parent)
+        _sync_directory(file.parent)
 
 
 def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:

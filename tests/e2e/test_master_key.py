@@ -17,7 +17,7 @@ from webhookd.client import Client
 from webhookd.keyfile import CREDENTIALS_DIRECTORY, create_master_key, load_master_key
 from webhookd.secrets import key_id
 
-KILLS = 4
+KILLS = 3
 WEBHOOKS = 40
 SEED = 20_260_301
 

@@ -201,6 +201,11 @@ async def test_only_the_right_master_key_opens_it(path: Path) -> None:
         assert await journal.read(holds_secrets)
 
 
+def add_many(database: Database, count: int) -> None:
+    for _ in range(count):
+        endpoints.insert(database, VAULT, new_endpoint())
+
+
 async def everywhere(path: Path, journal: Journal) -> bytes:
     """Return all that the journal's files hold once what is overwritten has left its log."""
     journal.cut_log()
@@ -216,8 +221,7 @@ async def test_what_goes_is_overwritten(path: Path, way: str) -> None:
     """A sealed value that is replaced or removed is in none of the files any more, whatever key somebody has."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal, headers=(("X-Token", Secret(HEADER_VALUE)),))
-        for _ in range(200):
-            await add_endpoint(journal)
+        await journal.write(add_many, 200)
         sql = "SELECT sealed FROM secrets WHERE endpoint_pk = ?"
         before = [bytes(row[0]) for row in await journal.read(query, sql, endpoint.pk)]
         now = CLOCK.now()
