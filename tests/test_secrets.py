@@ -1,15 +1,19 @@
-"""The master key's file and the vault: what opens, what doesn't, and what is said then."""
+"""The vault: what opens, what doesn't, under which key, and what is stored of an API key."""
 
-from pathlib import Path
+import os
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.errors import MasterKeyError
-from webhookd.secrets import Vault, create_master_key, hash_api_key, load_master_key
+from webhookd.hidden import Secret
+from webhookd.secrets import Vault, hash_api_key, key_id, new_master_key
 
-VAULT = Vault(bytes(range(32)))
+KEY = Secret(bytes(range(32)))
+OTHER = Secret(bytes(32))
+VAULT = Vault(KEY)
 
 
 @given(st.binary(max_size=200))
@@ -20,12 +24,20 @@ def test_what_is_sealed_opens_in_its_own_place_alone(plain: bytes) -> None:
     with pytest.raises(MasterKeyError):
         VAULT.decrypt(sealed, context="secrets:current:wh_2")
     with pytest.raises(MasterKeyError):
-        Vault(bytes(32)).decrypt(sealed, context="secrets:current:wh_1")
-    for at in (0, 5, len(sealed) - 1):
+        Vault(OTHER).decrypt(sealed, context="secrets:current:wh_1")
+    for at in range(0, len(sealed), 5):
         altered = bytearray(sealed)
         altered[at] ^= 1
         with pytest.raises(MasterKeyError):
             VAULT.decrypt(bytes(altered), context="secrets:current:wh_1")
+
+
+@pytest.mark.parametrize("size", range(24))
+def test_what_is_too_short_is_refused_like_any_other(size: int) -> None:
+    """A value that was cut off is no crash."""
+    sealed = VAULT.encrypt(b"", context="c")
+    with pytest.raises(MasterKeyError):
+        VAULT.decrypt(sealed[:size], context="c")
 
 
 def test_the_same_secret_never_looks_the_same() -> None:
@@ -35,37 +47,42 @@ def test_the_same_secret_never_looks_the_same() -> None:
     assert b"secret" not in first
 
 
-def test_a_master_key_is_made_once_and_read_back(tmp_path: Path) -> None:
-    """The file is its owner's alone, holds the key that was returned, and is never overwritten."""
-    path = tmp_path / "new" / "master.key"
-    key = create_master_key(path)
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert load_master_key(path) == key
-    with pytest.raises(MasterKeyError, match="never overwritten"):
-        create_master_key(path)
-    assert load_master_key(path) == key
+def test_a_vault_changes_its_key_and_opens_what_was_before() -> None:
+    """After a change new values name the new key, old ones open until the key of before is forgotten, new ones stay."""
+    vault = Vault(KEY)
+    before = vault.encrypt(b"plain", context="c")
+    assert vault.seals_like(before)
+    vault.seal_with(OTHER)
+    after = vault.encrypt(b"plain", context="c")
+    assert (vault.seals_like(before), vault.seals_like(after)) == (False, True)
+    assert vault.key_id == key_id(OTHER) != key_id(KEY)
+    assert vault.decrypt(before, context="c") == vault.decrypt(after, context="c") == b"plain"
+    vault.forget_others()
+    assert vault.decrypt(after, context="c") == b"plain"
+    with pytest.raises(MasterKeyError, match="doesn't open"):
+        vault.decrypt(before, context="c")
 
 
-@pytest.mark.parametrize(
-    ("content", "mode", "says"),
-    [
-        (b"", 0o600, "holds 0 bytes"),
-        (b"not base64!", 0o600, "isn't base64"),
-        (b"QUJD\n", 0o600, "holds 3 bytes"),
-        (b"A" * 43 + b"=", 0o640, "chmod 600"),
-        (b"A" * 43 + b"=", 0o604, "chmod 600"),
-    ],
-)
-def test_a_file_that_is_no_master_key_is_named(tmp_path: Path, content: bytes, mode: int, says: str) -> None:
-    """A key of another size or form, or that others can read, is refused with what to do."""
-    path = tmp_path / "master.key"
-    path.write_bytes(content)
-    path.chmod(mode)
-    with pytest.raises(MasterKeyError, match=says) as refused:
-        load_master_key(path)
-    assert str(path) in str(refused.value)
-    with pytest.raises(MasterKeyError, match="can't read"):
-        load_master_key(tmp_path / "none")
+def test_values_that_name_no_key_still_open() -> None:
+    """The form of the first journals opens under any key that is known, in its own place alone."""
+    nonce = os.urandom(12)
+    sealed = b"\x01" + nonce + AESGCM(KEY.reveal()).encrypt(nonce, b"plain", b"secrets:current:wh_1")
+    vault = Vault(OTHER)
+    vault.admit(KEY)
+    assert vault.decrypt(sealed, context="secrets:current:wh_1") == b"plain"
+    assert not vault.seals_like(sealed)
+    with pytest.raises(MasterKeyError):
+        vault.decrypt(sealed, context="secrets:current:wh_2")
+    with pytest.raises(MasterKeyError, match="form this version doesn't know"):
+        vault.decrypt(b"\x03" + sealed, context="secrets:current:wh_1")
+
+
+def test_the_name_of_a_key_says_nothing_of_it() -> None:
+    """Two keys have two names, and a name isn't a part of its key nor of its plain hash."""
+    key = new_master_key()
+    assert key_id(key) not in key.reveal()
+    assert key_id(key) != key_id(new_master_key())
+    assert len(key_id(key)) == 8
 
 
 def test_api_keys_are_stored_as_hashes() -> None:

@@ -16,6 +16,7 @@ from webhookd.clock import VirtualClock
 from webhookd.config import Config, DeliveryConfig
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.envelope import decode_event
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import InlineRunner, Journal, NewEndpoint, deliveries, open_journal
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
@@ -124,7 +125,7 @@ class World:
                 id=self.ids.new(Prefix.WEBHOOK),
                 url=url,
                 events=events,
-                secret=secret,
+                secret=Secret(secret),
                 secret_hint=secret_hint(secret),
                 created_at=self.clock.now(),
                 overrides=overrides or PolicyOverrides(),
@@ -176,7 +177,7 @@ async def world(path: Path, *, config: Config | None = None, sender: WorldSender
     sender.began_at = trio.current_time()
     clock = VirtualClock()
     ids = IdFactory(clock.now)
-    vault = Vault(bytes(32))
+    vault = Vault(Secret(bytes(32)))
     inline = InlineRunner()
     async with (
         open_journal(path / "journal.db", clock=clock, ids=ids, write_runner=inline, read_runner=inline) as journal,

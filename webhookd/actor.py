@@ -31,6 +31,7 @@ from webhookd.delivery.requests import compose
 from webhookd.delivery.retry import decide
 from webhookd.delivery.signing import Signer
 from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Ticket, Window, WindowRequest
 from webhookd.line import Line
@@ -133,7 +134,7 @@ class Actor:
         self._slots = slots
         self._sample = sample
         self._line = Line()
-        self._custom_headers: tuple[tuple[str, str], ...] = ()
+        self._custom_headers: tuple[tuple[str, Secret[str]], ...] = ()
         self._signer: Signer | None = None
         self._is_changed = False
         self._is_forgiven = False

@@ -11,6 +11,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from webhookd.hidden import Secret
+
 
 class Ordering(StrEnum):
     """How the deliveries of one endpoint follow each other."""
@@ -296,11 +298,17 @@ class Endpoint(_Data, frozen=True, kw_only=True):
 class Credentials(_Data, frozen=True, kw_only=True):
     """What an endpoint's requests are signed and sent with; never logged, never shown."""
 
-    secret: str
-    previous_secret: str | None
+    secret: Secret[str]
+    previous_secret: Secret[str] | None
     previous_expires_at: float | None
-    ed25519_secret: str | None
-    headers: tuple[tuple[str, str], ...]
+    ed25519_secret: Secret[str] | None
+    headers: tuple[tuple[str, Secret[str]], ...]
+
+
+NO_CREDENTIALS = Credentials(
+    secret=Secret(""), previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=()
+)
+"""Those of an endpoint that has been deleted."""
 
 
 class EndpointState(_Data, frozen=True, kw_only=True):

@@ -3,27 +3,31 @@
 Every change leaves its entry in the audit log, under the uid of whoever runs the command. Call them under `trio.run`.
 """
 
+import os
+
 from webhookd.clock import SystemClock
 from webhookd.config import Config
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import KeyRow, audit, keys
 from webhookd.models import Role
-from webhookd.server import ensure_admin_key, make_key, own_deed, unlock, unwrapped, writing
+from webhookd.rotator import Progress, unlock
+from webhookd.server import ensure_admin_key, make_key, own_deed, unwrapped, writing
 
 
-async def initialize(config: Config) -> str | None:
+async def initialize(config: Config) -> Secret[str] | None:
     """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
     with unwrapped():
         async with writing(config, clock, ids) as journal:
-            await unlock(journal, config)
+            await unlock(journal, config, os.environ)
             return await ensure_admin_key(journal, ids, clock)
 
 
 async def create_key(
     config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
-) -> tuple[KeyRow, str]:
+) -> tuple[KeyRow, Secret[str]]:
     """Make an API key; return it and its text, which nothing shows again."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
@@ -52,3 +56,20 @@ async def revoke_key(config: Config, key_id: str) -> None:
     with unwrapped():
         async with writing(config, clock, IdFactory(clock.now)) as journal:
             await journal.write(revoke, key_id, None)
+
+
+async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Progress:
+    """Change the master key, to this one or one that is made, as far as it can be done here; MasterKeyError, Rejected.
+
+    A change that was cut off is carried out first.
+    """
+    clock = SystemClock()
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as journal:
+            rotator = await unlock(journal, config, os.environ)
+            while await rotator.step():
+                pass
+            await rotator.begin(new, own_deed(audit.Action.MASTER_KEY_ROTATE, clock))
+            while await rotator.step():
+                pass
+            return rotator.progress()

@@ -21,6 +21,7 @@ from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.health import Health, assess
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import (
     Database,
@@ -196,7 +197,7 @@ class Router:
         return endpoint
 
     async def rotate_secret(
-        self, endpoint_id: str, secret: str, overlap_seconds: float, deed: audit.Deed | None = None
+        self, endpoint_id: str, secret: Secret[str], overlap_seconds: float, deed: audit.Deed | None = None
     ) -> Endpoint:
         """Give an endpoint a new secret; the one before signs beside it for the overlap."""
         ticket = self._journal.write_nowait(
@@ -205,7 +206,7 @@ class Router:
             self._vault,
             endpoint_id,
             secret,
-            secret_hint(secret),
+            secret_hint(secret.reveal()),
             overlap_seconds,
             self._clock.now(),
         )

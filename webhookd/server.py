@@ -34,7 +34,8 @@ from webhookd.clock import Clock, SystemClock
 from webhookd.config import Config
 from webhookd.delivery.egress import check_headers
 from webhookd.delivery.sender import Sender
-from webhookd.errors import JournalError, MasterKeyError, WebhookdError
+from webhookd.errors import JournalError, WebhookdError
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.ingest import IngestServer
 from webhookd.ingest.listener import bind_unix, file_identity
@@ -43,17 +44,15 @@ from webhookd.journal import (
     Journal,
     KeyRow,
     audit,
-    check_master_key,
-    forget_master_key,
-    holds_secrets,
     keys,
     open_journal,
 )
 from webhookd.logs import get_logger
 from webhookd.models import Role
+from webhookd.rotator import unlock
 from webhookd.router import Router
 from webhookd.sdnotify import STOPPING, alive, notify
-from webhookd.secrets import Vault, create_master_key, hash_api_key, load_master_key
+from webhookd.secrets import hash_api_key
 from webhookd.supervisor import Supervisor
 from webhookd.version import VERSION
 
@@ -71,7 +70,7 @@ class Ready:
     url: str
     ingest_socket: Path
     control_socket: Path
-    first_admin_key: str | None
+    first_admin_key: Secret[str] | None
 
 
 class _Lifecycle:
@@ -112,13 +111,13 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with alive(), writing(config, clock, ids) as journal:
             with ExitStack() as bound:
-                vault = await unlock(journal, config)
+                rotator = await unlock(journal, config, os.environ)
                 tokens = open_tokens(config.jwt)
                 sender = Sender(config.delivery, config.egress)
                 router = Router(
                     journal=journal,
                     sender=sender,
-                    vault=vault,
+                    vault=rotator.vault,
                     clock=clock,
                     ids=ids,
                     config=config,
@@ -132,7 +131,8 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     lifecycle=lifecycle,
                     keys=KeyRing(),
                     tokens=tokens,
-                    vault=vault,
+                    vault=rotator.vault,
+                    rotator=rotator,
                     clock=clock,
                     ids=ids,
                     config=config,
@@ -161,6 +161,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                 async with trio.open_nursery() as sending:
                     await sending.start(sender.run)
                     await sending.start(router.run)
+                    sending.start_soon(Supervisor("master key").run, rotator.run)
                     sending.start_soon(
                         Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
                     )
@@ -278,32 +279,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-def master_key_file(config: Config) -> Path:
-    """Return where the master key is, or will be made: beside the journal unless the configuration says otherwise."""
-    return config.secrets.master_key_file or config.journal.path.with_name("master.key")
-
-
-async def unlock(journal: Journal, config: Config) -> Vault:
-    """Return the vault of a journal; the key file is made where it is missing and nothing is sealed yet.
-
-    Raises MasterKeyError for a file that can't be used, that is missing, or that isn't this journal's.
-    """
-    path = master_key_file(config)
-    if path.exists():
-        vault = Vault(load_master_key(path))
-    elif await journal.read(holds_secrets):
-        raise MasterKeyError(
-            f"the master key {path} is missing, and the journal {config.journal.path} holds secrets that only it "
-            "opens: restore the file, or set secrets.master_key_file to where it is"
-        )
-    else:
-        await journal.write(forget_master_key)
-        vault = Vault(create_master_key(path))
-    await journal.write(check_master_key, vault)
-    return vault
-
-
-async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> str | None:
+async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> Secret[str] | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
     return text if await journal.write(keys.insert_first, row, own_deed(audit.Action.KEY_CREATE, clock)) else None
@@ -323,7 +299,7 @@ def make_key(
     name: str,
     organization_id: str | None = None,
     expires_at: float | None = None,
-) -> tuple[KeyRow, str]:
+) -> tuple[KeyRow, Secret[str]]:
     """Return a new API key as it is stored, and its text."""
     key_id, text = new_key(role, ids)
     row = KeyRow(
@@ -331,7 +307,7 @@ def make_key(
         role=role,
         name=name,
         organization_id=organization_id,
-        key_hash=hash_api_key(text),
+        key_hash=hash_api_key(text.reveal()),
         created_at=clock.now(),
         expires_at=expires_at,
     )

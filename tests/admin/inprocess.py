@@ -22,6 +22,10 @@ from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import TokenKeys
 from webhookd.config import JwtConfig
+from webhookd.hidden import Secret
+from webhookd.journal import adopt_master_key
+from webhookd.keyfile import KeyPlace
+from webhookd.rotator import Rotator
 
 ISSUER, AUDIENCE = "https://app.example/", "webhookd"
 ORGANIZATION_CLAIM = "org"
@@ -128,6 +132,10 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
     pem.write_bytes(signer.pem)
     config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, organization_claim=ORGANIZATION_CLAIM, public_key_file=pem)
     async with world(path, config=steady()) as w:
+        place = KeyPlace(path=path / "master.key", is_credential=False, chosen_by="the test")
+        place.stage(Secret(bytes(32)))  # the world's own
+        place.next_path.rename(place.path)
+        rotator = Rotator(w.journal, place, await w.journal.write(adopt_master_key, place.load()))
         services = Services(
             router=w.router,
             journal=w.journal,
@@ -135,6 +143,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
             keys=KeyRing(),
             tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
             vault=w.vault,
+            rotator=rotator,
             clock=w.clock,
             ids=w.ids,
             config=w.config,

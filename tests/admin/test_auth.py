@@ -22,7 +22,8 @@ NOW = 1_736_937_000.0
 
 
 def key(role: Role = Role.VIEWER, expires_at: float | None = None) -> tuple[KeyRow, str]:
-    key_id, text = new_key(role, IDS)
+    key_id, hidden = new_key(role, IDS)
+    text = hidden.reveal()
     row = KeyRow(
         id=key_id,
         role=role,
@@ -48,7 +49,11 @@ def test_a_key_is_256_random_bits_behind_a_readable_prefix() -> None:
         taken.append(count)
         return bytes(range(count))
 
-    assert new_key(Role.VIEWER, IDS, random_bytes)[1].endswith("_" + "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
+    assert (
+        new_key(Role.VIEWER, IDS, random_bytes)[1]
+        .reveal()
+        .endswith("_" + "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
+    )
     assert taken == [32]
 
 

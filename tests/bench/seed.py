@@ -21,13 +21,14 @@ from tests.bench.generator import DATA, EVENT_TYPE
 from tests.bench.server import write_config
 from webhookd.config import load_config
 from webhookd.delivery.signing import generate_secret, secret_hint
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import NewEndpoint, endpoints
 from webhookd.journal.database import open_writer
+from webhookd.keyfile import find_key_place
 from webhookd.models import PolicyOverrides, SignatureChoice
 from webhookd.offline import initialize
-from webhookd.secrets import Vault, load_master_key
-from webhookd.server import master_key_file
+from webhookd.secrets import Vault
 
 MAX_AGE_SECONDS = 259_200
 
@@ -63,7 +64,7 @@ def fill(directory: Path, content: Content) -> None:
     """Make the journal in this process."""
     config = load_config(write_config(directory), {})
     trio.run(initialize, config)
-    _add_endpoints(config.journal.path, Vault(load_master_key(master_key_file(config))), content.groups)
+    _add_endpoints(config.journal.path, Vault(find_key_place(config, {}).load()), content.groups)
     if content.deliveries:
         _add_deliveries(config.journal.path, content)
     # What is still to be written would disturb the measurement.
@@ -89,7 +90,7 @@ def _add_endpoints(path: Path, vault: Vault, groups: Sequence[Group]) -> None:
                     overrides=PolicyOverrides(),
                     signature=SignatureChoice(),
                     headers=(),
-                    secret=secret,
+                    secret=Secret(secret),
                     secret_hint=secret_hint(secret),
                     created_at=now,
                 )

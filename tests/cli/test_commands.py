@@ -21,6 +21,7 @@ from webhookd.cli.control import Control
 from webhookd.cli.init import template
 from webhookd.client import Client
 from webhookd.delivery.signing import Signer
+from webhookd.hidden import Secret
 from webhookd.models import Credentials, SignatureChoice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -213,7 +214,9 @@ def test_verify_names_the_mistake(tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text('{"a": 1}')
     now = int(time.time())
-    own = Credentials(secret=SECRET, previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
+    own = Credentials(
+        secret=Secret(SECRET), previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=()
+    )
     headers = dict(Signer(own, SignatureChoice()).sign(event_id="e", timestamp=now, body=body.read_bytes(), now=now))
     headers |= {"webhook-id": "e", "webhook-timestamp": str(now)}
     options = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]

@@ -24,6 +24,7 @@ from webhookd.delivery.signing import (
     secret_hint,
     secret_key,
 )
+from webhookd.hidden import Secret
 from webhookd.models import Credentials, SignatureChoice, SignatureForm
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors.json").read_bytes())
@@ -33,10 +34,10 @@ STRIPE_TOLERANCE = 2**31
 
 def credentials(vector: dict[str, Any], *, rotating: bool) -> Credentials:
     return Credentials(
-        secret=vector["secret"],
-        previous_secret=vector["previousSecret"] if rotating else None,
+        secret=Secret(vector["secret"]),
+        previous_secret=Secret(vector["previousSecret"]) if rotating else None,
         previous_expires_at=vector["timestamp"] + 60.0 if rotating else None,
-        ed25519_secret=vector["ed25519Secret"],
+        ed25519_secret=Secret(vector["ed25519Secret"]),
         headers=(),
     )
 
@@ -86,10 +87,10 @@ def test_official_libraries_verify(body: bytes, rotating: bool) -> None:
     now = int(datetime.now(UTC).timestamp())
     secret, previous = generate_secret(), generate_secret()
     own = Credentials(
-        secret=secret,
-        previous_secret=previous if rotating else None,
+        secret=Secret(secret),
+        previous_secret=Secret(previous) if rotating else None,
         previous_expires_at=now + 60.0 if rotating else None,
-        ed25519_secret=generate_ed25519(),
+        ed25519_secret=Secret(generate_ed25519()),
         headers=(),
     )
     headers = {"webhook-id": "evt_1", "webhook-timestamp": str(now)}
@@ -118,7 +119,11 @@ def test_an_ed25519_key_is_seed_and_public_key() -> None:
     public = base64.b64decode(ed25519_public(private).removeprefix("whpk_"))
     assert base64.b64decode(private.removeprefix("whsk_"))[32:] == public
     own = Credentials(
-        secret=generate_secret(), previous_secret=None, previous_expires_at=None, ed25519_secret=private, headers=()
+        secret=Secret(generate_secret()),
+        previous_secret=None,
+        previous_expires_at=None,
+        ed25519_secret=Secret(private),
+        headers=(),
     )
     headers = dict(Signer(own, SignatureChoice(ed25519=True)).sign(event_id="e", timestamp=1, body=b"{}", now=1))
     token = headers["webhook-signature"].split(" ")[-1]

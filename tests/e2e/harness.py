@@ -1,5 +1,6 @@
 """A server process of its own, with a control socket to ask it and a client to send events."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -36,8 +37,9 @@ allow_networks = ["127.0.0.0/8"]
 class Server:
     """`webhookd serve` in `directory`; start and kill it as often as you like."""
 
-    def __init__(self, directory: Path, config: str = CONFIG) -> None:
+    def __init__(self, directory: Path, config: str = CONFIG, environ: Mapping[str, str] | None = None) -> None:
         self.directory = directory
+        self.environ = os.environ | dict(environ or {})
         self.config_file = directory / "config.toml"
         self.config_file.write_text(config)
         self.control = Control(directory / "control.sock")
@@ -54,7 +56,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=environ,
+                env=self.environ | dict(environ or {}),
             )
         self.process = process
         assert process.stdout is not None
@@ -131,9 +133,11 @@ class Server:
 
 
 @asynccontextmanager
-async def running(directory: Path, config: str = CONFIG) -> AsyncIterator[Server]:
-    """Run a server for a test; killed at its end if it still runs."""
-    server = Server(directory, config)
+async def running(
+    directory: Path, config: str = CONFIG, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[Server]:
+    """Run a server for a test, with `environ` beside this process's own; killed at its end if it still runs."""
+    server = Server(directory, config, environ)
     try:
         await server.start()
         yield server

@@ -8,6 +8,7 @@ import trio
 
 from webhookd.clock import SystemClock
 from webhookd.delivery.signing import generate_secret, secret_hint
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import DeliveryRow, Journal, NewEndpoint, Ticket, deliveries, endpoints, open_journal
 from webhookd.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
@@ -15,7 +16,8 @@ from webhookd.secrets import Vault
 
 CLOCK = SystemClock()
 IDS = IdFactory(CLOCK.now)
-VAULT = Vault(bytes(range(32)))
+MASTER_KEY = Secret(bytes(range(32)))
+VAULT = Vault(MASTER_KEY)
 
 
 @asynccontextmanager
@@ -30,13 +32,13 @@ async def running(path: Path, *, max_bytes: int | None = None) -> AsyncIterator[
 
 
 def new_endpoint(**fields: object) -> NewEndpoint:
-    secret = generate_secret()
+    secret = Secret(generate_secret())
     values: dict[str, object] = {
         "id": IDS.new(Prefix.WEBHOOK),
         "url": "https://receiver.example/",
         "events": ("*",),
         "secret": secret,
-        "secret_hint": secret_hint(secret),
+        "secret_hint": secret_hint(secret.reveal()),
         "created_at": CLOCK.now(),
     }
     return NewEndpoint(**values | fields)  # type: ignore[arg-type]  # a test's own fields

@@ -10,21 +10,17 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.journal.harness import CLOCK, IDS, VAULT, add_endpoint, all_deliveries, event, new_endpoint, publish, running
-from webhookd.errors import CommandError, ErrorCode, JournalError, MasterKeyError, Rejected
+from tests.journal.harness import CLOCK, IDS, add_endpoint, all_deliveries, event, publish, running
+from webhookd.errors import CommandError, ErrorCode, JournalError, Rejected
 from webhookd.journal import (
     Database,
-    check_master_key,
     endpoints,
     events,
-    forget_master_key,
-    holds_secrets,
     open_journal,
 )
 from webhookd.journal.migrations import CURRENT_VERSION
 from webhookd.journal.schema import DeliveryTable, EndpointTable, EventTable
 from webhookd.models import DeliveryStatus
-from webhookd.secrets import Vault
 
 
 @pytest.fixture
@@ -250,47 +246,6 @@ async def test_a_damaged_journal_is_refused(path: Path) -> None:
             await journal.read(endpoints.all)
     error = refused.value
     assert isinstance(error, JournalError) or refused.group_contains(JournalError)
-
-
-async def test_only_the_right_master_key_opens_it(path: Path) -> None:
-    """Another master key is refused; a journal that holds no secret takes a new one."""
-    async with running(path) as journal:
-        await journal.write(check_master_key, VAULT)
-        await journal.write(check_master_key, VAULT)
-        other = Vault(bytes(32))
-        with pytest.raises(MasterKeyError, match="isn't the one this journal was made with"):
-            await journal.write(check_master_key, other)
-        assert not await journal.read(holds_secrets)
-        await journal.write(forget_master_key)
-        await journal.write(check_master_key, other)
-        await add_endpoint(journal)
-        assert await journal.read(holds_secrets)
-
-
-async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
-    """Secrets, private keys and header values are nowhere in the file or its log, and open only in their own place."""
-    new = new_endpoint(headers=(("X-Token", "hunter2-is-not-a-password"),), ed25519_secret="whsk_private")
-    async with running(path) as journal:
-        endpoint = await journal.write(endpoints.insert, VAULT, new)
-        opened = await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
-        assert (opened.secret, opened.headers) == (new.secret, new.headers)
-        assert endpoint.header_names == ("X-Token",)
-        written = b"".join(file.read_bytes() for file in path.parent.iterdir())
-        for secret in (new.secret, "hunter2-is-not-a-password", "whsk_private"):
-            assert secret.encode() not in written
-            assert secret.removeprefix("whsec_").encode() not in written
-
-        def swap(database: Database) -> None:
-            database.execute_sql(  # type: ignore[no-untyped-call]  # peewee's stub
-                "UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE endpoint_pk = ? AND kind = 'current') "
-                "WHERE endpoint_pk = ? AND kind = 'current'",
-                (other.pk, endpoint.pk),
-            )
-
-        other = await add_endpoint(journal)
-        await journal.write(swap)
-        with pytest.raises(MasterKeyError, match="doesn't open"):
-            await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
 
 
 async def test_giving_up_waiting_takes_nothing_back(path: Path) -> None:

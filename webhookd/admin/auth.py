@@ -15,6 +15,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from webhookd.errors import ErrorCode, Rejected
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal.audit import Actor, ActorKind
 from webhookd.models import Role
@@ -33,6 +34,7 @@ class Permission(StrEnum):
     OPERATE = "operate"
     PUBLISH = "publish"
     ADMINISTER = "administer"
+    ADMINISTER_HERE = "administer_here"
     NOTHING = "nothing"
 
 
@@ -90,6 +92,11 @@ class Caller(Struct, frozen=True, kw_only=True):
     expires_at: float | None = None
 
     @property
+    def is_local(self) -> bool:
+        """Whether it is the machine's own administrator, by the kernel's word."""
+        return self.actor is not None and self.actor.kind is ActorKind.CONTROL
+
+    @property
     def place(self) -> str:
         """What tells this caller from every other: what is kept for one is for no other to see."""
         if self.actor is None or self.actor.kind is ActorKind.CONTROL:
@@ -105,6 +112,8 @@ class Caller(Struct, frozen=True, kw_only=True):
             return
         if self.role is None:
             raise Rejected(ErrorCode.UNAUTHORIZED, "this needs an API key")
+        if permission is Permission.ADMINISTER_HERE and not self.is_local:
+            raise Rejected(ErrorCode.FORBIDDEN, "this is for the machine's own administrator, over the control socket")
         if permission not in _GRANTS[self.role]:
             raise Rejected(ErrorCode.FORBIDDEN, f"the role {self.role.value} may not do this")
 
@@ -132,11 +141,11 @@ def local_administrator(uid: int) -> Caller:
     return Caller(role=Role.ADMIN, actor=Actor(kind=ActorKind.CONTROL, id=str(uid), role=Role.ADMIN))
 
 
-def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, str]:
+def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, Secret[str]]:
     """Return a new key's id and its text, which is shown once and stored as a hash."""
     key_id = ids.new(Prefix.KEY)
     secret = base64.urlsafe_b64encode(random_bytes(_SECRET_BYTES)).decode().rstrip("=")
-    return key_id, f"{_KEY_PREFIX}_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}"
+    return key_id, Secret(f"{_KEY_PREFIX}_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}")
 
 
 class KeyRing:

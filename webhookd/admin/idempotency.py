@@ -76,7 +76,7 @@ class Idempotency:
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,
                 "this Idempotency-Key came with another body before; take a new one for another request",
             )
-        answer = _decoder.decode(self._services.vault.decrypt(kept.sealed, context=_context(kept)))
+        answer = _decoder.decode(idempotency.unseal(self._services.vault, kept))
         response = Response(answer.body, kept.status, answer.headers)
         response.headers[REPLAYED] = "true"
         return response
@@ -95,8 +95,7 @@ class Idempotency:
             created_at=services.clock.now(),
         )
         plain = _encode(_Answer(headers, bytes(await response.get_data(as_text=False))))
-        sealed = services.vault.encrypt(plain, context=_context(kept))
-        await services.journal.write(idempotency.keep, msgspec.structs.replace(kept, sealed=sealed))
+        await services.journal.write(idempotency.keep, services.vault, kept, plain)
 
 
 def _key(request: Request) -> str | None:
@@ -113,7 +112,3 @@ def _key(request: Request) -> str | None:
             f"the header Idempotency-Key takes one key of 1 to {MOST_CHARACTERS} printable ASCII characters",
         )
     return text
-
-
-def _context(kept: KeptAnswer) -> str:
-    return f"idempotency:{kept.caller}:{kept.route}:{kept.key}"

@@ -39,14 +39,16 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
         role=wanted.role,
         name=wanted.name,
         organization_id=organization_id,
-        key_hash=hash_api_key(text),
+        key_hash=hash_api_key(text.reveal()),
         created_at=now,
         expires_at=expires_at,
     )
     insert = audit.recorded(keys.insert, call.deed(Action.KEY_CREATE, given(wanted)), keys.about)
     ticket = services.journal.write_nowait(insert, services.keys.put, row)
     await ticket.wait()
-    view = KeyWithText(**{name: getattr(_view(row, None), name) for name in KeyView.__struct_fields__}, key=text)
+    view = KeyWithText(
+        **{name: getattr(_view(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal()
+    )
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
 

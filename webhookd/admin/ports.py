@@ -11,11 +11,13 @@ from webhookd.admin.auth import KeyRing, Tokens
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.health import Health
+from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
 from webhookd.journal.audit import Deed
 from webhookd.models import Endpoint, NewEvent, PublishResult
 from webhookd.replayer import Replayer
+from webhookd.rotator import Rotator
 from webhookd.secrets import Vault
 from webhookd.tester import Tester
 
@@ -57,7 +59,9 @@ class Router(Protocol):
         """Change an endpoint."""
         ...
 
-    async def rotate_secret(self, endpoint_id: str, secret: str, overlap_seconds: float, deed: Deed | None) -> Endpoint:
+    async def rotate_secret(
+        self, endpoint_id: str, secret: Secret[str], overlap_seconds: float, deed: Deed | None
+    ) -> Endpoint:
         """Give an endpoint a new secret."""
         ...
 
@@ -120,6 +124,7 @@ class Services:
     keys: KeyRing
     tokens: Tokens | None
     vault: Vault
+    rotator: Rotator
     clock: Clock
     ids: IdFactory
     config: Config

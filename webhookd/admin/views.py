@@ -10,6 +10,7 @@ from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.health import Health
+from webhookd.hidden import Secret
 from webhookd.models import Endpoint
 
 MOST_ROWS = 100
@@ -69,9 +70,9 @@ def webhook(endpoint: Endpoint, health: Health, defaults: DeliveryConfig) -> Web
     )
 
 
-def with_secret(view: Webhook, secret: str) -> WebhookWithSecret:
+def with_secret(view: Webhook, secret: Secret[str]) -> WebhookWithSecret:
     """Return the same with the one showing of its secret."""
-    return WebhookWithSecret(**{name: getattr(view, name) for name in view.__struct_fields__}, secret=secret)
+    return WebhookWithSecret(**{name: getattr(view, name) for name in view.__struct_fields__}, secret=secret.reveal())
 
 
 def page_of(rows: Mapping[str, T], query: ListQuery, *, newest_first: bool = False) -> tuple[list[T], str | None]:

@@ -30,6 +30,7 @@ from webhookd.admin.schemas import (
 from webhookd.admin.views import MOST_ROWS, webhook, with_secret
 from webhookd.delivery.signing import ed25519_public, generate_ed25519, generate_secret, secret_hint, secret_key
 from webhookd.errors import ErrorCode, Rejected
+from webhookd.hidden import Secret
 from webhookd.ids import Prefix
 from webhookd.journal import EndpointChanges, NewEndpoint, endpoints
 from webhookd.journal.audit import Action
@@ -59,8 +60,8 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
     organization_id = call.caller.stamp(wanted.organization_id)
     _check_events(services, wanted.events)
     services.check_headers(wanted.headers)
-    secret = generate_secret() if wanted.secret is None else _imported(wanted.secret)
-    private_key = generate_ed25519() if wanted.signature.ed25519 else None
+    secret = Secret(generate_secret()) if wanted.secret is None else _imported(wanted.secret)
+    private_key = Secret(generate_ed25519()) if wanted.signature.ed25519 else None
     await services.check_url(wanted.url)
     endpoint = await services.router.create_endpoint(
         NewEndpoint(
@@ -73,11 +74,11 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
             metadata=wanted.metadata,
             overrides=_overrides(wanted),
             signature=wanted.signature,
-            headers=tuple(wanted.headers.items()),
+            headers=_hidden(wanted.headers),
             secret=secret,
-            secret_hint=secret_hint(secret),
+            secret_hint=secret_hint(secret.reveal()),
             ed25519_secret=private_key,
-            ed25519_public_key=None if private_key is None else ed25519_public(private_key),
+            ed25519_public_key=None if private_key is None else ed25519_public(private_key.reveal()),
             created_at=services.clock.now(),
         ),
         call.deed(Action.WEBHOOK_CREATE, given(wanted)),
@@ -123,7 +124,7 @@ async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
 async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
     """Give the webhook a new secret and show it, this once."""
     services = call.services
-    secret = generate_secret() if call.body.secret is None else _imported(call.body.secret)
+    secret = Secret(generate_secret()) if call.body.secret is None else _imported(call.body.secret)
     async with services.changing:
         endpoint = await _find(call)
         deed = call.deed(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
@@ -140,12 +141,12 @@ async def _view(services: Services, endpoint: Endpoint) -> Webhook:
     return webhook(endpoint, health, services.config.delivery)
 
 
-def _imported(secret: str) -> str:
+def _imported(secret: str) -> Secret[str]:
     try:
         secret_key(secret)
     except ValueError as error:
         raise Rejected(ErrorCode.VALIDATION_ERROR, f"/secret: {error}", errors=(("/secret", str(error)),)) from error
-    return secret
+    return Secret(secret)
 
 
 def _check_events(services: Services, patterns: tuple[str, ...]) -> None:
@@ -183,14 +184,14 @@ async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, o
         credentials = await services.journal.read(
             endpoints.credentials, services.vault, endpoint.pk, services.clock.now()
         )
-        current_headers = dict(credentials.headers)
+        current_headers = {name: value.reveal() for name, value in credentials.headers}
     wanted = convert(merge(_document(endpoint, current_headers), patch), WebhookSettings)
     if "events" in patch:
         _check_events(services, wanted.events)
     if "headers" in patch:
         services.check_headers(wanted.headers)
     makes_a_key = wanted.signature.ed25519 and endpoint.ed25519_public_key is None
-    private_key = generate_ed25519() if makes_a_key else UNSET
+    private_key = Secret(generate_ed25519()) if makes_a_key else UNSET
     return EndpointChanges(
         url=_if_named(patch, "url", wanted.url),
         events=_if_named(patch, "events", tuple(dict.fromkeys(wanted.events))),
@@ -199,9 +200,9 @@ async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, o
         metadata=_if_named(patch, "metadata", wanted.metadata),
         overrides=_overrides(wanted),
         signature=_if_named(patch, "signature", wanted.signature),
-        headers=_if_named(patch, "headers", tuple(wanted.headers.items())),
+        headers=_if_named(patch, "headers", _hidden(wanted.headers)),
         ed25519_secret=private_key,
-        ed25519_public_key=UNSET if private_key is UNSET else ed25519_public(private_key),
+        ed25519_public_key=UNSET if private_key is UNSET else ed25519_public(private_key.reveal()),
     )
 
 
@@ -238,6 +239,10 @@ def _document(endpoint: Endpoint, headers: Mapping[str, str]) -> object:
         signature=endpoint.signature,
     )
     return msgspec.to_builtins(settings)
+
+
+def _hidden(headers: Mapping[str, str]) -> tuple[tuple[str, Secret[str]], ...]:
+    return tuple((name, Secret(value)) for name, value in headers.items())
 
 
 def _if_named(patch: Mapping[str, object], name: str, value: T) -> T | UnsetType:

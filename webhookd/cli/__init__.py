@@ -21,6 +21,7 @@ _MODULES = MappingProxyType(
         "check-config": "check_config",
         "systemd-unit": "systemd_unit",
         "keys": "keys",
+        "rotate-master-key": "rotate_master_key",
         "send": "send",
         "listen": "listen",
         "verify": "verify",

@@ -4,6 +4,7 @@ A check yields what it found. What it raises becomes a finding too: JournalError
 trusted, any other error of webhookd's that something is to be mended.
 """
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -19,8 +20,7 @@ from webhookd.config import Config
 from webhookd.errors import JournalError, WebhookdError
 from webhookd.journal import SQLITE_VERSION
 from webhookd.journal.inspection import Inspection
-from webhookd.secrets import Vault, load_master_key
-from webhookd.server import master_key_file
+from webhookd.keyfile import find_key_place
 
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 _FULL_SHARE = 0.9
@@ -117,14 +117,14 @@ def files(subject: Subject) -> Iterator[Finding]:
 
 def master_key(subject: Subject) -> Iterator[Finding]:
     """The key is there, private, and the one that opens the journal's secrets."""
-    path = master_key_file(subject.config)
-    vault = Vault(load_master_key(path))
+    place = find_key_place(subject.config, os.environ)
+    key = place.load()
     if subject.journal is None:
-        yield _ok(f"{path} is a key; whether it is the journal's can't be seen")
-    elif subject.journal.check_master_key(vault):
-        yield _ok(f"{path} opens the journal's secrets")
+        yield _ok(f"{place} is a key; whether it is the journal's can't be seen")
+    elif subject.journal.check_master_key(key):
+        yield _ok(f"{place} opens the journal's secrets")
     else:
-        yield _ok(f"{path}; the journal holds no secret yet")
+        yield _ok(f"{place}; the journal holds no secret yet")
 
 
 def disk(subject: Subject) -> Iterator[Finding]:

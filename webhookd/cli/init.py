@@ -1,14 +1,16 @@
 """`webhookd init`: everything a server needs, in one directory."""
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
 import click
 import trio
 
-from webhookd import offline, server
+from webhookd import offline
 from webhookd.cli.options import load
 from webhookd.errors import CommandError
+from webhookd.keyfile import find_key_place
 
 
 @click.command("init")
@@ -31,8 +33,9 @@ def command(directory: Path, config_file: Path | None) -> None:
     config = load(path)
     key = trio.run(offline.initialize, config)
     click.echo(f"journal {config.journal.path}")
-    click.echo(f"master key {server.master_key_file(config)} (keep a copy: without it the journal's secrets are lost)")
-    click.echo("the journal has API keys already" if key is None else f"admin key (shown once): {key}")
+    place = find_key_place(config, os.environ)
+    click.echo(f"master key {place} (keep a copy: without it the journal's secrets are lost)")
+    click.echo("the journal has API keys already" if key is None else f"admin key (shown once): {key.reveal()}")
     click.echo(f"next: webhookd serve --config {path}")
 
 

@@ -43,7 +43,7 @@ def create(config: Config, role: str, name: str, organization: str | None, expir
         made = control.post("/api/keys", fields, KeyWithText)
         key_id, text = made.id, made.key
     else:
-        row, text = trio.run(
+        row, made_text = trio.run(
             partial(
                 offline.create_key,
                 config,
@@ -53,7 +53,7 @@ def create(config: Config, role: str, name: str, organization: str | None, expir
                 expires_at=_expiry(expires),
             )
         )
-        key_id = row.id
+        key_id, text = row.id, made_text.reveal()
     click.echo(f"{key_id}, role {role}; the key is shown this once:", err=True)
     click.echo(text)
 

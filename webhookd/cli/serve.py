@@ -43,7 +43,7 @@ def _announce(ready: server.Ready) -> None:
         f"webhookd {VERSION} ready: API {ready.url}, events on {ready.ingest_socket}, control {ready.control_socket}"
     ]
     if ready.first_admin_key is not None:
-        lines.insert(0, f"admin key (shown once): {ready.first_admin_key}")
+        lines.insert(0, f"admin key (shown once): {ready.first_admin_key.reveal()}")
     try:
         print(*lines, sep="\n", flush=True)
     except OSError:

@@ -24,6 +24,8 @@ from webhookd.models import (
     WhenInactive,
 )
 
+# A file's name in one directory, as systemd takes it: no path, and not hidden.
+CredentialName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@.-]{0,254}\Z")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
@@ -103,6 +105,7 @@ class SecretsConfig(_Section, frozen=True, kw_only=True):
     """`[secrets]`: the key that encrypts what must not be read from the journal."""
 
     master_key_file: Path | None = None
+    master_key_credential: CredentialName = "webhookd-master-key"
 
 
 class JwtConfig(_Section, frozen=True, kw_only=True):

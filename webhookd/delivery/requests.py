@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from webhookd.delivery.signing import Signer
+from webhookd.hidden import Secret
 from webhookd.models import Message
 from webhookd.version import USER_AGENT
 
@@ -10,7 +11,7 @@ from webhookd.version import USER_AGENT
 def compose(
     *,
     signer: Signer,
-    custom: Iterable[tuple[str, str]],
+    custom: Iterable[tuple[str, Secret[str]]],
     message: Message,
     delivery_id: str,
     number: int,
@@ -36,5 +37,5 @@ def compose(
         headers.append(("x-webhook-sequence", str(sequence)))
     if message.traceparent is not None:
         headers.append(("traceparent", message.traceparent))
-    headers += custom
+    headers += [(name, value.reveal()) for name, value in custom]
     return headers

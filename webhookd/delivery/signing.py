@@ -71,13 +71,13 @@ class Signer:
 
     def __init__(self, credentials: Credentials, choice: SignatureChoice) -> None:
         self._form = choice.form
-        self._keys = [_keys(credentials.secret)]
+        self._keys = [_keys(credentials.secret.reveal())]
         self._previous_expires_at = credentials.previous_expires_at
         if credentials.previous_secret is not None and self._previous_expires_at is not None:
-            self._keys.append(_keys(credentials.previous_secret))
+            self._keys.append(_keys(credentials.previous_secret.reveal()))
         self._ed25519: Ed25519PrivateKey | None = None
         if choice.ed25519 and credentials.ed25519_secret is not None:
-            seed = _private_bytes(credentials.ed25519_secret)[:32]
+            seed = _private_bytes(credentials.ed25519_secret.reveal())[:32]
             self._ed25519 = Ed25519PrivateKey.from_private_bytes(seed)
 
     def sign(self, *, event_id: str, timestamp: int, body: bytes, now: float) -> list[tuple[str, str]]:

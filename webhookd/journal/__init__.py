@@ -4,8 +4,18 @@ from peewee import Database
 
 from webhookd.journal import audit, deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
 from webhookd.journal.database import SQLITE_VERSION
-from webhookd.journal.journal import Journal, open_journal
-from webhookd.journal.master import check_master_key, forget_master_key, holds_secrets
+from webhookd.journal.journal import READ_LIMIT_SECONDS, Journal, open_journal
+from webhookd.journal.master import (
+    MasterKeys,
+    Position,
+    adopt_master_key,
+    begin_change,
+    end_change,
+    forget_master_key,
+    forget_previous,
+    holds_secrets,
+    reseal,
+)
 from webhookd.journal.operations import Ticket
 from webhookd.journal.rows import (
     AttemptRow,
@@ -26,6 +36,7 @@ from webhookd.journal.rows import (
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 
 __all__ = [
+    "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "AttemptRow",
     "Database",
@@ -38,8 +49,10 @@ __all__ = [
     "Journal",
     "KeptAnswer",
     "KeyRow",
+    "MasterKeys",
     "NewEndpoint",
     "Page",
+    "Position",
     "QueueFacts",
     "ReplayRow",
     "Runner",
@@ -47,17 +60,21 @@ __all__ = [
     "Ticket",
     "Window",
     "WindowRequest",
+    "adopt_master_key",
     "audit",
-    "check_master_key",
+    "begin_change",
     "deliveries",
+    "end_change",
     "endpoints",
     "event_types",
     "events",
     "forget_master_key",
+    "forget_previous",
     "holds_secrets",
     "idempotency",
     "keys",
     "open_journal",
     "replays",
+    "reseal",
     "trials",
 ]

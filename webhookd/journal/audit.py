@@ -53,6 +53,7 @@ class Action(StrEnum):
     EVENT_TYPE_DELETE = "event_type.delete"
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
+    MASTER_KEY_ROTATE = "master_key.rotate"
 
 
 class Actor(Struct, frozen=True, kw_only=True):

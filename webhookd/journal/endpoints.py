@@ -11,10 +11,12 @@ from msgspec import UNSET
 from peewee import SQL, Database, Query, fn
 
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import cursors
+from webhookd.hidden import Secret
+from webhookd.journal import cursors, sealing
 from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts, row_of
-from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable, SecretTable
+from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable
 from webhookd.models import (
+    NO_CREDENTIALS,
     Credentials,
     DisabledReason,
     Endpoint,
@@ -24,7 +26,7 @@ from webhookd.models import (
 from webhookd.secrets import Vault
 
 _LIST = "webhooks"
-_CURRENT, _PREVIOUS, _ED25519, _HEADERS = "current", "previous", "ed25519", "headers"
+_CURRENT, _PREVIOUS, _ED25519, _HEADERS = sealing.CURRENT, sealing.PREVIOUS, sealing.ED25519, sealing.HEADERS
 
 _COLUMNS = [getattr(EndpointTable, name) for name in Endpoint.__struct_fields__]
 _STATE_COLUMNS = [getattr(EndpointStateTable, name) for name in EndpointState.__struct_fields__]
@@ -56,11 +58,11 @@ def insert(database: Database, vault: Vault, new: NewEndpoint) -> Endpoint:
         }
     ).execute(database)
     EndpointStateTable.insert({"endpoint_pk": pk}).execute(database)
-    _seal(database, vault, pk, new.id, _CURRENT, new.secret)
+    sealing.seal(database, vault, pk, new.id, kind=_CURRENT, plain=new.secret)
     if new.ed25519_secret is not None:
-        _seal(database, vault, pk, new.id, _ED25519, new.ed25519_secret)
+        sealing.seal(database, vault, pk, new.id, kind=_ED25519, plain=new.ed25519_secret)
     if new.headers:
-        _seal(database, vault, pk, new.id, _HEADERS, _json(new.headers))
+        sealing.seal(database, vault, pk, new.id, kind=_HEADERS, plain=_header_text(new.headers))
     return get(database, new.id)
 
 
@@ -115,9 +117,9 @@ def update(database: Database, vault: Vault, endpoint_id: str, changes: Endpoint
         values |= _switched_off(DisabledReason.MANUAL, now)
     if changes.headers is not UNSET:
         values["header_names"] = _json([name for name, _ in changes.headers])
-        _seal(database, vault, before.pk, before.id, _HEADERS, _json(changes.headers))
+        sealing.seal(database, vault, before.pk, before.id, kind=_HEADERS, plain=_header_text(changes.headers))
     if changes.ed25519_secret is not UNSET:
-        _seal(database, vault, before.pk, before.id, _ED25519, changes.ed25519_secret)
+        sealing.seal(database, vault, before.pk, before.id, kind=_ED25519, plain=changes.ed25519_secret)
     EndpointTable.update(values).where(EndpointTable.pk == before.pk).execute(database)
     return get(database, endpoint_id)
 
@@ -126,7 +128,7 @@ def rotate(
     database: Database,
     vault: Vault,
     endpoint_id: str,
-    secret: str,
+    secret: Secret[str],
     secret_hint: str,
     overlap_seconds: float,
     now: float,
@@ -135,13 +137,12 @@ def rotate(
     before = get(database, endpoint_id)
     expires_at = round(now + overlap_seconds, 3) if overlap_seconds > 0 else None
     if expires_at is None:
-        _remove_secrets(database, before.pk, _PREVIOUS)
+        sealing.remove(database, before.pk, _PREVIOUS)
     else:
         # Opened and sealed anew: a sealed value opens only in its own place.
-        current = _open(database, vault, before.pk, before.id, _CURRENT)
-        assert current is not None  # noqa: S101 - every endpoint has one
-        _seal(database, vault, before.pk, before.id, _PREVIOUS, current)
-    _seal(database, vault, before.pk, before.id, _CURRENT, secret)
+        current = sealing.unseal(database, vault, before.pk, before.id)[_CURRENT]
+        sealing.seal(database, vault, before.pk, before.id, kind=_PREVIOUS, plain=current)
+    sealing.seal(database, vault, before.pk, before.id, kind=_CURRENT, plain=secret)
     EndpointTable.update(
         {"secret_hint": secret_hint, "previous_secret_expires_at": expires_at, "updated_at": now}
     ).where(EndpointTable.pk == before.pk).execute(database)
@@ -154,7 +155,7 @@ def delete(database: Database, endpoint_id: str, now: float) -> Endpoint:
     EndpointTable.update({"deleted_at": now, "updated_at": now}).where(EndpointTable.pk == endpoint.pk).execute(
         database
     )
-    _remove_secrets(database, endpoint.pk, _CURRENT, _PREVIOUS, _ED25519, _HEADERS)
+    sealing.remove(database, endpoint.pk, _CURRENT, _PREVIOUS, _ED25519, _HEADERS)
     EndpointStateTable.delete().where(EndpointStateTable.endpoint_pk == endpoint.pk).execute(database)
     return endpoint
 
@@ -179,20 +180,17 @@ def credentials(database: Database, vault: Vault, pk: int, now: float) -> Creden
     """
     endpoint, is_deleted = by_pk(database, pk)
     if is_deleted:
-        return Credentials(secret="", previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=())
-    query = SecretTable.select(SecretTable.kind, SecretTable.sealed).where(SecretTable.endpoint_pk == pk)
-    plain = {
-        kind: vault.decrypt(bytes(sealed), context=_context(kind, endpoint.id)).decode()
-        for kind, sealed in query.tuples().execute(database)
-    }
+        return NO_CREDENTIALS
+    plain = sealing.unseal(database, vault, pk, endpoint.id)
     expires_at = endpoint.previous_secret_expires_at
     overlaps = expires_at is not None and now < expires_at
+    headers = _pairs.decode(plain[_HEADERS].reveal()) if _HEADERS in plain else ()
     return Credentials(
         secret=plain[_CURRENT],
         previous_secret=plain.get(_PREVIOUS) if overlaps else None,
         previous_expires_at=expires_at if overlaps else None,
         ed25519_secret=plain.get(_ED25519),
-        headers=_pairs.decode(plain.get(_HEADERS, "[]")),
+        headers=tuple((name, Secret(value)) for name, value in headers),
     )
 
 
@@ -272,21 +270,5 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _context(kind: str, endpoint_id: str) -> str:
-    return f"secrets:{kind}:{endpoint_id}"
-
-
-def _seal(database: Database, vault: Vault, pk: int, endpoint_id: str, kind: str, plain: str) -> None:
-    sealed = vault.encrypt(plain.encode(), context=_context(kind, endpoint_id))
-    SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
-
-
-def _open(database: Database, vault: Vault, pk: int, endpoint_id: str, kind: str) -> str | None:
-    query = SecretTable.select(SecretTable.sealed).where((SecretTable.endpoint_pk == pk) & (SecretTable.kind == kind))
-    for (sealed,) in list(query.tuples().execute(database)):
-        return vault.decrypt(bytes(sealed), context=_context(kind, endpoint_id)).decode()
-    return None
-
-
-def _remove_secrets(database: Database, pk: int, *kinds: str) -> None:
-    SecretTable.delete().where((SecretTable.endpoint_pk == pk) & SecretTable.kind.in_(kinds)).execute(database)
+def _header_text(headers: Sequence[tuple[str, Secret[str]]]) -> Secret[str]:
+    return Secret(_json([(name, value.reveal()) for name, value in headers]))

@@ -13,11 +13,11 @@ from peewee import Database
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.errors import CommandError, JournalError
+from webhookd.hidden import Secret
 from webhookd.journal import audit
 from webhookd.journal.database import is_logic_error, refuse_foreign, translated
-from webhookd.journal.master import check_master_key, holds_secrets
+from webhookd.journal.master import adopt_master_key, holds_secrets
 from webhookd.journal.migrations import CURRENT_VERSION
-from webhookd.secrets import Vault
 
 _BUSY_TIMEOUT_SECONDS = 5
 _MOST_COMPLAINTS = 20
@@ -75,12 +75,12 @@ class Inspection:
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'audit'")
         return sorted(_TRIGGERS - {row[0] for row in rows})
 
-    def check_master_key(self, vault: Vault) -> bool:
+    def check_master_key(self, key: Secret[bytes]) -> bool:
         """Return whether there are secrets that it opens, False where there are none; MasterKeyError for another's."""
         with _asking(self._path):
             if not holds_secrets(self._database):
                 return False
-            check_master_key(self._database, vault)
+            adopt_master_key(self._database, key)
             return True
 
     def _number(self, sql: str) -> int:

@@ -18,7 +18,7 @@ from peewee import Database
 
 from webhookd.clock import Clock
 from webhookd.ids import IdFactory
-from webhookd.journal import idempotency, replays, retention
+from webhookd.journal import idempotency, replays, retention, sealing
 from webhookd.journal.batch import Batches
 from webhookd.journal.database import Reader, exclusive_lock, open_writer
 from webhookd.journal.operations import Call, Publish, Published, Record, Ticket
@@ -35,6 +35,7 @@ READERS = 3
 READ_LIMIT_SECONDS = 5.0
 RETENTION_SECONDS = 3600.0
 RETENTION_PAUSE_SECONDS = 0.05
+EXPIRED_A_STEP = 500
 
 
 @asynccontextmanager
@@ -112,12 +113,22 @@ class Journal:
         """Forget what is older than that, now and every hour, in small steps, until canceled."""
         while True:
             await self.write(idempotency.prune, self._clock.now())
+            await self._forget_expired_secrets()
             before = self._clock.now() - retention_days * 86_400
             await self.write(replays.prune, before)
             while await self.write(retention.prune, before):
                 await self.write(retention.give_back_pages)
                 await trio.sleep(RETENTION_PAUSE_SECONDS)
             await trio.sleep(RETENTION_SECONDS)
+
+    async def _forget_expired_secrets(self) -> None:
+        pks = await self.read(sealing.expired, self._clock.now())
+        for start in range(0, len(pks), EXPIRED_A_STEP):
+            await self.write(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], self._clock.now())
+
+    def cut_log(self) -> None:
+        """Have the write-ahead log emptied soon: it still holds what has been overwritten in the file."""
+        self._writer.cut_log()
 
     async def room(self) -> None:
         """Return when an event can be published; Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon."""

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from webhookd.hidden import Secret
 from webhookd.models import (
     DeliveryError,
     DeliveryStatus,
@@ -73,10 +74,10 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
     id: str
     url: str
     events: tuple[str, ...]
-    secret: str
+    secret: Secret[str]
     created_at: float
     secret_hint: str
-    ed25519_secret: str | None = None
+    ed25519_secret: Secret[str] | None = None
     ed25519_public_key: str | None = None
     description: str = ""
     is_active: bool = True
@@ -84,7 +85,7 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] = {}
     overrides: PolicyOverrides = PolicyOverrides()
     signature: SignatureChoice = SignatureChoice()
-    headers: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, Secret[str]], ...] = ()
 
 
 class EndpointChanges(Struct, frozen=True, kw_only=True):
@@ -102,8 +103,8 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     metadata: Mapping[str, str] | UnsetType = UNSET
     overrides: PolicyOverrides | UnsetType = UNSET
     signature: SignatureChoice | UnsetType = UNSET
-    headers: tuple[tuple[str, str], ...] | UnsetType = UNSET
-    ed25519_secret: str | UnsetType = UNSET
+    headers: tuple[tuple[str, Secret[str]], ...] | UnsetType = UNSET
+    ed25519_secret: Secret[str] | UnsetType = UNSET
     ed25519_public_key: str | UnsetType = UNSET
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import trio
 from peewee import Database
 
-from webhookd.errors import ErrorCode, JournalError, Rejected, WebhookdError
+from webhookd.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.journal.batch import Batches, full
 from webhookd.journal.database import JournalFullError, is_logic_error, translated
 from webhookd.journal.operations import Operation, Publish, Record
@@ -58,6 +58,7 @@ class Writer:
         self._queued_bytes = 0
         self._submitted = trio.Event()
         self._drained = trio.Event()
+        self._cuts_log = False
         self._refusal: Rejected | None = None
         self._failure: Exception | None = None
 
@@ -84,6 +85,11 @@ class Writer:
                 await self._drained.wait()
             return
         raise full()
+
+    def cut_log(self) -> None:
+        """Have the write-ahead log emptied after the next commit, which comes at once."""
+        self._cuts_log = True
+        self._submitted.set()
 
     def submit(self, operation: Operation) -> None:
         """Put an operation into the next batch."""
@@ -167,7 +173,8 @@ class Writer:
             for operation in batch:
                 self._commit([operation])
             return
-        if self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
+        if self._cuts_log or self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
+            self._cuts_log = False
             self._checkpoint("TRUNCATE")
 
     def _checkpoint(self, mode: str) -> None:

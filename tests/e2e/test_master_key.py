@@ -1,0 +1,161 @@
+"""The master key of a real server: handed over as a credential, changed while it serves, and killed on the way."""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import standardwebhooks
+import trio
+
+from tests.e2e.harness import Server, running
+from tests.receiver import Receiver
+from webhookd.client import Client
+from webhookd.keyfile import CREDENTIALS_DIRECTORY, create_master_key, load_master_key
+from webhookd.secrets import key_id
+
+KILLS = 3
+WEBHOOKS = 40
+SEED = 20_260_301
+
+
+async def command(directory: Path, *arguments: object, environ: dict[str, str] | None = None) -> tuple[int, str, str]:
+    """Run `webhookd` with the configuration in a directory; return its status, output and errors."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "webhookd", *map(str, arguments), "--config", str(directory / "config.toml")],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | (environ or {}),
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+async def settle(server: Server) -> str:
+    """Return the id of the key in force once no change is under way."""
+    with trio.fail_after(30):
+        while (now := await server.get("/api/master-key"))["stage"] != "settled":
+            await trio.sleep(0.02)
+    return str(now["keyId"])
+
+
+async def test_killed_while_it_changes_its_master_key_it_opens_and_ends_the_change(tmp_path: Path) -> None:
+    """However often it is killed on the way, it starts with the key file it left, and signs with the same secrets."""
+    chance = random.Random(SEED)  # noqa: S311 - a test's dice
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver().run)
+        made = [await server.webhook(receiver.url, isActive=False) for _ in range(WEBHOOKS - 1)]
+        made.append(await server.webhook(receiver.url))
+        seen = {await settle(server)}
+        for _ in range(KILLS):
+            progress = await server.post("/api/master-key/rotate", {})
+            await trio.sleep(chance.random() * 0.03)
+            await server.kill()
+            key = load_master_key(tmp_path / "master.key")
+            await server.start()
+            seen.add(await settle(server))
+            # Committed is begun: it ends as the key that the answer named.
+            assert progress["keyId"] in seen
+            assert key_id(key).hex() in seen
+        assert len(seen) == KILLS + 1
+        assert key_id(load_master_key(tmp_path / "master.key")).hex() == await settle(server)
+        with Client(server.socket) as producer:
+            producer.send("user.created", {}, id="e")
+        await receiver.wait_for(1)
+        standardwebhooks.Webhook(made[-1]["secret"]).verify(receiver.requests[0].body, receiver.requests[0].headers)
+        for webhook in made[:5]:
+            await server.post(f"/api/webhooks/{webhook['id']}/test", {})
+        assert len(receiver.requests) == 6
+        assert "Traceback" not in server.log()
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_command_changes_it_with_and_without_a_server(tmp_path: Path) -> None:
+    """Both ways put a new key in the file and say its id; a key that is none is status 2 and changes nothing."""
+    path = tmp_path / "master.key"
+    async with running(tmp_path) as server:
+        await server.webhook("http://127.0.0.1:10001/")
+        before = load_master_key(path)
+        status, said, _ = await command(tmp_path, "rotate-master-key")
+        during = load_master_key(path)
+        assert (status, during != before) == (0, True)
+        assert said.startswith(f"master key {key_id(during).hex()}: 1 values sealed anew\n")
+        given = create_master_key(tmp_path / "given.key")
+        status, said, _ = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "given.key")
+        assert (status, load_master_key(path)) == (0, given)
+        status, _, error = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "given.key")
+        assert (status, error) == (1, "webhookd: this master key is the one in force; give another one\n")
+        assert (await server.stop()) == 0
+    status, said, _ = await command(tmp_path, "rotate-master-key")
+    assert status == 0
+    assert said == (
+        f"master key {key_id(load_master_key(path)).hex()}: 1 values sealed anew\n"
+        "the new key is in place; copies of the journal from before still open with the old one\n"
+    )
+    assert load_master_key(path) not in [before, during, given]
+    (tmp_path / "bad.key").write_text("secret-nonsense")
+    (tmp_path / "bad.key").chmod(0o600)
+    status, _, error = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "bad.key")
+    assert status == 2
+    assert "bad.key isn't base64 of 32 bytes" in error
+    assert "secret-nonsense" not in error
+
+
+async def test_a_credential_of_the_service_manager_opens_the_journal(tmp_path: Path) -> None:
+    """The key comes from $CREDENTIALS_DIRECTORY, a change says what the operator has to do, and the new one ends it."""
+    credentials = tmp_path / "credentials"
+    create_master_key(credentials / "webhookd-master-key")
+    environ = {CREDENTIALS_DIRECTORY: str(credentials)}
+    home = tmp_path / "home"
+    home.mkdir()
+    async with running(home, environ=environ) as server:
+        webhook = await server.webhook("http://127.0.0.1:10001/")
+        assert not (home / "master.key").exists()
+        status, _, error = await command(home, "rotate-master-key")
+        assert status == 1
+        assert "--new-key-file" in error
+        create_master_key(tmp_path / "new.key")
+        status, said, _ = await command(home, "rotate-master-key", "--new-key-file", tmp_path / "new.key")
+        assert status == 0
+        assert "to do: everything is sealed with the new master key, but the credential webhookd-master-key" in said
+        await server.stop()
+        await server.start()  # with the credential of before
+        assert (await server.get("/api/master-key"))["stage"] == "to_be_installed"
+        await server.stop()
+        shutil.copy(tmp_path / "new.key", credentials / "webhookd-master-key")
+        await server.start()
+        assert await settle(server) == key_id(load_master_key(tmp_path / "new.key")).hex()
+        await server.post(f"/api/webhooks/{webhook['id']}/test", {})
+        await server.stop()
+    status, _, error = await command(home, "serve")
+    assert status == 2
+    for part in ("is missing", str(home / "master.key"), "LoadCredential=webhookd-master-key:FILE"):
+        assert part in error
+    assert error.count("\n") == 1
+    create_master_key(home / "master.key")
+    status, _, error = await command(home, "serve")
+    assert (status, "isn't the one this journal was made with" in error) == (2, True)
+
+
+async def test_the_machines_own_administrator_alone_may_change_it(tmp_path: Path) -> None:
+    """Over TCP even an admin's key is refused, with and without a body; over the control socket bad keys are named."""
+    async with running(tmp_path) as server:
+        headers = {"authorization": f"Bearer {server.first_key}"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False) as client:
+            for answer in (await client.post("/api/master-key/rotate", json={}), await client.get("/api/master-key")):
+                assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
+        transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "control.sock"))
+        async with httpx.AsyncClient(base_url="http://localhost", transport=transport) as client:
+            shared = await client.get("/api/master-key", headers=headers)  # a key was sent, so the key is the caller
+            assert shared.status_code == 403
+            for body, pointer in (({"newKey": "QUJD"}, "/newKey"), ({"newKey": 1}, "/newKey"), ({"key": "x"}, "")):
+                refused = await client.post("/api/master-key/rotate", json=body)
+                assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (400, pointer)
+                assert "QUJD" not in refused.text
+            begun = await client.post("/api/master-key/rotate")
+            assert (begun.status_code, begun.headers["location"]) == (202, "/api/master-key")
+        assert await server.stop() == 0

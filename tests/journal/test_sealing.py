@@ -1,0 +1,298 @@
+"""Secrets in the journal's file: unreadable, bound to their place, overwritten when they go, sealed anew on demand."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from peewee import Database
+
+from tests.journal.harness import CLOCK, MASTER_KEY, VAULT, add_endpoint, new_endpoint, running
+from webhookd.delivery.signing import generate_secret
+from webhookd.errors import MasterKeyError
+from webhookd.hidden import Secret
+from webhookd.journal import (
+    EndpointChanges,
+    Journal,
+    KeptAnswer,
+    MasterKeys,
+    Position,
+    adopt_master_key,
+    begin_change,
+    endpoints,
+    forget_master_key,
+    holds_secrets,
+    idempotency,
+    reseal,
+    sealing,
+)
+from webhookd.secrets import Vault, new_master_key
+
+HEADER_VALUE = "hunter2-is-not-a-password"
+Cell = tuple[str, tuple[object, ...]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+def query(database: Database, sql: str, *values: object) -> list[tuple[Any, ...]]:
+    return list(database.execute_sql(sql, values).fetchall())  # type: ignore[no-untyped-call]  # peewee's stub
+
+
+def kept(**fields: object) -> KeptAnswer:
+    values: dict[str, object] = {
+        "caller": "key_1",
+        "route": "POST /api/keys",
+        "key": "a",
+        "body_hash": bytes(32),
+        "status": 201,
+        "sealed": b"",
+        "created_at": CLOCK.now(),
+    }
+    return KeptAnswer(**values | fields)  # type: ignore[arg-type]  # a test's own fields
+
+
+async def fill(journal: Journal) -> MasterKeys:
+    """Put at least two sealed values of every sort into a journal, in the middle of a change of its key."""
+    keys = await journal.write(adopt_master_key, MASTER_KEY)
+    for _ in range(2):
+        endpoint = await add_endpoint(
+            journal,
+            ed25519_secret=Secret("whsk_private"),
+            headers=(("X-Token", Secret(HEADER_VALUE)),),
+        )
+        secret = Secret(generate_secret())
+        await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "hint", 3600.0, CLOCK.now())
+    for answer in (
+        kept(),
+        kept(key="b"),
+        kept(caller="key_2"),
+        kept(route="POST /api/webhooks"),
+        kept(route="POST /api/keys:a", key="c"),
+        kept(route="POST /api/keys", key="a:c"),
+    ):
+        await journal.write(idempotency.keep, VAULT, answer, b"an answer that shows whsec_secret")
+    return await journal.write(begin_change, keys, new_master_key())
+
+
+def cells(database: Database) -> list[Cell]:
+    """Return the statement that replaces each sealed value, and the key of its row."""
+    found: list[Cell] = []
+    for table, column, *key in (
+        ("secrets", "sealed", "endpoint_pk", "kind"),
+        ("idempotency", "sealed", "caller", "route", "key"),
+        ("meta", "value", "name"),
+    ):
+        where = " AND ".join(f"{name} = ?" for name in key)
+        sql = f"UPDATE {table} SET {column} = ? WHERE {where}"  # noqa: S608 - names of the test's own
+        found += [(sql, row) for row in query(database, f"SELECT {', '.join(key)} FROM {table}")]  # noqa: S608
+    return found
+
+
+def value_of(database: Database, cell: Cell) -> bytes:
+    sql, key = cell
+    select = sql.replace("UPDATE", "SELECT sealed FROM").replace(" SET sealed = ?", "")
+    if "meta" in sql:
+        select = "SELECT value FROM meta WHERE name = ?"
+    return bytes(query(database, select, *key)[0][0])
+
+
+def open_all(database: Database, vault: Vault, keys: MasterKeys) -> None:
+    """Open every sealed value there is, each the way the server does; MasterKeyError for one that doesn't."""
+    assert adopt_master_key(database, keys.installed) == keys
+    for endpoint in endpoints.all(database):
+        opened = endpoints.credentials(database, vault, endpoint.pk, CLOCK.now())
+        assert opened.secret.reveal().startswith("whsec_")
+        assert opened.headers == (("X-Token", Secret(HEADER_VALUE)),)
+    for caller, route, key in query(database, "SELECT caller, route, key FROM idempotency"):
+        answer = idempotency.find(database, caller, route, key, CLOCK.now())
+        assert answer is not None
+        assert b"whsec_secret" in idempotency.unseal(vault, answer)
+
+
+def opens(database: Database, keys: MasterKeys) -> bool:
+    try:
+        open_all(database, VAULT, keys)
+    except MasterKeyError:
+        return False
+    except Exception:  # noqa: BLE001 - it opened, and then made no sense where it was
+        return True
+    return True
+
+
+async def test_no_value_opens_in_the_place_of_another(path: Path) -> None:
+    """Any sealed value written over any other, by whoever can write the file, makes that place fail to open."""
+    async with running(path) as journal:
+        keys = await fill(journal)
+
+        def try_all(database: Database) -> tuple[int, list[Cell]]:
+            """Return how many were tried, and the places where another's value opened."""
+            open_all(database, VAULT, keys)
+            places = cells(database)
+            values = [value_of(database, cell) for cell in places]
+            tried, opened = 0, []
+            for (sql, key), own in zip(places, values, strict=True):
+                for other in values:
+                    if other == own:
+                        continue
+                    query(database, sql, other, *key)
+                    tried += 1
+                    if opens(database, keys):
+                        opened.append((sql, key))
+                query(database, sql, own, *key)
+            open_all(database, VAULT, keys)
+            return tried, opened
+
+        # Two endpoints with four secrets each, six answers, and three facts of the master key.
+        assert await journal.write(try_all) == (17 * 16, [])
+
+
+async def test_an_answer_opens_for_its_own_request_alone(path: Path) -> None:
+    """Who asked, what, under which key, with which body, and the status: none of them can be changed in the file."""
+    async with running(path) as journal:
+        await journal.write(idempotency.keep, VAULT, kept(), b"answer")
+        stored = await journal.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now())
+        assert stored is not None
+        assert idempotency.unseal(VAULT, stored) == b"answer"
+        for name, value in {
+            "caller": "key_2",
+            "route": "POST /api/events",
+            "key": "b",
+            "body_hash": bytes(31) + b"\x01",
+            "status": 200,
+        }.items():
+            with pytest.raises(MasterKeyError):
+                idempotency.unseal(VAULT, msgspec.structs.replace(stored, **{name: value}))
+
+
+async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
+    """Secrets, private keys, header values and kept answers are nowhere in the file or its log."""
+    async with running(path) as journal:
+        new = new_endpoint(headers=(("X-Token", Secret(HEADER_VALUE)),), ed25519_secret=Secret("whsk_private"))
+        endpoint = await journal.write(endpoints.insert, VAULT, new)
+        await journal.write(idempotency.keep, VAULT, kept(), HEADER_VALUE.encode())
+        opened = await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
+        assert (opened.secret, opened.headers) == (new.secret, new.headers)
+        assert endpoint.header_names == ("X-Token",)
+        written = b"".join(file.read_bytes() for file in path.parent.iterdir())
+        assert b"X-Token" in written
+        for secret in (new.secret.reveal(), HEADER_VALUE, "whsk_private"):
+            assert secret.encode() not in written
+            assert secret.removeprefix("whsec_").encode() not in written
+
+
+async def test_only_the_right_master_key_opens_it(path: Path) -> None:
+    """Another master key is refused; a journal that holds no secret takes a new one, and forgets what it can't open."""
+    async with running(path) as journal:
+        first = await journal.write(adopt_master_key, MASTER_KEY)
+        assert await journal.write(adopt_master_key, MASTER_KEY) == first
+        other = new_master_key()
+        with pytest.raises(MasterKeyError, match="isn't the one this journal was made with"):
+            await journal.write(adopt_master_key, other)
+        await journal.write(idempotency.keep, VAULT, kept(), b"answer")
+        assert not await journal.read(holds_secrets)
+        await journal.write(forget_master_key)
+        assert await journal.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now()) is None
+        assert (await journal.write(adopt_master_key, other)).sealing == other
+        await add_endpoint(journal)
+        assert await journal.read(holds_secrets)
+
+
+def add_many(database: Database, count: int) -> None:
+    for _ in range(count):
+        endpoints.insert(database, VAULT, new_endpoint())
+
+
+async def everywhere(path: Path, journal: Journal) -> bytes:
+    """Return all that the journal's files hold once what is overwritten has left its log."""
+    journal.cut_log()
+    wal = path.with_name(path.name + "-wal")
+    with trio.fail_after(10):
+        while wal.stat().st_size:
+            await trio.sleep(0.01)
+    return b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+@pytest.mark.parametrize("way", ["rotated", "headers", "deleted", "expired", "resealed"])
+async def test_what_goes_is_overwritten(path: Path, way: str) -> None:
+    """A sealed value that is replaced or removed is in none of the files any more, whatever key somebody has."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal, headers=(("X-Token", Secret(HEADER_VALUE)),))
+        await journal.write(add_many, 200)
+        sql = "SELECT sealed FROM secrets WHERE endpoint_pk = ?"
+        before = [bytes(row[0]) for row in await journal.read(query, sql, endpoint.pk)]
+        now = CLOCK.now()
+        match way:
+            case "rotated":
+                await journal.write(endpoints.rotate, VAULT, endpoint.id, Secret(generate_secret()), "", 0.0, now)
+                before = before[:1]
+            case "headers":
+                wanted = EndpointChanges(headers=(("X-Token", Secret("short")),))
+                await journal.write(endpoints.update, VAULT, endpoint.id, wanted, now)
+                before = before[1:]
+            case "deleted":
+                await journal.write(endpoints.delete, endpoint.id, now)
+            case "expired":
+                await journal.write(endpoints.rotate, VAULT, endpoint.id, Secret(generate_secret()), "", 60.0, now - 90)
+                kind = "SELECT sealed FROM secrets WHERE endpoint_pk = ? AND kind = 'previous'"
+                before = [bytes(row[0]) for row in await journal.read(query, kind, endpoint.pk)]
+                assert await journal.read(sealing.expired, now) == [endpoint.pk]
+                assert await journal.write(sealing.forget_expired, [endpoint.pk], now) == 1
+            case _:
+                await journal.write(reseal, Vault(MASTER_KEY), Position(), 1000)  # seals nothing anew: the same key
+                written = await everywhere(path, journal)
+                assert all(value in written for value in before)
+                vault = Vault(MASTER_KEY)
+                vault.seal_with(new_master_key())
+                _, count = await journal.write(reseal, vault, Position(), 1000)
+                assert count == 202
+        assert before
+        written = await everywhere(path, journal)
+        assert not any(value in written for value in before)
+
+
+async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(path: Path) -> None:
+    """The hourly round removes them for good, and leaves those that still sign."""
+    async with running(path) as journal, trio.open_nursery() as nursery:
+        ended, overlapping = await add_endpoint(journal), await add_endpoint(journal)
+        now = CLOCK.now()
+        for endpoint, ago in ((ended, 61.0), (overlapping, 0.0)):
+            secret = Secret(generate_secret())
+            await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
+        nursery.start_soon(journal.retain, 30)
+        sql = "SELECT endpoint_pk FROM secrets WHERE kind = 'previous' ORDER BY endpoint_pk"
+        with trio.fail_after(10):
+            while await journal.read(query, sql) != [(overlapping.pk,)]:
+                await trio.sleep(0.01)
+        opened = await journal.read(endpoints.credentials, VAULT, overlapping.pk, now)
+        assert opened.previous_secret is not None
+        assert (await journal.read(endpoints.credentials, VAULT, ended.pk, now)).previous_secret is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_secret_given_anew_meanwhile_is_not_taken_for_expired(path: Path) -> None:
+    """Between the look and the removal a webhook may be rotated again: its new overlap holds."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        now = CLOCK.now()
+        for ago in (90.0, 0.0):
+            secret = Secret(generate_secret())
+            await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
+        assert await journal.write(sealing.forget_expired, [endpoint.pk], now) == 0
+
+
+async def test_what_does_not_open_keeps_nothing_else_from_being_sealed_anew(path: Path) -> None:
+    """A value that was tampered with stays as it is, still doesn't open, and all others are sealed anew."""
+    async with running(path) as journal:
+        good, bad = await add_endpoint(journal), await add_endpoint(journal)
+        await journal.write(query, "UPDATE secrets SET sealed = x'00' WHERE endpoint_pk = ?", bad.pk)
+        vault = Vault(MASTER_KEY)
+        vault.seal_with(new_master_key())
+        assert await journal.write(reseal, vault, Position(), 10) == (Position(is_in_answers=True), 1)
+        vault.forget_others()
+        await journal.read(endpoints.credentials, vault, good.pk, CLOCK.now())
+        with pytest.raises(MasterKeyError):
+            await journal.read(endpoints.credentials, vault, bad.pk, CLOCK.now())

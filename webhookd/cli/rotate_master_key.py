@@ -1,0 +1,59 @@
+"""`webhookd rotate-master-key`: another master key, through the running server or, while none runs, in the journal."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+
+from webhookd import logs, offline
+from webhookd.admin.master_key import PATH, MasterKeyView
+from webhookd.cli.control import Control
+from webhookd.cli.options import takes_config
+from webhookd.config import Config, LogConfig
+from webhookd.hidden import Secret
+from webhookd.keyfile import format_master_key, load_master_key
+from webhookd.rotator import Progress, Stage
+
+_LOOK_SECONDS = 0.2
+
+
+@click.command("rotate-master-key")
+@click.option(
+    "--new-key-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The new key: base64 of 32 bytes, mode 0600. Needed where a service manager hands the key over.",
+)
+@takes_config
+def command(config: Config, new_key_file: Path | None) -> None:
+    """Seal everything in the journal with another master key, and put that key in the place of the one in force.
+
+    It goes on while the server runs, and can be cut off at any point: the journal always opens with the key that is in
+    place, and the next start goes on. Without --new-key-file a key is made.
+
+    Where webhookd can't replace the key (a credential, a directory it can't write to) it says what is left to do.
+    """
+    new = None if new_key_file is None else load_master_key(new_key_file)
+    control = Control(config.server.control_socket)
+    if control.is_served():
+        done: MasterKeyView | Progress = _through_server(control, new)
+    else:
+        # To standard error, and what needs somebody alone: what was done is said below.
+        logs.configure(LogConfig(level="warning", format=config.log.format))
+        done = trio.run(partial(offline.rotate_master_key, config, new))
+    click.echo(f"master key {done.key_id}: {done.resealed} values sealed anew")
+    if done.instruction is None:
+        click.echo("the new key is in place; copies of the journal from before still open with the old one")
+    else:
+        click.echo(f"to do: {done.instruction}")
+
+
+def _through_server(control: Control, new: Secret[bytes] | None) -> MasterKeyView:
+    body = {} if new is None else {"newKey": format_master_key(new)}
+    progress = control.post(f"{PATH}/rotate", body, MasterKeyView)
+    while progress.stage is Stage.CHANGING:
+        time.sleep(_LOOK_SECONDS)
+        progress = control.get(PATH, MasterKeyView)
+    return progress
