@@ -14,6 +14,7 @@ from webhookd.delivery.breaker import Answer
 from webhookd.delivery.requests import compose
 from webhookd.delivery.retry import classify
 from webhookd.envelope import seal_envelope
+from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import DeliveryDetail, Journal, trials
 from webhookd.models import (
@@ -62,6 +63,8 @@ class Tester:
         """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
         async with self._slots:
             credentials, _ = await self._load(endpoint)
+            if not credentials.secret:
+                raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
             now = self._clock.now()
             event = own_event(
                 TEST_EVENT, endpoint, {"webhookId": endpoint.id}, event_id=self._ids.new(Prefix.EVENT), now=now

@@ -68,17 +68,19 @@ async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
     headers = {}
     if not detail.endpoint_is_deleted:
         credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
-        headers = dict(
-            compose(
-                endpoint=endpoint,
-                credentials=credentials,
-                message=detail.message,
-                delivery_id=row.id,
-                number=max(row.attempts, 1),
-                sequence=row.sequence,
-                at=at,
+        # It may have been deleted since `detail` was read.
+        if credentials.secret:
+            headers = dict(
+                compose(
+                    endpoint=endpoint,
+                    credentials=credentials,
+                    message=detail.message,
+                    delivery_id=row.id,
+                    number=max(row.attempts, 1),
+                    sequence=row.sequence,
+                    at=at,
+                )
             )
-        )
     headers.update(dict.fromkeys(endpoint.header_names, HIDDEN))
     return RequestView(url=endpoint.url, headers=headers, body=detail.message.body.decode())
 
