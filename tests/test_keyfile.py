@@ -121,6 +121,18 @@ def test_a_credential_may_be_let_in_by_an_access_list(tmp_path: Path) -> None:
         place(path, is_credential=True).load()
 
 
+def test_a_configured_file_among_the_credentials_is_one(tmp_path: Path) -> None:
+    """A unit may name the credential by its path; it is then judged, and kept, as a credential."""
+    key = create_master_key(tmp_path / "credentials" / "key")
+    (tmp_path / "credentials" / "key").chmod(0o440)
+    named = {"WEBHOOKD_SECRETS__MASTER_KEY_FILE": str(tmp_path / "credentials" / "key")}
+    config = load_config(None, named)
+    found = find_key_place(config, {CREDENTIALS_DIRECTORY: str(tmp_path / "credentials")})
+    assert (found.is_credential, found.is_replaceable, found.load()) == (True, False, key)
+    elsewhere = find_key_place(config, {CREDENTIALS_DIRECTORY: str(tmp_path / "other")})
+    assert not elsewhere.is_credential
+
+
 def test_a_missing_key_is_told_with_every_place_that_was_looked_at(tmp_path: Path) -> None:
     """The error says which file is missing, what else could have been, and how to mend it."""
     file = tmp_path / "config.toml"

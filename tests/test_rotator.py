@@ -97,8 +97,10 @@ def open_everything(database: Database, vault: Vault) -> tuple[int, int]:
     known = endpoints.all(database)
     for endpoint in known:
         opened = endpoints.credentials(database, vault, endpoint.pk, CLOCK.now())
+        assert opened is not None
         assert opened.secret.reveal().startswith("whsec_")
     last = endpoints.credentials(database, vault, known[-1].pk, CLOCK.now())
+    assert last is not None
     assert last.previous_secret is not None
     answers = 0
     while (answer := idempotency.find(database, "local", "POST /api/keys", f"k{answers:04}", CLOCK.now())) is not None:

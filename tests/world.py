@@ -4,7 +4,7 @@
 and when, in seconds since the world began.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.envelope import decode_event
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import InlineRunner, Journal, NewEndpoint, deliveries, open_journal
+from webhookd.journal import InlineRunner, Journal, NewEndpoint, Runner, deliveries, open_journal
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
 from webhookd.models import (
     DeliveryError,
@@ -50,10 +50,11 @@ class Sent:
 
 @dataclass
 class WorldSender:
-    """Answers each request after `seconds` with what `script` says."""
+    """Answers each request after `seconds`, or what `seconds_of` says of it, with what `script` says."""
 
     script: Script = lambda _: OK
     seconds: float = 0.0
+    seconds_of: Callable[["Sent"], float] | None = None
     sent: list[Sent] = field(default_factory=list)
     in_flight: dict[str, int] = field(default_factory=dict)
     most_in_flight: dict[str, int] = field(default_factory=dict)
@@ -74,9 +75,10 @@ class WorldSender:
         self.sent.append(sent)
         self.in_flight[url] = self.in_flight.get(url, 0) + 1
         self.most_in_flight[url] = max(self.most_in_flight.get(url, 0), self.in_flight[url])
+        seconds = self.seconds if self.seconds_of is None else self.seconds_of(sent)
         try:
             with trio.move_on_after(timeout_seconds) as patience:
-                await trio.sleep(self.seconds)
+                await trio.sleep(seconds)
         finally:
             self.in_flight[url] -= 1
         if patience.cancelled_caught:
@@ -85,8 +87,8 @@ class WorldSender:
         if isinstance(answer, Outcome):
             return answer
         if isinstance(answer, DeliveryError):
-            return Outcome(duration_seconds=self.seconds, error=answer, detail=answer.value)
-        return Outcome(duration_seconds=self.seconds, status=answer, remote_address="192.0.2.1:443")
+            return Outcome(duration_seconds=seconds, error=answer, detail=answer.value)
+        return Outcome(duration_seconds=seconds, status=answer, remote_address="192.0.2.1:443")
 
     async def forget(self, endpoint_id: str) -> None:
         await trio.lowlevel.checkpoint()
@@ -118,6 +120,7 @@ class World:
         overrides: PolicyOverrides | None = None,
         organization_id: str | None = None,
         is_active: bool = True,
+        headers: Mapping[str, str] | None = None,
     ) -> Endpoint:
         secret = generate_secret()
         return await self.router.create_endpoint(
@@ -131,6 +134,7 @@ class World:
                 overrides=overrides or PolicyOverrides(),
                 organization_id=organization_id,
                 is_active=is_active,
+                headers=tuple((name, Secret(value)) for name, value in (headers or {}).items()),
             )
         )
 
@@ -170,7 +174,9 @@ def steady(**delivery: object) -> Config:
 
 
 @asynccontextmanager
-async def world(path: Path, *, config: Config | None = None, sender: WorldSender | None = None) -> AsyncIterator[World]:
+async def world(
+    path: Path, *, config: Config | None = None, sender: WorldSender | None = None, reads: Runner | None = None
+) -> AsyncIterator[World]:
     """Run a world on the journal in `path` (made if there is none) until the block ends, as a crash would."""
     config = config or steady()
     sender = sender or WorldSender()
@@ -180,7 +186,9 @@ async def world(path: Path, *, config: Config | None = None, sender: WorldSender
     vault = Vault(Secret(bytes(32)))
     inline = InlineRunner()
     async with (
-        open_journal(path / "journal.db", clock=clock, ids=ids, write_runner=inline, read_runner=inline) as journal,
+        open_journal(
+            path / "journal.db", clock=clock, ids=ids, write_runner=inline, read_runner=reads or inline
+        ) as journal,
         trio.open_nursery() as writing,
     ):
         await writing.start(journal.run)

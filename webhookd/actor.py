@@ -10,10 +10,10 @@ run beside it. A flight signs, sends, asks `decide` what the outcome means and s
 state as one journal record; its delivery stays in flight until that record is on disk, so the line goes on only then
 and a crash repeats at most what was in flight. It then takes the next delivery for as long as the gate says "send".
 
-Whatever isn't plain success makes the window stale: the journal then says what comes next, and there is no second
-truth here. Wakes are level-triggered and carry no data. "Nothing left and not woken: leave" is one synchronous step, as
-is "registered? wake: start" at the registry. A canceled flight is recorded as interrupted, which counts against nobody;
-the writer outlives the actors and puts that on disk too.
+Whatever isn't plain success makes the window stale: the journal then says what comes next, and nothing leaves until it
+has said so. Wakes are level-triggered and carry no data. "Nothing left and not woken: leave" is one synchronous step,
+as is "registered? wake: start" at the registry. A canceled flight is recorded as interrupted, which counts against
+nobody; the writer outlives the actors and puts that on disk too.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -31,7 +31,6 @@ from webhookd.delivery.requests import compose
 from webhookd.delivery.retry import decide
 from webhookd.delivery.signing import Signer
 from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
-from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Ticket, Window, WindowRequest
 from webhookd.line import Line
@@ -83,8 +82,8 @@ class Sender(Protocol):
 class Owner(Protocol):
     """What an actor asks of whoever keeps the endpoints."""
 
-    async def load(self, endpoint: Endpoint) -> tuple[Credentials, EndpointState]:
-        """Read the endpoint's secrets and its past."""
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
         ...
 
     async def expire(self, endpoint: Endpoint, deliveries: tuple[QueuedDelivery, ...]) -> None:
@@ -98,6 +97,17 @@ class Owner(Protocol):
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted; `before` is the endpoint's state until then."""
         ...
+
+
+class Receiver:
+    """Where an endpoint's requests go and what they are signed and sent with, all as of one moment."""
+
+    __slots__ = ("headers", "signer", "url")
+
+    def __init__(self, endpoint: Endpoint, credentials: Credentials) -> None:
+        self.url = endpoint.url
+        self.signer = Signer(credentials, endpoint.signature)
+        self.headers = credentials.headers
 
 
 class Actor:
@@ -134,8 +144,7 @@ class Actor:
         self._slots = slots
         self._sample = sample
         self._line = Line()
-        self._custom_headers: tuple[tuple[str, Secret[str]], ...] = ()
-        self._signer: Signer | None = None
+        self._receiver: Receiver | None = None
         self._is_changed = False
         self._is_forgiven = False
         self._is_retired = False
@@ -206,9 +215,11 @@ class Actor:
         if self._is_retired:
             return
         self._active_at = self._clock.now()
-        self._line.is_stale = True
-        credentials, self.state = await self._owner.load(self.endpoint)
-        self._sign_with(credentials)
+        self._line = Line()  # the last one may have been left in the middle of a read
+        if (loaded := await self._owner.load(self.endpoint)) is None:
+            return
+        endpoint, credentials, self.state = loaded
+        self._receiver = Receiver(endpoint, credentials)
         while True:
             async with trio.open_nursery() as flights:
                 await self._work(flights)
@@ -241,32 +252,33 @@ class Actor:
 
     async def _take_over(self) -> None:
         self._is_changed = False
-        credentials, _ = await self._owner.load(self.endpoint)
-        self._sign_with(credentials)
+        if (loaded := await self._owner.load(self.endpoint)) is None:
+            self.retire()
+            return
+        endpoint, credentials, _ = loaded
+        self._receiver = Receiver(endpoint, credentials)
         if self._is_forgiven:
             self._is_forgiven = False
             self.state = breaker.reopened_by_hand(self.state)
 
-    def _sign_with(self, credentials: Credentials) -> None:
-        self._signer = Signer(credentials, self.endpoint.signature)
-        self._custom_headers = credentials.headers
-
     async def _refill(self) -> None:
         now = self._clock.now()
-        blocked_keys = busy_keys(self.in_flight) | self._line.blocked_keys(now)
+        blocked_keys: frozenset[str] = frozenset()
+        if self.policy.ordering is Ordering.KEY:
+            blocked_keys = busy_keys(self.in_flight) | self._line.waiting_keys(now)
         limit = max(MIN_WINDOW, 2 * self.policy.concurrency)
-        self._line.begin_refill()
+        self._line.begin_refill(blocked_keys)
         window = await self._queue.window(
             WindowRequest(
                 endpoint_pk=self.endpoint.pk,
                 ordering=self.policy.ordering,
                 limit=limit,
                 now=now,
-                blocked_keys=blocked_keys if self.policy.ordering is Ordering.KEY else frozenset(),
+                blocked_keys=blocked_keys,
                 in_flight=frozenset(self.in_flight),
             )
         )
-        self._line.load(window, limit=limit, lacks_keys=bool(blocked_keys))
+        self._line.load(window, limit)
 
     async def _expire(self) -> None:
         expired = tuple(delivery for delivery in self._line.expired if delivery.pk not in self._held)
@@ -328,12 +340,13 @@ class Actor:
 
     async def _attempt(self, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
         """Make one request and submit what came of it; return the record's ticket and whether it was a success."""
-        assert self._signer is not None  # noqa: S101 - `run` has made it
         message = await self._queue.message(delivery.event_pk, self._line.upcoming)
+        receiver = self._receiver  # in one step: a URL never meets the headers and secrets of another
+        assert receiver is not None  # noqa: S101 - `run` has made it
         started_at = self._clock.now()
         headers = compose(
-            signer=self._signer,
-            custom=self._custom_headers,
+            signer=receiver.signer,
+            custom=receiver.headers,
             message=message,
             delivery_id=delivery.id,
             number=delivery.attempts + 1,
@@ -343,7 +356,7 @@ class Actor:
         try:
             outcome = await self._sender.send(
                 endpoint_id=self.endpoint.id,
-                url=self.endpoint.url,
+                url=receiver.url,
                 headers=headers,
                 body=message.body,
                 timeout_seconds=self.policy.timeout_seconds,
@@ -363,6 +376,8 @@ class Actor:
         before = self.state
         verdict = decide(outcome, delivery, before, self.policy, now=now, sample=self._sample())
         self.state = verdict.endpoint
+        if before.breaker is not verdict.endpoint.breaker:
+            self._woken.set()  # more may leave from now on than this flight carries on with
         if self.bucket is not None and before.is_ill and not verdict.endpoint.is_ill:
             self.bucket = self.bucket.emptied(now)
         record = AttemptRecord(

@@ -21,6 +21,7 @@ NO_KEYS: frozenset[str] = frozenset()
 class Why(Enum):
     """What an actor waits for."""
 
+    READING = "reading"
     IDLE = "idle"
     INACTIVE = "inactive"
     PAUSED = "paused"
@@ -76,6 +77,8 @@ def next_move(
 
     `held` are deliveries that are being changed by hand; `active_at` is when something was last done.
     """
+    if line.is_being_read:
+        return Wait(None, Why.READING)
     if line.expired and not line.is_stale:
         return Step.EXPIRE
     candidate = line.candidate(

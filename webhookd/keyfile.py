@@ -96,12 +96,16 @@ def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:
     """Return where the master key is, or will be made.
 
     `secrets.master_key_file` comes first, then the service manager's credential where it hands one over, then a file
-    beside the journal.
+    beside the journal. A configured file among the service manager's credentials is one of them.
     """
     secrets = config.secrets
-    if secrets.master_key_file is not None:
-        return KeyPlace(path=secrets.master_key_file, is_credential=False, chosen_by="secrets.master_key_file")
     directory = environ.get(CREDENTIALS_DIRECTORY)
+    if secrets.master_key_file is not None:
+        return KeyPlace(
+            path=secrets.master_key_file,
+            is_credential=bool(directory) and secrets.master_key_file.parent == Path(directory or "").absolute(),
+            chosen_by="secrets.master_key_file",
+        )
     if directory:
         path = Path(directory).absolute() / secrets.master_key_credential
         if os.path.lexists(path):

@@ -1,6 +1,6 @@
 """What an actor knows of its endpoint's queue: the window it last read from the journal, and when to read again.
 
-Pure bookkeeping, without I/O. The window never grows past what one read returned, whatever the backlog is.
+Pure bookkeeping, without I/O. The window never grows past what one read may return, whatever the backlog is.
 """
 
 from collections import deque
@@ -16,9 +16,9 @@ BODIES_AHEAD = 16
 class Line:
     """The window onto one endpoint's queue.
 
-    `is_stale`: the journal was changed behind the window. `has_more`: the journal may hold deliveries that came after
-    it was read. `lacks_keys`: deliveries of some ordering keys were left out of it. `expired` are deliveries whose age
-    has passed and that only need recording.
+    `is_being_read`: the journal has been asked and hasn't answered yet. `is_stale`: the journal was changed behind the
+    window. `has_more`: the journal may hold deliveries that came after it was read. `lacks_keys`: deliveries of some
+    ordering keys were left out of it. `expired` are deliveries whose age has passed and that only need recording.
     """
 
     def __init__(self) -> None:
@@ -28,23 +28,27 @@ class Line:
         self.expired: tuple[QueuedDelivery, ...] = ()
         self._pending: deque[QueuedDelivery] = deque()
         self._parked: deque[QueuedDelivery] = deque()
+        self._waiting: dict[str, float] = {}
         self._refill_at: float | None = None
         self._was_taken_from = False
-        self._is_being_read = False
+        self.is_being_read = False
         self._limit = 0
         self._last_sequence = 0
 
-    def begin_refill(self) -> None:
-        """Note that the journal is about to be read: what changes from now on makes the window stale again."""
-        self.is_stale = self.has_more = False
-        self._is_being_read = True
+    def begin_refill(self, blocked_keys: Collection[str]) -> None:
+        """Note that the journal is about to be read, without these keys; what changes from now on is noted again.
 
-    def load(self, window: Window, *, limit: int, lacks_keys: bool) -> None:
+        Until it has been read nothing may be taken: what is held may be out of date.
+        """
+        self.is_stale = self.has_more = False
+        self.lacks_keys = bool(blocked_keys)
+        self.is_being_read = True
+
+    def load(self, window: Window, limit: int) -> None:
         """Take in what the journal answered; so many deliveries at most are then held."""
-        self._is_being_read = False
+        self.is_being_read = False
         self._limit = limit
         self._last_sequence = window.last_sequence
-        self.lacks_keys = lacks_keys
         self._pending = deque(window.line)
         self._parked = deque(window.parked)
         self.expired = window.expired
@@ -58,7 +62,7 @@ class Line:
         It may only join a window that holds everything before it, and that isn't being read anew. A gap in the
         sequences means that something was queued in another way.
         """
-        knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self._is_being_read)
+        knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self.is_being_read)
         follows = delivery.sequence == self._last_sequence + 1
         if not (knows_all and follows) or len(self._pending) >= self._limit:
             self.has_more = True
@@ -129,13 +133,20 @@ class Line:
         """Return the events of the next deliveries, by row number."""
         return [delivery.event_pk for delivery in islice(self._pending, BODIES_AHEAD)]
 
-    def blocked_keys(self, now: float) -> frozenset[str]:
-        """Return the ordering keys whose head waits for its back-off."""
-        return frozenset(
-            delivery.ordering_key
-            for delivery in self._pending
-            if delivery.ordering_key is not None and delivery.next_attempt_at > now
-        )
+    def waiting_keys(self, now: float) -> frozenset[str]:
+        """Return the ordering keys whose head waits for its back-off, those that earlier windows held included.
+
+        A window can be full of what waits behind one head; without a memory the next one would be full of another's.
+        """
+        if self.is_stale:
+            self._waiting.clear()  # somebody may have ended a back-off by hand
+        else:
+            self._waiting = {key: at for key, at in self._waiting.items() if at > now}
+            for delivery in self._pending:
+                key = delivery.ordering_key
+                if key is not None and key not in self._waiting and delivery.next_attempt_at > now:
+                    self._waiting[key] = delivery.next_attempt_at
+        return frozenset(self._waiting)
 
     def _eligible(self, now: float, ordering: Ordering, busy_keys: Container[str]) -> Iterable[QueuedDelivery]:
         yield from (delivery for delivery in self._parked if delivery.next_attempt_at <= now)

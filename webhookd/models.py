@@ -305,12 +305,6 @@ class Credentials(_Data, frozen=True, kw_only=True):
     headers: tuple[tuple[str, Secret[str]], ...]
 
 
-NO_CREDENTIALS = Credentials(
-    secret=Secret(""), previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=()
-)
-"""Those of an endpoint that has been deleted."""
-
-
 class EndpointState(_Data, frozen=True, kw_only=True):
     """What an endpoint's past means for its next request; survives a restart.
 

@@ -239,14 +239,16 @@ class Router:
             raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
         endpoint, policy = known
         with actor.holding(row.pk):
-            return await self._journal.write(
-                audit.recorded(deliveries.retry, deed, lambda again: (again.id, endpoint.organization_id)),
+            again = await self._journal.write(
+                audit.recorded(deliveries.retry, deed, lambda retried: (retried.id, endpoint.organization_id)),
                 row.pk,
                 force=force,
                 now=self._clock.now(),
                 max_age_seconds=policy.max_age_seconds,
                 ordering=policy.ordering,
             )
+        self._requeued(row.endpoint_pk)  # the actor may have left meanwhile
+        return again
 
     async def put_event_type(self, row: EventTypeRow, deed: audit.Deed | None = None) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it."""
@@ -307,8 +309,8 @@ class Router:
 
     # What actors ask for.
 
-    async def load(self, endpoint: Endpoint) -> tuple[Credentials, EndpointState]:
-        """Read the endpoint's secrets and its past."""
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
         return await self._journal.read(_load, self._vault, endpoint.pk, self._clock.now())
 
     async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
@@ -349,8 +351,13 @@ class Router:
         self._journal.publish(event, targets, self._published, insists=True, may_repeat=False)
 
 
-def _load(database: Database, vault: Vault, endpoint_pk: int, now: float) -> tuple[Credentials, EndpointState]:
-    return endpoints.credentials(database, vault, endpoint_pk, now), endpoints.state(database, endpoint_pk)
+def _load(
+    database: Database, vault: Vault, endpoint_pk: int, now: float
+) -> tuple[Endpoint, Credentials, EndpointState] | None:
+    credentials = endpoints.credentials(database, vault, endpoint_pk, now)
+    if credentials is None:
+        return None
+    return endpoints.by_pk(database, endpoint_pk)[0], credentials, endpoints.state(database, endpoint_pk)
 
 
 def _update(

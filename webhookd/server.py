@@ -159,7 +159,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     first_admin_key=first_admin_key,
                 )
                 async with trio.open_nursery() as sending:
-                    await sending.start(sender.run)
+                    sending.start_soon(Supervisor("sender").run, sender.run)
                     await sending.start(router.run)
                     sending.start_soon(Supervisor("master key").run, rotator.run)
                     sending.start_soon(

@@ -15,6 +15,7 @@ from webhookd.delivery.requests import compose
 from webhookd.delivery.retry import classify
 from webhookd.delivery.signing import Signer
 from webhookd.envelope import seal_envelope
+from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import DeliveryDetail, Journal, audit, endpoints, trials
 from webhookd.models import (
@@ -35,7 +36,7 @@ from webhookd.models import (
 
 MOST_AT_ONCE = 16
 
-Load = Callable[[Endpoint], Awaitable[tuple[Credentials, EndpointState]]]
+Load = Callable[[Endpoint], Awaitable[tuple[Endpoint, Credentials, EndpointState] | None]]
 
 
 class Tester:
@@ -63,7 +64,9 @@ class Tester:
         """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
         insert = audit.recorded(trials.insert, deed, lambda _: endpoints.about(endpoint))
         async with self._slots:
-            credentials, _ = await self._load(endpoint)
+            if (loaded := await self._load(endpoint)) is None:
+                raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
+            endpoint, credentials, _ = loaded
             now = self._clock.now()
             event = own_event(
                 TEST_EVENT, endpoint, {"webhookId": endpoint.id}, event_id=self._ids.new(Prefix.EVENT), now=now

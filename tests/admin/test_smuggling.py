@@ -179,6 +179,11 @@ def test_what_follows_a_request_is_answered_in_its_turn(api: Api) -> None:
     replies, rest = exchange(address(api), [BEHIND + post.replace(b"POST", b"GET") + BEHIND + b"\x00\x01garbage"])
     assert ([reply.status for reply in replies], rest) == ([200, 401, 200, 400], b"")
     assert b"control character" in replies[-1].body
+    head = BEHIND.replace(b"GET", b"HEAD")
+    replies, rest = exchange(address(api), [head + b"garbage\r\n\r\n"])
+    assert ([reply.status for reply in replies], rest) == ([200, 400], b"")
+    replies, rest = exchange(address(api), [CHUNKED.replace(b"POST", b"HEAD") + b"garbage\r\n"])
+    assert ([reply.status for reply in replies][:1] in ([400], [401], [405]), rest) == (True, b"")
     absolute = b"GET http://X:80/healthz HTTP/1.1\r\nhost: x:80\r\n\r\n"
     replies, rest = exchange(address(api), [absolute + GET + b"host: x\r\n" + b"a: b\r\n" * 99 + b"\r\n"])
     assert ([reply.status for reply in replies], rest) == ([200, 200], b"")

@@ -61,7 +61,7 @@ def test_the_unit_hides_no_users() -> None:
     assert asked["CapabilityBoundingSet"] == [""]
     assert asked["Type"] == ["notify"]
     assert (asked["StateDirectory"], asked["RuntimeDirectory"]) == (["webhookd"], ["webhookd"])
-    assert asked["LoadCredential"] == ["master.key:/etc/webhookd/master.key"]
+    assert asked["LoadCredential"] == ["webhookd-master-key:/etc/webhookd/master.key"]
 
 
 def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
     assert asked["ExecStart"] == [f'/opt/webhookd/bin/webhookd serve --config "{escaped}"']
     assert asked["StateDirectory"] == ["hooks"]
     assert asked["RuntimeDirectory"] == ["hooks"]
-    assert asked["LoadCredential"] == ["master.key:/var/lib/hooks/master.key"]
+    assert asked["LoadCredential"] == ["webhookd-master-key:/var/lib/hooks/master.key"]
     assert asked["TimeoutStopSec"] == ["145"]
     assert "ReadWritePaths" not in asked
     elsewhere = tmp_path / "elsewhere.toml"
@@ -85,7 +85,7 @@ def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
     asked = settings(printed("--config", str(elsewhere), "--group", "apps", "--master-key", "/etc/key"))
     assert asked["ReadWritePaths"] == [str(tmp_path)]
     assert (asked["User"], asked["Group"]) == (["webhookd"], ["apps"])
-    assert asked["LoadCredential"] == ["master.key:/etc/key"]
+    assert asked["LoadCredential"] == ["webhookd-master-key:/etc/key"]
 
 
 FORBIDDEN = """

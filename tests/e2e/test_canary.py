@@ -204,6 +204,7 @@ async def private_key(directory: Path, webhook: str) -> str:
         rotator = await unlock(journal, config, {})
         endpoint = await journal.read(endpoints.get, webhook)
         opened = await journal.read(endpoints.credentials, rotator.vault, endpoint.pk, CLOCK.now())
+    assert opened is not None
     assert opened.ed25519_secret is not None
     return opened.ed25519_secret.reveal()
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from peewee import Database, Model
 
@@ -117,15 +118,18 @@ async def test_rare_statuses_have_an_index(path: Path, status: DeliveryStatus) -
 
 
 async def test_pending_ones_are_found_behind_a_long_history(path: Path) -> None:
-    """A list of pending deliveries begins at the head of the line, and ends at once where there is none."""
+    """A list of pending deliveries walks the line alone, whatever the wall clock did, and page by page."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         pending = everything() | {"status": DeliveryStatus.PENDING}
         assert (await journal.read(deliveries.page, endpoint.pk, **pending)).items == []
         for number in range(3):
-            await publish(journal, event(f"e{number}"), endpoint).wait()
-        found = (await journal.read(deliveries.page, endpoint.pk, **pending)).items
-        assert [row.event_id for row in found] == ["e2", "e1", "e0"]
+            set_back = msgspec.structs.replace(event(f"e{number}"), accepted_at=CLOCK.now() - number)
+            await publish(journal, set_back, endpoint).wait()
+        first = await journal.read(deliveries.page, endpoint.pk, **pending | {"limit": 2})
+        second = await journal.read(deliveries.page, endpoint.pk, **pending | {"cursor": first.next_cursor})
+        assert [row.event_id for row in (*first.items, *second.items)] == ["e2", "e1", "e0"]
+        assert any("deliveries_line" in line for line in await plans(journal, deliveries.page, endpoint.pk, **pending))
 
 
 async def test_a_scan_would_be_seen(path: Path) -> None:

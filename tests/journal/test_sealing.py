@@ -105,6 +105,7 @@ def open_all(database: Database, vault: Vault, keys: MasterKeys) -> None:
     assert adopt_master_key(database, keys.installed) == keys
     for endpoint in endpoints.all(database):
         opened = endpoints.credentials(database, vault, endpoint.pk, CLOCK.now())
+        assert opened is not None
         assert opened.secret.reveal().startswith("whsec_")
         assert opened.headers == (("X-Token", Secret(HEADER_VALUE)),)
     for caller, route, key in query(database, "SELECT caller, route, key FROM idempotency"):
@@ -175,6 +176,7 @@ async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
         endpoint = await journal.write(endpoints.insert, VAULT, new)
         await journal.write(idempotency.keep, VAULT, kept(), HEADER_VALUE.encode())
         opened = await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
+        assert opened is not None
         assert (opened.secret, opened.headers) == (new.secret, new.headers)
         assert endpoint.header_names == ("X-Token",)
         written = b"".join(file.read_bytes() for file in path.parent.iterdir())
@@ -268,8 +270,11 @@ async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(p
             while await journal.read(query, sql) != [(overlapping.pk,)]:
                 await trio.sleep(0.01)
         opened = await journal.read(endpoints.credentials, VAULT, overlapping.pk, now)
+        assert opened is not None
         assert opened.previous_secret is not None
-        assert (await journal.read(endpoints.credentials, VAULT, ended.pk, now)).previous_secret is None
+        opened = await journal.read(endpoints.credentials, VAULT, ended.pk, now)
+        assert opened is not None
+        assert opened.previous_secret is None
         nursery.cancel_scope.cancel()
 
 

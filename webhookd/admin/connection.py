@@ -277,9 +277,11 @@ class _Protocol(H11Protocol):
             return
         headers += self.config.response_headers("h11")
         self._has_refused = True
+        # In IDLE there is no request, and what the last one was doesn't matter.
+        is_head = self._is_head and self.connection.our_state is h11.SEND_RESPONSE
         # In one step: an answer that the application begins meanwhile must not get between.
         answer = self.connection.send(h11.Response(status_code=status.value, headers=headers))
-        if not self._is_head:
+        if not is_head:
             answer += self.connection.send(h11.Data(data=body))
         answer += self.connection.send(h11.EndOfMessage())
         await self.send(RawData(answer))

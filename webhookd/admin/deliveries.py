@@ -73,17 +73,18 @@ async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
     headers = {}
     if not detail.endpoint_is_deleted:
         credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
-        headers = dict(
-            compose(
-                signer=Signer(credentials, endpoint.signature),
-                custom=credentials.headers,
-                message=detail.message,
-                delivery_id=row.id,
-                number=max(row.attempts, 1),
-                sequence=row.sequence,
-                at=at,
+        if credentials is not None:  # else it has been deleted since
+            headers = dict(
+                compose(
+                    signer=Signer(credentials, endpoint.signature),
+                    custom=credentials.headers,
+                    message=detail.message,
+                    delivery_id=row.id,
+                    number=max(row.attempts, 1),
+                    sequence=row.sequence,
+                    at=at,
+                )
             )
-        )
     headers.update(dict.fromkeys(endpoint.header_names, HIDDEN))
     return RequestView(url=endpoint.url, headers=headers, body=detail.message.body.decode())
 

@@ -184,6 +184,8 @@ async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, o
         credentials = await services.journal.read(
             endpoints.credentials, services.vault, endpoint.pk, services.clock.now()
         )
+        if credentials is None:
+            raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
         current_headers = {name: value.reveal() for name, value in credentials.headers}
     wanted = convert(merge(_document(endpoint, current_headers), patch), WebhookSettings)
     if "events" in patch:

@@ -47,8 +47,8 @@ UMask=0077
 
 # Where it may write, and what it is given to read. The master key stays root's: systemd hands it over.
 {places}
-LoadCredential=master.key:{key}
-Environment=WEBHOOKD_SECRETS__MASTER_KEY_FILE=%d/master.key
+LoadCredential=webhookd-master-key:{key}
+Environment=WEBHOOKD_SECRETS__MASTER_KEY_FILE=%d/webhookd-master-key
 
 # Everything else of the machine is out of sight or read-only. No PrivateUsers: it hides who connects to the sockets.
 ProtectSystem=strict

@@ -134,7 +134,7 @@ class Sender:
         await self._transport.forget(endpoint_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Close connections that nobody has used for a while, and keep up with the machine's addresses."""
+        """Keep deadlines, close what nobody has used for a while, and keep up with the machine's addresses."""
         task_status.started()
         own_known_until = trio.current_time() + OWN_ADDRESSES_SECONDS
         try:

@@ -16,6 +16,7 @@ import httpx
 import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy, Resolver, Target
+from webhookd.delivery.sessions import Resumable, Sessions
 from webhookd.delivery.streams import Stream, dial
 from webhookd.delivery.wire import ResponseReader, WireError
 from webhookd.models import DeliveryError
@@ -23,8 +24,6 @@ from webhookd.models import DeliveryError
 IDLE_SECONDS = 30.0
 MAX_IDLE = 1024
 MAX_IDLE_AN_ENDPOINT = 32
-MAX_SESSIONS = 1024
-SESSION_SECONDS = 3600.0
 
 _CHUNK_BYTES = 16 * 1024
 _ENDPOINT = "webhookd.endpoint"
@@ -70,8 +69,9 @@ class _Connection:
 
     endpoint_id: str
     url: str
-    target: Target
+    server: tuple[str, int]
     stream: Stream
+    verified_at: float
     remote_address: str
     head: str
     is_reused: bool = False
@@ -99,7 +99,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._idle: OrderedDict[_Connection, None] = OrderedDict()  # the one that is idle the longest first
         self._idle_of: dict[str, list[_Connection]] = {}
         self._used_until: dict[_Connection, float] = {}
-        self._sessions = _Sessions()
+        self._sessions = Sessions()
 
     @property
     def idle_connections(self) -> int:
@@ -129,11 +129,14 @@ class DirectTransport(httpx.AsyncBaseTransport):
         names = {"host", "content-length"}
         headers = [(name, value) for name, value in request.headers.multi_items() if name not in names]
         endpoint_id = request.extensions.get(_ENDPOINT, str(request.url.netloc))
-        try:
-            exchanged = await self.exchange(endpoint_id, str(request.url), headers, body, Progress(inf))
-        except TransportError as error:
-            raise httpx.TransportError(f"{error.code.value}: {error.detail}") from error
-        return httpx.Response(exchanged.status, headers=exchanged.headers, stream=httpx.ByteStream(exchanged.body))
+        seconds = request.extensions.get("timeout", {}).get("read")
+        with trio.move_on_after(inf if seconds is None else seconds):
+            try:
+                exchanged = await self.exchange(endpoint_id, str(request.url), headers, body, Progress(inf))
+            except TransportError as error:
+                raise httpx.TransportError(f"{error.code.value}: {error.detail}") from error
+            return httpx.Response(exchanged.status, headers=exchanged.headers, stream=httpx.ByteStream(exchanged.body))
+        raise httpx.ReadTimeout(f"no answer within {seconds} s")
 
     async def forget(self, endpoint_id: str) -> None:
         """Close the idle connections of an endpoint."""
@@ -217,17 +220,13 @@ class DirectTransport(httpx.AsyncBaseTransport):
         with trio.CancelScope(deadline=patience):
             addresses = await self._resolve(target, progress)
             progress.doing = "connecting"
-            stream = await self._dial(target, addresses, progress)
-            try:
-                await self._secure(target, stream, progress)
-            except BaseException:
-                stream.close()
-                raise
+            stream, verified_at = await self._open(target, addresses, progress)
             return _Connection(
                 endpoint_id=endpoint_id,
                 url=url,
-                target=target,
+                server=(target.host, target.port),
                 stream=stream,
+                verified_at=verified_at,
                 remote_address=progress.remote_address or "",
                 head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
             )
@@ -277,14 +276,37 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 failure = TimeoutError("no answer")
         raise TransportError(DeliveryError.CONNECT, f"can't connect to {progress.remote_address}: {_reason(failure)}")
 
-    async def _secure(self, target: Target, stream: Stream, progress: Progress) -> None:
+    async def _open(self, target: Target, addresses: list[str], progress: Progress) -> tuple[Stream, float]:
+        """Dial and, for https, shake hands; return the stream, and when the receiver's certificate was looked at."""
+        now = trio.current_time()
         if target.scheme == "http":
-            return
+            return await self._dial(target, addresses, progress), now
+        known = self._sessions.take((target.host, target.port), now)
+        if known is not None:
+            try:
+                stream = await self._secured(target, addresses, known.session, progress)
+            except TransportError as error:
+                if error.code is not DeliveryError.TLS:
+                    raise
+                # It may be the session that it chokes on, which is our doing.
+            else:
+                return stream, known.verified_at if stream.was_resumed else now
+        return await self._secured(target, addresses, None, progress), now
+
+    async def _secured(
+        self, target: Target, addresses: list[str], session: ssl.SSLSession | None, progress: Progress
+    ) -> Stream:
+        stream = await self._dial(target, addresses, progress)
         progress.doing = "the TLS handshake"
         try:
-            await stream.secure(self._ssl_context, target.host, self._sessions.get((target.host, target.port)))
+            await stream.secure(self._ssl_context, target.host, session)
         except (OSError, ValueError) as error:
+            stream.close()
             raise TransportError(DeliveryError.TLS, f"the TLS handshake failed: {_reason(error)}") from error
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     def _take(self, endpoint_id: str, url: str) -> _Connection | None:
         """Return an idle connection to the URL's target; those that can't be used any more are closed on the way."""
@@ -292,6 +314,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         while own:
             connection = own.pop()
             del self._idle[connection]
+            if not own:
+                del self._idle_of[endpoint_id]
             # What is readable is its end, or bytes that nobody asked for.
             if connection.url == url and not connection.stream.is_readable:
                 connection.is_reused = True
@@ -301,14 +325,14 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     def _keep(self, connection: _Connection, *, is_reusable: bool) -> None:
         if not connection.is_reused and (session := connection.stream.session) is not None:
-            server = (connection.target.host, connection.target.port)
-            self._sessions.put(server, session, was_resumed=connection.stream.was_resumed)
-        own = self._idle_of.setdefault(connection.endpoint_id, [])
+            self._sessions.put(connection.server, Resumable(session, connection.verified_at))
+        own = self._idle_of.get(connection.endpoint_id, [])
         if not is_reusable or len(own) >= MAX_IDLE_AN_ENDPOINT:
             connection.stream.close()
             return
         connection.idle_since = trio.current_time()
         own.append(connection)
+        self._idle_of[connection.endpoint_id] = own
         self._idle[connection] = None
         if len(self._idle) > MAX_IDLE:
             self._drop(next(iter(self._idle)))
@@ -324,29 +348,6 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
 class _ClosedWhileIdleError(Exception):
     """A reused connection ended before a byte of an answer."""
-
-
-class _Sessions:
-    """The TLS sessions last made, by host and port: whoever resumes one skips the certificates and a key exchange.
-
-    A session is forgotten after an hour, so that a certificate is looked at again.
-    """
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, int], tuple[float, ssl.SSLSession]] = OrderedDict()
-
-    def get(self, server: tuple[str, int]) -> ssl.SSLSession | None:
-        """Return the session of a server, if there is one that isn't too old."""
-        made_at, session = self._kept.get(server, (-inf, None))
-        return session if trio.current_time() - made_at < SESSION_SECONDS else None
-
-    def put(self, server: tuple[str, int], session: ssl.SSLSession, *, was_resumed: bool) -> None:
-        """Keep a session; one that goes on from another has that one's age."""
-        kept = self._kept.pop(server, None)
-        made_at = kept[0] if kept is not None and was_resumed else trio.current_time()
-        self._kept[server] = (made_at, session)
-        if len(self._kept) > MAX_SESSIONS:
-            self._kept.popitem(last=False)
 
 
 def _encode(head: str, headers: Headers, body: bytes) -> bytes:

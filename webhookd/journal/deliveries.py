@@ -45,14 +45,16 @@ def page(
     cursor: str | None,
 ) -> Page[DeliveryRow]:
     """Return a page of an endpoint's deliveries, newest first; made from `since` on and before `until`."""
+    # What is pending is found along its line, and a line's order is that of its making.
+    place = DeliveryTable.sequence if status is DeliveryStatus.PENDING else DeliveryTable.created_at
     query = (
         _select()
         .where(DeliveryTable.endpoint_pk == endpoint_pk)
-        .order_by(DeliveryTable.created_at.desc(), DeliveryTable.pk.desc())
+        .order_by(place.desc(), DeliveryTable.pk.desc())
         .limit(limit + 1)
     )
     if status is not None:
-        query = query.where(_has_status(endpoint_pk, status))
+        query = query.where(_has_status(status))
     if event is not None:
         query = query.where(DeliveryTable.event_type == event)
     if event_id is not None:
@@ -62,34 +64,25 @@ def page(
     if until is not None:
         query = query.where(DeliveryTable.created_at < until)
     if cursor is not None:
-        created_at, pk = cursors.decode(cursor, _LIST, tuple[float, int])
-        query = query.where(
-            (DeliveryTable.created_at <= created_at)
-            & ((DeliveryTable.created_at < created_at) | (DeliveryTable.pk < pk))
-        )
+        at, pk = cursors.decode(cursor, _LIST, tuple[float, int])
+        query = query.where((place <= at) & ((place < at) | (DeliveryTable.pk < pk)))
     found = [_delivery(row) for row in query.tuples().execute(database)]
     if len(found) <= limit:
         return Page(items=found, next_cursor=None)
     last = found[limit - 1]
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [last.created_at, last.pk]))
+    at = last.sequence if status is DeliveryStatus.PENDING else last.created_at
+    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [at, last.pk]))
 
 
-def _has_status(endpoint_pk: int, status: DeliveryStatus) -> Expression:
-    """Return what chooses the deliveries of a status without a walk through all the others."""
-    chosen = DeliveryTable.status == status.value
-    if status is DeliveryStatus.PENDING:
-        line = DeliveryTable.alias()
-        head = (
-            line.select(line.created_at)
-            .where((line.endpoint_pk == endpoint_pk) & SQL("status = 'pending'"))
-            .order_by(line.sequence)
-            .limit(1)
-        )
-        # Nothing that is pending is older than the head of the line, and without a head there is nothing.
-        return chosen & (DeliveryTable.created_at >= head)
-    if status is DeliveryStatus.SUCCEEDED:
-        return chosen
-    return chosen & SQL(_RARE)
+def _has_status(status: DeliveryStatus) -> Expression | SQL:
+    """Return what chooses the deliveries of a status, by the partial index that holds them alone."""
+    match status:
+        case DeliveryStatus.PENDING:
+            return SQL("status = 'pending'")
+        case DeliveryStatus.SUCCEEDED:
+            return DeliveryTable.status == status.value
+        case _:
+            return (DeliveryTable.status == status.value) & SQL(_RARE)
 
 
 def find(database: Database, delivery_id: str, organization_id: str | None) -> DeliveryRow:

@@ -16,7 +16,6 @@ from webhookd.journal import cursors, sealing
 from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts, row_of
 from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable
 from webhookd.models import (
-    NO_CREDENTIALS,
     Credentials,
     DisabledReason,
     Endpoint,
@@ -173,14 +172,14 @@ def disable(database: Database, pk: int, reason: DisabledReason, now: float) -> 
     return by_pk(database, pk)[0]
 
 
-def credentials(database: Database, vault: Vault, pk: int, now: float) -> Credentials:
-    """Open the endpoint's secrets; all of them are empty once it is deleted.
+def credentials(database: Database, vault: Vault, pk: int, now: float) -> Credentials | None:
+    """Open the endpoint's secrets; None once it is deleted.
 
     Raises MasterKeyError for a value that doesn't open: the file was changed by someone without the key.
     """
     endpoint, is_deleted = by_pk(database, pk)
     if is_deleted:
-        return NO_CREDENTIALS
+        return None
     plain = sealing.unseal(database, vault, pk, endpoint.id)
     expires_at = endpoint.previous_secret_expires_at
     overlaps = expires_at is not None and now < expires_at

@@ -94,6 +94,11 @@ class Journal:
         return self._writer.queue_length
 
     @property
+    def windows_read(self) -> int:
+        """How many windows actors have asked for."""
+        return self._windows.asked
+
+    @property
     def is_full(self) -> bool:
         """Whether the disk has no room."""
         return self._writer.is_full

@@ -92,10 +92,12 @@ class Gathering(Generic[Q, A]):
         self._answer = answer
         self._asked: list[tuple[Q, Ticket[A]]] = []
         self._was_asked = trio.Event()
+        self.asked = 0
 
     async def ask(self, question: Q) -> A:
         """Return the answer as of a moment after this call."""
         ticket: Ticket[A] = Ticket()
+        self.asked += 1
         self._asked.append((question, ticket))
         self._was_asked.set()
         return await ticket.wait()

@@ -141,41 +141,54 @@ class Writer:
             self._submitted = trio.Event()
         self._queued_bytes -= sum(len(operation.event.body) for operation in batch if isinstance(operation, Publish))
         try:
-            await self._runner.run(partial(self._commit, batch))
-        except JournalFullError:
-            await self._sit_out(batch)
-            return
+            left = await self._runner.run(partial(self._write, batch))
         except Exception as error:
             # A bug as well: whoever waits shielded would keep the process from ending.
             for operation in batch:
                 operation.ticket.fail(error)
             raise
+        for operation in batch[: len(batch) - len(left)]:
+            self._settle(operation)
+        if left:
+            await self._sit_out(left)
+            return
         if self.is_full:
             self.is_full = False
             _log.info("journal.has_room")
-        for operation in batch:
-            self._settle(operation)
         self._drained.set()
         self._drained = trio.Event()
 
-    def _commit(self, batch: Sequence[Operation]) -> None:
+    def _write(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+        """Commit as `_commit` does, then cut the log where that is due."""
+        left = self._commit(batch)
+        if self._cuts_log or self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
+            try:
+                self._checkpoint("TRUNCATE")
+                self._cuts_log = False
+            except JournalFullError:
+                # It takes nothing back of what was committed, and is tried again after the next commit.
+                self._cuts_log = True
+        return left
+
+    def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+        """Commit the operations in their order; return those, at the end, for which there was no room."""
         try:
             with translated(self._path):
                 self._batches.commit(batch)
+        except JournalFullError:
+            return batch
         except Exception as error:
-            if not is_logic_error(error) or len(batch) == 1:
-                if len(batch) == 1 and is_logic_error(error):
-                    clear_frames(error.__traceback__)  # as for a change that was refused
-                    batch[0].error = error
-                    return
+            if not is_logic_error(error):
                 raise
+            if len(batch) == 1:
+                clear_frames(error.__traceback__)  # as for a change that was refused
+                batch[0].error = error
+                return ()
             # One operation has broken a rule of the tables, which is a bug; it must not take the others with it.
-            for operation in batch:
-                self._commit([operation])
-            return
-        if self._cuts_log or self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
-            self._cuts_log = False
-            self._checkpoint("TRUNCATE")
+            for number, operation in enumerate(batch):
+                if self._commit([operation]):
+                    return batch[number:]
+        return ()
 
     def _checkpoint(self, mode: str) -> None:
         with translated(self._path):
@@ -191,6 +204,7 @@ class Writer:
             if not _is_kept(operation):
                 operation.ticket.fail(full())
         self._queue[:0] = kept
+        self._queued_bytes += sum(len(operation.event.body) for operation in kept if isinstance(operation, Publish))
         if self._queue:
             self._submitted.set()
         await trio.sleep(FULL_PAUSE_SECONDS)

@@ -1,0 +1,127 @@
+"""TLS sessions: resumed where a server takes them, given out once, and never in a delivery's way."""
+
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import pytest
+
+from tests.delivery.hostile import saying, serving
+from tests.delivery.out import OK, client_context, sending, server_context
+from webhookd.delivery.sessions import MAX_SESSIONS, SESSION_SECONDS, Resumable, Sessions
+from webhookd.models import DeliveryError
+
+CLOSING = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+SERVER = ("receiver.example", 443)
+_PRE_SHARED_KEY = 41  # RFC 8446, 4.2
+
+
+def offers_a_session(hello: bytes) -> bool:
+    """Whether a ClientHello (RFC 8446, 4.1.2) has the extension that resumes a session."""
+    at = 5 + 4 + 2 + 32  # record and handshake headers, version, random
+    at += 1 + hello[at]  # session id
+    at += 2 + struct.unpack_from("!H", hello, at)[0]  # cipher suites
+    at += 1 + hello[at]  # compression
+    end = at + 2 + struct.unpack_from("!H", hello, at)[0]
+    at += 2
+    while at < end:
+        kind, size = struct.unpack_from("!HH", hello, at)
+        if kind == _PRE_SHARED_KEY:
+            return True
+        at += 4 + size
+    return False
+
+
+@contextmanager
+def receiver(*, chokes: bool) -> Iterator[tuple[str, list[str]]]:
+    """Answer over TLS and note how each client came; one that `chokes` hangs up on whoever resumes a session."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    context = server_context("127.0.0.1")
+    seen: list[str] = []
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                resumes = offers_a_session(connection.recv(65536, socket.MSG_PEEK))
+                seen.append("resumes" if resumes else "afresh")
+                if resumes and chokes:
+                    continue
+                with context.wrap_socket(connection, server_side=True) as tls:
+                    tls.recv(65536)
+                    tls.sendall(CLOSING)
+
+    thread = Thread(target=serve)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/", seen
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+async def test_a_session_is_resumed() -> None:
+    """A second connection to a receiver goes on with the first one's session."""
+    with receiver(chokes=False) as (url, seen):
+        async with sending() as out:
+            assert [(await out.send(url)).status for _ in range(3)] == [200, 200, 200]
+    assert seen == ["afresh", "resumes", "resumes"]
+
+
+async def test_a_receiver_that_chokes_on_its_session_is_asked_without() -> None:
+    """What a session of ours breaks is tried again without it, within the same attempt."""
+    with receiver(chokes=True) as (url, seen):
+        async with sending() as out:
+            assert [(await out.send(url)).status for _ in range(3)] == [200, 200, 200]
+    assert seen == ["afresh", "resumes", "afresh", "resumes", "afresh"]
+
+
+async def test_a_bad_certificate_is_no_session_matter() -> None:
+    """A handshake that fails without a session fails the attempt at once."""
+    async with sending() as out, serving(saying(OK), ssl_context=server_context("127.0.0.2")) as wrong:
+        assert (await out.send(wrong.url)).error is DeliveryError.TLS
+        assert wrong.connections == 1
+
+
+@pytest.fixture
+def session() -> ssl.SSLSession:
+    """Return a session of a handshake in memory."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_context().wrap_bio(to_client, to_server, server_hostname="127.0.0.1")
+    server = server_context("127.0.0.1").wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    server.write(b"x")
+    client.read()
+    assert client.session is not None
+    return client.session
+
+
+def test_a_session_is_given_out_once_and_for_an_hour(session: ssl.SSLSession) -> None:
+    """Whoever takes a session has it alone; one whose certificate was looked at an hour ago isn't given out."""
+    sessions = Sessions()
+    for age in (0.0, SESSION_SECONDS - 1):
+        sessions.put(SERVER, Resumable(session, 100.0))
+        assert sessions.take(SERVER, 100.0 + age) == Resumable(session, 100.0)
+        assert sessions.take(SERVER, 100.0 + age) is None
+    sessions.put(SERVER, Resumable(session, 100.0))
+    assert sessions.take(SERVER, 100.0 + SESSION_SECONDS) is None
+
+
+def test_sessions_are_bounded(session: ssl.SSLSession) -> None:
+    """The oldest sessions go when there are too many."""
+    sessions = Sessions()
+    for number in range(MAX_SESSIONS + 1):
+        sessions.put((f"h{number}", 443), Resumable(session, 0.0))
+    assert sessions.take(("h0", 443), 0.0) is None
+    assert sessions.take(("h1", 443), 0.0) is not None
