@@ -5,6 +5,7 @@ in one call, and an answer costs the one wait for it. OpenSSL works on the socke
 Errors are the system's: OSError, of which ssl.SSLError is one.
 """
 
+import errno
 import os
 import select
 import socket
@@ -40,11 +41,12 @@ class Stream:
             try:
                 tls.do_handshake()
             except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(tls)
+                wait = trio.lowlevel.wait_readable
             except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(tls)
+                wait = trio.lowlevel.wait_writable
             else:
                 return
+            await wait(tls)
 
     @property
     def session(self) -> ssl.SSLSession | None:
@@ -69,13 +71,15 @@ class Stream:
             try:
                 sent = self._socket.send(left)
             except (BlockingIOError, ssl.SSLWantWriteError):
-                await trio.lowlevel.wait_writable(self._socket)
+                wait = trio.lowlevel.wait_writable
             except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(self._socket)
+                wait = trio.lowlevel.wait_readable
             else:
                 if sent == len(left):
                     return
                 left = memoryview(left)[sent:]
+                continue
+            await wait(self._socket)
 
     async def receive(self, max_bytes: int) -> bytes:
         """Wait for something and return it; empty at the end of the stream."""
@@ -87,7 +91,8 @@ class Stream:
             except (BlockingIOError, ssl.SSLWantReadError):
                 continue  # woken for nothing, or for a part of a TLS record
             except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(self._socket)
+                pass
+            await trio.lowlevel.wait_writable(self._socket)
 
     def cut_off(self) -> None:
         """Have whoever waits on the stream now get trio.ClosedResourceError; it stays for them to close."""
@@ -103,15 +108,19 @@ async def dial(address: str, port: int) -> Stream:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dialed = socket.socket(family, socket.SOCK_STREAM)
     try:
-        dialed.setblocking(False)
-        dialed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
-            dialed.connect((address, port))
-        except BlockingIOError:
-            await trio.lowlevel.wait_writable(dialed)
-            if (number := dialed.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) != 0:
-                raise OSError(number, os.strerror(number)) from None
+        await _connect(dialed, address, port)
         return Stream(dialed)
     except BaseException:
         dialed.close()
         raise
+
+
+async def _connect(dialed: socket.socket, address: str, port: int) -> None:
+    dialed.setblocking(False)
+    dialed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    number = dialed.connect_ex((address, port))
+    if number == errno.EINPROGRESS:
+        await trio.lowlevel.wait_writable(dialed)
+        number = dialed.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if number != 0:
+        raise OSError(number, os.strerror(number))
