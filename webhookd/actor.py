@@ -27,9 +27,8 @@ import trio
 from webhookd.clock import Clock, wait_seconds
 from webhookd.delivery import breaker
 from webhookd.delivery.limiter import TokenBucket
-from webhookd.delivery.requests import compose
+from webhookd.delivery.requests import Receiver, compose
 from webhookd.delivery.retry import decide
-from webhookd.delivery.signing import Signer
 from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Ticket, Window, WindowRequest
@@ -97,17 +96,6 @@ class Owner(Protocol):
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted; `before` is the endpoint's state until then."""
         ...
-
-
-class Receiver:
-    """Where an endpoint's requests go and what they are signed and sent with, all as of one moment."""
-
-    __slots__ = ("headers", "signer", "url")
-
-    def __init__(self, endpoint: Endpoint, credentials: Credentials) -> None:
-        self.url = endpoint.url
-        self.signer = Signer(credentials, endpoint.signature)
-        self.headers = credentials.headers
 
 
 class Actor:
@@ -345,8 +333,7 @@ class Actor:
         assert receiver is not None  # noqa: S101 - `run` has made it
         started_at = self._clock.now()
         headers = compose(
-            signer=receiver.signer,
-            custom=receiver.headers,
+            receiver=receiver,
             message=message,
             delivery_id=delivery.id,
             number=delivery.attempts + 1,

@@ -16,8 +16,7 @@ from webhookd.admin.schemas import (
 )
 from webhookd.admin.views import MOST_ROWS, iso_or_none
 from webhookd.clock import iso, parse_iso
-from webhookd.delivery.requests import compose
-from webhookd.delivery.signing import Signer
+from webhookd.delivery.requests import Receiver, compose
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints
 from webhookd.journal.audit import Action
@@ -76,8 +75,7 @@ async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
         if credentials is not None:  # else it has been deleted since
             headers = dict(
                 compose(
-                    signer=Signer(credentials, endpoint.signature),
-                    custom=credentials.headers,
+                    receiver=Receiver(endpoint, credentials),
                     message=detail.message,
                     delivery_id=row.id,
                     number=max(row.attempts, 1),

@@ -1,17 +1,24 @@
 """The request of one attempt: its headers, in the order the wire contract lists them."""
 
-from collections.abc import Iterable
-
 from webhookd.delivery.signing import Signer
-from webhookd.hidden import Secret
-from webhookd.models import Message
+from webhookd.models import Credentials, Endpoint, Message
 from webhookd.version import USER_AGENT
+
+
+class Receiver:
+    """Where an endpoint's requests go and what they are signed and sent with, all as of one moment."""
+
+    __slots__ = ("headers", "signer", "url")
+
+    def __init__(self, endpoint: Endpoint, credentials: Credentials) -> None:
+        self.url = endpoint.url
+        self.signer = Signer(credentials, endpoint.signature)
+        self.headers = credentials.headers
 
 
 def compose(
     *,
-    signer: Signer,
-    custom: Iterable[tuple[str, Secret[str]]],
+    receiver: Receiver,
     message: Message,
     delivery_id: str,
     number: int,
@@ -20,7 +27,7 @@ def compose(
 ) -> list[tuple[str, str]]:
     """Return the headers of attempt `number` (1-based) that starts `at`, signed afresh; `host` and length come later.
 
-    `custom` are the webhook's own headers. `sequence` is None for a request that has no place in the endpoint's line.
+    `sequence` is None for a request that has no place in the endpoint's line.
     """
     timestamp = int(at)
     headers = [
@@ -28,7 +35,7 @@ def compose(
         ("user-agent", USER_AGENT),
         ("webhook-id", message.event_id),
         ("webhook-timestamp", str(timestamp)),
-        *signer.sign(event_id=message.event_id, timestamp=timestamp, body=message.body, now=at),
+        *receiver.signer.sign(event_id=message.event_id, timestamp=timestamp, body=message.body, now=at),
         ("x-webhook-event", message.type),
         ("x-webhook-delivery", delivery_id),
         ("x-webhook-attempt", str(number)),
@@ -37,5 +44,5 @@ def compose(
         headers.append(("x-webhook-sequence", str(sequence)))
     if message.traceparent is not None:
         headers.append(("traceparent", message.traceparent))
-    headers += [(name, value.reveal()) for name, value in custom]
+    headers += [(name, value.reveal()) for name, value in receiver.headers]
     return headers
