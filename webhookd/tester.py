@@ -11,9 +11,8 @@ import trio
 from webhookd.actor import Sender
 from webhookd.clock import Clock
 from webhookd.delivery.breaker import Answer
-from webhookd.delivery.requests import compose
+from webhookd.delivery.requests import Receiver, compose
 from webhookd.delivery.retry import classify
-from webhookd.delivery.signing import Signer
 from webhookd.envelope import seal_envelope
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
@@ -80,8 +79,7 @@ class Tester:
                 body=event.body,
             )
             headers = compose(
-                signer=Signer(credentials, endpoint.signature),
-                custom=credentials.headers,
+                receiver=Receiver(endpoint, credentials),
                 message=message,
                 delivery_id=delivery.id,
                 number=1,
