@@ -72,7 +72,7 @@ def open_writer(path: Path, *, now: float) -> Database:
             "synchronous": "FULL",
             "foreign_keys": "ON",
             "wal_autocheckpoint": _CHECKPOINT_PAGES,
-            "cache_size": -16_000,
+            "cache_size": -8_000,
             "temp_store": "MEMORY",
         },
         lock_type="IMMEDIATE",
@@ -103,7 +103,7 @@ class Reader:
         self._deadline = 0.0
         self._database = APSWDatabase(
             str(path),
-            pragmas={"query_only": "ON", "wal_autocheckpoint": 0, "cache_size": -4_000, "temp_store": "MEMORY"},
+            pragmas={"query_only": "ON", "wal_autocheckpoint": 0, "cache_size": -2_000, "temp_store": "MEMORY"},
             thread_safe=False,
             timeout=_BUSY_TIMEOUT_SECONDS,
         )

@@ -23,13 +23,13 @@ T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-CACHE_BYTES = 8 * 1024 * 1024
+CACHE_BYTES = 4 * 1024 * 1024
 PREFETCH_BYTES = 1024 * 1024
 MAX_HOP = 200
 
 
 class Messages:
-    """The bodies that were accepted or sent last, up to 8 MiB of them."""
+    """The bodies that were accepted or sent last, up to 4 MiB of them."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
