@@ -24,6 +24,7 @@ from webhookd.journal.database import JournalFullError, is_logic_error, translat
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger
+from webhookd.metrics import Measures
 
 MAX_BATCH = 2000
 MAX_QUEUED = 20_000
@@ -46,7 +47,16 @@ class Published(Protocol):
 class Writer:
     """Takes operations at any time and commits them in batches while `run` runs."""
 
-    def __init__(self, database: Database, path: Path, batches: Batches, runner: Runner, published: Published) -> None:
+    def __init__(
+        self,
+        database: Database,
+        path: Path,
+        batches: Batches,
+        runner: Runner,
+        published: Published,
+        *,
+        measures: Measures,
+    ) -> None:
         self.is_full = False
         self._database = database
         self._path = path
@@ -54,6 +64,7 @@ class Writer:
         self._batches = batches
         self._runner = runner
         self._published = published
+        self._measures = measures
         self._queue: list[Operation] = []
         self._queued_bytes = 0
         self._submitted = trio.Event()
@@ -140,6 +151,7 @@ class Writer:
         if not self._queue:
             self._submitted = trio.Event()
         self._queued_bytes -= sum(len(operation.event.body) for operation in batch if isinstance(operation, Publish))
+        began_at = trio.current_time()
         try:
             await self._runner.run(partial(self._commit, batch))
         except JournalFullError:
@@ -153,6 +165,7 @@ class Writer:
         if self.is_full:
             self.is_full = False
             _log.info("journal.has_room")
+        self._measures.committed(len(batch), trio.current_time() - began_at)
         for operation in batch:
             self._settle(operation)
         self._drained.set()
@@ -183,6 +196,7 @@ class Writer:
 
     async def _sit_out(self, batch: Sequence[Operation]) -> None:
         """Refuse what can be submitted again, keep the rest, and wait a moment for room."""
+        self._measures.commits_without_room += 1
         if not self.is_full:
             self.is_full = True
             _log.error("journal.full", path=str(self._path))
@@ -207,6 +221,8 @@ class Writer:
             assert operation.result is not None  # noqa: S101 - there was no error
             if operation.event_pk is not None:
                 self._published(operation)
+            else:
+                self._measures.duplicates += 1
             operation.committed(operation.queued)
             operation.ticket.succeed(operation.result)
         else:
