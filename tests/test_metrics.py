@@ -14,7 +14,7 @@ from prometheus_client.samples import Sample
 
 from tests.admin.inprocess import Api, Signer, api_in_process
 from tests.journal.harness import add_endpoint, running
-from tests.world import new_event, world
+from tests.world import Sent, new_event, world
 from webhookd.journal import Journal, census
 from webhookd.metrics import Histogram
 from webhookd.scraper import KEPT_SECONDS
@@ -216,3 +216,23 @@ async def test_what_happened_to_deliveries_is_counted(tmp_path: Path, autojump_c
         assert sum(w.measures.lags.counts) == 2
         assert w.measures.failed_deliveries == 1
         assert sum(w.measures.batches.counts) == sum(w.measures.commits.counts) > 0
+
+
+async def test_crashes_are_counted_past_their_webhook(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """Each crash of an actor counts, five in a row halt the webhook, and deleting it takes back none of them."""
+
+    def crash(_: Sent) -> int:
+        raise RuntimeError("a bug")
+
+    async with api_in_process(tmp_path, Signer()) as api:
+        api.world.sender.script = crash
+        endpoint = await api.world.endpoint()
+        await api.world.publish("e1")
+        await trio.sleep(60)
+        said = await exposed(api)
+        assert said.value("webhookd_actor_crashes_total") == 5
+        assert said.value("webhookd_webhooks_halted") == 1
+        await api.world.router.delete_endpoint(endpoint.id)
+        said = await exposed(api)
+        assert said.value("webhookd_actor_crashes_total") == 5
+        assert said.value("webhookd_webhooks_halted") == 0

@@ -10,12 +10,14 @@ No label has a value that a caller can choose: neither endpoints nor organizatio
 
 import os
 import platform
+import resource
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 import trio
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
@@ -115,7 +117,7 @@ class Scraper(Collector):
         # Of our own: the library's default one is the whole process's.
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._started_at = clock.now()
 
     def expose(self) -> bytes:
         """Return an exposition, which may be a second old."""
@@ -142,11 +144,12 @@ class Scraper(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield every metric but those of the process."""
+        """Yield every metric."""
         yield from self._events()
         yield from self._sending()
         yield from self._writing()
         yield from self._server()
+        yield from self._process()
         if self._census is not None:
             yield from self._waiting(*self._census)
 
@@ -200,6 +203,16 @@ class Scraper(Collector):
         build.add_metric((VERSION, platform.python_version(), SQLITE_VERSION), 1)
         yield build
 
+    def _process(self) -> Iterator[Metric]:
+        # The library's collector also reads /proc/stat, and says nothing where the service manager hides that.
+        yield CounterMetricFamily("process_cpu_seconds", "CPU time, all threads", value=time.process_time())
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=_resident_bytes())
+        yield GaugeMetricFamily("process_start_time_seconds", "When the server started", value=self._started_at)
+        descriptors = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # one of them is for looking
+        yield GaugeMetricFamily("process_open_fds", "Open descriptors", value=descriptors)
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        yield GaugeMetricFamily("process_max_fds", "How many there may be", value=most)
+
     def _waiting(self, counted_at: float, taken: Census) -> Iterator[Metric]:
         backlog = {"pending": taken.pending, "parked": taken.parked}
         yield _gauges("backlog_deliveries", "Deliveries still to be sent", "status", backlog)
@@ -251,6 +264,10 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def _room(path: Path) -> int:

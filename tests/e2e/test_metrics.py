@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 
 import httpx
+import psutil
+import pytest
 import trio
 
 from tests.e2e.harness import Server, running
@@ -56,6 +58,7 @@ async def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
         await trio.to_thread.run_sync(send, server.socket, EVENTS)
         await trio.to_thread.run_sync(refused, server.socket)
         await server.settled(webhook["id"])
+        assert server.process is not None
         with trio.fail_after(10):
             while (await server.deliveries(throttled["id"]))[0]["attempts"] == 0:
                 await trio.sleep(0.05)
@@ -81,6 +84,12 @@ async def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
         assert said.value("webhookd_wal_bytes") > 0
         assert [said.value(f"webhookd_{name}") for name in ("ready", "degraded", "journal_full")] == [1, 0, 0]
         assert said.value("webhookd_sweeps_found_work_total") == 0
+        process = psutil.Process(server.process.pid)
+        with process.oneshot():
+            assert said.value("process_resident_memory_bytes") == pytest.approx(process.memory_info().rss, rel=0.2)
+            assert said.value("process_start_time_seconds") == pytest.approx(process.create_time(), abs=10)
+            spent = process.cpu_times()
+        assert said.value("process_cpu_seconds_total") == pytest.approx(spent.user + spent.system, abs=0.5)
         local = await trio.to_thread.run_sync(over_the_control_socket, tmp_path / "control.sock")
         assert Exposition(local).value("webhookd_events_accepted_total") == EVENTS
         nursery.cancel_scope.cancel()
