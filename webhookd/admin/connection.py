@@ -275,11 +275,13 @@ class _Protocol(H11Protocol):
         # Answering a message that is broken in the middle of another answer is not possible any more.
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
+        is_answering = self.connection.our_state is h11.SEND_RESPONSE
         headers += self.config.response_headers("h11")
         self._has_refused = True
         # In one step: an answer that the application begins meanwhile must not get between.
         answer = self.connection.send(h11.Response(status_code=status.value, headers=headers))
-        if not self._is_head:
+        # While h11 is idle no head of this message has been read: what is known is of the message before.
+        if not (self._is_head and is_answering):
             answer += self.connection.send(h11.Data(data=body))
         answer += self.connection.send(h11.EndOfMessage())
         await self.send(RawData(answer))
