@@ -161,6 +161,7 @@ def drafts(names: Names) -> list[Draft]:
     return [
         Draft(b"GET", b"/healthz"),
         Draft(b"GET", b"/readyz"),
+        Draft(b"GET", b"/metrics"),
         Draft(b"GET", b"/api/openapi.json"),
         Draft(b"GET", b"/api/webhooks", query=[b"limit=2"]),
         Draft(b"POST", b"/api/webhooks", dict(webhook)),

@@ -20,6 +20,7 @@ from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import InlineRunner, Journal, NewEndpoint, Runner, deliveries, open_journal
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
+from webhookd.metrics import Measures
 from webhookd.models import (
     DeliveryError,
     Endpoint,
@@ -103,12 +104,22 @@ class WorldSender:
 class World:
     """What `world` hands to a test."""
 
-    def __init__(self, journal: Journal, router: Router, sender: WorldSender, vault: Vault, config: Config) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        router: Router,
+        sender: WorldSender,
+        vault: Vault,
+        config: Config,
+        *,
+        measures: Measures,
+    ) -> None:
         self.journal = journal
         self.router = router
         self.sender = sender
         self.vault = vault
         self.config = config
+        self.measures = measures
         self.clock = VirtualClock()
         self.ids = IdFactory(self.clock.now)
 
@@ -185,9 +196,15 @@ async def world(
     ids = IdFactory(clock.now)
     vault = Vault(Secret(bytes(32)))
     inline = InlineRunner()
+    measures = Measures()
     async with (
         open_journal(
-            path / "journal.db", clock=clock, ids=ids, write_runner=inline, read_runner=reads or inline
+            path / "journal.db",
+            clock=clock,
+            ids=ids,
+            write_runner=inline,
+            read_runner=reads or inline,
+            measures=measures,
         ) as journal,
         trio.open_nursery() as writing,
     ):
@@ -200,10 +217,11 @@ async def world(
             ids=ids,
             config=config,
             sample=lambda: 0.5,
+            measures=measures,
         )
         await router.begin()
         async with trio.open_nursery() as sending:
             await sending.start(router.run)
-            yield World(journal, router, sender, vault, config)
+            yield World(journal, router, sender, vault, config, measures=measures)
             sending.cancel_scope.cancel()
         writing.cancel_scope.cancel()

@@ -52,6 +52,7 @@ class Registry:
         self._running = 0
         self._is_draining = False
         self._idle = trio.Event()
+        self._crashes_of_removed = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run actors until canceled; endpoints woken before this wait for it."""
@@ -93,6 +94,8 @@ class Registry:
     def remove(self, endpoint_pk: int) -> None:
         """Forget a deleted endpoint; its request in flight still ends and is recorded."""
         entry = self._entries.pop(endpoint_pk, None)
+        if entry is not None and entry.supervisor is not None:
+            self._crashes_of_removed += entry.supervisor.crashes
         if entry is not None and entry.actor is not None:
             entry.actor.retire()
             if entry.supervisor is not None:
@@ -120,6 +123,17 @@ class Registry:
             for entry in self._entries.values()
             if entry.supervisor is not None and entry.supervisor.is_halted
         ]
+
+    @property
+    def crashes(self) -> int:
+        """How often an actor has crashed; one of a deleted endpoint counts no more from then on."""
+        kept = (entry.supervisor.crashes for entry in self._entries.values() if entry.supervisor is not None)
+        return self._crashes_of_removed + sum(kept)
+
+    @property
+    def running(self) -> int:
+        """How many endpoints have an actor running."""
+        return self._running
 
     @property
     def in_flight(self) -> int:

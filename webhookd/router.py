@@ -38,6 +38,7 @@ from webhookd.journal import (
     event_types,
 )
 from webhookd.logs import delivery_attempted, get_logger
+from webhookd.metrics import Measures
 from webhookd.models import (
     OPERATIONAL_EVENTS,
     TEST_EVENT,
@@ -89,6 +90,7 @@ class Router:
         ids: IdFactory,
         config: Config,
         sample: Callable[[], float],
+        measures: Measures,
     ) -> None:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
@@ -98,6 +100,7 @@ class Router:
         self._clock = clock
         self._ids = ids
         self._config = config
+        self._measures = measures
         self._subscriptions = Subscriptions()
         self.replayer = Replayer(journal, clock, ids, wake=self._requeued, policy=self._policy)
         self.tester = Tester(journal, sender, clock, ids, load=self.load, policy=self._policy)
@@ -317,6 +320,7 @@ class Router:
         """Record deliveries whose age has passed as failed."""
         pks = [delivery.pk for delivery in expired]
         for row in await self._journal.insist(deliveries.expire, None, pks, self._clock.now()).wait():
+            self._measures.failed_deliveries += 1
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
             if not notices.is_own(row.event_type):
                 self._announce(endpoint, OperationalEvent.DELIVERY_FAILED, notices.of_expired(endpoint, row))
@@ -330,6 +334,7 @@ class Router:
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
+        self._measures.attempted(record)
         delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
         for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before):
             self._announce(endpoint, name, data)

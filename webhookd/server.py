@@ -48,9 +48,11 @@ from webhookd.journal import (
     open_journal,
 )
 from webhookd.logs import get_logger
+from webhookd.metrics import Measures
 from webhookd.models import Role
 from webhookd.rotator import unlock
 from webhookd.router import Router
+from webhookd.scraper import Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
 from webhookd.supervisor import Supervisor
@@ -108,8 +110,9 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     """
     clock = SystemClock()
     ids = IdFactory(clock.now)
+    measures = Measures()
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with alive(), writing(config, clock, ids) as journal:
+        async with alive(), writing(config, clock, ids, measures) as journal:
             with ExitStack() as bound:
                 rotator = await unlock(journal, config, os.environ)
                 tokens = open_tokens(config.jwt)
@@ -122,9 +125,20 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     ids=ids,
                     config=config,
                     sample=random.random,
+                    measures=measures,
                 )
-                sockets = _bind(config, router, bound)
+                sockets = _bind(config, router, measures, bound)
                 lifecycle = _Lifecycle(journal, router)
+                scraper = Scraper(
+                    measures,
+                    journal=journal,
+                    router=router,
+                    sender=sender,
+                    lifecycle=lifecycle,
+                    ingest=sockets.ingest,
+                    clock=clock,
+                    max_in_flight=config.delivery.max_in_flight,
+                )
                 services = Services(
                     router=router,
                     journal=journal,
@@ -136,6 +150,8 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     clock=clock,
                     ids=ids,
                     config=config,
+                    measures=measures,
+                    metrics=scraper,
                     check_url=sender.check_url,
                     check_headers=check_headers,
                 )
@@ -165,6 +181,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     sending.start_soon(
                         Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
                     )
+                    sending.start_soon(Supervisor("census").run, scraper.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)
@@ -222,10 +239,13 @@ async def _drain(
 
 
 @asynccontextmanager
-async def writing(config: Config, clock: Clock, ids: IdFactory) -> AsyncIterator[Journal]:
+async def writing(
+    config: Config, clock: Clock, ids: IdFactory, measures: Measures | None = None
+) -> AsyncIterator[Journal]:
     """Open the journal with its writer running; on leaving, all that was submitted is on disk."""
+    settings = config.journal
     async with (
-        open_journal(config.journal.path, clock=clock, ids=ids, max_bytes=config.journal.max_bytes) as journal,
+        open_journal(settings.path, clock=clock, ids=ids, max_bytes=settings.max_bytes, measures=measures) as journal,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(journal.run)
@@ -233,8 +253,8 @@ async def writing(config: Config, clock: Clock, ids: IdFactory) -> AsyncIterator
         nursery.cancel_scope.cancel()
 
 
-def _bind(config: Config, router: Router, bound: ExitStack) -> _Sockets:
-    ingest = IngestServer(config.ingest, router)
+def _bind(config: Config, router: Router, measures: Measures, bound: ExitStack) -> _Sockets:
+    ingest = IngestServer(config.ingest, router, refused=measures.refuse)
     ingest.bind()
     bound.callback(ingest.close)
     path = config.server.control_socket

@@ -26,6 +26,7 @@ from webhookd.hidden import Secret
 from webhookd.journal import adopt_master_key
 from webhookd.keyfile import KeyPlace
 from webhookd.rotator import Rotator
+from webhookd.scraper import Scraper
 
 ISSUER, AUDIENCE = "https://app.example/", "webhookd"
 ORGANIZATION_CLAIM = "org"
@@ -37,6 +38,18 @@ class Ready:
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
         return Readiness.OK, ()
+
+
+class NoConnections:
+    """A sender that opens none."""
+
+    idle_connections = connections_opened = connections_reused = 0
+
+
+class NoProducers:
+    """An ingest socket that nobody uses."""
+
+    connections = 0
 
 
 class Signer:
@@ -147,6 +160,17 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
             clock=w.clock,
             ids=w.ids,
             config=w.config,
+            measures=w.measures,
+            metrics=Scraper(
+                w.measures,
+                journal=w.journal,
+                router=w.router,
+                sender=NoConnections(),
+                lifecycle=Ready(),
+                ingest=NoProducers(),
+                clock=w.clock,
+                max_in_flight=w.config.delivery.max_in_flight,
+            ),
             check_url=any_url,
             check_headers=lambda _: None,
         )

@@ -48,6 +48,7 @@ SINCE = {"since": "2020-01-01T00:00:00Z"}
 TABLE = (
     Row("GET /healthz", "everybody"),
     Row("GET /readyz", "everybody"),
+    Row("GET /metrics", "everybody"),
     Row("GET /api/openapi.json", READERS),
     Row("GET /api/webhooks", READERS),
     Row("POST /api/webhooks", ADMINS, ok=201, foreign=403, body=NEW_WEBHOOK, changes=True),

@@ -1,9 +1,11 @@
 """Requests that two readers could read in two ways: each is refused, and nothing behind it is served as a request."""
 
+import socket
+
 import pytest
 
 from tests.admin.conftest import Api
-from tests.admin.raw import Reply, exchange
+from tests.admin.raw import Reply, exchange, split_replies
 
 BEHIND = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n"
@@ -187,3 +189,19 @@ def test_what_follows_a_request_is_answered_in_its_turn(api: Api) -> None:
     absolute = b"GET http://X:80/healthz HTTP/1.1\r\nhost: x:80\r\n\r\n"
     replies, rest = exchange(address(api), [absolute + GET + b"host: x\r\n" + b"a: b\r\n" * 99 + b"\r\n"])
     assert ([reply.status for reply in replies], rest) == ([200, 200], b"")
+
+
+def test_what_is_no_request_behind_a_head_is_refused_with_a_body(api: Api) -> None:
+    """The answer to HEAD has no body; the refusal of the nonsense that follows it on the connection has its own."""
+    head = b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+    with socket.create_connection(address(api), timeout=10) as client:
+        client.sendall(head)
+        answered = client.recv(65_536)
+        assert answered.endswith(b"\r\n\r\n")
+        client.sendall(b"\x00\r\n\r\n")
+        received = bytearray()
+        while chunk := client.recv(65_536):
+            received += chunk
+    reply = only(*split_replies(bytes(received)))
+    assert reply.status == 400
+    assert b"urn:webhookd:error:" in reply.body

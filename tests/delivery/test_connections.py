@@ -34,7 +34,8 @@ async def test_a_connection_is_kept_for_its_endpoint() -> None:
         await out.sender.forget("wh_1")
         assert out.sender.idle_connections == 1
         await out.send(receiver.url)
-        assert receiver.connections == 3
+        assert receiver.connections == out.sender.connections_opened == 3
+        assert out.sender.connections_reused == 4
         nursery.cancel_scope.cancel()
 
 

@@ -102,6 +102,7 @@ async def test_a_tunnel_is_kept_for_its_endpoint() -> None:
             await out.send(receiver.url)
         await out.send(receiver.url, endpoint_id="wh_2")
         assert (receiver.connections, out.sender.idle_connections) == (2, 2)
+        assert (out.sender.connections_opened, out.sender.connections_reused) == (2, 2)
         await out.sender.forget("wh_1")
         await out.sender.forget("wh_3")
         assert out.sender.idle_connections == 1

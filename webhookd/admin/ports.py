@@ -15,6 +15,7 @@ from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
 from webhookd.journal.audit import Deed
+from webhookd.metrics import Measures
 from webhookd.models import Endpoint, NewEvent, PublishResult
 from webhookd.replayer import Replayer
 from webhookd.rotator import Rotator
@@ -109,6 +110,19 @@ class Lifecycle(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """What tells Prometheus how the server is."""
+
+    @property
+    def media_type(self) -> str:
+        """The media type of an exposition."""
+        ...
+
+    def expose(self) -> bytes:
+        """Return an exposition, which may be a second old."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """All that the operations work with.
@@ -128,6 +142,8 @@ class Services:
     clock: Clock
     ids: IdFactory
     config: Config
+    measures: Measures
+    metrics: Metrics
     check_url: Callable[[str], Awaitable[None]]
     check_headers: Callable[[Mapping[str, str]], None]
     changing: trio.Lock = field(default_factory=trio.Lock)

@@ -39,6 +39,14 @@ class _Stopping(Exception):  # noqa: N818 - the end of a stream, not a failure
 
 async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
     """Take one event (202) or a stream of them (200 and a stream of results)."""
+    try:
+        return await _publish(call)
+    except Rejected as refused:
+        call.services.measures.refuse(refused.code.value)
+        raise
+
+
+async def _publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
     services = call.services
     if expect_media_type(call.request, JSON, NDJSON) == NDJSON:
         stream = Response(_results(services, call.caller, call.request), HTTPStatus.OK, content_type=NDJSON)
@@ -75,7 +83,7 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
             async for result in results:
                 yield result
     except RequestTimeout as timeout:
-        yield _refused_line("REQUEST_TIMEOUT", timeout.description or "the client was silent for too long")
+        yield _refused_line(services, "REQUEST_TIMEOUT", timeout.description or "the client was silent for too long")
     except _Stopping:
         return
 
@@ -89,7 +97,7 @@ async def _submit_all(
         try:
             outcome: Ticket[PublishResult] | bytes = await _submit(services, caller, line, limit)
         except Rejected as refused:
-            outcome = _refused_line(refused.code.value, refused.detail)
+            outcome = _refused_line(services, refused.code.value, refused.detail)
             is_stopping = refused.code in _LAST_WORDS
         submitted.append(outcome)
         if is_stopping:
@@ -97,10 +105,10 @@ async def _submit_all(
         if len(submitted) % _FAIR_LINES == 0:
             await trio.lowlevel.checkpoint()
         if len(submitted) == _MOST_SUBMITTED:
-            yield await _collect(submitted)
+            yield await _collect(services, submitted)
             submitted.clear()
     if submitted:
-        yield await _collect(submitted)
+        yield await _collect(services, submitted)
     if is_stopping:
         raise _Stopping
 
@@ -115,23 +123,24 @@ async def _submit(services: Services, caller: Caller, line: bytes | None, limit:
     return services.router.publish(new)
 
 
-async def _collect(submitted: list[Ticket[PublishResult] | bytes]) -> bytes:
+async def _collect(services: Services, submitted: list[Ticket[PublishResult] | bytes]) -> bytes:
     results = bytearray()
     for outcome in submitted:
-        results += outcome if isinstance(outcome, bytes) else await _result_line(outcome)
+        results += outcome if isinstance(outcome, bytes) else await _result_line(services, outcome)
     return bytes(results)
 
 
-async def _result_line(ticket: Ticket[PublishResult]) -> bytes:
+async def _result_line(services: Services, ticket: Ticket[PublishResult]) -> bytes:
     try:
         result = await ticket.wait()
     except Rejected as refused:
-        return _refused_line(refused.code.value, refused.detail)
+        return _refused_line(services, refused.code.value, refused.detail)
     line = SubmittedLine(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
     return _encoder.encode(line) + b"\n"
 
 
-def _refused_line(code: str, message: str) -> bytes:
+def _refused_line(services: Services, code: str, message: str) -> bytes:
+    services.measures.refuse(code)
     return _encoder.encode(RefusedLine(error=RefusalReason(code=code, message=message))) + b"\n"
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from http import HTTPStatus
 
+from quart import Response
+
 from webhookd.admin.auth import Permission
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, operation
@@ -24,6 +26,12 @@ async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
     status = HTTPStatus.SERVICE_UNAVAILABLE if state in _NOT_READY else HTTPStatus.OK
     headers = {"Retry-After": "1"} if state in _NOT_READY else {}
     return Answer(value=ReadinessView(status=state.value, reasons=reasons), status=status, headers=headers)
+
+
+async def get_metrics(call: Call[NoQuery, NoBody]) -> Response:
+    """Say in numbers how the server is, for Prometheus."""
+    metrics = call.services.metrics
+    return Response(metrics.expose(), HTTPStatus.OK, content_type=metrics.media_type)
 
 
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
@@ -63,5 +71,16 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             query=NoQuery,
             body=NoBody,
             answers={HTTPStatus.OK: ReadinessView, HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView},
+        ),
+        operation(
+            "getMetrics",
+            "GET /metrics",
+            Permission.NOTHING,
+            "Read the metrics, in Prometheus' text format",
+            get_metrics,
+            query=NoQuery,
+            body=NoBody,
+            answers={},
+            streams={HTTPStatus.OK: {"text/plain": str}},
         ),
     )

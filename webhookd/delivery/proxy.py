@@ -48,6 +48,8 @@ class ProxyTransport:
         port = url.url.port or (443 if url.url.scheme == "https" else 80)
         self._place = (url.url.host, port)
         self._resolver = resolver
+        self.opened = 0
+        self.reused = 0
         self._proxy = httpcore.Proxy(
             httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=port, target=b"/"),
             auth=url.auth,
@@ -106,6 +108,11 @@ class ProxyTransport:
         self._pools[endpoint_id] = pool
         pool.users += 1
         is_well = False
+        # httpcore doesn't say which it was; it takes an idle one wherever there is one.
+        if any(connection.is_idle() for connection in pool.http.connections):
+            self.reused += 1
+        else:
+            self.opened += 1
         try:
             reader = await _read(await pool.http.handle_async_request(request))
             is_well = True

@@ -37,6 +37,16 @@ class Transport(Protocol):
         """How many connections wait for their next request."""
         ...
 
+    @property
+    def opened(self) -> int:
+        """How many requests got a new connection."""
+        ...
+
+    @property
+    def reused(self) -> int:
+        """How many requests got a connection that was open already."""
+        ...
+
     async def exchange(
         self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
     ) -> Exchanged:
@@ -102,6 +112,16 @@ class Sender:
     def idle_connections(self) -> int:
         """How many connections wait for their next request."""
         return self._transport.idle_connections
+
+    @property
+    def connections_opened(self) -> int:
+        """How many requests got a new connection."""
+        return self._transport.opened
+
+    @property
+    def connections_reused(self) -> int:
+        """How many requests got a connection that was open already."""
+        return self._transport.reused
 
     async def check_url(self, url: str) -> None:
         """Raise Rejected URL_NOT_ALLOWED for a URL that must not be dialled."""

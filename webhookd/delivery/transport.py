@@ -100,6 +100,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._idle_of: dict[str, list[_Connection]] = {}
         self._used_until: dict[_Connection, float] = {}
         self._sessions = Sessions()
+        self.opened = 0
+        self.reused = 0
 
     @property
     def idle_connections(self) -> int:
@@ -121,6 +123,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 # Most likely the request never got there; and receivers know a repeated one by its id.
                 progress.doing = "connecting again"
         connection = await self._connect(endpoint_id, url, progress)
+        self.opened += 1
         return await self._use(connection, headers, body, progress)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -319,6 +322,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             # What is readable is its end, or bytes that nobody asked for.
             if connection.url == url and not connection.stream.is_readable:
                 connection.is_reused = True
+                self.reused += 1
                 return connection
             connection.stream.close()
         return None

@@ -8,6 +8,7 @@ takes nothing back: what was published stays published.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -25,6 +26,7 @@ _MOST_OUTCOMES = 4096  # lines in the works for one connection; a client may pip
 _FAIR_LINES = 128  # after so many lines of one chunk others get a turn
 _MOST_UNSENT_BYTES = 262_144
 _SEND_BYTES = 65_536  # what must leave within one write deadline
+_NOT_TAKEN = "the server is stopping; the event was not accepted"
 
 
 class Ticket(Protocol):
@@ -86,12 +88,14 @@ class Connection:
         max_event_bytes: int,
         write_timeout_seconds: float,
         log: Log,
+        refused: Callable[[str], None],
     ) -> None:
         self._stream = stream
         self._publisher = publisher
         self._max_event_bytes = max_event_bytes
         self._write_timeout_seconds = write_timeout_seconds
         self._log = log
+        self._refused = refused
         self._splitter = LineSplitter(max_event_bytes)
         self._intake = trio.CancelScope()
         self._lines: deque[Line] = deque()
@@ -139,7 +143,7 @@ class Connection:
                     self._put(outcome)
             self._put_unfinished_line()
         for _ in self._lines:
-            self._put(_NOT_TAKEN)
+            self._put(self._refusal_line(ErrorCode.SHUTTING_DOWN, _NOT_TAKEN))
         self._has_read_all = True
         self._collector.unpark()
 
@@ -151,7 +155,7 @@ class Connection:
             await self._publisher.room()
             return self._publisher.publish(new)
         except Rejected as refused:
-            return _refusal_line(refused)
+            return self._refusal_line(refused.code, refused.detail)
 
     def _put_unfinished_line(self) -> None:
         # Its end may be missing too, and half an event can be valid JSON only by accident: never guess.
@@ -162,11 +166,11 @@ class Connection:
                 self._put(self._too_large())
             case _:
                 detail = "the last line has no newline at its end, so it may be cut off; the event was not accepted"
-                self._put(encode_refusal(ErrorCode.MALFORMED_JSON, detail))
+                self._put(self._refusal_line(ErrorCode.MALFORMED_JSON, detail))
 
     def _too_large(self) -> bytes:
         detail = f"the line is too long; at most {self._max_event_bytes} bytes are taken"
-        return encode_refusal(ErrorCode.PAYLOAD_TOO_LARGE, detail)
+        return self._refusal_line(ErrorCode.PAYLOAD_TOO_LARGE, detail)
 
     def _put(self, outcome: Ticket | bytes) -> None:
         self._outcomes.append(outcome)
@@ -184,7 +188,7 @@ class Connection:
             outcome = self._outcomes.popleft()
             if self._reader and len(self._outcomes) <= _MOST_OUTCOMES // 2:
                 self._reader.unpark()
-            line = outcome if isinstance(outcome, bytes) else await _result_line(outcome)
+            line = outcome if isinstance(outcome, bytes) else await self._result_line(outcome)
             self._unsent += line
             if self._sender:
                 self._sender.unpark()
@@ -201,19 +205,15 @@ class Connection:
                 with trio.fail_after(self._write_timeout_seconds):
                     await self._stream.send_all(ready[start : start + _SEND_BYTES])
 
+    async def _result_line(self, ticket: Ticket) -> bytes:
+        try:
+            result = await ticket.wait()
+        except Rejected as refused:
+            return self._refusal_line(refused.code, refused.detail)
+        accepted = _Accepted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
+        return _encoder.encode(accepted) + b"\n"
 
-async def _result_line(ticket: Ticket) -> bytes:
-    try:
-        result = await ticket.wait()
-    except Rejected as refused:
-        return _refusal_line(refused)
-    accepted = _Accepted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
-    return _encoder.encode(accepted) + b"\n"
-
-
-def _refusal_line(refused: Rejected) -> bytes:
-    # Encoded at once: the exception's traceback would keep its line in memory.
-    return encode_refusal(refused.code, refused.detail)
-
-
-_NOT_TAKEN = encode_refusal(ErrorCode.SHUTTING_DOWN, "the server is stopping; the event was not accepted")
+    def _refusal_line(self, code: ErrorCode, detail: str) -> bytes:
+        # Encoded at once: a Rejected kept until its turn would keep its line in memory, by its traceback.
+        self._refused(code.value)
+        return encode_refusal(code, detail)

@@ -6,6 +6,7 @@ A connection's failure is its own. The socket file is taken away at the end, if 
 import errno
 import os
 import socket
+from collections.abc import Callable
 
 import trio
 
@@ -26,19 +27,28 @@ _OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _OVERLOAD_PAUSE_SECONDS = 0.5
 
 
+def _untold(_code: str) -> None:
+    """Tell nobody of a refusal."""
+
+
 class IngestServer:
-    """The listener of `[ingest] socket` and its connections; `bind`, then `run` once, then `drain`."""
+    """The listener of `[ingest] socket` and its connections; `bind`, then `run` once, then `drain`.
+
+    `refused` hears the code of each event that isn't taken, and of each producer that is turned away.
+    """
 
     def __init__(
         self,
         config: IngestConfig,
         publisher: Publisher,
         *,
+        refused: Callable[[str], None] = _untold,
         log: Log | None = None,
         write_timeout_seconds: float = _WRITE_TIMEOUT_SECONDS,
     ) -> None:
         self._config = config
         self._publisher = publisher
+        self._refused = refused
         self._log = get_logger("ingest") if log is None else log
         self._write_timeout_seconds = write_timeout_seconds
         self._listener: socket.socket | None = None
@@ -131,6 +141,7 @@ class IngestServer:
             max_event_bytes=self._config.max_event_bytes,
             write_timeout_seconds=self._write_timeout_seconds,
             log=self._log,
+            refused=self._refused,
         )
         self._connections.add(connection)
         if self._accepting.cancel_called:
@@ -162,6 +173,7 @@ class IngestServer:
         return None
 
     async def _refuse(self, stream: trio.SocketStream, code: ErrorCode, message: str) -> None:
+        self._refused(code.value)
         async with stream:
             try:
                 with trio.move_on_after(_REFUSAL_TIMEOUT_SECONDS):

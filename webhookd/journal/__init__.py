@@ -2,7 +2,18 @@
 
 from peewee import Database
 
-from webhookd.journal import audit, deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
+from webhookd.journal import (
+    audit,
+    census,
+    deliveries,
+    endpoints,
+    event_types,
+    events,
+    idempotency,
+    keys,
+    replays,
+    trials,
+)
 from webhookd.journal.database import SQLITE_VERSION
 from webhookd.journal.journal import READ_LIMIT_SECONDS, Journal, open_journal
 from webhookd.journal.master import (
@@ -19,6 +30,7 @@ from webhookd.journal.master import (
 from webhookd.journal.operations import Ticket
 from webhookd.journal.rows import (
     AttemptRow,
+    Census,
     DeliveryDetail,
     DeliveryRow,
     EndpointChanges,
@@ -39,6 +51,7 @@ __all__ = [
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "AttemptRow",
+    "Census",
     "Database",
     "DeliveryDetail",
     "DeliveryRow",
@@ -63,6 +76,7 @@ __all__ = [
     "adopt_master_key",
     "audit",
     "begin_change",
+    "census",
     "deliveries",
     "end_change",
     "endpoints",

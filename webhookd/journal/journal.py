@@ -26,6 +26,7 @@ from webhookd.journal.reader import Gathering, Messages, Readers, read_messages,
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
 from webhookd.journal.writer import Writer
+from webhookd.metrics import Measures
 from webhookd.models import AcceptedEvent, AttemptRecord, Message, PublishResult, Target
 
 P = ParamSpec("P")
@@ -47,8 +48,9 @@ async def open_journal(
     write_runner: Runner | None = None,
     read_runner: Runner | None = None,
     max_bytes: int | None = None,
+    measures: Measures | None = None,
 ) -> AsyncIterator["Journal"]:
-    """Open the journal for this process alone, making or migrating it as needed.
+    """Open the journal for this process alone, making or migrating it as needed; commits count in `measures`.
 
     Raises CommandError where another process has it, JournalError where the file can't be used.
     """
@@ -67,6 +69,7 @@ async def open_journal(
                     readers=readers,
                     batches=Batches(database, ids, max_bytes),
                     runner=write_runner,
+                    measures=measures or Measures(),
                 )
             finally:
                 readers.close()
@@ -78,12 +81,21 @@ class Journal:
     """The journal of one server; made by `open_journal`, and it writes while `run` runs."""
 
     def __init__(
-        self, *, path: Path, clock: Clock, database: Database, readers: Readers, batches: Batches, runner: Runner
+        self,
+        *,
+        path: Path,
+        clock: Clock,
+        database: Database,
+        readers: Readers,
+        batches: Batches,
+        runner: Runner,
+        measures: Measures,
     ) -> None:
         self.path = path
         self._clock = clock
         self._messages = Messages()
-        self._writer = Writer(database, path, batches, runner, self._remember)
+        self._measures = measures
+        self._writer = Writer(database, path, batches, runner, self._remember, measures=measures)
         self._readers = readers
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
@@ -224,6 +236,8 @@ class Journal:
     def _remember(self, publish: Publish) -> None:
         assert publish.event_pk is not None  # noqa: S101 - the writer tells of stored events alone
         event = publish.event
+        if not publish.insists:  # an operational event is webhookd's own
+            self._measures.accepted += 1
         self._messages.put(
             publish.event_pk,
             Message(

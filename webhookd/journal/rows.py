@@ -117,6 +117,20 @@ class QueueFacts(Struct, frozen=True, kw_only=True):
     next_attempt_at: float | None
 
 
+class Census(Struct, frozen=True, kw_only=True):
+    """What waits, and how the webhooks are that haven't been deleted; `breakers` as their last attempts left them.
+
+    `oldest_pending_at` is when the oldest event came whose delivery an active webhook waits for.
+    """
+
+    pending: int
+    parked: int
+    oldest_pending_at: float | None
+    active_endpoints: int
+    inactive_endpoints: int
+    breakers: Mapping[str, int]
+
+
 class DeliveryRow(Struct, frozen=True, kw_only=True):
     """A delivery as lists show it; `duration_seconds` is its last attempt's."""
 

@@ -24,6 +24,7 @@ from webhookd.journal.database import JournalFullError, is_logic_error, translat
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger
+from webhookd.metrics import Measures
 
 MAX_BATCH = 2000
 MAX_QUEUED = 20_000
@@ -46,7 +47,16 @@ class Published(Protocol):
 class Writer:
     """Takes operations at any time and commits them in batches while `run` runs."""
 
-    def __init__(self, database: Database, path: Path, batches: Batches, runner: Runner, published: Published) -> None:
+    def __init__(
+        self,
+        database: Database,
+        path: Path,
+        batches: Batches,
+        runner: Runner,
+        published: Published,
+        *,
+        measures: Measures,
+    ) -> None:
         self.is_full = False
         self._database = database
         self._path = path
@@ -54,6 +64,7 @@ class Writer:
         self._batches = batches
         self._runner = runner
         self._published = published
+        self._measures = measures
         self._queue: list[Operation] = []
         self._queued_bytes = 0
         self._submitted = trio.Event()
@@ -140,6 +151,7 @@ class Writer:
         if not self._queue:
             self._submitted = trio.Event()
         self._queued_bytes -= sum(len(operation.event.body) for operation in batch if isinstance(operation, Publish))
+        began_at = trio.current_time()
         try:
             left = await self._runner.run(partial(self._write, batch))
         except Exception as error:
@@ -147,7 +159,10 @@ class Writer:
             for operation in batch:
                 operation.ticket.fail(error)
             raise
-        for operation in batch[: len(batch) - len(left)]:
+        committed = batch[: len(batch) - len(left)]
+        if committed:
+            self._measures.committed(len(committed), trio.current_time() - began_at)
+        for operation in committed:
             self._settle(operation)
         if left:
             await self._sit_out(left)
@@ -196,6 +211,7 @@ class Writer:
 
     async def _sit_out(self, batch: Sequence[Operation]) -> None:
         """Refuse what can be submitted again, keep the rest, and wait a moment for room."""
+        self._measures.commits_without_room += 1
         if not self.is_full:
             self.is_full = True
             _log.error("journal.full", path=str(self._path))
@@ -221,6 +237,8 @@ class Writer:
             assert operation.result is not None  # noqa: S101 - there was no error
             if operation.event_pk is not None:
                 self._published(operation)
+            else:
+                self._measures.duplicates += 1
             operation.committed(operation.queued)
             operation.ticket.succeed(operation.result)
         else:

@@ -1,0 +1,60 @@
+"""Counting what waits and how the endpoints are: whole walks over small indexes, for the metrics.
+
+A walk takes some tens of milliseconds for each million deliveries that wait, so nobody is to ask for it often.
+"""
+
+from peewee import Database
+
+from webhookd.journal.rows import Census
+
+# A partial index holds nothing but what it is asked for, and the count reads nothing else.
+PENDING = "SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending'"
+PARKED = "SELECT count(*) FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked'"
+
+# The head of each line, jumping from endpoint to endpoint whatever their backlogs hold. Endpoints that are switched
+# off hold their deliveries on purpose.
+OLDEST = """
+WITH RECURSIVE found (pk) AS (
+    SELECT min(endpoint_pk) FROM deliveries WHERE status = 'pending'
+    UNION ALL
+    SELECT (SELECT min(endpoint_pk) FROM deliveries WHERE status = 'pending' AND endpoint_pk > found.pk)
+    FROM found WHERE found.pk IS NOT NULL
+)
+SELECT min((
+    SELECT created_at FROM deliveries INDEXED BY deliveries_line
+    WHERE status = 'pending' AND endpoint_pk = found.pk ORDER BY sequence LIMIT 1
+))
+FROM found CROSS JOIN endpoints ON endpoints.pk = found.pk
+WHERE endpoints.is_active AND endpoints.deleted_at IS NULL
+"""
+
+ENDPOINTS = """
+SELECT endpoints.is_active, endpoint_state.breaker, count(*)
+FROM endpoints CROSS JOIN endpoint_state ON endpoint_state.endpoint_pk = endpoints.pk
+WHERE endpoints.deleted_at IS NULL GROUP BY 1, 2
+"""
+
+
+def take(database: Database) -> Census:
+    """Count, all of it as of one moment."""
+    breakers: dict[str, int] = {}
+    active = inactive = 0
+    for is_active, breaker, number in database.execute_sql(ENDPOINTS):
+        breakers[breaker] = breakers.get(breaker, 0) + number
+        if is_active:
+            active += number
+        else:
+            inactive += number
+    return Census(
+        pending=_one(database, PENDING) or 0,
+        parked=_one(database, PARKED) or 0,
+        oldest_pending_at=_one(database, OLDEST),
+        active_endpoints=active,
+        inactive_endpoints=inactive,
+        breakers=breakers,
+    )
+
+
+def _one(database: Database, sql: str) -> int | None:
+    value: int | None = database.execute_sql(sql).fetchone()[0]
+    return value
