@@ -16,6 +16,7 @@ from webhookd.journal import EndpointChanges, Journal, NewEndpoint, deliveries, 
 from webhookd.models import (
     BreakerState,
     DeliveryStatus,
+    EndpointState,
     Ordering,
     PolicyOverrides,
     RateLimit,
@@ -27,6 +28,7 @@ from webhookd.replayer import selection
 TYPES = ("user.created", "user.deleted", "organization.created")
 MOST_ENDPOINTS = 6
 MOST_EVENTS = 150
+LONG_AGO = -10.0
 SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 
 
@@ -46,12 +48,25 @@ async def revive(world: World, journal: Journal) -> None:
         subject.deleting = False
         subject.overrides = endpoint.overrides
         subject.inactive_at = None if endpoint.is_active else trio.current_time()
-        state = await journal.read(endpoints.state, endpoint.pk)
-        subject.faults = state.consecutive_faults
-        subject.opened_at = None if state.breaker is BreakerState.CLOSED else -10.0
-        subject.open_until = state.retry_at or 0.0
-        subject.paused_at = None if state.paused_until is None else -10.0
-        subject.paused_until = state.paused_until or 0.0
+        if _may_have_lost_answers(world, subject):
+            _trust(subject, await journal.read(endpoints.state, endpoint.pk))
+
+
+def _may_have_lost_answers(world: World, subject: Subject) -> bool:
+    """Whether a crash came before an endpoint's last answers were on disk, so that only the journal knows its state."""
+    since = world.unsaved_since.get(world.life - 1)
+    return since is not None and any(
+        request.endpoint_id == subject.id and request.ended_at is not None and request.ended_at > since
+        for request in world.requests
+    )
+
+
+def _trust(subject: Subject, state: EndpointState) -> None:
+    subject.faults = state.consecutive_faults
+    subject.opened_at = None if state.breaker is BreakerState.CLOSED else LONG_AGO
+    subject.open_until = state.retry_at or 0.0
+    subject.paused_at = None if state.paused_until is None else LONG_AGO
+    subject.paused_until = state.paused_until or 0.0
 
 
 class Chaos:

@@ -118,6 +118,13 @@ class RetriesSucceeded(BadJournal):
         return super().record(record)
 
 
+class StoresNoState(BadJournal):
+    """Stores every endpoint as a healthy one, so that an outage is forgotten by whoever reads it next."""
+
+    def record(self, record: AttemptRecord) -> Ticket[None]:
+        return super().record(msgspec.structs.replace(record, endpoint=EndpointState()))
+
+
 class SwapsOrder(BadJournal):
     """Hands out a queue with its first two deliveries the wrong way round."""
 
@@ -251,6 +258,7 @@ PLANTED: dict[str, Parts] = {
     "loses records while the disk is full": Parts(journal=LosesRecordsWhenFull),
     "counts a retry twice": Parts(journal=CountsTwice),
     "sends again what has succeeded": Parts(journal=RetriesSucceeded),
+    "stores no state of endpoints": Parts(journal=StoresNoState),
     "swaps the order": Parts(journal=SwapsOrder),
     "drops a delivery on a refill": Parts(journal=DropsOnRefill),
     "forgets what is in flight": Parts(journal=ForgetsFlights),
