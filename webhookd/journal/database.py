@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 SQLITE_VERSION = apsw.sqlite_lib_version()
 
-_BUSY_TIMEOUT_SECONDS = 5
+BUSY_TIMEOUT_SECONDS = 5
 _CHECKPOINT_PAGES = 4000
 _STEPS_BETWEEN_CLOCK_LOOKS = 5000
 _FORMAT_ERRORS = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
@@ -77,7 +77,7 @@ def open_writer(path: Path, *, now: float) -> Database:
         },
         lock_type="IMMEDIATE",
         thread_safe=False,
-        timeout=_BUSY_TIMEOUT_SECONDS,
+        timeout=BUSY_TIMEOUT_SECONDS,
     )
     with translated(path):
         refuse_foreign(path)
@@ -105,7 +105,7 @@ class Reader:
             str(path),
             pragmas={"query_only": "ON", "wal_autocheckpoint": 0, "cache_size": -2_000, "temp_store": "MEMORY"},
             thread_safe=False,
-            timeout=_BUSY_TIMEOUT_SECONDS,
+            timeout=BUSY_TIMEOUT_SECONDS,
         )
         self._path = path
         with translated(path):

@@ -20,7 +20,7 @@ from peewee import Database
 
 from webhookd.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.journal.batch import Batches, full
-from webhookd.journal.database import JournalFullError, is_logic_error, translated
+from webhookd.journal.database import BUSY_TIMEOUT_SECONDS, JournalFullError, is_logic_error, translated
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger
@@ -131,8 +131,10 @@ class Writer:
     async def _finish(self) -> None:
         self.refuse_events()
         try:
-            while self._queue and not self.is_full:
+            while self._queue:
                 await self._commit_next()
+                if self.is_full:  # still, or again: there is no room for what is left
+                    break
             self._fail_all(Rejected(ErrorCode.SHUTTING_DOWN, "the server has stopped", retry_after_seconds=5))
             await self._runner.run(partial(self._checkpoint, "TRUNCATE"))
         except Exception as error:
@@ -178,11 +180,15 @@ class Writer:
         left = self._commit(batch)
         if self._cuts_log or self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
             try:
-                self._checkpoint("TRUNCATE")
-                self._cuts_log = False
+                # Not waiting for readers, which would keep everybody from the disk: it comes round again.
+                self._database.execute_sql("PRAGMA busy_timeout = 0").fetchall()
+                is_cut = self._checkpoint("TRUNCATE")
+                self._cuts_log = self._cuts_log and not is_cut
             except JournalFullError:
                 # It takes nothing back of what was committed, and is tried again after the next commit.
                 self._cuts_log = True
+            finally:
+                self._database.execute_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}").fetchall()
         return left
 
     def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
@@ -205,9 +211,11 @@ class Writer:
                     return batch[number:]
         return ()
 
-    def _checkpoint(self, mode: str) -> None:
+    def _checkpoint(self, mode: str) -> bool:
+        """Put the log into the file; return whether all of it went, with no reader in the way."""
         with translated(self._path):
-            self._database.execute_sql(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            [[is_blocked, _, _]] = self._database.execute_sql(f"PRAGMA wal_checkpoint({mode})").fetchall()
+        return not is_blocked
 
     async def _sit_out(self, batch: Sequence[Operation]) -> None:
         """Refuse what can be submitted again, keep the rest, and wait a moment for room."""

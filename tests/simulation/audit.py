@@ -1,0 +1,110 @@
+"""What the journal must say once everybody is well again, in SQL of its own."""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from peewee import Database
+
+from tests.simulation.model import Request, World
+from webhookd.journal import Journal
+
+
+def rows(database: Database, query: str, *values: object) -> list[Any]:
+    """Return the rows of a query."""
+    found: Any = database.execute_sql(query, values)  # type: ignore[no-untyped-call]  # peewee's stubs
+    return list(found)
+
+
+def unfinished(database: Database) -> int:
+    """Return how many deliveries of endpoints that there still are wait to be sent."""
+    query = """SELECT count(*) FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
+        WHERE e.deleted_at IS NULL AND d.status IN ('pending', 'parked')"""
+    return int(rows(database, query)[0][0])
+
+
+async def recovering(world: World, journal: Journal, endpoint_pk: int) -> None:
+    """Note which deliveries of an endpoint are about to be sent again out of their order."""
+    query = "SELECT id FROM deliveries WHERE endpoint_pk = ? AND status = 'failed'"
+    world.by_hand |= set(await journal.read(lambda database: [row[0] for row in rows(database, query, endpoint_pk)]))
+
+
+def everything(database: Database, *, world: World) -> None:
+    """Compare the journal with what was promised and seen."""
+    _events(database, world)
+    _deliveries(database, world)
+    _attempts(database, world)
+
+
+def _events(database: Database, world: World) -> None:
+    query = """SELECT v.id, e.id, d.status FROM events v JOIN deliveries d ON d.event_pk = v.pk
+        JOIN endpoints e ON e.pk = d.endpoint_pk"""
+    reached: dict[str, set[str]] = defaultdict(set)
+    for event_id, endpoint_id, status in rows(database, query):
+        if status == "succeeded":
+            reached[event_id].add(endpoint_id)
+    stored = {row[0]: bytes(row[1]) for row in rows(database, "SELECT id, body FROM events")}
+    seen: dict[str, set[str]] = defaultdict(set)
+    for request in world.requests:
+        if request.outcome is not None and request.outcome.status is not None and request.outcome.status < 300:
+            seen[request.event].add(request.endpoint_id)
+    alive = {subject.id for subject in world.subjects.values() if subject.deleted_at is None and not subject.deleting}
+    for name, submission in world.submissions.items():
+        if submission.acked is None:
+            continue
+        if name not in stored:
+            world.blame(f"{name} was acknowledged and is lost")
+        for endpoint_id in sorted(submission.wanted & alive):
+            if endpoint_id not in reached[name]:
+                world.blame(f"{name} has not been delivered to {endpoint_id}")
+            elif endpoint_id not in seen[name]:
+                world.blame(f"{name} counts as delivered to {endpoint_id}, which never saw it")
+    _one_each(world, stored)
+
+
+def _one_each(world: World, stored: dict[str, bytes]) -> None:
+    """No two events were made of one submission; the dice give each data of its own."""
+    texts = Counter(body[body.index(b'"data":') :] for body in stored.values() if b'"n": ' in body)
+    for text, count in texts.items():
+        if count > 1:
+            world.blame(f"{count} events were made of one: {text!r}")
+
+
+def _deliveries(database: Database, world: World) -> None:
+    query = """SELECT d.id, d.status, d.attempts, count(a.number), coalesce(max(a.number), 0)
+        FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk LEFT JOIN attempts a ON a.delivery_pk = d.pk
+        WHERE e.deleted_at IS NULL GROUP BY d.pk"""
+    left = """SELECT d.id, d.status FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
+        WHERE e.deleted_at IS NOT NULL AND d.status IN ('pending', 'parked')"""
+    for delivery, status in rows(database, left):
+        world.blame(f"{delivery} is {status}, and its endpoint deleted")
+    for delivery, status, attempts, recorded, last in rows(database, query):
+        if status != "succeeded":
+            world.blame(f"{delivery} is {status} after healing")
+        if not attempts == recorded == last:
+            world.blame(f"{delivery} counts {attempts} attempts, has {recorded} and the last is number {last}")
+
+
+def _attempts(database: Database, world: World) -> None:
+    query = """SELECT d.id, a.number, a.response_status FROM attempts a JOIN deliveries d ON d.pk = a.delivery_pk"""
+    recorded = {(delivery, number): status for delivery, number, status in rows(database, query)}
+    requests: dict[tuple[str, int], list[Request]] = defaultdict(list)
+    for request in world.requests:
+        requests[request.delivery, request.attempt].append(request)
+    for place in recorded.keys() - requests.keys():
+        world.blame(f"attempt {place[1]} of {place[0]} is on record and was never made")
+    for place, made in requests.items():
+        lost = [request for request in made if _may_be_lost(world, request)]
+        if place not in recorded and len(lost) < len(made):
+            world.blame(f"attempt {place[1]} of {place[0]} was made and isn't on record")
+        if len(made) > len(lost) + 1:
+            world.blame(f"attempt {place[1]} of {place[0]} was made {len(made)} times, {len(lost)} for a crash")
+    successes = Counter(delivery for (delivery, _), status in recorded.items() if status is not None and status < 300)
+    for delivery, count in successes.items():
+        if count > 1 and delivery not in world.by_hand:
+            world.blame(f"{delivery} was delivered {count} times")
+
+
+def _may_be_lost(world: World, request: Request) -> bool:
+    """Whether a crash explains that a request is on no record: it was in flight, or its record was on its way."""
+    since = world.unsaved_since.get(request.life)
+    return since is not None and (request.ended_at is None or request.ended_at > since)

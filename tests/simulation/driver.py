@@ -1,0 +1,188 @@
+"""Plays one seed: lives of a server, what producers and operators do in them, then healing and the audit."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import trio
+import trio._core._run as scheduler
+from trio.testing import MockClock
+
+from tests.simulation import audit
+from tests.simulation.chaos import Chaos, revive
+from tests.simulation.life import Life, Parts, copy_files, limit_pages, living
+from tests.simulation.model import World
+from webhookd.journal import EndpointChanges, endpoints
+from webhookd.models import ReplayKind
+from webhookd.replayer import selection
+
+HEALING_ROUNDS = 240
+RECORD_SECONDS = 1.0
+FAR = 1e11
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a seed."""
+
+    seed: int
+    hash: str
+    violations: tuple[str, ...]
+    trace: tuple[str, ...]
+    events: int
+    requests: int
+    kills: int
+
+
+def play(seed: int, parts: Parts = Parts(), *, stops_early: bool = False) -> Result:  # noqa: B008 - frozen
+    """Play a seed, to the first broken promise or to its end, and return what was found."""
+    world = World(seed, stops_early=stops_early)
+    # Memory where there is some: the disk's speed is no part of this.
+    shared = Path("/dev/shm")  # noqa: S108
+    with (
+        tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as directory,
+        _repeatable(seed),
+    ):
+        try:
+            trio.run(_story, world, Path(directory), parts, clock=MockClock(autojump_threshold=0))
+        except* Exception as errors:  # noqa: BLE001 - whatever brings the server down is what is looked for
+            world.violations += [f"the server ended with {error!r}" for error in _leaves(errors)]
+    return Result(
+        seed,
+        sha256("\n".join(world.trace).encode()).hexdigest(),
+        tuple(world.violations),
+        tuple(world.trace),
+        sum(submission.acked is not None for submission in world.submissions.values()),
+        len(world.requests),
+        len(world.unsaved_since),
+    )
+
+
+@contextmanager
+def _repeatable(seed: int) -> Iterator[None]:
+    """Have trio choose among tasks that are ready by the seed: the way that hypothesis's plug-in does it."""
+    before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING
+    state = scheduler._r.getstate()
+    scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # trio's own hook for this, Final by mistake
+    scheduler._r.seed(seed)
+    try:
+        yield
+    finally:
+        scheduler._ALLOW_DETERMINISTIC_SCHEDULING = before  # type: ignore[misc]  # as above
+        scheduler._r.setstate(state)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+async def _story(world: World, directory: Path, parts: Parts) -> None:
+    path = directory / "0"
+    with trio.CancelScope() as scope:
+        world.stop = scope.cancel
+        for _ in range(world.dice.randint(1, 4)):
+            path = await _one_life(world, path, parts)
+        world.is_healing = True
+        await _last_life(world, path, parts)
+
+
+async def _one_life(world: World, path: Path, parts: Parts) -> Path:
+    """Live until a crash or a stop; return where the journal is then."""
+    world.is_dead = False
+    world.note(f"life {world.life}")
+    seconds = world.dice.uniform(5, 90)
+    is_killed = world.dice.random() < 0.75
+    left = _directory_after(path, world.life)
+    with trio.CancelScope() as scope:
+        async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
+            world.explode = partial(_kill, world, life, path, left, scope)
+            chaos = Chaos(world, life)
+            for task in (chaos.produce, chaos.produce, chaos.operate, chaos.trouble):
+                outside.start_soon(task)
+            await trio.sleep(seconds)
+            if is_killed:
+                world.fuse = world.dice.randint(1, 60)
+                await trio.sleep(60)
+            world.fuse = None
+            if not world.is_dead:
+                await _stop(world, life, outside.cancel_scope.cancel)
+    world.fuse = None
+    world.full_since = None
+    _check_tasks(world, life)
+    world.life += 1
+    return left if world.is_dead else path
+
+
+def _directory_after(path: Path, life: int) -> Path:
+    """Return where a crash of this life leaves its files."""
+    return path.parent / str(life + 1)
+
+
+def _kill(world: World, life: Life, path: Path, left: Path, scope: trio.CancelScope) -> None:
+    copy_files(path, left)
+    life.router.registry._is_draining = True  # what runs on until it is canceled starts nothing
+    world.is_dead = True
+    # A full disk keeps records waiting; else they are on it within a moment.
+    since = trio.current_time() if world.full_since is None else world.full_since
+    world.unsaved_since[world.life] = since - RECORD_SECONDS
+    for subject in world.subjects.values():
+        subject.flying.clear()
+    world.note("killed")
+    scope.cancel()
+
+
+async def _stop(world: World, life: Life, end: Callable[[], None]) -> None:
+    """Stop as SIGTERM does: finish what is in flight, for some seconds."""
+    world.note("stopping")
+    end()
+    with trio.CancelScope(shield=True):
+        limit_pages(life.journal, None)
+        life.journal.refuse_events()
+        with trio.move_on_after(world.dice.choice((0, 1, 30))):
+            await life.router.drain()
+
+
+async def _last_life(world: World, path: Path, parts: Parts) -> None:
+    world.is_dead = False
+    world.note("healing")
+    async with living(world, path, parts, revive) as life:
+        for endpoint in await life.journal.read(endpoints.all):
+            if not endpoint.is_active:
+                subject = world.subjects[endpoint.id]
+                subject.inactive_at = None
+                subject.forgive()
+                await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
+                subject.forgive()
+        await _wait_for_quiet(world, life)
+        for endpoint in await life.journal.read(endpoints.all):
+            await audit.recovering(world, life.journal, endpoint.pk)
+            wanted = selection(endpoint, ReplayKind.RECOVER, since=0, until=FAR, events=())
+            await life.router.replayer.start(endpoint, wanted)
+        await trio.sleep(10)
+        await _wait_for_quiet(world, life)
+        await life.journal.read(partial(audit.everything, world=world))
+        _check_tasks(world, life)
+
+
+async def _wait_for_quiet(world: World, life: Life) -> None:
+    for _ in range(HEALING_ROUNDS):
+        if not await life.journal.read(audit.unfinished):
+            return
+        await trio.sleep(30)
+    world.blame("deliveries are still pending after two hours of health")
+
+
+def _check_tasks(world: World, life: Life) -> None:
+    for entry in life.router.registry._entries.values():
+        if entry.supervisor is not None and entry.supervisor.crashes:
+            world.blame(f"an actor crashed: {entry.supervisor.last_crash}")
+    if life.router.sweeps_that_found_work:
+        world.blame("a wake was lost: only the sweep found the work")

@@ -1,0 +1,120 @@
+"""One life of the server, from start to stop or crash: its real parts, and the disk between them.
+
+A crash is taken as kill -9 would: at some step of disk or network the journal's files are copied as they are, and the
+next life starts from the copy. What the old one does from then on, until it has been canceled, happens to files that
+nobody reads and is seen by nobody.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from tests.simulation.model import World
+from tests.simulation.receivers import SimulatedSender
+from tests.world import steady
+from webhookd.hidden import Secret
+from webhookd.ids import IdFactory
+from webhookd.journal import Journal, open_journal
+from webhookd.metrics import Measures
+from webhookd.router import EndpointSender, Router
+from webhookd.secrets import Vault
+
+T = TypeVar("T")
+FILE = "journal.db"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a life is built of; a planted bug replaces one of them."""
+
+    journal: Callable[[Journal, World], Journal] = lambda journal, _: journal
+    sender: Callable[[EndpointSender, World], EndpointSender] = lambda sender, _: sender
+    router: type[Router] = Router
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """The server's parts while it lives."""
+
+    journal: Journal
+    router: Router
+    ids: IdFactory
+
+
+class SimulatedDisk:
+    """Runs the journal's calls in the loop, each after the time that a disk would take."""
+
+    def __init__(self, world: World, seconds: tuple[float, ...]) -> None:
+        self._world = world
+        self._seconds = seconds
+
+    async def run(self, function: Callable[[], T]) -> T:
+        self._world.step()
+        await trio.sleep(self._world.dice.choice(self._seconds))
+        result = function()
+        self._world.step()
+        return result
+
+
+@asynccontextmanager
+async def living(
+    world: World, path: Path, parts: Parts, revive: Callable[[World, Journal], Awaitable[None]]
+) -> AsyncIterator[Life]:
+    """Run a server on the journal in `path` until the block ends, which cuts off what is in flight.
+
+    `revive` looks at the journal before anything is sent.
+    """
+    ids = IdFactory(world.clock.now, world.dice.randbytes)
+    async with (
+        open_journal(
+            path / FILE,
+            clock=world.clock,
+            ids=ids,
+            write_runner=SimulatedDisk(world, (0.0, 0.0, 0.002, 0.03)),
+            read_runner=SimulatedDisk(world, (0.0, 0.0, 0.0, 0.001, 0.01)),
+        ) as opened,
+        trio.open_nursery() as writing,
+    ):
+        journal = parts.journal(opened, world)
+        await writing.start(opened.run)
+        router = parts.router(
+            journal=journal,
+            sender=parts.sender(SimulatedSender(world, world.life), world),
+            vault=Vault(Secret(bytes(32))),
+            clock=world.clock,
+            ids=ids,
+            config=steady(max_in_flight=world.dice.choice((2, 512))),
+            sample=world.dice.random,
+            measures=Measures(),
+        )
+        await revive(world, opened)
+        await router.begin()
+        async with trio.open_nursery() as sending:
+            await sending.start(router.run)
+            try:
+                yield Life(journal, router, ids)
+            finally:
+                router.registry._is_draining = True  # as the server has it before its actors go
+                sending.cancel_scope.cancel()
+        writing.cancel_scope.cancel()
+
+
+def limit_pages(journal: Journal, pages: int | None) -> None:
+    """Make the disk as full as it is now plus `pages`, or give it room again (None)."""
+    database: Any = journal._writer._database
+    if pages is not None:
+        pages += int(database.execute_sql("PRAGMA page_count").fetchone()[0])
+    database.execute_sql(f"PRAGMA max_page_count = {pages or 1_000_000}").fetchall()
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the journal as a killed process leaves it: what it has written, and no more."""
+    target.mkdir()
+    for name in (FILE, FILE + "-wal"):
+        if (source / name).exists():
+            shutil.copyfile(source / name, target / name)

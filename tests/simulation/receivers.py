@@ -1,0 +1,114 @@
+"""The other end: answers as the dice say, at the place where the server has its transport."""
+
+import trio
+
+from tests.simulation import watch
+from tests.simulation.model import Request, World
+from webhookd.models import DeliveryError, Outcome
+
+OUTAGE_SECONDS = 30
+TROUBLES = (DeliveryError.CONNECT, DeliveryError.DNS, DeliveryError.TLS, DeliveryError.PROTOCOL)
+
+
+class SimulatedSender:
+    """Makes no connection: lets time pass and returns an outcome, or none where the server dies meanwhile."""
+
+    def __init__(self, world: World, life: int) -> None:
+        self._world = world
+        self._life = life
+
+    async def send(
+        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
+    ) -> Outcome:
+        world = self._world
+        await self._stay_silent_if_dead()
+        names = dict(headers)
+        request = Request(
+            self._life,
+            endpoint_id,
+            names["x-webhook-delivery"],
+            names["webhook-id"],
+            int(names["x-webhook-attempt"]),
+            int(names["x-webhook-sequence"]),
+            trio.current_time(),
+            world.clock.now(),
+            body,
+        )
+        world.requests.append(request)
+        world.note(f"> {url} {sorted(headers)} {body!r}")
+        watch.began(world, request)
+        world.step()
+        outcome, seconds = self._answer(url)
+        try:
+            with trio.move_on_after(timeout_seconds) as patience:
+                await trio.sleep(seconds)
+        except trio.Cancelled:
+            if not world.is_dead:
+                watch.ended(world, request, Outcome(duration_seconds=0.0, error=DeliveryError.INTERRUPTED))
+            raise
+        await self._stay_silent_if_dead()
+        if patience.cancelled_caught:
+            outcome = Outcome(duration_seconds=timeout_seconds, error=DeliveryError.TIMEOUT)
+        watch.ended(world, request, outcome)
+        world.note(f"< {request.delivery} {request.attempt} {outcome.status} {outcome.error}")
+        world.step()
+        return outcome
+
+    async def _stay_silent_if_dead(self) -> None:
+        """Let nothing come of what a killed process still does."""
+        if self._world.is_dead:
+            await trio.sleep_forever()
+
+    async def forget(self, endpoint_id: str) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def _answer(self, url: str) -> tuple[Outcome, float]:
+        """Return what comes of a request, and after how long."""
+        dice = self._world.dice
+        seconds = dice.choice((0.0, 0.001, 0.02, 0.2, 1.5))
+        if self._world.is_healing:
+            return Outcome(duration_seconds=seconds, status=200), seconds
+        # Outages last: each stretch of time has its own mood for each receiver.
+        mood = hash_of(f"{self._world.seed} {url} {int(trio.current_time() / OUTAGE_SECONDS)}") % 6
+        if mood == 0:
+            return self._trouble(seconds)
+        if mood == 1 and dice.random() < 0.4:
+            return self._refusal(seconds)
+        if mood == 2 and dice.random() < 0.3:
+            return self._trouble(seconds)
+        if dice.random() < 0.02:
+            return self._wish(seconds)
+        return Outcome(duration_seconds=seconds, status=dice.choice((200, 200, 201, 204))), seconds
+
+    def _trouble(self, seconds: float) -> tuple[Outcome, float]:
+        dice = self._world.dice
+        roll = dice.random()
+        if roll < 0.35:
+            error = dice.choice(TROUBLES)
+            return Outcome(duration_seconds=seconds, error=error, detail=error.value), seconds
+        if roll < 0.45:
+            return Outcome(duration_seconds=0.0, status=200), 1e6  # hangs; the deadline ends it
+        if roll < 0.65:
+            after = dice.choice(("7", "20", "40", "soon"))
+            return Outcome(
+                duration_seconds=seconds, status=dice.choice((429, 503)), headers=(("retry-after", after),)
+            ), (seconds)
+        return Outcome(duration_seconds=seconds, status=dice.choice((302, 401, 404, 500, 502))), seconds
+
+    def _refusal(self, seconds: float) -> tuple[Outcome, float]:
+        status = self._world.dice.choice((400, 409, 422))
+        return Outcome(duration_seconds=seconds, status=status), seconds
+
+    def _wish(self, seconds: float) -> tuple[Outcome, float]:
+        wish = self._world.dice.choice((None, "abort", "disable"))
+        if wish is None:
+            return Outcome(duration_seconds=seconds, status=410), seconds
+        return Outcome(duration_seconds=seconds, status=500, headers=(("webhook-delivery", wish),)), seconds
+
+
+def hash_of(text: str) -> int:
+    """Return a number that depends on the text alone."""
+    value = 0
+    for byte in text.encode():
+        value = (value * 131 + byte) % 1_000_000_007
+    return value

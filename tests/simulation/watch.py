@@ -1,0 +1,134 @@
+"""Checks each request as it is made, and learns from each answer what the endpoint allows next.
+
+A second, smaller telling of the rules, which shares no code with the server's. Flights that had taken off before a rule
+changed get `GRACE_SECONDS` until they reach the receiver: bodies are read in between.
+"""
+
+import trio
+
+from tests.simulation.model import PARK_AFTER, Request, Subject, World
+from webhookd.models import DeliveryError, Ordering, Outcome
+
+GRACE_SECONDS = 1.0
+REFUSALS = {400, 409, 413, 415, 422}
+
+
+def began(world: World, request: Request) -> None:
+    """Check a request against all that is known when it reaches its receiver."""
+    subject = world.subjects[request.endpoint_id]
+    now = request.at
+    for what, since in (("deleted", subject.deleted_at), ("switched off", subject.inactive_at)):
+        if since is not None and now > since + GRACE_SECONDS:
+            world.blame(f"{request.delivery} sent to {subject.id}, which is {what}")
+    if subject.opened_at is not None and now > subject.opened_at + GRACE_SECONDS:
+        is_early = request.wall_at < subject.open_until - 0.01
+        if is_early and request.delivery not in world.by_hand:
+            world.blame(f"{request.delivery} sent to {subject.id} while its breaker is open")
+        if any(other.at > subject.opened_at + GRACE_SECONDS for other in subject.flying):
+            world.blame(f"{request.delivery} sent to {subject.id} beside its probe")
+    is_paused = subject.paused_at is not None and now > subject.paused_at + GRACE_SECONDS
+    if is_paused and request.wall_at < subject.paused_until - 0.01:
+        world.blame(f"{request.delivery} sent to {subject.id} before its Retry-After")
+    _check_body(world, request)
+    _check_order(world, subject, request)
+    _check_pace(world, subject, now)
+    subject.flying.append(request)
+
+
+def _check_body(world: World, request: Request) -> None:
+    submission = world.submissions.get(request.event)
+    if submission is not None and b'"data":' + submission.data + b"}" not in request.body:
+        world.blame(f"the body of {request.event} isn't what was submitted: {request.body!r}")
+
+
+def _check_order(world: World, subject: Subject, request: Request) -> None:
+    if any(other.delivery == request.delivery for other in subject.flying):
+        world.blame(f"{request.delivery} is in flight twice")
+    if subject.ordering is Ordering.NONE:
+        return
+    key = None if subject.ordering is Ordering.STRICT else _key(world, request)
+    if subject.ordering is Ordering.KEY and key is None:
+        return
+    if _is_loose(world, request):
+        return
+    line = [other for other in subject.flying if not _is_loose(world, other)]
+    if subject.ordering is Ordering.KEY:
+        line = [other for other in line if _key(world, other) == key]
+    if line:
+        world.blame(f"{request.delivery} overtakes {line[0].delivery}, which is in flight")
+    head = subject.heads.get(key)
+    if head is not None and head.delivery != request.delivery and not (_has_ended(head) or _is_loose(world, head)):
+        world.blame(f"{request.delivery} overtakes {head.delivery}, which has not ended")
+    subject.heads[key] = request
+    if request.attempt == 1:
+        last = subject.last_of_line.get(key, 0)
+        if request.sequence < last:
+            world.blame(f"first attempt of {request.sequence} after that of {last} at {subject.id}, key {key}")
+        subject.last_of_line[key] = max(last, request.sequence)
+
+
+def _is_loose(world: World, request: Request) -> bool:
+    """Whether a delivery goes beside its line: somebody asked for it, or it has been parked."""
+    return request.delivery in world.by_hand or world.refusals[request.delivery] >= PARK_AFTER
+
+
+def _has_ended(request: Request) -> bool:
+    """Whether the answer that came says that nothing more is sent of a delivery."""
+    outcome = request.outcome
+    if outcome is None:
+        return False
+    is_final = outcome.status is not None and (200 <= outcome.status < 300 or outcome.status == 410)
+    return is_final or ("webhook-delivery", "abort") in outcome.headers
+
+
+def _key(world: World, request: Request) -> str | None:
+    """Return the ordering key; that of an event whose acknowledgement was lost isn't known."""
+    submission = world.submissions.get(request.event)
+    return None if submission is None else submission.key
+
+
+def _check_pace(world: World, subject: Subject, now: float) -> None:
+    limit = subject.overrides.rate_limit
+    if limit is None:
+        return
+    # A restart, a jump of the clock and another limit each begin a stretch of their own.
+    times = subject.paces.setdefault((world.life, world.clock.jumps, subject.version), [])
+    times.append(now)
+    for index, first in enumerate(times):
+        if len(times) - index > limit.burst + limit.per_second * (now - first + 0.25) + 1:
+            world.blame(f"{len(times) - index} requests in {now - first:.3f} s at {subject.id}: above {limit}")
+            return
+
+
+def ended(world: World, request: Request, outcome: Outcome) -> None:
+    """Learn from what the server was told."""
+    subject = world.subjects[request.endpoint_id]
+    subject.flying.remove(request)
+    request.ended_at, request.outcome = trio.current_time(), outcome
+    wishes = [value for name, value in outcome.headers if name == "webhook-delivery"]
+    world.refusals[request.delivery] += outcome.status in REFUSALS
+    if outcome.status == 410 or "disable" in wishes:
+        subject.inactive_at = request.ended_at
+    is_closing = outcome.status is not None and (200 <= outcome.status < 300 or outcome.status in REFUSALS | {410})
+    if is_closing or "abort" in wishes:
+        subject.forgive()
+    elif outcome.status in {429, 503}:
+        subject.faults = 0
+        subject.paused_at = request.ended_at
+        after = [float(value) for name, value in outcome.headers if name == "retry-after" and value.isdigit()]
+        subject.paused_until = world.clock.now() + max(after, default=0.0)
+    elif outcome.error is not DeliveryError.INTERRUPTED:
+        _fault(world, subject, request)
+
+
+def _fault(world: World, subject: Subject, request: Request) -> None:
+    subject.faults += 1
+    was_probe = subject.opened_at is not None and request.at > subject.opened_at + GRACE_SECONDS
+    threshold = subject.overrides.breaker_threshold
+    delays, jitter = subject.overrides.retry.delays, subject.overrides.retry.jitter
+    assert threshold is not None
+    assert delays is not None
+    assert jitter is not None
+    if was_probe or (subject.opened_at is None and subject.faults >= threshold):
+        subject.opened_at = trio.current_time()
+        subject.open_until = world.clock.now() + delays[0] * (1 - jitter)
