@@ -3,7 +3,7 @@
 from peewee import Database
 
 from webhookd.journal import audit, deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
-from webhookd.journal.database import SQLITE_VERSION
+from webhookd.journal.database import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.journal import READ_LIMIT_SECONDS, Journal, open_journal
 from webhookd.journal.master import (
     MasterKeys,
@@ -63,6 +63,7 @@ __all__ = [
     "adopt_master_key",
     "audit",
     "begin_change",
+    "copy_before_upgrade",
     "deliveries",
     "end_change",
     "endpoints",

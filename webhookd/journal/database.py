@@ -17,7 +17,9 @@ from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
+from webhookd.journal.copies import copy_aside
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
+from webhookd.logs import get_logger
 
 T = TypeVar("T")
 
@@ -27,6 +29,8 @@ _BUSY_TIMEOUT_SECONDS = 5
 _CHECKPOINT_PAGES = 4000
 _STEPS_BETWEEN_CLOCK_LOOKS = 5000
 _FORMAT_ERRORS = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+
+_log = get_logger("journal")
 
 
 class JournalFullError(WebhookdError):
@@ -58,6 +62,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 def open_writer(path: Path, *, now: float) -> Database:
     """Open the one connection that writes and checkpoints, on a file that is made or migrated as needed.
 
+    Before the first step of an upgrade the file is copied whole, beside itself.
     Raises JournalError for a file that is no journal, is damaged, or was written by a newer version.
     """
     if not path.exists():
@@ -91,8 +96,16 @@ def open_writer(path: Path, *, now: float) -> Database:
             if database.execute_sql("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                 raise JournalError(f"{path} is a SQLite database, but not a journal of webhookd")
             database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        elif version < CURRENT_VERSION:
+            copy = copy_aside(database.connection(), path, copy_before_upgrade(path).name)
+            _log.info("journal.upgrading", version=version, to=CURRENT_VERSION, copy=str(copy))
         migrate(database, version=version, now=now)
     return database
+
+
+def copy_before_upgrade(path: Path) -> Path:
+    """Return where a journal is copied to before its tables are brought to this program's version."""
+    return path.with_name(f"{path.name}.before-v{CURRENT_VERSION}")
 
 
 class Reader:
