@@ -3,7 +3,9 @@
 from peewee import Database
 
 from webhookd.journal import audit, deliveries, endpoints, event_types, events, idempotency, keys, replays, trials
+from webhookd.journal.backup import check_place
 from webhookd.journal.database import SQLITE_VERSION, copy_before_upgrade
+from webhookd.journal.inspection import Contents
 from webhookd.journal.journal import READ_LIMIT_SECONDS, Journal, open_journal
 from webhookd.journal.master import (
     MasterKeys,
@@ -17,6 +19,8 @@ from webhookd.journal.master import (
     reseal,
 )
 from webhookd.journal.operations import Ticket
+from webhookd.journal.restoring import Restored
+from webhookd.journal.restoring import restore as restore_journal
 from webhookd.journal.rows import (
     AttemptRow,
     DeliveryDetail,
@@ -39,6 +43,7 @@ __all__ = [
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "AttemptRow",
+    "Contents",
     "Database",
     "DeliveryDetail",
     "DeliveryRow",
@@ -55,6 +60,7 @@ __all__ = [
     "Position",
     "QueueFacts",
     "ReplayRow",
+    "Restored",
     "Runner",
     "ThreadRunner",
     "Ticket",
@@ -63,6 +69,7 @@ __all__ = [
     "adopt_master_key",
     "audit",
     "begin_change",
+    "check_place",
     "copy_before_upgrade",
     "deliveries",
     "end_change",
@@ -77,5 +84,6 @@ __all__ = [
     "open_journal",
     "replays",
     "reseal",
+    "restore_journal",
     "trials",
 ]

@@ -14,9 +14,9 @@ import apsw
 
 from webhookd.errors import CommandError
 
-STEP_SECONDS = 0.01
+STEP_SECONDS = 0.005
 FIRST_STEP_PAGES = 64
-_FEWEST_PAGES, _MOST_PAGES = 8, 4096
+_FEWEST_PAGES, _MOST_PAGES = 8, 1024
 _MOST_RESTARTS = 10
 _COUNTED = "SELECT name, seq FROM sqlite_sequence ORDER BY name"
 _SIDES = ("-wal", "-shm", "-journal")
@@ -103,19 +103,21 @@ class Pages:
         self._restarts = 0
         self.copied = 0
         self.total = 0
-        self.slowest_seconds = 0.0
+        self.last_seconds = 0.0
+        self.page_bytes = int(next(source.execute("PRAGMA page_size"))[0])
         self.counters: list[tuple[object, ...]] = []
 
     def step(self, pages: int | None = None) -> bool:
-        """Copy so many pages, or as many as take some 10 ms; True once all are copied.
+        """Copy so many pages, or as many as take some 5 ms; True once all are copied.
 
         Raises CommandError where another program goes on writing to the journal.
         """
         began = time.perf_counter()
         done = self._backup.step(self._at_once if pages is None else pages)
-        took = time.perf_counter() - began
-        self.slowest_seconds = max(self.slowest_seconds, took)
-        self._at_once = min(max(int(self._at_once * STEP_SECONDS / max(took, 1e-5)), _FEWEST_PAGES), _MOST_PAGES)
+        took = self.last_seconds = time.perf_counter() - began
+        # Grows slowly: what was quick may have been in memory, and what comes next on the disk.
+        fitting = min(int(self._at_once * STEP_SECONDS / max(took, 1e-5)), self._at_once * 2)
+        self._at_once = min(max(fitting, _FEWEST_PAGES), _MOST_PAGES)
         before, self.total = self.copied, self._backup.page_count
         self.copied = self.total - self._backup.remaining
         if self.copied < before:

@@ -170,17 +170,21 @@ def size_bytes(database: Database) -> int:
     return int(page_size * (pages - free))
 
 
-def refuse_foreign(path: Path) -> None:
-    """Look at the header before SQLite touches the file: opening a foreign database would change its journal mode."""
+def refuse_foreign(path: Path, *, called: Path | None = None) -> None:
+    """Look at the header before SQLite touches the file: opening a foreign database would change its journal mode.
+
+    The error speaks of the file as `called`.
+    """
+    named = called or path
     with path.open("rb") as file:
         header = file.read(100)
     if not header:
         return
     if not header.startswith(b"SQLite format 3\x00") or len(header) < 100:
-        raise JournalError(f"{path} is not a journal of webhookd: it is no SQLite file")
+        raise JournalError(f"{named} is not a journal of webhookd: it is no SQLite file")
     application_id = int.from_bytes(header[68:72], "big")
     if application_id not in {APPLICATION_ID, 0}:
-        raise JournalError(f"{path} is a SQLite database of another program, not a journal of webhookd")
+        raise JournalError(f"{named} is a SQLite database of another program, not a journal of webhookd")
 
 
 def _apsw_error(error: BaseException | None) -> apsw.Error | None:
