@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import apsw
 import pytest
 import trio
 
@@ -15,7 +14,8 @@ from tests.journal.old import VERSIONS, ask, make_old, version_of
 from tests.receiver import Receiver
 from webhookd.cli import program
 from webhookd.client import Client
-from webhookd.errors import WebhookdError
+from webhookd.errors import CommandError, WebhookdError
+from webhookd.journal.database import exclusive_lock
 from webhookd.keyfile import create_master_key, format_master_key
 
 Change = Callable[[Path], object]
@@ -76,29 +76,45 @@ async def test_a_backup_under_load_holds_all_that_was_acknowledged(tmp_path: Pat
         nursery.cancel_scope.cancel()
 
 
-async def test_what_is_refused_and_what_it_says(tmp_path: Path) -> None:
-    """A name that is taken is status 1 with and without a server, --force replaces; no journal yet is status 1."""
+async def test_a_running_server_refuses_a_name_that_is_taken(tmp_path: Path) -> None:
+    """What is there stays, as status 1, unless --force is given; the journal's own files are refused with it, too."""
     file = tmp_path / "copy.db"
+    file.write_text("precious")
     async with running(tmp_path) as server:
-        file.write_text("precious")
-        for _ in range(2):
-            status, _, error = await command(tmp_path, "backup", file)
-            assert (status, file.read_text()) == (1, "precious")
-            assert error == f"webhookd: {file} is there already: take another name, or --force to replace it\n"
-            if server.process is not None:
-                await server.stop()
-        for name in ("webhookd.db", "webhookd.db.lock"):
-            status, _, error = await command(tmp_path, "backup", "--force", tmp_path / name)
-            assert (status, "is the journal's own" in error) == (1, True)
+        status, _, error = await command(tmp_path, "backup", file)
+        assert (status, file.read_text()) == (1, "precious")
+        assert error == f"webhookd: {file} is there already: take another name, or --force to replace it\n"
+        status, _, error = await command(tmp_path, "backup", "--force", tmp_path / "webhookd.db")
+        assert (status, "is the journal's own" in error) == (1, True)
         status, said, _ = await command(tmp_path, "backup", "--force", file)
         assert (status, said.split(": ")[0]) == (0, str(file))
-        assert ask(file, "SELECT actor_kind FROM audit WHERE action = 'journal.backup'") == [("command",)]
-        status, _, error = await command(tmp_path, "backup", tmp_path / "none" / "copy.db")
-        assert (status, error) == (1, f"webhookd: {tmp_path / 'none'} is no directory\n")
-    (tmp_path / "webhookd.db").unlink()
-    status, _, error = await command(tmp_path, "backup", tmp_path / "second.db")
-    assert (status, error) == (1, f"webhookd: there is no journal {tmp_path / 'webhookd.db'} yet\n")
+        assert (await server.get("/api/audit"))["data"][0]["fields"] == ["file", "force"]
+
+
+def call(tmp_path: Path, *arguments: object) -> None:
+    """Run a command in this process."""
+    program.main([*map(str, arguments), "--config", str(tmp_path / "config.toml")], standalone_mode=False)
+
+
+def test_without_a_server_the_command_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Under the lock it does the same: a whole copy with its entry, or a refusal; without a journal it makes none."""
+    file = tmp_path / "copy.db"
+    (tmp_path / "config.toml").write_text(CONFIG)
+    with pytest.raises(CommandError, match="there is no journal"):
+        call(tmp_path, "backup", file)
     assert not (tmp_path / "webhookd.db").exists()
+    make_old(tmp_path / "webhookd.db", VERSIONS[-1])
+    call(tmp_path, "backup", file)
+    assert f"{file}: 0.1 MiB, version {VERSIONS[-1]}; 2 events, the last of 2023-11" in capsys.readouterr().out
+    assert ask(file, "SELECT actor_kind FROM audit WHERE action = 'journal.backup'") == [("command",)]
+    with pytest.raises(CommandError, match="is there already"):
+        call(tmp_path, "backup", file)
+    with pytest.raises(CommandError, match="is no directory"):
+        call(tmp_path, "backup", tmp_path / "none" / "copy.db")
+    with exclusive_lock(tmp_path / "webhookd.db"), pytest.raises(CommandError, match="in use by another webhookd"):
+        call(tmp_path, "backup", "--force", file)
+    with exclusive_lock(tmp_path / "webhookd.db"), pytest.raises(CommandError, match="in use by another webhookd"):
+        call(tmp_path, "restore", file)
 
 
 async def test_killed_in_a_backup_the_next_one_is_whole(tmp_path: Path) -> None:
@@ -213,7 +229,7 @@ def test_what_cant_be_restored_changes_nothing(tmp_path: Path, change: Change, s
     change(file)
     before = journal.read_bytes()
     with pytest.raises(WebhookdError, match=says) as refused:
-        program.main(["restore", str(file), "--config", str(config)], standalone_mode=False)
+        call(tmp_path, "restore", file)
     assert refused.value.exit_status == status
     assert "\n" not in str(refused.value)
     assert journal.read_bytes() == before
@@ -229,42 +245,6 @@ def write_key(path: Path) -> None:
 def replace_key(path: Path) -> None:
     path.unlink()
     create_master_key(path)
-
-
-async def test_a_damaged_journal_is_kept_with_its_log(tmp_path: Path) -> None:
-    """Where the journal can't even be opened, both its files are kept as they are, and none of them stays in place."""
-    file = tmp_path / "copy.db"
-    async with running(tmp_path) as server:
-        await server.webhook("http://127.0.0.1:10001/", isActive=False)
-        assert (await command(tmp_path, "backup", file))[0] == 0
-        await server.kill()
-    (tmp_path / "webhookd.db").write_bytes(b"nonsense" * 1000)
-    log = b"no log" * 1000  # a good one would bring back each page that it has
-    (tmp_path / "webhookd.db-wal").write_bytes(log)
-    assert (await command(tmp_path, "restore", file))[0] == 0
-    [kept] = [path for path in tmp_path.glob("webhookd.db.replaced-*") if not path.name.endswith(("-wal", "-shm"))]
-    assert kept.read_bytes() == b"nonsense" * 1000
-    assert kept.with_name(kept.name + "-wal").read_bytes() == log
-    assert not (tmp_path / "webhookd.db-wal").exists()
-    assert (await command(tmp_path, "doctor"))[0] == 0
-
-
-async def test_a_journal_that_another_program_has_open_is_left(tmp_path: Path) -> None:
-    """While something else reads the journal, its log can't be folded in, and nothing is replaced."""
-    file = tmp_path / "copy.db"
-    async with running(tmp_path) as server:
-        await server.webhook("http://127.0.0.1:10001/", isActive=False)
-        assert (await command(tmp_path, "backup", file))[0] == 0
-        reader = apsw.Connection(str(tmp_path / "webhookd.db"))
-        reader.execute("BEGIN; SELECT count(*) FROM events").fetchall()
-        await server.webhook("http://127.0.0.1:10002/", isActive=False)
-        await server.kill()
-    status, _, error = await command(tmp_path, "restore", file)
-    assert (status, "another program has" in error) == (1, True)
-    reader.close()
-    assert ask(tmp_path / "webhookd.db", "SELECT count(*) FROM endpoints") == [(2,)]
-    assert (await command(tmp_path, "restore", file))[0] == 0
-    assert ask(tmp_path / "webhookd.db", "SELECT count(*) FROM endpoints") == [(1,)]
 
 
 async def test_the_copy_before_an_upgrade_can_be_restored(tmp_path: Path) -> None:
