@@ -1,15 +1,21 @@
 """What the command line does to a journal while no server runs; each takes the journal's lock.
 
-Every change leaves its entry in the audit log, under the uid of whoever runs the command. Call them under `trio.run`.
+Every change leaves its entry in the audit log, under the uid of whoever runs the command. Call what is async
+under `trio.run`.
 """
 
 import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 from webhookd.clock import SystemClock
 from webhookd.config import Config
+from webhookd.errors import CommandError
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
-from webhookd.journal import KeyRow, audit, keys
+from webhookd.journal import Contents, KeyRow, Restored, audit, check_place, keys, restore_journal
+from webhookd.keyfile import find_key_place
 from webhookd.models import Role
 from webhookd.rotator import Progress, unlock
 from webhookd.server import ensure_admin_key, make_key, own_deed, unwrapped, writing
@@ -73,3 +79,27 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Progre
             while await rotator.step():
                 pass
             return rotator.progress()
+
+
+async def back_up(config: Config, file: Path, *, replace: bool, report: Callable[[int, int], None]) -> Contents:
+    """Copy the journal to a file and return what the copy holds; CommandError, JournalError for a damaged one."""
+    clock = SystemClock()
+    path = config.journal.path
+    if not path.exists():
+        raise CommandError(f"there is no journal {path} yet")
+    check_place(file, path, replace=replace)
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as journal:
+            deed = own_deed(audit.Action.JOURNAL_BACKUP, clock, ("file", *(("force",) if replace else ())))
+            await journal.write(audit.append, deed, str(file), None)
+            return await journal.back_up(file, replace=replace, report=report)
+
+
+def restore(config: Config, file: Path) -> Restored:
+    """Put a backup in the journal's place; CommandError, JournalError, MasterKeyError. Blocks, and needs no `trio`."""
+    now = SystemClock().now()
+    path = config.journal.path
+    deed = own_deed(audit.Action.JOURNAL_RESTORE, SystemClock(), ("file",))
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    place = find_key_place(config, os.environ)
+    return restore_journal(file, path, load_key=place.load, kept_name=f"{path.name}.replaced-{moment}", deed=deed)

@@ -29,6 +29,11 @@ def key_id(master_key: Secret[bytes]) -> bytes:
     return hmac.digest(master_key.reveal(), b"webhookd master key id", "sha256")[:_ID_BYTES]
 
 
+def sealed_under(sealed: bytes) -> bytes | None:
+    """Return the name of the key that a value was sealed under, None where the value doesn't say."""
+    return sealed[len(_NAMED) : _HEADER_BYTES] if sealed.startswith(_NAMED) else None
+
+
 def new_master_key() -> Secret[bytes]:
     """Return a new master key."""
     return Secret(os.urandom(KEY_BYTES))

@@ -32,6 +32,7 @@ from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import open_tokens
 from webhookd.clock import Clock, SystemClock
 from webhookd.config import Config
+from webhookd.copier import Copier
 from webhookd.delivery.egress import check_headers
 from webhookd.delivery.sender import Sender
 from webhookd.errors import JournalError, WebhookdError
@@ -147,6 +148,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     tokens=tokens,
                     vault=rotator.vault,
                     rotator=rotator,
+                    copier=Copier(journal),
                     clock=clock,
                     ids=ids,
                     config=config,
@@ -178,6 +180,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     sending.start_soon(Supervisor("sender").run, sender.run)
                     await sending.start(router.run)
                     sending.start_soon(Supervisor("master key").run, rotator.run)
+                    sending.start_soon(Supervisor("backup").run, services.copier.run)
                     sending.start_soon(
                         Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
                     )

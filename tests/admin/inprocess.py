@@ -22,6 +22,7 @@ from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import TokenKeys
 from webhookd.config import JwtConfig
+from webhookd.copier import Copier
 from webhookd.hidden import Secret
 from webhookd.journal import adopt_master_key
 from webhookd.keyfile import KeyPlace
@@ -157,6 +158,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
             tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
             vault=w.vault,
             rotator=rotator,
+            copier=Copier(w.journal),
             clock=w.clock,
             ids=w.ids,
             config=w.config,

@@ -12,7 +12,7 @@ from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from webhookd.admin import actions, audit, deliveries, event_types, events, keys, master_key, system, webhooks
+from webhookd.admin import actions, audit, backup, deliveries, event_types, events, keys, master_key, system, webhooks
 from webhookd.admin.auth import NOBODY, Caller, Permission, authenticate, local_administrator
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
@@ -50,6 +50,7 @@ def all_operations() -> tuple[Operation, ...]:
         *keys.OPERATIONS,
         *audit.OPERATIONS,
         *master_key.OPERATIONS,
+        *backup.OPERATIONS,
         *system.operations(all_operations),
     )
 

@@ -10,6 +10,7 @@ import trio
 from webhookd.admin.auth import KeyRing, Tokens
 from webhookd.clock import Clock
 from webhookd.config import Config
+from webhookd.copier import Copier
 from webhookd.health import Health
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
@@ -139,6 +140,7 @@ class Services:
     tokens: Tokens | None
     vault: Vault
     rotator: Rotator
+    copier: Copier
     clock: Clock
     ids: IdFactory
     config: Config

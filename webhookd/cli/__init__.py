@@ -22,6 +22,8 @@ _MODULES = MappingProxyType(
         "systemd-unit": "systemd_unit",
         "keys": "keys",
         "rotate-master-key": "rotate_master_key",
+        "backup": "backup",
+        "restore": "restore",
         "send": "send",
         "listen": "listen",
         "verify": "verify",

@@ -18,7 +18,7 @@ from webhookd.admin.tokens import open_tokens
 from webhookd.cli.control import Control
 from webhookd.config import Config
 from webhookd.errors import JournalError, WebhookdError
-from webhookd.journal import SQLITE_VERSION
+from webhookd.journal import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.inspection import Inspection
 from webhookd.keyfile import find_key_place
 
@@ -164,7 +164,8 @@ def tables(subject: Subject) -> Iterator[Finding]:
     if found > known:
         yield Finding(Level.DAMAGED, f"version {found}, and this webhookd knows {known}: run the newer one")
     elif found < known:
-        yield _ok(f"version {found}; the next start makes it {known}")
+        copy = copy_before_upgrade(subject.config.journal.path)
+        yield _ok(f"version {found}; the next start makes it {known}, and before that a copy, {copy.name}")
     else:
         yield _ok(f"version {found}")
 

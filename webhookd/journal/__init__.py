@@ -14,7 +14,9 @@ from webhookd.journal import (
     replays,
     trials,
 )
-from webhookd.journal.database import SQLITE_VERSION
+from webhookd.journal.backup import check_place
+from webhookd.journal.database import SQLITE_VERSION, copy_before_upgrade
+from webhookd.journal.inspection import Contents
 from webhookd.journal.journal import READ_LIMIT_SECONDS, Journal, open_journal
 from webhookd.journal.master import (
     MasterKeys,
@@ -28,6 +30,8 @@ from webhookd.journal.master import (
     reseal,
 )
 from webhookd.journal.operations import Ticket
+from webhookd.journal.restoring import Restored
+from webhookd.journal.restoring import restore as restore_journal
 from webhookd.journal.rows import (
     AttemptRow,
     Census,
@@ -52,6 +56,7 @@ __all__ = [
     "SQLITE_VERSION",
     "AttemptRow",
     "Census",
+    "Contents",
     "Database",
     "DeliveryDetail",
     "DeliveryRow",
@@ -68,6 +73,7 @@ __all__ = [
     "Position",
     "QueueFacts",
     "ReplayRow",
+    "Restored",
     "Runner",
     "ThreadRunner",
     "Ticket",
@@ -77,6 +83,8 @@ __all__ = [
     "audit",
     "begin_change",
     "census",
+    "check_place",
+    "copy_before_upgrade",
     "deliveries",
     "end_change",
     "endpoints",
@@ -90,5 +98,6 @@ __all__ = [
     "open_journal",
     "replays",
     "reseal",
+    "restore_journal",
     "trials",
 ]

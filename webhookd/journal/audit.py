@@ -54,6 +54,8 @@ class Action(StrEnum):
     KEY_CREATE = "key.create"
     KEY_REVOKE = "key.revoke"
     MASTER_KEY_ROTATE = "master_key.rotate"
+    JOURNAL_BACKUP = "journal.backup"
+    JOURNAL_RESTORE = "journal.restore"
 
 
 class Actor(Struct, frozen=True, kw_only=True):

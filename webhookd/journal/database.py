@@ -17,7 +17,9 @@ from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
+from webhookd.journal.copies import copy_aside
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
+from webhookd.logs import get_logger
 
 T = TypeVar("T")
 
@@ -27,6 +29,8 @@ BUSY_TIMEOUT_SECONDS = 5
 _CHECKPOINT_PAGES = 4000
 _STEPS_BETWEEN_CLOCK_LOOKS = 5000
 _FORMAT_ERRORS = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
+
+_log = get_logger("journal")
 
 
 class JournalFullError(WebhookdError):
@@ -58,6 +62,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 def open_writer(path: Path, *, now: float) -> Database:
     """Open the one connection that writes and checkpoints, on a file that is made or migrated as needed.
 
+    Before the first step of an upgrade the file is copied whole, beside itself.
     Raises JournalError for a file that is no journal, is damaged, or was written by a newer version.
     """
     if not path.exists():
@@ -91,8 +96,16 @@ def open_writer(path: Path, *, now: float) -> Database:
             if database.execute_sql("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
                 raise JournalError(f"{path} is a SQLite database, but not a journal of webhookd")
             database.execute_sql(f"PRAGMA application_id = {APPLICATION_ID}")
+        elif version < CURRENT_VERSION:
+            copy = copy_aside(database.connection(), path, copy_before_upgrade(path).name)
+            _log.info("journal.upgrading", version=version, to=CURRENT_VERSION, copy=str(copy))
         migrate(database, version=version, now=now)
     return database
+
+
+def copy_before_upgrade(path: Path) -> Path:
+    """Return where a journal is copied to before its tables are brought to this program's version."""
+    return path.with_name(f"{path.name}.before-v{CURRENT_VERSION}")
 
 
 class Reader:
@@ -157,17 +170,21 @@ def size_bytes(database: Database) -> int:
     return int(page_size * (pages - free))
 
 
-def refuse_foreign(path: Path) -> None:
-    """Look at the header before SQLite touches the file: opening a foreign database would change its journal mode."""
+def refuse_foreign(path: Path, *, called: Path | None = None) -> None:
+    """Look at the header before SQLite touches the file: opening a foreign database would change its journal mode.
+
+    The error speaks of the file as `called`.
+    """
+    named = called or path
     with path.open("rb") as file:
         header = file.read(100)
     if not header:
         return
     if not header.startswith(b"SQLite format 3\x00") or len(header) < 100:
-        raise JournalError(f"{path} is not a journal of webhookd: it is no SQLite file")
+        raise JournalError(f"{named} is not a journal of webhookd: it is no SQLite file")
     application_id = int.from_bytes(header[68:72], "big")
     if application_id not in {APPLICATION_ID, 0}:
-        raise JournalError(f"{path} is a SQLite database of another program, not a journal of webhookd")
+        raise JournalError(f"{named} is a SQLite database of another program, not a journal of webhookd")
 
 
 def _apsw_error(error: BaseException | None) -> apsw.Error | None:

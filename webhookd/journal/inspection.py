@@ -9,15 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import apsw
+from msgspec import Struct
 from peewee import Database
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.errors import CommandError, JournalError
 from webhookd.hidden import Secret
 from webhookd.journal import audit
+from webhookd.journal.copies import counters
 from webhookd.journal.database import is_logic_error, refuse_foreign, translated
-from webhookd.journal.master import adopt_master_key, holds_secrets
-from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.journal.master import adopt_master_key, holds_secrets, sealing_key_id
+from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION
 
 _BUSY_TIMEOUT_SECONDS = 5
 _MOST_COMPLAINTS = 20
@@ -33,6 +35,23 @@ _DANGLING = {
         ("replays", "webhook", "endpoints", "endpoint_pk"),
     )
 }
+
+
+class Contents(Struct, frozen=True, kw_only=True):
+    """What a journal holds; `pending` are the deliveries still to be made, parked ones included.
+
+    `last_event_at` is None without an event, `key_id` names the master key that opens it, where that is told.
+    `counters` are the last numbers that rows were given, by table.
+    """
+
+    version: int
+    bytes: int
+    events: int
+    deliveries: int
+    pending: int
+    last_event_at: float | None
+    key_id: str | None
+    counters: tuple[tuple[object, ...], ...]
 
 
 class Inspection:
@@ -61,6 +80,24 @@ class Inspection:
         found = {what: self._number(query) for what, query in _DANGLING.items()} | {"foreign keys": foreign}
         return [f"{count} {what}" for what, count in found.items() if count]
 
+    def contents(self) -> Contents:
+        """Count what is in it; reads the tables of events and deliveries."""
+        with _asking(self._path):
+            key_id = sealing_key_id(self._database)
+            counted = tuple(counters(self._database.connection()))
+        [(last,)] = self._rows("SELECT max(accepted_at) FROM events")
+        return Contents(
+            version=self._number("PRAGMA user_version"),
+            bytes=self._number("PRAGMA page_size") * self._number("PRAGMA page_count"),
+            events=self._number("SELECT count(*) FROM events"),
+            deliveries=self._number("SELECT count(*) FROM deliveries"),
+            pending=self._number("SELECT count(*) FROM deliveries WHERE status = 'pending'")
+            + self._number("SELECT count(*) FROM deliveries WHERE status = 'parked'"),
+            last_event_at=last if isinstance(last, float) else None,
+            key_id=key_id,
+            counters=counted,
+        )
+
     def has_audit_log(self) -> bool:
         """Whether the tables are of a version that keeps one."""
         return self._number("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'") == 1
@@ -74,6 +111,11 @@ class Inspection:
         """Return the names of the triggers that keep the audit log as it is and that are not there."""
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'audit'")
         return sorted(_TRIGGERS - {row[0] for row in rows})
+
+    def holds_secrets(self) -> bool:
+        """Whether there is something that only the master key opens."""
+        with _asking(self._path):
+            return holds_secrets(self._database)
 
     def check_master_key(self, key: Secret[bytes]) -> bool:
         """Return whether there are secrets that it opens, False where there are none; MasterKeyError for another's."""
@@ -136,3 +178,39 @@ def inspect(path: Path) -> Iterator[Inspection]:
         yield journal
     finally:
         database.close()
+
+
+@contextmanager
+def inspect_copy(path: Path, *, called: Path) -> Iterator[Inspection]:
+    """Open a copy that nobody writes to and that has no log beside it, to look at it; errors speak of it as `called`.
+
+    No file is made beside it. Raises JournalError for what is no journal, damaged, or of a newer version.
+    """
+    database = APSWDatabase(
+        f"{path.absolute().as_uri()}?immutable=1",
+        flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI,
+        thread_safe=False,
+    )
+    with translated(called):
+        refuse_foreign(path, called=called)
+        database.connect()
+    try:
+        journal = Inspection(called, database)
+        version, known = journal.version()
+        [(application_id,)] = journal._rows("PRAGMA application_id")  # noqa: SLF001 - a few lines above
+        if application_id != APPLICATION_ID or version == 0:
+            raise JournalError(f"{called} is a SQLite database, but not a journal of webhookd")
+        if version > known:
+            raise JournalError(f"{called} has version {version} and this webhookd knows {known}: use the newer one")
+        yield journal
+    finally:
+        database.close()
+
+
+def verified(path: Path, *, called: Path) -> Contents:
+    """Read a copy whole and return what it holds; JournalError where it can't be trusted. Blocks."""
+    with inspect_copy(path, called=called) as copy:
+        complaints = copy.bad_pages()
+        if complaints:
+            raise JournalError(f"{called} is damaged: {' '.join(complaints[0].split())}")
+        return copy.contents()

@@ -19,8 +19,10 @@ from peewee import Database
 from webhookd.clock import Clock
 from webhookd.ids import IdFactory
 from webhookd.journal import idempotency, replays, retention, sealing
+from webhookd.journal.backup import Report, back_up
 from webhookd.journal.batch import Batches
 from webhookd.journal.database import Reader, exclusive_lock, open_writer
+from webhookd.journal.inspection import Contents
 from webhookd.journal.operations import Call, Publish, Published, Record, Ticket
 from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
 from webhookd.journal.rows import Window, WindowRequest
@@ -93,6 +95,8 @@ class Journal:
     ) -> None:
         self.path = path
         self._clock = clock
+        self._database = database
+        self._runner = runner
         self._messages = Messages()
         self._measures = measures
         self._writer = Writer(database, path, batches, runner, self._remember, measures=measures)
@@ -142,6 +146,13 @@ class Journal:
         pks = await self.read(sealing.expired, self._clock.now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
             await self.write(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], self._clock.now())
+
+    async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
+        """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.
+
+        Raises CommandError where the file can't be written, JournalError where what was copied is damaged.
+        """
+        return await back_up(self._database, self._runner, file, replace=replace, report=report)
 
     def cut_log(self) -> None:
         """Have the write-ahead log emptied soon: it still holds what has been overwritten in the file."""

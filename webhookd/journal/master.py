@@ -19,7 +19,7 @@ from webhookd.hidden import Secret
 from webhookd.journal import idempotency, sealing
 from webhookd.journal.schema import MetaTable, SecretTable
 from webhookd.journal.sealing import erasing
-from webhookd.secrets import Vault
+from webhookd.secrets import Vault, sealed_under
 
 _CHECK, _NEXT, _PREVIOUS = "master_key_check", "master_key_next", "master_key_previous"
 _KNOWN = b"webhookd"
@@ -72,6 +72,13 @@ def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys
         previous=None if previous is None else Secret(vault.decrypt(previous, context=_context(_PREVIOUS))),
         is_settled=following is None and previous is None,
     )
+
+
+def sealing_key_id(database: Database) -> str | None:
+    """Return the name of the master key that opens this journal; None where none was taken yet, or it isn't named."""
+    check = _read(database, _CHECK)
+    name = None if check is None else sealed_under(check)
+    return None if name is None else name.hex()
 
 
 def begin_change(database: Database, keys: MasterKeys, new: Secret[bytes]) -> MasterKeys:

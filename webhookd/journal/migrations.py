@@ -1,8 +1,10 @@
 """The journal's tables, made and changed by numbered steps; a file's `user_version` says which it has seen.
 
-Each step is explicit DDL in one transaction together with the new version number, so a crash leaves a file before or
-after a step. A step that has been released never changes.
+Each step is explicit DDL, and the steps that a file misses are one transaction together with the new version number: a
+crash leaves it before or after. A step that has been released never changes.
 """
+
+from collections.abc import Callable, Sequence
 
 from peewee import Database
 
@@ -148,9 +150,15 @@ _STEPS = (_first, _audit, _rare_statuses)
 CURRENT_VERSION = len(_STEPS)
 
 
-def migrate(database: Database, *, version: int, now: float) -> None:
-    """Bring a journal of `version` (0: an empty file) to the current one."""
-    for number, step in enumerate(_STEPS[version:], start=version + 1):
-        with database.atomic():
+def migrate(
+    database: Database, *, version: int, now: float, steps: Sequence[Callable[[Database, float], None]] = _STEPS
+) -> None:
+    """Bring a journal of `version` (0: an empty file) to the current one.
+
+    All the steps that are missing are one transaction: killed anywhere, the file is as before the first or as after
+    the last, so the copy that was made before it is the one to go back to.
+    """
+    with database.atomic():
+        for number, step in enumerate(steps[version:], start=version + 1):
             step(database, now)
             database.execute_sql(f"PRAGMA user_version = {number}")

@@ -1,0 +1,149 @@
+"""Backups of a journal in use: whole, of one moment, never holding the writer for long, and nothing half done left."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import trio
+
+from tests.journal.harness import CLOCK, IDS, add_endpoint, event, publish, running
+from tests.journal.old import ask
+from webhookd.errors import CommandError, JournalError
+from webhookd.journal import Journal, ThreadRunner, check_place, open_journal
+from webhookd.journal.inspection import verified
+from webhookd.models import Endpoint
+
+T = TypeVar("T")
+MANY = 120  # batches of 50 events of 4 KB: some 25 MB
+LONGEST_SECONDS = 0.05
+
+
+class Timed(ThreadRunner):
+    """The writer's thread, noting how long each call that copied pages held it."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.held: list[float] = []
+
+    async def run(self, function: Callable[[], T]) -> T:
+        def timed() -> T:
+            began = time.perf_counter()
+            try:
+                return function()
+            finally:
+                if "Pages" in repr(function):
+                    self.held.append(time.perf_counter() - began)
+
+        return await super().run(timed)
+
+
+@asynccontextmanager
+async def filled(path: Path, runner: Timed) -> AsyncIterator[tuple[Journal, Endpoint]]:
+    """Open a journal of some size, with its writer running."""
+    async with open_journal(path, clock=CLOCK, ids=IDS, write_runner=runner) as journal, trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        endpoint = await add_endpoint(journal)
+        for batch in range(MANY):
+            tickets = [publish(journal, event(f"b{batch}-{number}", size=4000), endpoint) for number in range(50)]
+            await tickets[-1].wait()
+        yield journal, endpoint
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_copy_is_of_one_moment_while_events_come_in(tmp_path: Path) -> None:
+    """All that was acknowledged before it began is in it, what came meanwhile without a gap; the writer stays free."""
+    runner, file = Timed(), tmp_path / "copy.db"
+    count, told = 0, []
+    async with filled(tmp_path / "journal.db", runner) as (journal, endpoint), trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            nonlocal count
+            while True:
+                await publish(journal, event(f"n{count}", size=800), endpoint).wait()
+                count += 1
+
+        nursery.start_soon(send)
+        while count < 5:
+            await trio.sleep(0.001)
+        before = count
+        contents = await journal.back_up(file, replace=False, report=lambda *pages: told.append(pages))
+        after = count
+        nursery.cancel_scope.cancel()
+    rows = ask(file, "SELECT pk, id FROM events ORDER BY pk")
+    numbered = [str(name) for _, name in rows if str(name).startswith("n")]
+    assert [pk for pk, _ in rows] == list(range(1, len(rows) + 1))
+    assert numbered == [f"n{number}" for number in range(len(numbered))]
+    # Some came in between the first page and the last, or nothing was tried here.
+    assert before < len(numbered) <= after + 1
+    assert ask(file, "SELECT count(*), count(DISTINCT event_pk) FROM deliveries") == [(len(rows), len(rows))]
+    assert (contents.events, contents.deliveries, contents.pending) == (len(rows),) * 3
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.glob(".copy.db*"))
+    assert told[-1][0] == told[-1][1] > 5000
+    assert [copied for copied, _ in told] == sorted(copied for copied, _ in told), "it started over"
+    # A thread may lose its core in the middle of a step, where the machine is busy with other things: not the longest.
+    held = sorted(runner.held)
+    assert len(held) > 8
+    assert held[-2] < LONGEST_SECONDS, held[-5:]
+
+
+async def test_an_error_leaves_nothing_and_the_file_from_before(tmp_path: Path) -> None:
+    """What is canceled on the way is taken away, what was at the place stays, and the journal goes on."""
+    runner, file = Timed(), tmp_path / "copy.db"
+    file.write_text("from before")
+    async with filled(tmp_path / "journal.db", runner) as (journal, endpoint):
+        with trio.CancelScope() as scope:
+            await journal.back_up(file, replace=True, report=lambda *_: scope.cancel())
+        assert scope.cancelled_caught
+        assert file.read_text() == "from before"
+        assert not list(tmp_path.glob(".copy.db*"))
+        with pytest.raises(CommandError, match=r"copy\.db is there already: take another name, or --force"):
+            await journal.back_up(file, replace=False, report=lambda *_: None)
+        assert file.read_text() == "from before"
+        (tmp_path / ".copy.db.unfinished").write_text("left by a killed process")
+        await publish(journal, event("last"), endpoint).wait()
+        contents = await journal.back_up(file, replace=True, report=lambda *_: None)
+        assert contents.events == MANY * 50 + 1
+    assert verified(file, called=file) == contents
+
+
+async def test_a_damaged_journal_makes_no_backup(tmp_path: Path) -> None:
+    """A page of nonsense is found before the copy gets its name."""
+    path = tmp_path / "journal.db"
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        for number in range(200):
+            await publish(journal, event(f"e{number}", size=3000), endpoint).wait()
+    with path.open("r+b") as opened:
+        root = ask(path, "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_events_1'")[0][0]
+        assert isinstance(root, int)
+        opened.seek(4096 * (root - 1))
+        opened.write(b"\xa5" * 4096)
+    async with running(path) as journal:
+        with pytest.raises(JournalError, match=r"copy\.db is damaged"):
+            await journal.back_up(tmp_path / "copy.db", replace=False, report=lambda *_: None)
+    assert not list(tmp_path.glob("*copy.db*"))
+
+
+def test_places_where_no_backup_can_be_put(tmp_path: Path) -> None:
+    """The journal's own files, a directory, what is there already, and what has no directory are refused."""
+    journal = tmp_path / "journal.db"
+    journal.touch()
+    taken = tmp_path / "taken.db"
+    taken.touch()
+    os.link(journal, tmp_path / "second-name.db")
+    (tmp_path / "link.db").symlink_to(journal)
+    for name in ("journal.db", "journal.db-wal", "journal.db-shm", "journal.db.lock", "second-name.db", "link.db"):
+        with pytest.raises(CommandError, match="is the journal's own"):
+            check_place(tmp_path / name, journal, replace=True)
+    with pytest.raises(CommandError, match="is a directory"):
+        check_place(tmp_path, journal, replace=True)
+    with pytest.raises(CommandError, match="is no directory"):
+        check_place(tmp_path / "none" / "copy.db", journal, replace=True)
+    with pytest.raises(CommandError, match="is there already"):
+        check_place(taken, journal, replace=False)
+    check_place(taken, journal, replace=True)

@@ -1,0 +1,116 @@
+"""A backup of the journal, made by the running server. For the machine's own administrator alone."""
+
+from http import HTTPStatus
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
+from webhookd.admin.schemas import Input, Output
+from webhookd.clock import iso
+from webhookd.copier import CopyProgress, CopyStage
+from webhookd.errors import ErrorCode, JournalError, Rejected
+from webhookd.journal import Contents
+from webhookd.journal.audit import Action
+
+PATH = "/api/backup"
+
+
+class NewBackup(Input, frozen=True, kw_only=True):
+    """Where the backup is to be put: an absolute path on the server's machine; `force` replaces a file there."""
+
+    file: Annotated[str, Meta(min_length=1, max_length=4096)]
+    force: bool = False
+
+
+class ContentsView(Output, frozen=True, kw_only=True):
+    """What a backup holds; `pending` are the deliveries still to be made, `keyId` names the key that it needs."""
+
+    version: int
+    bytes: int
+    events: int
+    deliveries: int
+    pending: int
+    last_event_at: str | None
+    key_id: str | None
+
+
+class BackupView(Output, frozen=True, kw_only=True):
+    """The backup that is being made, or was made last since the server's start; `problem` says why it failed."""
+
+    stage: CopyStage
+    file: str | None
+    copied_pages: int
+    pages: int
+    contents: ContentsView | None
+    problem: str | None
+    is_damaged: bool
+
+
+async def get_backup(call: Call[NoQuery, NoBody]) -> Answer:
+    """Say how far a backup is."""
+    return Answer(value=_view(call.services.copier.progress()))
+
+
+async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
+    """Begin to make a backup."""
+    file = Path(call.body.file)
+    if not file.is_absolute() or "\0" in call.body.file:
+        wanted = "an absolute path"
+        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/file: {wanted}", errors=(("/file", wanted),))
+    deed = call.deed(Action.JOURNAL_BACKUP, given(call.body))
+    progress = await call.services.copier.begin(file, deed, replace=call.body.force)
+    return Answer(value=_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
+
+
+def contents_view(contents: Contents) -> ContentsView:
+    """Return what is told of a backup."""
+    last = contents.last_event_at
+    return ContentsView(
+        version=contents.version,
+        bytes=contents.bytes,
+        events=contents.events,
+        deliveries=contents.deliveries,
+        pending=contents.pending,
+        last_event_at=None if last is None else iso(last),
+        key_id=contents.key_id,
+    )
+
+
+def _view(progress: CopyProgress) -> BackupView:
+    return BackupView(
+        stage=progress.stage,
+        file=None if progress.file is None else str(progress.file),
+        copied_pages=progress.copied_pages,
+        pages=progress.pages,
+        contents=None if progress.contents is None else contents_view(progress.contents),
+        problem=None if progress.failure is None else str(progress.failure),
+        is_damaged=isinstance(progress.failure, JournalError),
+    )
+
+
+OPERATIONS = (
+    operation(
+        "getBackup",
+        f"GET {PATH}",
+        Permission.ADMINISTER_HERE,
+        "Say how far a backup is, or what became of the last one; over the control socket alone",
+        get_backup,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: BackupView},
+    ),
+    operation(
+        "makeBackup",
+        f"POST {PATH}",
+        Permission.ADMINISTER_HERE,
+        "Copy the journal to a file, which goes on by itself; over the control socket alone",
+        make_backup,
+        query=NoQuery,
+        body=NewBackup,
+        answers={HTTPStatus.ACCEPTED: BackupView},
+        refuses=(ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL),
+    ),
+)

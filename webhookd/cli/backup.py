@@ -1,0 +1,85 @@
+"""`webhookd backup`: a copy of the journal, made by the running server or, while none runs, under the lock."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import click
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from webhookd import logs, offline
+from webhookd.admin.backup import PATH, BackupView, ContentsView, contents_view
+from webhookd.cli.control import Control
+from webhookd.cli.options import takes_config
+from webhookd.config import Config, LogConfig
+from webhookd.copier import CopyStage
+from webhookd.errors import CommandError, JournalError
+
+_LOOK_SECONDS = 0.2
+
+
+@click.command("backup")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@takes_config
+def command(config: Config, file: Path, force: bool) -> None:
+    """Copy the journal to FILE: whole, verified, mode 0600; also while the server runs and is busy.
+
+    FILE is there once it is complete and on disk, and not before. A running server writes it itself, as its own user
+    and where that may write. The master key is not in it: keep a copy of that elsewhere.
+    """
+    file = file.absolute()
+    control = Control(config.server.control_socket)
+    with _progress(file) as report:
+        if control.is_served():
+            contents = _through_server(control, file, force=force, report=report)
+        else:
+            # To standard error, and what needs somebody alone: what was done is said below.
+            logs.configure(LogConfig(level="warning", format=config.log.format))
+            contents = contents_view(trio.run(partial(offline.back_up, config, file, replace=force, report=report)))
+    click.echo(f"{file}: {describe(contents)}")
+    if contents.key_id is not None:
+        click.echo(f"it opens with the master key {contents.key_id}, which is not in it")
+
+
+def describe(contents: ContentsView) -> str:
+    """Say what a backup holds, in one line."""
+    last = "" if contents.last_event_at is None else f", the last of {contents.last_event_at}"
+    return (
+        f"{contents.bytes / 1_048_576:,.1f} MiB, version {contents.version}; {contents.events} events{last}; "
+        f"{contents.deliveries} deliveries, {contents.pending} of them pending"
+    )
+
+
+def _through_server(control: Control, file: Path, *, force: bool, report: Callable[[int, int], None]) -> ContentsView:
+    seen = control.post(PATH, {"file": str(file), "force": force}, BackupView)
+    while seen.stage in {CopyStage.COPYING, CopyStage.VERIFYING}:
+        time.sleep(_LOOK_SECONDS)
+        seen = control.get(PATH, BackupView)
+        report(seen.copied_pages, seen.pages)
+    if seen.file != str(file):
+        raise CommandError(f"the server has made another backup meanwhile, of which it tells: {seen.file}; see its log")
+    if seen.contents is None:
+        raise (JournalError if seen.is_damaged else CommandError)(
+            seen.problem or "the server doesn't say why it failed"
+        )
+    return seen.contents
+
+
+@contextmanager
+def _progress(file: Path) -> Iterator[Callable[[int, int], None]]:
+    """Show how far it is on standard error, where that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        shown = progress.add_task(f"copying to {file.name}", total=None)
+
+        def report(copied: int, pages: int) -> None:
+            words = "verifying" if pages and copied == pages else f"copying to {file.name}"
+            progress.update(shown, completed=copied, total=pages or None, description=words)
+
+        yield report
