@@ -11,7 +11,7 @@ from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
 from webhookd.journal import Journal, audit, deliveries, endpoints, events, schema, windows
 from webhookd.journal.bulk import Connection
-from webhookd.journal.retention import give_back_pages, prune
+from webhookd.journal.retention import give_back_pages, next_rows, prune
 from webhookd.models import DeliveryStatus, Ordering
 
 TABLES = [
@@ -162,6 +162,26 @@ def entries() -> dict[str, Any]:
     return dict.fromkeys(("actor", "action", "what", "since", "until", "cursor")) | {"limit": 20}
 
 
+async def test_an_event_for_many_is_forgotten_in_steps(path: Path) -> None:
+    """A step takes so many deliveries at most, and the event goes with the last of them."""
+    async with running(path) as journal:
+        many = [await add_endpoint(journal) for _ in range(25)]
+        await publish(journal, event("wide"), *many).wait()
+        for endpoint in many:
+            await journal.write(deliveries.cancel, endpoint.pk, CLOCK.now(), 100)
+        steps = []
+        while (step := await journal.write(prune, CLOCK.now() + 1, 10)).rows:
+            steps.append(step.rows)
+        assert steps == [10, 10, 6]
+        assert (await journal.read(events.page, None, limit=20, cursor=None, after=None)).items == []
+
+
+def test_steps_follow_the_disk() -> None:
+    """A quick step makes the next one larger, a slow one smaller, within bounds."""
+    assert [next_rows(100, seconds) for seconds in (0.001, 0.015, 0.03)] == [200, 100, 50]
+    assert (next_rows(2000, 0.0), next_rows(10, 1.0)) == (2000, 10)
+
+
 async def test_retention_forgets_what_has_ended_alone(path: Path) -> None:
     """Old events go with their deliveries and attempts; one that is still to be sent stays, and so does its body."""
     async with running(path) as journal:
@@ -169,8 +189,8 @@ async def test_retention_forgets_what_has_ended_alone(path: Path) -> None:
         await publish(journal, event("ended", size=50_000)).wait()
         await publish(journal, event("waiting"), endpoint).wait()
         before = CLOCK.now() + 1
-        assert await journal.write(prune, before) == 1
-        assert await journal.write(prune, before) == 0
+        assert (await journal.write(prune, before, 100)).rows == 1
+        assert (await journal.write(prune, before, 100)).rows == 0
         await journal.write(give_back_pages)
         with pytest.raises(Rejected):
             await journal.read(events.get, "ended", None)

@@ -137,7 +137,9 @@ class Journal:
             await self._forget_expired_secrets()
             before = self._clock.now() - retention_days * 86_400
             await self.write(replays.prune, before)
-            while await self.write(retention.prune, before):
+            rows = retention.FIRST_ROWS
+            while (pruned := await self.write(retention.prune, before, rows)).rows:
+                rows = retention.next_rows(rows, pruned.seconds)
                 await self.write(retention.give_back_pages)
                 await trio.sleep(RETENTION_PAUSE_SECONDS)
             await trio.sleep(RETENTION_SECONDS)

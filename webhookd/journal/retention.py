@@ -1,21 +1,36 @@
 """Forgetting: events whose deliveries have all ended go after `retention_days`, with all that hangs on them.
 
-Done in small writes between other batches, so that no commit waits long; the freed pages go back to the disk.
+Done in small writes between other batches; each is made as large as the disk allows without a commit waiting long. The
+freed pages go back to the disk.
 """
 
+import time
+
+from msgspec import Struct
 from peewee import SQL, Database, fn
 
 from webhookd.journal.schema import AttemptTable, DeliveryTable, EventTable
 
-EVENTS_A_STEP = 500
-_PAGES_A_STEP = 2000
+FIRST_ROWS = 100
+ROWS_A_STEP = range(10, 2001)
+QUICK_SECONDS, SLOW_SECONDS = 0.01, 0.02
+_PAGES_A_STEP = 500
 
 
-def prune(database: Database, before: float, limit: int = EVENTS_A_STEP) -> int:
-    """Delete the oldest ended events accepted before that time, at most `limit`; return how many there were.
+class Pruned(Struct, frozen=True, kw_only=True):
+    """What one step forgot, in events and deliveries, and how long it took."""
 
-    An event with a delivery still to be sent stays until that has ended, by age at the latest.
+    rows: int
+    seconds: float
+
+
+def prune(database: Database, before: float, rows: int) -> Pruned:
+    """Delete the oldest ended events accepted before that time with what hangs on them, `rows` of each kind at most.
+
+    An event with a delivery still to be sent stays until that has ended, by age at the latest. One with more
+    deliveries than a step takes loses them first, step by step.
     """
+    began_at = time.monotonic()
     unfinished = DeliveryTable.select(SQL("1")).where(
         (DeliveryTable.event_pk == EventTable.pk) & SQL("status IN ('pending', 'parked')")
     )
@@ -23,16 +38,24 @@ def prune(database: Database, before: float, limit: int = EVENTS_A_STEP) -> int:
         EventTable.select(EventTable.pk)
         .where((EventTable.accepted_at < before) & ~fn.EXISTS(unfinished))
         .order_by(EventTable.pk)
-        .limit(limit)
+        .limit(rows)
     )
     old = [row[0] for row in query.tuples().execute(database)]
-    if not old:
-        return 0
-    deliveries = DeliveryTable.select(DeliveryTable.pk).where(DeliveryTable.event_pk.in_(old))
+    theirs = DeliveryTable.select(DeliveryTable.pk).where(DeliveryTable.event_pk.in_(old)).limit(rows)
+    deliveries = [row[0] for row in theirs.tuples().execute(database)]
     AttemptTable.delete().where(AttemptTable.delivery_pk.in_(deliveries)).execute(database)
-    DeliveryTable.delete().where(DeliveryTable.event_pk.in_(old)).execute(database)
-    EventTable.delete().where(EventTable.pk.in_(old)).execute(database)
-    return len(old)
+    DeliveryTable.delete().where(DeliveryTable.pk.in_(deliveries)).execute(database)
+    if len(deliveries) < rows:  # else some may be left
+        EventTable.delete().where(EventTable.pk.in_(old)).execute(database)
+        return Pruned(rows=len(old) + len(deliveries), seconds=time.monotonic() - began_at)
+    return Pruned(rows=len(deliveries), seconds=time.monotonic() - began_at)
+
+
+def next_rows(rows: int, seconds: float) -> int:
+    """Return how many rows the next step takes, after one of `rows` that took so long."""
+    if seconds > SLOW_SECONDS:
+        return max(rows // 2, ROWS_A_STEP.start)
+    return min(rows * 2, ROWS_A_STEP[-1]) if seconds < QUICK_SECONDS else rows
 
 
 def give_back_pages(database: Database) -> None:
