@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.world import OK, World, WorldSender, steady, world
+from tests.world import OK, World, WorldSender, new_event, steady, world
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import EndpointChanges, EventTypeRow
 from webhookd.models import (
@@ -306,3 +306,17 @@ async def test_endpoints_reach_their_organizations(tmp_path: Path, autojump_cloc
         assert sender.events("https://acme.example/") == ["a"]
         assert sender.events("https://none.example/") == ["a", "n"]
         assert sender.events("https://other.example/") == []
+
+
+async def test_an_id_of_the_producers_own_is_taken_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """An id that comes again, in the same batch or long after, gets the first answer and sends nothing."""
+    async with world(tmp_path) as w:
+        await w.endpoint()
+        event = {"type": "user.created", "data": {}, "id": "mine"}
+        tickets = [w.router.publish(new_event(event)) for _ in range(2)]
+        answers = [await ticket.wait() for ticket in tickets]
+        await trio.sleep(60)
+        answers.append(await w.publish("mine"))
+        await trio.sleep(60)
+    assert [(answer.deliveries, answer.duplicate) for answer in answers] == [(1, False), (1, True), (1, True)]
+    assert w.sender.events() == ["mine"]

@@ -8,6 +8,7 @@ import trio
 
 from tests.journal.harness import add_endpoint, event, publish, running
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
+from webhookd.journal.writer import MAX_BATCH
 
 
 @pytest.fixture
@@ -31,3 +32,11 @@ async def test_a_reader_keeps_nobody_from_the_disk(path: Path) -> None:
         reader.close()
         await publish(journal, event("e3"), endpoint).wait()
         assert log.stat().st_size == 0
+
+
+async def test_all_that_was_submitted_is_written_at_the_end(path: Path) -> None:
+    """A writer that is told to stop first commits what waits, however many batches that is."""
+    async with running(path) as journal:
+        tickets = [publish(journal, event(f"e{number}")) for number in range(3 * MAX_BATCH)]
+    assert all(ticket.is_done for ticket in tickets)
+    assert [(await ticket.wait()).id for ticket in tickets[-1:]] == [f"e{3 * MAX_BATCH - 1}"]
