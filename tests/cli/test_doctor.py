@@ -179,7 +179,7 @@ def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Docto
     """Tables of the first version are fine: the next command or start brings them on, and the log begins."""
     journal = config.with_name("webhookd.db")
     journal.unlink()
-    database: Any = APSWDatabase(str(journal), pragmas={"journal_mode": "WAL"})  # type: ignore[no-untyped-call]  # a stub
+    database: Any = APSWDatabase(str(journal), pragmas={"journal_mode": "WAL"})
     with database, database.atomic():
         migrations._first(database, 0.0)
         database.execute_sql("PRAGMA user_version = 1")

@@ -24,7 +24,7 @@ OLDER = VERSIONS[:-1]
 
 def made_by_steps(path: Path, version: int) -> Path:
     """Make an empty journal of a version by the program's own steps."""
-    database: Any = APSWDatabase(str(path))  # type: ignore[no-untyped-call]  # peewee's stub
+    database: Any = APSWDatabase(str(path))
     with database.connection_context():
         migrate(database, version=0, now=0.0, steps=migrations._STEPS[:version])
     return path
@@ -144,7 +144,7 @@ async def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
 
 def upgrade_and_die(path: str, before: int) -> None:
     """Upgrade from version 1, and be killed in a step that comes after those up to version `before`."""
-    database: Any = APSWDatabase(path, pragmas={"journal_mode": "WAL"})  # type: ignore[no-untyped-call]  # a stub
+    database: Any = APSWDatabase(path, pragmas={"journal_mode": "WAL"})
     database.connect()
     migrate(database, version=1, now=0.0, steps=(*migrations._STEPS[:before], killed))
 

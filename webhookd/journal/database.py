@@ -67,7 +67,7 @@ def open_writer(path: Path, *, now: float) -> Database:
     """
     if not path.exists():
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    database = APSWDatabase(
+    database: Database = APSWDatabase(
         str(path),
         pragmas={
             # Before the first page is written; later it would cost a full VACUUM.
