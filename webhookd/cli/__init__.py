@@ -20,6 +20,7 @@ _MODULES = MappingProxyType(
         "init": "init",
         "check-config": "check_config",
         "systemd-unit": "systemd_unit",
+        "build-binary": "build_binary",
         "keys": "keys",
         "rotate-master-key": "rotate_master_key",
         "backup": "backup",

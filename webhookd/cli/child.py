@@ -4,7 +4,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 import click
 
 from webhookd.errors import CommandError
+from webhookd.onefile import own_command
 
 _READY_SECONDS = 10.0
 _STOP_SECONDS = 10.0
@@ -32,7 +32,7 @@ def serving(config_file: Path) -> Iterator[str]:
     with (
         log.open("wb") as standard_error,
         subprocess.Popen(  # noqa: S603 - this program itself
-            [sys.executable, "-m", "webhookd", "serve", "--config", str(config_file)],
+            [*own_command(), "serve", "--config", str(config_file)],
             env=environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

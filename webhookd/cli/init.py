@@ -2,6 +2,7 @@
 
 import os
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 import click
@@ -55,7 +56,12 @@ def _write_template(path: Path) -> bool:
 
 
 def template() -> str:
-    """Return the shipped `config.toml`: inside an installed package, at the project's top in a working copy."""
+    """Return the shipped `config.toml`."""
+    return template_file().read_text(encoding="utf-8")
+
+
+def template_file() -> Traversable:
+    """Return where the shipped `config.toml` is: inside an installed package, at the top of a working copy."""
     package = files("webhookd")
     packaged = package / "cli" / "config.toml"
-    return (packaged if packaged.is_file() else package / ".." / "config.toml").read_text(encoding="utf-8")
+    return packaged if packaged.is_file() else package / ".." / "config.toml"

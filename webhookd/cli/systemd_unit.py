@@ -12,6 +12,7 @@ import click
 
 from webhookd.cli.options import load
 from webhookd.config import Config
+from webhookd.onefile import is_one_file, own_command
 
 _STANDARD_CONFIG = Path("/etc/webhookd/config.toml")
 _STANDARD_KEY = Path("/etc/webhookd/master.key")
@@ -29,7 +30,9 @@ After=network-online.target
 
 [Service]
 Type=notify
-NotifyAccess=main
+# A single file unpacks itself and runs the server in a process of its own, which it passes the signal on to.
+NotifyAccess=all
+KillMode=mixed
 User={user}
 Group={group}
 ExecStart={command} serve --config {config}
@@ -140,9 +143,10 @@ def _command(executable: Path | None) -> str:
     if executable is not None:
         return _quoted(executable.absolute())
     called = Path(sys.argv[0])
-    if called.name == "webhookd":
+    if called.name == "webhookd" and not is_one_file():
         return _quoted(called.absolute())
-    return f"{_quoted(Path(sys.executable))} -m webhookd"
+    program, *arguments = own_command()
+    return " ".join([_quoted(Path(program)), *arguments])
 
 
 def _master_key(config: Config | None) -> Path:

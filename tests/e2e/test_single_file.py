@@ -1,0 +1,118 @@
+"""The single file: built, and run in a root that has the C library, zlib and nothing else: no Python, no shell."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.e2e.harness import Server
+from tests.receiver import Receiver, Reply, in_turn
+from webhookd.client import Client
+
+# glibc's libraries and zlib, without which no package manager is; all others are in the file.
+SYSTEM = (
+    *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0"),
+    *("librt.so.1", "libutil.so.1", "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2", "libz.so.1"),
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Build the file into a root of its own, with the few things that every machine has."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root may change its root directory, with unshare")
+    place = tmp_path_factory.mktemp("root")
+    command = [sys.executable, "-m", "webhookd", "build-binary", str(place / "webhookd")]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert f"built {place / 'webhookd'}: webhookd " in built.stdout
+    for directory in ("lib", "lib64", "tmp", "dev", "etc", "data"):
+        (place / directory).mkdir()
+    (place / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    for name in SYSTEM:
+        for source in (Path("/lib64", name), *Path("/lib").glob(f"*-linux-gnu/{name}")):
+            if source.exists():
+                shutil.copy2(source, place / ("lib64" if source.parent == Path("/lib64") else "lib") / name)
+    for name, numbers in (("null", (1, 3)), ("zero", (1, 5)), ("random", (1, 8)), ("urandom", (1, 9))):
+        os.mknod(place / "dev" / name, 0o20666, os.makedev(*numbers))
+    yield place
+    shutil.rmtree(place)
+
+
+def inside(root: Path) -> tuple[str, ...]:
+    """Return the words that run the file with `root` as its root; the process keeps its id."""
+    return ("setsid", "unshare", f"--root={root}", "--wd=/", "/webhookd")
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_it_runs_without_python(root: Path) -> None:
+    """In a root without Python or shell it shows the whole path, sets a server up, and refuses to build itself."""
+    assert not [path for path in root.rglob("*") if "python" in path.name]
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*inside(root), *arguments], capture_output=True, text=True, env={}, check=False)
+
+    demo = run("demo")
+    assert demo.returncode == 0, demo.stderr
+    assert "every signature verified, every event in order, the server ended cleanly" in demo.stdout
+    init = run("init", "/data/new")
+    assert init.returncode == 0, init.stderr
+    assert "admin key (shown once): whd_" in init.stdout
+    assert "[server]" in (root / "data/new/config.toml").read_text()
+    unit = run("systemd-unit", "--config", "/data/new/config.toml").stdout
+    assert "ExecStart=/webhookd serve --config /data/new/config.toml\n" in unit
+    again = run("build-binary")
+    assert again.returncode == 1
+    assert "this is such a file already" in again.stderr
+    assert list((root / "tmp").glob("_MEI*")) == []
+
+
+async def test_it_serves_drains_once_and_leaves_nobody_behind(root: Path) -> None:
+    """Events sent to it arrive; Ctrl-C to its whole group drains once; kill -9 of what was started ends all of it."""
+    directory = root / "data/serving"
+    directory.mkdir()
+    # The same path leads to it from within.
+    within = root / str(directory).lstrip("/")
+    within.parent.mkdir(parents=True)
+    within.symlink_to("/data/serving")
+    script = in_turn(Reply(), Reply(delay_seconds=1.0))
+    async with trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(script).run)
+        server = Server(directory)
+        await server.start(inside(root))
+        webhook = await server.webhook(receiver.url)
+        with Client(server.socket) as client:
+            client.send("user.created", {"id": "usr_1"})
+            await receiver.wait_for(1)
+            await server.settled(webhook["id"])
+            client.send("user.updated", {"id": "usr_1"})
+        await receiver.wait_for(2)
+        # As a terminal does it: everybody in the group gets the signal, and one of them passes it on.
+        assert server.process is not None
+        assert os.getpgid(server.process.pid) != os.getpgid(0)
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert await server.process.wait() == 0
+        server.process = None
+        assert "server.drain_cut" not in server.log()
+
+        await server.start(inside(root))
+        assert [each["status"] for each in await server.deliveries(webhook["id"])] == ["succeeded", "succeeded"]
+        assert server.process is not None
+        (unpacked,) = children(server.process.pid)
+        await server.kill()
+        with trio.fail_after(10):
+            while Path(f"/proc/{unpacked}").exists():
+                await trio.sleep(0.05)
+        # Whose lock is free again, so it can be started at once.
+        await server.start(inside(root))
+        assert await server.stop() == 0
+        nursery.cancel_scope.cancel()

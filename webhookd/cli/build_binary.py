@@ -1,0 +1,80 @@
+"""`webhookd build-binary`: one executable file with the interpreter inside, for machines that have no Python."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from webhookd.cli.init import template_file
+from webhookd.errors import CommandError
+from webhookd.onefile import is_one_file
+from webhookd.version import VERSION
+
+_ENTRY = "from webhookd.cli import main\n\nmain()\n"
+_LOG_LINES_SHOWN = 20
+
+
+@click.command("build-binary")
+@click.argument("file", type=click.Path(path_type=Path), default=Path("webhookd"), metavar="[FILE]")
+@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+def command(file: Path, force: bool) -> None:
+    """Build FILE (./webhookd), one executable with the interpreter and every library inside.
+
+    It runs each command of webhookd on a machine of the same processor that has no Python, with this machine's glibc or
+    a later one: build on the oldest system it is to run on. It unpacks itself below TMPDIR (/tmp) when it is started,
+    so that must not be mounted noexec.
+
+    Needs PyInstaller: pip install 'webhookd[binary]'.
+    """
+    if is_one_file():
+        raise CommandError("this is such a file already: copy it, or build from an installation with pip")
+    if find_spec("PyInstaller") is None:
+        raise CommandError("PyInstaller is not installed beside webhookd: pip install 'webhookd[binary]'")
+    if file.exists() and not force:
+        raise CommandError(f"{file} is there already: name another file, or give --force")
+    if not file.absolute().parent.is_dir():
+        raise CommandError(f"{file.absolute().parent} is no directory: make it first")
+    with tempfile.TemporaryDirectory(prefix="webhookd-build-") as name:
+        built = _build(Path(name))
+        said = subprocess.run([built, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+        if said.stdout != f"webhookd {VERSION}\n":
+            raise CommandError(f"what was built does not run: it ended with {said.returncode}: {said.stderr.strip()}")
+        # Beside its place first, so that a file that runs is never half written over.
+        beside = file.with_name(f".{file.name}.new")
+        shutil.copy2(built, beside)
+        beside.replace(file)
+    click.echo(f"built {file}: webhookd {VERSION}, {file.stat().st_size / 2**20:.0f} MiB")
+
+
+def _build(directory: Path) -> Path:
+    """Run PyInstaller in a directory that goes away with all it leaves; return the file."""
+    entry = directory / "entry.py"
+    entry.write_text(_ENTRY)
+    run = subprocess.run(  # noqa: S603 - our own interpreter
+        [
+            *(sys.executable, "-m", "PyInstaller", "--onefile", "--noconfirm", "--log-level", "WARN"),
+            # Commands are imported by name, and pages and defaults are files.
+            *("--collect-submodules", "webhookd", "--collect-data", "webhookd", "--copy-metadata", "webhookd"),
+            # What `init` writes is outside of the package in a working copy.
+            *("--add-data", f"{template_file()}:webhookd/cli"),
+            *("--name", "webhookd", "--strip"),
+            *("--distpath", str(directory), "--workpath", str(directory / "work"), "--specpath", str(directory)),
+            str(entry),
+        ],
+        cwd=directory,
+        env=dict(os.environ) | {"PYINSTALLER_CONFIG_DIR": str(directory / "cache")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    built = directory / "webhookd"
+    if run.returncode or not built.is_file():
+        lines = "\n".join(run.stdout.splitlines()[-_LOG_LINES_SHOWN:])
+        raise CommandError(f"PyInstaller ended with status {run.returncode}:\n{lines}")
+    return built
