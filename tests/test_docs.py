@@ -1,6 +1,9 @@
 """What the documentation says and what is so: commands, keys, links."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -88,3 +91,31 @@ def test_examples_of_python_compile() -> None:
     assert len(blocks) >= 5
     for block in blocks:
         compile(block, "example", "exec")
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """mkdocs builds every page, in strict mode: each link and anchor leads somewhere, each page is in the menu."""
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "docs/site/mkdocs.yml", "-d", str(site)]
+    environ = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    run = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages == {path.stem for path in site.glob("*.html")} - {"404"}
+    menu = (ROOT / "docs/site/mkdocs.yml").read_text().split("nav:")[1]
+    assert pages == set(re.findall(r"- ([\w-]+)\.md", menu))
+    for page in site.glob("*.html"):
+        # What a page loads: nothing that another host would learn of.
+        loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?(https?:[^\" >]+)", page.read_text())
+        assert [target for target in loaded if "canonical" not in target] == []
+
+
+def test_the_dockerfile_copies_what_is_there() -> None:
+    """No engine builds it here, so at least what it copies exists, and its port and user are the documented ones."""
+    text = read("docs/deploy/Dockerfile")
+    copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
+    assert copied
+    assert all((ROOT / word).exists() for word in copied)
+    assert f"EXPOSE {Config().server.port}\n" in text
+    assert "USER 10001:10001\n" in text
+    assert "10001" in read("docs/deploy.md")
