@@ -50,6 +50,11 @@ def inside(root: Path) -> tuple[str, ...]:
     return ("setsid", "unshare", f"--root={root}", "--wd=/", "/webhookd")
 
 
+def pid(server: Server) -> int:
+    assert server.process is not None
+    return server.process.pid
+
+
 def children(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -97,17 +102,14 @@ async def test_it_serves_drains_once_and_leaves_nobody_behind(root: Path) -> Non
             client.send("user.updated", {"id": "usr_1"})
         await receiver.wait_for(2)
         # As a terminal does it: everybody in the group gets the signal, and one of them passes it on.
-        assert server.process is not None
-        assert os.getpgid(server.process.pid) != os.getpgid(0)
-        os.killpg(server.process.pid, signal.SIGINT)
-        assert await server.process.wait() == 0
-        server.process = None
+        assert os.getpgid(pid(server)) != os.getpgid(0)
+        os.killpg(pid(server), signal.SIGINT)
+        assert await server.stop(times=0) == 0
         assert "server.drain_cut" not in server.log()
 
         await server.start(inside(root))
         assert [each["status"] for each in await server.deliveries(webhook["id"])] == ["succeeded", "succeeded"]
-        assert server.process is not None
-        (unpacked,) = children(server.process.pid)
+        (unpacked,) = children(pid(server))
         await server.kill()
         with trio.fail_after(10):
             while Path(f"/proc/{unpacked}").exists():

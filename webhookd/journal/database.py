@@ -89,8 +89,11 @@ def open_writer(path: Path, *, now: float) -> Database:
         database.connect()
         version = database.execute_sql("PRAGMA user_version").fetchone()[0]
         if version > CURRENT_VERSION:
+            copy = copy_before_upgrade(path, version)
+            back = f", or go back to what was before the upgrade: webhookd restore {copy}" if copy.exists() else ""
             raise JournalError(
-                f"the journal {path} has version {version} and this webhookd knows {CURRENT_VERSION}: run the newer one"
+                f"the journal {path} has version {version} and this webhookd knows {CURRENT_VERSION}: "
+                f"run the newer one{back}"
             )
         if version == 0:
             if database.execute_sql("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
@@ -103,9 +106,9 @@ def open_writer(path: Path, *, now: float) -> Database:
     return database
 
 
-def copy_before_upgrade(path: Path) -> Path:
-    """Return where a journal is copied to before its tables are brought to this program's version."""
-    return path.with_name(f"{path.name}.before-v{CURRENT_VERSION}")
+def copy_before_upgrade(path: Path, version: int = CURRENT_VERSION) -> Path:
+    """Return where a journal is copied to before its tables are brought to a version."""
+    return path.with_name(f"{path.name}.before-v{version}")
 
 
 class Reader:
