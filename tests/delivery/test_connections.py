@@ -86,6 +86,22 @@ async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once()
     assert outcome.detail == "the receiver closed the connection without a byte of an answer"
 
 
+async def test_a_receiver_that_thought_about_it_is_not_asked_twice() -> None:
+    """A reused connection that ends after a while has had its request read, so the next try is the line's to make."""
+
+    async def script(stream: Stream, number: int) -> None:
+        await read_request(stream)
+        await stream.send_all(OK)
+        await read_request(stream)
+        await trio.sleep(1.2)
+
+    async with sending() as out, serving(script) as receiver:
+        assert (await out.send(receiver.url)).status == 200
+        outcome = await out.send(receiver.url)
+        assert receiver.connections == 1
+    assert outcome.error is DeliveryError.PROTOCOL
+
+
 async def test_an_answer_that_has_begun_is_never_asked_for_again() -> None:
     """Once a byte of an answer has come, nothing is resent."""
 

@@ -2,7 +2,7 @@
 
 A pool that all receivers share collapses under many of them, so each endpoint has its own few connections, kept alive
 while they are idle. One that the receiver closed meanwhile shows only when it is used: what fails on a reused one
-before a byte of an answer is sent once more on a fresh one, as part of the same exchange.
+at once, before a byte of an answer, is sent once more on a fresh one, as part of the same exchange.
 """
 
 import ssl
@@ -26,6 +26,8 @@ MAX_IDLE = 1024
 MAX_IDLE_AN_ENDPOINT = 32
 
 _CHUNK_BYTES = 16 * 1024
+# That a receiver had closed an idle connection shows within a round trip. One that closes later has read the request.
+_CLOSED_BEFORE_SECONDS = 1.0
 _ENDPOINT = "webhookd.endpoint"
 
 Headers = Iterable[tuple[str, str]]
@@ -193,6 +195,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
     async def _speak(self, connection: _Connection, request: bytes, reader: ResponseReader) -> None:
         stream = connection.stream
         broken: list[OSError] = []
+        was_idle_until = trio.current_time() + _CLOSED_BEFORE_SECONDS if connection.is_reused else -inf
+
+        def closed_while_idle() -> bool:
+            return not reader.has_bytes and trio.current_time() < was_idle_until
+
         try:
             await stream.send_all(request)
         except OSError as error:
@@ -201,12 +208,12 @@ class DirectTransport(httpx.AsyncBaseTransport):
             while not reader.is_complete:
                 if data := await stream.receive(min(reader.room, _CHUNK_BYTES)):
                     reader.feed(data)
-                elif connection.is_reused and not reader.has_bytes:
+                elif closed_while_idle():
                     raise _ClosedWhileIdleError
                 else:
                     reader.end()
         except OSError as error:
-            if connection.is_reused and not reader.has_bytes:
+            if closed_while_idle():
                 raise _ClosedWhileIdleError from error
             # An alert, as of a receiver that wants a certificate, comes behind TLS 1.3's handshake.
             code = DeliveryError.TLS if isinstance(error, ssl.SSLError) else DeliveryError.PROTOCOL
@@ -351,7 +358,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
 
 class _ClosedWhileIdleError(Exception):
-    """A reused connection ended before a byte of an answer."""
+    """A reused connection ended at once, before a byte of an answer."""
 
 
 def _encode(head: str, headers: Headers, body: bytes) -> bytes:
