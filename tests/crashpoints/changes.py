@@ -1,8 +1,10 @@
 """What a change leaves that is cut off: of a secret, of the master key, of a webhook, with its audit entry."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import trio
 
 from tests.crashpoints.site import BrokenError, Site, expect, verify
@@ -41,6 +43,37 @@ class Rotated:
             await site.submit("later")
             await site.quiet(webhook)
             verify(receiver.requests[1:], webhook["secret"], new)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeOnce:
+    """A check of a webhook made under an Idempotency-Key: sent again it is answered alike or refused, never doubled."""
+
+    is_kept: bool
+
+    async def __call__(self, site: Site) -> None:
+        """Play it."""
+        await site.serve(is_doomed=True)
+        site.arm()
+        with suppress(httpx.TransportError):
+            await _make(site, "once")
+        await site.death()
+        site.sound()
+        await site.serve()
+        again = await _make(site, "once")
+        made = (await site.get("/api/webhooks"))["data"]
+        expect(len(made) == 1, f"{len(made)} webhooks were made")
+        expect(again.status_code == (201 if self.is_kept else 409), f"sent again: {again.status_code}, {again.text}")
+        if self.is_kept:
+            expect(again.json()["id"] == made[0]["id"], "sent again, another webhook is answered")
+        expect((await _make(site, "another")).status_code == 201, "under another key it is not made")
+
+
+async def _make(site: Site, key: str) -> httpx.Response:
+    headers = {"authorization": f"Bearer {site.first_key}", "idempotency-key": key}
+    async with httpx.AsyncClient(trust_env=False, headers=headers) as client:
+        body = {"url": "http://127.0.0.1:10001/", "events": ["*"]}
+        return await client.post(f"{site.url}/api/webhooks", json=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

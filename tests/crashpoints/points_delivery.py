@@ -1,5 +1,6 @@
 """The crash points on an event's way: write, ack, wake, send, record, checkpoint and drain."""
 
+from tests.crashpoints.changes import MadeOnce
 from tests.crashpoints.delivery import Submitted
 from tests.crashpoints.point import after, before
 from tests.crashpoints.stopping import Draining, checkpointed, resumed
@@ -85,6 +86,18 @@ ACK = (
         "webhookd.journal.operations:Ticket.succeed",
         "The event is on disk and the 202 was not sent. Submitted again it is a duplicate, and it is delivered once.",
         Submitted(is_told=False, is_stored=True, seen=(1,), over_http=True),
+    ),
+    before(
+        "ack.unkept",
+        "webhookd.admin.idempotency:Idempotency._keep",
+        "A change under an Idempotency-Key is on disk and its answer isn't: sent again it is refused, not made twice.",
+        MadeOnce(is_kept=False),
+    ),
+    after(
+        "ack.kept",
+        "webhookd.admin.idempotency:Idempotency._keep",
+        "A change under an Idempotency-Key and its answer are on disk, and nobody was told: sent again it is answered.",
+        MadeOnce(is_kept=True),
     ),
 )
 
