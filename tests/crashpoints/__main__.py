@@ -1,12 +1,13 @@
 """Kill the server at every point, or at one: `python -m tests.crashpoints`, `--point NAME`, `--list`.
 
-Prints a line for each point, with what is expected and whether that held. The status is 1 where one was broken.
+Prints a table: each point, whether its expected outcome held, and what that is. The status is 1 where one was broken.
 `--planted` plants each fault in turn and prints what its point says of it; the status is 1 where one isn't found.
 """
 
 import argparse
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import trio
@@ -38,9 +39,18 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     began = time.monotonic()
 
+    due, played = deque(chosen), dict[str, str | None]()
+
     def tell(point: Point, broken: str | None) -> None:
-        verdict = "held" if broken is None else f"BROKEN: {broken}"
-        print(f"{point.name:<{width}}  {point.expected}  ->  {verdict}", flush=True)
+        # In the order of the table, whichever is through first.
+        played[point.name] = broken
+        while due and due[0].name in played:
+            told = due.popleft()
+            what = played[told.name]
+            print(f"{told.name:<{width}}  {'held' if what is None else 'BROKEN':<6}  {told.expected}")
+            if what is not None:
+                print(f"{'':<{width}}          found: {what}")
+            sys.stdout.flush()
 
     planted = {} if options.plant is None else {point.name: options.plant for point in chosen}
     found = trio.run(lambda: play_all(chosen, planted=planted, at_once=options.at_once, tell=tell))

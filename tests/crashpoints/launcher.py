@@ -103,11 +103,13 @@ def _run(order: Order) -> int:
     try:
         if order.planted is not None:
             PLANTED[order.planted].plant()
-        kept = None
-        if order.place is not None:
+        if order.place is None:
+            cli.main()
+        else:
             tell_when_settled(directory)
-            kept = arm(order.place, directory)
-        cli.main()
+            armed = arm(order.place, directory)  # for as long as the command runs
+            cli.main()
+            del armed
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception:  # noqa: BLE001 - the process's root
@@ -115,7 +117,6 @@ def _run(order: Order) -> int:
         status = 1
     else:
         status = 0
-    del kept
     sys.stdout.flush()
     sys.stderr.flush()
     return status

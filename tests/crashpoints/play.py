@@ -11,8 +11,8 @@ from tests.crashpoints.launched import Launcher, launching
 from tests.crashpoints.point import Point
 from tests.crashpoints.site import BrokenError, Site
 
-AT_ONCE = 3
-LIMIT_SECONDS = 15.0
+AT_ONCE = 4
+LIMIT_SECONDS = 30.0
 
 Tell = Callable[[Point, str | None], None]
 
