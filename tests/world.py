@@ -186,7 +186,13 @@ def steady(**delivery: object) -> Config:
 
 @asynccontextmanager
 async def world(
-    path: Path, *, config: Config | None = None, sender: WorldSender | None = None, reads: Runner | None = None
+    path: Path,
+    *,
+    config: Config | None = None,
+    sender: WorldSender | None = None,
+    reads: Runner | None = None,
+    writes: Runner | None = None,
+    measures: Measures | None = None,
 ) -> AsyncIterator[World]:
     """Run a world on the journal in `path` (made if there is none) until the block ends, as a crash would."""
     config = config or steady()
@@ -196,13 +202,13 @@ async def world(
     ids = IdFactory(clock.now)
     vault = Vault(Secret(bytes(32)))
     inline = InlineRunner()
-    measures = Measures()
+    measures = measures or Measures()
     async with (
         open_journal(
             path / "journal.db",
             clock=clock,
             ids=ids,
-            write_runner=inline,
+            write_runner=writes or inline,
             read_runner=reads or inline,
             measures=measures,
         ) as journal,

@@ -13,7 +13,8 @@ and a crash repeats at most what was in flight. It then takes the next delivery 
 Whatever isn't plain success makes the window stale: the journal then says what comes next, and nothing leaves until it
 has said so. Wakes are level-triggered and carry no data. "Nothing left and not woken: leave" is one synchronous step,
 as is "registered? wake: start" at the registry. A canceled flight is recorded as interrupted, which counts against
-nobody; the writer outlives the actors and puts that on disk too.
+nobody; the writer outlives the actors and puts that on disk too. After a crash the first thing a run waits for is what
+the one before had submitted: a journal that is read earlier would still hold as pending what has been delivered.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -124,6 +125,7 @@ class Actor:
         self.bucket = bucket
         self.state = EndpointState()
         self.in_flight: dict[int, QueuedDelivery] = {}
+        self._unrecorded: set[Ticket[None]] = set()
         self._queue = queue
         self._sender = sender
         self._owner = owner
@@ -204,6 +206,8 @@ class Actor:
             return
         self._active_at = self._clock.now()
         self._line = Line()  # the last one may have been left in the middle of a read
+        while self._unrecorded:
+            await self._unrecorded.pop().settled()
         if (loaded := await self._owner.load(self.endpoint)) is None:
             return
         endpoint, credentials, self.state = loaded
@@ -318,6 +322,7 @@ class Actor:
                 finally:
                     self._slots.release()
                 await ticket.wait()
+                self._unrecorded.discard(ticket)
             finally:
                 self._land(delivery, succeeded=succeeded)
             delivery = await self._take_off()
@@ -384,6 +389,7 @@ class Actor:
             endpoint=verdict.endpoint,
         )
         ticket = self._queue.record(record)
+        self._unrecorded.add(ticket)
         self._owner.attempted(self.endpoint, message, record, before)
         if verdict.disable is not None and self.endpoint.is_active:
             self.endpoint = msgspec.structs.replace(

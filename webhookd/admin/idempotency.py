@@ -3,6 +3,9 @@
 Answers are kept for a day, for one caller, method and path, sealed like a secret since they may show one. A request
 under way holds its key in memory: a second one beside it is refused, and so is the same key with another body. What
 failed inside webhookd, or was never begun, isn't kept, so that sending it again tries again.
+
+That a request is begun stands in the journal no later than what it changes. Where the server died, or the client left,
+before there was an answer to keep, nobody knows what became of it: sent again it is refused, and never done twice.
 """
 
 import hashlib
@@ -10,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 import msgspec
+import trio
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller
@@ -23,6 +27,7 @@ REPLAYED = "idempotency-replayed"
 MOST_CHARACTERS = 255
 
 _KEPT_HEADERS = ("content-type", "location")
+_FORGET_SECONDS = 1.0
 _NOT_KEPT = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 
@@ -63,9 +68,26 @@ class Idempotency:
             kept = await services.journal.read(idempotency.find, *place, services.clock.now())
             if kept is not None:
                 return self._again(kept, digest)
-            response = await run()
+            begun = KeptAnswer(
+                caller=place[0],
+                route=place[1],
+                key=place[2],
+                body_hash=digest,
+                status=idempotency.BEGUN,
+                sealed=b"",
+                created_at=services.clock.now(),
+            )
+            # Not waited for: it is in the queue ahead of whatever the request writes.
+            services.journal.write_nowait(idempotency.begin, None, begun)
+            try:
+                response = await run()
+            except Exception:
+                await self._forget(place)
+                raise
             if response.status_code < 500 and response.status_code not in _NOT_KEPT:
-                await self._keep(place, digest, response)
+                await self._keep(begun, response)
+            else:
+                await self._forget(place)
             return response
         finally:
             self._running.discard(place)
@@ -76,26 +98,29 @@ class Idempotency:
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,
                 "this Idempotency-Key came with another body before; take a new one for another request",
             )
+        if kept.status == idempotency.BEGUN:
+            raise Rejected(
+                ErrorCode.CONFLICT,
+                "the first request with this Idempotency-Key was cut off, and what became of it isn't known: look "
+                "whether it was done, and take a new key where it was not",
+            )
         answer = _decoder.decode(idempotency.unseal(self._services.vault, kept))
         response = Response(answer.body, kept.status, answer.headers)
         response.headers[REPLAYED] = "true"
         return response
 
-    async def _keep(self, place: tuple[str, str, str], digest: bytes, response: Response) -> None:
+    async def _keep(self, begun: KeptAnswer, response: Response) -> None:
         services = self._services
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
-        caller, route, key = place
-        kept = KeptAnswer(
-            caller=caller,
-            route=route,
-            key=key,
-            body_hash=digest,
-            status=response.status_code,
-            sealed=b"",
-            created_at=services.clock.now(),
-        )
+        kept = msgspec.structs.replace(begun, status=response.status_code, created_at=services.clock.now())
         plain = _encode(_Answer(headers, bytes(await response.get_data(as_text=False))))
         await services.journal.write(idempotency.keep, services.vault, kept, plain)
+
+    async def _forget(self, place: tuple[str, str, str]) -> None:
+        ticket = self._services.journal.insist(idempotency.forget, None, *place)
+        # On a full disk it waits for room, and the caller shall not.
+        with trio.move_on_after(_FORGET_SECONDS):
+            await ticket.settled()
 
 
 def _key(request: Request) -> str | None:

@@ -12,6 +12,8 @@ from webhookd.journal.sealing import erasing, resealed
 from webhookd.secrets import Vault
 
 KEPT_SECONDS = 86_400.0
+BEGUN = 0
+"""In the place of a status: the request was begun, and what was answered isn't kept, or not yet."""
 
 _COLUMNS = [getattr(IdempotencyTable, name) for name in KeptAnswer.__struct_fields__]
 _KEY = (IdempotencyTable.caller, IdempotencyTable.route, IdempotencyTable.key)
@@ -28,6 +30,16 @@ def find(database: Database, caller: str, route: str, key: str, now: float) -> K
     for row in list(query.tuples().execute(database)):
         return row_of(KeptAnswer, row)
     return None
+
+
+def begin(database: Database, begun: KeptAnswer) -> None:
+    """Note that a request is begun, in place of an older answer; `begun.status` is `BEGUN`."""
+    IdempotencyTable.replace(msgspec.structs.asdict(begun)).execute(database)
+
+
+def forget(database: Database, caller: str, route: str, key: str) -> None:
+    """Forget a request, so that it is done when it is sent again."""
+    IdempotencyTable.delete().where(Tuple(*_KEY) == (caller, route, key)).execute(database)
 
 
 def keep(database: Database, vault: Vault, answer: KeptAnswer, plain: bytes) -> None:
@@ -66,7 +78,7 @@ def reseal(
 
     One that doesn't open stays as it is: it answers nobody.
     """
-    query = IdempotencyTable.select(*_COLUMNS).order_by(*_KEY).limit(limit)
+    query = IdempotencyTable.select(*_COLUMNS).where(IdempotencyTable.status != BEGUN).order_by(*_KEY).limit(limit)
     if after is not None:
         query = query.where(Tuple(*_KEY) > after)
     answers = [row_of(KeptAnswer, row) for row in query.tuples().execute(database)]

@@ -26,12 +26,17 @@ class Ticket(Generic[T]):
     async def wait(self) -> T:
         """Return the result once it is on disk, or raise what kept it from there."""
         if not self._done:
-            if self._event is None:
-                self._event = trio.Event()
-            await self._event.wait()
+            await self.settled()
         if self._error is not None:
             raise self._error
         return self._result  # type: ignore[return-value]  # set by `succeed`; None is a result as well
+
+    async def settled(self) -> None:
+        """Return once the answer is there, whatever it is."""
+        if not self._done:
+            if self._event is None:
+                self._event = trio.Event()
+            await self._event.wait()
 
     @property
     def is_done(self) -> bool:

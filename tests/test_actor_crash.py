@@ -1,0 +1,93 @@
+"""An actor that crashes while its records are on their way to a slow disk: what was delivered isn't sent again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from trio.testing import MockClock
+
+from tests.world import OK, Sent, WorldSender, world
+from webhookd.metrics import Measures
+from webhookd.models import AttemptRecord, DeliveryStatus, Ordering, PolicyOverrides
+
+T = TypeVar("T")
+
+DISK_SECONDS = 3.0
+
+
+class SlowDisk:
+    """Takes its time for each write once it `is_slow`, far longer than a supervisor waits before a restart."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+
+    async def run(self, function: Callable[[], T]) -> T:
+        await trio.sleep(DISK_SECONDS if self.is_slow else 0)
+        return function()
+
+
+class CrashesOnce(Measures):
+    """Has a bug that shows once, in counting an attempt whose record has just been submitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.crashes = 0
+
+    def attempted(self, record: AttemptRecord) -> None:
+        super().attempted(record)
+        if not self.crashes:
+            self.crashes += 1
+            raise ZeroDivisionError
+
+
+async def test_after_a_crash_what_was_submitted_is_on_disk_before_the_queue_is_read(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A crash between submitting a record and its commit sends nothing twice and nothing out of order."""
+    disk = SlowDisk()
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender, writes=disk, measures=CrashesOnce()) as w:
+        endpoint = await w.endpoint()
+        disk.is_slow = True
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(w.publish, f"e{number}")
+                await trio.sleep(0.001)
+        await trio.sleep(60)
+        supervisor = w.router.registry.supervisor(endpoint.pk)
+        assert supervisor is not None
+        assert supervisor.crashes == 1
+        assert sender.events() == ["e0", "e1", "e2"]
+        rows = await w.deliveries(endpoint)
+        assert [(row.status, row.attempts) for row in rows] == [(DeliveryStatus.SUCCEEDED, 1)] * 3
+
+
+async def test_a_crash_beside_a_flight_that_waits_for_its_record_doesnt_repeat_it(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Without order, one flight's crash ends another that has its answer and waits for the disk; that isn't sent again.
+
+    The one that crashed before it had anything to record is sent again, for nobody knows what became of it.
+    """
+    crashed: list[str] = []
+
+    def answer(sent: Sent) -> int:
+        if sent.event == "bad" and not crashed:
+            crashed.append(sent.event)
+            raise ZeroDivisionError
+        return OK
+
+    disk = SlowDisk()
+    sender = WorldSender(script=answer, seconds_of=lambda sent: 1.0 if sent.event == "bad" else 0.0)
+    async with world(tmp_path, sender=sender, writes=disk) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=2))
+        disk.is_slow = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(w.publish, "good")
+            nursery.start_soon(w.publish, "bad")
+        await trio.sleep(60)
+        assert crashed == ["bad"]
+        assert sorted(sender.events()) == ["bad", "bad", "good"]
+        rows = await w.deliveries(endpoint)
+        assert [(row.status, row.attempts) for row in rows] == [(DeliveryStatus.SUCCEEDED, 1)] * 2
