@@ -1,0 +1,111 @@
+"""The program with a fault in it, for the harnesses to find: `python -m tests.planted NAME serve --config FILE`.
+
+Each fault stands for a wrong line in the source. It is put into this process alone, before the server starts; the
+product has no switch for any of them.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+
+from webhookd import cli, server
+from webhookd.admin.guard import Guard
+from webhookd.ingest import IngestServer
+from webhookd.journal import journal as facade
+from webhookd.journal.operations import Operation, Publish, Record
+from webhookd.journal.writer import Writer
+from webhookd.models import DeliveryError, PublishResult
+
+Plant = Callable[[], None]
+_PLANTS: dict[str, Plant] = {}
+
+
+def program(name: str) -> Sequence[str]:
+    """Return the command that runs webhookd with a fault."""
+    assert name in _PLANTS
+    return (sys.executable, "-m", "tests.planted", name)
+
+
+def show(faults: Iterable[str], finds: Callable[[Path, str], bool]) -> int:
+    """Print of each fault whether a harness finds it; return the status: 1 where it misses one."""
+    status = 0
+    for fault in faults:
+        with TemporaryDirectory(prefix="webhookd-") as directory:
+            is_found = finds(Path(directory), fault)
+        print(f"{fault}: {'found' if is_found else 'NOT FOUND'}", flush=True)
+        status = status if is_found else 1
+    return status
+
+
+def _plants(name: str) -> Callable[[Plant], Plant]:
+    def register(plant: Plant) -> Plant:
+        _PLANTS[name] = plant
+        return plant
+
+    return register
+
+
+def _put(where: ModuleType | type, name: str, what: object) -> None:
+    assert hasattr(where, name)
+    setattr(where, name, what)
+
+
+def main() -> None:
+    """Plant the fault that is named first, and run the command line with the rest."""
+    name = sys.argv.pop(1)
+    _PLANTS[name]()
+    cli.main()
+
+
+@_plants("waits for producers")
+def _wait_for_producers() -> None:
+    class Patient(IngestServer):
+        async def drain(self, deadline_seconds: float) -> None:
+            await super().drain(deadline_seconds + 3600)
+
+    _put(server, "IngestServer", Patient)
+
+
+@_plants("waits for clients")
+def _wait_for_clients() -> None:
+    class Patient(Guard):
+        async def drain(self, deadline_seconds: float) -> None:
+            await super().drain(deadline_seconds + 3600)
+
+    _put(server, "Guard", Patient)
+
+
+@_plants("drops what is queued")
+def _drop_what_is_queued() -> None:
+    class Hasty(Writer):
+        """Acknowledges an event before its commit, and forgets what waits when the server stops."""
+
+        def submit(self, operation: Operation) -> None:
+            super().submit(operation)
+            if isinstance(operation, Publish):
+                early = PublishResult(id=operation.event.id, deliveries=len(operation.targets), duplicate=False)
+                operation.ticket.succeed(early)
+
+        def refuse_events(self) -> None:
+            super().refuse_events()
+            self._queue = [operation for operation in self._queue if not isinstance(operation, Publish)]
+
+    _put(facade, "Writer", Hasty)
+
+
+@_plants("records no interruption")
+def _record_no_interruption() -> None:
+    class Forgetful(Writer):
+        def submit(self, operation: Operation) -> None:
+            if isinstance(operation, Record) and operation.record.error is DeliveryError.INTERRUPTED:
+                operation.ticket.succeed(None)
+            else:
+                super().submit(operation)
+
+    _put(facade, "Writer", Forgetful)
+
+
+if __name__ == "__main__":
+    main()
