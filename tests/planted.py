@@ -12,9 +12,11 @@ from types import ModuleType
 
 from webhookd import cli, server
 from webhookd.admin.guard import Guard
+from webhookd.errors import JournalError
 from webhookd.ingest import IngestServer
 from webhookd.journal import journal as facade
 from webhookd.journal.operations import Operation, Publish, Record
+from webhookd.journal.reserve import Reserve
 from webhookd.journal.writer import Writer
 from webhookd.models import DeliveryError, PublishResult
 
@@ -105,6 +107,42 @@ def _record_no_interruption() -> None:
                 super().submit(operation)
 
     _put(facade, "Writer", Forgetful)
+
+
+@_plants("goes on after a failed sync")
+def _go_on_after_a_failed_sync() -> None:
+    class Trusting(Writer):
+        def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+            try:
+                return super()._commit(batch)
+            except JournalError:
+                return ()
+
+    _put(facade, "Writer", Trusting)
+
+
+@_plants("has no reserve")
+def _have_no_reserve() -> None:
+    class Nothing(Reserve):
+        def make(self) -> bool:
+            return True
+
+    _put(facade, "Reserve", Nothing)
+
+
+@_plants("never looks for room")
+def _never_look_for_room() -> None:
+    class Lost(Reserve):
+        is_given_up = False
+
+        def make(self) -> bool:
+            return not self.is_given_up and super().make()
+
+        def release(self) -> None:
+            self.is_given_up = True
+            super().release()
+
+    _put(facade, "Reserve", Lost)
 
 
 if __name__ == "__main__":

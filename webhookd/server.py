@@ -317,6 +317,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> Secret[str] | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
+    if await journal.read(keys.all):  # a start on a full disk must not write
+        return None
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
     return text if await journal.write(keys.insert_first, row, own_deed(audit.Action.KEY_CREATE, clock)) else None
 

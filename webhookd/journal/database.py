@@ -117,6 +117,11 @@ def _checkpoint_pages(path: Path) -> int:
     return min(_CHECKPOINT_PAGES, max(fitting, _FEWEST_CHECKPOINT_PAGES))
 
 
+def leave_log(database: Database) -> None:
+    """Have the log left alone on closing: after a failed sync another one would succeed and lie."""
+    database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
 def copy_before_upgrade(path: Path) -> Path:
     """Return where a journal is copied to before its tables are brought to this program's version."""
     return path.with_name(f"{path.name}.before-v{CURRENT_VERSION}")

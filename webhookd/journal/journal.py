@@ -21,7 +21,15 @@ from webhookd.ids import IdFactory
 from webhookd.journal import idempotency, replays, retention, sealing
 from webhookd.journal.backup import Report, back_up
 from webhookd.journal.batch import Batches
-from webhookd.journal.database import JournalFullError, Reader, ReadLimit, exclusive_lock, open_writer
+from webhookd.journal.database import (
+    DiskError,
+    JournalFullError,
+    Reader,
+    ReadLimit,
+    exclusive_lock,
+    leave_log,
+    open_writer,
+)
 from webhookd.journal.inspection import Contents
 from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Call, Publish, Published, Record, Ticket
@@ -70,7 +78,7 @@ async def open_journal(
             limit = ReadLimit(READ_LIMIT_SECONDS)
             readers = Readers([Reader(path, limit) for _ in range(READERS)], read_runner or ThreadRunner(READERS))
             try:
-                yield Journal(
+                journal = Journal(
                     path=path,
                     clock=clock,
                     database=database,
@@ -81,6 +89,11 @@ async def open_journal(
                     runner=write_runner,
                     measures=measures or Measures(),
                 )
+                try:
+                    yield journal
+                finally:
+                    if journal.has_failed:
+                        leave_log(database)
             finally:
                 readers.close()
         finally:
@@ -130,6 +143,11 @@ class Journal:
         return self._writer.queue_length
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the disk has failed, or the file is damaged."""
+        return self._writer.has_failed
+
+    @property
     def windows_read(self) -> int:
         """How many windows actors have asked for."""
         return self._windows.asked
@@ -147,9 +165,16 @@ class Journal:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._windows.run)
             nursery.start_soon(self._bodies.run)
-            nursery.start_soon(self._readers.watch)
+            nursery.start_soon(self._watch_readers)
             await nursery.start(self._writer.run)
             task_status.started()
+
+    async def _watch_readers(self) -> None:
+        try:
+            await self._readers.watch()
+        except DiskError as error:
+            self._writer.fail(error)
+            raise
 
     async def retain(self, retention_days: float) -> None:
         """Forget what is older than that, now and every hour, in small steps, until canceled.

@@ -7,7 +7,6 @@ given less time, and where another program's reader holds on, `is_long` says tha
 
 from pathlib import Path
 
-import apsw
 from peewee import Database
 
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS, JournalFullError, ReadLimit, translated
@@ -63,10 +62,6 @@ class WriteAheadLog:
         if is_cut:
             self._is_to_be_cut = False
         return is_cut
-
-    def leave(self) -> None:
-        """Never touch it again, on closing either: after a failed sync another one would succeed and lie."""
-        self._database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
     def _checkpoint(self, mode: str) -> bool:
         """Put the log into the file; return whether all of it went, with no reader in the way."""

@@ -86,6 +86,11 @@ class Writer:
         self._failure: Exception | None = None
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the file can't be trusted any more."""
+        return isinstance(self._failure, JournalError)
+
+    @property
     def queue_length(self) -> int:
         """How many operations wait for the next batch."""
         return len(self._queue)
@@ -122,6 +127,10 @@ class Writer:
         self._queue.append(operation)
         self._queued_bytes += _size(operation)
         self._submitted.set()
+
+    def fail(self, error: JournalError) -> None:
+        """Write no more: the file can't be trusted."""
+        self._fail_all(error)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what is submitted until canceled, then what is left; JournalError where the disk fails."""
@@ -331,8 +340,6 @@ class Writer:
 
     def _fail_all(self, error: Exception) -> None:
         self._failure = error
-        if isinstance(error, JournalError):
-            self._log.leave()
         waiting, self._queue = self._queue, []
         for operation in waiting:
             operation.ticket.fail(error)
