@@ -278,7 +278,7 @@ class Harness:
         assert process is not None
         began = time.monotonic()
         process.terminate()
-        with trio.move_on_after(self._drain_seconds + 3 * MARGIN_SECONDS) as patience:
+        with trio.move_on_after(self._drain_seconds + 2 * MARGIN_SECONDS) as patience:
             await process.wait()
         seconds = time.monotonic() - began
         if patience.cancelled_caught:
