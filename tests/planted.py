@@ -15,6 +15,8 @@ from webhookd.admin.guard import Guard
 from webhookd.errors import JournalError
 from webhookd.ingest import IngestServer
 from webhookd.journal import journal as facade
+from webhookd.journal import retention
+from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.reserve import Reserve
 from webhookd.journal.writer import Writer
@@ -143,6 +145,29 @@ def _never_look_for_room() -> None:
             super().release()
 
     _put(facade, "Reserve", Lost)
+
+
+@_plants("forgets in one step")
+def _forget_in_one_step() -> None:
+    _put(retention, "FIRST_ROWS", 1_000_000_000)
+
+
+@_plants("never cuts the log")
+def _never_cut_the_log() -> None:
+    class Growing(WriteAheadLog):
+        def after_commit(self) -> None:
+            return
+
+    _put(facade, "WriteAheadLog", Growing)
+
+
+@_plants("waits for readers")
+def _wait_for_readers() -> None:
+    class Waiting(WriteAheadLog):
+        def cut(self) -> bool:
+            return self._checkpoint("TRUNCATE")
+
+    _put(facade, "WriteAheadLog", Waiting)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from webhookd.journal.schema import AttemptTable, DeliveryTable, EventTable
 
 FIRST_ROWS = 100
 ROWS_A_STEP = range(10, 2001)
-QUICK_SECONDS, SLOW_SECONDS = 0.01, 0.02
-PAGES_A_STEP = 500
+QUICK_SECONDS, SLOW_SECONDS = 0.005, 0.01
+PAGES_A_STEP = 250
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
