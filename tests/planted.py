@@ -1,7 +1,7 @@
 """The program with a fault in it, for the harnesses to find: `python -m tests.planted NAME serve --config FILE`.
 
-Each fault stands for a wrong line in the source. It is put into this process alone, before the server starts; the
-product has no switch for any of them.
+Several names are joined by `+`. Each fault stands for a wrong line in the source. It is put into this process alone,
+before the server starts; the product has no switch for any of them.
 """
 
 import sys
@@ -9,27 +9,33 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
+from typing import TypeVar
 
-from webhookd import cli, server
+import trio
+
+from webhookd import actor, cli, server
 from webhookd.admin.guard import Guard
 from webhookd.errors import JournalError
 from webhookd.ingest import IngestServer
 from webhookd.journal import journal as facade
-from webhookd.journal import retention
+from webhookd.journal import retention, writer
+from webhookd.journal.batch import full
 from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.reserve import Reserve
+from webhookd.journal.runners import ThreadRunner
 from webhookd.journal.writer import Writer
 from webhookd.models import DeliveryError, PublishResult
 
+T = TypeVar("T")
 Plant = Callable[[], None]
 _PLANTS: dict[str, Plant] = {}
 
 
-def program(name: str) -> Sequence[str]:
-    """Return the command that runs webhookd with a fault."""
-    assert name in _PLANTS
-    return (sys.executable, "-m", "tests.planted", name)
+def program(*names: str) -> Sequence[str]:
+    """Return the command that runs webhookd with these faults."""
+    assert _PLANTS.keys() >= set(names)
+    return (sys.executable, "-m", "tests.planted", "+".join(names))
 
 
 def show(faults: Iterable[str], finds: Callable[[Path, str], bool]) -> int:
@@ -57,9 +63,12 @@ def _put(where: ModuleType | type, name: str, what: object) -> None:
 
 
 def main() -> None:
-    """Plant the fault that is named first, and run the command line with the rest."""
-    name = sys.argv.pop(1)
-    _PLANTS[name]()
+    """Plant what the first argument names, and run the command line with the rest."""
+    for name in sys.argv.pop(1).split("+"):
+        _PLANTS[name]()
+    whole = [sys.executable, "-m", "webhookd"]
+    if sys.argv[1:4] == whole:  # where this wraps the command
+        del sys.argv[1:4]
     cli.main()
 
 
@@ -168,6 +177,55 @@ def _wait_for_readers() -> None:
             return self._checkpoint("TRUNCATE")
 
     _put(facade, "WriteAheadLog", Waiting)
+
+
+@_plants("small intake")
+def _make_intake_small() -> None:
+    """Make the server one that is easily overloaded; this is no fault."""
+
+    class Slow(ThreadRunner):
+        async def run(self, function: Callable[[], T]) -> T:
+            await trio.sleep(0.02)
+            return await super().run(function)
+
+    _put(facade, "ThreadRunner", Slow)
+    _put(writer, "MAX_BATCH", 10)
+    _put(writer, "MAX_QUEUED", 20)
+    _put(writer, "PATIENCE_SECONDS", 0.1)
+
+
+@_plants("acknowledges what it refuses")
+def _acknowledge_what_is_refused() -> None:
+    class Polite(Writer):
+        async def room(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+        def submit(self, operation: Operation) -> None:
+            if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
+                operation.ticket.succeed(PublishResult(id=operation.event.id, deliveries=0, duplicate=False))
+            else:
+                super().submit(operation)
+
+    _put(facade, "Writer", Polite)
+
+
+@_plants("stores what it refuses")
+def _store_what_is_refused() -> None:
+    class Greedy(Writer):
+        async def room(self) -> None:
+            await trio.lowlevel.checkpoint()
+
+        def submit(self, operation: Operation) -> None:
+            if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
+                operation.ticket.fail(full())
+            super().submit(operation)
+
+    _put(facade, "Writer", Greedy)
+
+
+@_plants("remembers the whole backlog")
+def _remember_the_backlog() -> None:
+    _put(actor, "MIN_WINDOW", 1_000_000)
 
 
 if __name__ == "__main__":

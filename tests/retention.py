@@ -33,7 +33,7 @@ MEBIBYTE = 1024 * 1024
 DELAY_SECONDS, LOG_BYTES, CHANGE_SECONDS = 0.05, 64 * MEBIBYTE, 2.0
 TRIES = 3
 HISTORY, QUICK_HISTORY = 100_000, 20_000
-YARDSTICK_SECONDS = 3.0
+YARDSTICK_SECONDS = 2.0
 HOLD_SECONDS = 8.0
 EVENT_BYTES = 200_000
 NOWHERE = "http://127.0.0.1:9/"
@@ -180,7 +180,8 @@ class Grown:
 class SlowReader:
     """A server that takes large events while another program holds a snapshot."""
 
-    def __init__(self, directory: Path, program: Sequence[str], total_bytes: int) -> None:
+    def __init__(self, directory: Path, program: Sequence[str], total_bytes: int, hold_seconds: float) -> None:
+        self._hold_seconds = hold_seconds
         self._server = Server(directory, CONFIG)
         self._program = program
         self._journal = directory / "webhookd.db"
@@ -204,7 +205,7 @@ class SlowReader:
                     watching.start_soon(self._change)
                     async with trio.open_nursery() as sending:
                         sending.start_soon(trio.to_thread.run_sync, self._send, self._events)
-                        with trio.move_on_after(HOLD_SECONDS):
+                        with trio.move_on_after(self._hold_seconds):
                             while len(self._acknowledged) <= self._events:
                                 await trio.sleep(0.01)
                         grown.held_bytes = len(self._acknowledged) * EVENT_BYTES
@@ -248,10 +249,10 @@ class SlowReader:
             await trio.sleep(0.1)
 
 
-def measure_log(total_bytes: int, program: Sequence[str] = PROGRAM) -> Grown:
+def measure_log(total_bytes: int, program: Sequence[str] = PROGRAM, *, hold_seconds: float = HOLD_SECONDS) -> Grown:
     """Let a slow reader stand in the way of so many bytes of events; return how the log grew."""
     with TemporaryDirectory(prefix="webhookd-") as name:
-        return trio.run(SlowReader(Path(name), program, total_bytes).run)
+        return trio.run(SlowReader(Path(name), program, total_bytes, hold_seconds).run)
 
 
 def broken_of_log(grown: Grown) -> list[str]:
@@ -281,7 +282,7 @@ def broken_of_delay(one: Forgetting) -> list[str]:
 def finds(_: Path, fault: str) -> bool:
     """Return whether a planted fault is found."""
     if fault == FAULTS[0]:
-        return bool(broken_of_delay(measure_delay(QUICK_HISTORY, planted(fault))))
+        return bool(broken_of_delay(measure_delay(QUICK_HISTORY, planted(fault), tries=1)))
     return bool(broken_of_log(measure_log(100 * MEBIBYTE, planted(fault))))
 
 

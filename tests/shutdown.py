@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import httpx
 import msgspec
 import trio
 
 from tests.e2e.harness import CONFIG, PROGRAM, Server
+from tests.e2e.posting import connect, head, post_events
 from tests.journal.old import ask
 from tests.planted import program as planted
 from tests.planted import show as show_planted
@@ -102,14 +102,13 @@ async def pump_socket(server: Server, acknowledged: Acknowledged) -> None:
 
 async def pump_http(server: Server, acknowledged: Acknowledged) -> None:
     """Post one event after the other, and note each that is acknowledged."""
-    headers = {"authorization": f"Bearer {server.first_key}"}
-    async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=60) as client:
-        while True:
-            kind, name = acknowledged.next()
-            answer = await client.post("/api/events", json={"type": kind, "data": {}, "id": name})
-            if answer.status_code != 202:
-                return
-            acknowledged.ids[kind].append(name)
+    while True:
+        kind, name = acknowledged.next()
+        body = msgspec.json.encode({"type": kind, "data": {}, "id": name})
+        answer = await post_events(server, body)
+        if answer is None or answer.status != 202:
+            return
+        acknowledged.ids[kind].append(name)
 
 
 async def read_no_results(server: Server, acknowledged: Acknowledged) -> None:
@@ -131,16 +130,6 @@ async def drip(stream: trio.SocketStream, start: bytes) -> None:
     while True:
         await trio.sleep(0.05)
         await stream.send_all(b"x")
-
-
-async def connect(server: Server) -> trio.SocketStream:
-    host, _, port = server.url.removeprefix("http://").rpartition(":")
-    return await trio.open_tcp_stream(host, int(port))
-
-
-def head(server: Server, method: str, target: str, *more: str) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "host: localhost", f"authorization: Bearer {server.first_key}", *more]
-    return "\r\n".join([*lines, "", ""]).encode()
 
 
 async def drip_a_head(server: Server, acknowledged: Acknowledged) -> None:
@@ -208,7 +197,7 @@ HOLDERS: Sequence[Callable[[Server, Acknowledged], Awaitable[None]]] = (
 async def until_closed(holder: Callable[[Server, Acknowledged], Awaitable[None]], *arguments: object) -> None:
     try:
         await holder(*arguments)  # type: ignore[arg-type]  # what every holder takes
-    except* (OSError, trio.BrokenResourceError, httpx.TransportError):
+    except* (OSError, trio.BrokenResourceError):
         await trio.lowlevel.checkpoint()  # the server has closed: what is waited for
 
 
