@@ -26,7 +26,7 @@ class Reserve:
     def make(self) -> bool:
         """Make it whole; False, and nothing of it there, where the disk has no room for it and some beside."""
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._open()
             try:
                 disk = os.fstatvfs(descriptor)
                 size = min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // _SHARE_OF_DISK)
@@ -43,6 +43,15 @@ class Reserve:
             self.release()
             return False
         return True
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(self.path, flags, 0o600)
+        except PermissionError:
+            # Made by a command that root has run; it holds nothing.
+            self.release()
+            return os.open(self.path, flags, 0o600)
 
     def release(self) -> None:
         """Give its room to whoever needs it."""
