@@ -165,6 +165,7 @@ class Writer:
 
     async def _finish(self) -> None:
         self.refuse_events()
+        self._is_stuck = False  # what has come since may find room
         try:
             while self._queue and not self._is_stuck:
                 await self._commit_next(is_last=True)
