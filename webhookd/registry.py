@@ -62,7 +62,10 @@ class Registry:
                 if entry.actor is not None:
                     nursery.start_soon(self._supervise, entry, entry.actor)
             task_status.started()
-            await trio.sleep_forever()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._is_draining = True  # commits that still come must start nobody
 
     async def drain(self) -> None:
         """Start nothing more; return once every request in flight has ended and is on record."""

@@ -241,7 +241,8 @@ async def unlock(journal: Journal, config: Config, environ: Mapping[str, str]) -
         await journal.write(forget_master_key)
         installed = place.create()
     try:
-        keys = await journal.write(adopt_master_key, installed)
+        # On a full disk as well, where it mostly writes nothing.
+        keys = await journal.insist(adopt_master_key, None, installed).wait()
     except MasterKeyError as error:
         raise MasterKeyError(f"{place} ({key_id(installed).hex()}): {error}") from error
     return Rotator(journal, place, keys)

@@ -5,10 +5,11 @@ The nurseries nest so that what others depend on lives longest:
     writer  >  actors, connections out  >  edges (guard, ingest socket)
 
 A stop signal first makes the server not ready and lets no event in; the ingest socket answers what it took and closes.
-Then nothing new is sent and requests in flight get `drain_seconds`, while the API still answers; the rest are canceled,
-which records them as interrupted. At last the writer puts everything on disk, checkpoints and closes. A second signal
-cuts the waiting. A failure of the writer ends the process at once: it is for the service manager to start it again, and
-for the journal to know what was pending.
+Nothing new is sent, and requests in flight may end, while the API still answers; then the API closes. All of that has
+one budget, `drain_seconds`, whoever doesn't read, drips or hangs: what is left then is cut off, which records requests
+in flight as interrupted and ends queries. At last the writer puts everything on disk, checkpoints and closes, for which
+two more seconds are enough. A second signal cuts the waiting. A failure of the writer ends the process at once: it is
+for the service manager to start it again, and for the journal to know what was pending.
 """
 
 import os
@@ -60,6 +61,7 @@ from webhookd.supervisor import Supervisor
 from webhookd.version import VERSION
 
 EDGE_DRAIN_SECONDS = 10.0
+LAST_ANSWERS_SECONDS = 0.5  # what an edge gets even where the budget is used up
 _CONTROL_MODE = 0o600
 _CONTROL_BACKLOG = 64
 
@@ -215,11 +217,15 @@ async def _drain(
     ingest: IngestServer,
     guard: Guard,
 ) -> None:
-    """Bring the server to rest; a second signal ends the waiting."""
+    """Bring the server to rest within `drain_seconds`; a second signal ends the waiting."""
+    deadline = trio.current_time() + services.config.delivery.drain_seconds
     lifecycle.state = Readiness.DRAINING
     notify(STOPPING)
     _log.info("server.draining", in_flight=router.registry.in_flight)
     services.journal.refuse_events()
+
+    def edge_seconds() -> float:
+        return min(max(deadline - trio.current_time(), LAST_ANSWERS_SECONDS), EDGE_DRAIN_SECONDS)
 
     async def cut() -> None:
         await anext(signals)
@@ -227,18 +233,25 @@ async def _drain(
         draining.cancel_scope.cancel()
 
     async def finish_requests() -> None:
-        with trio.move_on_after(services.config.delivery.drain_seconds) as patience:
+        with trio.move_on_at(deadline) as patience:
             await router.drain()
         if patience.cancelled_caught:
             _log.warning("server.drain_timed_out", interrupted=router.registry.in_flight)
 
+    async def end_reads() -> None:
+        # A query is in a thread, which can't be canceled: the edges would wait for it.
+        await trio.sleep_until(deadline)
+        services.journal.end_reads()
+
     async with trio.open_nursery() as draining:
         draining.start_soon(cut)
+        draining.start_soon(end_reads)
         async with trio.open_nursery() as resting:
-            resting.start_soon(ingest.drain, EDGE_DRAIN_SECONDS)
+            resting.start_soon(ingest.drain, edge_seconds())
             resting.start_soon(finish_requests)
-        await guard.drain(EDGE_DRAIN_SECONDS)
+        await guard.drain(edge_seconds())
         draining.cancel_scope.cancel()
+    services.journal.end_reads()
 
 
 @asynccontextmanager
@@ -304,6 +317,8 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> Secret[str] | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
+    if await journal.read(keys.all):  # a start on a full disk must not write
+        return None
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
     return text if await journal.write(keys.insert_first, row, own_deed(audit.Action.KEY_CREATE, clock)) else None
 

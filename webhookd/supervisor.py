@@ -1,7 +1,8 @@
 """Supervision: restart what crashes, back off, and halt what keeps crashing. Knows nothing of webhooks.
 
 A crash is a bug, never a remote's fault. Each supervised task is its own island: its exception is logged with the
-traceback and goes no further, so ten thousand neighbours never notice. Five crashes in five minutes halt it; a halted
+traceback and goes no further, so ten thousand neighbours never notice. Only a journal that can't be trusted any more is
+no crash of its own: that ends them all. Five crashes in five minutes halt it; a halted
 task is tried again every fifteen minutes, and at once when someone kicks it.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from webhookd.errors import JournalError
 from webhookd.logs import get_logger
 
 RESTART_DELAYS_SECONDS = (0.1, 0.5, 2.0, 10.0)
@@ -40,11 +42,13 @@ class Supervisor:
         self._kicked.set()
 
     async def run(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run `task` until it returns; only cancellation gets out."""
+        """Run `task` until it returns; only cancellation and JournalError get out."""
         while True:
             try:
                 await task()
-            except Exception as error:  # noqa: BLE001 - a task's root: logged with its traceback
+            except Exception as error:
+                if _is_of_journal(error):
+                    raise
                 self._count(error)
             else:
                 return
@@ -75,6 +79,13 @@ class Supervisor:
         with trio.move_on_after(delay):
             await self._kicked.wait()
         self.is_halted = False
+
+
+def _is_of_journal(error: Exception) -> bool:
+    """Whether the journal has failed under the task, however nurseries have wrapped that."""
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(JournalError) is not None
+    return isinstance(error, JournalError)
 
 
 def _innermost(error: Exception) -> Exception:

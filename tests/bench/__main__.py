@@ -1,6 +1,7 @@
 """Run cases and print what they measured: `python -m tests.bench [NAME …]`.
 
-The status is 0 whatever the figures are: only a case that broke or lost deliveries makes it 1.
+The status is 0 whatever the figures are: only a case that broke or lost deliveries makes it 1, and with `--check` a
+target that was missed.
 """
 
 import argparse
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
     parser.add_argument("--quick", action="store_true", help="a small load: does it work, roughly how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too; - prints them")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write one table of all figures; - prints it")
+    parser.add_argument("--check", action="store_true", help="the status is 1 where a target is missed")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in cases]:
         parser.error(f"no such case: {', '.join(unknown)}; --list shows them")
@@ -62,7 +64,15 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
     }
     _write(options.json, json.dumps(document, indent=1))
     _write(options.markdown, as_markdown(measured))
-    return int(bool(broken) or any(result.lost for result in measured.values()))
+    missed = [
+        f"{name}: {figure.what}"
+        for name, result in measured.items()
+        for figure in result.figures
+        if figure.is_met is False and not result.void
+    ]
+    if options.check:
+        console.print(f"targets missed: {'; '.join(missed) or 'none'}", soft_wrap=True)
+    return int(bool(broken) or any(result.lost for result in measured.values()) or (options.check and bool(missed)))
 
 
 def _machine() -> dict[str, str]:

@@ -15,7 +15,7 @@ from tests.bench.cases import Case
 from tests.bench.generator import Played, event_line, play
 from tests.bench.load import Load
 from tests.bench.receivers import sink
-from tests.bench.report import Result, Target, beside, latency_figures, percentile
+from tests.bench.report import Figure, Result, Target, beside, latency_figures, percentile
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import BrokenCaseError, serving
 
@@ -113,6 +113,8 @@ def test_an_open_loop_notices_its_own_delay(tmp_path: Path) -> None:
 
 MISSED = beside("deliveries", "/s", [1], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
 
+MET = beside("deliveries", "/s", [90], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
+
 
 def case(result: Result | BrokenCaseError) -> Case:
     """Return a case that comes to a result, or breaks."""
@@ -142,6 +144,15 @@ def test_only_a_broken_case_or_a_lost_delivery_fails_the_run(
     shown = capsys.readouterr().out
     assert said in shown
     assert "two: What was planted" in shown
+
+
+@pytest.mark.parametrize(("result", "status"), [(MISSED, 1), (MET, 0)])
+def test_a_checked_run_fails_where_a_target_is_missed(
+    result: Figure, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With `--check` a missed target is the status, and named."""
+    assert main(["--check"], {"one": case(Result(receiver="none", figures=[result]))}) == status
+    assert ("targets missed: one: deliveries" in capsys.readouterr().out) == bool(status)
 
 
 def test_a_void_run_judges_no_target(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ class Server:
         with trio.fail_after(30):
             return await self._reap()
 
+    async def ended(self) -> int:
+        """Return the exit status once it has ended by itself; the caller sets the deadline."""
+        return await self._reap()
+
     async def _reap(self) -> int:
         assert self.process is not None
         assert self.process.stdout is not None

@@ -5,10 +5,17 @@ from pathlib import Path
 import apsw
 import pytest
 import trio
+from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
+from webhookd.errors import ReadTimeoutError
+from webhookd.journal import READ_LIMIT_SECONDS, events
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
+from webhookd.journal.log import HURRY_BYTES, MEBIBYTE
+from webhookd.journal.schema import EventTable
 from webhookd.journal.writer import MAX_BATCH
+
+SIZE = MEBIBYTE
 
 
 @pytest.fixture
@@ -40,3 +47,46 @@ async def test_all_that_was_submitted_is_written_at_the_end(path: Path) -> None:
         tickets = [publish(journal, event(f"e{number}")) for number in range(3 * MAX_BATCH)]
     assert all(ticket.is_done for ticket in tickets)
     assert [(await ticket.wait()).id for ticket in tickets[-1:]] == [f"e{3 * MAX_BATCH - 1}"]
+
+
+def count_for_long(database: Database) -> object:
+    """Read the events again and again for longer than a query may take."""
+    while True:
+        EventTable.select().count(database)
+
+
+async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(path: Path) -> None:
+    """A query that holds its snapshot while much comes in is ended early, and then the log is cut."""
+    log = path.with_name(path.name + "-wal")
+    async with running(path) as journal, trio.open_nursery() as nursery:
+        ended: list[float] = []
+
+        async def read() -> None:
+            with pytest.raises(ReadTimeoutError):
+                await journal.read(count_for_long)
+            ended.append(trio.current_time())
+
+        await publish(journal, event("first")).wait()
+        nursery.start_soon(read)
+        began = trio.current_time()
+        for number in range(HURRY_BYTES // SIZE + 10):
+            await publish(journal, event(f"e{number}", size=SIZE)).wait()
+        with trio.fail_after(READ_LIMIT_SECONDS - (trio.current_time() - began)):
+            while not ended:
+                await trio.sleep(0.01)
+        await publish(journal, event("last")).wait()
+        assert log.stat().st_size < HURRY_BYTES
+        assert (await journal.read(events.get, "last", None)).id == "last"
+
+
+async def test_events_are_taken_in_batches_of_some_bytes(path: Path) -> None:
+    """Large events that wait together don't make one commit that is larger than the log may be."""
+    log = path.with_name(path.name + "-wal")
+    async with running(path) as journal:
+        tickets = [publish(journal, event(f"e{number}", size=SIZE)) for number in range(60)]
+        most = 0
+        while not tickets[-1].is_done:
+            await trio.lowlevel.checkpoint()
+            most = max(most, log.stat().st_size)
+        assert all(ticket.is_done for ticket in tickets)
+        assert most < 40 * MEBIBYTE

@@ -80,7 +80,12 @@ async def test_going_back_is_putting_the_copy_in_place(tmp_path: Path, version: 
     assert copy.name == f"journal.db.before-v{CURRENT_VERSION}"
     assert copy.stat().st_mode & 0o777 == 0o600
     assert (version_of(copy), tables_of(copy), ask(copy, "SELECT * FROM deliveries")) == (version, tables, rows)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["journal.db", copy.name, "journal.db.lock"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "journal.db",
+        copy.name,
+        "journal.db.lock",
+        "journal.db.reserve",
+    ]
     # Gone back and forth again: the copy is of the second time.
     copy.rename(path)
     ask(path, "UPDATE events SET organization_id = 'second'")

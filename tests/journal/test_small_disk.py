@@ -1,20 +1,19 @@
 """A disk that is really small: a tmpfs of 4 MiB, filled up and given room again."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
 
+from tests.disk import NotPossibleError, fill, small_disk
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import events
-from webhookd.models import Outcome
+from webhookd.journal import Journal, events
+from webhookd.models import AttemptRecord, Outcome
 
 SIZE = 4 * 1024 * 1024
 KIB = 1024
@@ -22,46 +21,61 @@ KIB = 1024
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root may mount a small disk")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", place], capture_output=True, text=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip(f"no disk can be mounted here: {mounted.stderr.strip()}")
-    try:
+    with ExitStack() as stack:
+        try:
+            place = stack.enter_context(small_disk(tmp_path / "disk", SIZE))
+        except NotPossibleError as reason:
+            pytest.skip(str(reason))
         yield place
-    finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def fill(disk: Path, left: int) -> Path:
-    """Write a file that leaves so many bytes of the disk; return it."""
-    ballast = disk / "ballast"
-    found = os.statvfs(disk)
-    ballast.write_bytes(bytes(found.f_bavail * found.f_frsize - left))
-    return ballast
+def attempt(size: int, *, number: int = 1) -> AttemptRecord:
+    outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * size)
+    return msgspec.structs.replace(attempt_record(), outcome=outcome, number=number)
 
 
-async def test_a_disk_without_room_refuses_events_and_keeps_attempts(disk: Path) -> None:
-    """An event is refused as JOURNAL_FULL, an attempt waits, and both go on by themselves once there is room."""
+async def has_room(journal: Journal) -> None:
+    while journal.is_full:
+        await trio.sleep(0.05)
+
+
+async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Path) -> None:
+    """An event is refused as JOURNAL_FULL, an attempt goes into the reserve, and room lets events in again."""
     async with running(disk / "journal.db") as journal:
+        reserve = disk / "journal.db.reserve"
+        assert reserve.stat().st_blocks * 512 == SIZE // 8
         await add_endpoint(journal)
-        ballast = fill(disk, 64 * KIB)
+        ballast = fill(disk, left=64 * KIB)
         with pytest.raises(Rejected) as refused:
             await publish(journal, event("large", size=200 * KIB)).wait()
         assert refused.value.code is ErrorCode.JOURNAL_FULL
-        outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * 200 * KIB)
-        recorded = journal.record(msgspec.structs.replace(attempt_record(), outcome=outcome))
-        await trio.sleep(1.2)
-        assert (recorded.is_done, journal.is_full) == (False, True)
+        with trio.fail_after(5):
+            await journal.record(attempt(100 * KIB)).wait()
+        assert journal.is_full
+        assert not reserve.exists()
+        with pytest.raises(Rejected) as refused:
+            await journal.room()
+        assert refused.value.code is ErrorCode.JOURNAL_FULL
         ballast.unlink()
         with trio.fail_after(5):
-            await recorded.wait()
-            await publish(journal, event("large", size=200 * KIB)).wait()
-        assert not journal.is_full
+            await has_room(journal)
+        await publish(journal, event("large", size=200 * KIB)).wait()
+        assert reserve.exists()
+
+
+async def test_what_the_reserve_has_no_room_for_waits(disk: Path) -> None:
+    """An attempt that is too large waits without holding up another, and is on disk once there is room."""
+    async with running(disk / "journal.db") as journal:
+        await add_endpoint(journal)
+        ballast = fill(disk, left=64 * KIB)
+        large = journal.record(attempt(800 * KIB))
+        await trio.sleep(0.1)
+        with trio.fail_after(5):
+            await journal.record(attempt(1, number=2)).wait()
+        assert (large.is_done, journal.is_full) == (False, True)
+        ballast.unlink()
+        with trio.fail_after(5):
+            await large.wait()
 
 
 async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
@@ -69,7 +83,7 @@ async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
     path = disk / "journal.db"
     log = path.with_name(path.name + "-wal")
     async with running(path) as journal:
-        ballast = fill(disk, 700 * KIB)
+        ballast = fill(disk, left=700 * KIB)
         journal.cut_log()
         result = await publish(journal, event("large", size=400 * KIB)).wait()
         assert (result.duplicate, journal.is_full) == (False, False)

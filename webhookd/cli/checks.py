@@ -102,7 +102,7 @@ def files(subject: Subject) -> Iterator[Finding]:
     path = subject.config.journal.path
     yield from _open_to_all(path.parent)
     owner = path.stat().st_uid if path.exists() else None
-    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock"))):
+    for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))):
         if not file.exists():
             continue
         found = file.stat()

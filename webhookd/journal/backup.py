@@ -28,7 +28,7 @@ Report = Callable[[int, int], None]
 
 def check_place(file: Path, journal: Path, *, replace: bool) -> None:
     """Raise CommandError where a backup can't be put at `file`: taken, no directory, or the journal's own."""
-    own = [journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm", ".lock"))]
+    own = [journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))]
     if not file.parent.is_dir():
         raise CommandError(f"{file.parent} is no directory")
     if any(

@@ -26,7 +26,10 @@ T = TypeVar("T")
 SQLITE_VERSION = apsw.sqlite_lib_version()
 
 BUSY_TIMEOUT_SECONDS = 5
-_CHECKPOINT_PAGES = 4000
+HURRIED_SECONDS = 0.5
+_CHECKPOINT_PAGES, _FEWEST_CHECKPOINT_PAGES = 4000, 64
+_PAGE_BYTES = 4096
+_LOG_SHARE_OF_DISK = 16
 _STEPS_BETWEEN_CLOCK_LOOKS = 5000
 _FORMAT_ERRORS = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 
@@ -35,6 +38,10 @@ _log = get_logger("journal")
 
 class JournalFullError(WebhookdError):
     """There is no room on the disk, or none that the configuration allows; SQLite has rolled back by itself."""
+
+
+class DiskError(JournalError):
+    """The file is damaged, or the disk doesn't do what it is asked for."""
 
 
 @contextmanager
@@ -76,7 +83,7 @@ def open_writer(path: Path, *, now: float) -> Database:
             # With NORMAL a power cut loses acknowledged events.
             "synchronous": "FULL",
             "foreign_keys": "ON",
-            "wal_autocheckpoint": _CHECKPOINT_PAGES,
+            "wal_autocheckpoint": _checkpoint_pages(path),
             "cache_size": -8_000,
             "temp_store": "MEMORY",
         },
@@ -106,17 +113,48 @@ def open_writer(path: Path, *, now: float) -> Database:
     return database
 
 
+def _checkpoint_pages(path: Path) -> int:
+    """Return how long the log may get before it is brought into the file: on a small disk that takes room twice."""
+    disk = os.statvfs(path)
+    fitting = disk.f_blocks * disk.f_frsize // _LOG_SHARE_OF_DISK // _PAGE_BYTES
+    return min(_CHECKPOINT_PAGES, max(fitting, _FEWEST_CHECKPOINT_PAGES))
+
+
+def leave_log(database: Database) -> None:
+    """Have the log left alone on closing: after a failed sync another one would succeed and lie."""
+    database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+
+
 def copy_before_upgrade(path: Path, version: int = CURRENT_VERSION) -> Path:
     """Return where a journal is copied to before its tables are brought to a version."""
     return path.with_name(f"{path.name}.before-v{version}")
 
 
+class ReadLimit:
+    """How long a query of a reader may take, in seconds of its connection; shared by all of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._usual_seconds = seconds
+        self._is_over = False
+
+    def hurry(self, is_needed: bool) -> None:
+        """Give queries less time, those that are under way as well, while it is needed."""
+        if not self._is_over:
+            self.seconds = min(HURRIED_SECONDS, self._usual_seconds) if is_needed else self._usual_seconds
+
+    def end(self) -> None:
+        """Give them no more time: the server is ending."""
+        self._is_over = True
+        self.seconds = 0.0
+
+
 class Reader:
     """A connection that can only read, one query function at a time, each on one snapshot and within a time limit."""
 
-    def __init__(self, path: Path, limit_seconds: float) -> None:
-        self._limit_seconds = limit_seconds
-        self._deadline = 0.0
+    def __init__(self, path: Path, limit: ReadLimit) -> None:
+        self._limit = limit
+        self._began_at = 0.0
         self._database = APSWDatabase(
             str(path),
             pragmas={"query_only": "ON", "wal_autocheckpoint": 0, "cache_size": -2_000, "temp_store": "MEMORY"},
@@ -130,7 +168,7 @@ class Reader:
 
     def run(self, query: Callable[[Database], T]) -> T:
         """Run `query` in one read transaction; ReadTimeoutError past the limit. Blocks."""
-        self._deadline = time.monotonic() + self._limit_seconds
+        self._began_at = time.monotonic()
         with translated(self._path), self._database.atomic():
             return query(self._database)
 
@@ -139,7 +177,7 @@ class Reader:
         self._database.close()
 
     def _is_late(self) -> bool:
-        return time.monotonic() > self._deadline
+        return time.monotonic() - self._began_at > self._limit.seconds
 
 
 @contextmanager
@@ -149,15 +187,22 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except (PeeweeException, apsw.Error) as error:
         cause = _apsw_error(error)
-        if isinstance(cause, apsw.FullError):
+        if isinstance(cause, apsw.FullError) or _lacks_room_for_index(cause):
             raise JournalFullError(f"no room for the journal {path}") from error
         if isinstance(cause, apsw.InterruptError):
             raise ReadTimeoutError("the query took too long; ask for less") from error
         if isinstance(cause, _FORMAT_ERRORS):
-            raise JournalError(f"the journal {path} is damaged or no SQLite file: {cause}") from error
-        if isinstance(cause, apsw.IOError | apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
+            raise DiskError(f"the journal {path} is damaged or no SQLite file: {cause}") from error
+        if isinstance(cause, apsw.IOError):
+            raise DiskError(f"the journal {path} can't be read or written: {cause}") from error
+        if isinstance(cause, apsw.CantOpenError | apsw.ReadOnlyError | apsw.PermissionsError):
             raise JournalError(f"the journal {path} can't be read or written: {cause}") from error
         raise
+
+
+def _lacks_room_for_index(cause: apsw.Error | None) -> bool:
+    """Whether the log's index, which lies in shared memory beside it, could not be made larger."""
+    return cause is not None and getattr(cause, "extendedresult", None) == apsw.SQLITE_IOERR_SHMSIZE
 
 
 def is_logic_error(error: Exception) -> bool:

@@ -21,10 +21,20 @@ from webhookd.ids import IdFactory
 from webhookd.journal import idempotency, replays, retention, sealing
 from webhookd.journal.backup import Report, back_up
 from webhookd.journal.batch import Batches
-from webhookd.journal.database import Reader, exclusive_lock, open_writer
+from webhookd.journal.database import (
+    DiskError,
+    JournalFullError,
+    Reader,
+    ReadLimit,
+    exclusive_lock,
+    leave_log,
+    open_writer,
+)
 from webhookd.journal.inspection import Contents
+from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Call, Publish, Published, Record, Ticket
 from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
+from webhookd.journal.reserve import Reserve
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
 from webhookd.journal.writer import Writer
@@ -58,21 +68,32 @@ async def open_journal(
     """
     write_runner = write_runner or ThreadRunner(1)
     with exclusive_lock(path):
-        database = await write_runner.run(partial(open_writer, path, now=clock.now()))
+        reserve = Reserve(path)
         try:
-            readers = Readers(
-                [Reader(path, READ_LIMIT_SECONDS) for _ in range(READERS)], read_runner or ThreadRunner(READERS)
-            )
+            database = await write_runner.run(partial(open_writer, path, now=clock.now()))
+        except JournalFullError:
+            await write_runner.run(reserve.release)
+            database = await write_runner.run(partial(open_writer, path, now=clock.now()))
+        try:
+            limit = ReadLimit(READ_LIMIT_SECONDS)
+            readers = Readers([Reader(path, limit) for _ in range(READERS)], read_runner or ThreadRunner(READERS))
             try:
-                yield Journal(
+                journal = Journal(
                     path=path,
                     clock=clock,
                     database=database,
                     readers=readers,
+                    read_limit=limit,
+                    reserve=reserve,
                     batches=Batches(database, ids, max_bytes),
                     runner=write_runner,
                     measures=measures or Measures(),
                 )
+                try:
+                    yield journal
+                finally:
+                    if journal.has_failed:
+                        leave_log(database)
             finally:
                 readers.close()
         finally:
@@ -89,6 +110,8 @@ class Journal:
         clock: Clock,
         database: Database,
         readers: Readers,
+        read_limit: ReadLimit,
+        reserve: Reserve,
         batches: Batches,
         runner: Runner,
         measures: Measures,
@@ -99,7 +122,17 @@ class Journal:
         self._runner = runner
         self._messages = Messages()
         self._measures = measures
-        self._writer = Writer(database, path, batches, runner, self._remember, measures=measures)
+        self._read_limit = read_limit
+        self._writer = Writer(
+            database,
+            path,
+            batches,
+            runner,
+            self._remember,
+            log=WriteAheadLog(database, path, read_limit),
+            reserve=reserve,
+            measures=measures,
+        )
         self._readers = readers
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
@@ -108,6 +141,11 @@ class Journal:
     def queue_length(self) -> int:
         """How many operations wait for the next commit."""
         return self._writer.queue_length
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the disk has failed, or the file is damaged."""
+        return self._writer.has_failed
 
     @property
     def windows_read(self) -> int:
@@ -127,27 +165,47 @@ class Journal:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._windows.run)
             nursery.start_soon(self._bodies.run)
+            nursery.start_soon(self._watch_readers)
             await nursery.start(self._writer.run)
             task_status.started()
 
+    async def _watch_readers(self) -> None:
+        try:
+            await self._readers.watch()
+        except DiskError as error:
+            self._writer.fail(error)
+            raise
+
     async def retain(self, retention_days: float) -> None:
-        """Forget what is older than that, now and every hour, in small steps, until canceled."""
+        """Forget what is older than that, now and every hour, in small steps, until canceled.
+
+        It goes on while the disk is full, since it is what makes room.
+        """
         while True:
-            await self.write(idempotency.prune, self._clock.now())
+            await self._forget(idempotency.prune, self._clock.now())
             await self._forget_expired_secrets()
             before = self._clock.now() - retention_days * 86_400
-            await self.write(replays.prune, before)
+            await self._forget(replays.prune, before)
             rows = retention.FIRST_ROWS
-            while (pruned := await self.write(retention.prune, before, rows)).rows:
+            while (pruned := await self._forget(retention.prune, before, rows)).rows:
                 rows = retention.next_rows(rows, pruned.seconds)
-                await self.write(retention.give_back_pages)
-                await trio.sleep(RETENTION_PAUSE_SECONDS)
+                await self._give_back_pages()
+            await self._give_back_pages()
             await trio.sleep(RETENTION_SECONDS)
+
+    async def _give_back_pages(self) -> None:
+        are_left = True
+        while are_left:
+            await trio.sleep(RETENTION_PAUSE_SECONDS)
+            are_left = await self._forget(retention.give_back_pages)
+
+    async def _forget(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self.insist(change, None, *args, **kwargs).wait()
 
     async def _forget_expired_secrets(self) -> None:
         pks = await self.read(sealing.expired, self._clock.now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
-            await self.write(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], self._clock.now())
+            await self._forget(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], self._clock.now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
         """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.
@@ -159,6 +217,10 @@ class Journal:
     def cut_log(self) -> None:
         """Have the write-ahead log emptied soon: it still holds what has been overwritten in the file."""
         self._writer.cut_log()
+
+    def end_reads(self) -> None:
+        """Cut off every query, now and from now on: the server is ending and waits for none."""
+        self._read_limit.end()
 
     async def room(self) -> None:
         """Return when an event can be published; Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon."""

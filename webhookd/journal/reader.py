@@ -13,7 +13,7 @@ import trio
 from peewee import Database
 
 from webhookd.journal import events, windows
-from webhookd.journal.database import Reader
+from webhookd.journal.database import DiskError, Reader
 from webhookd.journal.operations import Ticket
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner
@@ -58,9 +58,14 @@ class Messages:
 
 
 class Readers:
-    """The query-only connections; each query takes one that is free."""
+    """The query-only connections; each query takes one that is free.
+
+    `watch` raises what makes the journal one that can't be trusted: a page that is damaged, a disk that doesn't read.
+    """
 
     def __init__(self, readers: Sequence[Reader], runner: Runner) -> None:
+        self._failure: DiskError | None = None
+        self._has_failed = trio.Event()
         self._free = list(readers)
         self._all = tuple(readers)
         self._runner = runner
@@ -72,8 +77,18 @@ class Readers:
             reader = self._free.pop()
             try:
                 return await self._runner.run(partial(reader.run, query))
+            except DiskError as error:
+                self._failure = error
+                self._has_failed.set()
+                raise
             finally:
                 self._free.append(reader)
+
+    async def watch(self) -> None:
+        """Wait until a query finds the journal damaged or unreadable, and raise that DiskError."""
+        await self._has_failed.wait()
+        assert self._failure is not None  # noqa: S101 - set with the event
+        raise self._failure
 
     def close(self) -> None:
         """Close the connections."""

@@ -13,8 +13,8 @@ from webhookd.journal.schema import AttemptTable, DeliveryTable, EventTable
 
 FIRST_ROWS = 100
 ROWS_A_STEP = range(10, 2001)
-QUICK_SECONDS, SLOW_SECONDS = 0.01, 0.02
-_PAGES_A_STEP = 500
+QUICK_SECONDS, SLOW_SECONDS = 0.005, 0.01
+PAGES_A_STEP = 250
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
@@ -58,6 +58,7 @@ def next_rows(rows: int, seconds: float) -> int:
     return min(rows * 2, ROWS_A_STEP[-1]) if seconds < QUICK_SECONDS else rows
 
 
-def give_back_pages(database: Database) -> None:
-    """Return freed pages to the file system, a bounded number at a time."""
-    database.execute_sql(f"PRAGMA incremental_vacuum({_PAGES_A_STEP})").fetchall()
+def give_back_pages(database: Database) -> bool:
+    """Return freed pages to the file system, a bounded number at a time; whether there are enough for another step."""
+    database.execute_sql(f"PRAGMA incremental_vacuum({PAGES_A_STEP})").fetchall()
+    return int(database.execute_sql("PRAGMA freelist_count").fetchone()[0]) >= PAGES_A_STEP

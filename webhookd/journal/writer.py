@@ -5,11 +5,15 @@ after the commit, on the loop and in order of submission, each operation gets it
 and whoever waits is woken. Nobody's giving up takes an operation back.
 
 A disk that is full refuses events and changes, which their submitters can repeat; attempts and what time has done can't
-be repeated and are kept until there is room. An error of the disk itself is final: after a failed fsync the next one
-would succeed and lie, so `run` raises JournalError, everybody who waits gets it too, and the process ends.
+be repeated: they go into the reserve, and what finds no room there either is kept until there is some. Half a second
+after there is room for the reserve as well, events are taken again. They are also held back while a reader of another
+program keeps the log from being cut (see `log`), and refused where that lasts.
+
+An error of the disk itself is final: after a failed fsync the next one would succeed and lie, so `run` raises
+JournalError, everybody who waits gets it too, and the process ends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
@@ -18,20 +22,24 @@ from typing import Protocol
 import trio
 from peewee import Database
 
-from webhookd.errors import ErrorCode, Rejected, WebhookdError
+from webhookd.errors import ErrorCode, JournalError, Rejected, WebhookdError
 from webhookd.journal.batch import Batches, full
-from webhookd.journal.database import BUSY_TIMEOUT_SECONDS, JournalFullError, is_logic_error, translated
+from webhookd.journal.database import JournalFullError, is_logic_error, translated
+from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record
+from webhookd.journal.reserve import Reserve
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger
 from webhookd.metrics import Measures
 
 MAX_BATCH = 2000
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_QUEUED = 20_000
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 PATIENCE_SECONDS = 10.0
-FULL_PAUSE_SECONDS = 1.0
-WAL_TRUNCATE_BYTES = 64 * 1024 * 1024
+FULL_PAUSE_SECONDS = 0.5
+LONG_LOG_PAUSE_SECONDS = 0.1
+_DELIVERY_BYTES = 500  # of one row with its place in the indexes, roughly
 
 _log = get_logger("journal")
 
@@ -55,12 +63,15 @@ class Writer:
         runner: Runner,
         published: Published,
         *,
+        log: WriteAheadLog,
+        reserve: Reserve,
         measures: Measures,
     ) -> None:
         self.is_full = False
         self._database = database
         self._path = path
-        self._wal = path.with_name(path.name + "-wal")
+        self._log = log
+        self._reserve = reserve
         self._batches = batches
         self._runner = runner
         self._published = published
@@ -69,9 +80,15 @@ class Writer:
         self._queued_bytes = 0
         self._submitted = trio.Event()
         self._drained = trio.Event()
-        self._cuts_log = False
+        self._is_stuck = False  # something is left for which there is no room in the reserve either
+        self._held_since: float | None = None  # since when events wait for the log to be cut
         self._refusal: Rejected | None = None
         self._failure: Exception | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the file can't be trusted any more."""
+        return isinstance(self._failure, JournalError)
 
     @property
     def queue_length(self) -> int:
@@ -99,7 +116,7 @@ class Writer:
 
     def cut_log(self) -> None:
         """Have the write-ahead log emptied after the next commit, which comes at once."""
-        self._cuts_log = True
+        self._log.cut_soon()
         self._submitted.set()
 
     def submit(self, operation: Operation) -> None:
@@ -108,16 +125,21 @@ class Writer:
             operation.ticket.fail(self._failure)
             return
         self._queue.append(operation)
-        if isinstance(operation, Publish):
-            self._queued_bytes += len(operation.event.body)
+        self._queued_bytes += _size(operation)
         self._submitted.set()
+
+    def fail(self, error: JournalError) -> None:
+        """Write no more: the file can't be trusted."""
+        self._fail_all(error)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what is submitted until canceled, then what is left; JournalError where the disk fails."""
-        task_status.started()
         try:
+            if not await self._runner.run(self._reserve.make):
+                self._say_full()
+            task_status.started()
             while True:
-                await self._submitted.wait()
+                await self._wait()
                 with trio.CancelScope(shield=True):
                     await self._commit_next()
         except Exception as error:
@@ -128,15 +150,27 @@ class Writer:
                 with trio.CancelScope(shield=True):
                     await self._finish()
 
+    async def _wait(self) -> None:
+        """Wait until there is something to do: at once where something is submitted, and now and then for room."""
+        if self.is_full:
+            # What is left would find no room at once either.
+            may_begin = trio.Event() if self._is_stuck else self._submitted
+            with trio.move_on_after(FULL_PAUSE_SECONDS):
+                await may_begin.wait()
+        elif self._held_since is not None:
+            # What comes meanwhile goes in one commit, which makes the log less long than several.
+            await trio.sleep(LONG_LOG_PAUSE_SECONDS)
+        else:
+            await self._submitted.wait()
+
     async def _finish(self) -> None:
         self.refuse_events()
+        self._is_stuck = False  # what has come since may find room
         try:
-            while self._queue:
-                await self._commit_next()
-                if self.is_full:  # still, or again: there is no room for what is left
-                    break
+            while self._queue and not self._is_stuck:
+                await self._commit_next(is_last=True)
             self._fail_all(Rejected(ErrorCode.SHUTTING_DOWN, "the server has stopped", retry_after_seconds=5))
-            await self._runner.run(partial(self._checkpoint, "TRUNCATE"))
+            await self._runner.run(self._log.cut)
         except Exception as error:
             self._fail_all(error)
             raise
@@ -144,51 +178,98 @@ class Writer:
     def _has_room(self) -> bool:
         if self._refusal is not None:
             raise self._refusal
-        if self._failure is not None:
+        if self._failure is not None or self.is_full:
             raise full()
-        return len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
+        return self._held_since is None and len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
-    async def _commit_next(self) -> None:
-        batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
-        if not self._queue:
+    def _take(self, *, is_last: bool) -> list[Operation]:
+        """Take the next batch out of the queue."""
+        if self._held_since is not None and not is_last:
+            batch = [
+                operation for operation in self._queue if _is_kept(operation) or not isinstance(operation, Publish)
+            ]
+            left: list[Operation] = [operation for operation in self._queue if operation not in set(batch)]
+            if left and trio.current_time() - self._held_since > PATIENCE_SECONDS:
+                self._refuse(left)
+                left = []
+        else:
+            count = size = 0
+            for operation in self._queue[:MAX_BATCH]:
+                if size > MAX_BATCH_BYTES:
+                    break
+                count += 1
+                size += _size(operation)
+            batch, left = self._queue[:count], self._queue[count:]
+        self._queue = left
+        if not left:
             self._submitted = trio.Event()
-        self._queued_bytes -= sum(len(operation.event.body) for operation in batch if isinstance(operation, Publish))
+        self._queued_bytes = sum(map(_size, left)) if left else 0
+        return batch
+
+    async def _commit_next(self, *, is_last: bool = False) -> None:
+        if self.is_full:
+            await self._do_without_room()
+            return
+        left = await self._commit_together(self._take(is_last=is_last), self._write)
+        if left:
+            self._put_back(left)
+            self._measures.commits_without_room += 1
+            self._say_full()
+            await self._do_without_room()
+            return
+        self._see_log()
+        self._tell_waiting()
+
+    async def _do_without_room(self) -> None:
+        """Refuse what can be submitted again, write the rest into the reserve, and look for room."""
+        queue, self._queue, self._queued_bytes = self._queue, [], 0
+        self._submitted = trio.Event()
+        self._refuse([operation for operation in queue if not _is_kept(operation)])
+        kept = [operation for operation in queue if _is_kept(operation)]
+        left = await self._commit_together(kept, self._write_into_reserve) if kept else ()
+        self._is_stuck = bool(left)
+        if left:
+            self._put_back(left)
+        elif await self._runner.run(self._reserve.make):
+            self.is_full = False
+            _log.info("journal.has_room")
+        self._tell_waiting()
+
+    async def _commit_together(
+        self, batch: Sequence[Operation], write: Callable[[Sequence[Operation]], Sequence[Operation]]
+    ) -> Sequence[Operation]:
+        """Commit in the writer's turn and settle what went in; return what found no room."""
         began_at = trio.current_time()
         try:
-            left = await self._runner.run(partial(self._write, batch))
+            left = await self._runner.run(partial(write, batch))
         except Exception as error:
             # A bug as well: whoever waits shielded would keep the process from ending.
             for operation in batch:
                 operation.ticket.fail(error)
             raise
-        committed = batch[: len(batch) - len(left)]
+        without_room = set(left)
+        committed = [operation for operation in batch if operation not in without_room] if left else batch
         if committed:
             self._measures.committed(len(committed), trio.current_time() - began_at)
         for operation in committed:
             self._settle(operation)
-        if left:
-            await self._sit_out(left)
-            return
-        if self.is_full:
-            self.is_full = False
-            _log.info("journal.has_room")
-        self._drained.set()
-        self._drained = trio.Event()
+        return left
 
     def _write(self, batch: Sequence[Operation]) -> Sequence[Operation]:
-        """Commit as `_commit` does, then cut the log where that is due."""
+        """Commit as `_commit` does, then look after the log."""
+        left = self._commit(batch) if batch else ()
+        self._log.after_commit()
+        return left
+
+    def _write_into_reserve(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+        """Commit what fits once the reserve is given up; where not all does, one operation after the other."""
+        self._reserve.release()
         left = self._commit(batch)
-        if self._cuts_log or self._wal.stat().st_size > WAL_TRUNCATE_BYTES:
-            try:
-                # Not waiting for readers, which would keep everybody from the disk: it comes round again.
-                self._database.execute_sql("PRAGMA busy_timeout = 0").fetchall()
-                is_cut = self._checkpoint("TRUNCATE")
-                self._cuts_log = self._cuts_log and not is_cut
-            except JournalFullError:
-                # It takes nothing back of what was committed, and is tried again after the next commit.
-                self._cuts_log = True
-            finally:
-                self._database.execute_sql(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_SECONDS * 1000}").fetchall()
+        if left:
+            # Room in the log, whose pages then lie in the file.
+            self._log.cut()
+            left = [operation for operation in left if self._commit([operation])]
+        self._log.after_commit()
         return left
 
     def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
@@ -211,27 +292,31 @@ class Writer:
                     return batch[number:]
         return ()
 
-    def _checkpoint(self, mode: str) -> bool:
-        """Put the log into the file; return whether all of it went, with no reader in the way."""
-        with translated(self._path):
-            [[is_blocked, _, _]] = self._database.execute_sql(f"PRAGMA wal_checkpoint({mode})").fetchall()
-        return not is_blocked
+    def _see_log(self) -> None:
+        """Hold events back while a reader lets the log grow."""
+        if self._log.is_long and self._held_since is None:
+            self._held_since = trio.current_time()
+            _log.warning("journal.log_is_long", bytes=self._log.size_bytes)
+        elif not self._log.is_long and self._held_since is not None:
+            self._held_since = None
+            _log.info("journal.log_is_cut")
 
-    async def _sit_out(self, batch: Sequence[Operation]) -> None:
-        """Refuse what can be submitted again, keep the rest, and wait a moment for room."""
-        self._measures.commits_without_room += 1
-        if not self.is_full:
-            self.is_full = True
-            _log.error("journal.full", path=str(self._path))
-        kept = [operation for operation in batch if _is_kept(operation)]
-        for operation in batch:
-            if not _is_kept(operation):
-                operation.ticket.fail(full())
-        self._queue[:0] = kept
-        self._queued_bytes += sum(len(operation.event.body) for operation in kept if isinstance(operation, Publish))
-        if self._queue:
-            self._submitted.set()
-        await trio.sleep(FULL_PAUSE_SECONDS)
+    def _say_full(self) -> None:
+        self.is_full = True
+        _log.error("journal.full", path=str(self._path))
+
+    def _tell_waiting(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()
+
+    def _refuse(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            operation.ticket.fail(full())
+
+    def _put_back(self, operations: Sequence[Operation]) -> None:
+        self._queue[:0] = operations
+        self._queued_bytes += sum(map(_size, operations))
+        self._submitted.set()
 
     def _settle(self, operation: Operation) -> None:
         if operation.error is not None:
@@ -260,6 +345,18 @@ class Writer:
         for operation in waiting:
             operation.ticket.fail(error)
         self._drained.set()
+
+
+def _size(operation: Operation) -> int:
+    """Return roughly what an operation adds to the log."""
+    if not isinstance(operation, Publish):
+        return 0
+    return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
+
+
+def _can_wait(operation: Operation) -> bool:
+    """Whether it is an event, which waits while the log is long."""
+    return isinstance(operation, Publish) and not operation.insists
 
 
 def _is_kept(operation: Operation) -> bool:

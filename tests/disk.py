@@ -1,0 +1,343 @@
+"""Disks that fail and disks that are full, under the real server: `python -m tests.disk`.
+
+`errors` has the kernel answer the server's syncs, writes or reads with EIO (strace injects it): the process must end
+with status 70 and one line, acknowledge nothing any more, and have all that it acknowledged when it is started again.
+`full` runs it on a small disk, a tmpfs, and fills that: events are refused over HTTP and over the socket, attempts are
+still recorded, and once there is room it goes on by itself; prints how many seconds that took. Needs root and strace.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import trio
+
+from tests.e2e.harness import CONFIG, PROGRAM, Server
+from tests.journal.old import ask
+from tests.planted import program as planted
+from tests.planted import show as show_planted
+from tests.receiver import Receiver, Reply, always
+from webhookd.client import Client, Event, ServerUnavailable
+from webhookd.errors import ErrorCode, Rejected
+
+EXIT_SECONDS, RESUME_SECONDS = 2.0, 5.0
+DISK_BYTES = 16 * 1024 * 1024
+CALLS = {"sync": "fsync,fdatasync", "write": "pwrite64", "read": "pread64"}
+UNUSABLE = ("can't be read or written", "is damaged")
+FAULTS = ("goes on after a failed sync", "has no reserve", "never looks for room")
+
+
+class NotPossibleError(Exception):
+    """This machine can't play that: no root, no strace, no mounts."""
+
+
+# Errors
+
+
+def check_strace() -> None:
+    """Raise NotPossibleError where no process can be traced."""
+    if shutil.which("strace") is None:
+        raise NotPossibleError("strace is not installed")
+    tried = subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise NotPossibleError(f"strace can't trace here: {tried.stderr.strip()}")
+
+
+@asynccontextmanager
+async def injecting(pid: int, calls: str, log: Path) -> AsyncIterator[None]:
+    """Have the kernel answer these calls of a process with EIO; `log` gets a line for each, with its time."""
+    command = ["strace", "-f", "-qq", "-ttt", "-o", str(log), "-e", f"inject={calls}:error=EIO", "-p", str(pid)]
+    process = await trio.lowlevel.open_process([*command, "-e", f"trace={calls}"], stderr=subprocess.DEVNULL)
+    try:
+        with trio.fail_after(10):
+            while _tracer(pid) != process.pid:
+                await trio.sleep(0.01)
+        yield
+    finally:
+        process.terminate()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+def _tracer(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status")
+    return int(status.read_text().split("TracerPid:")[1].split()[0]) if status.exists() else 0
+
+
+class Producer:
+    """Sends events one after the other in a thread, and notes which were acknowledged."""
+
+    def __init__(self, socket: Path) -> None:
+        self._socket = socket
+        self.acknowledged: list[str] = []
+
+    async def run(self) -> None:
+        """Send until the server is gone."""
+        await trio.to_thread.run_sync(self._send)
+
+    def _send(self) -> None:
+        number = 0
+        with Client(self._socket, timeout=0.2) as client:
+            while True:
+                try:
+                    result = client.send("user.created", {"text": "x" * 5000}, id=f"e{number}")
+                except (ServerUnavailable, Rejected):
+                    return
+                self.acknowledged.append(result.id)
+                number += 1
+
+
+async def fail(directory: Path, what: str, program: Sequence[str] = PROGRAM) -> tuple[float, list[str]]:
+    """Let the disk fail under load; return how long the process went on, and what was wrong with how it ended."""
+    server, broken = Server(directory), []
+    await server.start(program)
+    process = server.process
+    assert process is not None
+    producer = Producer(server.socket)
+    trace = directory / "trace"
+    async with trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver().run)
+        await server.webhook(receiver.url)
+        nursery.start_soon(producer.run)
+        with trio.fail_after(20):
+            while len(producer.acknowledged) < 20:
+                await trio.sleep(0.01)
+        with trio.move_on_after(EXIT_SECONDS + 1) as patience:
+            async with injecting(process.pid, CALLS[what], trace):
+                if what == "read":
+                    # What was sent of late is remembered; a list has to be read.
+                    async with await trio.open_unix_socket(directory / "control.sock") as stream:
+                        await stream.send_all(b"GET /api/events?limit=100 HTTP/1.1\r\nhost: localhost\r\n\r\n")
+                        await process.wait()
+                await process.wait()
+        ended_at = time.time()
+        if patience.cancelled_caught:
+            await server.kill()  # or its producer would go on
+        nursery.cancel_scope.cancel()
+    if patience.cancelled_caught:
+        return inf, ["it did not end"]
+    status = await server.ended()
+    first = next((line for line in trace.read_text().splitlines() if "(INJECTED)" in line), "")
+    seconds = ended_at - float(first.split()[1]) if first else float("nan")
+    said = [line for line in server.log().splitlines() if line.startswith("webhookd: ")]
+    if status != 70:
+        broken.append(f"the status was {status}: {server.log()[-1000:]}")
+    if len(said) != 1 or not any(words in said[0] for words in UNUSABLE) or "task.crashed" in server.log():
+        broken.append(f"it said {said}")
+    if not seconds <= EXIT_SECONDS:
+        broken.append(f"it went on for {seconds:.1f} s")
+    await server.start()
+    try:
+        stored = {str(name) for (name,) in ask(directory / "webhookd.db", "SELECT id FROM events")}
+    finally:
+        await server.kill()
+    if lost := set(producer.acknowledged) - stored:
+        broken.append(f"{len(lost)} acknowledged events are lost")
+    return seconds, broken
+
+
+# A full disk
+
+
+@contextmanager
+def small_disk(place: Path, size: int = DISK_BYTES) -> Iterator[Path]:
+    """Mount a tmpfs of that size at `place`; NotPossibleError where that can't be done."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        raise NotPossibleError("only root may mount a small disk")
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        raise NotPossibleError(f"no disk can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)
+
+
+def fill(disk: Path, *, left: int = 0) -> Path:
+    """Write a file that leaves so many bytes of the disk; return it."""
+    ballast = disk / "ballast"
+    found = os.statvfs(disk)
+    with ballast.open("wb") as file:
+        file.write(bytes(found.f_bavail * found.f_frsize - left))
+    return ballast
+
+
+class FullDisk:
+    """A server on a small disk, with a webhook whose receiver fails, so that there are attempts all the time."""
+
+    def __init__(self, disk: Path, program: Sequence[str]) -> None:
+        self._disk = disk
+        self._program = program
+        self._server = Server(disk, CONFIG.replace("retry_delays = [0.05]", "retry_delays = [0.02]"))
+        self._acknowledged: set[str] = set()
+        self._refused: set[str] = set()
+        self._webhook = ""
+        self.broken: list[str] = []
+
+    async def run(self) -> float:
+        """Fill the disk and give it room again; return how many seconds after that an event was taken."""
+        server = self._server
+        async with trio.open_nursery() as nursery:
+            receiver = await nursery.start(Receiver(always(Reply(status=500, body=b"x" * 2000))).run)
+            await server.start(self._program)
+            try:
+                webhook = await server.webhook(receiver.url, events=["user.deleted"])
+                self._webhook = webhook["id"]
+                await self._send("user.deleted", "failing", 2)
+                ballast = fill(self._disk, left=100_000)
+                await self._see_refusals()
+                await self._see_attempts("while the disk is full")
+                if self.broken:
+                    return inf
+                await self._stop()
+                await server.start(self._program)
+                await self._see_refusals()
+                await self._see_attempts("after a start on the full disk")
+                ballast.unlink()
+                seconds = await self._see_it_go_on()
+                if self.broken:
+                    return inf
+                receiver.script = always()
+                await server.settled(self._webhook)
+                await self._stop()
+            finally:
+                with trio.CancelScope(shield=True):
+                    if server.process is not None:
+                        await server.kill()
+                nursery.cancel_scope.cancel()
+        stored = {str(name) for (name,) in ask(self._disk / "webhookd.db", "SELECT id FROM events")}
+        if lost := self._acknowledged - stored:
+            self.broken.append(f"{len(lost)} acknowledged events are lost")
+        if kept := self._refused & stored:
+            self.broken.append(f"{len(kept)} refused events are stored")
+        return seconds
+
+    async def _stop(self) -> None:
+        if await self._server.stop():
+            self.broken.append(f"it did not stop well: {self._server.log()[-1000:]}")
+
+    async def _send(self, kind: str, name: str, size: int) -> Rejected | None:
+        """Send an event over the socket; return its refusal."""
+
+        def send() -> Rejected | None:
+            with Client(self._server.socket, timeout=10) as client:
+                [result] = client.send_many([Event(type=kind, data={"text": "x" * size}, id=name)])
+                return result if isinstance(result, Rejected) else None
+
+        refusal = await trio.to_thread.run_sync(send)
+        (self._acknowledged if refusal is None else self._refused).add(name)
+        return refusal
+
+    async def _see_refusals(self) -> None:
+        """Send events until one is refused, over the socket, and then one over HTTP."""
+        for number in range(20):
+            refusal = await self._send("user.created", f"large-{len(self._acknowledged)}-{number}", 50_000)
+            if refusal is not None:
+                break
+        else:
+            self.broken.append("no event was refused on a full disk")
+            return
+        if refusal.code is not ErrorCode.JOURNAL_FULL:
+            self.broken.append(f"the socket said {refusal.code}")
+        transport = httpx.AsyncHTTPTransport(uds=str(self._server.directory / "control.sock"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
+            name = f"http-{len(self._refused)}"
+            body = {"type": "user.created", "data": {"text": "x" * 50_000}, "id": name}
+            answer = await client.post("/api/events", json=body)
+            self._refused.add(name)
+            if (answer.status_code, answer.json().get("code")) != (503, "JOURNAL_FULL"):
+                self.broken.append(f"HTTP said {answer.status_code} {answer.text[:100]}")
+            if "retry-after" not in answer.headers:
+                self.broken.append("HTTP said no Retry-After")
+            ready = await client.get("/readyz")
+            if ready.json()["status"] != "degraded":
+                self.broken.append(f"/readyz said {ready.text}")
+
+    async def _see_attempts(self, when: str) -> None:
+        """See the attempts on record become more."""
+        before = await self._attempts()
+        with trio.move_on_after(3):
+            while await self._attempts() < before + 10:
+                await trio.sleep(0.05)
+            return
+        self.broken.append(f"no attempt was recorded {when}")
+
+    async def _attempts(self) -> int:
+        page = await self._server.get(f"/api/webhooks/{self._webhook}/deliveries")
+        return int(page["data"][0]["attempts"])
+
+    async def _see_it_go_on(self) -> float:
+        began = time.monotonic()
+        while await self._send("user.created", f"after-{len(self._refused)}", 50_000) is not None:
+            if time.monotonic() - began > 1.5 * RESUME_SECONDS:
+                self.broken.append("it did not go on by itself")
+                return inf
+            await trio.sleep(0.05)
+        seconds = time.monotonic() - began
+        if seconds > RESUME_SECONDS:
+            self.broken.append(f"it went on only after {seconds:.1f} s")
+        return seconds
+
+
+def run_full(directory: Path, program: Sequence[str] = PROGRAM) -> tuple[float, list[str]]:
+    """Play a full disk; return how many seconds it took to go on, and what was wrong."""
+    with small_disk(directory / "disk") as disk:
+        scene = FullDisk(disk, program)
+        return trio.run(scene.run), scene.broken
+
+
+def run_error(directory: Path, what: str, program: Sequence[str] = PROGRAM) -> tuple[float, list[str]]:
+    """Play an error of the disk; return how long the process went on after it, and what was wrong."""
+    check_strace()
+    return trio.run(fail, directory, what, program)
+
+
+def finds(directory: Path, fault: str) -> bool:
+    """Return whether a planted fault is found."""
+    if fault == FAULTS[0]:
+        return bool(run_error(directory, "sync", planted(fault))[1])
+    return bool(run_full(directory, planted(fault))[1])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run what was asked for; return the status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.disk", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[[], "errors", "full"], help="both unless one is named")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often (1)")
+    parser.add_argument("--planted", action="store_true", help="plant each fault in turn and look for it")
+    options = parser.parse_args(arguments)
+    if options.planted:
+        return show_planted(FAULTS, finds)
+    scenes = [*(CALLS if "errors" in options.what or not options.what else ())]
+    scenes += ["full"] if "full" in options.what or not options.what else []
+    status = 0
+    for scene in scenes * options.times:
+        with TemporaryDirectory(prefix="webhookd-") as name:
+            if scene == "full":
+                seconds, broken = run_full(Path(name))
+                print(f"full: took events again {seconds:.2f} s after there was room (at most {RESUME_SECONDS:g})")
+            else:
+                seconds, broken = run_error(Path(name), scene)
+                print(f"EIO on {scene}: ended {seconds:.2f} s later (at most {EXIT_SECONDS:g})")
+        for one in broken:
+            print(f"  BROKEN: {one}")
+        status = 1 if broken else status
+    return status
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except NotPossibleError as reason:
+        sys.exit(f"not possible here: {reason}")

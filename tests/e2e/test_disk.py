@@ -1,0 +1,127 @@
+"""Disks that fail, are full or hold what is no journal, under the real process, and what is said of each."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+import trio
+
+from tests.disk import NotPossibleError, finds, run_error, run_full
+from tests.e2e.harness import CONFIG, running
+from tests.journal.old import ask
+from webhookd.client import Client, Event
+from webhookd.errors import Rejected
+from webhookd.journal.migrations import CURRENT_VERSION
+
+MEBIBYTE = 1024 * 1024
+BOUND = 16 * MEBIBYTE
+
+
+@pytest.mark.parametrize("what", ["sync", "write", "read"])
+def test_an_error_of_the_disk_ends_the_server(tmp_path: Path, what: str) -> None:
+    """EIO ends it with status 70 and one line, at once; nothing that it acknowledged is lost."""
+    try:
+        seconds, broken = run_error(tmp_path, what)
+    except NotPossibleError as reason:
+        pytest.skip(str(reason))
+    assert broken == []
+    assert seconds < 2
+
+
+def test_a_full_disk_refuses_events_records_attempts_and_goes_on(tmp_path: Path) -> None:
+    """JOURNAL_FULL over HTTP and the socket, attempts from the reserve, a restart, and events again within 5 s."""
+    try:
+        seconds, broken = run_full(tmp_path)
+    except NotPossibleError as reason:
+        pytest.skip(str(reason))
+    assert broken == []
+    assert seconds < 5
+
+
+@pytest.mark.parametrize("fault", ["goes on after a failed sync", "has no reserve"])
+def test_a_planted_fault_is_found(tmp_path: Path, fault: str) -> None:
+    """A server that trusts a disk after a failed sync, and one that has no room for attempts, are noticed."""
+    try:
+        assert finds(tmp_path, fault)
+    except NotPossibleError as reason:
+        pytest.skip(str(reason))
+
+
+def cut_in_pages(journal: Path) -> None:
+    """Overwrite all but the first page, which is looked at before the others."""
+    size = journal.stat().st_size
+    with journal.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+
+
+def make_foreign(journal: Path) -> None:
+    journal.unlink()
+    with closing(apsw.Connection(str(journal))) as other:
+        other.execute("PRAGMA application_id = 7; CREATE TABLE theirs (id INTEGER)")
+
+
+def make_newer(journal: Path) -> None:
+    with closing(apsw.Connection(str(journal))) as newer:
+        newer.execute(f"PRAGMA user_version = {CURRENT_VERSION + 1}")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (cut_in_pages, "is damaged"),
+        (make_foreign, "is a SQLite database of another program"),
+        (make_newer, f"has version {CURRENT_VERSION + 1} and this webhookd knows {CURRENT_VERSION}: run the newer one"),
+    ],
+)
+async def test_a_file_that_is_no_journal_of_ours_is_refused(
+    tmp_path: Path, change: Callable[[Path], None], said: str
+) -> None:
+    """Damaged pages, another program's file and a newer journal: status 70 and one line."""
+    async with running(tmp_path) as server:
+        await server.webhook("http://127.0.0.1:1234/")
+        await server.stop()
+    journal = tmp_path / "webhookd.db"
+    change(journal)
+    result = await trio.run_process(
+        [sys.executable, "-m", "webhookd", "serve", "--config", str(tmp_path / "config.toml")],
+        capture_stdout=True,
+        capture_stderr=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    lines = result.stderr.decode().splitlines()
+    assert (result.returncode, result.stdout) == (70, b"")
+    assert [line for line in lines if not line.startswith("{")] == [lines[-1]]
+    assert lines[-1].startswith(f"webhookd: the journal {journal}") or lines[-1].startswith(f"webhookd: {journal}")
+    assert said in lines[-1]
+
+
+async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path: Path) -> None:
+    """`journal.max_bytes` is a soft bound: refused events aren't stored, and what is queued is still worked off."""
+    config = CONFIG.replace('path = "webhookd.db"', f'path = "webhookd.db"\nmax_bytes = {BOUND}')
+    async with running(tmp_path, config) as server:
+        webhook = await server.webhook("http://127.0.0.1:1234/")
+
+        def fill() -> list[bool]:
+            large = b'{"text":"' + b"x" * 200_000 + b'"}'
+            with Client(server.socket) as producer:
+                events = (Event(type="user.created", data=large, id=f"e{number}") for number in range(120))
+                results = list(producer.send_many(events, window=8))
+            refusals = [result.code for result in results if isinstance(result, Rejected)]
+            assert set(refusals) == {"JOURNAL_FULL"}
+            return [not isinstance(result, Rejected) for result in results]
+
+        taken = await trio.to_thread.run_sync(fill)
+        assert 0.9 * BOUND < taken.count(True) * 200_000 < 1.3 * BOUND
+        before = (await server.deliveries(webhook["id"]))[0]["attempts"]
+        with trio.fail_after(10):
+            while (await server.deliveries(webhook["id"]))[0]["attempts"] <= before:
+                await trio.sleep(0.05)
+        assert await server.stop() == 0
+    stored = {name for (name,) in ask(tmp_path / "webhookd.db", "SELECT id FROM events")}
+    assert stored == {f"e{number}" for number, is_taken in enumerate(taken) if is_taken}

@@ -1,0 +1,55 @@
+"""More than a server can take: what it accepts it stores, what it refuses it doesn't, and it doesn't grow with it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.bench.seed import Content, Group, seed
+from tests.bench.server import serving
+from tests.overload import FAULTS, finds, run
+from tests.planted import program
+
+NOWHERE = "http://127.0.0.1:1234/"
+LITTLE, MUCH = 2_000, 40_000
+GROWN_MEBIBYTES = 12
+WORK_SECONDS = 1.5
+
+
+def test_accepted_equals_stored_under_overload(tmp_path: Path) -> None:
+    """Refusals are 429 and 503 with Retry-After and retryable lines, and not one of the refused is stored."""
+    count = run(tmp_path)
+    assert count.broken() == []
+    assert count.accepted == count.stored
+    seen = set(count.answers)
+    assert {"HTTP 202", "HTTP 503", "line ok"} <= seen
+    assert "HTTP 429" in seen or "turned away unread" in seen
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_planted_fault_is_found(tmp_path: Path, fault: str) -> None:
+    """An event that is acknowledged and not stored, or refused and stored, is noticed."""
+    assert finds(tmp_path, fault)
+
+
+@pytest.fixture(scope="module")
+def journals(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    made = {}
+    for deliveries in (LITTLE, MUCH):
+        made[deliveries] = tmp_path_factory.mktemp("backlog")
+        seed(made[deliveries], Content(groups=(Group(count=2, url=NOWHERE),), deliveries=deliveries))
+    return made
+
+
+def peak(journal: Path, *faults: str) -> float:
+    environ = {"WEBHOOKD_LOG__LEVEL": "error"}
+    with serving(journal, environ=environ, abandon=True, wrapper=program(*faults) if faults else ()) as server:
+        time.sleep(WORK_SECONDS)
+        return server.peak_mebibytes()
+
+
+def test_memory_does_not_grow_with_the_backlog(journals: dict[int, Path]) -> None:
+    """A start on twenty times the backlog takes hardly more memory, and a server that reads all of it is noticed."""
+    little, much = peak(journals[LITTLE]), peak(journals[MUCH])
+    assert much - little < GROWN_MEBIBYTES
+    assert peak(journals[MUCH], "remembers the whole backlog") - little > GROWN_MEBIBYTES

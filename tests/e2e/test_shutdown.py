@@ -1,0 +1,23 @@
+"""Stopping a server that everybody holds on to, and that the harness which does it sees what goes wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.shutdown import MARGIN_SECONDS, finds, stop_repeatedly
+
+DRAIN_SECONDS = 1.0
+
+
+def test_a_server_stops_in_time_whoever_holds_on(tmp_path: Path) -> None:
+    """Nobody who drips, hangs or doesn't read keeps it longer than `drain_seconds` and two seconds; nothing is lost."""
+    stops = stop_repeatedly(tmp_path, 2, drain_seconds=DRAIN_SECONDS, seed=1)
+    assert [(stop.status, stop.broken) for stop in stops] == [(0, [])] * 2
+    assert all(stop.seconds >= DRAIN_SECONDS for stop in stops), "receivers that hang are given their time"
+    assert all(stop.seconds <= DRAIN_SECONDS + MARGIN_SECONDS for stop in stops)
+
+
+@pytest.mark.parametrize("fault", ["waits for clients", "drops what is queued"])
+def test_a_planted_fault_is_found(tmp_path: Path, fault: str) -> None:
+    """An edge that isn't cut off, and an acknowledged event that is lost, are noticed."""
+    assert finds(tmp_path, fault)
