@@ -183,16 +183,8 @@ class Writer:
         return self._held_since is None and len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
     def _take(self, *, is_last: bool) -> list[Operation]:
-        """Take the next batch out of the queue."""
-        if self._held_since is not None and not is_last:
-            batch = [
-                operation for operation in self._queue if _is_kept(operation) or not isinstance(operation, Publish)
-            ]
-            left: list[Operation] = [operation for operation in self._queue if operation not in set(batch)]
-            if left and trio.current_time() - self._held_since > PATIENCE_SECONDS:
-                self._refuse(left)
-                left = []
-        else:
+        """Take the next batch out of the queue; while the log is long, all but the events, which wait."""
+        if self._held_since is None or is_last:
             count = size = 0
             for operation in self._queue[:MAX_BATCH]:
                 if size > MAX_BATCH_BYTES:
@@ -200,10 +192,17 @@ class Writer:
                 count += 1
                 size += _size(operation)
             batch, left = self._queue[:count], self._queue[count:]
+        else:
+            batch = [operation for operation in self._queue if not _can_wait(operation)]
+            left = [operation for operation in self._queue if _can_wait(operation)]
+            if trio.current_time() - self._held_since > PATIENCE_SECONDS:
+                self._refuse(left)
+                left = []
+            size = self._queued_bytes - sum(map(_size, left))
         self._queue = left
+        self._queued_bytes -= size
         if not left:
             self._submitted = trio.Event()
-        self._queued_bytes = sum(map(_size, left)) if left else 0
         return batch
 
     async def _commit_next(self, *, is_last: bool = False) -> None:
