@@ -82,7 +82,7 @@ class Idempotency:
             try:
                 response = await run()
             except Exception:
-                await self._forget(place)
+                services.journal.insist(idempotency.forget, None, *place)
                 raise
             if response.status_code < 500 and response.status_code not in _NOT_KEPT:
                 await self._keep(begun, response)
