@@ -107,6 +107,7 @@ class Found:
     queued: dict[str, int] = field(default_factory=dict)
     webhooks: set[str] = field(default_factory=set)
     created: set[str] = field(default_factory=set)
+    deliveries: set[str] = field(default_factory=set)
     attempts: set[tuple[str, int]] = field(default_factory=set)
     complaints: list[str] = field(default_factory=list)
     copies: dict[str, set[str] | str] = field(default_factory=dict)
@@ -156,6 +157,7 @@ def _contents(database: Database, path: Path) -> Found:
         queued=dict(ask(_QUEUED)),
         webhooks={row[0] for row in ask("SELECT id FROM endpoints")},
         created={row[0] for row in ask("SELECT object FROM audit WHERE action = 'webhook.create'")},
+        deliveries={row[0] for row in ask("SELECT id FROM deliveries")},
         attempts={(row[0], row[1]) for row in ask(_MADE)},
         complaints=complaints,
     )
@@ -201,9 +203,12 @@ def broken(promise: Promise, found: Found, bodies: Mapping[str, bytes], home: Pa
 
 
 def _unrecorded(path: str, sent: list[tuple[str, int]], found: Found) -> list[str]:
-    """In strict order the next request leaves when the last is on record: all but the last must be."""
-    if path != "/strict":
-        return []
-    return [
-        f"{each} was made before others left and isn't on record" for each in sent[:-1] if each not in found.attempts
+    unknown = {delivery for delivery, _ in sent} - found.deliveries
+    problems = [f"the delivery {delivery} was sent and is lost" for delivery in unknown]
+    # In strict order the next request leaves once the last one is on record, so that all but the last must be.
+    before = sent[:-1] if path == "/strict" else []
+    return problems + [
+        f"attempt {number} of {delivery} was made before others left and isn't on record"
+        for delivery, number in before
+        if (delivery, number) not in found.attempts
     ]
