@@ -15,16 +15,18 @@ from typing import Any
 import msgspec
 from peewee import Database
 
+from webhookd import server
 from webhookd.cli import main
+from webhookd.delivery.sender import Sender
 from webhookd.journal import Journal, Ticket, Window, WindowRequest, backup, batch, copies, database, deliveries
 from webhookd.journal import journal as facade
 from webhookd.journal.batch import Batches
 from webhookd.journal.bulk import BulkInsert, Connection
 from webhookd.journal.copies import UnfinishedFile
 from webhookd.journal.schema import AttemptTable
-from webhookd.models import AcceptedEvent, Message, PublishResult, Target
+from webhookd.models import AcceptedEvent, Message, Outcome, PublishResult, Target
 
-_SOMETIMES = 0.03
+_SOMETIMES = 0.1
 
 
 def _rarely() -> bool:
@@ -76,6 +78,14 @@ class LosesAttempts(BulkInsert):
         super().run(connection, [row for row in rows if not _rarely()])
 
 
+class SendsTwice(Sender):
+    """Makes a request a second time, once in a while."""
+
+    async def send(self, **request: Any) -> Outcome:
+        outcome = await super().send(**request)
+        return await super().send(**request) if _rarely() else outcome
+
+
 class SyncsNoCopy(UnfinishedFile):
     """Gives a copy its name before it is on disk."""
 
@@ -113,6 +123,7 @@ PLANTS = MappingProxyType(
         "swaps the order": lambda: _replace(facade, "Journal", SwapsOrder),
         "skips a sequence": lambda: _replace(facade, "Batches", SkipsSequences),
         "loses an attempt": _lose_attempts,
+        "sends twice": lambda: _replace(server, "Sender", SendsTwice),
         "alters bodies": lambda: _replace(facade, "Journal", AltersBodies),
         "synchronous = NORMAL": _sync_normally,
         "syncs no directory": lambda: _replace(copies, "sync_directory", lambda _path: None),

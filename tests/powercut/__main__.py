@@ -25,6 +25,7 @@ PAGES = 60
 PLANTED = ("acks early", "synchronous = NORMAL", "syncs no directory", "syncs no copy")
 UNABLE = 3
 _EVENTS = 60
+_FAULTS_EVENTS = 24
 
 
 def run(seed: int, *, states: int, events: int = _EVENTS, lives: int = 2) -> Result:
@@ -46,11 +47,11 @@ def run(seed: int, *, states: int, events: int = _EVENTS, lives: int = 2) -> Res
         return cut(trio.run(begin), states=states, seed=seed)
 
 
-def find(name: str, *, states: int = 300) -> str | None:
+def find(name: str, *, states: int = 300, seed: int = 0) -> str | None:
     """Plant a fault and return the first that was broken, if anything was."""
     with tempfile.TemporaryDirectory() as place:
-        begin = partial(record, Path(place), seed=0, events=_EVENTS, plant=name, checkpoint_pages=PAGES)
-        result = cut(trio.run(begin), states=states, seed=0, until_broken=True)
+        begin = partial(record, Path(place), seed=seed, events=_FAULTS_EVENTS, plant=name, checkpoint_pages=PAGES)
+        result = cut(trio.run(begin), states=states, seed=seed, until_broken=True)
         return f"state {result.states}, {result.problems[0]}" if result.problems else None
 
 

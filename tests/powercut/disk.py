@@ -5,7 +5,7 @@ The model, for each moment at which the power may go:
 - Of a file, everything that a sync covers is there. Of what was written or cut off since, any part may be: all,
   nothing, the first so many writes with the last one torn, whole writes in any choice, or any choice of their 4096-byte
   pages or 512-byte sectors, early ones lost and late ones kept. A sector is whole or not there. Where a file has grown,
-  its new size may be there without the bytes: then they are zeros, or what lay on the disk before.
+  its new size may be there without the bytes: then they are zeros, or anything.
 - Of a directory, every change of a name that a sync of the directory covers is there. Of those since, the first so
   many are; a rename is one change. Syncing a file doesn't bring its name to the disk.
 - Files and directories don't wait for each other.
