@@ -39,6 +39,15 @@ def test_a_master_key_is_made_once_and_read_back(tmp_path: Path) -> None:
     assert load_master_key(path) == key
 
 
+def test_what_a_power_cut_left_of_a_master_key_is_in_nobody_s_way(tmp_path: Path) -> None:
+    """A key has its name only when it is whole: half a one beside it is replaced, and no second copy stays."""
+    path = tmp_path / "master.key"
+    (tmp_path / "master.key.new").write_text("half")
+    key = create_master_key(path)
+    assert load_master_key(path) == key
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("content", "mode", "says"),
     [

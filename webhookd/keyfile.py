@@ -132,14 +132,29 @@ def missing_key(place: KeyPlace, config: Config, environ: Mapping[str, str]) -> 
 def create_master_key(path: Path) -> Secret[bytes]:
     """Write a new master key to a file of mode 0600 that must not exist yet, and return the key.
 
-    The file and its directory entry are synced before this returns: a secret must never outlive its key.
+    The file has its name only once it is whole and synced, and its directory entry is synced before this returns: a
+    secret must never outlive its key, and half a key would keep the server from starting.
     """
     key = new_master_key()
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     except OSError as error:
         raise MasterKeyError(f"can't make the master key's directory {path.parent}: {error.strerror}") from error
-    _write(path, key)
+    if os.path.lexists(path):
+        raise _already_there(path)
+    # The name under which a change of the key would wait as well, so that no copy outlives that.
+    unfinished = path.with_name(path.name + _NEXT_SUFFIX)
+    try:
+        unfinished.unlink(missing_ok=True)
+        _write(unfinished, key)
+        # A rename would replace what has come meanwhile.
+        os.link(unfinished, path)
+        unfinished.unlink()
+        _sync_directory(path.parent)
+    except FileExistsError as error:
+        raise _already_there(path) from error
+    except OSError as error:
+        raise MasterKeyError(f"can't write the master key {path}: {error.strerror}") from error
     return key
 
 
@@ -186,7 +201,7 @@ def _write(path: Path, key: Secret[bytes]) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError as error:
-        raise MasterKeyError(f"{path} is there already; a master key is never overwritten") from error
+        raise _already_there(path) from error
     except OSError as error:
         raise MasterKeyError(f"can't write the master key {path}: {error.strerror}") from error
     try:
@@ -199,6 +214,10 @@ def _write(path: Path, key: Secret[bytes]) -> None:
         # Half a key would be in the way of the next try.
         path.unlink(missing_ok=True)
         raise MasterKeyError(f"can't write the master key {path}: {error.strerror}") from error
+
+
+def _already_there(path: Path) -> MasterKeyError:
+    return MasterKeyError(f"{path} is there already; a master key is never overwritten")
 
 
 def _sync_directory(path: Path) -> None:

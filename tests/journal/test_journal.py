@@ -3,6 +3,7 @@
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -217,6 +218,22 @@ def test_a_file_that_is_no_journal_is_left_alone(path: Path) -> None:
         with pytest.raises(JournalError, match="not a journal"):
             trio.run(attempt)
         assert path.read_bytes() == content
+
+
+async def test_a_first_page_that_a_power_cut_tore_is_made_again(path: Path) -> None:
+    """Zeros where the first page was being written, beside SQLite's note that there was none, are an empty journal."""
+    path.write_bytes(bytes(4096))
+    undo = path.with_name(path.name + "-journal")
+    # Magic, no pages, a nonce, no pages before, the sizes of a sector and of a page.
+    undo.write_bytes(struct.pack(">8s5I", bytes.fromhex("d9d505f920a163d7"), 0, 1, 0, 512, 4096).ljust(512, b"\0"))
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        await publish(journal, event("e1"), endpoint).wait()
+    assert not undo.exists()
+    path.write_bytes(bytes(4096))
+    with pytest.raises(JournalError, match="not a journal"):
+        async with running(path):
+            pass
 
 
 async def test_a_newer_journal_is_refused(path: Path) -> None:

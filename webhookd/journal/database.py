@@ -31,6 +31,7 @@ _CHECKPOINT_PAGES, _FEWEST_CHECKPOINT_PAGES = 4000, 64
 _PAGE_BYTES = 4096
 _LOG_SHARE_OF_DISK = 16
 _STEPS_BETWEEN_CLOCK_LOOKS = 5000
+_UNDO_MAGIC = bytes.fromhex("d9d505f920a163d7")  # https://sqlite.org/fileformat2.html#the_rollback_journal
 _FORMAT_ERRORS = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 
 _log = get_logger("journal")
@@ -226,13 +227,23 @@ def refuse_foreign(path: Path, *, called: Path | None = None) -> None:
     named = called or path
     with path.open("rb") as file:
         header = file.read(100)
-    if not header:
+    if not header or _is_begun(path):
         return
     if not header.startswith(b"SQLite format 3\x00") or len(header) < 100:
         raise JournalError(f"{named} is not a journal of webhookd: it is no SQLite file")
     application_id = int.from_bytes(header[68:72], "big")
     if application_id not in {APPLICATION_ID, 0}:
         raise JournalError(f"{named} is a SQLite database of another program, not a journal of webhookd")
+
+
+def _is_begun(path: Path) -> bool:
+    """Whether a power cut stopped SQLite while it wrote the first page: its own journal says that there was none."""
+    undo = path.with_name(path.name + "-journal")
+    if not undo.is_file():
+        return False
+    with undo.open("rb") as file:
+        header = file.read(20)
+    return header.startswith(_UNDO_MAGIC) and header[16:] == bytes(4)
 
 
 def _apsw_error(error: BaseException | None) -> apsw.Error | None:

@@ -1,0 +1,181 @@
+"""One journal, one server killed many times under load, receivers and producers that stay; then everybody is well.
+
+The moments of the kills come from the seed: while it starts, as soon as it is ready, as an answer comes in, or anywhere
+in half a second of work; now and then twice in a row. The last kill comes when nobody sends any more, so that what was
+pending must go on by itself.
+"""
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from tests.e2e.harness import CONFIG, PROGRAM, Server
+from tests.killing.audit import audit
+from tests.killing.producers import HttpProducer, Ledger, Producer, SocketProducer
+from tests.killing.receivers import Lives, Watched, receivers
+from tests.launcher import program
+
+ROOT = Path(__file__).parents[2]
+POSTING = 2
+"""How many of the producers use HTTP."""
+STALLED_SECONDS = 10.0
+_LONGEST_SECONDS = 0.5
+_EXTRA = 40
+
+
+@dataclass(kw_only=True)
+class Report:
+    """What happened, and which promises were broken."""
+
+    kills: int = 0
+    acknowledged: int = 0
+    answered_again: int = 0
+    requests: int = 0
+    sent_again: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+async def run(
+    directory: Path,
+    *,
+    seed: int,
+    cycles: int,
+    connections: int,
+    plant: str | None = None,
+    stalled_seconds: float = STALLED_SECONDS,
+) -> Report:
+    """Kill a server `cycles` times and a last time in an empty directory, let all rest, and check what was promised."""
+    kinds = random.Random(seed)  # noqa: S311 - a test's dice
+    server = Server(directory, CONFIG, {"PYTHONPATH": str(ROOT)})
+    lives, ledger, report = Lives(), Ledger(), Report()
+    killer = _Killer(server, lives, ledger, PROGRAM if plant is None else program(plant=plant), kinds)
+    try:
+        async with trio.open_nursery() as nursery:
+            watched = list(receivers(seed, lives))
+            for each in watched:
+                await nursery.start(each.receiver.run)
+            await killer.start()
+            await _make(server, watched)
+            async with trio.open_nursery() as producing:
+                for number in range(connections):
+                    kind: type[Producer] = HttpProducer if number < POSTING else SocketProducer
+                    made = kind(number, ledger, seed * 1000 + number)
+                    path = server.directory / ("control.sock" if kind is HttpProducer else "ingest.sock")
+                    producing.start_soon(made.run, path)  # type: ignore[attr-defined]  # both have it
+                for _ in range(cycles):
+                    await killer.cycle()
+                await trio.sleep(_LONGEST_SECONDS)
+                ledger.is_closing = True
+            # Nobody sends any more, and what is pending has nothing that would wake it but the start.
+            await killer.burst_and_kill()
+            for each in watched:
+                each.recover()
+            await killer.start()
+            stalled = await _come_to_rest(server, watched, stalled_seconds)
+            status = await server.stop()
+            report.problems += stalled + ([] if status == 0 else [f"it ended with status {status}"])
+            nursery.cancel_scope.cancel()
+    finally:
+        if server.process is not None:
+            with trio.CancelScope(shield=True):
+                await server.kill()
+    found = audit(directory / "webhookd.db", ledger, watched)
+    report.problems += found.problems
+    report.kills, report.sent_again = killer.kills, found.sent_again
+    report.acknowledged, report.answered_again = len(ledger.acknowledged), ledger.repeated
+    report.requests = sum(len(each.heard) for each in watched)
+    return report
+
+
+async def _make(server: Server, watched: Sequence[Watched]) -> None:
+    for each in watched:
+        settings = {"ordering": each.ordering, "concurrency": each.concurrency}
+        made = await server.webhook(each.receiver.url, **settings)
+        each.webhook_id, each.secret = made["id"], made["secret"]
+
+
+async def _come_to_rest(server: Server, watched: Sequence[Watched], stalled_seconds: float) -> list[str]:
+    """Wait until nothing is queued; return what is, where nothing moves any more."""
+    at, seen = trio.current_time(), -1
+    while True:
+        rest = {each["id"]: each["health"] for each in (await server.get("/api/webhooks"))["data"]}
+        left = {name: health["queued"] + health["parked"] + health["sending"] for name, health in rest.items()}
+        if not any(left.values()):
+            return []
+        heard = sum(len(each.heard) for each in watched)
+        if heard != seen:
+            at, seen = trio.current_time(), heard
+        elif trio.current_time() - at > stalled_seconds:
+            names = {each.webhook_id: each.name for each in watched}
+            return [
+                f"nothing moves, and {count} deliveries to {names[name]} are pending: {rest[name]['reason']}"
+                for name, count in left.items()
+                if count
+            ]
+        await trio.sleep(0.05)
+
+
+class _Killer:
+    """Starts and kills the server; a moment of a kill is a function that returns when it has come."""
+
+    def __init__(
+        self, server: Server, lives: Lives, ledger: Ledger, webhookd: Sequence[str], dice: random.Random
+    ) -> None:
+        self.kills = 0
+        self._server = server
+        self._lives = lives
+        self._ledger = ledger
+        self._program = webhookd
+        self._dice = dice
+        self._start_seconds = 1.0
+        self._moments: Sequence[Callable[[], Awaitable[None]]] = (
+            self._ready,
+            self._answering,
+            self._answering,
+            self._working,
+            self._working,
+        )
+
+    async def start(self) -> None:
+        """Start the server and return once it is ready."""
+        began = trio.current_time()
+        self._lives.count += 1
+        await self._server.start(self._program)
+        self._start_seconds = trio.current_time() - began
+
+    async def cycle(self) -> None:
+        """Let it work for a moment, kill it, and start it again; now and then kill that start as well."""
+        await self._dice.choice(self._moments)()
+        await self._kill()
+        while self._dice.random() < 0.25:
+            self._lives.count += 1
+            with trio.move_on_after(self._dice.random() * self._start_seconds):
+                await self._server.start(self._program)
+            await self._kill()
+        await self.start()
+
+    async def burst_and_kill(self) -> None:
+        """Submit more than can be delivered at once, and kill it as the last is answered."""
+        last = SocketProducer(999, self._ledger, self._dice.getrandbits(32))
+        for _ in range(_EXTRA):
+            last._make()
+        await last.run(self._server.socket)
+        await self._kill()
+
+    async def _kill(self) -> None:
+        self.kills += 1
+        await self._server.kill()
+
+    async def _ready(self) -> None:
+        await trio.sleep(self._dice.random() * 0.02)
+
+    async def _answering(self) -> None:
+        await trio.sleep(self._dice.random() * _LONGEST_SECONDS)
+        with trio.move_on_after(_LONGEST_SECONDS):
+            await self._ledger.next_answer()
+
+    async def _working(self) -> None:
+        await trio.sleep(self._dice.random() * _LONGEST_SECONDS)

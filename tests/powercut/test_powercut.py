@@ -1,0 +1,118 @@
+"""Power cuts in recorded runs of the real server: what is left keeps every promise, and planted faults are found."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.powercut.__main__ import PLANTED, find, run
+from tests.powercut.disk import SECTOR, Disk, Fate
+from tests.powercut.record import why_not
+from tests.powercut.trace import Name, Open, Step, Sync, Write, read
+
+records = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
+
+
+@records
+def test_power_cuts_in_a_first_start_break_no_promise() -> None:
+    """Cut while it makes journal and key and takes its first events, a server starts again with all it acknowledged."""
+    result = run(0, states=150, events=30, lives=1)
+    assert result.problems == []
+    assert result.states > 150
+    assert result.acknowledged > 10
+
+
+@records
+def test_power_cuts_in_an_upgrade_and_after_a_kill_break_no_promise() -> None:
+    """Cut in an upgrade, in checkpoints, a backup, a change of the key and a recovery, it starts again with all."""
+    result = run(1, states=120, events=20)
+    assert result.problems == []
+    assert result.states > 120
+    assert result.acknowledged > 40
+    assert min(result.moments[kind] for kind in ("after an answer", "after a request", "before a sync")) > 0
+
+
+@records
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(name: str) -> None:
+    """A server that acknowledges or renames before the disk has it is found out by a power cut."""
+    assert find(name, states=200) is not None
+
+
+def made(disk: Disk, path: str, data: bytes) -> None:
+    """Make a file and write to it."""
+    for step in (
+        Open(path=path, descriptor=3, creates=True, truncates=False),
+        Write(path=path, descriptor=3, offset=0, data=data),
+    ):
+        take(disk, step)
+
+
+def take(disk: Disk, step: Step) -> None:
+    disk.take(step, is_end=False)
+    disk.take(step, is_end=True)
+
+
+def all_left(disk: Disk) -> list[dict[str, bytes]]:
+    dice = random.Random(1)  # noqa: S311 - a test's dice
+    return [files for _ in range(200) for _, files in disk.left([*Fate], dice)]
+
+
+def test_what_is_synced_is_there_and_the_rest_may_be() -> None:
+    """A write stays from its sync on, its file only with its directory's, and what came later in any part or not."""
+    disk = Disk({})
+    made(disk, "/d/a", b"1" * 2 * SECTOR)
+    assert {} in all_left(disk)
+    take(disk, Sync(path="/d/a", descriptor=3))
+    assert {} in all_left(disk)
+    take(disk, Sync(path="/d", descriptor=4))
+    assert all_left(disk) == [{"/d/a": b"1" * 2 * SECTOR}] * len(all_left(disk))
+    take(disk, Write(path="/d/a", descriptor=3, offset=0, data=b"2" * 2 * SECTOR))
+    halves = {bytes(files["/d/a"][at] for at in (0, SECTOR)) for files in all_left(disk)}
+    assert halves == {b"11", b"12", b"21", b"22"}
+    assert disk.written() == {"/d/a": b"2" * 2 * SECTOR}
+
+
+def test_a_sync_covers_only_what_had_ended_before_it() -> None:
+    """A write that another thread makes while a file is synced may be lost, and so may one whose sync doesn't end."""
+    disk = Disk({"/d/a": b"1"})
+    take(disk, Open(path="/d/a", descriptor=3, creates=False, truncates=False))
+    take(disk, Write(path="/d/a", descriptor=3, offset=0, data=b"2"))
+    sync = Sync(path="/d/a", descriptor=3)
+    disk.take(sync, is_end=False)
+    take(disk, Write(path="/d/a", descriptor=3, offset=0, data=b"3"))
+    assert {files["/d/a"] for files in all_left(disk)} == {b"1", b"2", b"3"}
+    disk.take(sync, is_end=True)
+    assert {files["/d/a"] for files in all_left(disk)} == {b"2", b"3"}
+
+
+def test_a_new_name_stays_from_the_directory_s_sync_on() -> None:
+    """Before it, the file may still have its old name, and the one whose place it takes may still be there."""
+    disk = Disk({"/d/a": b"1", "/d/b": b"2"})
+    take(disk, Name(path="/d/a", to="/d/b", keeps=False))
+    assert [files for files in all_left(disk) if files not in ({"/d/a": b"1", "/d/b": b"2"}, {"/d/b": b"1"})] == []
+    assert {"/d/a": b"1", "/d/b": b"2"} in all_left(disk)
+    take(disk, Sync(path="/d", descriptor=4))
+    assert {tuple(files) for files in all_left(disk)} == {("/d/b",)}
+
+
+def test_calls_that_overlap_keep_their_beginnings_and_ends(tmp_path: Path) -> None:
+    """A call that strace tells of in two lines has its end where it came back, and one it doesn't know is an error."""
+    trace, root = tmp_path / "trace", tmp_path / "home"
+    name = "".join(f"\\x{byte:02x}" for byte in str(root / "a").encode())
+    trace.write_text(
+        f'1  pwrite64(9<{name}>, "\\x61", 1, 7 <unfinished ...>\n2  fdatasync(9<{name}>) = 0\n'
+        f"1  <... pwrite64 resumed>) = 1\n"
+    )
+    moments = list(read(trace, root))
+    assert [(type(step), is_end) for step, is_end in moments] == [
+        (Write, False),
+        (Sync, False),
+        (Sync, True),
+        (Write, True),
+    ]
+    assert isinstance(moments[0][0], Write)
+    assert (moments[0][0].offset, moments[0][0].data) == (7, b"a")
+    trace.write_text(f"1  fallocate(9<{name}>, 0, 0, 4096) = 0\n")
+    with pytest.raises(AssertionError, match="doesn't know"):
+        list(read(trace, root))
