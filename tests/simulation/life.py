@@ -17,6 +17,7 @@ import trio
 from tests.simulation.model import World
 from tests.simulation.receivers import SimulatedSender
 from tests.world import steady
+from webhookd.clock import Timeline
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import Journal, open_journal
@@ -70,10 +71,11 @@ async def living(
     `revive` looks at the journal before anything is sent.
     """
     ids = IdFactory(world.clock.now, world.dice.randbytes)
+    clock = Timeline(world.clock)
     async with (
         open_journal(
             path / FILE,
-            clock=world.clock,
+            clock=clock,
             ids=ids,
             write_runner=SimulatedDisk(world, (0.0, 0.0, 0.002, 0.03)),
             read_runner=SimulatedDisk(world, (0.0, 0.0, 0.0, 0.001, 0.01)),
@@ -86,7 +88,7 @@ async def living(
             journal=journal,
             sender=parts.sender(SimulatedSender(world, world.life), world),
             vault=Vault(Secret(bytes(32))),
-            clock=world.clock,
+            clock=clock,
             ids=ids,
             config=steady(max_in_flight=world.dice.choice((2, 512))),
             sample=world.dice.random,

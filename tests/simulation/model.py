@@ -20,7 +20,7 @@ class SpinningError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request that a receiver saw; `at` and `ended_at` are trio's time, `outcome` what the server got to know."""
+    """One request that a receiver saw; times are the steady clock's, `outcome` what the server got to know."""
 
     life: int
     endpoint_id: str
@@ -29,7 +29,6 @@ class Request:
     attempt: int
     sequence: int
     at: float
-    wall_at: float
     body: bytes
     ended_at: float | None = None
     outcome: Outcome | None = None
@@ -37,7 +36,7 @@ class Request:
 
 @dataclass(slots=True)
 class Subject:
-    """An endpoint as it was asked for, and what its answers so far forbid; wall times are epoch seconds."""
+    """An endpoint as it was asked for, and what its answers so far forbid; times are the steady clock's."""
 
     id: str
     url: str
@@ -57,7 +56,7 @@ class Subject:
     flying: list[Request] = field(default_factory=list)
     last_of_line: dict[str | None, int] = field(default_factory=dict)
     heads: dict[str | None, Request] = field(default_factory=dict)
-    paces: dict[tuple[int, int, int], list[float]] = field(default_factory=dict)
+    paces: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
     def forgive(self) -> None:
         """Forget the past: somebody switched it on or changed its URL."""
@@ -77,20 +76,27 @@ class Submission:
 
 
 class SimulatedClock:
-    """Wall time that follows trio's clock, until somebody sets it."""
+    """A machine's clocks: they follow trio's, until somebody sets the wall clock or suspends the machine."""
 
     def __init__(self) -> None:
         self.offset = 0.0
-        self.jumps = 0
+        self.suspended = 0.0
 
     def now(self) -> float:
         """Epoch seconds, cut to the millisecond."""
-        return round(VIRTUAL_EPOCH + trio.current_time() + self.offset, 3)
+        return round(VIRTUAL_EPOCH + self.steady() + self.offset, 3)
+
+    def steady(self) -> float:
+        """Seconds since the machine was started."""
+        return trio.current_time() + self.suspended
 
     def jump(self, seconds: float) -> None:
-        """Set the clock forth or back."""
+        """Set the wall clock forth or back."""
         self.offset += seconds
-        self.jumps += 1
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass that trio's clock doesn't see."""
+        self.suspended += seconds
 
 
 class World:

@@ -91,8 +91,8 @@ def _check_pace(world: World, subject: Subject, now: float) -> None:
     limit = subject.overrides.rate_limit
     if limit is None:
         return
-    # A restart, a jump of the clock and another limit each begin a stretch of their own.
-    times = subject.paces.setdefault((world.life, world.clock.jumps, subject.version), [])
+    # A restart and another limit each begin a stretch of their own.
+    times = subject.paces.setdefault((world.life, subject.version), [])
     times.append(now)
     for index, first in enumerate(times):
         if len(times) - index > limit.burst + limit.per_second * (now - first + 0.25) + 1:

@@ -82,7 +82,7 @@ class Connection:
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        stream: trio.abc.Stream,
         publisher: Publisher,
         *,
         max_event_bytes: int,

@@ -66,7 +66,6 @@ async def open_journal(
             try:
                 yield Journal(
                     path=path,
-                    clock=clock,
                     database=database,
                     readers=readers,
                     batches=Batches(database, ids, max_bytes),
@@ -86,7 +85,6 @@ class Journal:
         self,
         *,
         path: Path,
-        clock: Clock,
         database: Database,
         readers: Readers,
         batches: Batches,
@@ -94,7 +92,6 @@ class Journal:
         measures: Measures,
     ) -> None:
         self.path = path
-        self._clock = clock
         self._database = database
         self._runner = runner
         self._messages = Messages()
@@ -130,12 +127,15 @@ class Journal:
             await nursery.start(self._writer.run)
             task_status.started()
 
-    async def retain(self, retention_days: float) -> None:
-        """Forget what is older than that, now and every hour, in small steps, until canceled."""
+    async def retain(self, retention_days: float, now: Callable[[], float]) -> None:
+        """Forget what is older than that, at once and every hour, in small steps, until canceled.
+
+        `now` says what time it is for that: a clock that was set by mistake must not make everything old.
+        """
         while True:
-            await self.write(idempotency.prune, self._clock.now())
-            await self._forget_expired_secrets()
-            before = self._clock.now() - retention_days * 86_400
+            await self.write(idempotency.prune, now())
+            await self._forget_expired_secrets(now)
+            before = now() - retention_days * 86_400
             await self.write(replays.prune, before)
             rows = retention.FIRST_ROWS
             while (pruned := await self.write(retention.prune, before, rows)).rows:
@@ -144,10 +144,10 @@ class Journal:
                 await trio.sleep(RETENTION_PAUSE_SECONDS)
             await trio.sleep(RETENTION_SECONDS)
 
-    async def _forget_expired_secrets(self) -> None:
-        pks = await self.read(sealing.expired, self._clock.now())
+    async def _forget_expired_secrets(self, now: Callable[[], float]) -> None:
+        pks = await self.read(sealing.expired, now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
-            await self.write(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], self._clock.now())
+            await self.write(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
         """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.
