@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Any
 
+import msgspec
 from peewee import Database
 
 from tests.simulation.model import Request, World
@@ -47,6 +48,7 @@ def everything(database: Database, *, world: World) -> None:
     _events(database, world)
     _deliveries(database, world)
     _attempts(database, world)
+    _operational(database, world)
 
 
 def _events(database: Database, world: World) -> None:
@@ -73,6 +75,36 @@ def _events(database: Database, world: World) -> None:
             elif endpoint_id not in seen[name]:
                 world.blame(f"{name} counts as delivered to {endpoint_id}, which never saw it")
     _one_each(world, stored)
+
+
+def _operational(database: Database, world: World) -> None:
+    """What webhookd itself tells is told once, of an attempt that failed, and never of another such event."""
+    query = "SELECT type, body FROM events WHERE type IN ('delivery.failed', 'webhook.failing', 'webhook.disabled')"
+    events = [(kind, msgspec.json.decode(bytes(body))["data"]) for kind, body in rows(database, query)]
+    # One may expire again, without an attempt, after somebody had it sent again.
+    told = Counter((kind, _told(kind, data)) for kind, data in events if data.get("error") != "expired")
+    own = {
+        row[0]
+        for row in rows(
+            database,
+            "SELECT id FROM deliveries WHERE event_type LIKE 'delivery.%' OR event_type LIKE 'webhook.%'",
+        )
+    }
+    for (kind, about), count in told.items():
+        if count > 1:
+            world.blame(f"{kind} was told {count} times of {about}")
+        if about[0] in own:
+            world.blame(f"{kind} was told of {about[0]}, which is of webhookd's own")
+
+
+def _told(kind: str, data: dict[str, Any]) -> tuple[object, ...]:
+    match kind:
+        case "delivery.failed":
+            return data["deliveryId"], data["attempts"]
+        case "webhook.failing":
+            return data["webhookId"], data["failingSince"], data["attempts"]
+        case _:
+            return data["webhookId"], data["disabledAt"]
 
 
 def _one_each(world: World, stored: dict[str, bytes]) -> None:

@@ -43,7 +43,7 @@ class Chaos:
         """Create, change, switch, delete, retry and replay."""
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
-        deeds = [self._create, self._delete, self._move, self._replay, self._rotate, self._list_type]
+        deeds = [self._create, self._delete, self._move, self._replay, self._rotate, self._rotate, self._list_type]
         deeds += [*[self._change] * 3, *[self._switch] * 3, *[self._retry] * 3]
         while True:
             await trio.sleep(self._dice.choice((0.01, 1.0, 4.0, 15.0)))
@@ -167,7 +167,10 @@ class Chaos:
         retry = msgspec.structs.replace(before.retry, delays=tuple(both))
         subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, retry=retry)
         subject.order(Ordering.NONE)
-        await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
+        try:
+            await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
+        except Rejected:
+            overrides, ordering = before, before.ordering or Ordering.STRICT
         await trio.sleep(SETTLING_SECONDS)
         subject.overrides = overrides
         subject.order(ordering)
@@ -187,7 +190,13 @@ class Chaos:
         subject.secrets.append(fresh)
         for signing in old:
             signing.since = float("inf")
-        await self._life.router.rotate_secret(subject.id, Secret(secret), overlap)
+        try:
+            await self._life.router.rotate_secret(subject.id, Secret(secret), overlap)
+        except Rejected:
+            subject.secrets.remove(fresh)
+            for signing in old:
+                signing.since = world.clock.steady()
+            raise
         if world.is_dead:
             return
         fresh.since = now = world.clock.steady()

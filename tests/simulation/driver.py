@@ -8,6 +8,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import trio
 import trio._core._run as scheduler
 from trio.testing import MockClock
@@ -20,7 +21,7 @@ from tests.simulation.model import World
 from tests.simulation.monitor import monitor
 from tests.simulation.producers import Producer
 from webhookd.journal import EndpointChanges, endpoints
-from webhookd.models import ReplayKind
+from webhookd.models import Endpoint, ReplayKind
 from webhookd.replayer import selection
 
 HEALING_ROUNDS = 240
@@ -172,13 +173,7 @@ async def _last_life(world: World, path: Path, parts: Parts) -> None:
     async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
         outside.start_soon(monitor, world, life)
         for endpoint in await life.journal.read(endpoints.all):
-            if not endpoint.is_active:
-                subject = world.subjects[endpoint.id]
-                subject.inactive_at = None
-                subject.forgive()
-                await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
-                subject.forgive()
-                subject.touched_at = trio.current_time()
+            await _heal(world, life, endpoint)
         await _wait_for_quiet(world, life)
         for endpoint in await life.journal.read(endpoints.all):
             await audit.recovering(world, life.journal, endpoint.pk)
@@ -189,6 +184,20 @@ async def _last_life(world: World, path: Path, parts: Parts) -> None:
         await life.journal.read(partial(audit.everything, world=world))
         _check_tasks(world, life)
         outside.cancel_scope.cancel()
+
+
+async def _heal(world: World, life: Life, endpoint: Endpoint) -> None:
+    """Switch a webhook on, and let its deliveries become as old as they like."""
+    subject = world.subjects[endpoint.id]
+    retry = msgspec.structs.replace(endpoint.overrides.retry, max_age_seconds=None)
+    overrides = msgspec.structs.replace(endpoint.overrides, retry=retry)
+    if not endpoint.is_active:
+        subject.inactive_at = None
+        subject.forgive()
+    await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True, overrides=overrides))
+    if not endpoint.is_active:
+        subject.forgive()
+        subject.on_since = subject.touched_at = trio.current_time()
 
 
 async def _wait_for_quiet(world: World, life: Life) -> None:

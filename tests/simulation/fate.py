@@ -2,13 +2,15 @@
 
 import trio
 
-from tests.simulation.life import Life, limit_pages
+from tests.simulation.life import RETENTION_DAYS, Life, limit_pages
 from tests.simulation.model import DAY, UNHEARD_SECONDS, YEAR, Subject, World
 from webhookd.journal import Journal, endpoints, event_types
 from webhookd.models import BreakerState, EndpointState, Ordering
 
 LONG_AGO = -10.0
 STEPS = (-YEAR, -DAY, -120.0, -5.0, -0.5, 0.5, 30.0, 600.0, DAY, YEAR)
+FAR_STEPS = (-YEAR, -YEAR, -DAY, -600.0, 600.0, DAY, YEAR)
+FORGOTTEN_SECONDS = (RETENTION_DAYS - 1) * DAY
 SLEEPS = (5.0, 40.0, 3600.0)
 
 
@@ -29,7 +31,7 @@ async def trouble(world: World, life: Life) -> None:
         else:
             world.note("disk full")
             limit_pages(life.journal, dice.randint(0, 3))
-            world.full_since = trio.current_time()
+            world.full_since = world.was_full_at = trio.current_time()
             await trio.sleep(dice.uniform(0.1, 15))
             limit_pages(life.journal, None)
             world.note("disk has room")
@@ -43,17 +45,20 @@ def between_lives(world: World) -> None:
     now = trio.current_time()
     # What a server hadn't asked the time since, it hasn't heard of either.
     unheard = [seconds for at, seconds in clock.jumps if at > now - UNHEARD_SECONDS]
-    if dice.random() < (0.5 if world.is_about_time else 0.15):
-        seconds = dice.choice(STEPS)
+    if dice.random() < (0.6 if world.is_about_time else 0.3):
+        seconds = dice.choice(FAR_STEPS)
         clock.jump(seconds)
         unheard.append(seconds)
         world.note(f"clock {seconds} with no server")
     if dice.random() < 0.2:
         clock.suspend(dice.choice((30.0, 600.0)))
+    clock.is_set = bool(clock.jumps) and clock.jumps[-1][0] >= world.life_began_at
+    world.life_began_at = now
     if any(abs(seconds) > 1 for seconds in unheard):
         world.unheard = max(world.unheard, *map(abs, unheard))
-    if any(seconds > DAY for seconds in unheard):
-        for submission in world.submissions.values():
+    # To a server that starts with its clock a year ahead what has ended is a year old.
+    for submission in world.submissions.values():
+        if clock.now() - submission.wall_at > FORGOTTEN_SECONDS:
             submission.may_be_forgotten = True
 
 
@@ -85,7 +90,7 @@ async def revive(world: World, journal: Journal) -> None:
         subject.touched_at = trio.current_time()
         subject.has_dropped = subject.has_dropped or subject.drops
         _sign(world, subject, endpoint.secret_hint, endpoint.previous_secret_expires_at)
-        if world.unheard or _may_have_lost_answers(world, subject):
+        if world.clock.is_set or _may_have_lost_answers(world, subject):
             _trust(world, subject, await journal.read(endpoints.state, endpoint.pk))
 
 
@@ -105,6 +110,8 @@ def _sign(world: World, subject: Subject, hint: str, expires_at: float | None) -
     left = 0.0 if expires_at is None else expires_at - world.clock.now()
     for signing in subject.secrets[:-1][-1:]:
         signing.until = now + left
+        if world.unheard:  # with the clock set back the overlap may begin anew, if the secret is still kept
+            signing.since = float("inf")
 
 
 def _may_have_lost_answers(world: World, subject: Subject) -> bool:

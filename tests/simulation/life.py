@@ -41,6 +41,8 @@ class Parts:
     journal: Callable[[Journal, World], Journal] = lambda journal, _: journal
     sender: Callable[[EndpointSender, World], EndpointSender] = lambda sender, _: sender
     router: type[Router] = Router
+    clock: type[Timeline] = Timeline
+    connection: type[Connection] = Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +54,12 @@ class Life:
     ids: IdFactory
     edges: trio.Nursery
     connections: list[Connection]
+    connection: type[Connection]
 
     def connect(self, *, in_lockstep: bool = False) -> trio.abc.Stream:
         """Return a producer's end of a new connection; in lockstep nothing is sent that the other doesn't read."""
         mine, other = lockstep_stream_pair() if in_lockstep else memory_stream_pair()
-        connection = Connection(
+        connection = self.connection(
             other,
             self.router,
             max_event_bytes=262_144,
@@ -93,7 +96,7 @@ async def living(
     `revive` looks at the journal before anything is sent.
     """
     ids = IdFactory(world.clock.now, world.dice.randbytes)
-    clock = Timeline(world.clock)
+    clock = parts.clock(world.clock)
     async with (
         open_journal(
             path / FILE,
@@ -123,7 +126,7 @@ async def living(
             sending.start_soon(journal.retain, RETENTION_DAYS, clock.trusted)
             try:
                 async with trio.open_nursery() as edges:
-                    yield Life(journal, router, ids, edges, [])
+                    yield Life(journal, router, ids, edges, [], parts.connection)
                     edges.cancel_scope.cancel()
             finally:
                 router.registry._is_draining = True  # as the server has it before its actors go

@@ -106,6 +106,7 @@ class Submission:
     type: str
     key: str | None
     at: float
+    wall_at: float
     acked: int | None = None
     may_be_forgotten: bool = False
     wanted: set[str] = field(default_factory=set)
@@ -113,6 +114,7 @@ class Submission:
 
 YEAR, DAY = 31_536_000.0, 86_400.0
 UNHEARD_SECONDS = 65.0
+SMALL_STEPS_SECONDS = 3.0  # what steps that are passed over may come to once servers have started anew
 
 
 class SimulatedClock:
@@ -121,6 +123,7 @@ class SimulatedClock:
     def __init__(self) -> None:
         self.offset = 0.0
         self.suspended = 0.0
+        self.is_set = False
         self.jumps: list[tuple[float, float]] = []
 
     def now(self) -> float:
@@ -154,15 +157,18 @@ class World:
         self.trace: list[str] = []
         self.subjects: dict[str, Subject] = {}
         self.handed_in = 0
+        self.named: list[str] = []
         self.submissions: dict[str, Submission] = {}
         self.requests: list[Request] = []
         self.by_hand: set[str] = set()
         self.refusals: Counter[str] = Counter()
         self.violations: list[str] = []
         self.unsaved_since: dict[int, float] = {}  # of each life that was killed
+        self.was_full_at = -1e9
         self.full_since: float | None = None
         self.is_healing = False
         self.catalogue: dict[str, bool | None] = {**dict.fromkeys(TYPES, True), EXTRA_TYPE: False}
+        self.life_began_at = 0.0
         self.unheard = 0.0  # by how much the clock was set with no server to hear of it, the largest
         self.life = 0
         self.is_dead = False

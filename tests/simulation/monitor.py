@@ -4,7 +4,7 @@ import trio
 
 from tests.simulation import audit
 from tests.simulation.life import Life
-from tests.simulation.model import World
+from tests.simulation.model import SMALL_STEPS_SECONDS, World
 
 LOOK_SECONDS = 20.0
 LONGEST_RETRY_AFTER_SECONDS = 40.0
@@ -44,5 +44,9 @@ def _check_silence(world: World, endpoint_id: str, since: float, now: float) -> 
 def _check_age(world: World, delivery: str, endpoint_id: str, event: str) -> None:
     submission = world.submissions.get(event)
     age = world.subjects[endpoint_id].overrides.retry.max_age_seconds or 259_200.0
-    if world.unheard < 1 and submission is not None and world.clock.steady() - submission.at < age:
+    if (
+        world.unheard < 1
+        and submission is not None
+        and world.clock.steady() - submission.at < age - SMALL_STEPS_SECONDS
+    ):
         world.blame(f"{delivery} expired before its time")

@@ -5,31 +5,39 @@ within `MOST_SEEDS` seeds.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
 from tests.simulation.life import Parts
 from tests.simulation.model import World
+from webhookd.clock import Timeline
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
-from webhookd.journal import Journal, Ticket, Window, WindowRequest, deliveries
+from webhookd.ingest.connection import Connection
+from webhookd.journal import EventTypeRow, Journal, Ticket, Window, WindowRequest, audit, deliveries, schedule
 from webhookd.models import (
     AcceptedEvent,
     AttemptRecord,
     Credentials,
+    DeliveryError,
     DeliveryStatus,
     Endpoint,
     EndpointState,
     Message,
+    OperationalEvent,
     Ordering,
     Outcome,
     Policy,
     PublishResult,
     QueuedDelivery,
     Target,
+    WhenInactive,
 )
+from webhookd.registry import Registry
 from webhookd.router import EndpointSender, Router
+from webhookd.schedule import _load as read_schedule
 
 T = TypeVar("T")
 MOST_SEEDS = 50
@@ -251,6 +259,174 @@ class SendsToInactive(Router):
         super()._adopt(msgspec.structs.replace(endpoint, is_active=True), forgive=forgive)
 
 
+class ForgetsIdsOnRestart(BadJournal):
+    """Remembers ids for as long as it runs."""
+
+    def __init__(self, real: Journal, world: World) -> None:
+        super().__init__(real, world)
+        self.own: set[str] = set()
+
+    def publish(
+        self, event: AcceptedEvent, targets: tuple[Target, ...], *args: Any, **kwargs: Any
+    ) -> Ticket[PublishResult]:
+        submission = self.world.submissions.get(event.id)
+        if submission is not None and submission.acked is not None and event.id not in self.own:
+            event = msgspec.structs.replace(event, id=f"{event.id}-{self.world.dice.getrandbits(32):x}")
+        self.own.add(event.id)
+        return super().publish(event, targets, *args, **kwargs)
+
+
+class TakesHalfForYes(BadSender):
+    """Takes an answer that ended midway for a success."""
+
+    async def send(self, **request: Any) -> Outcome:
+        outcome = await super().send(**request)
+        if outcome.error is DeliveryError.PROTOCOL:
+            return msgspec.structs.replace(outcome, error=None, status=200)
+        return outcome
+
+
+class IgnoresChangeOfOrder(Router):
+    """Goes on in the order that an endpoint was made with."""
+
+    def _policy(self, endpoint: Endpoint) -> Policy:
+        policy = super()._policy(endpoint)
+        known = self.registry.endpoint(endpoint.pk)
+        return policy if known is None else msgspec.structs.replace(policy, ordering=known[1].ordering)
+
+
+class DropsHeld(BadPolicy):
+    """Drops what comes for an endpoint that is switched off."""
+
+    wrong: ClassVar[Mapping[str, object]] = {"when_inactive": WhenInactive.DROP}
+
+
+class ExpiresEarly(BadPolicy):
+    """Gives up what is half a minute old."""
+
+    wrong: ClassVar[Mapping[str, object]] = {"max_age_seconds": 30.0}
+
+
+class ForgetsCatalogue(Router):
+    """Acknowledges a type that it doesn't store."""
+
+    async def put_event_type(self, row: EventTypeRow, deed: audit.Deed | None = None) -> EventTypeRow:
+        self.event_types.add(row.name)
+        return row
+
+
+class TellsTwice(Router):
+    """Publishes each operational event twice."""
+
+    def _announce(self, endpoint: Endpoint, name: OperationalEvent, data: dict[str, object]) -> None:
+        super()._announce(endpoint, name, data)
+        super()._announce(endpoint, name, data)
+
+
+class KeepsSecrets(Router):
+    """Signs with the secret of before for longer than was asked."""
+
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        found = await super().load(endpoint)
+        if found is None or found[1].previous_expires_at is None:
+            return found
+        later = msgspec.structs.replace(found[1], previous_expires_at=found[1].previous_expires_at + 3600)
+        return found[0], later, found[2]
+
+
+class ForgetsSecrets(Router):
+    """Signs with the newest secret alone."""
+
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        found = await super().load(endpoint)
+        if found is None:
+            return None
+        alone = msgspec.structs.replace(found[1], previous_secret=None, previous_expires_at=None)
+        return found[0], alone, found[2]
+
+
+class AnswersOutOfTurn(Connection):
+    """Answers the last of several lines first, once in a while."""
+
+    def _put(self, outcome: Any) -> None:
+        super()._put(outcome)
+        if len(self._outcomes) % 3 == 2:
+            self._outcomes.rotate()
+
+
+class KeepsDeaf(Connection):
+    """Waits for a client that reads nothing for as long as it takes."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "write_timeout_seconds": 1e6})
+
+
+class WallClock(Timeline):
+    """Believes whatever the wall clock says, and tells nobody."""
+
+    def now(self) -> float:
+        return self._clock.now()
+
+
+class MovesNoQueue(BadJournal):
+    """Leaves what is queued where it was when the clock was set."""
+
+    def insist(self, change: Callable[..., Any], committed: Any, *args: Any, **kwargs: Any) -> Ticket[Any]:
+        if change is schedule.move:
+            return super().insist(lambda _: None, committed)
+        return super().insist(change, committed, *args, **kwargs)
+
+
+class LazyRegistry(Registry):
+    """Doesn't follow a clock that is set."""
+
+    def move(self, seconds: float) -> None:
+        return None
+
+
+class FillingRegistry(Registry):
+    """Takes the time that a clock was set by for time to fill buckets in."""
+
+    def move(self, seconds: float) -> None:
+        super().move(seconds)
+        for entry in self._entries.values():
+            if entry.actor is not None and entry.actor.bucket is not None:
+                bucket = entry.actor.bucket
+                entry.actor.bucket = replace(
+                    bucket,
+                    tokens=bucket.tokens + 60.0,
+                    draining=False,
+                    limit=msgspec.structs.replace(bucket.limit, burst=60),
+                )
+
+
+class MovesNoEndpoint(Router):
+    """Moves the queue with the clock, and not what is known of endpoints."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.registry.__class__ = LazyRegistry
+
+
+class FillsBuckets(Router):
+    """Lets a burst through whenever the clock is set."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.registry.__class__ = FillingRegistry
+
+
+class ReinsNothingIn(Router):
+    """Waits for whatever moment it finds, a year ahead as well."""
+
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        await self.settled()
+        found, _ = await self._journal.read(
+            read_schedule, self._vault, endpoint.pk, self._policy(endpoint), self._clock.now()
+        )
+        return found
+
+
 PLANTED: dict[str, Parts] = {
     "acks before the commit": Parts(journal=AcksEarly),
     "forgets ids": Parts(journal=ForgetsIds),
@@ -273,4 +449,20 @@ PLANTED: dict[str, Parts] = {
     "loses wakes": Parts(router=LosesWakes),
     "leaves the queue of the deleted": Parts(router=CancelsNothing),
     "sends to the inactive": Parts(router=SendsToInactive),
+    "forgets ids on a restart": Parts(journal=ForgetsIdsOnRestart),
+    "takes half an answer for a yes": Parts(sender=TakesHalfForYes),
+    "ignores a change of order": Parts(router=IgnoresChangeOfOrder),
+    "drops what should be held": Parts(router=DropsHeld),
+    "keeps the catalogue in memory": Parts(router=ForgetsCatalogue),
+    "tells everything twice": Parts(router=TellsTwice),
+    "signs with a secret of before": Parts(router=KeepsSecrets),
+    "signs without the secret of before": Parts(router=ForgetsSecrets),
+    "answers out of turn": Parts(connection=AnswersOutOfTurn),
+    "keeps a client that reads nothing": Parts(connection=KeepsDeaf),
+    "trusts the wall clock": Parts(clock=WallClock),
+    "leaves the queue where the clock was": Parts(journal=MovesNoQueue),
+    "leaves endpoints where the clock was": Parts(router=MovesNoEndpoint),
+    "fills buckets as the clock is set": Parts(router=FillsBuckets),
+    "reins nothing in": Parts(router=ReinsNothingIn),
+    "expires too early": Parts(router=ExpiresEarly),
 }

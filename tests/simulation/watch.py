@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import trio
 
-from tests.simulation.model import PARK_AFTER, Request, Subject, World
+from tests.simulation.model import PARK_AFTER, SMALL_STEPS_SECONDS, Request, Subject, World
 from webhookd.models import DeliveryError, Ordering, Outcome
 
 GRACE_SECONDS = 1.0
@@ -107,7 +107,7 @@ def may_have_expired(world: World, subject: Subject, event: str) -> bool:
     if most is None:
         return world.unheard > 0
     submission = world.submissions.get(event)
-    return world.unheard > 0 or submission is None or world.clock.steady() >= submission.at + most - GRACE_SECONDS
+    return world.unheard > 0 or submission is None or world.clock.steady() >= submission.at + most - SMALL_STEPS_SECONDS
 
 
 def _has_ended(request: Request) -> bool:
