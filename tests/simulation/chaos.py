@@ -132,7 +132,7 @@ class Chaos:
         on = subject.inactive_at is not None
         if on:
             subject.inactive_at = None
-            subject.forgive()
+            subject.pardon()
         else:
             subject.on_since = None
             subject.has_dropped = subject.has_dropped or subject.drops
@@ -140,7 +140,7 @@ class Chaos:
         if self._world.is_dead:
             return
         if on:
-            subject.forgive()
+            subject.pardon()
             subject.on_since = subject.touched_at = trio.current_time()
         subject.inactive_at = None if on else trio.current_time()
         self._world.note(f"switched {subject.id} {on}")
@@ -222,10 +222,10 @@ class Chaos:
         subject = self._any()
         if subject is None:
             return
-        subject.forgive()
+        subject.pardon()
         number = len(self._world.subjects) + self._dice.randint(1000, 9999)
         await self._life.router.update_endpoint(subject.id, EndpointChanges(url=f"https://r{number}.example/"))
-        subject.forgive()
+        subject.pardon()
 
     async def _retry(self) -> None:
         subject = self._any()

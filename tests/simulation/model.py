@@ -61,6 +61,7 @@ class Subject:
     has_dropped: bool = False
     secrets: list["Signing"] = field(default_factory=list)
     version: int = 0
+    pardoned_at: float = -10.0
     faults: int = 0
     opened_at: float | None = None
     open_until: float = 0.0
@@ -73,9 +74,14 @@ class Subject:
     paces: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
     def forgive(self) -> None:
-        """Forget the past: somebody switched it on or changed its URL."""
+        """Forget the past: it has given a good answer."""
         self.faults = 0
         self.opened_at = self.paused_at = None
+
+    def pardon(self) -> None:
+        """Forget the past, as the server will within a moment: somebody switched it on or changed its URL."""
+        self.forgive()
+        self.pardoned_at = trio.current_time()
 
     @property
     def drops(self) -> bool:

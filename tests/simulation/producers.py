@@ -90,6 +90,7 @@ class Producer:
         for handed, _ in events:
             handed.before, handed.at = self._matching(handed.submission.type), trio.current_time()
             handed.could_be_known = world.catalogue[handed.submission.type]
+            handed.submission.wall_at = min(handed.submission.wall_at, world.clock.now())
         lines = b"".join(line for _, line in events)
         roll = dice.random()
         if not reads:
