@@ -13,7 +13,7 @@ from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 200
-SEEDS_ABOUT_TIME = 20
+SEEDS_ABOUT_TIME = 10
 GROUP = 10
 
 
