@@ -253,6 +253,19 @@ async def test_a_timeline_passes_small_steps_over_and_follows_large_ones(autojum
     assert heard == [-YEAR - 1, STEP_SECONDS]
 
 
+async def test_a_steady_clock_that_is_not_steady_holds_nothing_up(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Both clocks set back, as a copied virtual machine may have them, move no retry either."""
+    sender, machine = failing(3), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(20)
+        machine.suspend(-YEAR)
+        await trio.sleep(1000)
+        late = [at - due for at, due in zip(sender.times(), SCHEDULE[:4], strict=True)]
+        assert all(0 <= seconds <= LONGEST_WAIT_SECONDS for seconds in late)
+
+
 async def test_events_that_come_in_as_the_clock_is_set_are_sent_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -71,7 +71,8 @@ class Timeline:
 
     def __init__(self, clock: SteadyClock) -> None:
         self._clock = clock
-        self._base = round(clock.now() - clock.steady(), 3)
+        self._latest = clock.steady()
+        self._base = round(clock.now() - self._latest, 3)
         self._doubted = 0.0
         self._doubted_since = 0.0
         self.stepped: Callable[[float], None] | None = None
@@ -79,6 +80,10 @@ class Timeline:
     def now(self) -> float:
         """Epoch seconds, cut to the millisecond."""
         steady = self._clock.steady()
+        if steady < self._latest:
+            # Virtual machines have moved this one back too; nothing may wait until it has caught up.
+            self._base += self._latest - steady
+        self._latest = steady
         seconds = round(self._clock.now() - steady - self._base, 3)
         if abs(seconds) >= STEP_SECONDS:
             self._step(seconds, steady)
