@@ -283,3 +283,18 @@ async def test_events_that_come_in_as_the_clock_is_set_are_sent_at_once(
             await trio.sleep(1)
         assert len(sender.sent) == 2 * len(STEPS)
         assert await statuses(w, endpoint) == {DeliveryStatus.SUCCEEDED}
+
+
+async def test_what_a_stop_cuts_off_after_a_step_is_sent_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A request that was in flight as the clock was set back, and was cut off, is due as the server starts again."""
+    machine = SimulatedClock()
+    async with world(tmp_path, sender=WorldSender(seconds=10.0), machine=machine) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(5)
+        machine.jump(-YEAR)
+        assert w.clock.now() == machine.now()
+    again = WorldSender()
+    async with world(tmp_path, sender=again, machine=machine):
+        await trio.sleep(1)
+        assert again.events() == ["e0"]
