@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from webhookd.clock import VirtualClock
+from webhookd.clock import SteadyClock, Timeline, VirtualClock
 from webhookd.config import Config, DeliveryConfig
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.envelope import decode_event
@@ -112,6 +112,7 @@ class World:
         vault: Vault,
         config: Config,
         *,
+        clock: Timeline,
         measures: Measures,
     ) -> None:
         self.journal = journal
@@ -120,7 +121,7 @@ class World:
         self.vault = vault
         self.config = config
         self.measures = measures
-        self.clock = VirtualClock()
+        self.clock = clock
         self.ids = IdFactory(self.clock.now)
 
     async def endpoint(
@@ -193,12 +194,13 @@ async def world(
     reads: Runner | None = None,
     writes: Runner | None = None,
     measures: Measures | None = None,
+    machine: SteadyClock | None = None,
 ) -> AsyncIterator[World]:
     """Run a world on the journal in `path` (made if there is none) until the block ends, as a crash would."""
     config = config or steady()
     sender = sender or WorldSender()
     sender.began_at = trio.current_time()
-    clock = VirtualClock()
+    clock = Timeline(machine or VirtualClock())
     ids = IdFactory(clock.now)
     vault = Vault(Secret(bytes(32)))
     inline = InlineRunner()
@@ -228,6 +230,6 @@ async def world(
         await router.begin()
         async with trio.open_nursery() as sending:
             await sending.start(router.run)
-            yield World(journal, router, sender, vault, config, measures=measures)
+            yield World(journal, router, sender, vault, config, clock=clock, measures=measures)
             sending.cancel_scope.cancel()
         writing.cancel_scope.cancel()

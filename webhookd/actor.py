@@ -86,6 +86,10 @@ class Owner(Protocol):
         """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
         ...
 
+    async def settled(self) -> None:
+        """Return once the journal's times are those of the clock, if that was set."""
+        ...
+
     async def expire(self, endpoint: Endpoint, deliveries: tuple[QueuedDelivery, ...]) -> None:
         """Record deliveries whose age has passed as failed."""
         ...
@@ -161,8 +165,20 @@ class Actor:
     def change(self, endpoint: Endpoint, policy: Policy, bucket: TokenBucket | None, *, forgive: bool) -> None:
         """Take over changed settings and secrets; `forgive` lets the next request try the endpoint at once."""
         self.endpoint, self.policy, self.bucket = endpoint, policy, bucket
-        self._is_changed = True
         self._is_forgiven = self._is_forgiven or forgive
+        self.renew()
+
+    def renew(self) -> None:
+        """Say that settings, secrets and queue are to be read again."""
+        self._is_changed = True
+        self.reload()
+
+    def move(self, seconds: float) -> None:
+        """Follow a clock that was set by so many seconds; `renew` says that the journal has followed too."""
+        self.state = breaker.moved(self.state, seconds)
+        if self.bucket is not None:
+            self.bucket = self.bucket.moved(seconds)
+        self._active_at += seconds
         self.reload()
 
     def retire(self) -> None:
@@ -184,6 +200,7 @@ class Actor:
         """Return what the actor does next, as things stand."""
         if self._is_retired:
             return Step.LEAVE
+        now = self._clock.now()  # first: it may move the rest
         return next_move(
             line=self._line,
             state=self.state,
@@ -194,7 +211,7 @@ class Actor:
             is_active=self.endpoint.is_active,
             is_probing=self._probing is not None,
             active_at=self._active_at,
-            now=self._clock.now(),
+            now=now,
         )
 
     async def run(self) -> None:
@@ -254,6 +271,7 @@ class Actor:
             self.state = breaker.reopened_by_hand(self.state)
 
     async def _refill(self) -> None:
+        await self._owner.settled()
         now = self._clock.now()
         blocked_keys: frozenset[str] = frozenset()
         if self.policy.ordering is Ordering.KEY:
@@ -336,7 +354,7 @@ class Actor:
         message = await self._queue.message(delivery.event_pk, self._line.upcoming)
         receiver = self._receiver  # in one step: a URL never meets the headers and secrets of another
         assert receiver is not None  # noqa: S101 - `run` has made it
-        started_at = self._clock.now()
+        began_at, started_at = trio.current_time(), self._clock.now()
         headers = compose(
             receiver=receiver,
             message=message,
@@ -354,7 +372,7 @@ class Actor:
                 timeout_seconds=self.policy.timeout_seconds,
             )
         except trio.Cancelled:
-            seconds = self._clock.now() - started_at
+            seconds = trio.current_time() - began_at
             outcome = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped")
             self._settle(delivery, message, started_at, outcome)
             raise
@@ -366,7 +384,15 @@ class Actor:
         """Decide what the outcome means and submit it all as one record; one step, so nothing comes between."""
         now = self._clock.now()
         before = self.state
-        verdict = decide(outcome, delivery, before, self.policy, now=now, sample=self._sample())
+        verdict = decide(
+            outcome,
+            delivery,
+            before,
+            self.policy,
+            now=now,
+            sample=self._sample(),
+            is_probe=delivery.pk == self._probing,
+        )
         self.state = verdict.endpoint
         if before.breaker is not verdict.endpoint.breaker:
             self._woken.set()  # more may leave from now on than this flight carries on with

@@ -1,10 +1,12 @@
 """Wall time, as epoch seconds cut to the millisecond, and waiting for a moment of it.
 
 Every stored or compared time comes from one `Clock`, so that a simulation can drive wall time and trio's time by one
-hand. A wait is chopped so that a wall clock that is set back or forth is noticed within a minute.
+hand. What is scheduled goes by a `Timeline`, which passes as steadily as the machine's boot clock and hears of a wall
+clock that is set. A wait is chopped, since trio's clock stands still while the machine is suspended.
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
@@ -13,6 +15,8 @@ import trio
 
 LONGEST_WAIT_SECONDS = 60.0
 TICK_SECONDS = 0.001
+STEP_SECONDS = 2.0
+DOUBT_SECONDS = 86_400.0
 _YEAR_10000 = 253_402_300_800.0
 VIRTUAL_EPOCH = 1_735_689_600.0  # 2025-01-01T00:00:00Z
 
@@ -25,12 +29,24 @@ class Clock(Protocol):
         ...
 
 
+class SteadyClock(Clock, Protocol):
+    """A wall clock with a steady one beside it, which nobody can set."""
+
+    def steady(self) -> float:
+        """Seconds since some moment, those included that the machine was suspended for."""
+        ...
+
+
 class SystemClock:
-    """The machine's wall clock."""
+    """The machine's clocks."""
 
     def now(self) -> float:
         """Epoch seconds, cut to the millisecond."""
         return time.time_ns() // 1_000_000 / 1000
+
+    def steady(self) -> float:
+        """Seconds since the machine was started, those included that it was suspended for."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class VirtualClock:
@@ -39,6 +55,56 @@ class VirtualClock:
     def now(self) -> float:
         """Epoch seconds, cut to the millisecond; needs a running trio loop."""
         return round(VIRTUAL_EPOCH + trio.current_time(), 3)
+
+    def steady(self) -> float:
+        """Trio's time."""
+        return trio.current_time()
+
+
+class Timeline:
+    """Wall time that never jumps: it passes as the steady clock does, within `STEP_SECONDS` of the wall clock.
+
+    A clock that is set by more than that moves the timeline by the difference in one synchronous step, the first time
+    that anybody asks for the time; `stepped`, if it is set, hears of the seconds first and moves what was scheduled, so
+    that nothing comes early or late. Small steps are passed over. It is asked on the loop alone.
+    """
+
+    def __init__(self, clock: SteadyClock) -> None:
+        self._clock = clock
+        self._latest = clock.steady()
+        self._base = round(clock.now() - self._latest, 3)
+        self._doubted = 0.0
+        self._doubted_since = 0.0
+        self.stepped: Callable[[float], None] | None = None
+
+    def now(self) -> float:
+        """Epoch seconds, cut to the millisecond."""
+        steady = self._clock.steady()
+        if steady < self._latest:
+            # Virtual machines have moved this one back too; nothing may wait until it has caught up.
+            self._base += self._latest - steady
+        self._latest = steady
+        seconds = round(self._clock.now() - steady - self._base, 3)
+        if abs(seconds) >= STEP_SECONDS:
+            self._step(seconds, steady)
+        return round(steady + self._base, 3)
+
+    def trusted(self) -> float:
+        """Return the time to forget by: a clock that was set forth counts once it has stayed so for a day.
+
+        Whoever set it by mistake finds what it would have made old.
+        """
+        now = self.now()
+        if self._clock.steady() - self._doubted_since >= DOUBT_SECONDS:
+            self._doubted = 0.0
+        return now - self._doubted
+
+    def _step(self, seconds: float, steady: float) -> None:
+        self._base += seconds
+        self._doubted = max(self._doubted + seconds, 0.0)
+        self._doubted_since = steady
+        if self.stepped is not None:
+            self.stepped(seconds)
 
 
 def wait_seconds(clock: Clock, until: float) -> float:

@@ -105,7 +105,7 @@ def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record
         trigger=record.trigger.value,
         started_at=iso(record.started_at),
         duration_ms=round(outcome.duration_seconds * 1000, 1),
-        waited_ms=round((record.started_at - delivery.created_at) * 1000),
+        waited_ms=max(round((record.started_at - delivery.created_at) * 1000), 0),  # the clock may have been set back
         bytes=len(message.body),
         remote_address=outcome.remote_address,
         response_status=outcome.status,

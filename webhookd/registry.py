@@ -94,6 +94,20 @@ class Registry:
         if entry.supervisor is not None:
             entry.supervisor.kick()
 
+    def move(self, seconds: float) -> None:
+        """Follow a clock that was set by so many seconds; `renew` says that the journal has followed too."""
+        for entry in self._entries.values():
+            if entry.bucket is not None:
+                entry.bucket = entry.bucket.moved(seconds)
+            if entry.actor is not None:
+                entry.actor.move(seconds)
+
+    def renew(self) -> None:
+        """Have every actor read anew what it knows of its endpoint."""
+        for entry in self._entries.values():
+            if entry.actor is not None:
+                entry.actor.renew()
+
     def remove(self, endpoint_pk: int) -> None:
         """Forget a deleted endpoint; its request in flight still ends and is recorded."""
         entry = self._entries.pop(endpoint_pk, None)

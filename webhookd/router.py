@@ -13,7 +13,7 @@ import trio
 
 from webhookd import notices
 from webhookd.actor import Sender
-from webhookd.clock import Clock
+from webhookd.clock import Timeline
 from webhookd.config import Config
 from webhookd.delivery import breaker
 from webhookd.delivery.policy import resolve
@@ -57,6 +57,7 @@ from webhookd.models import (
 )
 from webhookd.registry import Registry
 from webhookd.replayer import Replayer
+from webhookd.schedule import Schedule
 from webhookd.secrets import Vault
 from webhookd.subscriptions import Subscriptions
 from webhookd.supervisor import Supervisor
@@ -86,7 +87,7 @@ class Router:
         journal: Journal,
         sender: EndpointSender,
         vault: Vault,
-        clock: Clock,
+        clock: Timeline,
         ids: IdFactory,
         config: Config,
         sample: Callable[[], float],
@@ -113,9 +114,11 @@ class Router:
             sample=sample,
             max_in_flight=config.delivery.max_in_flight,
         )
+        self._schedule = Schedule(journal, clock, vault, self.registry, self._policy)
 
     async def begin(self) -> None:
         """Read endpoints and catalogue from the journal; nothing may be published before."""
+        self._schedule.begin()
         for endpoint in await self._journal.read(endpoints.all):
             self._adopt(endpoint)
         self.event_types = {row.name for row in await self._journal.read(event_types.all)}
@@ -314,7 +317,11 @@ class Router:
 
     async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
         """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
-        return await self._journal.read(_load, self._vault, endpoint.pk, self._clock.now())
+        return await self._schedule.load(endpoint)
+
+    async def settled(self) -> None:
+        """Return once the journal's times are those of the clock, if that was set."""
+        await self._schedule.settled()
 
     async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
         """Record deliveries whose age has passed as failed."""
@@ -354,15 +361,6 @@ class Router:
             return
         event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=self._clock.now())
         self._journal.publish(event, targets, self._published, insists=True, may_repeat=False)
-
-
-def _load(
-    database: Database, vault: Vault, endpoint_pk: int, now: float
-) -> tuple[Endpoint, Credentials, EndpointState] | None:
-    credentials = endpoints.credentials(database, vault, endpoint_pk, now)
-    if credentials is None:
-        return None
-    return endpoints.by_pk(database, endpoint_pk)[0], credentials, endpoints.state(database, endpoint_pk)
 
 
 def _update(

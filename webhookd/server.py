@@ -31,7 +31,7 @@ from webhookd.admin.guard import Guard
 from webhookd.admin.last_use import save_uses
 from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import open_tokens
-from webhookd.clock import Clock, SystemClock
+from webhookd.clock import Clock, SystemClock, Timeline
 from webhookd.config import Config
 from webhookd.copier import Copier
 from webhookd.delivery.egress import check_headers
@@ -111,8 +111,8 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
     Raises CommandError for a place or lock that is taken, ConfigError, MasterKeyError, and JournalError where the
     journal can't be trusted (any more).
     """
-    clock = SystemClock()
-    ids = IdFactory(clock.now)
+    clock = Timeline(SystemClock())
+    ids = IdFactory(SystemClock().now)  # the journal's threads make some
     measures = Measures()
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with alive(), writing(config, clock, ids, measures) as journal:
@@ -184,7 +184,8 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     sending.start_soon(Supervisor("master key").run, rotator.run)
                     sending.start_soon(Supervisor("backup").run, services.copier.run)
                     sending.start_soon(
-                        Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
+                        Supervisor("retention").run,
+                        partial(journal.retain, config.journal.retention_days, clock.trusted),
                     )
                     sending.start_soon(Supervisor("census").run, scraper.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))

@@ -66,7 +66,7 @@ class Tester:
             if (loaded := await self._load(endpoint)) is None:
                 raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
             endpoint, credentials, _ = loaded
-            now = self._clock.now()
+            began_at, now = trio.current_time(), self._clock.now()
             event = own_event(
                 TEST_EVENT, endpoint, {"webhookId": endpoint.id}, event_id=self._ids.new(Prefix.EVENT), now=now
             )
@@ -95,7 +95,7 @@ class Tester:
                     timeout_seconds=self._policy(endpoint).timeout_seconds,
                 )
             except trio.Cancelled:
-                seconds = self._clock.now() - now
+                seconds = trio.current_time() - began_at
                 cut_off = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="given up")
                 self._journal.insist(insert, None, event, self._record(delivery, cut_off))
                 raise

@@ -100,6 +100,19 @@ def test_a_straggler_neither_reopens_nor_delays_the_probe() -> None:
     state = EndpointState(breaker=BreakerState.OPEN, retry_at=AT + 9, consecutive_faults=3)
     later = answer(state, Answer.FAULT, AT + 5)
     assert (later.retry_at, later.reopenings, later.consecutive_faults) == (AT + 9, 0, 4)
+    probing = breaker.probe(later)
+    still = breaker.after(
+        probing,
+        Answer.FAULT,
+        now=AT + 10,
+        threshold=THRESHOLD,
+        resume_at=AT + 10 + DELAY,
+        error=DeliveryError.TIMEOUT,
+        detail="",
+        is_probe=False,
+    )
+    assert still.breaker is BreakerState.HALF_OPEN  # the probe is still to be answered
+    assert (still.retry_at, still.reopenings, still.consecutive_faults) == (AT + 9, 0, 5)
 
 
 @given(

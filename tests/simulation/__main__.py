@@ -22,6 +22,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="S", help="the seed to begin with (0)")
     parser.add_argument("--seed", type=int, metavar="S", help="run this one alone")
     parser.add_argument("--trace", action="store_true", help="print the trace of each seed")
+    parser.add_argument("--time", action="store_true", help="set clocks and suspend the machine far more often")
     parser.add_argument("--planted", action="store_true", help="plant each bug in turn and look for it")
     options = parser.parse_args(arguments)
     # What goes wrong on purpose is no news; a violation is printed.
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
     began, results = time.monotonic(), []
     for seed in seeds:
-        result = play(seed)
+        result = play(seed, is_about_time=options.time)
         results.append(result)
         if options.trace:
             print("\n".join(result.trace))

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from typing import Any
 
+import msgspec
 from peewee import Database
 
 from tests.simulation.model import Request, World
@@ -28,11 +29,26 @@ async def recovering(world: World, journal: Journal, endpoint_pk: int) -> None:
     world.by_hand |= set(await journal.read(lambda database: [row[0] for row in rows(database, query, endpoint_pk)]))
 
 
+def working(database: Database) -> set[str]:
+    """Return the endpoints that are to send something."""
+    query = """SELECT DISTINCT e.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
+        WHERE d.status IN ('pending', 'parked') AND e.is_active AND e.deleted_at IS NULL"""
+    return {row[0] for row in rows(database, query)}
+
+
+def expired(database: Database) -> list[tuple[str, str, str]]:
+    """Return what was given up for its age: delivery, endpoint and event."""
+    query = """SELECT d.id, e.id, v.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
+        JOIN events v ON v.pk = d.event_pk WHERE d.error = 'expired'"""
+    return [(row[0], row[1], row[2]) for row in rows(database, query)]
+
+
 def everything(database: Database, *, world: World) -> None:
     """Compare the journal with what was promised and seen."""
     _events(database, world)
     _deliveries(database, world)
     _attempts(database, world)
+    _operational(database, world)
 
 
 def _events(database: Database, world: World) -> None:
@@ -49,7 +65,7 @@ def _events(database: Database, world: World) -> None:
             seen[request.event].add(request.endpoint_id)
     alive = {subject.id for subject in world.subjects.values() if subject.deleted_at is None and not subject.deleting}
     for name, submission in world.submissions.items():
-        if submission.acked is None:
+        if submission.acked is None or submission.may_be_forgotten:
             continue
         if name not in stored:
             world.blame(f"{name} was acknowledged and is lost")
@@ -61,6 +77,36 @@ def _events(database: Database, world: World) -> None:
     _one_each(world, stored)
 
 
+def _operational(database: Database, world: World) -> None:
+    """What webhookd itself tells is told once, of an attempt that failed, and never of another such event."""
+    query = "SELECT type, body FROM events WHERE type IN ('delivery.failed', 'webhook.failing', 'webhook.disabled')"
+    events = [(kind, msgspec.json.decode(bytes(body))["data"]) for kind, body in rows(database, query)]
+    # One may expire again, without an attempt, after somebody had it sent again.
+    told = Counter((kind, _told(kind, data)) for kind, data in events if data.get("error") != "expired")
+    own = {
+        row[0]
+        for row in rows(
+            database,
+            "SELECT id FROM deliveries WHERE event_type LIKE 'delivery.%' OR event_type LIKE 'webhook.%'",
+        )
+    }
+    for (kind, about), count in told.items():
+        if count > 1:
+            world.blame(f"{kind} was told {count} times of {about}")
+        if about[0] in own:
+            world.blame(f"{kind} was told of {about[0]}, which is of webhookd's own")
+
+
+def _told(kind: str, data: dict[str, Any]) -> tuple[object, ...]:
+    match kind:
+        case "delivery.failed":
+            return data["deliveryId"], data["attempts"]
+        case "webhook.failing":
+            return data["webhookId"], data["failingSince"], data["attempts"]
+        case _:
+            return data["webhookId"], data["disabledAt"]
+
+
 def _one_each(world: World, stored: dict[str, bytes]) -> None:
     """No two events were made of one submission; the dice give each data of its own."""
     texts = Counter(body[body.index(b'"data":') :] for body in stored.values() if b'"n": ' in body)
@@ -70,15 +116,16 @@ def _one_each(world: World, stored: dict[str, bytes]) -> None:
 
 
 def _deliveries(database: Database, world: World) -> None:
-    query = """SELECT d.id, d.status, d.attempts, count(a.number), coalesce(max(a.number), 0)
+    query = """SELECT d.id, e.id, d.status, d.attempts, count(a.number), coalesce(max(a.number), 0)
         FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk LEFT JOIN attempts a ON a.delivery_pk = d.pk
         WHERE e.deleted_at IS NULL GROUP BY d.pk"""
     left = """SELECT d.id, d.status FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
         WHERE e.deleted_at IS NOT NULL AND d.status IN ('pending', 'parked')"""
     for delivery, status in rows(database, left):
         world.blame(f"{delivery} is {status}, and its endpoint deleted")
-    for delivery, status, attempts, recorded, last in rows(database, query):
-        if status != "succeeded":
+    for delivery, endpoint_id, status, attempts, recorded, last in rows(database, query):
+        is_dropped = status == "canceled" and not attempts and world.subjects[endpoint_id].has_dropped
+        if status != "succeeded" and not is_dropped:
             world.blame(f"{delivery} is {status} after healing")
         if not attempts == recorded == last:
             world.blame(f"{delivery} counts {attempts} attempts, has {recorded} and the last is number {last}")
@@ -92,16 +139,44 @@ def _attempts(database: Database, world: World) -> None:
         requests[request.delivery, request.attempt].append(request)
     for place in recorded.keys() - requests.keys():
         world.blame(f"attempt {place[1]} of {place[0]} is on record and was never made")
+    stored = {row[0] for row in rows(database, "SELECT id FROM deliveries")}
     for place, made in requests.items():
+        if place[0] not in stored:
+            _check_forgotten(world, made[0])
+            continue
         lost = [request for request in made if _may_be_lost(world, request)]
         if place not in recorded and len(lost) < len(made):
             world.blame(f"attempt {place[1]} of {place[0]} was made and isn't on record")
         if len(made) > len(lost) + 1:
             world.blame(f"attempt {place[1]} of {place[0]} was made {len(made)} times, {len(lost)} for a crash")
+    _check_takes(world, requests)
     successes = Counter(delivery for (delivery, _), status in recorded.items() if status is not None and status < 300)
     for delivery, count in successes.items():
         if count > 1 and delivery not in world.by_hand:
             world.blame(f"{delivery} was delivered {count} times")
+
+
+def _check_forgotten(world: World, request: Request) -> None:
+    """A delivery may be gone with its event alone, and that for its age."""
+    submission = world.submissions.get(request.event)
+    old = world.submissions.values() if submission is None else [submission]
+    if not any(one.may_be_forgotten for one in old):
+        world.blame(f"{request.delivery} was sent and is on no record")
+
+
+def _check_takes(world: World, requests: dict[tuple[str, int], list[Request]]) -> None:
+    """A receiver took a delivery once; each time more is explained by a reply that was lost, or by a crash."""
+    takes: dict[str, list[Request]] = defaultdict(list)
+    for (delivery, _), made in requests.items():
+        takes[delivery] += [request for request in made if request.taken]
+    for delivery, taken in takes.items():
+        explained = [
+            request
+            for request in taken
+            if request.outcome is None or request.outcome.status is None or _may_be_lost(world, request)
+        ]
+        if len(taken) > len(explained) + 1 and delivery not in world.by_hand:
+            world.blame(f"{delivery} was taken {len(taken)} times, {len(explained)} for lost replies")
 
 
 def _may_be_lost(world: World, request: Request) -> bool:

@@ -1,145 +1,50 @@
-"""What people and fate do to a server while it lives: events, changes of endpoints, retries, clocks, full disks."""
+"""What operators do to a server while it lives: endpoints, their policies and secrets, retries, replays, the catalogue.
+
+While a change is on its way the looser of the two rules holds.
+"""
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
 import trio
 
-from tests.simulation.life import Life, limit_pages
-from tests.simulation.model import PARK_AFTER, Subject, Submission, World
-from webhookd.delivery.signing import secret_hint
-from webhookd.envelope import decode_event
+from tests.simulation.life import Life
+from tests.simulation.model import EXTRA_TYPE, PARK_AFTER, Signing, Subject, World
+from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.errors import Rejected
 from webhookd.hidden import Secret
 from webhookd.ids import Prefix
-from webhookd.journal import EndpointChanges, Journal, NewEndpoint, deliveries, endpoints
+from webhookd.journal import EndpointChanges, EventTypeRow, NewEndpoint, deliveries, endpoints
 from webhookd.models import (
-    BreakerState,
     DeliveryStatus,
-    EndpointState,
+    OperationalEvent,
     Ordering,
     PolicyOverrides,
     RateLimit,
     ReplayKind,
     RetryOverrides,
+    WhenInactive,
 )
 from webhookd.replayer import selection
 
-TYPES = ("user.created", "user.deleted", "organization.created")
 MOST_ENDPOINTS = 6
-MOST_EVENTS = 150
-LONG_AGO = -10.0
-SECRET = "whsec_" + "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-
-
-async def revive(world: World, journal: Journal) -> None:
-    """Ask the journal how the endpoints are after a restart, and hold it to what had been acknowledged."""
-    stored = {endpoint.id: endpoint for endpoint in await journal.read(endpoints.all)}
-    for subject in world.subjects.values():
-        subject.flying.clear()
-        endpoint = stored.get(subject.id)
-        if endpoint is None:
-            if subject.created and not subject.deleting:
-                world.blame(f"{subject.id} is gone")
-            subject.deleted_at = trio.current_time()
-            continue
-        if subject.deleted_at is not None:
-            world.blame(f"{subject.id} was deleted and is back")
-        subject.deleting = False
-        subject.overrides = endpoint.overrides
-        subject.inactive_at = None if endpoint.is_active else trio.current_time()
-        if _may_have_lost_answers(world, subject):
-            _trust(subject, await journal.read(endpoints.state, endpoint.pk))
-
-
-def _may_have_lost_answers(world: World, subject: Subject) -> bool:
-    """Whether a crash came before an endpoint's last answers were on disk, so that only the journal knows its state."""
-    since = world.unsaved_since.get(world.life - 1)
-    return since is not None and any(
-        request.endpoint_id == subject.id and request.ended_at is not None and request.ended_at > since
-        for request in world.requests
-    )
-
-
-def _trust(subject: Subject, state: EndpointState) -> None:
-    subject.faults = state.consecutive_faults
-    subject.opened_at = None if state.breaker is BreakerState.CLOSED else LONG_AGO
-    subject.open_until = state.retry_at or 0.0
-    subject.paused_at = None if state.paused_until is None else LONG_AGO
-    subject.paused_until = state.paused_until or 0.0
+SETTLING_SECONDS = 1.0
 
 
 class Chaos:
-    """The outside of one life."""
+    """The operators of one life."""
 
     def __init__(self, world: World, life: Life) -> None:
         self._world = world
         self._life = life
         self._dice = world.dice
 
-    async def produce(self) -> None:
-        """Publish events in bursts, some with ids, some of those again."""
-        while True:
-            await trio.sleep(self._dice.choice((0.0, 0.01, 0.5, 3.0, 45.0)))
-            for _ in range(self._dice.choice((1, 1, 3, 12))):
-                await self._publish()
-
-    async def _publish(self) -> None:
-        world, dice = self._world, self._dice
-        named = [name for name in world.submissions if name.startswith("e-")]
-        event_id: str | None
-        if named and (dice.random() < 0.15 or len(world.submissions) > MOST_EVENTS):
-            event_id = dice.choice(named)
-            submission = world.submissions[event_id]
-        else:
-            number = len(world.submissions)
-            data = f'{{"n": {number},  "x":"{dice.getrandbits(32):x}"}}'.encode()
-            submission = Submission(data, dice.choice(TYPES), dice.choice((None, "k1", "k2", "k3")))
-            event_id = f"e-{number}" if dice.random() < 0.6 else None
-            if event_id is not None:
-                world.submissions[event_id] = submission
-        document: dict[str, object] = {"type": submission.type, "data": msgspec.Raw(submission.data)}
-        if event_id is not None:
-            document["id"] = event_id
-        if submission.key is not None:
-            document["orderingKey"] = submission.key
-        before, was_acked = self._matching(submission.type), submission.acked is not None
-        try:
-            await self._life.router.room()
-            ticket = self._life.router.publish(decode_event(msgspec.json.encode(document), max_bytes=262_144))
-            result = await ticket.wait()
-        except Rejected as refused:
-            world.note(f"refused {event_id} {refused.code}")
-            return
-        if world.is_dead:
-            return
-        world.note(f"ack {result}")
-        if was_acked and not result.duplicate:
-            world.blame(f"{result.id} was acknowledged before and is no duplicate now")
-        if submission.acked is not None and submission.acked != result.deliveries:
-            world.blame(f"{result.id} had {submission.acked} deliveries and has {result.deliveries}")
-        if not result.duplicate:
-            submission.wanted = before & self._matching(submission.type)
-        submission.acked = result.deliveries
-        world.submissions[result.id] = submission
-
-    def _matching(self, event_type: str) -> set[str]:
-        """Return the endpoints that must get an event: they are there, and nobody is deleting them."""
-        return {
-            subject.id
-            for subject in self._world.subjects.values()
-            if subject.created
-            and not subject.deleting
-            and subject.deleted_at is None
-            and any(name in {"*", event_type, event_type.partition(".")[0] + ".*"} for name in subject.events)
-        }
-
     async def operate(self) -> None:
         """Create, change, switch, delete, retry and replay."""
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
-        deeds = [self._create, self._delete, self._move, self._replay, *[self._change] * 2]
-        deeds += [*[self._switch] * 3, *[self._retry] * 3]
+        deeds = [self._create, self._delete, self._move, self._replay, self._rotate, self._rotate, self._list_type]
+        deeds += [*[self._change] * 3, *[self._switch] * 3, *[self._retry] * 3]
         while True:
             await trio.sleep(self._dice.choice((0.01, 1.0, 4.0, 15.0)))
             await self._attempt(self._dice.choice(deeds))
@@ -162,10 +67,10 @@ class Chaos:
         return self._dice.choice(alive) if alive else None
 
     async def _create(self) -> None:
-        dice = self._dice
+        dice, world = self._dice, self._world
         if len(self._alive()) >= MOST_ENDPOINTS:
             return
-        number = len(self._world.subjects)
+        number = len(world.subjects)
         ordering = dice.choice(list(Ordering))
         overrides = PolicyOverrides(
             ordering=ordering,
@@ -173,31 +78,38 @@ class Chaos:
             rate_limit=self._limit(),
             timeout_seconds=dice.choice((1.0, 5.0)),
             retry=RetryOverrides(
-                delays=(3.0, 5.0, 10.0), jitter=0.2, max_refusals=dice.choice((2, 10)), park_after=PARK_AFTER
+                delays=(3.0, 5.0, 10.0),
+                jitter=0.2,
+                max_refusals=dice.choice((2, 10)),
+                max_age_seconds=dice.choice((None, None, 90.0)),
+                park_after=PARK_AFTER,
             ),
             breaker_threshold=dice.choice((2, 3)),
+            when_inactive=dice.choice((None, None, WhenInactive.DROP)),
         )
+        events: tuple[str, ...] = dice.choice((("*",), ("user.*",), ("user.created", "organization.created")))
+        if dice.random() < 0.3:
+            events += tuple(OperationalEvent)
+        secret = generate_secret(dice.randbytes)
         subject = Subject(
-            self._life.ids.new(Prefix.WEBHOOK),
-            f"https://r{number}.example/",
-            dice.choice((("*",), ("user.*",), ("user.created", "organization.created"))),
-            overrides,
-            ordering,
+            self._life.ids.new(Prefix.WEBHOOK), f"https://r{number}.example/", events, overrides, ordering
         )
-        self._world.subjects[subject.id] = subject
+        subject.secrets.append(Signing(secret, world.clock.steady()))
+        world.subjects[subject.id] = subject
         new = NewEndpoint(
             id=subject.id,
             url=subject.url,
             events=subject.events,
-            secret=Secret(SECRET),
-            secret_hint=secret_hint(SECRET),
-            created_at=self._world.clock.now(),
+            secret=Secret(secret),
+            secret_hint=secret_hint(secret),
+            created_at=world.clock.now(),
             overrides=overrides,
         )
         await self._life.router.create_endpoint(new)
-        if not self._world.is_dead:
+        if not world.is_dead:
             subject.created = True
-            self._world.note(f"created {subject.id} {overrides}")
+            subject.on_since = trio.current_time()
+            world.note(f"created {subject.id} {overrides}")
 
     def _limit(self) -> RateLimit | None:
         chosen = self._dice.choice((None, None, 1.0, 5.0))
@@ -220,39 +132,100 @@ class Chaos:
         on = subject.inactive_at is not None
         if on:
             subject.inactive_at = None
-            subject.forgive()
+            subject.pardon()
+        else:
+            subject.on_since = None
+            subject.has_dropped = subject.has_dropped or subject.drops
         await self._life.router.update_endpoint(subject.id, EndpointChanges(is_active=on))
         if self._world.is_dead:
             return
         if on:
-            subject.forgive()
+            subject.pardon()
+            subject.on_since = subject.touched_at = trio.current_time()
         subject.inactive_at = None if on else trio.current_time()
         self._world.note(f"switched {subject.id} {on}")
 
     async def _change(self) -> None:
-        """Change the pace."""
-        subject = self._any()
+        """Change order, pace, delays, or what becomes of events while it is off."""
+        subject, dice = self._any(), self._dice
         if subject is None:
             return
+        before = subject.overrides
+        delays = dice.choice((before.retry.delays, (3.0, 5.0, 10.0), (1.0, 20.0)))
+        ordering = dice.choice((subject.ordering, *Ordering))
         overrides = msgspec.structs.replace(
-            subject.overrides, rate_limit=self._limit(), concurrency=self._dice.choice((1, 2, 5))
+            before,
+            ordering=ordering,
+            rate_limit=dice.choice((before.rate_limit, self._limit())),
+            concurrency=dice.choice((1, 2, 5)),
+            retry=msgspec.structs.replace(before.retry, delays=delays),
+            when_inactive=dice.choice((before.when_inactive, None, WhenInactive.DROP)),
         )
-        # Between the two the looser rule holds.
-        subject.overrides = msgspec.structs.replace(overrides, rate_limit=None)
-        await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
-        await trio.sleep(1.0)
+        if overrides.when_inactive is WhenInactive.DROP or before.when_inactive is WhenInactive.DROP:
+            subject.has_dropped = True  # from now on only what comes while it is surely on must arrive
+        both = [min(values) for values in zip(delays or (), before.retry.delays or (), strict=False)]
+        retry = msgspec.structs.replace(before.retry, delays=tuple(both))
+        subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, retry=retry)
+        subject.order(Ordering.NONE)
+        try:
+            await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
+        except Rejected:
+            overrides, ordering = before, before.ordering or Ordering.STRICT
+        await trio.sleep(SETTLING_SECONDS)
         subject.overrides = overrides
+        subject.order(ordering)
         subject.version += 1
         self._world.note(f"changed {subject.id} {overrides}")
+
+    async def _rotate(self) -> None:
+        subject, world = self._any(), self._world
+        if subject is None:
+            return
+        secret = generate_secret(self._dice.randbytes)
+        overlap = self._dice.choice((0.0, 8.0, 60.0))
+        now = world.clock.steady()
+        # Until it is on disk, which may be after a crash, either may sign.
+        old = [signing for signing in subject.secrets if signing.until is None or signing.until > now]
+        fresh = Signing(secret, float("inf"))
+        subject.secrets.append(fresh)
+        for signing in old:
+            signing.since = float("inf")
+        try:
+            await self._life.router.rotate_secret(subject.id, Secret(secret), overlap)
+        except Rejected:
+            subject.secrets.remove(fresh)
+            for signing in old:
+                signing.since = world.clock.steady()
+            raise
+        if world.is_dead:
+            return
+        fresh.since = now = world.clock.steady()
+        for signing in old[-1:]:
+            signing.since, signing.until = now, now + overlap
+        for signing in old[:-1]:
+            signing.until = now
+        world.note(f"rotated {subject.id} {overlap}")
+
+    async def _list_type(self) -> None:
+        """Put a type into the catalogue, or take it out."""
+        world = self._world
+        is_known = world.catalogue[EXTRA_TYPE]
+        world.catalogue[EXTRA_TYPE] = None
+        if is_known is not True:
+            await self._life.router.put_event_type(EventTypeRow(name=EXTRA_TYPE))
+        else:
+            await self._life.router.delete_event_type(EXTRA_TYPE)
+        if not world.is_dead:
+            world.catalogue[EXTRA_TYPE] = is_known is not True
 
     async def _move(self) -> None:
         subject = self._any()
         if subject is None:
             return
-        subject.forgive()
+        subject.pardon()
         number = len(self._world.subjects) + self._dice.randint(1000, 9999)
         await self._life.router.update_endpoint(subject.id, EndpointChanges(url=f"https://r{number}.example/"))
-        subject.forgive()
+        subject.pardon()
 
     async def _retry(self) -> None:
         subject = self._any()
@@ -290,22 +263,3 @@ class Chaos:
         wanted = selection(endpoint, kind, since=now - 20, until=now + 1, events=())
         await self._life.router.replayer.start(endpoint, wanted)
         self._world.note(f"{kind} {subject.id}")
-
-    async def trouble(self) -> None:
-        """Set the clock, fill the disk."""
-        world, dice = self._world, self._dice
-        while True:
-            await trio.sleep(dice.uniform(2, 60))
-            if dice.random() < 0.5:
-                seconds = dice.choice((-120.0, -5.0, -0.5, 0.5, 30.0, 600.0))
-                world.clock.jump(seconds)
-                world.note(f"clock {seconds}")
-            else:
-                world.note("disk full")
-                limit_pages(self._life.journal, dice.randint(0, 3))
-                world.full_since = trio.current_time()
-                await trio.sleep(dice.uniform(0.1, 15))
-                limit_pages(self._life.journal, None)
-                world.note("disk has room")
-                await trio.sleep(3)
-                world.full_since = None

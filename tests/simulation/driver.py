@@ -8,16 +8,20 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import trio
 import trio._core._run as scheduler
 from trio.testing import MockClock
 
 from tests.simulation import audit
-from tests.simulation.chaos import Chaos, revive
+from tests.simulation.chaos import Chaos
+from tests.simulation.fate import between_lives, revive, trouble
 from tests.simulation.life import Life, Parts, copy_files, limit_pages, living
 from tests.simulation.model import World
+from tests.simulation.monitor import monitor
+from tests.simulation.producers import Producer
 from webhookd.journal import EndpointChanges, endpoints
-from webhookd.models import ReplayKind
+from webhookd.models import Endpoint, ReplayKind
 from webhookd.replayer import selection
 
 HEALING_ROUNDS = 240
@@ -38,9 +42,18 @@ class Result:
     kills: int
 
 
-def play(seed: int, parts: Parts = Parts(), *, stops_early: bool = False) -> Result:  # noqa: B008 - frozen
-    """Play a seed, to the first broken promise or to its end, and return what was found."""
-    world = World(seed, stops_early=stops_early)
+def play(
+    seed: int,
+    parts: Parts = Parts(),  # noqa: B008 - frozen
+    *,
+    stops_early: bool = False,
+    is_about_time: bool = False,
+) -> Result:
+    """Play a seed, to the first broken promise or to its end, and return what was found.
+
+    One that `is_about_time` has longer lives, and clocks that are set far more often.
+    """
+    world = World(seed, stops_early=stops_early, is_about_time=is_about_time)
     # Memory where there is some: the disk's speed is no part of this.
     shared = Path("/dev/shm")  # noqa: S108
     with (
@@ -98,15 +111,16 @@ async def _one_life(world: World, path: Path, parts: Parts) -> Path:
     """Live until a crash or a stop; return where the journal is then."""
     world.is_dead = False
     world.note(f"life {world.life}")
-    seconds = world.dice.uniform(5, 90)
+    seconds = world.dice.uniform(60, 400) if world.is_about_time else world.dice.uniform(5, 90)
     is_killed = world.dice.random() < 0.75
     left = _directory_after(path, world.life)
     with trio.CancelScope() as scope:
         async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
             world.explode = partial(_kill, world, life, path, left, scope)
-            chaos = Chaos(world, life)
-            for task in (chaos.produce, chaos.produce, chaos.operate, chaos.trouble):
+            for task in (Producer(world, life).run, Producer(world, life).run, Chaos(world, life).operate):
                 outside.start_soon(task)
+            outside.start_soon(trouble, world, life)
+            outside.start_soon(monitor, world, life)
             await trio.sleep(seconds)
             if is_killed:
                 world.fuse = world.dice.randint(1, 60)
@@ -117,6 +131,7 @@ async def _one_life(world: World, path: Path, parts: Parts) -> Path:
     world.fuse = None
     world.full_since = None
     _check_tasks(world, life)
+    between_lives(world)
     world.life += 1
     return left if world.is_dead else path
 
@@ -146,6 +161,8 @@ async def _stop(world: World, life: Life, end: Callable[[], None]) -> None:
     with trio.CancelScope(shield=True):
         limit_pages(life.journal, None)
         life.journal.refuse_events()
+        for connection in life.connections:
+            connection.stop_taking()
         with trio.move_on_after(world.dice.choice((0, 1, 30))):
             await life.router.drain()
 
@@ -153,14 +170,10 @@ async def _stop(world: World, life: Life, end: Callable[[], None]) -> None:
 async def _last_life(world: World, path: Path, parts: Parts) -> None:
     world.is_dead = False
     world.note("healing")
-    async with living(world, path, parts, revive) as life:
+    async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
+        outside.start_soon(monitor, world, life)
         for endpoint in await life.journal.read(endpoints.all):
-            if not endpoint.is_active:
-                subject = world.subjects[endpoint.id]
-                subject.inactive_at = None
-                subject.forgive()
-                await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
-                subject.forgive()
+            await _heal(world, life, endpoint)
         await _wait_for_quiet(world, life)
         for endpoint in await life.journal.read(endpoints.all):
             await audit.recovering(world, life.journal, endpoint.pk)
@@ -170,6 +183,21 @@ async def _last_life(world: World, path: Path, parts: Parts) -> None:
         await _wait_for_quiet(world, life)
         await life.journal.read(partial(audit.everything, world=world))
         _check_tasks(world, life)
+        outside.cancel_scope.cancel()
+
+
+async def _heal(world: World, life: Life, endpoint: Endpoint) -> None:
+    """Switch a webhook on, and let its deliveries become as old as they like."""
+    subject = world.subjects[endpoint.id]
+    retry = msgspec.structs.replace(endpoint.overrides.retry, max_age_seconds=None)
+    overrides = msgspec.structs.replace(endpoint.overrides, retry=retry)
+    if not endpoint.is_active:
+        subject.inactive_at = None
+        subject.pardon()
+    await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True, overrides=overrides))
+    if not endpoint.is_active:
+        subject.pardon()
+        subject.on_since = subject.touched_at = trio.current_time()
 
 
 async def _wait_for_quiet(world: World, life: Life) -> None:

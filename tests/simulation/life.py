@@ -13,19 +13,25 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
+from trio.testing import lockstep_stream_pair, memory_stream_pair
 
 from tests.simulation.model import World
 from tests.simulation.receivers import SimulatedSender
 from tests.world import steady
+from webhookd.clock import Timeline
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
+from webhookd.ingest.connection import Connection
 from webhookd.journal import Journal, open_journal
+from webhookd.logs import get_logger
 from webhookd.metrics import Measures
 from webhookd.router import EndpointSender, Router
 from webhookd.secrets import Vault
 
 T = TypeVar("T")
 FILE = "journal.db"
+RETENTION_DAYS = 30
+WRITE_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Parts:
     journal: Callable[[Journal, World], Journal] = lambda journal, _: journal
     sender: Callable[[EndpointSender, World], EndpointSender] = lambda sender, _: sender
     router: type[Router] = Router
+    clock: type[Timeline] = Timeline
+    connection: type[Connection] = Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,24 @@ class Life:
     journal: Journal
     router: Router
     ids: IdFactory
+    edges: trio.Nursery
+    connections: list[Connection]
+    connection: type[Connection]
+
+    def connect(self, *, in_lockstep: bool = False) -> trio.abc.Stream:
+        """Return a producer's end of a new connection; in lockstep nothing is sent that the other doesn't read."""
+        mine, other = lockstep_stream_pair() if in_lockstep else memory_stream_pair()
+        connection = self.connection(
+            other,
+            self.router,
+            max_event_bytes=262_144,
+            write_timeout_seconds=WRITE_TIMEOUT_SECONDS,
+            log=get_logger("ingest"),
+            refused=lambda _: None,
+        )
+        self.connections.append(connection)
+        self.edges.start_soon(connection.run)
+        return mine
 
 
 class SimulatedDisk:
@@ -70,10 +96,11 @@ async def living(
     `revive` looks at the journal before anything is sent.
     """
     ids = IdFactory(world.clock.now, world.dice.randbytes)
+    clock = parts.clock(world.clock)
     async with (
         open_journal(
             path / FILE,
-            clock=world.clock,
+            clock=clock,
             ids=ids,
             write_runner=SimulatedDisk(world, (0.0, 0.0, 0.002, 0.03)),
             read_runner=SimulatedDisk(world, (0.0, 0.0, 0.0, 0.001, 0.01)),
@@ -86,9 +113,9 @@ async def living(
             journal=journal,
             sender=parts.sender(SimulatedSender(world, world.life), world),
             vault=Vault(Secret(bytes(32))),
-            clock=world.clock,
+            clock=clock,
             ids=ids,
-            config=steady(max_in_flight=world.dice.choice((2, 512))),
+            config=steady(max_in_flight=world.dice.choice((2, 512)), warn_after_seconds=30),
             sample=world.dice.random,
             measures=Measures(),
         )
@@ -96,8 +123,11 @@ async def living(
         await router.begin()
         async with trio.open_nursery() as sending:
             await sending.start(router.run)
+            sending.start_soon(journal.retain, RETENTION_DAYS, clock.trusted)
             try:
-                yield Life(journal, router, ids)
+                async with trio.open_nursery() as edges:
+                    yield Life(journal, router, ids, edges, [], parts.connection)
+                    edges.cancel_scope.cancel()
             finally:
                 router.registry._is_draining = True  # as the server has it before its actors go
                 sending.cancel_scope.cancel()

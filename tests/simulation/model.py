@@ -8,9 +8,11 @@ from random import Random
 import trio
 
 from webhookd.clock import VIRTUAL_EPOCH
-from webhookd.models import Ordering, Outcome, PolicyOverrides
+from webhookd.models import Ordering, Outcome, PolicyOverrides, WhenInactive
 
-MOST_STEPS = 60_000
+MOST_STEPS = 120_000
+TYPES = ("user.created", "user.deleted", "organization.created")
+EXTRA_TYPE = "user.extra"
 PARK_AFTER = 2
 
 
@@ -20,7 +22,10 @@ class SpinningError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request that a receiver saw; `at` and `ended_at` are trio's time, `outcome` what the server got to know."""
+    """One request that a receiver saw; `outcome` is what the server got to know, `taken` what the receiver did.
+
+    `at` and `ended_at` are trio's time, `steady_at` the steady clock's.
+    """
 
     life: int
     endpoint_id: str
@@ -29,15 +34,19 @@ class Request:
     attempt: int
     sequence: int
     at: float
-    wall_at: float
+    steady_at: float
     body: bytes
     ended_at: float | None = None
     outcome: Outcome | None = None
+    taken: bool = False
 
 
 @dataclass(slots=True)
 class Subject:
-    """An endpoint as it was asked for, and what its answers so far forbid; wall times are epoch seconds."""
+    """An endpoint as it was asked for, and what its answers so far forbid.
+
+    Moments are trio's time; `open_until`, `paused_until` and those of secrets are the steady clock's.
+    """
 
     id: str
     url: str
@@ -48,7 +57,11 @@ class Subject:
     deleting: bool = False
     deleted_at: float | None = None
     inactive_at: float | None = None
+    on_since: float | None = None
+    has_dropped: bool = False
+    secrets: list["Signing"] = field(default_factory=list)
     version: int = 0
+    pardoned_at: float = -10.0
     faults: int = 0
     opened_at: float | None = None
     open_until: float = 0.0
@@ -57,12 +70,38 @@ class Subject:
     flying: list[Request] = field(default_factory=list)
     last_of_line: dict[str | None, int] = field(default_factory=dict)
     heads: dict[str | None, Request] = field(default_factory=dict)
-    paces: dict[tuple[int, int, int], list[float]] = field(default_factory=dict)
+    touched_at: float = 0.0
+    paces: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
     def forgive(self) -> None:
-        """Forget the past: somebody switched it on or changed its URL."""
+        """Forget the past: it has given a good answer."""
         self.faults = 0
         self.opened_at = self.paused_at = None
+
+    def pardon(self) -> None:
+        """Forget the past, as the server will within a moment: somebody switched it on or changed its URL."""
+        self.forgive()
+        self.pardoned_at = trio.current_time()
+
+    @property
+    def drops(self) -> bool:
+        """Whether events that come while it is switched off aren't kept for it."""
+        return self.overrides.when_inactive is WhenInactive.DROP
+
+    def order(self, ordering: Ordering) -> None:
+        """Begin another order; what is queued has no history in it."""
+        self.ordering = ordering
+        self.heads.clear()
+        self.last_of_line.clear()
+
+
+@dataclass(slots=True)
+class Signing:
+    """A secret and when it signs: `since` and `until`, the second once another has taken its place."""
+
+    secret: str
+    since: float
+    until: float | None = None
 
 
 @dataclass(slots=True)
@@ -72,46 +111,71 @@ class Submission:
     data: bytes
     type: str
     key: str | None
+    at: float
+    wall_at: float
     acked: int | None = None
+    may_be_forgotten: bool = False
     wanted: set[str] = field(default_factory=set)
 
 
+YEAR, DAY = 31_536_000.0, 86_400.0
+UNHEARD_SECONDS = 65.0
+SMALL_STEPS_SECONDS = 3.0  # what steps that are passed over may come to once servers have started anew
+
+
 class SimulatedClock:
-    """Wall time that follows trio's clock, until somebody sets it."""
+    """A machine's clocks: they follow trio's, until somebody sets the wall clock or suspends the machine."""
 
     def __init__(self) -> None:
         self.offset = 0.0
-        self.jumps = 0
+        self.suspended = 0.0
+        self.is_set = False
+        self.jumps: list[tuple[float, float]] = []
 
     def now(self) -> float:
         """Epoch seconds, cut to the millisecond."""
-        return round(VIRTUAL_EPOCH + trio.current_time() + self.offset, 3)
+        return round(VIRTUAL_EPOCH + self.steady() + self.offset, 3)
+
+    def steady(self) -> float:
+        """Seconds since the machine was started."""
+        return trio.current_time() + self.suspended
 
     def jump(self, seconds: float) -> None:
-        """Set the clock forth or back."""
+        """Set the wall clock forth or back."""
         self.offset += seconds
-        self.jumps += 1
+        self.jumps.append((trio.current_time(), seconds))
+
+    def suspend(self, seconds: float) -> None:
+        """Let time pass that trio's clock doesn't see."""
+        self.suspended += seconds
 
 
 class World:
     """What outlives a crash: the dice, the clock, the trace and all that was promised or seen."""
 
-    def __init__(self, seed: int, *, stops_early: bool = False) -> None:
+    def __init__(self, seed: int, *, stops_early: bool = False, is_about_time: bool = False) -> None:
         self.seed = seed
+        self.is_about_time = is_about_time
         self.stops_early = stops_early
         self.stop: Callable[[], None] = lambda: None
         self.dice = Random(seed)  # noqa: S311 - the same dice each time are the point
         self.clock = SimulatedClock()
         self.trace: list[str] = []
         self.subjects: dict[str, Subject] = {}
+        self.handed_in = 0
+        self.named: list[str] = []
         self.submissions: dict[str, Submission] = {}
         self.requests: list[Request] = []
         self.by_hand: set[str] = set()
         self.refusals: Counter[str] = Counter()
         self.violations: list[str] = []
         self.unsaved_since: dict[int, float] = {}  # of each life that was killed
+        self.was_full_at = -1e9
         self.full_since: float | None = None
         self.is_healing = False
+        self.catalogue: dict[str, bool | None] = {**dict.fromkeys(TYPES, True), EXTRA_TYPE: False}
+        self.life_began_at = 0.0
+        self.unheard = 0.0  # by how much the clock was set with no server to hear of it, the largest
         self.life = 0
         self.is_dead = False
         self.steps = 0

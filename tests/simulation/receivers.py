@@ -7,7 +7,19 @@ from tests.simulation.model import Request, World
 from webhookd.models import DeliveryError, Outcome
 
 OUTAGE_SECONDS = 30
-TROUBLES = (DeliveryError.CONNECT, DeliveryError.DNS, DeliveryError.TLS, DeliveryError.PROTOCOL)
+TROUBLES = (
+    DeliveryError.CONNECT,
+    DeliveryError.DNS,
+    DeliveryError.TLS,
+    DeliveryError.PROTOCOL,
+    DeliveryError.BLOCKED,
+)
+# An answer that ends midway, or never comes: the receiver has done its part, and the server can't know.
+LOST_REPLIES = (
+    "the receiver closed the connection without a byte of an answer",
+    "the receiver closed the connection in the middle of its head",
+    "the receiver closed the connection in the middle of the body it announced",
+)
 
 
 class SimulatedSender:
@@ -31,14 +43,14 @@ class SimulatedSender:
             int(names["x-webhook-attempt"]),
             int(names["x-webhook-sequence"]),
             trio.current_time(),
-            world.clock.now(),
+            world.clock.steady(),
             body,
         )
         world.requests.append(request)
         world.note(f"> {url} {sorted(headers)} {body!r}")
-        watch.began(world, request)
+        watch.began(world, request, names)
         world.step()
-        outcome, seconds = self._answer(url)
+        outcome, seconds = self._answer(url, request)
         try:
             with trio.move_on_after(timeout_seconds) as patience:
                 await trio.sleep(seconds)
@@ -62,31 +74,37 @@ class SimulatedSender:
     async def forget(self, endpoint_id: str) -> None:
         await trio.lowlevel.checkpoint()
 
-    def _answer(self, url: str) -> tuple[Outcome, float]:
+    def _answer(self, url: str, request: Request) -> tuple[Outcome, float]:
         """Return what comes of a request, and after how long."""
         dice = self._world.dice
         seconds = dice.choice((0.0, 0.001, 0.02, 0.2, 1.5))
-        if self._world.is_healing:
-            return Outcome(duration_seconds=seconds, status=200), seconds
         # Outages last: each stretch of time has its own mood for each receiver.
         mood = hash_of(f"{self._world.seed} {url} {int(trio.current_time() / OUTAGE_SECONDS)}") % 6
-        if mood == 0:
-            return self._trouble(seconds)
-        if mood == 1 and dice.random() < 0.4:
-            return self._refusal(seconds)
-        if mood == 2 and dice.random() < 0.3:
-            return self._trouble(seconds)
-        if dice.random() < 0.02:
-            return self._wish(seconds)
+        if not self._world.is_healing:
+            if mood == 0 or (mood == 2 and dice.random() < 0.3):
+                return self._trouble(seconds, request)
+            if mood == 1 and dice.random() < 0.4:
+                return self._refusal(seconds)
+            if dice.random() < 0.02:
+                return self._wish(seconds)
+        request.taken = True
+        if dice.random() < 0.05:  # more than is read: the rest is cut off
+            return Outcome(duration_seconds=seconds, status=200, body=b"x" * 4096, truncated=True), seconds
         return Outcome(duration_seconds=seconds, status=dice.choice((200, 200, 201, 204))), seconds
 
-    def _trouble(self, seconds: float) -> tuple[Outcome, float]:
+    def _trouble(self, seconds: float, request: Request) -> tuple[Outcome, float]:
         dice = self._world.dice
         roll = dice.random()
-        if roll < 0.35:
+        if roll < 0.25:
             error = dice.choice(TROUBLES)
             return Outcome(duration_seconds=seconds, error=error, detail=error.value), seconds
+        if roll < 0.35:
+            request.taken = True
+            return Outcome(
+                duration_seconds=seconds, error=DeliveryError.PROTOCOL, detail=dice.choice(LOST_REPLIES)
+            ), seconds
         if roll < 0.45:
+            request.taken = dice.random() < 0.5
             return Outcome(duration_seconds=0.0, status=200), 1e6  # hangs; the deadline ends it
         if roll < 0.65:
             after = dice.choice(("7", "20", "40", "soon"))
@@ -103,7 +121,8 @@ class SimulatedSender:
         wish = self._world.dice.choice((None, "abort", "disable"))
         if wish is None:
             return Outcome(duration_seconds=seconds, status=410), seconds
-        return Outcome(duration_seconds=seconds, status=500, headers=(("webhook-delivery", wish),)), seconds
+        status = self._world.dice.choice((500, 200)) if wish == "abort" else 500  # it may say both yes and no
+        return Outcome(duration_seconds=seconds, status=status, headers=(("webhook-delivery", wish),)), seconds
 
 
 def hash_of(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Some seeds of the simulation, that each is repeatable, and that every planted bug is found."""
+"""The simulation's seeds, that each is repeatable, and that every planted bug is found."""
 
 import os
 import subprocess
@@ -12,8 +12,9 @@ from tests.simulation.driver import play
 from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 24
-GROUP = 8
+SEEDS = 200
+SEEDS_ABOUT_TIME = 10
+GROUP = 10
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, GROUP))
@@ -22,6 +23,14 @@ def test_seeds_break_no_promise(first: int) -> None:
     results = [play(seed) for seed in range(first, first + GROUP)]
     assert {result.seed: result.violations for result in results if result.violations} == {}
     assert sum(result.kills for result in results) > 0
+    assert sum(result.requests for result in results) > 500
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS_ABOUT_TIME, GROUP))
+def test_clocks_break_no_promise(first: int) -> None:
+    """Clocks that are set by a day or a year, again and again, and machines that sleep, break none either."""
+    results = [play(seed, is_about_time=True) for seed in range(first, first + GROUP)]
+    assert {result.seed: result.violations for result in results if result.violations} == {}
     assert sum(result.requests for result in results) > 500
 
 

@@ -4,16 +4,21 @@ A second, smaller telling of the rules, which shares no code with the server's. 
 changed get `GRACE_SECONDS` until they reach the receiver: bodies are read in between.
 """
 
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+
 import trio
 
-from tests.simulation.model import PARK_AFTER, Request, Subject, World
+from tests.simulation.model import PARK_AFTER, SMALL_STEPS_SECONDS, Request, Subject, World
 from webhookd.models import DeliveryError, Ordering, Outcome
 
 GRACE_SECONDS = 1.0
 REFUSALS = {400, 409, 413, 415, 422}
 
 
-def began(world: World, request: Request) -> None:
+def began(world: World, request: Request, headers: Mapping[str, str]) -> None:
     """Check a request against all that is known when it reaches its receiver."""
     subject = world.subjects[request.endpoint_id]
     now = request.at
@@ -21,24 +26,46 @@ def began(world: World, request: Request) -> None:
         if since is not None and now > since + GRACE_SECONDS:
             world.blame(f"{request.delivery} sent to {subject.id}, which is {what}")
     if subject.opened_at is not None and now > subject.opened_at + GRACE_SECONDS:
-        is_early = request.wall_at < subject.open_until - 0.01
+        is_early = request.steady_at < subject.open_until - 0.01
         if is_early and request.delivery not in world.by_hand:
             world.blame(f"{request.delivery} sent to {subject.id} while its breaker is open")
         if any(other.at > subject.opened_at + GRACE_SECONDS for other in subject.flying):
             world.blame(f"{request.delivery} sent to {subject.id} beside its probe")
     is_paused = subject.paused_at is not None and now > subject.paused_at + GRACE_SECONDS
-    if is_paused and request.wall_at < subject.paused_until - 0.01:
+    if is_paused and request.steady_at < subject.paused_until - 0.01:
         world.blame(f"{request.delivery} sent to {subject.id} before its Retry-After")
     _check_body(world, request)
+    _check_signature(world, subject, request, headers)
     _check_order(world, subject, request)
-    _check_pace(world, subject, now)
+    _check_pace(world, subject, request.steady_at)
     subject.flying.append(request)
+    subject.touched_at = now
 
 
 def _check_body(world: World, request: Request) -> None:
     submission = world.submissions.get(request.event)
     if submission is not None and b'"data":' + submission.data + b"}" not in request.body:
         world.blame(f"the body of {request.event} isn't what was submitted: {request.body!r}")
+
+
+def _check_signature(world: World, subject: Subject, request: Request, headers: Mapping[str, str]) -> None:
+    """Each token is that of a secret that signs now, and each secret that signs has its token."""
+    now = request.steady_at
+    content = f"{request.event}.{headers['webhook-timestamp']}.".encode() + request.body
+    tokens = headers["webhook-signature"].split()
+    may, must = set(), set()
+    for signing in subject.secrets:
+        key = base64.b64decode(signing.secret.removeprefix("whsec_"))
+        token = "v1," + base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+        begins, ends = signing.since, signing.until
+        if ends is None or now < ends + GRACE_SECONDS:
+            may.add(token)
+            if begins + GRACE_SECONDS < now and (ends is None or now < ends - GRACE_SECONDS):
+                must.add(token)
+    if not set(tokens) <= may:
+        world.blame(f"{request.delivery} is signed with a secret that {subject.id} doesn't have now")
+    if not must <= set(tokens):
+        world.blame(f"{request.delivery} isn't signed with every secret that {subject.id} has now")
 
 
 def _check_order(world: World, subject: Subject, request: Request) -> None:
@@ -57,8 +84,10 @@ def _check_order(world: World, subject: Subject, request: Request) -> None:
     if line:
         world.blame(f"{request.delivery} overtakes {line[0].delivery}, which is in flight")
     head = subject.heads.get(key)
-    if head is not None and head.delivery != request.delivery and not (_has_ended(head) or _is_loose(world, head)):
-        world.blame(f"{request.delivery} overtakes {head.delivery}, which has not ended")
+    if head is not None and head.delivery != request.delivery:
+        is_over = _has_ended(head) or _is_loose(world, head) or may_have_expired(world, subject, head.event)
+        if not is_over:
+            world.blame(f"{request.delivery} overtakes {head.delivery}, which has not ended")
     subject.heads[key] = request
     if request.attempt == 1:
         last = subject.last_of_line.get(key, 0)
@@ -70,6 +99,15 @@ def _check_order(world: World, subject: Subject, request: Request) -> None:
 def _is_loose(world: World, request: Request) -> bool:
     """Whether a delivery goes beside its line: somebody asked for it, or it has been parked."""
     return request.delivery in world.by_hand or world.refusals[request.delivery] >= PARK_AFTER
+
+
+def may_have_expired(world: World, subject: Subject, event: str) -> bool:
+    """Whether a delivery of an event may be too old, counted from when the event was first handed in."""
+    most = subject.overrides.retry.max_age_seconds
+    if most is None:
+        return world.unheard > 0
+    submission = world.submissions.get(event)
+    return world.unheard > 0 or submission is None or world.clock.steady() >= submission.at + most - SMALL_STEPS_SECONDS
 
 
 def _has_ended(request: Request) -> bool:
@@ -91,8 +129,8 @@ def _check_pace(world: World, subject: Subject, now: float) -> None:
     limit = subject.overrides.rate_limit
     if limit is None:
         return
-    # A restart, a jump of the clock and another limit each begin a stretch of their own.
-    times = subject.paces.setdefault((world.life, world.clock.jumps, subject.version), [])
+    # A restart and another limit each begin a stretch of their own.
+    times = subject.paces.setdefault((world.life, subject.version), [])
     times.append(now)
     for index, first in enumerate(times):
         if len(times) - index > limit.burst + limit.per_second * (now - first + 0.25) + 1:
@@ -105,30 +143,39 @@ def ended(world: World, request: Request, outcome: Outcome) -> None:
     subject = world.subjects[request.endpoint_id]
     subject.flying.remove(request)
     request.ended_at, request.outcome = trio.current_time(), outcome
+    subject.touched_at = request.ended_at
     wishes = [value for name, value in outcome.headers if name == "webhook-delivery"]
     world.refusals[request.delivery] += outcome.status in REFUSALS
     if outcome.status == 410 or "disable" in wishes:
-        subject.inactive_at = request.ended_at
+        subject.inactive_at, subject.on_since = request.ended_at, None
+        subject.has_dropped = subject.has_dropped or subject.drops
     is_closing = outcome.status is not None and (200 <= outcome.status < 300 or outcome.status in REFUSALS | {410})
     if is_closing or "abort" in wishes:
         subject.forgive()
     elif outcome.status in {429, 503}:
         subject.faults = 0
+        if _is_probe(subject, request):
+            subject.open_until = 0.0  # it stays half-open: what comes after the pause is the next probe
         subject.paused_at = request.ended_at
         after = [float(value) for name, value in outcome.headers if name == "retry-after" and value.isdigit()]
-        subject.paused_until = world.clock.now() + max(after, default=0.0)
+        subject.paused_until = world.clock.steady() + max(after, default=0.0)
     elif outcome.error is not DeliveryError.INTERRUPTED:
         _fault(world, subject, request)
 
 
+def _is_probe(subject: Subject, request: Request) -> bool:
+    return subject.opened_at is not None and request.at > subject.opened_at + GRACE_SECONDS
+
+
 def _fault(world: World, subject: Subject, request: Request) -> None:
+    if trio.current_time() < subject.pardoned_at + GRACE_SECONDS:
+        return  # it may be pardoned with the rest
     subject.faults += 1
-    was_probe = subject.opened_at is not None and request.at > subject.opened_at + GRACE_SECONDS
     threshold = subject.overrides.breaker_threshold
     delays, jitter = subject.overrides.retry.delays, subject.overrides.retry.jitter
     assert threshold is not None
     assert delays is not None
     assert jitter is not None
-    if was_probe or (subject.opened_at is None and subject.faults >= threshold):
+    if _is_probe(subject, request) or (subject.opened_at is None and subject.faults >= threshold):
         subject.opened_at = trio.current_time()
-        subject.open_until = world.clock.now() + delays[0] * (1 - jitter)
+        subject.open_until = world.clock.steady() + min(delays) * (1 - jitter)

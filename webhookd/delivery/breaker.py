@@ -66,8 +66,12 @@ def after(
     resume_at: float,
     error: DeliveryError | None,
     detail: str,
+    is_probe: bool = True,
 ) -> EndpointState:
-    """Return the endpoint's state after an answer; `resume_at` is when the back-off lets the next request leave."""
+    """Return the endpoint's state after an answer; `resume_at` is when the back-off lets the next request leave.
+
+    Half-open it is the probe that decides: a fault of a request that left before the trip says nothing new.
+    """
     if answer is Answer.SUCCESS:
         return succeeded(state, now)
     failed = msgspec.structs.replace(state, last_failure_at=now, last_error=_described(error, detail))
@@ -84,12 +88,12 @@ def after(
     match state.breaker:
         case BreakerState.CLOSED if failed.consecutive_faults >= threshold:
             return msgspec.structs.replace(failed, breaker=BreakerState.OPEN, reopenings=0, retry_at=resume_at)
-        case BreakerState.HALF_OPEN:
+        case BreakerState.HALF_OPEN if is_probe:
             return msgspec.structs.replace(
                 failed, breaker=BreakerState.OPEN, reopenings=state.reopenings + 1, retry_at=resume_at
             )
         case _:
-            # Closed below the threshold; or open, and a request that left before the trip comes home.
+            # Closed below the threshold; or a request that left before the trip comes home.
             return failed
 
 
@@ -120,6 +124,42 @@ def reopened_by_hand(state: EndpointState) -> EndpointState:
         failing_since=None,
         failures_since_success=0,
     )
+
+
+def reined_in(state: EndpointState, *, now: float, retry_seconds: float, pause_seconds: float) -> EndpointState:
+    """Return the state with no time further ahead than it can be: a clock that was set back has left it there.
+
+    Where the last failure is still to come, what it brought about waits as long as it would have then.
+    """
+    if state.last_failure_at is not None and state.last_failure_at > now:
+        state = moved(state, now - state.last_failure_at)
+    return msgspec.structs.replace(
+        state,
+        retry_at=_at_most(state.retry_at, now + retry_seconds),
+        paused_until=_at_most(state.paused_until, now + pause_seconds),
+        failing_since=_at_most(state.failing_since, now),
+        recovered_at=_at_most(state.recovered_at, now),
+    )
+
+
+def moved(state: EndpointState, seconds: float) -> EndpointState:
+    """Return the state after the clock was set by so many seconds, with as long to wait as before."""
+    return msgspec.structs.replace(
+        state,
+        last_failure_at=_plus(state.last_failure_at, seconds),
+        retry_at=_plus(state.retry_at, seconds),
+        paused_until=_plus(state.paused_until, seconds),
+        failing_since=_plus(state.failing_since, seconds),
+        recovered_at=_plus(state.recovered_at, seconds),
+    )
+
+
+def _at_most(at: float | None, latest: float) -> float | None:
+    return None if at is None else min(at, round(latest, 3))
+
+
+def _plus(at: float | None, seconds: float) -> float | None:
+    return None if at is None else round(at + seconds, 3)
 
 
 def _closed(state: EndpointState, now: float) -> EndpointState:

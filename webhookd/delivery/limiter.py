@@ -41,6 +41,10 @@ class TokenBucket:
         """Return the bucket under another limit, with the tokens it has as far as they fit."""
         return replace(self, limit=limit, tokens=min(self._filled(now), float(limit.burst)), at=now)
 
+    def moved(self, seconds: float) -> "TokenBucket":
+        """Return the bucket after the clock was set by so many seconds."""
+        return replace(self, at=self.at + seconds)
+
     def _filled(self, now: float) -> float:
         capacity = 1.0 if self.draining else float(self.limit.burst)
         # A clock set back must not take tokens away, and rounding must not keep a token out of reach.

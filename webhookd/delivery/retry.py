@@ -82,12 +82,23 @@ def classify(outcome: Outcome) -> Classification:
 
 
 def decide(
-    outcome: Outcome, delivery: QueuedDelivery, state: EndpointState, policy: Policy, *, now: float, sample: float
+    outcome: Outcome,
+    delivery: QueuedDelivery,
+    state: EndpointState,
+    policy: Policy,
+    *,
+    now: float,
+    sample: float,
+    is_probe: bool = True,
 ) -> Verdict:
-    """Return what becomes of a delivery and its endpoint after `outcome`, which came in at `now`."""
+    """Return what becomes of a delivery and its endpoint after `outcome`, which came in at `now`.
+
+    `is_probe` tells the probe of a half-open breaker from a request that left before that opened.
+    """
     found = classify(outcome)
     if found.answer is None:
-        return _verdict(delivery, state, error=found.error, next_attempt_at=delivery.next_attempt_at)
+        # It was due; the clock may have been set back since.
+        return _verdict(delivery, state, error=found.error, next_attempt_at=min(delivery.next_attempt_at, now))
     if found.answer is Answer.SUCCESS:
         return _succeeded(delivery, breaker.succeeded(state, now), found.disable, now)
     retry_after = retry_after_seconds(outcome, now) if found.answer is Answer.THROTTLED else None
@@ -102,6 +113,7 @@ def decide(
         resume_at=resume_at,
         error=found.error,
         detail=_describe(outcome, retry_after),
+        is_probe=is_probe,
     )
     if _is_time_to_warn(endpoint, found.answer, policy, now):
         endpoint = msgspec.structs.replace(endpoint, warned_at=now)

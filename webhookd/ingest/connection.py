@@ -82,7 +82,7 @@ class Connection:
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        stream: trio.abc.Stream,
         publisher: Publisher,
         *,
         max_event_bytes: int,
@@ -132,7 +132,7 @@ class Connection:
         with self._intake:
             # A producer may be silent as long as it likes, so this wait has no deadline.
             while chunk := await self._stream.receive_some(_CHUNK_BYTES):
-                self._lines.extend(self._splitter.feed(chunk))
+                self._lines.extend(self._splitter.feed(bytes(chunk)))
                 while self._lines:
                     if len(self._lines) % _FAIR_LINES == 0:
                         await trio.lowlevel.checkpoint()

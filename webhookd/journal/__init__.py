@@ -12,6 +12,7 @@ from webhookd.journal import (
     idempotency,
     keys,
     replays,
+    schedule,
     trials,
 )
 from webhookd.journal.backup import check_place
@@ -99,5 +100,6 @@ __all__ = [
     "replays",
     "reseal",
     "restore_journal",
+    "schedule",
     "trials",
 ]

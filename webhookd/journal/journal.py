@@ -80,7 +80,6 @@ async def open_journal(
             try:
                 journal = Journal(
                     path=path,
-                    clock=clock,
                     database=database,
                     readers=readers,
                     read_limit=limit,
@@ -107,7 +106,6 @@ class Journal:
         self,
         *,
         path: Path,
-        clock: Clock,
         database: Database,
         readers: Readers,
         read_limit: ReadLimit,
@@ -117,7 +115,6 @@ class Journal:
         measures: Measures,
     ) -> None:
         self.path = path
-        self._clock = clock
         self._database = database
         self._runner = runner
         self._messages = Messages()
@@ -176,15 +173,16 @@ class Journal:
             self._writer.fail(error)
             raise
 
-    async def retain(self, retention_days: float) -> None:
-        """Forget what is older than that, now and every hour, in small steps, until canceled.
+    async def retain(self, retention_days: float, now: Callable[[], float]) -> None:
+        """Forget what is older than that, at once and every hour, in small steps, until canceled.
 
-        It goes on while the disk is full, since it is what makes room.
+        `now` says what time it is for that: a clock that was set by mistake must not make everything old. It goes on
+        while the disk is full, since it is what makes room.
         """
         while True:
-            await self._forget(idempotency.prune, self._clock.now())
-            await self._forget_expired_secrets()
-            before = self._clock.now() - retention_days * 86_400
+            await self._forget(idempotency.prune, now())
+            await self._forget_expired_secrets(now)
+            before = now() - retention_days * 86_400
             await self._forget(replays.prune, before)
             rows = retention.FIRST_ROWS
             while (pruned := await self._forget(retention.prune, before, rows)).rows:
@@ -202,10 +200,10 @@ class Journal:
     async def _forget(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await self.insist(change, None, *args, **kwargs).wait()
 
-    async def _forget_expired_secrets(self) -> None:
-        pks = await self.read(sealing.expired, self._clock.now())
+    async def _forget_expired_secrets(self, now: Callable[[], float]) -> None:
+        pks = await self.read(sealing.expired, now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
-            await self._forget(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], self._clock.now())
+            await self._forget(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
         """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.

@@ -1,0 +1,52 @@
+"""Looks at the journal from time to time: nobody who has something to send is silent, and nothing expires early."""
+
+import trio
+
+from tests.simulation import audit
+from tests.simulation.life import Life
+from tests.simulation.model import SMALL_STEPS_SECONDS, World
+
+LOOK_SECONDS = 20.0
+LONGEST_RETRY_AFTER_SECONDS = 40.0
+LATENESS_SECONDS = 60.0
+WORK_SECONDS = 30.0  # for a slot, a token, answers that hang
+
+
+async def monitor(world: World, life: Life) -> None:
+    """Look until canceled."""
+    began_at = trio.current_time()
+    working_since: dict[str, float] = {}
+    while True:
+        await trio.sleep(LOOK_SECONDS)
+        working = await life.journal.read(audit.working)
+        expired = await life.journal.read(audit.expired)
+        if world.is_dead:
+            return
+        now = trio.current_time()
+        if world.full_since is not None:
+            began_at = now  # what is to be recorded waits for room, and with it the next request
+        working_since = {name: working_since.get(name, now) for name in working}
+        for name, since in working_since.items():
+            _check_silence(world, name, max(since, began_at), now)
+        for delivery, endpoint_id, event in expired:
+            _check_age(world, delivery, endpoint_id, event)
+
+
+def _check_silence(world: World, endpoint_id: str, since: float, now: float) -> None:
+    subject = world.subjects[endpoint_id]
+    delays, jitter = subject.overrides.retry.delays or (), subject.overrides.retry.jitter or 0.0
+    cap = max(*delays, LONGEST_RETRY_AFTER_SECONDS) * (1 + jitter)
+    silence = now - max(since, subject.touched_at)
+    if silence > cap + LATENESS_SECONDS + WORK_SECONDS and not subject.flying:
+        world.blame(f"{endpoint_id} has had something to send for {silence:.0f} s and sends nothing")
+
+
+def _check_age(world: World, delivery: str, endpoint_id: str, event: str) -> None:
+    submission = world.submissions.get(event)
+    age = world.subjects[endpoint_id].overrides.retry.max_age_seconds or 259_200.0
+    if (
+        world.unheard < 1
+        and submission is not None
+        and world.clock.steady() - submission.at < age - SMALL_STEPS_SECONDS
+    ):
+        world.blame(f"{delivery} expired before its time")

@@ -1,0 +1,300 @@
+"""Clocks that are set by a day or a year, a machine that is suspended, a server that is down meanwhile.
+
+Nothing is sent later than its back-off says, plus a minute where the machine slept, and nothing above its rate.
+"""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.simulation.model import SimulatedClock
+from tests.world import OK, Answer, World, WorldSender, steady, world
+from webhookd.clock import DOUBT_SECONDS, LONGEST_WAIT_SECONDS, STEP_SECONDS, Timeline
+from webhookd.delivery.signing import generate_secret
+from webhookd.hidden import Secret
+from webhookd.journal import EndpointChanges
+from webhookd.models import (
+    DeliveryError,
+    DeliveryStatus,
+    Endpoint,
+    Ordering,
+    Outcome,
+    PolicyOverrides,
+    RateLimit,
+    RetryOverrides,
+)
+
+DAY, YEAR = 86_400.0, 31_536_000.0
+STEPS = (-YEAR, -DAY, -600.0, 600.0, DAY, YEAR)
+SCHEDULE = [0, 5, 35, 155, 455, 1055, 1955]
+
+
+def failing(times: int, answer: Answer = 500) -> WorldSender:
+    """Return a sender that fails the first so many attempts of each event."""
+    return WorldSender(script=lambda sent: answer if sent.number <= times else OK)
+
+
+async def statuses(w: World, endpoint: Endpoint) -> set[DeliveryStatus]:
+    return {row.status for row in await w.deliveries(endpoint)}
+
+
+@pytest.mark.parametrize("ordering", list(Ordering))
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_a_clock_that_is_set_moves_no_retry(
+    tmp_path: Path, autojump_clock: MockClock, seconds: float, ordering: Ordering
+) -> None:
+    """Back-off and breaker last as long as they should, to the second, whatever the wall clock is set to meanwhile."""
+    sender, machine = failing(6), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=ordering))
+        await w.publish("e0")
+        for at in (20, 100, 300, 1000):  # during back-offs, and while the breaker is open
+            await trio.sleep(at - trio.current_time() + sender.began_at)
+            machine.jump(seconds if at != 300 else -2 * seconds)
+        await trio.sleep(3000)
+        assert sender.times() == SCHEDULE
+        assert await statuses(w, endpoint) == {DeliveryStatus.SUCCEEDED}
+
+
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_a_clock_that_is_set_moves_no_pause(tmp_path: Path, autojump_clock: MockClock, seconds: float) -> None:
+    """A Retry-After is waited for as long as was asked."""
+    sender, machine = WorldSender(), SimulatedClock()
+    slow = Outcome(duration_seconds=0, status=503, headers=(("retry-after", "100"),))
+    sender.script = lambda sent: slow if sent.number == 1 else OK
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(50)
+        machine.jump(seconds)
+        await trio.sleep(200)
+        assert sender.times() == [0, 100]
+
+
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_a_clock_that_is_set_lets_nothing_pass_above_the_rate(
+    tmp_path: Path, autojump_clock: MockClock, seconds: float
+) -> None:
+    """A bucket is neither filled nor emptied by a wall clock that is set again and again."""
+    sender, machine = WorldSender(), SimulatedClock()
+    overrides = PolicyOverrides(rate_limit=RateLimit(per_second=1, burst=5), ordering=Ordering.NONE, concurrency=5)
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.endpoint(overrides=overrides)
+        for number in range(30):
+            await w.publish(f"e{number}")
+        for number in range(15):
+            await trio.sleep(1.7)
+            machine.jump(seconds if number % 3 else -seconds)
+        await trio.sleep(10)
+        times = sender.times()
+        assert len(times) == 30
+        assert all(later - earlier >= 0.999 for earlier, later in pairwise(times))
+        assert times[-1] < 31
+
+
+@pytest.mark.parametrize("seconds", [600.0, DAY, YEAR])
+async def test_a_clock_that_is_set_ages_nothing(tmp_path: Path, autojump_clock: MockClock, seconds: float) -> None:
+    """What is held doesn't expire because the clock was set forth, and does once its age has really passed."""
+    sender, machine = WorldSender(), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(retry=RetryOverrides(max_age_seconds=1000)))
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=False))
+        await w.publish("kept")
+        await trio.sleep(500)
+        machine.jump(seconds)
+        await trio.sleep(400)
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
+        await trio.sleep(1)
+        assert sender.events() == ["kept"]
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=False))
+        await w.publish("held")
+        await trio.sleep(1100)
+        held = (await w.deliveries(endpoint))[-1]
+        assert (held.status, held.error) == (DeliveryStatus.FAILED, DeliveryError.EXPIRED)
+
+
+async def test_a_webhook_is_not_disabled_by_a_clock_that_is_set(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """120 hours of failure are hours that have passed."""
+    machine = SimulatedClock()
+    overrides = PolicyOverrides(retry=RetryOverrides(delays=(10.0,)), breaker_threshold=1000)
+    async with world(tmp_path, sender=failing(1000), machine=machine) as w:
+        endpoint = await w.endpoint(overrides=overrides)
+        await w.publish("e0")
+        await trio.sleep(200)
+        machine.jump(YEAR)
+        await trio.sleep(200)
+        known = w.router.registry.endpoint(endpoint.pk)
+        assert known is not None
+        assert known[0].is_active
+
+
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_two_secrets_sign_for_the_whole_overlap(
+    tmp_path: Path, autojump_clock: MockClock, seconds: float
+) -> None:
+    """A secret that was replaced signs beside the new one for as long as was asked, and no longer."""
+    sender, machine = WorldSender(), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        endpoint = await w.endpoint()
+        await w.router.rotate_secret(endpoint.id, Secret(generate_secret()), 3600)
+        await trio.sleep(10)
+        machine.jump(seconds)
+        await w.publish("during")
+        await trio.sleep(3000)
+        await w.publish("still")
+        await trio.sleep(1000)
+        await w.publish("after")
+        await trio.sleep(10)
+        assert [len(sent.headers["webhook-signature"].split()) for sent in sender.sent] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("seconds", [3600.0, YEAR])
+async def test_what_falls_due_while_a_machine_sleeps_is_sent_within_a_minute(
+    tmp_path: Path, autojump_clock: MockClock, seconds: float
+) -> None:
+    """Time that the machine was suspended for counts: what is due when it wakes up leaves at once, at its rate."""
+    sender, machine = failing(4), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.endpoint(overrides=PolicyOverrides(retry=RetryOverrides(max_age_seconds=2_592_000)))
+        await w.publish("e0")
+        await trio.sleep(160)  # the next one is due at 455
+        machine.suspend(seconds)
+        await trio.sleep(LONGEST_WAIT_SECONDS)
+        if seconds < 2_592_000:
+            assert sender.times()[:4] == [0, 5, 35, 155]
+            assert 160 <= sender.times()[4] <= 160 + LONGEST_WAIT_SECONDS
+        else:
+            assert sender.times() == [0, 5, 35, 155]  # too old by then
+
+
+@pytest.mark.parametrize("seconds", STEPS)
+@pytest.mark.parametrize("ordering", list(Ordering))
+async def test_a_clock_that_is_set_while_no_server_runs(
+    tmp_path: Path, autojump_clock: MockClock, seconds: float, ordering: Ordering
+) -> None:
+    """From a start on nothing waits longer than the longest back-off, and nothing is lost, whatever it was set to."""
+    sender, machine = failing(5), SimulatedClock()
+    longest_age = 2_592_000
+    overrides = PolicyOverrides(ordering=ordering, retry=RetryOverrides(max_age_seconds=longest_age))
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        endpoint = await w.endpoint(overrides=overrides)
+        await w.publish("e0")
+        await trio.sleep(500)  # the breaker is open until 1055
+    machine.jump(seconds)
+    again = failing(5)
+    async with world(tmp_path, sender=again, machine=machine) as w:
+        await trio.sleep(900 + LONGEST_WAIT_SECONDS)
+        if seconds < longest_age:
+            assert again.events() == ["e0"]
+            assert await statuses(w, endpoint) == {DeliveryStatus.SUCCEEDED}
+        else:  # as after a year of rest
+            [row] = await w.deliveries(endpoint)
+            assert row.error is DeliveryError.EXPIRED
+
+
+async def test_a_pause_is_kept_over_a_start_with_a_clock_set_back(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A Retry-After is waited for as it was when it came, and a shorter back-off is no shortcut for it."""
+    slow = Outcome(duration_seconds=0, status=429, headers=(("retry-after", "40000"),))
+    sender, machine = WorldSender(script=lambda _: slow), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(100)
+    machine.jump(-YEAR)
+    again = WorldSender()
+    async with world(tmp_path, sender=again, machine=machine) as w:
+        await trio.sleep(41_000)
+        assert again.times() == [pytest.approx(40_000, abs=0.1)]
+
+
+async def test_retention_waits_a_day_before_it_believes_a_clock_set_forth(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A clock that is a year ahead by mistake makes nothing old until it has been so for a day; pending things stay."""
+    machine = SimulatedClock()
+    async with world(tmp_path, machine=machine) as w, trio.open_nursery() as nursery:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(retry=RetryOverrides(max_age_seconds=2_592_000)))
+        await w.publish("ended")
+        await trio.sleep(10)
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=False))
+        await w.publish("pending")
+        nursery.start_soon(w.journal.retain, 30, w.clock.trusted)
+        machine.jump(YEAR)
+        await trio.sleep(DOUBT_SECONDS - 3600)
+        assert len(await w.deliveries(endpoint)) == 2
+        machine.jump(-YEAR)
+        await trio.sleep(DAY)
+        assert len(await w.deliveries(endpoint)) == 2
+        machine.jump(YEAR)
+        await trio.sleep(DOUBT_SECONDS + 7200)
+        [row] = await w.deliveries(endpoint)
+        assert (row.event_id, row.status) == ("pending", DeliveryStatus.PENDING)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_timeline_passes_small_steps_over_and_follows_large_ones(autojump_clock: MockClock) -> None:
+    """A leap second is nothing; a step is followed, and heard of before anybody gets the new time."""
+    machine = SimulatedClock()
+    timeline, heard = Timeline(machine), list[float]()
+    timeline.stepped = heard.append
+    began_at = timeline.now()
+    machine.jump(-1)
+    await trio.sleep(10)
+    assert timeline.now() == began_at + 10
+    machine.jump(-YEAR)
+    assert timeline.now() == machine.now() == began_at + 9 - YEAR
+    assert heard == [-YEAR - 1]
+    machine.jump(STEP_SECONDS)
+    machine.suspend(100)
+    assert timeline.now() == machine.now()
+    assert heard == [-YEAR - 1, STEP_SECONDS]
+
+
+async def test_a_steady_clock_that_is_not_steady_holds_nothing_up(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Both clocks set back, as a copied virtual machine may have them, move no retry either."""
+    sender, machine = failing(3), SimulatedClock()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(20)
+        machine.suspend(-YEAR)
+        await trio.sleep(1000)
+        late = [at - due for at, due in zip(sender.times(), SCHEDULE[:4], strict=True)]
+        assert all(0 <= seconds <= LONGEST_WAIT_SECONDS for seconds in late)
+
+
+async def test_events_that_come_in_as_the_clock_is_set_are_sent_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What was submitted before a step and what after it, in one batch, is due now by either clock."""
+    sender, machine = WorldSender(), SimulatedClock()
+    config = steady()
+    async with world(tmp_path, sender=sender, machine=machine, config=config) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE))
+        for seconds in STEPS:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(w.publish, f"before{int(seconds)}")
+                await trio.lowlevel.checkpoint()
+                machine.jump(seconds)
+                nursery.start_soon(w.publish, f"after{int(seconds)}")
+            await trio.sleep(1)
+        assert len(sender.sent) == 2 * len(STEPS)
+        assert await statuses(w, endpoint) == {DeliveryStatus.SUCCEEDED}
+
+
+async def test_what_a_stop_cuts_off_after_a_step_is_sent_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A request that was in flight as the clock was set back, and was cut off, is due as the server starts again."""
+    machine = SimulatedClock()
+    async with world(tmp_path, sender=WorldSender(seconds=10.0), machine=machine) as w:
+        await w.endpoint()
+        await w.publish("e0")
+        await trio.sleep(5)
+        machine.jump(-YEAR)
+        assert w.clock.now() == machine.now()
+    again = WorldSender()
+    async with world(tmp_path, sender=again, machine=machine):
+        await trio.sleep(1)
+        assert again.events() == ["e0"]
