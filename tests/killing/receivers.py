@@ -4,7 +4,13 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import standardwebhooks
+import stripe
+import svix.webhooks
+
 from tests.receiver import Act, Receiver, Reply, Request, Script, always
+
+_VERIFIED_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +66,7 @@ class Watched:
     heard: list[Heard] = field(default_factory=list)
     webhook_id: str = ""
     secret: str = ""
+    unverified: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.receiver = Receiver(self._answer)
@@ -70,8 +77,20 @@ class Watched:
 
     def _answer(self, request: Request, nth: int) -> Reply:
         reply = self.script(request, nth)
+        if self.secret and len(self.heard) % _VERIFIED_EVERY == 0:
+            self._verify(request)
         self.heard.append(Heard(life=self.lives.count, request=request, reply=reply))
         return reply
+
+    def _verify(self, request: Request) -> None:
+        """Have a request verified by the libraries that receivers use."""
+        signature = request.headers["x-webhook-signature"]
+        try:
+            standardwebhooks.Webhook(self.secret).verify(request.body, request.headers)
+            svix.webhooks.Webhook(self.secret).verify(request.body, request.headers)
+            stripe.WebhookSignature.verify_header(request.body.decode(), signature, self.secret, tolerance=300)
+        except Exception as error:  # noqa: BLE001 - each library has its own
+            self.unverified.append(f"{request.headers['webhook-id']} came with signatures that don't hold: {error!r}")
 
 
 def receivers(seed: int, lives: Lives) -> Iterator[Watched]:
