@@ -168,8 +168,8 @@ def _is_probe(subject: Subject, request: Request) -> bool:
 
 
 def _fault(world: World, subject: Subject, request: Request) -> None:
-    if trio.current_time() < subject.pardoned_at + GRACE_SECONDS:
-        return  # it may be pardoned with the rest
+    if request.at < subject.pardoned_at + GRACE_SECONDS:
+        return  # it may be pardoned with the rest, or belong to the outage that has begun since
     subject.faults += 1
     threshold = subject.overrides.breaker_threshold
     delays, jitter = subject.overrides.retry.delays, subject.overrides.retry.jitter
