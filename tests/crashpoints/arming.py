@@ -124,16 +124,26 @@ def arm(place: Place, directory: Path) -> object:
 
 def tell_when_settled(directory: Path) -> None:
     """Have a server leave the file `settled` once its first look for what is to be forgotten is through."""
-    write: Any = Journal.write
+    forget: Any = Journal._forget
+    give_back_pages: Any = Journal._give_back_pages
+    is_all_forgotten = False
 
-    @wraps(write)
-    async def write_and_tell(*args: Any, **kwargs: Any) -> Any:
-        result = await write(*args, **kwargs)
-        if isinstance(result, Pruned) and not result.rows:
-            (directory / SETTLED).touch()
+    @wraps(forget)
+    async def forget_and_see(*args: Any, **kwargs: Any) -> Any:
+        nonlocal is_all_forgotten
+        result = await forget(*args, **kwargs)
+        is_all_forgotten = is_all_forgotten or (isinstance(result, Pruned) and not result.rows)
         return result
 
-    setattr(Journal, "write", write_and_tell)  # noqa: B010 - to mypy a method isn't assigned to
+    @wraps(give_back_pages)
+    async def give_back_and_tell(*args: Any, **kwargs: Any) -> Any:
+        await give_back_pages(*args, **kwargs)
+        if is_all_forgotten:
+            (directory / SETTLED).touch()
+
+    # By name, since to mypy a method isn't assigned to.
+    for name, method in (("_forget", forget_and_see), ("_give_back_pages", give_back_and_tell)):
+        setattr(Journal, name, method)
 
 
 class _Disk(apsw.VFS):

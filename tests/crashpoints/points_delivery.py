@@ -272,7 +272,7 @@ DRAIN = (
     ),
     before(
         "drain.checkpoint",
-        "webhookd.journal.writer:Writer._checkpoint",
+        "webhookd.journal.log:WriteAheadLog._checkpoint",
         "All is committed, the last checkpoint not begun: the next start goes on with the second attempt.",
         _INTERRUPTED,
     ),
