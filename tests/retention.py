@@ -32,8 +32,8 @@ from webhookd.errors import Rejected
 MEBIBYTE = 1024 * 1024
 DELAY_SECONDS, LOG_BYTES, CHANGE_SECONDS = 0.05, 64 * MEBIBYTE, 2.0
 TRIES = 3
-HISTORY, QUICK_HISTORY = 100_000, 20_000
-YARDSTICK_SECONDS = 2.0
+HISTORY, QUICK_HISTORY = 100_000, 10_000
+YARDSTICK_SECONDS = 1.5
 HOLD_SECONDS = 8.0
 EVENT_BYTES = 200_000
 NOWHERE = "http://127.0.0.1:9/"
@@ -285,7 +285,7 @@ def finds(_: Path, fault: str) -> bool:
     """Return whether a planted fault is found."""
     if fault == FAULTS[0]:
         return bool(broken_of_delay(measure_delay(QUICK_HISTORY, planted(fault), tries=1), is_noisy=True))
-    return bool(broken_of_log(measure_log(100 * MEBIBYTE, planted(fault))))
+    return bool(broken_of_log(measure_log(80 * MEBIBYTE, planted(fault))))
 
 
 def main(arguments: Sequence[str]) -> int:
