@@ -64,7 +64,7 @@ async def injecting(pid: int, calls: str, log: Path) -> AsyncIterator[None]:
         yield
     finally:
         process.terminate()
-        with trio.CancelScope(shield=True):
+        with trio.move_on_after(10, shield=True):
             await process.wait()
 
 
@@ -139,7 +139,8 @@ async def fail(directory: Path, what: str, program: Sequence[str] = PROGRAM) -> 
     try:
         stored = {str(name) for (name,) in ask(directory / "webhookd.db", "SELECT id FROM events")}
     finally:
-        await server.kill()
+        with trio.move_on_after(10, shield=True):
+            await server.kill()
     if lost := set(producer.acknowledged) - stored:
         broken.append(f"{len(lost)} acknowledged events are lost")
     return seconds, broken
@@ -190,27 +191,8 @@ class FullDisk:
         server = self._server
         async with trio.open_nursery() as nursery:
             receiver = await nursery.start(Receiver(always(Reply(status=500, body=b"x" * 2000))).run)
-            await server.start(self._program)
             try:
-                webhook = await server.webhook(receiver.url, events=["user.deleted"])
-                self._webhook = webhook["id"]
-                await self._send("user.deleted", "failing", 2)
-                ballast = fill(self._disk, left=100_000)
-                await self._see_refusals()
-                await self._see_attempts("while the disk is full")
-                if self.broken:
-                    return inf
-                await self._stop()
-                await server.start(self._program)
-                await self._see_refusals()
-                await self._see_attempts("after a start on the full disk")
-                ballast.unlink()
-                seconds = await self._see_it_go_on()
-                if self.broken:
-                    return inf
-                receiver.script = always()
-                await server.settled(self._webhook)
-                await self._stop()
+                seconds = await self._play(receiver)
             finally:
                 with trio.CancelScope(shield=True):
                     if server.process is not None:
@@ -221,6 +203,29 @@ class FullDisk:
             self.broken.append(f"{len(lost)} acknowledged events are lost")
         if kept := self._refused & stored:
             self.broken.append(f"{len(kept)} refused events are stored")
+        return seconds
+
+    async def _play(self, receiver: Receiver) -> float:
+        server = self._server
+        await server.start(self._program)
+        webhook = await server.webhook(receiver.url, events=["user.deleted"])
+        self._webhook = webhook["id"]
+        await self._send("user.deleted", "failing", 2)
+        ballast = fill(self._disk, left=100_000)
+        await self._see_refusals()
+        await self._see_attempts("while the disk is full")
+        if self.broken:
+            return inf
+        await self._stop()
+        await server.start(self._program)
+        await self._see_refusals()
+        await self._see_attempts("after a start on the full disk")
+        ballast.unlink()
+        seconds = await self._see_it_go_on()
+        if not self.broken:
+            receiver.script = always()
+            await server.settled(self._webhook)
+            await self._stop()
         return seconds
 
     async def _stop(self) -> None:

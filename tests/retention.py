@@ -32,8 +32,8 @@ from webhookd.errors import Rejected
 MEBIBYTE = 1024 * 1024
 DELAY_SECONDS, LOG_BYTES, CHANGE_SECONDS = 0.05, 64 * MEBIBYTE, 2.0
 TRIES = 3
-HISTORY, QUICK_HISTORY = 100_000, 20_000
-YARDSTICK_SECONDS = 2.0
+HISTORY, QUICK_HISTORY = 100_000, 10_000
+YARDSTICK_SECONDS = 1.5
 HOLD_SECONDS = 8.0
 EVENT_BYTES = 200_000
 NOWHERE = "http://127.0.0.1:9/"
@@ -153,14 +153,16 @@ def fill(directory: Path, deliveries: int) -> None:
         connection.execute("UPDATE events SET accepted_at = accepted_at - 8640000")
 
 
-def measure_delay(deliveries: int, program: Sequence[str] = PROGRAM, tries: int = TRIES) -> Forgetting:
+def measure_delay(
+    deliveries: int, program: Sequence[str] = PROGRAM, *, tries: int = TRIES, is_noisy: bool = False
+) -> Forgetting:
     """Forget a history until that delays no commit for too long, at most so many times; return the best."""
     measured: list[Forgetting] = []
     for _ in range(tries):
         with TemporaryDirectory(prefix="webhookd-") as name:
             fill(Path(name), deliveries)
             measured.append(trio.run(forget, Path(name), program))
-        if measured[-1].delay_seconds <= DELAY_SECONDS:
+        if not broken_of_delay(measured[-1], is_noisy=is_noisy):
             break
     return min(measured, key=lambda one: one.delay_seconds)
 
@@ -269,10 +271,10 @@ def broken_of_log(grown: Grown) -> list[str]:
     return broken
 
 
-def broken_of_delay(one: Forgetting) -> list[str]:
-    """Return what isn't as it should be."""
+def broken_of_delay(one: Forgetting, *, is_noisy: bool = False) -> list[str]:
+    """Return what isn't as it should be; on a machine that is noisy twice the longest commit without is allowed."""
     broken = []
-    if one.delay_seconds > DELAY_SECONDS:
+    if one.delay_seconds > max(DELAY_SECONDS, 2 * one.usual_seconds if is_noisy else 0.0):
         broken.append(f"a commit was delayed by {one.delay_seconds * 1000:.0f} ms")
     if one.bytes_after > one.bytes_before / 2:
         broken.append(f"of {one.bytes_before} bytes {one.bytes_after} are left")
@@ -282,8 +284,8 @@ def broken_of_delay(one: Forgetting) -> list[str]:
 def finds(_: Path, fault: str) -> bool:
     """Return whether a planted fault is found."""
     if fault == FAULTS[0]:
-        return bool(broken_of_delay(measure_delay(QUICK_HISTORY, planted(fault), tries=1)))
-    return bool(broken_of_log(measure_log(100 * MEBIBYTE, planted(fault))))
+        return bool(broken_of_delay(measure_delay(QUICK_HISTORY, planted(fault), tries=1), is_noisy=True))
+    return bool(broken_of_log(measure_log(80 * MEBIBYTE, planted(fault))))
 
 
 def main(arguments: Sequence[str]) -> int:

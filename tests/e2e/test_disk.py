@@ -21,7 +21,7 @@ MEBIBYTE = 1024 * 1024
 BOUND = 16 * MEBIBYTE
 
 
-@pytest.mark.parametrize("what", ["sync", "write", "read"])
+@pytest.mark.parametrize("what", ["sync", "read"])
 def test_an_error_of_the_disk_ends_the_server(tmp_path: Path, what: str) -> None:
     """EIO ends it with status 70 and one line, at once; nothing that it acknowledged is lost."""
     try:
