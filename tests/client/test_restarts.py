@@ -1,0 +1,93 @@
+"""Producers of every kind at once while the real server is killed and started again: nothing is lost or doubled."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import trio
+
+from tests.client.flavours import FLAVOURS, Outcome, Send
+from tests.e2e.harness import CONFIG, Server, running
+from tests.receiver import Receiver
+from webhookd.client import Event, PublishResult
+
+KILLS = 3
+
+
+class Producing:
+    """One producer in a thread, with events numbered from 0, until it is told that it is enough."""
+
+    def __init__(self, name: str, send: Send, target: str, enough: threading.Event, **settings: Any) -> None:
+        self.name = name
+        self.send = send
+        self.target = target
+        self.enough = enough
+        self.settings = settings
+        self.results: list[Outcome] = []
+
+    async def run(self) -> None:
+        await trio.to_thread.run_sync(self._send)
+
+    def _send(self) -> None:
+        self.results = self.send(self.target, self._events(), window=32, timeout=60, **self.settings)
+
+    def _events(self) -> Iterator[Event]:
+        number = 0
+        while not self.enough.is_set():
+            yield Event(type="user.created", data={"producer": self.name, "number": number})
+            number += 1
+            time.sleep(0.01)
+
+
+async def feed(server: Server) -> list[dict[str, Any]]:
+    """Return all events in the order of their commits."""
+    found: list[dict[str, Any]] = []
+    cursor = ""
+    while True:
+        page = await server.get(f"/api/events?limit=100{cursor}")
+        found += page["data"]
+        if page["nextCursor"] is None:
+            return found
+        cursor = f"&cursor={page['nextCursor']}"
+
+
+async def test_nothing_is_lost_or_doubled_by_a_server_that_is_killed(tmp_path: Path) -> None:
+    """Each flavour over each transport has every event taken once, in its order, though the server is killed thrice."""
+    enough = threading.Event()
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver: Receiver = await nursery.start(Receiver().run)
+        webhook = await server.webhook(receiver.url, ordering="none")
+        # Where the producers are to find it again.
+        port = urlsplit(server.url).port
+        server.config_file.write_text(re.sub(r"port = 0", f"port = {port}", CONFIG))
+        producers = [
+            Producing(f"{name} {transport}", send, target, enough, **settings)
+            for name, send in FLAVOURS.items()
+            for transport, target, settings in (
+                ("socket", str(server.socket), {}),
+                ("http", server.url, {"key": server.first_key}),
+            )
+        ]
+        with trio.fail_after(60):
+            async with trio.open_nursery() as producing:
+                for producer in producers:
+                    producing.start_soon(producer.run)
+                for _ in range(KILLS):
+                    await trio.sleep(0.4)
+                    await server.kill()
+                    await server.start()
+                await trio.sleep(0.4)
+                enough.set()
+        events = await feed(server)
+        for producer in producers:
+            taken = [event for event in events if event["data"]["producer"] == producer.name]
+            assert [event["data"]["number"] for event in taken] == list(range(len(producer.results)))
+            ids = [result.id for result in producer.results if isinstance(result, PublishResult)]
+            assert [event["id"] for event in taken] == ids
+        await server.settled(webhook["id"])
+        assert {request.headers["webhook-id"] for request in receiver.requests} == {event["id"] for event in events}
+        nursery.cancel_scope.cancel()
