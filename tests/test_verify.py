@@ -63,6 +63,26 @@ def test_standard_header_verifies_by_either_secret_and_the_public_key(secret: st
     assert verify(secret, headers, BODY, now=AT + 299) == expected
 
 
+@pytest.mark.parametrize("headers", [standard(), timestamped()])
+def test_one_of_several_secrets_has_to_match(headers: dict[str, str]) -> None:
+    """A receiver may know the new secret and the old one; none, or only wrong ones, verify nothing."""
+    for secrets in ([SECRET, PREVIOUS], (PREVIOUS, SECRET)):
+        verify(secrets, headers, BODY, now=AT)
+    for wrong in ([PREVIOUS], [PREVIOUS, "whsec_" + base64.b64encode(b"x" * 32).decode()], []):
+        with pytest.raises(VerificationError):
+            verify(wrong, headers, BODY, now=AT)
+
+
+def test_of_several_secrets_the_one_that_matches_says_what_is_wrong() -> None:
+    """An old request under the second secret is told to be old, not to match none."""
+    with pytest.raises(VerificationError) as caught:
+        verify([PREVIOUS, SECRET], standard(), BODY, now=AT + 1000)
+    assert caught.value.mistake is Mistake.TIMESTAMP_TOO_OLD
+    with pytest.raises(VerificationError, match="no secret") as caught:
+        verify([], standard(), BODY, now=AT)
+    assert caught.value.mistake is Mistake.SECRET_MALFORMED
+
+
 @pytest.mark.parametrize(("value", "at"), [(TIMESTAMPED, AT), (HEX, None), ("sha256=" + HEX, None)])
 def test_other_header_verifies_in_each_form(value: str, at: int | None) -> None:
     """The x- header verifies in its timestamped and its single-valued forms, and claims no more than it proves."""

@@ -7,7 +7,7 @@ tried one by one, and the one under which the signature matches is named; it is 
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -41,6 +41,9 @@ class Mistake(StrEnum):
     NO_MATCH = "no_match"
 
 
+_SAYS_LITTLE = frozenset({Mistake.NO_MATCH, Mistake.SECRET_MALFORMED, Mistake.SCHEME})
+
+
 class VerificationError(WebhookdError):
     """The request is not to be trusted; the text names the likely mistake and how to mend it."""
 
@@ -70,7 +73,7 @@ class _Claim:
 
 
 def verify(
-    secret: str,
+    secret: str | Sequence[str],
     headers: Mapping[str, str],
     body: bytes | str,
     tolerance_seconds: float | None = 300,
@@ -80,13 +83,30 @@ def verify(
 
     `headers` are looked up without regard to case. `webhook-signature` decides where it is present, else
     `x-webhook-signature` in any of its forms. `secret` is the webhook's `whsec_…`, or its `whpk_…` public key for the
-    v1a signature. The timestamp may differ from `now` (epoch seconds, the machine's unless given) by
-    `tolerance_seconds` either way; None leaves it unchecked. The forms that sign the body alone carry no time: an old
-    request can be replayed against them, so reject the ids you have seen.
+    v1a signature; of several, such as the new one and the old one during a rotation, one has to match. The timestamp
+    may differ from `now` (epoch seconds, the machine's unless given) by `tolerance_seconds` either way; None leaves it
+    unchecked. The forms that sign the body alone carry no time: an old request can be replayed against them, so reject
+    the ids you have seen.
     """
     raw = _raw_body(body)
     found = _normalized(headers)
     moment = time.time() if now is None else now
+    secrets = [secret] if isinstance(secret, str) else list(secret)
+    if not secrets:
+        raise VerificationError(Mistake.SECRET_MALFORMED, "there is no secret to check with")
+    errors: list[VerificationError] = []
+    for each in secrets:
+        try:
+            return _verify_one(each, found, raw, tolerance_seconds, moment)
+        except VerificationError as error:
+            errors.append(error)
+    # A secret that is another webhook's says nothing; the one that belongs to the request says what is wrong with it.
+    raise next((error for error in errors if error.mistake not in _SAYS_LITTLE), errors[0])
+
+
+def _verify_one(
+    secret: str, found: Mapping[str, str], raw: bytes, tolerance_seconds: float | None, moment: float
+) -> Verified:
     if STANDARD_HEADER in found:
         event_id, timestamp = _required(found, "webhook-id"), _required(found, "webhook-timestamp")
         sent_at = _parse_timestamp("webhook-timestamp", timestamp)
