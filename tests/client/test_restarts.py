@@ -10,8 +10,9 @@ from urllib.parse import urlsplit
 
 import trio
 
+from tests.client.feed import feed
 from tests.client.flavours import FLAVOURS, Outcome, Send
-from tests.e2e.harness import CONFIG, Server, running
+from tests.e2e.harness import CONFIG, running
 from tests.receiver import Receiver
 from webhookd.client import Event, PublishResult
 
@@ -41,18 +42,6 @@ class Producing:
             yield Event(type="user.created", data={"producer": self.name, "number": number})
             number += 1
             time.sleep(0.01)
-
-
-async def feed(server: Server) -> list[dict[str, Any]]:
-    """Return all events in the order of their commits."""
-    found: list[dict[str, Any]] = []
-    cursor = ""
-    while True:
-        page = await server.get(f"/api/events?limit=100{cursor}")
-        found += page["data"]
-        if page["nextCursor"] is None:
-            return found
-        cursor = f"&cursor={page['nextCursor']}"
 
 
 async def test_nothing_is_lost_or_doubled_by_a_server_that_is_killed(tmp_path: Path) -> None:

@@ -18,5 +18,6 @@ def write(page: str, directory: Path) -> list[str]:
     """Write the files of a page into a directory; return their names."""
     made = files(page)
     for name, text in made.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
     return list(made)
