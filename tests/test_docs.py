@@ -13,7 +13,7 @@ from webhookd.errors import ErrorCode
 from webhookd.models import STARTING_EVENT_TYPES, DeliveryError
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def read(name: str) -> str:
@@ -74,7 +74,7 @@ def test_codes_and_names_are_documented() -> None:
         assert code.value in contract
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
     """Each relative link of a page is a file of the project."""
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):

@@ -321,3 +321,10 @@ def test_published_vectors_verify() -> None:
         for name, value in case["expect"]["x-webhook-signature"].items():
             secret = case["previousSecret"] if name == "hex, rotating" else case["secret"]
             verify(secret, {"x-webhook-signature": value}, body, now=at)
+
+
+def test_every_mistake_is_documented() -> None:
+    """The page for receivers says what each mistake means."""
+    page = (Path(__file__).parents[1] / "docs" / "receivers.md").read_text()
+    for name in Mistake:
+        assert f"`{name.value}`" in page
