@@ -1,6 +1,8 @@
 """The examples of docs/clients.md, run against the real server."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +47,11 @@ async def test_the_examples_of_the_page_send_what_they_say(tmp_path: Path) -> No
     assert [event["data"]["id"] for event in events[:4]] == ["usr_1"] * 4
     assert events[1]["id"] == "signup-4711"
     assert [event["id"] for event in events[4:]] == [f"import-{n}" for n in range(1000)]
+
+
+def test_importing_the_client_brings_no_event_loop_and_no_http() -> None:
+    """A program that only writes to the socket pays for neither; what verifies needs neither as well."""
+    unwanted = ("trio", "anyio", "asyncio", "httpx", "quart", "peewee")
+    code = f"import sys, webhookd.client, webhookd.verify; print([m for m in {unwanted} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

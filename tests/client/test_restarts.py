@@ -1,18 +1,17 @@
 """Producers of every kind at once while the real server is killed and started again: nothing is lost or doubled."""
 
-import re
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import trio
 
 from tests.client.feed import feed
 from tests.client.flavours import FLAVOURS, Outcome, Send
 from tests.e2e.harness import CONFIG, running
+from tests.ports import free_port
 from tests.receiver import Receiver
 from webhookd.client import Event, PublishResult
 
@@ -47,12 +46,11 @@ class Producing:
 async def test_nothing_is_lost_or_doubled_by_a_server_that_is_killed(tmp_path: Path) -> None:
     """Each flavour over each transport has every event taken once, in its order, though the server is killed thrice."""
     enough = threading.Event()
-    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+    # Where the producers are to find it again.
+    config = CONFIG.replace("port = 0", f"port = {free_port()}")
+    async with running(tmp_path, config) as server, trio.open_nursery() as nursery:
         receiver: Receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url, ordering="none")
-        # Where the producers are to find it again.
-        port = urlsplit(server.url).port
-        server.config_file.write_text(re.sub(r"port = 0", f"port = {port}", CONFIG))
         producers = [
             Producing(f"{name} {transport}", send, target, enough, **settings)
             for name, send in FLAVOURS.items()

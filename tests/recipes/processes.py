@@ -1,7 +1,6 @@
 """Programs that a recipe starts, each killed at the end of its test."""
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -11,14 +10,6 @@ from pathlib import Path
 import trio
 
 BIN = Path(sys.executable).parent
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

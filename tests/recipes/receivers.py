@@ -8,7 +8,8 @@ import httpx
 import trio
 
 from tests.e2e.harness import Server
-from tests.recipes.processes import free_port, listening, program
+from tests.ports import free_port
+from tests.recipes.processes import listening, program
 from webhookd.client import Client
 
 Start = Callable[[str, int], tuple[Sequence[str], Mapping[str, str]]]

@@ -17,9 +17,10 @@ import trustme
 
 from tests.client.flavours import FLAVOURS
 from tests.e2e.harness import Server, running
+from tests.ports import free_port
 from tests.receiver import Receiver
 from tests.recipes.pages import DOCS, write
-from tests.recipes.processes import free_port, listening, program
+from tests.recipes.processes import listening, program
 from tests.recipes.receivers import DATA, send, verified
 from tests.recipes.test_receiving import start_python
 from webhookd.client import Client, Event, PublishResult

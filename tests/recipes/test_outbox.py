@@ -13,8 +13,9 @@ import trio
 
 from tests.client.feed import feed
 from tests.e2e.harness import Server, running
+from tests.ports import free_port
 from tests.recipes.pages import write
-from tests.recipes.processes import free_port, listening, program
+from tests.recipes.processes import listening, program
 
 SIGNUPS = 5
 

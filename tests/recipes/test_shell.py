@@ -14,8 +14,9 @@ import trio
 
 from tests.client.feed import feed
 from tests.e2e.harness import Server, running
+from tests.ports import free_port
 from tests.recipes.pages import DOCS, write
-from tests.recipes.processes import BIN, free_port
+from tests.recipes.processes import BIN
 
 PAGE = (DOCS / "recipes" / "shell.md").read_text()
 
