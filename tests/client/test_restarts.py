@@ -1,4 +1,4 @@
-"""Producers of every kind at once while the real server is killed and started again: nothing is lost or doubled."""
+"""Producers of every kind at once while the real server is killed or stopped and started: nothing lost or doubled."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from tests.ports import free_port
 from tests.receiver import Receiver
 from webhookd.client import Event, PublishResult
 
-KILLS = 3
+ENDS = ("kill", "stop", "kill")
 
 
 class Producing:
@@ -43,8 +43,8 @@ class Producing:
             time.sleep(0.01)
 
 
-async def test_nothing_is_lost_or_doubled_by_a_server_that_is_killed(tmp_path: Path) -> None:
-    """Each flavour over each transport has every event taken once, in its order, though the server is killed thrice."""
+async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) -> None:
+    """Each flavour over each transport has every event taken once, in order, though the server is killed or stopped."""
     enough = threading.Event()
     # Where the producers are to find it again.
     config = CONFIG.replace("port = 0", f"port = {free_port()}")
@@ -63,9 +63,12 @@ async def test_nothing_is_lost_or_doubled_by_a_server_that_is_killed(tmp_path: P
             async with trio.open_nursery() as producing:
                 for producer in producers:
                     producing.start_soon(producer.run)
-                for _ in range(KILLS):
+                for end in ENDS:
                     await trio.sleep(0.4)
-                    await server.kill()
+                    if end == "kill":
+                        await server.kill()
+                    else:
+                        assert await server.stop() == 0
                     await server.start()
                 await trio.sleep(0.4)
                 enough.set()

@@ -52,12 +52,14 @@ APPLICATIONS = (
 
 async def test_each_committed_row_becomes_exactly_one_event(tmp_path: Path) -> None:
     """What was rolled back is never sent; what the killed relay had sent is sent again, and taken once."""
-    async with running(tmp_path) as server, trio.open_nursery() as nursery:
-        for application in APPLICATIONS:
-            directory = tmp_path / application.name
-            directory.mkdir()
-            write("outbox.md", directory)
-            nursery.start_soon(_check, server, application, directory)
+    async with running(tmp_path) as server:
+        async with trio.open_nursery() as nursery:
+            for application in APPLICATIONS:
+                directory = tmp_path / application.name
+                directory.mkdir()
+                write("outbox.md", directory)
+                nursery.start_soon(_check, server, application, directory)
+        assert len(await feed(server)) == len(APPLICATIONS) * 2 * SIGNUPS
 
 
 async def _check(server: Server, application: Application, directory: Path) -> None:
