@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import django.http.request
+import httpx
 import pytest
+import starlette.datastructures
+import werkzeug.datastructures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.verify import Mistake, VerificationError, Verified, verify
+from webhookd.verify import Headers, Mistake, VerificationError, Verified, verify
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PREVIOUS = "whsec_ZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXp7fH1+f4CBgoM="
@@ -94,6 +98,21 @@ def test_header_names_are_found_in_any_case_and_in_a_wsgi_environment() -> None:
     """Frameworks spell header names in their own ways."""
     for rename in (str.upper, str.title, lambda name: "HTTP_" + name.upper().replace("-", "_")):
         verify(SECRET, {rename(name): value for name, value in standard().items()}, BODY, now=AT)
+
+
+def test_headers_are_taken_as_frameworks_have_them() -> None:
+    """The header objects of Flask, Django, Starlette and httpx are taken as they are, by the types too."""
+    plain = standard()
+    environ = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in plain.items()}
+    taken: list[Headers] = [
+        werkzeug.datastructures.Headers(plain),
+        werkzeug.datastructures.EnvironHeaders(environ),
+        django.http.request.HttpHeaders(environ),
+        starlette.datastructures.Headers(plain),
+        httpx.Headers(plain),
+    ]
+    for headers in taken:
+        verify(SECRET, headers, BODY, now=AT)
 
 
 def test_body_as_text_is_taken_as_utf8() -> None:

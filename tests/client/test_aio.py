@@ -202,6 +202,19 @@ def test_the_callers_own_error_leaves_as_it_is(path: Path, backend: str) -> None
 
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
+def test_cancellation_passes_through_the_client(path: Path, backend: str) -> None:
+    """A caller that is canceled while it waits for a server that isn't there leaves at once, and quietly."""
+
+    async def run() -> bool:
+        with anyio.move_on_after(0.1) as leaving:
+            async with AsyncClient(path, timeout=30) as client:
+                await client.send("a", {})
+        return leaving.cancelled_caught
+
+    assert anyio.run(run, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_lines_lost_on_an_idle_connection_cost_nothing(path: Path, backend: str) -> None:
     """A restart of the server between two calls is not noticed."""
 

@@ -7,9 +7,10 @@ tried one by one, and the one under which the signature matches is named; it is 
 import hmac
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -22,6 +23,14 @@ _HEX_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _FIRST_MILLISECONDS = 100_000_000_000  # as seconds this is the year 5138
 _MOST_TOKENS = 32
 _RAW_BODY = "verify the raw bytes of the request, before anything parses them"
+
+
+class Headers(Protocol):
+    """Headers as any framework has them: a dict, or an object of its own with `items`."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Return names and values."""
+        ...
 
 
 class Mistake(StrEnum):
@@ -74,7 +83,7 @@ class _Claim:
 
 def verify(
     secret: str | Sequence[str],
-    headers: Mapping[str, str],
+    headers: Headers,
     body: bytes | str,
     tolerance_seconds: float | None = 300,
     now: float | None = None,
@@ -134,7 +143,7 @@ def _raw_body(body: object) -> bytes:
     raise VerificationError(Mistake.BODY_PARSED, f"the body is a {type(body).__name__}, already parsed; {_RAW_BODY}")
 
 
-def _normalized(headers: Mapping[str, str]) -> dict[str, str]:
+def _normalized(headers: Headers) -> dict[str, str]:
     # WSGI and PHP hand headers over as HTTP_WEBHOOK_ID.
     return {name.lower().replace("_", "-").removeprefix("http-"): value.strip() for name, value in headers.items()}
 
