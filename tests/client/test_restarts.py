@@ -1,16 +1,19 @@
 """Producers of every kind at once while the real server is killed or stopped and started: nothing lost or doubled."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import trio
 
 from tests.client.feed import feed
 from tests.client.flavours import FLAVOURS, Outcome, Send
-from tests.e2e.harness import CONFIG, running
+from tests.e2e.harness import CONFIG, Server, running
 from tests.ports import free_port
 from tests.receiver import Receiver
 from webhookd.client import Event, PublishResult
@@ -81,3 +84,42 @@ async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) 
         await server.settled(webhook["id"])
         assert {request.headers["webhook-id"] for request in receiver.requests} == {event["id"] for event in events}
         nursery.cancel_scope.cancel()
+
+
+async def refusals(server: Server) -> float:
+    """Return how often the server has said that its journal is full."""
+    async with httpx.AsyncClient() as client:
+        text = (await client.get(f"{server.url}/metrics")).text
+    found = re.search(r'^webhookd_events_refused_total\{code="JOURNAL_FULL"\} (\S+)$', text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def test_a_full_journal_is_waited_out(tmp_path: Path) -> None:
+    """What a journal at its limit refuses is sent again until there is room, in order, over either transport."""
+    port = f"port = {free_port()}"
+    limit = "max_bytes = 16777216"
+    small = CONFIG.replace("port = 0", port).replace("[delivery]", f"{limit}\n[delivery]")
+    results: dict[str, list[str]] = {}
+    async with running(tmp_path, small) as server:
+
+        async def produce(name: str, target: str, **settings: Any) -> None:
+            data = {"x": "x" * 250_000}
+            events = [Event(type="user.created", data=data, id=f"{name}_{number}") for number in range(60)]
+            send = partial(FLAVOURS["blocking"], target, events, timeout=60, window=8, **settings)
+            sent = await trio.to_thread.run_sync(send)
+            results[name] = [result.id for result in sent if isinstance(result, PublishResult)]
+
+        async with trio.open_nursery() as producing:
+            producing.start_soon(produce, "socket", str(server.socket))
+            producing.start_soon(partial(produce, "http", server.url, key=server.first_key))
+            with trio.fail_after(60):
+                while await refusals(server) < 4:
+                    await trio.sleep(0.05)
+            server.config_file.write_text(small.replace(limit, ""))
+            assert not results
+            assert await server.stop() == 0
+            await server.start()
+        taken = [event["id"] for event in await feed(server)]
+    for name in ("socket", "http"):
+        assert [event_id for event_id in taken if event_id.startswith(name)] == results[name]
+        assert results[name] == [f"{name}_{number}" for number in range(60)]
