@@ -116,7 +116,7 @@ async def test_a_full_journal_is_waited_out(tmp_path: Path) -> None:
                 while await refusals(server) < 4:
                     await trio.sleep(0.05)
             server.config_file.write_text(small.replace(limit, ""))
-            assert not results
+            assert len(results) < 2  # together they have more than fits
             assert await server.stop() == 0
             await server.start()
         taken = [event["id"] for event in await feed(server)]
