@@ -16,7 +16,7 @@ from webhookd.errors import ErrorCode
 from webhookd.models import STARTING_EVENT_TYPES, DeliveryError
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def read(name: str) -> str:
@@ -77,7 +77,7 @@ def test_codes_and_names_are_documented() -> None:
         assert code.value in contract
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
 def test_links_lead_somewhere(page: Path) -> None:
     """Each relative link of a page is a file of the project."""
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
@@ -100,11 +100,11 @@ def test_the_site_builds(tmp_path: Path) -> None:
     environ = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
-    assert pages == {path.stem for path in site.glob("*.html")} - {"404"}
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     menu = (ROOT / "docs/site/mkdocs.yml").read_text().split("nav:")[1]
-    assert pages == set(re.findall(r"- ([\w-]+)\.md", menu))
-    for page in site.glob("*.html"):
+    assert pages == set(re.findall(r"- ([\w/-]+\.md)", menu))
+    assert len(pages) == len([path for path in site.rglob("*.html") if path.name != "404.html"])
+    for page in site.rglob("*.html"):
         # What a page loads: nothing that another host would learn of.
         loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"?(https?:[^\" >]+)", page.read_text())
         assert [target for target in loaded if "canonical" not in target] == []

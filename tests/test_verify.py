@@ -6,11 +6,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import django.http.request
+import httpx
 import pytest
+import starlette.datastructures
+import werkzeug.datastructures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.verify import Mistake, VerificationError, Verified, verify
+from webhookd.verify import Headers, Mistake, VerificationError, Verified, verify
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PREVIOUS = "whsec_ZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXp7fH1+f4CBgoM="
@@ -63,6 +67,26 @@ def test_standard_header_verifies_by_either_secret_and_the_public_key(secret: st
     assert verify(secret, headers, BODY, now=AT + 299) == expected
 
 
+@pytest.mark.parametrize("headers", [standard(), timestamped()])
+def test_one_of_several_secrets_has_to_match(headers: dict[str, str]) -> None:
+    """A receiver may know the new secret and the old one; none, or only wrong ones, verify nothing."""
+    for secrets in ([SECRET, PREVIOUS], (PREVIOUS, SECRET)):
+        verify(secrets, headers, BODY, now=AT)
+    for wrong in ([PREVIOUS], [PREVIOUS, "whsec_" + base64.b64encode(b"x" * 32).decode()], []):
+        with pytest.raises(VerificationError):
+            verify(wrong, headers, BODY, now=AT)
+
+
+def test_of_several_secrets_the_one_that_matches_says_what_is_wrong() -> None:
+    """An old request under the second secret is told to be old, not to match none."""
+    with pytest.raises(VerificationError) as caught:
+        verify([PREVIOUS, SECRET], standard(), BODY, now=AT + 1000)
+    assert caught.value.mistake is Mistake.TIMESTAMP_TOO_OLD
+    with pytest.raises(VerificationError, match="no secret") as caught:
+        verify([], standard(), BODY, now=AT)
+    assert caught.value.mistake is Mistake.SECRET_MALFORMED
+
+
 @pytest.mark.parametrize(("value", "at"), [(TIMESTAMPED, AT), (HEX, None), ("sha256=" + HEX, None)])
 def test_other_header_verifies_in_each_form(value: str, at: int | None) -> None:
     """The x- header verifies in its timestamped and its single-valued forms, and claims no more than it proves."""
@@ -74,6 +98,21 @@ def test_header_names_are_found_in_any_case_and_in_a_wsgi_environment() -> None:
     """Frameworks spell header names in their own ways."""
     for rename in (str.upper, str.title, lambda name: "HTTP_" + name.upper().replace("-", "_")):
         verify(SECRET, {rename(name): value for name, value in standard().items()}, BODY, now=AT)
+
+
+def test_headers_are_taken_as_frameworks_have_them() -> None:
+    """The header objects of Flask, Django, Starlette and httpx are taken as they are, by the types too."""
+    plain = standard()
+    environ = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in plain.items()}
+    taken: list[Headers] = [
+        werkzeug.datastructures.Headers(plain),
+        werkzeug.datastructures.EnvironHeaders(environ),
+        django.http.request.HttpHeaders(environ),
+        starlette.datastructures.Headers(plain),
+        httpx.Headers(plain),
+    ]
+    for headers in taken:
+        verify(SECRET, headers, BODY, now=AT)
 
 
 def test_body_as_text_is_taken_as_utf8() -> None:
@@ -301,3 +340,10 @@ def test_published_vectors_verify() -> None:
         for name, value in case["expect"]["x-webhook-signature"].items():
             secret = case["previousSecret"] if name == "hex, rotating" else case["secret"]
             verify(secret, {"x-webhook-signature": value}, body, now=at)
+
+
+def test_every_mistake_is_documented() -> None:
+    """The page for receivers says what each mistake means."""
+    page = (Path(__file__).parents[1] / "docs" / "receivers.md").read_text()
+    for name in Mistake:
+        assert f"`{name.value}`" in page

@@ -1,5 +1,5 @@
 """For receivers: is this request webhookd's, unchanged and fresh — and if not, which of the usual mistakes was made?"""
 
-from webhookd.verify.check import Mistake, VerificationError, Verified, verify
+from webhookd.verify.check import Headers, Mistake, VerificationError, Verified, verify
 
-__all__ = ["Mistake", "VerificationError", "Verified", "verify"]
+__all__ = ["Headers", "Mistake", "VerificationError", "Verified", "verify"]

@@ -7,9 +7,10 @@ tried one by one, and the one under which the signature matches is named; it is 
 import hmac
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -22,6 +23,14 @@ _HEX_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _FIRST_MILLISECONDS = 100_000_000_000  # as seconds this is the year 5138
 _MOST_TOKENS = 32
 _RAW_BODY = "verify the raw bytes of the request, before anything parses them"
+
+
+class Headers(Protocol):
+    """Headers as any framework has them: a dict, or an object of its own with `items`."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """Return names and values."""
+        ...
 
 
 class Mistake(StrEnum):
@@ -39,6 +48,9 @@ class Mistake(StrEnum):
     BODY_PARSED = "body_parsed"
     BODY_CHANGED = "body_changed"
     NO_MATCH = "no_match"
+
+
+_SAYS_LITTLE = frozenset({Mistake.NO_MATCH, Mistake.SECRET_MALFORMED, Mistake.SCHEME})
 
 
 class VerificationError(WebhookdError):
@@ -70,8 +82,8 @@ class _Claim:
 
 
 def verify(
-    secret: str,
-    headers: Mapping[str, str],
+    secret: str | Sequence[str],
+    headers: Headers,
     body: bytes | str,
     tolerance_seconds: float | None = 300,
     now: float | None = None,
@@ -80,13 +92,30 @@ def verify(
 
     `headers` are looked up without regard to case. `webhook-signature` decides where it is present, else
     `x-webhook-signature` in any of its forms. `secret` is the webhook's `whsec_…`, or its `whpk_…` public key for the
-    v1a signature. The timestamp may differ from `now` (epoch seconds, the machine's unless given) by
-    `tolerance_seconds` either way; None leaves it unchecked. The forms that sign the body alone carry no time: an old
-    request can be replayed against them, so reject the ids you have seen.
+    v1a signature; of several, such as the new one and the old one during a rotation, one has to match. The timestamp
+    may differ from `now` (epoch seconds, the machine's unless given) by `tolerance_seconds` either way; None leaves it
+    unchecked. The forms that sign the body alone carry no time: an old request can be replayed against them, so reject
+    the ids you have seen.
     """
     raw = _raw_body(body)
     found = _normalized(headers)
     moment = time.time() if now is None else now
+    secrets = [secret] if isinstance(secret, str) else list(secret)
+    if not secrets:
+        raise VerificationError(Mistake.SECRET_MALFORMED, "there is no secret to check with")
+    errors: list[VerificationError] = []
+    for each in secrets:
+        try:
+            return _verify_one(each, found, raw, tolerance_seconds, moment)
+        except VerificationError as error:
+            errors.append(error)
+    # A secret that is another webhook's says nothing; the one that belongs to the request says what is wrong with it.
+    raise next((error for error in errors if error.mistake not in _SAYS_LITTLE), errors[0])
+
+
+def _verify_one(
+    secret: str, found: Mapping[str, str], raw: bytes, tolerance_seconds: float | None, moment: float
+) -> Verified:
     if STANDARD_HEADER in found:
         event_id, timestamp = _required(found, "webhook-id"), _required(found, "webhook-timestamp")
         sent_at = _parse_timestamp("webhook-timestamp", timestamp)
@@ -114,7 +143,7 @@ def _raw_body(body: object) -> bytes:
     raise VerificationError(Mistake.BODY_PARSED, f"the body is a {type(body).__name__}, already parsed; {_RAW_BODY}")
 
 
-def _normalized(headers: Mapping[str, str]) -> dict[str, str]:
+def _normalized(headers: Headers) -> dict[str, str]:
     # WSGI and PHP hand headers over as HTTP_WEBHOOK_ID.
     return {name.lower().replace("_", "-").removeprefix("http-"): value.strip() for name, value in headers.items()}
 

@@ -1,84 +1,22 @@
-"""The producer client: results and errors, pipelining, and what it does when the server goes and comes back."""
+"""The blocking client: results and errors, pipelining, and what it does when the server goes and comes back."""
 
-import contextlib
-import io
 import json
 import socket
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.client.scripted import Answer, accepted, refused, scripted
 from tests.ingest.fakes import FakePublisher
 from tests.ingest.producer import serving
 from webhookd.client import Client, Event, ServerUnavailable
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import Prefix, is_id
 from webhookd.models import PublishResult
-
-Answer = Callable[[dict[str, object]], dict[str, object] | None]
-
-
-def accepted(event: dict[str, object]) -> dict[str, object]:
-    return {"ok": True, "id": event["id"], "deliveries": 1, "duplicate": False}
-
-
-def refused(code: str) -> dict[str, object]:
-    return {"ok": False, "error": {"code": code, "message": "because"}}
-
-
-class ScriptedServer:
-    """A server of one connection at a time that answers each line as told; None hangs up instead."""
-
-    def __init__(self, path: Path, answer: Answer) -> None:
-        self.answer = answer
-        self.lines: list[dict[str, object]] = []
-        self.connections = 0
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(path))
-        self._listener.listen()
-        self._connection: socket.socket | None = None
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
-        if self._connection is not None and self._connection.fileno() != -1:
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            self._connection = connection
-            with contextlib.suppress(OSError), connection, connection.makefile("rwb") as stream:
-                self._talk(stream)
-
-    def _talk(self, stream: io.BufferedRWPair) -> None:
-        for line in stream:
-            self.lines.append(json.loads(line))
-            answer = self.answer(self.lines[-1])
-            if answer is None:
-                return
-            stream.write(json.dumps(answer).encode() + b"\n")
-            stream.flush()
-
-
-@contextlib.contextmanager
-def scripted(path: Path, answer: Answer = accepted) -> Iterator[ScriptedServer]:
-    server = ScriptedServer(path, answer)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
@@ -276,15 +214,20 @@ def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
 
 def test_refusal_is_read_even_if_the_server_has_closed(path: Path) -> None:
     """A refusal that was written before the connection closed is found, though sending already fails."""
-    with socket.socket(socket.AF_UNIX) as listener, Client(path, timeout=1) as client:
+    with socket.socket(socket.AF_UNIX) as listener, Client(path, timeout=5) as client:
         listener.bind(str(path))
         listener.listen()
-        client._connect()
-        connection, _ = listener.accept()
-        connection.sendall(json.dumps(refused("FORBIDDEN")).encode() + b"\n")
-        connection.close()
+
+        def refuse() -> None:
+            connection, _ = listener.accept()
+            connection.sendall(json.dumps(refused("FORBIDDEN")).encode() + b"\n")
+            connection.close()
+
+        turns_away = threading.Thread(target=refuse)
+        turns_away.start()
         with pytest.raises(Rejected) as caught:
-            client.send("user.created", {})
+            client.send("user.created", {"more than a socket holds": "x" * 2_000_000})
+        turns_away.join()
     assert caught.value.code is ErrorCode.FORBIDDEN
 
 

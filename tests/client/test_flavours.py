@@ -1,0 +1,153 @@
+"""What holds for each flavour of the client, over the socket and over HTTP, against servers that answer as told."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.flavours import FLAVOURS, Send
+from tests.client.scripted import Reply, accepted, line_of, refused, scripted, scripted_http
+from webhookd.client import ErrorCode, Event, PublishResult, Rejected, ServerUnavailable
+
+
+@pytest.fixture(params=FLAVOURS)
+def send(request: pytest.FixtureRequest) -> Send:
+    return FLAVOURS[request.param]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "s.sock"
+
+
+def event(number: int) -> Event:
+    return Event(type="user.created", data={"n": number}, id=f"evt_{number}")
+
+
+def events(count: int) -> Iterator[Event]:
+    return map(event, range(count))
+
+
+def result(number: int) -> PublishResult:
+    return PublishResult(id=f"evt_{number}", deliveries=1, duplicate=False)
+
+
+def test_events_without_an_id_get_one_that_they_keep(send: Send, path: Path) -> None:
+    """The first server hangs up without an answer; the second gets the same random ids, in the same order."""
+    answers = iter([None])
+    with scripted(path, lambda line: next(answers, accepted(line))) as server:
+        results = send(str(path), [Event(type="a", data={"n": n}) for n in range(3)])
+    ids = [given.id for given in results if isinstance(given, PublishResult)]
+    assert len(set(ids)) == 3
+    assert all(given.startswith("evt_") and len(given) == 30 for given in ids)
+    assert server.connections == 2
+    assert [line["id"] for line in server.lines[-3:]] == ids
+    assert server.lines[0]["id"] == ids[0]
+
+
+@pytest.mark.parametrize("code", ["JOURNAL_FULL", "SHUTTING_DOWN", "RATE_LIMITED"])
+def test_refusals_of_the_moment_are_waited_out_on_the_socket(send: Send, path: Path, code: str) -> None:
+    """The caller notices nothing of a full journal, a server that stops or one with too many connections."""
+    answers = iter([refused(code), refused(code)])
+    with scripted(path, lambda line: next(answers, accepted(line))) as server:
+        assert send(str(path), events(1)) == [result(0)]
+    assert [line["id"] for line in server.lines] == ["evt_0"] * 3
+
+
+def test_refusals_keep_their_place(send: Send, path: Path) -> None:
+    """An event that can't be accepted is refused in its place, on the socket and over HTTP."""
+    with scripted(path, lambda line: refused("CONFLICT") if line["id"] == "evt_1" else accepted(line)):
+        found = send(str(path), events(3))
+    organization = b'{"ok":false,"error":{"code":"FORBIDDEN","message":"another organization"}}\n'
+
+    def one_refused(_nth: int, lines: list[dict[str, object]]) -> Reply:
+        results = [organization if line["id"] == "evt_1" else line_of(line) for line in lines]
+        return Reply(body=b"".join(results))
+
+    with scripted_http(one_refused) as server:
+        over_http = send(server.url, events(3))
+    for results, code in ((found, ErrorCode.CONFLICT), (over_http, ErrorCode.FORBIDDEN)):
+        assert [results[0], results[2]] == [result(0), result(2)]
+        assert isinstance(results[1], Rejected)
+        assert results[1].code is code
+
+
+def test_deadline_names_the_event(send: Send, path: Path) -> None:
+    """Without a server the caller hears within its timeout which event is in doubt, over either transport."""
+    for target in (str(path), "http://127.0.0.1:9"):
+        started = time.monotonic()
+        with pytest.raises(ServerUnavailable, match=r"no answer for event evt_0 in 0\.3 s") as caught:
+            send(target, events(2), timeout=0.3)
+        assert caught.value.event_id == "evt_0"
+        assert 0.25 < time.monotonic() - started < 5
+
+
+def test_refused_producer_is_told_at_once(send: Send) -> None:
+    """A key that is none is the caller's error, not a reason to wait."""
+    problem = b'{"code":"UNAUTHORIZED","detail":"no such key"}'
+    with (
+        scripted_http(lambda _nth, _lines: Reply(status=401, body=problem)) as server,
+        pytest.raises(Rejected, match="no such key") as caught,
+    ):
+        send(server.url, events(2), key="whd_wrong")
+    assert caught.value.code is ErrorCode.UNAUTHORIZED
+    assert len(server.requests) == 1
+
+
+def test_key_revoked_in_the_middle_ends_the_rest(send: Send) -> None:
+    """What was taken before the key went has its result lines; the rest is refused with the key's own code."""
+    ended = b'{"ok":false,"error":{"code":"UNAUTHORIZED","message":"no longer in force"}}\n'
+
+    def revoked(_nth: int, lines: list[dict[str, object]]) -> Reply:
+        return Reply(body=line_of(lines[0]) + ended) if lines[0]["id"] == "evt_0" else Reply(body=ended)
+
+    with (
+        scripted_http(revoked) as server,
+        pytest.raises(Rejected, match="no longer in force"),
+    ):
+        send(server.url, events(3))
+
+
+def test_overload_is_waited_out_as_long_as_the_server_says(send: Send) -> None:
+    """A 503 with Retry-After is tried again after that time, with the same events."""
+    overload = Reply(status=503, headers=(("retry-after", "1"),), body=b"")
+    with scripted_http(lambda nth, _lines: Reply() if nth else overload) as server:
+        started = time.monotonic()
+        assert send(server.url, events(2), key="whd_k") == [result(0), result(1)]
+        assert time.monotonic() - started >= 1
+    assert [[line["id"] for line in lines] for lines in server.requests][-1][0] == "evt_0"
+    assert server.headers[0]["authorization"] == "Bearer whd_k"
+    assert server.headers[0]["content-type"] == "application/x-ndjson"
+    assert server.headers[0]["path"] == "/api/events"
+
+
+def test_answer_that_breaks_off_is_continued(send: Send) -> None:
+    """Of an answer with two results out of four the other two are asked for again."""
+    with scripted_http(lambda nth, _lines: Reply(results=None if nth else 1)) as server:
+        assert send(server.url, events(4), window=4) == [result(n) for n in range(4)]
+    asked = [line["id"] for lines in server.requests for line in lines]
+    assert asked.count("evt_0") == 1
+    assert len(server.requests) >= 2
+
+
+def test_requests_too_large_for_a_proxy_are_cut(send: Send) -> None:
+    """A 413 for many events is tried again with fewer of them; for one event it is that event's refusal."""
+    most = 3
+
+    def proxy(_nth: int, lines: list[dict[str, object]]) -> Reply:
+        return Reply(status=413, body=b"<html>") if len(lines) > most else Reply()
+
+    with scripted_http(proxy) as server:
+        big = [Event(type="a", data={"x": "x" * 100_000}, id=f"evt_{n}") for n in range(6)]
+        assert send(server.url, big, window=6) == [result(n) for n in range(6)]
+        most = 0
+        with pytest.raises(Rejected, match="too large"):
+            send(server.url, events(1))
+
+
+def test_window_out_of_range_is_the_callers_error(send: Send, path: Path) -> None:
+    """The window has its bounds."""
+    for window in (0, 1025):
+        with pytest.raises(ValueError, match="window must be 1 to 1024"):
+            send(str(path), [], window=window)

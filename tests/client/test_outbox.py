@@ -1,0 +1,288 @@
+"""The state machine of the clients: order, bounds, back-off and deadlines, and what each answer means to it."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from webhookd.client import ErrorCode, Event, PublishResult, Rejected, ServerUnavailable
+from webhookd.client.answers import Lost, read_failure
+from webhookd.client.outbox import MOST_UNANSWERED_BYTES, Outbox, Submission
+
+TIMEOUT = 10.0
+
+
+def outbox(*, sample: float = 1.0) -> Outbox:
+    numbers: Iterator[int] = iter(range(1000))
+    return Outbox("s.sock", TIMEOUT, lambda: f"own_{next(numbers)}", frozenset({ErrorCode.FORBIDDEN}), lambda: sample)
+
+
+def filled(box: Outbox, count: int, *, now: float = 0.0, data: bytes = b"{}") -> list[Submission]:
+    made = [box.submission(Event(type="a", data=data), now) for _ in range(count)]
+    for submission in made:
+        box.put(submission)
+    return made
+
+
+def ids(lines: bytes) -> list[str]:
+    return [json.loads(line)["id"] for line in lines.splitlines()]
+
+
+def result(event_id: str) -> bytes:
+    return json.dumps({"ok": True, "id": event_id, "deliveries": 1, "duplicate": False}).encode() + b"\n"
+
+
+def refusal(code: str) -> bytes:
+    return json.dumps({"ok": False, "error": {"code": code, "message": "because"}}).encode() + b"\n"
+
+
+def test_what_is_unanswered_goes_again_first_and_in_order() -> None:
+    """After a loss the next connection starts with the oldest unanswered event and leaves out the answered ones."""
+    box = outbox()
+    filled(box, 4)
+    assert ids(box.take_unsent(10_000, most_events=3)) == ["own_0", "own_1", "own_2"]
+    box.receive(result("own_0"), 1.0)
+    box.lose(Lost("gone"), 2.0)
+    assert ids(box.take_unsent(10_000)) == ["own_1", "own_2", "own_3"]
+    assert box.take_unsent(10_000) == b""
+
+
+def test_half_a_result_is_lost_with_its_connection() -> None:
+    """Bytes of a result that was cut off are never joined with the next connection's."""
+    box = outbox()
+    (only,) = filled(box, 1)
+    box.take_unsent(10_000)
+    box.receive(result("own_0")[:20], 1.0)
+    box.lose(Lost("gone"), 2.0)
+    box.take_unsent(10_000)
+    box.receive(result("own_0"), 3.0)
+    assert only.value() == PublishResult(id="own_0", deliveries=1, duplicate=False)
+
+
+def test_lines_are_taken_up_to_a_size_but_at_least_one() -> None:
+    """A request is filled with whole lines, and one that is larger than all it may hold goes alone."""
+    box = outbox()
+    filled(box, 3, data=b'{"a":"' + b"x" * 100 + b'"}')
+    size = len(box.submission(Event(type="a", data=b'{"a":"' + b"x" * 100 + b'"}'), 0.0).line)
+    assert ids(box.take_unsent(2 * size)) == ["own_0", "own_1"]
+    assert ids(box.take_unsent(10)) == ["own_2"]
+
+
+def test_what_may_be_unanswered_is_bounded_in_events_and_bytes() -> None:
+    """There is room for so many events, and for so many bytes of them, but always for one."""
+    box = outbox()
+    filled(box, 2)
+    assert (box.is_over(1), box.is_over(2)) == (True, False)
+    box = outbox()
+    filled(box, 1, data=b'{"a":"' + b"x" * MOST_UNANSWERED_BYTES + b'"}')
+    assert not box.is_over(1024)
+    filled(box, 1)
+    assert box.is_over(1024)
+
+
+def test_pauses_grow_and_are_spread_until_something_is_heard() -> None:
+    """The pause before each new connection doubles up to a second, is cut by half at most, and starts small again."""
+    box = outbox(sample=1.0)
+    filled(box, 2)
+    pauses = []
+    for _ in range(7):
+        box.lose(Lost("gone"), 100.0)
+        pauses.append(round(box.try_at - 100.0, 3))
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+    box.take_unsent(10_000)
+    box.receive(result("own_0"), 100.0)
+    box.lose(Lost("gone"), 100.0)
+    assert round(box.try_at - 100.0, 3) == 0.05
+    luckier = outbox(sample=0.0)
+    luckier.lose(Lost("gone"), 100.0)
+    assert round(luckier.try_at - 100.0, 3) == 0.025
+
+
+def test_retry_after_is_waited_out() -> None:
+    """What the server asks for is a floor under the pause."""
+    box = outbox()
+    box.lose(Lost("HTTP 503", 7.0), 100.0)
+    assert box.try_at == 107.0
+
+
+def test_progress_puts_the_deadline_off_and_silence_names_the_event() -> None:
+    """The timeout runs from the last result; then the error names the first event without one, and the reason."""
+    box = outbox()
+    first, second = filled(box, 2)
+    box.take_unsent(10_000)
+    assert box.deadline(first) == TIMEOUT
+    box.receive(result("own_0"), 8.0)
+    assert box.deadline(second) == 18.0
+    box.expire(17.9)
+    box.lose(Lost("the server closed the connection"), 17.9)
+    with pytest.raises(ServerUnavailable, match=r"s\.sock: the server closed .* event own_1 in 10 s") as caught:
+        box.expire(18.0)
+    assert caught.value.event_id == "own_1"
+
+
+def test_time_in_which_nobody_listened_counts_for_nothing() -> None:
+    """A slow source of events is no silence of the server."""
+    box = outbox()
+    (only,) = filled(box, 1)
+    box.attend(60.0)
+    assert box.deadline(only) == 70.0
+
+
+def test_given_up_before_it_was_sent_it_is_never_sent() -> None:
+    """An event whose caller left while it waited for its connection isn't submitted."""
+    box = outbox()
+    first, second = filled(box, 2)
+    box.give_up(first)
+    assert ids(box.take_unsent(10_000)) == ["own_1"]
+    box.receive(result("own_1"), 1.0)
+    assert second.is_done
+
+
+def test_given_up_after_it_was_sent_it_keeps_its_place() -> None:
+    """The result of an event that nobody waits for is not its successor's; after a loss it is not sent again."""
+    box = outbox()
+    first, second = filled(box, 2)
+    box.take_unsent(10_000)
+    box.give_up(first)
+    box.receive(result("own_0"), 1.0)
+    assert not second.is_done
+    box.receive(result("own_1"), 1.0)
+    assert second.value() == PublishResult(id="own_1", deliveries=1, duplicate=False)
+    third, _ = filled(box, 2)
+    box.take_unsent(10_000)
+    box.give_up(third)
+    box.lose(Lost("gone"), 2.0)
+    assert ids(box.take_unsent(10_000)) == ["own_3"]
+
+
+@pytest.mark.parametrize("code", ["SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT"])
+def test_refusals_of_the_moment_are_no_results(code: str) -> None:
+    """What may be taken in a while is kept and sent again; what was answered before it on the line is answered."""
+    box = outbox()
+    first, second = filled(box, 2)
+    box.take_unsent(10_000)
+    with pytest.raises(Lost, match="because"):
+        box.receive(result("own_0") + refusal(code), 1.0)
+    assert (first.is_done, second.is_done) == (True, False)
+    box.lose(Lost("because"), 1.0)
+    assert ids(box.take_unsent(10_000)) == ["own_1"]
+
+
+def test_refusal_of_an_event_costs_only_itself() -> None:
+    """A refusal that can't be mended by waiting is the event's outcome, and the next result is the next event's."""
+    box = outbox()
+    first, second = filled(box, 2)
+    box.take_unsent(10_000)
+    box.receive(refusal("VALIDATION_ERROR") + result("own_1"), 1.0)
+    refused = first.value()
+    assert isinstance(refused, Rejected)
+    assert refused.code is ErrorCode.VALIDATION_ERROR
+    assert second.is_done
+
+
+def test_refusal_of_the_producer_is_that_of_all_its_events() -> None:
+    """A producer that may not submit hears it for each event, as an error and not as a result."""
+    box = outbox()
+    made = filled(box, 3)
+    box.take_unsent(10_000, most_events=1)
+    with pytest.raises(Lost):
+        box.receive(refusal("FORBIDDEN"), 1.0)
+    assert len(box) == 0
+    for submission in made:
+        with pytest.raises(Rejected, match="because"):
+            submission.value()
+
+
+def test_result_that_nobody_waits_for_ends_the_connection() -> None:
+    """Results that can't be told apart are not guessed at."""
+    with pytest.raises(Lost, match="nobody waits for"):
+        outbox().receive(result("own_0"), 1.0)
+
+
+def test_answer_that_ends_early_is_a_loss() -> None:
+    """An HTTP answer without all its results leaves the rest to be sent again."""
+    box = outbox()
+    filled(box, 2)
+    box.take_unsent(10_000)
+    box.receive(result("own_0"), 1.0)
+    with pytest.raises(Lost, match="before all its results"):
+        box.end_answer()
+    box.receive(result("own_1"), 1.0)
+    box.end_answer()
+
+
+@given(st.lists(st.sampled_from(["put", "take", "take one", "answer", "lose", "cut"]), max_size=60))
+def test_whatever_happens_each_event_is_taken_in_order_and_answered_once(steps: list[str]) -> None:
+    """In any interleaving of sending, answers and losses new events arrive in order and each has its one result."""
+    box = outbox()
+    made: list[Submission] = []
+    seen: list[str] = []
+    wire: list[str] = []
+
+    def take(count: int) -> None:
+        for event_id in ids(box.take_unsent(10_000, most_events=count)):
+            wire.append(event_id)
+            if event_id not in seen:
+                seen.append(event_id)
+
+    for step in [*steps, "lose", "take", *["answer"] * 60]:
+        match step:
+            case "put":
+                made += filled(box, 1)
+            case "take":
+                take(100)
+            case "take one":
+                take(1)
+            case "answer" if wire:
+                box.receive(result(wire.pop(0)), 1.0)
+            case "cut" if wire:
+                box.receive(result(wire[0])[:-5], 1.0)
+                box.lose(Lost("cut"), 1.0)
+                wire.clear()
+            case "lose":
+                box.lose(Lost("gone"), 1.0)
+                wire.clear()
+    assert seen == [submission.id for submission in made]
+    assert [submission.value() for submission in made] == [
+        PublishResult(id=submission.id, deliveries=1, duplicate=False) for submission in made
+    ]
+
+
+PROBLEM = b'{"code":"UNAUTHORIZED","detail":"no such key"}'
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected", "said"),
+    [
+        (401, PROBLEM, ErrorCode.UNAUTHORIZED, "no such key"),
+        (413, b"<html>", ErrorCode.PAYLOAD_TOO_LARGE, "a proxy before it"),
+        (404, b"<html>", ErrorCode.INTERNAL, "is the URL that of the server"),
+        (301, b"", ErrorCode.INTERNAL, "HTTP 301"),
+    ],
+)
+def test_http_refusals_say_what_to_mend(status: int, body: bytes, expected: ErrorCode, said: str) -> None:
+    """A status that waiting doesn't mend is a refusal with the API's code, and what a proxy says is told as such."""
+    failure = read_failure(status, {}, body, 0.0)
+    assert isinstance(failure, Rejected)
+    assert (failure.code, said in failure.detail) == (expected, True), failure.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "seconds"),
+    [
+        (429, "7", 7.0),
+        (503, "Thu, 01 Jan 1970 00:00:20 GMT", 10.0),
+        (503, "Thu, 01 Jan 1970 00:00:05 GMT", 0.0),
+        (503, "99999999", 86_400.0),
+        (502, "soon", 0.0),
+        (500, "", 0.0),
+        (504, "-1", 0.0),
+    ],
+)
+def test_http_answers_of_the_moment_are_waited_out(status: int, header: str, seconds: float) -> None:
+    """Overload, a proxy without its server and errors of the server are tried again, not before Retry-After."""
+    failure = read_failure(status, {"retry-after": header}, b"", 10.0)
+    assert isinstance(failure, Lost)
+    assert failure.retry_after_seconds == seconds

@@ -1,0 +1,23 @@
+"""What the pages of docs/recipes hold: each fenced block whose first line names a file is that file."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+_BLOCK = re.compile(r"^```\w*\n((?:#|//) (\S+\.\w+)\n.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def files(page: str) -> dict[str, str]:
+    """Return the files of a page by their names."""
+    found = {name: text for text, name in _BLOCK.findall((DOCS / "recipes" / page).read_text())}
+    assert found, f"{page} has no file in it"
+    return found
+
+
+def write(page: str, directory: Path) -> list[str]:
+    """Write the files of a page into a directory; return their names."""
+    made = files(page)
+    for name, text in made.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    return list(made)

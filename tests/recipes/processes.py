@@ -1,0 +1,49 @@
+"""Programs that a recipe starts, each killed at the end of its test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+BIN = Path(sys.executable).parent
+
+
+@asynccontextmanager
+async def program(
+    command: Sequence[str], directory: Path, environ: Mapping[str, str], *, log: Path
+) -> AsyncIterator[trio.Process]:
+    """Run a program in a directory for as long as the block lasts; what it prints is added to `log`."""
+    with log.open("ab") as output:
+        process = await trio.lowlevel.open_process(
+            list(command),
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ
+            | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
+            | dict(environ),
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+
+
+async def listening(port: int, process: trio.Process, log: Path) -> None:
+    """Return once something listens on the port; fails with the log where the program has ended."""
+    with trio.fail_after(30):
+        while True:
+            try:
+                await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                await trio.sleep(0.02)
+            else:
+                return

@@ -1,0 +1,345 @@
+"""The client for programs with an event loop, trio's or asyncio's: one shell for both, by anyio.
+
+One task of the client owns the connection and is the only one that waits on the network; the callers' tasks put their
+events into the outbox and wait for what comes of them. So whatever many tasks send at the same time goes out together:
+pipelined on the socket, in one request over HTTP. A caller that is cancelled takes nothing back.
+"""
+
+import os
+import ssl
+import time
+from collections import deque
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
+
+import anyio
+import httpx
+from anyio.abc import ByteStream, TaskGroup
+
+from webhookd.client import http, socket
+from webhookd.client.answers import Lost
+from webhookd.client.events import Event
+from webhookd.client.outbox import MOST_UNANSWERED, Outbox, Submission
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.ids import IdFactory, Prefix
+from webhookd.models import PublishResult
+
+T = TypeVar("T")
+
+_CLOSE_SECONDS = 1.0
+
+
+class _Wire(Protocol):
+    """How events get to the server and results back."""
+
+    final_codes: frozenset[ErrorCode]
+
+    async def talk(self, outbox: Outbox, work: "_Bell") -> None:
+        """Make a connection and use it until Lost; `work` rings when there is more to send."""
+        ...
+
+    async def close(self) -> None:
+        """Close what is open."""
+        ...
+
+
+class _Bell:
+    """Wakes who waits for it; rung before, it doesn't let the next one wait."""
+
+    def __init__(self) -> None:
+        self._event = anyio.Event()
+
+    def ring(self) -> None:
+        self._event.set()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+        self._event = anyio.Event()
+
+
+class _SocketWire:
+    final_codes = socket.FINAL_CODES
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    async def talk(self, outbox: Outbox, work: _Bell) -> None:
+        try:
+            stream = await anyio.connect_unix(self._path)
+        except OSError as error:
+            raise Lost(f"can't connect: {error.strerror or error}") from error
+        lost: Lost | None = None
+        async with stream, anyio.create_task_group() as tasks:
+            tasks.start_soon(self._write, stream, outbox, work)
+            try:
+                while True:
+                    outbox.receive(await stream.receive(socket.CHUNK_BYTES), anyio.current_time())
+            except anyio.EndOfStream:
+                lost = Lost("the server closed the connection")
+            except (OSError, anyio.BrokenResourceError) as error:
+                lost = Lost(f"the connection was lost: {error.__cause__ or error}")
+            except Lost as error:
+                lost = error
+            tasks.cancel_scope.cancel()
+        if lost is not None:
+            raise lost
+
+    async def _write(self, stream: ByteStream, outbox: Outbox, work: _Bell) -> None:
+        try:
+            while True:
+                while lines := outbox.take_unsent(socket.CHUNK_BYTES):
+                    await stream.send(lines)
+                await work.wait()
+        except (OSError, anyio.BrokenResourceError):
+            # What the server said before it closed is still to be read; then the reader finds the end.
+            return
+
+    async def close(self) -> None:
+        pass
+
+
+class _HttpWire:
+    final_codes = http.FINAL_CODES
+
+    def __init__(self, url: str, key: str | None, ssl_context: ssl.SSLContext | None) -> None:
+        self._address = http.address(url)
+        # No timeout here: each event has its own deadline, and the task that waits for it cancels the request.
+        self._client = httpx.AsyncClient(
+            headers=http.headers(key),
+            verify=http.tls(url, ssl_context),
+            timeout=None,  # noqa: S113 - as above
+        )
+        self._batches = http.Batches()
+
+    async def talk(self, outbox: Outbox, work: _Bell) -> None:  # noqa: ARG002 - what rings meanwhile goes with the next request
+        while lines := self._batches.take(outbox):
+            request = self._client.build_request("POST", self._address, content=lines)
+            request.stream = _Body(lines)
+            try:
+                async with aclosing(await self._client.send(request, stream=True)) as response:
+                    if response.status_code != httpx.codes.OK:
+                        await response.aread()
+                        raise self._batches.refused(outbox, response)
+                    await _read(response, outbox)
+            except httpx.HTTPError as error:
+                raise Lost(http.said(error)) from error
+            outbox.end_answer()
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body; httpx's own is a generator, which a connection lost in the middle leaves unclosed."""
+
+    def __init__(self, lines: bytes) -> None:
+        self._parts = iter((lines,))
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return _InTurn(self._parts)
+
+
+async def _read(response: httpx.Response, outbox: Outbox) -> None:
+    lost: Lost | None = None
+    with anyio.CancelScope() as reading:
+        async for chunk in response.aiter_raw():
+            try:
+                outbox.receive(chunk, anyio.current_time())
+            except Lost as error:
+                # Leaving the loop here would leave httpx's iterators to the garbage collector.
+                lost = error
+                reading.cancel()
+    if lost is not None:
+        raise lost
+
+
+class AsyncClient:
+    """A producer for the server at `target`: the path of its socket, or the URL of its API and a `key`.
+
+    Used as `async with AsyncClient(…) as client`, by any number of tasks of that loop. A key needs the role `ingest`
+    or `admin`. `timeout` is how long, in seconds, to go on without any answer before ServerUnavailable.
+    """
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        timeout: float = 30.0,
+        *,
+        key: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        where = os.fspath(target)
+        self._wire: _Wire = (
+            _HttpWire(where, key, ssl_context) if where.startswith(("http://", "https://")) else _SocketWire(where)
+        )
+        ids = IdFactory(time.time)
+        self._outbox = Outbox(where, timeout, lambda: ids.new(Prefix.EVENT), self._wire.final_codes)
+        self._group: TaskGroup | None = None
+
+    async def __aenter__(self) -> Self:
+        self._work = _Bell()
+        self._door = anyio.Lock()
+        self._room = _Bell()
+        self._connection = anyio.CancelScope()
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._group.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        assert self._group is not None  # noqa: S101 - `__aenter__` has made it
+        self._group.cancel_scope.cancel()
+        # The caller's own error leaves as it is: that there is a group in here is nothing to it.
+        told = (None, None, None) if isinstance(error, Exception) else (kind, error, traceback)
+        try:
+            handled = await self._group.__aexit__(*told)  # noqa: ASYNC102 - all it waits for was canceled
+        finally:
+            self._group = None
+            self._outbox.close()
+            with anyio.move_on_after(_CLOSE_SECONDS, shield=True):
+                await self._wire.close()
+        return handled and not isinstance(error, Exception)
+
+    async def send(
+        self,
+        type: str,  # noqa: A002 - the event's own field
+        data: Mapping[str, object] | bytes,
+        id: str | None = None,  # noqa: A002 - the event's own field
+        *,
+        timestamp: str | None = None,
+        organization_id: str | None = None,
+        ordering_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> PublishResult:
+        """Submit one event and return its result, once it is on the server's disk.
+
+        Raises Rejected, with its code, where the server refuses it; ServerUnavailable where no answer comes in time;
+        ValueError for what has no JSON form. Cancelled, it may have been submitted.
+        """
+        event = Event(
+            type=type,
+            data=data,
+            id=id,
+            timestamp=timestamp,
+            organization_id=organization_id,
+            ordering_key=ordering_key,
+            traceparent=traceparent,
+        )
+        result = await self._wait(await self._put(event))
+        if isinstance(result, Rejected):
+            raise result
+        return result
+
+    async def send_many(
+        self, events: Iterable[Event] | AsyncIterable[Event], window: int = 256
+    ) -> AsyncIterator[PublishResult | Rejected]:
+        """Submit events without waiting for each; yield, in their order, each one's result or its refusal.
+
+        Each event is handed over as soon as `events` gives it, and results are yielded when the next event has been
+        given; at most `window` (1 to 1024) wait for their result at a time. Raises as `send` does where the producer
+        itself is refused or the server was away for too long: the event named there and those behind it have no result
+        yet.
+        """
+        if not 1 <= window <= MOST_UNANSWERED:
+            raise ValueError(f"window must be 1 to {MOST_UNANSWERED}")
+        waiting: deque[_Awaited] = deque()
+        try:
+            async for event in events if isinstance(events, AsyncIterable) else _InTurn(events):
+                waiting.append(await self._put(event))
+                while waiting and (waiting[0].submission.is_done or len(waiting) >= window):
+                    yield await self._wait(waiting.popleft())
+            while waiting:
+                yield await self._wait(waiting.popleft())
+        finally:
+            for awaited in waiting:
+                self._give_up(awaited.submission)
+
+    async def _put(self, event: Event) -> "_Awaited":
+        """Queue an event as soon as there is room."""
+        if self._group is None:
+            raise RuntimeError("use the client as `async with AsyncClient(…) as client`")
+        submission = self._outbox.submission(event, anyio.current_time())
+        awaited = _Awaited(submission=submission, done=anyio.Event())
+
+        def tell() -> None:
+            awaited.done.set()
+            self._room.ring()
+
+        submission.tell = tell
+        while (seconds := self._seconds_left(submission)) > 0:
+            with anyio.move_on_after(seconds):
+                async with self._door:  # in the order of their coming
+                    while self._outbox.is_over(MOST_UNANSWERED - 1):
+                        await self._room.wait()
+                    self._outbox.put(submission)
+                    self._work.ring()
+                    return awaited
+        raise self._outbox.unavailable(submission)
+
+    async def _wait(self, awaited: "_Awaited") -> PublishResult | Rejected:
+        submission = awaited.submission
+        try:
+            while not submission.is_done:
+                seconds = self._seconds_left(submission)
+                if seconds <= 0 or self._group is None:
+                    # Others on this connection fare no better; they are sent again on the next.
+                    self._connection.cancel()
+                    raise self._outbox.unavailable(submission)
+                with anyio.move_on_after(seconds):
+                    await awaited.done.wait()
+        finally:
+            if not submission.is_done:
+                self._give_up(submission)
+        return submission.value()
+
+    def _seconds_left(self, submission: Submission) -> float:
+        return self._outbox.deadline(submission) - anyio.current_time()
+
+    def _give_up(self, submission: Submission) -> None:
+        self._outbox.give_up(submission)
+        self._room.ring()
+
+    async def _run(self) -> None:
+        """Connect while there is something to send, and again where the connection was lost."""
+        while True:
+            while not len(self._outbox):
+                await self._work.wait()
+            await anyio.sleep(max(self._outbox.try_at - anyio.current_time(), 0.0))
+            lost = Lost("timed out")
+            with anyio.CancelScope() as self._connection:
+                try:
+                    await self._wire.talk(self._outbox, self._work)
+                    continue
+                except Lost as error:
+                    lost = error
+            self._outbox.lose(lost, anyio.current_time())
+            self._room.ring()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Awaited:
+    """An event on its way, and what its caller waits for."""
+
+    submission: Submission
+    done: anyio.Event
+
+
+class _InTurn(Generic[T]):
+    """A source that doesn't wait, as one that may; not a generator, which would have to be closed."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return next(self._items)
+        except StopIteration:
+            raise StopAsyncIteration from None

@@ -1,0 +1,75 @@
+"""What the server says, read: a result line, and an HTTP answer that brings no results. Pure."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.models import PublishResult
+
+# Said of the moment or the connection, never of an event: sending again on a new connection may help.
+_TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT"})
+_TRY_AGAIN_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+_MOST_RETRY_AFTER_SECONDS = 86_400.0
+
+
+class Lost(Exception):  # noqa: N818 - internal: the connection is of no more use, and why
+    """What is unanswered has to be sent again, on another connection and not before `retry_after_seconds`."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+
+
+def read_line(line: bytes) -> PublishResult | Rejected:
+    """Return one event's result or refusal; Lost for a refusal that says nothing of the event, and for what is none."""
+    try:
+        answer = json.loads(line)
+        if answer["ok"]:
+            return PublishResult(id=answer["id"], deliveries=answer["deliveries"], duplicate=answer["duplicate"])
+        code, message = str(answer["error"]["code"]), str(answer["error"]["message"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Lost(f"not a result: {line[:80]!r}") from error
+    if code in _TRY_AGAIN_CODES:
+        raise Lost(message)
+    return _rejected(code, message)
+
+
+def read_failure(status: int, headers: Mapping[str, str], body: bytes, now: float) -> Lost | Rejected:
+    """Return what an HTTP answer other than 200 means for all events of its request; `now` is epoch seconds."""
+    code, message = _read_problem(status, body)
+    if status in _TRY_AGAIN_STATUSES:
+        return Lost(f"HTTP {status}: {message}", _retry_after_seconds(headers.get("retry-after", ""), now))
+    return _rejected(code, message)
+
+
+def _rejected(code: str, message: str) -> Rejected:
+    if code not in ErrorCode.__members__:
+        return Rejected(ErrorCode.INTERNAL, f"{code}: {message}")
+    return Rejected(ErrorCode(code), message)
+
+
+def _read_problem(status: int, body: bytes) -> tuple[str, str]:
+    """Return code and text of an RFC 9457 problem; what a proxy answers has neither."""
+    if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return ErrorCode.PAYLOAD_TOO_LARGE.value, "the request is too large for the server or a proxy before it"
+    try:
+        problem = json.loads(body)
+        return str(problem["code"]), str(problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {status}", "is the URL that of the server? The answer is not one of its own"
+
+
+def _retry_after_seconds(text: str, now: float) -> float:
+    """Read Retry-After (RFC 9110, 10.2.3), at most a day; 0 for none and for garbage."""
+    if text.isascii() and text.isdigit():
+        seconds = float(text)
+    else:
+        try:
+            date = parsedate_to_datetime(text)
+        except ValueError:
+            return 0.0
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+    return min(max(seconds, 0.0), _MOST_RETRY_AFTER_SECONDS)
