@@ -64,6 +64,7 @@ from webhookd.supervisor import Supervisor
 from webhookd.tester import Tester, own_event
 
 SWEEP_SECONDS = 60.0
+SECOND_LOOK_SECONDS = 1.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
 CANCELED_A_STEP = 2000
 
@@ -147,10 +148,18 @@ class Router:
 
     async def _sweep(self) -> None:
         """Wake endpoints that have work and no actor: the net below the wakes, which should never catch anything."""
-        for endpoint_pk in await self._journal.read(deliveries.backlog):
-            if self.registry.actor(endpoint_pk) is None and self.registry.wake(endpoint_pk) is not None:
+        idle = await self._idle_with_work()
+        if not idle:
+            return
+        await trio.sleep(SECOND_LOOK_SECONDS)  # whoever has just queued something may be about to tell
+        for endpoint_pk in idle & await self._idle_with_work():
+            if self.registry.wake(endpoint_pk) is not None:
                 self.sweeps_that_found_work += 1
                 _log.warning("sweep.found_work", endpoint_pk=endpoint_pk)
+
+    async def _idle_with_work(self) -> set[int]:
+        backlog = await self._journal.read(deliveries.backlog)
+        return {endpoint_pk for endpoint_pk in backlog if self.registry.actor(endpoint_pk) is None}
 
     async def room(self) -> None:
         """Wait until the journal takes another event; Rejected JOURNAL_FULL or SHUTTING_DOWN where it won't."""
