@@ -20,6 +20,11 @@ _MODULES = MappingProxyType(
         "init": "init",
         "check-config": "check_config",
         "systemd-unit": "systemd_unit",
+        "webhooks": "webhooks",
+        "deliveries": "deliveries",
+        "events": "events",
+        "tail": "tail",
+        "replay": "replay",
         "keys": "keys",
         "rotate-master-key": "rotate_master_key",
         "backup": "backup",
@@ -29,6 +34,7 @@ _MODULES = MappingProxyType(
         "verify": "verify",
         "doctor": "doctor",
         "demo": "demo",
+        "completion": "completion",
     }
 )
 

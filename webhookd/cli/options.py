@@ -36,6 +36,20 @@ def checks_config(command: Callable[P, R]) -> Callable[P, R]:
     )(command)
 
 
+def prints_json(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command `--json`, which reaches it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API has it.")(command)
+
+
+def takes_page(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command that lists something `--limit` and `--cursor`."""
+    limit = click.option(
+        "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="How many at most."
+    )
+    cursor = click.option("--cursor", metavar="CURSOR", help="Go on where a list ended, with its nextCursor.")
+    return limit(cursor(command))
+
+
 def load(path: Path | None) -> Config:
     """Return what the file and the process's environment say."""
     return load_config(path, os.environ)
