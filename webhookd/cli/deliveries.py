@@ -5,7 +5,7 @@ import click
 from webhookd.admin.schemas import AttemptView, DeliveryDetailView, DeliveryView
 from webhookd.cli.api import part
 from webhookd.cli.names import Moment, find_webhook, gathered, names_webhook
-from webhookd.cli.options import prints_json, takes_page
+from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
 from webhookd.models import DeliveryStatus
@@ -13,7 +13,7 @@ from webhookd.models import DeliveryStatus
 _STATUSES = click.Choice([status.value for status in DeliveryStatus])
 
 
-@click.group("deliveries")
+@click.group("deliveries", cls=InOrder)
 def command() -> None:
     """List the deliveries of a webhook, look into one, and send one again.
 

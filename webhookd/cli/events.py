@@ -3,12 +3,12 @@
 import click
 
 from webhookd.cli.names import gathered
-from webhookd.cli.options import prints_json
+from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
 
 
-@click.group("events")
+@click.group("events", cls=InOrder)
 def command() -> None:
     """List the events that were taken in, and look at one.
 

@@ -12,7 +12,7 @@ from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, NewKey, Page
 from webhookd.admin.views import key as key_view
 from webhookd.cli.api import Api, part, target
 from webhookd.cli.names import MOST_ON_A_PAGE
-from webhookd.cli.options import prints_json
+from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import show_json, show_table
 from webhookd.clock import parse_iso
@@ -21,7 +21,7 @@ from webhookd.models import Role
 _PATH = "/api/keys"
 
 
-@click.group("keys")
+@click.group("keys", cls=InOrder)
 def command() -> None:
     """Make, list and revoke API keys.
 

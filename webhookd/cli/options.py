@@ -13,6 +13,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class InOrder(click.Group):
+    """Commands that are listed in the order in which they are written down, which is that of a first acquaintance."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return their names."""
+        return list(self.commands)
+
+
 def takes_config(command: Callable[P, R]) -> Callable[P, R]:
     """Give a command the option `--config`, which reaches it as `config`: loaded and checked."""
     return click.option(

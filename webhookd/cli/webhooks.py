@@ -7,7 +7,7 @@ import click
 from webhookd.admin.schemas import AttemptView, Deleted, Webhook, WebhookWithSecret
 from webhookd.cli.api import part
 from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
-from webhookd.cli.options import prints_json, takes_page
+from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
 from webhookd.cli.terminal import confirm, plain, show_json, show_record, show_table, tell_of_more
@@ -16,7 +16,7 @@ from webhookd.models import BreakerState
 _WEEK = 604_800
 
 
-@click.group("webhooks")
+@click.group("webhooks", cls=InOrder)
 def command() -> None:
     """List webhooks, see how they are, and pause, test, rotate or delete them.
 
