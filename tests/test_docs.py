@@ -11,7 +11,8 @@ import click
 import pytest
 
 from webhookd.cli import program
-from webhookd.config import KEYS, Config
+from webhookd.config import KEYS, Config, reference
+from webhookd.config.meanings import MEANINGS, SECTIONS
 from webhookd.errors import ErrorCode
 from webhookd.models import STARTING_EVENT_TYPES, DeliveryError
 
@@ -42,6 +43,15 @@ def test_every_key_is_documented() -> None:
     for section, keys in KEYS.items():
         text = shipped.split(f"[{section}]\n")[1].split("\n[")[0]
         assert set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE)) == set(keys)
+
+
+def test_the_page_on_configuration_is_the_trees() -> None:
+    """docs/configuration.md is what the tree and the words beside it make, and says all of every section and key."""
+    assert read("docs/configuration.md") == reference()
+    assert {section: set(words) for section, words in MEANINGS.items()} == {
+        section: set(keys) for section, keys in KEYS.items()
+    }
+    assert SECTIONS.keys() <= KEYS.keys()
 
 
 def test_every_default_is_the_one_documented() -> None:

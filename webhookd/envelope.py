@@ -9,10 +9,11 @@ import re
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from webhookd.clock import iso, parse_iso
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.models import AcceptedEvent, NewEvent
+from webhookd.models import TRACEPARENT_PATTERN, AcceptedEvent, NewEvent
 
 T = TypeVar("T")
 
@@ -22,6 +23,7 @@ _OPENING_BRACE = ord("{")
 _decoder = msgspec.json.Decoder(NewEvent)
 _quote = msgspec.json.Encoder().encode
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
 _STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 
 
@@ -45,6 +47,17 @@ def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
     if new.traceparent is not None and not _is_traceparent(new.traceparent):
         raise _invalid("/traceparent", "expected a W3C traceparent of version 00 to fe with ids that aren't all zeros")
     return new
+
+
+def in_trace(new: NewEvent, header: str | None) -> NewEvent:
+    """Return the event in the trace of the request it came with, unless it names one; `header` is its `traceparent`.
+
+    A header that isn't valid is as good as none (W3C Trace Context, section 3.2).
+    """
+    if new.traceparent is not None or header is None:
+        return new
+    is_valid = _TRACEPARENT.match(header) and _is_traceparent(header)
+    return replace(new, traceparent=header) if is_valid else new
 
 
 def accept(new: NewEvent, *, event_id: str, now: float) -> AcceptedEvent:

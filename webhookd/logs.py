@@ -100,6 +100,7 @@ def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record
         sequence=delivery.sequence,
         event_id=message.event_id,
         event_type=message.type,
+        trace_id=None if message.traceparent is None else message.traceparent.split("-")[1],
         attempt=record.attempt_id,
         number=record.number,
         trigger=record.trigger.value,
@@ -108,6 +109,7 @@ def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record
         waited_ms=max(round((record.started_at - delivery.created_at) * 1000), 0),  # the clock may have been set back
         bytes=len(message.body),
         remote_address=outcome.remote_address,
+        reused=outcome.is_reused,
         response_status=outcome.status,
         error=None if record.error is None else record.error.value,
         detail=outcome.detail or None,

@@ -153,6 +153,8 @@ STARTING_EVENT_TYPES = (
 
 EVENT_TYPE_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z"
 ORGANIZATION_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}\Z"
+# W3C Trace Context, section 3.2: version, trace, parent and flags.
+TRACEPARENT_PATTERN = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
 OrganizationId = Annotated[str, Meta(pattern=ORGANIZATION_PATTERN)]
 
 # Bounds shared by the server-wide defaults and by what a webhook may ask for itself.
@@ -186,7 +188,7 @@ class NewEvent(_Input, frozen=True, kw_only=True):
     timestamp: Annotated[str, Meta(max_length=40, extra_json_schema={"format": "date-time"})] | None = None
     organization_id: OrganizationId | None = None
     ordering_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
-    traceparent: Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")] | None = None
+    traceparent: Annotated[str, Meta(pattern=TRACEPARENT_PATTERN)] | None = None
 
 
 class AcceptedEvent(_Data, frozen=True, kw_only=True):
@@ -367,11 +369,13 @@ class Outcome(_Data, frozen=True, kw_only=True):
     """What came of one request: a response, or the stable code and the reason of what kept it from one.
 
     `error` is one of `timeout dns connect tls protocol blocked interrupted`, or None where a response was read;
-    `body` is at most 4 KiB of it, `truncated` says that there was more.
+    `body` is at most 4 KiB of it, `truncated` says that there was more. `is_reused` says whether the request went over
+    a connection that was open already, None where it got none.
     """
 
     duration_seconds: float
     remote_address: str | None = None
+    is_reused: bool | None = None
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""

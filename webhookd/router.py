@@ -55,6 +55,7 @@ from webhookd.models import (
     PublishResult,
     QueuedDelivery,
 )
+from webhookd.recent import RecentAttempts
 from webhookd.registry import Registry
 from webhookd.replayer import Replayer
 from webhookd.schedule import Schedule
@@ -96,6 +97,7 @@ class Router:
     ) -> None:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
+        self.recent = RecentAttempts()
         self._journal = journal
         self._sender = sender
         self._vault = vault
@@ -351,6 +353,7 @@ class Router:
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
         self._measures.attempted(record)
+        self.recent.add(endpoint, message, record)
         delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
         for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before):
             self._announce(endpoint, name, data)

@@ -60,6 +60,11 @@ class Subscriptions:
         return tuple(found[endpoint_pk] for endpoint_pk in sorted(found))
 
 
+def matches(pattern: str, event_type: str) -> bool:
+    """Whether a webhook with this pattern gets events of the type."""
+    return pattern in _patterns_for(event_type)
+
+
 def _patterns_for(event_type: str) -> Iterator[str]:
     yield event_type
     if event_type in OPERATIONAL_EVENTS:

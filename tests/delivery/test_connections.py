@@ -26,10 +26,10 @@ async def test_a_connection_is_kept_for_its_endpoint() -> None:
     """Requests of one endpoint share a connection, another endpoint has its own, and forgetting closes it."""
     async with sending() as out, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(always(Reply(body=b"x" * 9000))).run)
-        for _ in range(5):
-            await out.send(receiver.url)
-        await out.send(receiver.url, endpoint_id="wh_2")
+        outcomes = [await out.send(receiver.url) for _ in range(5)]
+        outcomes.append(await out.send(receiver.url, endpoint_id="wh_2"))
         assert receiver.connections == 2
+        assert [outcome.is_reused for outcome in outcomes] == [False, True, True, True, True, False]
         assert out.sender.idle_connections == 2
         await out.sender.forget("wh_1")
         assert out.sender.idle_connections == 1

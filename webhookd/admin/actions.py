@@ -3,9 +3,10 @@
 from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.deliveries import attempt_view, parse_time
+from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplayStarted, ReplayView
+from webhookd.admin.views import attempt
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import ReplayRow, endpoints, replays
 from webhookd.journal.audit import Action
@@ -16,8 +17,8 @@ from webhookd.replayer import selection
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Send a test now and answer with its attempt."""
     detail = await call.services.router.tester.test(await _find(call), call.deed(Action.WEBHOOK_TEST))
-    [attempt] = detail.attempts
-    return Answer(value=attempt_view(attempt))
+    [row] = detail.attempts
+    return Answer(value=attempt(row))
 
 
 async def recover(call: Call[NoQuery, ReplayRequest]) -> Answer:

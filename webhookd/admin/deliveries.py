@@ -5,23 +5,13 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
-from webhookd.admin.schemas import (
-    AttemptView,
-    DeliveryDetailView,
-    DeliveryQuery,
-    DeliveryView,
-    Force,
-    Page,
-    RequestView,
-)
-from webhookd.admin.views import MOST_ROWS, iso_or_none
-from webhookd.clock import iso, parse_iso
+from webhookd.admin.schemas import DeliveryDetailView, DeliveryQuery, DeliveryView, Force, Page
+from webhookd.admin.views import MOST_ROWS, delivery, detailed
+from webhookd.clock import parse_iso
 from webhookd.delivery.requests import Receiver, compose
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints
+from webhookd.journal import DeliveryDetail, DeliveryRow, deliveries, endpoints
 from webhookd.journal.audit import Action
-
-HIDDEN = "[hidden]"
 
 
 async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
@@ -41,7 +31,9 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
     )
     in_flight = services.router.in_flight(endpoint.pk)
     return Answer(
-        value=Page(data=[_view(row, row.pk in in_flight) for row in found.items], next_cursor=found.next_cursor)
+        value=Page(
+            data=[delivery(row, in_flight=row.pk in in_flight) for row in found.items], next_cursor=found.next_cursor
+        )
     )
 
 
@@ -50,10 +42,7 @@ async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
     services = call.services
     detail = await services.journal.read(deliveries.get, call.path["deliveryId"], call.caller.organization_id)
     view = _delivery(services, detail.row)
-    request = await _request(services, detail)
-    attempts = [attempt_view(row) for row in detail.attempts]
-    fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
-    return Answer(value=DeliveryDetailView(**fields, request=request, attempt_log=attempts))
+    return Answer(value=detailed(view, detail, await _headers(services, detail)))
 
 
 async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
@@ -65,73 +54,28 @@ async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
     return Answer(value=_delivery(call.services, row))
 
 
-async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
+async def _headers(services: Services, detail: DeliveryDetail) -> dict[str, str]:
     endpoint, row = detail.endpoint, detail.row
+    if detail.endpoint_is_deleted:
+        return {}
     # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
     at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
-    headers = {}
-    if not detail.endpoint_is_deleted:
-        credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
-        if credentials is not None:  # else it has been deleted since
-            headers = dict(
-                compose(
-                    receiver=Receiver(endpoint, credentials),
-                    message=detail.message,
-                    delivery_id=row.id,
-                    number=max(row.attempts, 1),
-                    sequence=row.sequence,
-                    at=at,
-                )
-            )
-    headers.update(dict.fromkeys(endpoint.header_names, HIDDEN))
-    return RequestView(url=endpoint.url, headers=headers, body=detail.message.body.decode())
+    credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
+    if credentials is None:  # it has been deleted since
+        return {}
+    composed = compose(
+        receiver=Receiver(endpoint, credentials),
+        message=detail.message,
+        delivery_id=row.id,
+        number=max(row.attempts, 1),
+        sequence=row.sequence,
+        at=at,
+    )
+    return dict(composed)
 
 
 def _delivery(services: Services, row: DeliveryRow) -> DeliveryView:
-    return _view(row, row.pk in services.router.in_flight(row.endpoint_pk))
-
-
-def _view(row: DeliveryRow, in_flight: bool) -> DeliveryView:
-    return DeliveryView(
-        id=row.id,
-        webhook_id=row.endpoint_id,
-        event_id=row.event_id,
-        event=row.event_type,
-        sequence=row.sequence,
-        status=row.status,
-        in_flight=in_flight,
-        attempts=row.attempts,
-        refusals=row.refusals,
-        next_attempt_at=iso_or_none(row.next_attempt_at),
-        expires_at=iso(row.expires_at),
-        response_status=row.response_status,
-        error=row.error,
-        created_at=iso(row.created_at),
-        completed_at=iso_or_none(row.completed_at),
-        duration_ms=None if row.duration_seconds is None else round(row.duration_seconds * 1000),
-    )
-
-
-def attempt_view(row: AttemptRow) -> AttemptView:
-    """Return an attempt as the API shows it."""
-    headers: dict[str, str] = {}
-    for name, value in row.response_headers:
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return AttemptView(
-        id=row.id,
-        number=row.number,
-        trigger=row.trigger,
-        started_at=iso(row.started_at),
-        duration_ms=round(row.duration_seconds * 1000),
-        remote_address=row.remote_address,
-        response_status=row.response_status,
-        response_headers=headers,
-        response_body=row.response_body.decode(errors="replace"),
-        truncated=row.truncated,
-        error=row.error,
-        detail=row.detail,
-        retry_after_seconds=row.retry_after_seconds,
-    )
+    return delivery(row, in_flight=row.pk in services.router.in_flight(row.endpoint_pk))
 
 
 def optional_time(name: str, text: str | None) -> float | None:

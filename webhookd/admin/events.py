@@ -2,26 +2,15 @@
 
 from http import HTTPStatus
 
-import msgspec
-from msgspec import Raw, Struct
-
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import JSON, NDJSON
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
 from webhookd.admin.publishing import publish
 from webhookd.admin.schemas import EventQuery, EventView, Page, Submitted, SubmittedLine
-from webhookd.admin.views import MOST_ROWS
-from webhookd.clock import iso
+from webhookd.admin.views import MOST_ROWS, event
 from webhookd.errors import ErrorCode
-from webhookd.journal import EventRow, events
+from webhookd.journal import events
 from webhookd.models import NewEvent
-
-
-class _Envelope(Struct):
-    data: Raw
-
-
-_decoder = msgspec.json.Decoder(_Envelope)
 
 
 async def list_events(call: Call[EventQuery, NoBody]) -> Answer:
@@ -34,26 +23,13 @@ async def list_events(call: Call[EventQuery, NoBody]) -> Answer:
         cursor=query.cursor,
         after=query.after,
     )
-    return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
+    return Answer(value=Page(data=[event(row) for row in found.items], next_cursor=found.next_cursor))
 
 
 async def get_event(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with one event."""
     row = await call.services.journal.read(events.get, call.path["eventId"], call.caller.organization_id)
-    return Answer(value=_view(row))
-
-
-def _view(row: EventRow) -> EventView:
-    return EventView(
-        id=row.id,
-        type=row.type,
-        timestamp=iso(row.timestamp),
-        organization_id=row.organization_id,
-        ordering_key=row.ordering_key,
-        deliveries=row.deliveries,
-        accepted_at=iso(row.accepted_at),
-        data=_decoder.decode(row.body).data,
-    )
+    return Answer(value=event(row))
 
 
 OPERATIONS = (

@@ -8,8 +8,8 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission, new_key
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
-from webhookd.admin.views import iso_or_none, page_of
-from webhookd.clock import iso, parse_iso
+from webhookd.admin.views import key, page_of
+from webhookd.clock import parse_iso
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import KeyRow, audit, keys
 from webhookd.journal.audit import Action
@@ -23,7 +23,7 @@ async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     seen = {row.id: row for row in rows if organization_id in {None, row.organization_id}}
     found, next_cursor = page_of(seen, call.query, newest_first=True)
     in_use = call.services.keys
-    views = [_view(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found]
+    views = [key(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found]
     return Answer(value=Page(data=views, next_cursor=next_cursor))
 
 
@@ -46,9 +46,7 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
     insert = audit.recorded(keys.insert, call.deed(Action.KEY_CREATE, given(wanted)), keys.about)
     ticket = services.journal.write_nowait(insert, services.keys.put, row)
     await ticket.wait()
-    view = KeyWithText(
-        **{name: getattr(_view(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal()
-    )
+    view = KeyWithText(**{name: getattr(key(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal())
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
 
@@ -75,18 +73,6 @@ def _future(text: str, now: float) -> float:
 
 def _refuse_expiry(accepted: str) -> Rejected:
     return Rejected(ErrorCode.VALIDATION_ERROR, f"/expiresAt: {accepted}", errors=(("/expiresAt", accepted),))
-
-
-def _view(row: KeyRow, last_used_at: float | None) -> KeyView:
-    return KeyView(
-        id=row.id,
-        role=row.role,
-        name=row.name,
-        organization_id=row.organization_id,
-        expires_at=iso_or_none(row.expires_at),
-        last_used_at=iso_or_none(last_used_at),
-        created_at=iso(row.created_at),
-    )
 
 
 OPERATIONS = (

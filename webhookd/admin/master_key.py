@@ -33,7 +33,7 @@ class MasterKeyView(Output, frozen=True, kw_only=True):
 
 async def get_master_key(call: Call[NoQuery, NoBody]) -> Answer:
     """Say which master key is in force, and how far a change has come."""
-    return Answer(value=_view(call.services.rotator.progress()))
+    return Answer(value=master_key_view(call.services.rotator.progress()))
 
 
 async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
@@ -47,10 +47,11 @@ async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
                 ErrorCode.VALIDATION_ERROR, f"/newKey: {error}", errors=(("/newKey", str(error)),)
             ) from error
     progress = await call.services.rotator.begin(new_key, call.deed(Action.MASTER_KEY_ROTATE, given(call.body)))
-    return Answer(value=_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
+    return Answer(value=master_key_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
 
 
-def _view(progress: Progress) -> MasterKeyView:
+def master_key_view(progress: Progress) -> MasterKeyView:
+    """Return what is told of the master key and its change."""
     return MasterKeyView(
         key_id=progress.key_id, stage=progress.stage, resealed=progress.resealed, instruction=progress.instruction
     )

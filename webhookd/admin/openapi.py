@@ -2,20 +2,23 @@
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import cast
+from typing import TypeVar, cast
 
 import msgspec
 from msgspec import Struct
 
 from webhookd.admin import idempotency, limits
 from webhookd.admin.auth import Permission, roles_with
+from webhookd.admin.example_story import REQUEST_ID
+from webhookd.admin.examples import EXAMPLES, PATH_PARTS, REFUSALS, Example
 from webhookd.admin.operations import Operation
-from webhookd.admin.problems import AUTHENTICATE, MEDIA_TYPE, REQUEST_ID_HEADER, Problem
-from webhookd.errors import ErrorCode
+from webhookd.admin.problems import AUTHENTICATE, MEDIA_TYPE, REQUEST_ID_HEADER, Problem, problem_of
+from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import EventTypeRow
 from webhookd.version import VERSION
 
 Json = Mapping[str, object]
+T = TypeVar("T")
 
 _REF = "#/components/schemas/{name}"
 _ALWAYS = (ErrorCode.VALIDATION_ERROR, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL)
@@ -111,15 +114,40 @@ def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
         roles = ", ".join(role.value for role in roles_with(operation.permission))
         described["description"] = f"For the roles {roles}."
     if operation.takes:
-        content = {media_type: {"schema": schemas[kind]} for media_type, kind in operation.takes.items()}
+        content = {
+            media_type: {"schema": schemas[kind], **_example(_examples_of(operation).takes, media_type)}
+            for media_type, kind in operation.takes.items()
+        }
         described["requestBody"] = {"required": operation.requires_body, "content": content}
     return described
+
+
+def _examples_of(operation: Operation) -> Example:
+    return EXAMPLES.get(operation.name, Example())
+
+
+def _example(by_place: Mapping[T, object], place: T) -> Json:
+    # Through JSON: a document may hold some that is ready.
+    return {"example": msgspec.json.decode(msgspec.json.encode(by_place[place]))} if place in by_place else {}
+
+
+def _refusal(code: ErrorCode) -> object:
+    detail = REFUSALS[code]
+    pointer = detail.partition(": ")[0]
+    errors = ((pointer, detail.removeprefix(f"{pointer}: ")),) if pointer.startswith("/") else ()
+    return msgspec.to_builtins(problem_of(Rejected(code, detail, errors=errors), REQUEST_ID))
 
 
 def _path_parameters(path: str) -> list[Json]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": _PATH_PARTS[name]}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string", "pattern": _PATH_PARTS[name]},
+            "example": PATH_PARTS[name],
+        }
         for name in names
     ]
 
@@ -151,7 +179,10 @@ def _answers(operation: Operation, schemas: Mapping[object, Json]) -> dict[str, 
         str(status.value): {
             "description": status.phrase,
             "headers": _answer_headers(operation, status),
-            "content": {media_type: {"schema": schemas[kind]} for media_type, kind in by_type.items()},
+            "content": {
+                media_type: {"schema": schemas[kind], **_example(_examples_of(operation).answers, status)}
+                for media_type, kind in by_type.items()
+            },
         }
         for status, by_type in operation.answers.items()
     }
@@ -187,7 +218,12 @@ def _refusals(operation: Operation, schemas: Mapping[object, Json]) -> dict[str,
                 REQUEST_ID_HEADER: {"required": True, "schema": _STRING},
                 **_REFUSAL_HEADERS.get(status, {}),
             },
-            "content": {MEDIA_TYPE: {"schema": schemas[Problem]}},
+            "content": {
+                MEDIA_TYPE: {
+                    "schema": schemas[Problem],
+                    "examples": {name: {"value": _refusal(ErrorCode(name))} for name in sorted(set(names))},
+                }
+            },
         }
         for status, names in sorted(by_status.items())
         if status not in operation.answers

@@ -18,6 +18,7 @@ from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal
 from webhookd.journal.audit import Deed
 from webhookd.metrics import Measures
 from webhookd.models import Endpoint, NewEvent, PublishResult
+from webhookd.recent import RecentAttempts
 from webhookd.replayer import Replayer
 from webhookd.rotator import Rotator
 from webhookd.secrets import Vault
@@ -38,6 +39,11 @@ class Router(Protocol):
     @property
     def replayer(self) -> Replayer:
         """What recovers and replays."""
+        ...
+
+    @property
+    def recent(self) -> RecentAttempts:
+        """The last attempts."""
         ...
 
     @property

@@ -6,8 +6,9 @@ more of it is read; a line that is bad costs only itself. A stream may outlive t
 line asks whether that is still in force.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from http import HTTPStatus
 
 import msgspec
@@ -20,7 +21,7 @@ from webhookd.admin.bodies import JSON, NDJSON, chunks, expect_media_type, read_
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, SubmittedLine
-from webhookd.envelope import decode_event
+from webhookd.envelope import decode_event, in_trace
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Ticket
 from webhookd.models import NewEvent, PublishResult
@@ -55,7 +56,7 @@ async def _publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
     limit = services.config.ingest.max_event_bytes
     timeout_seconds = services.config.server.request_timeout_seconds
     text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
-    new = _decode(text, limit, call.caller)
+    new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
     await services.router.room()
     result = await services.router.publish(new).wait()
     value = Submitted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
@@ -70,16 +71,23 @@ def _decode(text: bytes, limit: int, caller: Caller) -> NewEvent:
     return msgspec.structs.replace(new, organization_id=organization_id)
 
 
+def _traceparent(request: Request) -> str | None:
+    """Return the header; None where there is none or, as good as none, more than one."""
+    given = request.headers.getlist("traceparent")
+    return given[0] if len(given) == 1 else None
+
+
 async def _results(services: Services, caller: Caller, request: Request) -> AsyncGenerator[bytes, None]:
     limit = services.config.ingest.max_event_bytes
     lines = _Lines(limit)
+    submit = partial(_submit, services, caller, _traceparent(request), limit)
     try:
         async with aclosing(chunks(request, services.config.server.request_timeout_seconds)) as body:
             async for chunk in body:
-                async with aclosing(_submit_all(services, caller, lines.feed(chunk), limit)) as results:
+                async with aclosing(_submit_all(services, submit, lines.feed(chunk))) as results:
                     async for result in results:
                         yield result
-        async with aclosing(_submit_all(services, caller, lines.finish(), limit)) as results:
+        async with aclosing(_submit_all(services, submit, lines.finish())) as results:
             async for result in results:
                 yield result
     except RequestTimeout as timeout:
@@ -89,13 +97,15 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
 
 
 async def _submit_all(
-    services: Services, caller: Caller, lines: Iterator[bytes | None], limit: int
+    services: Services,
+    submit: Callable[[bytes | None], Awaitable[Ticket[PublishResult]]],
+    lines: Iterator[bytes | None],
 ) -> AsyncGenerator[bytes, None]:
     submitted: list[Ticket[PublishResult] | bytes] = []
     is_stopping = False
     for line in lines:
         try:
-            outcome: Ticket[PublishResult] | bytes = await _submit(services, caller, line, limit)
+            outcome: Ticket[PublishResult] | bytes = await submit(line)
         except Rejected as refused:
             outcome = _refused_line(services, refused.code.value, refused.detail)
             is_stopping = refused.code in _LAST_WORDS
@@ -113,10 +123,12 @@ async def _submit_all(
         raise _Stopping
 
 
-async def _submit(services: Services, caller: Caller, line: bytes | None, limit: int) -> Ticket[PublishResult]:
+async def _submit(
+    services: Services, caller: Caller, traceparent: str | None, limit: int, line: bytes | None
+) -> Ticket[PublishResult]:
     if line is None:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {limit} bytes are taken")
-    new = _decode(line, limit, caller)
+    new = in_trace(_decode(line, limit, caller), traceparent)
     await services.router.room()
     if not services.keys.is_in_force(caller, services.clock.now()):
         raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this stream is no longer in force")

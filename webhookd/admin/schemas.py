@@ -312,6 +312,7 @@ class EventView(Output, frozen=True, kw_only=True):
     timestamp: str
     organization_id: str | None
     ordering_key: str | None
+    traceparent: str | None
     deliveries: int
     accepted_at: str
     data: Annotated[Raw, Meta(extra_json_schema={"type": "object"})]

@@ -4,17 +4,41 @@ import base64
 from collections.abc import Mapping
 from typing import TypeVar
 
-from webhookd.admin.schemas import HealthView, ListQuery, Retry, Webhook, WebhookWithSecret
+import msgspec
+from msgspec import Raw, Struct
+
+from webhookd.admin.schemas import (
+    AttemptView,
+    DeliveryDetailView,
+    DeliveryView,
+    EventView,
+    HealthView,
+    KeyView,
+    ListQuery,
+    RequestView,
+    Retry,
+    Webhook,
+    WebhookWithSecret,
+)
 from webhookd.clock import iso
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.health import Health
 from webhookd.hidden import Secret
+from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow
 from webhookd.models import Endpoint
 
+HIDDEN = "[hidden]"
 MOST_ROWS = 100
 T = TypeVar("T")
+
+
+class _Envelope(Struct):
+    data: Raw
+
+
+_envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 def iso_or_none(at: float | None) -> str | None:
@@ -73,6 +97,86 @@ def webhook(endpoint: Endpoint, health: Health, defaults: DeliveryConfig) -> Web
 def with_secret(view: Webhook, secret: Secret[str]) -> WebhookWithSecret:
     """Return the same with the one showing of its secret."""
     return WebhookWithSecret(**{name: getattr(view, name) for name in view.__struct_fields__}, secret=secret.reveal())
+
+
+def delivery(row: DeliveryRow, *, in_flight: bool) -> DeliveryView:
+    """Return a delivery as lists of the API show it."""
+    return DeliveryView(
+        id=row.id,
+        webhook_id=row.endpoint_id,
+        event_id=row.event_id,
+        event=row.event_type,
+        sequence=row.sequence,
+        status=row.status,
+        in_flight=in_flight,
+        attempts=row.attempts,
+        refusals=row.refusals,
+        next_attempt_at=iso_or_none(row.next_attempt_at),
+        expires_at=iso(row.expires_at),
+        response_status=row.response_status,
+        error=row.error,
+        created_at=iso(row.created_at),
+        completed_at=iso_or_none(row.completed_at),
+        duration_ms=None if row.duration_seconds is None else round(row.duration_seconds * 1000),
+    )
+
+
+def attempt(row: AttemptRow) -> AttemptView:
+    """Return an attempt as the API shows it."""
+    headers: dict[str, str] = {}
+    for name, value in row.response_headers:
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return AttemptView(
+        id=row.id,
+        number=row.number,
+        trigger=row.trigger,
+        started_at=iso(row.started_at),
+        duration_ms=round(row.duration_seconds * 1000),
+        remote_address=row.remote_address,
+        response_status=row.response_status,
+        response_headers=headers,
+        response_body=row.response_body.decode(errors="replace"),
+        truncated=row.truncated,
+        error=row.error,
+        detail=row.detail,
+        retry_after_seconds=row.retry_after_seconds,
+    )
+
+
+def detailed(view: DeliveryView, detail: DeliveryDetail, headers: Mapping[str, str]) -> DeliveryDetailView:
+    """Return a delivery with its request, the values of custom headers hidden, and its attempts."""
+    hidden = dict.fromkeys(detail.endpoint.header_names, HIDDEN)
+    request = RequestView(url=detail.endpoint.url, headers={**headers, **hidden}, body=detail.message.body.decode())
+    fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
+    return DeliveryDetailView(**fields, request=request, attempt_log=[attempt(row) for row in detail.attempts])
+
+
+def event(row: EventRow) -> EventView:
+    """Return an event as the API shows it."""
+    return EventView(
+        id=row.id,
+        type=row.type,
+        timestamp=iso(row.timestamp),
+        organization_id=row.organization_id,
+        ordering_key=row.ordering_key,
+        traceparent=row.traceparent,
+        deliveries=row.deliveries,
+        accepted_at=iso(row.accepted_at),
+        data=_envelope_decoder.decode(row.body).data,
+    )
+
+
+def key(row: KeyRow, last_used_at: float | None) -> KeyView:
+    """Return an API key as lists show it."""
+    return KeyView(
+        id=row.id,
+        role=row.role,
+        name=row.name,
+        organization_id=row.organization_id,
+        expires_at=iso_or_none(row.expires_at),
+        last_used_at=iso_or_none(last_used_at),
+        created_at=iso(row.created_at),
+    )
 
 
 def page_of(rows: Mapping[str, T], query: ListQuery, *, newest_first: bool = False) -> tuple[list[T], str | None]:

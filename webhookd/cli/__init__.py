@@ -21,6 +21,11 @@ _MODULES = MappingProxyType(
         "check-config": "check_config",
         "systemd-unit": "systemd_unit",
         "build-binary": "build_binary",
+        "webhooks": "webhooks",
+        "deliveries": "deliveries",
+        "events": "events",
+        "tail": "tail",
+        "replay": "replay",
         "keys": "keys",
         "rotate-master-key": "rotate_master_key",
         "backup": "backup",
@@ -30,6 +35,7 @@ _MODULES = MappingProxyType(
         "verify": "verify",
         "doctor": "doctor",
         "demo": "demo",
+        "completion": "completion",
     }
 )
 

@@ -14,7 +14,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from webhookd import logs, offline
 from webhookd.admin.backup import PATH, BackupView, ContentsView, contents_view
 from webhookd.cli.control import Control
-from webhookd.cli.options import takes_config
+from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.terminal import show_json
 from webhookd.config import Config, LogConfig
 from webhookd.copier import CopyStage
 from webhookd.errors import CommandError, JournalError
@@ -25,8 +26,9 @@ _LOOK_SECONDS = 0.2
 @click.command("backup")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@prints_json
 @takes_config
-def command(config: Config, file: Path, force: bool) -> None:
+def command(config: Config, file: Path, force: bool, as_json: bool) -> None:
     """Copy the journal to FILE: whole, verified, mode 0600; also while the server runs and is busy.
 
     FILE is there once it is complete and on disk, and not before. A running server writes it itself, as its own user
@@ -41,6 +43,9 @@ def command(config: Config, file: Path, force: bool) -> None:
             # To standard error, and what needs somebody alone: what was done is said below.
             logs.configure(LogConfig(level="warning", format=config.log.format))
             contents = contents_view(trio.run(partial(offline.back_up, config, file, replace=force, report=report)))
+    if as_json:
+        show_json({"file": str(file), "contents": contents})
+        return
     click.echo(f"{file}: {describe(contents)}")
     if contents.key_id is not None:
         click.echo(f"it opens with the master key {contents.key_id}, which is not in it")

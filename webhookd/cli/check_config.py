@@ -1,18 +1,28 @@
-"""`webhookd check-config`: what is wrong, or what is in force."""
+"""`webhookd check-config`: what is wrong, what is in force, or what there is to configure."""
 
 import click
+import msgspec
 
 from webhookd.admin.tokens import open_tokens
-from webhookd.cli.options import takes_config
-from webhookd.config import Config, describe
+from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.terminal import show_json
+from webhookd.config import Config, describe, reference, shown
 
 
 @click.command("check-config")
+@click.option("--reference", "as_reference", is_flag=True, help="Print every key with its default and its meaning.")
+@prints_json
 @takes_config
-def command(config: Config) -> None:
+def command(config: Config, as_reference: bool, as_json: bool) -> None:
     """Check the configuration: say what is wrong with line and key, or print what is in force.
 
-    What is printed is the file and the environment together, with absolute paths and every default.
+    What is printed is the file and the environment together, with absolute paths and every default; the password of
+    an egress proxy is hidden. --reference prints the page docs/configuration.md instead, in Markdown.
     """
     open_tokens(config.jwt)
-    click.echo(describe(config), nl=False)
+    if as_reference:
+        click.echo(reference(), nl=False)
+    elif as_json:
+        show_json(msgspec.to_builtins(shown(config), enc_hook=str))
+    else:
+        click.echo(describe(config), nl=False)

@@ -9,7 +9,8 @@ import click
 import trio
 
 from webhookd import offline
-from webhookd.cli.options import load
+from webhookd.cli.options import load, prints_json
+from webhookd.cli.terminal import show_json
 from webhookd.errors import CommandError
 from webhookd.keyfile import find_key_place
 
@@ -23,16 +24,24 @@ from webhookd.keyfile import find_key_place
     metavar="FILE",
     help="Set up what this file asks for, instead of writing DIR/config.toml.",
 )
-def command(directory: Path, config_file: Path | None) -> None:
+@prints_json
+def command(directory: Path, config_file: Path | None, as_json: bool) -> None:
     """Write DIR/config.toml (DIR: the working directory), and make the master key, the journal and an admin key.
 
     What is there already is kept as it is, so it can be run again.
     """
     path = config_file or directory / "config.toml"
-    if config_file is None:
-        click.echo(f"{'wrote' if _write_template(path) else 'kept'} {path}")
+    is_new = config_file is None and _write_template(path)
+    if config_file is None and not as_json:
+        click.echo(f"{'wrote' if is_new else 'kept'} {path}")
     config = load(path)
     key = trio.run(offline.initialize, config)
+    if as_json:
+        admin_key = None if key is None else key.reveal()
+        place = find_key_place(config, os.environ)
+        made = {"config": str(path), "journal": str(config.journal.path), "masterKey": str(place)}
+        show_json({**made, "adminKey": admin_key})
+        return
     click.echo(f"journal {config.journal.path}")
     place = find_key_place(config, os.environ)
     click.echo(f"master key {place} (keep a copy: without it the journal's secrets are lost)")

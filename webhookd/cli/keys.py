@@ -2,7 +2,6 @@
 
 import time
 from functools import partial
-from urllib.parse import quote
 
 import click
 import msgspec
@@ -10,14 +9,19 @@ import trio
 
 from webhookd import offline
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, NewKey, Page
-from webhookd.cli.control import Control
-from webhookd.cli.options import takes_config
-from webhookd.clock import iso, parse_iso
-from webhookd.config import Config
+from webhookd.admin.views import key as key_view
+from webhookd.cli.api import Api, part, target
+from webhookd.cli.names import MOST_ON_A_PAGE
+from webhookd.cli.options import InOrder, prints_json
+from webhookd.cli.places import Place, takes_place
+from webhookd.cli.terminal import show_json, show_table
+from webhookd.clock import parse_iso
 from webhookd.models import Role
 
+_PATH = "/api/keys"
 
-@click.group("keys")
+
+@click.group("keys", cls=InOrder)
 def command() -> None:
     """Make, list and revoke API keys.
 
@@ -30,94 +34,93 @@ def command() -> None:
 @click.option("--name", default="", metavar="TEXT", help="What the key is for, shown in the list.")
 @click.option("--organization", metavar="ID", help="Bind the key to this organization.")
 @click.option("--expires", metavar="TIME", help="When it ends by itself, such as 2030-01-31T12:00:00Z.")
-@takes_config
-def create(config: Config, role: str, name: str, organization: str | None, expires: str | None) -> None:
+@prints_json
+@takes_place
+def create(place: Place, *, role: str, name: str, organization: str | None, expires: str | None, as_json: bool) -> None:
     """Make a key and print it, this once.
 
     Standard output gets the key alone; standard error gets its id and role.
     """
     fields = {"role": role, "name": name, "organizationId": organization, "expiresAt": expires}
     wanted = _checked(fields)
-    control = Control(config.server.control_socket)
-    if control.is_served():
-        made = control.post("/api/keys", fields, KeyWithText)
-        key_id, text = made.id, made.key
+    api = place.server_if_any()
+    if api is not None:
+        made = api.post(_PATH, fields, KeyWithText)
     else:
-        row, made_text = trio.run(
+        row, text = trio.run(
             partial(
                 offline.create_key,
-                config,
+                place.config(),
                 role=wanted.role,
                 name=wanted.name,
                 organization_id=wanted.organization_id,
                 expires_at=_expiry(expires),
             )
         )
-        key_id, text = row.id, made_text.reveal()
-    click.echo(f"{key_id}, role {role}; the key is shown this once:", err=True)
-    click.echo(text)
+        made = KeyWithText(**msgspec.structs.asdict(key_view(row, None)), key=text.reveal())
+    if as_json:
+        show_json(made)
+        return
+    click.echo(f"{made.id}, role {role}; the key is shown this once:", err=True)
+    click.echo(made.key)
 
 
 @command.command("list")
-@takes_config
-def show(config: Config) -> None:
+@prints_json
+@takes_place
+def show(place: Place, as_json: bool) -> None:
     """List the keys, newest first, without their texts."""
-    control = Control(config.server.control_socket)
-    rows = [("ID", "ROLE", "NAME", "ORGANIZATION", "CREATED", "EXPIRES", "LAST USED")]
-    if control.is_served():
-        rows += [
-            (
-                key.id,
-                key.role,
-                key.name,
-                key.organization_id or "-",
-                key.created_at,
-                key.expires_at or "-",
-                key.last_used_at or "-",
-            )
-            for key in _all_keys(control)
-        ]
+    api = place.server_if_any()
+    if api is not None:
+        found = _all_keys(api)
     else:
-        rows += [
-            (
-                row.id,
-                row.role,
-                row.name,
-                row.organization_id or "-",
-                iso(row.created_at),
-                "-" if row.expires_at is None else iso(row.expires_at),
-                "-" if row.last_used_at is None else iso(row.last_used_at),
-            )
-            for row in reversed(trio.run(offline.list_keys, config))
-        ]
-    # A name may hold anything that JSON can, and must not move the reader's cursor.
-    shown = [["".join(c if c.isprintable() else "�" for c in cell) or "-" for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
-    for row in shown:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        rows = reversed(trio.run(offline.list_keys, place.config()))
+        found = [key_view(row, row.last_used_at) for row in rows]
+    if as_json:
+        show_json(Page(data=found, next_cursor=None))
+        return
+    rows_shown = [
+        (
+            key.id,
+            key.role,
+            key.name,
+            key.organization_id or "",
+            key.created_at,
+            key.expires_at or "",
+            key.last_used_at or "",
+        )
+        for key in found
+    ]
+    titles = ("ID", "ROLE", "NAME", "ORGANIZATION", "CREATED", "EXPIRES", "LAST USED")
+    show_table(titles, rows_shown, foldable={"NAME", "ORGANIZATION"})
 
 
 @command.command("revoke")
 @click.argument("key_id", metavar="KEY_ID")
-@takes_config
-def revoke(config: Config, key_id: str) -> None:
-    """Revoke the key with this id (key_…): it stops working at once."""
-    control = Control(config.server.control_socket)
-    if control.is_served():
-        control.delete(f"/api/keys/{quote(key_id, safe='')}", Deleted)
+@prints_json
+@takes_place
+def revoke(place: Place, key_id: str, as_json: bool) -> None:
+    """Revoke the key with the id KEY_ID (key_…): it stops working at once."""
+    api = place.server_if_any()
+    if api is not None:
+        api.delete(f"{_PATH}/{part(key_id)}", Deleted)
     else:
-        trio.run(offline.revoke_key, config, key_id)
-    click.echo(f"revoked {key_id}")
+        trio.run(offline.revoke_key, place.config(), key_id)
+    if as_json:
+        show_json(Deleted(id=key_id))
+    else:
+        click.echo(f"revoked {key_id}")
 
 
-def _all_keys(control: Control) -> list[KeyView]:
-    target: str | None = "/api/keys?limit=100"
+def _all_keys(api: Api) -> list[KeyView]:
     found: list[KeyView] = []
-    while target:
-        page = control.get(target, Page[KeyView])
+    cursor: str | None = None
+    while True:
+        page = api.get(target(_PATH, limit=MOST_ON_A_PAGE, cursor=cursor), Page[KeyView])
         found += page.data
-        target = page.next_cursor and f"/api/keys?limit=100&cursor={quote(page.next_cursor)}"
-    return found
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
 
 
 def _checked(fields: dict[str, str | None]) -> NewKey:

@@ -7,6 +7,7 @@ import click
 
 from webhookd.cli.options import checks_config
 from webhookd.cli.receiver import Received, Receiver
+from webhookd.cli.terminal import show_json_line
 from webhookd.verify import VerificationError, verify
 
 _LONGEST_SHOWN = 2000
@@ -31,37 +32,56 @@ def _statuses(_context: click.Context, _parameter: click.Parameter, text: str) -
     metavar="STATUS,…",
     help="What to answer, one request after the other; the last repeats.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each request.")
 @checks_config
-def command(host: str, port: int, secret: str | None, respond: list[int]) -> None:
+def command(host: str, port: int, secret: str | None, respond: list[int], as_json: bool) -> None:
     """Receive webhooks on this machine: verify and print what comes, and answer as told.
 
     The server has to be allowed to send here: egress.allow_http = true, egress.ports = [] and
     egress.allow_networks = ["127.0.0.0/8", "::1/128"].
     """
-    receiver = Receiver(host, port, _printing(secret, respond))
-    click.echo(f"listening on {receiver.url}")
+    receiver = Receiver(host, port, _printing(secret, respond, _show_json if as_json else _show))
+    click.echo(f"listening on {receiver.url}", err=as_json)
     receiver.run()
 
 
-def _printing(secret: str | None, respond: list[int]) -> Callable[[Received], int]:
+def _printing(
+    secret: str | None, respond: list[int], show: Callable[[Received, str, int], None]
+) -> Callable[[Received], int]:
     statuses = chain(respond, repeat(respond[-1]))
 
     def take(request: Received) -> int:
         status = next(statuses)
-        headers = request.headers
-        facts = [
-            _plain(headers.get("x-webhook-event", "no type")),
-            _plain(headers.get("webhook-id", "no id")),
-            f"sequence {_plain(headers.get('x-webhook-sequence', '?'))}",
-            f"attempt {_plain(headers.get('x-webhook-attempt', '?'))}",
-            _signature(secret, request),
-            f"answered {status}",
-        ]
-        click.echo(f"POST {_plain(request.path)}: {', '.join(facts)}")
-        click.echo(f"  {_plain(request.body.decode(errors='replace'))}")
+        show(request, _signature(secret, request), status)
         return status
 
     return take
+
+
+def _show(request: Received, signature: str, status: int) -> None:
+    headers = request.headers
+    facts = [
+        _plain(headers.get("x-webhook-event", "no type")),
+        _plain(headers.get("webhook-id", "no id")),
+        f"sequence {_plain(headers.get('x-webhook-sequence', '?'))}",
+        f"attempt {_plain(headers.get('x-webhook-attempt', '?'))}",
+        signature,
+        f"answered {status}",
+    ]
+    click.echo(f"POST {_plain(request.path)}: {', '.join(facts)}")
+    click.echo(f"  {_plain(request.body.decode(errors='replace'))}")
+
+
+def _show_json(request: Received, signature: str, status: int) -> None:
+    show_json_line(
+        {
+            "path": request.path,
+            "headers": dict(request.headers),
+            "body": request.body.decode(errors="replace"),
+            "signature": signature,
+            "answered": status,
+        }
+    )
 
 
 def _signature(secret: str | None, request: Received) -> str:

@@ -13,6 +13,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class InOrder(click.Group):
+    """Commands that are listed in the order in which they are written down, which is that of a first acquaintance."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        """Return their names."""
+        return list(self.commands)
+
+
 def takes_config(command: Callable[P, R]) -> Callable[P, R]:
     """Give a command the option `--config`, which reaches it as `config`: loaded and checked."""
     return click.option(
@@ -34,6 +42,20 @@ def checks_config(command: Callable[P, R]) -> Callable[P, R]:
         metavar="FILE",
         help="Taken as by every command; nothing here depends on it.",
     )(command)
+
+
+def prints_json(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command `--json`, which reaches it as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API has it.")(command)
+
+
+def takes_page(command: Callable[P, R]) -> Callable[P, R]:
+    """Give a command that lists something `--limit` and `--cursor`."""
+    limit = click.option(
+        "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="How many at most."
+    )
+    cursor = click.option("--cursor", metavar="CURSOR", help="Go on where a list ended, with its nextCursor.")
+    return limit(cursor(command))
 
 
 def load(path: Path | None) -> Config:

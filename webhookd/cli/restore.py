@@ -8,15 +8,17 @@ from webhookd import offline
 from webhookd.admin.backup import contents_view
 from webhookd.cli.backup import describe
 from webhookd.cli.control import Control
-from webhookd.cli.options import takes_config
+from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.terminal import show_json
 from webhookd.config import Config
 from webhookd.errors import CommandError
 
 
 @click.command("restore")
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@prints_json
 @takes_config
-def command(config: Config, file: Path) -> None:
+def command(config: Config, file: Path, as_json: bool) -> None:
     """Put the backup FILE in the journal's place; the journal that is there is kept beside it.
 
     Only while no server runs. FILE is verified first, and the master key that is in place has to open it. It says what
@@ -27,6 +29,10 @@ def command(config: Config, file: Path) -> None:
     file = file.absolute()
     restored = offline.restore(config, file)
     view = contents_view(restored.contents)
+    if as_json:
+        kept = None if restored.kept is None else str(restored.kept)
+        show_json({"file": str(file), "contents": view, "kept": kept})
+        return
     click.echo(f"restored {file}: {describe(view)}")
     if restored.kept is not None:
         click.echo(f"the journal from before is kept as {restored.kept}")

@@ -8,13 +8,14 @@ import click
 import trio
 
 from webhookd import logs, offline
-from webhookd.admin.master_key import PATH, MasterKeyView
+from webhookd.admin.master_key import PATH, MasterKeyView, master_key_view
 from webhookd.cli.control import Control
-from webhookd.cli.options import takes_config
+from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.terminal import show_json
 from webhookd.config import Config, LogConfig
 from webhookd.hidden import Secret
 from webhookd.keyfile import format_master_key, load_master_key
-from webhookd.rotator import Progress, Stage
+from webhookd.rotator import Stage
 
 _LOOK_SECONDS = 0.2
 
@@ -26,8 +27,9 @@ _LOOK_SECONDS = 0.2
     metavar="FILE",
     help="The new key: base64 of 32 bytes, mode 0600. Needed where a service manager hands the key over.",
 )
+@prints_json
 @takes_config
-def command(config: Config, new_key_file: Path | None) -> None:
+def command(config: Config, new_key_file: Path | None, as_json: bool) -> None:
     """Seal everything in the journal with another master key, and put that key in the place of the one in force.
 
     It goes on while the server runs, and can be cut off at any point: the journal always opens with the key that is in
@@ -38,11 +40,14 @@ def command(config: Config, new_key_file: Path | None) -> None:
     new = None if new_key_file is None else load_master_key(new_key_file)
     control = Control(config.server.control_socket)
     if control.is_served():
-        done: MasterKeyView | Progress = _through_server(control, new)
+        done = _through_server(control, new)
     else:
         # To standard error, and what needs somebody alone: what was done is said below.
         logs.configure(LogConfig(level="warning", format=config.log.format))
-        done = trio.run(partial(offline.rotate_master_key, config, new))
+        done = master_key_view(trio.run(partial(offline.rotate_master_key, config, new)))
+    if as_json:
+        show_json(done)
+        return
     click.echo(f"master key {done.key_id}: {done.resealed} values sealed anew")
     if done.instruction is None:
         click.echo("the new key is in place; copies of the journal from before still open with the old one")

@@ -4,7 +4,8 @@ from typing import BinaryIO
 
 import click
 
-from webhookd.cli.options import checks_config
+from webhookd.cli.options import checks_config, prints_json
+from webhookd.cli.terminal import show_json
 from webhookd.clock import iso
 from webhookd.errors import CommandError
 from webhookd.verify import VerificationError, verify
@@ -30,8 +31,9 @@ from webhookd.verify import VerificationError, verify
     metavar="SECONDS",
     help="How far the request's time may be from now, either way.",
 )
+@prints_json
 @checks_config
-def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: float) -> None:
+def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: float, as_json: bool) -> None:
     """Check the signature of one request, and say which mistake was made where it is wrong.
 
     Exit status 0 if the signature holds, 1 if not.
@@ -39,12 +41,18 @@ def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: fl
     try:
         verified = verify(secret, _parse(headers), body.read(), tolerance_seconds=tolerance)
     except VerificationError as error:
+        if as_json:
+            show_json({"ok": False, "mistake": error.mistake, "detail": str(error)})
         raise CommandError(f"{error.mistake}: {error}") from error
+    sent_at = None if verified.timestamp is None else iso(verified.timestamp)
+    if as_json:
+        show_json({"ok": True, "header": verified.header, "eventId": verified.event_id, "sentAt": sent_at})
+        return
     facts = [f"{verified.header} holds"]
     if verified.event_id is not None:
         facts.append(f"event {verified.event_id}")
-    if verified.timestamp is not None:
-        facts.append(f"sent at {iso(verified.timestamp)}")
+    if sent_at is not None:
+        facts.append(f"sent at {sent_at}")
     click.echo(", ".join(facts))
 
 

@@ -1,6 +1,7 @@
 """The configuration: one tree of frozen Structs, from a TOML file and the environment."""
 
 from webhookd.config.load import load_config
+from webhookd.config.reference import reference
 from webhookd.config.tree import (
     Config,
     DeliveryConfig,
@@ -13,7 +14,7 @@ from webhookd.config.tree import (
     SecretsConfig,
     ServerConfig,
 )
-from webhookd.config.words import KEYS, describe
+from webhookd.config.words import KEYS, describe, shown
 
 __all__ = [
     "KEYS",
@@ -29,4 +30,6 @@ __all__ = [
     "ServerConfig",
     "describe",
     "load_config",
+    "reference",
+    "shown",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from msgspec import inspect
-from msgspec.structs import fields
+from msgspec.structs import fields, replace
 
 from webhookd.config.tree import Config
 
@@ -20,16 +20,23 @@ _LONGEST_SHOWN = 60
 
 def describe(config: Config) -> str:
     """Return the configuration as TOML with every key, one that has no value as a comment; proxy credentials hidden."""
+    config = shown(config)
     lines = []
     for section, keys in KEYS.items():
         lines.append(f"[{section}]")
         for key in keys:
             value = getattr(getattr(config, section), key)
-            if key == "proxy" and value is not None:
-                value = re.sub(r"//[^/]*@", "//[hidden]@", value)
             lines.append(f"# {key} is not set" if value is None else f"{key} = {to_toml(value)}")
         lines.append("")
     return "\n".join(lines)
+
+
+def shown(config: Config) -> Config:
+    """Return the configuration with the credentials of an egress proxy hidden."""
+    proxy = config.egress.proxy
+    if proxy is None:
+        return config
+    return replace(config, egress=replace(config.egress, proxy=re.sub(r"//[^/]*@", "//[hidden]@", proxy)))
 
 
 def accepted_form(kind: inspect.Type) -> str:

@@ -73,12 +73,12 @@ class ProxyTransport:
         request = _request(target, headers, body, self._timeout)
         with trio.CancelScope(deadline=progress.deadline):
             try:
-                return await self._exchange(endpoint_id, request)
+                return await self._exchange(endpoint_id, request, progress)
             except ClosedWhileIdleError:
                 # As on connections of our own: most likely the request never got there.
                 progress.doing = "connecting to the proxy again"
             try:
-                return await self._exchange(endpoint_id, request)
+                return await self._exchange(endpoint_id, request, progress)
             except ClosedWhileIdleError as error:
                 raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
         raise TooLateError
@@ -103,13 +103,14 @@ class ProxyTransport:
         self.close_idle(float("inf"))
         await trio.lowlevel.checkpoint()
 
-    async def _exchange(self, endpoint_id: str, request: httpcore.Request) -> Exchanged:
+    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: Progress) -> Exchanged:
         pool = self._pools.pop(endpoint_id, None) or self._new_pool()
         self._pools[endpoint_id] = pool
         pool.users += 1
         is_well = False
         # httpcore doesn't say which it was; it takes an idle one wherever there is one.
-        if any(connection.is_idle() for connection in pool.http.connections):
+        progress.is_reused = any(connection.is_idle() for connection in pool.http.connections)
+        if progress.is_reused:
             self.reused += 1
         else:
             self.opened += 1

@@ -143,6 +143,7 @@ class Sender:
         return Outcome(
             duration_seconds=trio.current_time() - started_at,
             remote_address=progress.remote_address,
+            is_reused=progress.is_reused,
             status=answer.status,
             headers=answer.headers,
             body=answer.body,
@@ -175,6 +176,7 @@ def _failed(started_at: float, progress: Progress, code: DeliveryError, detail: 
     return Outcome(
         duration_seconds=trio.current_time() - started_at,
         remote_address=progress.remote_address,
+        is_reused=progress.is_reused,
         error=code,
         detail=detail,
     )

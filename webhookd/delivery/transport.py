@@ -53,6 +53,7 @@ class Progress:
     deadline: float
     doing: str = "resolving the name"
     remote_address: str | None = None
+    is_reused: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +125,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
             except _ClosedWhileIdleError:
                 # Most likely the request never got there; and receivers know a repeated one by its id.
                 progress.doing = "connecting again"
+                progress.is_reused = None
         connection = await self._connect(endpoint_id, url, progress)
         self.opened += 1
         return await self._use(connection, headers, body, progress)
@@ -171,6 +173,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     async def _use(self, connection: _Connection, headers: Headers, body: bytes, progress: Progress) -> Exchanged:
         progress.remote_address = connection.remote_address
+        progress.is_reused = connection.is_reused
         progress.doing = "waiting for the answer"
         reader = ResponseReader()
         self._used_until[connection] = progress.deadline

@@ -49,12 +49,13 @@ class DiskError(JournalError):
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold the lock beside the journal `path`; CommandError where another process has it.
 
-    The lock is the kernel's (flock), so a killed process leaves none behind; the file itself stays.
+    The lock is the kernel's (flock), so a killed process leaves none behind; the file itself stays. Made by root, it
+    belongs to whom the journal does, or else its directory: a command that root runs must not lock out the server.
     """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     lock_path = path.with_name(path.name + ".lock")
     try:
-        descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = _open_lock(lock_path, path)
     except OSError as error:
         raise CommandError(f"can't open the lock {lock_path}: {error.strerror}") from error
     try:
@@ -65,6 +66,19 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(lock_path: Path, path: Path) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        # Exclusively, which follows no link: only what was made here is ever given away.
+        descriptor = os.open(lock_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(lock_path, flags | os.O_CREAT, 0o600)
+    if os.geteuid() == 0:
+        owner = (path if path.exists() else path.parent).stat()
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+    return descriptor
 
 
 def open_writer(path: Path, *, now: float) -> Database:

@@ -4,9 +4,10 @@ The connection takes no lock of webhookd's, only reads, and leaves a write-ahead
 question is a function of its own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
 from msgspec import Struct
@@ -20,6 +21,9 @@ from webhookd.journal.copies import counters
 from webhookd.journal.database import is_logic_error, refuse_foreign, translated
 from webhookd.journal.master import adopt_master_key, holds_secrets, sealing_key_id
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _BUSY_TIMEOUT_SECONDS = 5
 _MOST_COMPLAINTS = 20
@@ -60,6 +64,11 @@ class Inspection:
     def __init__(self, path: Path, database: Database) -> None:
         self._path = path
         self._database = database
+
+    def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask one of the journal's own queries, on one snapshot; what it raises of its own passes."""
+        with _asking(self._path), self._database.atomic():
+            return query(self._database, *args, **kwargs)
 
     def version(self) -> tuple[int, int]:
         """Return the version of the tables, and the one that this program writes."""

@@ -190,6 +190,7 @@ class EventRow(Struct, frozen=True, kw_only=True):
     type: str
     organization_id: str | None
     ordering_key: str | None
+    traceparent: str | None
     timestamp: float
     accepted_at: float
     deliveries: int

@@ -1,0 +1,91 @@
+"""The attempts of all webhooks as they happen: the last ones, and what came after a cursor.
+
+For a live view that asks again and again. It is answered from memory, so that asking costs the journal nothing; a
+reader that is too slow, or a restart of the server, leaves a gap, which is told.
+"""
+
+from http import HTTPStatus
+
+from webhookd.admin.attempt_schemas import AttemptOutcome, AttemptQuery, RecentAttempts, RecentAttemptView
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import Answer, Call, NoBody, operation
+from webhookd.admin.views import MOST_ROWS, iso_or_none
+from webhookd.clock import iso
+from webhookd.errors import ErrorCode
+from webhookd.journal import cursors
+from webhookd.recent import RecentAttempt
+from webhookd.subscriptions import matches
+
+_LIST = "attempts"
+
+
+async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer:
+    """Answer with what there is at the moment."""
+    query, recent = call.query, call.services.router.recent
+    limit = min(query.limit, MOST_ROWS)
+    place, gap = 0, False
+    if query.after is not None:
+        run, place = cursors.decode(query.after, _LIST, tuple[int, int])
+        if run != recent.run or place > recent.last:  # of a server that has been started again since
+            place, gap = 0, True
+        gap = gap or recent.has_gap(place)
+    found = [attempt for attempt in recent.after(place) if _is_wanted(attempt, query, call.caller.organization_id)]
+    if query.after is None:
+        found, last = found[-limit:], recent.last
+    else:
+        last = found[limit - 1].place if len(found) > limit else recent.last
+        found = found[:limit]
+    next_cursor = cursors.encode(_LIST, [recent.run, last])
+    return Answer(value=RecentAttempts(data=[_view(attempt) for attempt in found], next_cursor=next_cursor, gap=gap))
+
+
+def _is_wanted(attempt: RecentAttempt, query: AttemptQuery, organization_id: str | None) -> bool:
+    return (
+        organization_id in {None, attempt.organization_id}
+        and query.webhook_id in {None, attempt.endpoint_id}
+        and (query.event is None or matches(query.event, attempt.event_type))
+        and (query.outcome is None or (query.outcome is AttemptOutcome.SUCCEEDED) == (attempt.error is None))
+        and query.error in {None, attempt.error}
+    )
+
+
+def _view(attempt: RecentAttempt) -> RecentAttemptView:
+    return RecentAttemptView(
+        id=attempt.id,
+        webhook_id=attempt.endpoint_id,
+        organization_id=attempt.organization_id,
+        delivery_id=attempt.delivery_id,
+        event_id=attempt.event_id,
+        event=attempt.event_type,
+        traceparent=attempt.traceparent,
+        sequence=attempt.sequence,
+        number=attempt.number,
+        trigger=attempt.trigger,
+        started_at=iso(attempt.started_at),
+        duration_ms=round(attempt.duration_seconds * 1000),
+        waited_ms=round(attempt.waited_seconds * 1000),
+        remote_address=attempt.remote_address,
+        reused=attempt.is_reused,
+        response_status=attempt.response_status,
+        error=attempt.error,
+        detail=attempt.detail,
+        status=attempt.status,
+        refusals=attempt.refusals,
+        next_attempt_at=iso_or_none(attempt.next_attempt_at),
+        breaker=attempt.breaker,
+    )
+
+
+OPERATIONS = (
+    operation(
+        "listAttempts",
+        "GET /api/attempts",
+        Permission.READ,
+        "List the last attempts of all webhooks, oldest first, or those after a cursor: for a live view",
+        list_attempts,
+        query=AttemptQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: RecentAttempts},
+        refuses=(ErrorCode.INVALID_CURSOR,),
+    ),
+)

@@ -1,0 +1,177 @@
+"""One request and its answers for every operation, and each refusal once, for the OpenAPI document."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
+
+from webhookd.admin import example_story as story
+from webhookd.admin.attempt_schemas import RecentAttempts
+from webhookd.admin.bodies import JSON, NDJSON
+from webhookd.admin.master_key import MasterKeyView
+from webhookd.admin.schemas import (
+    Deleted,
+    DeliveryDetailView,
+    Health,
+    KeyWithText,
+    Matched,
+    Page,
+    ReadinessView,
+    ReplayStarted,
+    ReplayView,
+    Submitted,
+    SubmittedLine,
+    WebhookWithSecret,
+)
+from webhookd.errors import ErrorCode
+from webhookd.models import ReplayStatus, Trigger
+from webhookd.rotator import Stage
+from webhookd.version import VERSION
+
+PATH_PARTS: Mapping[str, str] = {
+    "webhookId": story.WEBHOOK_ID,
+    "deliveryId": story.DELIVERY_ID,
+    "eventId": story.EVENT_ID,
+    "replayId": story.REPLAY_ID,
+    "keyId": story.KEY_ID,
+    "name": "invoice.paid",
+}
+REFUSALS: Mapping[ErrorCode, str] = {
+    ErrorCode.VALIDATION_ERROR: "/events: Expected `array` of length >= 1",
+    ErrorCode.MALFORMED_JSON: "not JSON: Input data was truncated",
+    ErrorCode.INVALID_CURSOR: "the cursor isn't one that this list gave out: start again without it",
+    ErrorCode.URL_NOT_ALLOWED: "/url: 10.0.0.1 is a private address",
+    ErrorCode.UNKNOWN_EVENT_TYPE: "not in the catalogue: user.craeted; add a name with PUT /api/event-types/:name",
+    ErrorCode.UNAUTHORIZED: "an API key is needed: Authorization: Bearer whd_…",
+    ErrorCode.FORBIDDEN: "a key of the role operator may change isActive alone",
+    ErrorCode.NOT_FOUND: f"there is no webhook {story.WEBHOOK_ID}",
+    ErrorCode.CONFLICT: "the same Idempotency-Key is being answered right now",
+    ErrorCode.PAYLOAD_TOO_LARGE: "the body is too large; at most 262144 bytes are taken",
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: "send the body as application/json",
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: "the same Idempotency-Key came with another body",
+    ErrorCode.RATE_LIMITED: "too many requests with this key; try again in 1 s",
+    ErrorCode.INTERNAL: "the request failed inside webhookd; its log tells more under this request id",
+    ErrorCode.JOURNAL_FULL: "the disk of the journal is full",
+    ErrorCode.SHUTTING_DOWN: "the server is shutting down; send it again in a moment",
+}
+
+
+class Example(Struct, frozen=True, kw_only=True):
+    """A request's body by media type, and what it is answered with by status."""
+
+    takes: Mapping[str, object] = {}
+    answers: Mapping[HTTPStatus, object] = {}
+
+
+def _answers(value: object) -> Example:
+    return Example(answers={HTTPStatus.OK: value})
+
+
+def _page(row: object, cursor: str | None = None) -> Page[object]:
+    return Page(data=[row], next_cursor=cursor)
+
+
+_started = Example(
+    takes={JSON: story.RANGE},
+    answers={
+        HTTPStatus.ACCEPTED: ReplayStarted(id=story.REPLAY_ID, matched=1200),
+        HTTPStatus.OK: Matched(matched=1200),
+    },
+)
+_changed = Example(takes={JSON: story.PAUSE, story.MERGE_PATCH: story.PAUSE}, answers={HTTPStatus.OK: story.paused})
+
+EXAMPLES: Mapping[str, Example] = {
+    "listWebhooks": _answers(_page(story.delivered)),
+    "createWebhook": Example(
+        takes={JSON: story.NEW_WEBHOOK},
+        answers={HTTPStatus.CREATED: WebhookWithSecret(**asdict(story.webhook), secret=story.SECRET)},
+    ),
+    "getWebhook": _answers(story.delivered),
+    "patchWebhook": _changed,
+    "putWebhook": _changed,
+    "deleteWebhook": _answers(Deleted(id=story.WEBHOOK_ID)),
+    "rotateSecret": Example(takes={JSON: {"overlapSeconds": 86_400}}, answers={HTTPStatus.OK: story.rotated}),
+    "testWebhook": _answers(replace(story.taken, number=1, trigger=Trigger.TEST)),
+    "recoverDeliveries": _started,
+    "replayEvents": _started,
+    "getReplay": _answers(ReplayView(id=story.REPLAY_ID, matched=1200, queued=500, status=ReplayStatus.RUNNING)),
+    "stopReplay": _answers(ReplayView(id=story.REPLAY_ID, matched=1200, queued=500, status=ReplayStatus.STOPPED)),
+    "listDeliveries": _answers(_page(story.delivery, "c.WyJkZWxpdmVyaWVzIiwxNzY4NDczMDAwLjAsMTJd")),
+    "getDelivery": _answers(
+        DeliveryDetailView(**asdict(story.delivery), request=story.request, attempt_log=[story.throttled, story.taken]),
+    ),
+    "retryDelivery": Example(takes={JSON: {"force": True}}, answers={HTTPStatus.OK: story.retried}),
+    "listAttempts": _answers(
+        RecentAttempts(data=[story.recent], next_cursor="c.WyJhdHRlbXB0cyIsNDcxMSw5M10", gap=False),
+    ),
+    "publishEvents": Example(
+        takes={JSON: story.NEW_EVENT, NDJSON: story.NEW_EVENT},
+        answers={
+            HTTPStatus.ACCEPTED: Submitted(id=story.EVENT_ID, deliveries=1, duplicate=False),
+            HTTPStatus.OK: SubmittedLine(id=story.EVENT_ID, deliveries=1, duplicate=False),
+        },
+    ),
+    "listEvents": _answers(_page(story.event, "c.WyJldmVudHMiLDQxXQ")),
+    "getEvent": _answers(story.event),
+    "listEventTypes": _answers(_page(story.event_type)),
+    "putEventType": Example(
+        takes={
+            JSON: {
+                "description": story.event_type.description,
+                "schema": {
+                    "type": "object",
+                    "required": ["invoiceId"],
+                    "properties": {"invoiceId": {"type": "string"}},
+                },
+                "example": {"invoiceId": "inv_7"},
+            }
+        },
+        answers={HTTPStatus.OK: story.event_type},
+    ),
+    "deleteEventType": _answers(Deleted(id=story.event_type.name)),
+    "listKeys": _answers(_page(replace(story.key, last_used_at="2026-01-15T11:59:00.000Z"))),
+    "createKey": Example(
+        takes={
+            JSON: {
+                "role": "viewer",
+                "name": story.key.name,
+                "organizationId": story.ORGANIZATION,
+                "expiresAt": "2027-01-15T00:00:00Z",
+            }
+        },
+        answers={
+            HTTPStatus.CREATED: KeyWithText(
+                **asdict(story.key),
+                key="whd_viewer_01KF0K8Y20JBWMXRMCFG7T1JD4_glTDKakoUPbVOd03b0gW7idkUX2l4CNVFK9DMWRIDXo",
+            )
+        },
+    ),
+    "revokeKey": _answers(Deleted(id=story.KEY_ID)),
+    "listAudit": _answers(_page(story.entry)),
+    "getMasterKey": _answers(
+        MasterKeyView(key_id="1f6e0c5b9a2d4c38", stage=Stage.SETTLED, resealed=0, instruction=None)
+    ),
+    "rotateMasterKey": Example(
+        takes={JSON: {"newKey": "glTDKakoUPbVOd03b0gW7idkUX2l4CNVFK9DMWRIDXo="}},
+        answers={
+            HTTPStatus.ACCEPTED: MasterKeyView(
+                key_id="1f6e0c5b9a2d4c38", stage=Stage.CHANGING, resealed=0, instruction=None
+            )
+        },
+    ),
+    "getBackup": _answers(story.copied),
+    "makeBackup": Example(takes={JSON: {"file": "/backup/webhookd.db"}}, answers={HTTPStatus.ACCEPTED: story.copying}),
+    "getOpenapi": _answers({"openapi": "3.1.0", "info": {"title": "webhookd", "version": VERSION}, "paths": {}}),
+    "getHealth": _answers(Health()),
+    "getReadiness": Example(
+        answers={
+            HTTPStatus.OK: ReadinessView(status="ok"),
+            HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView(status="draining"),
+        }
+    ),
+    "getMetrics": _answers(
+        "# HELP webhookd_requests_in_flight Requests that wait for their answer\n"
+        "# TYPE webhookd_requests_in_flight gauge\nwebhookd_requests_in_flight 3.0\n"
+    ),
+}

@@ -1,0 +1,30 @@
+"""`webhookd completion`: what a shell needs to complete commands, options and webhooks."""
+
+import click
+from click.shell_completion import get_completion_class
+
+from webhookd.errors import CommandError
+
+_VARIABLE = "_WEBHOOKD_COMPLETE"  # as click derives it from the program's name
+_SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(_SHELLS))
+def command(shell: str) -> None:
+    """Print the script that makes a shell complete webhookd's commands, options and webhooks.
+
+    \b
+    bash: eval "$(webhookd completion bash)"      in ~/.bashrc
+    zsh:  eval "$(webhookd completion zsh)"       in ~/.zshrc, behind compinit
+    fish: webhookd completion fish | source       in ~/.config/fish/config.fish
+
+    The ids of webhooks come from the server on this machine, where one runs.
+    """
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise CommandError(f"nothing is known of the shell {shell}")
+    root = click.get_current_context().find_root().command
+    # Without click's own check of bash's version, which would run bash: the script says itself what it needs.
+    script = kind(root, {}, "webhookd", _VARIABLE)
+    click.echo(script.source_template % script.source_vars())

@@ -1,0 +1,154 @@
+"""`webhookd deliveries`: what was sent to a webhook and what became of it; a retry by hand."""
+
+import click
+
+from webhookd.admin.schemas import AttemptView, DeliveryDetailView, DeliveryView
+from webhookd.cli.api import part
+from webhookd.cli.names import Moment, find_webhook, gathered, names_webhook
+from webhookd.cli.options import InOrder, prints_json, takes_page
+from webhookd.cli.places import Place, takes_place
+from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
+from webhookd.models import DeliveryStatus
+
+_STATUSES = click.Choice([status.value for status in DeliveryStatus])
+
+
+@click.group("deliveries", cls=InOrder)
+def command() -> None:
+    """List the deliveries of a webhook, look into one, and send one again.
+
+    A delivery is one event for one webhook, with an attempt for each request that was made of it. DELIVERY_ID is its
+    id, dlv_…. WEBHOOK is a webhook's id (wh_…) or a beginning of it, its description, or its URL.
+
+    `list` and `show` read the journal while no server runs; `retry` needs the server.
+    """
+
+
+@command.command("list")
+@names_webhook
+@click.option("--status", type=_STATUSES, help="Only those.")
+@click.option("--event", metavar="TYPE", help="Only of events of this type.")
+@click.option("--event-id", metavar="ID", help="Only of this event.")
+@click.option("--since", type=Moment(), metavar="TIME", help="Made from then on: 2026-01-31T12:00:00Z, or 2h ago.")
+@click.option("--until", type=Moment(), metavar="TIME", help="Made before then.")
+@takes_page
+@prints_json
+@takes_place
+def list_(
+    place: Place,
+    *,
+    webhook: str,
+    status: str | None,
+    event: str | None,
+    event_id: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int,
+    cursor: str | None,
+    as_json: bool,
+) -> None:
+    """List the deliveries of a webhook, newest first."""
+    filters = {"status": status, "event": event, "eventId": event_id, "since": since, "until": until}
+    with place.source() as source:
+        webhook_id = find_webhook(source, webhook).id
+        page = gathered(lambda count, after: source.deliveries(webhook_id, filters, count, after), limit, cursor)
+    if as_json:
+        show_json(page)
+        return
+    titles = ("ID", "EVENT", "SEQUENCE", "STATUS", "ATTEMPTS", "LAST ANSWER", "MADE", "NEXT ATTEMPT")
+    show_table(titles, [_row(delivery) for delivery in page.data], foldable={"EVENT"})
+    tell_of_more(page)
+
+
+@command.command("show")
+@click.argument("delivery_id", metavar="DELIVERY_ID")
+@prints_json
+@takes_place
+def show(place: Place, delivery_id: str, as_json: bool) -> None:
+    """Show one delivery: what is sent, and each attempt with the receiver's answer."""
+    with place.source() as source:
+        detail = source.delivery(delivery_id)
+    if as_json:
+        show_json(detail)
+    else:
+        _show(detail)
+
+
+@command.command("retry")
+@click.argument("delivery_id", metavar="DELIVERY_ID")
+@click.option("--force", is_flag=True, help="Also one that has succeeded: the receiver gets it once more.")
+@prints_json
+@takes_place
+def retry(place: Place, delivery_id: str, force: bool, as_json: bool) -> None:
+    """Send a delivery again: its back-off ends, its age and its refusals start anew.
+
+    It keeps its place in the order. For all that failed in a time range there is `webhookd replay --failed`.
+    """
+    path = f"/api/webhooks/deliveries/{part(delivery_id)}/retry"
+    changed = place.server().post(path, {"force": force}, DeliveryView)
+    if as_json:
+        show_json(changed)
+    else:
+        click.echo(f"{changed.id} is {changed.status} again, at sequence {changed.sequence} of {changed.webhook_id}")
+
+
+def _row(delivery: DeliveryView) -> tuple[str, ...]:
+    return (
+        delivery.id,
+        delivery.event,
+        str(delivery.sequence),
+        "sending" if delivery.in_flight else delivery.status.value,
+        str(delivery.attempts),
+        _answer(delivery.response_status, delivery.error),
+        delivery.created_at,
+        delivery.next_attempt_at or "",
+    )
+
+
+def _answer(status: int | None, error: str | None) -> str:
+    return " ".join(str(fact) for fact in (status, error) if fact is not None)
+
+
+def _show(detail: DeliveryDetailView) -> None:
+    took = "" if detail.duration_ms is None else f" in {detail.duration_ms} ms"
+    show_record(
+        [
+            ("id", detail.id),
+            ("status", "sending" if detail.in_flight else detail.status.value),
+            ("last answer", f"{_answer(detail.response_status, detail.error)}{took}"),
+            ("next attempt", detail.next_attempt_at or ""),
+            ("webhook", detail.webhook_id),
+            ("url", detail.request.url),
+            ("event", f"{detail.event} {detail.event_id}"),
+            ("sequence", str(detail.sequence)),
+            ("attempts", f"{detail.attempts}, {detail.refusals} of them refused"),
+            ("made", detail.created_at),
+            ("ended", detail.completed_at or ""),
+            ("given up", "" if detail.completed_at else detail.expires_at),
+        ]
+    )
+    for attempt in detail.attempt_log:
+        click.echo()
+        _show_attempt(attempt)
+    click.echo()
+    click.echo("the request:")
+    for name, value in detail.request.headers.items():
+        click.echo(plain(f"  {name}: {value}"))
+    click.echo(plain(f"  {detail.request.body}"))
+
+
+def _show_attempt(attempt: AttemptView) -> None:
+    cut = " (cut off)" if attempt.truncated else ""
+    wait = attempt.retry_after_seconds
+    show_record(
+        [
+            ("attempt", f"{attempt.number}, {attempt.trigger}, {attempt.started_at}"),
+            ("result", "ok" if attempt.error is None else f"failed: {attempt.error}"),
+            ("detail", attempt.detail),
+            ("status", str(attempt.response_status or "")),
+            ("took", f"{attempt.duration_ms} ms"),
+            ("address", attempt.remote_address or ""),
+            ("asked to wait", "" if wait is None else f"{wait:g} s"),
+            ("answer", f"{attempt.response_body}{cut}"),
+        ]
+    )

@@ -1,0 +1,66 @@
+"""`webhookd events`: the feed of what was taken in."""
+
+import click
+
+from webhookd.cli.names import gathered
+from webhookd.cli.options import InOrder, prints_json
+from webhookd.cli.places import Place, takes_place
+from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
+
+
+@click.group("events", cls=InOrder)
+def command() -> None:
+    """List the events that were taken in, and look at one.
+
+    Both read the journal while no server runs.
+    """
+
+
+@command.command("list")
+@click.option("--after", metavar="ID", help="Only what came after this event, or after a list's nextCursor.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="How many at most.")
+@prints_json
+@takes_place
+def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
+    """List events in the order in which they were taken in, oldest first.
+
+    Whoever asks again with the last one's id as --after misses nothing.
+    """
+    with place.source() as source:
+        page = gathered(source.events, limit, after)
+    if as_json:
+        show_json(page)
+        return
+    rows = [
+        (event.id, event.type, event.accepted_at, event.organization_id or "", str(event.deliveries))
+        for event in page.data
+    ]
+    show_table(("ID", "TYPE", "TAKEN IN", "ORGANIZATION", "DELIVERIES"), rows, foldable={"TYPE", "ORGANIZATION"})
+    tell_of_more(page, option="--after")
+
+
+@command.command("show")
+@click.argument("event_id", metavar="EVENT_ID")
+@prints_json
+@takes_place
+def show(place: Place, event_id: str, as_json: bool) -> None:
+    """Show one event, by its EVENT_ID (evt_…, or the producer's own), and its data."""
+    with place.source() as source:
+        event = source.event(event_id)
+    if as_json:
+        show_json(event)
+        return
+    show_record(
+        [
+            ("id", event.id),
+            ("type", event.type),
+            ("time", event.timestamp),
+            ("taken in", event.accepted_at),
+            ("organization", event.organization_id or ""),
+            ("ordering key", event.ordering_key or ""),
+            ("trace context", event.traceparent or ""),
+            ("deliveries", str(event.deliveries)),
+        ]
+    )
+    click.echo()
+    click.echo(plain(bytes(event.data).decode()))

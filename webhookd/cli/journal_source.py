@@ -1,0 +1,95 @@
+"""The views of the API read from the journal, while no server runs.
+
+There is nothing of what only a running server knows: nothing is in flight, a webhook's `reason` says that no server
+runs, and a delivery's request has no headers, since signing it takes the master key.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msgspec.structs import replace
+
+from webhookd.admin.schemas import DeliveryDetailView, DeliveryView, EventView, Page, Webhook
+from webhookd.admin.views import MOST_ROWS, delivery, detailed, event, webhook
+from webhookd.cli.sources import Filters
+from webhookd.clock import parse_iso
+from webhookd.config import Config
+from webhookd.delivery.policy import resolve
+from webhookd.errors import CommandError
+from webhookd.health import assess
+from webhookd.journal import deliveries, endpoints, events
+from webhookd.journal import rows as journal_rows
+from webhookd.journal.inspection import Inspection, inspect
+from webhookd.models import DeliveryStatus, Endpoint
+
+NO_SERVER = "No server is running"
+
+
+class JournalSource:
+    """The journal, read without its lock; nothing in it is changed."""
+
+    def __init__(self, journal: Inspection, config: Config) -> None:
+        self._journal = journal
+        self._config = config
+
+    @classmethod
+    @contextmanager
+    def open(cls, config: Config) -> Iterator["JournalSource"]:
+        """Open the journal; JournalError where it can't be trusted, CommandError for tables of another version."""
+        with inspect(config.journal.path) as journal:
+            version, known = journal.version()
+            if version != known:
+                raise CommandError(
+                    f"the journal {config.journal.path} has version {version} and this webhookd reads {known}: "
+                    + ("a start of `webhookd serve` brings it up to date" if version < known else "use the newer one")
+                )
+            yield cls(journal, config)
+
+    def webhooks(self, limit: int, cursor: str | None) -> Page[Webhook]:
+        """Return a page of the webhooks, newest first."""
+        found = self._journal.read(endpoints.page, None, min(limit, MOST_ROWS), cursor)
+        return Page(data=[self._webhook(endpoint) for endpoint in found.items], next_cursor=found.next_cursor)
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """Return one webhook."""
+        return self._webhook(self._journal.read(endpoints.get, webhook_id))
+
+    def deliveries(self, webhook_id: str, filters: Filters, limit: int, cursor: str | None) -> Page[DeliveryView]:
+        """Return a page of a webhook's deliveries, newest first."""
+        endpoint = self._journal.read(endpoints.get, webhook_id)
+        status, since, until = (filters.get(name) for name in ("status", "since", "until"))
+        found: journal_rows.Page[journal_rows.DeliveryRow] = self._journal.read(
+            deliveries.page,
+            endpoint.pk,
+            status=None if status is None else DeliveryStatus(status),
+            event=filters.get("event"),
+            event_id=filters.get("eventId"),
+            since=None if since is None else parse_iso(since),
+            until=None if until is None else parse_iso(until),
+            limit=min(limit, MOST_ROWS),
+            cursor=cursor,
+        )
+        return Page(data=[delivery(row, in_flight=False) for row in found.items], next_cursor=found.next_cursor)
+
+    def delivery(self, delivery_id: str) -> DeliveryDetailView:
+        """Return one delivery with its attempts."""
+        detail = self._journal.read(deliveries.get, delivery_id, None)
+        return detailed(delivery(detail.row, in_flight=False), detail, {})
+
+    def events(self, limit: int, after: str | None) -> Page[EventView]:
+        """Return a part of the feed, oldest first."""
+        found = self._journal.read(events.page, None, limit=min(limit, MOST_ROWS), cursor=None, after=after)
+        return Page(data=[event(row) for row in found.items], next_cursor=found.next_cursor)
+
+    def event(self, event_id: str) -> EventView:
+        """Return one event."""
+        return event(self._journal.read(events.get, event_id, None))
+
+    def _webhook(self, endpoint: Endpoint) -> Webhook:
+        defaults = self._config.delivery
+        ordering = resolve(endpoint.overrides, defaults).ordering
+        state, queue = self._journal.read(endpoints.health_facts, {endpoint.pk: ordering})[endpoint.pk]
+        health = assess(endpoint, state, queue, move=None, sending=False, halted=None, now=time.time())
+        view = webhook(endpoint, health, defaults)
+        return replace(view, health=replace(view.health, reason=NO_SERVER))

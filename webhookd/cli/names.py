@@ -1,0 +1,130 @@
+"""What people write on a command line: a webhook by its name, a moment by how long ago it was; and its completion."""
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from webhookd.admin.schemas import EventPattern, Page, Webhook
+from webhookd.cli.control import Control
+from webhookd.cli.places import place_of
+from webhookd.cli.sources import ApiSource, Source
+from webhookd.clock import iso, parse_iso
+from webhookd.errors import CommandError, WebhookdError
+
+T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., object])
+
+MOST_ON_A_PAGE = 100
+_ID = re.compile(r"wh_[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_FEWEST_OF_AN_ID = len("wh_") + 1
+_MOST_TOLD = 5
+_COMPLETION_SECONDS = 1.0  # longer than that nobody waits for a Tab
+
+
+def find_webhook(source: Source, name: str) -> Webhook:
+    """Return the webhook of that id, or the only one whose id begins so, or that has this description or URL."""
+    if _ID.fullmatch(name):
+        return source.webhook(name)
+    found = [webhook for webhook in all_webhooks(source) if _answers_to(webhook, name)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CommandError(f"no webhook has the id, description or URL {name!r}: `webhookd webhooks list` shows them")
+    told = ", ".join(f"{webhook.id} ({webhook.description or webhook.url})" for webhook in found[:_MOST_TOLD])
+    more = "" if len(found) <= _MOST_TOLD else f" and {len(found) - _MOST_TOLD} more"
+    raise CommandError(f"{len(found)} webhooks answer to {name!r}: {told}{more}; give the id of one")
+
+
+def all_webhooks(source: Source) -> Iterator[Webhook]:
+    """Yield every webhook."""
+    cursor: str | None = None
+    while True:
+        page = source.webhooks(MOST_ON_A_PAGE, cursor)
+        yield from page.data
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def gathered(read: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None) -> Page[T]:
+    """Return as many rows as were asked for, in one page of however many the source gives out."""
+    rows: list[T] = []
+    while True:
+        page = read(min(limit - len(rows), MOST_ON_A_PAGE), cursor)
+        rows += page.data
+        cursor = page.next_cursor
+        if cursor is None or len(rows) >= limit:
+            return Page(data=rows, next_cursor=cursor)
+
+
+class Moment(click.ParamType[str]):
+    """A time as the API takes it, or how long ago it was: `90s`, `15m`, `2h`, `7d`, `1w`."""
+
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as the API takes it."""
+        if ago := _AGO.fullmatch(value.strip()):
+            at = max(time.time() - float(ago[1]) * _SECONDS[ago[2]], 0.0)
+            return iso(at)
+        try:
+            return iso(parse_iso(value))
+        except (ValueError, OverflowError):
+            self.fail(
+                f"{value!r} is no time: write 2026-01-31T12:00:00Z, or how long ago it was: 2h, 15m, 7d", param, ctx
+            )
+
+
+class Pattern(click.ParamType[str]):
+    """A pattern of event types."""
+
+    name = "pattern"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is."""
+        try:
+            return msgspec.convert(value, EventPattern)
+        except msgspec.ValidationError:
+            self.fail(f"{value!r} is no pattern: write a type such as user.created, `user.*`, or `*`", param, ctx)
+
+
+def names_webhook(command: C) -> C:
+    """Give a command the argument WEBHOOK, which reaches it as `webhook`."""
+    return click.argument("webhook", metavar="WEBHOOK", shell_complete=_complete_webhooks)(command)
+
+
+def takes_webhook_option(command: C) -> C:
+    """Give a command the option `--webhook`."""
+    return click.option(
+        "--webhook",
+        metavar="WEBHOOK",
+        shell_complete=_complete_webhooks,
+        help="Only this webhook: its id or a beginning of it, its description or its URL.",
+    )(command)
+
+
+def _complete_webhooks(context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Offer ids of the server on this machine; nothing where it doesn't answer at once."""
+    try:
+        place = place_of(dict(context.params))
+        control = Control(place.config().server.control_socket, _COMPLETION_SECONDS)
+        found = ApiSource(control).webhooks(MOST_ON_A_PAGE, None).data
+    except WebhookdError:
+        return []
+    return [
+        CompletionItem(webhook.id, help=webhook.description or webhook.url)
+        for webhook in found
+        if webhook.id.startswith(typed)
+    ]
+
+
+def _answers_to(webhook: Webhook, name: str) -> bool:
+    begins = len(name) >= _FEWEST_OF_AN_ID and webhook.id.lower().startswith(name.lower())
+    return begins or name in {webhook.description, webhook.url}

@@ -1,0 +1,121 @@
+"""Where a command does its work: at a server elsewhere, at the one that runs on this machine, or in the journal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from webhookd.cli.api import Api, Remote
+from webhookd.cli.control import Control
+from webhookd.cli.options import load
+from webhookd.cli.sources import ApiSource, Source
+from webhookd.config import Config
+from webhookd.errors import CommandError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+URL_VARIABLE = "WEBHOOKD_URL"
+KEY_VARIABLE = "WEBHOOKD_API_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What `--config`, `--url` and `--key` say; the configuration is read when it is needed."""
+
+    config_file: Path | None = None
+    url: str | None = None
+    key: str | None = None
+
+    def config(self) -> Config:
+        """Return the configuration in force; ConfigError."""
+        return load(self.config_file)
+
+    def server(self) -> Api:
+        """Return the API of the server; CommandError where none runs."""
+        if (api := self.server_if_any()) is not None:
+            return api
+        raise CommandError(f"this needs a running server, and none listens at {self._socket()}: {self._remedy()}")
+
+    def server_if_any(self) -> Api | None:
+        """Return the API of the server, None where none runs on this machine and no other was named."""
+        if self.url is not None:
+            return Remote(self.url, self.key)
+        control = Control(self._socket())
+        return control if control.is_served() else None
+
+    @contextmanager
+    def source(self) -> Iterator[Source]:
+        """Open what lists are read from: the server or, while none runs, the journal; says on standard error which."""
+        if (api := self.server_if_any()) is not None:
+            yield ApiSource(api)
+            return
+        # Loading what reads a journal takes longer than a server takes to answer.
+        from webhookd.cli.journal_source import JournalSource  # noqa: PLC0415
+
+        config = self.config()
+        if not config.journal.path.exists():
+            nothing = f"no server listens at {self._socket()}, and there is no journal {config.journal.path}"
+            raise CommandError(f"{nothing}: {self._remedy()}")
+        click.echo(f"no server runs: read from the journal {config.journal.path}", err=True)
+        with JournalSource.open(config) as journal:
+            yield journal
+
+    def _socket(self) -> Path:
+        return self.config().server.control_socket
+
+    def _remedy(self) -> str:
+        which = "" if self.config_file is None else f" --config {self.config_file}"
+        hint = "" if self.config_file else ", say with --config which one it is"
+        return f"start it with `webhookd serve{which}`{hint}, or name one elsewhere with --url and --key"
+
+
+def takes_place(command: Callable[Concatenate[Place, P], R]) -> Callable[P, R]:
+    """Give a command `--config`, `--url` and `--key`, which reach it as its first argument."""
+
+    @click.option(
+        "--config",
+        "config_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="The TOML file of the server on this machine. Without one: the defaults, with everything below ./var.",
+    )
+    @click.option(
+        "--url",
+        "server_url",
+        envvar=URL_VARIABLE,
+        metavar="URL",
+        help=f"A server elsewhere, by its API's URL. [{URL_VARIABLE}]",
+    )
+    @click.option(
+        "--key",
+        "server_key",
+        envvar=KEY_VARIABLE,
+        metavar="KEY",
+        help=f"The API key for --url; on a command line others can see it. [{KEY_VARIABLE}]",
+    )
+    @wraps(command)
+    def placed(*args: P.args, **kwargs: P.kwargs) -> R:
+        place = place_of(kwargs, take=True)
+        given = click.get_current_context().get_parameter_source("server_key")
+        if place.url is None and given is ParameterSource.COMMANDLINE:
+            raise click.UsageError("--key goes with --url: the control socket of this machine's server needs no key")
+        return command(place, *args, **kwargs)
+
+    return placed
+
+
+def place_of(parameters: dict[str, object], *, take: bool = False) -> Place:
+    """Return the place that a command's parameters name; with `take` they are taken out."""
+    look = parameters.pop if take else parameters.get
+    config_file, url, key = (look(name, None) for name in ("config_file", "server_url", "server_key"))
+    return Place(
+        config_file=config_file if isinstance(config_file, Path) else None,
+        url=url if isinstance(url, str) else None,
+        key=key if isinstance(key, str) else None,
+    )

@@ -1,0 +1,159 @@
+"""`webhookd replay`: send events of a time range again, after saying how many, with progress.
+
+The server does the work and goes on by itself, over a restart too: this only starts it, watches it or stops it.
+"""
+
+import time
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from webhookd.admin.schemas import Matched, ReplayStarted, ReplayView, Webhook
+from webhookd.cli.api import Api, Refused, Unreachable, part
+from webhookd.cli.names import Moment, Pattern, find_webhook, names_webhook
+from webhookd.cli.options import prints_json
+from webhookd.cli.places import Place, takes_place
+from webhookd.cli.sources import ApiSource
+from webhookd.cli.terminal import confirm, show_json
+from webhookd.errors import CommandError
+from webhookd.models import ReplayStatus
+
+_LOOK_SECONDS = 0.2
+_PATIENCE_SECONDS = 60.0
+
+
+@click.command("replay")
+@names_webhook
+@click.option("--since", type=Moment(), metavar="TIME", help="From when on: 2026-01-31T12:00:00Z, or 2h ago.")
+@click.option("--until", type=Moment(), metavar="TIME", help="Up to when, that not included. Without it: now.")
+@click.option(
+    "--events", type=Pattern(), multiple=True, metavar="PATTERN", help="Only these: a type, `user.*`; may be repeated."
+)
+@click.option("--failed", is_flag=True, help="Only what has failed for good, with its old ids and sequence numbers.")
+@click.option("--dry-run", is_flag=True, help="Say how many there are, and do nothing.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--detach", is_flag=True, help="Start it and don't wait.")
+@click.option("--watch", metavar="REPLAY_ID", help="Watch one that was started before (rpl_…).")
+@click.option("--stop", metavar="REPLAY_ID", help="Stop one; what it has queued stays.")
+@prints_json
+@takes_place
+def command(
+    place: Place,
+    *,
+    webhook: str,
+    since: str | None,
+    until: str | None,
+    events: tuple[str, ...],
+    failed: bool,
+    dry_run: bool,
+    yes: bool,
+    detach: bool,
+    watch: str | None,
+    stop: str | None,
+    as_json: bool,
+) -> None:
+    """Deliver the events of a time range to a webhook once more, at the end of its queue.
+
+    WEBHOOK is its id (wh_…) or a beginning of it, its description, or its URL.
+
+    With --failed only deliveries that have failed for good, which keep their ids, and their order among themselves.
+
+    First it says how many there are, and asks. Then it shows how many are queued; sending them takes as long as the
+    receiver needs, which `webhookd tail` shows. Ctrl-C ends the watching alone: --watch goes on with it, --stop stops.
+    """
+    if (watch is not None) + (stop is not None) + (since is not None) != 1:
+        raise click.UsageError("give one of --since (start one), --watch and --stop (one that was started)")
+    api = place.server()
+    found = find_webhook(ApiSource(api), webhook)
+    if stop is not None:
+        _report(api.delete(_path(found, stop), ReplayView), as_json=as_json)
+        return
+    if watch is None:
+        wanted: dict[str, object] = {"since": since, "events": list(events)}
+        if until is not None:
+            wanted["until"] = until
+        started = _start(api, found, wanted, failed=failed, dry_run=dry_run, yes=yes, as_json=as_json)
+        if started is None:
+            return
+        if detach:
+            if as_json:
+                show_json(started)
+            else:
+                click.echo(f"{started.id} queues {started.matched}: {_how_to_watch(found, started.id)}")
+            return
+        watch = started.id
+    ended = _watch(api, found, watch)
+    _report(ended, as_json=as_json)
+    click.get_current_context().exit(0 if ended.status is ReplayStatus.DONE else 1)
+
+
+def _start(
+    api: Api,
+    webhook: Webhook,
+    wanted: dict[str, object],
+    *,
+    failed: bool,
+    dry_run: bool,
+    yes: bool,
+    as_json: bool,
+) -> ReplayStarted | None:
+    """Count and, unless that was all, ask and start; None where nothing was started."""
+    path = f"/api/webhooks/{part(webhook.id)}/{'recover' if failed else 'replay'}"
+    what = "failed deliveries" if failed else "events"
+    counted = api.post(path, {**wanted, "dryRun": True}, Matched)
+    if dry_run or not counted.matched:
+        if as_json:
+            show_json(counted)
+        else:
+            click.echo(f"{counted.matched} {what} match" + ("" if counted.matched else ": nothing to do"))
+        return None
+    question = f"Deliver {counted.matched} {what} to {webhook.id} again?"
+    confirm(question, is_given=yes, instead="give --yes, or --dry-run to count alone")
+    return api.post(path, wanted, ReplayStarted)
+
+
+def _watch(api: Api, webhook: Webhook, replay_id: str) -> ReplayView:
+    """Return how it ended, with a bar on standard error where that is a terminal; goes on over a restart."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    try:
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+            shown = progress.add_task(f"queueing {replay_id}", total=None)
+            answered_at = time.monotonic()
+            while True:
+                try:
+                    seen = api.get(_path(webhook, replay_id), ReplayView)
+                    answered_at = time.monotonic()
+                except Unreachable:
+                    if time.monotonic() - answered_at > _PATIENCE_SECONDS:
+                        raise
+                except Refused as refused:
+                    if refused.status not in {429, 503}:
+                        raise
+                    time.sleep(refused.retry_after_seconds or 1)
+                else:
+                    progress.update(shown, completed=seen.queued, total=seen.matched)
+                    if seen.status is not ReplayStatus.RUNNING:
+                        return seen
+                time.sleep(_LOOK_SECONDS)
+    except KeyboardInterrupt:
+        click.echo(f"\nit goes on by itself: {_how_to_watch(webhook, replay_id)}", err=True)
+        raise
+    except Unreachable as error:
+        raise CommandError(f"{error}; it goes on when the server does: {_how_to_watch(webhook, replay_id)}") from error
+
+
+def _report(seen: ReplayView, *, as_json: bool) -> None:
+    if as_json:
+        show_json(seen)
+    else:
+        click.echo(f"{seen.id} {seen.status}: {seen.queued} of {seen.matched} queued")
+
+
+def _how_to_watch(webhook: Webhook, replay_id: str) -> str:
+    return f"`webhookd replay {webhook.id} --watch {replay_id}` watches it, --stop {replay_id} stops it"
+
+
+def _path(webhook: Webhook, replay_id: str) -> str:
+    return f"/api/webhooks/{part(webhook.id)}/replays/{part(replay_id)}"

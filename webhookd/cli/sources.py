@@ -1,0 +1,70 @@
+"""What lists and single views are read from: the API or, with the same documents, the journal (`journal_source`)."""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from webhookd.admin.schemas import DeliveryDetailView, DeliveryView, EventView, Page, Webhook
+from webhookd.cli.api import Api, part, target
+
+Filters = Mapping[str, str | None]
+"""The API's query parameters of a list of deliveries; times are ISO-8601."""
+
+
+class Source(Protocol):
+    """Answers with views of the API; CommandError or Rejected for what isn't there."""
+
+    def webhooks(self, limit: int, cursor: str | None) -> Page[Webhook]:
+        """Return a page of the webhooks, newest first."""
+        ...
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """Return one webhook."""
+        ...
+
+    def deliveries(self, webhook_id: str, filters: Filters, limit: int, cursor: str | None) -> Page[DeliveryView]:
+        """Return a page of a webhook's deliveries, newest first."""
+        ...
+
+    def delivery(self, delivery_id: str) -> DeliveryDetailView:
+        """Return one delivery with its attempts."""
+        ...
+
+    def events(self, limit: int, after: str | None) -> Page[EventView]:
+        """Return a part of the feed, oldest first."""
+        ...
+
+    def event(self, event_id: str) -> EventView:
+        """Return one event."""
+        ...
+
+
+class ApiSource:
+    """A running server."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def webhooks(self, limit: int, cursor: str | None) -> Page[Webhook]:
+        """Return a page of the webhooks, newest first."""
+        return self._api.get(target("/api/webhooks", limit=limit, cursor=cursor), Page[Webhook])
+
+    def webhook(self, webhook_id: str) -> Webhook:
+        """Return one webhook."""
+        return self._api.get(f"/api/webhooks/{part(webhook_id)}", Webhook)
+
+    def deliveries(self, webhook_id: str, filters: Filters, limit: int, cursor: str | None) -> Page[DeliveryView]:
+        """Return a page of a webhook's deliveries, newest first."""
+        path = f"/api/webhooks/{part(webhook_id)}/deliveries"
+        return self._api.get(target(path, **filters, limit=limit, cursor=cursor), Page[DeliveryView])
+
+    def delivery(self, delivery_id: str) -> DeliveryDetailView:
+        """Return one delivery with its attempts."""
+        return self._api.get(f"/api/webhooks/deliveries/{part(delivery_id)}", DeliveryDetailView)
+
+    def events(self, limit: int, after: str | None) -> Page[EventView]:
+        """Return a part of the feed, oldest first."""
+        return self._api.get(target("/api/events", limit=limit, after=after), Page[EventView])
+
+    def event(self, event_id: str) -> EventView:
+        """Return one event."""
+        return self._api.get(f"/api/events/{part(event_id)}", EventView)

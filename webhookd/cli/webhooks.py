@@ -1,0 +1,294 @@
+"""`webhookd webhooks`: the webhooks, how they are, and what is done to them by hand."""
+
+import json
+
+import click
+
+from webhookd.admin.schemas import AttemptView, Deleted, Webhook, WebhookWithSecret
+from webhookd.cli.api import part
+from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
+from webhookd.cli.options import InOrder, prints_json, takes_page
+from webhookd.cli.places import Place, takes_place
+from webhookd.cli.sources import ApiSource
+from webhookd.cli.terminal import confirm, plain, show_json, show_record, show_table, tell_of_more
+from webhookd.models import BreakerState
+
+_WEEK = 604_800
+
+
+@click.group("webhooks", cls=InOrder)
+def command() -> None:
+    """List webhooks, see how they are, and pause, test, rotate or delete them.
+
+    WEBHOOK is an id (wh_…) or a beginning of it that only one has, a webhook's description, or its URL.
+
+    `list` and `show` read the journal while no server runs; the others need the server.
+    """
+
+
+@command.command("list")
+@takes_page
+@prints_json
+@takes_place
+def list_(place: Place, limit: int, cursor: str | None, as_json: bool) -> None:
+    """List webhooks, newest first: description or URL, queue, and why nothing is being sent."""
+    with place.source() as source:
+        page = gathered(source.webhooks, limit, cursor)
+    if as_json:
+        show_json(page)
+        return
+    rows = [
+        (
+            webhook.id,
+            webhook.description or webhook.url,
+            state_of(webhook),
+            str(webhook.health.queued + webhook.health.parked),
+            webhook.health.reason or "",
+        )
+        for webhook in page.data
+    ]
+    show_table(("ID", "WEBHOOK", "STATE", "QUEUED", "WHY"), rows, foldable={"WEBHOOK", "STATE", "WHY"})
+    tell_of_more(page)
+
+
+@command.command("show")
+@names_webhook
+@prints_json
+@takes_place
+def show(place: Place, webhook: str, as_json: bool) -> None:
+    """Show one webhook: how it is, what it gets, and the policy in force for it."""
+    with place.source() as source:
+        _show(find_webhook(source, webhook), as_json=as_json)
+
+
+@command.command("create")
+@click.argument("url", metavar="URL")
+@click.option(
+    "--events",
+    "events",
+    type=Pattern(),
+    multiple=True,
+    required=True,
+    metavar="PATTERN",
+    help="What it gets: a type, `user.*`, or `*`; as often as there are patterns.",
+)
+@click.option("--description", default="", metavar="TEXT", help="What it is for; it may be named by it.")
+@click.option("--organization", metavar="ID", help="Whose it is; without one it gets every organization's events.")
+@click.option("--paused", is_flag=True, help="Hold its events until it is resumed.")
+@click.option("--secret", metavar="whsec_…", help="A secret of yours instead of a new one.")
+@click.option(
+    "--settings",
+    metavar="JSON",
+    help='Any other field of the API, such as \'{"ordering": "key", "rateLimit": {"perSecond": 50}}\'.',
+)
+@prints_json
+@takes_place
+def create(
+    place: Place,
+    *,
+    url: str,
+    events: tuple[str, ...],
+    description: str,
+    organization: str | None,
+    paused: bool,
+    secret: str | None,
+    settings: str | None,
+    as_json: bool,
+) -> None:
+    """Create a webhook and print its secret, this once.
+
+    Standard output gets the secret alone; standard error gets the webhook's id.
+    """
+    fields = {"organizationId": organization, "secret": secret}
+    wanted = {
+        **_settings(settings),
+        "url": url,
+        "events": list(events),
+        "description": description,
+        **{name: value for name, value in fields.items() if value is not None},
+        **({"isActive": False} if paused else {}),
+    }
+    made = place.server().post("/api/webhooks", wanted, WebhookWithSecret)
+    _show_secret(made, as_json=as_json)
+
+
+@command.command("pause")
+@names_webhook
+@prints_json
+@takes_place
+def pause(place: Place, webhook: str, as_json: bool) -> None:
+    """Send nothing more to a webhook; its events are queued until it is resumed."""
+    _switch(place, webhook, is_active=False, as_json=as_json)
+
+
+@command.command("resume")
+@names_webhook
+@prints_json
+@takes_place
+def resume(place: Place, webhook: str, as_json: bool) -> None:
+    """Send to a webhook again, one that webhookd switched off too; what is queued goes out in order."""
+    _switch(place, webhook, is_active=True, as_json=as_json)
+
+
+@command.command("rotate")
+@names_webhook
+@click.option(
+    "--overlap",
+    type=click.FloatRange(0, _WEEK),
+    default=86_400,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the old secret signs beside the new one, at most 7 days.",
+)
+@click.option("--secret", metavar="whsec_…", help="A secret of yours instead of a new one.")
+@prints_json
+@takes_place
+def rotate(place: Place, webhook: str, overlap: float, secret: str | None, as_json: bool) -> None:
+    """Give a webhook a new secret and print it, this once.
+
+    Standard output gets the secret alone; standard error says how long the old one still signs.
+    """
+    api = place.server()
+    found = find_webhook(ApiSource(api), webhook)
+    wanted = {"overlapSeconds": overlap} | ({} if secret is None else {"secret": secret})
+    _show_secret(api.post(f"/api/webhooks/{part(found.id)}/rotate-secret", wanted, WebhookWithSecret), as_json=as_json)
+
+
+@command.command("test")
+@names_webhook
+@prints_json
+@takes_place
+def test(place: Place, webhook: str, as_json: bool) -> None:
+    """Send webhook.test to a webhook now, beside its queue, and show what came of it.
+
+    Exit status 1 where the receiver didn't take it.
+    """
+    api = place.server()
+    found = find_webhook(ApiSource(api), webhook)
+    attempt = api.post(f"/api/webhooks/{part(found.id)}/test", {}, AttemptView)
+    if as_json:
+        show_json(attempt)
+    else:
+        show_record(
+            [
+                ("result", "ok" if attempt.error is None else f"failed: {attempt.error}"),
+                ("detail", attempt.detail),
+                ("status", str(attempt.response_status or "")),
+                ("took", f"{attempt.duration_ms} ms"),
+                ("address", attempt.remote_address or ""),
+                ("answer", attempt.response_body),
+            ]
+        )
+    click.get_current_context().exit(0 if attempt.error is None else 1)
+
+
+@command.command("delete")
+@names_webhook
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@prints_json
+@takes_place
+def delete(place: Place, webhook: str, yes: bool, as_json: bool) -> None:
+    """Delete a webhook; what it has queued is canceled, its past stays readable."""
+    api = place.server()
+    found = find_webhook(ApiSource(api), webhook)
+    queued = found.health.queued + found.health.parked
+    question = f"Delete {found.id} ({plain(found.description or found.url)}) and cancel the {queued} deliveries queued?"
+    confirm(question, is_given=yes, instead="give --yes")
+    deleted = api.delete(f"/api/webhooks/{part(found.id)}", Deleted)
+    if as_json:
+        show_json(deleted)
+    else:
+        click.echo(f"deleted {deleted.id}")
+
+
+def state_of(webhook: Webhook) -> str:
+    """Say in a word how a webhook is."""
+    health = webhook.health
+    if not webhook.is_active:
+        return f"off: {webhook.disabled_reason}"
+    if health.breaker is not BreakerState.CLOSED:
+        return "failing"
+    if health.sending:
+        return "sending"
+    return "waiting" if health.queued or health.parked else "idle"
+
+
+def _switch(place: Place, name: str, *, is_active: bool, as_json: bool) -> None:
+    api = place.server()
+    found = find_webhook(ApiSource(api), name)
+    changed = api.patch(f"/api/webhooks/{part(found.id)}", {"isActive": is_active}, Webhook)
+    if as_json:
+        show_json(changed)
+        return
+    health = changed.health
+    what = "resumed" if is_active else "paused"
+    click.echo(f"{what} {changed.id}: {health.queued + health.parked} queued. {health.reason or 'Sending'}")
+
+
+def _show_secret(made: WebhookWithSecret, *, as_json: bool) -> None:
+    if as_json:
+        show_json(made)
+        return
+    if made.previous_secret_expires_at is not None:
+        click.echo(f"the old secret signs beside it until {made.previous_secret_expires_at}", err=True)
+    click.echo(f"{made.id}; the secret is shown this once:", err=True)
+    click.echo(made.secret)
+
+
+def _settings(text: str | None) -> dict[str, object]:
+    if text is None:
+        return {}
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--settings") from error
+    if not isinstance(settings, dict):
+        raise click.BadParameter("a JSON object is wanted", param_hint="--settings")
+    return settings
+
+
+def _show(webhook: Webhook, *, as_json: bool) -> None:
+    if as_json:
+        show_json(webhook)
+        return
+    health = webhook.health
+    rate = webhook.rate_limit
+    show_record(
+        [
+            ("id", webhook.id),
+            ("state", state_of(webhook)),
+            ("why nothing is sent", health.reason or ""),
+            ("queued", f"{health.queued}, parked {health.parked}"),
+            ("oldest queued", health.oldest_pending_at or ""),
+            ("next attempt", health.next_attempt_at or ""),
+            ("breaker", f"{health.breaker}, {health.consecutive_failures} faults in a row"),
+            ("last success", health.last_success_at or ""),
+            ("last failure", health.last_failure_at or ""),
+            ("url", webhook.url),
+            ("events", ", ".join(webhook.events)),
+            ("description", webhook.description),
+            ("organization", webhook.organization_id or ""),
+            ("metadata", ", ".join(f"{name}={value}" for name, value in webhook.metadata.items())),
+            ("ordering", f"{webhook.ordering}, concurrency {webhook.concurrency}"),
+            ("rate limit", "" if rate is None else f"{rate.per_second:g} a second, burst {rate.burst}"),
+            ("timeout", f"{webhook.timeout_seconds:g} s"),
+            ("retries", _retries(webhook)),
+            ("headers", ", ".join(webhook.headers)),
+            ("signature", f"{webhook.signature.form}{', ed25519' if webhook.signature.ed25519 else ''}"),
+            ("public key", webhook.ed25519_public_key or ""),
+            ("secret", webhook.secret_hint),
+            ("old secret until", webhook.previous_secret_expires_at or ""),
+            ("when off", webhook.when_inactive),
+            ("created", webhook.created_at),
+            ("changed", webhook.updated_at),
+        ]
+    )
+
+
+def _retries(webhook: Webhook) -> str:
+    retry = webhook.retry
+    delays = ", ".join(f"{delay:g}" for delay in retry.delays)
+    return (
+        f"after {delays} s; failed after {retry.max_refusals} refusals or {retry.max_age_seconds:g} s; "
+        f"parked after {retry.park_after}"
+    )
