@@ -319,8 +319,9 @@ class Router:
     async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
         """Record deliveries whose age has passed as failed."""
         pks = [delivery.pk for delivery in expired]
-        for row in await self._journal.insist(deliveries.expire, None, pks, self._clock.now()).wait():
-            self._measures.failed_deliveries += 1
+        now = self._clock.now()
+        for row in await self._journal.insist(deliveries.expire, None, pks, now).wait():
+            self._measures.expired(endpoint, now)
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
             if not notices.is_own(row.event_type):
                 self._announce(endpoint, OperationalEvent.DELIVERY_FAILED, notices.of_expired(endpoint, row))
@@ -334,7 +335,7 @@ class Router:
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
-        self._measures.attempted(record)
+        self._measures.attempted(endpoint, record)
         delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
         for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before):
             self._announce(endpoint, name, data)

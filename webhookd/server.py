@@ -57,6 +57,7 @@ from webhookd.scraper import Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
 from webhookd.supervisor import Supervisor
+from webhookd.trends import Trends
 from webhookd.version import VERSION
 
 EDGE_DRAIN_SECONDS = 10.0
@@ -154,6 +155,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     config=config,
                     measures=measures,
                     metrics=scraper,
+                    trends=Trends(measures.tally, journal, clock),
                     check_url=sender.check_url,
                     check_headers=check_headers,
                 )
@@ -170,6 +172,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                 for row in await journal.read(keys.all):
                     services.keys.put(row)
                 await router.begin()
+                await services.trends.begin()
                 ready = Ready(
                     url=_url(sockets.tcp),
                     ingest_socket=config.ingest.socket,
@@ -185,6 +188,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                         Supervisor("retention").run, partial(journal.retain, config.journal.retention_days)
                     )
                     sending.start_soon(Supervisor("census").run, scraper.run)
+                    sending.start_soon(Supervisor("statistics").run, services.trends.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)

@@ -12,7 +12,19 @@ from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from webhookd.admin import actions, audit, backup, deliveries, event_types, events, keys, master_key, system, webhooks
+from webhookd.admin import (
+    actions,
+    audit,
+    backup,
+    deliveries,
+    event_types,
+    events,
+    keys,
+    master_key,
+    stats,
+    system,
+    webhooks,
+)
 from webhookd.admin.auth import NOBODY, Caller, Permission, authenticate, local_administrator
 from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
 from webhookd.admin.guard import LOCAL_ADMIN
@@ -45,6 +57,7 @@ def all_operations() -> tuple[Operation, ...]:
         *webhooks.OPERATIONS,
         *actions.OPERATIONS,
         *deliveries.OPERATIONS,
+        *stats.OPERATIONS,
         *events.OPERATIONS,
         *event_types.OPERATIONS,
         *keys.OPERATIONS,

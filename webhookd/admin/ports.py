@@ -22,6 +22,7 @@ from webhookd.replayer import Replayer
 from webhookd.rotator import Rotator
 from webhookd.secrets import Vault
 from webhookd.tester import Tester
+from webhookd.trends import Trends
 
 
 class Router(Protocol):
@@ -146,6 +147,7 @@ class Services:
     config: Config
     measures: Measures
     metrics: Metrics
+    trends: Trends
     check_url: Callable[[str], Awaitable[None]]
     check_headers: Callable[[Mapping[str, str]], None]
     changing: trio.Lock = field(default_factory=trio.Lock)

@@ -12,6 +12,7 @@ from webhookd.journal import (
     idempotency,
     keys,
     replays,
+    statistics,
     trials,
 )
 from webhookd.journal.backup import check_place
@@ -99,5 +100,6 @@ __all__ = [
     "replays",
     "reseal",
     "restore_journal",
+    "statistics",
     "trials",
 ]
