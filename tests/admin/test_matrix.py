@@ -72,6 +72,7 @@ TABLE = (
     Row("GET /api/webhooks/{webhookId}/stats", READERS, foreign=404),
     Row("GET /api/events", READERS),
     Row("GET /api/events/{eventId}", READERS, foreign=404),
+    Row("GET /api/events/{eventId}/deliveries", READERS, foreign=404),
     Row(
         "POST /api/events",
         "admin ingest",

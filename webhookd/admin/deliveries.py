@@ -11,6 +11,7 @@ from webhookd.admin.schemas import (
     DeliveryQuery,
     DeliveryView,
     Force,
+    ListQuery,
     Page,
     RequestView,
 )
@@ -18,7 +19,7 @@ from webhookd.admin.views import MOST_ROWS, iso_or_none
 from webhookd.clock import iso, parse_iso
 from webhookd.delivery.requests import Receiver, compose
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints
+from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, deliveries, endpoints, events
 from webhookd.journal.audit import Action
 
 HIDDEN = "[hidden]"
@@ -43,6 +44,16 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
     return Answer(
         value=Page(data=[_view(row, row.pk in in_flight) for row in found.items], next_cursor=found.next_cursor)
     )
+
+
+async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
+    """Answer with a page of where an event went."""
+    services, query, organization_id = call.services, call.query, call.caller.organization_id
+    event = await services.journal.read(events.get, call.path["eventId"], organization_id)
+    found = await services.journal.read(
+        deliveries.of_event, event.pk, organization_id, limit=min(query.limit, MOST_ROWS), cursor=query.cursor
+    )
+    return Answer(value=Page(data=[_delivery(services, row) for row in found.items], next_cursor=found.next_cursor))
 
 
 async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
@@ -155,6 +166,17 @@ OPERATIONS = (
         "List the deliveries of a webhook, newest first",
         list_deliveries,
         query=DeliveryQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[DeliveryView]},
+        refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
+    ),
+    operation(
+        "listEventDeliveries",
+        "GET /api/events/{eventId}/deliveries",
+        Permission.READ,
+        "List where an event went, oldest delivery first",
+        list_event_deliveries,
+        query=ListQuery,
         body=NoBody,
         answers={HTTPStatus.OK: Page[DeliveryView]},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),

@@ -12,6 +12,7 @@ from webhookd.journal import (
     idempotency,
     keys,
     replays,
+    searching,
     statistics,
     trials,
 )
@@ -100,6 +101,7 @@ __all__ = [
     "replays",
     "reseal",
     "restore_journal",
+    "searching",
     "statistics",
     "trials",
 ]
