@@ -53,14 +53,14 @@ async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
     found = await services.journal.read(
         deliveries.of_event, event.pk, organization_id, limit=min(query.limit, MOST_ROWS), cursor=query.cursor
     )
-    return Answer(value=Page(data=[_delivery(services, row) for row in found.items], next_cursor=found.next_cursor))
+    return Answer(value=Page(data=[delivery_view(services, row) for row in found.items], next_cursor=found.next_cursor))
 
 
 async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with one delivery, its request and its attempts."""
     services = call.services
     detail = await services.journal.read(deliveries.get, call.path["deliveryId"], call.caller.organization_id)
-    view = _delivery(services, detail.row)
+    view = delivery_view(services, detail.row)
     request = await _request(services, detail)
     attempts = [attempt_view(row) for row in detail.attempts]
     fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
@@ -73,32 +73,45 @@ async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
     row = await call.services.router.retry(
         call.path["deliveryId"], call.caller.organization_id, deed, force=call.body.force
     )
-    return Answer(value=_delivery(call.services, row))
+    return Answer(value=delivery_view(call.services, row))
 
 
 async def _request(services: Services, detail: DeliveryDetail) -> RequestView:
-    endpoint, row = detail.endpoint, detail.row
     # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
     at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
-    headers = {}
-    if not detail.endpoint_is_deleted:
-        credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
-        if credentials is not None:  # else it has been deleted since
-            headers = dict(
-                compose(
-                    receiver=Receiver(endpoint, credentials),
-                    message=detail.message,
-                    delivery_id=row.id,
-                    number=max(row.attempts, 1),
-                    sequence=row.sequence,
-                    at=at,
-                )
+    receiver = await receiver_of(services, detail, at)
+    headers = request_headers(detail, receiver, number=max(detail.row.attempts, 1), at=at)
+    return RequestView(url=detail.endpoint.url, headers=headers, body=detail.message.body.decode())
+
+
+async def receiver_of(services: Services, detail: DeliveryDetail, at: float) -> Receiver | None:
+    """Return what signs a delivery's requests from `at` on; None once its webhook has been deleted."""
+    if detail.endpoint_is_deleted:
+        return None
+    credentials = await services.journal.read(endpoints.credentials, services.vault, detail.endpoint.pk, at)
+    return None if credentials is None else Receiver(detail.endpoint, credentials)
+
+
+def request_headers(detail: DeliveryDetail, receiver: Receiver | None, *, number: int, at: float) -> dict[str, str]:
+    """Return the headers of attempt `number` of a delivery, as of `at`, with the values of custom ones hidden."""
+    headers: dict[str, str] = {}
+    if receiver is not None:
+        headers = dict(
+            compose(
+                receiver=receiver,
+                message=detail.message,
+                delivery_id=detail.row.id,
+                number=number,
+                sequence=detail.row.sequence,
+                at=at,
             )
-    headers.update(dict.fromkeys(endpoint.header_names, HIDDEN))
-    return RequestView(url=endpoint.url, headers=headers, body=detail.message.body.decode())
+        )
+    headers.update(dict.fromkeys(detail.endpoint.header_names, HIDDEN))
+    return headers
 
 
-def _delivery(services: Services, row: DeliveryRow) -> DeliveryView:
+def delivery_view(services: Services, row: DeliveryRow) -> DeliveryView:
+    """Return a delivery as the API shows it."""
     return _view(row, row.pk in services.router.in_flight(row.endpoint_pk))
 
 
