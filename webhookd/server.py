@@ -33,6 +33,7 @@ from webhookd.admin.tokens import open_tokens
 from webhookd.clock import Clock, SystemClock
 from webhookd.config import Config
 from webhookd.copier import Copier
+from webhookd.dashboard.app import add_dashboard
 from webhookd.delivery.egress import check_headers
 from webhookd.delivery.sender import Sender
 from webhookd.errors import JournalError, WebhookdError
@@ -159,8 +160,11 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     check_url=sender.check_url,
                     check_headers=check_headers,
                 )
+                app = create_app(services)
+                if config.server.dashboard:
+                    add_dashboard(app, services)
                 guard = Guard(
-                    create_app(services),
+                    app,
                     tcp=sockets.tcp,
                     control=[sockets.control],
                     max_connections=config.server.max_connections,

@@ -115,7 +115,7 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
     @app.after_request
     async def mark(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = _request_id(services)
-        response.headers["cache-control"] = "no-store"
+        response.headers.setdefault("cache-control", "no-store")
         response.headers["x-content-type-options"] = "nosniff"
         quota: Quota | None = g.get("quota")
         if quota is not None:

@@ -1,0 +1,24 @@
+"""The dashboard in process, in virtual time; and one server process of its own for real browsers."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.admin.conftest import Api, serving
+from tests.dashboard.browsing import Site, site_in_process
+from tests.e2e.harness import CONFIG
+
+
+@pytest.fixture
+async def site(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Site]:
+    async with site_in_process(tmp_path) as site:
+        yield site
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A server process: `served.url` has the dashboard, `served.first_key` signs in, `served.admin` asks the API."""
+    with serving(tmp_path_factory.mktemp("served"), CONFIG) as api:
+        yield api
