@@ -109,9 +109,7 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
     return visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
 
 
-def _form(
-    visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]
-) -> Response:
+def _form(visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]) -> Response:
     fields = {field: values.get(field, "") for field in ("name", "description", "schema", "example", "deprecated")}
     return visit.render(
         "event_type.html",
