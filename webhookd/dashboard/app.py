@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Services
-from webhookd.dashboard import doors, overview
+from webhookd.dashboard import doors, overview, webhook_actions, webhook_editing, webhook_list, webhook_page
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
@@ -34,7 +34,13 @@ _log = get_logger("dashboard")
 
 def all_pages() -> tuple[Page, ...]:
     """Return every page; those with a label stand in the navigation in this order."""
-    return (*overview.PAGES,)
+    return (
+        *overview.PAGES,
+        *webhook_list.PAGES,
+        *webhook_page.PAGES,
+        *webhook_editing.PAGES,
+        *webhook_actions.PAGES,
+    )
 
 
 class Dashboard:
