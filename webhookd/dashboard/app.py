@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Services
-from webhookd.dashboard import doors, overview
+from webhookd.dashboard import audit, delivery, doors, event_types, events, keys, overview
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
@@ -33,7 +33,14 @@ _log = get_logger("dashboard")
 
 def all_pages() -> tuple[Page, ...]:
     """Return every page; those with a label stand in the navigation in this order."""
-    return (*overview.PAGES,)
+    return (
+        *overview.PAGES,
+        *delivery.PAGES,
+        *events.PAGES,
+        *event_types.PAGES,
+        *keys.PAGES,
+        *audit.PAGES,
+    )
 
 
 class Dashboard:

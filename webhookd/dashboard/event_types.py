@@ -31,9 +31,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 async def catalogue(visit: Visit) -> Response:
     """Show the names there are."""
     cursor = visit.query(Cursor).cursor
-    found = await answered(
-        ListPage[EventTypeView], list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody()))
-    )
+    found = await answered(ListPage, list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody())))
     return visit.render(
         "event_types.html",
         {
@@ -109,9 +107,7 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
     return visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
 
 
-def _form(
-    visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]
-) -> Response:
+def _form(visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]) -> Response:
     fields = {field: values.get(field, "") for field in ("name", "description", "schema", "example", "deprecated")}
     return visit.render(
         "event_type.html",
