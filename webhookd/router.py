@@ -20,7 +20,7 @@ from webhookd.delivery.policy import resolve
 from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.health import Health, assess
+from webhookd.health import Health, Inside, assess
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import (
@@ -286,6 +286,16 @@ class Router:
             halted=supervisor.last_crash if supervisor is not None and supervisor.is_halted else None,
             now=now,
         )
+
+    async def inside(self, endpoint: Endpoint) -> Inside:
+        """Say by what an endpoint's actor decides."""
+        actor = self.registry.actor(endpoint.pk)
+        stored = await self._journal.read(endpoints.state, endpoint.pk) if actor is None else actor.state
+        return Inside(state=stored, policy=self._policy(endpoint), bucket=self.registry.bucket(endpoint.pk))
+
+    def halted(self) -> list[Endpoint]:
+        """Return the endpoints to which sending keeps crashing inside webhookd."""
+        return self.registry.halted()
 
     def in_flight(self, endpoint_pk: int) -> frozenset[int]:
         """Return the row numbers of the deliveries that are being sent to an endpoint now."""

@@ -1,10 +1,9 @@
-"""The dashboard in process, in virtual time; and one server process of its own for real browsers."""
+"""The dashboard in process; and one server process of its own for real browsers."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-import trio
 
 from tests.admin.conftest import Api, serving
 from tests.dashboard.browsing import Site, site_in_process
@@ -12,7 +11,8 @@ from tests.e2e.harness import CONFIG
 
 
 @pytest.fixture
-async def site(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> AsyncIterator[Site]:
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    """The application; a test that waits takes `autojump_clock` itself, which pytest-trio only then looks for."""
     async with site_in_process(tmp_path) as site:
         yield site
 

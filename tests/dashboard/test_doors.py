@@ -93,7 +93,7 @@ def test_the_sign_in_leads_to_own_pages_alone(asked: str, path: str) -> None:
     assert own_path(asked) == path
 
 
-async def test_a_session_ends(site: Site) -> None:
+async def test_a_session_ends(site: Site, autojump_clock: trio.testing.MockClock) -> None:
     """After an hour unused, after 12 hours in any case, at sign-out, and with its key."""
     unused, used, left, revoked = [await site.visitor() for _ in range(4)]
     key_id, key = await site.api.key("admin")
@@ -122,7 +122,7 @@ async def test_a_session_ends(site: Site) -> None:
     assert not await is_in(used)
 
 
-async def test_sessions_are_bounded(site: Site) -> None:
+async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.MockClock) -> None:
     """One key holds so many sessions; the one unused the longest goes first."""
     _, key = await site.api.key("admin")
 

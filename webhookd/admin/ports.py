@@ -11,7 +11,7 @@ from webhookd.admin.auth import KeyRing, Tokens
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.copier import Copier
-from webhookd.health import Health
+from webhookd.health import Health, Inside
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
@@ -88,6 +88,14 @@ class Router(Protocol):
 
     async def health(self, subjects: list[Endpoint]) -> list[Health]:
         """Say how endpoints are, in their order."""
+        ...
+
+    async def inside(self, endpoint: Endpoint) -> Inside:
+        """Say by what an endpoint's actor decides."""
+        ...
+
+    def halted(self) -> list[Endpoint]:
+        """Return the endpoints to which sending keeps crashing inside webhookd."""
         ...
 
     def in_flight(self, endpoint_pk: int) -> frozenset[int]:

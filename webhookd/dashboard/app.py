@@ -17,6 +17,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Services
 from webhookd.dashboard import audit, delivery, doors, event_types, events, keys, overview
 from webhookd.dashboard.forms import Form, read_form
+from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
 from webhookd.dashboard.sessions import Session, Sessions
@@ -49,6 +50,7 @@ class Dashboard:
     def __init__(self, services: Services, pages: Sequence[Page]) -> None:
         self.sessions = Sessions(services.keys, services.clock.now)
         self.streams = Streams(self.sessions)
+        self._kept = Kept()
         self._services = services
         self._templates = Templates()
         self._sign_in = SignIn(services, self.sessions, self._templates)
@@ -94,6 +96,7 @@ class Dashboard:
                     request_id=g.request_id,
                     templates=self._templates,
                     streams=self.streams,
+                    kept=self._kept,
                     navigation=self._navigation,
                     path=variables,
                     form=form,

@@ -19,6 +19,7 @@ from webhookd.admin.operations import Answer, Call
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import Input
 from webhookd.dashboard.forms import Form
+from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.rendering import Templates
 from webhookd.dashboard.sessions import Session
 from webhookd.dashboard.streams import Streams
@@ -50,6 +51,7 @@ class Visit:
     request_id: str
     templates: Templates
     streams: Streams
+    kept: Kept
     navigation: tuple[NavigationEntry, ...]
     path: Mapping[str, str]
     form: Form

@@ -89,6 +89,15 @@ def of_event(
     return Page(items=found[:limit], next_cursor=next_cursor)
 
 
+def line(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:
+    """Return the deliveries that an endpoint has still to get, in their sequence; parked ones behind the line."""
+    mine = _select().where(DeliveryTable.endpoint_pk == endpoint_pk)
+    pending = mine.where(SQL("status = 'pending'")).order_by(DeliveryTable.sequence).limit(limit)
+    parked = mine.where(SQL("status = 'parked'")).order_by(DeliveryTable.next_attempt_at).limit(limit)
+    found = [_delivery(row) for query in (pending, parked) for row in query.tuples().execute(database)]
+    return found[:limit]
+
+
 def _has_status(status: DeliveryStatus) -> Expression | SQL:
     """Return what chooses the deliveries of a status, by the partial index that holds them alone."""
     match status:
