@@ -15,7 +15,19 @@ from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Services
-from webhookd.dashboard import doors, overview, webhook_actions, webhook_editing, webhook_list, webhook_page
+from webhookd.dashboard import (
+    audit,
+    delivery,
+    doors,
+    event_types,
+    events,
+    keys,
+    overview,
+    webhook_actions,
+    webhook_editing,
+    webhook_list,
+    webhook_page,
+)
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
@@ -40,6 +52,11 @@ def all_pages() -> tuple[Page, ...]:
         *webhook_page.PAGES,
         *webhook_editing.PAGES,
         *webhook_actions.PAGES,
+        *delivery.PAGES,
+        *events.PAGES,
+        *event_types.PAGES,
+        *keys.PAGES,
+        *audit.PAGES,
     )
 
 

@@ -62,7 +62,7 @@ async def show_audit(visit: Visit) -> Response:
             since=None if since is None else iso(since),
             until=None if until is None else iso(until),
         )
-        found = await answered(ListPage[AuditView], list_audit(visit.call(query, NoBody())))
+        found = await answered(ListPage, list_audit(visit.call(query, NoBody())))
     wanted = {
         name: str(value)
         for name in ("actor", "action", "object", "since", "until")

@@ -31,9 +31,7 @@ class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 async def catalogue(visit: Visit) -> Response:
     """Show the names there are."""
     cursor = visit.query(Cursor).cursor
-    found = await answered(
-        ListPage[EventTypeView], list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody()))
-    )
+    found = await answered(ListPage, list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody())))
     return visit.render(
         "event_types.html",
         {

@@ -76,7 +76,7 @@ async def _page(
 ) -> Response:
     cursor = visit.query(KeyList).cursor
     query = ListQuery(limit=ROWS, cursor=cursor)
-    found = await answered(ListPage[KeyView], list_keys(visit.call(query, NoBody())))
+    found = await answered(ListPage, list_keys(visit.call(query, NoBody())))
     actor = visit.caller.actor
     return visit.render(
         "keys.html",
