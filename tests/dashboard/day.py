@@ -131,6 +131,18 @@ class Day:
         """Return every page by its name, in the order of the navigation."""
         return {
             "overview": "/",
+            "overview-day": "/?span=day",
+            "statistics": "/statistics?span=day",
+            "webhooks": "/webhooks",
+            "webhooks-troubled": "/webhooks?kind=troubled&order=trouble",
+            "webhook-open": f"/webhooks/{self.webhooks['Data warehouse']}",
+            "webhook-well": f"/webhooks/{self.webhooks['Search index']}",
+            "webhook-disabled": f"/webhooks/{self.webhooks['Legacy ERP']}",
+            "webhook-deliveries": f"/webhooks/{self.webhooks['Mail']}/deliveries?status=failed",
+            "new-webhook": "/webhooks/new",
+            "edit-webhook": f"/webhooks/{self.webhooks['Search index']}/edit",
+            "send-again": f"/webhooks/{self.webhooks['Mail']}/replay",
+            "secret-shown": f"/webhooks/{self.webhooks['Mail']}/secret",
             "events": "/events",
             "events-found": "/events?type=user.*&since=2020-01-01",
             "event": f"/events/{self.events['marked']}",

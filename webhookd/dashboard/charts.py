@@ -103,22 +103,21 @@ def chart(title: str, series: Series, wishes: Sequence[Wish], write: Callable[[f
 
 
 def sparkline(series: Series) -> tuple[str, str, str]:
-    """Return a webhook's day: the path of what was delivered, of what failed, and both in words."""
-    top = max((max(point.counts.delivered, point.counts.failures) for point in series.points), default=0) or 1
-    delivered = _bars([point.counts.delivered for point in series.points], top)
-    failures = _bars([point.counts.failures for point in series.points], top)
+    """Return a webhook's day: bars of what was delivered, upon them what failed, and both in words."""
+    top = max((point.counts.delivered + point.counts.failures for point in series.points), default=0) or 1
+    step = SPARK_WIDTH / max(len(series.points), 1)
+    delivered: list[str] = []
+    failures: list[str] = []
+    for index, point in enumerate(series.points):
+        left, foot = index * step + 0.5, float(SPARK_HEIGHT)
+        for number, bars in ((point.counts.delivered, delivered), (point.counts.failures, failures)):
+            if number:
+                height = max(number / top * SPARK_HEIGHT, 1.5)
+                bars.append(f"M{left:.1f} {foot:.1f}v-{height:.1f}h{step - 1:.1f}v{height:.1f}z")
+                foot -= height
     total = series.total
-    return delivered, failures, f"Last 24 hours: {total.delivered} delivered, {total.failures} failed attempts"
-
-
-def _bars(values: Sequence[float], top: float) -> str:
-    step = SPARK_WIDTH / max(len(values), 1)
-    return "".join(
-        f"M{index * step + 0.5:.1f} {SPARK_HEIGHT}v-{max(value / top * SPARK_HEIGHT, 1.5):.1f}h{step - 1:.1f}"
-        f"V{SPARK_HEIGHT}z"
-        for index, value in enumerate(values)
-        if value
-    )
+    told = f"Last 24 hours: {total.delivered} delivered, {total.failures} failed attempts"
+    return "".join(delivered), "".join(failures), told
 
 
 def _points(values: Sequence[float | None], top: float) -> list[tuple[float, float] | None]:

@@ -24,7 +24,7 @@ from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import deliveries, endpoints, replays
 from webhookd.models import DeliveryStatus, Endpoint
 
-QUEUE_ROWS = 20
+QUEUE_ROWS = 15
 LATEST_ROWS = 10
 LIST_ROWS = 50
 REPLAYS = 5
