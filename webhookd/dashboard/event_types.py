@@ -11,7 +11,7 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.event_types import delete_event_type, list_event_types, put_event_type
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import EventTypeInput, EventTypeView, ListQuery, NoQuery
+from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.dashboard.pages import Form, Visit, answered, page
 from webhookd.errors import ErrorCode, Rejected

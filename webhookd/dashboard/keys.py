@@ -11,7 +11,7 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.keys import create_key, list_keys, revoke_key
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import Input, KeyView, KeyWithText, ListQuery, NewKey, NoQuery
+from webhookd.admin.schemas import Input, KeyWithText, ListQuery, NewKey, NoQuery
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.clock import iso
 from webhookd.dashboard.pages import Visit, answered, page
