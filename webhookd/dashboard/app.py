@@ -15,7 +15,19 @@ from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Services
-from webhookd.dashboard import audit, delivery, doors, event_types, events, keys, overview
+from webhookd.dashboard import (
+    audit,
+    delivery,
+    doors,
+    event_types,
+    events,
+    keys,
+    overview,
+    webhook_actions,
+    webhook_editing,
+    webhook_list,
+    webhook_page,
+)
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
@@ -36,6 +48,10 @@ def all_pages() -> tuple[Page, ...]:
     """Return every page; those with a label stand in the navigation in this order."""
     return (
         *overview.PAGES,
+        *webhook_list.PAGES,
+        *webhook_page.PAGES,
+        *webhook_editing.PAGES,
+        *webhook_actions.PAGES,
         *delivery.PAGES,
         *events.PAGES,
         *event_types.PAGES,

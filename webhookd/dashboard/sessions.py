@@ -15,18 +15,20 @@ from dataclasses import dataclass, field
 import trio
 
 from webhookd.admin.auth import Caller, KeyRing
+from webhookd.hidden import Secret
 
 IDLE_SECONDS = 3600.0
 LONGEST_SECONDS = 12 * 3600.0
 MOST_SESSIONS = 1000
 MOST_OF_ONE_CALLER = 20
+MOST_SHOWN_ONCE = 10
 
 _RANDOM_BYTES = 32
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
-    """One browser that has signed in; `notices` wait to be shown on the next page."""
+    """One browser that has signed in; `notices` wait to be shown on the next page, secrets to be shown once."""
 
     key: bytes
     caller: Caller
@@ -36,11 +38,22 @@ class Session:
     used_at: float
     has_ended: bool = False
     notices: list[str] = field(default_factory=list)
+    _shown_once: dict[str, Secret[str]] = field(default_factory=dict)
 
     def take_notices(self) -> list[str]:
         """Return what is to be said once."""
         taken, self.notices = self.notices, []
         return taken
+
+    def show_once(self, name: str, secret: Secret[str]) -> None:
+        """Keep a secret that has just been made for the page that shows it; one that nobody looked at makes room."""
+        while len(self._shown_once) >= MOST_SHOWN_ONCE:
+            del self._shown_once[next(iter(self._shown_once))]
+        self._shown_once[name] = secret
+
+    def take_shown_once(self, name: str) -> Secret[str] | None:
+        """Return the secret, which is gone from here with that; None where it was shown already."""
+        return self._shown_once.pop(name, None)
 
     def vouches(self, csrf_token: str | None) -> bool:
         """Whether a form with this token is one that this session was given."""

@@ -57,6 +57,16 @@
     }
   });
 
+  // What the server has said of a field is also said of the field itself.
+  document.body.addEventListener("htmx:afterSwap", () => {
+    for (const problem of document.querySelectorAll(".problem[id$='-problem']")) {
+      const field = document.getElementById(problem.id.slice(0, -"-problem".length));
+      if (!field) continue;
+      if (problem.textContent.trim()) field.setAttribute("aria-invalid", "true");
+      else field.removeAttribute("aria-invalid");
+    }
+  });
+
   // A browser opens six connections to a server, over all of its tabs: one that nobody looks at gives its own back.
   const HIDDEN_MS = 10000;
   const sources = new Set();
