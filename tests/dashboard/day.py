@@ -147,6 +147,7 @@ class Day:
             "events-found": "/events?type=user.*&since=2020-01-01",
             "event": f"/events/{self.events['marked']}",
             "delivery-succeeded": f"/deliveries/{self.deliveries['succeeded']}",
+            "delivery-waiting": f"/deliveries/{self.deliveries['waiting']}",
             "delivery-pending": f"/deliveries/{self.deliveries['pending']}",
             "delivery-failed": f"/deliveries/{self.deliveries['failed']}",
             "event-types": "/event-types",
@@ -300,15 +301,20 @@ class _Filling:
         status, ended_at = ("failed" if count > 3 else "succeeded"), self._at + count
         attempts = count
         if waits:
-            status, attempts = "pending", (3 if kind.active and not self._is_pending(index) else 0)
+            status, attempts = "pending", (0 if self._has_head(index) else 3)
         started_at = self._at + 0.05
         for number in range(1, attempts + 1):
             went_well = status == "succeeded" and number == attempts
             self._attempt(pk, number, kind, started_at, went_well=went_well)
             started_at += 1.0
-        self._day.deliveries[status] = delivery_id
-        if attempts and status == "pending":
+        if status != "pending":
+            self._day.deliveries[status] = delivery_id
+            if status == "failed" and kind.status is not None:
+                self._day.deliveries["refused"] = delivery_id
+        elif attempts:  # the head of its line
             self._day.deliveries["pending"] = delivery_id
+        else:
+            self._day.deliveries.setdefault("waiting", delivery_id)
         error = None if status in {"succeeded", "pending"} else kind.error
         done = status in {"succeeded", "failed"}
         self._deliveries.append(
@@ -319,9 +325,9 @@ class _Filling:
             )
         )
 
-    def _is_pending(self, index: int) -> bool:
+    def _has_head(self, index: int) -> bool:
         """Whether a webhook's line has a head already: what is behind it has not been tried."""
-        return any(row[2] == index + 1 and row[7] == "pending" for row in self._deliveries[-200:])
+        return any(row[2] == index + 1 and row[7] == "pending" for row in self._deliveries)
 
     def _attempt(self, pk: int, number: int, kind: Kind, at: float, *, went_well: bool) -> None:
         status = 200 if went_well else kind.status

@@ -106,7 +106,7 @@ async def _detail(visit: Visit) -> DeliveryDetail:
 async def _values(visit: Visit, detail: DeliveryDetail, before: int | None) -> dict[str, object]:
     rows = [row for row in detail.attempts if before is None or row.number < before]
     listed, earlier = rows[-MOST_ATTEMPTS:], rows[:-MOST_ATTEMPTS]
-    receiver = await receiver_of(visit.services, detail, listed[0].started_at if listed else visit.now)
+    receiver = await receiver_of(visit.services, detail, listed[0].started_at if listed else detail.row.created_at)
     view = delivery_view(visit.services, detail.row)
     newest = listed[-1].number if listed and before is None else None
     attempts = [_attempt(detail, receiver, row, is_open=row.number == newest) for row in reversed(listed)]
@@ -149,7 +149,8 @@ async def _signed(
 ) -> Signed | None:
     if receiver is None:
         return None
-    number, at = (listed[-1].number, listed[-1].started_at) if listed else (1, visit.now)
+    # Without an attempt it is as of its making: what is live mustn't change by itself.
+    number, at = (listed[-1].number, listed[-1].started_at) if listed else (1, detail.row.created_at)
     headers = request_headers(detail, receiver, number=number, at=at)
     body = detail.message.body
     start = body[:80].decode(errors="ignore") + ("…" if len(body) > 80 else "")
@@ -157,8 +158,7 @@ async def _signed(
     return Signed(
         headers=headers,
         number=number,
-        # Without an attempt there is none of it yet, and a part that is live mustn't change by itself.
-        at=at if listed else detail.row.created_at,
+        at=at,
         content=f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{start}",
         timestamped=f"{headers['webhook-timestamp']}.{start}" if is_timestamped else None,
         body_bytes=len(body),
