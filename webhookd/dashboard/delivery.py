@@ -16,7 +16,7 @@ from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown
 from webhookd.dashboard.reasons import REASONS
 from webhookd.delivery.requests import Receiver
-from webhookd.errors import Rejected
+from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import AttemptRow, DeliveryDetail, audit, deliveries
 from webhookd.models import DeliveryStatus, Endpoint, SignatureForm
 
@@ -95,6 +95,8 @@ async def retry(visit: Visit) -> Response:
     try:
         await retry_delivery(visit.call(NoQuery(), Force(force=force), deliveryId=delivery_id))
     except Rejected as refused:
+        if refused.code is not ErrorCode.CONFLICT:
+            raise
         return visit.go(f"/deliveries/{delivery_id}", f"Not sent again: {refused.detail}.")
     return visit.go(f"/deliveries/{delivery_id}", "It is sent again as soon as its line lets it.")
 

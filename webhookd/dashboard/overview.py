@@ -28,9 +28,15 @@ async def overview(visit: Visit) -> Response:
 
 
 async def overview_parts(visit: Visit) -> Mapping[str, str]:
-    """Make what changes of it."""
-    values = await _values(visit)
-    return {name: visit.part(f"overview/{name}.html", values) for name in ("attention", "numbers", "charts")}
+    """Make what changes of it, once for all who may see the same."""
+
+    async def make() -> Mapping[str, str]:
+        values = await _values(visit)
+        return {name: visit.part(f"overview/{name}.html", values) for name in ("attention", "numbers", "charts")}
+
+    caller = visit.caller
+    key = ("overview", caller.organization_id, caller.role, visit.query(StatsQuery).span)
+    return await visit.kept.get(key, SITUATION_KEPT_SECONDS, make)
 
 
 async def statistics(visit: Visit) -> Response:
