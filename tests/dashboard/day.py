@@ -132,7 +132,7 @@ class Day:
         return {
             "overview": "/",
             "overview-day": "/?span=day",
-            "statistics": "/statistics?span=day",
+            "statistics": "/statistics?span=hour",
             "webhooks": "/webhooks",
             "webhooks-troubled": "/webhooks?kind=troubled&order=trouble",
             "webhook-open": f"/webhooks/{self.webhooks['Data warehouse']}",

@@ -31,7 +31,7 @@ async def test_a_search_is_literal_and_keeps_to_the_organization(
 
 
 async def test_the_worst_come_first(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Switched off by a failure is worse than an open breaker, that than a parked delivery, that than a backlog held."""
+    """Switched off by a failure is worse than an open breaker, that than a parked one, that than a backlog held."""
 
     def script(sent: object) -> int | DeliveryError:
         url: str = sent.url  # type: ignore[attr-defined]  # what the world's sender notes
