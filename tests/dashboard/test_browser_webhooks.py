@@ -154,3 +154,25 @@ def test_the_breaker_counts_down(day: Day, browser: Browser) -> None:
         timer.get_by_text("now", exact=True).wait_for()
 
     browser.run(watch, day.keys["viewer"])
+
+
+def test_a_tab_that_nobody_looks_at_gives_its_connection_back(day: Day, browser: Browser) -> None:
+    """Hidden for ten seconds a page ends its stream; looked at again it is live again, and says nothing of it."""
+
+    def turn_away(tab: Tab) -> None:
+        page = tab.page
+        page.clock.install()
+        tab.open("/")
+        page.locator("[data-link]", has_text="live").wait_for()
+        show = "(hidden) => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true}); \
+            document.dispatchEvent(new Event('visibilitychange')); }"
+        with page.expect_event("requestfailed", lambda request: "/live" in request.url):
+            page.evaluate(show, True)
+            page.clock.fast_forward(11_000)
+        page.evaluate("document.querySelector('#live-numbers').textContent = 'old'")
+        with page.expect_event("response", lambda response: "/live" in response.url):
+            page.evaluate(show, False)
+            page.clock.fast_forward(1_000)
+        page.locator("#live-numbers", has_text="deliveries wait").wait_for()
+
+    browser.run(turn_away, day.keys["viewer"])

@@ -8,6 +8,7 @@ from webhookd.admin.ports import Readiness
 from webhookd.dashboard.live import HEARTBEAT_SECONDS, event
 from webhookd.dashboard.sessions import IDLE_SECONDS
 from webhookd.dashboard.streams import MOST_STREAMS
+from webhookd.dashboard.webhook_page import PARTS
 from webhookd.errors import Rejected
 
 
@@ -22,7 +23,7 @@ async def test_what_has_changed_is_sent(site: Site, autojump_clock: trio.testing
     path = f"/webhooks/{endpoint.id}/live"
     status, quiet = await visitor.stream(path, HEARTBEAT_SECONDS * 2.5)
     assert status == 200
-    assert names(quiet) == ["health", "queue", "latest", "replays"]
+    assert names(quiet) == list(PARTS)
     assert quiet.count(": alive\n\n") == 2
 
     async def publish() -> None:
@@ -32,7 +33,7 @@ async def test_what_has_changed_is_sent(site: Site, autojump_clock: trio.testing
     async with trio.open_nursery() as nursery:
         nursery.start_soon(publish)
         _, changed = await visitor.stream(path, 10)
-    assert names(changed) == ["health", "queue", "latest", "replays", "health", "queue", "latest"]
+    assert names(changed) == [*PARTS, "health", "queue", "latest"]
     assert "1 delivery" in changed.split("event: queue")[2]
 
 

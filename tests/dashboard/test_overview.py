@@ -48,6 +48,10 @@ async def test_an_organization_sees_its_own_numbers(site: Site, autojump_clock: 
     assert "events in 1 " in said
     assert "other.example" not in said
     assert "journal" not in said
+    # What is made once for many is made for who may see the same.
+    (_, first), (_, second) = await unbound.stream("/live", 0.2), await bound.stream("/live", 0.2)
+    assert "other.example" in first
+    assert "other.example" not in second
     assert "deliveries wait 4 " in whole
     assert "free on its disk" in whole
     table = text_of(await bound.page("/statistics?span=day"))

@@ -21,6 +21,7 @@ from webhookd.errors import ReadTimeoutError, Rejected
 MEDIA_TYPE = "text/event-stream"
 TICK_SECONDS = 1.0
 REFRESH_SECONDS = 2.0
+SHARE = 0.2  # of the time, which all streams together may take to make their parts
 HEARTBEAT_SECONDS = 15.0
 ENDED = "ended"
 
@@ -54,7 +55,8 @@ async def _events(
         for name, html in first.items():
             yield event(name, html)
         sent = first
-        said_at = made_at = trio.current_time()
+        said_at = trio.current_time()
+        make_at = said_at + REFRESH_SECONDS
         while True:
             await trio.sleep(TICK_SECONDS)
             if _is_draining(visit):
@@ -63,17 +65,19 @@ async def _events(
                 yield event(ENDED, _PARTING)
                 return
             now = trio.current_time()
-            if now >= made_at + REFRESH_SECONDS:
+            if now >= make_at:
                 try:
                     made = dict(await parts(visit))
                 except ReadTimeoutError:
                     made = sent
                 except Rejected:
                     return  # what the page is about has gone
+                took_seconds = trio.current_time() - now
                 changed = [name for name, html in made.items() if sent.get(name) != html]
                 for name in changed:
                     yield event(name, made[name])
-                made_at, sent = now, made
+                make_at = now + max(REFRESH_SECONDS, took_seconds * visit.streams.open / SHARE)
+                sent = made
                 said_at = now if changed else said_at
             if now >= said_at + HEARTBEAT_SECONDS:
                 yield b": alive\n\n"

@@ -18,6 +18,7 @@ from webhookd.journal.directory import Situation
 from webhookd.tally import Counts
 from webhookd.trends import Point, Series
 
+PARTS = ("said", "attention", "numbers", "charts")
 CHARTS_KEPT_SECONDS = 5.0
 SITUATION_KEPT_SECONDS = 1.5
 
@@ -32,7 +33,7 @@ async def overview_parts(visit: Visit) -> Mapping[str, str]:
 
     async def make() -> Mapping[str, str]:
         values = await _values(visit)
-        return {name: visit.part(f"overview/{name}.html", values) for name in ("attention", "numbers", "charts")}
+        return {name: visit.part(f"overview/{name}.html", values) for name in PARTS}
 
     caller = visit.caller
     key = ("overview", caller.organization_id, caller.role, visit.query(StatsQuery).span)

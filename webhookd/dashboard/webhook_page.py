@@ -24,6 +24,7 @@ from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import deliveries, endpoints, replays
 from webhookd.models import DeliveryStatus, Endpoint
 
+PARTS = ("said", "health", "queue", "latest", "replays")
 QUEUE_ROWS = 15
 LATEST_ROWS = 10
 LIST_ROWS = 50
@@ -44,7 +45,7 @@ async def show_webhook(visit: Visit) -> Response:
 async def webhook_parts(visit: Visit) -> Mapping[str, str]:
     """Make what changes of it."""
     values = await _values(visit)
-    return {name: visit.part(f"webhook/{name}.html", values) for name in ("health", "queue", "latest", "replays")}
+    return {name: visit.part(f"webhook/{name}.html", values) for name in PARTS}
 
 
 async def _values(visit: Visit) -> Mapping[str, object]:
