@@ -1,6 +1,7 @@
 """Every page in a real browser: nothing on the console, nothing against the policy, fit for each width and reader."""
 
 import pytest
+from playwright.sync_api import Dialog
 
 from tests.dashboard.browser import MISSING, Browser, Tab, find_chromium
 from tests.dashboard.day import MARKUP, Day
@@ -71,13 +72,18 @@ def test_every_page_is_reached_by_the_keyboard(day: Day, browser: Browser) -> No
 def test_markup_from_outside_is_text(day: Day, browser: Browser) -> None:
     """A script in a payload, or in what a receiver answered, is shown and doesn't run."""
 
+    dialogs: list[str] = []
+
+    def note(dialog: Dialog) -> None:
+        dialogs.append(dialog.message)
+        dialog.dismiss()
+
     def look(tab: Tab) -> None:
+        tab.page.on("dialog", note)
         for path, name in (
             (f"/events/{day.events['marked']}", "payload"),
             (f"/deliveries/{day.deliveries['refused']}", "an answer"),
         ):
-            dialogs: list[str] = []
-            tab.page.on("dialog", lambda dialog, seen=dialogs: (seen.append(dialog.message), dialog.dismiss()))
             tab.open(path)
             text = tab.page.locator("main").inner_text()
             assert MARKUP in text, name
