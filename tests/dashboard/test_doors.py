@@ -174,3 +174,13 @@ async def test_every_answer_is_strict(site: Site) -> None:
         assert answer.headers["referrer-policy"] == "same-origin"
         assert answer.headers["x-frame-options"] == "DENY"
     assert "immutable" in (await visitor.get(files[0])).headers["cache-control"]
+
+
+async def test_a_path_that_leads_nowhere(site: Site) -> None:
+    """Who typed it into a browser gets a page; a program, and whoever asks for the API, gets the API's answer."""
+    visitor = Visitor(site)
+    typed = await visitor.get("/webhok", accept="text/html,*/*")
+    assert (typed.status_code, typed.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "content-security-policy" in typed.headers
+    for path, accept in (("/webhok", "*/*"), ("/api/webhok", "text/html")):
+        assert (await visitor.get(path, accept=accept)).headers["content-type"] == "application/problem+json"

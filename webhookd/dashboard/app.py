@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Services
+from webhookd.admin.problems import MEDIA_TYPE
 from webhookd.dashboard import (
     audit,
     delivery,
@@ -86,6 +87,18 @@ class Dashboard:
         self._route(app, "end_session", "POST", "/sign-out", self._open(self._end_session))
         for file in self._templates.static.values():
             self._route(app, f"static {file.path}", "GET", file.path, _serve(file))
+        app.after_request(self._tell_browsers)
+
+    async def _tell_browsers(self, response: Response) -> Response:
+        """Make a page of the API's answer to a path that leads nowhere, for whoever typed it into a browser."""
+        leads_nowhere = response.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+        request = _request()
+        is_for_reading = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+        if not (leads_nowhere and is_for_reading and response.mimetype == MEDIA_TYPE):
+            return response
+        page = self._problem(HTTPStatus(response.status_code), "there is no such page here")
+        page.headers.update(doors.HEADERS)
+        return page
 
     def _route(
         self, app: QuartTrio, name: str, method: str, path: str, view: Callable[..., Awaitable[Response]]
