@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from tests.world import OK, Sent, WorldSender, world
 from webhookd.metrics import Measures
-from webhookd.models import AttemptRecord, DeliveryStatus, Ordering, PolicyOverrides
+from webhookd.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, PolicyOverrides
 
 T = TypeVar("T")
 
@@ -34,8 +34,8 @@ class CrashesOnce(Measures):
         super().__init__()
         self.crashes = 0
 
-    def attempted(self, record: AttemptRecord) -> None:
-        super().attempted(record)
+    def attempted(self, endpoint: Endpoint, record: AttemptRecord) -> None:
+        super().attempted(endpoint, record)
         if not self.crashes:
             self.crashes += 1
             raise ZeroDivisionError

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from webhookd.clock import iso
+from webhookd.delivery.limiter import TokenBucket
 from webhookd.gate import Move, Wait, Why
 from webhookd.journal import QueueFacts
-from webhookd.models import BreakerState, DisabledReason, Endpoint, EndpointState
+from webhookd.models import BreakerState, DisabledReason, Endpoint, EndpointState, Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,15 @@ class Health:
     consecutive_failures: int
     last_success_at: float | None
     last_failure_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """By what an endpoint's actor decides: its past, its policy, and its bucket where it has a rate limit."""
+
+    state: EndpointState
+    policy: Policy
+    bucket: TokenBucket | None
 
 
 def assess(

@@ -8,7 +8,8 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 
-from webhookd.models import AttemptRecord, DeliveryStatus, Trigger
+from webhookd.models import AcceptedEvent, AttemptRecord, DeliveryStatus, Endpoint, Trigger
+from webhookd.tally import Tally
 
 SUCCESS = "success"
 
@@ -40,7 +41,8 @@ class Histogram:
 class Measures:
     """The counts of one process since it started; made by whoever wires it, and handed to those who count.
 
-    `refused` and `attempts` are by stable codes, which are few: nothing that a caller can choose becomes a key.
+    `refused` and `attempts` are by stable codes, which are few: nothing that a caller can choose becomes a key. The
+    `tally` tells webhooks and organizations apart, by periods, for the charts.
     """
 
     def __init__(self) -> None:
@@ -54,13 +56,20 @@ class Measures:
         self.commits = Histogram(_COMMITS)
         self.batches = Histogram(_BATCHES)
         self.commits_without_room = 0
+        self.tally = Tally()
 
     def refuse(self, code: str) -> None:
         """Count an event that was not taken."""
         self.refused[code] += 1
 
-    def attempted(self, record: AttemptRecord) -> None:
+    def accept(self, event: AcceptedEvent) -> None:
+        """Count an event that is on disk."""
+        self.accepted += 1
+        self.tally.accept(event.organization_id, event.accepted_at)
+
+    def attempted(self, endpoint: Endpoint, record: AttemptRecord) -> None:
         """Count an attempt; the first of a delivery also says how long its event waited for it."""
+        self.tally.attempt(endpoint, record)
         self.attempts[SUCCESS if record.error is None else record.error.value] += 1
         self.durations.observe(record.outcome.duration_seconds)
         if record.number == 1 and record.trigger is _AUTO:
@@ -68,6 +77,11 @@ class Measures:
             self.lags.observe(lag_seconds if lag_seconds > 0 else 0.0)  # the clock may have been set back
         if record.status is _FAILED:
             self.failed_deliveries += 1
+
+    def expired(self, endpoint: Endpoint, at: float) -> None:
+        """Count a delivery whose age has passed."""
+        self.failed_deliveries += 1
+        self.tally.expire(endpoint, at)
 
     def committed(self, operations: int, seconds: float) -> None:
         """Count a transaction that is on disk."""

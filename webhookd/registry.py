@@ -128,6 +128,13 @@ class Registry:
         entry = self._entries.get(endpoint_pk)
         return None if entry is None else entry.actor
 
+    def bucket(self, endpoint_pk: int) -> TokenBucket | None:
+        """Return the endpoint's bucket as it is; None where it has no rate limit."""
+        entry = self._entries.get(endpoint_pk)
+        if entry is None:
+            return None
+        return entry.bucket if entry.actor is None else entry.actor.bucket
+
     def supervisor(self, endpoint_pk: int) -> Supervisor | None:
         """Return the supervisor of the endpoint's actor, once it has had one."""
         entry = self._entries.get(endpoint_pk)

@@ -20,7 +20,7 @@ from webhookd.delivery.policy import resolve
 from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.health import Health, assess
+from webhookd.health import Health, Inside, assess
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import (
@@ -301,6 +301,16 @@ class Router:
             now=now,
         )
 
+    async def inside(self, endpoint: Endpoint) -> Inside:
+        """Say by what an endpoint's actor decides."""
+        actor = self.registry.actor(endpoint.pk)
+        stored = await self._journal.read(endpoints.state, endpoint.pk) if actor is None else actor.state
+        return Inside(state=stored, policy=self._policy(endpoint), bucket=self.registry.bucket(endpoint.pk))
+
+    def halted(self) -> list[Endpoint]:
+        """Return the endpoints to which sending keeps crashing inside webhookd."""
+        return self.registry.halted()
+
     def in_flight(self, endpoint_pk: int) -> frozenset[int]:
         """Return the row numbers of the deliveries that are being sent to an endpoint now."""
         actor = self.registry.actor(endpoint_pk)
@@ -337,8 +347,9 @@ class Router:
     async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
         """Record deliveries whose age has passed as failed."""
         pks = [delivery.pk for delivery in expired]
-        for row in await self._journal.insist(deliveries.expire, None, pks, self._clock.now()).wait():
-            self._measures.failed_deliveries += 1
+        now = self._clock.now()
+        for row in await self._journal.insist(deliveries.expire, None, pks, now).wait():
+            self._measures.expired(endpoint, now)
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
             if not notices.is_own(row.event_type):
                 self._announce(endpoint, OperationalEvent.DELIVERY_FAILED, notices.of_expired(endpoint, row))
@@ -352,7 +363,7 @@ class Router:
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
-        self._measures.attempted(record)
+        self._measures.attempted(endpoint, record)
         self.recent.add(endpoint, message, record)
         delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
         for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before):

@@ -34,6 +34,7 @@ from webhookd.admin.tokens import open_tokens
 from webhookd.clock import Clock, SystemClock, Timeline
 from webhookd.config import Config
 from webhookd.copier import Copier
+from webhookd.dashboard.app import add_dashboard
 from webhookd.delivery.egress import check_headers
 from webhookd.delivery.sender import Sender
 from webhookd.errors import JournalError, WebhookdError
@@ -58,6 +59,7 @@ from webhookd.scraper import Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
 from webhookd.supervisor import Supervisor
+from webhookd.trends import Trends
 from webhookd.version import VERSION
 
 EDGE_DRAIN_SECONDS = 10.0
@@ -156,11 +158,15 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     config=config,
                     measures=measures,
                     metrics=scraper,
+                    trends=Trends(measures.tally, journal, clock),
                     check_url=sender.check_url,
                     check_headers=check_headers,
                 )
+                app = create_app(services)
+                if config.server.dashboard:
+                    add_dashboard(app, services)
                 guard = Guard(
-                    create_app(services),
+                    app,
                     tcp=sockets.tcp,
                     control=[sockets.control],
                     max_connections=config.server.max_connections,
@@ -172,6 +178,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                 for row in await journal.read(keys.all):
                     services.keys.put(row)
                 await router.begin()
+                await services.trends.begin()
                 ready = Ready(
                     url=_url(sockets.tcp),
                     ingest_socket=config.ingest.socket,
@@ -188,6 +195,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                         partial(journal.retain, config.journal.retention_days, clock.trusted),
                     )
                     sending.start_soon(Supervisor("census").run, scraper.run)
+                    sending.start_soon(Supervisor("statistics").run, services.trends.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ class Api:
 
     def __init__(self, url: str, key: str, directory: Path) -> None:
         self.url = url
+        self.first_key = key
         self.directory = directory
         self._clients: list[httpx.Client] = []
         self.admin = self.client(key)
@@ -48,11 +50,9 @@ class Api:
         return made
 
 
-@pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    directory = tmp_path_factory.mktemp("api")
-    # Port 9 is another protocol's, which an explicit list of ports may still allow.
-    config = CONFIG.replace("ports = []", "ports = [9, 443]").replace("retry_delays = [0.05]", "retry_delays = [600]")
+@contextmanager
+def serving(directory: Path, config: str) -> Iterator[Api]:
+    """Run a server in `directory`; at the end it must stop as told, and must not have logged a failure."""
     (directory / "config.toml").write_text(config)
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(
@@ -74,3 +74,11 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     said = (directory / "log").read_text()
     assert "http.request_failed" not in said
     assert "Traceback" not in said
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    # Port 9 is another protocol's, which an explicit list of ports may still allow.
+    config = CONFIG.replace("ports = []", "ports = [9, 443]").replace("retry_delays = [0.05]", "retry_delays = [600]")
+    with serving(tmp_path_factory.mktemp("api"), config) as api:
+        yield api

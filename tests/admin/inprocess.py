@@ -28,6 +28,7 @@ from webhookd.journal import adopt_master_key
 from webhookd.keyfile import KeyPlace
 from webhookd.rotator import Rotator
 from webhookd.scraper import Scraper
+from webhookd.trends import Trends
 
 ISSUER, AUDIENCE = "https://app.example/", "webhookd"
 ORGANIZATION_CLAIM = "org"
@@ -173,6 +174,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
                 clock=w.clock,
                 max_in_flight=w.config.delivery.max_in_flight,
             ),
+            trends=Trends(w.measures.tally, w.journal, w.clock),
             check_url=any_url,
             check_headers=lambda _: None,
         )

@@ -69,8 +69,11 @@ TABLE = (
     Row("GET /api/webhooks/deliveries/{deliveryId}", READERS, foreign=404),
     Row("POST /api/webhooks/deliveries/{deliveryId}/retry", OPERATORS, foreign=404, body={}, changes=True),
     Row("GET /api/attempts", READERS),
+    Row("GET /api/stats", READERS),
+    Row("GET /api/webhooks/{webhookId}/stats", READERS, foreign=404),
     Row("GET /api/events", READERS),
     Row("GET /api/events/{eventId}", READERS, foreign=404),
+    Row("GET /api/events/{eventId}/deliveries", READERS, foreign=404),
     Row(
         "POST /api/events",
         "admin ingest",

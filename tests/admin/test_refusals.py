@@ -153,7 +153,7 @@ def test_bodies_that_are_too_large_or_of_another_kind(api: Api) -> None:
         ("/api/nothing", 404, "NOT_FOUND"),
         ("/api/", 404, "NOT_FOUND"),
         ("/api//webhooks", 404, "NOT_FOUND"),
-        ("/", 404, "NOT_FOUND"),
+        ("/nothing", 404, "NOT_FOUND"),
     ],
 )
 def test_targets_that_lead_nowhere(api: Api, target: str, status: int, code: str) -> None:

@@ -22,6 +22,7 @@ from webhookd.admin import (
     events,
     keys,
     master_key,
+    stats,
     system,
     webhooks,
 )
@@ -58,6 +59,7 @@ def all_operations() -> tuple[Operation, ...]:
         *actions.OPERATIONS,
         *deliveries.OPERATIONS,
         *attempts.OPERATIONS,
+        *stats.OPERATIONS,
         *events.OPERATIONS,
         *event_types.OPERATIONS,
         *keys.OPERATIONS,
@@ -115,7 +117,7 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
     @app.after_request
     async def mark(response: Response) -> Response:
         response.headers[REQUEST_ID_HEADER] = _request_id(services)
-        response.headers["cache-control"] = "no-store"
+        response.headers.setdefault("cache-control", "no-store")
         response.headers["x-content-type-options"] = "nosniff"
         quota: Quota | None = g.get("quota")
         if quota is not None:

@@ -189,6 +189,22 @@ class KeyRing:
             return key is not None and not _has_ended(key.expires_at, now)
         return not _has_ended(caller.expires_at, now)
 
+    def caller_now(self, caller: Caller, now: float) -> Caller | None:
+        """Return who a caller is by now, with the role and organization that its key has; None once it may no more."""
+        if not self.is_in_force(caller, now):
+            return None
+        if caller.actor is None or caller.actor.kind is not ActorKind.KEY:
+            return caller
+        key = self._keys[caller.actor.id]
+        actor = Actor(kind=ActorKind.KEY, id=key.id, role=key.role)
+        return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
+
+    def note_use(self, caller: Caller, now: float) -> None:
+        """Remember that a caller's key is used, without its text having been shown again."""
+        if caller.actor is not None and caller.actor.id in self._keys:
+            self._used[caller.actor.id] = now
+            self._unsaved.add(caller.actor.id)
+
     def last_used_at(self, key_id: str) -> float | None:
         """Return when a key was used last since the start, None where it wasn't."""
         return self._used.get(key_id)

@@ -5,12 +5,12 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
-from webhookd.admin.schemas import DeliveryDetailView, DeliveryQuery, DeliveryView, Force, Page
-from webhookd.admin.views import MOST_ROWS, delivery, detailed
+from webhookd.admin.schemas import DeliveryDetailView, DeliveryQuery, DeliveryView, Force, ListQuery, Page
+from webhookd.admin.views import HIDDEN, MOST_ROWS, delivery, detailed
 from webhookd.clock import parse_iso
 from webhookd.delivery.requests import Receiver, compose
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import DeliveryDetail, DeliveryRow, deliveries, endpoints
+from webhookd.journal import DeliveryDetail, DeliveryRow, deliveries, endpoints, events
 from webhookd.journal.audit import Action
 
 
@@ -37,12 +37,25 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
     )
 
 
+async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
+    """Answer with a page of where an event went."""
+    services, query, organization_id = call.services, call.query, call.caller.organization_id
+    event = await services.journal.read(events.get, call.path["eventId"], organization_id)
+    found = await services.journal.read(
+        deliveries.of_event, event.pk, organization_id, limit=min(query.limit, MOST_ROWS), cursor=query.cursor
+    )
+    return Answer(value=Page(data=[delivery_view(services, row) for row in found.items], next_cursor=found.next_cursor))
+
+
 async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with one delivery, its request and its attempts."""
     services = call.services
     detail = await services.journal.read(deliveries.get, call.path["deliveryId"], call.caller.organization_id)
-    view = _delivery(services, detail.row)
-    return Answer(value=detailed(view, detail, await _headers(services, detail)))
+    # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
+    at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
+    receiver = await receiver_of(services, detail, at)
+    headers = request_headers(detail, receiver, number=max(detail.row.attempts, 1), at=at)
+    return Answer(value=detailed(delivery_view(services, detail.row), detail, headers))
 
 
 async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
@@ -51,30 +64,37 @@ async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
     row = await call.services.router.retry(
         call.path["deliveryId"], call.caller.organization_id, deed, force=call.body.force
     )
-    return Answer(value=_delivery(call.services, row))
+    return Answer(value=delivery_view(call.services, row))
 
 
-async def _headers(services: Services, detail: DeliveryDetail) -> dict[str, str]:
-    endpoint, row = detail.endpoint, detail.row
+async def receiver_of(services: Services, detail: DeliveryDetail, at: float) -> Receiver | None:
+    """Return what signs a delivery's requests from `at` on; None once its webhook has been deleted."""
     if detail.endpoint_is_deleted:
-        return {}
-    # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
-    at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
-    credentials = await services.journal.read(endpoints.credentials, services.vault, endpoint.pk, at)
-    if credentials is None:  # it has been deleted since
-        return {}
-    composed = compose(
-        receiver=Receiver(endpoint, credentials),
-        message=detail.message,
-        delivery_id=row.id,
-        number=max(row.attempts, 1),
-        sequence=row.sequence,
-        at=at,
-    )
-    return dict(composed)
+        return None
+    credentials = await services.journal.read(endpoints.credentials, services.vault, detail.endpoint.pk, at)
+    return None if credentials is None else Receiver(detail.endpoint, credentials)
 
 
-def _delivery(services: Services, row: DeliveryRow) -> DeliveryView:
+def request_headers(detail: DeliveryDetail, receiver: Receiver | None, *, number: int, at: float) -> dict[str, str]:
+    """Return the headers of attempt `number` of a delivery, as of `at`, with the values of custom ones hidden."""
+    headers: dict[str, str] = {}
+    if receiver is not None:
+        headers = dict(
+            compose(
+                receiver=receiver,
+                message=detail.message,
+                delivery_id=detail.row.id,
+                number=number,
+                sequence=detail.row.sequence,
+                at=at,
+            )
+        )
+    headers.update(dict.fromkeys(detail.endpoint.header_names, HIDDEN))
+    return headers
+
+
+def delivery_view(services: Services, row: DeliveryRow) -> DeliveryView:
+    """Return a delivery as the API shows it."""
     return delivery(row, in_flight=row.pk in services.router.in_flight(row.endpoint_pk))
 
 
@@ -99,6 +119,17 @@ OPERATIONS = (
         "List the deliveries of a webhook, newest first",
         list_deliveries,
         query=DeliveryQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: Page[DeliveryView]},
+        refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
+    ),
+    operation(
+        "listEventDeliveries",
+        "GET /api/events/{eventId}/deliveries",
+        Permission.READ,
+        "List where an event went, oldest delivery first",
+        list_event_deliveries,
+        query=ListQuery,
         body=NoBody,
         answers={HTTPStatus.OK: Page[DeliveryView]},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),

@@ -11,7 +11,7 @@ from webhookd.admin.auth import KeyRing, Tokens
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.copier import Copier
-from webhookd.health import Health
+from webhookd.health import Health, Inside
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
@@ -23,6 +23,7 @@ from webhookd.replayer import Replayer
 from webhookd.rotator import Rotator
 from webhookd.secrets import Vault
 from webhookd.tester import Tester
+from webhookd.trends import Trends
 
 
 class Router(Protocol):
@@ -95,6 +96,14 @@ class Router(Protocol):
         """Say how endpoints are, in their order."""
         ...
 
+    async def inside(self, endpoint: Endpoint) -> Inside:
+        """Say by what an endpoint's actor decides."""
+        ...
+
+    def halted(self) -> list[Endpoint]:
+        """Return the endpoints to which sending keeps crashing inside webhookd."""
+        ...
+
     def in_flight(self, endpoint_pk: int) -> frozenset[int]:
         """Return the row numbers of the deliveries that are being sent now."""
         ...
@@ -152,6 +161,7 @@ class Services:
     config: Config
     measures: Measures
     metrics: Metrics
+    trends: Trends
     check_url: Callable[[str], Awaitable[None]]
     check_headers: Callable[[Mapping[str, str]], None]
     changing: trio.Lock = field(default_factory=trio.Lock)

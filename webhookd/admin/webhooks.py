@@ -58,7 +58,7 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
     """Create a webhook and show its secret, this once."""
     services, wanted = call.services, call.body
     organization_id = call.caller.stamp(wanted.organization_id)
-    _check_events(services, wanted.events)
+    check_events(services, wanted.events)
     services.check_headers(wanted.headers)
     secret = Secret(generate_secret()) if wanted.secret is None else _imported(wanted.secret)
     private_key = Secret(generate_ed25519()) if wanted.signature.ed25519 else None
@@ -100,6 +100,12 @@ async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
         call.request, max_bytes=MAX_JSON_BYTES, timeout_seconds=services.config.server.request_timeout_seconds
     )
     patch = decode_body(text, _document_decoder)
+    return await apply_patch(call, patch)
+
+
+async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) -> Answer:
+    """Apply a merge patch that has been read; an operator may change `isActive` alone."""
+    services = call.services
     if call.caller.role is Role.OPERATOR and patch.keys() != {"isActive"}:
         raise Rejected(ErrorCode.FORBIDDEN, "a key of the role operator may change isActive alone")
     if isinstance(patch.get("url"), str):
@@ -149,7 +155,8 @@ def _imported(secret: str) -> Secret[str]:
     return Secret(secret)
 
 
-def _check_events(services: Services, patterns: tuple[str, ...]) -> None:
+def check_events(services: Services, patterns: tuple[str, ...]) -> None:
+    """Raise Rejected UNKNOWN_EVENT_TYPE for exact names that the catalogue doesn't know."""
     known = services.router.event_types
     unknown = [
         (f"/events/{index}", "a name of the catalogue, a prefix such as user.*, or *")
@@ -187,9 +194,9 @@ async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, o
         if credentials is None:
             raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
         current_headers = {name: value.reveal() for name, value in credentials.headers}
-    wanted = convert(merge(_document(endpoint, current_headers), patch), WebhookSettings)
+    wanted = convert(merge(document(endpoint, current_headers), patch), WebhookSettings)
     if "events" in patch:
-        _check_events(services, wanted.events)
+        check_events(services, wanted.events)
     if "headers" in patch:
         services.check_headers(wanted.headers)
     makes_a_key = wanted.signature.ed25519 and endpoint.ed25519_public_key is None
@@ -221,7 +228,7 @@ def merge(target: object, patch: object) -> object:
     return merged
 
 
-def _document(endpoint: Endpoint, headers: Mapping[str, str]) -> object:
+def document(endpoint: Endpoint, headers: Mapping[str, str]) -> dict[str, object]:
     """Return the endpoint as the body that would have created it."""
     overrides = endpoint.overrides
     settings = WebhookSettings(
@@ -240,7 +247,8 @@ def _document(endpoint: Endpoint, headers: Mapping[str, str]) -> object:
         headers=dict(headers),
         signature=endpoint.signature,
     )
-    return msgspec.to_builtins(settings)
+    builtins: dict[str, object] = msgspec.to_builtins(settings)
+    return builtins
 
 
 def _hidden(headers: Mapping[str, str]) -> tuple[tuple[str, Secret[str]], ...]:

@@ -45,10 +45,11 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "How long a client may take to send a request's body, or one line of a stream of events."
             ),
             "rate_limit_per_second": (
-                "How many requests a second one API key may make; events and the control socket are never limited. "
-                "Such as `20`."
+                "How many requests a second one API key may make; events, the control socket and the pages of the "
+                "dashboard are never limited. Such as `20`."
             ),
             "rate_limit_burst": "How many of them may come in a burst.",
+            "dashboard": "Serve the [dashboard](dashboard.md) at `/` of the same listeners.",
         },
         "ingest": {
             "socket": (

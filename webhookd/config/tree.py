@@ -44,6 +44,7 @@ class ServerConfig(_Section, frozen=True, kw_only=True):
     request_timeout_seconds: Annotated[float, Meta(ge=1, le=600)] = 30
     rate_limit_per_second: RatePerSecond | None = None
     rate_limit_burst: RateBurst = 50
+    dashboard: bool = True
 
 
 class IngestConfig(_Section, frozen=True, kw_only=True):

@@ -22,12 +22,19 @@ class TokenBucket:
 
     def ready_at(self, now: float) -> float:
         """When the next token is there: `now` or later."""
-        missing = 1.0 - self._filled(now)
+        missing = 1.0 - self.filled(now)
         return now if missing <= 0 else now + missing / self.limit.per_second
+
+    def filled(self, now: float) -> float:
+        """How many tokens there are."""
+        capacity = 1.0 if self.draining else float(self.limit.burst)
+        # A clock set back must not take tokens away, and rounding must not keep a token out of reach.
+        gained = max(now - self.at, 0.0) * self.limit.per_second
+        return min(self.tokens + gained + 1e-9, capacity)
 
     def take(self, now: float) -> "TokenBucket":
         """Return the bucket less one token; call it where `ready_at(now) <= now`."""
-        return replace(self, tokens=self._filled(now) - 1.0, at=now)
+        return replace(self, tokens=self.filled(now) - 1.0, at=now)
 
     def emptied(self, now: float) -> "TokenBucket":
         """Return the bucket as it is when an outage ends: empty, and saving up no burst while the backlog drains."""
@@ -35,21 +42,15 @@ class TokenBucket:
 
     def drained(self, now: float) -> "TokenBucket":
         """Return the bucket once the backlog is gone: bursts may be saved up again."""
-        return replace(self, tokens=self._filled(now), at=now, draining=False)
+        return replace(self, tokens=self.filled(now), at=now, draining=False)
 
     def resized(self, limit: RateLimit, now: float) -> "TokenBucket":
         """Return the bucket under another limit, with the tokens it has as far as they fit."""
-        return replace(self, limit=limit, tokens=min(self._filled(now), float(limit.burst)), at=now)
+        return replace(self, limit=limit, tokens=min(self.filled(now), float(limit.burst)), at=now)
 
     def moved(self, seconds: float) -> "TokenBucket":
         """Return the bucket after the clock was set by so many seconds."""
         return replace(self, at=self.at + seconds)
-
-    def _filled(self, now: float) -> float:
-        capacity = 1.0 if self.draining else float(self.limit.burst)
-        # A clock set back must not take tokens away, and rounding must not keep a token out of reach.
-        gained = max(now - self.at, 0.0) * self.limit.per_second
-        return min(self.tokens + gained + 1e-9, capacity)
 
 
 def new_bucket(limit: RateLimit, now: float) -> TokenBucket:

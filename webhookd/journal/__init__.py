@@ -6,6 +6,7 @@ from webhookd.journal import (
     audit,
     census,
     deliveries,
+    directory,
     endpoints,
     event_types,
     events,
@@ -13,6 +14,8 @@ from webhookd.journal import (
     keys,
     replays,
     schedule,
+    searching,
+    statistics,
     trials,
 )
 from webhookd.journal.backup import check_place
@@ -87,6 +90,7 @@ __all__ = [
     "check_place",
     "copy_before_upgrade",
     "deliveries",
+    "directory",
     "end_change",
     "endpoints",
     "event_types",
@@ -101,5 +105,7 @@ __all__ = [
     "reseal",
     "restore_journal",
     "schedule",
+    "searching",
+    "statistics",
     "trials",
 ]

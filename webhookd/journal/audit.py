@@ -202,6 +202,11 @@ def verify(database: Database) -> Chain:
     return Chain(entries=entries, head=head, broken=cut)
 
 
+def last_sequence(database: Database) -> int:
+    """Return the number of the last entry, 0 without any."""
+    return int(database.execute_sql("SELECT coalesce(max(sequence), 0) FROM audit").fetchone()[0])
+
+
 def _stored(database: Database) -> Iterator[Sequence[Any]]:
     # Past peewee, which would hold every row until the last.
     names = ", ".join(AuditRow.__struct_fields__)

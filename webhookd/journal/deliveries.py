@@ -12,7 +12,7 @@ from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, Page,
 from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointTable, EventTable
 from webhookd.models import DeliveryError, DeliveryStatus, Ordering, Trigger
 
-_LIST = "deliveries"
+_LIST, _OF_EVENT = "deliveries", "event-deliveries"
 
 _FROM_ELSEWHERE = {"endpoint_id": EndpointTable.id, "event_id": EventTable.id}
 _COLUMNS = [_FROM_ELSEWHERE.get(name) or getattr(DeliveryTable, name) for name in DeliveryRow.__struct_fields__]
@@ -72,6 +72,30 @@ def page(
     last = found[limit - 1]
     at = last.sequence if status is DeliveryStatus.PENDING else last.created_at
     return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [at, last.pk]))
+
+
+def of_event(
+    database: Database, event_pk: int, organization_id: str | None, *, limit: int, cursor: str | None
+) -> Page[DeliveryRow]:
+    """Return a page of where an event went, oldest first; to webhooks of one organization where one is given."""
+    query = _select().where(DeliveryTable.event_pk == event_pk).order_by(DeliveryTable.pk).limit(limit + 1)
+    if organization_id is not None:
+        query = query.where(EndpointTable.organization_id == organization_id)
+    if cursor is not None:
+        query = query.where(DeliveryTable.pk > cursors.decode(cursor, _OF_EVENT, tuple[int])[0])
+    found = [_delivery(row) for row in query.tuples().execute(database)]
+    more = len(found) > limit
+    next_cursor = cursors.encode(_OF_EVENT, [found[limit - 1].pk]) if more else None
+    return Page(items=found[:limit], next_cursor=next_cursor)
+
+
+def line(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:
+    """Return the deliveries that an endpoint has still to get, in their sequence; parked ones behind the line."""
+    mine = _select().where(DeliveryTable.endpoint_pk == endpoint_pk)
+    pending = mine.where(SQL("status = 'pending'")).order_by(DeliveryTable.sequence).limit(limit)
+    parked = mine.where(SQL("status = 'parked'")).order_by(DeliveryTable.next_attempt_at).limit(limit)
+    found = [_delivery(row) for query in (pending, parked) for row in query.tuples().execute(database)]
+    return found[:limit]
 
 
 def _has_status(status: DeliveryStatus) -> Expression | SQL:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
-from peewee import SQL, Database, Query, fn
+from peewee import SQL, Database, ModelSelect, Query, fn
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
@@ -67,11 +67,11 @@ def insert(database: Database, vault: Vault, new: NewEndpoint) -> Endpoint:
 
 def get(database: Database, endpoint_id: str, organization_id: str | None = None) -> Endpoint:
     """Return an endpoint; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
-    query = _alive().where(EndpointTable.id == endpoint_id)
+    query = alive().where(EndpointTable.id == endpoint_id)
     if organization_id is not None:
         query = query.where(EndpointTable.organization_id == organization_id)
     for row in list(query.tuples().execute(database)):
-        return _endpoint(row)
+        return from_row(row)
     raise Rejected(ErrorCode.NOT_FOUND, f"there is no webhook {endpoint_id}")
 
 
@@ -79,23 +79,23 @@ def by_pk(database: Database, pk: int) -> tuple[Endpoint, bool]:
     """Return an endpoint, and whether it has been deleted."""
     query = EndpointTable.select(*_COLUMNS, EndpointTable.deleted_at).where(EndpointTable.pk == pk)
     [(*row, deleted_at)] = query.tuples().execute(database)
-    return _endpoint(row), deleted_at is not None
+    return from_row(row), deleted_at is not None
 
 
 def all(database: Database) -> list[Endpoint]:  # noqa: A001 - reads as endpoints.all
     """Return every endpoint."""
-    return [_endpoint(row) for row in _alive().order_by(EndpointTable.pk).tuples().execute(database)]
+    return [from_row(row) for row in alive().order_by(EndpointTable.pk).tuples().execute(database)]
 
 
 def page(database: Database, organization_id: str | None, limit: int, cursor: str | None) -> Page[Endpoint]:
     """Return a page of the endpoints, newest first; of one organization where one is given."""
-    query = _alive().order_by(EndpointTable.pk.desc()).limit(limit + 1)
+    query = alive().order_by(EndpointTable.pk.desc()).limit(limit + 1)
     if organization_id is not None:
         query = query.where(EndpointTable.organization_id == organization_id)
     if cursor is not None:
         (last,) = cursors.decode(cursor, _LIST, tuple[int])
         query = query.where(EndpointTable.pk < last)
-    found = [_endpoint(row) for row in query.tuples().execute(database)]
+    found = [from_row(row) for row in query.tuples().execute(database)]
     more = len(found) > limit
     return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].pk]) if more else None)
 
@@ -251,11 +251,13 @@ def _one(query: Query, database: Database) -> tuple[Any, ...]:
     return tuple(row)
 
 
-def _alive() -> Query:
+def alive() -> "ModelSelect[EndpointTable]":
+    """Return the query for every endpoint; what follows it is the caller's."""
     return EndpointTable.select(*_COLUMNS).where(EndpointTable.deleted_at.is_null())
 
 
-def _endpoint(row: Sequence[Any]) -> Endpoint:
+def from_row(row: Sequence[Any]) -> Endpoint:
+    """Return a row of `alive` as an endpoint."""
     values = dict(zip(Endpoint.__struct_fields__, row, strict=True))
     decoded = {name: msgspec.json.decode(values[name]) for name in _JSON_COLUMNS}
     return row_of(Endpoint, row, **decoded, is_active=bool(values["is_active"]))

@@ -310,7 +310,7 @@ class Journal:
         assert publish.event_pk is not None  # noqa: S101 - the writer tells of stored events alone
         event = publish.event
         if not publish.insists:  # an operational event is webhookd's own
-            self._measures.accepted += 1
+            self._measures.accept(event)
         self._messages.put(
             publish.event_pk,
             Message(

@@ -146,7 +146,15 @@ def _rare_statuses(database: Database, _now: float) -> None:
     )
 
 
-_STEPS = (_first, _audit, _rare_statuses)
+def _statistics(database: Database, _now: float) -> None:
+    # In the order of time: what is written together lies together, and the oldest rows are a range.
+    database.execute_sql(
+        "CREATE TABLE statistics (seconds INTEGER NOT NULL, at INTEGER NOT NULL, subject TEXT NOT NULL, "
+        "counts TEXT NOT NULL, PRIMARY KEY (seconds, at, subject)) WITHOUT ROWID"
+    )
+
+
+_STEPS = (_first, _audit, _rare_statuses, _statistics)
 CURRENT_VERSION = len(_STEPS)
 
 

@@ -89,6 +89,12 @@ def get(database: Database, endpoint_pk: int, replay_id: str) -> ReplayRow:
     raise Rejected(ErrorCode.NOT_FOUND, f"there is no replay {replay_id} of this webhook")
 
 
+def of_endpoint(database: Database, endpoint_pk: int, limit: int) -> list[ReplayRow]:
+    """Return the latest of an endpoint, the newest first."""
+    query = ReplayTable.select(*_COLUMNS).where(ReplayTable.endpoint_pk == endpoint_pk)
+    return [_replay(row) for row in query.order_by(ReplayTable.id.desc()).limit(limit).tuples().execute(database)]
+
+
 def running(database: Database) -> list[ReplayRow]:
     """Return those that have something left to do, the oldest first."""
     query = ReplayTable.select(*_COLUMNS).where(ReplayTable.status == ReplayStatus.RUNNING.value)

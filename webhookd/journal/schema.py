@@ -254,6 +254,21 @@ class IdempotencyTable(Model):
         primary_key = CompositeKey("caller", "route", "key")
 
 
+class StatisticsTable(Model):
+    """What happened in a period of `seconds` from `at` on (tally.Counts), of the server or a part of it."""
+
+    seconds = IntegerField()
+    at = IntegerField()
+    subject = TextField()
+    counts = TextField()  # JSON array
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "statistics"
+        primary_key = CompositeKey("seconds", "at", "subject")
+
+
 class MetaTable(Model):
     """Facts about the journal itself, such as the value that shows whether a master key is the right one."""
 

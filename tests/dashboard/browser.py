@@ -1,0 +1,193 @@
+"""Debian's Chromium driven by playwright, for pages as people see them.
+
+Playwright's own loop would get into the way of trio's in the same thread, so a browser lives in a thread of its own and
+runs stories there: functions that get a `Tab`. A tab notes whatever a page should never cause, and its `check` looks at
+a page at every width and in both colour schemes.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from axe_playwright_python.base import AXE_FILE_PATH
+from playwright.sync_api import Browser as Chromium
+from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+
+T = TypeVar("T")
+
+PHONE, DESKTOP = (360, 740), (1280, 900)
+NARROWEST = (320, 640)
+SCHEMES = ("light", "dark")
+WAIT_MS = 10_000
+MISSING = "there is no chromium here (apt-get install chromium)"
+
+_ARGUMENTS = (
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+)
+_AXE = AXE_FILE_PATH.read_text()
+_RUN_AXE = """
+async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(
+    (found) => `${found.id}: ${found.help}: ${found.nodes.map((node) => node.html.slice(0, 160)).join(" | ")}`)
+"""
+_NOTE_VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) =>
+    window.violations.push(`${event.violatedDirective} ${event.blockedURI}`));
+"""
+_OVERFLOW = """
+() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width) return [];
+    const found = [...document.querySelectorAll("body *")]
+        .filter((one) => one.getBoundingClientRect().right > width + 1)
+        // What may be scrolled in itself is no cause.
+        .filter((one) => { for (let up = one.parentElement; up; up = up.parentElement)
+            if (getComputedStyle(up).overflowX !== "visible") return false; return true; });
+    return found.slice(0, 5).map((one) => `${one.outerHTML.slice(0, 120)} to ${one.getBoundingClientRect().right}`);
+}
+"""
+
+
+def find_chromium() -> str | None:
+    """Return where the browser is, if it is here."""
+    return shutil.which("chromium")
+
+
+class Tab:
+    """One page of a browser; `complaints` is what it has caused that no page may."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.complaints: list[str] = []
+        self.refusals: list[str] = []
+        page.set_default_timeout(WAIT_MS)
+        page.add_init_script(_NOTE_VIOLATIONS)
+        page.on("console", self._hear)
+        page.on("pageerror", lambda error: self.complaints.append(f"script: {error}"))
+        page.on("requestfailed", self._note_failure)
+        page.on("response", self._note_status)
+
+    def open(self, path: str) -> None:
+        """Go to a page of the dashboard, and wait until all of it is there."""
+        self.page.goto(f"{self.url}{path}", wait_until="load")
+
+    def expect_refusal(self) -> None:
+        """Take an answer of 4xx that came since the last one for what was meant; there must be one."""
+        assert self.refusals, "nothing was refused"
+        self.refusals.clear()
+
+    def look(self, size: tuple[int, int], scheme: str) -> None:
+        """Look at the page at another size and in another colour scheme."""
+        self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        self.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+
+    def check(self) -> None:
+        """Hold the page against what every page must be; AssertionError says what is wrong."""
+        page = self.page
+        wrong: list[str] = []
+        page.evaluate(_AXE)
+        # Between them each rule meets both widths, and each colour its ground in both schemes.
+        for scheme, size in (("light", DESKTOP), ("dark", PHONE)):
+            self.look(size, scheme)
+            wrong += [f"axe, {scheme}, {size[0]} px: {said}" for said in page.evaluate(_RUN_AXE)]
+        for size in (PHONE, NARROWEST):
+            self.look(size, "light")
+            wrong += [f"wider than {size[0]} px: {what}" for what in page.evaluate(_OVERFLOW)]
+        self.look(DESKTOP, "light")
+        assert not wrong, f"{page.url}\n" + "\n".join(wrong)
+        self.settle()
+
+    def settle(self) -> None:
+        """Raise AssertionError for what was noted so far."""
+        violations = self.page.evaluate("() => window.violations || []")
+        said = [*self.complaints, *(f"refused: {one}" for one in self.refusals), *(f"CSP: {one}" for one in violations)]
+        assert not said, f"{self.page.url}\n" + "\n".join(said)
+
+    def _hear(self, message: ConsoleMessage) -> None:
+        # Chromium says of each refused request that it failed, which `refusals` tells better.
+        if message.type in {"error", "warning"} and not message.text.startswith("Failed to load resource"):
+            self.complaints.append(f"console, {message.type}: {message.text}")
+
+    def _note_failure(self, request: Request) -> None:
+        # Leaving a page ends its stream, and a download is no page.
+        if "ERR_ABORTED" not in (request.failure or ""):
+            self.complaints.append(f"{request.method} {request.url}: {request.failure}")
+
+    def _note_status(self, response: Response) -> None:
+        if response.status >= 500:
+            self.complaints.append(f"{response.request.method} {response.url}: {response.status}")
+        elif response.status >= 400:
+            self.refusals.append(f"{response.request.method} {response.url}: {response.status}")
+
+
+class Browser:
+    """A Chromium in its thread; one context, and so one session, for each key."""
+
+    def __init__(self, url: str, thread: ThreadPoolExecutor, chromium: Chromium) -> None:
+        self._url = url
+        self._thread = thread
+        self._chromium = chromium
+        self._contexts: dict[str | None, BrowserContext] = {}
+
+    def run(self, story: Callable[[Tab], T], key: str | None) -> T:
+        """Run a story in a new tab, signed in with a key where one is given; what it raises is raised here."""
+        return self._thread.submit(self._run, story, key).result()
+
+    def _run(self, story: Callable[[Tab], T], key: str | None) -> T:
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._chromium.new_context(reduced_motion="reduce", accept_downloads=True)
+            context.grant_permissions(["clipboard-read", "clipboard-write"])
+            if key is not None:
+                self._contexts[key] = context
+                sign_in(Tab(context.new_page(), self._url), key)
+                context.pages[0].close()
+        page = context.new_page()
+        try:
+            tab = Tab(page, self._url)
+            tab.look(DESKTOP, "light")
+            result = story(tab)
+            tab.settle()
+            return result
+        finally:
+            page.close()
+            if key is None:
+                context.close()
+
+
+def sign_in(tab: Tab, key: str) -> None:
+    """Begin a session as a person does."""
+    tab.open("/sign-in")
+    tab.page.get_by_label("API key").fill(key)
+    tab.page.get_by_role("button", name="Sign in").click()
+    tab.page.wait_for_url(f"{tab.url}/")
+
+
+@contextmanager
+def browsing(url: str) -> Iterator[Browser]:
+    """Run a browser for the dashboard at `url` until the block ends."""
+    executable = find_chromium()
+    assert executable is not None, MISSING
+    # A sandbox within a sandbox is what Chromium refuses to root.
+    arguments = [*_ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with ThreadPoolExecutor(max_workers=1) as thread:
+
+        def start() -> tuple[Any, Chromium]:
+            driver = sync_playwright().start()
+            return driver, driver.chromium.launch(executable_path=executable, args=arguments)
+
+        driver, chromium = thread.submit(start).result()
+        try:
+            yield Browser(url, thread, chromium)
+        finally:
+            thread.submit(chromium.close).result()
+            thread.submit(driver.stop).result()

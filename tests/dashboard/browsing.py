@@ -1,0 +1,129 @@
+"""The dashboard without a process or a socket: the application in virtual time, asked as a browser asks."""
+
+import dataclasses
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html import unescape
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.admin.inprocess import Api, Signer, api_in_process
+from webhookd.admin.ports import Readiness
+from webhookd.dashboard.app import Dashboard, add_dashboard
+
+ORIGIN = "http://hooks.example:8080"
+
+
+class Visitor:
+    """One browser with its cookies; `sign_in` before anything else."""
+
+    def __init__(self, site: "Site") -> None:
+        self._app = site.api.app
+        transport = httpx.ASGITransport(site.api.app)  # type: ignore[arg-type]  # httpx has its own types
+        self.client = httpx.AsyncClient(transport=transport, base_url=ORIGIN)
+
+    async def sign_in(self, key: str, **fields: str) -> httpx.Response:
+        """Send the form of the sign-in."""
+        return await self.client.post("/sign-in", data={"key": key, **fields}, headers={"origin": ORIGIN})
+
+    async def get(self, path: str, **headers: str) -> httpx.Response:
+        """Ask for a page."""
+        return await self.client.get(path, headers=headers)
+
+    async def page(self, path: str) -> str:
+        """Return the text of a page that must be there."""
+        answer = await self.get(path)
+        assert answer.status_code == 200, (path, answer.status_code, answer.text[:2000])
+        return answer.text
+
+    async def csrf(self) -> str:
+        """Return the token of this session, as its pages carry it."""
+        found = re.search(r'name="csrf" value="([^"]+)"', await self.page("/"))
+        assert found is not None
+        return found[1]
+
+    async def post(
+        self, path: str, fields: dict[str, str] | None = None, *, csrf: str | None = None, origin: str | None = ORIGIN
+    ) -> httpx.Response:
+        """Send a form as a page of the dashboard would; another token or origin where one is given."""
+        data = {"csrf": await self.csrf() if csrf is None else csrf, **(fields or {})}
+        headers = {} if origin is None else {"origin": origin}
+        return await self.client.post(path, data=data, headers=headers)
+
+    async def stream(self, path: str, seconds: float) -> tuple[int, str]:
+        """Listen to a live page for so long; return the status and all that came, which the transport would keep."""
+        status, received = 0, bytearray()
+        cookies = "; ".join(f"{name}={value}" for name, value in self.client.cookies.items())
+        target, _, query = path.partition("?")
+
+        async def receive() -> dict[str, object]:
+            await trio.sleep_forever()
+            raise AssertionError("nobody wakes this")
+
+        async def send(message: dict[str, object]) -> None:
+            nonlocal status, received
+            await trio.lowlevel.checkpoint()
+            if message["type"] == "http.response.start":
+                status = int(str(message["status"]))
+            else:
+                received += bytes(message.get("body", b""))  # type: ignore[call-overload]  # ASGI's messages are dicts
+
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": target,
+            "raw_path": target.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [
+                (b"host", b"hooks.example:8080"),
+                (b"accept", b"text/event-stream"),
+                (b"cookie", cookies.encode()),
+            ],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 8080),
+            "state": {},
+            "extensions": {},
+        }
+        with trio.move_on_after(seconds):
+            await self._app(scope, receive, send)  # type: ignore[arg-type]  # as above
+        return status, received.decode()
+
+
+class Site:
+    """The application with its dashboard; `api` asks the API, `visitor` signs in with a new key."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+        self.state = Readiness.OK
+        services = dataclasses.replace(api.services, lifecycle=self)
+        self.dashboard: Dashboard = add_dashboard(api.app, services)
+
+    def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
+        """Say where the server is, as a test has set it."""
+        return self.state, ()
+
+    async def visitor(self, role: str = "admin", **fields: object) -> Visitor:
+        """Return a browser that has signed in with a new key of this role."""
+        _, key = await self.api.key(role, **fields)
+        visitor = Visitor(self)
+        assert (await visitor.sign_in(key)).status_code == 303
+        return visitor
+
+
+@asynccontextmanager
+async def site_in_process(path: Path) -> AsyncIterator[Site]:
+    """Run the application with its dashboard in virtual time until the block ends."""
+    async with api_in_process(path, Signer()) as api:
+        yield Site(api)
+
+
+def text_of(html: str) -> str:
+    """Return what a page says, in one line."""
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())

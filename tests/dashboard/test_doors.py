@@ -1,0 +1,186 @@
+"""Who gets in: sign-in, cookies, origins, tokens, headers."""
+
+import re
+
+import pytest
+import trio
+
+from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
+from webhookd.dashboard.doors import own_path
+from webhookd.dashboard.sessions import IDLE_SECONDS, LONGEST_SECONDS, MOST_OF_ONE_CALLER
+
+
+async def test_a_key_opens_a_session(site: Site) -> None:
+    """A key of a role that may read signs in: the cookie is for this server's requests alone, and for no script."""
+    _, key = await site.api.key("viewer")
+    visitor = Visitor(site)
+    answer = await visitor.sign_in(key, next="/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"]
+    assert re.match(r"webhookd=[A-Za-z0-9_-]{43}; ", cookie)
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} <= set(cookie.split("; "))
+    assert "Secure" not in cookie
+    assert key not in cookie
+    assert "viewer" in text_of(await visitor.page("/"))
+
+
+async def test_tls_makes_the_cookie_secure(site: Site) -> None:
+    """Where the browser speaks TLS, by its own word or the proxy's, the cookie is Secure and has the host's prefix."""
+    _, key = await site.api.key("viewer")
+    for headers in ({"origin": "https://hooks.example:8080"}, {"origin": ORIGIN, "x-forwarded-proto": "https"}):
+        answer = await Visitor(site).client.post("/sign-in", data={"key": key}, headers=headers)
+        assert answer.status_code == 303
+        assert answer.headers["set-cookie"].startswith("__Host-webhookd=")
+        assert {"Secure", "HttpOnly", "SameSite=Strict", "Path=/"} <= set(answer.headers["set-cookie"].split("; "))
+        text = answer.headers["set-cookie"].split(";")[0].split("=")[1]
+        downgraded = await Visitor(site).get("/", cookie=f"webhookd={text}")
+        assert downgraded.status_code == 303, "a session that was begun under TLS opened by a cookie in the clear"
+        assert (await Visitor(site).get("/", cookie=f"__Host-webhookd={text}")).status_code == 200
+
+
+async def test_what_is_no_key_is_told(site: Site) -> None:
+    """Garbage, nothing and a key that can't read are refused on the form, which doesn't show what was typed."""
+    _, ingest = await site.api.key("ingest")
+    for text, status, said in (
+        ("whd_admin_garbage_xyz", 401, "not known"),
+        ("", 401, "Paste"),
+        (ingest, 403, "may not"),
+    ):
+        answer = await Visitor(site).sign_in(text)
+        assert answer.status_code == status
+        assert said in text_of(answer.text)
+        assert "set-cookie" not in answer.headers
+        assert not text or text not in answer.text
+
+
+async def test_attempts_are_limited(site: Site) -> None:
+    """An address that tries too often has to wait, even with the right key."""
+    _, key = await site.api.key("admin")
+    visitor = Visitor(site)
+    statuses = [(await visitor.sign_in("wrong")).status_code for _ in range(11)]
+    assert statuses == [401] * 10 + [429]
+    refused = await visitor.sign_in(key)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+
+
+async def test_without_a_session_there_is_the_sign_in(site: Site) -> None:
+    """A page asked for without a session leads to the sign-in and back; htmx and streams are told by a status."""
+    visitor = Visitor(site)
+    answer = await visitor.get("/")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
+    partial = await visitor.get("/", **{"hx-request": "true"})
+    assert (partial.status_code, partial.headers["hx-redirect"]) == (401, "/sign-in")
+    assert (await visitor.get("/live", accept="text/event-stream")).status_code == 401
+    assert (await visitor.get("/", cookie="webhookd=guessed")).status_code == 303
+    elsewhere = await visitor.get("/", **{"sec-fetch-site": "cross-site"})
+    assert "http-equiv" in elsewhere.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "path"),
+    [
+        ("/webhooks?search=a", "/webhooks?search=a"),
+        ("//evil.example/", "/"),
+        ("https://evil.example/", "/"),
+        ("/\\evil.example", "/"),
+        ("javascript:alert(1)", "/"),
+        ("/\tx", "/"),
+        ("", "/"),
+    ],
+)
+def test_the_sign_in_leads_to_own_pages_alone(asked: str, path: str) -> None:
+    """What follows the sign-in is a path of this server, whatever the link said."""
+    assert own_path(asked) == path
+
+
+async def test_a_session_ends(site: Site, autojump_clock: trio.testing.MockClock) -> None:
+    """After an hour unused, after 12 hours in any case, at sign-out, and with its key."""
+    unused, used, left, revoked = [await site.visitor() for _ in range(4)]
+    key_id, key = await site.api.key("admin")
+    await revoked.sign_in(key)
+    forward = site.dashboard.sessions
+    assert len(forward) == 5
+    now = site.api.world.clock.now()
+
+    async def is_in(visitor: Visitor) -> bool:
+        return (await visitor.get("/")).status_code == 200
+
+    assert (await left.post("/sign-out")).headers["location"] == "/sign-in"
+    assert not await is_in(left)
+    assert await is_in(revoked)
+    await site.api.ask("DELETE", f"/api/keys/{key_id}", None, uid=4711)
+    assert not await is_in(revoked)
+
+    await trio.sleep(IDLE_SECONDS / 2)
+    assert await is_in(used)
+    await trio.sleep(IDLE_SECONDS / 2 + 1)
+    assert await is_in(used)
+    assert not await is_in(unused)
+    while site.api.world.clock.now() < now + LONGEST_SECONDS - 1:
+        assert await is_in(used)
+        await trio.sleep(IDLE_SECONDS / 2)
+    assert not await is_in(used)
+
+
+async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.MockClock) -> None:
+    """One key holds so many sessions; the one unused the longest goes first."""
+    _, key = await site.api.key("admin")
+
+    visitors = []
+    for _ in range(MOST_OF_ONE_CALLER + 1):
+        visitors.append(Visitor(site))
+        assert (await visitors[-1].sign_in(key)).status_code == 303
+        await trio.sleep(10)
+    assert len(site.dashboard.sessions) == MOST_OF_ONE_CALLER
+    assert (await visitors[0].get("/")).status_code == 303
+    assert (await visitors[1].get("/")).status_code == 200
+
+
+async def test_a_change_needs_token_and_origin(site: Site) -> None:
+    """A form without the session's token, with another session's, or from another origin changes nothing."""
+    visitor, other = await site.visitor(), await site.visitor()
+    for csrf, origin in (
+        ("", ORIGIN),
+        ("wrong", ORIGIN),
+        (await other.csrf(), ORIGIN),
+        (await visitor.csrf(), "http://evil.example"),
+        (await visitor.csrf(), "null"),
+    ):
+        assert (await visitor.post("/sign-out", csrf=csrf, origin=origin)).status_code == 403
+    data = {"csrf": await visitor.csrf()}
+    cross = await visitor.client.post("/sign-out", data=data, headers={"sec-fetch-site": "cross-site"})
+    assert cross.status_code == 403
+    assert (await visitor.get("/")).status_code == 200
+    assert (await visitor.post("/sign-out")).status_code == 303
+    assert (
+        await Visitor(site).client.post("/sign-in", data={"key": "x"}, headers={"origin": "null"})
+    ).status_code == 403
+
+
+async def test_every_answer_is_strict(site: Site) -> None:
+    """Pages, errors and files carry a policy that lets nothing in from elsewhere and nothing inline."""
+    visitor = await site.visitor()
+    page = await visitor.get("/")
+    assert page.headers["cache-control"] == "no-store"
+    files = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
+    assert len(files) >= 5
+    for path in ("/", "/sign-in", *files):
+        answer = await visitor.get(path)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "frame-ancestors 'none'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "same-origin"
+        assert answer.headers["x-frame-options"] == "DENY"
+    assert "immutable" in (await visitor.get(files[0])).headers["cache-control"]
+
+
+async def test_a_path_that_leads_nowhere(site: Site) -> None:
+    """Who typed it into a browser gets a page; a program, and whoever asks for the API, gets the API's answer."""
+    visitor = Visitor(site)
+    typed = await visitor.get("/webhok", accept="text/html,*/*")
+    assert (typed.status_code, typed.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert "content-security-policy" in typed.headers
+    for path, accept in (("/webhok", "*/*"), ("/api/webhok", "text/html")):
+        assert (await visitor.get(path, accept=accept)).headers["content-type"] == "application/problem+json"

@@ -1,0 +1,58 @@
+"""The dashboard of a real process: it holds up no stop, asks for a key on the control socket too, and can be off."""
+
+from pathlib import Path
+
+import httpx
+import trio
+
+from tests.e2e.harness import CONFIG, Server, running
+
+
+async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
+    """With a stream open, and a client that only listens, the server stops as told in a moment, and the stream ends."""
+    async with running(tmp_path) as server:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+            begun = await client.post("/sign-in", data={"key": server.first_key})
+            assert begun.status_code == 303
+            received = bytearray()
+            has_begun = trio.Event()
+
+            async def listen() -> None:
+                async with client.stream("GET", "/live", timeout=30) as answer:
+                    assert answer.headers["content-type"].startswith("text/event-stream")
+                    async for chunk in answer.aiter_bytes():
+                        received.extend(chunk)
+                        has_begun.set()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(listen)
+                with trio.fail_after(10):
+                    await has_begun.wait()
+                began_at = trio.current_time()
+                assert await server.stop() == 0
+            assert trio.current_time() - began_at < 8, "the drain waits for its edges 10 s"
+            assert b"event: numbers" in received
+        assert "http.drain_cut_off" not in server.log()
+
+
+async def test_the_control_socket_asks_for_a_key(tmp_path: Path) -> None:
+    """A browser that comes through a tunnel also carries other pages' requests: the kernel's word signs nobody in."""
+    async with running(tmp_path) as server:
+        transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "control.sock"))
+        async with httpx.AsyncClient(base_url="http://localhost", transport=transport) as client:
+            assert (await client.get("/api/webhooks")).status_code == 200
+            assert (await client.get("/webhooks")).headers["location"] == "/sign-in?next=%2Fwebhooks"
+            signed_in = await client.post("/sign-in", data={"key": server.first_key, "next": "/webhooks"})
+            assert signed_in.headers["location"] == "/webhooks"
+            assert (await client.get("/webhooks")).status_code == 200
+
+
+async def test_it_can_be_off(tmp_path: Path) -> None:
+    """Without the dashboard its paths lead nowhere, and the API is as it was."""
+    server = Server(tmp_path, CONFIG.replace("port = 0", "port = 0\ndashboard = false"))
+    await server.start()
+    async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        for path in ("/", "/sign-in", "/webhooks"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.get("/readyz")).status_code == 200
+    assert await server.stop() == 0

@@ -1,0 +1,113 @@
+"""The last hour and day in numbers: of all that a caller sees, and of one webhook."""
+
+from http import HTTPStatus
+from typing import Any
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.schemas import Input, Output
+from webhookd.clock import iso
+from webhookd.errors import ErrorCode
+from webhookd.journal import endpoints
+from webhookd.tally import Counts
+from webhookd.trends import Series, Span
+
+
+class StatsQuery(Input, frozen=True, kw_only=True):
+    """How far back: `hour` by minutes, `day` by quarters of an hour."""
+
+    span: Span = Span.HOUR
+
+
+class LatencyView(Output, frozen=True, kw_only=True):
+    """Milliseconds that half, 95 % and 99 % of the attempts stayed within; null without any."""
+
+    p50: int | None
+    p95: int | None
+    p99: int | None
+
+
+class CountsView(Output, frozen=True, kw_only=True):
+    """What happened in a period: `failures` counts attempts, `failed` the deliveries that were given up."""
+
+    events: int
+    delivered: int
+    failures: int
+    failed: int
+    latency_ms: LatencyView
+
+
+class PointView(CountsView, frozen=True, kw_only=True):
+    """One period, by its start."""
+
+    at: str
+
+
+class StatsView(Output, frozen=True, kw_only=True):
+    """Periods of `seconds` each, oldest first, without a gap; the last one is still running."""
+
+    seconds: int
+    total: CountsView
+    points: tuple[PointView, ...]
+
+
+async def get_stats(call: Call[StatsQuery, NoBody]) -> Answer:
+    """Answer with the numbers of the server, or of the caller's organization."""
+    series = await call.services.trends.recent(call.query.span, call.caller.organization_id)
+    return Answer(value=_view(series))
+
+
+async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer:
+    """Answer with the last 24 hours of a webhook, by the hour."""
+    services = call.services
+    endpoint = await services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    found = await services.trends.of_webhooks([endpoint.id])
+    return Answer(value=_view(found[endpoint.id]))
+
+
+def _view(series: Series) -> StatsView:
+    return StatsView(
+        seconds=series.seconds,
+        total=CountsView(**_fields(series.total)),
+        points=tuple(PointView(at=iso(point.at), **_fields(point.counts)) for point in series.points),
+    )
+
+
+def _fields(counts: Counts) -> dict[str, Any]:
+    return {
+        "events": counts.events,
+        "delivered": counts.delivered,
+        "failures": counts.failures,
+        "failed": counts.failed,
+        "latency_ms": LatencyView(p50=_ms(counts, 0.5), p95=_ms(counts, 0.95), p99=_ms(counts, 0.99)),
+    }
+
+
+def _ms(counts: Counts, share: float) -> int | None:
+    seconds = counts.quantile_seconds(share)
+    return None if seconds is None else round(seconds * 1000)
+
+
+OPERATIONS = (
+    operation(
+        "getStats",
+        "GET /api/stats",
+        Permission.READ,
+        "Read the last hour or day in numbers",
+        get_stats,
+        query=StatsQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: StatsView},
+    ),
+    operation(
+        "getWebhookStats",
+        "GET /api/webhooks/{webhookId}/stats",
+        Permission.READ,
+        "Read the last 24 hours of a webhook in numbers",
+        get_webhook_stats,
+        query=NoQuery,
+        body=NoBody,
+        answers={HTTPStatus.OK: StatsView},
+        refuses=(ErrorCode.NOT_FOUND,),
+    ),
+)

@@ -1,0 +1,223 @@
+"""The dashboard on the API's application: its routes, who gets through the door, and its errors as pages.
+
+Every route but the sign-in and the static files needs a session, and every page says which permission it needs, as the
+operations of the API do. A request that asks for a change must come from a page of ours, by its origin and by the
+session's token.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+
+from quart import Request, Response, g
+from quart.globals import request_ctx
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.ports import Services
+from webhookd.admin.problems import MEDIA_TYPE
+from webhookd.dashboard import (
+    audit,
+    delivery,
+    doors,
+    event_types,
+    events,
+    keys,
+    overview,
+    webhook_actions,
+    webhook_editing,
+    webhook_list,
+    webhook_page,
+)
+from webhookd.dashboard.forms import Form, read_form
+from webhookd.dashboard.kept import Kept
+from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
+from webhookd.dashboard.rendering import StaticFile, Templates
+from webhookd.dashboard.sessions import Session, Sessions
+from webhookd.dashboard.signing_in import SignIn
+from webhookd.dashboard.streams import Streams
+from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
+from webhookd.logs import get_logger
+
+_FOR_EVER = "public, max-age=31536000, immutable"
+_RELOADED = b'<!doctype html><html lang="en"><meta http-equiv="refresh" content="0"><title>webhookd</title></html>'
+
+_log = get_logger("dashboard")
+
+
+def all_pages() -> tuple[Page, ...]:
+    """Return every page; those with a label stand in the navigation in this order."""
+    return (
+        *overview.PAGES,
+        *webhook_list.PAGES,
+        *webhook_page.PAGES,
+        *webhook_editing.PAGES,
+        *webhook_actions.PAGES,
+        *delivery.PAGES,
+        *events.PAGES,
+        *event_types.PAGES,
+        *keys.PAGES,
+        *audit.PAGES,
+    )
+
+
+class Dashboard:
+    """The pages on an application; made by `add_dashboard`."""
+
+    def __init__(self, services: Services, pages: Sequence[Page]) -> None:
+        self.sessions = Sessions(services.keys, services.clock.now)
+        self.streams = Streams(self.sessions)
+        self._kept = Kept()
+        self._services = services
+        self._templates = Templates()
+        self._sign_in = SignIn(services, self.sessions, self._templates)
+        self._pages = tuple(pages)
+        self._navigation = tuple(
+            NavigationEntry(each.label, each.path, each.permission) for each in pages if each.label is not None
+        )
+
+    def add_to(self, app: QuartTrio) -> None:
+        """Add every route; RouteError for a page that everybody could see."""
+        for each in self._pages:
+            if each.permission is Permission.NOTHING or each.method not in {"GET", "POST"}:
+                raise RouteError(f"the page {each.name} must be a GET or a POST that asks for a permission")
+            self._route(app, each.name, each.method, each.path, self._behind_the_door(each))
+        self._route(app, "sign_in", "GET", "/sign-in", self._open(lambda: self._sign_in.show(_request())))
+        self._route(app, "begin_session", "POST", "/sign-in", self._open(lambda: self._sign_in.begin(_request())))
+        self._route(app, "end_session", "POST", "/sign-out", self._open(self._end_session))
+        for file in self._templates.static.values():
+            self._route(app, f"static {file.path}", "GET", file.path, _serve(file))
+        app.after_request(self._tell_browsers)
+
+    async def _tell_browsers(self, response: Response) -> Response:
+        """Make a page of the API's answer to a path that leads nowhere, for whoever typed it into a browser."""
+        leads_nowhere = response.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+        request = _request()
+        is_for_reading = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+        if not (leads_nowhere and is_for_reading and response.mimetype == MEDIA_TYPE):
+            return response
+        page = self._problem(HTTPStatus(response.status_code), "there is no such page here")
+        page.headers.update(doors.HEADERS)
+        return page
+
+    def _route(
+        self, app: QuartTrio, name: str, method: str, path: str, view: Callable[..., Awaitable[Response]]
+    ) -> None:
+        rule = path.replace("{", "<").replace("}", ">")
+        # A name with a dot would be taken for a blueprint's.
+        endpoint = f"dashboard {name}".replace(".", "_")
+        app.add_url_rule(rule, endpoint, view, methods=[method], provide_automatic_options=False)
+
+    def _behind_the_door(self, page: Page) -> Callable[..., Awaitable[Response]]:
+        async def view(**variables: str) -> Response:
+            async def answer() -> Response:
+                request = _request()
+                session = doors.session_of(request, self.sessions)
+                if session is None:
+                    return self._turn_away()
+                self._services.keys.note_use(session.caller, self._services.clock.now())
+                session.caller.require(page.permission)
+                form = Form([]) if page.method == "GET" else await self._checked_form(session)
+                visit = Visit(
+                    services=self._services,
+                    session=session,
+                    request=request,
+                    request_id=g.request_id,
+                    templates=self._templates,
+                    streams=self.streams,
+                    kept=self._kept,
+                    navigation=self._navigation,
+                    path=variables,
+                    form=form,
+                )
+                return await page.view(visit)
+
+            return await self._open(answer)()
+
+        return view
+
+    async def _checked_form(self, session: Session) -> Form:
+        request = _request()
+        if not doors.comes_from_here(request):
+            raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
+        form = await read_form(request, self._services.config.server.request_timeout_seconds)
+        if not session.vouches(request.headers.get(doors.CSRF_HEADER) or form.get(doors.CSRF_FIELD)):
+            raise Rejected(
+                ErrorCode.FORBIDDEN, "this form is from before you signed in; go back and load its page again"
+            )
+        return form
+
+    async def _end_session(self) -> Response:
+        session = doors.session_of(_request(), self.sessions)
+        if session is None:
+            return self._turn_away()
+        await self._checked_form(session)
+        return self._sign_in.end(session)
+
+    def _turn_away(self) -> Response:
+        request = _request()
+        where = doors.sign_in_path(request)
+        if "HX-Request" in request.headers or "text/event-stream" in request.headers.get("Accept", ""):
+            return Response("", HTTPStatus.UNAUTHORIZED, {"HX-Redirect": "/sign-in"}, content_type=HTML)
+        if request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site":
+            # Who follows a link from elsewhere brings no strict cookie; a page of ours that asks again does.
+            return Response(_RELOADED, content_type=HTML)
+        return Response("", HTTPStatus.SEE_OTHER, {"Location": where}, content_type=HTML)
+
+    def _open(self, answer: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
+        """Return a view whose errors are pages too, and whose answers carry the headers of the dashboard."""
+
+        async def view() -> Response:
+            try:
+                response = await answer()
+            except Rejected as refused:
+                response = self._problem(refused.code.status, refused.detail)
+                if refused.retry_after_seconds is not None:
+                    response.headers["retry-after"] = str(refused.retry_after_seconds)
+            except HTTPException as error:
+                status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+                response = self._problem(status, error.description or status.description)
+            except ReadTimeoutError:
+                detail = "the journal took too long to answer; narrow the filters or ask for less"
+                response = self._problem(HTTPStatus.GATEWAY_TIMEOUT, detail)
+            except Exception as error:  # noqa: BLE001 - a request's root: told in the log, and to the browser as a page
+                request = _request()
+                _log.error(
+                    "http.request_failed",
+                    request_id=g.request_id,
+                    method=request.method,
+                    path=request.path,
+                    exc_info=error,
+                )
+                detail = "the page failed inside webhookd; its log tells more under this request id"
+                response = self._problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+            response.headers.update(doors.HEADERS)
+            return response
+
+        return view
+
+    def _problem(self, status: HTTPStatus, detail: str) -> Response:
+        sentence = f"{detail[:1].upper()}{detail[1:]}"
+        values = {"status": status, "detail": sentence, "request_id": g.request_id}
+        page = self._templates.render("problem.html", values)
+        return Response(page, status, content_type=HTML)
+
+
+def add_dashboard(app: QuartTrio, services: Services, pages: Sequence[Page] | None = None) -> Dashboard:
+    """Add all pages, or these, to the API's application."""
+    dashboard = Dashboard(services, all_pages() if pages is None else pages)
+    dashboard.add_to(app)
+    return dashboard
+
+
+def _serve(file: StaticFile) -> Callable[[], Awaitable[Response]]:
+    async def view() -> Response:
+        response = Response(file.content, content_type=file.media_type)
+        response.headers.update({**doors.HEADERS, "cache-control": _FOR_EVER})
+        return response
+
+    return view
+
+
+def _request() -> Request:
+    return request_ctx.request

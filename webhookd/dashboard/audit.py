@@ -1,0 +1,111 @@
+"""The audit log: who changed what, and whether the log is still what was written."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from msgspec import Meta, Struct
+from quart import Response
+
+from webhookd.admin.audit import AuditQuery, AuditView, list_audit
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import NoBody
+from webhookd.admin.schemas import Input
+from webhookd.admin.schemas import Page as ListPage
+from webhookd.clock import iso
+from webhookd.dashboard.moments import read_moment
+from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.errors import ReadTimeoutError
+from webhookd.journal import audit
+from webhookd.journal.audit import Action
+
+ROWS = 50
+# So many entries are checked in some tens of milliseconds; more are when somebody asks for it.
+CHECKED_UNASKED = 2000
+_PLACES = {"wh_": "/webhooks/", "dlv_": "/deliveries/", "evt_": "/events/"}
+
+
+class AuditSearch(Input, frozen=True, kw_only=True):
+    """Which entries; `check` follows the chain however long it is."""
+
+    actor: Annotated[str, Meta(max_length=255)] | None = None
+    action: Action | None = None
+    object: Annotated[str, Meta(max_length=255)] | None = None
+    since: Annotated[str, Meta(max_length=40)] | None = None
+    until: Annotated[str, Meta(max_length=40)] | None = None
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+    check: bool = False
+
+
+class ChainState(Struct, frozen=True, kw_only=True):
+    """What is known of the chain: it holds, it is broken, it is long and wasn't followed, or took too long."""
+
+    tone: str
+    word: str
+    entries: int | None = None
+    head: str | None = None
+    broken: str | None = None
+
+
+async def show_audit(visit: Visit) -> Response:
+    """Show the entries, newest first."""
+    asked = visit.query(AuditSearch)
+    since, since_problem = read_moment(asked.since)
+    until, until_problem = read_moment(asked.until)
+    found = ListPage[AuditView](data=[], next_cursor=None)
+    if not since_problem and not until_problem:
+        query = AuditQuery(
+            limit=ROWS,
+            cursor=asked.cursor,
+            actor=asked.actor,
+            action=asked.action,
+            object=asked.object,
+            since=None if since is None else iso(since),
+            until=None if until is None else iso(until),
+        )
+        found = await answered(ListPage, list_audit(visit.call(query, NoBody())))
+    wanted = {
+        name: str(value)
+        for name in ("actor", "action", "object", "since", "until")
+        if (value := getattr(asked, name)) is not None
+    }
+    return visit.render(
+        "audit.html",
+        {
+            "asked": asked,
+            "entries": found.data,
+            "actions": [("", "any"), *((action.value, action.value) for action in Action)],
+            "problems": {"since": since_problem, "until": until_problem},
+            "chain": await _chain(visit, asked=asked.check),
+            "place": _place,
+            "next_path": _path({**wanted, "cursor": found.next_cursor}) if found.next_cursor else None,
+            "first_path": _path(wanted) if asked.cursor else None,
+        },
+    )
+
+
+async def _chain(visit: Visit, *, asked: bool) -> ChainState | None:
+    """Return how the chain is; it is one for the whole server, so who is bound to an organization isn't told."""
+    if visit.caller.organization_id is not None:
+        return None
+    last = await visit.services.journal.read(audit.last_sequence)
+    if last > CHECKED_UNASKED and not asked:
+        return ChainState(tone="idle", word="not checked now", entries=last)
+    try:
+        chain = await visit.services.journal.read(audit.verify)
+    except ReadTimeoutError:
+        return ChainState(tone="idle", word="too long to be checked here", entries=last)
+    if chain.broken is not None:
+        return ChainState(tone="bad", word="broken", entries=chain.entries, broken=chain.broken)
+    return ChainState(tone="good", word="holds", entries=chain.entries, head=chain.head.hex())
+
+
+def _place(what: str) -> str | None:
+    """Return the page of what an entry is about."""
+    return next((path + what for prefix, path in _PLACES.items() if what.startswith(prefix)), None)
+
+
+def _path(query: dict[str, str]) -> str:
+    return f"/audit?{urlencode(query)}" if query else "/audit"
+
+
+PAGES = (page("audit", "GET /audit", Permission.ADMINISTER, show_audit, label="Audit"),)

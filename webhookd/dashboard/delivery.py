@@ -1,0 +1,227 @@
+"""One delivery: where it stands, each attempt with its request and response, and what its receiver has to check."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from msgspec import Struct
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.deliveries import delivery_view, receiver_of, request_headers, retry_delivery
+from webhookd.admin.schemas import DeliveryView, Force, Input, NoQuery
+from webhookd.dashboard.live import live
+from webhookd.dashboard.pages import Visit, page
+from webhookd.dashboard.payloads import indented, shown
+from webhookd.dashboard.reasons import REASONS
+from webhookd.delivery.requests import Receiver
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import AttemptRow, DeliveryDetail, audit, deliveries
+from webhookd.models import DeliveryStatus, Endpoint, SignatureForm
+
+MOST_ATTEMPTS = 20
+# A longer body is a file to curl: terminals and shells have their limits.
+INLINE_BYTES = 16_384
+
+
+class DeliveryPage(Input, frozen=True, kw_only=True):
+    """Which attempts: those before that number, the last ones without."""
+
+    before: int | None = None
+
+
+class Attempt(Struct, frozen=True, kw_only=True):
+    """An attempt with its request, as it was or would have been signed."""
+
+    row: AttemptRow
+    sent: Mapping[str, str]
+    reason: str
+    body: str
+    is_open: bool
+
+    @property
+    def tone(self) -> str:
+        """How its state is drawn."""
+        if self.row.error is None:
+            return "good"
+        return "idle" if self.row.error.value == "interrupted" else "bad"
+
+    @property
+    def word(self) -> str:
+        """What came of it."""
+        if self.row.response_status is not None:
+            return f"{self.row.response_status} {_phrase(self.row.response_status)}".strip()
+        return self.row.error.value if self.row.error is not None else "no answer"
+
+
+class Signed(Struct, frozen=True, kw_only=True):
+    """What a receiver gets to check: of which moment, and made of what."""
+
+    headers: Mapping[str, str]
+    number: int
+    at: float
+    content: str
+    timestamped: str | None
+    body_bytes: int
+    body_sha256: str
+    tokens: tuple[str, ...]
+    rotated_at: float | None
+
+
+async def delivery(visit: Visit) -> Response:
+    """Show a delivery."""
+    asked = visit.query(DeliveryPage)
+    detail = await _detail(visit)
+    values = await _values(visit, detail, asked.before)
+    body = detail.message.body
+    text, is_cut = shown(indented(body))
+    curl = None if values["receiver"] is None else _curl(detail, await _curl_headers(visit, detail, values))
+    return visit.render(
+        "delivery.html", {**values, "payload": text, "payload_is_cut": is_cut, "curl": curl, "body_bytes": len(body)}
+    )
+
+
+async def delivery_parts(visit: Visit) -> Mapping[str, str]:
+    """Make what changes of it while it is being delivered."""
+    values = await _values(visit, await _detail(visit), visit.query(DeliveryPage).before)
+    return {name: visit.part(f"delivery/{name}.html", values) for name in ("facts", "attempts")}
+
+
+async def retry(visit: Visit) -> Response:
+    """Send it again; what is refused is said on its page."""
+    delivery_id = visit.path["deliveryId"]
+    force = visit.form.text("force") == "yes"
+    try:
+        await retry_delivery(visit.call(NoQuery(), Force(force=force), deliveryId=delivery_id))
+    except Rejected as refused:
+        if refused.code is not ErrorCode.CONFLICT:
+            raise
+        return visit.go(f"/deliveries/{delivery_id}", f"Not sent again: {refused.detail}.")
+    return visit.go(f"/deliveries/{delivery_id}", "It is sent again as soon as its line lets it.")
+
+
+async def _detail(visit: Visit) -> DeliveryDetail:
+    return await visit.services.journal.read(deliveries.get, visit.path["deliveryId"], visit.caller.organization_id)
+
+
+async def _values(visit: Visit, detail: DeliveryDetail, before: int | None) -> dict[str, object]:
+    rows = [row for row in detail.attempts if before is None or row.number < before]
+    listed, earlier = rows[-MOST_ATTEMPTS:], rows[:-MOST_ATTEMPTS]
+    receiver = await receiver_of(visit.services, detail, listed[0].started_at if listed else detail.row.created_at)
+    view = delivery_view(visit.services, detail.row)
+    newest = listed[-1].number if listed and before is None else None
+    attempts = [_attempt(detail, receiver, row, is_open=row.number == newest) for row in reversed(listed)]
+    return {
+        "delivery": view,
+        "endpoint": detail.endpoint,
+        "is_deleted": detail.endpoint_is_deleted,
+        "organization_id": detail.message.organization_id,
+        "attempts": attempts,
+        "earlier": earlier[-1].number + 1 if earlier else None,
+        "is_first_page": before is None,
+        "receiver": receiver,
+        "signed": await _signed(visit, detail, receiver, listed),
+        "retries": _retries(visit, detail, view),
+        "reason": REASONS.get(view.error) if view.error is not None else None,
+        "forms": _FORMS,
+    }
+
+
+def _attempt(detail: DeliveryDetail, receiver: Receiver | None, row: AttemptRow, *, is_open: bool) -> Attempt:
+    return Attempt(
+        row=row,
+        sent=request_headers(detail, receiver, number=row.number, at=row.started_at),
+        reason=REASONS[row.error] if row.error is not None else "The receiver has it.",
+        body=row.response_body.decode(errors="replace"),
+        is_open=is_open,
+    )
+
+
+def _retries(visit: Visit, detail: DeliveryDetail, view: DeliveryView) -> str | None:
+    """Return how it can be sent again by who looks at it: `plain`, with `force`, or not."""
+    has_place = view.sequence > 0  # a test has none
+    if not visit.may(Permission.OPERATE) or detail.endpoint_is_deleted or not has_place:
+        return None
+    return "force" if view.status is DeliveryStatus.SUCCEEDED else "plain"
+
+
+async def _signed(
+    visit: Visit, detail: DeliveryDetail, receiver: Receiver | None, listed: list[AttemptRow]
+) -> Signed | None:
+    if receiver is None:
+        return None
+    # Without an attempt it is as of its making: what is live mustn't change by itself.
+    number, at = (listed[-1].number, listed[-1].started_at) if listed else (1, detail.row.created_at)
+    headers = request_headers(detail, receiver, number=number, at=at)
+    body = detail.message.body
+    start = body[:80].decode(errors="ignore") + ("…" if len(body) > 80 else "")
+    is_timestamped = detail.endpoint.signature.form is SignatureForm.TIMESTAMPED
+    return Signed(
+        headers=headers,
+        number=number,
+        at=at,
+        content=f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{start}",
+        timestamped=f"{headers['webhook-timestamp']}.{start}" if is_timestamped else None,
+        body_bytes=len(body),
+        body_sha256=hashlib.sha256(body).hexdigest(),
+        tokens=tuple(token.partition(",")[0] for token in headers["webhook-signature"].split(" ")),
+        rotated_at=await _rotated_after(visit, detail.endpoint, at) if listed else None,
+    )
+
+
+async def _rotated_after(visit: Visit, endpoint: Endpoint, at: float) -> float | None:
+    """Return when the secret was changed last, where that was after `at`: what is shown is signed with today's."""
+    found = await visit.services.journal.read(
+        audit.page,
+        None,
+        actor=None,
+        action=audit.Action.WEBHOOK_ROTATE_SECRET,
+        what=endpoint.id,
+        since=at,
+        until=None,
+        limit=1,
+        cursor=None,
+    )
+    return found.items[0].at if found.items else None
+
+
+async def _curl_headers(visit: Visit, detail: DeliveryDetail, values: Mapping[str, object]) -> Mapping[str, str]:
+    """Return the headers to try a receiver with: signed for now by who may send, else those of the last attempt."""
+    signed = values["signed"]
+    assert isinstance(signed, Signed)  # noqa: S101 - there is a receiver
+    if not visit.may(Permission.OPERATE):
+        return signed.headers
+    receiver = await receiver_of(visit.services, detail, visit.now)
+    return request_headers(detail, receiver, number=signed.number, at=visit.now)
+
+
+def _curl(detail: DeliveryDetail, headers: Mapping[str, str]) -> str:
+    body = detail.message.body
+    inline = len(body) <= INLINE_BYTES
+    data = body.decode() if inline else f"@{detail.message.event_id}.json"
+    lines = [f"curl -i {shlex.quote(detail.endpoint.url)}"]
+    lines += [f"-H {shlex.quote(f'{name}: {value}')}" for name, value in headers.items()]
+    lines.append(f"--data-binary {shlex.quote(data)}")
+    return " \\\n  ".join(lines)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""
+
+
+_FORMS = {
+    SignatureForm.TIMESTAMPED: "t=<timestamp>,v1=<hex>, as Stripe's libraries verify it",
+    SignatureForm.HEX: "the hex HMAC of the body alone",
+    SignatureForm.SHA256_HEX: "sha256= and the hex HMAC of the body alone, as GitHub's receivers verify it",
+    SignatureForm.OFF: "switched off for this webhook",
+}
+
+PAGES = (
+    page("delivery", "GET /deliveries/{deliveryId}", Permission.READ, delivery),
+    live("delivery_live", "GET /deliveries/{deliveryId}/live", Permission.READ, delivery_parts),
+    page("retry_delivery", "POST /deliveries/{deliveryId}/retry", Permission.OPERATE, retry),
+)

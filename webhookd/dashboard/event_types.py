@@ -1,0 +1,139 @@
+"""The catalogue of event types: list, add, change, take out."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.event_types import delete_event_type, list_event_types, put_event_type
+from webhookd.admin.operations import NoBody
+from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
+from webhookd.admin.schemas import Page as ListPage
+from webhookd.dashboard.pages import Form, Visit, answered, page
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal import event_types
+
+ROWS = 100
+_PATH = "/event-types"
+_NOT_AN_OBJECT = "Write a JSON object, or nothing."
+
+
+class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which part of the list."""
+
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+async def catalogue(visit: Visit) -> Response:
+    """Show the names there are."""
+    cursor = visit.query(Cursor).cursor
+    found = await answered(ListPage, list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody())))
+    return visit.render(
+        "event_types.html",
+        {
+            "types": found.data,
+            "may_change": _may_change(visit),
+            "next_path": f"{_PATH}?cursor={found.next_cursor}" if found.next_cursor else None,
+            "first_path": _PATH if cursor else None,
+        },
+    )
+
+
+async def new(visit: Visit) -> Response:
+    """Show the form of a new one."""
+    return _form(visit, None, {}, {})
+
+
+async def add(visit: Visit) -> Response:
+    """Add a name; one that is there already is left alone."""
+    name = visit.form.text("name")
+    if name in visit.services.router.event_types:
+        return _form(visit, None, visit.form, {"name": "The catalogue has this name already."})
+    return await _put(visit, None, name)
+
+
+async def one(visit: Visit) -> Response:
+    """Show what is said of a name, to be changed by who may."""
+    name = visit.path["name"]
+    row = next((row for row in await visit.services.journal.read(event_types.all) if row.name == name), None)
+    if row is None:
+        raise Rejected(ErrorCode.NOT_FOUND, f"the catalogue has no {name}")
+    values = {
+        "description": row.description,
+        "schema": _indented(row.schema_json),
+        "example": _indented(row.example_json),
+        "deprecated": "yes" if row.deprecated else "",
+    }
+    return _form(visit, name, values, {})
+
+
+async def change(visit: Visit) -> Response:
+    """Replace what is said of a name."""
+    return await _put(visit, visit.path["name"], visit.path["name"])
+
+
+async def delete(visit: Visit) -> Response:
+    """Take a name out."""
+    name = visit.path["name"]
+    await delete_event_type(visit.call(NoQuery(), NoBody(), name=name))
+    return visit.go(_PATH, f"{name} is no longer in the catalogue.")
+
+
+async def _put(visit: Visit, known: str | None, name: str) -> Response:
+    form, problems = visit.form, {}
+    documents: dict[str, dict[str, object] | None] = {}
+    for field in ("schema", "example"):
+        try:
+            documents[field] = _document(form.text(field))
+        except ValueError:
+            problems[field] = _NOT_AN_OBJECT
+    if problems:
+        return _form(visit, known, form, problems)
+    try:
+        said = msgspec.convert(
+            {"description": form.text("description"), "deprecated": "deprecated" in form, **documents}, EventTypeInput
+        )
+        await put_event_type(visit.call(NoQuery(), said, name=name))
+    except msgspec.ValidationError:
+        return _form(visit, known, form, {"description": "At most 2000 characters."})
+    except Rejected as refused:
+        if refused.code is ErrorCode.FORBIDDEN:
+            raise
+        return _form(visit, known, form, {"name": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
+    return visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
+
+
+def _form(visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]) -> Response:
+    fields = {field: values.get(field, "") for field in ("name", "description", "schema", "example", "deprecated")}
+    return visit.render(
+        "event_type.html",
+        {"name": name, "fields": fields, "problems": problems, "may_change": _may_change(visit)},
+        status=ErrorCode.VALIDATION_ERROR.status if problems else HTTPStatus.OK,
+    )
+
+
+def _may_change(visit: Visit) -> bool:
+    """Whether who looks may change the catalogue, which belongs to no organization."""
+    return visit.may(Permission.ADMINISTER) and visit.caller.organization_id is None
+
+
+def _document(text: str) -> dict[str, object] | None:
+    return msgspec.json.decode(text, type=dict[str, object]) if text else None
+
+
+def _indented(text: str | None) -> str:
+    return "" if text is None else msgspec.json.format(text, indent=2)
+
+
+PAGES = (
+    page("event_types", f"GET {_PATH}", Permission.READ, catalogue, label="Event types"),
+    page("new_event_type", f"GET {_PATH}/new", Permission.ADMINISTER, new),
+    page("add_event_type", f"POST {_PATH}", Permission.ADMINISTER, add),
+    page("event_type", f"GET {_PATH}/named/{{name}}", Permission.READ, one),
+    page("change_event_type", f"POST {_PATH}/named/{{name}}", Permission.ADMINISTER, change),
+    page("delete_event_type", f"POST {_PATH}/named/{{name}}/delete", Permission.ADMINISTER, delete),
+)

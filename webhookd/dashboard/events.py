@@ -1,0 +1,138 @@
+"""Events: searching them by what one remembers, and one with its payload and where it went."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+from urllib.parse import urlencode
+
+from msgspec import Meta
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.deliveries import delivery_view
+from webhookd.admin.schemas import EventPattern, Input
+from webhookd.clock import iso
+from webhookd.dashboard.moments import read_moment
+from webhookd.dashboard.pages import Visit, page
+from webhookd.dashboard.payloads import indented, shown
+from webhookd.ids import Prefix
+from webhookd.journal import EventRow, deliveries, endpoints, events, searching
+from webhookd.models import OrganizationId
+
+ROWS = 50
+DELIVERIES = 100
+_SHORTCUTS = (("last hour", 3600), ("last day", 86_400), ("last week", 7 * 86_400))
+_ELSEWHERE = {Prefix.DELIVERY: "/deliveries", Prefix.WEBHOOK: "/webhooks"}
+
+Moment = Annotated[str, Meta(max_length=40)]
+
+
+class EventSearch(Input, frozen=True, kw_only=True):
+    """What is looked for; an id, or how it begins, is enough by itself."""
+
+    q: Annotated[str, Meta(max_length=200)] | None = None
+    type: EventPattern | None = None
+    organization: OrganizationId | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+class DeliveriesPage(Input, frozen=True, kw_only=True):
+    """Which part of where an event went."""
+
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+async def search(visit: Visit) -> Response:
+    """Show what is found; a whole id leads to what it names."""
+    asked = visit.query(EventSearch)
+    text = (asked.q or "").strip()
+    for prefix, path in _ELSEWHERE.items():
+        if text.startswith(f"{prefix.value}_"):
+            return visit.go(f"{path}/{text}")
+    # A caller who is bound sees its own organization's, whatever it asks for.
+    organization_id = visit.caller.organization_id or asked.organization
+    since, since_problem = read_moment(asked.since)
+    until, until_problem = read_moment(asked.until)
+    found = searching.Found(items=[], next_cursor=None, looked_back_to=None)
+    if text:
+        rows = await visit.services.journal.read(searching.by_id, organization_id, text, ROWS)
+        if any(row.id == text for row in rows) and len(rows) == 1:
+            return visit.go(f"/events/{text}")
+        found = searching.Found(items=rows, next_cursor=None, looked_back_to=None)
+    elif not since_problem and not until_problem:
+        found = await visit.services.journal.read(
+            searching.search,
+            organization_id,
+            pattern=asked.type,
+            since=since,
+            until=until,
+            limit=ROWS,
+            cursor=asked.cursor,
+        )
+    wanted = _wanted(asked)
+    return visit.render(
+        "events.html",
+        {
+            "asked": asked,
+            "problems": {"since": since_problem, "until": until_problem},
+            "found": found,
+            "next_path": _path({**wanted, "cursor": found.next_cursor}) if found.next_cursor else None,
+            "first_path": _path(wanted) if asked.cursor else None,
+            "types": sorted(visit.services.router.event_types),
+            "shortcuts": [(label, _path({"since": iso(visit.now - seconds)})) for label, seconds in _SHORTCUTS],
+        },
+    )
+
+
+async def event(visit: Visit) -> Response:
+    """Show one event: its payload, and where it went."""
+    row = await _event(visit)
+    asked = visit.query(DeliveriesPage)
+    journal = visit.services.journal
+    went = await journal.read(
+        deliveries.of_event, row.pk, visit.caller.organization_id, limit=DELIVERIES, cursor=asked.cursor
+    )
+    names = {one.id: one.description or one.url for one in await journal.read(endpoints.all)} if went.items else {}
+    payload, is_cut = shown(indented(row.body))
+    here = f"/events/{row.id}"
+    return visit.render(
+        "event.html",
+        {
+            "event": row,
+            "payload": payload,
+            "payload_is_cut": is_cut,
+            "went": [delivery_view(visit.services, one) for one in went.items],
+            "names": names,
+            "next_path": f"{here}?{urlencode({'cursor': went.next_cursor})}" if went.next_cursor else None,
+            "first_path": here if asked.cursor else None,
+        },
+    )
+
+
+async def raw(visit: Visit) -> Response:
+    """Hand out the bytes that every attempt sends, as a file and never as a page."""
+    row = await _event(visit)
+    headers = {"Content-Disposition": f'attachment; filename="{row.id}.json"'}
+    return Response(row.body, HTTPStatus.OK, headers, content_type="text/plain; charset=utf-8")
+
+
+async def _event(visit: Visit) -> EventRow:
+    return await visit.services.journal.read(events.get, visit.path["eventId"], visit.caller.organization_id)
+
+
+def _wanted(asked: EventSearch) -> dict[str, str]:
+    fields = ("q", "type", "organization", "since", "until")
+    return {name: value for name in fields if (value := getattr(asked, name))}
+
+
+def _path(query: Mapping[str, str]) -> str:
+    return f"/events?{urlencode(query)}" if query else "/events"
+
+
+PAGES = (
+    page("events", "GET /events", Permission.READ, search, label="Events"),
+    page("event", "GET /events/{eventId}", Permission.READ, event),
+    page("event_raw", "GET /events/{eventId}/raw", Permission.READ, raw),
+)

@@ -1,0 +1,114 @@
+"""API keys: list, make, revoke. The text of a key is on one page, once."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.keys import create_key, list_keys, revoke_key
+from webhookd.admin.operations import NoBody
+from webhookd.admin.schemas import Input, KeyWithText, ListQuery, NewKey, NoQuery
+from webhookd.admin.schemas import Page as ListPage
+from webhookd.clock import iso
+from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.models import Role
+
+ROWS = 50
+_DAY = 86_400
+_ENDS = {"": "Never", "7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year"}
+_ROLES = {
+    Role.VIEWER: "viewer: sees everything but keys and the audit log",
+    Role.OPERATOR: "operator: also retries, tests, replays, switches webhooks on and off",
+    Role.INGEST: "ingest: sends events, and sees nothing",
+    Role.ADMIN: "admin: everything",
+}
+
+
+class KeyList(Input, frozen=True, kw_only=True):
+    """Which part of the list."""
+
+    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+
+
+async def show_keys(visit: Visit) -> Response:
+    """Show the keys there are, and the form of a new one."""
+    return await _page(visit)
+
+
+async def create(visit: Visit) -> Response:
+    """Make a key and show its text."""
+    form = visit.form
+    wanted = {
+        "role": form.text("role"),
+        "name": form.text("name"),
+        "organizationId": form.text("organization") or None,
+        "expiresAt": _expiry(visit, form.text("expires")),
+    }
+    try:
+        body = msgspec.convert(wanted, NewKey)
+        made = await answered(KeyWithText, create_key(visit.call(NoQuery(), body)))
+    except msgspec.ValidationError as error:
+        # It names the field at its end: `$.organizationId`.
+        where = str(error).rpartition("$.")[2].rstrip("`")
+        field = {"organizationId": "organization", "name": "name"}.get(where, "role")
+        return await _page(visit, problems={field: _PROBLEMS[field]})
+    except Rejected as refused:
+        if refused.code is not ErrorCode.FORBIDDEN:
+            raise
+        return await _page(visit, problems={"organization": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
+    return await _page(visit, made=made)
+
+
+async def revoke(visit: Visit) -> Response:
+    """Revoke a key."""
+    key_id = visit.path["keyId"]
+    await revoke_key(visit.call(NoQuery(), NoBody(), keyId=key_id))
+    return visit.go("/keys", f"The key {key_id} has been revoked; it has stopped working.")
+
+
+async def _page(
+    visit: Visit, *, made: KeyWithText | None = None, problems: Mapping[str, str] | None = None
+) -> Response:
+    cursor = visit.query(KeyList).cursor
+    query = ListQuery(limit=ROWS, cursor=cursor)
+    found = await answered(ListPage, list_keys(visit.call(query, NoBody())))
+    actor = visit.caller.actor
+    return visit.render(
+        "keys.html",
+        {
+            "keys": found.data,
+            "own_id": None if actor is None else actor.id,
+            "made": made,
+            "problems": problems or {},
+            "fields": {name: visit.form.get(name, "") for name in ("name", "role", "organization", "expires")},
+            "roles": [(role.value, text) for role, text in _ROLES.items()],
+            "ends": list(_ENDS.items()),
+            "next_path": f"/keys?cursor={found.next_cursor}" if found.next_cursor else None,
+            "first_path": "/keys" if cursor else None,
+        },
+        status=ErrorCode.VALIDATION_ERROR.status if problems else HTTPStatus.OK,
+    )
+
+
+def _expiry(visit: Visit, days: str) -> str | None:
+    if days not in _ENDS:
+        raise Rejected(ErrorCode.VALIDATION_ERROR, "choose when the key ends from the list")
+    return iso(visit.now + int(days) * _DAY) if days else None
+
+
+_PROBLEMS = {
+    "organization": "At most 64 of the characters A-Z a-z 0-9 _ . : -",
+    "name": "At most 100 characters.",
+    "role": "Choose a role.",
+}
+
+PAGES = (
+    page("keys", "GET /keys", Permission.ADMINISTER, show_keys, label="Keys"),
+    page("create_key", "POST /keys", Permission.ADMINISTER, create),
+    page("revoke_key", "POST /keys/{keyId}/revoke", Permission.ADMINISTER, revoke),
+)

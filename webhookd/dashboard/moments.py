@@ -1,0 +1,24 @@
+"""Times that somebody types into a form, in UTC as the pages show them. Pure."""
+
+from webhookd.clock import parse_iso
+
+EXPECTED = "Write a time in UTC, such as 2025-01-31 12:00."
+_TO_THE_DAY, _TO_THE_MINUTE, _TO_THE_SECOND = len("2025-01-31"), len("2025-01-31T12:00"), len("2025-01-31T12:00:05")
+
+
+def read_moment(text: str | None) -> tuple[float | None, str | None]:
+    """Return a time as epoch seconds, and what is wrong with its text; nothing at all is no time.
+
+    Taken are a day, a time to the minute or second as the browser's own field or a person writes it, and ISO-8601.
+    """
+    if text is None or not text.strip():
+        return None, None
+    spelled = text.strip().replace(" ", "T", 1)
+    if len(spelled) == _TO_THE_DAY:
+        spelled += "T00:00:00Z"
+    elif len(spelled) in {_TO_THE_MINUTE, _TO_THE_SECOND}:
+        spelled += "Z"
+    try:
+        return parse_iso(spelled), None
+    except (ValueError, OverflowError):
+        return None, EXPECTED

@@ -1,0 +1,135 @@
+"""The first page: how the whole server is, and what needs somebody now."""
+
+import os
+from collections.abc import Callable, Mapping
+
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.operations import NoBody
+from webhookd.admin.stats import StatsQuery, StatsView, get_stats
+from webhookd.dashboard import words
+from webhookd.dashboard.attention import concerns
+from webhookd.dashboard.charts import Chart, Wish, chart
+from webhookd.dashboard.live import live
+from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.journal import directory
+from webhookd.journal.directory import Situation
+from webhookd.tally import Counts
+from webhookd.trends import Point, Series
+
+PARTS = ("said", "attention", "numbers", "charts")
+CHARTS_KEPT_SECONDS = 5.0
+SITUATION_KEPT_SECONDS = 1.5
+
+
+async def overview(visit: Visit) -> Response:
+    """Show how the server is."""
+    return visit.render("overview.html", {"span": visit.query(StatsQuery).span.value, **await _values(visit)})
+
+
+async def overview_parts(visit: Visit) -> Mapping[str, str]:
+    """Make what changes of it, once for all who may see the same."""
+
+    async def make() -> Mapping[str, str]:
+        values = await _values(visit)
+        return {name: visit.part(f"overview/{name}.html", values) for name in PARTS}
+
+    caller = visit.caller
+    key = ("overview", caller.organization_id, caller.role, visit.query(StatsQuery).span)
+    return await visit.kept.get(key, SITUATION_KEPT_SECONDS, make)
+
+
+async def statistics(visit: Visit) -> Response:
+    """Show the numbers of the charts as a table."""
+    query = visit.query(StatsQuery)
+    view = await answered(StatsView, get_stats(visit.call(query, NoBody())))
+    return visit.render("statistics.html", {"span": query.span.value, "stats": view})
+
+
+async def _values(visit: Visit) -> Mapping[str, object]:
+    services, organization_id, span = visit.services, visit.caller.organization_id, visit.query(StatsQuery).span
+
+    async def look() -> Situation:
+        return await services.journal.read(directory.situation, organization_id, visit.now)
+
+    async def draw() -> tuple[tuple[Chart, ...], Counts]:
+        series = await services.trends.recent(span, organization_id)
+        return charts_of(series), series.total
+
+    situation = await visit.kept.get(("situation", organization_id), SITUATION_KEPT_SECONDS, look)
+    charts, total = await visit.kept.get(("charts", organization_id, span), CHARTS_KEPT_SECONDS, draw)
+    return {
+        "concerns": await concerns(visit, situation),
+        "situation": situation,
+        "charts": charts,
+        "total": total,
+        "server": _server(visit) if organization_id is None else None,
+    }
+
+
+def _server(visit: Visit) -> Mapping[str, object]:
+    path = visit.services.journal.path
+    room = os.statvfs(path)
+    log = path.with_name(f"{path.name}-wal")
+    return {
+        "journal_bytes": path.stat().st_size + (log.stat().st_size if log.exists() else 0),
+        "free_bytes": room.f_frsize * room.f_bavail,
+        "state": visit.services.lifecycle.readiness()[0].value,
+    }
+
+
+def charts_of(series: Series) -> tuple[Chart, ...]:
+    """Return the charts of an hour or a day."""
+    total = series.total
+    return (
+        chart(
+            "Events and deliveries",
+            series,
+            (
+                Wish(name="delivered", value=lambda point: point.counts.delivered, total=words.count(total.delivered)),
+                Wish(name="events in", value=lambda point: point.counts.events, total=words.count(total.events)),
+            ),
+            words.count,
+        ),
+        chart(
+            "Failures",
+            series,
+            (
+                Wish(
+                    name="failed attempts",
+                    value=lambda point: point.counts.failures,
+                    total=words.count(total.failures),
+                ),
+                Wish(name="given up", value=lambda point: point.counts.failed, total=words.count(total.failed)),
+            ),
+            words.count,
+        ),
+        chart(
+            "Latency",
+            series,
+            tuple(
+                Wish(
+                    name=f"p{share * 100:.0f}",
+                    value=_quantile(share),
+                    total=words.duration(total.quantile_seconds(share)),
+                )
+                for share in (0.5, 0.95, 0.99)
+            ),
+            words.duration,
+        ),
+    )
+
+
+def _quantile(share: float) -> Callable[[Point], float | None]:
+    def value(point: Point) -> float | None:
+        return point.counts.quantile_seconds(share)
+
+    return value
+
+
+PAGES = (
+    page("overview", "GET /", Permission.READ, overview, label="Overview"),
+    page("statistics", "GET /statistics", Permission.READ, statistics),
+    live("overview_live", "GET /live", Permission.READ, overview_parts),
+)

@@ -1,0 +1,180 @@
+"""A page of the dashboard: its route, what it asks of whoever looks, and what it is made of, stated once.
+
+A view gets a `Visit`: who asks, for what, and the way to the API's operations, which it is to use for everything that
+it shows and changes. What asks for a change is a POST, and comes to its view only with the session's token.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeVar
+from urllib.parse import quote
+
+from msgspec import Struct
+from quart import Request, Response
+
+from webhookd.admin.auth import Caller, Permission
+from webhookd.admin.bodies import decode_query
+from webhookd.admin.operations import Answer, Call
+from webhookd.admin.ports import Services
+from webhookd.admin.schemas import Input
+from webhookd.dashboard.forms import Form
+from webhookd.dashboard.kept import Kept
+from webhookd.dashboard.rendering import Templates
+from webhookd.dashboard.sessions import Session
+from webhookd.dashboard.streams import Streams
+from webhookd.errors import Rejected
+
+T = TypeVar("T")
+Q = TypeVar("Q", bound=Struct)
+B = TypeVar("B", bound=Struct)
+
+HTML = "text/html; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class NavigationEntry:
+    """One entry of the navigation."""
+
+    label: str
+    path: str
+    permission: Permission
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One request for a page by somebody who may have it; `path` holds the variable parts of its path."""
+
+    services: Services
+    session: Session
+    request: Request
+    request_id: str
+    templates: Templates
+    streams: Streams
+    kept: Kept
+    navigation: tuple[NavigationEntry, ...]
+    path: Mapping[str, str]
+    form: Form
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks."""
+        return self.session.caller
+
+    @property
+    def now(self) -> float:
+        """The time of this server."""
+        return self.services.clock.now()
+
+    @property
+    def wants_fragment(self) -> bool:
+        """Whether htmx asks, for a part of the page that it shows already."""
+        return "HX-Request" in self.request.headers
+
+    def may(self, permission: Permission) -> bool:
+        """Whether who asks has a role that grants this."""
+        return can(self.caller, permission)
+
+    def call(self, query: Q, body: B, **path: str) -> Call[Q, B]:
+        """Return a call of one of the API's operations by who asks, as its handler takes it.
+
+        The page's own permission must be the operation's: it has been checked, and the handler doesn't check again.
+        """
+        return Call(
+            services=self.services,
+            caller=self.caller,
+            request=self.request,
+            request_id=self.request_id,
+            path=path,
+            query=query,
+            body=body,
+        )
+
+    def query(self, kind: type[Q]) -> Q:
+        """Return the query parameters; what a form sent empty is left out. Rejected VALIDATION_ERROR."""
+        pairs = [pair for pair in self.request.query_string.split(b"&") if not pair.endswith(b"=")]
+        return decode_query(b"&".join(pairs), kind)
+
+    def render(
+        self, template: str, values: Mapping[str, object] | None = None, *, status: HTTPStatus = HTTPStatus.OK
+    ) -> Response:
+        """Return a page, or a fragment of one where the template is a fragment's."""
+        return Response(self.part(template, values), status, content_type=HTML)
+
+    def part(self, template: str, values: Mapping[str, object] | None = None) -> str:
+        """Return what a template makes of these values, with all that every template may use."""
+        common = {"visit": self, "now": self.now, "may": self.may, "Permission": Permission}
+        return self.templates.render(template, {**common, **(values or {})})
+
+    def go(self, path: str, notice: str | None = None) -> Response:
+        """Send the browser to another page, which says `notice` once."""
+        if notice is not None:
+            self.session.notices.append(notice)
+        return see(path)
+
+
+View = Callable[[Visit], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One method of one path; with a `label` it stands in the navigation, in the order of the pages."""
+
+    name: str
+    method: str
+    path: str
+    permission: Permission
+    view: View
+    label: str | None = None
+
+
+def page(name: str, route: str, permission: Permission, view: View, *, label: str | None = None) -> Page:
+    """State a page; `route` is its method, GET or POST, and its path, such as `GET /webhooks/{webhookId}`."""
+    method, _, path = route.partition(" ")
+    return Page(name=name, method=method, path=path, permission=permission, view=view, label=label)
+
+
+class NoFields(Input, frozen=True, kw_only=True):
+    """No query parameter is taken."""
+
+
+async def answered(kind: type[T], answer: Awaitable[Answer]) -> T:
+    """Return what an operation answers with."""
+    value = (await answer).value
+    assert isinstance(value, kind)  # noqa: S101 - the operation says so in its statement
+    return value
+
+
+def can(caller: Caller, permission: Permission) -> bool:
+    """Whether a caller's role grants this."""
+    try:
+        caller.require(permission)
+    except Rejected:
+        return False
+    return True
+
+
+def see(path: str) -> Response:
+    """Send the browser to another page of this dashboard."""
+    return Response("", HTTPStatus.SEE_OTHER, {"Location": quote(path, safe="/?&=%_.:-+,*~#")}, content_type=HTML)
+
+
+def problems_of(refused: Rejected) -> dict[str, str]:
+    """Return what was wrong, by the field that a JSON pointer names (`""`: the whole)."""
+    found = {pointer.strip("/"): detail for pointer, detail in refused.errors}
+    return found or {"": refused.detail}
+
+
+__all__ = [
+    "Form",
+    "NavigationEntry",
+    "NoFields",
+    "Page",
+    "View",
+    "Visit",
+    "answered",
+    "can",
+    "page",
+    "problems_of",
+    "see",
+]

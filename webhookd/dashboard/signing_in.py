@@ -1,0 +1,80 @@
+"""Signing in with an API key, and out."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from quart import Request, Response
+
+from webhookd.admin.auth import Permission, authenticate
+from webhookd.admin.limits import RateLimits
+from webhookd.admin.ports import Services
+from webhookd.dashboard import doors
+from webhookd.dashboard.forms import read_form
+from webhookd.dashboard.pages import HTML, see
+from webhookd.dashboard.rendering import Templates
+from webhookd.dashboard.sessions import Session, Sessions
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.logs import get_logger
+
+ATTEMPTS_PER_SECOND = 0.2
+ATTEMPTS_AT_ONCE = 10
+
+_log = get_logger("dashboard")
+
+
+class SignIn:
+    """The page at which a session begins. How fast an address may try is limited; a key can't be guessed anyhow."""
+
+    def __init__(self, services: Services, sessions: Sessions, templates: Templates) -> None:
+        self._services = services
+        self._sessions = sessions
+        self._templates = templates
+        self._limits = RateLimits(ATTEMPTS_PER_SECOND, ATTEMPTS_AT_ONCE)
+
+    async def show(self, request: Request) -> Response:
+        """Ask for a key."""
+        if doors.session_of(request, self._sessions) is not None:
+            return see("/")
+        return self._page(doors.own_path(request.args.get("next", "/")))
+
+    async def begin(self, request: Request) -> Response:
+        """Take a key and begin a session."""
+        services = self._services
+        form = await read_form(request, services.config.server.request_timeout_seconds)
+        next_path = doors.own_path(form.get("next", "/"))
+        if not doors.comes_from_here(request):
+            raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
+        address = request.remote_addr or "local"
+        quota = self._limits.take(address)
+        if quota is not None and quota.retry_after_seconds is not None:
+            problem = f"Too many attempts from your address. Try again in {quota.retry_after_seconds} s."
+            answer = self._page(next_path, problem, HTTPStatus.TOO_MANY_REQUESTS)
+            answer.headers["retry-after"] = str(quota.retry_after_seconds)
+            return answer
+        text = form.text("key")
+        try:
+            caller = authenticate([f"Bearer {text}"] if text else [], services.keys, services.tokens, self._now())
+            caller.require(Permission.READ)
+        except Rejected as refused:
+            _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
+            detail = refused.detail if text else "Paste an API key."
+            return self._page(next_path, f"{detail[0].upper()}{detail[1:]}", refused.code.status)
+        secure = doors.is_secure(request)
+        response = see(next_path)
+        doors.give_cookie(response, self._sessions.begin(caller, is_secure=secure), secure=secure)
+        _log.info("dashboard.signed_in", address=address, caller=caller.place)
+        return response
+
+    def end(self, session: Session) -> Response:
+        """End a session."""
+        self._sessions.end(session)
+        response = see("/sign-in")
+        doors.take_cookie(response, secure=session.is_secure)
+        return response
+
+    def _now(self) -> float:
+        return self._services.clock.now()
+
+    def _page(self, next_path: str, problem: str | None = None, status: HTTPStatus = HTTPStatus.OK) -> Response:
+        values: Mapping[str, object] = {"next_path": next_path, "problem": problem}
+        return Response(self._templates.render("sign_in.html", values), status, content_type=HTML)

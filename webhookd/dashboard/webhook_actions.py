@@ -1,0 +1,182 @@
+"""What is done to a webhook by hand: test, pause, resume, a new secret, recover, replay, delete."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from quart import Response
+
+from webhookd.admin.actions import get_replay, recover, replay, stop_replay, test_webhook
+from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import convert
+from webhookd.admin.operations import NoBody
+from webhookd.admin.schemas import (
+    AttemptView,
+    Matched,
+    NoQuery,
+    ReplayRequest,
+    ReplayStarted,
+    ReplayView,
+    Rotation,
+    WebhookWithSecret,
+)
+from webhookd.admin.webhooks import apply_patch, delete_webhook, rotate_secret
+from webhookd.dashboard import words
+from webhookd.dashboard.live import live
+from webhookd.dashboard.pages import Visit, answered, page, problems_of
+from webhookd.dashboard.webhook_page import field_time, find, with_zone
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.hidden import Secret
+from webhookd.models import ReplayKind
+
+_HOUR = 3600.0
+OVERLAPS = {"0": "not at all", "1": "for 1 hour", "24": "for 24 hours", "72": "for 3 days", "168": "for 7 days"}
+
+
+async def send_test(visit: Visit) -> Response:
+    """Send a test and say what came of it."""
+    endpoint = await find(visit)
+    call = visit.call(NoQuery(), NoBody(), webhookId=endpoint.id)
+    attempt = await answered(AttemptView, test_webhook(call))
+    took = words.duration(attempt.duration_ms / 1000)
+    if attempt.error is None:
+        said = f"The test was delivered: the receiver answered {attempt.response_status} after {took}."
+    else:
+        answer = "" if attempt.response_status is None else f", answered {attempt.response_status}"
+        said = f"The test failed after {took}: {attempt.error.value}{answer}. {attempt.detail}".strip()
+    return visit.go(f"/webhooks/{endpoint.id}", said)
+
+
+async def pause(visit: Visit) -> Response:
+    """Switch a webhook off."""
+    return await _switch(visit, is_active=False, said="Paused: its events are held until you resume it.")
+
+
+async def resume(visit: Visit) -> Response:
+    """Switch a webhook on."""
+    return await _switch(visit, is_active=True, said="Resumed: it is tried again now.")
+
+
+async def _switch(visit: Visit, *, is_active: bool, said: str) -> Response:
+    webhook_id = visit.path["webhookId"]
+    await apply_patch(visit.call(NoQuery(), NoBody(), webhookId=webhook_id), {"isActive": is_active})
+    return visit.go(f"/webhooks/{webhook_id}", said)
+
+
+async def rotate(visit: Visit) -> Response:
+    """Give a webhook a new secret, and go on to the one page that shows it."""
+    webhook_id, hours = visit.path["webhookId"], visit.form.text("overlap")
+    if hours not in OVERLAPS:
+        raise Rejected(ErrorCode.VALIDATION_ERROR, "the overlap is one of those that the form offers")
+    body = Rotation(overlap_seconds=float(hours) * _HOUR)
+    made = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body, webhookId=webhook_id)))
+    visit.session.show_once(made.id, Secret(made.secret))
+    return visit.go(f"/webhooks/{made.id}/secret")
+
+
+async def show_secret(visit: Visit) -> Response:
+    """Show a secret that has just been made, this once."""
+    endpoint = await find(visit)
+    secret = visit.session.take_shown_once(endpoint.id)
+    values = {"endpoint": endpoint, "secret": None if secret is None else secret.reveal()}
+    return visit.render("webhook/secret.html", values)
+
+
+async def delete(visit: Visit) -> Response:
+    """Delete a webhook."""
+    endpoint = await find(visit)
+    await delete_webhook(visit.call(NoQuery(), NoBody(), webhookId=endpoint.id))
+    return visit.go("/webhooks", f"The webhook {endpoint.id} to {endpoint.url} has been deleted.")
+
+
+async def replay_form(visit: Visit) -> Response:
+    """Ask what to send again."""
+    endpoint = await find(visit)
+    fields = {"kind": ReplayKind.RECOVER.value, "since": field_time(visit.now - _HOUR), "until": "", "events": ""}
+    return visit.render("webhook/replay.html", {"endpoint": endpoint, "fields": fields, "problems": {}})
+
+
+async def count(visit: Visit) -> Response:
+    """Say how much would be sent again, without sending any of it."""
+    endpoint = await find(visit)
+    kind, found = await _ask_again(visit, endpoint.id, dry_run=True)
+    values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
+    if visit.wants_fragment:
+        return visit.render("webhook/counted.html", values)
+    return visit.render("webhook/replay.html", values)
+
+
+async def begin(visit: Visit) -> Response:
+    """Send again, and go on to how far it is."""
+    endpoint = await find(visit)
+    kind, found = await _ask_again(visit, endpoint.id, dry_run=False)
+    if isinstance(found, ReplayStarted):
+        return visit.go(f"/webhooks/{endpoint.id}/replays/{found.id}")
+    values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
+    return visit.render("webhook/replay.html", values, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+
+
+async def _ask_again(
+    visit: Visit, webhook_id: str, *, dry_run: bool
+) -> tuple[ReplayKind, Matched | ReplayStarted | Mapping[str, str]]:
+    """Recover or replay; return what was found, or what is wrong with which field."""
+    form = visit.form
+    kind = ReplayKind.REPLAY if form.text("kind") == ReplayKind.REPLAY.value else ReplayKind.RECOVER
+    document = {
+        "since": with_zone(form.text("since")) or "",
+        "until": with_zone(form.text("until")),
+        "events": form.lines("events"),
+        "dryRun": dry_run,
+    }
+    try:
+        call = visit.call(NoQuery(), convert(document, ReplayRequest), webhookId=webhook_id)
+        expected = Matched if dry_run else ReplayStarted
+        return kind, await answered(expected, recover(call) if kind is ReplayKind.RECOVER else replay(call))
+    except Rejected as refused:
+        if refused.code is not ErrorCode.VALIDATION_ERROR:
+            raise
+        return kind, {name.partition("/")[0]: text for name, text in problems_of(refused).items()}
+
+
+def _counted(kind: ReplayKind, found: Matched | Mapping[str, str]) -> Mapping[str, object]:
+    if isinstance(found, Matched):
+        return {"problems": {}, "matched": found.matched, "kind": kind.value}
+    return {"problems": found, "kind": kind.value}
+
+
+async def show_replay(visit: Visit) -> Response:
+    """Show how far a recover or replay is."""
+    return visit.render("webhook/progress.html", await _progress(visit))
+
+
+async def replay_parts(visit: Visit) -> Mapping[str, str]:
+    """Make what changes of it."""
+    return {"progress": visit.part("webhook/progress_bar.html", await _progress(visit))}
+
+
+async def _progress(visit: Visit) -> Mapping[str, object]:
+    call = visit.call(NoQuery(), NoBody(), **visit.path)
+    return {"endpoint": await find(visit), "replay": await answered(ReplayView, get_replay(call))}
+
+
+async def stop(visit: Visit) -> Response:
+    """Stop a recover or replay."""
+    await answered(ReplayView, stop_replay(visit.call(NoQuery(), NoBody(), **visit.path)))
+    return visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped; what it has queued stays.")
+
+
+_ONE = "/webhooks/{webhookId}"
+_REPLAY = f"{_ONE}/replays/{{replayId}}"
+PAGES = (
+    page("test_webhook", f"POST {_ONE}/test", Permission.OPERATE, send_test),
+    page("pause_webhook", f"POST {_ONE}/pause", Permission.OPERATE, pause),
+    page("resume_webhook", f"POST {_ONE}/resume", Permission.OPERATE, resume),
+    page("rotate_secret", f"POST {_ONE}/rotate", Permission.ADMINISTER, rotate),
+    page("webhook_secret", f"GET {_ONE}/secret", Permission.ADMINISTER, show_secret),
+    page("delete_webhook", f"POST {_ONE}/delete", Permission.ADMINISTER, delete),
+    page("replay_form", f"GET {_ONE}/replay", Permission.OPERATE, replay_form),
+    page("count_replay", f"POST {_ONE}/replay/count", Permission.OPERATE, count),
+    page("begin_replay", f"POST {_ONE}/replay", Permission.OPERATE, begin),
+    page("replay", f"GET {_REPLAY}", Permission.READ, show_replay),
+    live("replay_live", f"GET {_REPLAY}/live", Permission.READ, replay_parts),
+    page("stop_replay", f"POST {_REPLAY}/stop", Permission.OPERATE, stop),
+)

@@ -1,0 +1,139 @@
+"""Making a webhook and changing one, checked as the API checks it: field by field while it is typed, and whole."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import convert
+from webhookd.admin.operations import NoBody
+from webhookd.admin.schemas import NewWebhook, NoQuery, WebhookSettings, WebhookWithSecret
+from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document
+from webhookd.dashboard.forms import Form
+from webhookd.dashboard.pages import Visit, answered, page, problems_of
+from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
+from webhookd.dashboard.webhook_page import find
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.hidden import Secret
+from webhookd.models import OPERATIONAL_EVENTS, Endpoint
+
+_URL, _EVENTS = "url", "events"
+_ANY_URL = "https://receiver.example/"
+_TOLD_ON_THE_FORM = {
+    ErrorCode.VALIDATION_ERROR,
+    ErrorCode.URL_NOT_ALLOWED,
+    ErrorCode.UNKNOWN_EVENT_TYPE,
+}
+
+
+async def new_webhook(visit: Visit) -> Response:
+    """Show an empty form."""
+    return _form(visit, {"events": "*", "isActive": "on"}, {})
+
+
+async def create(visit: Visit) -> Response:
+    """Make a webhook, and go on to the one page that shows its secret."""
+    try:
+        wanted = convert(document_of(visit.form), NewWebhook)
+        made = await answered(WebhookWithSecret, create_webhook(visit.call(NoQuery(), wanted)))
+    except Rejected as refused:
+        if refused.code not in _TOLD_ON_THE_FORM:
+            raise
+        return _form(visit, visit.form, by_field(problems_of(refused)), status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    visit.session.show_once(made.id, Secret(made.secret))
+    return visit.go(f"/webhooks/{made.id}/secret")
+
+
+async def edit_webhook(visit: Visit) -> Response:
+    """Show the form of a webhook as it is."""
+    endpoint = await find(visit)
+    return _form(visit, fields_of(document(endpoint, {})), {}, endpoint=endpoint)
+
+
+async def change(visit: Visit) -> Response:
+    """Change what of the form differs from the webhook."""
+    endpoint = await find(visit)
+    form = visit.form
+    before = document(endpoint, {})
+    wanted = document_of(form)
+    headers = {**dict.fromkeys(form.all("removeHeader")), **_mapping(wanted.pop("headers", {}))}
+    before.pop("headers", None)
+    try:
+        # Checked whole before the difference is taken, so that a problem is told at its field.
+        checked = convert(wanted, WebhookSettings)
+        patch = difference(before, _written(checked))
+        if headers:
+            patch["headers"] = headers
+        if patch:
+            await apply_patch(visit.call(NoQuery(), NoBody(), webhookId=endpoint.id), patch)
+    except Rejected as refused:
+        if refused.code not in _TOLD_ON_THE_FORM:
+            raise
+        problems = by_field(problems_of(refused))
+        return _form(visit, form, problems, endpoint=endpoint, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    return visit.go(f"/webhooks/{endpoint.id}", "Saved." if patch else "Nothing was changed.")
+
+
+async def check(visit: Visit) -> Response:
+    """Say what is wrong with the field that was just typed in; nothing where it is fine."""
+    name = visit.path["field"]
+    problem = ""
+    try:
+        await _check(visit, name)
+    except Rejected as refused:
+        if refused.code not in _TOLD_ON_THE_FORM:
+            raise
+        found = by_field(problems_of(refused))
+        problem = found.get(name) or next(iter(found.values()))
+    return visit.render("webhooks/problem.html", {"name": name, "problem": problem})
+
+
+async def _check(visit: Visit, name: str) -> None:
+    form, services = visit.form, visit.services
+    if name == _URL:
+        convert({"url": form.text(_URL), "events": ["*"]}, WebhookSettings)
+        await services.check_url(form.text(_URL))
+    elif name == _EVENTS:
+        check_events(services, convert({"url": _ANY_URL, "events": form.lines(_EVENTS)}, WebhookSettings).events)
+    else:
+        raise Rejected(ErrorCode.NOT_FOUND, f"the field {name} is checked with the whole form")
+
+
+def _form(
+    visit: Visit,
+    fields: Mapping[str, str] | Form,
+    problems: Mapping[str, str],
+    *,
+    endpoint: Endpoint | None = None,
+    status: HTTPStatus = HTTPStatus.OK,
+) -> Response:
+    values = {
+        "endpoint": endpoint,
+        "fields": dict(fields),
+        "problems": problems,
+        "defaults": visit.services.config.delivery,
+        "types": sorted(visit.services.router.event_types) + sorted(OPERATIONAL_EVENTS),
+    }
+    return visit.render("webhooks/form.html", values, status=status)
+
+
+def _written(settings: WebhookSettings) -> Mapping[str, object]:
+    """Return settings as `document` writes those of a webhook, less the headers, which can't be compared."""
+    written: dict[str, object] = msgspec.to_builtins(settings)
+    written.pop("headers", None)
+    return written
+
+
+def _mapping(value: object) -> Mapping[str, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+PAGES = (
+    page("new_webhook", "GET /webhooks/new", Permission.ADMINISTER, new_webhook),
+    page("create_webhook", "POST /webhooks", Permission.ADMINISTER, create),
+    page("check_webhook", "POST /webhooks/check/{field}", Permission.ADMINISTER, check),
+    page("edit_webhook", "GET /webhooks/{webhookId}/edit", Permission.ADMINISTER, edit_webhook),
+    page("change_webhook", "POST /webhooks/{webhookId}/edit", Permission.ADMINISTER, change),
+)

@@ -1,0 +1,113 @@
+"""The webhooks there are: searched, sorted, a page at a time, each with its day as a line and its state as a word."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlencode
+
+from msgspec import Meta
+from quart import Response
+
+from webhookd.admin.auth import Permission
+from webhookd.admin.schemas import Input
+from webhookd.dashboard.charts import sparkline
+from webhookd.dashboard.conditions import condition
+from webhookd.dashboard.live import live
+from webhookd.dashboard.pages import Visit, page
+from webhookd.health import Health
+from webhookd.journal import directory
+from webhookd.journal.directory import Kind, Order, Wanted
+from webhookd.models import Endpoint
+
+ROWS = 25
+_MOST_PAGES = 1_000_000
+# What is wanted first of each: the newest, the worst, the longest queue, but the first letter.
+_DESCENDS = {Order.CREATED: True, Order.TROUBLE: True, Order.QUEUED: True, Order.URL: False}
+
+
+class ListOfWebhooks(Input, frozen=True, kw_only=True):
+    """Which webhooks, in which order, and which part of them; `reverse` turns the order around."""
+
+    search: Annotated[str, Meta(max_length=200)] = ""
+    kind: Kind | None = None
+    order: Order = Order.CREATED
+    reverse: bool = False
+    page: Annotated[int, Meta(ge=1, le=_MOST_PAGES)] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One webhook of the list."""
+
+    endpoint: Endpoint
+    health: Health
+    word: str
+    tone: str
+    day: tuple[str, str, str]
+
+
+async def list_webhooks(visit: Visit) -> Response:
+    """Show the webhooks; to a search as it is typed, the table alone."""
+    values = await _values(visit)
+    is_search = visit.request.headers.get("HX-Target") == "webhooks"
+    return visit.render("webhooks/table.html" if is_search else "webhooks/list.html", values)
+
+
+async def list_parts(visit: Visit) -> Mapping[str, str]:
+    """Make the table."""
+    return {"webhooks": visit.part("webhooks/rows.html", await _values(visit))}
+
+
+async def _values(visit: Visit) -> Mapping[str, object]:
+    services, query = visit.services, visit.query(ListOfWebhooks)
+    wanted = Wanted(
+        organization_id=visit.caller.organization_id,
+        text=query.search.strip(),
+        kind=query.kind,
+        order=query.order,
+        descending=_DESCENDS[query.order] is not query.reverse,
+        limit=ROWS,
+        offset=(query.page - 1) * ROWS,
+    )
+    found = await services.journal.read(directory.find, wanted, visit.now)
+    states = await services.router.health(found.endpoints)
+    days = await services.trends.of_webhooks([endpoint.id for endpoint in found.endpoints])
+    rows = [
+        Row(endpoint, health, *condition(endpoint, health), sparkline(days[endpoint.id]))
+        for endpoint, health in zip(found.endpoints, states, strict=True)
+    ]
+    asked = {
+        name: value for name, value in (("search", query.search), ("kind", query.kind), ("order", query.order)) if value
+    }
+    has_more = query.page * ROWS < found.total
+    return {
+        "query": query,
+        "rows": rows,
+        "total": found.total,
+        "first": wanted.offset + 1,
+        "live_query": visit.request.query_string.decode("ascii", "replace"),
+        "headings": [_heading(order, query, asked) for order in (Order.URL, Order.TROUBLE, Order.QUEUED)],
+        "created": _heading(Order.CREATED, query, asked),
+        "next_path": _path(asked, query.reverse, query.page + 1) if has_more else None,
+        "previous_path": _path(asked, query.reverse, query.page - 1) if query.page > 1 else None,
+    }
+
+
+def _heading(order: Order, query: ListOfWebhooks, asked: Mapping[str, str]) -> Mapping[str, object]:
+    """Return where a column's heading leads: to its order, or to the other way round where it is sorted by it."""
+    is_current = query.order is order
+    descends = _DESCENDS[order] is not query.reverse
+    reverse = is_current and not query.reverse
+    sort = ("descending" if descends else "ascending") if is_current else None
+    return {"path": _path({**asked, "order": order.value}, reverse, 1), "sort": sort}
+
+
+def _path(asked: Mapping[str, str], reverse: bool, number: int) -> str:
+    fields = {**asked, **({"reverse": "true"} if reverse else {}), **({"page": str(number)} if number > 1 else {})}
+    return f"/webhooks?{urlencode(fields)}" if fields else "/webhooks"
+
+
+PAGES = (
+    page("webhooks", "GET /webhooks", Permission.READ, list_webhooks, label="Webhooks"),
+    live("webhooks_live", "GET /webhooks/live", Permission.READ, list_parts),
+)
