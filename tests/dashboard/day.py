@@ -122,7 +122,8 @@ def _receiver(directory: Path) -> Iterator[str]:
 
 def fill(day: Day) -> None:
     """Make the journal."""
-    (day.directory / "config.toml").write_text(CONFIG.replace("[0.05]", "[5, 30, 120]").replace("= 1000", "= 5"))
+    # Back-offs of up to a day, so that no probe is due while somebody looks.
+    (day.directory / "config.toml").write_text(CONFIG.replace("[0.05]", "[5, 30, 86_400]").replace("= 1000", "= 5"))
     config = load_config(day.directory / "config.toml", {})
     first = trio.run(initialize, config)
     assert first is not None

@@ -24,6 +24,7 @@ from webhookd.admin.schemas import (
     SubmittedLine,
     WebhookWithSecret,
 )
+from webhookd.admin.stats import CountsView, LatencyView, PointView, StatsView
 from webhookd.errors import ErrorCode
 from webhookd.models import ReplayStatus, Trigger
 from webhookd.rotator import Stage
@@ -79,6 +80,13 @@ _started = Example(
         HTTPStatus.OK: Matched(matched=1200),
     },
 )
+_counts = CountsView(events=1, delivered=1, failures=1, failed=0, latency_ms=LatencyView(p50=82, p95=91, p99=91))
+
+
+def _stats(seconds: int) -> Example:
+    return _answers(StatsView(seconds=seconds, total=_counts, points=(PointView(**asdict(_counts), at=story.SENT),)))
+
+
 _changed = Example(takes={JSON: story.PAUSE, story.MERGE_PATCH: story.PAUSE}, answers={HTTPStatus.OK: story.paused})
 
 EXAMPLES: Mapping[str, Example] = {
@@ -112,8 +120,11 @@ EXAMPLES: Mapping[str, Example] = {
             HTTPStatus.OK: SubmittedLine(id=story.EVENT_ID, deliveries=1, duplicate=False),
         },
     ),
+    "getStats": _stats(60),
+    "getWebhookStats": _stats(3600),
     "listEvents": _answers(_page(story.event, "c.WyJldmVudHMiLDQxXQ")),
     "getEvent": _answers(story.event),
+    "listEventDeliveries": _answers(_page(story.delivery)),
     "listEventTypes": _answers(_page(story.event_type)),
     "putEventType": Example(
         takes={
