@@ -1,6 +1,7 @@
 """The single file: built, and run in a root that has the C library, zlib and nothing else: no Python, no shell."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -94,6 +96,12 @@ async def test_it_serves_drains_once_and_leaves_nobody_behind(root: Path) -> Non
         receiver = await nursery.start(Receiver(script).run)
         server = Server(directory)
         await server.start(inside(root))
+        # Pages and what they load are files, which have to be inside.
+        async with httpx.AsyncClient(base_url=server.url, follow_redirects=True) as browser:
+            page = await browser.get("/", headers={"accept": "text/html"})
+            assert page.status_code == 200
+            (style,) = re.findall(r'<link rel="stylesheet" href="([^"]+)"', page.text)
+            assert (await browser.get(style)).status_code == 200
         webhook = await server.webhook(receiver.url)
         with Client(server.socket) as client:
             client.send("user.created", {"id": "usr_1"})

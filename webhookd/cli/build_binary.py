@@ -20,10 +20,10 @@ _LOG_LINES_SHOWN = 20
 
 
 @click.command("build-binary")
-@click.argument("file", type=click.Path(path_type=Path), default=Path("webhookd"), metavar="[FILE]")
+@click.argument("file", type=click.Path(path_type=Path), default=Path("dist/webhookd"), metavar="[FILE]")
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 def command(file: Path, force: bool) -> None:
-    """Build FILE (./webhookd), one executable with the interpreter and every library inside.
+    """Build FILE (dist/webhookd), one executable with the interpreter and every library inside.
 
     It runs each command of webhookd on a machine of the same processor that has no Python, with this machine's glibc or
     a later one: build on the oldest system it is to run on. It unpacks itself below TMPDIR (/tmp) when it is started,
@@ -35,10 +35,14 @@ def command(file: Path, force: bool) -> None:
         raise CommandError("this is such a file already: copy it, or build from an installation with pip")
     if find_spec("PyInstaller") is None:
         raise CommandError("PyInstaller is not installed beside webhookd: pip install 'webhookd[binary]'")
+    if file.is_dir():
+        raise CommandError(f"{file} is a directory: name the file that is to be built")
     if file.exists() and not force:
         raise CommandError(f"{file} is there already: name another file, or give --force")
-    if not file.absolute().parent.is_dir():
-        raise CommandError(f"{file.absolute().parent} is no directory: make it first")
+    try:
+        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"can't make {file.parent}: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix="webhookd-build-") as name:
         built = _build(Path(name))
         said = subprocess.run([built, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
