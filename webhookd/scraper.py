@@ -188,7 +188,11 @@ class Scraper(Collector):
         failed = measures.commits_without_room
         yield _counter("commits_failed", "Batches that the disk had no room for", failed)
         yield _gauge("commit_queue_length", "Operations that wait for the next batch", self._journal.queue_length)
-        yield _gauge("journal_full", "1 while the disk has no room for the journal", int(self._journal.is_full))
+        yield _gauge(
+            "journal_full",
+            "1 while the journal takes no events: no room on the disk, or max_bytes is reached",
+            int(self._journal.is_full or self._journal.is_at_bound),
+        )
         yield _gauge("journal_bytes", "Size of the journal's file", _size(path))
         yield _gauge("wal_bytes", "Size of the journal's write-ahead log", _size(path.with_name(path.name + "-wal")))
         yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", _room(path))

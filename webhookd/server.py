@@ -97,6 +97,8 @@ class _Lifecycle:
         ]
         if self._journal.is_full:
             reasons.append("the disk of the journal is full; events are refused")
+        if self._journal.is_at_bound:
+            reasons.append("the journal has reached journal.max_bytes; events are refused")
         return (Readiness.DEGRADED if reasons else Readiness.OK), tuple(reasons)
 
 

@@ -7,14 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 import apsw
+import httpx
 import pytest
 import trio
 
 from tests.disk import NotPossibleError, finds, run_error, run_full
-from tests.e2e.harness import CONFIG, running
+from tests.e2e.harness import CONFIG, running, submit
 from tests.journal.old import ask
-from webhookd.client import Client, Event
-from webhookd.errors import Rejected
 from webhookd.journal.migrations import CURRENT_VERSION
 
 MEBIBYTE = 1024 * 1024
@@ -108,15 +107,20 @@ async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path:
         webhook = await server.webhook("http://127.0.0.1:1234/")
 
         def fill() -> list[bool]:
-            large = b'{"text":"' + b"x" * 200_000 + b'"}'
-            with Client(server.socket) as producer:
-                events = (Event(type="user.created", data=large, id=f"e{number}") for number in range(120))
-                results = list(producer.send_many(events, window=8))
-            refusals = [result.code for result in results if isinstance(result, Rejected)]
-            assert set(refusals) == {"JOURNAL_FULL"}
-            return [not isinstance(result, Rejected) for result in results]
+            event = {"type": "user.created", "data": {"text": "x" * 200_000}}
+            answers = [submit(server.socket, [event | {"id": f"e{number}"}])[0] for number in range(120)]
+            assert {answer["error"]["code"] for answer in answers if not answer["ok"]} == {"JOURNAL_FULL"}
+            return [answer["ok"] for answer in answers]
 
         taken = await trio.to_thread.run_sync(fill)
+        ready = await server.get("/readyz")
+        async with httpx.AsyncClient() as client:
+            metrics = (await client.get(f"{server.url}/metrics")).text
+        assert (ready["status"], ready["reasons"]) == (
+            "degraded",
+            ["the journal has reached journal.max_bytes; events are refused"],
+        )
+        assert "webhookd_journal_full 1.0" in metrics
         assert 0.9 * BOUND < taken.count(True) * 200_000 < 1.3 * BOUND
         before = (await server.deliveries(webhook["id"]))[0]["attempts"]
         with trio.fail_after(10):

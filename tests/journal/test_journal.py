@@ -18,6 +18,7 @@ from webhookd.journal import (
     endpoints,
     events,
     open_journal,
+    retention,
 )
 from webhookd.journal.migrations import CURRENT_VERSION
 from webhookd.journal.schema import DeliveryTable, EndpointTable, EventTable
@@ -159,6 +160,21 @@ async def test_max_bytes_refuses_events_but_takes_changes(path: Path) -> None:
         assert (await publish(journal, event(f"e{stored}"), endpoint).wait()).duplicate
         await add_endpoint(journal)
         assert len((await journal.read(events.page, None, limit=1000, cursor=None, after=None)).items) == stored + 1
+
+
+async def test_a_journal_at_max_bytes_says_so_until_there_is_room(path: Path) -> None:
+    """That events are refused for `max_bytes` can be asked for, and is over once enough has been forgotten."""
+    async with running(path, max_bytes=200_000) as journal:
+        said = [journal.is_at_bound]
+        with pytest.raises(Rejected):  # noqa: PT012 - which one is refused is not known beforehand
+            for number in range(100):
+                await publish(journal, event(f"e{number}", size=20_000)).wait()
+        said.append(journal.is_at_bound)
+        await journal.write(retention.prune, CLOCK.now() + 1, 1000)
+        await journal.write(retention.give_back_pages)
+        said.append(journal.is_at_bound)
+        assert (said, journal.is_full) == ([False, True, False], False)
+        await publish(journal, event("after", size=20_000)).wait()
 
 
 async def test_a_second_process_is_kept_out(path: Path) -> None:

@@ -20,8 +20,8 @@ from pathlib import PurePosixPath
 from tests.powercut.trace import Name, Open, Step, Sync, Truncate, Write
 
 SECTOR, PAGE = 512, 4096
-IGNORED = ("-shm", ".lock", ".sock", "/log", "/config.toml")
-"""The index of the log, which is made anew; the lock, which holds nothing; and what isn't the server's own."""
+IGNORED = ("-shm", ".lock", ".reserve", ".sock", "/log", "/config.toml")
+"""The index of the log, which is made anew; lock and reserve, which hold nothing; and what isn't the server's own."""
 
 
 class Fate(Enum):

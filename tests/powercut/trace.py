@@ -169,6 +169,8 @@ def _step(name: str, rest: bytes, root: str) -> Step | None:
         return Write(descriptor=descriptor, path=path, offset=None, data=texts[0])
     if name == "ftruncate":
         return Truncate(descriptor=descriptor, path=path, size=numbers[0])
+    if name == "fallocate":  # of a file that isn't larger: only the reserve is made so
+        return Truncate(descriptor=descriptor, path=path, size=numbers[-1])
     raise AssertionError(f"a call that the model doesn't know: {name} of {path}")
 
 

@@ -62,12 +62,14 @@ _UPDATE_DELIVERY = BulkUpdate(
 class Batches:
     """Commits batches of operations on the writer's connection.
 
-    `max_bytes` bounds what the file may hold before events are refused; attempts and changes still go in.
+    `max_bytes` bounds what the file may hold before events are refused; attempts and changes still go in. The file
+    `is_above_bound` as the last commit found it.
     """
 
     def __init__(self, database: Database, ids: IdFactory, max_bytes: int | None) -> None:
         self._database = database
         self._ids = ids
+        self.is_above_bound = False
         self._max_bytes = max_bytes
         self._sequences: dict[int, int] = {}
         self._last_numbers: dict[str, int] = {}
@@ -79,6 +81,8 @@ class Batches:
         """
         try:
             with self._database.atomic():
+                if self._max_bytes is not None:
+                    self.is_above_bound = size_bytes(self._database) > self._max_bytes
                 for is_call, group in groupby(operations, key=lambda operation: isinstance(operation, Call)):
                     if is_call:
                         for operation in group:
@@ -110,7 +114,6 @@ class Batches:
     def _publish(self, publishes: Sequence[Publish]) -> None:
         if not publishes:
             return
-        is_full = self._max_bytes is not None and size_bytes(self._database) > self._max_bytes
         known = self._known(publish.event.id for publish in publishes if publish.may_repeat)
         sequences = self._last_sequences({target.endpoint_pk for publish in publishes for target in publish.targets})
         event_pk, delivery_pk = self._last_number("events"), self._last_number("deliveries")
@@ -123,7 +126,7 @@ class Batches:
             if event.id in known:
                 self._answer_again(publish, *known[event.id])
                 continue
-            if is_full and not publish.insists:
+            if self.is_above_bound and not publish.insists:
                 publish.error = full()
                 continue
             event_pk += 1

@@ -154,6 +154,11 @@ class Journal:
         """Whether the disk has no room."""
         return self._writer.is_full
 
+    @property
+    def is_at_bound(self) -> bool:
+        """Whether the file holds `max_bytes`, so that events are refused."""
+        return self._writer.is_at_bound
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Write and answer until canceled; then commit what was submitted and checkpoint.
 

@@ -68,6 +68,7 @@ class Writer:
         measures: Measures,
     ) -> None:
         self.is_full = False
+        self.is_at_bound = False  # `max_bytes` is reached, which each commit looks at
         self._database = database
         self._path = path
         self._log = log
@@ -217,6 +218,7 @@ class Writer:
             await self._do_without_room()
             return
         self._see_log()
+        self._see_bound()
         self._tell_waiting()
 
     async def _do_without_room(self) -> None:
@@ -299,6 +301,14 @@ class Writer:
         elif not self._log.is_long and self._held_since is not None:
             self._held_since = None
             _log.info("journal.log_is_cut")
+
+    def _see_bound(self) -> None:
+        if self._batches.is_above_bound != self.is_at_bound:
+            self.is_at_bound = self._batches.is_above_bound
+            if self.is_at_bound:
+                _log.error("journal.at_max_bytes", path=str(self._path))
+            else:
+                _log.info("journal.below_max_bytes")
 
     def _say_full(self) -> None:
         self.is_full = True
