@@ -74,7 +74,7 @@ class Scene:
         return not (health["queued"] or health["parked"] or health["sending"])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory = tmp_path_factory.mktemp("scene")
     config = directory / "config.toml"
