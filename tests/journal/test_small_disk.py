@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from peewee import Database
 
 from tests.disk import NotPossibleError, fill, small_disk
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Journal, events
+from webhookd.journal.schema import EventTypeTable
 from webhookd.models import AttemptRecord, Outcome
 
 SIZE = 4 * 1024 * 1024
@@ -92,3 +94,24 @@ async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
         ballast.unlink()
         await publish(journal, event("small")).wait()
         assert log.stat().st_size == 0
+
+
+async def test_a_change_that_finds_no_room_midway_waits_for_it(tmp_path: Path) -> None:
+    """A change larger than the cache, where SQLite rolls back by itself, is no bug: it is made once there is room."""
+
+    def grow(database: Database) -> None:
+        EventTypeTable.update(description="x" * 800 * KIB).execute(database)
+
+    with ExitStack() as stack:
+        try:
+            disk = stack.enter_context(small_disk(tmp_path / "disk", 16 * SIZE))
+        except NotPossibleError as reason:
+            pytest.skip(str(reason))
+        async with running(disk / "journal.db") as journal:
+            ballast = fill(disk, left=64 * KIB)
+            large = journal.insist(grow, None)
+            await trio.sleep(1.2)
+            assert (large.is_done, journal.is_full) == (False, True)
+            ballast.unlink()
+            with trio.fail_after(5):
+                await large.wait()
