@@ -115,3 +115,47 @@ async def test_a_change_that_finds_no_room_midway_waits_for_it(tmp_path: Path) -
             ballast.unlink()
             with trio.fail_after(5):
                 await large.wait()
+
+
+async def test_nothing_passes_what_divides(disk: Path) -> None:
+    """What was submitted after a change that finds no room, and must not be passed, is on disk after it and not before.
+
+    A clock that was set moves what is on disk: what is submitted later goes by the new time already.
+    """
+    order: list[str] = []
+
+    def grow(database: Database) -> None:
+        described = EventTypeTable.update(description="x" * 800 * KIB)
+        described.where(EventTypeTable.name == "user.created").execute(database)
+
+    async with running(disk / "journal.db") as journal:
+        await add_endpoint(journal)
+        ballast = fill(disk, left=64 * KIB)
+        before = journal.insist(lambda _: None, lambda _: order.append("before"))
+        dividing = journal.divide(grow, lambda _: order.append("dividing"))
+        after = journal.record(attempt(1))
+        later = journal.insist(lambda _: None, lambda _: order.append("after"))
+        with trio.fail_after(5):
+            await before.wait()
+        await trio.sleep(1.2)
+        assert (dividing.is_done, after.is_done, later.is_done) == (False, False, False)
+        ballast.unlink()
+        with trio.fail_after(5):
+            await later.wait()
+        assert order == ["before", "dividing", "after"]
+
+
+async def test_what_divides_passes_nothing(disk: Path) -> None:
+    """An attempt that finds no room was decided on before the change that comes next, and is on disk before it."""
+    async with running(disk / "journal.db") as journal:
+        await add_endpoint(journal)
+        ballast = fill(disk, left=64 * KIB)
+        large = journal.record(attempt(800 * KIB))
+        await trio.sleep(0.1)
+        dividing = journal.divide(lambda _: None, None)
+        await trio.sleep(1.2)
+        assert (large.is_done, dividing.is_done) == (False, False)
+        ballast.unlink()
+        with trio.fail_after(5):
+            await dividing.wait()
+        assert large.is_done
