@@ -43,7 +43,7 @@ class Schedule:
     def _move(self, seconds: float) -> None:
         _log.warning("clock.was_set", seconds=seconds)
         self._moves += 1
-        self._moving = self._journal.insist(schedule.move, self._moved, seconds)
+        self._moving = self._journal.divide(schedule.move, self._moved, seconds)
         self._registry.move(seconds)
 
     def _moved(self, _: None) -> None:

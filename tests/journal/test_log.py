@@ -8,10 +8,10 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
-from webhookd.errors import ReadTimeoutError
-from webhookd.journal import READ_LIMIT_SECONDS, events
+from webhookd.errors import ReadTimeoutError, Rejected
+from webhookd.journal import READ_LIMIT_SECONDS, Journal, events
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
-from webhookd.journal.log import HURRY_BYTES, MEBIBYTE
+from webhookd.journal.log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
 from webhookd.journal.schema import EventTable
 from webhookd.journal.writer import MAX_BATCH
 
@@ -90,3 +90,46 @@ async def test_events_are_taken_in_batches_of_some_bytes(path: Path) -> None:
             most = max(most, log.stat().st_size)
         assert all(ticket.is_done for ticket in tickets)
         assert most < 40 * MEBIBYTE
+
+
+async def hold_log_long(journal: Journal, path: Path) -> apsw.Connection:
+    """Make the log long behind a reader of another program; return that."""
+    await publish(journal, event("first")).wait()
+    reader = apsw.Connection(str(path))
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM events").fetchall()
+    log = path.with_name(path.name + "-wal")
+    number = 0
+    while log.stat().st_size <= LONG_BYTES:
+        await publish(journal, event(f"long{number}", size=SIZE)).wait()
+        number += 1
+    return reader
+
+
+async def test_an_event_is_not_held_back_past_what_divides(path: Path) -> None:
+    """An event that waits for the log, and went by a clock that is then set, is refused: it can be submitted again."""
+    async with running(path) as journal:
+        reader = await hold_log_long(journal, path)
+        waiting = publish(journal, event("before"))
+        dividing = journal.divide(lambda _: None, None)
+        later = publish(journal, event("after"))
+        with trio.fail_after(5):
+            await dividing.wait()
+            with pytest.raises(Rejected):
+                await waiting.wait()
+        assert not later.is_done
+        reader.close()
+        assert not (await later.wait()).duplicate
+
+
+async def test_what_was_taken_is_not_held_back_at_the_end(path: Path) -> None:
+    """A server that stops while the log is long stores and answers what it took, at once."""
+    async with running(path) as journal:
+        reader = await hold_log_long(journal, path)
+        taken = publish(journal, event("taken"))
+        await trio.sleep(0.3)
+        assert not taken.is_done
+        journal.refuse_events()
+        with trio.fail_after(2):
+            assert (await taken.wait()).id == "taken"
+        reader.close()

@@ -7,12 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from peewee import Database
 
 from tests.disk import NotPossibleError, fill, small_disk
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Journal, events
+from webhookd.journal.schema import EventTypeTable
 from webhookd.models import AttemptRecord, Outcome
 
 SIZE = 4 * 1024 * 1024
@@ -92,3 +94,68 @@ async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
         ballast.unlink()
         await publish(journal, event("small")).wait()
         assert log.stat().st_size == 0
+
+
+async def test_a_change_that_finds_no_room_midway_waits_for_it(tmp_path: Path) -> None:
+    """A change larger than the cache, where SQLite rolls back by itself, is no bug: it is made once there is room."""
+
+    def grow(database: Database) -> None:
+        EventTypeTable.update(description="x" * 800 * KIB).execute(database)
+
+    with ExitStack() as stack:
+        try:
+            disk = stack.enter_context(small_disk(tmp_path / "disk", 16 * SIZE))
+        except NotPossibleError as reason:
+            pytest.skip(str(reason))
+        async with running(disk / "journal.db") as journal:
+            ballast = fill(disk, left=64 * KIB)
+            large = journal.insist(grow, None)
+            await trio.sleep(1.2)
+            assert (large.is_done, journal.is_full) == (False, True)
+            ballast.unlink()
+            with trio.fail_after(5):
+                await large.wait()
+
+
+async def test_nothing_passes_what_divides(disk: Path) -> None:
+    """What was submitted after a change that finds no room, and must not be passed, is on disk after it and not before.
+
+    A clock that was set moves what is on disk: what is submitted later goes by the new time already.
+    """
+    order: list[str] = []
+
+    def grow(database: Database) -> None:
+        described = EventTypeTable.update(description="x" * 800 * KIB)
+        described.where(EventTypeTable.name == "user.created").execute(database)
+
+    async with running(disk / "journal.db") as journal:
+        await add_endpoint(journal)
+        ballast = fill(disk, left=64 * KIB)
+        before = journal.insist(lambda _: None, lambda _: order.append("before"))
+        dividing = journal.divide(grow, lambda _: order.append("dividing"))
+        after = journal.record(attempt(1))
+        later = journal.insist(lambda _: None, lambda _: order.append("after"))
+        with trio.fail_after(5):
+            await before.wait()
+        await trio.sleep(1.2)
+        assert (dividing.is_done, after.is_done, later.is_done) == (False, False, False)
+        ballast.unlink()
+        with trio.fail_after(5):
+            await later.wait()
+        assert order == ["before", "dividing", "after"]
+
+
+async def test_what_divides_passes_nothing(disk: Path) -> None:
+    """An attempt that finds no room was decided on before the change that comes next, and is on disk before it."""
+    async with running(disk / "journal.db") as journal:
+        await add_endpoint(journal)
+        ballast = fill(disk, left=64 * KIB)
+        large = journal.record(attempt(800 * KIB))
+        await trio.sleep(0.1)
+        dividing = journal.divide(lambda _: None, None)
+        await trio.sleep(1.2)
+        assert (large.is_done, dividing.is_done) == (False, False)
+        ballast.unlink()
+        with trio.fail_after(5):
+            await dividing.wait()
+        assert large.is_done

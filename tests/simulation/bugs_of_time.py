@@ -29,10 +29,10 @@ class WallClock(Timeline):
 class MovesNoQueue(BadJournal):
     """Leaves what is queued where it was when the clock was set."""
 
-    def insist(self, change: Callable[..., Any], committed: Any, *args: Any, **kwargs: Any) -> Ticket[Any]:
+    def divide(self, change: Callable[..., Any], committed: Any, *args: Any, **kwargs: Any) -> Ticket[Any]:
         if change is schedule.move:
-            return super().insist(lambda _: None, committed)
-        return super().insist(change, committed, *args, **kwargs)
+            return super().divide(lambda _: None, committed)
+        return super().divide(change, committed, *args, **kwargs)
 
 
 class LazyRegistry(Registry):

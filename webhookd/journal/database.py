@@ -264,6 +264,13 @@ def _is_begun(path: Path) -> bool:
 
 
 def _apsw_error(error: BaseException | None) -> apsw.Error | None:
-    while error is not None and not isinstance(error, apsw.Error):
+    """Return what SQLite said.
+
+    Where it has rolled back by itself, as it does without room, the rollback to a savepoint fails and hides why.
+    """
+    found: apsw.Error | None = None
+    while error is not None:
+        if isinstance(error, apsw.Error) and (found is None or isinstance(found, apsw.SQLError)):
+            found = error
         error = error.__cause__ or error.__context__
-    return error
+    return found

@@ -278,10 +278,28 @@ class Journal:
         """Submit a change that nobody can ask for again: it waits while the disk is full, where others fail."""
         return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True)
 
-    def _submit(
-        self, change: Callable[[Database], T], committed: Callable[[T], None] | None, *, insists: bool
+    def divide(
+        self,
+        change: Callable[Concatenate[Database, P], T],
+        committed: Callable[[T], None] | None,
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> Ticket[T]:
-        operation = Call(change, cast("Callable[[object], None] | None", committed), insists=insists)
+        """Submit a change as `insist` does, between what was submitted before it and all that comes after.
+
+        Elsewhere what has to wait for room may be passed. An event that would have to is refused.
+        """
+        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True, divides=True)
+
+    def _submit(
+        self,
+        change: Callable[[Database], T],
+        committed: Callable[[T], None] | None,
+        *,
+        insists: bool,
+        divides: bool = False,
+    ) -> Ticket[T]:
+        operation = Call(change, cast("Callable[[object], None] | None", committed), insists=insists, divides=divides)
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)
 

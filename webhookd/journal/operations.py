@@ -9,6 +9,8 @@ from peewee import Database
 from webhookd.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedDelivery, Target
 
 T = TypeVar("T")
+
+_DELIVERY_BYTES = 500  # of one row with its place in the indexes, roughly
 Published = Callable[[Sequence[QueuedDelivery]], None]
 
 
@@ -112,13 +114,22 @@ class Record:
 
 
 class Call:
-    """Run a function on the database, in a savepoint of its own; one that `insists` waits for room on a full disk."""
+    """Run a function on the database, in a savepoint of its own; one that `insists` waits for room on a full disk.
 
-    __slots__ = ("change", "committed", "error", "insists", "result", "ticket")
+    One that `divides` changes what is on disk by then and nothing else: no operation passes it, in either direction.
+    """
+
+    __slots__ = ("change", "committed", "divides", "error", "insists", "result", "ticket")
 
     def __init__(
-        self, change: Callable[[Database], object], committed: Callable[[object], None] | None, *, insists: bool
+        self,
+        change: Callable[[Database], object],
+        committed: Callable[[object], None] | None,
+        *,
+        insists: bool,
+        divides: bool = False,
     ) -> None:
+        self.divides = divides
         self.change = change
         self.committed = committed
         self.insists = insists
@@ -128,3 +139,25 @@ class Call:
 
 
 Operation = Publish | Record | Call
+
+
+def size_of(operation: Operation) -> int:
+    """Return roughly what an operation adds to the log."""
+    if not isinstance(operation, Publish):
+        return 0
+    return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
+
+
+def can_wait(operation: Operation) -> bool:
+    """Whether it is an event, which waits while the log is long."""
+    return isinstance(operation, Publish) and not operation.insists
+
+
+def divides(operation: Operation) -> bool:
+    """Whether nothing may pass it."""
+    return isinstance(operation, Call) and operation.divides
+
+
+def is_kept(operation: Operation) -> bool:
+    """Whether nobody could submit it again: an attempt was made, a moment has passed."""
+    return isinstance(operation, Record) or operation.insists

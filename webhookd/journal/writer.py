@@ -26,7 +26,7 @@ from webhookd.errors import ErrorCode, JournalError, Rejected, WebhookdError
 from webhookd.journal.batch import Batches, full
 from webhookd.journal.database import JournalFullError, is_logic_error, translated
 from webhookd.journal.log import WriteAheadLog
-from webhookd.journal.operations import Operation, Publish, Record
+from webhookd.journal.operations import Operation, Publish, Record, can_wait, divides, is_kept, size_of
 from webhookd.journal.reserve import Reserve
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger
@@ -39,7 +39,6 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 PATIENCE_SECONDS = 10.0
 FULL_PAUSE_SECONDS = 0.5
 LONG_LOG_PAUSE_SECONDS = 0.1
-_DELIVERY_BYTES = 500  # of one row with its place in the indexes, roughly
 
 _log = get_logger("journal")
 
@@ -126,7 +125,7 @@ class Writer:
             operation.ticket.fail(self._failure)
             return
         self._queue.append(operation)
-        self._queued_bytes += _size(operation)
+        self._queued_bytes += size_of(operation)
         self._submitted.set()
 
     def fail(self, error: JournalError) -> None:
@@ -158,7 +157,7 @@ class Writer:
             may_begin = trio.Event() if self._is_stuck else self._submitted
             with trio.move_on_after(FULL_PAUSE_SECONDS):
                 await may_begin.wait()
-        elif self._held_since is not None:
+        elif self._is_holding_back:
             # What comes meanwhile goes in one commit, which makes the log less long than several.
             await trio.sleep(LONG_LOG_PAUSE_SECONDS)
         else:
@@ -169,7 +168,7 @@ class Writer:
         self._is_stuck = False  # what has come since may find room
         try:
             while self._queue and not self._is_stuck:
-                await self._commit_next(is_last=True)
+                await self._commit_next()
             self._fail_all(Rejected(ErrorCode.SHUTTING_DOWN, "the server has stopped", retry_after_seconds=5))
             await self._runner.run(self._log.cut)
         except Exception as error:
@@ -183,34 +182,43 @@ class Writer:
             raise full()
         return self._held_since is None and len(self._queue) < MAX_QUEUED and self._queued_bytes < MAX_QUEUED_BYTES
 
-    def _take(self, *, is_last: bool) -> list[Operation]:
+    @property
+    def _is_holding_back(self) -> bool:
+        """Whether events wait for the log to be cut; at the end there is no time for that."""
+        return self._held_since is not None and self._refusal is None
+
+    def _take(self) -> list[Operation]:
         """Take the next batch out of the queue; while the log is long, all but the events, which wait."""
-        if self._held_since is None or is_last:
+        if not self._is_holding_back:
             count = size = 0
             for operation in self._queue[:MAX_BATCH]:
                 if size > MAX_BATCH_BYTES:
                     break
                 count += 1
-                size += _size(operation)
+                size += size_of(operation)
             batch, left = self._queue[:count], self._queue[count:]
         else:
-            batch = [operation for operation in self._queue if not _can_wait(operation)]
-            left = [operation for operation in self._queue if _can_wait(operation)]
+            batch = [operation for operation in self._queue if not can_wait(operation)]
+            # What must not be passed can't wait for events: those before it are to be submitted again.
+            after = max((place for place, operation in enumerate(self._queue) if divides(operation)), default=0)
+            self._refuse(operation for operation in self._queue[:after] if can_wait(operation))
+            left = [operation for operation in self._queue[after:] if can_wait(operation)]
+            assert self._held_since is not None  # noqa: S101 - that is what holds them back
             if trio.current_time() - self._held_since > PATIENCE_SECONDS:
                 self._refuse(left)
                 left = []
-            size = self._queued_bytes - sum(map(_size, left))
+            size = self._queued_bytes - sum(map(size_of, left))
         self._queue = left
         self._queued_bytes -= size
         if not left:
             self._submitted = trio.Event()
         return batch
 
-    async def _commit_next(self, *, is_last: bool = False) -> None:
+    async def _commit_next(self) -> None:
         if self.is_full:
             await self._do_without_room()
             return
-        left = await self._commit_together(self._take(is_last=is_last), self._write)
+        left = await self._commit_together(self._take(), self._write)
         if left:
             self._put_back(left)
             self._measures.commits_without_room += 1
@@ -225,8 +233,8 @@ class Writer:
         """Refuse what can be submitted again, write the rest into the reserve, and look for room."""
         queue, self._queue, self._queued_bytes = self._queue, [], 0
         self._submitted = trio.Event()
-        self._refuse([operation for operation in queue if not _is_kept(operation)])
-        kept = [operation for operation in queue if _is_kept(operation)]
+        self._refuse([operation for operation in queue if not is_kept(operation)])
+        kept = [operation for operation in queue if is_kept(operation)]
         left = await self._commit_together(kept, self._write_into_reserve) if kept else ()
         self._is_stuck = bool(left)
         if left:
@@ -269,8 +277,18 @@ class Writer:
         if left:
             # Room in the log, whose pages then lie in the file.
             self._log.cut()
-            left = [operation for operation in left if self._commit([operation])]
+            left = self._commit_what_fits(left)
         self._log.after_commit()
+        return left
+
+    def _commit_what_fits(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+        """Commit one operation after the other, past those for which there is no room; return these."""
+        left: list[Operation] = []
+        for number, operation in enumerate(batch):
+            if divides(operation) and (left or self._commit([operation])):
+                return [*left, *batch[number:]]
+            if not divides(operation) and self._commit([operation]):
+                left.append(operation)
         return left
 
     def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
@@ -324,7 +342,7 @@ class Writer:
 
     def _put_back(self, operations: Sequence[Operation]) -> None:
         self._queue[:0] = operations
-        self._queued_bytes += sum(map(_size, operations))
+        self._queued_bytes += sum(map(size_of, operations))
         self._submitted.set()
 
     def _settle(self, operation: Operation) -> None:
@@ -354,20 +372,3 @@ class Writer:
         for operation in waiting:
             operation.ticket.fail(error)
         self._drained.set()
-
-
-def _size(operation: Operation) -> int:
-    """Return roughly what an operation adds to the log."""
-    if not isinstance(operation, Publish):
-        return 0
-    return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
-
-
-def _can_wait(operation: Operation) -> bool:
-    """Whether it is an event, which waits while the log is long."""
-    return isinstance(operation, Publish) and not operation.insists
-
-
-def _is_kept(operation: Operation) -> bool:
-    """Whether nobody could submit it again: an attempt was made, a moment has passed."""
-    return isinstance(operation, Record) or operation.insists
