@@ -113,6 +113,6 @@ def test_calls_that_overlap_keep_their_beginnings_and_ends(tmp_path: Path) -> No
     ]
     assert isinstance(moments[0][0], Write)
     assert (moments[0][0].offset, moments[0][0].data) == (7, b"a")
-    trace.write_text(f"1  fallocate(9<{name}>, 0, 0, 4096) = 0\n")
+    trace.write_text(f"1  copy_file_range(9<{name}>, 0, 0, 4096) = 0\n")
     with pytest.raises(AssertionError, match="doesn't know"):
         list(read(trace, root))
