@@ -63,6 +63,7 @@ class Subject:
     version: int = 0
     pardoned_at: float = -10.0
     faults: int = 0
+    doubtful_faults: int = 0
     opened_at: float | None = None
     open_until: float = 0.0
     paused_at: float | None = None
@@ -75,7 +76,7 @@ class Subject:
 
     def forgive(self) -> None:
         """Forget the past: it has given a good answer."""
-        self.faults = 0
+        self.faults = self.doubtful_faults = 0
         self.opened_at = self.paused_at = None
 
     def pardon(self) -> None:

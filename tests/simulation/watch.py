@@ -153,7 +153,7 @@ def ended(world: World, request: Request, outcome: Outcome) -> None:
     if is_closing or "abort" in wishes:
         subject.forgive()
     elif outcome.status in {429, 503}:
-        subject.faults = 0
+        subject.faults = subject.doubtful_faults = 0
         if _is_probe(subject, request):
             subject.open_until = 0.0  # it stays half-open: what comes after the pause is the next probe
         subject.paused_at = request.ended_at
@@ -169,7 +169,8 @@ def _is_probe(subject: Subject, request: Request) -> bool:
 
 def _fault(world: World, subject: Subject, request: Request) -> None:
     if request.at < subject.pardoned_at + GRACE_SECONDS:
-        return  # it may be pardoned with the rest, or belong to the outage that has begun since
+        subject.doubtful_faults += 1  # pardoned with the rest, or of the outage that has begun since
+        return
     subject.faults += 1
     threshold = subject.overrides.breaker_threshold
     delays, jitter = subject.overrides.retry.delays, subject.overrides.retry.jitter
@@ -178,4 +179,6 @@ def _fault(world: World, subject: Subject, request: Request) -> None:
     assert jitter is not None
     if _is_probe(subject, request) or (subject.opened_at is None and subject.faults >= threshold):
         subject.opened_at = trio.current_time()
-        subject.open_until = world.clock.steady() + min(delays) * (1 - jitter)
+        # With faults in doubt it may have opened earlier, and this one have changed nothing.
+        is_certain = not subject.doubtful_faults
+        subject.open_until = world.clock.steady() + min(delays) * (1 - jitter) if is_certain else 0.0
