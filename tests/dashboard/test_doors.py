@@ -145,6 +145,7 @@ async def test_a_change_needs_token_and_origin(site: Site) -> None:
         (await other.csrf(), ORIGIN),
         (await visitor.csrf(), "http://evil.example"),
         (await visitor.csrf(), "null"),
+        (await visitor.csrf(), "http://[hooks.example"),
     ):
         assert (await visitor.post("/sign-out", csrf=csrf, origin=origin)).status_code == 403
     data = {"csrf": await visitor.csrf()}

@@ -131,6 +131,15 @@ async def test_each_action_of_a_webhook(site: Site) -> None:
     assert done == ["create", "test", "change", "change", "rotate_secret", "replay", "stop_replay", "delete"]
 
 
+async def test_a_pause_says_what_becomes_of_events(site: Site) -> None:
+    """Where a webhook drops its events while it is off, pausing it doesn't promise that they are held."""
+    visitor = await site.visitor()
+    for choice, said in (("hold", "its events are held"), ("drop", "its events are dropped")):
+        here = f"/webhooks/{await create(visitor, whenInactive=choice)}"
+        await visitor.post(f"{here}/pause")
+        assert f"Paused: {said} until you resume it." in text_of(await visitor.page(here))
+
+
 async def test_what_others_sent_is_text(site: Site) -> None:
     """Names, addresses and types that hold markup are shown, never run: on lists, pages, forms and in messages."""
     visitor = await site.visitor()

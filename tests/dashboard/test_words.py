@@ -54,6 +54,12 @@ def test_ages_sizes_and_counts() -> None:
     assert words.shortened("mine") == "mine"
 
 
+def test_times_in_sentences() -> None:
+    """A sentence of the API that holds a time says it as every page does."""
+    said = words.readable("Paused by Retry-After until 2025-01-31T12:00:05.000Z")
+    assert said == "Paused by Retry-After until 2025-01-31 12:00:05 UTC"
+
+
 def series(*delivered: int) -> Series:
     points = tuple(Point(at=60 * at, counts=Counts(delivered=number)) for at, number in enumerate(delivered))
     return Series(seconds=60, points=points)

@@ -41,7 +41,12 @@ def comes_from_here(request: Request) -> bool:
     if site is not None:
         return site == _OWN_SITE
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower()
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == request.headers.get("Host", "").lower()
+    except ValueError:  # such as half of an IPv6 address, which no browser sends
+        return False
 
 
 def is_secure(request: Request) -> bool:

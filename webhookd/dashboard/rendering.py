@@ -42,7 +42,7 @@ class Templates:
             auto_reload=False,
         )
         self._environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": words.plural}
-        for name in ("duration", "when", "count", "size", "shortened", "epoch", "age"):
+        for name in ("duration", "when", "count", "size", "shortened", "epoch", "age", "readable"):
             self._environment.filters[name] = getattr(words, name)
 
     def render(self, template: str, values: Mapping[str, object]) -> str:

@@ -26,7 +26,7 @@ from webhookd.dashboard.pages import Visit, answered, page, problems_of
 from webhookd.dashboard.webhook_page import field_time, find, with_zone
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
-from webhookd.models import ReplayKind
+from webhookd.models import ReplayKind, WhenInactive
 
 _HOUR = 3600.0
 OVERLAPS = {"0": "not at all", "1": "for 1 hour", "24": "for 24 hours", "72": "for 3 days", "168": "for 7 days"}
@@ -48,7 +48,10 @@ async def send_test(visit: Visit) -> Response:
 
 async def pause(visit: Visit) -> Response:
     """Switch a webhook off."""
-    return await _switch(visit, is_active=False, said="Paused: its events are held until you resume it.")
+    inside = await visit.services.router.inside(await find(visit))
+    is_held = inside.policy.when_inactive is WhenInactive.HOLD
+    said = "Paused: its events are " + ("held until you resume it." if is_held else "dropped until you resume it.")
+    return await _switch(visit, is_active=False, said=said)
 
 
 async def resume(visit: Visit) -> Response:

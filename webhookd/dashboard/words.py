@@ -1,5 +1,6 @@
 """How numbers, times and states read on a page. Pure; times are epoch seconds."""
 
+import re
 from datetime import UTC, datetime
 from math import floor
 
@@ -11,6 +12,7 @@ NOTHING = "–"  # noqa: RUF001 - a dash is what it is to look like
 _UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 _SIZES = ("KiB", "MiB", "GiB", "TiB")
 _SHORTEST_HEAD = 12
+_INSTANT = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\.\d{3}Z")
 
 
 def epoch(at: Moment) -> float | None:
@@ -59,6 +61,11 @@ def when(at: Moment) -> str:
     """Write a time in UTC to the second: `2025-01-31 12:00:05`."""
     moment = epoch(at)
     return NOTHING if moment is None else datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def readable(sentence: str) -> str:
+    """Write the times in a sentence of the API as every page does: `2025-01-31 12:00:05 UTC`."""
+    return _INSTANT.sub(r"\1 \2 UTC", sentence)
 
 
 def count(number: float | None) -> str:
