@@ -7,7 +7,7 @@ import trio
 
 from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
 from webhookd.dashboard.doors import own_path
-from webhookd.dashboard.sessions import IDLE_SECONDS, LONGEST_SECONDS, MOST_OF_ONE_CALLER
+from webhookd.dashboard.sessions import IDLE_SECONDS, LONGEST_SECONDS, MOST_NOTICES, MOST_OF_ONE_CALLER
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:
@@ -22,6 +22,22 @@ async def test_a_key_opens_a_session(site: Site) -> None:
     assert "Secure" not in cookie
     assert key not in cookie
     assert "viewer" in text_of(await visitor.page("/"))
+
+
+async def test_signing_in_again_ends_the_session_before(site: Site) -> None:
+    """A browser has one session: the one that it leaves behind opens nothing, and what it has to say is bounded."""
+    _, key = await site.api.key("viewer")
+    visitor = Visitor(site)
+    await visitor.sign_in(key)
+    (before,) = visitor.client.cookies.values()
+    await visitor.sign_in(key)
+    assert len(site.dashboard.sessions) == 1
+    for number in range(MOST_NOTICES + 2):
+        (session,) = site.dashboard.sessions._sessions.values()
+        session.say(f"notice {number}")
+    assert session.take_notices()[0] == "notice 2"
+    assert (await Visitor(site).get("/", cookie=f"webhookd={before}")).status_code == 303
+    assert (await visitor.get("/")).status_code == 200
 
 
 async def test_tls_makes_the_cookie_secure(site: Site) -> None:
@@ -98,8 +114,7 @@ async def test_a_session_ends(site: Site, autojump_clock: trio.testing.MockClock
     unused, used, left, revoked = [await site.visitor() for _ in range(4)]
     key_id, key = await site.api.key("admin")
     await revoked.sign_in(key)
-    forward = site.dashboard.sessions
-    assert len(forward) == 5
+    assert len(site.dashboard.sessions) == 4
     now = site.api.world.clock.now()
 
     async def is_in(visitor: Visitor) -> bool:

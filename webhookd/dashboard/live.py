@@ -35,7 +35,7 @@ def live(name: str, route: str, permission: Permission, parts: Parts) -> Page:
     """State the stream beside a page: `parts` returns HTML by the name that the page gave to `live_part`."""
 
     async def view(visit: Visit) -> Response:
-        visit.streams.check()
+        visit.streams.check(visit.session)
         first = dict(await parts(visit))  # what can't be had is refused before anything is streamed
         response = Response(_events(visit, parts, permission, first), HTTPStatus.OK, content_type=MEDIA_TYPE)
         response.timeout = None
@@ -48,8 +48,7 @@ def live(name: str, route: str, permission: Permission, parts: Parts) -> Page:
 async def _events(
     visit: Visit, parts: Parts, permission: Permission, first: dict[str, str]
 ) -> AsyncGenerator[bytes, None]:
-    visit.streams.open += 1
-    try:
+    with visit.streams.counted(visit.session):
         # Where the server drains, the browser comes again and finds the next one.
         yield b"retry: 3000\n\n"
         for name, html in first.items():
@@ -82,8 +81,6 @@ async def _events(
             if now >= said_at + HEARTBEAT_SECONDS:
                 yield b": alive\n\n"
                 said_at = now
-    finally:
-        visit.streams.open -= 1
 
 
 def _is_draining(visit: Visit) -> bool:

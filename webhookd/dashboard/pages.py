@@ -109,7 +109,7 @@ class Visit:
     def go(self, path: str, notice: str | None = None) -> Response:
         """Send the browser to another page, which says `notice` once."""
         if notice is not None:
-            self.session.notices.append(notice)
+            self.session.say(notice)
         return see(path)
 
 

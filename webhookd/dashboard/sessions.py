@@ -21,7 +21,7 @@ IDLE_SECONDS = 3600.0
 LONGEST_SECONDS = 12 * 3600.0
 MOST_SESSIONS = 1000
 MOST_OF_ONE_CALLER = 20
-MOST_SHOWN_ONCE = 10
+MOST_SHOWN_ONCE = MOST_NOTICES = 10
 
 _RANDOM_BYTES = 32
 
@@ -39,6 +39,10 @@ class Session:
     has_ended: bool = False
     notices: list[str] = field(default_factory=list)
     _shown_once: dict[str, Secret[str]] = field(default_factory=dict)
+
+    def say(self, notice: str) -> None:
+        """Have something said on the next page; of many the latest."""
+        self.notices = [*self.notices, notice][-MOST_NOTICES:]
 
     def take_notices(self) -> list[str]:
         """Return what is to be said once."""

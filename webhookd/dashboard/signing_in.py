@@ -59,6 +59,9 @@ class SignIn:
             _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
             detail = refused.detail if text else "Paste an API key."
             return self._page(next_path, f"{detail[0].upper()}{detail[1:]}", refused.code.status)
+        before = doors.session_of(request, self._sessions)
+        if before is not None:
+            self._sessions.end(before)  # nobody would hold its cookie any more
         secure = doors.is_secure(request)
         response = see(next_path)
         doors.give_cookie(response, self._sessions.begin(caller, is_secure=secure), secure=secure)
