@@ -3,10 +3,12 @@
 from itertools import pairwise
 
 import h11
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.admin.framing import Framing
+from tests.linear import MOST_GROWTH, growth
+from webhookd.admin.framing import HEAD_BYTES, Fault, Framing
 
 HEADS = (
     b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -80,4 +82,36 @@ def test_chunks_leave_gathered() -> None:
     head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     assert framing.feed(head + b"1\r\na\r\n" * 5000) == head + b"1388\r\n" + b"a" * 5000 + b"\r\n"
     assert framing.feed(b"1;x=y\r\nb\r\n0\r\n\r\n") == b"1\r\nb\r\n0\r\n\r\n"
+    assert framing.fault is None
+
+
+def refused(head: bytes) -> Fault | None:
+    framing = Framing()
+    framing.feed(head)
+    return framing.fault
+
+
+@pytest.mark.parametrize("name", [b"Content-Length", b"Transfer-Encoding"])
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t"])
+def test_a_head_is_examined_in_time_linear_in_its_length(name: bytes, space: bytes) -> None:
+    """A value with a long run of white space inside costs what its length costs."""
+
+    def head(length: int) -> bytes:
+        return b"GET / HTTP/1.1\r\nHost: a\r\n" + name + b": x" + (space * length)[:length] + b"x\r\n\r\n"
+
+    longest = HEAD_BYTES - len(head(0))
+    assert growth(head, refused, longest // 8) < MOST_GROWTH
+    fault = refused(head(longest))
+    if name == b"Content-Length":
+        assert fault is not None
+        assert "digits" in fault.detail
+    else:
+        assert fault is None  # h11 answers 501 to a coding that it does not know
+
+
+def test_white_space_around_a_length_is_not_part_of_it() -> None:
+    """Spaces and tabs before and after a value are left out (RFC 9112 5), in names in any case."""
+    head = b"POST / HTTP/1.1\r\nhost: x\r\nCONTENT-Length: \t 5 \t\r\n\r\n"
+    framing = Framing()
+    assert framing.feed(head + b"abcdeGET / HTTP/1.1\r\n") == head + b"abcde"
     assert framing.fault is None

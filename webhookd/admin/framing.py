@@ -24,13 +24,12 @@ _MOST_TRAILER_BYTES = 4096
 _TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 _CRLF = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
+_WHITE_SPACE = b" \t"
 
 # A line's end that is half there, a control character, or a line that continues the one before it.
 _NOT_PLAIN = re.compile(
     rb"(?P<line>(?<!\r)\n|\r(?!\n))|(?P<control>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f])|(?P<fold>\n[ \t])"
 )
-_LENGTH = re.compile(rb"\r\nContent-Length:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
-_CODING = re.compile(rb"\r\nTransfer-Encoding:[ \t]*([^\r]*?)[ \t]*(?=\r\n)", re.IGNORECASE)
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})(;[\t\x20-\x7e\x80-\xff]*)?")
 
@@ -122,18 +121,28 @@ class Framing:
             raise _Refused("a request starts with its request line")
         if head.count(_CRLF) - 2 > MOST_HEADERS:
             raise _Refused(f"the request has over {MOST_HEADERS} headers", _TOO_LARGE)
-        self._begin_body(head)
+        self._begin_body(*head.split(_CRLF))
         self._passed += head
         return True
 
-    def _begin_body(self, head: bytes) -> None:
-        lengths, codings = _LENGTH.findall(head), _CODING.findall(head)
+    def _begin_body(self, request_line: bytes, *header_lines: bytes) -> None:
+        # Cut at fixed bytes and not matched: an expression that looks for a value between two runs of spaces may try
+        # every way to share the spaces out.
+        lengths: list[bytes] = []
+        codings: list[bytes] = []
+        for line in header_lines:
+            name, _, value = line.partition(b":")
+            match name.lower():
+                case b"content-length":
+                    lengths.append(value.strip(_WHITE_SPACE))
+                case b"transfer-encoding":
+                    codings.append(value.strip(_WHITE_SPACE))
         if lengths and codings:
             raise _Refused("send Transfer-Encoding or Content-Length, not both (RFC 9112 6.1)")
         if len(lengths) > 1 or len(codings) > 1:
             raise _Refused("Content-Length or Transfer-Encoding is given twice")
         if codings:
-            if head.partition(_CRLF)[0].endswith(b"HTTP/1.0"):
+            if request_line.endswith(b"HTTP/1.0"):
                 raise _Refused("HTTP/1.0 has no Transfer-Encoding (RFC 9112 6.1)")
             # Of another coding h11 says that it isn't implemented.
             if codings[0].lower() == b"chunked":
