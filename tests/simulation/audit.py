@@ -7,6 +7,7 @@ import msgspec
 from peewee import Database
 
 from tests.simulation.model import Request, World
+from webhookd.clock import parse_iso
 from webhookd.journal import Journal
 
 
@@ -157,10 +158,17 @@ def _attempts(database: Database, world: World) -> None:
 
 
 def _check_forgotten(world: World, request: Request) -> None:
-    """A delivery may be gone with its event alone, and that for its age."""
+    """A delivery may be gone with its event alone, and that for its age.
+
+    When an event of webhookd's own came, or one whose acknowledgement was lost, its body says.
+    """
     submission = world.submissions.get(request.event)
-    old = world.submissions.values() if submission is None else [submission]
-    if not any(one.may_be_forgotten for one in old):
+    if submission is None:
+        came_at = parse_iso(msgspec.json.decode(request.body)["timestamp"])
+        is_old = any(at >= request.at and came_at < before for at, before in world.forgotten_before)
+    else:
+        is_old = submission.may_be_forgotten
+    if not is_old:
         world.blame(f"{request.delivery} was sent and is on no record")
 
 

@@ -60,6 +60,7 @@ def between_lives(world: World) -> None:
     for submission in world.submissions.values():
         if clock.now() - submission.wall_at > FORGOTTEN_SECONDS:
             submission.may_be_forgotten = True
+    world.forgotten_before.append((now, clock.now() - FORGOTTEN_SECONDS))
 
 
 async def revive(world: World, journal: Journal) -> None:
@@ -129,6 +130,8 @@ def _trust(world: World, subject: Subject, state: EndpointState) -> None:
     # With the clock set back, what a failure brought about is waited for from now on.
     ahead = max((state.last_failure_at or 0.0) - now, 0.0)
     subject.opened_at = None if state.breaker is BreakerState.CLOSED else LONG_AGO
-    subject.open_until = steady + (state.retry_at or 0.0) - now - ahead
+    # Half-open it has waited already: the probe was cut off, and the next one may leave at once.
+    is_waiting = state.breaker is BreakerState.OPEN
+    subject.open_until = steady + (state.retry_at or 0.0) - now - ahead if is_waiting else 0.0
     subject.paused_at = None if state.paused_until is None else LONG_AGO
     subject.paused_until = steady + (state.paused_until or 0.0) - now - ahead
