@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.envelope import MAX_DEPTH, accept, decode_event
+from tests.linear import MOST_GROWTH, growth
+from webhookd.envelope import MAX_DEPTH, accept, check_json_text, decode_event
 from webhookd.errors import ErrorCode, Rejected
 
 LIMIT = 262_144
@@ -104,3 +105,58 @@ def test_no_bytes_break_the_decoder(line: bytes) -> None:
     except Rejected as refused:
         code = refused.code
     assert code in {None, ErrorCode.MALFORMED_JSON, ErrorCode.VALIDATION_ERROR}
+
+
+def is_too_deep(text: bytes) -> bool:
+    try:
+        check_json_text(text)
+    except Rejected as refused:
+        return "nested" in refused.detail
+    return False
+
+
+def depth_of(text: bytes) -> int:
+    """Count byte by byte, as RFC 8259 reads."""
+    deepest = depth = 0
+    is_string = is_escaped = False
+    for byte in text:
+        if is_escaped:
+            is_escaped = False
+        elif is_string:
+            is_escaped = byte == ord("\\")
+            is_string = byte != ord('"')
+        elif byte == ord('"'):
+            is_string = True
+        elif byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    return deepest
+
+
+STRINGS = st.text('a[]{}"\\', max_size=12).map(lambda text: json.dumps(text).encode())
+ITEMS = st.lists(STRINGS | st.sampled_from([b"1", b"[]", b'{"":[]}']), max_size=30).map(b",".join)
+
+
+@given(ITEMS, st.integers(MAX_DEPTH - 5, MAX_DEPTH + 1), ITEMS)
+def test_depth_is_counted_outside_strings(before: bytes, depth: int, inner: bytes) -> None:
+    """Brackets, quotes and backslashes in strings change nothing, and what was closed doesn't count."""
+    text = b"[" + (before + b"," if before else b"") + b"[" * depth + inner + b"]" * depth + b"]"
+    json.loads(text)
+    assert is_too_deep(text) == (depth_of(text) > MAX_DEPTH)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [b'\\"', b'"', b"\\", b"[", b"[]", b"[" * 128 + b"]" * 128, b'"["', b'["', b'["",', b'"\\', b"{}[]", b'\\\\"'],
+    ids=repr,
+)
+@pytest.mark.parametrize("prefix", [b"", b"[" * 129 + b'"', b'{"' + b"[" * 129], ids=["", "string", "key"])
+def test_depth_is_found_in_time_linear_in_the_length(prefix: bytes, unit: bytes) -> None:
+    """No text of repeated brackets, quotes and escapes costs more than its length, up to the largest body."""
+
+    def text(length: int) -> bytes:
+        return prefix + b"[" * 129 + unit * (length // len(unit))
+
+    assert growth(text, is_too_deep, 1_048_576 // 8) < MOST_GROWTH

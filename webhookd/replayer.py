@@ -87,6 +87,8 @@ class Replayer:
                 self._ids,
             )
         except Rejected as refused:
+            if refused.code is ErrorCode.NOT_FOUND:
+                return  # stopped and removed by its age, all since `running` was read
             if refused.code is not ErrorCode.JOURNAL_FULL:
                 raise
             await trio.sleep(RETRY_SECONDS)

@@ -145,7 +145,8 @@ def retry(
     """Make a delivery go again with its sequence, its age and refusals anew.
 
     One that has ended is pending again; one that is parked, or pending, is due now, and with it the head of its line.
-    Rejected CONFLICT for one that has succeeded, unless `force` is given.
+    Rejected CONFLICT for one that has succeeded, unless `force` is given, and NOT_FOUND for one that retention has
+    removed since its row was looked up.
     """
     before = _by_pk(database, pk)
     if before.sequence == 0:
@@ -238,8 +239,9 @@ def _select() -> Query:
 
 
 def _by_pk(database: Database, pk: int) -> DeliveryRow:
-    [row] = _select().where(DeliveryTable.pk == pk).tuples().execute(database)
-    return _delivery(row)
+    for row in list(_select().where(DeliveryTable.pk == pk).tuples().execute(database)):
+        return _delivery(row)
+    raise Rejected(ErrorCode.NOT_FOUND, "this delivery is no longer kept: it was removed by its age")
 
 
 def _delivery(row: Sequence[object]) -> DeliveryRow:

@@ -119,7 +119,10 @@ def stop_all(database: Database, endpoint_pk: int) -> None:
 
 
 def step(database: Database, replay_id: str, wanted: Selection, queued_as: QueuedAs, ids: IdFactory) -> ReplayRow:
-    """Queue the next deliveries, at most 500, and return the progress; nothing once it has been stopped."""
+    """Queue the next deliveries, at most 500, and return the progress; nothing once it has been stopped.
+
+    Rejected NOT_FOUND for one that was stopped and that retention has removed since.
+    """
     replay = get(database, wanted.endpoint_pk, replay_id)
     if replay.status is not ReplayStatus.RUNNING:
         return replay
