@@ -6,6 +6,8 @@ what and where.
 """
 
 import re
+from array import array
+from itertools import accumulate
 from typing import TypeVar
 
 import msgspec
@@ -24,7 +26,9 @@ _decoder = msgspec.json.Decoder(NewEvent)
 _quote = msgspec.json.Encoder().encode
 _PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
-_STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# As signed bytes, an opening bracket is one step down and a closing one is one step up.
+_STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
+_NEITHER_BRACKET_NOR_QUOTE = bytes(set(range(256)) - set(b'{[}]"'))
 
 
 def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
@@ -123,14 +127,16 @@ def _invalid(pointer: str, accepted: str) -> Rejected:
 
 
 def _depth(text: bytes) -> int:
-    deepest = depth = 0
-    for byte in _STRINGS.sub(b"", text):
-        if byte in b"{[":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in b"}]":
-            depth -= 1
-    return deepest
+    """Return how deep the brackets outside strings are nested, exact for all that is JSON.
+
+    Linear, and all of it in C: a loop over the bytes, or an expression that looks for the end of each string, stops
+    the loop for seconds on a text that was made for it.
+    """
+    # Backslashes pair from the left, and what one leaves over escapes what follows.
+    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    marks = unescaped.translate(_STEPS, _NEITHER_BRACKET_NOR_QUOTE)
+    outside_strings = marks.replace(b'""', b"").split(b'"')[::2]
+    return max(accumulate(array("b", b"".join(outside_strings))), default=0)
 
 
 def _is_traceparent(text: str) -> bool:
