@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.world import OK, World, WorldSender, steady, world
+from tests.world import OK, HeldRunner, World, WorldSender, steady, world
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import EndpointChanges, ReplayRow, replays
 from webhookd.models import (
@@ -172,6 +172,27 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
         with pytest.raises(Rejected) as unknown:
             await w.router.replayer.stop(endpoint, "rpl_unknown")
         assert unknown.value.code is ErrorCode.NOT_FOUND
+
+
+async def test_a_stopped_replay_may_be_removed_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """One that is stopped and removed by its age while its next step waits for the disk ends without a crash."""
+    writes = HeldRunner()
+    async with world(tmp_path, writes=writes) as w:
+        endpoint = await w.endpoint(is_active=False)
+        for number in range(2):
+            await w.publish(f"e{number}")
+        row = await ask(w, endpoint, ReplayKind.REPLAY)
+        writes.hold()
+        w.journal.insist(replays.stop, None, endpoint.pk, row.id)
+        w.journal.insist(replays.prune, None, w.clock.now() + 1)
+        await wait_all_tasks_blocked()
+        writes.free()
+        await wait_all_tasks_blocked()
+        assert len(await w.deliveries(endpoint)) == 2
+        # The next one is carried out at once; after a crash it would have to wait for a restart.
+        row = await ask(w, endpoint, ReplayKind.REPLAY)
+        await trio.sleep(0.05)
+        assert (await progress(w, row)).status is ReplayStatus.DONE
 
 
 async def test_deleting_the_webhook_ends_its_replays(tmp_path: Path, autojump_clock: MockClock) -> None:

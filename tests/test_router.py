@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.world import OK, World, WorldSender, new_event, steady, world
+from tests.world import OK, HeldRunner, World, WorldSender, new_event, steady, world
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EndpointChanges, EventTypeRow
+from webhookd.journal import EndpointChanges, EventTypeRow, retention
 from webhookd.models import (
     BreakerState,
     DeliveryError,
@@ -237,6 +237,31 @@ async def test_retrying_by_hand_what_is_parked(tmp_path: Path, autojump_clock: M
         await trio.sleep(0.1)
         assert len(sender.sent) == at + 1
         assert await status_of(w, endpoint) is DeliveryStatus.SUCCEEDED
+
+
+async def test_retrying_by_hand_what_retention_removes_meanwhile(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A delivery that is removed by its age between the look-up and the change is not found, which is no error."""
+    writes = HeldRunner()
+    async with world(tmp_path, writes=writes) as w:
+        endpoint = await w.endpoint()
+        await w.publish("e1")
+        await trio.sleep(1)
+        [row] = await w.deliveries(endpoint)
+        writes.hold()
+        removed = w.journal.insist(retention.prune, None, w.clock.now() + 1, 100)
+        refused: list[Rejected] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_retry_refused, w, row.id, refused)
+            await wait_all_tasks_blocked()  # the row was there, and the change waits behind its removal
+            writes.free()
+        assert (await removed.wait()).rows > 0
+        assert [error.code for error in refused] == [ErrorCode.NOT_FOUND]
+
+
+async def _retry_refused(w: World, delivery_id: str, refused: list[Rejected]) -> None:
+    with pytest.raises(Rejected) as caught:
+        await w.router.retry(delivery_id, None, force=True)
+    refused.append(caught.value)
 
 
 async def test_a_retry_by_hand_is_the_probe_of_an_open_breaker(tmp_path: Path, autojump_clock: MockClock) -> None:

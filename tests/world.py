@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import trio
@@ -33,6 +34,7 @@ from webhookd.router import Router
 from webhookd.secrets import Vault
 
 OK = 200
+T = TypeVar("T")
 Answer = int | DeliveryError | Outcome
 Script = Callable[["Sent"], Answer]
 
@@ -99,6 +101,27 @@ class WorldSender:
 
     def times(self, url: str | None = None) -> list[float]:
         return [sent.at for sent in self.sent if url in {None, sent.url}]
+
+
+class HeldRunner(InlineRunner):
+    """Runs nothing while it `is_held`, so that what is submitted meanwhile waits for its turn."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._free = trio.Event()
+        self._free.set()
+
+    async def run(self, function: Callable[[], T]) -> T:
+        self.waiting += 1
+        await self._free.wait()
+        self.waiting -= 1
+        return await super().run(function)
+
+    def hold(self) -> None:
+        self._free = trio.Event()
+
+    def free(self) -> None:
+        self._free.set()
 
 
 class World:
