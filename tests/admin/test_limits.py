@@ -19,7 +19,7 @@ from tests.e2e.harness import CONFIG, Server, running
 from webhookd.admin.binding import bind_tcp
 from webhookd.admin.bodies import BoundedConnection, BoundedRequest, chunks
 from webhookd.admin.guard import Guard
-from webhookd.admin.limits import RateLimits
+from webhookd.admin.limits import MOST_BUCKETS, RateLimits, site_of
 from webhookd.errors import ErrorCode, Rejected
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -71,14 +71,32 @@ def test_without_a_rate_nothing_is_counted() -> None:
     assert [limits.take("key_A") for _ in range(3)] == [None, None, None]
 
 
-def test_buckets_of_keys_that_are_gone_do_not_stay() -> None:
-    """Any number of keys that asked once leave no more than a bounded number of buckets."""
-    clock = Hand()
-    limits = RateLimits(10.0, 1, clock)
-    for number in range(10_000):
+def test_the_number_of_buckets_is_bounded() -> None:
+    """However many keys ask at once, a bounded number is remembered: those that asked last, however long they fill."""
+    limits = RateLimits(0.001, 1, Hand())
+    limits.take("key_first")
+    for number in range(2 * MOST_BUCKETS):
         limits.take(f"key_{number}")
-        clock.at += 0.01
-    assert len(limits._buckets) <= 4096
+    assert len(limits._buckets) == MOST_BUCKETS
+    again, last = limits.take("key_first"), limits.take(f"key_{2 * MOST_BUCKETS - 1}")
+    assert again is not None
+    assert last is not None
+    assert (again.retry_after_seconds, last.retry_after_seconds) == (None, 1000)
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("local", "local"),
+    ],
+)
+def test_a_client_is_told_by_what_it_cannot_have_many_of(address: str, site: str) -> None:
+    """One client has one IPv4 address, in either notation, and a whole /64 of IPv6."""
+    assert site_of(address) == site
 
 
 async def test_a_key_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import trio
 from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
 from webhookd.dashboard.doors import own_path
 from webhookd.dashboard.sessions import IDLE_SECONDS, LONGEST_SECONDS, MOST_NOTICES, MOST_OF_ONE_CALLER
+from webhookd.dashboard.signing_in import FAILURES_AT_ONCE
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:
@@ -69,14 +70,28 @@ async def test_what_is_no_key_is_told(site: Site) -> None:
         assert not text or text not in answer.text
 
 
-async def test_attempts_are_limited(site: Site) -> None:
-    """An address that tries too often has to wait, even with the right key."""
+async def test_failed_attempts_are_limited(site: Site) -> None:
+    """An address whose keys are wrong too often has to wait with the next wrong one, and never with a right one."""
     _, key = await site.api.key("admin")
+    _, ingest = await site.api.key("ingest")
     visitor = Visitor(site)
-    statuses = [(await visitor.sign_in("wrong")).status_code for _ in range(11)]
-    assert statuses == [401] * 10 + [429]
-    refused = await visitor.sign_in(key)
-    assert (refused.status_code, refused.headers["retry-after"]) == (429, "5")
+    answers = [await visitor.sign_in("wrong") for _ in range(FAILURES_AT_ONCE + 4)]
+    assert [answer.status_code for answer in answers] == [401] * FAILURES_AT_ONCE + [429] * 4
+    assert answers[-1].headers["retry-after"] == "5"
+    assert (await visitor.sign_in(ingest)).status_code == 403, "a right key of a small role is told what it may not"
+    token = site.api.signer.token()
+    for right in (key, token, key):
+        assert (await Visitor(site).sign_in(right)).status_code == 303
+        assert (await Visitor(site).sign_in("wrong")).status_code == 429
+
+
+async def test_right_keys_use_up_no_attempts(site: Site) -> None:
+    """What signs in counts against nobody: after any number of it as many wrong attempts are taken as before."""
+    _, key = await site.api.key("viewer")
+    for _ in range(FAILURES_AT_ONCE + 1):
+        assert (await Visitor(site).sign_in(key)).status_code == 303
+    statuses = [(await Visitor(site).sign_in("wrong")).status_code for _ in range(FAILURES_AT_ONCE + 1)]
+    assert statuses == [401] * FAILURES_AT_ONCE + [429]
 
 
 async def test_without_a_session_there_is_the_sign_in(site: Site) -> None:

@@ -35,6 +35,18 @@ async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
         assert "http.drain_cut_off" not in server.log()
 
 
+async def test_wrong_sign_ins_keep_no_right_one_out(tmp_path: Path) -> None:
+    """Through a proxy all have one address: after many wrong sign-ins, and between more of them, a right one passes."""
+    wrong = {"key": "whd_admin_01JHM0000000000000000000AA_wrong"}
+    async with running(tmp_path) as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
+        statuses = [(await client.post("/sign-in", data=wrong)).status_code for _ in range(14)]
+        assert set(statuses) == {401, 429}
+        for _ in range(3):
+            right = await client.post("/sign-in", data={"key": server.first_key})
+            assert (right.status_code, right.headers["location"]) == (303, "/")
+            assert (await client.post("/sign-in", data=wrong)).status_code == 429
+
+
 async def test_the_control_socket_asks_for_a_key(tmp_path: Path) -> None:
     """A browser that comes through a tunnel also carries other pages' requests: the kernel's word signs nobody in."""
     async with running(tmp_path) as server:

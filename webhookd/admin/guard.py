@@ -9,7 +9,6 @@ The control socket is for the server's own user and root, by the kernel's word a
 """
 
 import errno
-import ipaddress
 import os
 import socket
 import struct
@@ -27,6 +26,7 @@ from hypercorn.typing import ASGIFramework, LifespanState
 from quart_trio import QuartTrio
 
 from webhookd.admin.connection import Connection, NewRequestId, refusal
+from webhookd.admin.limits import site_of
 from webhookd.logs import Log, get_logger
 
 LOCAL_ADMIN = "webhookd.local_admin"
@@ -37,7 +37,6 @@ _OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _OVERLOAD_PAUSE_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 1000
 _COMPLAINT_PAUSE_SECONDS = 1.0
-_IPV6_SITE_BITS = 64
 _MOST_CONTROL_CONNECTIONS = 100
 
 
@@ -239,14 +238,11 @@ def _peer_uid(stream: trio.SocketStream) -> int:
 
 
 def _address(stream: trio.SocketStream) -> str:
-    """Return what one client can't have many of: an IPv4 address, or the /64 that an IPv6 host is given."""
+    """Return where a client comes from, as connections are counted; empty where it has gone already."""
     try:
-        host = str(stream.socket.getpeername()[0])
+        return site_of(str(stream.socket.getpeername()[0]))
     except OSError:
         return ""  # reset before it was served, which the connection finds out for itself
-    if ":" not in host:
-        return host
-    return str(ipaddress.ip_network((host.partition("%")[0], _IPV6_SITE_BITS), strict=False))
 
 
 def _hypercorn_config(head_timeout_seconds: float) -> HypercornConfig:

@@ -4,6 +4,7 @@ The headers are those of the IETF's draft-ietf-httpapi-ratelimit-headers (revisi
 loop's own clock, which nobody sets.
 """
 
+import ipaddress
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from webhookd.models import RateLimit
 
 POLICY_HEADER = "ratelimit-policy"
 LIMIT_HEADER = "ratelimit"
+MOST_BUCKETS = 4096
 _POLICY = '"key"'
-_MOST_BUCKETS = 4096
+_IPV6_SITE_BITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +50,10 @@ class Quota:
 
 
 class RateLimits:
-    """The buckets, one for each key that has asked lately; without a rate everything passes."""
+    """The buckets, one for each key that has asked lately; without a rate everything passes.
+
+    Their number is bounded: the one that was taken from the longest ago makes room, and is full when it comes again.
+    """
 
     def __init__(self, per_second: float | None, burst: int, clock: Callable[[], float] = trio.current_time) -> None:
         self._limit = None if per_second is None else RateLimit(per_second=per_second, burst=burst)
@@ -65,7 +70,7 @@ class RateLimits:
         ready_at = bucket.ready_at(now)
         if ready_at <= now:
             bucket = bucket.take(now)
-            self._put(key_id, bucket, now)
+            self._put(key_id, bucket)
         retry_after = math.ceil(ready_at - now) if ready_at > now else None
         gained = (now - bucket.at) * limit.per_second
         tokens = min(bucket.tokens + gained, float(limit.burst))
@@ -76,9 +81,21 @@ class RateLimits:
             retry_after_seconds=retry_after,
         )
 
-    def _put(self, key_id: str, bucket: TokenBucket, now: float) -> None:
-        if len(self._buckets) >= _MOST_BUCKETS and key_id not in self._buckets:
-            # A bucket that has filled up says nothing; keys come and go, and theirs must not stay.
-            full_after = bucket.limit.burst / bucket.limit.per_second
-            self._buckets = {name: kept for name, kept in self._buckets.items() if kept.at + full_after > now}
-        self._buckets[key_id] = bucket
+    def _put(self, key_id: str, bucket: TokenBucket) -> None:
+        self._buckets.pop(key_id, None)
+        self._buckets[key_id] = bucket  # behind all others
+        if len(self._buckets) > MOST_BUCKETS:
+            del self._buckets[next(iter(self._buckets))]
+
+
+def site_of(address: str) -> str:
+    """Return what one client can't have many of: an IPv4 address, or the /64 that an IPv6 host is given."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:  # a Unix socket has none
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:  # on a listener for both
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, _IPV6_SITE_BITS), strict=False))

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from quart import Request, Response
 
 from webhookd.admin.auth import Permission, authenticate
-from webhookd.admin.limits import RateLimits
+from webhookd.admin.limits import RateLimits, site_of
 from webhookd.admin.ports import Services
 from webhookd.dashboard import doors
 from webhookd.dashboard.forms import read_form
@@ -16,20 +16,25 @@ from webhookd.dashboard.sessions import Session, Sessions
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.logs import get_logger
 
-ATTEMPTS_PER_SECOND = 0.2
-ATTEMPTS_AT_ONCE = 10
+FAILURES_PER_SECOND = 0.2
+FAILURES_AT_ONCE = 10
 
 _log = get_logger("dashboard")
 
 
 class SignIn:
-    """The page at which a session begins. How fast an address may try is limited; a key can't be guessed anyhow."""
+    """The page at which a session begins.
+
+    The key is looked at first, and only keys that are not known count against the address they come from: behind a
+    proxy that address is everybody's, and a right key must not be refused for the wrong ones of others. A key can't be
+    guessed anyhow.
+    """
 
     def __init__(self, services: Services, sessions: Sessions, templates: Templates) -> None:
         self._services = services
         self._sessions = sessions
         self._templates = templates
-        self._limits = RateLimits(ATTEMPTS_PER_SECOND, ATTEMPTS_AT_ONCE)
+        self._failures = RateLimits(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
 
     async def show(self, request: Request) -> Response:
         """Ask for a key."""
@@ -45,20 +50,12 @@ class SignIn:
         if not doors.comes_from_here(request):
             raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
         address = request.remote_addr or "local"
-        quota = self._limits.take(address)
-        if quota is not None and quota.retry_after_seconds is not None:
-            problem = f"Too many attempts from your address. Try again in {quota.retry_after_seconds} s."
-            answer = self._page(next_path, problem, HTTPStatus.TOO_MANY_REQUESTS)
-            answer.headers["retry-after"] = str(quota.retry_after_seconds)
-            return answer
         text = form.text("key")
         try:
             caller = authenticate([f"Bearer {text}"] if text else [], services.keys, services.tokens, self._now())
             caller.require(Permission.READ)
         except Rejected as refused:
-            _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
-            detail = refused.detail if text else "Paste an API key."
-            return self._page(next_path, f"{detail[0].upper()}{detail[1:]}", refused.code.status)
+            return self._refuse(refused, address, next_path, text)
         before = doors.session_of(request, self._sessions)
         if before is not None:
             self._sessions.end(before)  # nobody would hold its cookie any more
@@ -67,6 +64,18 @@ class SignIn:
         doors.give_cookie(response, self._sessions.begin(caller, is_secure=secure), secure=secure)
         _log.info("dashboard.signed_in", address=address, caller=caller.place)
         return response
+
+    def _refuse(self, refused: Rejected, address: str, next_path: str, text: str) -> Response:
+        if refused.code is ErrorCode.UNAUTHORIZED:
+            quota = self._failures.take(site_of(address))
+            if quota is not None and quota.retry_after_seconds is not None:
+                problem = f"Too many failed attempts from your address. Try again in {quota.retry_after_seconds} s."
+                answer = self._page(next_path, problem, HTTPStatus.TOO_MANY_REQUESTS)
+                answer.headers["retry-after"] = str(quota.retry_after_seconds)
+                return answer
+        _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
+        detail = refused.detail if text else "Paste an API key."
+        return self._page(next_path, f"{detail[0].upper()}{detail[1:]}", refused.code.status)
 
     def end(self, session: Session) -> Response:
         """End a session."""
