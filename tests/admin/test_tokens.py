@@ -1,6 +1,9 @@
 """Tokens of the application's own sign-in: what each kind of key takes, what no key takes, and unusable key files."""
 
+import hashlib
+import hmac
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from tests.admin.inprocess import AUDIENCE, ISSUER, by_hand, full_claims, segment
+from tests.admin.inprocess import AUDIENCE, ISSUER, ORGANIZATION_CLAIM, by_hand, full_claims, segment
 from webhookd.admin.auth import Caller
 from webhookd.admin.tokens import TokenKeys, open_tokens
 from webhookd.config import JwtConfig
@@ -173,6 +176,63 @@ def test_each_claim_is_held_to(tmp_path: Path, claims: dict[str, object], answer
     }
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET))
     assert code_of(taken, by_hand({"alg": "HS256"}, full_claims(**claims), SECRET)) == answer
+
+
+LONG = int("9" * 401)
+TEXTS = ("", "1e3", "9" * 401, "١٢٣", "\x00")
+NO_TEXTS: tuple[object, ...] = (
+    LONG, -LONG, 10**30, 2**63, -1, -(2**63), 0, 1e300, -0.5, 253_402_300_800, True, False, None, [], [LONG], {},
+    {"a": LONG}, [[]], [None],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "iss", "aud", "sub", "jti", "role", ORGANIZATION_CLAIM])
+def test_a_claim_of_any_kind_is_answered(tmp_path: Path, claim: str) -> None:
+    """Whatever stands in a claim that is read, the answer is a refusal in our own words or a role, never a failure."""
+    taken = tokens(secret_file=write(tmp_path / "secret", SECRET), organization_claim=ORGANIZATION_CLAIM)
+    said = set()
+    for value in (*TEXTS, *NO_TEXTS):
+        token = by_hand({"alg": "HS256"}, full_claims() | {claim: value}, SECRET)
+        try:
+            caller = taken.identify(token)
+        except Rejected as refused:
+            said.add(refused.detail)
+            continue
+        assert caller.expires_at is not None
+        assert caller.expires_at < 253_402_300_900
+        # A beginning that lies in the past is one, and some texts name somebody or tell tokens apart.
+        names = {"sub", "jti", ORGANIZATION_CLAIM}
+        assert (claim in {"nbf", "iat"} and value == 0) or (claim in names and isinstance(value, str))
+    ours = re.compile(
+        r"the token (is not taken: (it |its claim |one of its claims )|gives no role here)|the token's claim "
+    )
+    assert said
+    assert all(ours.match(detail) for detail in said), said
+
+
+@pytest.mark.parametrize(
+    ("payload", "answer"),
+    [
+        ('"exp": Infinity', "UNAUTHORIZED"),
+        ('"exp": -Infinity', "UNAUTHORIZED"),
+        ('"exp": NaN', "UNAUTHORIZED"),
+        ('"exp": 1e999', "UNAUTHORIZED"),
+        (f'"exp": {"9" * 4301}', "UNAUTHORIZED"),
+        (f'"exp": {"9" * 401}.5', "UNAUTHORIZED"),
+        ('"exp": 1e10', "admin"),
+        ('"exp": 10000000000.5', "admin"),
+        ('"exp": 10000000000, "nbf": NaN', "UNAUTHORIZED"),
+        ('"exp": 10000000000, "iat": -1e999', "UNAUTHORIZED"),
+        (f'"exp": 10000000000, "other": {"9" * 401}', "admin"),
+    ],
+)
+def test_a_number_that_only_json_can_hold_is_answered(tmp_path: Path, payload: str, answer: str) -> None:
+    """Numbers that Python's JSON reads and nothing can compute with are a 401; a fraction of a second is a time."""
+    taken = tokens(secret_file=write(tmp_path / "secret", SECRET))
+    rest = f'"iss": "{ISSUER}", "aud": "{AUDIENCE}", "sub": "ada", "role": "admin"'
+    content = f"{segment(json.dumps({'alg': 'HS256'}).encode())}.{segment(f'{{{rest}, {payload}}}'.encode())}"
+    signature = segment(hmac.digest(SECRET, content.encode(), hashlib.sha256))
+    assert code_of(taken, f"{content}.{signature}") == answer
 
 
 def test_roles_and_organizations_come_from_the_configured_claims(tmp_path: Path) -> None:

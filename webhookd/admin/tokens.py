@@ -11,6 +11,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import jwt
 import msgspec
@@ -40,6 +41,20 @@ _REQUIRED = ["exp", "iss", "aud", "sub"]
 
 _Material = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | bytes
 _log = get_logger("admin.tokens")
+
+
+_Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # to the end of the year 9999
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    """The claims that are computed with or compared, each in the only type that is taken (RFC 7519 section 4.1)."""
+
+    exp: _Moment
+    iss: str
+    aud: str | list[str]
+    sub: Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_SUBJECT)]
+    nbf: _Moment = 0
+    iat: _Moment = 0
 
 
 class _Jwks(msgspec.Struct):
@@ -73,15 +88,15 @@ class TokenKeys:
         """Return the caller whose token this is; Rejected UNAUTHORIZED, or FORBIDDEN where it gives no role here."""
         self._follow()
         claims = self._verified(text)
-        subject = claims["sub"]
-        if not isinstance(subject, str) or not 1 <= len(subject) <= _LONGEST_SUBJECT or not subject.isprintable():
-            raise _refused(f"its subject isn't 1 to {_LONGEST_SUBJECT} printable characters")
+        known = _typed(claims)
+        if not known.sub.isprintable():
+            raise _refused(_ILL_FORMED["sub"])
         role = self._role(claims)
         return Caller(
             role=role,
             organization_id=self._organization(claims),
-            actor=Actor(kind=ActorKind.TOKEN, id=subject, role=role),
-            expires_at=float(claims["exp"]) + self._config.leeway_seconds,  # type: ignore[arg-type]  # PyJWT read it
+            actor=Actor(kind=ActorKind.TOKEN, id=known.sub, role=role),
+            expires_at=known.exp + self._config.leeway_seconds,
         )
 
     def _verified(self, text: str) -> Mapping[str, object]:
@@ -265,6 +280,37 @@ def _identity(path: Path) -> tuple[int, int, int] | None:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
+_NO_TIME = "is no time: a number of seconds since 1970, before the year 10000"
+_ILL_FORMED = {
+    "exp": f"its claim exp {_NO_TIME}",
+    "nbf": f"its claim nbf {_NO_TIME}",
+    "iat": f"its claim iat {_NO_TIME}",
+    "iss": "its claim iss is no text",
+    "aud": "its claim aud is neither a text nor a list of texts",
+    "sub": f"its claim sub isn't 1 to {_LONGEST_SUBJECT} printable characters",
+}
+
+
+def _typed(claims: Mapping[str, object]) -> _Claims:
+    """Return the claims that are used, each in its type; Rejected UNAUTHORIZED, naming the first that isn't.
+
+    The library that has verified them takes a text or a number of any size for a time.
+    """
+    try:
+        return msgspec.convert(claims, _Claims)
+    except msgspec.ValidationError as error:
+        wrong = next(field.name for field in msgspec.structs.fields(_Claims) if not _fits(claims, field))
+        raise _refused(_ILL_FORMED[wrong]) from error
+
+
+def _fits(claims: Mapping[str, object], field: msgspec.structs.FieldInfo) -> bool:
+    try:
+        msgspec.convert(claims.get(field.name, field.default), field.type)
+    except msgspec.ValidationError:
+        return False
+    return True
+
+
 def _refused(reason: str) -> Rejected:
     return Rejected(ErrorCode.UNAUTHORIZED, f"the token is not taken: {reason}")
 
@@ -282,4 +328,4 @@ def _reason(error: jwt.PyJWTError) -> str:
         case jwt.MissingRequiredClaimError():
             return f"it has no {error.claim}"
         case _:
-            return "a claim of it isn't well formed"
+            return "one of its claims exp, nbf, iat, aud, sub and jti isn't well formed"
