@@ -25,7 +25,7 @@ async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer:
     limit = min(query.limit, MOST_ROWS)
     place, gap = 0, False
     if query.after is not None:
-        run, place = cursors.decode(query.after, _LIST, tuple[int, int])
+        run, place = cursors.decode(query.after, _LIST, tuple[cursors.Number, cursors.Number])
         if run != recent.run or place > recent.last:  # of a server that has been started again since
             place, gap = 0, True
         gap = gap or recent.has_gap(place)

@@ -21,7 +21,7 @@ _CATALOGUE = "the catalogue"
 async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the catalogue, by name."""
     rows = await call.services.journal.read(event_types.all)
-    found, next_cursor = page_of({row.name: row for row in rows}, call.query)
+    found, next_cursor = page_of({row.name: row for row in rows}, call.query, "event-types")
     return Answer(value=Page(data=[_view(row) for row in found], next_cursor=next_cursor))
 
 

@@ -21,7 +21,7 @@ async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     organization_id = call.caller.organization_id
     rows = await call.services.journal.read(keys.all)
     seen = {row.id: row for row in rows if organization_id in {None, row.organization_id}}
-    found, next_cursor = page_of(seen, call.query, newest_first=True)
+    found, next_cursor = page_of(seen, call.query, "keys", newest_first=True)
     in_use = call.services.keys
     views = [key(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found]
     return Answer(value=Page(data=views, next_cursor=next_cursor))

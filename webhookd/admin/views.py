@@ -1,6 +1,5 @@
 """From the journal's rows to the documents of the API."""
 
-import base64
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -23,10 +22,9 @@ from webhookd.admin.schemas import (
 from webhookd.clock import iso
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
-from webhookd.errors import ErrorCode, Rejected
 from webhookd.health import Health
 from webhookd.hidden import Secret
-from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow
+from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow, cursors
 from webhookd.models import Endpoint
 
 HIDDEN = "[hidden]"
@@ -179,19 +177,14 @@ def key(row: KeyRow, last_used_at: float | None) -> KeyView:
     )
 
 
-def page_of(rows: Mapping[str, T], query: ListQuery, *, newest_first: bool = False) -> tuple[list[T], str | None]:
+def page_of(
+    rows: Mapping[str, T], query: ListQuery, list_name: str, *, newest_first: bool = False
+) -> tuple[list[T], str | None]:
     """Cut a page out of a short list that is held whole, ordered by its keys; Rejected INVALID_CURSOR."""
     names = sorted(rows, reverse=newest_first)
     if query.cursor is not None:
-        last = _open_cursor(query.cursor)
+        (last,) = cursors.decode(query.cursor, list_name, tuple[str])
         names = [name for name in names if (name < last if newest_first else name > last)]
     limit = min(query.limit, MOST_ROWS)
-    next_cursor = base64.urlsafe_b64encode(names[limit - 1].encode()).decode() if len(names) > limit else None
+    next_cursor = cursors.encode(list_name, [names[limit - 1]]) if len(names) > limit else None
     return [rows[name] for name in names[:limit]], next_cursor
-
-
-def _open_cursor(cursor: str) -> str:
-    try:
-        return base64.b64decode(cursor, altchars=b"-_", validate=True).decode()
-    except ValueError as error:
-        raise Rejected(ErrorCode.INVALID_CURSOR, "the cursor isn't one that this list gave out") from error

@@ -1,6 +1,7 @@
 """One webhook: why nothing is being sent, its breaker, its pace, its queue, its deliveries, its secrets."""
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -117,6 +118,7 @@ async def show_deliveries(visit: Visit) -> Response:
             if found.next_cursor is None
             else f"{here}?{urlencode({**asked, 'cursor': found.next_cursor})}",
         },
+        status=HTTPStatus.OK if problem is None else HTTPStatus.BAD_REQUEST,
     )
 
 

@@ -178,7 +178,7 @@ def page(
     if until is not None:
         query = query.where(AuditTable.at < until)
     if cursor is not None:
-        (last,) = cursors.decode(cursor, _LIST, tuple[int])
+        (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
         query = query.where(AuditTable.sequence < last)
     found = [_entry(row) for row in query.tuples().execute(database)]
     more = len(found) > limit

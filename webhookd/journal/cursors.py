@@ -1,19 +1,23 @@
 """Opaque cursors of the lists: where the next page begins.
 
-They contain a `.`, which no id does, so that a parameter may take either.
+They contain a `.`, which no id does, so that a parameter may take either. Only what `encode` could have made for the
+same list is taken: one spelling for each position, and each number in the range of SQLite's integers, so that no query
+meets a number that it can't hold.
 """
 
 import base64
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Annotated, TypeVar, get_args
 
 import msgspec
+from msgspec import Meta
 
 from webhookd.errors import ErrorCode, Rejected
 
 T = TypeVar("T")
 
 PREFIX = "c."
+Number = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
 def encode(list_name: str, position: Sequence[object]) -> str:
@@ -23,17 +27,22 @@ def encode(list_name: str, position: Sequence[object]) -> str:
 
 
 def decode(cursor: str, list_name: str, position: type[T]) -> T:
-    """Return the position a cursor of that list stands for, as a `position` (a tuple type); Rejected INVALID_CURSOR."""
+    """Return the position a cursor of that list stands for, as a `position`; Rejected INVALID_CURSOR.
+
+    `position` is a tuple type whose integers are `Number`.
+    """
     text = cursor.removeprefix(PREFIX)
+    kind = tuple[(str, *get_args(position))]  # type: ignore[misc, valid-type]  # made at run time
     try:
         name, *rest = msgspec.json.decode(
-            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True), type=list[object]
+            base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True), type=kind
         )
-        if not cursor.startswith(PREFIX) or name != list_name:
-            raise _invalid()
-        return msgspec.convert(rest, position)
-    except ValueError as error:  # of base64, of msgspec, or of an empty list
+    except ValueError as error:  # of base64 or of msgspec
         raise _invalid() from error
+    # Compared whole: what another reader might take for the same position isn't what was given out.
+    if name != list_name or encode(name, rest) != cursor:
+        raise _invalid()
+    return msgspec.convert(rest, position)
 
 
 def _invalid() -> Rejected:

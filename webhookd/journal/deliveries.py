@@ -13,6 +13,8 @@ from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointTable, 
 from webhookd.models import DeliveryError, DeliveryStatus, Ordering, Trigger
 
 _LIST, _OF_EVENT = "deliveries", "event-deliveries"
+# Where a page of what is pending ends, by sequence, and one of all else, by time.
+_PLACE, _TIME = tuple[cursors.Number, cursors.Number], tuple[float, cursors.Number]
 
 _FROM_ELSEWHERE = {"endpoint_id": EndpointTable.id, "event_id": EventTable.id}
 _COLUMNS = [_FROM_ELSEWHERE.get(name) or getattr(DeliveryTable, name) for name in DeliveryRow.__struct_fields__]
@@ -64,7 +66,7 @@ def page(
     if until is not None:
         query = query.where(DeliveryTable.created_at < until)
     if cursor is not None:
-        at, pk = cursors.decode(cursor, _LIST, tuple[float, int])
+        at, pk = cursors.decode(cursor, _LIST, _PLACE if status is DeliveryStatus.PENDING else _TIME)
         query = query.where((place <= at) & ((place < at) | (DeliveryTable.pk < pk)))
     found = [_delivery(row) for row in query.tuples().execute(database)]
     if len(found) <= limit:
@@ -82,7 +84,7 @@ def of_event(
     if organization_id is not None:
         query = query.where(EndpointTable.organization_id == organization_id)
     if cursor is not None:
-        query = query.where(DeliveryTable.pk > cursors.decode(cursor, _OF_EVENT, tuple[int])[0])
+        query = query.where(DeliveryTable.pk > cursors.decode(cursor, _OF_EVENT, tuple[cursors.Number])[0])
     found = [_delivery(row) for row in query.tuples().execute(database)]
     more = len(found) > limit
     next_cursor = cursors.encode(_OF_EVENT, [found[limit - 1].pk]) if more else None

@@ -93,7 +93,7 @@ def page(database: Database, organization_id: str | None, limit: int, cursor: st
     if organization_id is not None:
         query = query.where(EndpointTable.organization_id == organization_id)
     if cursor is not None:
-        (last,) = cursors.decode(cursor, _LIST, tuple[int])
+        (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
         query = query.where(EndpointTable.pk < last)
     found = [from_row(row) for row in query.tuples().execute(database)]
     more = len(found) > limit

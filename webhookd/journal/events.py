@@ -33,7 +33,7 @@ def page(
     """
     query = _visible(organization_id).order_by(EventTable.pk).limit(limit + 1)
     if cursor is not None:
-        query = query.where(EventTable.pk > cursors.decode(cursor, _LIST, tuple[int])[0])
+        query = query.where(EventTable.pk > cursors.decode(cursor, _LIST, tuple[cursors.Number])[0])
     if after is not None:
         query = query.where(EventTable.pk > _position(database, after, organization_id))
     found = [_event(row) for row in query.tuples().execute(database)]
@@ -76,7 +76,7 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
 
 def _position(database: Database, after: str, organization_id: str | None) -> int:
     if after.startswith(cursors.PREFIX):
-        return cursors.decode(after, _LIST, tuple[int])[0]
+        return cursors.decode(after, _LIST, tuple[cursors.Number])[0]
     try:
         return get(database, after, organization_id).pk
     except Rejected as error:

@@ -57,7 +57,7 @@ def search(
 
     `since` is inclusive, `until` is not. Raises Rejected INVALID_CURSOR.
     """
-    before = _PAST_ALL if cursor is None else cursors.decode(cursor, _LIST, tuple[int])[0]
+    before = _PAST_ALL if cursor is None else cursors.decode(cursor, _LIST, tuple[cursors.Number])[0]
     if until is not None:
         before = min(before, 1 + _number(database, _LAST_BEFORE, until + _MARGIN_SECONDS, 0))
     first = 0 if since is None else _number(database, _FIRST_FROM, since - _MARGIN_SECONDS, _PAST_ALL)
