@@ -165,7 +165,7 @@ def _check_forgotten(world: World, request: Request) -> None:
     submission = world.submissions.get(request.event)
     if submission is None:
         came_at = parse_iso(msgspec.json.decode(request.body)["timestamp"])
-        is_old = any(at >= request.at and came_at < before for at, before in world.forgotten_before)
+        is_old = any(came_at < before for before in world.forgotten_before[request.life :])
     else:
         is_old = submission.may_be_forgotten
     if not is_old:

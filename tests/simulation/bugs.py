@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
+from peewee import Database
 
+from tests.simulation.audit import rows
 from tests.simulation.model import World
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
@@ -170,6 +172,20 @@ class LosesRecordsWhenFull(BadJournal):
         done: Ticket[None] = Ticket()
         done.succeed(None)
         return done
+
+
+class TrustsALookUp(BadJournal):
+    """Takes a delivery that was looked up to be there for good, whatever retention removes."""
+
+    async def write(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        if change is not deliveries.retry:
+            return await super().write(change, *args, **kwargs)
+
+        def trusting(database: Database, /, pk: int, **how: Any) -> T:
+            [_] = rows(database, "SELECT pk FROM deliveries WHERE pk = ?", pk)
+            return change(database, pk, **how)
+
+        return await super().write(trusting, *args, **kwargs)
 
 
 class IgnoresRetryAfter(BadSender):

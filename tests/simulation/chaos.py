@@ -40,7 +40,10 @@ class Chaos:
         self._dice = world.dice
 
     async def operate(self) -> None:
-        """Create, change, switch, delete, retry and replay."""
+        """Create, change, switch, delete, retry and replay; first retry what retention is about to remove."""
+        for _ in range(20):
+            await self._attempt(self._retry_old)
+            await trio.sleep(self._dice.choice((0.0, 0.01)))
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
         deeds = [self._create, self._delete, self._move, self._replay, self._rotate, self._rotate, self._list_type]
@@ -232,12 +235,26 @@ class Chaos:
         if subject is None:
             return
         known = [request.delivery for request in self._world.requests if request.endpoint_id == subject.id]
-        if not known:
-            return
-        delivery = self._dice.choice(known)
+        if known:
+            await self._retry_by_hand(self._dice.choice(known))
+
+    async def _retry_old(self) -> None:
+        """Retry a delivery that a server may remove by its age, now that its clock has been set."""
+        old = {name for name, submission in self._world.submissions.items() if submission.may_be_forgotten}
+        known = [request.delivery for request in self._world.requests if request.event in old]
+        if known:
+            await self._retry_by_hand(self._dice.choice(known))
+
+    async def _retry_by_hand(self, delivery: str) -> None:
         force = self._dice.random() < 0.2
+        was_by_hand = delivery in self._world.by_hand
         self._world.by_hand.add(delivery)
-        row = await self._life.router.retry(delivery, None, force=force)
+        try:
+            row = await self._life.router.retry(delivery, None, force=force)
+        except Rejected:
+            if not was_by_hand:
+                self._world.by_hand.discard(delivery)
+            raise
         self._world.note(f"retried {row.id}")
 
     async def _replay(self) -> None:

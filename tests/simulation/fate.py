@@ -60,7 +60,7 @@ def between_lives(world: World) -> None:
     for submission in world.submissions.values():
         if clock.now() - submission.wall_at > FORGOTTEN_SECONDS:
             submission.may_be_forgotten = True
-    world.forgotten_before.append((now, clock.now() - FORGOTTEN_SECONDS))
+    world.forgotten_before.append(clock.now() - FORGOTTEN_SECONDS)
 
 
 async def revive(world: World, journal: Journal) -> None:

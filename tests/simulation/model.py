@@ -176,7 +176,7 @@ class World:
         self.is_healing = False
         self.catalogue: dict[str, bool | None] = {**dict.fromkeys(TYPES, True), EXTRA_TYPE: False}
         self.life_began_at = 0.0
-        self.forgotten_before: list[tuple[float, float]] = []  # as each life began: trio's time, and a wall time
+        self.forgotten_before = [0.0]  # in each life, what came before that wall time
         self.unheard = 0.0  # by how much the clock was set with no server to hear of it, the largest
         self.life = 0
         self.is_dead = False

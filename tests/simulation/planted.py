@@ -21,6 +21,7 @@ PLANTED: dict[str, Parts] = {
     "forgets what is in flight": Parts(journal=bugs.ForgetsFlights),
     "alters bodies": Parts(journal=bugs.AltersBodies),
     "skips an endpoint after a crash": Parts(journal=bugs.SkipsEndpoint),
+    "trusts a look-up": Parts(journal=bugs.TrustsALookUp),
     "ignores Retry-After": Parts(sender=bugs.IgnoresRetryAfter),
     "sends twice where no answer came": Parts(sender=bugs.SendsTwice),
     "ignores the breaker": Parts(router=bugs.IgnoresBreaker),

@@ -32,7 +32,6 @@ async def test_an_operational_event_is_as_old_as_it_says(autojump_clock: MockClo
     body = msgspec.json.encode({"timestamp": iso(world.clock.now())})
     request = Request(0, "wh_1", "dlv_1", "evt_1", 1, 1, trio.current_time(), world.clock.steady(), body)
     for years_ahead, violations in ((0, 1), (1, 1)):  # the second is no violation
-        at_start = world.clock.now() + years_ahead * YEAR
-        world.forgotten_before.append((trio.current_time(), at_start - fate.FORGOTTEN_SECONDS))
+        world.forgotten_before.append(world.clock.now() + years_ahead * YEAR - fate.FORGOTTEN_SECONDS)
         audit._check_forgotten(world, request)
         assert len(world.violations) == violations
