@@ -18,19 +18,28 @@ _SAMPLES = 5
 _LONG_SECONDS = 0.25  # one sample of this length is exact enough
 
 
-def growth(make: Callable[[int], T], work: Callable[[T], object], size: int) -> float:
-    """Return by how much `work` takes longer on `make(8 * size)` than on `make(size)`.
+def growth(make: Callable[[int], T], work: Callable[[T], object], longest: int) -> float:
+    """Return by how much `work` takes longer on an input of 8 times the length, up to the length `8 * longest`.
 
-    1.0 where even the long one takes less than `UNSEEN_SECONDS`: at the lengths that are tried, quadratic work doesn't.
+    Of the lengths it takes the shortest that can be measured, so that a failure shows before it takes minutes; 1.0
+    where all of them take less than `UNSEEN_SECONDS`, which quadratic work doesn't at the lengths that are tried.
     """
-    long = _least_seconds(work, make(FACTOR * size), enough=UNSEEN_SECONDS)
-    if long < UNSEEN_SECONDS:
-        return 1.0
-    return long / _least_seconds(work, make(size), enough=0.0)
+    length = longest
+    while length > FACTOR:
+        length //= FACTOR
+    most = 1.0
+    while length <= longest:
+        long = _least_seconds(work, make(FACTOR * length), enough=UNSEEN_SECONDS)
+        if long >= UNSEEN_SECONDS:
+            most = max(most, long / _least_seconds(work, make(length), enough=0.0))
+        if most >= MOST_GROWTH:
+            break
+        length *= FACTOR
+    return most
 
 
 def _least_seconds(work: Callable[[T], object], given: T, *, enough: float) -> float:
-    """Return the least of several samples; the first that is below `enough` settles it."""
+    """Return the least of several samples; one that is below `enough` settles it."""
     least = float("inf")
     for _ in range(_SAMPLES):
         started = time.thread_time()

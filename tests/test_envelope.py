@@ -1,6 +1,7 @@
 """From a producer's bytes to the bytes that are sent: fidelity, and what is refused with which place."""
 
 import json
+from typing import Annotated
 
 import msgspec
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linear import MOST_GROWTH, growth
-from webhookd.envelope import MAX_DEPTH, accept, check_json_text, decode_event
+from webhookd.envelope import MAX_DEPTH, accept, check_json_text, decode_event, locate
 from webhookd.errors import ErrorCode, Rejected
 
 LIMIT = 262_144
@@ -160,3 +161,36 @@ def test_depth_is_found_in_time_linear_in_the_length(prefix: bytes, unit: bytes)
         return prefix + b"[" * 129 + unit * (length // len(unit))
 
     assert growth(text, is_too_deep, 1_048_576 // 8) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("unit", ["[", ".", "[]", "].", "` - at `$", "a"], ids=repr)
+def test_a_name_that_looks_like_a_place_costs_its_length(unit: str) -> None:
+    """The place of a failure is found in linear time, also where an unknown field's name imitates one."""
+
+    def line(length: int) -> bytes:
+        return b'{"type":"a","data":{},"x` - at `$' + (unit * (length // len(unit))).encode() + b'":1}'
+
+    def refuse(text: bytes) -> None:
+        with pytest.raises(Rejected, match="unknown field"):
+            decode_event(text, max_bytes=2 * LIMIT)
+
+    assert growth(line, refuse, LIMIT // 8) < MOST_GROWTH
+
+
+def test_places_are_json_pointers() -> None:
+    """A place below objects, lists and keys is a pointer with a step for each, escaped as RFC 6901 says."""
+
+    class Inner(msgspec.Struct):
+        count: Annotated[int, msgspec.Meta(ge=1)] = msgspec.field(name="a/b~c")
+
+    class Outer(msgspec.Struct):
+        rows: list[dict[str, Inner]]
+
+    def place(text: bytes) -> tuple[str, str]:
+        with pytest.raises(msgspec.ValidationError) as wrong:
+            msgspec.json.decode(text, type=Outer)
+        return locate(wrong.value)
+
+    assert place(b'{"rows":[{},{"k":{"a/b~c":0}}]}') == ("/rows/1/.../a~1b~0c", "Expected `int` >= 1")
+    assert place(b'{"rows":1}') == ("/rows", "Expected `array`, got `int`")
+    assert place(b"[]") == ("", "Expected `object`, got `array`")

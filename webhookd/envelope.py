@@ -24,7 +24,8 @@ _OPENING_BRACE = ord("{")
 
 _decoder = msgspec.json.Decoder(NewEvent)
 _quote = msgspec.json.Encoder().encode
-_PATH = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_AT = " - at `$"
+_LONGEST_PATH = 1024  # each level of the deepest JSON that is taken has at most 5 characters or a name of ours
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
 # As signed bytes, an opening bracket is one step down and a closing one is one step up.
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
@@ -113,12 +114,21 @@ def decode_json(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
 def locate(error: msgspec.ValidationError) -> tuple[str, str]:
     """Split msgspec's message into a JSON pointer (RFC 6901) and what is accepted there."""
     message = str(error)
-    found = _PATH.search(message)
-    if found is None:
+    accepted, found, path = message.rpartition(_AT)
+    # The message may hold a name of the sender's choice, which may look like a place as well.
+    if not found or not path.endswith("`") or len(path) > _LONGEST_PATH:
         return "", message
-    steps = re.findall(r"\.([^.\[]+)|\[([^\]]*)\]", found["path"])
-    pointer = "".join("/" + (name or index).strip("\"'").replace("~", "~0").replace("/", "~1") for name, index in steps)
-    return pointer, message[: found.start()]
+    return _pointer(path.removesuffix("`")), accepted
+
+
+def _pointer(path: str) -> str:
+    """Return the JSON pointer of what msgspec writes as `.webhooks[0].url`."""
+    names, *indexed = path.split("[")
+    steps = names.split(".")[1:]
+    for part in indexed:
+        index, _, names = part.partition("]")
+        steps += [index, *names.split(".")[1:]]
+    return "".join("/" + step.strip("\"'").replace("~", "~0").replace("/", "~1") for step in steps)
 
 
 def _invalid(pointer: str, accepted: str) -> Rejected:
