@@ -113,13 +113,17 @@ class Api:
         credentials: str | None,
         *,
         body: object = None,
+        content: bytes | None = None,
         uid: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request with these credentials; `uid` is the kernel's word on a control socket."""
+        """Send a request with these credentials; `uid` is the kernel's word on a control socket.
+
+        Its body is `body` as JSON, or the bytes of `content`.
+        """
         authorization = {} if credentials is None else {"authorization": f"Bearer {credentials}"}
         sent = {**authorization, **(headers or {})}
-        return await self._clients[uid].request(method, path, headers=sent, json=body)
+        return await self._clients[uid].request(method, path, headers=sent, json=body, content=content)
 
     async def stream(self, path: str, credentials: str, lines: AsyncIterator[bytes]) -> bytes:
         """Send lines as they come, and return the lines of the answer."""

@@ -95,7 +95,7 @@ ACK = (
     ),
     after(
         "ack.kept",
-        "webhookd.admin.idempotency:Idempotency._keep",
+        "webhookd.admin.idempotency:Idempotency._settle",
         "A change under an Idempotency-Key and its answer are on disk, and nobody was told: sent again it is answered.",
         MadeOnce(is_kept=True),
     ),

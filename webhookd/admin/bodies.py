@@ -52,11 +52,12 @@ class Body(TrioBody):
 
 
 class BoundedRequest(TrioRequest):
-    """A request with such a body."""
+    """A request with such a body; `asks_for_a_change` is set in the step before the change is handed over."""
 
     body_class = Body
     body: Body
     whole_body: bytes | None = None  # once it was read
+    asks_for_a_change = False
 
 
 class BoundedConnection(TrioASGIHTTPConnection):
@@ -121,6 +122,16 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
         raise RequestTimeout(f"the body was not complete after {timeout_seconds:g} s")
     bounded.whole_body = bytes(collected)
     return bounded.whole_body
+
+
+def asks_for_a_change(request: Request) -> bool:
+    """Whether a request has come so far that it may have changed something."""
+    return cast("BoundedRequest", request).asks_for_a_change
+
+
+def note_change(request: Request) -> None:
+    """Note that a request is about to change something."""
+    cast("BoundedRequest", request).asks_for_a_change = True
 
 
 def media_type(request: Request) -> str:

@@ -1,34 +1,34 @@
 """Idempotency-Key: a POST that is sent again gets the answer of its first time.
 
-Answers are kept for a day, for one caller, method and path, sealed like a secret since they may show one. A request
-under way holds its key in memory: a second one beside it is refused, and so is the same key with another body. What
-failed inside webhookd, or was never begun, isn't kept, so that sending it again tries again.
+Kept is what was done: the 2xx answers, for a day, for one caller, method and path, sealed like a secret since they may
+show one. What was refused changed nothing (`Rejected` promises that), so its key is free again, and so is that of a
+request which failed, or whose client left, before it asked for any change. A request under way holds its key in memory:
+a second one beside it is refused, and so is the same key with another body.
 
-That a request is begun stands in the journal no later than what it changes. Where the server died, or the client left,
-before there was an answer to keep, nobody knows what became of it: sent again it is refused, and never done twice.
+That a request is begun stands in the journal no later than what it changes. Where the server died, or a request failed
+or its client left once it had asked for a change, nobody knows what became of it: sent again it is refused, and never
+done twice.
 """
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from http import HTTPStatus
 
 import msgspec
 import trio
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller
-from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, media_type, read_body
+from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, asks_for_a_change, media_type, read_body
 from webhookd.admin.ports import Services
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import KeptAnswer, idempotency
+from webhookd.journal import KeptAnswer, Ticket, idempotency
 
 HEADER = "Idempotency-Key"
 REPLAYED = "idempotency-replayed"
 MOST_CHARACTERS = 255
 
 _KEPT_HEADERS = ("content-type", "location")
-_FORGET_SECONDS = 1.0
-_NOT_KEPT = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
+_SETTLE_SECONDS = 1.0
 
 
 class _Answer(msgspec.Struct, array_like=True):
@@ -79,16 +79,18 @@ class Idempotency:
             )
             # Not waited for: it is in the queue ahead of whatever the request writes.
             services.journal.write_nowait(idempotency.begin, None, begun)
+            is_settled = False
             try:
                 response = await run()
-            except Exception:
-                services.journal.insist(idempotency.forget, None, *place)
-                raise
-            if response.status_code < 500 and response.status_code not in _NOT_KEPT:
-                await self._keep(begun, response)
-            else:
-                await self._forget(place)
-            return response
+                is_settled = True
+                if 200 <= response.status_code < 300:
+                    await self._settle(self._keep(begun, response, bytes(await response.get_data(as_text=False))))
+                else:
+                    await self._settle(self._forget(place))
+                return response
+            finally:
+                if not is_settled and not asks_for_a_change(request):
+                    self._forget(place)
         finally:
             self._running.discard(place)
 
@@ -109,17 +111,18 @@ class Idempotency:
         response.headers[REPLAYED] = "true"
         return response
 
-    async def _keep(self, begun: KeptAnswer, response: Response) -> None:
+    def _keep(self, begun: KeptAnswer, response: Response, body: bytes) -> Ticket[None]:
         services = self._services
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         kept = msgspec.structs.replace(begun, status=response.status_code, created_at=services.clock.now())
-        plain = _encode(_Answer(headers, bytes(await response.get_data(as_text=False))))
-        await services.journal.write(idempotency.keep, services.vault, kept, plain)
+        return services.journal.insist(idempotency.keep, None, services.vault, kept, _encode(_Answer(headers, body)))
 
-    async def _forget(self, place: tuple[str, str, str]) -> None:
-        ticket = self._services.journal.insist(idempotency.forget, None, *place)
-        # On a full disk it waits for room, and the caller shall not.
-        with trio.move_on_after(_FORGET_SECONDS):
+    def _forget(self, place: tuple[str, str, str]) -> Ticket[None]:
+        return self._services.journal.insist(idempotency.forget, None, *place)
+
+    async def _settle(self, ticket: Ticket[None]) -> None:
+        # On a full disk it waits for room. The caller shall not: what it asked for is done, or refused.
+        with trio.move_on_after(_SETTLE_SECONDS):
             await ticket.settled()
 
 

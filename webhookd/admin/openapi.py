@@ -43,7 +43,7 @@ _IDEMPOTENCY_KEY: Json = {
     "name": idempotency.HEADER,
     "in": "header",
     "required": False,
-    "description": "the same key with the same body gets the first answer again; kept for 24 hours",
+    "description": "the same key with the same body gets the first 2xx answer again; kept for 24 hours",
     "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_CHARACTERS, "pattern": "^[!-~]+$"},
 }
 _RATE_LIMITS: Mapping[str, Json] = {

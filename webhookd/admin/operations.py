@@ -13,7 +13,15 @@ from msgspec import NODEFAULT, Struct
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
-from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, decode_body, decode_query, expect_media_type, read_body
+from webhookd.admin.bodies import (
+    JSON,
+    MAX_JSON_BYTES,
+    decode_body,
+    decode_query,
+    expect_media_type,
+    note_change,
+    read_body,
+)
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import Input, NoQuery
 from webhookd.errors import ErrorCode
@@ -40,7 +48,11 @@ class Call(Generic[Q, B]):
     body: B
 
     def deed(self, action: Action, fields: Iterable[str] = ()) -> Deed:
-        """Return what the caller asks for, for the audit log; `fields` are the names of what was given."""
+        """Return what the caller asks for, for the audit log; `fields` are the names of what was given.
+
+        From here on the request may have changed something, whatever becomes of it.
+        """
+        note_change(self.request)
         assert self.caller.actor is not None  # noqa: S101 - nobody has a role, and so gets to no change
         return Deed(
             actor=self.caller.actor,
@@ -61,6 +73,7 @@ class Answer:
 
 
 Handler = Callable[[Call[Q, B]], Awaitable["Answer | Response"]]
+"""Answers one call; a Rejected that it raises means that nothing was changed."""
 Runner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable["Answer | Response"]]
 
 

@@ -17,7 +17,7 @@ from quart import Request, Response
 from werkzeug.exceptions import RequestTimeout
 
 from webhookd.admin.auth import Caller
-from webhookd.admin.bodies import JSON, NDJSON, chunks, expect_media_type, read_body
+from webhookd.admin.bodies import JSON, NDJSON, chunks, expect_media_type, note_change, read_body
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, SubmittedLine
@@ -58,6 +58,7 @@ async def _publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
     text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
     new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
     await services.router.room()
+    note_change(call.request)
     result = await services.router.publish(new).wait()
     value = Submitted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
     return Answer(value=value, status=HTTPStatus.ACCEPTED)

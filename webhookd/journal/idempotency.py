@@ -20,12 +20,16 @@ _KEY = (IdempotencyTable.caller, IdempotencyTable.route, IdempotencyTable.key)
 
 
 def find(database: Database, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
-    """Return the answer kept for a key, None where there is none younger than a day."""
+    """Return the answer kept for a key, None where there is none younger than a day.
+
+    A refusal counts as none: it changed nothing. An earlier version kept them too.
+    """
     query = IdempotencyTable.select(*_COLUMNS).where(
         (IdempotencyTable.caller == caller)
         & (IdempotencyTable.route == route)
         & (IdempotencyTable.key == key)
         & (IdempotencyTable.created_at > now - KEPT_SECONDS)
+        & ((IdempotencyTable.status == BEGUN) | IdempotencyTable.status.between(200, 299))
     )
     for row in list(query.tuples().execute(database)):
         return row_of(KeptAnswer, row)
