@@ -1,14 +1,26 @@
 """Who gets in: sign-in, cookies, origins, tokens, headers."""
 
+import itertools
 import re
 
 import pytest
 import trio
 
 from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
+from webhookd.admin.auth import Caller, KeyRing
 from webhookd.dashboard.doors import own_path
-from webhookd.dashboard.sessions import IDLE_SECONDS, LONGEST_SECONDS, MOST_NOTICES, MOST_OF_ONE_CALLER
+from webhookd.dashboard.sessions import (
+    IDLE_SECONDS,
+    LONGEST_SECONDS,
+    MOST_NOTICES,
+    MOST_OF_ONE_CALLER,
+    MOST_SESSIONS,
+    Sessions,
+)
 from webhookd.dashboard.signing_in import FAILURES_AT_ONCE
+from webhookd.journal import KeyRow
+from webhookd.journal.audit import Actor, ActorKind
+from webhookd.models import Role
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:
@@ -164,6 +176,37 @@ async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.Moc
     assert len(site.dashboard.sessions) == MOST_OF_ONE_CALLER
     assert (await visitors[0].get("/")).status_code == 303
     assert (await visitors[1].get("/")).status_code == 200
+
+
+def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
+    """Where there are too many sessions over all, one goes of the organization that has most of them."""
+
+    def key(key_id: str, organization_id: str | None) -> KeyRow:
+        return KeyRow(
+            id=key_id,
+            role=Role.VIEWER,
+            name="",
+            organization_id=organization_id,
+            key_hash=b"",
+            created_at=0.0,
+            expires_at=None,
+        )
+
+    of_others = [key("key_other", "other"), key("key_unbound", None)]
+    of_acme = [key(f"key_{number}", "acme") for number in range(MOST_SESSIONS // 10)]
+    seconds = itertools.count()
+    sessions = Sessions(KeyRing([*of_others, *of_acme]), lambda: 0.0, clock=lambda: next(seconds) / 1e6)
+
+    def begin(row: KeyRow) -> str:
+        actor = Actor(kind=ActorKind.KEY, id=row.id, role=row.role)
+        return sessions.begin(Caller(role=row.role, organization_id=row.organization_id, actor=actor), is_secure=False)
+
+    oldest = [begin(row) for row in of_others]
+    crowd = [begin(row) for row in of_acme for _ in range(11)]
+    assert len(sessions) == MOST_SESSIONS
+    assert sessions.find(crowd[0], is_secure=False) is None
+    for kept in (*oldest, crowd[-1]):
+        assert sessions.find(kept, is_secure=False) is not None
 
 
 async def test_a_change_needs_token_and_origin(site: Site) -> None:

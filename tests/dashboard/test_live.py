@@ -81,22 +81,69 @@ async def test_a_stream_ends_at_the_drain(site: Site, autojump_clock: trio.testi
 
 
 async def test_streams_are_bounded(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """One stream too many is refused, over all and with one key, and there is room again when one has ended."""
-    visitors = [await site.visitor() for _ in range(MOST_STREAMS // MOST_OF_ONE_CALLER + 1)]
+    """One stream too many is refused, over all and with one key, and there is room again when one has ended.
+
+    Whoever has none yet still gets one.
+    """
+    *busy, second, newcomer = [await site.visitor() for _ in range(MOST_STREAMS // MOST_OF_ONE_CALLER + 2)]
 
     async def listen(visitor: Visitor) -> None:
         assert (await visitor.stream("/live", 3))[0] == 200
 
     async with trio.open_nursery() as nursery:
-        for visitor in visitors[:-1]:
-            for _ in range(MOST_OF_ONE_CALLER):
+        for number, visitor in enumerate(busy):
+            for _ in range(MOST_OF_ONE_CALLER - number):
                 nursery.start_soon(listen, visitor)
             await trio.sleep(0.5)
-            assert (await visitor.stream("/live", 0.5))[0] == 429
+            if not number:
+                assert (await visitor.stream("/live", 0.5))[0] == 429
+        nursery.start_soon(listen, second)
+        await trio.sleep(0.5)
         assert site.dashboard.streams.open == MOST_STREAMS
-        assert (await visitors[-1].stream("/live", 0.5))[0] == 429
+        assert (await second.stream("/live", 0.5))[0] == 429
+        assert (await newcomer.stream("/live", 0.5))[0] == 200
     assert site.dashboard.streams.open == 0
-    assert (await visitors[0].stream("/live", 1))[0] == 200
+    assert (await busy[0].stream("/live", 1))[0] == 200
+
+
+async def test_an_organization_has_its_share_of_the_streams(site: Site, autojump_clock: trio.testing.MockClock) -> None:
+    """All keys of an organization together keep so many open, asked for at once too; another's are untouched by it."""
+    share = site.api.services.config.organizations.max_live_pages
+    first, second = [await site.visitor("viewer", organizationId="acme") for _ in range(2)]
+    other = await site.visitor("viewer", organizationId="other")
+    unbound = await site.visitor("viewer")
+    statuses: dict[Visitor, list[int]] = {visitor: [] for visitor in (first, second, other, unbound)}
+
+    async def listen(visitor: Visitor) -> None:
+        statuses[visitor].append((await visitor.stream("/live", 3))[0])
+
+    async with trio.open_nursery() as nursery:
+        for visitor in (first, second):
+            for _ in range(32):
+                nursery.start_soon(listen, visitor)
+        await trio.sleep(0.5)
+        assert site.dashboard.streams.open == share
+        for _ in range(share):
+            nursery.start_soon(listen, other)
+        for _ in range(share + 1):
+            nursery.start_soon(listen, unbound)
+    assert sorted(statuses[first] + statuses[second]) == [200] * share + [429] * (64 - share)
+    assert statuses[other] == [200] * share
+    assert statuses[unbound] == [200] * (share + 1)
+    assert site.dashboard.streams.open == 0
+    assert (await first.stream("/live", 1))[0] == 200
+
+
+async def test_the_refusal_says_which_limit_it_is(site: Site, autojump_clock: trio.testing.MockClock) -> None:
+    """A page too many of an organization names the key of the configuration that allows more."""
+    visitor = await site.visitor("viewer", organizationId="acme")
+    async with trio.open_nursery() as nursery:
+        for _ in range(site.api.services.config.organizations.max_live_pages):
+            nursery.start_soon(visitor.stream, "/live", 3)
+        await trio.sleep(0.5)
+        status, said = await visitor.stream("/live", 0.5)
+    assert status == 429
+    assert "8 live pages are open in this organization already (organizations.max_live_pages)" in said
 
 
 def test_text_keeps_its_lines() -> None:

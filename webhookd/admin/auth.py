@@ -106,6 +106,11 @@ class Caller(Struct, frozen=True, kw_only=True):
         # No organization's id has a slash or is a star.
         return f"jwt/{self.organization_id or '*'}/{self.actor.id}"
 
+    @property
+    def share(self) -> str:
+        """Whose share of what all callers share is used: the organization's, or its own where it belongs to none."""
+        return self.place if self.organization_id is None else f"organization/{self.organization_id}"
+
     def require(self, permission: Permission) -> None:
         """Raise Rejected FORBIDDEN unless the caller's role grants it."""
         if permission is Permission.NOTHING:

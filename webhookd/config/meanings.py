@@ -19,6 +19,11 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
             "allows them. For receivers on a developer's machine: `allow_http = true`, `ports = []`, `allow_networks "
             '= ["127.0.0.0/8", "::1/128"]`.'
         ),
+        "organizations": (
+            "The most that one organization may have or send, so that none takes what all share. These are for "
+            "organizations: what belongs to none has no such limit. Lowering one removes nothing: what is there goes "
+            "on, and nothing is added until there is less."
+        ),
         "jwt": (
             "Tokens (JWT) of your application's own sign-in, taken as `Authorization: Bearer <token>` beside API "
             "keys once one of the three files is set. What a token is checked with is fixed by the key: one "
@@ -118,6 +123,15 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "events": {
             "unknown_event_types": (
                 'What becomes of an event whose type the catalogue doesn\'t know: "reject" or "accept".'
+            ),
+        },
+        "organizations": {
+            "max_webhooks": "Webhooks of one organization; one more is refused with `QUOTA_EXCEEDED`.",
+            "max_keys": "API keys bound to it, expired ones that have not been revoked included; the same.",
+            "max_live_pages": "Pages of the dashboard that its keys and tokens may keep open at a time.",
+            "max_events_per_request": (
+                "Lines of one NDJSON request with a key or token that is bound to it. The line after them gets an "
+                "error, and the rest isn't read."
             ),
         },
         "secrets": {

@@ -102,6 +102,15 @@ class EventsConfig(_Section, frozen=True, kw_only=True):
     unknown_event_types: Literal["reject", "accept"] = "reject"
 
 
+class OrganizationsConfig(_Section, frozen=True, kw_only=True):
+    """`[organizations]`: the most that one organization may have or send at a time."""
+
+    max_webhooks: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
+    max_keys: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
+    max_live_pages: Annotated[int, Meta(ge=1, le=512)] = 8
+    max_events_per_request: Annotated[int, Meta(ge=1, le=1_000_000_000)] = 10_000
+
+
 class SecretsConfig(_Section, frozen=True, kw_only=True):
     """`[secrets]`: the key that encrypts what must not be read from the journal."""
 
@@ -151,6 +160,7 @@ class Config(_Section, frozen=True, kw_only=True):
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     egress: EgressConfig = field(default_factory=EgressConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
+    organizations: OrganizationsConfig = field(default_factory=OrganizationsConfig)
     secrets: SecretsConfig = field(default_factory=SecretsConfig)
     jwt: JwtConfig = field(default_factory=JwtConfig)
     log: LogConfig = field(default_factory=LogConfig)

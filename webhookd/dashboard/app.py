@@ -66,7 +66,8 @@ class Dashboard:
 
     def __init__(self, services: Services, pages: Sequence[Page]) -> None:
         self.sessions = Sessions(services.keys, services.clock.now)
-        self.streams = Streams(self.sessions)
+        most_live_pages = services.config.organizations.max_live_pages
+        self.streams = Streams(self.sessions, most_of_organization=most_live_pages)
         self._kept = Kept()
         self._services = services
         self._templates = Templates()

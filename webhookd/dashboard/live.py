@@ -8,6 +8,7 @@ browser. A stream ends with its session and when the server drains, which is not
 
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
 
 import trio
@@ -37,12 +38,22 @@ def live(name: str, route: str, permission: Permission, parts: Parts) -> Page:
     async def view(visit: Visit) -> Response:
         visit.streams.check(visit.session)
         first = dict(await parts(visit))  # what can't be had is refused before anything is streamed
-        response = Response(_events(visit, parts, permission, first), HTTPStatus.OK, content_type=MEDIA_TYPE)
+        events = _events(visit, parts, permission, first)
+        # Begun here, which counts it and may refuse it: others may have opened theirs meanwhile.
+        begun = await anext(events)
+        response = Response(_from(begun, events), HTTPStatus.OK, content_type=MEDIA_TYPE)
         response.timeout = None
         response.headers["x-accel-buffering"] = "no"  # nginx would keep events back
         return response
 
     return page(name, route, permission, view)
+
+
+async def _from(begun: bytes, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(events):
+        yield begun
+        async for chunk in events:
+            yield chunk
 
 
 async def _events(

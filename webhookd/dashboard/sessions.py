@@ -2,13 +2,16 @@
 
 A session is as good as the key or token that it was begun with, and is asked so at each request: one that was revoked
 or has expired ends it. It also ends after an hour without a request, after 12 hours in any case, and with the process.
-Their number is bounded; the one unused the longest goes first. Every method is one synchronous step.
+Their number is bounded, for each key and over all. Where there are too many over all, the one unused the longest goes
+of the organization that has most of them, so that nobody's sign-ins end another's sessions; who belongs to no
+organization counts by key. Every method is one synchronous step.
 """
 
 import hashlib
 import hmac
 import os
 from base64 import urlsafe_b64encode
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -129,7 +132,10 @@ class Sessions:
         if len(own) >= MOST_OF_ONE_CALLER:
             self.end(min(own, key=_used_at))
         elif len(self._sessions) >= MOST_SESSIONS:
-            self.end(min(self._sessions.values(), key=_used_at))
+            shares = Counter(session.caller.share for session in self._sessions.values())
+            [(greatest, _)] = shares.most_common(1)
+            theirs = [session for session in self._sessions.values() if session.caller.share == greatest]
+            self.end(min(theirs, key=_used_at))
 
     def _token(self) -> str:
         return urlsafe_b64encode(self._random_bytes(_RANDOM_BYTES)).decode().rstrip("=")
