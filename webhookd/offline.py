@@ -14,7 +14,7 @@ from webhookd.config import Config
 from webhookd.errors import CommandError
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
-from webhookd.journal import Contents, KeyRow, Restored, audit, check_place, keys, restore_journal
+from webhookd.journal import Contents, KeyRow, Restored, audit, check_place, keys, quotas, restore_journal
 from webhookd.keyfile import find_key_place
 from webhookd.models import Role
 from webhookd.rotator import Progress, unlock
@@ -34,16 +34,16 @@ async def initialize(config: Config) -> Secret[str] | None:
 async def create_key(
     config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
 ) -> tuple[KeyRow, Secret[str]]:
-    """Make an API key; return it and its text, which nothing shows again."""
+    """Make an API key; return it and its text, which nothing shows again. Rejected QUOTA_EXCEEDED."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
     row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
     optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
     fields = ("role", *(field for field, value in optional.items() if value))
-    insert = audit.recorded(keys.insert, own_deed(audit.Action.KEY_CREATE, clock, fields), keys.about)
+    insert = audit.recorded(quotas.insert_key, own_deed(audit.Action.KEY_CREATE, clock, fields), keys.about)
     with unwrapped():
         async with writing(config, clock, ids) as journal:
-            await journal.write(insert, row)
+            await journal.write(insert, row, most=config.organizations.max_keys)
     return row, text
 
 

@@ -36,6 +36,7 @@ from webhookd.journal import (
     deliveries,
     endpoints,
     event_types,
+    quotas,
 )
 from webhookd.logs import delivery_attempted, get_logger
 from webhookd.metrics import Measures
@@ -199,9 +200,10 @@ class Router:
             actor.reload()
 
     async def create_endpoint(self, new: NewEndpoint, deed: audit.Deed | None = None) -> Endpoint:
-        """Register an endpoint; it gets every event that is published from the commit on."""
-        insert = audit.recorded(endpoints.insert, deed, endpoints.about)
-        ticket = self._journal.write_nowait(insert, self._adopt, self._vault, new)
+        """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
+        insert = audit.recorded(quotas.insert_endpoint, deed, endpoints.about)
+        most = self._config.organizations.max_webhooks
+        ticket = self._journal.write_nowait(insert, self._adopt, self._vault, new, most=most)
         return await ticket.wait()
 
     async def update_endpoint(

@@ -9,7 +9,7 @@ from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, audit, deliveries, endpoints, events, schema, windows
+from webhookd.journal import Journal, audit, deliveries, endpoints, events, quotas, schema, windows
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, next_rows, prune
 from webhookd.models import DeliveryStatus, Ordering
@@ -99,6 +99,8 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
             (events.page, ("acme",), {"limit": 20, "cursor": None, "after": None}),
             (events.get, ("e", None), {}),
             (endpoints.get, (endpoint.id,), {}),
+            (quotas.webhooks_of, ("acme",), {}),
+            (quotas.keys_of, ("acme",), {}),
             (endpoints.health_facts, ({endpoint.pk: Ordering.STRICT},), {}),
             *((audit.page, ("acme",), entries() | {name: "x"}) for name in ("actor", "what")),
             *((audit.page, (None,), entries() | {name: "x"}) for name in ("actor", "what")),

@@ -46,6 +46,10 @@ REFUSALS: Mapping[ErrorCode, str] = {
     ErrorCode.UNKNOWN_EVENT_TYPE: "not in the catalogue: user.craeted; add a name with PUT /api/event-types/:name",
     ErrorCode.UNAUTHORIZED: "an API key is needed: Authorization: Bearer whd_…",
     ErrorCode.FORBIDDEN: "a key of the role operator may change isActive alone",
+    ErrorCode.QUOTA_EXCEEDED: (
+        f"the organization {story.ORGANIZATION} has 500 webhooks, and organizations.max_webhooks allows 500: delete "
+        "one that isn't needed any more, or have the operator of this server raise the limit"
+    ),
     ErrorCode.NOT_FOUND: f"there is no webhook {story.WEBHOOK_ID}",
     ErrorCode.CONFLICT: "the same Idempotency-Key is being answered right now",
     ErrorCode.PAYLOAD_TOO_LARGE: "the body is too large; at most 262144 bytes are taken",

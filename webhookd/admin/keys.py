@@ -11,7 +11,7 @@ from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, New
 from webhookd.admin.views import key, page_of
 from webhookd.clock import parse_iso
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import KeyRow, audit, keys
+from webhookd.journal import KeyRow, audit, keys, quotas
 from webhookd.journal.audit import Action
 from webhookd.secrets import hash_api_key
 
@@ -43,8 +43,9 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
         created_at=now,
         expires_at=expires_at,
     )
-    insert = audit.recorded(keys.insert, call.deed(Action.KEY_CREATE, given(wanted)), keys.about)
-    ticket = services.journal.write_nowait(insert, services.keys.put, row)
+    insert = audit.recorded(quotas.insert_key, call.deed(Action.KEY_CREATE, given(wanted)), keys.about)
+    most = services.config.organizations.max_keys
+    ticket = services.journal.write_nowait(insert, services.keys.put, row, most=most)
     await ticket.wait()
     view = KeyWithText(**{name: getattr(key(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal())
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
@@ -96,6 +97,7 @@ OPERATIONS = (
         query=NoQuery,
         body=NewKey,
         answers={HTTPStatus.CREATED: KeyWithText},
+        refuses=(ErrorCode.QUOTA_EXCEEDED,),
     ),
     operation(
         "revokeKey",

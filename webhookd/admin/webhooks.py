@@ -283,7 +283,7 @@ OPERATIONS = (
         query=NoQuery,
         body=NewWebhook,
         answers={HTTPStatus.CREATED: WebhookWithSecret},
-        refuses=_REFUSES,
+        refuses=(*_REFUSES, ErrorCode.QUOTA_EXCEEDED),
     ),
     operation(
         "getWebhook",

@@ -9,8 +9,8 @@ from http import HTTPStatus
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.models import PublishResult
 
-# Said of the moment or the connection, never of an event: sending again on a new connection may help.
-_TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT"})
+# Said of the moment, the connection or the request, never of an event: sending again in another one may help.
+_TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"})
 _TRY_AGAIN_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOST_RETRY_AFTER_SECONDS = 86_400.0
 

@@ -58,9 +58,12 @@ async def create(visit: Visit) -> Response:
         field = {"organizationId": "organization", "name": "name"}.get(where, "role")
         return await _page(visit, problems={field: _PROBLEMS[field]})
     except Rejected as refused:
-        if refused.code is not ErrorCode.FORBIDDEN:
+        if refused.code not in {ErrorCode.FORBIDDEN, ErrorCode.QUOTA_EXCEEDED}:
             raise
-        return await _page(visit, problems={"organization": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
+        problem = f"{refused.detail[:1].upper()}{refused.detail[1:]}."
+        if refused.code is ErrorCode.FORBIDDEN:
+            return await _page(visit, problems={"organization": problem})
+        return await _page(visit, problems={"": problem}, status=refused.code.status)
     return await _page(visit, made=made)
 
 
@@ -72,7 +75,11 @@ async def revoke(visit: Visit) -> Response:
 
 
 async def _page(
-    visit: Visit, *, made: KeyWithText | None = None, problems: Mapping[str, str] | None = None
+    visit: Visit,
+    *,
+    made: KeyWithText | None = None,
+    problems: Mapping[str, str] | None = None,
+    status: HTTPStatus = HTTPStatus.BAD_REQUEST,
 ) -> Response:
     cursor = visit.query(KeyList).cursor
     query = ListQuery(limit=ROWS, cursor=cursor)
@@ -91,7 +98,7 @@ async def _page(
             "next_path": f"/keys?cursor={found.next_cursor}" if found.next_cursor else None,
             "first_path": "/keys" if cursor else None,
         },
-        status=ErrorCode.VALIDATION_ERROR.status if problems else HTTPStatus.OK,
+        status=status if problems else HTTPStatus.OK,
     )
 
 

@@ -25,6 +25,7 @@ _TOLD_ON_THE_FORM = {
     ErrorCode.VALIDATION_ERROR,
     ErrorCode.URL_NOT_ALLOWED,
     ErrorCode.UNKNOWN_EVENT_TYPE,
+    ErrorCode.QUOTA_EXCEEDED,
 }
 
 
@@ -41,7 +42,8 @@ async def create(visit: Visit) -> Response:
     except Rejected as refused:
         if refused.code not in _TOLD_ON_THE_FORM:
             raise
-        return _form(visit, visit.form, by_field(problems_of(refused)), status=HTTPStatus.UNPROCESSABLE_ENTITY)
+        status = HTTPStatus.FORBIDDEN if refused.code is ErrorCode.QUOTA_EXCEEDED else HTTPStatus.UNPROCESSABLE_ENTITY
+        return _form(visit, visit.form, by_field(problems_of(refused)), status=status)
     visit.session.show_once(made.id, Secret(made.secret))
     return visit.go(f"/webhooks/{made.id}/secret")
 

@@ -101,6 +101,7 @@ __all__ = [
     "idempotency",
     "keys",
     "open_journal",
+    "quotas",
     "replays",
     "reseal",
     "restore_journal",

@@ -154,7 +154,13 @@ def _statistics(database: Database, _now: float) -> None:
     )
 
 
-_STEPS = (_first, _audit, _rare_statuses, _statistics)
+def _of_organizations(database: Database, _now: float) -> None:
+    # Counted with each webhook and key that is added to an organization.
+    database.execute_sql("CREATE INDEX endpoints_organization ON endpoints (organization_id) WHERE deleted_at IS NULL")
+    database.execute_sql("CREATE INDEX api_keys_organization ON api_keys (organization_id)")
+
+
+_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations)
 CURRENT_VERSION = len(_STEPS)
 
 
