@@ -17,7 +17,7 @@ from quart_trio import QuartTrio
 from tests.admin.raw import exchange, split_replies
 from tests.e2e.harness import CONFIG, Server, running
 from webhookd.admin.binding import bind_tcp
-from webhookd.admin.bodies import BoundedConnection, BoundedRequest, chunks
+from webhookd.admin.bodies import chunks, with_bodies
 from webhookd.admin.guard import Guard
 from webhookd.admin.limits import MOST_BUCKETS, RateLimits, site_of
 from webhookd.errors import ErrorCode, Rejected
@@ -213,8 +213,7 @@ async def test_the_control_socket_is_for_its_own_user_and_root(tmp_path: Path) -
 async def guarded(*, head_seconds: float = 0.5, body_seconds: float = 0.5) -> AsyncIterator[tuple[str, int]]:
     """Run a guard with short deadlines around an application that counts the lines of a body."""
     app = QuartTrio("guarded")
-    app.request_class = BoundedRequest
-    app.asgi_http_class = BoundedConnection
+    app.asgi_app = with_bodies(app.asgi_app)  # type: ignore[assignment,method-assign]  # Quart documents it
 
     @app.post("/")
     async def count() -> str:

@@ -127,7 +127,7 @@ FROM counter
 
 def _add_deliveries(path: Path, content: Content) -> None:
     count = sum(group.count for group in content.groups)
-    values = {
+    values: dict[str, str | float] = {
         "type": EVENT_TYPE,
         "data": DATA,
         "at": time.time(),

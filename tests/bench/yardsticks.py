@@ -135,7 +135,7 @@ _DELIVERY = (
 
 def _rows(
     ids: IdFactory, batch: int, deliveries_each: int
-) -> tuple[Sequence[tuple[object, ...]], Sequence[tuple[object, ...]]]:
+) -> tuple[Sequence[Sequence[float | str | bytes | None]], Sequence[Sequence[float | str | bytes | None]]]:
     now = time.time()
     first = batch * ROWS_A_COMMIT + 1
     pks = range(first, first + ROWS_A_COMMIT)

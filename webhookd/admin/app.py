@@ -8,7 +8,6 @@ from http import HTTPStatus
 
 import msgspec
 from quart import Request, Response, g, request
-from quart.globals import request_ctx
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -27,7 +26,7 @@ from webhookd.admin import (
     webhooks,
 )
 from webhookd.admin.auth import NOBODY, Caller, Permission, authenticate, local_administrator
-from webhookd.admin.bodies import JSON, BoundedConnection, BoundedRequest, check_path
+from webhookd.admin.bodies import JSON, check_path, current_request, with_bodies
 from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.idempotency import Idempotency
 from webhookd.admin.limits import Quota, RateLimits
@@ -77,8 +76,7 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
     """
     served = all_operations() if operations is None else operations
     app = QuartTrio("webhookd", static_folder=None, template_folder=None)
-    app.request_class = BoundedRequest
-    app.asgi_http_class = BoundedConnection
+    app.asgi_app = with_bodies(app.asgi_app)  # type: ignore[assignment,method-assign]  # Quart documents it
     app.config.update(
         MAX_CONTENT_LENGTH=None,  # each operation has a limit of its own
         BODY_TIMEOUT=None,  # and a deadline
@@ -149,8 +147,7 @@ def _view(services: Services, operation: Operation, kept_answers: Idempotency) -
             caller = g.get("caller") or _caller(services, request)
             caller.require(operation.permission)
         request_id = _request_id(services)
-        # The request itself, not the proxy to it: a stream is still being read when the context has gone.
-        current = request_ctx.request
+        current = current_request()
 
         async def run() -> Response:
             try:

@@ -4,79 +4,104 @@ Whatever is wrong with it is a `Rejected` that says where; nothing here ends as 
 """
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from typing import TypeVar, cast
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 import trio
-from hypercorn.typing import ASGIReceiveCallable
-from quart.wrappers import Request
-from quart_trio.asgi import TrioASGIHTTPConnection
-from quart_trio.wrappers import TrioRequest
-from quart_trio.wrappers.request import TrioBody
+from hypercorn.typing import ASGIReceiveCallable, ASGIReceiveEvent, ASGISendCallable, Scope
+from quart import Request, request
 from werkzeug.exceptions import RequestTimeout
+from werkzeug.local import LocalProxy
 
 from webhookd.envelope import check_json_text, decode_json, locate
 from webhookd.errors import ErrorCode, Rejected
 
 T = TypeVar("T")
+Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Coroutine[object, object, None]]
+"""What ASGI calls an application."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MAX_JSON_BYTES = 1_048_576
 
+_BODY = "webhookd.body"  # in a request's scope
 _MOST_WAITING_BYTES = 262_144
 _MOST_QUERY_BYTES = 8192
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
-class Body(TrioBody):
-    """A request's body that holds its sender back while nobody reads it."""
+class Body:
+    """The body of one request as it comes in, and what is known of that request.
 
-    def __init__(self, expected_content_length: int | None, max_content_length: int | None) -> None:
-        super().__init__(expected_content_length, max_content_length)
-        self._taken = trio.Event()
+    While nobody takes it, what is beyond a bound waits in the network.
+    """
+
+    def __init__(self) -> None:
+        self.whole: bytes | None = None  # once `read_body` has read it
+        self.asks_for_a_change = False  # set in the step before the change is handed over
+        self._waiting = bytearray()
+        self._is_complete = False
+        self._moved = trio.Event()
 
     async def feed(self, data: bytes) -> None:
         """Add to the body; returns when there is room for more."""
-        self.append(data)
-        while len(self._data) > _MOST_WAITING_BYTES:
-            self._taken = trio.Event()
-            await self._taken.wait()
+        self._waiting += data
+        self._move()
+        while len(self._waiting) > _MOST_WAITING_BYTES:
+            await self._moved.wait()
 
-    async def __anext__(self) -> bytes:
-        data = await super().__anext__()
-        self._taken.set()
-        return data
+    def end(self) -> None:
+        """Note that all of the body has come."""
+        self._is_complete = True
+        self._move()
+
+    async def take(self) -> bytes:
+        """Return what has come and was not taken yet, as soon as there is any; b"" at the end."""
+        await trio.lowlevel.checkpoint()
+        while not self._waiting and not self._is_complete:
+            await self._moved.wait()
+        taken = bytes(self._waiting)
+        self._waiting.clear()
+        self._move()
+        return taken
+
+    def _move(self) -> None:
+        moved, self._moved = self._moved, trio.Event()
+        moved.set()
 
 
-class BoundedRequest(TrioRequest):
-    """A request with such a body; `asks_for_a_change` is set in the step before the change is handed over."""
+def with_bodies(app: Application) -> Application:
+    """Return the application behind a gate that keeps each request's body back, for `chunks` and `read_body` alone.
 
-    body_class = Body
-    body: Body
-    whole_body: bytes | None = None  # once it was read
-    asks_for_a_change = False
+    A framework takes a body into memory as fast as it comes, with an interface that changes from release to release.
+    To this one each request seems to have none; it is still told when the client leaves.
+    """
 
+    async def gate(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        body = Body()
+        has_begun = False
 
-class BoundedConnection(TrioASGIHTTPConnection):
-    """Feeds the body as it is read, so that an upload waits in the network and not in memory."""
-
-    async def handle_messages(  # type: ignore[override]  # quart-trio's signature, which differs from Quart's
-        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
-    ) -> None:
-        """Take the client's messages until it leaves, which ends its request."""
-        body = cast("Body", request.body)
-        while True:
-            message = await receive()
-            if message["type"] == "http.request":
+        async def receive_rest() -> ASGIReceiveEvent:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            while True:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return message
                 await body.feed(message.get("body", b""))
                 if not message.get("more_body", False):
-                    body.set_complete()
-            elif message["type"] == "http.disconnect":
-                nursery.cancel_scope.cancel()
-                return
+                    body.end()
+
+        await app(cast("Scope", {**scope, _BODY: body}), receive_rest, send)
+
+    return gate
 
 
 async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[bytes, None]:
@@ -84,17 +109,16 @@ async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[byt
 
     The time in which nobody asks for more doesn't count.
     """
-    body = aiter(request.body)
+    body = _body_of(request)
     left = timeout_seconds
     while True:
         asked_at = trio.current_time()
         with trio.move_on_after(left) as waiting:
-            try:
-                chunk = await anext(body)
-            except StopAsyncIteration:
-                return
+            chunk = await body.take()
         if waiting.cancelled_caught:
             raise RequestTimeout(f"no line of the body ended for {timeout_seconds:g} s")
+        if not chunk:
+            return
         left = timeout_seconds if b"\n" in chunk else left - (trio.current_time() - asked_at)
         yield chunk
 
@@ -107,31 +131,31 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
     too_large = Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the body is too large; at most {max_bytes} bytes are taken")
     if (request.content_length or 0) > max_bytes:
         raise too_large
-    bounded = cast("BoundedRequest", request)
-    if bounded.whole_body is not None:
-        if len(bounded.whole_body) > max_bytes:
+    body = _body_of(request)
+    if body.whole is not None:
+        if len(body.whole) > max_bytes:
             raise too_large
-        return bounded.whole_body
+        return body.whole
     collected = bytearray()
     with trio.move_on_after(timeout_seconds) as reading:
-        async for chunk in request.body:
+        while chunk := await body.take():
             collected += chunk
             if len(collected) > max_bytes:
                 raise too_large
     if reading.cancelled_caught:
         raise RequestTimeout(f"the body was not complete after {timeout_seconds:g} s")
-    bounded.whole_body = bytes(collected)
-    return bounded.whole_body
+    body.whole = bytes(collected)
+    return body.whole
 
 
 def asks_for_a_change(request: Request) -> bool:
     """Whether a request has come so far that it may have changed something."""
-    return cast("BoundedRequest", request).asks_for_a_change
+    return _body_of(request).asks_for_a_change
 
 
 def note_change(request: Request) -> None:
     """Note that a request is about to change something."""
-    cast("BoundedRequest", request).asks_for_a_change = True
+    _body_of(request).asks_for_a_change = True
 
 
 def media_type(request: Request) -> str:
@@ -196,9 +220,19 @@ def decode_query(query_string: bytes, kind: type[T]) -> T:
         ) from error
 
 
+def current_request() -> Request:
+    """Return the request itself, not Quart's proxy to it: a stream is still read when its context has gone."""
+    proxy = cast("LocalProxy[Request]", request)
+    return proxy._get_current_object()  # noqa: SLF001 - Werkzeug's documented interface, underscore or not
+
+
 def check_path(raw_path: bytes) -> None:
     """Raise Rejected VALIDATION_ERROR for a path that isn't percent-encoded UTF-8 without control characters."""
     _unquote(raw_path, "the path", plus=False)
+
+
+def _body_of(request: Request) -> Body:
+    return cast("Mapping[str, Body]", request.scope)[_BODY]
 
 
 def _unquote(raw: bytes, where: str, *, plus: bool = True) -> str:

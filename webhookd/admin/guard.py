@@ -23,7 +23,6 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
-from quart_trio import QuartTrio
 
 from webhookd.admin.connection import Connection, NewRequestId, refusal
 from webhookd.admin.limits import site_of
@@ -51,12 +50,13 @@ class Guard:
 
     `run` serves until it is cancelled or drained; after a crash it may be run again. `drain` ends the requests in
     progress and closes the listeners. A request's head must be in after `head_timeout_seconds`, which is also how long
-    a connection may be idle; each write must be taken by the client within `write_timeout_seconds`.
+    a connection may be idle; each write must be taken by the client within `write_timeout_seconds`. The application's
+    lifespan is not begun: what it needs is there before it.
     """
 
     def __init__(
         self,
-        app: QuartTrio,
+        app: ASGIFramework,
         *,
         tcp: Sequence[socket.socket],
         control: Sequence[socket.socket],
@@ -97,19 +97,15 @@ class Guard:
         self._is_running = True
         self._accepting = trio.CancelScope()
         try:
-            async with trio.open_nursery() as background:
-                self._app.nursery = background
-                await self._app.startup()
-                async with trio.open_nursery() as connections:
-                    with self._accepting:
-                        async with trio.open_nursery() as accepting:
-                            for listener in self._tcp:
-                                accepting.start_soon(self._accept, listener, False, connections)
-                            for listener in self._control:
-                                accepting.start_soon(self._accept, listener, True, connections)
-                            task_status.started()
-                    self._stop_listening()
-                background.cancel_scope.cancel()
+            async with trio.open_nursery() as connections:
+                with self._accepting:
+                    async with trio.open_nursery() as accepting:
+                        for listener in self._tcp:
+                            accepting.start_soon(self._accept, listener, False, connections)
+                        for listener in self._control:
+                            accepting.start_soon(self._accept, listener, True, connections)
+                        task_status.started()
+                self._stop_listening()
         finally:
             self._is_running = False
             self._ended.set()
@@ -189,9 +185,8 @@ class Guard:
         state = LifespanState()
         if is_control:
             state[LOCAL_ADMIN] = _peer_uid(stream)
-        app: ASGIFramework = self._app
         return Connection(
-            ASGIWrapper(app),
+            ASGIWrapper(self._app),
             self._config,
             self._context,
             state,

@@ -8,12 +8,12 @@ session's token.
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
-from quart import Request, Response, g
-from quart.globals import request_ctx
+from quart import Response, g
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import current_request
 from webhookd.admin.ports import Services
 from webhookd.admin.problems import MEDIA_TYPE
 from webhookd.dashboard import (
@@ -83,8 +83,10 @@ class Dashboard:
             if each.permission is Permission.NOTHING or each.method not in {"GET", "POST"}:
                 raise RouteError(f"the page {each.name} must be a GET or a POST that asks for a permission")
             self._route(app, each.name, each.method, each.path, self._behind_the_door(each))
-        self._route(app, "sign_in", "GET", "/sign-in", self._open(lambda: self._sign_in.show(_request())))
-        self._route(app, "begin_session", "POST", "/sign-in", self._open(lambda: self._sign_in.begin(_request())))
+        self._route(app, "sign_in", "GET", "/sign-in", self._open(lambda: self._sign_in.show(current_request())))
+        self._route(
+            app, "begin_session", "POST", "/sign-in", self._open(lambda: self._sign_in.begin(current_request()))
+        )
         self._route(app, "end_session", "POST", "/sign-out", self._open(self._end_session))
         for file in self._templates.static.values():
             self._route(app, f"static {file.path}", "GET", file.path, _serve(file))
@@ -93,7 +95,7 @@ class Dashboard:
     async def _tell_browsers(self, response: Response) -> Response:
         """Make a page of the API's answer to a path that leads nowhere, for whoever typed it into a browser."""
         leads_nowhere = response.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
-        request = _request()
+        request = current_request()
         is_for_reading = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
         if not (leads_nowhere and is_for_reading and response.mimetype == MEDIA_TYPE):
             return response
@@ -112,7 +114,7 @@ class Dashboard:
     def _behind_the_door(self, page: Page) -> Callable[..., Awaitable[Response]]:
         async def view(**variables: str) -> Response:
             async def answer() -> Response:
-                request = _request()
+                request = current_request()
                 session = doors.session_of(request, self.sessions)
                 if session is None:
                     return self._turn_away()
@@ -138,7 +140,7 @@ class Dashboard:
         return view
 
     async def _checked_form(self, session: Session) -> Form:
-        request = _request()
+        request = current_request()
         if not doors.comes_from_here(request):
             raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
         form = await read_form(request, self._services.config.server.request_timeout_seconds)
@@ -149,14 +151,14 @@ class Dashboard:
         return form
 
     async def _end_session(self) -> Response:
-        session = doors.session_of(_request(), self.sessions)
+        session = doors.session_of(current_request(), self.sessions)
         if session is None:
             return self._turn_away()
         await self._checked_form(session)
         return self._sign_in.end(session)
 
     def _turn_away(self) -> Response:
-        request = _request()
+        request = current_request()
         where = doors.sign_in_path(request)
         if "HX-Request" in request.headers or "text/event-stream" in request.headers.get("Accept", ""):
             return Response("", HTTPStatus.UNAUTHORIZED, {"HX-Redirect": "/sign-in"}, content_type=HTML)
@@ -182,7 +184,7 @@ class Dashboard:
                 detail = "the journal took too long to answer; narrow the filters or ask for less"
                 response = self._problem(HTTPStatus.GATEWAY_TIMEOUT, detail)
             except Exception as error:  # noqa: BLE001 - a request's root: told in the log, and to the browser as a page
-                request = _request()
+                request = current_request()
                 _log.error(
                     "http.request_failed",
                     request_id=g.request_id,
@@ -218,7 +220,3 @@ def _serve(file: StaticFile) -> Callable[[], Awaitable[Response]]:
         return response
 
     return view
-
-
-def _request() -> Request:
-    return request_ctx.request
