@@ -14,8 +14,9 @@ import click
 from webhookd.errors import CommandError
 from webhookd.onefile import own_command
 
-_READY_SECONDS = 10.0
-_STOP_SECONDS = 10.0
+# A build machine may be busy, and the first start compiles every module.
+_READY_SECONDS = 60.0
+_STOP_SECONDS = 30.0
 _LOG_LINES_SHOWN = 20
 
 

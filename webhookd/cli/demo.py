@@ -24,7 +24,7 @@ from webhookd.errors import CommandError, Rejected
 from webhookd.models import DeliveryStatus
 from webhookd.verify import VerificationError, verify
 
-_ARRIVAL_SECONDS = 15.0
+_ARRIVAL_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _LONGEST_DIRECTORY = 80
 _TERMINATED = 143  # 128 + SIGTERM
