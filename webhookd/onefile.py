@@ -1,18 +1,15 @@
-"""What is different where webhookd is one executable file with its interpreter inside (`webhookd build-binary`).
+"""How this program is started again: from an installation, from an archive that Python runs, or as one file.
 
-Such a file unpacks itself and runs the program in a child process, which it waits for and passes signals on to. Whoever
-starts it knows the process that waits, so that one and the program must end together, and get each signal once.
+`webhookd build-binary` makes the one file: a script that unpacks the interpreter and every library and then becomes the
+program, so that who starts it knows the one process that there is.
 """
 
-import ctypes
 import os
-import signal
 import sys
+import zipfile
 from pathlib import Path
 
-from webhookd.errors import CommandError
-
-_PR_SET_PDEATHSIG = 1  # prctl(2)
+_ONE_FILE = "WEBHOOKD_ONE_FILE"  # set by cli/single_file.sh
 
 
 def is_one_file() -> bool:
@@ -20,36 +17,20 @@ def is_one_file() -> bool:
     return hasattr(sys, "_MEIPASS")
 
 
+def archive() -> Path | None:
+    """Return the archive that Python runs (zipapp, shiv, pex), None where the program is not in one."""
+    called = Path(sys.argv[0])
+    return called.absolute() if called.is_file() and zipfile.is_zipfile(called) else None
+
+
 def own_command() -> list[str]:
     """Return the words that run this program again, to which its arguments are added."""
-    return [sys.executable] if is_one_file() else [sys.executable, "-m", "webhookd"]
+    if is_one_file():
+        return [sys.executable]
+    packed = archive()
+    return [sys.executable, "-m", "webhookd"] if packed is None else [sys.executable, str(packed)]
 
 
-def stands_for(pid: int) -> bool:
-    """Return whether a process is this program for whoever started it: the process itself, or the one that waits."""
-    return pid == os.getpid() or (is_one_file() and pid == os.getppid())
-
-
-def follow_parent() -> None:
-    """End with the process that waits, even if that is killed, and take signals from it alone.
-
-    Without it a kill -9 would leave a server behind that nobody knows, and Ctrl-C would come twice: from the terminal,
-    which signals the whole group, and passed on. The second signal cuts the drain. CommandError where that process has
-    gone already. Does nothing outside of a single file.
-    """
-    if not is_one_file():
-        return
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise CommandError(f"can't follow the process that unpacked this one: {os.strerror(ctypes.get_errno())}")
-    if not _waits_for_us(os.getppid()):
-        raise CommandError("the process that unpacked this one is gone")
-    os.setpgid(0, 0)
-
-
-def _waits_for_us(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/exe").samefile(sys.executable)
-    except PermissionError:  # somebody else's, so it is who inherits orphans
-        return False
-    except FileNotFoundError:  # a root without /proc, which can't tell
-        return True
+def own_file() -> Path:
+    """Return the one file that this program was started from. Only where `is_one_file`."""
+    return Path(os.environ.get(_ONE_FILE, sys.executable)).absolute()

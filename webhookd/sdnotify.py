@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 import trio
 
 from webhookd.logs import get_logger
-from webhookd.onefile import stands_for
 
 READY = "READY=1"
 STOPPING = "STOPPING=1"
@@ -38,7 +37,7 @@ def notify(*facts: str, environ: Mapping[str, str] = os.environ) -> None:
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
     """Return how long the service manager waits for a sign of life, None where it doesn't wait for this process's."""
     text, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
-    if not text.isdigit() or int(text) == 0 or (pid.isdigit() and not stands_for(int(pid))):
+    if not text.isdigit() or int(text) == 0 or (pid.isdigit() and int(pid) != os.getpid()):
         return None
     return int(text) / 1_000_000
 

@@ -2,6 +2,7 @@
 
 import ctypes.util
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -14,6 +15,7 @@ import pytest
 import trio
 
 from tests.cli.confined import settings
+from tests.cli.conftest import invoke, refusal
 from tests.e2e.harness import CONFIG, Server
 from tests.receiver import Receiver
 from webhookd.client import Client
@@ -26,7 +28,9 @@ needs_seccomp = pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, 
 
 
 def printed(*options: str) -> str:
-    command = [sys.executable, "-m", "webhookd", "systemd-unit", *options]
+    """Return the unit for a program in its usual place: the one under test may be in a home, which is refused."""
+    usual = () if "--executable" in options else ("--executable", "/opt/webhookd/bin/webhookd")
+    command = [sys.executable, "-m", "webhookd", "systemd-unit", *usual, *options]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
@@ -86,6 +90,27 @@ def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
     assert asked["ReadWritePaths"] == [str(tmp_path)]
     assert (asked["User"], asked["Group"]) == (["webhookd"], ["apps"])
     assert asked["LoadCredential"] == ["webhookd-master-key:/etc/key"]
+
+
+def test_a_program_that_the_service_cannot_reach_is_refused(tmp_path: Path) -> None:
+    """A program, or the interpreter that a link leads to, below a directory that the service's user may not enter."""
+    home = tmp_path / "home"
+    home.mkdir(mode=0o700)
+    (home / "webhookd").touch()
+    said = refusal("systemd-unit", "--executable", home / "webhookd", "--user", "some-service")
+    assert said.startswith(f"the service can't start {home / 'webhookd'}: user some-service may not enter ")
+    assert "--executable" in said
+    link = tmp_path / "webhookd"
+    link.symlink_to(home / "webhookd")
+    # pytest's own directories are closed to others too; root's service may enter all that is root's.
+    owner = pwd.getpwuid(os.geteuid()).pw_name
+    assert f"ExecStart={link} serve" in invoke("systemd-unit", "--executable", link, "--user", owner).output
+
+
+def test_backups_may_go_to_a_directory_that_is_named(tmp_path: Path) -> None:
+    """Each directory for backups may be written, and the service starts where one of them is missing."""
+    asked = settings(printed("--backups", "/mnt/one", "--backups", "/mnt/another disk"))
+    assert asked["ReadWritePaths"] == ["-/mnt/one", '"-/mnt/another disk"']
 
 
 FORBIDDEN = """

@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from webhookd.version import VERSION
 
 _ENTRY = "from webhookd.cli import main\n\nmain()\n"
 _LOG_LINES_SHOWN = 20
+_LAST = "webhookd/complete"
 
 
 @click.command("build-binary")
@@ -27,7 +30,7 @@ def command(file: Path, force: bool) -> None:
 
     It runs each command of webhookd on a machine of the same processor that has no Python, with this machine's glibc or
     a later one: build on the oldest system it is to run on. It unpacks itself below TMPDIR (/tmp) when it is started,
-    so that must not be mounted noexec.
+    with sh, tar and gzip, and removes that when it has ended. TMPDIR must not be mounted noexec.
 
     Needs PyInstaller: pip install 'webhookd[binary]'.
     """
@@ -56,12 +59,12 @@ def command(file: Path, force: bool) -> None:
 
 
 def _build(directory: Path) -> Path:
-    """Run PyInstaller in a directory that goes away with all it leaves; return the file."""
+    """Build the file in a directory that goes away with all it leaves; return it."""
     entry = directory / "entry.py"
     entry.write_text(_ENTRY)
     run = subprocess.run(  # noqa: S603 - our own interpreter
         [
-            *(sys.executable, "-m", "PyInstaller", "--onefile", "--noconfirm", "--log-level", "WARN"),
+            *(sys.executable, "-m", "PyInstaller", "--onedir", "--noconfirm", "--log-level", "WARN"),
             # Commands are imported by name, and pages and defaults are files.
             *("--collect-submodules", "webhookd", "--collect-data", "webhookd", "--copy-metadata", "webhookd"),
             # What `init` writes is outside of the package in a working copy.
@@ -78,7 +81,24 @@ def _build(directory: Path) -> Path:
         check=False,
     )
     built = directory / "webhookd"
-    if run.returncode or not built.is_file():
+    if run.returncode or not (built / "webhookd").is_file():
         lines = "\n".join(run.stdout.splitlines()[-_LOG_LINES_SHOWN:])
         raise CommandError(f"PyInstaller ended with status {run.returncode}:\n{lines}")
-    return built
+    return _pack(built, directory / "one-file")
+
+
+def _pack(built: Path, file: Path) -> Path:
+    """Write the script that unpacks, and the archive behind it; return the file."""
+    size = sum(path.stat().st_size for path in built.rglob("*") if path.is_file() and not path.is_symlink())
+    script = (files("webhookd") / "cli" / "single_file.sh").read_text(encoding="utf-8")
+    lines = len(script.splitlines()) + 1
+    script = script.replace("@LINES@", str(lines)).replace("@MIB@", str(size // 2**20 + 1))
+    # The last entry: a full disk can end tar early, and a shell without `pipefail` sees its status alone.
+    (built / "complete").touch()
+    with file.open("wb") as output:
+        output.write(script.encode())
+        with tarfile.open(fileobj=output, mode="w:gz") as packed:
+            packed.add(built, arcname="webhookd", filter=lambda entry: None if entry.name == _LAST else entry)
+            packed.add(built / "complete", arcname=_LAST)
+    file.chmod(0o755)
+    return file

@@ -1,6 +1,8 @@
 """`webhookd send`: events through the socket, one from the command line or one a line from standard input."""
 
 import json
+import os
+import socket
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,12 +11,15 @@ from pathlib import Path
 import click
 import msgspec
 
+from webhookd.access import user
 from webhookd.cli.options import takes_config
 from webhookd.client import Client, Event
 from webhookd.config import Config
 from webhookd.envelope import decode_event
 from webhookd.errors import CommandError, Rejected
 from webhookd.models import PublishResult
+
+_PROBE_SECONDS = 1.0
 
 
 @click.command("send")
@@ -23,7 +28,13 @@ from webhookd.models import PublishResult
 @click.option("--id", "id_", metavar="I", help="The event's id: sent again with it, it is taken once.")
 @click.option("--organization", metavar="ID", help="The organization it belongs to.")
 @click.option("--ordering-key", metavar="KEY", help='Its key, for webhooks whose ordering is "key".')
-@click.option("--socket", type=click.Path(path_type=Path), metavar="PATH", help="Another socket than ingest.socket.")
+@click.option(
+    "--socket",
+    "socket_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Another socket than ingest.socket.",
+)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -41,7 +52,7 @@ def command(
     id_: str | None,
     organization: str | None,
     ordering_key: str | None,
-    socket: Path | None,
+    socket_path: Path | None,
     timeout: float,
 ) -> None:
     """Submit an event, or one a line from standard input, and print one result a line.
@@ -61,10 +72,35 @@ def command(
         if data is None:
             raise click.UsageError("an event needs --data, a JSON object such as '{}'")
         lines = [_line(type_, data, fields)]
-    with Client(socket or config.ingest.socket, timeout=timeout) as client:
+    path = socket_path or config.ingest.socket
+    _check_socket(path)
+    with Client(path, timeout=timeout) as client:
         refused = _submit(client, lines, config.ingest.max_event_bytes)
     if refused:
         raise CommandError(f"{refused} of the events {'was' if refused == 1 else 'were'} refused")
+
+
+def _check_socket(path: Path) -> None:
+    """Raise CommandError where waiting for a server leads nowhere: there is no socket, or this user may not open it.
+
+    A socket that refuses or is busy is left to the client, which waits for a server that is being restarted.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_SECONDS)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise CommandError(
+                f"there is no socket {path}: start webhookd serve, or name its configuration with --config FILE"
+            ) from None
+        except PermissionError:
+            raise CommandError(
+                f"{user(os.geteuid())} may not open the socket {path}: send as the server's user or as a member of its "
+                "group, or name another server's configuration with --config FILE"
+            ) from None
+        except OSError:
+            if path.exists() and not path.is_socket():
+                raise CommandError(f"{path} is not a socket: name the server's with --config FILE") from None
 
 
 def _line(type_: str, data: str, fields: dict[str, str | None]) -> bytes:

@@ -11,7 +11,6 @@ import trio
 from webhookd import logs, server
 from webhookd.cli.options import takes_config
 from webhookd.config import Config
-from webhookd.onefile import follow_parent
 from webhookd.sdnotify import READY, notify
 from webhookd.version import VERSION
 
@@ -32,7 +31,6 @@ def command(config: Config) -> None:
     second signal cuts the waiting.
     """
     logs.configure(config.log)
-    follow_parent()
     # Under load thousands of objects are alive for a moment and hardly any are in a cycle: look for those rarely, and
     # never through what was imported.
     gc.freeze()

@@ -4,6 +4,8 @@ PrivateUsers is left out on purpose: in a user namespace every other user reads 
 ingest socket's lists nor the control socket's check can tell who is asking.
 """
 
+import os
+import pwd
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,15 +14,20 @@ import click
 
 from webhookd.cli.options import load
 from webhookd.config import Config
-from webhookd.onefile import is_one_file, own_command
+from webhookd.errors import CommandError
+from webhookd.onefile import archive, is_one_file, own_command, own_file
 
 _STANDARD_CONFIG = Path("/etc/webhookd/config.toml")
 _STANDARD_KEY = Path("/etc/webhookd/master.key")
 _STATE = Path("/var/lib")
 _RUNTIME = Path("/run")
 # Beside the requests in flight the two edges may take ten seconds each to rest, and the journal its last commit.
-_STOP_MARGIN_SECONDS = 45
+STOP_MARGIN_SECONDS = 45
 _DEFAULT_DRAIN_SECONDS = 30
+_INSTALL = (
+    "install webhookd where services may read, with an interpreter that isn't in a home "
+    "(/usr/bin/python3 -m venv /opt/webhookd), or name another program with --executable"
+)
 
 _UNIT = """\
 [Unit]
@@ -30,8 +37,7 @@ After=network-online.target
 
 [Service]
 Type=notify
-# A single file unpacks itself and runs the server in a process of its own, which it passes the signal on to.
-NotifyAccess=all
+# A single file keeps a process that removes what it unpacked; only the server is asked to stop.
 KillMode=mixed
 User={user}
 Group={group}
@@ -114,39 +120,87 @@ WantedBy=multi-user.target
     metavar="FILE",
     help="The master key's file, which root alone need be able to read. Default: the configuration's.",
 )
+@click.option(
+    "--backups",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="DIR",
+    help="A directory to which the server may write backups, such as one on another disk. May be given more than once.",
+)
 def command(
-    config_file: Path | None, user: str, group: str | None, executable: Path | None, master_key: Path | None
+    *,
+    config_file: Path | None,
+    user: str,
+    group: str | None,
+    executable: Path | None,
+    master_key: Path | None,
+    backups: tuple[Path, ...],
 ) -> None:
     """Print a hardened unit for systemd, to be saved as /etc/systemd/system/webhookd.service.
 
     systemd-analyze security scores it. The master key and the directory of the configuration must be there before the
-    first start: `webhookd init` makes them.
+    first start: `webhookd init` makes them. A program that the service's user can't reach, such as one in a home, is
+    refused: systemd could not start it.
     """
     config = None if config_file is None else load(config_file)
     drain_seconds = _DEFAULT_DRAIN_SECONDS if config is None else config.delivery.drain_seconds
-    paths = [(config_file or _STANDARD_CONFIG).absolute(), *([] if config is None else _writable(config))]
+    start, needed = _program(executable)
+    for path in sorted(needed):
+        _check_reachable(path, user)
+    paths = [*needed, (config_file or _STANDARD_CONFIG).absolute(), *([] if config is None else _writable(config))]
     text = _UNIT.format(
         user=user,
         group=group or user,
-        command=_command(executable),
+        command=start,
         config=_quoted((config_file or _STANDARD_CONFIG).absolute()),
-        stop_seconds=round(drain_seconds) + _STOP_MARGIN_SECONDS,
-        places="\n".join(_places(config)),
+        stop_seconds=round(drain_seconds) + STOP_MARGIN_SECONDS,
+        places="\n".join([*_places(config), *_backup_lines(backups)]),
         key=_quoted((master_key or _master_key(config)).absolute()),
-        # A configuration in somebody's home can only be read if homes are there.
+        # What is in a home, and may be read there, is only found where homes are not hidden.
         protect_home="read-only" if any(path.parts[:2] in {("/", "home"), ("/", "root")} for path in paths) else "yes",
     )
     click.echo(text, nl=False)
 
 
-def _command(executable: Path | None) -> str:
-    if executable is not None:
-        return _quoted(executable.absolute())
+def _program(executable: Path | None) -> tuple[str, set[Path]]:
+    """Return the words that start the server, and the files that must be there for it."""
     called = Path(sys.argv[0])
-    if called.name == "webhookd" and not is_one_file():
-        return _quoted(called.absolute())
-    program, *arguments = own_command()
-    return " ".join([_quoted(Path(program)), *arguments])
+    if executable is not None:
+        words, needed = [executable.absolute()], {executable}
+    elif is_one_file():
+        words, needed = [own_file()], {own_file()}
+    elif (packed := archive()) is not None:
+        raise CommandError(
+            f"this webhookd runs out of the archive {packed}, which may unpack itself into a home that the service "
+            f"doesn't have: {_INSTALL}"
+        )
+    elif called.name == "webhookd":
+        words, needed = [called.absolute()], {called, Path(sys.executable)}
+    else:
+        words, needed = [Path(word) for word in own_command()], {Path(sys.executable)}
+    absolute = {path.absolute() for path in needed}
+    # A virtual environment's interpreter is a link, which may lead into a home by itself.
+    return " ".join(_quoted(word) for word in words), absolute | {path.resolve() for path in absolute}
+
+
+def _check_reachable(program: Path, user: str) -> None:
+    """Raise CommandError where the service's user can't come to a program: systemd would fail with 203/EXEC."""
+    for directory in program.parents:
+        if directory.is_dir() and not _may_enter(directory, user):
+            raise CommandError(f"the service can't start {program}: user {user} may not enter {directory}; {_INSTALL}")
+
+
+def _may_enter(directory: Path, user: str) -> bool:
+    found = directory.stat()
+    try:
+        known = pwd.getpwnam(user)
+    except KeyError:  # it is made later, and is in no other's group
+        return bool(found.st_mode & 0o001)
+    if found.st_uid == known.pw_uid:
+        return bool(found.st_mode & 0o100)
+    if found.st_gid in os.getgrouplist(user, known.pw_gid):
+        return bool(found.st_mode & 0o010)
+    return bool(found.st_mode & 0o001)
 
 
 def _master_key(config: Config | None) -> Path:
@@ -174,13 +228,19 @@ def _places(config: Config | None) -> Iterable[str]:
             yield f"ReadWritePaths={_quoted(directory)}"
 
 
+def _backup_lines(directories: Iterable[Path]) -> Iterable[str]:
+    """Yield the lines for directories that may be missing, such as those of a disk that isn't mounted."""
+    for directory in directories:
+        yield f"ReadWritePaths={_quoted(directory.absolute(), prefix='-')}"
+
+
 def _escaped(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _quoted(path: Path) -> str:
+def _quoted(path: Path, *, prefix: str = "") -> str:
     """Write a path as systemd reads it: specifiers escaped, quoted where it holds what ends a word."""
-    text = _escaped(str(path))
+    text = prefix + _escaped(str(path))
     if not any(mark in text for mark in " \t'\"\\"):
         return text
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

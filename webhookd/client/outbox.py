@@ -27,11 +27,15 @@ _LONGEST_PAUSE_SECONDS = 1.0
 
 
 class ServerUnavailable(WebhookdError):  # noqa: N818 - it says what is so
-    """No answer came in time. What was sent may have been accepted: submit it again with the same id, `event_id`."""
+    """No answer came in time. What was sent may have been accepted: submit it again with the same id, `event_id`.
 
-    def __init__(self, message: str, event_id: str) -> None:
+    `was_sent` tells whether any connection took the event; where none did, the server can't have accepted it.
+    """
+
+    def __init__(self, message: str, event_id: str, *, was_sent: bool) -> None:
         super().__init__(message)
         self.event_id = event_id
+        self.was_sent = was_sent
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +49,7 @@ class Submission:
     outcome: PublishResult | Rejected | None = None
     failure: WebhookdError | None = None
     is_given_up: bool = False
+    was_sent: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -120,11 +125,12 @@ class Outbox:
         lines: list[bytes] = []
         size = 0
         while self.unsent and len(lines) < most_events:
-            line = self._unanswered[self._sent].line
-            if lines and size + len(line) > most_bytes:
+            submission = self._unanswered[self._sent]
+            if lines and size + len(submission.line) > most_bytes:
                 break
-            lines.append(line)
-            size += len(line)
+            submission.was_sent = True
+            lines.append(submission.line)
+            size += len(submission.line)
             self._sent += 1
         return b"".join(lines)
 
@@ -201,7 +207,8 @@ class Outbox:
     def unavailable(self, submission: Submission) -> ServerUnavailable:
         """Return the error for an event whose deadline has passed."""
         message = f"{self._where}: {self._reason}; no answer for event {submission.id} in {self._timeout:g} s"
-        return ServerUnavailable(f"{message}; it may have been accepted: send it again with this id", submission.id)
+        fate = "it may have been accepted: send it again with this id" if submission.was_sent else "it was never sent"
+        return ServerUnavailable(f"{message}; {fate}", submission.id, was_sent=submission.was_sent)
 
     def give_up(self, submission: Submission) -> None:
         """Wait for its result no longer. Where it was sent its place is kept while the connection lasts."""

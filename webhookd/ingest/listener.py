@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from webhookd.access import refusal
 from webhookd.errors import CommandError, ConfigError
 
 MOST_PATH_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing zero (unix(7))
@@ -39,7 +40,7 @@ def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket
             listener.listen(backlog)
     except OSError as error:
         listener.close()
-        raise CommandError(f"can't listen on {path}: {error.strerror or error}") from error
+        raise CommandError(f"can't listen on {path}: {refusal(error, path, f'set {key} to another place')}") from error
     except BaseException:
         listener.close()
         raise

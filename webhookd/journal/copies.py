@@ -12,6 +12,7 @@ from pathlib import Path
 
 import apsw
 
+from webhookd.access import refusal
 from webhookd.errors import CommandError
 
 STEP_SECONDS = 0.005
@@ -33,7 +34,7 @@ class UnfinishedFile:
             self._remove()
             self._descriptor = os.open(self.unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise CommandError(f"can't write {path}: {error.strerror}") from error
+            raise CommandError(f"can't write {path}: {refusal(error, path, 'name another file')}") from error
         if owner is not None and os.geteuid() == 0:
             os.fchown(self._descriptor, *owner)
 

@@ -4,6 +4,7 @@ apsw brings a current SQLite: releases 3.7.0 to 3.51.2 can corrupt a WAL databas
 checkpoint at once (https://sqlite.org/wal.html#walresetbug), and a system's own library is often one of those.
 """
 
+import errno
 import fcntl
 import os
 import time
@@ -16,6 +17,7 @@ import apsw
 from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
+from webhookd.access import refusal
 from webhookd.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.journal.copies import copy_aside
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
@@ -29,6 +31,7 @@ BUSY_TIMEOUT_SECONDS = 5
 HURRIED_SECONDS = 0.5
 _CHECKPOINT_PAGES, _FEWEST_CHECKPOINT_PAGES = 4000, 64
 _PAGE_BYTES = 4096
+_SIDE_FILES = ("-wal", "-shm", ".reserve")
 _LOG_SHARE_OF_DISK = 16
 _STEPS_BETWEEN_CLOCK_LOOKS = 5000
 _UNDO_MAGIC = bytes.fromhex("d9d505f920a163d7")  # https://sqlite.org/fileformat2.html#the_rollback_journal
@@ -52,12 +55,10 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     The lock is the kernel's (flock), so a killed process leaves none behind; the file itself stays. Made by root, it
     belongs to whom the journal does, or else its directory: a command that root runs must not lock out the server.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
     lock_path = path.with_name(path.name + ".lock")
-    try:
+    with _reachable(path):
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
         descriptor = _open_lock(lock_path, path)
-    except OSError as error:
-        raise CommandError(f"can't open the lock {lock_path}: {error.strerror}") from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,6 +67,30 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _reachable(path: Path) -> Iterator[None]:
+    """Raise CommandError where the operating system refuses the journal's file or directory."""
+    try:
+        yield
+    except OSError as error:
+        refused = Path(error.filename or path)
+        raise CommandError(
+            f"can't write {refused}: {refusal(error, path, 'set journal.path to another place')}"
+        ) from error
+
+
+def _check_surroundings(path: Path) -> None:
+    """Raise the OSError of the first thing beside the journal that this user can't write.
+
+    SQLite makes and removes its log there. Root may have left files of its own, by a command or a copy.
+    """
+    for needed in (path.parent, *(path.with_name(path.name + end) for end in _SIDE_FILES)):
+        if needed.exists() and not os.access(needed, os.W_OK, effective_ids=True):
+            is_read_only = bool(os.statvfs(needed).f_flag & os.ST_RDONLY)
+            code = errno.EROFS if is_read_only else errno.EACCES
+            raise OSError(code, os.strerror(code), str(needed))
 
 
 def _open_lock(lock_path: Path, path: Path) -> int:
@@ -88,10 +113,13 @@ def open_writer(path: Path, *, now: float) -> Database:
     """Open the one connection that writes and checkpoints, on a file that is made or migrated as needed.
 
     Before the first step of an upgrade the file is copied whole, beside itself.
-    Raises JournalError for a file that is no journal, is damaged, or was written by a newer version.
+    Raises CommandError for a place that this user can't write, and JournalError for a file that is no journal, is
+    damaged, or was written by a newer version.
     """
-    if not path.exists():
+    with _reachable(path):
+        # SQLite would open what may only be read, and fail at the first write in words of its own.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _check_surroundings(path)
     database: Database = APSWDatabase(
         str(path),
         pragmas={

@@ -1,0 +1,49 @@
+"""What to tell an operator whose machine refuses a file: why, to which user, and how to mend it."""
+
+import errno
+import os
+import pwd
+from pathlib import Path
+
+
+def refusal(error: OSError, path: Path, otherwise: str) -> str:
+    """Return one sentence on why `path` can't be used, and how to mend it; `otherwise` is the way around.
+
+    It names the user that asked, since the files of a service, a volume or a mount often belong to another.
+    """
+    reason = error.strerror or str(error)
+    directory = _existing(path)
+    match error.errno:
+        case errno.EACCES | errno.EPERM:
+            uid = os.geteuid()
+            return (
+                f"{reason}. webhookd runs as {user(uid)}: give it that place (chown -R {uid} {directory}), "
+                f"or {otherwise}"
+            )
+        case errno.EROFS:
+            return (
+                f"{reason}: mount {directory} for writing (in a systemd unit: ReadWritePaths={directory}), "
+                f"or {otherwise}"
+            )
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"{directory} is a file, not a directory: move it away, or {otherwise}"
+        case errno.EISDIR:
+            return f"it is a directory where a file is wanted: {otherwise}"
+        case _:
+            return reason
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest directory above `path` that exists, or the file that stands where one should be."""
+    for parent in path.parents:
+        if os.path.lexists(parent):
+            return parent
+    return Path("/")
+
+
+def user(uid: int) -> str:
+    """Name a user for people: by name and number, or by number alone where it has no name."""
+    try:
+        return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:  # in a container a number may be all that there is
+        return f"uid {uid}"
