@@ -64,7 +64,7 @@ def test_the_user_is_the_images() -> None:
 
 
 def test_what_is_kept_is_on_the_volume(tmp_path: Path) -> None:
-    """Journal and sockets lie on the claim, and the key of the Secret is found, of the mode that the volume gives it."""
+    """Journal and sockets lie on the claim, and the Secret's key is found, of the mode that the volume gives it."""
     (claim,) = SET["spec"]["volumeClaimTemplates"]
     data = MOUNTS[claim["metadata"]["name"]]
     workdir = Path(re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.MULTILINE)[-1])

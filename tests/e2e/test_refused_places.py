@@ -53,7 +53,7 @@ def test_a_directory_that_may_not_be_written(tmp_path: Path, closed: Path, name:
 
 @pytest.mark.parametrize("name", ["webhookd.db", "webhookd.db-wal", "webhookd.db.reserve"])
 def test_a_file_that_may_not_be_written(tmp_path: Path, name: str) -> None:
-    """The journal, its log or its reserve belongs to another: that file is named, and the journal isn't called damaged."""
+    """The journal, its log or its reserve belongs to another: it is named, and not called damaged."""
     (tmp_path / "webhookd.db").touch()
     refused = tmp_path / name
     refused.touch()
