@@ -1,19 +1,19 @@
-"""A port to be known before anything listens on it, for what is started again, or by another program."""
+"""A port that is known before anything listens on it: for what is started again, for other programs, and for nobody."""
 
-import random
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# Below the kernel's ephemeral ports, which any connection out may take in the meantime, even one to the port itself.
-_RANGE = range(20_000, 32_000)
 
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Give a port of loopback on which nobody listens, and keep it from everybody else.
 
-def free_port() -> int:
-    """Return a port of loopback that was free a moment ago."""
-    while True:
-        port = random.choice(_RANGE)  # noqa: S311 - parallel runs should differ, no more
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    It is bound here with SO_REUSEADDR and doesn't listen: a server that sets the same option, as they all do, can bind
+    it and listen, again and again, and connections are refused meanwhile. The kernel gives it to nobody who asks for
+    any port, nor to a connection out.
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]

@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import trio
 from tests.client.feed import feed
 from tests.client.flavours import FLAVOURS, Outcome, Send
 from tests.e2e.harness import CONFIG, Server, running
-from tests.ports import free_port
+from tests.patience import PATIENCE_SECONDS, until
+from tests.ports import held_port
 from tests.receiver import Receiver
 from webhookd.client import Event, PublishResult
 
 ENDS = ("kill", "stop", "kill")
+WINDOW = 32
 
 
 class Producing:
@@ -31,27 +34,29 @@ class Producing:
         self.enough = enough
         self.settings = settings
         self.results: list[Outcome] = []
+        self.given = 0
 
     async def run(self) -> None:
         await trio.to_thread.run_sync(self._send)
 
     def _send(self) -> None:
-        self.results = self.send(self.target, self._events(), window=32, timeout=60, **self.settings)
+        self.results = self.send(self.target, self._events(), window=WINDOW, timeout=PATIENCE_SECONDS, **self.settings)
 
     def _events(self) -> Iterator[Event]:
-        number = 0
         while not self.enough.is_set():
-            yield Event(type="user.created", data={"producer": self.name, "number": number})
-            number += 1
-            time.sleep(0.01)
+            yield Event(type="user.created", data={"producer": self.name, "number": self.given})
+            self.given += 1
+            time.sleep(0.005)
 
 
 async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) -> None:
     """Each flavour over each transport has every event taken once, in order, though the server is killed or stopped."""
     enough = threading.Event()
-    # Where the producers are to find it again.
-    config = CONFIG.replace("port = 0", f"port = {free_port()}")
-    async with running(tmp_path, config) as server, trio.open_nursery() as nursery:
+    async with AsyncExitStack() as stack:
+        # Where the producers are to find it again.
+        config = CONFIG.replace("port = 0", f"port = {stack.enter_context(held_port())}")
+        server = await stack.enter_async_context(running(tmp_path, config))
+        nursery = await stack.enter_async_context(trio.open_nursery())
         receiver: Receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url, ordering="none")
         producers = [
@@ -62,18 +67,24 @@ async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) 
                 ("http", server.url, {"key": server.first_key}),
             )
         ]
-        with trio.fail_after(60):
+
+        async def all_go_on() -> None:
+            """Return once each has had answers since: more is on its way than may be unanswered."""
+            before = {producer: producer.given for producer in producers}
+            await until(lambda: all(producer.given > before[producer] + WINDOW + 8 for producer in producers))
+
+        with trio.fail_after(5 * PATIENCE_SECONDS):
             async with trio.open_nursery() as producing:
                 for producer in producers:
                     producing.start_soon(producer.run)
                 for end in ENDS:
-                    await trio.sleep(0.4)
+                    await all_go_on()
                     if end == "kill":
                         await server.kill()
                     else:
                         assert await server.stop() == 0
                     await server.start()
-                await trio.sleep(0.4)
+                await all_go_on()
                 enough.set()
         events = await feed(server)
         for producer in producers:
@@ -96,23 +107,24 @@ async def refusals(server: Server) -> float:
 
 async def test_a_full_journal_is_waited_out(tmp_path: Path) -> None:
     """What a journal at its limit refuses is sent again until there is room, in order, over either transport."""
-    port = f"port = {free_port()}"
     limit = "max_bytes = 16777216"
-    small = CONFIG.replace("port = 0", port).replace("[delivery]", f"{limit}\n[delivery]")
     results: dict[str, list[str]] = {}
-    async with running(tmp_path, small) as server:
+    async with AsyncExitStack() as stack:
+        port = f"port = {stack.enter_context(held_port())}"
+        small = CONFIG.replace("port = 0", port).replace("[delivery]", f"{limit}\n[delivery]")
+        server = await stack.enter_async_context(running(tmp_path, small))
 
         async def produce(name: str, target: str, **settings: Any) -> None:
             data = {"x": "x" * 250_000}
             events = [Event(type="user.created", data=data, id=f"{name}_{number}") for number in range(60)]
-            send = partial(FLAVOURS["blocking"], target, events, timeout=60, window=8, **settings)
+            send = partial(FLAVOURS["blocking"], target, events, timeout=PATIENCE_SECONDS, window=8, **settings)
             sent = await trio.to_thread.run_sync(send)
             results[name] = [result.id for result in sent if isinstance(result, PublishResult)]
 
         async with trio.open_nursery() as producing:
             producing.start_soon(produce, "socket", str(server.socket))
             producing.start_soon(partial(produce, "http", server.url, key=server.first_key))
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE_SECONDS):
                 while await refusals(server) < 4:
                     await trio.sleep(0.05)
             server.config_file.write_text(small.replace(limit, ""))

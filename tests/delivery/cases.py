@@ -49,7 +49,10 @@ class Proxied(Enum):
 
 @dataclass(frozen=True)
 class Case:
-    """One receiver: `comes_to` is what the last of `sends` requests must come to, over `connections` in all."""
+    """One receiver: `comes_to` is what the last of `sends` requests must come to, over `connections` in all.
+
+    `shows` where it does something to the idle connection, which the sender can see before its next request.
+    """
 
     name: str
     script: Script
@@ -58,6 +61,7 @@ class Case:
     tls: Callable[[], ssl.SSLContext] | None = None
     asked_by: str | None = None  # another scheme than the receiver's own
     sends: int = 1
+    shows: bool = False
     connections: int | None = None
     body: bytes = b"{}"
     kept: bytes | None = None
@@ -137,7 +141,7 @@ ENDS = [
     Case("reset in the body", resetting(HEAD + b"content-length: 10\r\n\r\nabc"), PROTOCOL),
     Case("reset in a chunk", resetting(CHUNKED + b"ff\r\nabc"), PROTOCOL),
     Case("reset in a body until the end", resetting(HEAD + b"\r\nabc"), PROTOCOL, Proxied.NOT_ASKED),
-    Case("reset behind the answer", resetting(OK), 200, sends=2, connections=2),
+    Case("reset behind the answer", resetting(OK), 200, sends=2, shows=True, connections=2),
     Case(
         "an answer before the body is read",
         early(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n", then_reset=False),
@@ -214,7 +218,15 @@ NO_HTTP = [
     Case("another protocol, unnamed", saying(b"HTTP/1.1 101 Switching Protocols\r\n\r\n"), PROTOCOL),
 ]
 RACES = [
-    Case(f"kept alive, then {then}", keeping(then=then), 200, sends=3, connections=3, kept=b"ok")
+    Case(
+        f"kept alive, then {then}",
+        keeping(then=then),
+        200,
+        sends=3,
+        shows=not then.endswith("when asked"),
+        connections=3,
+        kept=b"ok",
+    )
     for then in (
         *("close", "reset", "send bytes", "send an answer", "smuggle", "smuggle in a second piece"),
         *("close when asked", "reset when asked"),
@@ -227,14 +239,17 @@ RACES = [
         sends=2,
         connections=1,
     ),
-    Case("kept alive over TLS, then close", keeping(then="close"), 200, tls=good, sends=3, connections=3),
-    Case("kept alive over TLS, then smuggle", keeping(then="smuggle"), 200, tls=good, sends=3, connections=3),
+    Case("kept alive over TLS, then close", keeping(then="close"), 200, tls=good, sends=3, shows=True, connections=3),
+    Case(
+        "kept alive over TLS, then smuggle", keeping(then="smuggle"), 200, tls=good, sends=3, shows=True, connections=3
+    ),
     Case(
         "kept alive over TLS, then smuggle in a second piece",
         keeping(then="smuggle in a second piece"),
         200,
         tls=good,
         sends=3,
+        shows=True,
         connections=3,
     ),
     Case(
@@ -243,9 +258,18 @@ RACES = [
         200,
         tls=good,
         sends=3,
+        shows=True,
         connections=3,
     ),
-    Case("kept alive over TLS, then send bytes", keeping(then="send bytes"), 200, tls=good, sends=3, connections=3),
+    Case(
+        "kept alive over TLS, then send bytes",
+        keeping(then="send bytes"),
+        200,
+        tls=good,
+        sends=3,
+        shows=True,
+        connections=3,
+    ),
 ]
 ALERT = b"\x15\x03\x03\x00\x02\x02\x28"  # fatal, handshake_failure
 HANDSHAKES = [
@@ -271,7 +295,7 @@ HANDSHAKES = [
     Case("clear text where TLS is expected", raw(b"HTTP/1.1 400 Bad Request\r\n\r\n"), TLS, asked_by="https"),
     Case("TLS where clear text is expected", wants_a_certificate, PROTOCOL, tls=good, asked_by="http"),
     Case("noise for a handshake", raw(bytes(range(256)) * 8), TLS, asked_by="https"),
-    Case("a record without end", raw(b"\x16\x03\x03\x40\x00", hold=30), TIMEOUT, asked_by="https"),
+    Case("a record without end", raw(b"\x16\x03\x03\x40\x00", holds=True), TIMEOUT, asked_by="https"),
     Case("an alert for a handshake", raw(ALERT), TLS, asked_by="https"),
     Case("no handshake", never_shakes_hands, TIMEOUT, asked_by="https"),
     Case("closed in the handshake", raw(b"\x16\x03\x03"), TLS, asked_by="https"),

@@ -3,9 +3,11 @@
 `Hostile` counts its connections and what was asked of it; `Proxy` is a small CONNECT and forward proxy on loopback.
 """
 
+import fcntl
 import socket
 import ssl
 import struct
+import termios
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -98,9 +100,28 @@ def forever(first: bytes, again: bytes, *, pause: float = 0.0) -> Script:
     return script
 
 
+async def delivered(stream: Stream) -> None:
+    """Return once the other side's kernel has all that was sent: an end or a reset overtakes nothing then."""
+    while struct.unpack("i", fcntl.ioctl(_tcp(stream).socket.fileno(), termios.TIOCOUTQ, bytes(4)))[0]:
+        await trio.sleep(0.001)
+
+
+async def left(stream: Stream) -> None:
+    """Return once the other side has gone."""
+    try:
+        while await _tcp(stream).receive_some(65_536):
+            pass
+    except trio.BrokenResourceError:
+        pass  # it went with a reset
+
+
+def _tcp(stream: Stream) -> trio.SocketStream:
+    return stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+
+
 def reset(stream: Stream) -> None:
     """Close with an RST, whatever is still on its way."""
-    tcp = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    tcp = _tcp(stream)
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     tcp.socket.close()
 
@@ -169,9 +190,16 @@ async def proxying() -> AsyncIterator[Proxy]:
 
 
 async def _pump(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+    """Pass on until the source has ended, which ends the other direction, too.
+
+    A sink that has gone may have left an answer behind: that is passed on first.
+    """
     try:
         while data := await source.receive_some(65_536):
-            await sink.send_all(data)
+            try:
+                await sink.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return
     except (trio.BrokenResourceError, trio.ClosedResourceError):
-        pass  # one side has gone, and takes the other along
+        pass  # as good as an end
     scope.cancel()

@@ -1,6 +1,5 @@
 """A sender to try against receivers: certificates of our own, a resolver that asks nobody, a short way to send."""
 
-import socket
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -10,8 +9,11 @@ import trio
 import trustme
 
 from tests.delivery.hostile import Proxy
+from tests.patience import until
 from webhookd.config import DeliveryConfig, EgressConfig
+from webhookd.delivery.proxy import ProxyTransport
 from webhookd.delivery.sender import Sender
+from webhookd.delivery.transport import DirectTransport
 from webhookd.models import Outcome
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -34,13 +36,6 @@ def server_context(*names: str, authority: trustme.CA = CA) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(*names).configure_cert(context)
     return context
-
-
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class StubResolver:
@@ -67,6 +62,18 @@ class Out:
         return await self.sender.send(
             endpoint_id=endpoint_id, url=url, headers=HEADERS, body=body, timeout_seconds=seconds
         )
+
+    async def noticed(self, endpoint_id: str = "wh_1") -> None:
+        """Return once the sender would find that something was done to each idle connection of an endpoint."""
+        await until(lambda: self._shows(endpoint_id))
+
+    def _shows(self, endpoint_id: str) -> bool:
+        transport = self.sender._transport
+        if isinstance(transport, DirectTransport):
+            return all(connection.stream.is_readable for connection in transport._idle_of.get(endpoint_id, ()))
+        assert isinstance(transport, ProxyTransport)
+        pool = transport._pools.get(endpoint_id)
+        return pool is None or all(connection.has_expired() for connection in pool.http.connections)
 
 
 @asynccontextmanager

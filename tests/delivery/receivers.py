@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.delivery.hostile import Script, Stream, read_request, reset, saying
+from tests.delivery.hostile import Script, Stream, delivered, left, read_request, reset, saying
 from tests.delivery.out import CA, OK, server_context
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -32,8 +32,7 @@ def resetting(first: bytes, *, asks: bool = True) -> Script:
         if asks:
             await read_request(stream)
         await stream.send_all(first)
-        if first:
-            await trio.sleep(0.05)  # a reset overtakes what hasn't left yet
+        await delivered(stream)
         reset(stream)
 
     return script
@@ -45,22 +44,23 @@ def early(answer: bytes, *, then_reset: bool) -> Script:
     async def script(stream: Stream, number: int) -> None:
         await stream.receive_some(10)
         await stream.send_all(answer)
-        await trio.sleep(0.2)
+        await delivered(stream)
         if then_reset:
             reset(stream)
 
     return script
 
 
-def raw(*parts: bytes, pause: float = 0.0, hold: float = 0.0) -> Script:
-    """Return a script that says this without being asked, and then closes."""
+def raw(*parts: bytes, pause: float = 0.0, holds: bool = False) -> Script:
+    """Return a script that says this without being asked, and then closes, or stays."""
 
     async def script(stream: Stream, number: int) -> None:
         await stream.receive_some(10_000)
         for part in parts:
             await stream.send_all(part)
             await trio.sleep(pause)
-        await trio.sleep(hold)
+        if holds:
+            await trio.sleep_forever()
 
     return script
 
@@ -78,18 +78,16 @@ def keeping(*, then: str) -> Script:
                 await stream.send_all(FORGED)
             case _:
                 await stream.send_all(OK)
+        await delivered(stream)
         match then:
             case "close":
                 return
             case "reset":
-                await trio.sleep(0.02)
                 reset(stream)
                 return
             case "send bytes":
-                await trio.sleep(0.02)
-                await stream.send_all(b"\0")
+                await stream.send_all(bytes(8))
             case "send an answer":
-                await trio.sleep(0.02)
                 await stream.send_all(FORGED)
             case _:
                 pass
@@ -103,7 +101,7 @@ def keeping(*, then: str) -> Script:
 
 
 async def never_shakes_hands(stream: Stream, number: int) -> None:
-    await trio.sleep(30)
+    await trio.sleep_forever()
 
 
 async def ends_tls_in_the_open(stream: Stream, number: int) -> None:
@@ -112,7 +110,7 @@ async def ends_tls_in_the_open(stream: Stream, number: int) -> None:
     await read_request(stream)
     await stream.send_all(HEAD + b"content-length: 1000\r\n\r\nabc")
     await stream.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + b"x" * 32)
-    await trio.sleep(1)
+    await left(stream)
 
 
 async def vanishes_from_tls(stream: Stream, number: int) -> None:
@@ -141,10 +139,8 @@ async def wants_a_certificate(stream: Stream, number: int) -> None:
         await stream.do_handshake()
         await read_request(stream)
     except trio.BrokenResourceError:
-        with trio.move_on_after(0.3):
-            await stream.transport_stream.send_all(stream._outgoing.read())  # trio keeps the alert to itself
-            while await stream.transport_stream.receive_some(65_536):
-                pass
+        await stream.transport_stream.send_all(stream._outgoing.read())  # trio keeps the alert to itself
+        await delivered(stream)
 
 
 @cache

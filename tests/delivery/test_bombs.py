@@ -1,4 +1,4 @@
-"""What 50 bombs at once cost a sender: bounded memory, and no healthy delivery that is late for them."""
+"""What 50 bombs at once cost a sender: bounded memory, and no step of its event loop that others wait long for."""
 
 import json
 import subprocess
@@ -10,21 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.delivery.bombs import BOMBS
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 16 * 1024 * 1024
-MOST_SECONDS = 0.1
+MOST_SECONDS = 0.25
 ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one round came to: how late the latest healthy delivery was, and how much of that was the sender's work."""
+    """What one round came to."""
 
     memory_bytes: int
-    late_seconds: float
-    late_by_own_work_seconds: float
+    longest_step_seconds: float
     became: dict[str, int]
 
 
@@ -52,30 +51,30 @@ def world() -> Iterator[tuple[str, str]]:
 
 def measure(world: tuple[str, str], *how: str) -> Cost:
     with process("tests.delivery.bombs", "send", *world, *how) as sender:
-        found = json.loads(sender.communicate(timeout=60)[0])
-    return Cost(found["memory"], found["late"], found["late_by_own_work"], found["became"])
+        found = json.loads(sender.communicate(timeout=5 * PATIENCE_SECONDS)[0])
+    return Cost(found["memory"], found["longest_step"], found["became"])
 
 
 @pytest.mark.parametrize("way", ["directly", "through-a-proxy"])
 def test_fifty_bombs_at_once_cost_little(world: tuple[str, str], way: str) -> None:
-    """50 bodies, heads and bombs without end add less than 16 MiB, and no healthy delivery is 100 ms late for them.
+    """50 bodies, heads and bombs without end add less than 16 MiB, and none holds up the event loop.
 
-    On a machine that is busy with other things a delivery may be late for their sake: then it counts how much of that
-    the sender itself was at work, and it may be asked again.
+    Healthy deliveries arrive meanwhile. A step is measured in processor time of the loop's own thread; what disturbs
+    that, a cold cache or the kernel's own work, only ever adds, so the best of some rounds counts.
     """
-    for left in reversed(range(ROUNDS)):
-        cost = measure(world, way)
-        assert cost.memory_bytes < MOST_BYTES, cost
-        assert sum(cost.became.values()) >= BOMBS, cost
-        assert {"200", "protocol"} <= set(cost.became) <= {"200", "protocol", "timeout"}, cost
-        if min(cost.late_seconds, cost.late_by_own_work_seconds) < MOST_SECONDS:
+    costs = []
+    for _ in range(ROUNDS):
+        costs.append(measure(world, way))
+        assert costs[-1].memory_bytes < MOST_BYTES, costs
+        assert set(costs[-1].became) == {"200", "protocol", "timeout"}, costs
+        if costs[-1].longest_step_seconds < MOST_SECONDS:
             return
-        assert left, cost
+    pytest.fail(str(costs))
 
 
 def test_a_client_that_decodes_is_noticed(world: tuple[str, str]) -> None:
-    """The planted fault: one bomb, read as an ordinary client reads it, shows in the memory and in the delays."""
+    """The planted fault: one bomb, read as an ordinary client reads it, shows in the memory and in the longest step."""
     cost = measure(world, "carelessly")
     assert cost.became == {"64000000": 1}
     assert cost.memory_bytes > MOST_BYTES
-    assert min(cost.late_seconds, cost.late_by_own_work_seconds) > MOST_SECONDS
+    assert cost.longest_step_seconds > MOST_SECONDS

@@ -6,14 +6,18 @@ import httpx
 import pytest
 import trio
 import trustme
+from trio.testing import MockClock
 
 from tests.delivery.hostile import (
     Stream,
+    delivered,
     read_request,
     saying,
     serving,
 )
 from tests.delivery.out import LOOPBACK, OK, StubResolver, client_context, sending, server_context
+from tests.patience import until
+from tests.ports import held_port
 from tests.receiver import Receiver, Reply, always, steps
 from webhookd.config import EgressConfig
 from webhookd.delivery.egress import EgressPolicy
@@ -63,12 +67,12 @@ async def test_a_connection_closed_while_idle_costs_nothing() -> None:
     async with sending() as out, serving(script) as receiver:
         for _ in range(3):
             assert (await out.send(receiver.url)).status == 200
-            await trio.sleep(0.05)
+            await out.noticed()
     assert seen == [1, 2, 3]
 
 
-async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once() -> None:
-    """A request lost on a reused connection is sent again on a fresh one; lost there too, it has failed."""
+async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once(mock_clock: MockClock) -> None:
+    """A request lost at once on a reused connection is sent again on a fresh one; lost there too, it has failed."""
 
     async def script(stream: Stream, number: int) -> None:
         await read_request(stream)
@@ -86,14 +90,14 @@ async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once()
     assert outcome.detail == "the receiver closed the connection without a byte of an answer"
 
 
-async def test_a_receiver_that_thought_about_it_is_not_asked_twice() -> None:
+async def test_a_receiver_that_thought_about_it_is_not_asked_twice(mock_clock: MockClock) -> None:
     """A reused connection that ends after a while has had its request read, so the next try is the line's to make."""
 
     async def script(stream: Stream, number: int) -> None:
         await read_request(stream)
         await stream.send_all(OK)
         await read_request(stream)
-        await trio.sleep(1.2)
+        mock_clock.jump(1.01)
 
     async with sending() as out, serving(script) as receiver:
         assert (await out.send(receiver.url)).status == 200
@@ -132,7 +136,7 @@ async def test_an_answer_before_the_request_is_read_counts() -> None:
     async def script(stream: Stream, number: int) -> None:
         await stream.receive_some(10)
         await stream.send_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-        await trio.sleep(0.2)
+        await delivered(stream)
 
     async with sending() as out, serving(script) as receiver:
         assert (await out.send(receiver.url, body=b"x" * 8_000_000)).status == 413
@@ -148,8 +152,9 @@ async def test_refused_and_reset_connections_are_told_apart() -> None:
             "the connection broke: Connection reset by peer",
         )
         nursery.cancel_scope.cancel()
-    async with sending() as out:
-        outcome = await out.send(receiver.url)
+    with held_port() as port:
+        async with sending() as out:
+            outcome = await out.send(f"http://127.0.0.1:{port}/")
     assert outcome.error is DeliveryError.CONNECT
     assert outcome.detail == f"can't connect to {outcome.remote_address}: Connection refused"
 
@@ -244,12 +249,12 @@ async def test_canceling_leaves_no_connection() -> None:
     async with sending() as out, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(steps("200,hang")).run)
         await out.send(receiver.url)
-        with trio.move_on_after(0.2):
-            await out.send(receiver.url)
+        async with trio.open_nursery() as flight:
+            flight.start_soon(out.send, receiver.url)
+            await receiver.wait_for(2)
+            flight.cancel_scope.cancel()
         assert out.sender.idle_connections == 0
-        with trio.fail_after(5):
-            while receiver.open_connections:
-                await trio.sleep(0.01)
+        await until(lambda: not receiver.open_connections)
         nursery.cancel_scope.cancel()
 
 

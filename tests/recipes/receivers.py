@@ -8,7 +8,7 @@ import httpx
 import trio
 
 from tests.e2e.harness import Server
-from tests.ports import free_port
+from tests.ports import held_port
 from tests.recipes.processes import listening, program
 from webhookd.client import Client
 
@@ -27,7 +27,11 @@ async def check_all(server: Server, directory: Path, names: Sequence[str], start
 
 
 async def _check(server: Server, directory: Path, name: str, start: Start) -> None:
-    port = free_port()
+    with held_port() as port:
+        await _check_at(port, server, directory, name, start)
+
+
+async def _check_at(port: int, server: Server, directory: Path, name: str, start: Start) -> None:
     url = f"http://127.0.0.1:{port}/hook"
     webhook = await server.webhook(url)
     command, environ = start(name, port)

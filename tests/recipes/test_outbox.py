@@ -13,7 +13,7 @@ import trio
 
 from tests.client.feed import feed
 from tests.e2e.harness import Server, running
-from tests.ports import free_port
+from tests.ports import held_port
 from tests.recipes.pages import write
 from tests.recipes.processes import listening, program
 
@@ -63,20 +63,21 @@ async def test_each_committed_row_becomes_exactly_one_event(tmp_path: Path) -> N
 
 
 async def _check(server: Server, application: Application, directory: Path) -> None:
-    database, log, port = directory / "app.db", directory / "log", free_port()
+    database, log = directory / "app.db", directory / "log"
     environ = {"DATABASE": str(database), "INGEST": str(server.socket)}
     for command in application.set_up:
         async with program(command, directory, environ, log=log) as process:
             assert await process.wait() == 0, log.read_text()
-    serve = [word.format(port=port) for word in application.serve]
-    async with program(serve, directory, environ, log=log) as process:
-        await listening(port, process, log)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
-            for number in range(SIGNUPS):
-                wanted = {"email": f"{number}@{application.name}.example", "plan": "team"}
-                assert (await client.post("/signup", json=wanted)).status_code == 201, log.read_text()
-            refused = await client.post("/signup", json={"email": "x@x.example", "plan": "none"})
-            assert refused.status_code == 409
+    with held_port() as port:
+        serve = [word.format(port=port) for word in application.serve]
+        async with program(serve, directory, environ, log=log) as process:
+            await listening(port, process, log)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+                for number in range(SIGNUPS):
+                    wanted = {"email": f"{number}@{application.name}.example", "plan": "team"}
+                    assert (await client.post("/signup", json=wanted)).status_code == 201, log.read_text()
+                refused = await client.post("/signup", json={"email": "x@x.example", "plan": "none"})
+                assert refused.status_code == 409
     rows = unsent(database, application.table)
     assert len(rows) == 2 * SIGNUPS
     with _held(database):

@@ -14,7 +14,7 @@ import trio
 
 from tests.client.feed import feed
 from tests.e2e.harness import Server, running
-from tests.ports import free_port
+from tests.ports import held_port
 from tests.recipes.pages import DOCS, write
 from tests.recipes.processes import BIN
 
@@ -70,7 +70,8 @@ async def test_the_first_command_sends_an_event(tmp_path: Path) -> None:
     command = commands()[0].replace("/run/webhookd/ingest.sock", "ingest.sock")
     shown = json.loads(PAGE.split("```json\n")[1].split("```")[0])
     async with running(tmp_path) as server:
-        await server.webhook(f"http://127.0.0.1:{free_port()}/hook")
+        with held_port() as port:
+            await server.webhook(f"http://127.0.0.1:{port}/hook")
         first = await run(command, tmp_path)
         assert json.loads(first.stdout) == shown, first.stderr
         again = await run(command, tmp_path)
