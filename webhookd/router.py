@@ -207,18 +207,35 @@ class Router:
         return await ticket.wait()
 
     async def update_endpoint(
-        self, endpoint_id: str, changes: EndpointChanges, deed: audit.Deed | None = None
+        self,
+        endpoint_id: str,
+        changes: EndpointChanges,
+        deed: audit.Deed | None = None,
+        condition: endpoints.Condition | None = None,
     ) -> Endpoint:
-        """Change an endpoint. A new URL and a webhook switched on again are tried at once, whatever was before."""
+        """Change an endpoint. A new URL and a webhook switched on again are tried at once, whatever was before.
+
+        Raises Rejected NOT_FOUND, or what `condition` raises in the transaction of the change.
+        """
         update = audit.recorded(_update, deed, lambda changed: endpoints.about(changed[0]))
-        ticket = self._journal.write_nowait(update, self._changed, self._vault, endpoint_id, changes, self._clock.now())
+        ticket = self._journal.write_nowait(
+            update, self._changed, self._vault, endpoint_id, changes, self._clock.now(), condition=condition
+        )
         endpoint, _ = await ticket.wait()
         return endpoint
 
     async def rotate_secret(
-        self, endpoint_id: str, secret: Secret[str], overlap_seconds: float, deed: audit.Deed | None = None
+        self,
+        endpoint_id: str,
+        secret: Secret[str],
+        overlap_seconds: float,
+        deed: audit.Deed | None = None,
+        condition: endpoints.Condition | None = None,
     ) -> Endpoint:
-        """Give an endpoint a new secret; the one before signs beside it for the overlap."""
+        """Give an endpoint a new secret; the one before signs beside it for the overlap.
+
+        Raises as `update_endpoint`.
+        """
         ticket = self._journal.write_nowait(
             audit.recorded(endpoints.rotate, deed, endpoints.about),
             self._adopt,
@@ -228,13 +245,19 @@ class Router:
             secret_hint(secret.reveal()),
             overlap_seconds,
             self._clock.now(),
+            condition=condition,
         )
         return await ticket.wait()
 
-    async def delete_endpoint(self, endpoint_id: str, deed: audit.Deed | None = None) -> Endpoint:
-        """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded."""
+    async def delete_endpoint(
+        self, endpoint_id: str, deed: audit.Deed | None = None, condition: endpoints.Condition | None = None
+    ) -> Endpoint:
+        """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded.
+
+        Raises as `update_endpoint`.
+        """
         delete = audit.recorded(endpoints.delete, deed, endpoints.about)
-        ticket = self._journal.write_nowait(delete, self._abandon, endpoint_id, self._clock.now())
+        ticket = self._journal.write_nowait(delete, self._abandon, endpoint_id, self._clock.now(), condition=condition)
         endpoint = await ticket.wait()
         await self._cancel_queue(endpoint.pk)
         await self._sender.forget(endpoint_id)
@@ -269,18 +292,22 @@ class Router:
         self._requeued(row.endpoint_pk)  # the actor may have left meanwhile
         return again
 
-    async def put_event_type(self, row: EventTypeRow, deed: audit.Deed | None = None) -> EventTypeRow:
-        """Add a name to the catalogue or change what is said of it."""
+    async def put_event_type(
+        self, row: EventTypeRow, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+    ) -> EventTypeRow:
+        """Add a name to the catalogue or change what is said of it; Rejected where `condition` raises it."""
         put = audit.recorded(event_types.put, deed, lambda stored: (stored.name, None))
         ticket = self._journal.write_nowait(
-            put, lambda stored: self.event_types.add(stored.name), row, self._clock.now()
+            put, lambda stored: self.event_types.add(stored.name), row, self._clock.now(), condition=condition
         )
         return await ticket.wait()
 
-    async def delete_event_type(self, name: str, deed: audit.Deed | None = None) -> None:
-        """Take a name out of the catalogue; Rejected NOT_FOUND."""
+    async def delete_event_type(
+        self, name: str, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+    ) -> None:
+        """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
         delete = audit.recorded(event_types.delete, deed, lambda _: (name, None))
-        ticket = self._journal.write_nowait(delete, lambda _: self.event_types.discard(name), name)
+        ticket = self._journal.write_nowait(delete, lambda _: self.event_types.discard(name), name, condition=condition)
         await ticket.wait()
 
     async def health(self, subjects: list[Endpoint]) -> list[Health]:
@@ -389,11 +416,17 @@ class Router:
 
 
 def _update(
-    database: Database, vault: Vault, endpoint_id: str, changes: EndpointChanges, now: float
+    database: Database,
+    vault: Vault,
+    endpoint_id: str,
+    changes: EndpointChanges,
+    now: float,
+    *,
+    condition: endpoints.Condition | None,
 ) -> tuple[Endpoint, bool]:
     """Change an endpoint; return it, and whether its past failures are forgiven: another URL, or switched on again."""
     before = endpoints.get(database, endpoint_id)
-    after = endpoints.update(database, vault, endpoint_id, changes, now)
+    after = endpoints.update(database, vault, endpoint_id, changes, now, condition=condition)
     is_forgiven = after.is_active and (not before.is_active or before.url != after.url)
     if is_forgiven:
         state = endpoints.state(database, after.pk)

@@ -125,6 +125,10 @@ class Api:
         sent = {**authorization, **(headers or {})}
         return await self._clients[uid].request(method, path, headers=sent, json=body, content=content)
 
+    def client(self, uid: int | None = None) -> httpx.AsyncClient:
+        """Return a client of the TCP port, or of a control socket's caller `uid`."""
+        return self._clients[uid]
+
     async def stream(self, path: str, credentials: str, lines: AsyncIterator[bytes]) -> bytes:
         """Send lines as they come, and return the lines of the answer."""
         headers = {"authorization": f"Bearer {credentials}", "content-type": "application/x-ndjson"}

@@ -273,3 +273,16 @@ def test_no_list_shows_a_secret(api: Api, field: str) -> None:
     for target in ("/api/webhooks", "/api/keys", f"/api/webhooks/{webhook['id']}"):
         assert f'"{field}"' not in api.admin.get(target).text
     api.admin.delete(f"/api/webhooks/{webhook['id']}")
+
+
+def test_a_304_ends_with_its_head(api: Api) -> None:
+    """Over a real connection an unchanged webhook is a 304 without a body, and the connection goes on."""
+    webhook = api.webhook(isActive=False)
+    path = f"/api/webhooks/{webhook['id']}"
+    tag = api.admin.get(path).headers["etag"]
+    for _ in range(3):
+        answer = api.admin.get(path, headers={"if-none-match": tag})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+        assert api.admin.get(path).json()["id"] == webhook["id"]
+    assert api.admin.patch(path, json={"description": "x"}, headers={"if-match": '"nonsense"'}).status_code == 412
+    api.admin.delete(path)

@@ -1,6 +1,7 @@
 """The pages of webhooks: what they show, what they change, and that it is the API's own doing."""
 
 import re
+from html import unescape
 
 from tests.dashboard.browsing import Site, Visitor, text_of
 from webhookd.journal import audit
@@ -95,6 +96,28 @@ async def test_a_change_names_what_changed_alone(site: Site) -> None:
     )
     assert set(page.items[0].fields) == {"description", "headers", "retry"}
     assert (await visitor.post(f"/webhooks/{webhook_id}/edit", {**changed, "events": "x.y"})).status_code == 422
+
+
+async def test_a_form_that_is_out_of_date_changes_nothing(site: Site) -> None:
+    """What somebody else has changed since a form was opened isn't undone by it, for webhooks and event types."""
+    visitor = await site.visitor()
+    webhook_id = await create(visitor)
+    fields = {"url": "https://hook.example/in", "events": "*", "isActive": "on", "signature/form": "timestamped"}
+    forms: tuple[tuple[str, dict[str, str], str], ...] = (
+        (f"/webhooks/{webhook_id}/edit", fields, "Switched on"),
+        ("/event-types/named/user.created", {}, "Deprecated"),
+    )
+    for path, known, shown in forms:
+        opened = await visitor.page(path)
+        assert shown in opened
+        found = re.search(r'name="etag" value="([^"]+)"', opened)
+        assert found is not None
+        tag = unescape(found[1])
+        assert (await visitor.post(path, {**known, "description": "theirs", "etag": tag})).status_code == 303
+        late = await visitor.post(path, {**known, "description": "mine", "etag": tag})
+        assert late.status_code in {400, 422}
+        assert "changed since you opened this form" in text_of(late.text)
+        assert 'value="theirs"' in await visitor.page(path)
 
 
 async def test_each_action_of_a_webhook(site: Site) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from tests.simulation.bugs import BadJournal, BadPolicy, BadSender
 from tests.simulation.model import World
 from webhookd.ingest.connection import Connection
-from webhookd.journal import EventTypeRow, Journal, Ticket, audit
+from webhookd.journal import EventTypeRow, Journal, Ticket, audit, event_types
 from webhookd.models import (
     AcceptedEvent,
     Credentials,
@@ -76,7 +76,9 @@ class ExpiresEarly(BadPolicy):
 class ForgetsCatalogue(Router):
     """Acknowledges a type that it doesn't store."""
 
-    async def put_event_type(self, row: EventTypeRow, deed: audit.Deed | None = None) -> EventTypeRow:
+    async def put_event_type(
+        self, row: EventTypeRow, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+    ) -> EventTypeRow:
         self.event_types.add(row.name)
         return row
 

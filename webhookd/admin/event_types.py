@@ -1,5 +1,6 @@
 """The catalogue of event types."""
 
+import hashlib
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -8,6 +9,7 @@ from msgspec import Raw
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
+from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeName, EventTypeView, ListQuery, Page
 from webhookd.admin.views import page_of
 from webhookd.errors import ErrorCode, Rejected
@@ -16,6 +18,7 @@ from webhookd.journal.audit import Action
 from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT
 
 _CATALOGUE = "the catalogue"
+_TAG_DIGITS = 20
 
 
 async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
@@ -39,16 +42,26 @@ async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
             deprecated=said.deprecated,
         ),
         call.deed(Action.EVENT_TYPE_PUT, given(said)),
+        lambda before: call.preconditions.check_change(None if before is None else etag(before)),
     )
-    return Answer(value=_view(stored))
+    return Answer(value=_view(stored), headers={ETAG: etag(stored)})
 
 
 async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
     """Take a name out of the catalogue; webhooks that name it keep doing so."""
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
-    await call.services.router.delete_event_type(name, call.deed(Action.EVENT_TYPE_DELETE))
+    await call.services.router.delete_event_type(
+        name,
+        call.deed(Action.EVENT_TYPE_DELETE),
+        lambda before: call.preconditions.check_change(None if before is None else etag(before)),
+    )
     return Answer(value=Deleted(id=name))
+
+
+def etag(row: EventTypeRow) -> str:
+    """Return the entity tag of what is said of an event type."""
+    return tag_of(hashlib.sha256(msgspec.json.encode(row)).hexdigest()[:_TAG_DIGITS])
 
 
 def _name(text: str) -> str:
@@ -104,6 +117,7 @@ OPERATIONS = (
         optional_body=True,
         answers={HTTPStatus.OK: EventTypeView},
         refuses=(ErrorCode.CONFLICT,),
+        has_etags=True,
     ),
     operation(
         "deleteEventType",
@@ -115,5 +129,6 @@ OPERATIONS = (
         body=NoBody,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+        has_etags=True,
     ),
 )

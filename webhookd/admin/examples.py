@@ -52,6 +52,9 @@ REFUSALS: Mapping[ErrorCode, str] = {
     ),
     ErrorCode.NOT_FOUND: f"there is no webhook {story.WEBHOOK_ID}",
     ErrorCode.CONFLICT: "the same Idempotency-Key is being answered right now",
+    ErrorCode.PRECONDITION_FAILED: (
+        'it was changed since you read it: its ETag is "194aa2b8e5c" now. Read it again, then make your change'
+    ),
     ErrorCode.PAYLOAD_TOO_LARGE: "the body is too large; at most 262144 bytes are taken",
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: "send the body as application/json",
     ErrorCode.IDEMPOTENCY_KEY_REUSED: "the same Idempotency-Key came with another body",

@@ -27,7 +27,7 @@ HEADER = "Idempotency-Key"
 REPLAYED = "idempotency-replayed"
 MOST_CHARACTERS = 255
 
-_KEPT_HEADERS = ("content-type", "location")
+_KEPT_HEADERS = ("content-type", "location", "etag")
 _SETTLE_SECONDS = 1.0
 
 

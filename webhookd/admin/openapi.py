@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from webhookd.admin import idempotency, limits
+from webhookd.admin import idempotency, limits, preconditions
 from webhookd.admin.auth import Permission, roles_with
 from webhookd.admin.example_story import REQUEST_ID
 from webhookd.admin.examples import EXAMPLES, PATH_PARTS, REFUSALS, Example
@@ -46,6 +46,23 @@ _IDEMPOTENCY_KEY: Json = {
     "description": "the same key with the same body gets the first 2xx answer again; kept for 24 hours",
     "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_CHARACTERS, "pattern": "^[!-~]+$"},
 }
+_ENTITY_TAGS: Json = {"type": "string", "pattern": '^(\\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'}
+_PRECONDITIONS: list[Json] = [
+    {
+        "name": preconditions.IF_MATCH,
+        "in": "header",
+        "required": False,
+        "description": "do it only while the ETag is one of these; else 412",
+        "schema": _ENTITY_TAGS,
+    },
+    {
+        "name": preconditions.IF_NONE_MATCH,
+        "in": "header",
+        "required": False,
+        "description": "do it only while the ETag is none of these; else 304 to a GET, 412 to all others",
+        "schema": _ENTITY_TAGS,
+    },
+]
 _RATE_LIMITS: Mapping[str, Json] = {
     limits.POLICY_HEADER: {"description": "where server.rate_limit_per_second is set", "schema": _STRING},
     limits.LIMIT_HEADER: {"description": "where server.rate_limit_per_second is set", "schema": _STRING},
@@ -105,6 +122,7 @@ def _operation(operation: Operation, schemas: Mapping[object, Json]) -> Json:
             *_path_parameters(operation.path),
             *_query_parameters(operation.query),
             *([_IDEMPOTENCY_KEY] if operation.method == "POST" else []),
+            *(_PRECONDITIONS if operation.has_etags else []),
         ],
         "responses": {**_answers(operation, schemas), **_refusals(operation, schemas)},
     }
@@ -194,6 +212,8 @@ def _answer_headers(operation: Operation, status: HTTPStatus) -> Json:
         headers.update(_RATE_LIMITS)
     if status is HTTPStatus.CREATED:
         headers["location"] = {"required": True, "schema": {"type": "string", "format": "uri-reference"}}
+    if operation.has_etags and operation.method != "DELETE":
+        headers[preconditions.ETAG.lower()] = {"required": True, "schema": _STRING}
     if operation.method == "POST":
         headers[idempotency.REPLAYED] = {"schema": {"const": "true"}}
     headers.update(_REFUSAL_HEADERS.get(status, {}))

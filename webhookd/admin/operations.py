@@ -23,6 +23,7 @@ from webhookd.admin.bodies import (
     read_body,
 )
 from webhookd.admin.ports import Services
+from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
 from webhookd.admin.schemas import Input, NoQuery
 from webhookd.errors import ErrorCode
 from webhookd.journal.audit import Action, Deed
@@ -37,7 +38,10 @@ class NoBody(Input, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[Q, B]):
-    """One request for an operation, decoded and checked; `path` holds the variable parts of its path."""
+    """One request for an operation, decoded and checked; `path` holds the variable parts of its path.
+
+    An operation that `has_etags` holds `preconditions` against the thing's own tag; for all others that is done.
+    """
 
     services: Services
     caller: Caller
@@ -46,6 +50,7 @@ class Call(Generic[Q, B]):
     path: Mapping[str, str]
     query: Q
     body: B
+    preconditions: Preconditions = NO_PRECONDITIONS
 
     def deed(self, action: Action, fields: Iterable[str] = ()) -> Deed:
         """Return what the caller asks for, for the audit log; `fields` are the names of what was given.
@@ -96,6 +101,7 @@ class Operation:
     requires_body: bool
     answers: Mapping[HTTPStatus, Mapping[str, object]]
     refuses: tuple[ErrorCode, ...]
+    has_etags: bool
 
 
 def operation(
@@ -112,10 +118,12 @@ def operation(
     reads_itself: Mapping[str, object] | None = None,
     streams: Mapping[HTTPStatus, Mapping[str, object]] | None = None,
     refuses: tuple[ErrorCode, ...] = (),
+    has_etags: bool = False,
 ) -> Operation:
     """State an operation; `route` is its method and path.
 
-    `reads_itself` names the bodies that the handler reads and decodes on its own, by media type.
+    `reads_itself` names the bodies that the handler reads and decodes on its own, by media type. One that `has_etags`
+    answers with an ETag and holds its caller's preconditions against it.
     """
     decoder = msgspec.json.Decoder(body)
     method, _, path = route.partition(" ")
@@ -124,6 +132,11 @@ def operation(
         services: Services, caller: Caller, request: Request, request_id: str, variables: Mapping[str, str]
     ) -> Answer | Response:
         taken_query = decode_query(request.query_string, query)
+        preconditions = NO_PRECONDITIONS
+        if takes_preconditions(method, has_etags=has_etags):
+            preconditions = read_preconditions(request.headers)
+        if not has_etags:
+            preconditions.check_untagged()
         taken_body = body() if body is NoBody else await _read(request, services, decoder, body, optional_body)
         call = Call(
             services=services,
@@ -133,6 +146,7 @@ def operation(
             path=variables,
             query=taken_query,
             body=taken_body,
+            preconditions=preconditions,
         )
         return await handler(call)
 
@@ -148,8 +162,16 @@ def operation(
         takes=takes if reads_itself is None else reads_itself,
         requires_body=not optional_body,
         answers={**{status: {JSON: kind} for status, kind in answers.items()}, **(streams or {})},
-        refuses=refuses,
+        refuses=(*refuses, ErrorCode.PRECONDITION_FAILED)
+        if takes_preconditions(method, has_etags=has_etags)
+        else refuses,
+        has_etags=has_etags,
     )
+
+
+def takes_preconditions(method: str, *, has_etags: bool) -> bool:
+    """Whether an operation looks at the conditions of its request: what changes something must (RFC 9110 13.2.1)."""
+    return has_etags or method != "GET"
 
 
 def given(body: Struct) -> list[str]:

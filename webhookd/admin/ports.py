@@ -14,8 +14,17 @@ from webhookd.copier import Copier
 from webhookd.health import Health, Inside
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
-from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, Journal, NewEndpoint, Ticket
+from webhookd.journal import (
+    DeliveryRow,
+    EndpointChanges,
+    EventTypeRow,
+    Journal,
+    NewEndpoint,
+    Ticket,
+    endpoints,
+)
 from webhookd.journal.audit import Deed
+from webhookd.journal.event_types import Condition as EventTypeCondition
 from webhookd.metrics import Measures
 from webhookd.models import Endpoint, NewEvent, PublishResult
 from webhookd.recent import RecentAttempts
@@ -29,7 +38,7 @@ from webhookd.trends import Trends
 class Router(Protocol):
     """What takes events and changes endpoints; every refusal is a Rejected.
 
-    A `deed` goes into the audit log in the commit of the change it stands for.
+    A `deed` goes into the audit log in the commit of the change it stands for, and a `condition` is asked in it first.
     """
 
     @property
@@ -64,17 +73,30 @@ class Router(Protocol):
         """Register an endpoint."""
         ...
 
-    async def update_endpoint(self, endpoint_id: str, changes: EndpointChanges, deed: Deed | None) -> Endpoint:
+    async def update_endpoint(
+        self,
+        endpoint_id: str,
+        changes: EndpointChanges,
+        deed: Deed | None,
+        condition: endpoints.Condition | None = None,
+    ) -> Endpoint:
         """Change an endpoint."""
         ...
 
     async def rotate_secret(
-        self, endpoint_id: str, secret: Secret[str], overlap_seconds: float, deed: Deed | None
+        self,
+        endpoint_id: str,
+        secret: Secret[str],
+        overlap_seconds: float,
+        deed: Deed | None,
+        condition: endpoints.Condition | None = None,
     ) -> Endpoint:
         """Give an endpoint a new secret."""
         ...
 
-    async def delete_endpoint(self, endpoint_id: str, deed: Deed | None) -> Endpoint:
+    async def delete_endpoint(
+        self, endpoint_id: str, deed: Deed | None, condition: endpoints.Condition | None = None
+    ) -> Endpoint:
         """Delete an endpoint and cancel what it had queued."""
         ...
 
@@ -84,11 +106,15 @@ class Router(Protocol):
         """Send a delivery again by hand."""
         ...
 
-    async def put_event_type(self, row: EventTypeRow, deed: Deed | None) -> EventTypeRow:
+    async def put_event_type(
+        self, row: EventTypeRow, deed: Deed | None, condition: EventTypeCondition | None = None
+    ) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it."""
         ...
 
-    async def delete_event_type(self, name: str, deed: Deed | None) -> None:
+    async def delete_event_type(
+        self, name: str, deed: Deed | None, condition: EventTypeCondition | None = None
+    ) -> None:
         """Take a name out of the catalogue."""
         ...
 

@@ -3,6 +3,8 @@
 A change is a merge patch (RFC 7396) on the settings as they could have been posted: null or an absent member means the
 server's own, so one validation serves creation and change. Changes of webhooks run one after the other here: what a
 patch was merged into is still so when it is written.
+
+The ETag stands for the settings: each change of them, whoever made it, gives another one, and deliveries alone don't.
 """
 
 from collections.abc import Mapping
@@ -11,11 +13,13 @@ from typing import TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, decode_body, expect_media_type, read_body
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
+from webhookd.admin.preconditions import ETAG, Preconditions, tag_of, unchanged
 from webhookd.admin.schemas import (
     Deleted,
     ListQuery,
@@ -57,6 +61,7 @@ async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
 async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
     """Create a webhook and show its secret, this once."""
     services, wanted = call.services, call.body
+    call.preconditions.check_untagged()  # what is to be made has no tag yet
     organization_id = call.caller.stamp(wanted.organization_id)
     check_events(services, wanted.events)
     services.check_headers(wanted.headers)
@@ -84,12 +89,18 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
         call.deed(Action.WEBHOOK_CREATE, given(wanted)),
     )
     view = with_secret(await _view(services, endpoint), secret)
-    return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/webhooks/{endpoint.id}"})
+    headers = {"Location": f"/api/webhooks/{endpoint.id}", ETAG: etag(endpoint)}
+    return Answer(value=view, status=HTTPStatus.CREATED, headers=headers)
 
 
-async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with one webhook."""
-    return Answer(value=await _view(call.services, await _find(call)))
+async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer | Response:
+    """Answer with one webhook; with nothing where the caller has its settings as they are."""
+    endpoint = await _find(call)
+    tag = etag(endpoint)
+    call.preconditions.check_read(tag)
+    if call.preconditions.is_known(tag):
+        return unchanged(tag)
+    return Answer(value=await _view(call.services, endpoint), headers={ETAG: tag})
 
 
 async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
@@ -115,15 +126,16 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
         endpoint = await _find(call)
         changes = await _changes(services, endpoint, patch)
         deed = call.deed(Action.WEBHOOK_CHANGE, patch)
-        changed = await services.router.update_endpoint(endpoint.id, changes, deed)
-    return Answer(value=await _view(services, changed))
+        changed = await services.router.update_endpoint(endpoint.id, changes, deed, _condition(call.preconditions))
+    return Answer(value=await _view(services, changed), headers={ETAG: etag(changed)})
 
 
 async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Delete a webhook; what it had queued is canceled."""
     async with call.services.changing:
         endpoint = await _find(call)
-        await call.services.router.delete_endpoint(endpoint.id, call.deed(Action.WEBHOOK_DELETE))
+        deed, condition = call.deed(Action.WEBHOOK_DELETE), _condition(call.preconditions)
+        await call.services.router.delete_endpoint(endpoint.id, deed, condition)
     return Answer(value=Deleted(id=endpoint.id))
 
 
@@ -134,8 +146,19 @@ async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
     async with services.changing:
         endpoint = await _find(call)
         deed = call.deed(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
-        rotated = await services.router.rotate_secret(endpoint.id, secret, call.body.overlap_seconds, deed)
-    return Answer(value=with_secret(await _view(services, rotated), secret))
+        rotated = await services.router.rotate_secret(
+            endpoint.id, secret, call.body.overlap_seconds, deed, _condition(call.preconditions)
+        )
+    return Answer(value=with_secret(await _view(services, rotated), secret), headers={ETAG: etag(rotated)})
+
+
+def etag(endpoint: Endpoint) -> str:
+    """Return the entity tag of a webhook's settings; no two versions of a webhook have the same `updated_at`."""
+    return tag_of(f"{round(endpoint.updated_at * 1000):x}")
+
+
+def _condition(preconditions: Preconditions) -> endpoints.Condition:
+    return lambda endpoint: preconditions.check_change(etag(endpoint))
 
 
 async def _find(call: Call[NoQuery, NoBody] | Call[NoQuery, Rotation]) -> Endpoint:
@@ -284,6 +307,7 @@ OPERATIONS = (
         body=NewWebhook,
         answers={HTTPStatus.CREATED: WebhookWithSecret},
         refuses=(*_REFUSES, ErrorCode.QUOTA_EXCEEDED),
+        has_etags=True,
     ),
     operation(
         "getWebhook",
@@ -294,7 +318,9 @@ OPERATIONS = (
         query=NoQuery,
         body=NoBody,
         answers={HTTPStatus.OK: Webhook},
+        streams={HTTPStatus.NOT_MODIFIED: {}},
         refuses=(ErrorCode.NOT_FOUND,),
+        has_etags=True,
     ),
     *(
         operation(
@@ -308,6 +334,7 @@ OPERATIONS = (
             reads_itself=_PATCHED,
             answers={HTTPStatus.OK: Webhook},
             refuses=(*_REFUSES, ErrorCode.NOT_FOUND),
+            has_etags=True,
         )
         for name, method in (("patchWebhook", "PATCH"), ("putWebhook", "PUT"))
     ),
@@ -321,6 +348,7 @@ OPERATIONS = (
         body=NoBody,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND,),
+        has_etags=True,
     ),
     operation(
         "rotateSecret",
@@ -333,5 +361,6 @@ OPERATIONS = (
         optional_body=True,
         answers={HTTPStatus.OK: WebhookWithSecret},
         refuses=(ErrorCode.NOT_FOUND,),
+        has_etags=True,
     ),
 )

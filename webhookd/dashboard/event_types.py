@@ -1,5 +1,6 @@
 """The catalogue of event types: list, add, change, take out."""
 
+import dataclasses
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
@@ -9,8 +10,9 @@ from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.event_types import delete_event_type, list_event_types, put_event_type
+from webhookd.admin.event_types import delete_event_type, etag, list_event_types, put_event_type
 from webhookd.admin.operations import NoBody
+from webhookd.admin.preconditions import NO_PRECONDITIONS, AnyTag, Preconditions
 from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.dashboard.pages import Form, Visit, answered, page
@@ -19,6 +21,7 @@ from webhookd.journal import event_types
 
 ROWS = 100
 _PATH = "/event-types"
+_CHANGED = "It was changed since you opened this form, and nothing of yours was saved: open it again."
 _NOT_AN_OBJECT = "Write a JSON object, or nothing."
 
 
@@ -50,10 +53,7 @@ async def new(visit: Visit) -> Response:
 
 async def add(visit: Visit) -> Response:
     """Add a name; one that is there already is left alone."""
-    name = visit.form.text("name")
-    if name in visit.services.router.event_types:
-        return _form(visit, None, visit.form, {"name": "The catalogue has this name already."})
-    return await _put(visit, None, name)
+    return await _put(visit, None, visit.form.text("name"))
 
 
 async def one(visit: Visit) -> Response:
@@ -67,12 +67,13 @@ async def one(visit: Visit) -> Response:
         "schema": _indented(row.schema_json),
         "example": _indented(row.example_json),
         "deprecated": "yes" if row.deprecated else "",
+        "etag": etag(row),
     }
     return _form(visit, name, values, {})
 
 
 async def change(visit: Visit) -> Response:
-    """Replace what is said of a name."""
+    """Replace what is said of a name, which must still be what the form has shown."""
     return await _put(visit, visit.path["name"], visit.path["name"])
 
 
@@ -97,18 +98,31 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
         said = msgspec.convert(
             {"description": form.text("description"), "deprecated": "deprecated" in form, **documents}, EventTypeInput
         )
-        await put_event_type(visit.call(NoQuery(), said, name=name))
+        call = visit.call(NoQuery(), said, name=name)
+        await put_event_type(dataclasses.replace(call, preconditions=_preconditions(form, is_new=known is None)))
     except msgspec.ValidationError:
         return _form(visit, known, form, {"description": "At most 2000 characters."})
     except Rejected as refused:
         if refused.code is ErrorCode.FORBIDDEN:
             raise
+        if refused.code is ErrorCode.PRECONDITION_FAILED:
+            return _form(visit, known, form, {"name": _CHANGED if known else "The catalogue has this name already."})
         return _form(visit, known, form, {"name": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
     return visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
 
 
+def _preconditions(form: Form, *, is_new: bool) -> Preconditions:
+    """Return what must hold: a new name isn't in the catalogue, a known one is as the form has shown it."""
+    if is_new:
+        return Preconditions(none_match=AnyTag.TAG)
+    tag = form.text("etag")
+    return Preconditions(match=(tag,)) if tag else NO_PRECONDITIONS
+
+
 def _form(visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]) -> Response:
-    fields = {field: values.get(field, "") for field in ("name", "description", "schema", "example", "deprecated")}
+    fields = {
+        field: values.get(field, "") for field in ("name", "description", "schema", "example", "deprecated", "etag")
+    }
     return visit.render(
         "event_type.html",
         {"name": name, "fields": fields, "problems": problems, "may_change": _may_change(visit)},

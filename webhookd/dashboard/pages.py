@@ -138,11 +138,13 @@ class NoFields(Input, frozen=True, kw_only=True):
     """No query parameter is taken."""
 
 
-async def answered(kind: type[T], answer: Awaitable[Answer]) -> T:
+async def answered(kind: type[T], asked: Awaitable[Answer | Response]) -> T:
     """Return what an operation answers with."""
-    value = (await answer).value
-    assert isinstance(value, kind)  # noqa: S101 - the operation says so in its statement
-    return value
+    answer = await asked
+    # The operation says so in its statement; it has nothing to say only to who has it already.
+    assert isinstance(answer, Answer)  # noqa: S101
+    assert isinstance(answer.value, kind)  # noqa: S101
+    return answer.value
 
 
 def can(caller: Caller, permission: Permission) -> bool:

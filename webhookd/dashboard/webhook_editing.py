@@ -1,5 +1,6 @@
 """Making a webhook and changing one, checked as the API checks it: field by field while it is typed, and whole."""
 
+import dataclasses
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -9,8 +10,9 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.operations import NoBody
+from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
 from webhookd.admin.schemas import NewWebhook, NoQuery, WebhookSettings, WebhookWithSecret
-from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document
+from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document, etag
 from webhookd.dashboard.forms import Form
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
@@ -21,7 +23,10 @@ from webhookd.models import OPERATIONAL_EVENTS, Endpoint
 
 _URL, _EVENTS = "url", "events"
 _ANY_URL = "https://receiver.example/"
+_ETAG = "etag"
+_CHANGED = "The webhook was changed since you opened this form, and nothing of yours was saved: open it again."
 _TOLD_ON_THE_FORM = {
+    ErrorCode.PRECONDITION_FAILED,
     ErrorCode.VALIDATION_ERROR,
     ErrorCode.URL_NOT_ALLOWED,
     ErrorCode.UNKNOWN_EVENT_TYPE,
@@ -51,11 +56,11 @@ async def create(visit: Visit) -> Response:
 async def edit_webhook(visit: Visit) -> Response:
     """Show the form of a webhook as it is."""
     endpoint = await find(visit)
-    return _form(visit, fields_of(document(endpoint, {})), {}, endpoint=endpoint)
+    return _form(visit, {**fields_of(document(endpoint, {})), _ETAG: etag(endpoint)}, {}, endpoint=endpoint)
 
 
 async def change(visit: Visit) -> Response:
-    """Change what of the form differs from the webhook."""
+    """Change what of the form differs from the webhook, which must still be as the form has shown it."""
     endpoint = await find(visit)
     form = visit.form
     before = document(endpoint, {})
@@ -69,11 +74,14 @@ async def change(visit: Visit) -> Response:
         if headers:
             patch["headers"] = headers
         if patch:
-            await apply_patch(visit.call(NoQuery(), NoBody(), webhookId=endpoint.id), patch)
+            call = visit.call(NoQuery(), NoBody(), webhookId=endpoint.id)
+            await apply_patch(dataclasses.replace(call, preconditions=_preconditions(form)), patch)
     except Rejected as refused:
         if refused.code not in _TOLD_ON_THE_FORM:
             raise
         problems = by_field(problems_of(refused))
+        if refused.code is ErrorCode.PRECONDITION_FAILED:
+            problems = {"": _CHANGED}
         return _form(visit, form, problems, endpoint=endpoint, status=HTTPStatus.UNPROCESSABLE_ENTITY)
     return visit.go(f"/webhooks/{endpoint.id}", "Saved." if patch else "Nothing was changed.")
 
@@ -119,6 +127,12 @@ def _form(
         "types": sorted(visit.services.router.event_types) + sorted(OPERATIONAL_EVENTS),
     }
     return visit.render("webhooks/form.html", values, status=status)
+
+
+def _preconditions(form: Form) -> Preconditions:
+    """Return what the form's own version asks for: what somebody else has changed meanwhile must not be undone."""
+    tag = form.text(_ETAG)
+    return Preconditions(match=(tag,)) if tag else NO_PRECONDITIONS
 
 
 def _written(settings: WebhookSettings) -> Mapping[str, object]:

@@ -3,7 +3,7 @@
 An endpoint that has been deleted keeps its row for the history of its deliveries; nothing here finds it but `by_pk`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,6 +29,9 @@ _CURRENT, _PREVIOUS, _ED25519, _HEADERS = sealing.CURRENT, sealing.PREVIOUS, sea
 
 _COLUMNS = [getattr(EndpointTable, name) for name in Endpoint.__struct_fields__]
 _STATE_COLUMNS = [getattr(EndpointStateTable, name) for name in EndpointState.__struct_fields__]
+
+Condition = Callable[[Endpoint], None]
+"""Raises a Rejected where an endpoint, as it is, isn't to be changed."""
 
 _JSON_COLUMNS = ("events", "metadata", "overrides", "signature", "header_names")
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
@@ -100,10 +103,18 @@ def page(database: Database, organization_id: str | None, limit: int, cursor: st
     return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].pk]) if more else None)
 
 
-def update(database: Database, vault: Vault, endpoint_id: str, changes: EndpointChanges, now: float) -> Endpoint:
-    """Change what `changes` names; Rejected NOT_FOUND."""
-    before = get(database, endpoint_id)
-    values: dict[str, object] = {"updated_at": now}
+def update(
+    database: Database,
+    vault: Vault,
+    endpoint_id: str,
+    changes: EndpointChanges,
+    now: float,
+    *,
+    condition: Condition | None = None,
+) -> Endpoint:
+    """Change what `changes` names; Rejected NOT_FOUND, or what `condition` raises of it as it is."""
+    before = _changing(database, endpoint_id, condition)
+    values: dict[str, object] = {"updated_at": _next_version(before, now)}
     for name in ("url", "description", "organization_id", "ed25519_public_key"):
         if (value := getattr(changes, name)) is not UNSET:
             values[name] = value
@@ -131,9 +142,11 @@ def rotate(
     secret_hint: str,
     overlap_seconds: float,
     now: float,
+    *,
+    condition: Condition | None = None,
 ) -> Endpoint:
-    """Make `secret` the current one; the one before signs beside it for the overlap. Rejected NOT_FOUND."""
-    before = get(database, endpoint_id)
+    """Make `secret` the current one; the one before signs beside it for the overlap. Rejected as by `update`."""
+    before = _changing(database, endpoint_id, condition)
     expires_at = round(now + overlap_seconds, 3) if overlap_seconds > 0 else None
     if expires_at is None:
         sealing.remove(database, before.pk, _PREVIOUS)
@@ -143,14 +156,18 @@ def rotate(
         sealing.seal(database, vault, before.pk, before.id, kind=_PREVIOUS, plain=current)
     sealing.seal(database, vault, before.pk, before.id, kind=_CURRENT, plain=secret)
     EndpointTable.update(
-        {"secret_hint": secret_hint, "previous_secret_expires_at": expires_at, "updated_at": now}
+        {
+            "secret_hint": secret_hint,
+            "previous_secret_expires_at": expires_at,
+            "updated_at": _next_version(before, now),
+        }
     ).where(EndpointTable.pk == before.pk).execute(database)
     return get(database, endpoint_id)
 
 
-def delete(database: Database, endpoint_id: str, now: float) -> Endpoint:
-    """Delete an endpoint and its secrets; Rejected NOT_FOUND. What it had queued is for `deliveries.cancel`."""
-    endpoint = get(database, endpoint_id)
+def delete(database: Database, endpoint_id: str, now: float, *, condition: Condition | None = None) -> Endpoint:
+    """Delete an endpoint and its secrets; Rejected as by `update`. What it had queued is for `deliveries.cancel`."""
+    endpoint = _changing(database, endpoint_id, condition)
     EndpointTable.update({"deleted_at": now, "updated_at": now}).where(EndpointTable.pk == endpoint.pk).execute(
         database
     )
@@ -166,7 +183,8 @@ def about(endpoint: Endpoint) -> tuple[str, str | None]:
 
 def disable(database: Database, pk: int, reason: DisabledReason, now: float) -> Endpoint:
     """Switch an endpoint off for a reason of the delivery's; one that is off already, or deleted, stays as it is."""
-    EndpointTable.update(_switched_off(reason, now) | {"updated_at": now}).where(
+    version = _next_version(by_pk(database, pk)[0], now)
+    EndpointTable.update(_switched_off(reason, now) | {"updated_at": version}).where(
         (EndpointTable.pk == pk) & EndpointTable.is_active & EndpointTable.deleted_at.is_null()
     ).execute(database)
     return by_pk(database, pk)[0]
@@ -261,6 +279,18 @@ def from_row(row: Sequence[Any]) -> Endpoint:
     values = dict(zip(Endpoint.__struct_fields__, row, strict=True))
     decoded = {name: msgspec.json.decode(values[name]) for name in _JSON_COLUMNS}
     return row_of(Endpoint, row, **decoded, is_active=bool(values["is_active"]))
+
+
+def _changing(database: Database, endpoint_id: str, condition: Condition | None) -> Endpoint:
+    before = get(database, endpoint_id)
+    if condition is not None:
+        condition(before)
+    return before
+
+
+def _next_version(before: Endpoint, now: float) -> float:
+    """Return when an endpoint is changed: later than it was before, so that `updated_at` tells two versions apart."""
+    return max(now, round(before.updated_at + 0.001, 3))
 
 
 def _switched_off(reason: DisabledReason, now: float) -> dict[str, object]:

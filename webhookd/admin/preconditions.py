@@ -1,0 +1,132 @@
+"""Conditional requests (RFC 9110 section 13): If-Match and If-None-Match against the ETag of what they are about.
+
+A condition is checked by whoever holds the thing, in the step that reads or changes it: between a check and its change
+there is room for nobody else's. A header that is no list of entity tags is refused, since ignoring it would do what its
+sender meant to prevent.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from http import HTTPStatus
+from typing import Protocol
+
+from quart import Response
+
+from webhookd.errors import ErrorCode, Rejected
+
+IF_MATCH, IF_NONE_MATCH, ETAG = "If-Match", "If-None-Match", "ETag"
+
+_BLANK, _COMMA, _QUOTE, _WEAK = " \t", ",", '"', "W/"
+
+
+class AnyTag(Enum):
+    """Stands for `*`: any entity tag at all."""
+
+    TAG = "*"
+
+
+Tags = tuple[str, ...] | AnyTag
+
+
+class Headers(Protocol):
+    """The header fields of a request."""
+
+    def getlist(self, key: str, /) -> list[str]:
+        """Return every value of a field."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Preconditions:
+    """What a request makes its effect depend on; a weak tag keeps its `W/`. None: the field wasn't sent."""
+
+    match: Tags | None = None
+    none_match: Tags | None = None
+
+    def check_change(self, tag: str | None) -> None:
+        """Raise Rejected PRECONDITION_FAILED unless what has this tag may be changed; None: nothing is there yet."""
+        self.check_read(tag)
+        if self.none_match is not None and tag is not None and _is_among(tag, self.none_match, is_weak=True):
+            raise _failed(f"{IF_NONE_MATCH} names what is there, whose {ETAG} is {tag}")
+
+    def check_read(self, tag: str | None) -> None:
+        """Raise Rejected PRECONDITION_FAILED unless what has this tag may be read."""
+        if self.match is None or (tag is not None and _is_among(tag, self.match, is_weak=False)):
+            return
+        if tag is None:
+            raise _failed(f"{IF_MATCH} names what isn't there")
+        raise _failed(
+            f"it was changed since you read it: its {ETAG} is {tag} now. Read it again, then make your change"
+        )
+
+    def is_known(self, tag: str) -> bool:
+        """Whether who reads a thing with this tag has it already."""
+        return self.none_match is not None and _is_among(tag, self.none_match, is_weak=True)
+
+    def check_untagged(self) -> None:
+        """Raise Rejected PRECONDITION_FAILED where a tag is named and nothing has one."""
+        if self.match is not None and self.match is not AnyTag.TAG:
+            raise _failed(f"nothing at this path has an {ETAG}: leave {IF_MATCH} out")
+
+
+NO_PRECONDITIONS = Preconditions()
+
+
+def read_preconditions(headers: Headers) -> Preconditions:
+    """Return the conditions of a request; Rejected VALIDATION_ERROR for a field that is no list of entity tags."""
+    match, none_match = (headers.getlist(name) for name in (IF_MATCH, IF_NONE_MATCH))
+    return Preconditions(
+        match=_tags(IF_MATCH, ",".join(match)) if match else None,
+        none_match=_tags(IF_NONE_MATCH, ",".join(none_match)) if none_match else None,
+    )
+
+
+def tag_of(version: str) -> str:
+    """Return the entity tag of a version, which holds neither a quote nor a space."""
+    return f'"{version}"'
+
+
+def unchanged(tag: str) -> Response:
+    """Return the answer to who has a thing with this tag already: 304, with nothing in it."""
+    response = Response(b"", HTTPStatus.NOT_MODIFIED, {ETAG: tag})
+    response.headers.pop("content-type")
+    return response
+
+
+def _is_among(tag: str, tags: Tags, *, is_weak: bool) -> bool:
+    """Compare (RFC 9110 section 8.8.3.2): strongly, or without looking at `W/`. Our own tags are strong."""
+    if isinstance(tags, AnyTag):
+        return True
+    return tag in (tuple(each.removeprefix(_WEAK) for each in tags) if is_weak else tags)
+
+
+def _tags(name: str, text: str) -> Tags:
+    if text.strip(_BLANK) == AnyTag.TAG.value:
+        return AnyTag.TAG
+    found: list[str] = []
+    place, is_apart = 0, True
+    while place < len(text):
+        if text[place] in _BLANK + _COMMA:
+            is_apart = is_apart or text[place] == _COMMA
+            place += 1
+            continue
+        opening = place + (len(_WEAK) if text.startswith(_WEAK, place) else 0)
+        closing = text.find(_QUOTE, opening + 1) if text.startswith(_QUOTE, opening) else -1
+        if not is_apart or closing < 0:
+            raise _no_tags(name)
+        found.append(text[place : closing + 1])
+        place, is_apart = closing + 1, False
+    if not found:
+        raise _no_tags(name)
+    return tuple(found)
+
+
+def _no_tags(name: str) -> Rejected:
+    return Rejected(
+        ErrorCode.VALIDATION_ERROR,
+        f"the header {name} takes * or the {ETAG} of an answer with its quotes, several with commas between them",
+    )
+
+
+def _failed(detail: str) -> Rejected:
+    return Rejected(ErrorCode.PRECONDITION_FAILED, detail)
