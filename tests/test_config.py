@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.linear import MOST_GROWTH, growth
 from webhookd.config import Config, describe, load_config
 from webhookd.errors import ConfigError
 from webhookd.models import Role
@@ -94,6 +95,15 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("[jwt]\nleeway_seconds = 301\n", r":2: jwt\.leeway_seconds takes a number from 0 to 300"),
         ("[log]\nlevel = 3\n", r":2: log\.level takes"),
         ("[server\n", r":1: not TOML"),
+        ("[server]\nport = " + "1" * 5000 + "\n", r"config\.toml: not TOML: .*4300"),
+        ("[server]\nport = " + "[" * 5000 + "\n", r"config\.toml: not a configuration: .*too deep"),
+        ("[server]\nport = 1\n" + "a." * 40_000 + "a = 1\n", r":3: a name has more than 32 parts"),
+        ("[" + "a." * 40_000 + "a]\n", r":1: a name has more than 32 parts"),
+        ("[server]\n'a b'" + ".'c.d'" * 40_000 + " = 1\n", r":2: a name has more than 32 parts"),
+        ("#" * 300_000, r"config\.toml: the file is larger than 262144 bytes"),
+        ("[ server ]\n 'port' = 'x'\n", r":2: server\.port takes"),
+        ("server.port = 'x'\n", r":1: server\.port takes"),
+        ("[server]\n2fa = 1\n", r":2: there is no key server\.2fa"),
     ],
 )
 def test_each_mistake_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
@@ -135,3 +145,27 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     secretive = load(tmp_path, '[egress]\nproxy = "http://user:hunter2@proxy.example:3128"\n')
     assert "hunter2" not in describe(secretive)
     assert "proxy.example" in describe(secretive)
+
+
+def test_a_line_of_many_networks_is_no_name(tmp_path: Path) -> None:
+    """Dots in quotes, in a list that goes over several lines, are no parts of a name."""
+    networks = ", ".join(f'"10.{number}.0.0/16"' for number in range(100))
+    config = load(tmp_path, f"[egress]\nallow_networks = [\n  {networks}  # all = 100\n]\n")
+    assert len(config.egress.allow_networks) == 100
+
+
+@pytest.mark.parametrize("start", ["", "[", "a", "[ a", "a.", "'", "[server]\nhost = '"], ids=repr)
+@pytest.mark.parametrize("unit", [" ", "[", "]", "\t", "=", "a ", "'", '"', "\n", "#", "[]", "a=1\n"], ids=repr)
+def test_a_file_is_read_in_time_linear_in_its_length(tmp_path: Path, start: str, unit: str) -> None:
+    """No file of repeated brackets, quotes, spaces or lines keeps the command that reads it for long."""
+    path = tmp_path / "config.toml"
+
+    def text(length: int) -> str:
+        return start + unit * (length // len(unit)) + "\n!"
+
+    def read(text: str) -> None:
+        path.write_text(text)
+        with pytest.raises(ConfigError):
+            load_config(path, {})
+
+    assert growth(text, read, 4096) < MOST_GROWTH

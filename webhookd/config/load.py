@@ -24,8 +24,11 @@ from webhookd.config.words import KEYS, accepted_form, shortened, to_toml, witho
 from webhookd.errors import ConfigError
 
 _PREFIX = "WEBHOOKD_"
-_HEADER = re.compile(r"\s*\[+\s*([^\[\]]+?)\s*\]")
-_ASSIGNMENT = re.compile(r"\s*([\w.\"' -]+?)\s*=")
+_MOST_BYTES = 262_144
+_MOST_PARTS = 32  # of a name: the TOML parser's work grows with their square
+_NO_QUOTES = str.maketrans("", "", "\"'")
+_NO_SIGNS = str.maketrans("", "", "._-")
+_TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +70,42 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 
 def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
+    text = _read_file(path)
+    places = _Places(path, text)
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        line = re.search(r" \(at line (\d+), column \d+\)", str(error))
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not a configuration: a value in it is nested too deep") from error
+    except ValueError as error:  # TOMLDecodeError is one, and so is that of an integer of thousands of digits
+        line = _TOML_LINE.search(str(error))
         place = f"{path}:{line[1]}" if line else str(path)
         raise ConfigError(f"{place}: not TOML: {str(error).replace(line[0], '') if line else error}") from error
     base = path.absolute().parent
     for section, values in tree.items():
-        where = _place(path, text, section)
+        where = places.of(section)
         if section not in KEYS:
             raise ConfigError(f"{where}: {_unknown_section(section, values)}")
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: {section} is a section: write [{section}] on a line and its keys below")
         for key, value in values.items():
-            where = _place(path, text, section, key)
+            where = places.of(section, key)
             if key not in KEYS[section]:
                 raise ConfigError(f"{where}: {_unknown_key(section, key)}")
             yield (section, key), _Given(value, where, base)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path}: the file is larger than {_MOST_BYTES} bytes, so it is no configuration")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, str], _Given]]:
@@ -117,7 +132,7 @@ def _read_text(annotation: object, text: str) -> object:
         return text
     try:
         read = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOMLDecodeError is a ValueError
         return text
     return read["value"] if len(read) == 1 else text
 
@@ -216,25 +231,58 @@ def _is_proxy(text: str) -> bool:
     return url.scheme in {"http", "https"} and bool(url.hostname) and port != 0 and not rest and text.isprintable()
 
 
-def _place(path: Path, text: str, section: str, key: str | None = None) -> str:
-    """Return `file:line` of a key, of its section where the key can't be found, or the file alone."""
-    wanted = section if key is None else f"{section}.{key}"
-    current, fallback = "", None
-    for number, line in enumerate(text.splitlines(), start=1):
-        name = ""
-        if header := _HEADER.match(line):
-            current = name = _unquoted(header[1])
-        elif assignment := _ASSIGNMENT.match(line):
-            name = ".".join(filter(None, (current, _unquoted(assignment[1]))))
-        if name == wanted:
-            return f"{path}:{number}"
-        if fallback is None and name.partition(".")[0] == section:
-            fallback = number
-    return str(path) if fallback is None else f"{path}:{fallback}"
+class _Places:
+    """Where the names of a file stand, found in one pass over it; ConfigError for a name of too many parts."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._lines: dict[str, int] = {}
+        self._first_lines: dict[str, int] = {}  # of anything in a section
+        current = ""
+        for number, line in enumerate(text.splitlines(), start=1):
+            if _parts(line) > _MOST_PARTS:
+                raise ConfigError(f"{path}:{number}: a name has more than {_MOST_PARTS} parts")
+            name = _header(line)
+            if name is not None:
+                current = name
+            elif (key := _assigned(line)) is not None:
+                name = f"{current}.{key}" if current else key
+            else:
+                continue
+            self._lines.setdefault(name, number)
+            self._first_lines.setdefault(name.partition(".")[0], number)
+
+    def of(self, section: str, key: str | None = None) -> str:
+        """Return `file:line` of a key, of its section where the key can't be found, or the file alone."""
+        wanted = section if key is None else f"{section}.{key}"
+        number = self._lines.get(wanted, self._first_lines.get(section))
+        return str(self._path) if number is None else f"{self._path}:{number}"
+
+
+def _parts(line: str) -> int:
+    """Return how many parts the name may have that a line begins with; dots in quotes are no part of a name."""
+    outside_quotes = line.partition("=")[0].replace("'", '"').split('"')[::2]
+    return 1 + sum(part.count(".") for part in outside_quotes)
+
+
+def _header(line: str) -> str | None:
+    """Return the name of a table that a line begins, as TOML's own parser will find it."""
+    line = line.lstrip()
+    if not line.startswith("["):
+        return None
+    name, bracket, _ = line.lstrip("[").partition("]")
+    return _unquoted(name) if bracket else None
+
+
+def _assigned(line: str) -> str | None:
+    """Return the name that a line gives a value."""
+    name, sign, _ = line.partition("=")
+    name = _unquoted(name)
+    return name if sign and name.translate(_NO_SIGNS).isalnum() else None
 
 
 def _unquoted(name: str) -> str:
-    return re.sub(r"[\s\"']", "", name)
+    return "".join(name.split()).translate(_NO_QUOTES)
 
 
 def _unknown_section(name: str, value: object) -> str:
