@@ -167,10 +167,18 @@ class _Lines:
 
     def feed(self, chunk: bytes) -> Iterator[bytes | None]:
         """Yield the lines that `chunk` completes; run to its end before the next call."""
-        *whole, last = chunk.split(b"\n")
-        for part in whole:
-            self._keep(part)
-            yield from self.finish()
+        first, *rest = chunk.split(b"\n")
+        self._keep(first)
+        if not rest:
+            return
+        yield from self.finish()
+        *whole, last = rest
+        # Most of a chunk may be empty lines, which are to cost next to nothing.
+        for line in filter(None, whole):
+            if len(line) > self._max_bytes:
+                yield None
+            elif line.strip(_BLANK):
+                yield line
         self._keep(last)
 
     def finish(self) -> Iterator[bytes | None]:

@@ -35,7 +35,7 @@ class LineSplitter:
         if started is not None:
             lines.append(started)
         *whole, last = rest
-        for line in whole:
+        for line in filter(None, whole):  # empty lines are to cost next to nothing
             if len(line) > self._max_bytes:
                 lines.append(Oversized.LINE)
             elif line.strip(_BLANK):
