@@ -8,8 +8,8 @@ import socket
 import ssl
 import struct
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from urllib.parse import urlsplit
 
 import trio
@@ -21,37 +21,46 @@ Script = Callable[[Stream, int], Awaitable[None]]
 class Hostile:
     """Serves `script(stream, number of the connection)` on loopback, after reading one request each time it asks."""
 
-    def __init__(self, script: Script, *, ssl_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Script, *, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+    ) -> None:
         self._script = script
-        self._ssl_context = ssl_context
+        self._host = host
+        self.port = port
+        self.ssl_context = ssl_context
         self.connections = 0
+        self.open_connections = 0
         self.url = ""
 
     async def run(self, *, task_status: trio.TaskStatus["Hostile"] = trio.TASK_STATUS_IGNORED) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        port = listeners[0].socket.getsockname()[1]
-        self.url = f"{'https' if self._ssl_context else 'http'}://127.0.0.1:{port}/hook"
+        listeners = await trio.open_tcp_listeners(self.port, host=self._host)
+        self.port = listeners[0].socket.getsockname()[1]
+        self.url = f"{'https' if self.ssl_context else 'http'}://{self._host}:{self.port}/hook"
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, self._serve, listeners)
             task_status.started(self)
 
     async def _serve(self, tcp: trio.SocketStream) -> None:
         self.connections += 1
+        self.open_connections += 1
         stream: Stream = tcp
-        if self._ssl_context is not None:
-            stream = trio.SSLStream(tcp, self._ssl_context, server_side=True, https_compatible=True)
+        if self.ssl_context is not None:
+            stream = trio.SSLStream(tcp, self.ssl_context, server_side=True, https_compatible=True)
         try:
             await self._script(stream, self.connections)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the sender has gone, which is what it should do
         finally:
+            self.open_connections -= 1
             await trio.aclose_forcefully(stream)
 
 
 @asynccontextmanager
-async def serving(script: Script, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Hostile]:
+async def serving(
+    script: Script, *, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1", port: int = 0
+) -> AsyncIterator[Hostile]:
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(Hostile(script, ssl_context=ssl_context).run)
+        yield await nursery.start(Hostile(script, ssl_context=ssl_context, host=host, port=port).run)
         nursery.cancel_scope.cancel()
 
 
@@ -126,10 +135,22 @@ def reset(stream: Stream) -> None:
     tcp.socket.close()
 
 
-class Proxy:
-    """Forwards what it is asked to, and counts."""
+@contextmanager
+def swallowing(host: str = "0.0.0.0", port: int = 0) -> Iterator[int]:
+    """Give the port of a listener whose backlog is full, at every address unless said: it answers no SYN."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.bind((host, port))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1" if host == "0.0.0.0" else host, port)):
+            yield port
 
-    def __init__(self) -> None:
+
+class Proxy:
+    """Forwards what it is asked to, and counts; with a context it speaks TLS itself."""
+
+    def __init__(self, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._ssl_context = ssl_context
         self.url = ""
         self.asked: list[bytes] = []
         self.heads: list[bytes] = []
@@ -137,13 +158,17 @@ class Proxy:
 
     async def run(self, *, task_status: trio.TaskStatus["Proxy"] = trio.TASK_STATUS_IGNORED) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        scheme = "https" if self._ssl_context else "http"
+        self.url = f"{scheme}://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
         async with trio.open_nursery() as nursery:
             await nursery.start(trio.serve_listeners, self._serve, listeners)
             task_status.started(self)
 
-    async def _serve(self, client: trio.SocketStream) -> None:
+    async def _serve(self, tcp: trio.SocketStream) -> None:
         self.open_connections += 1
+        client: Stream = tcp
+        if self._ssl_context is not None:
+            client = trio.SSLStream(tcp, self._ssl_context, server_side=True, https_compatible=True)
         try:
             await self._forward(client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -152,7 +177,7 @@ class Proxy:
             self.open_connections -= 1
             await trio.aclose_forcefully(client)
 
-    async def _forward(self, client: trio.SocketStream) -> None:
+    async def _forward(self, client: Stream) -> None:
         head = b""
         while b"\r\n\r\n" not in head:
             chunk = await client.receive_some(65_536)
@@ -183,13 +208,13 @@ class Proxy:
 
 
 @asynccontextmanager
-async def proxying() -> AsyncIterator[Proxy]:
+async def proxying(*, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
     async with trio.open_nursery() as nursery:
-        yield await nursery.start(Proxy().run)
+        yield await nursery.start(Proxy(ssl_context).run)
         nursery.cancel_scope.cancel()
 
 
-async def _pump(source: trio.SocketStream, sink: trio.SocketStream, scope: trio.CancelScope) -> None:
+async def _pump(source: Stream, sink: Stream, scope: trio.CancelScope) -> None:
     """Pass on until the source has ended, which ends the other direction, too.
 
     A sink that has gone may have left an answer behind: that is passed on first.

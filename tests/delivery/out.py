@@ -77,10 +77,12 @@ class Out:
 
 
 @asynccontextmanager
-async def sending(egress: EgressConfig = LOOPBACK, *, connect: float = 5.0, **hooks: object) -> AsyncIterator[Out]:
+async def sending(
+    egress: EgressConfig = LOOPBACK, *, connect: float = 5.0, max_age: float = 60.0, **hooks: object
+) -> AsyncIterator[Out]:
     options: dict[str, object] = {"ssl_context": client_context(), "own": frozenset} | hooks
     sender = Sender(
-        DeliveryConfig(connect_timeout_seconds=connect),
+        DeliveryConfig(connect_timeout_seconds=connect, connection_max_age_seconds=max_age),
         egress,
         **options,  # type: ignore[arg-type]  # a test's own hooks
     )

@@ -24,7 +24,10 @@ from webhookd.delivery.transport import DirectTransport, Progress, TransportErro
 
 
 async def send() -> None:
-    sender = Sender(DeliveryConfig(connect_timeout_seconds=10.0), EgressConfig(allow_http=True, ports=()))
+    sender = Sender(
+        DeliveryConfig(connect_timeout_seconds=10.0, connection_max_age_seconds=60.0),
+        EgressConfig(allow_http=True, ports=()),
+    )
     became: Counter[str] = Counter()
     limiter = trio.CapacityLimiter(16)
 
@@ -64,7 +67,13 @@ class Careless(EgressPolicy):
 
 async def send_carelessly() -> None:
     policy = Careless(EgressConfig(allow_http=True, ports=()))
-    transport = DirectTransport(policy, SystemResolver(), ssl.create_default_context(), connect_timeout_seconds=10.0)
+    transport = DirectTransport(
+        policy,
+        SystemResolver(),
+        ssl.create_default_context(),
+        connect_timeout_seconds=10.0,
+        connection_max_age_seconds=60.0,
+    )
     became: Counter[str] = Counter()
     for bad in NEAR + FAR:
         progress = Progress(inf)

@@ -260,7 +260,13 @@ async def test_canceling_leaves_no_connection() -> None:
 
 async def test_httpx_can_use_the_transport() -> None:
     """The transport is one of httpx's: its client sends through it and reads the answer."""
-    transport = DirectTransport(EgressPolicy(LOOPBACK), SystemResolver(), client_context(), connect_timeout_seconds=5.0)
+    transport = DirectTransport(
+        EgressPolicy(LOOPBACK),
+        SystemResolver(),
+        client_context(),
+        connect_timeout_seconds=5.0,
+        connection_max_age_seconds=60.0,
+    )
     async with serving(saying(OK)) as receiver, httpx.AsyncClient(transport=transport, trust_env=False) as client:
         response = await client.post(receiver.url, json={"a": 1})
         assert (response.status_code, response.text) == (200, "ok")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.delivery.hostile import saying, serving
 from tests.delivery.out import OK, client_context, sending, server_context
-from webhookd.delivery.sessions import MAX_SESSIONS, SESSION_SECONDS, Resumable, Sessions
+from webhookd.delivery.sessions import MAX_SESSIONS, Resumable, Sessions
 from webhookd.models import DeliveryError
 
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
@@ -107,21 +107,21 @@ def session() -> ssl.SSLSession:
     return client.session
 
 
-def test_a_session_is_given_out_once_and_for_an_hour(session: ssl.SSLSession) -> None:
-    """Whoever takes a session has it alone; one whose certificate was looked at an hour ago isn't given out."""
+def test_a_session_is_given_out_once_and_until_it_expires(session: ssl.SSLSession) -> None:
+    """Whoever takes a session has it alone; from the moment it expires it isn't given out."""
     sessions = Sessions()
-    for age in (0.0, SESSION_SECONDS - 1):
-        sessions.put(SERVER, Resumable(session, 100.0))
-        assert sessions.take(SERVER, 100.0 + age) == Resumable(session, 100.0)
-        assert sessions.take(SERVER, 100.0 + age) is None
-    sessions.put(SERVER, Resumable(session, 100.0))
-    assert sessions.take(SERVER, 100.0 + SESSION_SECONDS) is None
+    for now in (0.0, 159.0):
+        sessions.put(SERVER, Resumable(session, 160.0))
+        assert sessions.take(SERVER, now) == Resumable(session, 160.0)
+        assert sessions.take(SERVER, now) is None
+    sessions.put(SERVER, Resumable(session, 160.0))
+    assert sessions.take(SERVER, 160.0) is None
 
 
 def test_sessions_are_bounded(session: ssl.SSLSession) -> None:
     """The oldest sessions go when there are too many."""
     sessions = Sessions()
     for number in range(MAX_SESSIONS + 1):
-        sessions.put((f"h{number}", 443), Resumable(session, 0.0))
+        sessions.put((f"h{number}", 443), Resumable(session, 1.0))
     assert sessions.take(("h0", 443), 0.0) is None
     assert sessions.take(("h1", 443), 0.0) is not None

@@ -81,7 +81,13 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "delivery": {
             "timeout_seconds": "One deadline over a whole attempt, 1 to 30.",
-            "connect_timeout_seconds": "How much of it may go into DNS, connecting and TLS.",
+            "connect_timeout_seconds": (
+                "How much of it may go into DNS, connecting and TLS, over all addresses of the receiver's name."
+            ),
+            "connection_max_age_seconds": (
+                "The greatest age of a connection: after 80 to 100 % of it the next request opens another one, for "
+                "which the name is resolved and its addresses and the certificate are checked again."
+            ),
             "retry_delays": "How long to wait after each failed attempt; the last one repeats.",
             "retry_jitter": "Each wait is varied by plus or minus this share.",
             "max_refusals": "So many refusals of the message by its receiver fail a delivery.",

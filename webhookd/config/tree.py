@@ -70,6 +70,7 @@ class DeliveryConfig(_Section, frozen=True, kw_only=True):
 
     timeout_seconds: TimeoutSeconds = 15
     connect_timeout_seconds: Annotated[float, Meta(ge=0.1, le=30)] = 5
+    connection_max_age_seconds: Annotated[float, Meta(ge=1, le=3600)] = 60
     retry_delays: RetryDelays = (5, 30, 120, 300, 600, 900)
     retry_jitter: Jitter = 0.2
     max_refusals: MaxRefusals = 10

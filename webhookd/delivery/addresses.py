@@ -8,6 +8,7 @@ import socket
 from bisect import bisect_right
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+from itertools import zip_longest
 from typing import TypeVar
 
 import psutil
@@ -71,6 +72,19 @@ def is_public(address: Address) -> bool:
     if isinstance(address, IPv4Address):
         return _is_outside(int(address), _REFUSED_IPV4)
     return address.scope_id is None and _is_outside(int(address), _REFUSED_IPV6)
+
+
+def interleaved(addresses: Iterable[Address]) -> list[Address]:
+    """Return addresses with the two families in turn, each in its order, the first one's first (RFC 8305, section 4).
+
+    A family that the network has no way out for then costs one try at most, and never all of those that are made.
+    """
+    given = list(addresses)
+    if not given:
+        return []
+    first = [each for each in given if each.version == given[0].version]
+    second = [each for each in given if each.version != given[0].version]
+    return [each for pair in zip_longest(first, second) for each in pair if each is not None]
 
 
 def parse_network(text: str) -> Network:

@@ -17,7 +17,7 @@ import idna
 import trio
 
 from webhookd.config import EgressConfig
-from webhookd.delivery.addresses import Address, is_in, is_public, parse_network
+from webhookd.delivery.addresses import Address, interleaved, is_in, is_public, parse_network
 from webhookd.errors import ConfigError, ErrorCode, Rejected
 
 MAX_URL_CHARACTERS = 2048
@@ -138,16 +138,16 @@ class EgressPolicy:
         return target
 
     def check(self, target: Target, answers: Sequence[str]) -> list[Address]:
-        """Return what to dial of a name's answers, in their order; BlockedError if a single one may not be dialled.
+        """Return what to dial of a name's answers, in which order; BlockedError if a single one may not be dialled.
 
-        However many there are, all are checked and the first 16 returned.
+        However many there are, all are checked, and 16 are returned: the two families in turn, each in its order.
         """
         addresses = [_parse_address(answer) for answer in answers]
         for address in addresses:
             self.check_address(address)
         if target.internal_name is not None and not all(is_in(address, self._allowed) for address in addresses):
             raise BlockedError(target.internal_name)
-        return addresses[:MAX_DIALED]
+        return interleaved(addresses)[:MAX_DIALED]
 
     def check_address(self, address: Address) -> None:
         """Raise BlockedError for an address that must not be dialled."""

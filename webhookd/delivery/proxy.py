@@ -5,6 +5,7 @@ its own. One in which something went wrong is used no more: httpcore keeps a tun
 off, as busy for ever.
 """
 
+import random
 import ssl
 from collections import OrderedDict
 
@@ -13,7 +14,15 @@ import httpx
 import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy, Resolver, Target
-from webhookd.delivery.transport import IDLE_SECONDS, Exchanged, Headers, Progress, TooLateError, TransportError
+from webhookd.delivery.transport import (
+    IDLE_SECONDS,
+    LEAST_SHARE_OF_AGE,
+    Exchanged,
+    Headers,
+    Progress,
+    TooLateError,
+    TransportError,
+)
 from webhookd.delivery.tunnel import ClosedWhileIdleError, EnoughError, Stream, TlsError, ToTheProxy, reason_of
 from webhookd.delivery.wire import ResponseReader
 from webhookd.errors import ConfigError
@@ -34,9 +43,11 @@ class ProxyTransport:
         ssl_context: ssl.SSLContext,
         *,
         connect_timeout_seconds: float,
+        connection_max_age_seconds: float,
     ) -> None:
         self._policy = policy
         self._timeout = {"connect": connect_timeout_seconds}
+        self._connection_max_age_seconds = connection_max_age_seconds
         self._ssl_context = ssl_context
         self._pools: OrderedDict[str, _Pool] = OrderedDict()  # the one that was used the longest ago first
         try:
@@ -50,10 +61,11 @@ class ProxyTransport:
         self._resolver = resolver
         self.opened = 0
         self.reused = 0
+        self._proxys_ssl_context = ssl_context if url.url.scheme == "https" else None
         self._proxy = httpcore.Proxy(
             httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=port, target=b"/"),
             auth=url.auth,
-            ssl_context=ssl_context if url.url.scheme == "https" else None,
+            ssl_context=self._proxys_ssl_context,
         )
 
     @property
@@ -98,12 +110,20 @@ class ProxyTransport:
             if not pool.users and pool.idle_since < before:
                 self._retire(endpoint_id, pool)
 
+    def close_old(self, now: float) -> None:
+        """Take the pools out of use that are too old (trio's clock); their idle connections are closed."""
+        for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
+            self._retire(endpoint_id, pool)
+
     async def aclose(self) -> None:
         """Close every idle connection."""
         self.close_idle(float("inf"))
         await trio.lowlevel.checkpoint()
 
     async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: Progress) -> Exchanged:
+        kept = self._pools.get(endpoint_id)
+        if kept is not None and kept.expires_at <= trio.current_time():
+            self._retire(endpoint_id, kept)
         pool = self._pools.pop(endpoint_id, None) or self._new_pool()
         self._pools[endpoint_id] = pool
         pool.users += 1
@@ -156,14 +176,19 @@ class ProxyTransport:
             oldest = next(((name, pool) for name, pool in self._pools.items() if not pool.users), None)
             if oldest is not None:
                 self._retire(*oldest)
-        return _Pool(self._proxy, self._ssl_context, ToTheProxy(*self._place, self._resolver))
+        backend = ToTheProxy(*self._place, self._resolver, self._proxys_ssl_context)
+        age = self._connection_max_age_seconds * random.uniform(LEAST_SHARE_OF_AGE, 1.0)  # noqa: S311 - no secret
+        return _Pool(self._proxy, self._ssl_context, backend, expires_at=trio.current_time() + age)
 
 
 class _Pool:
-    """The connections of one endpoint, and how many exchanges use them."""
+    """The connections of one endpoint, and how many exchanges use them; none is older than the pool itself."""
 
-    def __init__(self, proxy: httpcore.Proxy, ssl_context: ssl.SSLContext, backend: "ToTheProxy") -> None:
+    def __init__(
+        self, proxy: httpcore.Proxy, ssl_context: ssl.SSLContext, backend: ToTheProxy, *, expires_at: float
+    ) -> None:
         self._backend = backend
+        self.expires_at = expires_at
         self.http = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
             proxy=proxy,

@@ -68,6 +68,10 @@ class Transport(Protocol):
         """Close the connections that have been idle since before that time (trio's clock)."""
         ...
 
+    def close_old(self, now: float) -> None:
+        """Close the idle connections that are too old to be used again (trio's clock)."""
+        ...
+
     async def aclose(self) -> None:
         """Close every idle connection."""
         ...
@@ -90,18 +94,14 @@ class Sender:
         self._resolver = resolver or SystemResolver()
         # It costs 50 ms and most of a megabyte: one for all.
         context = ssl_context or _ssl_context()
+        limits = {
+            "connect_timeout_seconds": delivery.connect_timeout_seconds,
+            "connection_max_age_seconds": delivery.connection_max_age_seconds,
+        }
         self._transport: Transport = (
-            DirectTransport(
-                self._policy, self._resolver, context, connect_timeout_seconds=delivery.connect_timeout_seconds
-            )
+            DirectTransport(self._policy, self._resolver, context, **limits)
             if egress.proxy is None
-            else ProxyTransport(
-                egress.proxy,
-                self._policy,
-                self._resolver,
-                context,
-                connect_timeout_seconds=delivery.connect_timeout_seconds,
-            )
+            else ProxyTransport(egress.proxy, self._policy, self._resolver, context, **limits)
         )
         if egress.allow_networks:
             _log.warning("egress.networks_allowed", networks=list(egress.allow_networks))
@@ -164,6 +164,7 @@ class Sender:
                 now = trio.current_time()
                 self._transport.cut_off_late(now)
                 self._transport.close_idle(now - IDLE_SECONDS)
+                self._transport.close_old(now)
                 if now >= own_known_until:
                     self._policy.own = frozenset(self._own())
                     own_known_until = now + OWN_ADDRESSES_SECONDS

@@ -1,7 +1,8 @@
 """The TLS sessions last made, by server: whoever resumes one skips the certificates and a key exchange. Pure.
 
 A session is given out once. One whose handshake fails is thereby forgotten, so a server that chokes on what it handed
-out itself is asked without one the next time; and an hour after a certificate was looked at, it is looked at again.
+out itself is asked without one the next time. It expires with the connection on which the certificate was looked at,
+and so do the connections that are resumed with it: none outlives the greatest age of a look at its certificate.
 """
 
 import ssl
@@ -9,17 +10,16 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 MAX_SESSIONS = 1024
-SESSION_SECONDS = 3600.0
 
 Server = tuple[str, int]  # host and port
 
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """A session, and when the certificate behind it was looked at (trio's clock)."""
+    """A session, and from when on (trio's clock) the certificate behind it has to be looked at again."""
 
     session: ssl.SSLSession
-    verified_at: float
+    expires_at: float
 
 
 class Sessions:
@@ -29,9 +29,9 @@ class Sessions:
         self._kept: OrderedDict[Server, Resumable] = OrderedDict()
 
     def take(self, server: Server, now: float) -> Resumable | None:
-        """Take out the session of a server, if there is one that isn't too old."""
+        """Take out the session of a server, if there is one that has not expired."""
         kept = self._kept.pop(server, None)
-        return kept if kept is not None and now - kept.verified_at < SESSION_SECONDS else None
+        return kept if kept is not None and now < kept.expires_at else None
 
     def put(self, server: Server, resumable: Resumable) -> None:
         """Keep a session for the next connection to the server."""

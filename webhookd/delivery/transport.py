@@ -3,12 +3,17 @@
 A pool that all receivers share collapses under many of them, so each endpoint has its own few connections, kept alive
 while they are idle. One that the receiver closed meanwhile shows only when it is used: what fails on a reused one
 at once, before a byte of an answer, is sent once more on a fresh one, as part of the same exchange.
+
+No request leaves over a connection whose name, addresses, verdict or certificate were looked at longer ago than the
+greatest age: a receiver that has moved is followed, and a certificate that has expired is noticed, within that time.
 """
 
+import random
 import ssl
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from math import inf
 
@@ -16,6 +21,7 @@ import httpx
 import trio
 
 from webhookd.delivery.egress import BlockedError, EgressPolicy, Resolver, Target
+from webhookd.delivery.racing import Lost, most_telling, race
 from webhookd.delivery.sessions import Resumable, Sessions
 from webhookd.delivery.streams import Stream, dial
 from webhookd.delivery.wire import ResponseReader, WireError
@@ -24,11 +30,15 @@ from webhookd.models import DeliveryError
 IDLE_SECONDS = 30.0
 MAX_IDLE = 1024
 MAX_IDLE_AN_ENDPOINT = 32
+# Connections that were opened together, as at a start, shall not all be replaced at the same time.
+LEAST_SHARE_OF_AGE = 0.8
 
 _CHUNK_BYTES = 16 * 1024
 # That a receiver had closed an idle connection shows within a round trip. One that closes later has read the request.
 _CLOSED_BEFORE_SECONDS = 1.0
 _ENDPOINT = "webhookd.endpoint"
+_CONNECTING = "connecting"
+_SHAKING_HANDS = "the TLS handshake"
 
 Headers = Iterable[tuple[str, str]]
 
@@ -68,17 +78,32 @@ class Exchanged:
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """A stream to where a URL of an endpoint points; `head` is how each request over it begins."""
+    """A stream to where a URL of an endpoint points; `head` is how each request over it begins.
+
+    From `expires_at` on (trio's clock) no further request may leave over it.
+    """
 
     endpoint_id: str
     url: str
     server: tuple[str, int]
     stream: Stream
-    verified_at: float
+    expires_at: float
     remote_address: str
     head: str
     is_reused: bool = False
     idle_since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """A stream to one of a receiver's addresses, ready for a request, and from when on it may carry none."""
+
+    stream: Stream
+    remote_address: str
+    expires_at: float
+
+    def close(self) -> None:
+        self.stream.close()
 
 
 class DirectTransport(httpx.AsyncBaseTransport):
@@ -94,11 +119,13 @@ class DirectTransport(httpx.AsyncBaseTransport):
         ssl_context: ssl.SSLContext,
         *,
         connect_timeout_seconds: float,
+        connection_max_age_seconds: float,
     ) -> None:
         self._policy = policy
         self._resolver = resolver
         self._ssl_context = ssl_context
         self._connect_timeout_seconds = connect_timeout_seconds
+        self._connection_max_age_seconds = connection_max_age_seconds
         self._idle: OrderedDict[_Connection, None] = OrderedDict()  # the one that is idle the longest first
         self._idle_of: dict[str, list[_Connection]] = {}
         self._used_until: dict[_Connection, float] = {}
@@ -166,6 +193,11 @@ class DirectTransport(httpx.AsyncBaseTransport):
         while self._idle and (oldest := next(iter(self._idle))).idle_since < before:
             self._drop(oldest)
 
+    def close_old(self, now: float) -> None:
+        """Close the idle connections that are too old to be used again (trio's clock)."""
+        for connection in [each for each in self._idle if each.expires_at <= now]:
+            self._drop(connection)
+
     async def aclose(self) -> None:
         """Close every idle connection."""
         self.close_idle(inf)
@@ -229,25 +261,44 @@ class DirectTransport(httpx.AsyncBaseTransport):
             target = self._policy.parse(url)
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
-        patience = min(trio.current_time() + self._connect_timeout_seconds, progress.deadline)
+        began = trio.current_time()
+        patience = min(began + self._connect_timeout_seconds, progress.deadline)
+        expires_at = began + self._connection_max_age_seconds * random.uniform(LEAST_SHARE_OF_AGE, 1.0)  # noqa: S311 - no secret
+        doing: dict[str, str] = {}  # what is being done at which address
+        lost: list[Lost[TransportError]] = []
         with trio.CancelScope(deadline=patience):
             addresses = await self._resolve(target, progress)
-            progress.doing = "connecting"
-            stream, verified_at = await self._open(target, addresses, progress)
+            reached = await race(addresses, partial(self._reach, target, expires_at, doing), lost)
+            if reached is None:
+                raise self._failed(lost, progress)
             return _Connection(
                 endpoint_id=endpoint_id,
                 url=url,
                 server=(target.host, target.port),
-                stream=stream,
-                verified_at=verified_at,
-                remote_address=progress.remote_address or "",
+                stream=reached.stream,
+                expires_at=reached.expires_at,
+                remote_address=reached.remote_address,
                 head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
             )
+        if any(each.got_through for each in lost):
+            raise self._failed(lost, progress)
+        if doing:
+            # Of those that say nothing, tell of the one that has come furthest.
+            progress.remote_address = next((at for at in doing if doing[at] is _SHAKING_HANDS), next(iter(doing)))
+            progress.doing = doing[progress.remote_address]
         if patience == progress.deadline:
             raise TooLateError
         raise TransportError(
             DeliveryError.TIMEOUT, f"{progress.doing} took longer than {self._connect_timeout_seconds:g} s"
         )
+
+    @staticmethod
+    def _failed(lost: list[Lost[TransportError]], progress: Progress) -> TransportError:
+        """Return what to report where none of the addresses led anywhere."""
+        told = most_telling(lost)
+        progress.remote_address = told.at
+        others = f"; {len(lost) - 1} more of its addresses failed" if len(lost) > 1 else ""
+        return TransportError(told.error.code, f"{told.error.detail}{others}")
 
     async def _resolve(self, target: Target, progress: Progress) -> list[str]:
         progress.remote_address = None
@@ -267,59 +318,62 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise TransportError(DeliveryError.DNS, f"{target.host} doesn't resolve: it has no address")
         return addresses
 
-    async def _dial(self, target: Target, addresses: list[str], progress: Progress) -> Stream:
-        failure: Exception = OSError("the name has no address")
-        for tried, address in enumerate(addresses):
-            progress.remote_address = f"[{address}]:{target.port}" if ":" in address else f"{address}:{target.port}"
-            # One address that swallows everything must leave time for the others.
-            left = self._connect_timeout_seconds / (len(addresses) - tried)
-            with trio.move_on_after(left if tried + 1 < len(addresses) else inf) as patience:
-                try:
-                    stream = await dial(address, target.port)
-                except OSError as error:
-                    failure = error
-                    continue
-                try:
-                    self._policy.check_address(ip_address(stream.peer))
-                except BlockedError as error:
-                    stream.close()
-                    raise TransportError(DeliveryError.BLOCKED, str(error)) from error
-                return stream
-            if patience.cancelled_caught:
-                failure = TimeoutError("no answer")
-        raise TransportError(DeliveryError.CONNECT, f"can't connect to {progress.remote_address}: {_reason(failure)}")
-
-    async def _open(self, target: Target, addresses: list[str], progress: Progress) -> tuple[Stream, float]:
-        """Dial and, for https, shake hands; return the stream, and when the receiver's certificate was looked at."""
-        now = trio.current_time()
-        if target.scheme == "http":
-            return await self._dial(target, addresses, progress), now
-        known = self._sessions.take((target.host, target.port), now)
-        if known is not None:
-            try:
-                stream = await self._secured(target, addresses, known.session, progress)
-            except TransportError as error:
-                if error.code is not DeliveryError.TLS:
-                    raise
-                # It may be the session that it chokes on, which is our doing.
-            else:
-                return stream, known.verified_at if stream.was_resumed else now
-        return await self._secured(target, addresses, None, progress), now
-
-    async def _secured(
-        self, target: Target, addresses: list[str], session: ssl.SSLSession | None, progress: Progress
-    ) -> Stream:
-        stream = await self._dial(target, addresses, progress)
-        progress.doing = "the TLS handshake"
+    async def _reach(
+        self, target: Target, expires_at: float, doing: dict[str, str], address: str
+    ) -> _Reached | Lost[TransportError]:
+        """Dial one address and, for https, shake hands: only then is it connected."""
+        at = f"[{address}]:{target.port}" if ":" in address else f"{address}:{target.port}"
+        doing[at] = _CONNECTING
         try:
-            await stream.secure(self._ssl_context, target.host, session)
-        except (OSError, ValueError) as error:
-            stream.close()
-            raise TransportError(DeliveryError.TLS, f"the TLS handshake failed: {_reason(error)}") from error
-        except BaseException:
+            stream = await self._dial(address, target.port)
+            if target.scheme == "https":
+                doing[at] = _SHAKING_HANDS
+                stream, expires_at = await self._secured(stream, address, target, expires_at)
+        except BlockedError as error:
+            del doing[at]
+            return Lost(TransportError(DeliveryError.BLOCKED, str(error)), at, is_final=True)
+        except _HandshakeError as error:
+            del doing[at]
+            return Lost(TransportError(DeliveryError.TLS, str(error)), at, got_through=True)
+        except OSError as error:
+            del doing[at]
+            return Lost(TransportError(DeliveryError.CONNECT, f"can't connect to {at}: {_reason(error)}"), at)
+        return _Reached(stream, at, expires_at)
+
+    async def _dial(self, address: str, port: int) -> Stream:
+        self._policy.check_address(ip_address(address))
+        stream = await dial(address, port)
+        try:
+            self._policy.check_address(ip_address(stream.peer))
+        except BlockedError:
             stream.close()
             raise
         return stream
+
+    async def _secured(self, stream: Stream, address: str, target: Target, expires_at: float) -> tuple[Stream, float]:
+        """Shake hands, with the session that is kept if there is one; return the stream and when it expires."""
+        known = self._sessions.take((target.host, target.port), trio.current_time())
+        if known is not None:
+            try:
+                await self._shake_hands(stream, target.host, known.session)
+            except _HandshakeError:
+                # It may be the session that it chokes on, which is our doing.
+                stream = await self._dial(address, target.port)
+            else:
+                # The certificate was not looked at this time.
+                return stream, min(known.expires_at, expires_at) if stream.was_resumed else expires_at
+        await self._shake_hands(stream, target.host, None)
+        return stream, expires_at
+
+    async def _shake_hands(self, stream: Stream, host: str, session: ssl.SSLSession | None) -> None:
+        try:
+            await stream.secure(self._ssl_context, host, session)
+        except (OSError, ValueError) as error:
+            stream.close()
+            raise _HandshakeError(f"the TLS handshake failed: {_reason(error)}") from error
+        except BaseException:
+            stream.close()
+            raise
 
     def _take(self, endpoint_id: str, url: str) -> _Connection | None:
         """Return an idle connection to the URL's target; those that can't be used any more are closed on the way."""
@@ -329,8 +383,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
             del self._idle[connection]
             if not own:
                 del self._idle_of[endpoint_id]
+            is_young = trio.current_time() < connection.expires_at
             # What is readable is its end, or bytes that nobody asked for.
-            if connection.url == url and not connection.stream.is_readable:
+            if connection.url == url and is_young and not connection.stream.is_readable:
                 connection.is_reused = True
                 self.reused += 1
                 return connection
@@ -339,12 +394,13 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
     def _keep(self, connection: _Connection, *, is_reusable: bool) -> None:
         if not connection.is_reused and (session := connection.stream.session) is not None:
-            self._sessions.put(connection.server, Resumable(session, connection.verified_at))
+            self._sessions.put(connection.server, Resumable(session, connection.expires_at))
         own = self._idle_of.get(connection.endpoint_id, [])
-        if not is_reusable or len(own) >= MAX_IDLE_AN_ENDPOINT:
+        now = trio.current_time()
+        if not is_reusable or now >= connection.expires_at or len(own) >= MAX_IDLE_AN_ENDPOINT:
             connection.stream.close()
             return
-        connection.idle_since = trio.current_time()
+        connection.idle_since = now
         own.append(connection)
         self._idle_of[connection.endpoint_id] = own
         self._idle[connection] = None
@@ -362,6 +418,10 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
 class _ClosedWhileIdleError(Exception):
     """A reused connection ended at once, before a byte of an answer."""
+
+
+class _HandshakeError(Exception):
+    """TLS with the receiver failed; the text says why."""
 
 
 def _encode(head: str, headers: Headers, body: bytes) -> bytes:

@@ -7,11 +7,16 @@ ends. So what bounds and refuses answers on connections of our own does it here 
 import os
 import ssl
 from collections.abc import Iterable
+from functools import partial
+from ipaddress import ip_address
+from math import inf
 
 import httpcore
 import trio
 
+from webhookd.delivery.addresses import interleaved
 from webhookd.delivery.egress import MAX_DIALED, Resolver
+from webhookd.delivery.racing import Lost, most_telling, race
 from webhookd.delivery.wire import ResponseReader, WireError
 
 _CHUNK_BYTES = 16 * 1024
@@ -34,12 +39,13 @@ class ClosedWhileIdleError(httpcore.ReadError):
 
 
 class ToTheProxy(httpcore.AsyncNetworkBackend):
-    """Dials the proxy, and refuses to dial anything else."""
+    """Dials the proxy, and refuses to dial anything else; with a context it also shakes hands with the proxy."""
 
-    def __init__(self, host: str, port: int, resolver: Resolver) -> None:
+    def __init__(self, host: str, port: int, resolver: Resolver, ssl_context: ssl.SSLContext | None = None) -> None:
         self._host = host
         self._port = port
         self._resolver = resolver
+        self._ssl_context = ssl_context
         self._dialer = httpcore.TrioBackend()
         self._open: set[trio.socket.SocketType] = set()
 
@@ -54,24 +60,43 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
         """Connect to the proxy, at the first of its addresses that answers."""
         if (host, port) != (self._host, self._port):
             raise httpcore.ConnectError(f"{host}:{port} is not the proxy")
-        seconds = float("inf") if timeout is None else timeout
-        failure = httpcore.ConnectError("the proxy's name has no address")
-        with trio.move_on_after(seconds):
+        lost: list[Lost[httpcore.ConnectError]] = []
+        with trio.move_on_after(inf if timeout is None else timeout):
             try:
-                addresses = list(await self._resolver.resolve(host, port))[:MAX_DIALED]
+                answers = await self._resolver.resolve(host, port)
             except OSError as error:
                 raise httpcore.ConnectError(f"the proxy's name doesn't resolve: {error.strerror or error}") from error
-            for tried, address in enumerate(addresses):
-                try:
-                    stream = await self._dialer.connect_tcp(
-                        address, port, seconds / (len(addresses) - tried), local_address, socket_options
-                    )
-                except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                    failure = httpcore.ConnectError(f"can't connect to the proxy: {reason_of(error)}")
-                    continue
-                return Stream(stream, self._open)
-            raise failure
+            addresses = [str(address) for address in interleaved(ip_address(answer) for answer in answers)]
+            if not addresses:
+                raise httpcore.ConnectError("the proxy's name has no address")
+            connect = partial(self._reach, local_address, tuple(socket_options or ()))
+            reached = await race(addresses[:MAX_DIALED], connect, lost)
+            if reached is not None:
+                return reached
+            raise most_telling(lost).error
         raise httpcore.ConnectTimeout
+
+    async def _reach(
+        self, local_address: str | None, socket_options: Iterable[httpcore.SOCKET_OPTION], address: str
+    ) -> "Stream | Lost[httpcore.ConnectError]":
+        """Dial one of the proxy's addresses and, for https, shake hands: only then is it connected."""
+        try:
+            inner = await self._dialer.connect_tcp(address, self._port, None, local_address, socket_options)
+        except httpcore.ConnectError as error:
+            return Lost(httpcore.ConnectError(f"can't connect to the proxy: {reason_of(error)}"), address)
+        stream = Stream(inner, self._open)
+        if self._ssl_context is None:
+            return stream
+        try:
+            secured = await stream.start_tls(self._ssl_context, self._host)
+        except httpcore.ConnectError as error:
+            stream.close()
+            return Lost(error, address, got_through=True)
+        except BaseException:
+            stream.close()
+            raise
+        secured.is_secured_already = True
+        return secured
 
     def close(self) -> None:
         """Close every connection that was opened here."""
@@ -88,6 +113,7 @@ class Stream(httpcore.AsyncNetworkStream):
         self._open = is_open
         is_open.add(self._socket)
         self.reader = ResponseReader()
+        self.is_secured_already = False
         self._requests = 0
         self._is_asking = False
 
@@ -130,6 +156,10 @@ class Stream(httpcore.AsyncNetworkStream):
 
     async def aclose(self) -> None:
         """Close at once; a TLS goodbye could block, and httpcore shields it."""
+        self.close()
+
+    def close(self) -> None:
+        """Close at once."""
         self._open.discard(self._socket)
         self._socket.close()
 
@@ -138,8 +168,11 @@ class Stream(httpcore.AsyncNetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> "Stream":
         """Shake hands with the proxy or, once it has answered CONNECT, with the receiver."""
+        if self.is_secured_already:
+            self.is_secured_already = False  # httpcore asks for it once more
+            return self
         name = server_hostname.strip("[]") if server_hostname else None
         try:
             return Stream(await self._inner.start_tls(ssl_context, name, timeout), self._open)
