@@ -115,3 +115,28 @@ def test_white_space_around_a_length_is_not_part_of_it() -> None:
     framing = Framing()
     assert framing.feed(head + b"abcdeGET / HTTP/1.1\r\n") == head + b"abcde"
     assert framing.fault is None
+
+
+class Searched(bytearray):
+    """What is held of a request, and how many of its bytes were searched."""
+
+    searched = 0
+
+    def find(self, sub: object, start: int = 0, end: int | None = None) -> int:  # type: ignore[override]  # as called
+        found = super().find(sub, start, len(self) if end is None else end)  # type: ignore[arg-type]  # as above
+        self.searched += max((found if found >= 0 else min(len(self), end or len(self))) - start, 0)
+        return found
+
+
+LONG_LINE = b"GET /" + b"a" * 8000 + b" HTTP/1.1\r\nhost: x\r\n\r\n"
+LONG_HEADER = b"GET / HTTP/1.1\r\nhost: x\r\na: " + b"b" * 16_000 + b"\r\n\r\n"
+TRAILERS = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\na: " + b"b" * 4000 + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [LONG_LINE, LONG_HEADER, TRAILERS], ids=["line", "header", "trailers"])
+def test_what_has_been_searched_is_not_searched_again(sent: bytes) -> None:
+    """A head that comes byte by byte is looked through once: for its line, its end and what is not plain in it."""
+    framing = Framing()
+    held = framing._held = Searched()
+    assert b"".join(framing.feed(sent[at : at + 1]) for at in range(len(sent))) == sent
+    assert held.searched < 8 * len(sent)

@@ -63,7 +63,8 @@ class Framing:
         self._held = bytearray()
         self._passed = bytearray()
         self._gathered = bytearray()  # of chunks, what isn't passed yet
-        self._looked_at = 0  # so much of an unfinished head is known to be plain
+        self._looked_at = 0  # so much of an unfinished head, or of trailers, is known to be plain
+        self._has_line = False  # of that head, its request line
         self._step: Callable[[], bool] = self._head
         self._body_left = 0
         self._extension_bytes = 0
@@ -106,16 +107,18 @@ class Framing:
         end = held.find(_END_OF_HEAD, max(0, self._looked_at - 3))
         # What has come so far is looked at each time, so that a fault is told at once and not at the deadline.
         size = end + len(_END_OF_HEAD) if end >= 0 else len(held)
-        line = held.find(_CRLF, 0, size)
-        if (line if line >= 0 else size) > REQUEST_LINE_BYTES:
-            raise _Refused(f"the request line is over {REQUEST_LINE_BYTES} bytes", HTTPStatus.REQUEST_URI_TOO_LONG)
+        if not self._has_line:
+            line = held.find(_CRLF, max(0, self._looked_at - 1), size)
+            self._has_line = line >= 0
+            if (line if line >= 0 else size) > REQUEST_LINE_BYTES:
+                raise _Refused(f"the request line is over {REQUEST_LINE_BYTES} bytes", HTTPStatus.REQUEST_URI_TOO_LONG)
         if size > HEAD_BYTES:
             raise _Refused(f"the head of the request is over {HEAD_BYTES} bytes", _TOO_LARGE)
         _check_plain(held, max(0, self._looked_at - 1), size, is_whole=end >= 0)
         self._looked_at = size
         if end < 0:
             return False
-        self._looked_at = 0
+        self._looked_at, self._has_line = 0, False
         head = self._take(size)
         if head.startswith(_CRLF):
             raise _Refused("a request starts with its request line")
@@ -202,15 +205,17 @@ class Framing:
 
     def _trailers(self) -> bool:
         """Take what follows the last chunk: header lines that nobody here reads, and an empty line."""
-        end = 0 if self._held.startswith(_CRLF) else self._held.find(_END_OF_HEAD)
+        end = 0 if self._held.startswith(_CRLF) else self._held.find(_END_OF_HEAD, max(0, self._looked_at - 3))
         size = (2 if end == 0 else end + len(_END_OF_HEAD)) if end >= 0 else len(self._held)
         if size > _MOST_TRAILER_BYTES:
             raise _Refused("the trailers are too long", _TOO_LARGE)
-        _check_plain(self._held, 0, size, is_whole=end >= 0)
+        _check_plain(self._held, max(0, self._looked_at - 1), size, is_whole=end >= 0)
+        self._looked_at = size
         if self._held.startswith((b" ", b"\t")):
             raise _Refused("a header is folded over two lines (RFC 9112 5.2)")
         if end < 0:
             return False
+        self._looked_at = 0
         self._pass_gathered()
         self._passed += b"0\r\n" + self._take(size)
         self._step = self._head
