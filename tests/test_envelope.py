@@ -163,6 +163,24 @@ def test_depth_is_found_in_time_linear_in_the_length(prefix: bytes, unit: bytes)
     assert growth(text, is_too_deep, 1_048_576 // 8) < MOST_GROWTH
 
 
+def test_what_is_decoded_to_objects_is_bounded_in_values() -> None:
+    """More values than are taken are refused before there is an object for each; what stands in strings is none."""
+
+    def code(text: bytes) -> ErrorCode | None:
+        try:
+            check_json_text(text, most_values=1000)
+        except Rejected as refused:
+            return refused.code
+        return None
+
+    full = b"[" + b",".join([b"1"] * 999) + b"]"
+    assert code(full) is None
+    assert code(b"[" + full + b"]") is ErrorCode.PAYLOAD_TOO_LARGE
+    assert code(b"[" + b"{}," * 500 + b"1]") is ErrorCode.PAYLOAD_TOO_LARGE
+    assert code(b'["' + b'[{,\\"' * 5000 + b'"]') is None
+    assert code(b'["' + b'[{,\\"' * 5000 + b'",' + full + b"]") is ErrorCode.PAYLOAD_TOO_LARGE
+
+
 @pytest.mark.parametrize("unit", ["[", ".", "[]", "].", "` - at `$", "a"], ids=repr)
 def test_a_name_that_looks_like_a_place_costs_its_length(unit: str) -> None:
     """The place of a failure is found in linear time, also where an unknown field's name imitates one."""

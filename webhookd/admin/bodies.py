@@ -25,6 +25,7 @@ Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Coroutine
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MAX_JSON_BYTES = 1_048_576
+MAX_JSON_VALUES = 20_000
 
 _BODY = "webhookd.body"  # in a request's scope
 _MOST_WAITING_BYTES = 262_144
@@ -179,8 +180,8 @@ def expect_media_type(request: Request, *accepted: str) -> str:
 
 
 def decode_body(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a JSON body; Rejected MALFORMED_JSON or VALIDATION_ERROR with JSON pointers."""
-    check_json_text(text)
+    """Decode a JSON body; Rejected MALFORMED_JSON, PAYLOAD_TOO_LARGE, or VALIDATION_ERROR with JSON pointers."""
+    check_json_text(text, most_values=MAX_JSON_VALUES)
     return decode_json(text, decoder)
 
 
