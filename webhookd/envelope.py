@@ -107,8 +107,14 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
     marks = brackets + text.count(b",")
     if most_values is not None and marks >= most_values and len(_outside_strings(text, b"{[,")) >= most_values:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are taken")
-    if brackets > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+    if brackets > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")
+
+
+def depth(text: bytes) -> int:
+    """Return how deep the brackets outside strings are nested, exact for all that is JSON."""
+    steps = _outside_strings(text, b"{[}]").translate(_STEPS)
+    return max(accumulate(array("b", steps)), default=0)
 
 
 def decode_json(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -144,12 +150,6 @@ def _pointer(path: str) -> str:
 def _invalid(pointer: str, accepted: str) -> Rejected:
     where = pointer or "the body"
     return Rejected(ErrorCode.VALIDATION_ERROR, f"{where}: {accepted}", errors=((pointer, accepted),))
-
-
-def _depth(text: bytes) -> int:
-    """Return how deep the brackets outside strings are nested, exact for all that is JSON."""
-    steps = _outside_strings(text, b"{[}]").translate(_STEPS)
-    return max(accumulate(array("b", steps)), default=0)
 
 
 def _outside_strings(text: bytes, marks: bytes) -> bytes:

@@ -9,6 +9,7 @@ import trio
 from tests.dashboard.browsing import Site, text_of
 from tests.world import Sent, World
 from webhookd.dashboard.moments import EXPECTED, read_moment
+from webhookd.dashboard.payloads import indented
 from webhookd.dashboard.reasons import REASONS
 from webhookd.journal import audit
 from webhookd.models import DeliveryError, DeliveryStatus, Endpoint, Outcome
@@ -225,6 +226,7 @@ async def test_the_catalogue_is_for_who_may(site: Site, autojump_clock: trio.tes
         ({"name": "no good!"}, "words of"),
         ({"name": "webhook.failing"}, "own"),
         ({"name": "x.y", "schema": "[]"}, "JSON object"),
+        ({"name": "x.y", "schema": '{"a":' + "[" * 5000}, "JSON object"),
         ({"name": "order.paid"}, "already"),
     ):
         refused = await admin.post("/event-types", {**fields, **wrong})
@@ -334,3 +336,12 @@ async def test_every_form_of_signature_is_explained(site: Site, autojump_clock: 
         text = text_of(await visitor.page(f"/deliveries/{listed.json()['data'][0]['id']}"))
         assert said in text
         assert ("whpk_" in text) == (form == "off")
+
+
+def test_a_payload_is_never_indented_to_many_times_its_size() -> None:
+    """Many values deep down are shown as they came; an ordinary payload has its line breaks."""
+    deep = b"[" * 120 + b"1," * 50_000 + b"1" + b"]" * 120
+    assert indented(deep) == deep.decode()
+    assert indented(b'{"a":{"b":[1,2]}}') == '{\n  "a": {\n    "b": [\n      1,\n      2\n    ]\n  }\n}'
+    wide = b"[" + b"1," * 50_000 + b"1]"
+    assert indented(wide).count("\n") == 50_002

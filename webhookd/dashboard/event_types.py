@@ -10,12 +10,14 @@ from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import decode_body
 from webhookd.admin.event_types import delete_event_type, etag, list_event_types, put_event_type
 from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import NO_PRECONDITIONS, AnyTag, Preconditions
 from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.dashboard.pages import Form, Visit, answered, page
+from webhookd.dashboard.payloads import indented
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import event_types
 
@@ -23,6 +25,8 @@ ROWS = 100
 _PATH = "/event-types"
 _CHANGED = "It was changed since you opened this form, and nothing of yours was saved: open it again."
 _NOT_AN_OBJECT = "Write a JSON object, or nothing."
+
+_document_decoder = msgspec.json.Decoder(dict[str, object])
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,7 +94,7 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
     for field in ("schema", "example"):
         try:
             documents[field] = _document(form.text(field))
-        except ValueError:
+        except Rejected:
             problems[field] = _NOT_AN_OBJECT
     if problems:
         return _form(visit, known, form, problems)
@@ -136,11 +140,11 @@ def _may_change(visit: Visit) -> bool:
 
 
 def _document(text: str) -> dict[str, object] | None:
-    return msgspec.json.decode(text, type=dict[str, object]) if text else None
+    return decode_body(text.encode(), _document_decoder) if text else None
 
 
 def _indented(text: str | None) -> str:
-    return "" if text is None else msgspec.json.format(text, indent=2)
+    return "" if text is None else indented(text.encode())
 
 
 PAGES = (
