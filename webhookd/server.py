@@ -35,7 +35,7 @@ from webhookd.clock import Clock, SystemClock, Timeline
 from webhookd.config import Config
 from webhookd.copier import Copier
 from webhookd.dashboard.app import add_dashboard
-from webhookd.delivery.egress import check_headers
+from webhookd.delivery import custom_headers
 from webhookd.delivery.sender import Sender
 from webhookd.errors import JournalError, WebhookdError
 from webhookd.hidden import Secret
@@ -162,7 +162,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     metrics=scraper,
                     trends=Trends(measures.tally, journal, clock),
                     check_url=sender.check_url,
-                    check_headers=check_headers,
+                    check_headers=custom_headers.check,
                 )
                 app = create_app(services)
                 if config.server.dashboard:

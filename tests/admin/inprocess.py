@@ -23,6 +23,7 @@ from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import TokenKeys
 from webhookd.config import JwtConfig
 from webhookd.copier import Copier
+from webhookd.delivery import custom_headers
 from webhookd.hidden import Secret
 from webhookd.journal import adopt_master_key
 from webhookd.keyfile import KeyPlace
@@ -184,7 +185,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
             ),
             trends=Trends(w.measures.tally, w.journal, w.clock),
             check_url=any_url,
-            check_headers=lambda _: None,
+            check_headers=custom_headers.check,
         )
         yield Api(w, services, signer)
 

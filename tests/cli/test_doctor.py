@@ -102,6 +102,20 @@ def sql(config: Path, *statements: str) -> None:
 Doctor = Callable[..., dict[str, list[str]]]
 
 
+def test_a_header_that_is_not_sent_is_told(config: Path, doctor: Doctor) -> None:
+    """A custom header whose name has been reserved since it was saved is named, with its webhook."""
+    with running("serve", "--config", config, until=" ready: "):
+        made = Control(config.with_name("control.sock")).post(
+            "/api/webhooks",
+            {"url": "http://127.0.0.1:10001/", "events": ["*"], "headers": {"X-A": "1"}},
+            dict[str, Any],
+        )
+    assert doctor() == {}
+    sql(config, """UPDATE endpoints SET header_names = '["X-A", "Proxy"]'""")
+    [told] = doctor(1)["headers"]
+    assert told.startswith(f"{made['id']} has the header Proxy, which is reserved and isn't sent")
+
+
 def test_a_tampered_audit_log_is_damage(config: Path, doctor: Doctor) -> None:
     """An altered entry is named, and so is the trigger that had to go for it, even where it was put back broken."""
     sql(config, "DROP TRIGGER audit_stays", "UPDATE audit SET actor = 'eve' WHERE sequence = 2")

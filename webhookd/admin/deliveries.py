@@ -6,7 +6,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import DeliveryDetailView, DeliveryQuery, DeliveryView, Force, ListQuery, Page
-from webhookd.admin.views import HIDDEN, MOST_ROWS, delivery, detailed
+from webhookd.admin.views import MOST_ROWS, delivery, detailed, hidden_headers
 from webhookd.clock import parse_iso
 from webhookd.delivery.requests import Receiver, compose
 from webhookd.errors import ErrorCode, Rejected
@@ -89,7 +89,7 @@ def request_headers(detail: DeliveryDetail, receiver: Receiver | None, *, number
                 at=at,
             )
         )
-    headers.update(dict.fromkeys(detail.endpoint.header_names, HIDDEN))
+    headers.update(hidden_headers(detail.endpoint))
     return headers
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from webhookd.delivery.custom_headers import MOST_BYTES
 from webhookd.models import (
     EVENT_TYPE_PATTERN,
     BreakerState,
@@ -79,7 +80,13 @@ class WebhookSettings(Input, frozen=True, kw_only=True):
     breaker_threshold: BreakerThreshold | None = None
     when_inactive: WhenInactive | None = None
     headers: Annotated[
-        dict[str, str], Meta(description="custom request headers; the values are never shown again")
+        dict[str, str],
+        Meta(
+            description=(
+                "custom request headers, the values of which are never shown again; names count without regard to "
+                f"case, and names and values have at most {MOST_BYTES} characters in all"
+            )
+        ),
     ] = {}
     signature: SignatureChoice = SignatureChoice()
 

@@ -21,6 +21,7 @@ from webhookd.admin.schemas import (
 )
 from webhookd.clock import iso
 from webhookd.config import DeliveryConfig
+from webhookd.delivery.custom_headers import sent
 from webhookd.delivery.policy import resolve
 from webhookd.health import Health
 from webhookd.hidden import Secret
@@ -143,10 +144,15 @@ def attempt(row: AttemptRow) -> AttemptView:
 
 def detailed(view: DeliveryView, detail: DeliveryDetail, headers: Mapping[str, str]) -> DeliveryDetailView:
     """Return a delivery with its request, the values of custom headers hidden, and its attempts."""
-    hidden = dict.fromkeys(detail.endpoint.header_names, HIDDEN)
-    request = RequestView(url=detail.endpoint.url, headers={**headers, **hidden}, body=detail.message.body.decode())
+    shown = {**headers, **hidden_headers(detail.endpoint)}
+    request = RequestView(url=detail.endpoint.url, headers=shown, body=detail.message.body.decode())
     fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
     return DeliveryDetailView(**fields, request=request, attempt_log=[attempt(row) for row in detail.attempts])
+
+
+def hidden_headers(endpoint: Endpoint) -> dict[str, str]:
+    """Return the custom headers that are sent to an endpoint, without their values."""
+    return dict(sent((name, HIDDEN) for name in endpoint.header_names))
 
 
 def event(row: EventRow) -> EventView:

@@ -32,6 +32,7 @@ from webhookd.admin.schemas import (
     WebhookWithSecret,
 )
 from webhookd.admin.views import MOST_ROWS, webhook, with_secret
+from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import ed25519_public, generate_ed25519, generate_secret, secret_hint, secret_key
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
@@ -217,6 +218,8 @@ async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, o
         if credentials is None:
             raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
         current_headers = {name: value.reveal() for name, value in credentials.headers}
+        if isinstance(patch["headers"], Mapping):
+            patch = {**patch, "headers": custom_headers.as_stored(patch["headers"], current_headers)}
     wanted = convert(merge(document(endpoint, current_headers), patch), WebhookSettings)
     if "events" in patch:
         check_events(services, wanted.events)

@@ -17,8 +17,9 @@ import msgspec
 from webhookd.admin.tokens import open_tokens
 from webhookd.cli.control import Control
 from webhookd.config import Config
+from webhookd.delivery.custom_headers import reserved
 from webhookd.errors import JournalError, WebhookdError
-from webhookd.journal import SQLITE_VERSION, copy_before_upgrade
+from webhookd.journal import SQLITE_VERSION, copy_before_upgrade, endpoints
 from webhookd.journal.inspection import Inspection
 from webhookd.keyfile import find_key_place
 
@@ -209,6 +210,22 @@ def audit_log(subject: Subject) -> Iterator[Finding]:
         yield _ok(f"{chain.entries} entries, the chain holds; last hash {chain.head.hex()}")
 
 
+def headers(subject: Subject) -> Iterator[Finding]:
+    """No webhook has a custom header that isn't sent: its name was reserved after it had been saved."""
+    if subject.journal is None or len(set(subject.journal.version())) > 1:
+        return
+    unsent = [
+        (endpoint.id, name)
+        for endpoint in subject.journal.read(endpoints.all)
+        for name in endpoint.header_names
+        if reserved(name) is not None
+    ]
+    for webhook_id, name in unsent:
+        yield _problem(f"{webhook_id} has the header {name}, which is reserved and isn't sent: remove or rename it")
+    if not unsent:
+        yield _ok("every custom header is sent")
+
+
 CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
     ("configuration", configuration),
     ("server", server),
@@ -221,6 +238,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
     ("pages", pages),
     ("references", references),
     ("audit log", audit_log),
+    ("headers", headers),
 )
 
 

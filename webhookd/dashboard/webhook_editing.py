@@ -17,6 +17,7 @@ from webhookd.dashboard.forms import Form
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
 from webhookd.dashboard.webhook_page import find
+from webhookd.delivery.custom_headers import folded
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
 from webhookd.models import OPERATIONAL_EVENTS, Endpoint
@@ -64,10 +65,12 @@ async def change(visit: Visit) -> Response:
     endpoint = await find(visit)
     form = visit.form
     before = document(endpoint, {})
-    wanted = document_of(form)
-    headers = {**dict.fromkeys(form.all("removeHeader")), **_mapping(wanted.pop("headers", {}))}
     before.pop("headers", None)
     try:
+        wanted = document_of(form)
+        added = _mapping(wanted.pop("headers", {}))
+        replaced = {folded(name) for name in added}
+        headers = {**{name: None for name in form.all("removeHeader") if folded(name) not in replaced}, **added}
         # Checked whole before the difference is taken, so that a problem is told at its field.
         checked = convert(wanted, WebhookSettings)
         patch = difference(before, _written(checked))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from webhookd.dashboard.forms import Form
+from webhookd.errors import ErrorCode, Rejected
 
 Document = dict[str, object]
 
@@ -29,7 +30,10 @@ FIELDS = frozenset((*TEXTS, *CHOICES, *NUMBERS, *OTHERS))
 
 
 def document_of(form: Form) -> Document:
-    """Return what a form asks for; a field left empty is the server's own default, and so not in it."""
+    """Return what a form asks for; a field left empty is the server's own default, and so not in it.
+
+    Rejected VALIDATION_ERROR for a header or a piece of metadata that stands there twice.
+    """
     document: Document = {}
     for name in (*TEXTS, *CHOICES, "signature/form", "organizationId", "secret"):
         if form.text(name):
@@ -44,7 +48,7 @@ def document_of(form: Form) -> Document:
     if "signature/ed25519" in form:
         _put(document, "signature/ed25519", True)
     for name, separator in (("metadata", "="), ("headers", ":")):
-        if pairs := _pairs(form.text(name), separator):
+        if pairs := _pairs(name, form.text(name), separator):
             document[name] = pairs
     document.setdefault("url", "")
     return document
@@ -103,9 +107,16 @@ def by_field(problems: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _pairs(text: str, separator: str) -> dict[str, str]:
-    pairs = (line.partition(separator) for line in text.splitlines() if line.strip())
-    return {name.strip(): value.strip() for name, _, value in pairs}
+def _pairs(field: str, text: str, separator: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = (part.strip() for part in line.partition(separator))
+        if name in pairs:
+            accepted = f"{name} stands there twice: leave one out"
+            raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{field}: {accepted}", errors=((f"/{field}", accepted),))
+        if line.strip():
+            pairs[name] = value
+    return pairs
 
 
 def _number(text: str) -> object:

@@ -6,7 +6,7 @@ makes DNS rebinding fail.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
@@ -25,8 +25,6 @@ SAVING_SECONDS = 2.0
 MAX_NAME_CHARACTERS = 253
 MAX_DIALED = 16
 URLS_REMEMBERED = 4096
-MAX_HEADERS = 32
-MAX_HEADER_VALUE_BYTES = 1024
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?P<fragment>#.*)?")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\s\ud800-\udfff]")  # surrogates can't be sent
@@ -48,25 +46,6 @@ _BAD_PORTS = frozenset({
     3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668, 6669, 6679, 6697, 10080,
 })
 # fmt: on
-
-_HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,64}")
-_HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
-_RESERVED_HEADERS = frozenset(
-    {
-        "host",
-        "connection",
-        "keep-alive",
-        "transfer-encoding",
-        "te",
-        "trailer",
-        "upgrade",
-        "expect",
-        "forwarded",
-        "cookie",
-        "user-agent",
-    }
-)
-_RESERVED_PREFIXES = ("content-", "proxy-", "x-forwarded-", "webhook-", "x-webhook-")
 
 
 class BlockedError(Exception):
@@ -178,35 +157,6 @@ class EgressPolicy:
             raise Rejected(
                 ErrorCode.URL_NOT_ALLOWED, f"/url: {error}", errors=(("/url", f"a public receiver: {error}"),)
             ) from error
-
-
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise Rejected VALIDATION_ERROR, naming each, for custom headers that must not be sent."""
-    errors = [
-        (f"/headers/{name.replace('~', '~0').replace('/', '~1')}", complaint)
-        for name, value in headers.items()
-        if (complaint := _header_complaint(name, value)) is not None
-    ]
-    if len(headers) > MAX_HEADERS:
-        errors.append(("/headers", f"at most {MAX_HEADERS} headers, and these are {len(headers)}"))
-    if len({name.lower() for name in headers}) < len(headers):
-        errors.append(("/headers", "each name once, whatever its case"))
-    if errors:
-        detail = "; ".join(f"{pointer}: {accepted}" for pointer, accepted in errors[:5])
-        raise Rejected(ErrorCode.VALIDATION_ERROR, detail, errors=tuple(errors))
-
-
-def _header_complaint(name: str, value: str) -> str | None:
-    if _HEADER_NAME.fullmatch(name) is None:
-        return "a header's name is 1 to 64 of A-Z, a-z, 0-9 and -"
-    lower = name.lower()
-    if lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
-        return "this header is webhookd's or the connection's own; choose another name"
-    if len(value) > MAX_HEADER_VALUE_BYTES or _HEADER_VALUE.fullmatch(value) is None:
-        return f"a header's value is printable ASCII of at most {MAX_HEADER_VALUE_BYTES} characters"
-    if value != value.strip():
-        return "a header's value neither begins nor ends with a space"
-    return None
 
 
 def _parse(url: str) -> Target:

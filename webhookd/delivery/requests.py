@@ -1,5 +1,6 @@
 """The request of one attempt: its headers, in the order the wire contract lists them."""
 
+from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import Signer
 from webhookd.models import Credentials, Endpoint, Message
 from webhookd.version import USER_AGENT
@@ -13,7 +14,7 @@ class Receiver:
     def __init__(self, endpoint: Endpoint, credentials: Credentials) -> None:
         self.url = endpoint.url
         self.signer = Signer(credentials, endpoint.signature)
-        self.headers = credentials.headers
+        self.headers = custom_headers.sent(credentials.headers)
 
 
 def compose(
