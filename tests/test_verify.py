@@ -14,6 +14,7 @@ import werkzeug.datastructures
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.linear import calls
 from webhookd.verify import Headers, Mistake, VerificationError, Verified, verify
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -291,6 +292,29 @@ def test_changed_body_is_named_for_the_public_key_too() -> None:
     assert mistake(headers, b"{}", secret=PUBLIC)[0] is Mistake.NO_MATCH
     assert mistake(headers, secret="whpk_AAAA")[0] is Mistake.SECRET_MALFORMED
     assert mistake(standard(), secret=PUBLIC)[0] is Mistake.SCHEME
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 900 + b"]" * 900,
+        b"[" * 100_000,
+        b'{"data":' * 300 + b"1" + b"}" * 300,
+        b"9" * 5000,
+        b'"' + b'\\"' * 50_000,
+    ],
+    ids=["lists", "open", "objects", "number", "string"],
+)
+def test_a_forged_body_costs_no_more_than_its_length(body: bytes) -> None:
+    """A body made to be dear to guess at, by somebody without the secret, is refused like any other."""
+    assert mistake(standard(), body)[0] is Mistake.NO_MATCH
+    assert mistake(timestamped(), body)[0] is Mistake.NO_MATCH
+
+
+def test_a_deep_body_is_not_guessed_at() -> None:
+    """Writing JSON again visits each value once for each level above it: beyond 16 levels nothing is written."""
+    body = b"[" * 100 + b"1," * 10_000 + b"1" + b"]" * 100
+    assert calls(lambda: mistake(standard(), body)) < 2000
 
 
 def test_parsed_body_is_refused() -> None:

@@ -6,8 +6,6 @@ what and where.
 """
 
 import re
-from array import array
-from itertools import accumulate
 from typing import TypeVar
 
 import msgspec
@@ -15,6 +13,7 @@ from msgspec.structs import replace
 
 from webhookd.clock import iso, parse_iso
 from webhookd.errors import ErrorCode, Rejected
+from webhookd.jsontext import depth, outside_strings
 from webhookd.models import TRACEPARENT_PATTERN, AcceptedEvent, NewEvent
 
 T = TypeVar("T")
@@ -27,10 +26,6 @@ _quote = msgspec.json.Encoder().encode
 _AT = " - at `$"
 _LONGEST_PATH = 1024  # each level of the deepest JSON that is taken has at most 5 characters or a name of ours
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
-# As signed bytes, an opening bracket is one step down and a closing one is one step up.
-_STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
-_ALL_BYTES = frozenset(range(256))
-_QUOTE = ord('"')
 
 
 def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
@@ -105,16 +100,10 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
     brackets = text.count(b"{") + text.count(b"[")
     # Each value but the first stands behind a comma or a bracket.
     marks = brackets + text.count(b",")
-    if most_values is not None and marks >= most_values and len(_outside_strings(text, b"{[,")) >= most_values:
+    if most_values is not None and marks >= most_values and len(outside_strings(text, b"{[,")) >= most_values:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are taken")
     if brackets > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")
-
-
-def depth(text: bytes) -> int:
-    """Return how deep the brackets outside strings are nested, exact for all that is JSON."""
-    steps = _outside_strings(text, b"{[}]").translate(_STEPS)
-    return max(accumulate(array("b", steps)), default=0)
 
 
 def decode_json(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
@@ -150,18 +139,6 @@ def _pointer(path: str) -> str:
 def _invalid(pointer: str, accepted: str) -> Rejected:
     where = pointer or "the body"
     return Rejected(ErrorCode.VALIDATION_ERROR, f"{where}: {accepted}", errors=((pointer, accepted),))
-
-
-def _outside_strings(text: bytes, marks: bytes) -> bytes:
-    """Return those of the bytes of `marks` that stand outside the strings of a JSON text.
-
-    Linear, and all of it in C: a loop over the bytes, or an expression that looks for the end of each string, stops
-    the loop for seconds on a text that was made for it.
-    """
-    # Backslashes pair from the left, and what one leaves over escapes what follows.
-    unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
-    kept = unescaped.translate(None, bytes(_ALL_BYTES - {_QUOTE, *marks}))
-    return b"".join(kept.replace(b'""', b"").split(b'"')[::2])
 
 
 def _is_traceparent(text: str) -> bool:

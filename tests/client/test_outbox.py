@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.linear import MOST_GROWTH, growth
 from webhookd.client import ErrorCode, Event, PublishResult, Rejected, ServerUnavailable
 from webhookd.client.answers import Lost, read_failure
 from webhookd.client.outbox import MOST_UNANSWERED_BYTES, Outbox, Submission
@@ -286,3 +287,47 @@ def test_http_answers_of_the_moment_are_waited_out(status: int, header: str, sec
     failure = read_failure(status, {"retry-after": header}, b"", 10.0)
     assert isinstance(failure, Lost)
     assert failure.retry_after_seconds == seconds
+
+
+def test_a_result_that_never_ends_is_none() -> None:
+    """What comes without a newline is kept up to a bound, searched once, and then the connection is given up."""
+
+    def pieces(count: int) -> list[bytes]:
+        return [b"x" * 1024] * count
+
+    def receive(given: list[bytes]) -> None:
+        box = outbox()
+        for piece in given:
+            assert not box.receive(piece, 1.0)
+
+    assert growth(pieces, receive, 1024) < MOST_GROWTH
+    with pytest.raises(Lost, match="more than"):
+        receive(pieces(10_000))
+
+
+def test_results_come_however_they_are_cut() -> None:
+    """A result may come byte by byte, and its successors in one piece with its end."""
+    box = outbox()
+    submissions = filled(box, 3)
+    box.take_unsent(10_000)
+    first = result("own_0")
+    assert not any(box.receive(first[at : at + 1], 1.0) for at in range(len(first) - 1))
+    assert box.receive(b"\n" + result("own_1") + result("own_2")[:10], 1.0)
+    assert [submission.is_done for submission in submissions] == [True, True, False]
+    assert box.receive(result("own_2")[10:], 1.0)
+    assert [submission.outcome for submission in submissions] == [
+        PublishResult(id=f"own_{number}", deliveries=1, duplicate=False) for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"ok":' + b"9" * 5000 + b"}", b'{"ok":true}', b"\xff"])
+def test_what_is_no_result_ends_the_connection(line: bytes) -> None:
+    """Nothing that a server may write in a result's place is an error of the producer's."""
+    box = outbox()
+    filled(box, 1)
+    box.take_unsent(10_000)
+    with pytest.raises(Lost, match="not a result"):
+        box.receive(line + b"\n", 1.0)
+    failure = read_failure(503, {"retry-after": "9" * 60_000}, line, 0.0)
+    assert isinstance(failure, Lost)
+    assert failure.retry_after_seconds == 86_400

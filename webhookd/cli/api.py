@@ -18,6 +18,8 @@ from webhookd.errors import CommandError, ErrorCode
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
+_MOST_ANSWER_BYTES = 67_108_864
+_LONGEST_NUMBER = 9
 _REMEDIES = {
     ErrorCode.UNAUTHORIZED: "give a key that is in force with --key or WEBHOOKD_API_KEY; `webhookd keys create`, run "
     "on the server's machine, makes one",
@@ -81,16 +83,18 @@ class Api(ABC):
                 method, self._prefix + target, None if body is None else json.dumps(body).encode(), headers
             )
             response = connection.getresponse()
-            text = response.read()
+            text = response.read(_MOST_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
             raise Unreachable(f"the server at {self._place} can't be asked: {_reason(error)}") from error
         finally:
             connection.close()
+        if len(text) > _MOST_ANSWER_BYTES:
+            raise CommandError(f"the server at {self._place} gave an answer of more than {_MOST_ANSWER_BYTES} bytes")
         if response.status >= 400:
             raise _refused(response, text)
         try:
             return msgspec.json.decode(text, type=answer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise CommandError(f"the server at {self._place} gave an answer that makes no sense: {error}") from error
 
 
@@ -144,7 +148,7 @@ class _Problem(msgspec.Struct, frozen=True):
 def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     try:
         problem = msgspec.json.decode(text, type=_Problem)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         problem = _Problem()
     message = problem.detail or problem.title or f"the server answered {response.status}"
     # The detail speaks of the first field; whoever gave several wrong ones wants to hear of all.
@@ -152,7 +156,7 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     if problem.code in _REMEDIES:
         message += f". What to do: {_REMEDIES[ErrorCode(problem.code)]}"
     after = response.headers.get("retry-after", "")
-    seconds = int(after) if after.isdecimal() else None
+    seconds = int(after) if after.isascii() and after.isdecimal() and len(after) <= _LONGEST_NUMBER else None
     return Refused(message, status=response.status, code=problem.code, retry_after_seconds=seconds)
 
 

@@ -14,6 +14,7 @@ from typing import cast
 from webhookd.errors import CommandError
 
 _MOST_BODY_BYTES = 2_097_152
+_LONGEST_NUMBER = 9
 _IDLE_SECONDS = 60
 
 
@@ -84,12 +85,15 @@ class _Conversation(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Read a request's body, hand it on, and answer."""
         length = self.headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > _MOST_BODY_BYTES:
+        is_number = length.isascii() and length.isdecimal()
+        # Python refuses to read a number of thousands of digits.
+        size = int(length) if is_number and len(length) <= _LONGEST_NUMBER else _MOST_BODY_BYTES + 1
+        if size > _MOST_BODY_BYTES:
             self.close_connection = True
-            self._answer(413 if length.isdecimal() else 411)
+            self._answer(413 if is_number else 411)
             return
-        body = self.rfile.read(int(length))
-        if len(body) == int(length):
+        body = self.rfile.read(size)
+        if len(body) == size:
             headers = {name.lower(): value for name, value in self.headers.items()}
             receiver = cast("_Server", self.server)
             self._answer(receiver.take(Received(path=self.path, headers=headers, body=body)))

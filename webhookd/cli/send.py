@@ -106,7 +106,7 @@ def _check_socket(path: Path) -> None:
 def _line(type_: str, data: str, fields: dict[str, str | None]) -> bytes:
     try:
         json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
     head = json.dumps({"type": type_} | {name: value for name, value in fields.items() if value is not None})
     # A newline would end the event's line, and within JSON it can only be white space.

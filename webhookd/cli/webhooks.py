@@ -240,7 +240,7 @@ def _settings(text: str | None) -> dict[str, object]:
         return {}
     try:
         settings = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise click.BadParameter(f"not JSON: {error}", param_hint="--settings") from error
     if not isinstance(settings, dict):
         raise click.BadParameter("a JSON object is wanted", param_hint="--settings")

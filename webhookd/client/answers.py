@@ -30,7 +30,7 @@ def read_line(line: bytes) -> PublishResult | Rejected:
         if answer["ok"]:
             return PublishResult(id=answer["id"], deliveries=answer["deliveries"], duplicate=answer["duplicate"])
         code, message = str(answer["error"]["code"]), str(answer["error"]["message"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Lost(f"not a result: {line[:80]!r}") from error
     if code in _TRY_AGAIN_CODES:
         raise Lost(message)
@@ -58,7 +58,7 @@ def _read_problem(status: int, body: bytes) -> tuple[str, str]:
     try:
         problem = json.loads(body)
         return str(problem["code"]), str(problem["detail"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"HTTP {status}", "is the URL that of the server? The answer is not one of its own"
 
 

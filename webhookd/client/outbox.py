@@ -22,6 +22,7 @@ from webhookd.models import PublishResult
 
 MOST_UNANSWERED = 1024  # well under what the server takes from one connection before it stops reading
 MOST_UNANSWERED_BYTES = 4_194_304
+_MOST_RESULT_BYTES = 8_388_608  # a refusal may name what was sent, an event of 1 MiB with escapes
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
@@ -87,7 +88,7 @@ class Outbox:
         self._unanswered: deque[Submission] = deque()
         self._bytes = 0
         self._sent = 0  # so many of them, from the first, are on this connection
-        self._partial = b""
+        self._partial = bytearray()  # of a result whose end has not come
         self._heard_at = float("-inf")
         self._failures = 0
         self._reason = "timed out"
@@ -139,7 +140,14 @@ class Outbox:
 
         Lost where the connection is of no more use; what was answered before that is answered all the same.
         """
-        *lines, self._partial = (self._partial + data).split(b"\n")
+        first, *rest = data.split(b"\n")
+        self._partial += first
+        if len(self._partial) > _MOST_RESULT_BYTES:
+            raise Lost(f"the server sent a result of more than {_MOST_RESULT_BYTES} bytes")
+        if not rest:
+            return False
+        lines = [bytes(self._partial), *rest]
+        self._partial = bytearray(lines.pop())
         for line in lines:
             outcome = read_line(line)
             if isinstance(outcome, Rejected) and outcome.code in self._final:
@@ -153,7 +161,7 @@ class Outbox:
             self._heard_at, self._failures, self._reason = now, 0, "timed out"
             submission.outcome = outcome
             submission.tell()
-        return bool(lines)
+        return True
 
     def end_answer(self) -> None:
         """Hear that nothing more will come for what was sent; Lost where results are missing."""
@@ -163,7 +171,7 @@ class Outbox:
     def lose(self, lost: Lost, now: float) -> None:
         """End the connection: all is unsent again, and the next one may be made at `try_at`."""
         self._sent = 0
-        self._partial = b""
+        self._partial.clear()
         self._reason = str(lost)
         kept = [submission for submission in self._unanswered if not submission.is_given_up]
         self._unanswered = deque(kept)
@@ -186,7 +194,7 @@ class Outbox:
         ended = list(self._unanswered)
         self._unanswered.clear()
         self._bytes = self._sent = 0
-        self._partial = b""
+        self._partial.clear()
         for submission in ended:
             submission.failure = failure(submission)
             submission.tell()

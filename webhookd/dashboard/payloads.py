@@ -2,7 +2,7 @@
 
 import msgspec
 
-from webhookd.envelope import depth
+from webhookd.jsontext import depth
 
 # Enough to see what it is; a browser shows no quarter of a megabyte in one piece with pleasure.
 MOST_SHOWN = 16_384

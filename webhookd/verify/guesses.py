@@ -9,9 +9,13 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 
+from webhookd.jsontext import depth
+
 STANDARD_HEADER = "webhook-signature"
 OTHER_HEADER = "x-webhook-signature"
 
+_MOST_PARSED_BYTES = 32_768
+_MOST_PARSED_DEPTH = 16
 _SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix alone is no secret
 
 
@@ -86,6 +90,9 @@ def other_bodies(body: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"the body was decoded as {wrong} and encoded as UTF-8", body.decode().encode(wrong)
         except UnicodeError:
             continue
+    # Writing JSON again costs the more the deeper it is, and whoever sends a wrong signature shall not have it cheap.
+    if len(body) > _MOST_PARSED_BYTES or depth(body) > _MOST_PARSED_DEPTH:
+        return
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
