@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -11,6 +12,7 @@ import httpx
 import pytest
 import trio
 
+from tests.cli.conftest import invoke
 from tests.disk import NotPossibleError, finds, run_error, run_full
 from tests.e2e.harness import CONFIG, running, submit
 from tests.journal.old import ask
@@ -120,6 +122,8 @@ async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path:
             "degraded",
             ["the journal has reached journal.max_bytes; events are refused"],
         )
+        said = await trio.to_thread.run_sync(partial(invoke, "health", "--config", server.config_file))
+        assert said.output == f"degraded\n  {ready['reasons'][0]}\n"
         assert "webhookd_journal_full 1.0" in metrics
         assert 0.9 * BOUND < taken.count(True) * 200_000 < 1.3 * BOUND
         before = (await server.deliveries(webhook["id"]))[0]["attempts"]

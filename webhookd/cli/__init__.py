@@ -33,6 +33,7 @@ _MODULES = MappingProxyType(
         "send": "send",
         "listen": "listen",
         "verify": "verify",
+        "health": "health",
         "doctor": "doctor",
         "demo": "demo",
         "completion": "completion",

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import msgspec
-
 from webhookd.admin.tokens import open_tokens
 from webhookd.cli.control import Control
+from webhookd.cli.health import Readiness
 from webhookd.config import Config
 from webhookd.delivery.custom_headers import reserved
 from webhookd.errors import JournalError, WebhookdError
@@ -53,11 +52,6 @@ class Subject:
     journal: Inspection | None
 
 
-class _Readiness(msgspec.Struct):
-    status: str
-    reasons: list[str] = []
-
-
 def configuration(subject: Subject) -> Iterator[Finding]:
     """The file was read before; here the files that it names are tried."""
     tokens = open_tokens(subject.config.jwt)
@@ -70,7 +64,7 @@ def server(subject: Subject) -> Iterator[Finding]:
     if not control.is_served():
         yield _ok("none is running")
         return
-    readiness = control.get("/readyz", _Readiness)
+    readiness = control.get("/readyz", Readiness)
     for reason in readiness.reasons:
         yield _problem(reason)
     if not readiness.reasons:
