@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
+from tests.lock import DEVELOPMENT, PRODUCT
 from webhookd.cli import program
 from webhookd.config import KEYS, Config, reference
 from webhookd.config.meanings import MEANINGS, SECTIONS
@@ -27,9 +28,34 @@ def read(name: str) -> str:
 def test_the_two_commands_are_the_first_two() -> None:
     """The README's first command runs the demo, its second the tests, and the checks of each change run the second."""
     commands = re.findall(r"```sh\n(.*?)\n```", read("README.md"), re.DOTALL)
-    assert commands[0].endswith("pip install -q . && .venv/bin/webhookd demo")
-    assert commands[1].endswith("pip install -q -e '.[dev]' && .venv/bin/python -m tests")
+    for command, file, project, runs in (
+        (commands[0], PRODUCT, ".", "webhookd demo"),
+        (commands[1], DEVELOPMENT, "-e .", "python -m tests"),
+    ):
+        assert command.split(" && ") == [
+            "python3 -m venv .venv",
+            f".venv/bin/pip install -q --require-hashes -r {file}",
+            f".venv/bin/pip install -q --no-deps --no-build-isolation {project}",
+            f".venv/bin/{runs}",
+        ]
     assert commands[1] in read(".ci/run").splitlines()
+    assert commands[0] in read("docs/index.md")
+
+
+def test_what_is_installed_is_what_was_tested() -> None:
+    """Every page installs from a lock file, with the machine's own Python, and says that first of all."""
+    installing = [
+        line
+        for page in PAGES
+        for block in re.findall(r"```sh\n(.*?)\n```", page.read_text(), re.DOTALL)
+        for line in block.splitlines()
+        if "pip install" in line and re.search(r"webhookd|-r | \.(\s|$)", line)
+    ]
+    assert len(installing) >= 8
+    for line in installing:
+        assert not re.search(r"python3\.\d", line)
+        for words in re.findall(r"pip install ([^&]*)", line):
+            assert "--require-hashes -r " in words or "--no-deps --no-build-isolation" in words
 
 
 def test_every_key_is_documented() -> None:
@@ -121,11 +147,16 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 
 def test_the_dockerfile_copies_what_is_there() -> None:
-    """No engine builds it here, so at least what it copies exists, and its port and user are the documented ones."""
+    """What it copies exists, and its port, its user and its health check are the documented ones."""
     text = read("docs/deploy/Dockerfile")
     copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
-    assert copied
+    assert PRODUCT in copied
     assert all((ROOT / word).exists() for word in copied)
+    assert text.count("\nFROM ${BASE}") == 2
     assert f"EXPOSE {Config().server.port}\n" in text
+    assert "groupadd --gid 10001 webhookd" in text
     assert "USER 10001:10001\n" in text
     assert "10001" in read("docs/deploy.md")
+    assert 'CMD ["webhookd", "health"]\n' in text
+    # As the image's own user, and before what could hide that it can't start.
+    assert text.index("\nUSER ") < text.index("\nRUN webhookd demo\n") < text.index("\nVOLUME ")

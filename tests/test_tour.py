@@ -24,12 +24,13 @@ def test_the_tour_goes_as_it_says(tmp_path: Path) -> None:
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("the tour needs curl and bash")
     install, *others = blocks()
-    assert "pip install -q ." in install
+    assert "pip install -q --no-deps --no-build-isolation .\nexport PATH" in install
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    # What is installed here stands in for the first line; a free port for the one in the text.
-    script = f"\necho '{END}'\n".join([install.split("\n", 2)[2], *others]).replace("9000", port)
+    # What is installed here stands in for the first lines; a free port for the one in the text.
+    script = f"\necho '{END}'\n".join([install.partition("export PATH")[2].partition("\n")[2], *others])
+    script = script.replace("9000", port)
     assert "webhookd init here" in script
     environ = os.environ | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
