@@ -4,11 +4,17 @@ Only HTTP/1.1 is spoken: an upgrade is ignored, as RFC 9110 section 7.8 allows, 
 its bytes is refused with a problem document, most of it by `framing` before it is parsed. A write has a deadline, a
 request that is over takes no more of its body, and every way in which a client can fail ends in the cancellation of
 this connection's scope, never beyond it.
+
+What a client sent before it left isn't worked through: where the connection was reset, or its other end closed a Unix
+socket, nothing is parsed any more. TCP doesn't tell a client that has closed from one that has ended its side and waits
+for the answer, so those get their answers, but take turns: many of them at once delay each other and nobody else.
 """
 
 import re
+import select
 from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum
 from http import HTTPStatus
 from typing import cast
 
@@ -59,6 +65,26 @@ class _Unserved(Exception):  # noqa: N818 - a request that is answered and goes 
         self.detail = detail
 
 
+class _Client(Enum):
+    """What is known of the other end."""
+
+    THERE = "there"
+    HAS_ENDED = "has ended its side, or has gone"
+    GONE = "gone"
+
+
+class Turns:
+    """Lets one task through in each pass of the loop, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def take(self) -> None:
+        """Return when it is the caller's turn."""
+        async with self._lock:
+            await trio.lowlevel.checkpoint()
+
+
 class Connection(TCPServer):
     """Serves one accepted stream; `run` returns when it is closed, and raises only for a bug.
 
@@ -73,12 +99,16 @@ class Connection(TCPServer):
         state: LifespanState,
         stream: trio.SocketStream,
         *,
+        turns: Turns,
         write_timeout_seconds: float,
         new_request_id: NewRequestId,
         log: Log,
     ) -> None:
         super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
         self._socket = stream.socket
+        self._poll = select.poll()
+        self._poll.register(stream.socket, select.POLLRDHUP)
+        self._turns = turns
         self._write_timeout_seconds = write_timeout_seconds
         self._new_request_id = new_request_id
         self._log = log
@@ -154,6 +184,12 @@ class Connection(TCPServer):
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self._has_unread_input = False
                     break
+                client = self._client()
+                if client is _Client.GONE:
+                    self._has_unread_input = False
+                    break
+                if data and client is _Client.HAS_ENDED:
+                    await self._turns.take()
                 await self.protocol.handle(RawData(bytes(data)))
                 if not data:
                     self._has_unread_input = False
@@ -162,6 +198,11 @@ class Connection(TCPServer):
                         await self._is_closing.wait()
                     break
         await self.protocol.handle(Closed())
+
+    def _client(self) -> _Client:
+        for _, events in self._poll.poll(0):
+            return _Client.GONE if events & (select.POLLHUP | select.POLLERR) else _Client.HAS_ENDED
+        return _Client.THERE
 
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):

@@ -24,7 +24,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
 
-from webhookd.admin.connection import Connection, NewRequestId, refusal
+from webhookd.admin.connection import Connection, NewRequestId, Turns, refusal
 from webhookd.admin.limits import site_of
 from webhookd.logs import Log, get_logger
 
@@ -76,6 +76,7 @@ class Guard:
         self._log = get_logger("admin.guard") if log is None else log
         self._config = _hypercorn_config(head_timeout_seconds)
         self._context = WorkerContext(None)
+        self._turns = Turns()
         self._connections: dict[bool, set[Connection]] = {False: set(), True: set()}
         self._addresses: Counter[str] = Counter()
         self._turned_away = 0
@@ -191,6 +192,7 @@ class Guard:
             self._context,
             state,
             stream,
+            turns=self._turns,
             write_timeout_seconds=self._write_timeout_seconds,
             new_request_id=self._new_request_id,
             log=self._log,
