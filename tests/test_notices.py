@@ -1,7 +1,9 @@
 """Operational events and tests of an endpoint: who is told what, once, and never about its own deliveries."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -9,9 +11,10 @@ from trio.testing import MockClock
 
 from tests.world import OK, World, WorldSender, steady, world
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EndpointChanges
+from webhookd.journal import Database, EndpointChanges, InlineRunner, Journal
 from webhookd.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
 
+T = TypeVar("T")
 WATCHER = "https://watcher.example/"
 OWN = ("webhook.failing", "webhook.recovered", "webhook.disabled", "delivery.failed")
 
@@ -87,6 +90,55 @@ async def test_a_failed_delivery_is_told_of(
         await trio.sleep(60_000)
         [failed] = told(sender)
         assert (failed["type"], failed["error"]) == ("delivery.failed", error)
+
+
+class Looking(InlineRunner):
+    """Looks after each commit at what has failed or was disabled, and at what was told of that."""
+
+    def __init__(self) -> None:
+        self.journal: Journal | None = None
+        self.seen: list[tuple[int, int]] = []
+
+    async def run(self, function: Callable[[], T]) -> T:
+        result = await super().run(function)
+        if self.journal is not None:
+            self.seen.append(await self.journal.read(happened_and_told))
+        return result
+
+
+HAPPENED_AND_TOLD = """
+    SELECT (SELECT count(*) FROM deliveries WHERE status = 'failed')
+        + (SELECT count(*) FROM endpoints WHERE NOT is_active)
+        + (SELECT count(*) FROM endpoint_state WHERE warned_at IS NOT NULL),
+        (SELECT count(*) FROM events WHERE type IN ('delivery.failed', 'webhook.disabled', 'webhook.failing'))
+"""
+
+
+def happened_and_told(database: Database) -> tuple[int, int]:
+    rows: Any = database.execute_sql(HAPPENED_AND_TOLD)  # type: ignore[no-untyped-call]  # peewee's stubs
+    [(happened, told)] = rows
+    return happened, told
+
+
+async def test_an_event_is_in_the_commit_of_what_it_tells_of(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """No commit holds a failure, an expiry, a warning or a disabling without its event, nor an event without it."""
+    answers = {"a": 410, "b": 422, "c": 500}
+    looking = Looking()
+    sender = WorldSender(script=lambda sent: answers.get(sent.url[8], OK))
+    config = steady(max_age_seconds=100_000, max_refusals=1, warn_after_seconds=1000)
+    async with world(tmp_path, sender=sender, config=config, writes=looking) as w:
+        looking.journal = w.journal
+        await watched(w)
+        for name in answers:
+            await w.endpoint(f"https://{name}.example/")
+        for number in range(3):
+            await w.publish(f"e{number}")
+            await trio.sleep(50)
+        await trio.sleep(80_000)
+        await trio.sleep(80_000)
+    assert [happened for happened, told in looking.seen if happened != told] == []
+    # Three deliveries to each of three, one of which is disabled and one warned of.
+    assert looking.seen[-1] == (11, 11)
 
 
 async def test_nothing_is_told_of_what_tells(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -17,7 +17,7 @@ nobody; the writer outlives the actors and puts that on disk too. After a crash 
 the one before had submitted: a journal that is read earlier would still hold as pending what has been delivered.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
 from typing import Protocol
@@ -32,7 +32,7 @@ from webhookd.delivery.requests import Receiver, compose
 from webhookd.delivery.retry import decide
 from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import Ticket, Window, WindowRequest
+from webhookd.journal import Publish, Ticket, Window, WindowRequest
 from webhookd.line import Line
 from webhookd.models import (
     AttemptRecord,
@@ -64,8 +64,8 @@ class Queue(Protocol):
         """Load what is sent of an event; where it has to be read, what is `upcoming` is brought along."""
         ...
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
-        """Submit an attempt and what it made of delivery and endpoint, in one transaction."""
+    def record(self, record: AttemptRecord, notices: Sequence[Publish]) -> Ticket[None]:
+        """Submit an attempt, what it made of delivery and endpoint, and what tells of it, in one transaction."""
         ...
 
 
@@ -98,8 +98,14 @@ class Owner(Protocol):
         """Switch the endpoint off, in the journal and for the router."""
         ...
 
+    def notices(
+        self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
+    ) -> Sequence[Publish]:
+        """Return the events that tell of an attempt; `before` is the endpoint's state until then."""
+        ...
+
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
-        """Hear of an attempt whose record has been submitted; `before` is the endpoint's state until then."""
+        """Hear of an attempt whose record has been submitted."""
         ...
 
 
@@ -414,7 +420,7 @@ class Actor:
             completed_at=verdict.completed_at,
             endpoint=verdict.endpoint,
         )
-        ticket = self._queue.record(record)
+        ticket = self._queue.record(record, self._owner.notices(self.endpoint, message, record, before))
         self._unrecorded.add(ticket)
         self._owner.attempted(self.endpoint, message, record, before)
         if verdict.disable is not None and self.endpoint.is_active:

@@ -30,12 +30,14 @@ from webhookd.journal import (
     EventTypeRow,
     Journal,
     NewEndpoint,
+    Publish,
     QueueFacts,
     Ticket,
     audit,
     deliveries,
     endpoints,
     event_types,
+    notice,
     quotas,
 )
 from webhookd.logs import delivery_attempted, get_logger
@@ -69,6 +71,8 @@ SWEEP_SECONDS = 60.0
 SECOND_LOOK_SECONDS = 1.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
 CANCELED_A_STEP = 2000
+
+Announce = Callable[[dict[str, object]], Sequence[Publish]]
 
 _log = get_logger("router")
 
@@ -377,26 +381,43 @@ class Router:
         """Record deliveries whose age has passed as failed."""
         pks = [delivery.pk for delivery in expired]
         now = self._clock.now()
-        for row in await self._journal.insist(deliveries.expire, None, pks, now).wait():
+        announce = self._announcer(endpoint, OperationalEvent.DELIVERY_FAILED)
+
+        def tell(rows: list[DeliveryRow]) -> list[Publish]:
+            told = [notices.of_expired(endpoint, row) for row in rows if not notices.is_own(row.event_type)]
+            return [publish for data in told for publish in announce(data)]
+
+        for row in await self._journal.insist_and_tell(deliveries.expire, None, tell, pks, now).wait():
             self._measures.expired(endpoint, now)
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
-            if not notices.is_own(row.event_type):
-                self._announce(endpoint, OperationalEvent.DELIVERY_FAILED, notices.of_expired(endpoint, row))
 
     def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
         """Switch an endpoint off, in the journal and for the router."""
         now = self._clock.now()
         _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
-        self._journal.insist(endpoints.disable, self._adopt, endpoint.pk, reason, now)
-        self._announce(endpoint, OperationalEvent.DISABLED, notices.disabled(endpoint, reason, now))
+        announce = self._announcer(endpoint, OperationalEvent.DISABLED)
+
+        def tell(stored: Endpoint) -> Sequence[Publish]:
+            is_new = stored.disabled_at == now  # else somebody has switched it off before
+            return announce(notices.disabled(endpoint, reason, now)) if is_new else ()
+
+        self._journal.insist_and_tell(endpoints.disable, self._adopt, tell, endpoint.pk, reason, now)
+
+    def notices(
+        self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
+    ) -> list[Publish]:
+        """Return the events that tell of an attempt."""
+        return [
+            publish
+            for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before)
+            for publish in self._announcer(endpoint, name)(data)
+        ]
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
         self._measures.attempted(endpoint, record)
         self.recent.add(endpoint, message, record)
         delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
-        for name, data in notices.after_attempt(endpoint, message.event_id, message.type, record, before):
-            self._announce(endpoint, name, data)
         if before.breaker is not record.endpoint.breaker:
             _log.info(
                 "breaker.changed",
@@ -406,13 +427,18 @@ class Router:
                 last_error=record.endpoint.last_error,
             )
 
-    def _announce(self, endpoint: Endpoint, name: OperationalEvent, data: dict[str, object]) -> None:
-        """Publish an operational event, if anybody subscribes to it; it is in the same commit as what it tells of."""
+    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
+        """Return what makes an operational event for the commit of what it tells of; none where nobody subscribes."""
         targets = self._subscriptions.targets(name.value, endpoint.organization_id)
-        if not targets:
-            return
-        event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=self._clock.now())
-        self._journal.publish(event, targets, self._published, insists=True, may_repeat=False)
+        now = self._clock.now()
+
+        def announce(data: dict[str, object]) -> Sequence[Publish]:
+            if not targets:
+                return ()
+            event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=now)
+            return (notice(event, targets, self._published),)
+
+        return announce
 
 
 def _update(

@@ -1,5 +1,6 @@
 """A disk without room, as SQLite sees it: events are refused, attempts are kept, and all goes on once there is room."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from peewee import Database
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Journal
-from webhookd.journal.schema import AttemptTable
+from webhookd.journal import Journal, Ticket, notice
+from webhookd.journal.schema import AttemptTable, EventTable, EventTypeTable
 from webhookd.models import Outcome
 
 
@@ -62,3 +63,39 @@ async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> 
         # What was refused was not stored, and what was answered was.
         assert not (await publish(journal, event(f"e{stored}")).wait()).duplicate
         assert (await publish(journal, event("e0")).wait()).duplicate
+
+
+def grow(database: Database) -> None:
+    EventTypeTable.update(description="x" * 200_000).where(EventTypeTable.name == "user.created").execute(database)
+
+
+def record_large(journal: Journal) -> Ticket[None]:
+    outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
+    telling = notice(event("told"), (), lambda _: None)
+    return journal.record(msgspec.structs.replace(attempt_record(), outcome=outcome), [telling])
+
+
+def change_much(journal: Journal) -> Ticket[None]:
+    return journal.insist_and_tell(grow, None, lambda _: [notice(event("told"), (), lambda _: None)])
+
+
+def told(database: Database) -> int:
+    return EventTable.select().where(EventTable.id == "told").count(database)
+
+
+@pytest.mark.parametrize("submit", [record_large, change_much])
+async def test_an_event_is_on_disk_with_what_it_tells_of(
+    tmp_path: Path, submit: Callable[[Journal], Ticket[None]]
+) -> None:
+    """What tells of an attempt or a change that finds no room waits with it, though there were room for it alone."""
+    async with running(tmp_path / "journal.db") as journal:
+        await add_endpoint(journal)
+        await journal.write(allow_pages, 120)
+        await fill(journal)
+        large = submit(journal)
+        await journal.insist(lambda _: None, None).wait()  # it was submitted later, and passes what finds no room
+        assert (large.is_done, await journal.read(told)) == (False, 0)
+        allow_pages(journal._writer._database, 100_000)
+        with trio.fail_after(10):
+            await large.wait()
+        assert await journal.read(told) == 1

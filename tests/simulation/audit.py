@@ -91,6 +91,15 @@ def _operational(database: Database, world: World) -> None:
             "SELECT id FROM deliveries WHERE event_type LIKE 'delivery.%' OR event_type LIKE 'webhook.%'",
         )
     }
+    query = """SELECT d.id, a.number, a.error, a.response_status
+        FROM deliveries d LEFT JOIN attempts a ON a.delivery_pk = d.pk"""
+    recorded = {(row[0], row[1]): (row[2], row[3]) for row in rows(database, query)}
+    kept = {delivery for delivery, _ in recorded}
+    for kind, data in events:
+        if kind == "delivery.failed" and data["error"] != "expired" and data["deliveryId"] in kept:
+            said = data["error"], data["responseStatus"]
+            if recorded.get((data["deliveryId"], data["attempts"])) != said:
+                world.blame(f"{data['deliveryId']} was told to have failed with {said}, which is not on record")
     for (kind, about), count in told.items():
         if count > 1:
             world.blame(f"{kind} was told {count} times of {about}")

@@ -10,7 +10,7 @@ from tests.simulation.audit import rows
 from tests.simulation.model import World
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
-from webhookd.journal import Journal, Ticket, Window, WindowRequest, deliveries
+from webhookd.journal import Journal, Publish, Ticket, Window, WindowRequest, deliveries
 from webhookd.models import (
     AcceptedEvent,
     AttemptRecord,
@@ -87,9 +87,9 @@ class ForgetsIds(BadJournal):
 class LosesRecords(BadJournal):
     """Says that an attempt is on disk and forgets it, once in a while."""
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         if self.world.dice.random() < 0.9:
-            return super().record(record)
+            return super().record(record, notices)
         done: Ticket[None] = Ticket()
         done.succeed(None)
         return done
@@ -98,27 +98,28 @@ class LosesRecords(BadJournal):
 class CountsTwice(BadJournal):
     """Counts a retry as two attempts."""
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
-        return super().record(msgspec.structs.replace(record, number=record.number + (record.number > 1)))
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+        record = msgspec.structs.replace(record, number=record.number + (record.number > 1))
+        return super().record(record, notices)
 
 
 class RetriesSucceeded(BadJournal):
     """Leaves a delivery pending that has succeeded, once in a while."""
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         if record.status is DeliveryStatus.SUCCEEDED and self.world.dice.random() < 0.1:
             now = self.world.clock.now()
             record = msgspec.structs.replace(
                 record, status=DeliveryStatus.PENDING, completed_at=None, next_attempt_at=now
             )
-        return super().record(record)
+        return super().record(record, notices)
 
 
 class StoresNoState(BadJournal):
     """Stores every endpoint as a healthy one, so that an outage is forgotten by whoever reads it next."""
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
-        return super().record(msgspec.structs.replace(record, endpoint=EndpointState()))
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+        return super().record(msgspec.structs.replace(record, endpoint=EndpointState()), notices)
 
 
 class SwapsOrder(BadJournal):
@@ -166,9 +167,9 @@ class SkipsEndpoint(BadJournal):
 class LosesRecordsWhenFull(BadJournal):
     """Says that attempts are recorded while a full disk has refused them."""
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         if self.world.full_since is None:
-            return super().record(record)
+            return super().record(record, notices)
         done: Ticket[None] = Ticket()
         done.succeed(None)
         return done

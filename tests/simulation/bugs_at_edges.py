@@ -1,6 +1,6 @@
 """Bugs at the sockets, in what a change means, in secrets, and in what webhookd tells of itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -8,9 +8,11 @@ import msgspec
 from tests.simulation.bugs import BadJournal, BadPolicy, BadSender
 from tests.simulation.model import World
 from webhookd.ingest.connection import Connection
-from webhookd.journal import EventTypeRow, Journal, Ticket, audit, event_types
+from webhookd.journal import EventTypeRow, Journal, Publish, Ticket, audit, event_types
+from webhookd.journal.operations import Record
 from webhookd.models import (
     AcceptedEvent,
+    AttemptRecord,
     Credentials,
     DeliveryError,
     Endpoint,
@@ -22,7 +24,7 @@ from webhookd.models import (
     Target,
     WhenInactive,
 )
-from webhookd.router import Router
+from webhookd.router import Announce, Router
 
 
 class ForgetsIdsOnRestart(BadJournal):
@@ -86,9 +88,21 @@ class ForgetsCatalogue(Router):
 class TellsTwice(Router):
     """Publishes each operational event twice."""
 
-    def _announce(self, endpoint: Endpoint, name: OperationalEvent, data: dict[str, object]) -> None:
-        super()._announce(endpoint, name, data)
-        super()._announce(endpoint, name, data)
+    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
+        announce = super()._announcer(endpoint, name)
+        return lambda data: (*announce(data), *announce(data))
+
+
+class TellsApart(BadJournal):
+    """Tells of an attempt in a commit of its own, ahead of the one that has the attempt."""
+
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+        late = Record(record, ())
+        if notices:
+            self.insist_and_tell(lambda _: None, lambda _: self._writer.submit(late), lambda _: notices)
+        else:
+            self._writer.submit(late)
+        return late.ticket
 
 
 class KeepsSecrets(Router):

@@ -91,7 +91,7 @@ class Chaos:
             when_inactive=dice.choice((None, None, WhenInactive.DROP)),
         )
         events: tuple[str, ...] = dice.choice((("*",), ("user.*",), ("user.created", "organization.created")))
-        if dice.random() < 0.3:
+        if dice.random() < 0.5:
             events += tuple(OperationalEvent)
         secret = generate_secret(dice.randbytes)
         subject = Subject(

@@ -15,7 +15,7 @@ SLEEPS = (5.0, 40.0, 3600.0)
 
 
 async def trouble(world: World, life: Life) -> None:
-    """Set the clock, suspend the machine, fill the disk."""
+    """Set the clock, suspend the machine, fill the disk, perhaps with a crash while it is full or soon after."""
     dice = world.dice
     while True:
         await trio.sleep(dice.uniform(2, 60))
@@ -32,6 +32,8 @@ async def trouble(world: World, life: Life) -> None:
             world.note("disk full")
             limit_pages(life.journal, dice.randint(0, 3))
             world.full_since = world.was_full_at = trio.current_time()
+            if dice.random() < 0.3:
+                world.fuse = dice.randint(1, 300)
             await trio.sleep(dice.uniform(0.1, 15))
             limit_pages(life.journal, None)
             world.note("disk has room")

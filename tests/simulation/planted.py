@@ -37,6 +37,7 @@ PLANTED: dict[str, Parts] = {
     "drops what should be held": Parts(router=bugs_at_edges.DropsHeld),
     "keeps the catalogue in memory": Parts(router=bugs_at_edges.ForgetsCatalogue),
     "tells everything twice": Parts(router=bugs_at_edges.TellsTwice),
+    "tells apart": Parts(journal=bugs_at_edges.TellsApart),
     "signs with a secret of before": Parts(router=bugs_at_edges.KeepsSecrets),
     "signs without the secret of before": Parts(router=bugs_at_edges.ForgetsSecrets),
     "answers out of turn": Parts(connection=bugs_at_edges.AnswersOutOfTurn),

@@ -63,6 +63,8 @@ class SimulatedSender:
             outcome = Outcome(duration_seconds=timeout_seconds, error=DeliveryError.TIMEOUT)
         watch.ended(world, request, outcome)
         world.note(f"< {request.delivery} {request.attempt} {outcome.status} {outcome.error}")
+        if _may_be_last(request, outcome) and not world.is_healing and world.dice.random() < 0.25:
+            world.fuse = world.dice.randint(1, 6)  # about when it is recorded, with what is told of it
         world.step()
         return outcome
 
@@ -123,6 +125,12 @@ class SimulatedSender:
             return Outcome(duration_seconds=seconds, status=410), seconds
         status = self._world.dice.choice((500, 200)) if wish == "abort" else 500  # it may say both yes and no
         return Outcome(duration_seconds=seconds, status=status, headers=(("webhook-delivery", wish),)), seconds
+
+
+def _may_be_last(request: Request, outcome: Outcome) -> bool:
+    """Whether a delivery may fail with this answer."""
+    is_refused_again = outcome.status in watch.REFUSALS and request.attempt > 1
+    return is_refused_again or outcome.status == 410 or ("webhook-delivery", "abort") in outcome.headers
 
 
 def hash_of(text: str) -> int:

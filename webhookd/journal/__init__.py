@@ -33,7 +33,7 @@ from webhookd.journal.master import (
     holds_secrets,
     reseal,
 )
-from webhookd.journal.operations import Ticket
+from webhookd.journal.operations import Publish, Ticket, notice
 from webhookd.journal.restoring import Restored
 from webhookd.journal.restoring import restore as restore_journal
 from webhookd.journal.rows import (
@@ -75,6 +75,7 @@ __all__ = [
     "NewEndpoint",
     "Page",
     "Position",
+    "Publish",
     "QueueFacts",
     "ReplayRow",
     "Restored",
@@ -100,6 +101,7 @@ __all__ = [
     "holds_secrets",
     "idempotency",
     "keys",
+    "notice",
     "open_journal",
     "quotas",
     "replays",

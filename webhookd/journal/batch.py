@@ -88,10 +88,9 @@ class Batches:
                         for operation in group:
                             assert isinstance(operation, Call)  # noqa: S101 - the group's key
                             self._call(operation)
-                        self._forget()
                     else:
                         hot = list(group)
-                        self._publish([operation for operation in hot if isinstance(operation, Publish)])
+                        self._publish([publish for operation in hot for publish in _publishes(operation)])
                         self._record([operation.record for operation in hot if isinstance(operation, Record)])
         except BaseException:
             self._forget()
@@ -103,13 +102,19 @@ class Batches:
 
     def _call(self, call: Call) -> None:
         call.result = call.error = None
+        call.notices = ()
         try:
             with self._database.atomic():
                 call.result = call.change(self._database)
+                if call.tell is not None:
+                    self._forget()
+                    call.notices = call.tell(call.result)
+                    self._publish(call.notices)
         except WebhookdError as error:
             # Its frames may hold a cursor, and an open one keeps the writer from its next checkpoint.
             clear_frames(error.__traceback__)
             call.error = error
+        self._forget()
 
     def _publish(self, publishes: Sequence[Publish]) -> None:
         if not publishes:
@@ -220,6 +225,11 @@ class Batches:
         _UPDATE_STATE.run(
             connection, [(endpoint_pk, *msgspec.structs.astuple(state)) for endpoint_pk, state in states.items()]
         )
+
+
+def _publishes(operation: Operation) -> Sequence[Publish]:
+    """Return what an operation publishes: itself, or the events that tell of it."""
+    return (operation,) if isinstance(operation, Publish) else operation.notices
 
 
 def full() -> Rejected:

@@ -7,7 +7,7 @@ kinds make their blocking calls through a `Runner`. This facade is also the seam
 that it is SQLite.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -239,22 +239,20 @@ class Journal:
         targets: tuple[Target, ...],
         committed: Published,
         *,
-        insists: bool = False,
         may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
         `committed` runs on the loop after the commit, whether anybody waits or not, with the deliveries that are now
-        queued. An event that `insists` is one that nobody could submit again: it waits for room where others are
-        refused. Without `may_repeat` its id is known to be new.
+        queued. Without `may_repeat` its id is known to be new.
         """
-        operation = Publish(event, targets, committed, insists=insists, may_repeat=may_repeat)
+        operation = Publish(event, targets, committed, insists=False, may_repeat=may_repeat)
         self._writer.submit(operation)
         return operation.ticket
 
-    def record(self, record: AttemptRecord) -> Ticket[None]:
-        """Submit an attempt with what it made of its delivery and endpoint."""
-        operation = Record(record)
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+        """Submit an attempt with what it made of its delivery and endpoint, and the events that tell of that."""
+        operation = Record(record, notices)
         self._writer.submit(operation)
         return operation.ticket
 
@@ -278,6 +276,20 @@ class Journal:
         """Submit a change that nobody can ask for again: it waits while the disk is full, where others fail."""
         return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True)
 
+    def insist_and_tell(
+        self,
+        change: Callable[Concatenate[Database, P], T],
+        committed: Callable[[T], None] | None,
+        tell: Callable[[T], Sequence[Publish]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Ticket[T]:
+        """Submit a change as `insist` does, and in the same commit the events that tell of its result.
+
+        `tell` is called in the writer's thread.
+        """
+        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True, tell=tell)
+
     def divide(
         self,
         change: Callable[Concatenate[Database, P], T],
@@ -298,8 +310,15 @@ class Journal:
         *,
         insists: bool,
         divides: bool = False,
+        tell: Callable[[T], Sequence[Publish]] | None = None,
     ) -> Ticket[T]:
-        operation = Call(change, cast("Callable[[object], None] | None", committed), insists=insists, divides=divides)
+        operation = Call(
+            change,
+            cast("Callable[[object], None] | None", committed),
+            insists=insists,
+            divides=divides,
+            tell=cast("Callable[[object], Sequence[Publish]] | None", tell),
+        )
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)
 

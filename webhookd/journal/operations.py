@@ -62,10 +62,10 @@ class Ticket(Generic[T]):
 
 
 class Publish:
-    """Store an event and its deliveries; one that `insists` waits for room.
+    """Store an event and its deliveries.
 
-    One that `may_repeat` has an id that somebody else chose. `event_pk` is None for a duplicate, and `queued` are the
-    deliveries that came of it.
+    One that `insists` belongs to a record or a change, with which it waits for room; one that `may_repeat` has an id
+    that somebody else chose. `event_pk` is None for a duplicate, and `queued` are the deliveries that came of it.
     """
 
     __slots__ = (
@@ -103,12 +103,13 @@ class Publish:
 
 
 class Record:
-    """Store an attempt and what it made of its delivery and endpoint."""
+    """Store an attempt, what it made of its delivery and endpoint, and the events that tell of it."""
 
-    __slots__ = ("error", "record", "ticket")
+    __slots__ = ("error", "notices", "record", "ticket")
 
-    def __init__(self, record: AttemptRecord) -> None:
+    def __init__(self, record: AttemptRecord, notices: Sequence[Publish]) -> None:
         self.record = record
+        self.notices = notices
         self.ticket: Ticket[None] = Ticket()
         self.error: Exception | None = None
 
@@ -117,9 +118,10 @@ class Call:
     """Run a function on the database, in a savepoint of its own; one that `insists` waits for room on a full disk.
 
     One that `divides` changes what is on disk by then and nothing else: no operation passes it, in either direction.
+    `tell` makes the events that tell of the result, which are stored with it.
     """
 
-    __slots__ = ("change", "committed", "divides", "error", "insists", "result", "ticket")
+    __slots__ = ("change", "committed", "divides", "error", "insists", "notices", "result", "tell", "ticket")
 
     def __init__(
         self,
@@ -128,8 +130,11 @@ class Call:
         *,
         insists: bool,
         divides: bool = False,
+        tell: Callable[[object], Sequence[Publish]] | None = None,
     ) -> None:
         self.divides = divides
+        self.tell = tell
+        self.notices: Sequence[Publish] = ()
         self.change = change
         self.committed = committed
         self.insists = insists
@@ -141,16 +146,21 @@ class Call:
 Operation = Publish | Record | Call
 
 
+def notice(event: AcceptedEvent, targets: tuple[Target, ...], committed: Published) -> Publish:
+    """Return an event of webhookd's own that goes to disk with what it tells of."""
+    return Publish(event, targets, committed, insists=True, may_repeat=False)
+
+
 def size_of(operation: Operation) -> int:
     """Return roughly what an operation adds to the log."""
     if not isinstance(operation, Publish):
-        return 0
+        return sum(map(size_of, operation.notices))
     return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
 
 
 def can_wait(operation: Operation) -> bool:
     """Whether it is an event, which waits while the log is long."""
-    return isinstance(operation, Publish) and not operation.insists
+    return isinstance(operation, Publish)
 
 
 def divides(operation: Operation) -> bool:
@@ -160,4 +170,4 @@ def divides(operation: Operation) -> bool:
 
 def is_kept(operation: Operation) -> bool:
     """Whether nobody could submit it again: an attempt was made, a moment has passed."""
-    return isinstance(operation, Record) or operation.insists
+    return isinstance(operation, Record) or (isinstance(operation, Call) and operation.insists)

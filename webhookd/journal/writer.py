@@ -260,8 +260,7 @@ class Writer:
         committed = [operation for operation in batch if operation not in without_room] if left else batch
         if committed:
             self._measures.committed(len(committed), trio.current_time() - began_at)
-        for operation in committed:
-            self._settle(operation)
+        self._settle_all(committed)
         return left
 
     def _write(self, batch: Sequence[Operation]) -> Sequence[Operation]:
@@ -353,6 +352,7 @@ class Writer:
             return
         if isinstance(operation, Record):
             operation.ticket.succeed(None)
+            self._settle_all(operation.notices)
         elif isinstance(operation, Publish):
             assert operation.result is not None  # noqa: S101 - there was no error
             if operation.event_pk is not None:
@@ -365,6 +365,11 @@ class Writer:
             if operation.committed is not None:
                 operation.committed(operation.result)
             operation.ticket.succeed(operation.result)
+            self._settle_all(operation.notices)
+
+    def _settle_all(self, operations: Iterable[Operation]) -> None:
+        for operation in operations:
+            self._settle(operation)
 
     def _fail_all(self, error: Exception) -> None:
         self._failure = error
