@@ -1,0 +1,105 @@
+"""The Dockerfile, built and run: the image can't be built without a server that delivers, and runs as its page says."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.machines.root import TOP, debian
+from tests.ports import free_port
+
+HERE = Path(__file__).parent
+BASE, IMAGE = "localhost/webhookd-tests-base", "localhost/webhookd-tests"
+# What a machine may refuse to change for a container, left as it is.
+RUN = ("--cgroups=disabled", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("podman") is None, reason="podman is not installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may run containers here"),
+]
+
+
+def podman(*arguments: str, status: int | None = 0) -> str:
+    """Run podman; return what it printed."""
+    command = ["unshare", "--mount", "--propagation", "private", "sh", str(HERE / "podman.sh"), *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert status is None or ended.returncode == status, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    """Build the image on a Debian of the tests' own: no other can be fetched by them."""
+    root = debian()
+    link = root / "usr/bin/python"
+    if not link.exists():
+        link.symlink_to("python3")  # as the official images have it
+    packed = subprocess.Popen(
+        ["tar", "--exclude=./source", "--exclude=./opt/webhookd", "-C", str(root), "-cf", "-", "."],
+        stdout=subprocess.PIPE,
+    )
+    with packed:
+        imported = subprocess.run(
+            ["podman", "import", "-", BASE], stdin=packed.stdout, capture_output=True, check=False
+        )
+    if imported.returncode:
+        pytest.skip(f"podman can't import an image here: {imported.stderr.decode()[-300:]}")
+    dockerfile = str(TOP / "docs/deploy/Dockerfile")
+    built = podman(
+        *("build", "--isolation=chroot", "--network=host", f"--build-arg=BASE={BASE}", "-t", IMAGE),
+        *("-f", dockerfile, str(TOP)),
+    )
+    assert "every signature verified" in built, "the build runs the demo"
+    return IMAGE
+
+
+@pytest.fixture
+def container(image: str, tmp_path: Path) -> Iterator[tuple[str, int, Path]]:
+    """Run the image as the page says; yield its name, its port and its volume."""
+    tmp_path.chmod(0o755)
+    volume = tmp_path / "data"
+    volume.mkdir()
+    os.chown(volume, 10001, 10001)
+    port = free_port()
+    name = f"webhookd-tests-{port}"
+    setting = f"--env=WEBHOOKD_SERVER__PORT={port}"
+    podman("run", "--detach", f"--name={name}", *RUN, setting, f"--volume={volume}:/data", image)
+    try:
+        yield name, port, volume
+    finally:
+        podman("rm", "--force", "--time=5", name, status=None)
+
+
+def until(claim: Callable[[], bool], name: str) -> None:
+    """Wait for what becomes true; the container's end says why it never will."""
+    while not claim():
+        state = json.loads(podman("inspect", "--format={{json .State}}", name))
+        assert state["Running"], podman("logs", name)
+
+
+def test_the_image_serves(container: tuple[str, int, Path]) -> None:
+    """It shows its first key, is healthy at another port than usual, is found by its commands, and stops with 0."""
+    name, port, volume = container
+    until(lambda: " ready: " in podman("logs", name), name)
+    assert "admin key (shown once): whd_" in podman("logs", name)
+    podman("healthcheck", "run", name)
+    assert f":{port}" in podman("exec", name, "webhookd", "doctor", status=None)
+    assert (volume / "var/webhookd.db").stat().st_uid == 10001
+    podman("stop", "--time=45", name)
+    assert json.loads(podman("inspect", "--format={{json .State.ExitCode}}", name)) == 0
+
+
+def test_a_container_beside_it_sends_by_its_group(container: tuple[str, int, Path], image: str) -> None:
+    """Another user, in the group 10001 alone, reaches the socket on the shared volume."""
+    name, _, volume = container
+    until((volume / "var/ingest.sock").exists, name)
+    said = podman(
+        *("run", "--rm", *RUN, "--user=20000:20000", "--group-add=10001", f"--volume={volume}:/data", image),
+        *("send", "--socket=/data/var/ingest.sock", "--type=user.created", "--data={}"),
+    )
+    assert json.loads(said)["ok"] is True
