@@ -1,6 +1,7 @@
-"""Every check of the project: format, lint, types and the import contract, then the tests with coverage.
+"""Every check of the project, then its tests with coverage.
 
-`python -m tests` stops at the first that fails, with its status. What is given behind it goes to pytest:
+Format, lint, types, the import contract, and the oldest and newest Python and packages (`tests.versions`) are checked
+at once. `python -m tests` stops at the first that fails, with its status. What is given behind it goes to pytest:
 `python -m tests -k order` runs the checks and those tests, `python -m tests -n 0` all of them in one process.
 """
 
@@ -41,6 +42,7 @@ def main() -> int:
         ),
         ("types", [tool("mypy"), "--no-error-summary"]),
         ("import contract", [tool("lint-imports"), "--no-logo"]),
+        ("versions of Python and of the packages", [sys.executable, "-m", "tests.versions", "--quick"]),
     ]
     # Beside each other; told one after the other.
     with ThreadPoolExecutor(len(checks)) as pool:

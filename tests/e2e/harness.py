@@ -77,7 +77,7 @@ class Server:
         self.process = process
         assert process.stdout is not None
         text = ""
-        with trio.fail_after(30):
+        with trio.fail_after(120):
             while " ready: " not in text or not text.endswith("\n"):
                 chunk = await process.stdout.receive_some()
                 assert chunk, f"the server ended: {self.log()[-3000:]}"
