@@ -54,6 +54,13 @@ def test_headers_that_must_not_be_sent(headers: dict[str, str]) -> None:
     assert refused.value.errors[0][0].startswith("/headers")
 
 
+def test_too_many_headers_are_one_mistake() -> None:
+    """Of a thousand headers the number is told, and not what else is wrong with each."""
+    with pytest.raises(Rejected) as refused:
+        check({f"no token {number}": "" for number in range(1000)})
+    assert refused.value.errors == (("/headers", "at most 32 headers, and these are 1000"),)
+
+
 def spellings(name: str) -> Iterator[str]:
     yield from (name, name.upper(), name.title(), name.replace("-", "_"), name.upper().replace("-", "_"))
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.linear import calls
 from tests.samples import AT, queued_delivery
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
@@ -166,6 +167,15 @@ def test_of_two_retry_after_headers_the_longer_counts() -> None:
         duration_seconds=0.1, status=429, headers=(("Retry-After", "9"), ("retry-after", "x"), ("retry-after", "30"))
     )
     assert retry_after_seconds(outcome, AT) == 30
+
+
+def test_many_retry_after_headers_are_not_all_read() -> None:
+    """An answer may hold hundreds of them, and a date takes long to read: the first eight count."""
+    later = "Wed, 15 Jan 2025 10:31:00 GMT"
+    headers = (("retry-after", "x" * 60_000), *[("retry-after", "7")] * 7, *[("retry-after", later)] * 400)
+    outcome = Outcome(duration_seconds=0.1, status=429, headers=headers)
+    assert retry_after_seconds(outcome, AT) == 7
+    assert calls(lambda: retry_after_seconds(outcome, AT)) < 5 * len(headers)
 
 
 @pytest.mark.parametrize("status", [200, 400, 500, 503])

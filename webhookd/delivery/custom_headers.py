@@ -98,13 +98,14 @@ def as_stored(given: Mapping[str, object], stored: Collection[str]) -> dict[str,
 
 def check(headers: Mapping[str, str]) -> None:
     """Raise Rejected VALIDATION_ERROR, naming each, for custom headers that must not be sent."""
+    if len(headers) > MOST_HEADERS:
+        accepted = f"at most {MOST_HEADERS} headers, and these are {len(headers)}"
+        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/headers: {accepted}", errors=(("/headers", accepted),))
     errors = [
         (_pointer(name), complaint)
         for name, value in headers.items()
         if (complaint := _complaint(name, value)) is not None
     ]
-    if len(headers) > MOST_HEADERS:
-        errors.append(("/headers", f"at most {MOST_HEADERS} headers, and these are {len(headers)}"))
     size = sum(len(name) + len(value) for name, value in headers.items())
     if size > MOST_BYTES:
         errors.append(("/headers", f"at most {MOST_BYTES} characters in all, names and values, and these have {size}"))

@@ -24,6 +24,7 @@ MAX_URL_CHARACTERS = 2048
 SAVING_SECONDS = 2.0
 MAX_NAME_CHARACTERS = 253
 MAX_DIALED = 16
+MAX_ANSWERS = 256  # of a name; a resolver returns as many as somebody has put there, and each is checked
 URLS_REMEMBERED = 4096
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?P<fragment>#.*)?")
@@ -119,8 +120,10 @@ class EgressPolicy:
     def check(self, target: Target, answers: Sequence[str]) -> list[Address]:
         """Return what to dial of a name's answers, in which order; BlockedError if a single one may not be dialled.
 
-        However many there are, all are checked, and 16 are returned: the two families in turn, each in its order.
+        All are checked, at most 256, and 16 are returned: the two families in turn, each in its order.
         """
+        if len(answers) > MAX_ANSWERS:
+            raise BlockedError(f"the name has {len(answers)} addresses; at most {MAX_ANSWERS} are taken")
         addresses = [_parse_address(answer) for answer in answers]
         for address in addresses:
             self.check_address(address)
