@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.samples import attempt_record, endpoint, message
 from webhookd import logs
 from webhookd.config import LogConfig
 from webhookd.models import DeliveryError, DeliveryStatus
+from webhookd.output import Output
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -103,6 +105,29 @@ def test_a_closed_stream_does_not_raise() -> None:
     logs.configure(LogConfig(format="json"), out)
     out.close()
     logs.get_logger("x").error("unheard")
+
+
+def test_dropped_lines_are_said_in_the_form_of_the_log() -> None:
+    """The line that stands for those that were dropped is one of the log's, and follows its level."""
+    logs.configure(LogConfig(format="json"), io.StringIO())
+    line = json.loads(logs.dropped_line(7))
+    assert (line["event"], line["level"], line["component"], line["lines"]) == ("log.dropped", "warning", "log", 7)
+    logs.configure(LogConfig(format="json", level="error"), io.StringIO())
+    assert logs.dropped_line(7) == b""
+
+
+def test_an_output_gets_each_line_as_bytes() -> None:
+    """The server's log goes through an output, console lines in UTF-8 included."""
+    reading, writing = os.pipe()
+    output = Output(writing)
+    logs.configure(LogConfig(format="console"), output)
+    logs.get_logger("x").info("größe", value="\ud800")
+    assert output.flush(30)
+    said = os.read(reading, 65_536)
+    assert said.endswith(b"\n")
+    assert "größe".encode() in said
+    for descriptor in (reading, writing):
+        os.close(descriptor)
 
 
 def test_standard_library_records_come_through_with_their_traceback() -> None:

@@ -1,7 +1,7 @@
 """Logging: one structlog set-up for the process, to standard error, as JSON lines or for a person's eyes.
 
-No secret leaves through here: whatever looks like one is cut out of the finished line. Writing a line never raises:
-a log that nobody reads any more must not stop a delivery.
+No secret leaves through here: whatever looks like one is cut out of the finished line. Writing a line never raises,
+and in the server never waits (see `output`): a log that nobody reads any more must not stop a delivery.
 """
 
 import json
@@ -17,6 +17,7 @@ from structlog.typing import EventDict, WrappedLogger
 from webhookd.clock import SystemClock, iso
 from webhookd.config import LogConfig
 from webhookd.models import AttemptRecord, DeliveryStatus, Endpoint, Message
+from webhookd.output import Output
 
 # API keys, endpoint secrets and private keys: the prefix stays, so that a reader sees what stood there.
 # One literal start for all, so that the search is quick.
@@ -55,21 +56,21 @@ def get_logger(name: str) -> Log:
     return log
 
 
-def configure(config: LogConfig, stream: TextIO | None = None) -> None:
-    """Set up the process's logging to `stream` (standard error unless given), the standard library's included.
+def configure(config: LogConfig, target: TextIO | Output | None = None) -> None:
+    """Set up the process's logging to `target` (standard error unless given), the standard library's included.
 
-    The last call is in force. Format `auto` means for a person where the stream is a terminal, else JSON lines.
+    The last call is in force. Format `auto` means for a person where the target is a terminal, else JSON lines.
     """
-    out = sys.stderr if stream is None else stream
+    out = _Stream(sys.stderr if target is None else target) if not isinstance(target, Output) else target
     level = logging.getLevelNamesMapping()[config.level.upper()]
-    for_person = config.format == "console" or (config.format == "auto" and out.isatty())
+    for_person = config.format == "console" or (config.format == "auto" and out.is_terminal)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
             structlog.processors.add_log_level,
             _add_time,
             structlog.processors.StackInfoRenderer(),
-            *(_for_person(colors=out.isatty()) if for_person else _for_program()),
+            *(_for_person(colors=out.is_terminal) if for_person else _for_program()),
         ],
         logger_factory=_LineLoggerFactory(out),
         cache_logger_on_first_use=False,
@@ -122,6 +123,14 @@ def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record
     )
 
 
+def dropped_line(lines: int) -> bytes:
+    """Return the line that says how many were dropped in its place; none where the level hides it."""
+    held = _Held()
+    log = structlog.wrap_logger(_LineLogger(held), component="log")
+    log.warning("log.dropped", lines=lines)
+    return held.line
+
+
 def redact(line: str) -> str:
     """Cut secrets, private keys and API keys out of a finished line."""
     return _SECRET.sub(r"\1[redacted]", line)
@@ -153,28 +162,55 @@ def _to_json(facts: EventDict, **_options: object) -> str:
     return line.decode() if line.isascii() else _encode_to_ascii(facts)
 
 
-class _LineLogger:
-    """Writes finished lines to a stream, redacted and flushed, and gives up silently where the stream is gone."""
+class _Target(Protocol):
+    """Where finished lines go."""
+
+    def write(self, line: bytes) -> None:
+        """Take a line with its line break, without raising."""
+
+
+class _Stream:
+    """A text stream that lines are written to at once; gives up silently where it is gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.is_terminal = stream.isatty()
 
-    def msg(self, line: str) -> None:
+    def write(self, line: bytes) -> None:
         try:
-            self._stream.write(redact(line) + "\n")
+            self._stream.write(line.decode())
             self._stream.flush()
         except (OSError, ValueError):
             # The reader of the log has gone (EPIPE, a closed file): there is nobody left to tell.
             return
 
+
+class _Held:
+    """Keeps the line instead of writing it."""
+
+    line = b""
+
+    def write(self, line: bytes) -> None:
+        self.line = line
+
+
+class _LineLogger:
+    """Hands finished lines on, redacted."""
+
+    def __init__(self, target: _Target) -> None:
+        self._target = target
+
+    def msg(self, line: str) -> None:
+        self._target.write((redact(line) + "\n").encode(errors="backslashreplace"))
+
     debug = info = warning = error = critical = exception = msg
 
 
 class _LineLoggerFactory:
-    """Hands every logger the one stream of the process."""
+    """Hands every logger the one target of the process."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._logger = _LineLogger(stream)
+    def __init__(self, target: _Target) -> None:
+        self._logger = _LineLogger(target)
 
     def __call__(self, *_args: object) -> _LineLogger:
         return self._logger

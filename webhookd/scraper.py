@@ -79,6 +79,15 @@ class Producers(Protocol):
         ...
 
 
+class LogStream(Protocol):
+    """What a scrape asks of the log's output."""
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped since nobody read them, or the disk had no room."""
+        ...
+
+
 class Lifecycle(Protocol):
     """Where the server is between its start and its end."""
 
@@ -101,6 +110,7 @@ class Scraper(Collector):
         sender: Connections,
         lifecycle: Lifecycle,
         ingest: Producers,
+        log: LogStream,
         clock: Clock,
         max_in_flight: int,
     ) -> None:
@@ -110,6 +120,7 @@ class Scraper(Collector):
         self._sender = sender
         self._lifecycle = lifecycle
         self._ingest = ingest
+        self._log = log
         self._clock = clock
         self._max_in_flight = max_in_flight
         self._census: tuple[float, Census] | None = None
@@ -201,6 +212,7 @@ class Scraper(Collector):
         state, _ = self._lifecycle.readiness()
         yield _gauge("ready", "1 while the server takes work", int(state in {"ok", "degraded"}))
         yield _gauge("degraded", "1 while /readyz says degraded", int(state == "degraded"))
+        yield _counter("log_lines_dropped", "Lines of the log that its reader didn't take", self._log.dropped)
         build = GaugeMetricFamily(
             "webhookd_build_info", "1, with the versions in use", labels=("version", "python", "sqlite")
         )

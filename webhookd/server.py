@@ -55,7 +55,7 @@ from webhookd.metrics import Measures
 from webhookd.models import Role
 from webhookd.rotator import unlock
 from webhookd.router import Router
-from webhookd.scraper import Scraper
+from webhookd.scraper import LogStream, Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
 from webhookd.supervisor import Supervisor
@@ -109,8 +109,10 @@ class _Sockets:
     ingest: IngestServer
 
 
-async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
+async def serve(config: Config, announce: Callable[[Ready], None], log: LogStream) -> None:
     """Run the server until SIGTERM or SIGINT; call it under `trio.run`, `announce` is called once it serves.
+
+    `announce` must not wait; `log` is what the log is written to, for the metrics.
 
     Raises CommandError for a place or lock that is taken, ConfigError, MasterKeyError, and JournalError where the
     journal can't be trusted (any more).
@@ -143,6 +145,7 @@ async def serve(config: Config, announce: Callable[[Ready], None]) -> None:
                     sender=sender,
                     lifecycle=lifecycle,
                     ingest=sockets.ingest,
+                    log=log,
                     clock=clock,
                     max_in_flight=config.delivery.max_in_flight,
                 )

@@ -55,6 +55,12 @@ class NoProducers:
     connections = 0
 
 
+class NoLog:
+    """A log that loses nothing."""
+
+    dropped = 0
+
+
 class Signer:
     """The application's own sign-in: makes tokens that the API takes, and others."""
 
@@ -180,6 +186,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
                 sender=NoConnections(),
                 lifecycle=Ready(),
                 ingest=NoProducers(),
+                log=NoLog(),
                 clock=w.clock,
                 max_in_flight=w.config.delivery.max_in_flight,
             ),

@@ -6,6 +6,7 @@ what runs in it is `webhookd.cli.main`, with arguments, files and sockets as any
 kills what it has started that still runs.
 """
 
+import atexit
 import os
 import select
 import signal
@@ -117,6 +118,7 @@ def _run(order: Order) -> int:
         status = 1
     else:
         status = 0
+    atexit._run_exitfuncs()  # as at the end of any process: what is still to be written is
     sys.stdout.flush()
     sys.stderr.flush()
     return status

@@ -64,14 +64,23 @@ class Server:
         self.first_key = ""
         self.process: trio.Process | None = None
 
-    async def start(self, program: Sequence[str] = PROGRAM, environ: Mapping[str, str] | None = None) -> None:
-        """Return once the server says that it is ready; `program` is what runs webhookd."""
+    async def start(
+        self,
+        program: Sequence[str] = PROGRAM,
+        environ: Mapping[str, str] | None = None,
+        *,
+        stderr: int | None = None,
+    ) -> None:
+        """Return once the server says that it is ready; `program` is what runs webhookd.
+
+        Its log goes into the file `log` unless `stderr` is another descriptor.
+        """
         with (self.directory / "log").open("ab") as log:
             process = await trio.lowlevel.open_process(
                 [*program, "serve", "--config", str(self.config_file)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 env=self.environ | dict(environ or {}),
             )
         self.process = process

@@ -1,8 +1,7 @@
 """`webhookd serve`: the server."""
 
 import gc
-import os
-import sys
+import logging
 from functools import partial
 
 import click
@@ -11,6 +10,7 @@ import trio
 from webhookd import logs, server
 from webhookd.cli.options import takes_config
 from webhookd.config import Config
+from webhookd.output import StandardStreams
 from webhookd.sdnotify import READY, notify
 from webhookd.version import VERSION
 
@@ -30,12 +30,17 @@ def command(config: Config) -> None:
     On a signal it takes no more events, gives requests in flight time to end (delivery.drain_seconds), and exits 0. A
     second signal cuts the waiting.
     """
-    logs.configure(config.log)
+    streams = StandardStreams(logs.dropped_line)
+    logs.configure(config.log, streams.error)
+    logging.captureWarnings(capture=True)
     # Under load thousands of objects are alive for a moment and hardly any are in a cycle: look for those rarely, and
     # never through what was imported.
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
-    trio.run(partial(server.serve, config, _announce))
+    try:
+        trio.run(partial(server.serve, config, _announce, streams.error))
+    finally:
+        streams.flush()
 
 
 def _announce(ready: server.Ready) -> None:
@@ -44,9 +49,5 @@ def _announce(ready: server.Ready) -> None:
     ]
     if ready.first_admin_key is not None:
         lines.insert(0, f"admin key (shown once): {ready.first_admin_key.reveal()}")
-    try:
-        print(*lines, sep="\n", flush=True)
-    except OSError:
-        # Nobody reads it any more, which is no reason not to serve; what is buffered must not fail again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(*lines, sep="\n", flush=True)
     notify(READY, f"STATUS=API {ready.url}, events on {ready.ingest_socket}")
