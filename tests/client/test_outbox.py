@@ -280,6 +280,8 @@ def test_http_refusals_say_what_to_mend(status: int, body: bytes, expected: Erro
         (502, "soon", 0.0),
         (500, "", 0.0),
         (504, "-1", 0.0),
+        (503, "Mon, 01 Jan 2020 00:00:00 1111111111111111", 0.0),
+        (503, "Thu, 01 Jan 1970 00:00:20 GMT" + " " * 60_000, 10.0),
     ],
 )
 def test_http_answers_of_the_moment_are_waited_out(status: int, header: str, seconds: float) -> None:

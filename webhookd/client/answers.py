@@ -13,6 +13,7 @@ from webhookd.models import PublishResult
 _TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"})
 _TRY_AGAIN_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MOST_RETRY_AFTER_SECONDS = 86_400.0
+_LONGEST_DATE = 64
 
 
 class Lost(Exception):  # noqa: N818 - internal: the connection is of no more use, and why
@@ -68,8 +69,8 @@ def _retry_after_seconds(text: str, now: float) -> float:
         seconds = float(text)
     else:
         try:
-            date = parsedate_to_datetime(text)
-        except ValueError:
+            date = parsedate_to_datetime(text[:_LONGEST_DATE])
+        except (ValueError, OverflowError):  # the latter for a zone of many digits
             return 0.0
         seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
     return min(max(seconds, 0.0), _MOST_RETRY_AFTER_SECONDS)
