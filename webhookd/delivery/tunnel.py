@@ -1,7 +1,8 @@
 """Connections to the egress proxy, for httpcore: nothing else is dialled, and each answer is bounded and checked.
 
-An answer is read twice, by httpcore and by our own reader, and taken only where both agree on what it is and where it
-ends. So what bounds and refuses answers on connections of our own does it here too.
+An answer is read twice, by our own reader and then by httpcore, and taken only where both agree on what it is and where
+it ends. httpcore is given what our own reader has made of a head. So what bounds, refuses and tolerates answers on
+connections of our own does it here too.
 """
 
 import os
@@ -122,12 +123,15 @@ class Stream(httpcore.AsyncNetworkStream):
         reader, self._is_asking = self.reader, False
         if reader.is_complete:
             raise httpcore.RemoteProtocolError("the receiver's answer can be read in two ways")
+        readable = b""
         try:
-            data = await self._inner.read(min(max_bytes, reader.room, _CHUNK_BYTES), timeout)
-            if data:
-                reader.feed(data)
-            elif not self._was_lost_while_idle:
-                reader.end()
+            while not readable:  # part of a head is nothing to httpcore, and it takes nothing for the end
+                data = await self._inner.read(min(max_bytes, reader.room, _CHUNK_BYTES), timeout)
+                if not data:
+                    if not self._was_lost_while_idle:
+                        reader.end()
+                    break
+                readable = reader.feed(data)
         except httpcore.ReadError as error:
             if not self._was_lost_while_idle:
                 # An alert, as of a receiver that wants a certificate, comes behind TLS 1.3's handshake.
@@ -139,7 +143,7 @@ class Stream(httpcore.AsyncNetworkStream):
             raise ClosedWhileIdleError("the connection was closed without a byte of an answer")
         if reader.room <= 0:
             raise EnoughError(reader)
-        return data
+        return readable
 
     @property
     def _was_lost_while_idle(self) -> bool:

@@ -1,17 +1,22 @@
 """One HTTP/1.1 response as it comes off the wire, with a bound on everything. Pure: bytes in, facts out.
 
 At most 64 KiB are read of a response, interim ones and heads included, in at most 512 parts, and 4 KiB are kept of its
-body. Nothing is decompressed. What a receiver does wrong is a `WireError`.
+body. Nothing is decompressed. What a receiver does wrong is a `WireError`. Of a head as much is tolerated as `heads`
+says; what follows it, chunks and trailers included, is read to the letter.
 """
 
 import re
 
 import httptools
 
+from webhookd.delivery.heads import HeadError, HeadReader
+
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_PARTS = 512  # headers, chunks and interim answers: 64 KiB of the smallest ones would take 50 times as long to read
+_MAX_HEAD_LINES = 2 * MAX_PARTS  # folded ones and the two of each interim answer too
 KEPT_BODY_BYTES = 4 * 1024
 
+_INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")
 _LENGTHS = frozenset({"content-length", "transfer-encoding"})
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
@@ -38,6 +43,8 @@ class ResponseReader:
         self.is_complete = False
         self.is_reusable = False
         self.room = MAX_RESPONSE_BYTES
+        self._heads = HeadReader(_MAX_HEAD_LINES)
+        self._is_behind_heads = False
         self._has_head = False
         self._is_interim = False
         self._is_plausible = True
@@ -49,9 +56,38 @@ class ResponseReader:
         """Whether any byte has come."""
         return self.room < MAX_RESPONSE_BYTES
 
-    def feed(self, data: bytes) -> None:
-        """Take bytes, at most `room` of them; WireError for what is no response."""
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes, at most `room` of them; WireError for what is no response.
+
+        Returns what another reader may be given of it: heads whole and in the one form, the rest as it came.
+        """
         self.room -= len(data)
+        try:
+            readable = self._in_one_form(data)
+        except HeadError as error:
+            raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
+        if readable:
+            self._parse(readable)
+        if self._has_head and not self._is_plausible:
+            raise WireError(f"the receiver's answer is no HTTP/1.1: its status is {self.status:03}, or it isn't 1.x")
+        if not self.is_complete and self.room <= 0:
+            self._stop_early()
+        return readable
+
+    def _in_one_form(self, data: bytes) -> bytes:
+        heads: list[bytes] = []
+        at = 0
+        while not self._is_behind_heads:
+            found = self._heads.take(data, at)
+            if found is None:
+                return b"".join(heads)
+            head, at = found
+            heads.append(head)
+            self._is_behind_heads = not head.startswith(_INTERIM)
+        is_as_it_came = not heads or (len(heads) == 1 and data.startswith(heads[0]) and at == len(heads[0]))
+        return data if is_as_it_came else b"".join([*heads, data[at:]])
+
+    def _parse(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
@@ -65,10 +101,6 @@ class ResponseReader:
             # Bytes behind a whole response don't take it back.
             if not self.is_complete:
                 raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
-        if self._has_head and not self._is_plausible:
-            raise WireError(f"the receiver's answer is no HTTP/1.1: its status is {self.status:03}, or it isn't 1.x")
-        if not self.is_complete and self.room <= 0:
-            self._stop_early()
 
     def end(self) -> None:
         """Take the end of the stream; WireError in the middle of a response."""
@@ -103,9 +135,11 @@ class ResponseReader:
             self.is_reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header of the response."""
+        """Keep a header of the response; what a trailer says is none (RFC 9110, 6.5.1)."""
         if not self.is_complete:
             self._count()
+            if self._has_head:
+                return
             text = value.decode("latin-1")
             if not (text.isascii() and text.isprintable()):
                 text = _UNPRINTABLE.sub("?", text)

@@ -1,0 +1,144 @@
+"""The head of an answer, in a form that no two readers can take in two ways. Pure: bytes in, bytes out.
+
+What RFC 9112 has a user agent accept is rewritten: a folded line into spaces (section 5.2), a bare LF into CRLF (2.2),
+a Content-Length that is said again into one (RFC 9110, 8.6). What readers differ on is a HeadError. Every byte is
+looked at a bounded number of times, however the head comes in.
+"""
+
+import re
+from collections.abc import Sequence
+
+_LENGTH_NAME = b"content-length"
+_CODING_NAME = b"transfer-encoding"
+_FRAMING = frozenset({_LENGTH_NAME, _CODING_NAME})
+_BLANKS = b" \t"
+_BEGINNING = b"HTTP/"
+_END = re.compile(rb"\n\r?\n")
+_LENGTH = re.compile(rb"[0-9]{1,19}")  # more digits are beyond 64 bits
+_SAYABLE_BYTES = 40
+
+
+class HeadError(Exception):
+    """A head that is refused; the text says why."""
+
+
+class HeadReader:
+    """Collects the heads of one response, interim ones included, of at most `most_lines` together."""
+
+    __slots__ = ("_begun", "_lines_left")
+
+    def __init__(self, most_lines: int) -> None:
+        self._lines_left = most_lines
+        self._begun: bytearray | None = None
+
+    def take(self, data: bytes, start: int = 0) -> tuple[bytes, int] | None:
+        """Take bytes from `start` on; return the head and where in `data` it ended, or None while it hasn't.
+
+        HeadError for one that is refused, and as soon as it doesn't begin as an answer does.
+        """
+        if self._begun is None and start == 0:
+            # Nearly every answer comes as a whole with nothing to rewrite.
+            end = data.find(b"\r\n\r\n") + 4
+            if end >= 4 and is_plain(head := data[:end]):
+                self._count(head)
+                return head, end
+        before = 0
+        whole: bytes | bytearray = data
+        if self._begun is not None:
+            before = len(self._begun)
+            self._begun += data[start:]
+            whole, start = self._begun, 0
+        if not whole.startswith(_BEGINNING[: len(whole) - start], start):
+            raise HeadError(f"it begins with {_shown([whole[start : start + _SAYABLE_BYTES]])}")
+        found = _END.search(whole, max(before - 2, start))
+        if found is None:
+            if self._begun is None:
+                self._begun = bytearray(data[start:])
+            return None
+        self._begun = None
+        head = bytes(whole[start : found.end()])
+        self._count(head)
+        return rewritten(head), found.end() - before
+
+    def _count(self, head: bytes) -> None:
+        self._lines_left -= head.count(b"\n")
+        if self._lines_left < 0:
+            raise HeadError("it has too many lines before its body")
+
+
+def is_plain(head: bytes) -> bool:
+    """Whether a head begins and ends as one does and nothing of it is to be rewritten or refused; false when in doubt.
+
+    This and `rewritten` agree: what is plain would be rewritten into itself.
+    """
+    lower = head.lower()
+    if (
+        head.count(b"\n") != head.count(b"\r\n")
+        or b"\n " in head
+        or b"\n\t" in head
+        or b"\0" in head
+        or not head.startswith(_BEGINNING)
+    ):
+        return False
+    length = lower.partition(b"\ncontent-length:")[2]
+    coding = lower.partition(b"\ntransfer-encoding:")[2]
+    if coding:
+        return not length and b"\ntransfer-encoding:" not in coding and coding.startswith(b" chunked\r\n")
+    return not length or (
+        b"\ncontent-length:" not in length
+        and _LENGTH.fullmatch(length[: length.index(b"\n") - 1].strip(_BLANKS)) is not None
+    )
+
+
+def rewritten(head: bytes) -> bytes:
+    """Return a head, which ends in its empty line, in the one form; HeadError for what can be read in two ways."""
+    if b"\0" in head:
+        raise HeadError("there is a NUL in its head")
+    status, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")[:-2]]
+    fields: list[bytes] = []
+    folds: dict[int, list[bytes]] = {}
+    for line in lines:
+        if line[:1] not in {b" ", b"\t"}:
+            fields.append(line)
+            continue
+        if not fields:
+            raise HeadError("there is white space before its first header")
+        more = line.strip(_BLANKS)
+        if not more:
+            raise HeadError("a line of its head is white space alone")  # for some it is the end of the head
+        folds.setdefault(len(fields) - 1, []).append(more)
+    for at, parts in folds.items():
+        if fields[at].partition(b":")[0].lower() in _FRAMING:
+            raise HeadError("where it ends is said in a folded line")
+        fields[at] = b" ".join([fields[at].rstrip(_BLANKS), *parts])
+    return b"\r\n".join([status, *_framed(fields), b"", b""])
+
+
+def _framed(fields: list[bytes]) -> list[bytes]:
+    """Return the headers, of which at most one says the length and one that there are chunks."""
+    kept: list[bytes] = []
+    places: dict[bytes, int] = {}
+    values: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
+    for field in fields:
+        name, colon, value = field.partition(b":")
+        name = name.lower()
+        if colon and name in _FRAMING:
+            values[name] += [each.strip(_BLANKS).lower() for each in value.split(b",")]
+            if name in places:
+                continue
+            places[name] = len(kept)
+        kept.append(field)
+    lengths, codings = values[_LENGTH_NAME], values[_CODING_NAME]
+    if any(each != lengths[0] or _LENGTH.fullmatch(each) is None for each in lengths):
+        raise HeadError(f"its content-length is {_shown(lengths)}")
+    # What other codings did to the body is nothing to us; where it ends only the last one says.
+    if codings and (codings[-1] != b"chunked" or codings.count(b"chunked") > 1):
+        raise HeadError(f"its transfer-encoding is {_shown(codings)}")
+    for name, at in places.items():
+        if len(values[name]) > 1:
+            kept[at] = b"%b: %b" % (name, values[name][-1])
+    return kept
+
+
+def _shown(values: Sequence[bytes | bytearray]) -> str:
+    return repr(b", ".join(values)[:_SAYABLE_BYTES].decode("latin-1"))
