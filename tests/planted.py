@@ -5,13 +5,15 @@ before the server starts; the product has no switch for any of them.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import trio
+from peewee import Database
 
 from webhookd import actor, cli, server
 from webhookd.admin.guard import Guard
@@ -19,12 +21,13 @@ from webhookd.errors import JournalError
 from webhookd.ingest import IngestServer
 from webhookd.journal import journal as facade
 from webhookd.journal import retention, writer
-from webhookd.journal.batch import full
+from webhookd.journal.batch import Batches, full
+from webhookd.journal.copies import Pages
 from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.reserve import Reserve
-from webhookd.journal.runners import ThreadRunner
 from webhookd.journal.writer import Writer
+from webhookd.logs import get_logger
 from webhookd.models import DeliveryError, PublishResult
 
 T = TypeVar("T")
@@ -156,6 +159,53 @@ def _never_look_for_room() -> None:
     _put(facade, "Reserve", Lost)
 
 
+@_plants("stops in a copy")
+def _stop_in_a_copy() -> None:
+    """Begin to copy the journal and never go on, so that it can be killed in the middle; this is no fault."""
+    step = Pages.step
+
+    def step_once(self: Pages, pages: int | None = None) -> bool:
+        if self.copied:
+            threading.Event().wait()
+        return step(self, pages)
+
+    _put(Pages, "step", step_once)
+
+
+@_plants("counts what it forgets")
+def _count_what_is_forgotten() -> None:
+    """Log of each commit that forgets how many steps it held and what they took; this is no fault."""
+    prune, give_back, commit = retention.prune, retention.give_back_pages, Batches.commit
+    rows: list[int] = []
+    pages: list[int] = []
+
+    def counted(database: Database, before: float, limit: int) -> retention.Pruned:
+        pruned = prune(database, before, limit)
+        rows.append(pruned.rows)
+        return pruned
+
+    def free_pages(database: Database) -> int:
+        found: Any = database.execute_sql("PRAGMA freelist_count")  # type: ignore[no-untyped-call]  # peewee's stubs
+        return int(found.fetchone()[0])
+
+    def counted_pages(database: Database) -> bool:
+        before = free_pages(database)
+        are_left = give_back(database)
+        pages.append(before - free_pages(database))
+        return are_left
+
+    def committing(self: Batches, operations: Sequence[Operation]) -> None:
+        rows.clear()
+        pages.clear()
+        commit(self, operations)
+        if rows or pages:
+            get_logger("tests").info("tests.forgot", steps=len(rows) + len(pages), rows=sum(rows), pages=sum(pages))
+
+    _put(retention, "prune", counted)
+    _put(retention, "give_back_pages", counted_pages)
+    _put(Batches, "commit", committing)
+
+
 @_plants("forgets in one step")
 def _forget_in_one_step() -> None:
     _put(retention, "FIRST_ROWS", 1_000_000_000)
@@ -183,12 +233,17 @@ def _wait_for_readers() -> None:
 def _make_intake_small() -> None:
     """Make the server one that is easily overloaded; this is no fault."""
 
-    class Slow(ThreadRunner):
-        async def run(self, function: Callable[[], T]) -> T:
-            await trio.sleep(0.02)
-            return await super().run(function)
+    commit_next = Writer._commit_next
 
-    _put(facade, "ThreadRunner", Slow)
+    async def commit_late(self: Writer) -> None:
+        """Wait until more is there than is taken, and then until some of that was refused."""
+        with trio.move_on_after(0.2):
+            while len(self._queue) < writer.MAX_QUEUED:
+                await trio.sleep(0.005)
+            await trio.sleep(1.5 * writer.PATIENCE_SECONDS)
+        await commit_next(self)
+
+    _put(Writer, "_commit_next", commit_late)
     _put(writer, "MAX_BATCH", 10)
     _put(writer, "MAX_QUEUED", 20)
     _put(writer, "PATIENCE_SECONDS", 0.1)

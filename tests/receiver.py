@@ -58,6 +58,7 @@ class Reply:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     delay_seconds: float = 0.0
+    after: trio.Event | None = None  # not before that has happened
     act: Act = Act.ANSWER
     raw: bytes | None = None
 
@@ -226,6 +227,8 @@ class _Conversation:
         """Act out one reply; return whether the connection stays open."""
         if reply.delay_seconds:
             await trio.sleep(reply.delay_seconds)
+        if reply.after is not None:
+            await reply.after.wait()
         if reply.act is Act.HANG:
             # Until the peer gives up; then there is nothing to answer.
             while await self._stream.receive_some(_CHUNK_BYTES):

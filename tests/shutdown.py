@@ -2,9 +2,10 @@
 
 At the signal there are producers and clients who don't read, who drip, who are silent in the middle of what they send,
 receivers that never answer, a test of a webhook that waits for one of them, and events that come in as fast as they are
-taken, over the socket and over HTTP. Each stop must end with status 0 within `drain_seconds` and two seconds. Then
-every event that was acknowledged is in the journal, every request that a receiver saw is on record, and once the
-receivers answer everything is delivered. Prints each stop; the status is 1 where one of them was not so.
+taken, over the socket and over HTTP. None of them ever lets go, so a stop that ends at all has cut them off; it must
+end with status 0. Then every event that was acknowledged is in the journal, every request that a receiver saw is on
+record, and once the receivers answer everything is delivered. Prints each stop with its seconds, which are not judged;
+the status is 1 where one of them was not so.
 """
 
 import argparse
@@ -24,11 +25,12 @@ import trio
 from tests.e2e.harness import CONFIG, PROGRAM, Server
 from tests.e2e.posting import connect, head, post_events
 from tests.journal.old import ask
+from tests.patience import PATIENCE_SECONDS
 from tests.planted import program as planted
 from tests.planted import show as show_planted
 from tests.receiver import Act, Receiver, Reply, always
 
-MARGIN_SECONDS = 2.0
+FAULT_SECONDS = 5.0  # how long a server that never ends is waited for where that is the fault
 FAULTS = {
     "waits for clients": "it did not end",
     "waits for producers": "it did not end",
@@ -204,7 +206,8 @@ async def until_closed(holder: Callable[[Server, Acknowledged], Awaitable[None]]
 class Harness:
     """A server with receivers that hang while it is stopped and answer after it has been started again."""
 
-    def __init__(self, directory: Path, drain_seconds: float, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(self, directory: Path, drain_seconds: float, program: Sequence[str], patience_seconds: float) -> None:
+        self._patience_seconds = patience_seconds
         self._drain_seconds = drain_seconds
         self._program = program
         self._server = Server(directory, config(drain_seconds))
@@ -243,7 +246,7 @@ class Harness:
         async with trio.open_nursery() as holding:
             for holder in HOLDERS:
                 holding.start_soon(until_closed, holder, server, self._acknowledged)
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE_SECONDS):
                 for receiver in self._hanging:
                     await receiver.wait_for(len(receiver.requests) + 1)
             await trio.sleep(dice.uniform(0.2, 1))
@@ -253,8 +256,6 @@ class Harness:
             return Stop(seconds=seconds, status=None, broken=["it did not end"])
         if status:
             broken.append(f"the status was {status}: {server.log()[-500:]}")
-        if seconds > self._drain_seconds + MARGIN_SECONDS:
-            broken.append(f"it took longer than {self._drain_seconds + MARGIN_SECONDS:g} s")
         broken += self._look_at_journal()
         for receiver in self._hanging:
             receiver.script = always()
@@ -267,7 +268,7 @@ class Harness:
         assert process is not None
         began = time.monotonic()
         process.terminate()
-        with trio.move_on_after(self._drain_seconds + 2 * MARGIN_SECONDS) as patience:
+        with trio.move_on_after(self._drain_seconds + self._patience_seconds) as patience:
             await process.wait()
         seconds = time.monotonic() - began
         if patience.cancelled_caught:
@@ -322,16 +323,18 @@ def stop_repeatedly(
     drain_seconds: float,
     seed: int,
     program: Sequence[str] = PROGRAM,
+    patience_seconds: float = PATIENCE_SECONDS,
     report: Callable[[Stop], None] = lambda _: None,
 ) -> list[Stop]:
     """Stop a server so many times, until a stop goes wrong; return how each went."""
-    harness = Harness(directory, drain_seconds, program)
+    harness = Harness(directory, drain_seconds, program, patience_seconds)
     return trio.run(harness.run, times, random.Random(seed), report)  # noqa: S311 - a test's dice
 
 
 def finds(directory: Path, fault: str) -> bool:
     """Return whether one stop of a server with a fault is said to be what it is."""
-    [stop] = stop_repeatedly(directory, 1, drain_seconds=1.0, seed=0, program=planted(fault))
+    patience = FAULT_SECONDS if FAULTS[fault] == "it did not end" else PATIENCE_SECONDS
+    [stop] = stop_repeatedly(directory, 1, drain_seconds=1.0, seed=0, program=planted(fault), patience_seconds=patience)
     return any(FAULTS[fault] in broken for broken in stop.broken)
 
 
@@ -359,8 +362,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     good = [stop for stop in stops if not stop.broken]
     print(
-        f"{len(good)} of {options.times} stops ended with status 0 within {options.drain_seconds + MARGIN_SECONDS:g} s "
-        f"and lost nothing; the longest took {max(stop.seconds for stop in stops):.2f} s"
+        f"{len(good)} of {options.times} stops ended with status 0 and lost nothing; with {options.drain_seconds:g} s "
+        f"to drain the longest took {max(stop.seconds for stop in stops):.2f} s"
     )
     return int(len(good) < options.times)
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.patience import PATIENCE_SECONDS
 from tests.world import OK, Answer, Sent, World, WorldSender, world
 from webhookd.journal import EndpointChanges
 from webhookd.models import DeliveryStatus, Ordering, Outcome, PolicyOverrides, RateLimit
@@ -122,10 +123,11 @@ async def test_keys_that_wait_cost_nothing(tmp_path: Path, queued: int) -> None:
         await w.publish("c0", key="c")
         before = w.journal.windows_read
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while "c0" not in sender.events():
                 await trio.sleep(0.01)
-        await trio.sleep(0.3)
+        for _ in range(5000):  # turns of the loop, in each of which a busy one would read
+            await trio.lowlevel.checkpoint()
         assert w.journal.windows_read - before < 20
 
 

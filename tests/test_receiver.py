@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Act, Receiver, Reply, Request, in_turn, steps
 
 REQUEST = b"POST /hook HTTP/1.1\r\nhost: x\r\nX-Thing: 1\r\ncontent-length: 2\r\n\r\n{}"
@@ -19,12 +20,12 @@ def request(number: int = 1) -> Request:
     return Request(number=number, connection=1, at=0.0, method="POST", path="/", headers={}, raw_headers=(), body=b"")
 
 
-async def ask_once(receiver: Receiver, patience_seconds: float = 5) -> bytes:
+async def ask_once(receiver: Receiver, patience_seconds: float = PATIENCE_SECONDS) -> bytes:
     async with await trio.open_tcp_stream("127.0.0.1", receiver.port) as stream:
         return await ask(stream, patience_seconds)
 
 
-async def ask(stream: trio.SocketStream, patience_seconds: float = 5) -> bytes:
+async def ask(stream: trio.SocketStream, patience_seconds: float = PATIENCE_SECONDS) -> bytes:
     await stream.send_all(REQUEST)
     with trio.move_on_after(patience_seconds):
         answer = b""
@@ -53,7 +54,7 @@ async def test_keep_alive_requests_are_recorded_as_they_came(nursery: trio.Nurse
     async with await trio.open_tcp_stream("127.0.0.1", receiver.port) as stream:
         assert (await ask(stream)).startswith(b"HTTP/1.1 500 Internal Server Error")
         assert (await ask(stream)).startswith(b"HTTP/1.1 200 OK")
-    with trio.fail_after(2):
+    with trio.fail_after(PATIENCE_SECONDS):
         first, second = await receiver.wait_for(2)
     assert (first.connection, second.connection, receiver.connections) == (1, 1, 1)
     assert (first.method, first.path, first.body, first.headers["x-thing"]) == ("POST", "/hook", b"{}", "1")
@@ -93,7 +94,9 @@ def test_process_logs_each_request_before_it_answers(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=5) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", int(url.rpartition(":")[2])), timeout=PATIENCE_SECONDS
+        ) as connection:
             connection.sendall(REQUEST)
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
         (line,) = log.read_text().splitlines()

@@ -11,6 +11,7 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import CLOCK, add_endpoint, running
+from tests.patience import PATIENCE_SECONDS
 from webhookd.config import Config, load_config
 from webhookd.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.hidden import Secret
@@ -175,15 +176,17 @@ async def test_what_comes_in_meanwhile_is_sealed_with_the_new_key(filled: Path) 
         async def write() -> None:
             for number in range(ANSWERS, ANSWERS + 100):
                 await journal.write(idempotency.keep, rotator.vault, kept(number), ANSWER)
+                is_written.set()
 
         for _ in range(3):
+            is_written = trio.Event()
             async with trio.open_nursery() as writing:
                 writing.start_soon(write)
-                await trio.sleep(0.01)
+                await is_written.wait()
                 await rotator.begin(None)
                 with pytest.raises(Rejected, match="being changed"):
                     await rotator.begin(None)
-                with trio.fail_after(20):
+                with trio.fail_after(PATIENCE_SECONDS):
                     while rotator.progress().stage is not Stage.SETTLED:
                         await journal.read(open_everything, rotator.vault)
             assert await journal.read(names_of_keys) == {rotator.vault.key_id}

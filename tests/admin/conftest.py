@@ -1,9 +1,7 @@
 """One server process for the tests of the API, a client with its admin key, and receivers it may send to."""
 
-import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.harness import CONFIG
+from tests.e2e.harness import CONFIG, PROGRAM
+from tests.forked import Process
 
 
 class Api:
@@ -55,13 +54,8 @@ def serving(directory: Path, config: str) -> Iterator[Api]:
     """Run a server in `directory`; at the end it must stop as told, and must not have logged a failure."""
     (directory / "config.toml").write_text(config)
     with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "webhookd", "serve", "--config", str(directory / "config.toml")],
-            stdout=subprocess.PIPE,
-            stderr=log,
-            text=True,
-            env=os.environ,
-        )
+        command = [*PROGRAM, "serve", "--config", str(directory / "config.toml")]
+        process = Process(command, stdout=subprocess.PIPE, stderr=log)
     with process:
         assert process.stdout is not None
         key = process.stdout.readline().split(": ")[1].strip()
@@ -70,7 +64,7 @@ def serving(directory: Path, config: str) -> Iterator[Api]:
         yield api
         api.close()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait() == 0
     said = (directory / "log").read_text()
     assert "http.request_failed" not in said
     assert "Traceback" not in said

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tests.patience import PATIENCE_SECONDS
+
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) ?[^\r\n]*\r\n")
 
 
@@ -65,7 +67,9 @@ def _dechunked(data: bytes) -> tuple[bytes, bool, bytes]:
         data = data[size + 2 :]
 
 
-def exchange(address: tuple[str, int], parts: Iterable[bytes], *, seconds: float = 10) -> tuple[list[Reply], bytes]:
+def exchange(
+    address: tuple[str, int], parts: Iterable[bytes], *, seconds: float = PATIENCE_SECONDS
+) -> tuple[list[Reply], bytes]:
     """Send bytes in parts, end our side, and return what `split_replies` makes of all that comes until the close."""
     with socket.create_connection(address, timeout=seconds) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -73,8 +77,9 @@ def exchange(address: tuple[str, int], parts: Iterable[bytes], *, seconds: float
             client.sendall(part)
         client.shutdown(socket.SHUT_WR)
         received = bytearray()
-        until = time.monotonic() + seconds
+        given_up_at = time.monotonic() + seconds
         while chunk := client.recv(65_536):
             received += chunk
-            assert time.monotonic() < until, "the server didn't close the connection"
+            if time.monotonic() > given_up_at:
+                raise TimeoutError("the server didn't close the connection")
     return split_replies(bytes(received))

@@ -5,16 +5,20 @@ from typing import Any
 
 from tests.admin.conftest import Api
 from tests.admin.test_refusals import problem
+from tests.patience import wait_until
 
 KEY = "Idempotency-Key"
 
 
 def wait_for(api: Api, target: str, **wanted: object) -> Any:
-    for _ in range(500):
-        found = api.admin.get(target).json()
-        if all(found[name] == value for name, value in wanted.items()):
-            return found
-    raise AssertionError(found)
+    found: dict[str, Any] = {}
+
+    def is_so() -> bool:
+        found.update(api.admin.get(target).json())
+        return all(found[name] == value for name, value in wanted.items())
+
+    wait_until(is_so)
+    return found
 
 
 def test_a_test_answers_with_its_attempt(api: Api) -> None:

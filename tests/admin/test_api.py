@@ -7,6 +7,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from tests.admin.conftest import Api
+from tests.patience import wait_until
 from webhookd.models import STARTING_EVENT_TYPES
 
 
@@ -97,11 +98,15 @@ def test_a_failed_request_is_on_record_and_retried_by_hand(api: Api) -> None:
     api.admin.post("/api/events", json={"type": "user.created", "data": {}})
 
     def wait_for(attempts: int) -> dict[str, object]:
-        for _ in range(500):
-            [row] = api.admin.get(f"/api/webhooks/{webhook['id']}/deliveries").json()["data"]
-            if row["attempts"] == attempts and not row["inFlight"]:
-                return dict(row)
-        raise AssertionError(row)
+        row: dict[str, object] = {}
+
+        def is_so() -> bool:
+            [found] = api.admin.get(f"/api/webhooks/{webhook['id']}/deliveries").json()["data"]
+            row.update(found)
+            return bool(row["attempts"] == attempts and not row["inFlight"])
+
+        wait_until(is_so)
+        return row
 
     row = wait_for(1)
     assert (row["status"], row["error"], row["refusals"]) == ("pending", "connect", 0)

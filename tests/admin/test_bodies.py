@@ -9,6 +9,7 @@ from hypercorn.typing import ASGIReceiveEvent, ASGISendEvent, Scope
 from quart_trio import QuartTrio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.patience import PATIENCE_SECONDS
 from webhookd.admin.bodies import chunks, current_request, read_body, with_bodies
 
 CHUNK = b"x" * 65_536
@@ -96,7 +97,7 @@ async def test_who_waits_is_told_that_the_client_has_left() -> None:
         finally:
             ended.set()
 
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         await Client(app_of(wait), 2, leaves=True).run()
     assert ended.is_set()
 

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import CONFIG, PROGRAM
+from tests.forked import Process
 
 # All but positive_data_acceptance: a URL, a cursor or a catalogue's name can have the right form and still be refused,
 # and the same Idempotency-Key with another body is.
@@ -41,7 +42,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Described]:
     (directory / "config.toml").write_text(config)
     with (directory / "log").open("wb") as log:
         command = [*PROGRAM, "serve", "--config", str(directory / "config.toml")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        process = Process(command, stdout=subprocess.PIPE, stderr=log)
     with process:
         assert process.stdout is not None
         keys = {"admin": process.stdout.readline().split(": ")[1].strip()}
@@ -58,7 +59,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Described]:
             document.write_text(json.dumps(text, separators=(",", ":")))
         yield Described(url, document, keys)
         process.terminate()
-        assert process.wait(30) == 0
+        assert process.wait() == 0
     said = (directory / "log").read_text()
     assert "http.request_failed" not in said
     assert "Traceback" not in said

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -20,6 +20,7 @@ from typing import Protocol
 import trustme
 
 from tests.bench.server import BrokenCaseError
+from tests.ports import held_port
 
 START_SECONDS = 10.0
 NGINX = """
@@ -155,8 +156,11 @@ def cheapest(certificates: Certificates | None = None) -> Iterator[Receiver]:
 @contextmanager
 def _nginx(program: str, certificates: Certificates | None) -> Iterator[Nginx]:
     version = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
-    with TemporaryDirectory(prefix="webhookd-bench-nginx-") as directory:
-        port, secure_port = _free_ports(2)
+    with (
+        TemporaryDirectory(prefix="webhookd-bench-nginx-") as directory,
+        held_port() as port,
+        held_port() as secure_port,
+    ):
         secure, url = "", f"http://127.0.0.1:{port}/"
         if certificates is not None:
             secure, url = (
@@ -174,15 +178,6 @@ def _nginx(program: str, certificates: Certificates | None) -> Iterator[Nginx]:
                 nginx.close()
             finally:
                 process.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that were free a moment ago; nginx can't choose its own."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def _await_port(port: int, process: "subprocess.Popen[bytes]") -> None:

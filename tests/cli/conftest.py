@@ -2,9 +2,7 @@
 
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,7 +12,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.e2e.harness import CONFIG
+from tests.e2e.harness import CONFIG, PROGRAM
+from tests.forked import Process
+from tests.patience import wait_until
 from webhookd.cli import program
 from webhookd.cli.control import Control
 from webhookd.cli.receiver import Receiver
@@ -61,13 +61,6 @@ class Scene:
         """Run a command with --json and return its document."""
         return msgspec.json.decode(self.run(*arguments, "--json", **settings).stdout)
 
-    def wait(self, is_so: Callable[[], bool]) -> None:
-        """Return once it is so."""
-        deadline = time.monotonic() + 20
-        while not is_so():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
     def settled(self, name: str) -> bool:
         """Whether a webhook has nothing queued."""
         health = self.control.get(f"/api/webhooks/{self.ids[name]}", dict[str, Any])["health"]
@@ -81,12 +74,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     config.write_text(CONFIG.replace("retry_delays = [0.05]", "retry_delays = [0.05]\nmax_refusals = 2"))
     receiver = Receiver("127.0.0.1", 0, lambda request: 422 if request.path == f"/{BROKEN}" else 200)
     receiver.start()
-    with subprocess.Popen(
-        [sys.executable, "-m", "webhookd", "serve", "--config", str(config)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as server:
+    command = [*PROGRAM, "serve", "--config", str(config)]
+    with Process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
         assert server.stdout is not None
         key, ready = (server.stdout.readline() for _ in range(2))
         try:
@@ -102,7 +91,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
             )
         finally:
             server.send_signal(signal.SIGTERM)
-            server.wait(30)
+            server.wait()
             receiver.stop()
 
 
@@ -117,5 +106,5 @@ def _furnished(scene: Scene) -> Scene:
         for number in range(FAILURES):
             client.send("subscription.canceled", {"number": number}, f"lost-{number}")
     for name in (BILLING, BROKEN):
-        scene.wait(partial(scene.settled, name))
+        wait_until(partial(scene.settled, name))
     return scene

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import forked
 from tests.admin.inprocess import AUDIENCE, ISSUER, by_hand, full_claims
-from tests.e2e.harness import CONFIG
+from tests.e2e.harness import CONFIG, PROGRAM
 from webhookd.cli.control import Control
 from webhookd.cli.init import template
 from webhookd.client import Client
@@ -29,28 +29,16 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 def run(*arguments: object, stdin: str | None = None, status: int = 0) -> subprocess.CompletedProcess[str]:
     """Run `webhookd` with these arguments and check its status."""
-    result = subprocess.run(
-        [sys.executable, "-m", "webhookd", *map(str, arguments)],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    result = forked.run([*PROGRAM, *map(str, arguments)], stdin=stdin or "")
     assert result.returncode == status, result.stdout + result.stderr
     return result
 
 
 @contextmanager
-def running(*arguments: object, until: str) -> Iterator[subprocess.Popen[str]]:
+def running(*arguments: object, until: str) -> Iterator[forked.Process]:
     """Run `webhookd` beside the test, once it has printed a line with `until`."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "webhookd", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
+    command = [*PROGRAM, *map(str, arguments)]
+    with forked.Process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         line = ""
         while until not in line:
@@ -61,7 +49,7 @@ def running(*arguments: object, until: str) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.send_signal(signal.SIGTERM)
-            process.wait(30)
+            process.wait()
 
 
 @pytest.fixture

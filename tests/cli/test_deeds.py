@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import BILLING, BROKEN, FAILURES, Scene, refusal
+from tests.patience import wait_until
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_webhook_is_paused_and_resumed(scene: Scene, own: str) -> None:
     scene.run("send", "--type", "organization.created", "--data", "{}")
     assert scene.json("webhooks", "show", own)["health"]["queued"] == 1
     assert scene.run("webhooks", "resume", own).stdout.startswith(f"resumed {own}: ")
-    scene.wait(lambda: scene.json("deliveries", "list", own)["data"][0]["status"] == "succeeded")
+    wait_until(lambda: scene.json("deliveries", "list", own)["data"][0]["status"] == "succeeded")
     assert scene.json("webhooks", "pause", own)["isActive"] is False
 
 
@@ -87,18 +88,18 @@ def test_a_delivery_is_sent_again(scene: Scene) -> None:
     failed = scene.json("deliveries", "list", BROKEN, "--status", "failed")["data"][-1]
     said = scene.run("deliveries", "retry", failed["id"]).stdout
     assert said == f"{failed['id']} is pending again, at sequence {failed['sequence']} of {scene.ids[BROKEN]}\n"
-    scene.wait(lambda: scene.json("deliveries", "show", failed["id"])["attempts"] == failed["attempts"] + 2)
+    wait_until(lambda: scene.json("deliveries", "show", failed["id"])["attempts"] == failed["attempts"] + 2)
     done = scene.json("deliveries", "list", BILLING, "--status", "succeeded")["data"][-1]["id"]
     assert "force" in refusal("deliveries", "retry", done, "--config", scene.config)
     assert scene.json("deliveries", "retry", done, "--force")["status"] == "pending"
-    scene.wait(lambda: scene.settled(BILLING) and scene.settled(BROKEN))
+    wait_until(lambda: scene.settled(BILLING) and scene.settled(BROKEN))
 
 
 def test_a_replay_counts_asks_and_shows_its_end(scene: Scene, own: str) -> None:
     """--dry-run counts alone; with --yes it ends when all is queued; it can be watched afterwards, and stopped."""
     for _ in range(3):
         scene.run("send", "--type", "organization.created", "--data", "{}")
-    scene.wait(lambda: not _queued(scene, own))
+    wait_until(lambda: not _queued(scene, own))
     base = ("replay", own, "--since", "10m", "--events", "organization.*")
     count = scene.json(*base, "--dry-run")["matched"]
     assert count >= 3
@@ -109,7 +110,7 @@ def test_a_replay_counts_asks_and_shows_its_end(scene: Scene, own: str) -> None:
     assert (done["status"], done["queued"], done["matched"]) == ("done", count, count)
     assert scene.run("replay", own, "--watch", done["id"]).stdout == f"{done['id']} done: {count} of {count} queued\n"
     assert scene.json("replay", own, "--stop", done["id"])["status"] == "done"
-    scene.wait(lambda: not _queued(scene, own))
+    wait_until(lambda: not _queued(scene, own))
     triggers = {
         scene.json("deliveries", "show", row["id"])["attemptLog"][0]["trigger"]
         for row in scene.json("deliveries", "list", own)["data"]
@@ -126,7 +127,7 @@ def test_only_what_failed_is_recovered(scene: Scene) -> None:
     assert re.match(
         rf"rpl_\w+ queues {counted}: `webhookd replay {scene.ids[BROKEN]} --watch rpl_\w+` watches", started
     )
-    scene.wait(lambda: _ended(scene, before))
+    wait_until(lambda: _ended(scene, before))
     assert {row["id"] for row in _line(scene)} == set(before)
 
 

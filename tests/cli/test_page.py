@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from tests.cli.conftest import BILLING, BROKEN, Scene
 from tests.cli.test_terminals import commands
+from tests.patience import wait_until
 from webhookd.cli import program
 from webhookd.errors import WebhookdError
 
@@ -114,4 +115,4 @@ def test_the_examples_work(scene: Scene, tmp_path: Path) -> None:
         assert status in STATUSES.get(path, {0}), (words, result.output, error)
         assert result.output
     assert seen == set(known)
-    scene.wait(lambda: scene.settled(BILLING) and scene.settled(BROKEN))
+    wait_until(lambda: scene.settled(BILLING) and scene.settled(BROKEN))

@@ -16,6 +16,7 @@ from click.shell_completion import ShellComplete
 from rich.cells import cell_len
 
 from tests.cli.conftest import BILLING, BROKEN, Scene, invoke
+from tests.patience import wait_until
 from webhookd.cli import program
 from webhookd.cli.terminal import plain, show_json_line
 
@@ -76,7 +77,7 @@ def test_progress_is_for_terminals(scene: Scene) -> None:
     shown = on_terminal(scene, "replay", BILLING, "--since", "1h", "--events", "user.*", "--yes", columns=100)
     assert "queueing rpl_" in shown
     assert re.search(r"rpl_\w+ done: (\d+) of \1 queued", shown)
-    scene.wait(lambda: scene.settled(BILLING))
+    wait_until(lambda: scene.settled(BILLING))
 
 
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

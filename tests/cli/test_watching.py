@@ -9,6 +9,7 @@ from http import HTTPStatus
 import msgspec
 import trio
 
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Reply, Request
 from webhookd.admin.examples import EXAMPLES, PATH_PARTS
 
@@ -43,7 +44,7 @@ async def test_an_interrupt_ends_the_watching_alone() -> None:
     server = answering(example("getReplay"))
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             process = await trio.lowlevel.open_process(watching(server.url), stderr=subprocess.PIPE)
             await server.wait_for(4)
             process.send_signal(signal.SIGINT)

@@ -5,6 +5,7 @@ import io
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,6 +95,7 @@ class ScriptedHttp:
     url: str = ""
     requests: list[list[dict[str, object]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    asked_at: list[float] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -110,6 +112,7 @@ def scripted_http(
             lines = [json.loads(line) for line in body.splitlines()]
             nth = len(shared.requests)
             shared.requests.append(lines)
+            shared.asked_at.append(time.monotonic())
             shared.headers.append({name.lower(): value for name, value in self.headers.items()} | {"path": self.path})
             reply = shared.script(nth, lines)
             text = reply.body

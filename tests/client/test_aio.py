@@ -11,9 +11,12 @@ import trio
 from tests.client.scripted import Reply, accepted, scripted, scripted_http
 from tests.ingest.fakes import FakePublisher
 from tests.ingest.producer import eventually, serving
+from tests.patience import PATIENCE_SECONDS
 from webhookd.client import Event, PublishResult, Rejected, ServerUnavailable
 from webhookd.client.aio import AsyncClient
 from webhookd.client.outbox import MOST_UNANSWERED
+
+SHORT_SECONDS = 1.5  # until it is given up, and plenty for the answers that come
 
 
 @pytest.fixture
@@ -24,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 async def test_every_field_reaches_the_publisher(path: Path) -> None:
     """What the caller says of an event is what the server is told."""
     publisher = FakePublisher()
-    async with serving(path, publisher), AsyncClient(path, timeout=5) as client:
+    async with serving(path, publisher), AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
         await client.send(
             "user.created",
             b'{ "a": 1 }',
@@ -48,7 +51,7 @@ async def test_many_tasks_are_pipelined_on_one_connection(path: Path) -> None:
     publisher = FakePublisher(holds=True)
     results: list[str] = []
 
-    async with serving(path, publisher) as server, AsyncClient(path, timeout=5) as client:
+    async with serving(path, publisher) as server, AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
 
         async def send(number: int) -> None:
             results.append((await client.send("user.created", {}, f"evt_{number}")).id)
@@ -69,7 +72,7 @@ def test_tasks_share_requests_over_http(backend: str) -> None:
     """While one request is under way the events of other tasks gather for the next."""
 
     async def run(url: str) -> None:
-        async with AsyncClient(url, timeout=5) as client, anyio.create_task_group() as tasks:
+        async with AsyncClient(url, timeout=PATIENCE_SECONDS) as client, anyio.create_task_group() as tasks:
             for number in range(100):
                 tasks.start_soon(client.send, "user.created", {}, f"evt_{number}")
 
@@ -91,7 +94,7 @@ async def test_a_source_without_end_is_held_back(path: Path) -> None:
             asked.append(number)
             yield Event(type="user.created", data={})
 
-    async with serving(path, publisher), AsyncClient(path, timeout=5) as client:
+    async with serving(path, publisher), AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
 
         async def produce(window: int) -> None:
             async for _ in client.send_many(source(), window=window):
@@ -117,7 +120,11 @@ async def test_cancelled_caller_takes_nothing_from_the_others(path: Path) -> Non
     """The results behind an event whose caller has left still go to whom they belong."""
     publisher = FakePublisher(holds=True)
     results: list[PublishResult] = []
-    async with serving(path, publisher), AsyncClient(path, timeout=5) as client, trio.open_nursery() as nursery:
+    async with (
+        serving(path, publisher),
+        AsyncClient(path, timeout=PATIENCE_SECONDS) as client,
+        trio.open_nursery() as nursery,
+    ):
 
         async def send(event_id: str) -> None:
             results.append(await client.send("user.created", {}, event_id))
@@ -139,7 +146,7 @@ async def test_cancelled_caller_takes_nothing_from_the_others(path: Path) -> Non
 async def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
     """Results of an abandoned stream are never taken for those of another event."""
     publisher = FakePublisher(holds=True)
-    async with serving(path, publisher), AsyncClient(path, timeout=5) as client:
+    async with serving(path, publisher), AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
         stream = client.send_many(Event(type="user.created", data={}, id=f"evt_{n}") for n in range(3))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.__anext__)
@@ -162,7 +169,7 @@ async def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) ->
 async def test_silent_server_is_left_for_a_new_connection(path: Path) -> None:
     """When an event's time is up its connection is given up too, and those behind it are sent on another one."""
     silent = FakePublisher(holds=True)
-    async with serving(path, silent) as server, AsyncClient(path, timeout=0.4) as client:
+    async with serving(path, silent) as server, AsyncClient(path, timeout=SHORT_SECONDS) as client:
         with pytest.raises(ServerUnavailable, match="evt_1"):
             await client.send("user.created", {}, "evt_1")
         silent.holds = False
@@ -175,7 +182,11 @@ async def test_callers_left_behind_by_a_closed_client_are_told(path: Path) -> No
     """A task that still waits when the client is closed gets an error that names its event."""
     publisher = FakePublisher(holds=True)
     told: list[str] = []
-    async with serving(path, publisher), trio.open_nursery() as nursery, AsyncClient(path, timeout=30) as client:
+    async with (
+        serving(path, publisher),
+        trio.open_nursery() as nursery,
+        AsyncClient(path, timeout=PATIENCE_SECONDS) as client,
+    ):
 
         async def send() -> None:
             with pytest.raises(ServerUnavailable, match="the client was closed") as caught:
@@ -206,8 +217,9 @@ def test_cancellation_passes_through_the_client(path: Path, backend: str) -> Non
     """A caller that is canceled while it waits for a server that isn't there leaves at once, and quietly."""
 
     async def run() -> bool:
-        with anyio.move_on_after(0.1) as leaving:
-            async with AsyncClient(path, timeout=30) as client:
+        with anyio.CancelScope() as leaving:
+            leaving.deadline = anyio.current_time() + 0.1  # by then it waits
+            async with AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
                 await client.send("a", {})
         return leaving.cancelled_caught
 
@@ -219,7 +231,7 @@ def test_lines_lost_on_an_idle_connection_cost_nothing(path: Path, backend: str)
     """A restart of the server between two calls is not noticed."""
 
     async def run() -> list[str]:
-        async with AsyncClient(path, timeout=10) as client:
+        async with AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
             with scripted(path):
                 first = await client.send("a", {}, "evt_1")
             path.unlink()
@@ -234,7 +246,7 @@ def test_proxy_without_a_server_behind_it_is_waited_for(backend: str) -> None:
     """A 502 while the server restarts is no error of the caller's."""
 
     async def run(url: str) -> PublishResult:
-        async with AsyncClient(url, timeout=10) as client:
+        async with AsyncClient(url, timeout=PATIENCE_SECONDS) as client:
             return await client.send("a", {}, "evt_1")
 
     with scripted_http(lambda nth, _lines: Reply() if nth > 1 else Reply(status=502, body=b"<html>")) as server:

@@ -13,10 +13,13 @@ import trio
 from tests.client.scripted import Answer, accepted, refused, scripted
 from tests.ingest.fakes import FakePublisher
 from tests.ingest.producer import serving
+from tests.patience import PATIENCE_SECONDS, wait_until
 from webhookd.client import Client, Event, ServerUnavailable
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import Prefix, is_id
 from webhookd.models import PublishResult
+
+SHORT_SECONDS = 1.5  # until it is given up, and plenty for the answers that come
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ async def test_client_and_server_understand_each_other(path: Path) -> None:
     """Every field the client takes reaches the publisher, and the result comes back."""
     publisher = FakePublisher()
     async with serving(path, publisher):
-        with Client(path, timeout=5) as client:
+        with Client(path, timeout=PATIENCE_SECONDS) as client:
             send = partial(
                 client.send,
                 "user.created",
@@ -54,7 +57,7 @@ async def test_many_events_are_pipelined_through_the_server(path: Path) -> None:
     """Thousands of events give as many results in their order."""
     publisher = FakePublisher()
     async with serving(path, publisher):
-        with Client(path, timeout=5) as client:
+        with Client(path, timeout=PATIENCE_SECONDS) as client:
             results = await trio.to_thread.run_sync(lambda: list(client.send_many(map(event, range(5000)))))
     assert results == [PublishResult(id=f"evt_{n}", deliveries=1, duplicate=False) for n in range(5000)]
 
@@ -62,7 +65,7 @@ async def test_many_events_are_pipelined_through_the_server(path: Path) -> None:
 async def test_refusal_is_raised_with_its_code(path: Path) -> None:
     """What the server refuses is raised with the API's code, and the connection goes on."""
     async with serving(path, FakePublisher()):
-        with Client(path, timeout=5) as client:
+        with Client(path, timeout=PATIENCE_SECONDS) as client:
             with pytest.raises(Rejected, match="type") as caught:
                 await trio.to_thread.run_sync(client.send, "Not A Type", {})
             assert caught.value.code is ErrorCode.VALIDATION_ERROR
@@ -72,7 +75,7 @@ async def test_refusal_is_raised_with_its_code(path: Path) -> None:
 async def test_refused_peer_is_told_why(path: Path) -> None:
     """A client that the server doesn't admit gets FORBIDDEN, not a broken pipe."""
     async with serving(path, FakePublisher(), allowed_uids=(61_234,)):
-        with Client(path, timeout=5) as client, pytest.raises(Rejected) as caught:
+        with Client(path, timeout=PATIENCE_SECONDS) as client, pytest.raises(Rejected) as caught:
             await trio.to_thread.run_sync(client.send, "user.created", {})
     assert caught.value.code is ErrorCode.FORBIDDEN
 
@@ -100,7 +103,7 @@ def test_window_bounds_what_is_unanswered(path: Path) -> None:
         answered.append(line["id"])
         return accepted(line)
 
-    with scripted(path, answer), Client(path, timeout=5) as client:
+    with scripted(path, answer), Client(path, timeout=PATIENCE_SECONDS) as client:
         assert len(list(client.send_many(source(), window=1))) == 5
         with pytest.raises(ValueError, match="window"):
             list(client.send_many([], window=0))
@@ -108,14 +111,11 @@ def test_window_bounds_what_is_unanswered(path: Path) -> None:
 
 def test_each_event_leaves_before_the_next_is_asked_for(path: Path) -> None:
     """A slow source doesn't keep back the events it has given."""
-    with scripted(path) as server, Client(path, timeout=5) as client:
+    with scripted(path) as server, Client(path, timeout=PATIENCE_SECONDS) as client:
 
         def source() -> Iterator[Event]:
             yield event(1)
-            for _ in range(500):
-                if server.lines:
-                    break
-                threading.Event().wait(0.01)
+            wait_until(lambda: server.lines)
             assert [line["id"] for line in server.lines] == ["evt_1"]
             yield event(2)
 
@@ -129,7 +129,7 @@ def test_lost_answers_are_asked_for_again_with_the_same_ids(path: Path) -> None:
     def answer(line: dict[str, object]) -> dict[str, object] | None:
         return None if next(hangs_up, False) else accepted(line)
 
-    with scripted(path, answer) as server, Client(path, timeout=5) as client:
+    with scripted(path, answer) as server, Client(path, timeout=PATIENCE_SECONDS) as client:
         results = list(client.send_many([Event(type="a", data={"n": n}) for n in range(4)]))
         sent = [str(line["id"]) for line in server.lines]
     ids = [result.id for result in results if isinstance(result, PublishResult)]
@@ -144,7 +144,7 @@ def test_server_that_stops_is_waited_for(path: Path) -> None:
     """An event refused because the server stops is sent again, to the next server, without the caller's noticing."""
     stops = iter([True])
     answer: Answer = lambda line: refused("SHUTTING_DOWN") if next(stops, False) else accepted(line)  # noqa: E731
-    with scripted(path, answer) as server, Client(path, timeout=5) as client:
+    with scripted(path, answer) as server, Client(path, timeout=PATIENCE_SECONDS) as client:
         assert client.send("user.created", {}, "evt_1").id == "evt_1"
         assert [line["id"] for line in server.lines] == ["evt_1", "evt_1"]
         assert server.connections == 2
@@ -152,7 +152,7 @@ def test_server_that_stops_is_waited_for(path: Path) -> None:
 
 def test_idle_connection_that_was_closed_is_replaced(path: Path) -> None:
     """A restart of the server between two calls costs nothing."""
-    with Client(path, timeout=5) as client:
+    with Client(path, timeout=PATIENCE_SECONDS) as client:
         with scripted(path):
             client.send("user.created", {})
         path.unlink()
@@ -172,10 +172,10 @@ def test_silent_server_is_given_up(path: Path) -> None:
     release = threading.Event()
 
     def answer(line: dict[str, object]) -> dict[str, object]:
-        release.wait(10)
+        release.wait(PATIENCE_SECONDS)
         return accepted(line)
 
-    with scripted(path, answer), Client(path, timeout=0.2) as client:
+    with scripted(path, answer), Client(path, timeout=SHORT_SECONDS) as client:
         with pytest.raises(ServerUnavailable, match="timed out"):
             client.send("user.created", {}, "evt_1")
         release.set()
@@ -184,7 +184,10 @@ def test_silent_server_is_given_up(path: Path) -> None:
 
 def test_results_that_came_are_yielded_before_the_loss_is_raised(path: Path) -> None:
     """A loss for good is raised only after all results that arrived were handed over."""
-    with scripted(path, lambda line: accepted(line) if line["id"] == "evt_0" else None), Client(path, timeout=0.3) as c:
+    with (
+        scripted(path, lambda line: accepted(line) if line["id"] == "evt_0" else None),
+        Client(path, timeout=SHORT_SECONDS) as c,
+    ):
         results = c.send_many(map(event, range(3)))
         assert next(results) == PublishResult(id="evt_0", deliveries=1, duplicate=False)
         with pytest.raises(ServerUnavailable):
@@ -196,14 +199,14 @@ def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
     all_sent, released = threading.Event(), threading.Event()
 
     def answer(line: dict[str, object]) -> dict[str, object]:
-        (all_sent if line["id"] == "evt_0" else released).wait(5)
+        (all_sent if line["id"] == "evt_0" else released).wait(PATIENCE_SECONDS)
         return accepted(line)
 
     def source() -> Iterator[Event]:
         yield from map(event, range(3))
         all_sent.set()
 
-    with scripted(path, answer), Client(path, timeout=5) as client:
+    with scripted(path, answer), Client(path, timeout=PATIENCE_SECONDS) as client:
         stream = client.send_many(source())
         assert next(stream) == PublishResult(id="evt_0", deliveries=1, duplicate=False)
         assert isinstance(stream, Generator)
@@ -214,7 +217,7 @@ def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
 
 def test_refusal_is_read_even_if_the_server_has_closed(path: Path) -> None:
     """A refusal that was written before the connection closed is found, though sending already fails."""
-    with socket.socket(socket.AF_UNIX) as listener, Client(path, timeout=5) as client:
+    with socket.socket(socket.AF_UNIX) as listener, Client(path, timeout=PATIENCE_SECONDS) as client:
         listener.bind(str(path))
         listener.listen()
 

@@ -11,6 +11,7 @@ import trio
 from tests.client.scripted import scripted_http
 from tests.ingest.fakes import FakePublisher
 from tests.ingest.producer import serving
+from tests.patience import PATIENCE_SECONDS, until
 from webhookd.client import Client, Event, PublishResult
 
 THREADS = 12
@@ -24,7 +25,7 @@ async def test_one_client_serves_many_threads_at_the_same_time(tmp_path: Path) -
     results: dict[int, list[str]] = {}
 
     async with serving(path, publisher):
-        with Client(path, timeout=5) as client:
+        with Client(path, timeout=PATIENCE_SECONDS) as client:
 
             def produce(thread: int) -> None:
                 sent = [client.send("user.created", {}, f"t{thread}_{n}").id for n in range(EACH)]
@@ -35,7 +36,7 @@ async def test_one_client_serves_many_threads_at_the_same_time(tmp_path: Path) -
             async with trio.open_nursery() as nursery:
                 for thread in range(THREADS):
                     nursery.start_soon(trio.to_thread.run_sync, produce, thread)
-                with trio.fail_after(5):
+                with trio.fail_after(PATIENCE_SECONDS):
                     # None is answered yet, so as many are here as there are threads: no call waits for another's.
                     while len(publisher.events) < THREADS:
                         await trio.sleep(0.001)
@@ -52,7 +53,11 @@ async def test_one_client_serves_many_threads_at_the_same_time(tmp_path: Path) -
 
 def test_threads_share_a_client_over_http() -> None:
     """Over HTTP too each thread gets the results of its own events."""
-    with scripted_http() as server, Client(server.url, timeout=5) as client, ThreadPoolExecutor(8) as pool:
+    with (
+        scripted_http() as server,
+        Client(server.url, timeout=PATIENCE_SECONDS) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
         asked = [f"evt_{n}" for n in range(80)]
         assert [result.id for result in pool.map(lambda event_id: client.send("a", {}, event_id), asked)] == asked
 
@@ -61,7 +66,7 @@ async def test_a_client_may_be_closed_while_threads_use_it(tmp_path: Path) -> No
     """Closing takes nothing from calls under way, and leaves no connection behind when they end."""
     publisher = FakePublisher()
     async with serving(tmp_path / "s.sock", publisher) as server:
-        client = Client(tmp_path / "s.sock", timeout=5)
+        client = Client(tmp_path / "s.sock", timeout=PATIENCE_SECONDS)
         stop = threading.Event()
 
         def produce() -> int:
@@ -80,12 +85,13 @@ async def test_a_client_may_be_closed_while_threads_use_it(tmp_path: Path) -> No
             for _ in range(4):
                 nursery.start_soon(run)
             for _ in range(20):
-                await trio.sleep(0.005)
+                before = len(publisher.events)
+                await until(lambda before=before: len(publisher.events) > before)  # type: ignore[misc]
                 client.close()
             stop.set()
         client.close()
         assert sum(counts) == len(publisher.events) > 0
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             while server.connections:
                 await trio.sleep(0.005)
 
@@ -97,15 +103,15 @@ def _send_in_child(client: Client, pipe: Connection) -> None:
 
 def test_a_child_process_shares_neither_connection_nor_ids() -> None:
     """After a fork, as servers of applications do it, parent and child never give two events the same id."""
-    with scripted_http() as server, Client(server.url, timeout=10) as client:
+    with scripted_http() as server, Client(server.url, timeout=PATIENCE_SECONDS) as client:
         client.send("a", {})
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         child = context.Process(target=_send_in_child, args=(client, theirs))
         child.start()
         own = [client.send("a", {}).id for _ in range(3)]
-        assert ours.poll(20)
+        assert ours.poll(PATIENCE_SECONDS)
         childs: list[str] = ours.recv()
-        child.join(20)
+        child.join(PATIENCE_SECONDS)
     random_parts = [event_id[-16:] for event_id in own + childs]
     assert len(set(random_parts)) == 6

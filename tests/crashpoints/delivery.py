@@ -10,6 +10,7 @@ import httpx
 import trio
 
 from tests.crashpoints.site import Site, attempts_of, expect, verify
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import steps
 
 FIRST, SECOND, WARM = "first", "second", "warm"
@@ -89,7 +90,7 @@ async def _post_and_die(site: Site) -> list[str]:
         told = []
         try:
             body = {"type": "user.created", "id": FIRST, "data": {"named": FIRST, "text": ""}}
-            with trio.fail_after(10):
+            with trio.fail_after(PATIENCE_SECONDS):
                 answer = await client.post(f"{site.url}/api/events", json=body)
             told = [FIRST] if answer.status_code == 202 else []
         except httpx.TransportError:

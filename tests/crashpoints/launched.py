@@ -11,6 +11,7 @@ import trio
 
 from tests.crashpoints.arming import Place
 from tests.crashpoints.launcher import Order, Report
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,7 @@ class Launcher:
         assert self._process.stdin is not None
         async with self._ordering:
             await self._process.stdin.send_all(msgspec.json.encode(order) + b"\n")
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             await child.started.wait()
         return child
 

@@ -28,11 +28,15 @@ _SLOW_DISK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault: what plants it, the point that must find it, and what that says then."""
+    """One fault: what plants it, the point that must find it, and what that says then.
+
+    `keeps_waiting` where it shows in something that never comes; then the check isn't to wait as long as for a machine.
+    """
 
     plant: Callable[[], None]
     found_at: str
     says: str
+    keeps_waiting: bool = False
 
 
 def _acknowledge_early() -> None:
@@ -203,12 +207,12 @@ PLANTED: dict[str, Fault] = {
         plant=_install_early, found_at="master-key.staged", says="isn't the one this journal was made with"
     ),
     "keeps a replay's position in memory": Fault(
-        plant=_forget_the_position, found_at="replay.between", says="the replay doesn't end"
+        plant=_forget_the_position, found_at="replay.between", says="the replay doesn't end", keeps_waiting=True
     ),
     "writes an entry of the audit log with the next one": Fault(
         plant=_note_later, found_at="audit.committed", says="change and entry are not one"
     ),
     "leaves the queue of a deleted webhook to itself": Fault(
-        plant=_leave_the_deleted, found_at="delete.marked", says="is not canceled"
+        plant=_leave_the_deleted, found_at="delete.marked", says="is not canceled", keeps_waiting=True
     ),
 }

@@ -10,9 +10,10 @@ from tests.crashpoints.arming import DISK, find
 from tests.crashpoints.launched import Launcher, launching
 from tests.crashpoints.point import Point
 from tests.crashpoints.site import BrokenError, Site
+from tests.patience import PATIENCE_SECONDS
 
 AT_ONCE = 4
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = PATIENCE_SECONDS
 
 Tell = Callable[[Point, str | None], None]
 

@@ -16,14 +16,17 @@ import trio
 
 from tests.crashpoints.arming import ARMED, REACHED, SETTLED, Place
 from tests.crashpoints.launched import Child, Launcher
+from tests.crashpoints.planted import PLANTED
 from tests.e2e.harness import CONFIG, Server
 from tests.journal.old import ask
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Request, Script
 from webhookd.client import Client, Event
 from webhookd.errors import Rejected, WebhookdError
 from webhookd.journal.inspection import inspect
 
 _LOOK_SECONDS = 0.005
+_FAULT_SECONDS = 5.0
 _JOURNAL = "webhookd.db"
 
 
@@ -40,8 +43,8 @@ def expect(claim: bool, otherwise: str) -> None:
 class Site(Server):
     """One directory with a configuration, and what runs in it: a server, or another command.
 
-    `place` is where a process dies that is doomed; `planted` is a fault that every one has; nothing is waited for
-    longer than `limit_seconds`.
+    `place` is where a process dies that is doomed, which is waited for as long as `limit_seconds`; `planted` is a fault
+    that every one has.
     """
 
     def __init__(
@@ -61,14 +64,16 @@ class Site(Server):
         self._nursery = nursery
         self._place = place
         self._planted = planted
+        waits_in_vain = planted is not None and PLANTED[planted].keeps_waiting
+        self._patience_seconds = _FAULT_SECONDS if waits_in_vain else PATIENCE_SECONDS
         self._server: Child | None = None
         self._doomed: Child | None = None
 
     @contextmanager
-    def patience(self, otherwise: str) -> Iterator[None]:
+    def patience(self, otherwise: str, *, seconds: float | None = None) -> Iterator[None]:
         """Wait within the block, but not for ever: BrokenError then."""
         try:
-            with trio.fail_after(self.limit_seconds):
+            with trio.fail_after(self._patience_seconds if seconds is None else seconds):
                 yield
         except trio.TooSlowError as error:
             raise BrokenError(otherwise) from error
@@ -79,7 +84,7 @@ class Site(Server):
         Unless that is armed already, it has then written all that it writes by itself, which would count there.
         """
         child = self._server = await self._start("serve", is_doomed=is_doomed)
-        with self.patience("the server was not ready"):
+        with self.patience("the server was not ready", seconds=PATIENCE_SECONDS):
             while " ready: " not in self.said() and not child.ended.is_set():
                 await trio.sleep(_LOOK_SECONDS)
             while is_doomed and not (self._has(ARMED) or self._has(SETTLED) or child.ended.is_set()):
@@ -94,7 +99,7 @@ class Site(Server):
     async def call(self, *arguments: object, is_doomed: bool = False) -> int:
         """Run another command to its end; return its status."""
         child = await self._start(*map(str, arguments), is_doomed=is_doomed)
-        with self.patience(f"{arguments[0]} didn't end"):
+        with self.patience(f"{arguments[0]} didn't end", seconds=PATIENCE_SECONDS):
             await child.ended.wait()
         assert child.status is not None
         return child.status
@@ -152,7 +157,7 @@ class Site(Server):
 
     async def _ended(self) -> int:
         assert self._server is not None
-        with self.patience("the server didn't end"):
+        with self.patience("the server didn't end", seconds=PATIENCE_SECONDS):
             await self._server.ended.wait()
         assert self._server.status is not None
         return self._server.status
@@ -191,7 +196,7 @@ class Site(Server):
         """Submit events and wait for each to be acknowledged; return whether each was a duplicate."""
 
         def send() -> list[bool]:
-            with Client(self.socket, timeout=self.limit_seconds) as client:
+            with Client(self.socket, timeout=PATIENCE_SECONDS) as client:
                 results = list(client.send_many(event(name, text) for name in ids))
             refused = [result for result in results if isinstance(result, Rejected)]
             expect(not refused, f"refused: {refused}")
@@ -218,7 +223,7 @@ class Site(Server):
     async def quiet(self, webhook: dict[str, Any]) -> None:
         """Return once a webhook has nothing left to be sent."""
         with self.patience("deliveries were left over"):
-            await self.settled(webhook["id"], seconds=self.limit_seconds)
+            await self.settled(webhook["id"], seconds=2 * PATIENCE_SECONDS)
 
     def look(self, sql: str) -> list[tuple[object, ...]]:
         """Query the journal as it is on disk, without changing it."""

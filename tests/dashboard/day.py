@@ -5,7 +5,6 @@ for a webhook that is paused. One webhook goes to a receiver on loopback, for wh
 """
 
 import math
-import os
 import random
 import signal
 import subprocess
@@ -21,6 +20,7 @@ import trio
 
 from tests.dashboard.kinds import KINDS, Kind
 from tests.e2e.harness import CONFIG, PROGRAM
+from tests.forked import Process
 from webhookd.config import load_config
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.hidden import Secret
@@ -89,13 +89,8 @@ def served_day(directory: Path) -> Iterator[Day]:
     with _receiver(directory) as day.receiver_url:
         fill(day)
         with (directory / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [*PROGRAM, "serve", "--config", str(directory / "config.toml")],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env=os.environ,
-            )
+            command = [*PROGRAM, "serve", "--config", str(directory / "config.toml")]
+            process = Process(command, stdout=subprocess.PIPE, stderr=log)
         with process:
             assert process.stdout is not None
             try:
@@ -103,7 +98,7 @@ def served_day(directory: Path) -> Iterator[Day]:
                 yield day
             finally:
                 process.send_signal(signal.SIGTERM)
-            assert process.wait(30) == 0
+            assert process.wait() == 0
     said = (directory / "log").read_text()
     assert "http.request_failed" not in said
     assert "Traceback" not in said
@@ -112,7 +107,7 @@ def served_day(directory: Path) -> Iterator[Day]:
 @contextmanager
 def _receiver(directory: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "tests.receiver", "--port", "0", "--log", str(directory / "received")]
-    with subprocess.Popen([*command, "--script", "200"], stdout=subprocess.PIPE, text=True) as process:
+    with Process([*command, "--script", "200"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from pathlib import Path
 
 import httpx
@@ -10,6 +9,7 @@ import pytest
 
 from tests.dashboard.browser import MISSING, Browser, Tab, find_chromium
 from tests.dashboard.day import Day
+from tests.patience import wait_until
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason=MISSING)
 
@@ -24,12 +24,9 @@ def sent_here(day: Day) -> tuple[str, str]:
     with api(day) as client:
         made = client.post("/api/events", json={"type": "security.2fa_enabled", "data": {"note": 'it\'s "quoted"'}})
         event_id = made.json()["id"]
-        for _ in range(200):
-            [delivery] = client.get(f"/api/events/{event_id}/deliveries").json()["data"]
-            if delivery["status"] == "succeeded":
-                return event_id, delivery["id"]
-            time.sleep(0.05)
-    raise AssertionError("it was not delivered")
+        path = f"/api/events/{event_id}/deliveries"
+        wait_until(lambda: [one["status"] for one in client.get(path).json()["data"]] == ["succeeded"])
+        return event_id, client.get(path).json()["data"][0]["id"]
 
 
 def received(day: Day) -> list[dict[str, object]]:

@@ -6,11 +6,12 @@ import httpx
 import trio
 
 from tests.e2e.harness import CONFIG, Server, running
+from tests.patience import PATIENCE_SECONDS
 
 
 async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
-    """With a stream open, and a client that only listens, the server stops as told in a moment, and the stream ends."""
-    async with running(tmp_path) as server:
+    """With a stream open, and a client that only listens, the drain waits for nothing, and the stream ends."""
+    async with running(tmp_path, CONFIG.replace("drain_seconds = 10", "drain_seconds = 600")) as server:
         async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
             begun = await client.post("/sign-in", data={"key": server.first_key})
             assert begun.status_code == 303
@@ -18,7 +19,7 @@ async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
             has_begun = trio.Event()
 
             async def listen() -> None:
-                async with client.stream("GET", "/live", timeout=30) as answer:
+                async with client.stream("GET", "/live", timeout=PATIENCE_SECONDS) as answer:
                     assert answer.headers["content-type"].startswith("text/event-stream")
                     async for chunk in answer.aiter_bytes():
                         received.extend(chunk)
@@ -26,11 +27,9 @@ async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
 
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(listen)
-                with trio.fail_after(10):
+                with trio.fail_after(PATIENCE_SECONDS):
                     await has_begun.wait()
-                began_at = trio.current_time()
                 assert await server.stop() == 0
-            assert trio.current_time() - began_at < 8, "the drain waits for its edges 10 s"
             assert b"event: numbers" in received
         assert "http.drain_cut_off" not in server.log()
 

@@ -10,10 +10,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import trio
 
+from tests.forked import TrioProcess, can_fork
+from tests.patience import PATIENCE_SECONDS
 from webhookd.cli.control import Control
 
 PROGRAM = (sys.executable, "-m", "webhookd")
@@ -53,6 +55,8 @@ def submit(path: Path, events: Sequence[Mapping[str, object]]) -> list[dict[str,
 class Server:
     """`webhookd serve` in `directory`; start and kill it as often as you like."""
 
+    starts_python = False  # and imports the server each time, which takes longer than all the rest
+
     def __init__(self, directory: Path, config: str = CONFIG, environ: Mapping[str, str] | None = None) -> None:
         self.directory = directory
         self.environ = os.environ | dict(environ or {})
@@ -62,7 +66,7 @@ class Server:
         self.socket = directory / "ingest.sock"
         self.url = ""
         self.first_key = ""
-        self.process: trio.Process | None = None
+        self.process: trio.Process | TrioProcess | None = None
 
     async def start(
         self,
@@ -76,17 +80,13 @@ class Server:
         Its log goes into the file `log` unless `stderr` is another descriptor.
         """
         with (self.directory / "log").open("ab") as log:
-            process = await trio.lowlevel.open_process(
-                [*program, "serve", "--config", str(self.config_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log if stderr is None else stderr,
-                env=self.environ | dict(environ or {}),
+            process = await self._open(
+                [*program, "serve", "--config", str(self.config_file)], log if stderr is None else stderr, environ or {}
             )
         self.process = process
         assert process.stdout is not None
         text = ""
-        with trio.fail_after(120):
+        with trio.fail_after(PATIENCE_SECONDS):
             while " ready: " not in text or not text.endswith("\n"):
                 chunk = await process.stdout.receive_some()
                 assert chunk, f"the server ended: {self.log()[-3000:]}"
@@ -95,6 +95,16 @@ class Server:
         self.url = ready.split("API ")[1].split(",")[0]
         if before:
             self.first_key = before[-1].split(": ")[1]
+
+    async def _open(
+        self, command: Sequence[str], stderr: int | IO[bytes], environ: Mapping[str, str]
+    ) -> trio.Process | TrioProcess:
+        env = self.environ | dict(environ)
+        if self.starts_python or not can_fork(command):
+            return await trio.lowlevel.open_process(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=env
+            )
+        return TrioProcess(command, stdout=subprocess.PIPE, stderr=stderr, env=env)
 
     async def kill(self) -> None:
         """Kill it where it stands."""
@@ -105,10 +115,11 @@ class Server:
     async def stop(self, *, times: int = 1) -> int:
         """Ask it to stop, `times` times; return its exit status."""
         assert self.process is not None
-        for _ in range(times):
-            self.process.send_signal(signal.SIGTERM)
-            await trio.sleep(0.2 if times > 1 else 0)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
+            for number in range(times):
+                while number and "server.draining" not in self.log():
+                    await trio.sleep(0.01)  # it would take two signals that come together for one
+                self.process.send_signal(signal.SIGTERM)
             return await self._reap()
 
     async def ended(self) -> int:

@@ -11,6 +11,8 @@ from tests.e2e.harness import CONFIG, Server, running
 from tests.e2e.test_master_key import command
 from tests.journal.harness import MASTER_KEY
 from tests.journal.old import VERSIONS, ask, make_old, version_of
+from tests.patience import PATIENCE_SECONDS
+from tests.planted import program as planted
 from tests.receiver import Receiver
 from webhookd.cli import program
 from webhookd.client import Client
@@ -47,7 +49,7 @@ async def test_a_backup_under_load_holds_all_that_was_acknowledged(tmp_path: Pat
         await server.webhook(receiver.url)
         await server.webhook(receiver.url, isActive=False)
         nursery.start_soon(trio.to_thread.run_sync, produce, server)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while len(acknowledged) < 500:
                 await trio.sleep(0.01)
         before = len(acknowledged)
@@ -121,14 +123,16 @@ async def test_killed_in_a_backup_the_next_one_is_whole(tmp_path: Path) -> None:
     """A server that is killed while it copies leaves no file under the name; the next backup takes the rest away."""
     file = tmp_path / "copy.db"
     async with running(tmp_path) as server:
+        await server.stop()
+        await server.start(planted("stops in a copy"))
         await server.webhook("http://127.0.0.1:10001/", isActive=False)
         with Client(server.socket) as producer:
-            for number in range(120):
-                producer.send("user.created", {"text": "x" * 200_000}, id=f"e{number}")
+            for number in range(40):
+                producer.send("user.created", {"text": "x" * 20_000}, id=f"e{number}")
         await server.post("/api/backup", {"file": str(file)})
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not (progress := await server.get("/api/backup"))["copiedPages"]:
-                await trio.sleep(0.002)
+                await trio.sleep(0.01)
         assert progress["stage"] == "copying"
         await server.kill()
         assert (tmp_path / ".copy.db.unfinished").exists()
@@ -136,7 +140,7 @@ async def test_killed_in_a_backup_the_next_one_is_whole(tmp_path: Path) -> None:
         await server.start()
         status, _, _ = await command(tmp_path, "backup", file)
         assert status == 0
-        assert len(names(file)) == 120
+        assert len(names(file)) == 40
         assert not list(tmp_path.glob(".copy.db*"))
 
 
@@ -252,14 +256,16 @@ async def test_the_copy_before_an_upgrade_can_be_restored(tmp_path: Path) -> Non
     journal = tmp_path / "webhookd.db"
     make_old(journal, 1)
     write_key(tmp_path / "master.key")
-    Server(tmp_path)  # writes the configuration
+    # What is old is all that there is, and retention isn't to delete it.
+    config = CONFIG.replace('path = "webhookd.db"', 'path = "webhookd.db"\nretention_days = 36500')
+    Server(tmp_path, config)  # writes the configuration
     known = VERSIONS[-1]
     copy = f"webhookd.db.before-v{known}"
     assert (
         f"version 1; the next start makes it {known}, and before that a copy, {copy}"
         in (await command(tmp_path, "doctor"))[1]
     )
-    async with running(tmp_path) as server:
+    async with running(tmp_path, config) as server:
         assert len((await server.get("/api/events"))["data"]) == 2
         assert await server.stop() == 0
     assert f"tables         version {known}\n" in (await command(tmp_path, "doctor"))[1]
@@ -267,7 +273,7 @@ async def test_the_copy_before_an_upgrade_can_be_restored(tmp_path: Path) -> Non
     assert status == 0
     assert ", version 1; 2 events, the last of 2023-11-14T22:13:22.000Z; 2 deliveries, 1 of them pending\n" in said
     assert version_of(journal) == 1
-    async with running(tmp_path) as server:
+    async with running(tmp_path, config) as server:
         assert len((await server.get("/api/events"))["data"]) == 2
         assert await server.stop() == 0
     assert version_of(journal) == known

@@ -2,8 +2,6 @@
 
 import base64
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ import pytest
 import trio
 
 from tests.e2e.canaries import Canaries, spellings
-from tests.e2e.harness import CONFIG, Server, running
+from tests.e2e.harness import CONFIG, PROGRAM, Server, running
+from tests.forked import run_soon
 from tests.journal.harness import CLOCK
 from tests.journal.harness import running as journal_of
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Reply, in_turn
 from webhookd.admin.app import all_operations
 from webhookd.client import Client
@@ -189,7 +189,7 @@ async def crash(server: Server, canaries: Canaries, ids: Mapping[str, str]) -> N
         failed = await local.ask("PATCH", path, json={"headers": {"X-New": HEADER_VALUE}})
         assert failed.status_code == 500
         assert (await local.ask("POST", f"{path}/test", json={})).status_code == 500
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             while "task.crashed" not in server.log() or '"error":"connect"' not in server.log():
                 await trio.sleep(0.02)  # the crash of one endpoint, and the proxy that nobody runs for another
         for log in ("http.request_failed", "task.crashed"):
@@ -233,12 +233,9 @@ async def test_no_planted_secret_gets_out(tmp_path: Path) -> None:
         assert await server.stop() == 0
         canaries.hear_files(tmp_path, except_for=KEY_FILES)
         nursery.cancel_scope.cancel()
-    shown = await trio.run_process(
-        [sys.executable, "-m", "webhookd", "check-config", "--config", str(tmp_path / "config.toml")],
-        capture_stdout=True,
-        stdin=subprocess.DEVNULL,
-    )
-    canaries.hear("check-config", shown.stdout)
+    shown = await run_soon([*PROGRAM, "check-config", "--config", str(tmp_path / "config.toml")])
+    assert shown.returncode == 0
+    canaries.hear("check-config", shown.stdout.encode())
     canaries.plant("master key", load_master_key(tmp_path / "master.key").reveal())
     assert len(canaries.secrets) > 20
     assert len(canaries.said) > 300

@@ -1,7 +1,5 @@
 """Disks that fail, are full or hold what is no journal, under the real process, and what is said of each."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
@@ -14,8 +12,10 @@ import trio
 
 from tests.cli.conftest import invoke
 from tests.disk import NotPossibleError, finds, run_error, run_full
-from tests.e2e.harness import CONFIG, running, submit
+from tests.e2e.harness import CONFIG, PROGRAM, running, submit
+from tests.forked import run_soon
 from tests.journal.old import ask
+from tests.patience import PATIENCE_SECONDS
 from webhookd.journal.migrations import CURRENT_VERSION
 
 MEBIBYTE = 1024 * 1024
@@ -24,23 +24,21 @@ BOUND = 16 * MEBIBYTE
 
 @pytest.mark.parametrize("what", ["sync", "read"])
 def test_an_error_of_the_disk_ends_the_server(tmp_path: Path, what: str) -> None:
-    """EIO ends it with status 70 and one line, at once; nothing that it acknowledged is lost."""
+    """EIO ends it with status 70 and one line; nothing that it acknowledged is lost."""
     try:
-        seconds, broken = run_error(tmp_path, what)
+        _, broken = run_error(tmp_path, what)
     except NotPossibleError as reason:
         pytest.skip(str(reason))
     assert broken == []
-    assert seconds < 2
 
 
 def test_a_full_disk_refuses_events_records_attempts_and_goes_on(tmp_path: Path) -> None:
-    """JOURNAL_FULL over HTTP and the socket, attempts from the reserve, a restart, and events again within 5 s."""
+    """JOURNAL_FULL over HTTP and the socket, attempts from the reserve, a restart, and events again with room."""
     try:
-        seconds, broken = run_full(tmp_path)
+        _, broken = run_full(tmp_path)
     except NotPossibleError as reason:
         pytest.skip(str(reason))
     assert broken == []
-    assert seconds < 5
 
 
 @pytest.mark.parametrize("fault", ["goes on after a failed sync", "has no reserve"])
@@ -88,15 +86,9 @@ async def test_a_file_that_is_no_journal_of_ours_is_refused(
         await server.stop()
     journal = tmp_path / "webhookd.db"
     change(journal)
-    result = await trio.run_process(
-        [sys.executable, "-m", "webhookd", "serve", "--config", str(tmp_path / "config.toml")],
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    lines = result.stderr.decode().splitlines()
-    assert (result.returncode, result.stdout) == (70, b"")
+    result = await run_soon([*PROGRAM, "serve", "--config", str(tmp_path / "config.toml")])
+    lines = result.stderr.splitlines()
+    assert (result.returncode, result.stdout) == (70, "")
     assert [line for line in lines if not line.startswith("{")] == [lines[-1]]
     assert lines[-1].startswith(f"webhookd: the journal {journal}") or lines[-1].startswith(f"webhookd: {journal}")
     assert said in lines[-1]
@@ -127,7 +119,7 @@ async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path:
         assert "webhookd_journal_full 1.0" in metrics
         assert 0.9 * BOUND < taken.count(True) * 200_000 < 1.3 * BOUND
         before = (await server.deliveries(webhook["id"]))[0]["attempts"]
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while (await server.deliveries(webhook["id"]))[0]["attempts"] <= before:
                 await trio.sleep(0.05)
         assert await server.stop() == 0

@@ -3,36 +3,34 @@
 import shutil
 import socket
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 
-from tests.e2e.harness import CONFIG, Server, running
-from tests.receiver import Receiver, Reply, always
+from tests.e2e.harness import CONFIG, PROGRAM, Server, running
+from tests.forked import run_soon
+from tests.patience import PATIENCE_SECONDS
+from tests.receiver import Receiver, Reply, always, steps
 from webhookd.client import Client, ServerUnavailable
+
+# A drain that waits for what hangs is not over before the tests give up.
+PATIENT = CONFIG.replace("drain_seconds = 10", "drain_seconds = 600")
 
 
 async def refused_start(directory: Path) -> tuple[int, str]:
     """Run `serve` where it can't start; return its status and what it says."""
-    result = await trio.run_process(
-        [sys.executable, "-m", "webhookd", "serve", "--config", str(directory / "config.toml")],
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert result.stdout == b""
-    return result.returncode, result.stderr.decode()
+    result = await run_soon([*PROGRAM, "serve", "--config", str(directory / "config.toml")])
+    assert result.stdout == ""
+    return result.returncode, result.stderr
 
 
 async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path) -> None:
     """After SIGTERM the answer in flight still counts, readiness is 503, events are refused; then it exits 0."""
-    async with running(tmp_path) as server, trio.open_nursery() as nursery:
-        receiver = await nursery.start(Receiver(always(Reply(delay_seconds=1.5))).run)
+    is_time = trio.Event()
+    async with running(tmp_path, PATIENT) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(always(Reply(after=is_time))).run)
         webhook = await server.webhook(receiver.url)
         with Client(server.socket) as producer:
             for number in range(3):
@@ -42,14 +40,15 @@ async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path)
         async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False) as client:
             assert (await client.get("/readyz")).json() == {"status": "ok", "reasons": []}
             nursery.start_soon(server.stop)
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_SECONDS):
                 while (ready := await client.get("/readyz")).status_code == 200:
                     await trio.sleep(0.01)
             assert (ready.status_code, ready.json()["status"]) == (503, "draining")
             refused = await client.post("/api/events", json={"type": "user.created", "data": {}})
             assert (refused.status_code, refused.json()["code"]) == (503, "SHUTTING_DOWN")
             assert "retry-after" in refused.headers
-        with trio.fail_after(10):
+        is_time.set()
+        with trio.fail_after(PATIENCE_SECONDS):
             while server.process is not None:
                 await trio.sleep(0.02)
         assert len(receiver.requests) == 1
@@ -63,14 +62,13 @@ async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path)
 
 async def test_a_second_signal_cuts_the_wait(tmp_path: Path) -> None:
     """With a request that hangs, a second SIGTERM ends the server at once; the attempt counts as interrupted."""
-    async with running(tmp_path) as server, trio.open_nursery() as nursery:
-        receiver = await nursery.start(Receiver(always(Reply(delay_seconds=60))).run)
+    async with running(tmp_path, PATIENT) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(steps("hang")).run)
         webhook = await server.webhook(receiver.url)
         with Client(server.socket) as producer:
             producer.send("user.created", {}, id="e0")
         await receiver.wait_for(1)
-        with trio.fail_after(5):
-            assert await server.stop(times=2) == 0
+        assert await server.stop(times=2) == 0
         receiver.script = always()
         await server.start()
         await server.settled(webhook["id"])
@@ -150,11 +148,10 @@ async def test_a_client_bridges_a_restart(tmp_path: Path) -> None:
         results = []
 
         def send() -> None:
-            with Client(server.socket, timeout=30) as patient:
+            with Client(server.socket, timeout=PATIENCE_SECONDS) as patient:
                 results.append(patient.send("user.created", {}))
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(trio.to_thread.run_sync, send)
-            await trio.sleep(0.2)
             await server.start()
         assert not results[0].duplicate

@@ -3,15 +3,15 @@
 import os
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import standardwebhooks
 import trio
 
-from tests.e2e.harness import Server, running
+from tests.e2e.harness import PROGRAM, Server, running
+from tests.forked import run_soon
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client
 from webhookd.keyfile import CREDENTIALS_DIRECTORY, create_master_key, load_master_key
@@ -24,20 +24,14 @@ SEED = 20_260_301
 
 async def command(directory: Path, *arguments: object, environ: dict[str, str] | None = None) -> tuple[int, str, str]:
     """Run `webhookd` with the configuration in a directory; return its status, output and errors."""
-    done = await trio.run_process(
-        [sys.executable, "-m", "webhookd", *map(str, arguments), "--config", str(directory / "config.toml")],
-        capture_stdout=True,
-        capture_stderr=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | (environ or {}),
-    )
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
+    command = [*PROGRAM, *map(str, arguments), "--config", str(directory / "config.toml")]
+    done = await run_soon(command, env=os.environ | (environ or {}))
+    return done.returncode, done.stdout, done.stderr
 
 
 async def settle(server: Server) -> str:
     """Return the id of the key in force once no change is under way."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         while (now := await server.get("/api/master-key"))["stage"] != "settled":
             await trio.sleep(0.02)
     return str(now["keyId"])

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.e2e.harness import Server, running
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, steps
 from tests.test_metrics import Exposition
 from webhookd.client import Client
@@ -21,7 +22,7 @@ async def scrape(server: Server) -> Exposition:
     """Return an exposition in which what was done before this call is counted, the backlog too."""
     asked_at = time.time()
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
-        with trio.fail_after(15):
+        with trio.fail_after(PATIENCE_SECONDS):
             while True:
                 answer = await client.get("/metrics")
                 assert answer.status_code == 200
@@ -59,7 +60,7 @@ async def test_the_numbers_are_those_of_the_run(tmp_path: Path) -> None:
         await trio.to_thread.run_sync(refused, server.socket)
         await server.settled(webhook["id"])
         assert server.process is not None
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while (await server.deliveries(throttled["id"]))[0]["attempts"] == 0:
                 await trio.sleep(0.05)
         said = await scrape(server)

@@ -1,19 +1,21 @@
 """More than a server can take: what it accepts it stores, what it refuses it doesn't, and it doesn't grow with it."""
 
-import time
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import serving
+from tests.journal.old import ask
 from tests.overload import FAULTS, finds, run
+from tests.patience import wait_until
 from tests.planted import program
 
 NOWHERE = "http://127.0.0.1:1234/"
 LITTLE, MUCH = 2_000, 40_000
 GROWN_MEBIBYTES = 12
-WORK_SECONDS = 1.5
+WEBHOOKS = 2
 
 
 def test_accepted_equals_stored_under_overload(tmp_path: Path) -> None:
@@ -36,14 +38,18 @@ def journals(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     made = {}
     for deliveries in (LITTLE, MUCH):
         made[deliveries] = tmp_path_factory.mktemp("backlog")
-        seed(made[deliveries], Content(groups=(Group(count=2, url=NOWHERE),), deliveries=deliveries))
+        seed(made[deliveries], Content(groups=(Group(count=WEBHOOKS, url=NOWHERE),), deliveries=deliveries))
     return made
 
 
-def peak(journal: Path, *faults: str) -> float:
+def peak(seeded: Path, *faults: str) -> float:
+    """Return the most memory that a server takes which starts on a copy of a journal."""
+    journal = seeded.with_name(f"{seeded.name}-{len(list(seeded.parent.iterdir()))}")
+    shutil.copytree(seeded, journal)
     environ = {"WEBHOOKD_LOG__LEVEL": "error"}
     with serving(journal, environ=environ, abandon=True, wrapper=program(*faults) if faults else ()) as server:
-        time.sleep(WORK_SECONDS)
+        begun = "SELECT count(DISTINCT delivery_pk) FROM attempts"
+        wait_until(lambda: ask(journal / "webhookd.db", begun) == [(WEBHOOKS,)])
         return server.peak_mebibytes()
 
 

@@ -7,6 +7,7 @@ import httpx
 import trio
 
 from tests.e2e.harness import Server, running
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client
 
@@ -71,7 +72,7 @@ async def test_every_attempt_sends_the_same_trace(tmp_path: Path) -> None:
         )
         await server.settled(webhook["id"])
         await server.post(f"/api/webhooks/{webhook['id']}/replay", {"since": "2025-01-01T00:00:00Z"})
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             while len(receiver.requests) < 2:
                 await trio.sleep(0.02)
         found = [(request.headers["webhook-id"], request.headers["traceparent"]) for request in receiver.requests]

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from tests.ingest.fakes import FakePublisher
+from tests.patience import PATIENCE_SECONDS
 from webhookd.config import IngestConfig
 from webhookd.ingest import IngestServer
 
@@ -31,7 +32,7 @@ class Producer:
         await self.stream.send_all(data)
 
     async def result(self) -> dict[str, object]:
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             while b"\n" not in self._read:
                 chunk = await self.stream.receive_some(65536)
                 assert chunk, f"connection ended; unread: {self._read!r}"
@@ -45,7 +46,7 @@ class Producer:
 
     async def rest(self) -> list[dict[str, object]]:
         """Read to the end."""
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             while chunk := await self.stream.receive_some(65536):
                 self._read += chunk
         text, self._read = self._read, b""
@@ -103,6 +104,6 @@ async def connected(path: Path) -> AsyncIterator[Producer]:
 
 
 async def eventually(claim: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE_SECONDS):
         while not claim():
             await trio.sleep(0.002)

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.ingest.fakes import FakePublisher
 from tests.ingest.producer import code, connected, eventually, ids, line, serving
+from tests.patience import PATIENCE_SECONDS
 
 
 async def test_drain_answers_what_was_taken_and_closes(path: Path) -> None:
@@ -40,7 +41,7 @@ async def test_drain_refuses_lines_that_wait_for_room(path: Path) -> None:
     async with serving(path, publisher) as server, connected(path) as producer:
         await producer.send(line(1) + line(2))
         await trio.testing.wait_all_tasks_blocked(0.02)
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_SECONDS):
             await server.drain(5)
         assert [code(result) for result in await producer.rest()] == ["SHUTTING_DOWN"] * 2
     assert publisher.events == []
@@ -52,7 +53,7 @@ async def test_drain_gives_up_at_its_deadline(path: Path) -> None:
     async with serving(path, publisher) as server, connected(path) as producer:
         await producer.send(line(1))
         await eventually(lambda: len(publisher.tickets) == 1)
-        with capture_logs() as logs, trio.fail_after(2):
+        with capture_logs() as logs, trio.fail_after(PATIENCE_SECONDS):
             await server.drain(0.05)
         assert await producer.rest() == []
     assert [each["event"] for each in logs] == ["ingest.drain_cut_off"]
@@ -110,7 +111,7 @@ async def test_refused_peer_that_already_wrote_still_reads_why(path: Path) -> No
             client.sendall(line(1))
             client.setblocking(False)
             async with trio.SocketStream(trio.socket.from_stdlib_socket(client.dup())) as stream:
-                with trio.fail_after(2):
+                with trio.fail_after(PATIENCE_SECONDS):
                     first = await stream.receive_some(1000)
     assert code(json.loads(first)) == "FORBIDDEN"
     assert first.endswith(b"\n")

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 
 from tests.ingest.fakes import FakePublisher, FakeTicket
 from tests.ingest.producer import LIMIT, code, connected, eventually, ids, line, serving
+from tests.patience import PATIENCE_SECONDS
 from webhookd.errors import ErrorCode, JournalError, Rejected
 from webhookd.models import NewEvent, PublishResult
 
@@ -171,7 +172,7 @@ async def test_client_that_never_reads_is_cut_off(path: Path) -> None:
             connected(path) as deaf,
             connected(path) as other,
         ):
-            with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+            with pytest.raises(trio.BrokenResourceError), trio.fail_after(PATIENCE_SECONDS):
                 await deaf.send(line(1) * 1_000_000)
             await other.send(line(2))
             assert (await other.result())["id"] == "evt_2"

@@ -10,6 +10,7 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
+from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Journal, Ticket, notice
@@ -52,11 +53,11 @@ async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> 
             attempt_record(), outcome=Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
         )
         recorded = journal.record(large)
-        await trio.sleep(1.5)
+        await until(lambda: journal._writer._is_stuck)
         assert (recorded.is_done, journal.is_full) == (False, True)
         # As if somebody had made room; the writer is waiting for it, and its connection is free.
         allow_pages(journal._writer._database, 100_000)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             await recorded.wait()
             await publish(journal, event("again", size=50_000)).wait()
         assert (await journal.read(attempts), journal.is_full) == (1, False)

@@ -8,8 +8,9 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
+from tests.patience import PATIENCE_SECONDS
 from webhookd.errors import ReadTimeoutError, Rejected
-from webhookd.journal import READ_LIMIT_SECONDS, Journal, events
+from webhookd.journal import Journal, events
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
 from webhookd.journal.log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
 from webhookd.journal.schema import EventTable
@@ -59,21 +60,21 @@ async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(pat
     """A query that holds its snapshot while much comes in is ended early, and then the log is cut."""
     log = path.with_name(path.name + "-wal")
     async with running(path) as journal, trio.open_nursery() as nursery:
-        ended: list[float] = []
+        ended = trio.Event()
+        # So long that nothing else would end it.
+        journal._read_limit.seconds = journal._read_limit._usual_seconds = 10 * PATIENCE_SECONDS
 
         async def read() -> None:
             with pytest.raises(ReadTimeoutError):
                 await journal.read(count_for_long)
-            ended.append(trio.current_time())
+            ended.set()
 
         await publish(journal, event("first")).wait()
         nursery.start_soon(read)
-        began = trio.current_time()
         for number in range(HURRY_BYTES // SIZE + 10):
             await publish(journal, event(f"e{number}", size=SIZE)).wait()
-        with trio.fail_after(READ_LIMIT_SECONDS - (trio.current_time() - began)):
-            while not ended:
-                await trio.sleep(0.01)
+        with trio.fail_after(PATIENCE_SECONDS):
+            await ended.wait()
         await publish(journal, event("last")).wait()
         assert log.stat().st_size < HURRY_BYTES
         assert (await journal.read(events.get, "last", None)).id == "last"
@@ -113,7 +114,7 @@ async def test_an_event_is_not_held_back_past_what_divides(path: Path) -> None:
         waiting = publish(journal, event("before"))
         dividing = journal.divide(lambda _: None, None)
         later = publish(journal, event("after"))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await dividing.wait()
             with pytest.raises(Rejected):
                 await waiting.wait()
@@ -127,9 +128,9 @@ async def test_what_was_taken_is_not_held_back_at_the_end(path: Path) -> None:
     async with running(path) as journal:
         reader = await hold_log_long(journal, path)
         taken = publish(journal, event("taken"))
-        await trio.sleep(0.3)
+        await journal.insist(lambda _: None, None).wait()  # submitted later, and written meanwhile
         assert not taken.is_done
         journal.refuse_events()
-        with trio.fail_after(2):
+        with trio.fail_after(PATIENCE_SECONDS):
             assert (await taken.wait()).id == "taken"
         reader.close()

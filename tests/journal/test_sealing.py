@@ -9,6 +9,7 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import CLOCK, MASTER_KEY, VAULT, add_endpoint, new_endpoint, running
+from tests.patience import PATIENCE_SECONDS
 from webhookd.delivery.signing import generate_secret
 from webhookd.errors import MasterKeyError
 from webhookd.hidden import Secret
@@ -212,7 +213,7 @@ async def everywhere(path: Path, journal: Journal) -> bytes:
     """Return all that the journal's files hold once what is overwritten has left its log."""
     journal.cut_log()
     wal = path.with_name(path.name + "-wal")
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE_SECONDS):
         while wal.stat().st_size:
             await trio.sleep(0.01)
     return b"".join(file.read_bytes() for file in path.parent.iterdir())
@@ -266,7 +267,7 @@ async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(p
             await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
         nursery.start_soon(journal.retain, 30, CLOCK.now)
         sql = "SELECT endpoint_pk FROM secrets WHERE kind = 'previous' ORDER BY endpoint_pk"
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE_SECONDS):
             while await journal.read(query, sql) != [(overlapping.pk,)]:
                 await trio.sleep(0.01)
         opened = await journal.read(endpoints.credentials, VAULT, overlapping.pk, now)

@@ -11,6 +11,7 @@ from peewee import Database
 
 from tests.disk import NotPossibleError, fill, small_disk
 from tests.journal.harness import add_endpoint, event, publish, running
+from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Journal, events
@@ -36,9 +37,12 @@ def attempt(size: int, *, number: int = 1) -> AttemptRecord:
     return msgspec.structs.replace(attempt_record(), outcome=outcome, number=number)
 
 
-async def has_room(journal: Journal) -> None:
-    while journal.is_full:
-        await trio.sleep(0.05)
+async def looked_for_room(journal: Journal) -> None:
+    """Return once the writer has looked for room again, all the way, and found none."""
+    for _ in range(2):
+        before = journal._writer._submitted  # each look makes another
+        await until(lambda before=before: journal._writer._submitted is not before)  # type: ignore[misc]
+    assert journal.is_full
 
 
 async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Path) -> None:
@@ -51,7 +55,7 @@ async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Pat
         with pytest.raises(Rejected) as refused:
             await publish(journal, event("large", size=200 * KIB)).wait()
         assert refused.value.code is ErrorCode.JOURNAL_FULL
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await journal.record(attempt(100 * KIB)).wait()
         assert journal.is_full
         assert not reserve.exists()
@@ -59,8 +63,7 @@ async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Pat
             await journal.room()
         assert refused.value.code is ErrorCode.JOURNAL_FULL
         ballast.unlink()
-        with trio.fail_after(5):
-            await has_room(journal)
+        await until(lambda: not journal.is_full)
         await publish(journal, event("large", size=200 * KIB)).wait()
         assert reserve.exists()
 
@@ -71,12 +74,12 @@ async def test_what_the_reserve_has_no_room_for_waits(disk: Path) -> None:
         await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
         large = journal.record(attempt(800 * KIB))
-        await trio.sleep(0.1)
-        with trio.fail_after(5):
+        await until(lambda: journal._writer._is_stuck)
+        with trio.fail_after(PATIENCE_SECONDS):
             await journal.record(attempt(1, number=2)).wait()
         assert (large.is_done, journal.is_full) == (False, True)
         ballast.unlink()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await large.wait()
 
 
@@ -110,10 +113,10 @@ async def test_a_change_that_finds_no_room_midway_waits_for_it(tmp_path: Path) -
         async with running(disk / "journal.db") as journal:
             ballast = fill(disk, left=64 * KIB)
             large = journal.insist(grow, None)
-            await trio.sleep(1.2)
+            await looked_for_room(journal)
             assert (large.is_done, journal.is_full) == (False, True)
             ballast.unlink()
-            with trio.fail_after(5):
+            with trio.fail_after(PATIENCE_SECONDS):
                 await large.wait()
 
 
@@ -135,12 +138,12 @@ async def test_nothing_passes_what_divides(disk: Path) -> None:
         dividing = journal.divide(grow, lambda _: order.append("dividing"))
         after = journal.record(attempt(1))
         later = journal.insist(lambda _: None, lambda _: order.append("after"))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await before.wait()
-        await trio.sleep(1.2)
+        await looked_for_room(journal)
         assert (dividing.is_done, after.is_done, later.is_done) == (False, False, False)
         ballast.unlink()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await later.wait()
         assert order == ["before", "dividing", "after"]
 
@@ -151,11 +154,11 @@ async def test_what_divides_passes_nothing(disk: Path) -> None:
         await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
         large = journal.record(attempt(800 * KIB))
-        await trio.sleep(0.1)
+        await until(lambda: journal._writer._is_stuck)
         dividing = journal.divide(lambda _: None, None)
-        await trio.sleep(1.2)
+        await looked_for_room(journal)
         assert (large.is_done, dividing.is_done) == (False, False)
         ballast.unlink()
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE_SECONDS):
             await dividing.wait()
         assert large.is_done

@@ -50,6 +50,7 @@ async def run(
     """Kill a server `cycles` times and a last time in an empty directory, let all rest, and check what was promised."""
     kinds = random.Random(seed)  # noqa: S311 - a test's dice
     server = Server(directory, CONFIG, {"PYTHONPATH": str(ROOT)})
+    server.starts_python = True  # which is killed as well
     lives, ledger, report = Lives(), Ledger(), Report()
     killer = _Killer(server, lives, ledger, PROGRAM if plant is None else program(plant=plant), kinds)
     try:

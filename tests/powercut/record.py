@@ -22,6 +22,7 @@ from tests.e2e.harness import CONFIG, Server
 from tests.journal.harness import MASTER_KEY
 from tests.journal.old import VERSIONS, make_old
 from tests.launcher import program
+from tests.patience import PATIENCE_SECONDS
 from tests.powercut.disk import IGNORED
 from tests.powercut.trace import STRACE, is_whole
 from tests.receiver import Receiver, Reply, Request
@@ -137,11 +138,11 @@ async def _live(server: Server, recording: Recording, dice: random.Random, ids: 
             recording.sent[event_id] = b'{"text": "%s"}' % text.encode()
             await server.post("/api/events", body)
         await server.post("/api/backup", {"file": str(server.directory / BACKUP), "force": True})
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while (await server.get("/api/backup"))["stage"] != "done":
                 await trio.sleep(0.02)
         await server.post("/api/master-key/rotate", {})
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while (await server.get("/api/master-key"))["stage"] != "settled":
                 await trio.sleep(0.02)
     for webhook in (await server.get("/api/webhooks"))["data"]:

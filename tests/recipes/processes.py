@@ -9,6 +9,8 @@ from pathlib import Path
 
 import trio
 
+from tests.patience import PATIENCE_SECONDS
+
 BIN = Path(sys.executable).parent
 
 
@@ -38,7 +40,7 @@ async def program(
 
 async def listening(port: int, process: trio.Process, log: Path) -> None:
     """Return once something listens on the port; fails with the log where the program has ended."""
-    with trio.fail_after(30):
+    with trio.fail_after(PATIENCE_SECONDS):
         while True:
             try:
                 await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()

@@ -17,7 +17,7 @@ import trustme
 
 from tests.client.flavours import FLAVOURS
 from tests.e2e.harness import Server, running
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.ports import held_port
 from tests.receiver import Receiver
 from tests.recipes.pages import DOCS, write
@@ -139,7 +139,7 @@ async def exchange(stream: trio.SSLStream[trio.SocketStream], event_id: str) -> 
     line = json.dumps({"type": "user.created", "data": {}, "id": event_id}).encode() + b"\n"
     await stream.send_all(b"%x\r\n%s\r\n" % (len(line), line))
     seen = b""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_SECONDS):
         while f'"{event_id}"'.encode() not in seen:
             chunk = await stream.receive_some()
             assert chunk, seen
@@ -223,7 +223,7 @@ async def test_nginx_changes_no_byte(tmp_path: Path, place: Path) -> None:
             for url in (direct.url, f"http://127.0.0.1:{port}"):
                 await server.webhook(f"{url}/hook")
             await trio.to_thread.run_sync(send, server, "evt_1")
-            with trio.fail_after(20):
+            with trio.fail_after(PATIENCE_SECONDS):
                 (plain,), (proxied,) = await direct.wait_for(1), await behind.wait_for(1)
         assert DATA in plain.body
         assert proxied.body == plain.body

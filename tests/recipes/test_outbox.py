@@ -13,6 +13,7 @@ import trio
 
 from tests.client.feed import feed
 from tests.e2e.harness import Server, running
+from tests.patience import PATIENCE_SECONDS
 from tests.ports import held_port
 from tests.recipes.pages import write
 from tests.recipes.processes import listening, program
@@ -88,7 +89,7 @@ async def _check(server: Server, application: Application, directory: Path) -> N
             await process.wait()
     assert unsent(database, application.table) == rows
     async with program(application.relay, directory, environ, log=log) as process:
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             while unsent(database, application.table):
                 assert process.poll() is None, log.read_text()
                 await trio.sleep(0.02)
@@ -110,7 +111,7 @@ def _held(database: Path) -> Iterator[None]:
 
 async def _taken(server: Server, ids: list[str], process: trio.Process, log: Path) -> None:
     """Return once the server has all of these events."""
-    with trio.fail_after(20):
+    with trio.fail_after(PATIENCE_SECONDS):
         while not set(ids) <= {event["id"] for event in await feed(server)}:
             assert process.poll() is None, log.read_text()
             await trio.sleep(0.02)

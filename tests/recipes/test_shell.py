@@ -14,6 +14,7 @@ import trio
 
 from tests.client.feed import feed
 from tests.e2e.harness import Server, running
+from tests.patience import PATIENCE_SECONDS
 from tests.ports import held_port
 from tests.recipes.pages import DOCS, write
 from tests.recipes.processes import BIN
@@ -92,7 +93,7 @@ async def test_the_script_sends_each_line_once_though_the_server_is_away_at_firs
     async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
         async with running(tmp_path) as server:
-            with trio.fail_after(30):
+            with trio.fail_after(PATIENCE_SECONDS):
                 while not results:
                     await trio.sleep(0.05)
             await send()
