@@ -29,6 +29,7 @@ from webhookd.logs import get_logger
 from webhookd.metrics import SUCCESS, Histogram, Measures
 from webhookd.models import BreakerState, DeliveryError
 from webhookd.router import Router
+from webhookd.stalls import Stalls
 from webhookd.version import VERSION
 
 KEPT_SECONDS = 1.0
@@ -111,6 +112,7 @@ class Scraper(Collector):
         lifecycle: Lifecycle,
         ingest: Producers,
         log: LogStream,
+        stalls: Stalls,
         clock: Clock,
         max_in_flight: int,
     ) -> None:
@@ -121,6 +123,7 @@ class Scraper(Collector):
         self._lifecycle = lifecycle
         self._ingest = ingest
         self._log = log
+        self._stalls = stalls
         self._clock = clock
         self._max_in_flight = max_in_flight
         self._census: tuple[float, Census] | None = None
@@ -212,6 +215,13 @@ class Scraper(Collector):
         state, _ = self._lifecycle.readiness()
         yield _gauge("ready", "1 while the server takes work", int(state in {"ok", "degraded"}))
         yield _gauge("degraded", "1 while /readyz says degraded", int(state == "degraded"))
+        yield _histogram("loop_delay_seconds", "How late the event loop's heartbeat was", self._stalls.delays)
+        longest = self._stalls.longest()
+        yield _gauge(
+            "loop_longest_stall_seconds",
+            "The longest time of the last hour for which the loop did one thing, 0 where none took 20 ms",
+            0 if longest is None else longest.seconds,
+        )
         yield _counter("log_lines_dropped", "Lines of the log that its reader didn't take", self._log.dropped)
         build = GaugeMetricFamily(
             "webhookd_build_info", "1, with the versions in use", labels=("version", "python", "sqlite")

@@ -58,6 +58,7 @@ from webhookd.router import Router
 from webhookd.scraper import LogStream, Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
+from webhookd.stalls import Stalls, watching
 from webhookd.supervisor import Supervisor
 from webhookd.trends import Trends
 from webhookd.version import VERSION
@@ -120,8 +121,9 @@ async def serve(config: Config, announce: Callable[[Ready], None], log: LogStrea
     clock = Timeline(SystemClock())
     ids = IdFactory(SystemClock().now)  # the journal's threads make some
     measures = Measures()
+    stalls = Stalls()
     with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with alive(), writing(config, clock, ids, measures) as journal:
+        async with alive(), watching(stalls, clock), writing(config, clock, ids, measures) as journal:
             with ExitStack() as bound:
                 rotator = await unlock(journal, config, os.environ)
                 tokens = open_tokens(config.jwt)
@@ -146,6 +148,7 @@ async def serve(config: Config, announce: Callable[[Ready], None], log: LogStrea
                     lifecycle=lifecycle,
                     ingest=sockets.ingest,
                     log=log,
+                    stalls=stalls,
                     clock=clock,
                     max_in_flight=config.delivery.max_in_flight,
                 )
@@ -164,6 +167,7 @@ async def serve(config: Config, announce: Callable[[Ready], None], log: LogStrea
                     measures=measures,
                     metrics=scraper,
                     trends=Trends(measures.tally, journal, clock),
+                    stalls=stalls,
                     check_url=sender.check_url,
                     check_headers=custom_headers.check,
                 )

@@ -43,6 +43,7 @@ class Supervisor:
 
     async def run(self, task: Callable[[], Awaitable[None]]) -> None:
         """Run `task` until it returns; only cancellation and JournalError get out."""
+        trio.lowlevel.current_task().name = self.name  # else all supervised tasks have this function's
         while True:
             try:
                 await task()

@@ -29,6 +29,7 @@ from webhookd.journal import adopt_master_key
 from webhookd.keyfile import KeyPlace
 from webhookd.rotator import Rotator
 from webhookd.scraper import Scraper
+from webhookd.stalls import Stalls
 from webhookd.trends import Trends
 
 ISSUER, AUDIENCE = "https://app.example/", "webhookd"
@@ -166,6 +167,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
         place.stage(Secret(bytes(32)))  # the world's own
         place.next_path.rename(place.path)
         rotator = Rotator(w.journal, place, await w.journal.write(adopt_master_key, place.load()))
+        stalls = Stalls()
         services = Services(
             router=w.router,
             journal=w.journal,
@@ -187,10 +189,12 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
                 lifecycle=Ready(),
                 ingest=NoProducers(),
                 log=NoLog(),
+                stalls=stalls,
                 clock=w.clock,
                 max_in_flight=w.config.delivery.max_in_flight,
             ),
             trends=Trends(w.measures.tally, w.journal, w.clock),
+            stalls=stalls,
             check_url=any_url,
             check_headers=custom_headers.check,
         )

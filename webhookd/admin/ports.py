@@ -31,6 +31,7 @@ from webhookd.recent import RecentAttempts
 from webhookd.replayer import Replayer
 from webhookd.rotator import Rotator
 from webhookd.secrets import Vault
+from webhookd.stalls import Stalls
 from webhookd.tester import Tester
 from webhookd.trends import Trends
 
@@ -188,6 +189,7 @@ class Services:
     measures: Measures
     metrics: Metrics
     trends: Trends
+    stalls: Stalls
     check_url: Callable[[str], Awaitable[None]]
     check_headers: Callable[[Mapping[str, str]], None]
     changing: trio.Lock = field(default_factory=trio.Lock)

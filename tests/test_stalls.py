@@ -1,0 +1,194 @@
+"""The watch over the event loop: a planted slow step is found, named, measured and told once.
+
+What blocks here does so for a stated time at least; nothing is said of how long anything may take.
+"""
+
+import ctypes
+import io
+import json
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.admin.inprocess import Signer, api_in_process
+from tests.test_metrics import exposed
+from webhookd import logs
+from webhookd.clock import SystemClock
+from webhookd.config import LogConfig
+from webhookd.stalls import BEAT_SECONDS, KEPT_SECONDS, LOG_PAUSE_SECONDS, Stall, Stalls, watching
+from webhookd.supervisor import Supervisor
+
+LONG_SECONDS = 0.35
+
+
+def block(seconds: float) -> None:
+    """Stand still without the interpreter's lock, as in a system call."""
+    time.sleep(seconds)
+
+
+def wait_for_a_disk() -> None:
+    """Stand still for long."""
+    block(LONG_SECONDS)
+
+
+def compute() -> None:
+    """Use the processor."""
+    end = time.thread_time() + LONG_SECONDS
+    while time.thread_time() < end:
+        pass
+
+
+def hold_the_lock() -> None:
+    """Stand still with the interpreter's lock, so that no other thread runs either."""
+    end, libc = time.perf_counter() + LONG_SECONDS, ctypes.PyDLL(None)
+    while (left := end - time.perf_counter()) > 0:  # a signal ends a call
+        libc.usleep(int(left * 1e6) + 1)
+
+
+@pytest.fixture
+def log() -> Callable[[], list[dict[str, object]]]:
+    """Return what reads the lines `loop.stalled` so far."""
+    out = io.StringIO()
+    logs.configure(LogConfig(format="json"), out)
+    return lambda: [line for line in map(json.loads, out.getvalue().splitlines()) if line["event"] == "loop.stalled"]
+
+
+async def stalled_by(block: Callable[[], None]) -> Stalls:
+    """Run a task under the watch whose one step blocks."""
+    stalls = Stalls()
+
+    async def task() -> None:
+        block()
+        await trio.lowlevel.checkpoint()
+
+    async with watching(stalls, SystemClock()):
+        await trio.sleep(BEAT_SECONDS)
+        await Supervisor("planted").run(task)
+        before = sum(stalls.delays.counts)
+        with trio.fail_after(30):
+            while sum(stalls.delays.counts) < before + 2:
+                await trio.sleep(BEAT_SECONDS)
+    return stalls
+
+
+@pytest.mark.parametrize("block", [wait_for_a_disk, compute, hold_the_lock])
+async def test_a_step_that_is_long_is_told_with_its_task(
+    block: Callable[[], None], log: Callable[[], list[dict[str, object]]]
+) -> None:
+    """The line has the task's name, how long it was and where it was, whoever had the interpreter's lock meanwhile."""
+    stalls = await stalled_by(block)
+    longest = stalls.longest()
+    assert longest is not None
+    assert longest.task == "planted"
+    assert longest.seconds >= LONG_SECONDS
+    assert longest.cpu_seconds <= longest.seconds
+    line = log()[0]
+    assert (line["level"], line["component"], line["task"], line["stalls"]) == ("warning", "loop", "planted", 1)
+    assert line["duration_ms"] == round(longest.seconds * 1000, 1)
+    assert f" in {block.__name__}" in "".join(str(line["traceback"]).splitlines()[:2])
+    assert stalls.delays.total >= LONG_SECONDS - BEAT_SECONDS
+    assert sum(stalls.delays.counts[7:]) >= 1  # above 100 ms
+
+
+async def test_waiting_and_working_are_told_apart(log: Callable[[], list[dict[str, object]]]) -> None:
+    """A step that waits has next to no CPU time, one that works has all of it."""
+    waited = (await stalled_by(wait_for_a_disk)).longest()
+    worked = (await stalled_by(compute)).longest()
+    assert waited is not None
+    assert worked is not None
+    assert waited.cpu_seconds < LONG_SECONDS / 2 < worked.cpu_seconds
+
+
+async def test_a_thread_that_holds_the_lock_is_told(log: Callable[[], list[dict[str, object]]]) -> None:
+    """Where another thread kept the loop from running no task is blamed, and the line says where such threads are."""
+    stalls = Stalls()
+    async with watching(stalls, SystemClock()):
+        await trio.sleep(BEAT_SECONDS)
+        await trio.to_thread.run_sync(hold_the_lock)
+        with trio.fail_after(30):
+            while not log():
+                await trio.sleep(BEAT_SECONDS)
+    assert log()[0]["task"] is None
+    assert log()[0]["threads"] == []
+
+
+async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[str, object]]]) -> None:
+    """Steps that are short by themselves and many together are told without a task."""
+    stalls = Stalls()
+
+    async def short() -> None:
+        block(0.005)
+
+    async with watching(stalls, SystemClock()):
+        await trio.sleep(BEAT_SECONDS)
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(short)
+        with trio.fail_after(30):
+            while not log():
+                await trio.sleep(BEAT_SECONDS)
+    longest = stalls.longest()
+    assert longest is not None
+    assert longest.seconds >= 0.3
+
+
+async def test_stalls_in_a_row_are_one_line(
+    autojump_clock: trio.testing.MockClock, log: Callable[[], list[dict[str, object]]]
+) -> None:
+    """The first is told at once; those of the ten seconds after it share a line about the longest."""
+    stalls = Stalls()
+    async with watching(stalls, SystemClock()):
+        for seconds in (0.11, 0.12, 0.2, 0.11):
+            await trio.sleep(1)
+            block(seconds)
+        await trio.sleep(1)
+        assert [line["stalls"] for line in log()] == [1]
+        await trio.sleep(LOG_PAUSE_SECONDS)
+        assert [line["stalls"] for line in log()] == [1, 3]
+        assert float(str(log()[1]["duration_ms"])) >= 200
+        await trio.sleep(10 * LOG_PAUSE_SECONDS)
+        assert len(log()) == 2
+
+
+async def test_the_longest_of_an_hour_is_forgotten_after_it(autojump_clock: trio.testing.MockClock) -> None:
+    """Each stall counts for an hour, a longer one hides the others for as long, and at most one a minute is kept."""
+    stalls = Stalls()
+    assert stalls.longest() is None
+    for number in range(100):
+        stalls.note(Stall(ended_at=number, seconds=5 - number / 100, cpu_seconds=0, task=f"t{number}"))
+        await trio.sleep(1)
+    first = stalls.longest()
+    assert first is not None
+    assert first.task == "t0"
+    assert len(stalls._periods) == 2
+    await trio.sleep(KEPT_SECONDS - 90)
+    second = stalls.longest()
+    assert second is not None
+    assert second.task == "t60"
+    await trio.sleep(KEPT_SECONDS)
+    assert stalls.longest() is None
+
+
+async def test_a_watch_that_ends_leaves_no_timer() -> None:
+    """After it nothing is left that would end the process."""
+    await stalled_by(lambda: None)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+async def test_metrics_show_the_delay(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """The histogram counts each beat, and the gauge is the longest stall of the last hour."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        stalls = api.services.stalls
+        said = await exposed(api)
+        assert said.value("webhookd_loop_longest_stall_seconds") == 0
+        stalls.delays.observe(0.3)
+        stalls.note(Stall(ended_at=0, seconds=0.3, cpu_seconds=0, task="t"))
+        said = await exposed(api)
+        assert said.value("webhookd_loop_longest_stall_seconds") == 0.3
+        assert said.value("webhookd_loop_delay_seconds_count") == 1
+        assert said.value("webhookd_loop_delay_seconds_bucket", le="0.25") == 0
