@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from webhookd.clock import Timeline
 from webhookd.delivery import breaker
-from webhookd.delivery.retry import MAX_RETRY_AFTER_SECONDS
 from webhookd.journal import Database, Journal, Ticket, endpoints, schedule
 from webhookd.logs import get_logger
 from webhookd.models import Credentials, Endpoint, EndpointState, Policy
 from webhookd.registry import Registry
+from webhookd.retry_after import MAX_RETRY_AFTER_SECONDS
 from webhookd.secrets import Vault
 
 Loaded = tuple[Endpoint, Credentials, EndpointState]

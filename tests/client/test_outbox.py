@@ -291,6 +291,14 @@ def test_http_answers_of_the_moment_are_waited_out(status: int, header: str, sec
     assert failure.retry_after_seconds == seconds
 
 
+def test_a_date_to_wait_for_is_held_against_the_answers_own() -> None:
+    """A server whose clock is wrong is waited for as long as it means."""
+    headers = {"retry-after": "Thu, 01 Jan 1970 00:02:00 GMT", "date": "Thu, 01 Jan 1970 00:01:00 GMT"}
+    failure = read_failure(503, headers, b"", 1_000_000.0)
+    assert isinstance(failure, Lost)
+    assert failure.retry_after_seconds == 60.0
+
+
 def test_a_result_that_never_ends_is_none() -> None:
     """What comes without a newline is kept up to a bound, searched once, and then the connection is given up."""
 

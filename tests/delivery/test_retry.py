@@ -1,5 +1,7 @@
 """What an answer means: the contract's table, line by line, and the back-off."""
 
+from datetime import datetime
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -22,6 +24,7 @@ from webhookd.models import (
     PolicyOverrides,
     RetryOverrides,
 )
+from webhookd.retry_after import parse_date
 
 POLICY = resolve(PolicyOverrides(), DeliveryConfig())
 MIDDLE = 0.5  # the sample that jitter turns into no change
@@ -159,6 +162,83 @@ def test_retry_after_is_heard_from_throttling_alone() -> None:
 def test_retry_after_in_all_its_forms(value: str, seconds: float | None) -> None:
     """Seconds and the three HTTP dates are read, capped at a day; garbage is ignored."""
     assert retry_after_seconds(answered(429, retry_after=value), AT) == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "value", "seconds"),
+    [
+        # The receiver's clock is ten minutes behind, ahead, years behind, and right.
+        ("Wed, 15 Jan 2025 10:20:00 GMT", "Wed, 15 Jan 2025 10:22:00 GMT", 120),
+        ("Wed, 15 Jan 2025 10:40:00 GMT", "Wed, 15 Jan 2025 10:42:00 GMT", 120),
+        ("Thu, 01 Jan 1970 00:05:00 GMT", "Thu, 01 Jan 1970 00:07:00 GMT", 120),
+        ("Wed, 15 Jan 2025 10:30:00 GMT", "Wed, 15 Jan 2025 10:32:00 GMT", 120),
+        # Each in one of the forms.
+        ("Wednesday, 15-Jan-25 10:20:00 GMT", "Wed Jan 15 10:22:00 2025", 120),
+        ("Wed Jan 15 10:20:00 2025", "Wednesday, 15-Jan-25 10:22:00 GMT", 120),
+        # Past by its own clock, though not by this one's; and never more than a day.
+        ("Wed, 15 Jan 2025 10:40:00 GMT", "Wed, 15 Jan 2025 10:31:00 GMT", 0),
+        ("Thu, 01 Jan 1970 00:05:00 GMT", "Wed, 15 Jan 2025 10:31:00 GMT", 86400),
+        # A Date that is none leaves this clock: it is 10:30.
+        ("soon", "Wed, 15 Jan 2025 10:31:00 GMT", 60),
+        ("", "Wed, 15 Jan 2025 10:31:00 GMT", 60),
+        ("1736937000", "Wed, 15 Jan 2025 10:31:00 GMT", 60),
+        ("Wed, 15 Jan 2025 10:20:00 +0000", "Wed, 15 Jan 2025 10:31:00 GMT", 60),
+        ("Wed, 32 Jan 2025 10:20:00 GMT", "Wed, 15 Jan 2025 10:31:00 GMT", 60),
+        # Seconds have nothing to do with it.
+        ("Wed, 15 Jan 2020 10:20:00 GMT", "7", 7),
+    ],
+)
+def test_a_date_is_held_against_the_answers_own(date: str, value: str, seconds: float) -> None:
+    """Retry-After as a date counts from the answer's own Date, and from this clock where that is none."""
+    assert retry_after_seconds(answered(429, date=date, retry_after=value), AT) == seconds
+
+
+def test_a_date_that_is_said_in_two_ways_is_none() -> None:
+    """Two Date headers count if they say the same."""
+    value = ("retry-after", "Wed, 15 Jan 2025 10:32:00 GMT")
+    first, same, other = (
+        ("date", said)
+        for said in ("Wed, 15 Jan 2025 10:20:00 GMT", "Wed Jan 15 10:20:00 2025", "Wed, 15 Jan 2025 10:21:00 GMT")
+    )
+    for headers, seconds in (((first, same), 720), ((first, other), 120)):
+        outcome = Outcome(duration_seconds=0.1, status=429, headers=(*headers, value))
+        assert retry_after_seconds(outcome, AT) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "now", "date"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", "2025", "1994-11-06T08:49:37"),  # RFC 9110's own examples
+        ("Sunday, 06-Nov-94 08:49:37 GMT", "2025", "1994-11-06T08:49:37"),
+        ("Sun Nov  6 08:49:37 1994", "2025", "1994-11-06T08:49:37"),
+        ("Sun Nov 6 08:49:37 1994", "2025", "1994-11-06T08:49:37"),
+        ("sun, 06 nov 1994 08:49:37 gmt", "2025", "1994-11-06T08:49:37"),
+        ("Wed, 5 Jan 2025 10:31:00 GMT", "2025", "2025-01-05T10:31:00"),
+        # Two digits: at most 50 years ahead.
+        ("Wednesday, 15-Jan-75 10:31:00 GMT", "2025", "2075-01-15T10:31:00"),
+        ("Wednesday, 15-Jan-76 10:31:00 GMT", "2025", "1976-01-15T10:31:00"),
+        ("Wednesday, 15-Jan-05 10:31:00 GMT", "2090", "2105-01-15T10:31:00"),
+        ("Wednesday, 15-Jan-99 10:31:00 GMT", "1999", "1999-01-15T10:31:00"),
+        # A leap second is the next minute's first.
+        ("Sat, 31 Dec 2016 23:59:60 GMT", "2025", "2017-01-01T00:00:00"),
+        ("Sat, 31 Dec 2016 23:59:61 GMT", "2025", None),
+        ("Sat, 31 Dec 2016 24:00:00 GMT", "2025", None),
+        ("Wed, 29 Feb 2025 10:31:00 GMT", "2025", None),
+        ("Wed, 15 Foo 2025 10:31:00 GMT", "2025", None),
+        ("Foo, 15 Jan 2025 10:31:00 GMT", "2025", None),
+        ("Wed, 15 Jan 0000 10:31:00 GMT", "2025", None),
+        ("Wed, 15 Jan 2025 10:31:00 UTC", "2025", None),
+        ("Wed, 15 Jan 2025 10:31:00", "2025", None),
+        ("Wed,  15 Jan 2025 10:31:00 GMT", "2025", None),
+        ("Wed, 15 Jan 2025 10:31 GMT", "2025", None),
+        ("Wed, 15-Jan-25 10:31:00 GMT", "2025", None),
+        ("Wed, \uff11\uff15 Jan 2025 10:31:00 GMT", "2025", None),
+    ],
+)
+def test_the_dates_of_http(text: str, now: str, date: str | None) -> None:
+    """The three forms are read, two digits of a year by RFC 9110's rule, and nothing else is."""
+    found = parse_date(text, datetime.fromisoformat(f"{now}-01-15T00:00:00+00:00").timestamp())
+    assert found == (None if date is None else datetime.fromisoformat(f"{date}+00:00").timestamp())
 
 
 def test_of_two_retry_after_headers_the_longer_counts() -> None:

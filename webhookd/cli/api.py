@@ -6,7 +6,9 @@ something to be done about it, what; a server that isn't there is an Unreachable
 
 import http.client
 import json
+import math
 import ssl
+import time
 from abc import ABC, abstractmethod
 from typing import TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -14,12 +16,12 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from webhookd.errors import CommandError, ErrorCode
+from webhookd.retry_after import read_retry_after
 
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
 _MOST_ANSWER_BYTES = 67_108_864
-_LONGEST_NUMBER = 9
 _REMEDIES = {
     ErrorCode.UNAUTHORIZED: "give a key that is in force with --key or WEBHOOKD_API_KEY; `webhookd keys create`, run "
     "on the server's machine, makes one",
@@ -155,8 +157,9 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     message += "".join(f"; {field.pointer}: {field.detail}" for field in problem.errors[1:])
     if problem.code in _REMEDIES:
         message += f". What to do: {_REMEDIES[ErrorCode(problem.code)]}"
-    after = response.headers.get("retry-after", "")
-    seconds = int(after) if after.isascii() and after.isdecimal() and len(after) <= _LONGEST_NUMBER else None
+    values, dates = response.headers.get_all("retry-after", []), response.headers.get_all("date", [])
+    wait = read_retry_after(values, dates, time.time())
+    seconds = None if wait is None else math.ceil(wait)
     return Refused(message, status=response.status, code=problem.code, retry_after_seconds=seconds)
 
 

@@ -2,18 +2,15 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.models import PublishResult
+from webhookd.retry_after import read_retry_after
 
 # Said of the moment, the connection or the request, never of an event: sending again in another one may help.
 _TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"})
 _TRY_AGAIN_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-_MOST_RETRY_AFTER_SECONDS = 86_400.0
-_LONGEST_DATE = 64
 
 
 class Lost(Exception):  # noqa: N818 - internal: the connection is of no more use, and why
@@ -42,7 +39,8 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes, now: floa
     """Return what an HTTP answer other than 200 means for all events of its request; `now` is epoch seconds."""
     code, message = _read_problem(status, body)
     if status in _TRY_AGAIN_STATUSES:
-        return Lost(f"HTTP {status}: {message}", _retry_after_seconds(headers.get("retry-after", ""), now))
+        wait = read_retry_after([headers.get("retry-after", "")], [headers.get("date", "")], now)
+        return Lost(f"HTTP {status}: {message}", wait or 0.0)
     return _rejected(code, message)
 
 
@@ -61,16 +59,3 @@ def _read_problem(status: int, body: bytes) -> tuple[str, str]:
         return str(problem["code"]), str(problem["detail"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return f"HTTP {status}", "is the URL that of the server? The answer is not one of its own"
-
-
-def _retry_after_seconds(text: str, now: float) -> float:
-    """Read Retry-After (RFC 9110, 10.2.3), at most a day; 0 for none and for garbage."""
-    if text.isascii() and text.isdigit():
-        seconds = float(text)
-    else:
-        try:
-            date = parsedate_to_datetime(text[:_LONGEST_DATE])
-        except (ValueError, OverflowError):  # the latter for a zone of many digits
-            return 0.0
-        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
-    return min(max(seconds, 0.0), _MOST_RETRY_AFTER_SECONDS)

@@ -4,9 +4,6 @@ The rules are those of the documented wire contract, "What a response means". `d
 the random sample included, so that a table can pin every line of it.
 """
 
-import re
-from datetime import UTC, datetime
-
 import msgspec
 from msgspec import Struct
 
@@ -23,16 +20,10 @@ from webhookd.models import (
     Policy,
     QueuedDelivery,
 )
+from webhookd.retry_after import read_retry_after
 
-MAX_RETRY_AFTER_SECONDS = 86_400.0
 REFUSING_STATUSES = frozenset({400, 409, 413, 415, 422})
 THROTTLING_STATUSES = frozenset({429, 503})
-
-_DELAY_SECONDS = re.compile(r"[0-9]+")
-# RFC 9110, 5.6.7: the preferred form, and the two obsolete ones that a recipient must still read.
-_LONGEST_DATE = len("Wednesday, 31-Dec-25 23:59:59 GMT")
-_MOST_RETRY_AFTERS = 8  # that are read of one answer: a date takes 10 microseconds in each form
-_HTTP_DATES = ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y")
 
 
 class Classification(Struct, frozen=True, kw_only=True):
@@ -140,27 +131,8 @@ def decide(
 
 
 def retry_after_seconds(outcome: Outcome, now: float) -> float | None:
-    """Read `Retry-After` (RFC 9110, 10.2.3): seconds from `now`, 0 for a past date, at most 24 h, None for garbage.
-
-    Of several, the first eight, the longest counts: it is a floor.
-    """
-    values = _header_values(outcome, "retry-after")[:_MOST_RETRY_AFTERS]
-    found = [parsed for value in values if (parsed := _parse_delay(value, now)) is not None]
-    return min(max(found), MAX_RETRY_AFTER_SECONDS) if found else None
-
-
-def _parse_delay(value: str, now: float) -> float | None:
-    if _DELAY_SECONDS.fullmatch(value):
-        return float(value) if len(value) < 10 else MAX_RETRY_AFTER_SECONDS
-    if len(value) > _LONGEST_DATE:
-        return None
-    for form in _HTTP_DATES:
-        try:
-            moment = datetime.strptime(value, form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-        return max(moment.timestamp() - now, 0.0)
-    return None
+    """Return how many seconds an answer's Retry-After asks to wait, by the answer's own clock where it gives one."""
+    return read_retry_after(_header_values(outcome, "retry-after"), _header_values(outcome, "date"), now)
 
 
 def _classify_transport(error: DeliveryError | None) -> Classification:
