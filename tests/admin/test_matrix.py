@@ -98,6 +98,7 @@ TABLE = (
     Row("GET /api/master-key", LOCAL),
     # Whoever gets through the door hears that this is no key.
     Row("POST /api/master-key/rotate", LOCAL, ok=400, body={"newKey": "no key"}, changes=True),
+    Row("GET /api/loop", LOCAL),
     Row("GET /api/backup", LOCAL),
     # And that this is no place for a file.
     Row("POST /api/backup", LOCAL, ok=400, body={"file": "relative.db"}, changes=True),

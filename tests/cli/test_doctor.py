@@ -8,12 +8,13 @@ from typing import Any
 
 import apsw
 import pytest
+from msgspec import structs
 from playhouse.apsw_ext import APSWDatabase
 
 from tests.cli.test_commands import run, running
 from tests.e2e.harness import CONFIG
 from webhookd.cli import program
-from webhookd.cli.checks import CHECKS, Level, of_sqlite
+from webhookd.cli.checks import CHECKS, Level, Stall, of_sqlite, of_stall
 from webhookd.cli.control import Control
 from webhookd.journal import migrations
 from webhookd.journal.migrations import CURRENT_VERSION
@@ -72,10 +73,25 @@ def test_it_looks_beside_a_running_server(config: Path) -> None:
         Control(config.with_name("control.sock")).post("/api/keys", {"role": "viewer"}, dict[str, Any])
         said = run("doctor", "--config", config).stdout
         assert "running, ok" in said
+        assert "server         the event loop" in said
         assert "4 entries, the chain holds" in said
         assert "mode 0660" in said
         config.with_name("ingest.sock").chmod(0o666)
         assert "has mode 0666 instead of 0660: chmod 660" in run("doctor", "--config", config, status=1).stdout
+
+
+def test_a_loop_that_worked_too_long_is_to_be_mended() -> None:
+    """The longest stall is told with its task; it is a problem where the processor was used for a second."""
+    assert "never stood still" in of_stall(None).detail
+    stall = Stall(ended_at="2026-01-15T11:58:20.114Z", seconds=1.5, cpu_seconds=0.2, task=None)
+    waited = of_stall(stall)
+    assert waited.level is Level.OK
+    assert (
+        "ended at 2026-01-15T11:58:20.114Z: 1500 ms, 200 ms of them on a processor, in no single task" in waited.detail
+    )
+    worked = of_stall(structs.replace(stall, cpu_seconds=1.4, task="actor wh_1"))
+    assert worked.level is Level.PROBLEM
+    assert "in actor wh_1; please report" in worked.detail
 
 
 def test_a_killed_servers_log_is_read_and_left(config: Path) -> None:

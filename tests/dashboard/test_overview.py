@@ -5,6 +5,7 @@ import trio
 from tests.dashboard.browsing import Site, text_of
 from tests.world import OK
 from webhookd.models import DeliveryError
+from webhookd.stalls import Stall
 
 
 async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.testing.MockClock) -> None:
@@ -54,6 +55,10 @@ async def test_an_organization_sees_its_own_numbers(site: Site, autojump_clock: 
     assert "other.example" not in second
     assert "deliveries wait 4 " in whole
     assert "free on its disk" in whole
+    assert "longest stall, last hour none" in whole
+    assert "longest stall" not in said
+    site.api.services.stalls.note(Stall(ended_at=w.clock.now(), seconds=0.34, cpu_seconds=0.3, task="actor wh_1"))
+    assert "longest stall, last hour 340 ms actor wh_1, 2025-01-01 00:10" in text_of(await unbound.page("/"))
     table = text_of(await bound.page("/statistics?span=day"))
     assert "all of it 1 " in table
 

@@ -15,11 +15,13 @@ from webhookd.admin.schemas import (
     DeliveryDetailView,
     Health,
     KeyWithText,
+    LoopView,
     Matched,
     Page,
     ReadinessView,
     ReplayStarted,
     ReplayView,
+    StallView,
     Submitted,
     SubmittedLine,
     WebhookWithSecret,
@@ -187,6 +189,16 @@ EXAMPLES: Mapping[str, Example] = {
             HTTPStatus.OK: ReadinessView(status="ok"),
             HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView(status="draining"),
         }
+    ),
+    "getLoop": _answers(
+        LoopView(
+            longest_stall=StallView(
+                ended_at="2026-01-15T11:58:20.114Z",
+                seconds=0.134,
+                cpu_seconds=0.131,
+                task=f"actor {story.WEBHOOK_ID}",
+            )
+        )
     ),
     "getMetrics": _answers(
         "# HELP webhookd_requests_in_flight Requests that wait for their answer\n"

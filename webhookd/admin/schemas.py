@@ -377,6 +377,21 @@ class Health(Output, frozen=True, kw_only=True):
     status: str = "ok"
 
 
+class StallView(Output, frozen=True, kw_only=True):
+    """A time for which the event loop did one thing, a step of `task`; null where no single step took so long."""
+
+    ended_at: str
+    seconds: float
+    cpu_seconds: float
+    task: str | None
+
+
+class LoopView(Output, frozen=True, kw_only=True):
+    """How the event loop was in the last hour: its longest stall, null where none took 20 ms."""
+
+    longest_stall: StallView | None
+
+
 class ReadinessView(Output, frozen=True, kw_only=True):
     """Whether the server takes work; `reasons` say what is degraded."""
 

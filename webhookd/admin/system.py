@@ -9,7 +9,8 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, operation
 from webhookd.admin.ports import Readiness
-from webhookd.admin.schemas import Health, ReadinessView
+from webhookd.admin.schemas import Health, LoopView, ReadinessView, StallView
+from webhookd.clock import iso
 from webhookd.journal import event_types
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
@@ -32,6 +33,20 @@ async def get_metrics(call: Call[NoQuery, NoBody]) -> Response:
     """Say in numbers how the server is, for Prometheus."""
     metrics = call.services.metrics
     return Response(metrics.expose(), HTTPStatus.OK, content_type=metrics.media_type)
+
+
+async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:
+    """Say how the event loop was in the last hour."""
+    longest = call.services.stalls.longest()
+    if longest is None:
+        return Answer(value=LoopView(longest_stall=None))
+    stall = StallView(
+        ended_at=iso(longest.ended_at),
+        seconds=round(longest.seconds, 3),
+        cpu_seconds=round(longest.cpu_seconds, 3),
+        task=longest.task,
+    )
+    return Answer(value=LoopView(longest_stall=stall))
 
 
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
@@ -82,5 +97,15 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             body=NoBody,
             answers={},
             streams={HTTPStatus.OK: {"text/plain": str}},
+        ),
+        operation(
+            "getLoop",
+            "GET /api/loop",
+            Permission.ADMINISTER_HERE,
+            "Say for how long the event loop stood still in the last hour; over the control socket alone",
+            get_loop,
+            query=NoQuery,
+            body=NoBody,
+            answers={HTTPStatus.OK: LoopView},
         ),
     )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import msgspec
+
 from webhookd.admin.tokens import open_tokens
 from webhookd.cli.control import Control
 from webhookd.cli.health import Readiness
@@ -25,6 +27,7 @@ from webhookd.keyfile import find_key_place
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 _FULL_SHARE = 0.9
 _OLDEST_SQLITE = (3, 51, 3)
+_LONG_STALL_SECONDS = 1.0
 _OTHERS_MAY_WRITE = 0o002
 
 
@@ -42,6 +45,21 @@ class Finding:
 
     level: Level
     detail: str
+
+
+class Stall(msgspec.Struct, rename="camel"):
+    """A time for which a server's event loop stood still."""
+
+    ended_at: str
+    seconds: float
+    cpu_seconds: float
+    task: str | None
+
+
+class Loop(msgspec.Struct, rename="camel"):
+    """What `/api/loop` answers."""
+
+    longest_stall: Stall | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +87,20 @@ def server(subject: Subject) -> Iterator[Finding]:
         yield _problem(reason)
     if not readiness.reasons:
         yield _ok(f"running, {readiness.status}")
+    yield of_stall(control.get("/api/loop", Loop).longest_stall)
+
+
+def of_stall(stall: Stall | None) -> Finding:
+    """Judge the event loop by its longest stall of an hour; what the machine made it wait for is not its fault."""
+    if stall is None:
+        return _ok("the event loop never stood still for 20 ms in the last hour")
+    said = (
+        f"the event loop's longest stall of the last hour ended at {stall.ended_at}: {stall.seconds * 1000:.0f} ms, "
+        f"{stall.cpu_seconds * 1000:.0f} ms of them on a processor, in {stall.task or 'no single task'}"
+    )
+    if stall.cpu_seconds < _LONG_STALL_SECONDS:
+        return _ok(said)
+    return _problem(f"{said}; please report its line `loop.stalled` in the log")
 
 
 def sockets(subject: Subject) -> Iterator[Finding]:

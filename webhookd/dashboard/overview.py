@@ -75,6 +75,7 @@ def _server(visit: Visit) -> Mapping[str, object]:
     return {
         "journal_bytes": path.stat().st_size + (log.stat().st_size if log.exists() else 0),
         "free_bytes": room.f_frsize * room.f_bavail,
+        "longest_stall": visit.services.stalls.longest(),
         "state": visit.services.lifecycle.readiness()[0].value,
     }
 
