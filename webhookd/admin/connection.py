@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection: Hypercorn's server and protocol, with what can hang or escalate in them replaced.
+"""One HTTP/1.1 connection: Hypercorn's protocol, with what can hang or escalate in it replaced.
 
 Only HTTP/1.1 is spoken: an upgrade is ignored, as RFC 9110 section 7.8 allows, and whatever else a client might mean by
 its bytes is refused with a problem document, most of it by `framing` before it is parsed. A write has a deadline, a
@@ -16,27 +16,24 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum
 from http import HTTPStatus
-from typing import cast
 
 import h11
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol import ProtocolWrapper
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.events import Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.task_group import TaskGroup
-from hypercorn.trio.tcp_server import MAX_RECV, TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, LifespanState
-from hypercorn.utils import parse_socket_addr
 
 from webhookd.admin.framing import StrictConnection
 from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
 from webhookd.logs import Log
 
+_MOST_READ_BYTES = 65_536
 _LAST_ANSWER_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 4 * 1024 * 1024
@@ -85,7 +82,7 @@ class Turns:
             await trio.lowlevel.checkpoint()
 
 
-class Connection(TCPServer):
+class Connection:
     """Serves one accepted stream; `run` returns when it is closed, and raises only for a bug.
 
     `cancel` ends it at once, whatever it is doing.
@@ -104,15 +101,30 @@ class Connection(TCPServer):
         new_request_id: NewRequestId,
         log: Log,
     ) -> None:
-        super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
-        self._socket = stream.socket
+        self._stream = stream
+        self._config = config
+        self._context = context
+        self._sending = trio.Lock()
         self._poll = select.poll()
         self._poll.register(stream.socket, select.POLLRDHUP)
         self._turns = turns
         self._write_timeout_seconds = write_timeout_seconds
-        self._new_request_id = new_request_id
         self._log = log
+        self._tasks = TaskGroup()
+        self._protocol = _Protocol(
+            app,
+            config,
+            context,
+            self._tasks,
+            ConnectionState(state),
+            ssl=False,
+            client=None,
+            server=None,
+            send=self._send,
+        )
+        self._protocol.new_request_id = new_request_id
         self._all = trio.CancelScope()
+        self._idle = trio.CancelScope()
         self._reading = trio.CancelScope()
         self._is_closing = trio.Event()
         self._has_unread_input = True
@@ -124,63 +136,51 @@ class Connection(TCPServer):
     async def run(self) -> None:
         """Serve until either side closes; the stream is closed on return."""
         with self._all:
-            async with self.stream:
+            async with self._stream:
                 try:
-                    client = parse_socket_addr(self._socket.family, self._socket.getpeername())
-                    server = parse_socket_addr(self._socket.family, self._socket.getsockname())
+                    self._protocol.client = _address(self._stream.socket.getpeername())
+                    self._protocol.server = _address(self._stream.socket.getsockname())
                 except OSError:
                     return  # reset before it was served
-                async with TaskGroup() as task_group:
-                    self._task_group = task_group
-                    protocol = _Protocol(
-                        self.app,
-                        self.config,
-                        self.context,
-                        task_group,
-                        ConnectionState(self.state),
-                        ssl=False,
-                        client=client,
-                        server=server,
-                        send=self.protocol_send,
-                    )
-                    protocol.new_request_id = self._new_request_id
-                    # It offers what the wrapper offers to this class, and never becomes another protocol.
-                    self.protocol = cast("ProtocolWrapper", protocol)
-                    await self.idle_task.restart(task_group, self._idle_timeout)
+                async with self._tasks:
+                    self._become_idle()
                     await self._read_data()
-                    await self.idle_task.stop()
+                    self._idle.cancel()
                 await self._linger()
 
-    async def protocol_send(self, event: Event) -> None:
+    async def _send(self, event: Event) -> None:
         """Write for the protocol, within the deadline; a client that takes no more is cut off."""
         if isinstance(event, RawData):
-            async with self.send_lock:
+            async with self._sending:
                 with trio.move_on_after(self._write_timeout_seconds) as writing:
                     try:
-                        await self.stream.send_all(event.data)
+                        await self._stream.send_all(event.data)
                     except (trio.BrokenResourceError, trio.ClosedResourceError):
                         self._all.cancel()
                 if writing.cancelled_caught:
                     self._log.warning("http.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
                     self._all.cancel()
         elif isinstance(event, Closed):
-            if cast("_Protocol", self.protocol).has_begun_to_answer:
+            if self._protocol.has_begun_to_answer:
                 # It is the body that broke, and the answer that doesn't wait for it is on its way.
                 with trio.move_on_after(_LAST_ANSWER_SECONDS):
                     await self._is_closing.wait()
             # What is being written may be the reader's refusal, which must get out whole. The reader may be this very
             # task; it tells the application on its way out.
-            async with self.send_lock:
+            async with self._sending:
                 self._is_closing.set()
                 self._reading.cancel()
-        else:
-            await super().protocol_send(event)
+        elif isinstance(event, Updated):
+            if event.idle:
+                self._become_idle()
+            else:
+                self._idle.cancel()
 
     async def _read_data(self) -> None:
         with self._reading:
             while True:
                 try:
-                    data = await self.stream.receive_some(MAX_RECV)
+                    data = await self._stream.receive_some(_MOST_READ_BYTES)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     self._has_unread_input = False
                     break
@@ -190,34 +190,40 @@ class Connection(TCPServer):
                     break
                 if data and client is _Client.HAS_ENDED:
                     await self._turns.take()
-                await self.protocol.handle(RawData(bytes(data)))
+                await self._protocol.handle(RawData(bytes(data)))
                 if not data:
                     self._has_unread_input = False
                     # A client may end its side before it reads the answer.
-                    if cast("_Protocol", self.protocol).is_answering:
+                    if self._protocol.is_answering:
                         await self._is_closing.wait()
                     break
-        await self.protocol.handle(Closed())
+        await self._protocol.handle(Closed())
 
     def _client(self) -> _Client:
         for _, events in self._poll.poll(0):
             return _Client.GONE if events & (select.POLLHUP | select.POLLERR) else _Client.HAS_ENDED
         return _Client.THERE
 
-    async def _idle_timeout(self) -> None:
-        with trio.move_on_after(self.config.keep_alive_timeout):
-            await self.context.terminated.wait()
-        self._all.cancel()
+    def _become_idle(self) -> None:
+        self._idle.cancel()
+        self._idle = trio.CancelScope()
+        self._tasks.spawn(self._end_when_idle, self._idle)
+
+    async def _end_when_idle(self, idle: trio.CancelScope) -> None:
+        with idle:
+            with trio.move_on_after(self._config.keep_alive_timeout):
+                await self._context.terminated.wait()
+            self._all.cancel()
 
     async def _linger(self) -> None:
         """Let the client read our last answer: closing over input that nobody read would reset the connection."""
         try:
-            await self.stream.send_eof()
+            await self._stream.send_eof()
             if not self._has_unread_input:
                 return
             taken = 0
             with trio.move_on_after(_LINGER_SECONDS):
-                while taken < _LINGER_BYTES and (data := await self.stream.receive_some(MAX_RECV)):
+                while taken < _LINGER_BYTES and (data := await self._stream.receive_some(_MOST_READ_BYTES)):
                     taken += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return  # it is gone already
@@ -388,6 +394,11 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tupl
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
         headers.append((b"allow", b"GET, POST, PUT, PATCH, DELETE"))
     return headers, body
+
+
+def _address(name: object) -> tuple[str, int] | None:
+    """Return host and port of a socket's name; None for that of a Unix socket."""
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
 
 
 def _split_target(target: bytes) -> tuple[bytes | None, bytes | None]:
