@@ -56,7 +56,7 @@ class _Started:
         try:
             special = {subprocess.PIPE: writing, subprocess.DEVNULL: null}
             streams = [
-                special[stream] if isinstance(stream, int) else own if stream is None else stream.fileno()
+                special.get(stream, stream) if isinstance(stream, int) else own if stream is None else stream.fileno()
                 for own, stream in enumerate((stdin, stdout, stderr))
             ]
             arguments = (list(command[2:]), dict(os.environ if env is None else env), str(cwd))

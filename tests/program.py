@@ -1,5 +1,6 @@
 """What a fork of the fork server does (`tests.forked`): take its streams, and be the command it was started for."""
 
+import atexit
 import io
 import os
 import runpy
@@ -37,4 +38,10 @@ class Program:
         os.environ.update(environ)
         os.chdir(cwd)
         module, *sys.argv[1:] = arguments
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except Exception:  # noqa: BLE001 - the process's root
+            sys.excepthook(*sys.exc_info())
+            sys.exit(1)
+        finally:
+            atexit._run_exitfuncs()  # which a fork of multiprocessing's leaves out: what is to be written yet is
