@@ -14,6 +14,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from webhookd import journald
 from webhookd.clock import SystemClock, iso
 from webhookd.config import LogConfig
 from webhookd.models import AttemptRecord, DeliveryStatus, Endpoint, Message
@@ -59,7 +60,8 @@ def get_logger(name: str) -> Log:
 def configure(config: LogConfig, target: TextIO | Output | None = None) -> None:
     """Set up the process's logging to `target` (standard error unless given), the standard library's included.
 
-    The last call is in force. Format `auto` means for a person where the target is a terminal, else JSON lines.
+    The last call is in force. Format `auto` means for a person where the target is a terminal, else JSON lines. Where
+    systemd's journal reads the target, each line begins with its priority.
     """
     out = _Stream(sys.stderr if target is None else target) if not isinstance(target, Output) else target
     level = logging.getLevelNamesMapping()[config.level.upper()]
@@ -72,7 +74,7 @@ def configure(config: LogConfig, target: TextIO | Output | None = None) -> None:
             structlog.processors.StackInfoRenderer(),
             *(_for_person(colors=out.is_terminal) if for_person else _for_program()),
         ],
-        logger_factory=_LineLoggerFactory(out),
+        logger_factory=_LineLoggerFactory(out, is_for_journal=journald.reads(out.descriptor)),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -126,7 +128,9 @@ def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record
 def dropped_line(lines: int) -> bytes:
     """Return the line that says how many were dropped in its place; none where the level hides it."""
     held = _Held()
-    log = structlog.wrap_logger(_LineLogger(held), component="log")
+    in_force = structlog.get_config()["logger_factory"]
+    is_for_journal = isinstance(in_force, _LineLoggerFactory) and in_force.is_for_journal
+    log = structlog.wrap_logger(_LineLogger(held, is_for_journal=is_for_journal), component="log")
     log.warning("log.dropped", lines=lines)
     return held.line
 
@@ -175,6 +179,10 @@ class _Stream:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self.is_terminal = stream.isatty()
+        try:
+            self.descriptor = stream.fileno()
+        except OSError:  # it is in memory
+            self.descriptor = -1
 
     def write(self, line: bytes) -> None:
         try:
@@ -195,22 +203,38 @@ class _Held:
 
 
 class _LineLogger:
-    """Hands finished lines on, redacted."""
+    """Hands finished lines on, redacted; for systemd's journal each begins with its priority."""
 
-    def __init__(self, target: _Target) -> None:
+    def __init__(self, target: _Target, *, is_for_journal: bool) -> None:
         self._target = target
+        self._is_for_journal = is_for_journal
 
-    def msg(self, line: str) -> None:
-        self._target.write((redact(line) + "\n").encode(errors="backslashreplace"))
+    def debug(self, line: str) -> None:
+        self._write("debug", line)
 
-    debug = info = warning = error = critical = exception = msg
+    def info(self, line: str) -> None:
+        self._write("info", line)
+
+    def warning(self, line: str) -> None:
+        self._write("warning", line)
+
+    def error(self, line: str) -> None:
+        self._write("error", line)
+
+    def _write(self, level: str, line: str) -> None:
+        line = redact(line)
+        if self._is_for_journal:
+            mark = journald.priority(level)
+            line = mark + line.replace("\n", f"\n{mark}")
+        self._target.write((line + "\n").encode(errors="backslashreplace"))
 
 
 class _LineLoggerFactory:
     """Hands every logger the one target of the process."""
 
-    def __init__(self, target: _Target) -> None:
-        self._logger = _LineLogger(target)
+    def __init__(self, target: _Target, *, is_for_journal: bool) -> None:
+        self.is_for_journal = is_for_journal
+        self._logger = _LineLogger(target, is_for_journal=is_for_journal)
 
     def __call__(self, *_args: object) -> _LineLogger:
         return self._logger

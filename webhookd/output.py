@@ -21,6 +21,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
+from webhookd import journald
+
 BOUND_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 32 * 1024
 LINGER_SECONDS = 0.05
@@ -236,7 +238,9 @@ class StandardStreams:
         self.out = Output(_descriptor(sys.stdout))
         self.error = Output(_descriptor(sys.stderr), tell_dropped=tell_dropped, linger_seconds=LINGER_SECONDS)
         self._flush_by: float | None = None
-        sys.stdout, sys.stderr = self.out.as_text(), self.error.as_text()
+        # What comes past the log is a traceback or why the process ends.
+        mark = journald.priority(journald.ERROR) if journald.reads(self.error.descriptor) else ""
+        sys.stdout, sys.stderr = self.out.as_text(), self.error.as_text(mark.encode())
         atexit.register(self.flush)
 
     def flush(self) -> None:

@@ -58,6 +58,7 @@ from webhookd.router import Router
 from webhookd.scraper import LogStream, Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
+from webhookd.signals import hearing
 from webhookd.stalls import Stalls, watching
 from webhookd.supervisor import Supervisor
 from webhookd.trends import Trends
@@ -67,6 +68,8 @@ EDGE_DRAIN_SECONDS = 10.0
 LAST_ANSWERS_SECONDS = 0.5  # what an edge gets even where the budget is used up
 _CONTROL_MODE = 0o600
 _CONTROL_BACKLOG = 64
+
+_STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 _log = get_logger("server")
 
@@ -110,10 +113,13 @@ class _Sockets:
     ingest: IngestServer
 
 
-async def serve(config: Config, announce: Callable[[Ready], None], log: LogStream) -> None:
-    """Run the server until SIGTERM or SIGINT; call it under `trio.run`, `announce` is called once it serves.
+async def serve(
+    config: Config, announce: Callable[[Ready], None], log: LogStream, reread: Callable[[], Config]
+) -> None:
+    """Run the server until SIGTERM, SIGINT or SIGQUIT; call it under `trio.run`.
 
-    `announce` must not wait; `log` is what the log is written to, for the metrics.
+    `announce` is called once it serves and must not wait; `log` is what the log is written to, for the metrics;
+    `reread` returns the configuration that a start would use now.
 
     Raises CommandError for a place or lock that is taken, ConfigError, MasterKeyError, and JournalError where the
     journal can't be trusted (any more).
@@ -122,8 +128,13 @@ async def serve(config: Config, announce: Callable[[Ready], None], log: LogStrea
     ids = IdFactory(SystemClock().now)  # the journal's threads make some
     measures = Measures()
     stalls = Stalls()
-    with unwrapped(), trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with alive(), watching(stalls, clock), writing(config, clock, ids, measures) as journal:
+    with unwrapped(), trio.open_signal_receiver(*_STOPPING) as signals:
+        async with (
+            alive(),
+            watching(stalls, clock),
+            hearing(config, reread),
+            writing(config, clock, ids, measures) as journal,
+        ):
             with ExitStack() as bound:
                 rotator = await unlock(journal, config, os.environ)
                 tokens = open_tokens(config.jwt)

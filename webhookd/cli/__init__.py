@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import click
 
+from webhookd import journald
 from webhookd.errors import WebhookdError
 from webhookd.version import VERSION
 
@@ -75,10 +76,17 @@ def main() -> None:
         sys.stdout.flush()
     except WebhookdError as error:
         status = error.exit_status
-        click.echo(f"webhookd: {error}", err=True)
+        click.echo(f"{_mark()}webhookd: {error}", err=True)
     except click.ClickException as error:
         status = error.exit_code
+        click.echo(_mark(), err=True, nl=False)
         error.show()
     except click.Abort:
         status = _INTERRUPTED
     sys.exit(status)
+
+
+def _mark() -> str:
+    """Return what a line on standard error begins with where systemd's journal reads it; `serve` marks its own."""
+    is_journal = sys.stderr is sys.__stderr__ and sys.stderr is not None and journald.reads(sys.stderr.fileno())
+    return journald.priority(journald.ERROR) if is_journal else ""

@@ -11,6 +11,7 @@ from webhookd.config import Config, load_config
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_FILE = "webhookd.configuration_file"
 
 
 class InOrder(click.Group):
@@ -63,8 +64,15 @@ def load(path: Path | None) -> Config:
     return load_config(path, os.environ)
 
 
-def _load(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> Config:
+def _load(context: click.Context, _parameter: click.Parameter, path: Path | None) -> Config:
+    context.meta[_FILE] = path
     return load(path)
+
+
+def configuration_file() -> Path | None:
+    """Return the file that `--config` named, for the command that runs."""
+    path: Path | None = click.get_current_context().meta[_FILE]
+    return path
 
 
 def _check(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:

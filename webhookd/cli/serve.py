@@ -3,12 +3,14 @@
 import gc
 import logging
 from functools import partial
+from pathlib import Path
 
 import click
 import trio
 
-from webhookd import logs, server
-from webhookd.cli.options import takes_config
+from webhookd import logs, server, signals
+from webhookd.admin.tokens import open_tokens
+from webhookd.cli.options import configuration_file, load, takes_config
 from webhookd.config import Config
 from webhookd.output import StandardStreams
 from webhookd.sdnotify import READY, notify
@@ -20,7 +22,7 @@ YOUNG_OBJECTS = 20_000
 @click.command("serve")
 @takes_config
 def command(config: Config) -> None:
-    """Run the server until SIGTERM or SIGINT.
+    """Run the server until SIGTERM, SIGINT or SIGQUIT.
 
     Under systemd it says so itself when it is ready and that it is alive (Type=notify, WatchdogSec).
 
@@ -28,8 +30,9 @@ def command(config: Config) -> None:
     before it shows a new admin key, this once. The log goes to standard error.
 
     On a signal it takes no more events, gives requests in flight time to end (delivery.drain_seconds), and exits 0. A
-    second signal cuts the waiting.
+    second signal cuts the waiting. SIGHUP checks the configuration and says in the log what a restart would change.
     """
+    signals.ignore()
     streams = StandardStreams(logs.dropped_line)
     logs.configure(config.log, streams.error)
     logging.captureWarnings(capture=True)
@@ -38,9 +41,16 @@ def command(config: Config) -> None:
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
     try:
-        trio.run(partial(server.serve, config, _announce, streams.error))
+        trio.run(partial(server.serve, config, _announce, streams.error, partial(_read, configuration_file())))
     finally:
         streams.flush()
+
+
+def _read(path: Path | None) -> Config:
+    """Return the configuration that a start would use now, checked as a start checks it."""
+    config = load(path)
+    open_tokens(config.jwt)
+    return config
 
 
 def _announce(ready: server.Ready) -> None:

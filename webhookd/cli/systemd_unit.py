@@ -42,6 +42,8 @@ KillMode=mixed
 User={user}
 Group={group}
 ExecStart={command} serve --config {config}
+# Checks the configuration and says in the log what a restart would change; nothing is applied.
+ExecReload=/bin/kill -HUP $MAINPID
 # 2 is a configuration and 70 a journal that another start doesn't mend.
 Restart=on-failure
 RestartSec=2
