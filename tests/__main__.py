@@ -1,13 +1,17 @@
-"""Every check of the project, then its tests with coverage.
+"""Every check of the project, then its tests.
 
-Format, lint, types, the import contract, and the oldest and newest Python and packages (`tests.versions`) are checked
-at once. `python -m tests` stops at the first that fails, with its status. What is given behind it goes to pytest:
-`python -m tests -k order` runs the checks and those tests, `python -m tests -n 0` all of them in one process.
+Format and lint come first, and what they find stops everything. Types, the import contract, the oldest and newest
+Python and packages (`tests.versions`) and the lint of async code are then checked beside the tests, and told after
+them. flake8-async reads the files that have changed, since it takes two minutes for all of them; `python -m tests.full`
+has it read them all, measures coverage, and runs what takes long. The status is that of the first that fails. What is
+given behind it goes to pytest: `python -m tests -k order` runs the checks and those tests, `-n 0` all of them in one
+process.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,48 +30,84 @@ BIN = Path(sys.executable).parent
 SOURCES = ("webhookd", "tests")
 # Much of the suite waits for processes and clocks. More than four at once would wait for each other.
 PARALLEL = ("-n", str(min(4, max(2, os.cpu_count() or 2))), "--dist", "worksteal")
-COVERAGE = ("--cov", "--cov-report=")
+
+Done = subprocess.CompletedProcess[str]
 
 
 def main() -> int:
     """Run the stages; return the status of the first that fails, or 0."""
-    files = [str(path.relative_to(ROOT)) for source in SOURCES for path in sorted((ROOT / source).rglob("*.py"))]
-    checks: list[tuple[str, list[str]]] = [
+    for name, command in (
         ("format", [tool("ruff"), "format", "--check", "-q", *SOURCES]),
         ("lint", [tool("ruff"), "check", "-q", *SOURCES]),
-        # It takes the longest by far, and in halves half of that.
-        *(
-            ("lint of async code", [tool("flake8-async"), "--disable", ",".join(NOT_ASKED), *half])
-            for half in (files[::2], files[1::2])
-        ),
+    ):
+        if status := told(name, check(command)):
+            return status
+    beside = [
         ("types", [tool("mypy"), "--no-error-summary"]),
         ("import contract", [tool("lint-imports"), "--no-logo"]),
         ("versions of Python and of the packages", [sys.executable, "-m", "tests.versions", "--quick"]),
     ]
-    # Beside each other; told one after the other.
-    with ThreadPoolExecutor(len(checks)) as pool:
-        running = [(name, pool.submit(check, command)) for name, command in checks]
-        for name, done in running:
-            result = done.result()
-            print(f"== {name}", flush=True)
-            print(result.stdout, end="", flush=True)
-            if result.returncode:
-                return failed(name, result.returncode)
-    print("== tests", flush=True)
-    status = subprocess.call([tool("pytest"), *PARALLEL, *COVERAGE, *sys.argv[1:]], cwd=ROOT, env=environment())
+    if files := changed():
+        beside.append((f"lint of async code in {len(files)} files that changed", async_lint(files)))
+    with ThreadPoolExecutor(len(beside)) as pool:
+        running = [(name, pool.submit(check, command)) for name, command in beside]
+        print("== tests", flush=True)
+        status, last = tested([tool("pytest"), *PARALLEL, *sys.argv[1:]])
+        failures = [told(name, done.result()) for name, done in running]
     if status:
-        return failed("tests", status)
-    command = [tool("coverage"), "report", "--format=total"]
-    total = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(f"== {total.stdout.strip()} % of lines and branches covered, processes of the tests' own apart", flush=True)
-    return 0
+        failures.append(failed("tests", status))
+    print(f"== {last}", flush=True)
+    return next((failure for failure in failures if failure), 0)
 
 
-def check(command: list[str]) -> subprocess.CompletedProcess[str]:
+def tested(command: Sequence[str]) -> tuple[int, str]:
+    """Run the tests, showing what they say as it comes; return the status and the closing line."""
+    last = ""
+    with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            last = line.strip("= \n") or last
+    return process.returncode, last
+
+
+def sources() -> list[str]:
+    """Return every file of Python."""
+    return [str(path.relative_to(ROOT)) for source in SOURCES for path in sorted((ROOT / source).rglob("*.py"))]
+
+
+def changed() -> list[str]:
+    """Return the files that the last commit or the working copy has changed; all of them where git can't tell."""
+    found: set[str] = set()
+    for command in (
+        ["git", "diff", "--name-only", "HEAD~1"],
+        ["git", "ls-files", "--others", "--exclude-standard"],
+    ):
+        try:
+            said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return sources()
+        found |= set(said.splitlines())
+    return [path for path in sources() if path in found]
+
+
+def async_lint(files: Sequence[str]) -> list[str]:
+    """Return the command that looks at the async code of these files."""
+    return [tool("flake8-async"), "--disable", ",".join(NOT_ASKED), *files]
+
+
+def check(command: Sequence[str]) -> Done:
     """Run a check to its end, with all that it says."""
     return subprocess.run(
         command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
+
+
+def told(name: str, result: Done) -> int:
+    """Print what a check has said; return its status."""
+    print(f"== {name}", flush=True)
+    print(result.stdout, end="", flush=True)
+    return failed(name, result.returncode) if result.returncode else 0
 
 
 def failed(name: str, status: int) -> int:

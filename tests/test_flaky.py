@@ -9,6 +9,7 @@ from tests.flaky import Kind, look
 ROOT = Path(__file__).parent
 MEASURES = {"bench"}  # figures belong there
 VIRTUAL = {"simulation", "world.py"}  # all of it runs on a clock of its own
+BEAT = "a beat of the watch first; what is looked at then is waited for"
 ALLOWED = {
     ("cli/test_systemd_unit.py", "test_a_loop_that_is_stuck_falls_silent"): "it is the loop that is blocked",
     ("client/test_blocking.py", "test_nobody_there_is_said_within_the_timeout"): "nobody is there: it must run out",
@@ -24,6 +25,9 @@ ALLOWED = {
     ("killing/run.py", "run"): "work between the last kills, of which nothing is expected",
     ("planted.py", "_make_intake_small.commit_late"): "what a slow disk takes, at most",
     ("test_actor_crash.py", "SlowDisk.run"): "called where the clock jumps",
+    ("test_stalls.py", "stalled_by"): BEAT,
+    ("test_stalls.py", "test_a_thread_that_holds_the_lock_is_told"): BEAT,
+    ("test_stalls.py", "test_many_short_steps_delay_the_loop_too"): BEAT,
     ("test_config.py", "test_the_environment_wins"): "read and never bound",
     ("test_config.py", "test_each_mistake_is_named_with_its_line"): "read and never bound",
 }

@@ -7,17 +7,21 @@ from pathlib import Path
 
 import pytest
 
+from tests.long import long
 from tests.simulation.__main__ import find
 from tests.simulation.driver import play
 from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-SEEDS = 200
-SEEDS_ABOUT_TIME = 10
+SEEDS, QUICK_SEEDS = 200, 20
+SEEDS_ABOUT_TIME, QUICK_ABOUT_TIME = 10, 2
 GROUP = 10
+# One of each place where bugs are planted: the journal, the sender, the router, a connection and a clock.
+QUICK = {"acks before the commit", "sends twice where no answer came", "ignores the order", "answers out of turn",
+         "trusts the wall clock"}  # fmt: skip
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, GROUP))
+@pytest.mark.parametrize("first", long(range(0, SEEDS, GROUP), lambda first: first >= QUICK_SEEDS))
 def test_seeds_break_no_promise(first: int) -> None:
     """Whatever receivers, disks, clocks and crashes do, each promise holds and everything arrives."""
     results = [play(seed) for seed in range(first, first + GROUP)]
@@ -26,12 +30,12 @@ def test_seeds_break_no_promise(first: int) -> None:
     assert sum(result.requests for result in results) > 500
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS_ABOUT_TIME, GROUP))
-def test_clocks_break_no_promise(first: int) -> None:
+@pytest.mark.parametrize("seed", long(range(SEEDS_ABOUT_TIME), lambda seed: seed >= QUICK_ABOUT_TIME))
+def test_clocks_break_no_promise(seed: int) -> None:
     """Clocks that are set by a day or a year, again and again, and machines that sleep, break none either."""
-    results = [play(seed, is_about_time=True) for seed in range(first, first + GROUP)]
-    assert {result.seed: result.violations for result in results if result.violations} == {}
-    assert sum(result.requests for result in results) > 500
+    result = play(seed, is_about_time=True)
+    assert not result.violations
+    assert result.requests > 0
 
 
 def test_a_seed_is_repeatable() -> None:
@@ -54,7 +58,7 @@ def _hash_in_a_process(*, seed: int, hash_seed: str) -> str:
     return run.stdout.split()[-1]
 
 
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", long(PLANTED, lambda name: name not in QUICK))
 def test_a_planted_bug_is_found(name: str) -> None:
     """The simulation finds each bug that is planted on purpose within its first seeds."""
     assert find(name) is not None

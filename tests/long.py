@@ -1,0 +1,13 @@
+"""Which of a table's rows only a long run plays: `pytest -m slow`, or `python -m tests.full` with everything else."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+
+def long(rows: Iterable[T], is_long: Callable[[T], bool]) -> list[Any]:
+    """Return the rows for `parametrize`, those of the long run marked as slow."""
+    return [pytest.param(row, marks=pytest.mark.slow) if is_long(row) else row for row in rows]
