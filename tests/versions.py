@@ -184,7 +184,9 @@ def attempt(
         python = _install(project, interpreter, packages, place, is_quick=is_quick)
         _run([python.with_name("webhookd"), "demo"], place, python)
         tests = QUICK_TESTS if is_quick else PARALLEL
-        said = _run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, *extra], project.root, python)
+        said = _run(
+            [python, "-m", "pytest", "-q", "-o", f"cache_dir={place / 'cache'}", *tests, *extra], project.root, python
+        )
         installed = _installed(python, place)
     except _StepError as error:
         return Result(line=f"FAILED: {name}", output=str(error))
