@@ -95,7 +95,7 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ("[jwt]\nleeway_seconds = 301\n", r":2: jwt\.leeway_seconds takes a number from 0 to 300"),
         ("[log]\nlevel = 3\n", r":2: log\.level takes"),
         ("[server\n", r":1: not TOML"),
-        ("[server]\nport = " + "1" * 5000 + "\n", r"config\.toml: not TOML: .*4300"),
+        ("[server]\nport = " + "1" * 5000 + "\n", r"config\.toml: not TOML: a number is too long"),
         ("[server]\nport = " + "[" * 5000 + "\n", r"config\.toml: not a configuration: .*too deep"),
         ("[server]\nport = 1\n" + "a." * 40_000 + "a = 1\n", r":3: a name has more than 32 parts"),
         ("[" + "a." * 40_000 + "a]\n", r":1: a name has more than 32 parts"),

@@ -1,7 +1,6 @@
 """From a producer's bytes to the bytes that are sent: fidelity, and what is refused with which place."""
 
 import json
-from typing import Annotated
 
 import msgspec
 import pytest
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linear import MOST_GROWTH, growth
-from webhookd.envelope import MAX_DEPTH, accept, check_json_text, decode_event, locate
+from webhookd.envelope import MAX_DEPTH, accept, check_json_text, decode_event
 from webhookd.errors import ErrorCode, Rejected
 
 LIMIT = 262_144
@@ -54,10 +53,10 @@ def test_the_envelope_is_the_documented_one() -> None:
     [
         (b"", ErrorCode.MALFORMED_JSON, None),
         (b"\xff", ErrorCode.MALFORMED_JSON, None),
-        (b"{} {}", ErrorCode.VALIDATION_ERROR, ""),
+        (b"{} {}", ErrorCode.MALFORMED_JSON, None),
         (b"null", ErrorCode.VALIDATION_ERROR, ""),
-        (b'{"type": "a"}', ErrorCode.VALIDATION_ERROR, ""),
-        (b'{"type": "a", "data": {}, "more": 1}', ErrorCode.VALIDATION_ERROR, ""),
+        (b'{"type": "a"}', ErrorCode.VALIDATION_ERROR, "/data"),
+        (b'{"type": "a", "data": {}, "more": 1}', ErrorCode.VALIDATION_ERROR, "/more"),
         (b'{"type": "a b", "data": {}}', ErrorCode.VALIDATION_ERROR, "/type"),
         (b'{"type": "a.", "data": {}}', ErrorCode.VALIDATION_ERROR, "/type"),
         (b'{"type": "a\\n", "data": {}}', ErrorCode.VALIDATION_ERROR, "/type"),
@@ -189,26 +188,7 @@ def test_a_name_that_looks_like_a_place_costs_its_length(unit: str) -> None:
         return b'{"type":"a","data":{},"x` - at `$' + (unit * (length // len(unit))).encode() + b'":1}'
 
     def refuse(text: bytes) -> None:
-        with pytest.raises(Rejected, match="unknown field"):
+        with pytest.raises(Rejected, match="is not known here"):
             decode_event(text, max_bytes=2 * LIMIT)
 
     assert growth(line, refuse, LIMIT // 8) < MOST_GROWTH
-
-
-def test_places_are_json_pointers() -> None:
-    """A place below objects, lists and keys is a pointer with a step for each, escaped as RFC 6901 says."""
-
-    class Inner(msgspec.Struct):
-        count: Annotated[int, msgspec.Meta(ge=1)] = msgspec.field(name="a/b~c")
-
-    class Outer(msgspec.Struct):
-        rows: list[dict[str, Inner]]
-
-    def place(text: bytes) -> tuple[str, str]:
-        with pytest.raises(msgspec.ValidationError) as wrong:
-            msgspec.json.decode(text, type=Outer)
-        return locate(wrong.value)
-
-    assert place(b'{"rows":[{},{"k":{"a/b~c":0}}]}') == ("/rows/1/.../a~1b~0c", "Expected `int` >= 1")
-    assert place(b'{"rows":1}') == ("/rows", "Expected `array`, got `int`")
-    assert place(b"[]") == ("", "Expected `object`, got `array`")

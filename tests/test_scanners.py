@@ -15,7 +15,7 @@ import pytest
 
 from tests.linear import FACTOR, MOST_GROWTH, calls, growth
 from webhookd.admin.auth import KeyRing, authenticate
-from webhookd.admin.bodies import check_path, decode_body, decode_query
+from webhookd.admin.bodies import check_path, decode_query
 from webhookd.admin.connection import _split_target
 from webhookd.admin.framing import Framing
 from webhookd.admin.preconditions import read_preconditions
@@ -35,7 +35,7 @@ from webhookd.delivery import custom_headers
 from webhookd.delivery.egress import BlockedError, EgressPolicy
 from webhookd.delivery.retry import classify, retry_after_seconds
 from webhookd.delivery.wire import MAX_RESPONSE_BYTES, ResponseReader, WireError
-from webhookd.envelope import decode_event
+from webhookd.envelope import decode_body, decode_event
 from webhookd.errors import MasterKeyError, Rejected
 from webhookd.ingest.lines import LineSplitter
 from webhookd.journal import cursors

@@ -18,7 +18,13 @@ TICK_SECONDS = 0.001
 STEP_SECONDS = 2.0
 DOUBT_SECONDS = 86_400.0
 _YEAR_10000 = 253_402_300_800.0
+LONGEST_TIME = 40
+_A_TIME = "an ISO-8601 time with a zone, such as 2025-01-31T12:00:00.000Z"
 VIRTUAL_EPOCH = 1_735_689_600.0  # 2025-01-01T00:00:00Z
+
+
+class TimeError(ValueError):
+    """A text that is no time; its message says what is taken instead, such as "an ISO-8601 time with a zone"."""
 
 
 class Clock(Protocol):
@@ -128,13 +134,20 @@ def _to_the_second(seconds: int) -> str:
 
 
 def parse_iso(text: str) -> float:
-    """Read an ISO-8601 time with a zone as epoch seconds cut to the millisecond; ValueError for anything else."""
-    if "T" not in text.upper() or len(text) > 40:
-        raise ValueError("expected an ISO-8601 time such as 2025-01-31T12:00:00.000Z")
-    moment = datetime.fromisoformat(text.upper())
-    if moment.tzinfo is None:
-        raise ValueError("the time needs a zone, such as Z or +02:00")
-    at = int(round(moment.timestamp() * 1000, 1)) / 1000
+    """Read an ISO-8601 time with a zone as epoch seconds cut to the millisecond.
+
+    TimeError for anything else.
+    """
+    if "T" not in text.upper() or len(text) > LONGEST_TIME:
+        raise TimeError(_A_TIME)
+    try:
+        moment = datetime.fromisoformat(text.upper())
+        at = moment.timestamp() if moment.tzinfo is not None else None
+    except (ValueError, OverflowError) as error:
+        raise TimeError(_A_TIME) from error
+    if at is None:
+        raise TimeError("a time with its zone, such as Z or +02:00")
+    at = int(round(at * 1000, 1)) / 1000
     if not 0 <= at < _YEAR_10000:
-        raise ValueError("the time must lie between 1970 and 9999")
+        raise TimeError("a time between 1970 and 9999")
     return at

@@ -6,47 +6,80 @@ what and where.
 """
 
 import re
+from math import inf
 from typing import TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from webhookd.clock import iso, parse_iso
+from webhookd.accepted import complaints
+from webhookd.clock import TimeError, iso, parse_iso
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.jsontext import depth, outside_strings
+from webhookd.malformed import BOM, find_repeated, reason
 from webhookd.models import TRACEPARENT_PATTERN, AcceptedEvent, NewEvent
 
 T = TypeVar("T")
 
 MAX_DEPTH = 128
+MAX_JSON_VALUES = 20_000
 _OPENING_BRACE = ord("{")
 
 _decoder = msgspec.json.Decoder(NewEvent)
 _quote = msgspec.json.Encoder().encode
-_AT = " - at `$"
-_LONGEST_PATH = 1024  # each level of the deepest JSON that is taken has at most 5 characters or a name of ours
+_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_UNKNOWN = "unknown field `"
+_LONGEST_MEMBER = 4096
+_LONGEST_NAMED = 16_384
+_EVENT = "the event"
+_QUOTES = b'"'
+_QUOTES_OF_A_FIELD = 4
+_LEAST_QUOTES = 2 + 6 * _QUOTES_OF_A_FIELD  # of an event with all of its fields, but for those in its data
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
+
+
+class _Members(msgspec.Struct, rename="camel"):
+    """The fields of an event as they stand in its text, the last one of each name."""
+
+    type: msgspec.Raw | UnsetType = UNSET
+    data: msgspec.Raw | UnsetType = UNSET
+    id: msgspec.Raw | UnsetType = UNSET
+    timestamp: msgspec.Raw | UnsetType = UNSET
+    organization_id: msgspec.Raw | UnsetType = UNSET
+    ordering_key: msgspec.Raw | UnsetType = UNSET
+    traceparent: msgspec.Raw | UnsetType = UNSET
+
+
+_member_decoder = msgspec.json.Decoder(_Members)
 
 
 def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
     """Decode and check one submitted event.
 
     Raises Rejected: PAYLOAD_TOO_LARGE past `max_bytes`, MALFORMED_JSON for what isn't UTF-8 JSON or is nested deeper
-    than 128, VALIDATION_ERROR (with JSON pointers) for what isn't an event.
+    than 128, VALIDATION_ERROR (with JSON pointers) for what isn't an event or has a field twice.
     """
     if len(line) > max_bytes:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the event has {len(line)} bytes; at most {max_bytes} are taken")
+    line = line.removeprefix(BOM)
     check_json_text(line)
-    new = decode_json(line, _decoder)
+    try:
+        new = _decoder.decode(line)
+    except msgspec.ValidationError as error:
+        raise invalid(_event_complaints(line, error), _EVENT) from error
+    except _NO_JSON as error:
+        raise _malformed(line, error) from error
     if memoryview(new.data)[0] != _OPENING_BRACE:
-        raise _invalid("/data", "expected an object")
+        raise invalid((("/data", "takes an object"),))
+    _check_once(line, new)
     if new.timestamp is not None:
         try:
             parse_iso(new.timestamp)
-        except (ValueError, OverflowError) as error:
-            raise _invalid("/timestamp", str(error)) from error
+        except TimeError as error:
+            raise invalid((("/timestamp", f"takes {error}"),)) from error
     if new.traceparent is not None and not _is_traceparent(new.traceparent):
-        raise _invalid("/traceparent", "expected a W3C traceparent of version 00 to fe with ids that aren't all zeros")
+        raise invalid((("/traceparent", "takes a W3C traceparent of version 00 to fe with ids that aren't all zeros"),))
     return new
 
 
@@ -106,39 +139,98 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
         raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")
 
 
+def decode_body(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Decode a JSON body.
+
+    Raises Rejected: MALFORMED_JSON, PAYLOAD_TOO_LARGE, or VALIDATION_ERROR with JSON pointers, also for a name that an
+    object has twice.
+    """
+    text = text.removeprefix(BOM)
+    check_json_text(text, most_values=MAX_JSON_VALUES)
+    decoded = decode_json(text, decoder)
+    if (repeated := find_repeated(text)) is not None:
+        raise invalid(((repeated, "is there twice: leave one of the two out"),))
+    return decoded
+
+
 def decode_json(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode checked text; Rejected MALFORMED_JSON or VALIDATION_ERROR with the place of the failure."""
+    """Decode checked text; Rejected MALFORMED_JSON or VALIDATION_ERROR with the place of the failure.
+
+    Its values must be bounded, as by `check_json_text`: where it isn't what the decoder takes, all are looked at.
+    """
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
-        raise _invalid(*locate(error)) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Rejected(ErrorCode.MALFORMED_JSON, f"not JSON: {error}") from error
+        raise invalid(complaints(_document(text), decoder.type)) from error
+    except _NO_JSON as error:
+        raise _malformed(text, error) from error
 
 
-def locate(error: msgspec.ValidationError) -> tuple[str, str]:
-    """Split msgspec's message into a JSON pointer (RFC 6901) and what is accepted there."""
-    message = str(error)
-    accepted, found, path = message.rpartition(_AT)
-    # The message may hold a name of the sender's choice, which may look like a place as well.
-    if not found or not path.endswith("`") or len(path) > _LONGEST_PATH:
-        return "", message
-    return _pointer(path.removesuffix("`")), accepted
+def invalid(found: tuple[tuple[str, str], ...], whole: str = "the body") -> Rejected:
+    """Return the refusal of a document with this wrong in it, as (JSON pointer, what); the first is told."""
+    (pointer, what), *_ = told = found or (("", "isn't taken as it is"),)
+    return Rejected(ErrorCode.VALIDATION_ERROR, f"{pointer or whole}: {what}", errors=tuple(told))
 
 
-def _pointer(path: str) -> str:
-    """Return the JSON pointer of what msgspec writes as `.webhooks[0].url`."""
-    names, *indexed = path.split("[")
-    steps = names.split(".")[1:]
-    for part in indexed:
-        index, _, names = part.partition("]")
-        steps += [index, *names.split(".")[1:]]
-    return "".join("/" + step.strip("\"'").replace("~", "~0").replace("/", "~1") for step in steps)
+def _document(text: bytes) -> object:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.ValidationError as error:  # of what takes anything: a number of more digits than Python reads
+        raise invalid((("", "a number in it is too large"),)) from error
+    except _NO_JSON as error:
+        raise _malformed(text, error) from error
 
 
-def _invalid(pointer: str, accepted: str) -> Rejected:
-    where = pointer or "the body"
-    return Rejected(ErrorCode.VALIDATION_ERROR, f"{where}: {accepted}", errors=((pointer, accepted),))
+def _malformed(text: bytes, error: Exception) -> Rejected:
+    return Rejected(ErrorCode.MALFORMED_JSON, f"not JSON: {reason(text, str(error))}")
+
+
+def _event_complaints(line: bytes, refused: msgspec.ValidationError) -> tuple[tuple[str, str], ...]:
+    """Return what is wrong with an event, without reading its data, which may hold any number of values."""
+    try:
+        members = _member_decoder.decode(line)
+    except msgspec.ValidationError:
+        return complaints(None, NewEvent)
+    except _NO_JSON as error:
+        raise _malformed(line, error) from error
+    found: dict[str, object] = {
+        field.encode_name: {} if field.name == "data" else _glance(bytes(raw))
+        for field in msgspec.structs.fields(_Members)
+        if (raw := getattr(members, field.name)) is not UNSET
+    }
+    if unknown := str(refused).partition(_UNKNOWN)[2].removesuffix("`"):
+        found.setdefault(unknown, None)
+    return complaints(found, NewEvent)
+
+
+def _glance(value: bytes) -> object:
+    """Return a value that is as long as a field of an event may be; of a longer one what is enough to refuse it."""
+    if len(value) <= _LONGEST_MEMBER:
+        return _document(value)
+    if value.startswith(_QUOTES):
+        return value.decode()
+    return {} if value.startswith(b"{") else [] if value.startswith(b"[") else inf
+
+
+def _check_once(line: bytes, new: NewEvent) -> None:
+    """Raise Rejected VALIDATION_ERROR where an event has a field twice: the decoder takes the last one in silence.
+
+    Quotes are counted. Each name has two, and so has each value but the data's own; so where there are no more than
+    that, no name is there twice. Where there are, a null or a quote within a value may be the reason: then they are
+    counted in each value as it stands in the text.
+    """
+    optional = (new.id, new.timestamp, new.organization_id, new.ordering_key, new.traceparent)
+    in_all = line.count(_QUOTES)
+    if in_all - bytes(new.data).count(_QUOTES) == _LEAST_QUOTES - _QUOTES_OF_A_FIELD * optional.count(None):
+        return
+    members = _member_decoder.decode(line)
+    values = [getattr(members, name) for name in members.__struct_fields__]
+    if in_all == sum(2 + bytes(value).count(_QUOTES) for value in values if value is not UNSET):
+        return
+    pointer = find_repeated(line) if len(line) <= _LONGEST_NAMED else None
+    if pointer is None or pointer.count("/") > 1:
+        raise invalid((("", "has a field twice: leave one of the two out"),), _EVENT)
+    raise invalid(((pointer, "is there twice: leave one of the two out"),))
 
 
 def _is_traceparent(text: str) -> bool:

@@ -155,7 +155,28 @@ EVENT_TYPE_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z"
 ORGANIZATION_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}\Z"
 # W3C Trace Context, section 3.2: version, trace, parent and flags.
 TRACEPARENT_PATTERN = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
-OrganizationId = Annotated[str, Meta(pattern=ORGANIZATION_PATTERN)]
+EVENT_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
+
+ACCEPTS = "accepts"
+"""The key of `Meta.extra` under which a type says in words what it takes, where a pattern alone would have to."""
+
+_TYPE_WORDS = "words of letters, digits, _ and - joined by dots, such as user.created, of at most 128 characters"
+_TIME_WORDS = "an ISO-8601 time with a zone, such as 2025-01-31T12:00:00.000Z"
+EventTypeName = Annotated[
+    str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN, extra={ACCEPTS: _TYPE_WORDS})
+]
+EventId = Annotated[str, Meta(pattern=EVENT_ID_PATTERN, extra={ACCEPTS: "1 to 64 letters, digits, _ and -"})]
+OrganizationId = Annotated[
+    str, Meta(pattern=ORGANIZATION_PATTERN, extra={ACCEPTS: "1 to 64 letters, digits, _ . : and -"})
+]
+Traceparent = Annotated[
+    str,
+    Meta(
+        pattern=TRACEPARENT_PATTERN,
+        extra={ACCEPTS: "a W3C traceparent, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+    ),
+]
+Time = Annotated[str, Meta(max_length=40, extra_json_schema={"format": "date-time"}, extra={ACCEPTS: _TIME_WORDS})]
 
 # Bounds shared by the server-wide defaults and by what a webhook may ask for itself.
 DelaySeconds = Annotated[float, Meta(ge=0.01, le=604_800)]
@@ -182,13 +203,13 @@ class _Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rena
 class NewEvent(_Input, frozen=True, kw_only=True):
     """One event as a producer submits it, decoded and checked."""
 
-    type: Annotated[str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN)]
+    type: EventTypeName
     data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
-    id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None = None
-    timestamp: Annotated[str, Meta(max_length=40, extra_json_schema={"format": "date-time"})] | None = None
+    id: EventId | None = None
+    timestamp: Time | None = None
     organization_id: OrganizationId | None = None
     ordering_key: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
-    traceparent: Annotated[str, Meta(pattern=TRACEPARENT_PATTERN)] | None = None
+    traceparent: Traceparent | None = None
 
 
 class AcceptedEvent(_Data, frozen=True, kw_only=True):

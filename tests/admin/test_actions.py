@@ -61,11 +61,11 @@ def test_what_can_not_be_replayed(api: Api) -> None:
     webhook = api.webhook(isActive=False)
     path = f"/api/webhooks/{webhook['id']}"
     for body, pointer in (
-        ({}, ""),
+        ({}, "/since"),
         ({"since": "yesterday"}, "/since"),
         ({"since": "2026-01-01T00:00:00Z", "until": "2025-01-01T00:00:00Z"}, "/until"),
         ({"since": "2026-01-01T00:00:00Z", "events": ["*.x"]}, "/events/0"),
-        ({"since": "2026-01-01T00:00:00Z", "dryrun": True}, ""),
+        ({"since": "2026-01-01T00:00:00Z", "dryrun": True}, "/dryrun"),
     ):
         for kind in ("recover", "replay"):
             assert problem(api.admin.post(f"{path}/{kind}", json=body)) == (400, "VALIDATION_ERROR", [pointer])

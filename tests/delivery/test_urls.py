@@ -135,11 +135,13 @@ REFUSED: dict[str, list[str]] = {
             *("x[2606:4700:4700::1111]", "[2606:4700:4700::1111]:", "[2606:4700:4700::1111]:0", "[::FFFF:7F00:1]"),
         )
     ],
-    "IDNA 2008 without mapping": [
+    "IDNA 2008 with no mapping but to small letters": [
         f"https://{host}/"
         for host in (
-            *("MÜNCHEN.example.com", "Münich.example.com", "münchen。example.com", "münchen．example.com"),
+            *("münchen。example.com", "münchen．example.com"),
             *("münchen｡example.com", "good。example。com", "\u212aelvin.example.com", "te\u017ft.example.com"),
+            *("İstanbul.example.com", "ΟΔΟΣ.example.com", "\u212bngström.example.com", "ＭÜNCHEN.example.com"),
+            *("\u01c5.example.com", "Ⅷ.example.com", "Ⓐ.example.com", "MÜNCHEN\u212a.example.com"),
             *("mu\u0308nchen.example.com", "ﬁne.example.com", "exam\u00adple.com", "exam\u200bple.com"),
             *("exam\u200dple.com", "exam\u200cple.com", "\u2060good.example.com", "good\ufeff.example.com"),
             *("good\u202e.example.com", "ⅼocalhost", "ⅼocal.ⅼan", "good.exampl℮", "☃.example.com", "💩.example.com"),
@@ -212,6 +214,11 @@ ALLOWED: dict[str, str] = {
     "https://a.mylocal/": "a.mylocal:443",
     "https://arpa.example/": "arpa.example:443",
     "https://münchen.example.com/": "xn--mnchen-3ya.example.com:443",
+    "https://MÜNCHEN.example.com/": "xn--mnchen-3ya.example.com:443",
+    "https://Münich.EXAMPLE.com/": "xn--mnich-kva.example.com:443",
+    "https://ΣΊΓΜΑΤΑ.example.com/": "xn--kxaeag9bzbl.example.com:443",
+    "https://ÅLESUND.example/": "xn--lesund-hua.example:443",
+    "https://ДОМЕН.example/": "xn--d1acufc.example:443",
     "https://GOOD.münchen.Example/": "good.xn--mnchen-3ya.example:443",
     "https://XN--MNCHEN-3YA.example.com/": "xn--mnchen-3ya.example.com:443",
     "https://faß.example.com/": "xn--fa-hia.example.com:443",

@@ -7,7 +7,8 @@ from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplayStarted, ReplayView
 from webhookd.admin.views import attempt
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.envelope import invalid
+from webhookd.errors import ErrorCode
 from webhookd.journal import ReplayRow, endpoints, replays
 from webhookd.journal.audit import Action
 from webhookd.models import Endpoint, ReplayKind
@@ -50,9 +51,7 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
     since = parse_time("since", asked.since)
     until = services.clock.now() + 0.001 if asked.until is None else parse_time("until", asked.until)
     if since >= until:
-        raise Rejected(
-            ErrorCode.VALIDATION_ERROR, "/until: a time after since", errors=(("/until", "a time after since"),)
-        )
+        raise invalid((("/until", "takes a time after since"),))
     wanted = selection(endpoint, kind, since=since, until=until, events=asked.events)
     if asked.dry_run:
         return Answer(value=Matched(matched=await services.router.replayer.count(wanted)))

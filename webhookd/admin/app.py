@@ -40,6 +40,7 @@ from webhookd.admin.problems import (
     encode_problem,
     problem_of,
     problem_of_status,
+    words_of,
 )
 from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
 from webhookd.ids import Prefix
@@ -207,10 +208,7 @@ def _answer_errors(app: QuartTrio, services: Services) -> None:
 
     @app.errorhandler(HTTPException)
     async def answer_status(error: HTTPException) -> Response:
-        status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-        detail = error.description or status.description
-        if status is HTTPStatus.NOT_FOUND:
-            detail = "there is nothing at this path"
+        status, detail = words_of(error)
         response = _problem_response(problem_of_status(status, detail, _request_id(services)))
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["allow"] = ", ".join(sorted(error.valid_methods))

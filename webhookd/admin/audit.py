@@ -6,15 +6,15 @@ from typing import Annotated
 from msgspec import Meta
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.deliveries import optional_time
+from webhookd.admin.deliveries import query_time
 from webhookd.admin.operations import Answer, Call, NoBody, operation
-from webhookd.admin.schemas import ListQuery, Output, Page, Time
+from webhookd.admin.schemas import ListQuery, Output, Page
 from webhookd.admin.views import MOST_ROWS
 from webhookd.clock import iso
 from webhookd.errors import ErrorCode
 from webhookd.journal import audit
 from webhookd.journal.audit import Action, ActorKind
-from webhookd.models import Role
+from webhookd.models import Role, Time
 
 
 class ActorView(Output, frozen=True, kw_only=True):
@@ -58,8 +58,8 @@ async def list_audit(call: Call[AuditQuery, NoBody]) -> Answer:
         actor=query.actor,
         action=query.action,
         what=query.object,
-        since=optional_time("since", query.since),
-        until=optional_time("until", query.until),
+        since=query_time("since", query.since),
+        until=query_time("until", query.until),
         limit=min(query.limit, MOST_ROWS),
         cursor=query.cursor,
     )

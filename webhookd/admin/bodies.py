@@ -15,7 +15,8 @@ from quart import Request, request
 from werkzeug.exceptions import RequestTimeout
 from werkzeug.local import LocalProxy
 
-from webhookd.envelope import check_json_text, decode_json, locate
+from webhookd.accepted import accepted_form, complaints, name_hint, shortened, step, type_info
+from webhookd.envelope import invalid
 from webhookd.errors import ErrorCode, Rejected
 
 T = TypeVar("T")
@@ -25,12 +26,15 @@ Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Coroutine
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MAX_JSON_BYTES = 1_048_576
-MAX_JSON_VALUES = 20_000
 
 _BODY = "webhookd.body"  # in a request's scope
 _MOST_WAITING_BYTES = 262_144
 _MOST_QUERY_BYTES = 8192
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class BodyTimeout(RequestTimeout):
+    """A body that didn't come in time: 408, described in our own words."""
 
 
 class Body:
@@ -106,7 +110,7 @@ def with_bodies(app: Application) -> Application:
 
 
 async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes; RequestTimeout (408) where no line of it ends for so long.
+    """Yield the body as it comes; BodyTimeout (408) where no line of it ends for so long.
 
     The time in which nobody asks for more doesn't count.
     """
@@ -117,7 +121,7 @@ async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[byt
         with trio.move_on_after(left) as waiting:
             chunk = await body.take()
         if waiting.cancelled_caught:
-            raise RequestTimeout(f"no line of the body ended for {timeout_seconds:g} s")
+            raise BodyTimeout(f"no line of the body ended for {timeout_seconds:g} s")
         if not chunk:
             return
         left = timeout_seconds if b"\n" in chunk else left - (trio.current_time() - asked_at)
@@ -127,7 +131,7 @@ async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[byt
 async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float) -> bytes:
     """Return the whole body, a second time as well.
 
-    Rejected PAYLOAD_TOO_LARGE past the limit, RequestTimeout (408) past the deadline.
+    Rejected PAYLOAD_TOO_LARGE past the limit, BodyTimeout (408) past the deadline.
     """
     too_large = Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the body is too large; at most {max_bytes} bytes are taken")
     if (request.content_length or 0) > max_bytes:
@@ -144,7 +148,7 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
             if len(collected) > max_bytes:
                 raise too_large
     if reading.cancelled_caught:
-        raise RequestTimeout(f"the body was not complete after {timeout_seconds:g} s")
+        raise BodyTimeout(f"the body was not complete after {timeout_seconds:g} s")
     body.whole = bytes(collected)
     return body.whole
 
@@ -179,20 +183,12 @@ def expect_media_type(request: Request, *accepted: str) -> str:
     return kind
 
 
-def decode_body(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode a JSON body; Rejected MALFORMED_JSON, PAYLOAD_TOO_LARGE, or VALIDATION_ERROR with JSON pointers."""
-    check_json_text(text, most_values=MAX_JSON_VALUES)
-    return decode_json(text, decoder)
-
-
 def convert(document: object, kind: type[T]) -> T:
     """Check a decoded document; Rejected VALIDATION_ERROR with JSON pointers."""
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        pointer, accepted = locate(error)
-        detail = f"{pointer or 'the body'}: {accepted}"
-        raise Rejected(ErrorCode.VALIDATION_ERROR, detail, errors=((pointer, accepted),)) from error
+        raise invalid(complaints(document, kind)) from error
 
 
 def decode_query(query_string: bytes, kind: type[T]) -> T:
@@ -208,17 +204,30 @@ def decode_query(query_string: bytes, kind: type[T]) -> T:
         raw_name, _, raw_value = pair.partition(b"=")
         name, value = _unquote(raw_name, "the query"), _unquote(raw_value, "the query")
         if name in found:
-            raise Rejected(ErrorCode.VALIDATION_ERROR, f"the query parameter {name!r} is given twice")
+            raise _bad_parameter(name, "is there twice: leave one of the two out")
         found[name] = value
     try:
         return msgspec.convert(found, kind, strict=False)
     except msgspec.ValidationError as error:
-        pointer, accepted = locate(error)
-        name = pointer.removeprefix("/")
-        where = f"the query parameter {name}: " if name else "the query: "
-        raise Rejected(
-            ErrorCode.VALIDATION_ERROR, where + accepted.replace("Object", "It"), errors=((pointer, accepted),)
-        ) from error
+        raise _bad_query(found, kind) from error
+
+
+def _bad_query(found: Mapping[str, str], kind: type[T]) -> Rejected:
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(cast("type[msgspec.Struct]", kind))}
+    for name, value in found.items():
+        if name not in known:
+            return _bad_parameter(name, f"is not known here; {name_hint(name, list(known))}")
+        try:
+            msgspec.convert(value, known[name], strict=False)
+        except msgspec.ValidationError:
+            return _bad_parameter(name, f"takes {accepted_form(type_info(known[name]))}")
+    missing = next((name for name in known if name not in found), "")
+    return _bad_parameter(missing, "is missing")
+
+
+def _bad_parameter(name: str, what: str) -> Rejected:
+    detail = f"the query parameter {shortened(name)} {what}"
+    return Rejected(ErrorCode.VALIDATION_ERROR, detail, errors=((step(name), what),))
 
 
 def current_request() -> Request:

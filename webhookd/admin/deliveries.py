@@ -7,9 +7,10 @@ from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, oper
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import DeliveryDetailView, DeliveryQuery, DeliveryView, Force, ListQuery, Page
 from webhookd.admin.views import MOST_ROWS, delivery, detailed, hidden_headers
-from webhookd.clock import parse_iso
+from webhookd.clock import TimeError, parse_iso
 from webhookd.delivery.requests import Receiver, compose
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.envelope import invalid
+from webhookd.errors import ErrorCode
 from webhookd.journal import DeliveryDetail, DeliveryRow, deliveries, endpoints, events
 from webhookd.journal.audit import Action
 
@@ -24,8 +25,8 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
         status=query.status,
         event=query.event,
         event_id=query.event_id,
-        since=optional_time("since", query.since),
-        until=optional_time("until", query.until),
+        since=query_time("since", query.since),
+        until=query_time("until", query.until),
         limit=min(query.limit, MOST_ROWS),
         cursor=query.cursor,
     )
@@ -98,17 +99,20 @@ def delivery_view(services: Services, row: DeliveryRow) -> DeliveryView:
     return delivery(row, in_flight=row.pk in services.router.in_flight(row.endpoint_pk))
 
 
-def optional_time(name: str, text: str | None) -> float | None:
-    """Read a time that may be missing; Rejected as by `parse_time`."""
-    return None if text is None else parse_time(name, text)
+def query_time(name: str, text: str | None) -> float | None:
+    """Read a time of a query, which may be missing; Rejected as by `parse_time`.
+
+    A `+` that nobody encoded has become a space: in a time it can only have been the zone's.
+    """
+    return None if text is None else parse_time(name, text.replace(" ", "+"))
 
 
 def parse_time(name: str, text: str) -> float:
     """Read the time in the field or parameter `name`; Rejected VALIDATION_ERROR with its pointer."""
     try:
         return parse_iso(text)
-    except (ValueError, OverflowError) as error:
-        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{name}: {error}", errors=((f"/{name}", str(error)),)) from error
+    except TimeError as error:
+        raise invalid(((f"/{name}", f"takes {error}"),)) from error
 
 
 OPERATIONS = (

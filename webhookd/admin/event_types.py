@@ -7,15 +7,16 @@ from http import HTTPStatus
 import msgspec
 from msgspec import Raw
 
+from webhookd.accepted import accepted_form, type_info
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
-from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeName, EventTypeView, ListQuery, Page
+from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, Page
 from webhookd.admin.views import page_of
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import EventTypeRow, event_types
 from webhookd.journal.audit import Action
-from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT
+from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT, EventTypeName
 
 _CATALOGUE = "the catalogue"
 _TAG_DIGITS = 20
@@ -68,9 +69,8 @@ def _name(text: str) -> str:
     try:
         name = msgspec.convert(text, EventTypeName)
     except msgspec.ValidationError as error:
-        raise Rejected(
-            ErrorCode.VALIDATION_ERROR, "an event type is words of [A-Za-z0-9_-] joined by dots, at most 128 characters"
-        ) from error
+        detail = f"the name of an event type is {accepted_form(type_info(EventTypeName))}"
+        raise Rejected(ErrorCode.VALIDATION_ERROR, detail) from error
     if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
         raise Rejected(ErrorCode.CONFLICT, f"{name} is webhookd's own and has no place in the catalogue")
     return name

@@ -41,8 +41,8 @@ PATH_PARTS: Mapping[str, str] = {
     "name": "invoice.paid",
 }
 REFUSALS: Mapping[ErrorCode, str] = {
-    ErrorCode.VALIDATION_ERROR: "/events: Expected `array` of length >= 1",
-    ErrorCode.MALFORMED_JSON: "not JSON: Input data was truncated",
+    ErrorCode.VALIDATION_ERROR: "/concurrency: takes a whole number from 1 to 256, not 0",
+    ErrorCode.MALFORMED_JSON: "not JSON: it ends too early: a quote, brace or bracket isn't closed",
     ErrorCode.INVALID_CURSOR: "the cursor isn't one that this list gave out: start again without it",
     ErrorCode.URL_NOT_ALLOWED: "/url: 10.0.0.1 is a private address",
     ErrorCode.UNKNOWN_EVENT_TYPE: "not in the catalogue: user.craeted; add a name with PUT /api/event-types/:name",

@@ -6,11 +6,12 @@ A key that is bound to an organization sees and changes the keys of that organiz
 from http import HTTPStatus
 
 from webhookd.admin.auth import Permission, new_key
+from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
 from webhookd.admin.views import key, page_of
-from webhookd.clock import parse_iso
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.envelope import invalid
+from webhookd.errors import ErrorCode
 from webhookd.journal import KeyRow, audit, keys, quotas
 from webhookd.journal.audit import Action
 from webhookd.secrets import hash_api_key
@@ -63,17 +64,10 @@ async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 def _future(text: str, now: float) -> float:
-    try:
-        at = parse_iso(text)
-    except (ValueError, OverflowError) as error:
-        raise _refuse_expiry(str(error)) from error
+    at = parse_time("expiresAt", text)
     if at <= now:
-        raise _refuse_expiry("the time must lie in the future")
+        raise invalid((("/expiresAt", "takes a time in the future"),))
     return at
-
-
-def _refuse_expiry(accepted: str) -> Rejected:
-    return Rejected(ErrorCode.VALIDATION_ERROR, f"/expiresAt: {accepted}", errors=(("/expiresAt", accepted),))
 
 
 OPERATIONS = (

@@ -16,7 +16,6 @@ from webhookd.admin.auth import Caller, Permission
 from webhookd.admin.bodies import (
     JSON,
     MAX_JSON_BYTES,
-    decode_body,
     decode_query,
     expect_media_type,
     note_change,
@@ -25,6 +24,7 @@ from webhookd.admin.bodies import (
 from webhookd.admin.ports import Services
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
 from webhookd.admin.schemas import Input, NoQuery
+from webhookd.envelope import decode_body
 from webhookd.errors import ErrorCode
 from webhookd.journal.audit import Action, Deed
 

@@ -5,13 +5,20 @@ from http import HTTPStatus
 
 import msgspec
 from msgspec import Struct
+from werkzeug.exceptions import HTTPException
 
+from webhookd.admin.bodies import BodyTimeout
 from webhookd.errors import ErrorCode, Rejected
 
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "x-request-id"
 AUTHENTICATE = 'Bearer realm="webhookd"'
 
+_WORDS = {
+    HTTPStatus.NOT_FOUND: "there is nothing at this path",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path doesn't take this method; the header Allow names those that it takes",
+    HTTPStatus.REQUEST_TIMEOUT: "the request wasn't complete in time",
+}
 _NOT_A_WORD = re.compile(r"[^A-Z0-9]+")
 
 
@@ -50,6 +57,14 @@ def problem_of_status(status: HTTPStatus, detail: str, request_id: str) -> Probl
     codes = [code.value for code in ErrorCode if code.status is status]
     code = codes[0] if codes else _NOT_A_WORD.sub("_", status.phrase.upper())
     return _problem(code, status, detail, request_id, ())
+
+
+def words_of(error: HTTPException) -> tuple[HTTPStatus, str]:
+    """Return the status of a library's refusal, and what to say of it: a description is told where it is ours alone."""
+    status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
+    if isinstance(error, BodyTimeout):
+        return status, error.description or _WORDS[status]
+    return status, _WORDS.get(status, f"the request can't be answered ({status.phrase})")
 
 
 def encode_problem(problem: Problem) -> bytes:

@@ -14,10 +14,9 @@ from http import HTTPStatus
 import msgspec
 import trio
 from quart import Request, Response
-from werkzeug.exceptions import RequestTimeout
 
 from webhookd.admin.auth import Caller
-from webhookd.admin.bodies import JSON, NDJSON, chunks, expect_media_type, note_change, read_body
+from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_media_type, note_change, read_body
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, SubmittedLine
@@ -91,7 +90,7 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
         async with aclosing(_submit_all(services, submit, lines.finish())) as results:
             async for result in results:
                 yield result
-    except RequestTimeout as timeout:
+    except BodyTimeout as timeout:
         yield _refused_line(services, "REQUEST_TIMEOUT", timeout.description or "the client was silent for too long")
     except _Stopping:
         return

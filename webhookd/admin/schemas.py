@@ -11,13 +11,15 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from webhookd.delivery.custom_headers import MOST_BYTES
 from webhookd.models import (
-    EVENT_TYPE_PATTERN,
+    ACCEPTS,
     BreakerState,
     BreakerThreshold,
     Concurrency,
     DeliveryError,
     DeliveryStatus,
     DisabledReason,
+    EventId,
+    EventTypeName,
     Ordering,
     OrganizationId,
     RateLimit,
@@ -25,6 +27,7 @@ from webhookd.models import (
     RetryOverrides,
     Role,
     SignatureChoice,
+    Time,
     TimeoutSeconds,
     Trigger,
     WhenInactive,
@@ -38,19 +41,11 @@ EventPattern = Annotated[
         max_length=130,
         pattern=r"^(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?)\Z",
         description="an exact name, every name below a prefix (`user.*`), or every name (`*`)",
+        extra={ACCEPTS: "a type such as user.created, every type below a prefix, such as user.*, or * for all"},
     ),
 ]
-EventTypeName = Annotated[str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=40)]
 MetadataValue = Annotated[str, Meta(max_length=500)]
-Time = Annotated[
-    str,
-    Meta(
-        max_length=40,
-        description="ISO-8601 with a zone, such as 2025-01-31T12:00:00.000Z",
-        extra_json_schema={"format": "date-time"},
-    ),
-]
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -418,7 +413,7 @@ class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
 
     status: DeliveryStatus | None = None
     event: EventTypeName | None = None
-    event_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")] | None = None
+    event_id: EventId | None = None
     since: Time | None = None
     until: Time | None = None
 

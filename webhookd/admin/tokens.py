@@ -26,6 +26,7 @@ from webhookd.config import JwtConfig
 from webhookd.errors import ConfigError, ErrorCode, Rejected
 from webhookd.journal.audit import Actor, ActorKind
 from webhookd.logs import get_logger
+from webhookd.malformed import BOM
 from webhookd.models import ORGANIZATION_PATTERN, OrganizationId, Role
 
 EVERY_ORGANIZATION = "*"
@@ -225,7 +226,7 @@ def _public(text: bytes) -> tuple[_Key, ...]:
 
 def _set(text: bytes) -> tuple[_Key, ...]:
     try:
-        jwks = msgspec.json.decode(text, type=_Jwks)
+        jwks = msgspec.json.decode(text.removeprefix(BOM), type=_Jwks)
     except (msgspec.DecodeError, RecursionError) as error:
         raise _Unusable('isn\'t a JWKS: {"keys": [{"kty": …}, …]}') from error
     return tuple(key for jwk in jwks.keys if (key := _from_jwk(jwk)) is not None)

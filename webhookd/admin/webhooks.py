@@ -16,7 +16,7 @@ from msgspec import UNSET, UnsetType
 from quart import Response
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, decode_body, expect_media_type, read_body
+from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, expect_media_type, read_body
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
 from webhookd.admin.preconditions import ETAG, Preconditions, tag_of, unchanged
@@ -33,7 +33,15 @@ from webhookd.admin.schemas import (
 )
 from webhookd.admin.views import MOST_ROWS, webhook, with_secret
 from webhookd.delivery import custom_headers
-from webhookd.delivery.signing import ed25519_public, generate_ed25519, generate_secret, secret_hint, secret_key
+from webhookd.delivery.signing import (
+    SecretError,
+    ed25519_public,
+    generate_ed25519,
+    generate_secret,
+    secret_hint,
+    secret_key,
+)
+from webhookd.envelope import decode_body, invalid
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
 from webhookd.ids import Prefix
@@ -174,8 +182,8 @@ async def _view(services: Services, endpoint: Endpoint) -> Webhook:
 def _imported(secret: str) -> Secret[str]:
     try:
         secret_key(secret)
-    except ValueError as error:
-        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/secret: {error}", errors=(("/secret", str(error)),)) from error
+    except SecretError as error:
+        raise invalid((("/secret", str(error)),)) from error
     return Secret(secret)
 
 

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 30.0
 _MOST_ANSWER_BYTES = 67_108_864
+_NO_ANSWER = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NO_URL = "is no URL of a server: write one such as https://webhooks.example.com"
 _REMEDIES = {
     ErrorCode.UNAUTHORIZED: "give a key that is in force with --key or WEBHOOKD_API_KEY; `webhookd keys create`, run "
     "on the server's machine, makes one",
@@ -96,8 +98,10 @@ class Api(ABC):
             raise _refused(response, text)
         try:
             return msgspec.json.decode(text, type=answer)
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise CommandError(f"the server at {self._place} gave an answer that makes no sense: {error}") from error
+        except _NO_ANSWER as error:
+            raise CommandError(
+                f"the server at {self._place} gave an answer that isn't this API's: is it a webhookd of this version?"
+            ) from error
 
 
 class Remote(Api):
@@ -108,9 +112,9 @@ class Remote(Api):
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise CommandError(f"{url} is no URL of a server: {error}") from error
+            raise CommandError(f"{url} {_NO_URL}") from error
         if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-            raise CommandError(f"{url} is no URL of a server: write one such as https://webhooks.example.com")
+            raise CommandError(f"{url} {_NO_URL}")
         super().__init__(url, key=key, prefix=parts.path.rstrip("/"))
         self._is_https = parts.scheme == "https"
         self._host = parts.hostname
@@ -150,7 +154,7 @@ class _Problem(msgspec.Struct, frozen=True):
 def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     try:
         problem = msgspec.json.decode(text, type=_Problem)
-    except (msgspec.DecodeError, RecursionError):
+    except _NO_ANSWER:
         problem = _Problem()
     message = problem.detail or problem.title or f"the server answered {response.status}"
     # The detail speaks of the first field; whoever gave several wrong ones wants to hear of all.
@@ -166,5 +170,8 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate doesn't hold: {error.verify_message}"
+    if isinstance(error, http.client.HTTPException):
+        is_gone = isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead)
+        return "it closed the connection before its answer was whole" if is_gone else "what it answers is no HTTP"
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or str(error) or type(error).__name__

@@ -8,6 +8,7 @@ import msgspec
 import trio
 
 from webhookd import offline
+from webhookd.accepted import complaints
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, NewKey, Page
 from webhookd.admin.views import key as key_view
 from webhookd.cli.api import Api, part, target
@@ -15,7 +16,7 @@ from webhookd.cli.names import MOST_ON_A_PAGE
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import show_json, show_table
-from webhookd.clock import parse_iso
+from webhookd.clock import TimeError, parse_iso
 from webhookd.models import Role
 
 _PATH = "/api/keys"
@@ -127,9 +128,10 @@ def _checked(fields: dict[str, str | None]) -> NewKey:
     try:
         return msgspec.convert(fields, NewKey)
     except msgspec.ValidationError as error:
-        # The names of the options, where the message has those of the API.
-        message = str(error).replace("$.organizationId", "--organization").replace("$.", "--").replace("`", "")
-        raise click.UsageError(message) from error
+        # The names of the options, where the API has those of its fields.
+        (pointer, what), *_ = complaints(fields, NewKey)
+        option = pointer.replace("/organizationId", "--organization").replace("/", "--")
+        raise click.UsageError(f"{option} {what}") from error
 
 
 def _expiry(text: str | None) -> float | None:
@@ -137,8 +139,8 @@ def _expiry(text: str | None) -> float | None:
         return None
     try:
         at = parse_iso(text)
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(str(error), param_hint="--expires") from error
+    except TimeError as error:
+        raise click.BadParameter(f"takes {error}", param_hint="--expires") from error
     if at <= time.time():
         raise click.BadParameter("the time must lie in the future", param_hint="--expires")
     return at

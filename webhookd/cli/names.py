@@ -13,7 +13,7 @@ from webhookd.admin.schemas import EventPattern, Page, Webhook
 from webhookd.cli.control import Control
 from webhookd.cli.places import place_of
 from webhookd.cli.sources import ApiSource, Source
-from webhookd.clock import iso, parse_iso
+from webhookd.clock import TimeError, iso, parse_iso
 from webhookd.errors import CommandError, WebhookdError
 
 T = TypeVar("T")
@@ -76,7 +76,7 @@ class Moment(click.ParamType[str]):
             return iso(at)
         try:
             return iso(parse_iso(value))
-        except (ValueError, OverflowError):
+        except TimeError:
             self.fail(
                 f"{value!r} is no time: write 2026-01-31T12:00:00Z, or how long ago it was: 2h, 15m, 7d", param, ctx
             )

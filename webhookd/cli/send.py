@@ -15,11 +15,12 @@ from webhookd.access import user
 from webhookd.cli.options import takes_config
 from webhookd.client import Client, Event
 from webhookd.config import Config
-from webhookd.envelope import decode_event
+from webhookd.envelope import check_json_text, decode_event, decode_json
 from webhookd.errors import CommandError, Rejected
 from webhookd.models import PublishResult
 
 _PROBE_SECONDS = 1.0
+_any_json = msgspec.json.Decoder(msgspec.Raw)
 
 
 @click.command("send")
@@ -104,13 +105,17 @@ def _check_socket(path: Path) -> None:
 
 
 def _line(type_: str, data: str, fields: dict[str, str | None]) -> bytes:
+    data = data.removeprefix("\ufeff")
     try:
-        json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint="--data") from error
+        text = data.encode(errors="surrogateescape")
+        check_json_text(text)
+        decode_json(text, _any_json)
+    except Rejected as refused:
+        raise click.BadParameter(refused.detail, param_hint="--data") from refused
     head = json.dumps({"type": type_} | {name: value for name, value in fields.items() if value is not None})
-    # A newline would end the event's line, and within JSON it can only be white space.
-    return f'{head[:-1]}, "data": {" ".join(data.splitlines())}}}'.encode(errors="surrogateescape")
+    # A newline would end the event's line, and within JSON it can only be white space; U+2028 and the like are not.
+    one_line = data.replace("\r", " ").replace("\n", " ")
+    return f'{head[:-1]}, "data": {one_line}}}'.encode(errors="surrogateescape")
 
 
 def _submit(client: Client, lines: Iterable[bytes], max_event_bytes: int) -> int:

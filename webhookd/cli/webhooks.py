@@ -1,8 +1,7 @@
 """`webhookd webhooks`: the webhooks, how they are, and what is done to them by hand."""
 
-import json
-
 import click
+import msgspec
 
 from webhookd.admin.schemas import AttemptView, Deleted, Webhook, WebhookWithSecret
 from webhookd.cli.api import part
@@ -11,9 +10,12 @@ from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
 from webhookd.cli.terminal import confirm, plain, show_json, show_record, show_table, tell_of_more
+from webhookd.envelope import decode_body
+from webhookd.errors import Rejected
 from webhookd.models import BreakerState
 
 _WEEK = 604_800
+_settings_decoder = msgspec.json.Decoder(dict[str, object])
 
 
 @click.group("webhooks", cls=InOrder)
@@ -239,12 +241,9 @@ def _settings(text: str | None) -> dict[str, object]:
     if text is None:
         return {}
     try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.BadParameter(f"not JSON: {error}", param_hint="--settings") from error
-    if not isinstance(settings, dict):
-        raise click.BadParameter("a JSON object is wanted", param_hint="--settings")
-    return settings
+        return decode_body(text.encode(errors="surrogateescape"), _settings_decoder)
+    except Rejected as refused:
+        raise click.BadParameter(refused.detail, param_hint="--settings") from refused
 
 
 def _show(webhook: Webhook, *, as_json: bool) -> None:

@@ -19,15 +19,37 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import fields
 
+from webhookd.accepted import with_values
 from webhookd.config.tree import JWT_KEY_FILES, Config, JwtConfig
-from webhookd.config.words import KEYS, accepted_form, shortened, to_toml, without_none
+from webhookd.config.words import KEYS, accepted_form, shortened, to_toml
 from webhookd.errors import ConfigError
+from webhookd.malformed import BOM
 
 _PREFIX = "WEBHOOKD_"
 _MOST_BYTES = 262_144
 _MOST_PARTS = 32  # of a name: the TOML parser's work grows with their square
 _NO_QUOTES = str.maketrans("", "", "\"'")
 _NO_SIGNS = str.maketrans("", "", "._-")
+# Parts of what the parser says, and what it means for whoever writes the file.
+_TOML_REASONS = (
+    ("Cannot", "this key or section is there twice: leave one of the two out"),
+    ("Expected '=' after a key", "a key needs = and a value behind it"),
+    ("Expected newline", "something follows a value: write one key and its value on a line"),
+    (
+        "Invalid value",
+        "this is no value: put a string in quotes, write a list as [1, 2]",
+    ),
+    ("Unterminated string", "the quote at the end of a string is missing"),
+    ("Expected '", "a quote or bracket is missing"),
+    ("Unclosed array", "a list isn't closed with ]"),
+    ("Unescaped", "in double quotes a backslash begins an escape: write two of them, or use single quotes"),
+    ("escape", "in double quotes a backslash begins an escape: write two of them, or use single quotes"),
+    ("hex value", "in double quotes a backslash begins an escape: write two of them, or use single quotes"),
+    ("Illegal character", "this character may not stand there; a string ends on its line"),
+    ("Invalid statement", "what begins here is neither a key nor a [section]"),
+    ("Invalid initial character", "a key is letters, digits, _ and -"),
+    ("Exceeds the limit", "a number is too long"),
+)
 _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)")
 
 
@@ -77,9 +99,7 @@ def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
     except RecursionError as error:
         raise ConfigError(f"{path}: not a configuration: a value in it is nested too deep") from error
     except ValueError as error:  # TOMLDecodeError is one, and so is that of an integer of thousands of digits
-        line = _TOML_LINE.search(str(error))
-        place = f"{path}:{line[1]}" if line else str(path)
-        raise ConfigError(f"{place}: not TOML: {str(error).replace(line[0], '') if line else error}") from error
+        raise _not_toml(path, error) from error
     base = path.absolute().parent
     for section, values in tree.items():
         where = places.of(section)
@@ -94,6 +114,14 @@ def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
             yield (section, key), _Given(value, where, base)
 
 
+def _not_toml(path: Path, error: ValueError) -> ConfigError:
+    message = str(error)
+    line = _TOML_LINE.search(message)
+    place = f"{path}:{line[1]}" if line else str(path)
+    why = next((words for part, words in _TOML_REASONS if part in message), "write key = value, one on a line")
+    return ConfigError(f"{place}: not TOML: {why}")
+
+
 def _read_file(path: Path) -> str:
     try:
         with path.open("rb") as file:
@@ -103,7 +131,7 @@ def _read_file(path: Path) -> str:
     if len(content) > _MOST_BYTES:
         raise ConfigError(f"{path}: the file is larger than {_MOST_BYTES} bytes, so it is no configuration")
     try:
-        return content.decode()
+        return content.removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
 
@@ -127,7 +155,7 @@ def _read_text(annotation: object, text: str) -> object:
     if isinstance(kind, inspect.UnionType):
         if not text:
             return None
-        kind = without_none(kind)
+        kind = with_values(kind)[0]
     if isinstance(kind, inspect.StrType | inspect.CustomType | inspect.EnumType | inspect.LiteralType):
         return text
     try:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from webhookd.models import (
+    ACCEPTS,
     BreakerThreshold,
     Concurrency,
     Jitter,
@@ -25,7 +26,13 @@ from webhookd.models import (
 )
 
 # A file's name in one directory, as systemd takes it: no path, and not hidden.
-CredentialName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@.-]{0,254}\Z")]
+CredentialName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_@.-]{0,254}\Z",
+        extra={ACCEPTS: "the name of a file without a directory, of letters, digits, _ @ . and -"},
+    ),
+]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from msgspec import inspect
 from msgspec.structs import fields, replace
 
+from webhookd import accepted
 from webhookd.config.tree import Config
 
 KEYS = MappingProxyType(
@@ -42,41 +43,12 @@ def shown(config: Config) -> Config:
 def accepted_form(kind: inspect.Type) -> str:
     """Say in words what a key takes."""
     match kind:
-        case inspect.BoolType():
-            return "true or false"
-        case inspect.IntType():
-            return f"a whole number{_range(kind)}"
-        case inspect.FloatType():
-            return f"a number{_range(kind)}"
-        case inspect.VarTupleType():
-            return (
-                f"a list{' of at least one item' if kind.min_length else ''}, each item {accepted_form(kind.item_type)}"
-            )
         case inspect.DictType():
-            return f"a table such as {{ name = value }}, each value {accepted_form(kind.value_type)}"
-        case inspect.EnumType():
-            return " or ".join(to_toml(member.value) for member in kind.cls)
-        case inspect.LiteralType():
-            return " or ".join(to_toml(value) for value in kind.values)
+            return f"a table such as {{ name = value }}, each value {accepted.accepted_form(kind.value_type)}"
         case inspect.UnionType():
-            return accepted_form(without_none(kind))
-        case inspect.CustomType():
-            return "a path, in quotes"
+            return " or ".join(accepted_form(each) for each in accepted.with_values(kind))
         case _:
-            return "a string that is not empty"
-
-
-def _range(kind: inspect.IntType | inspect.FloatType) -> str:
-    if kind.gt is not None:
-        return f" above {kind.gt}" + ("" if kind.le is None else f", at most {kind.le}")
-    if kind.le is None:
-        return "" if kind.ge is None else f", at least {kind.ge}"
-    return f" from {kind.ge} to {kind.le}"
-
-
-def without_none(kind: inspect.UnionType) -> inspect.Type:
-    """Return what an optional key takes where it has a value."""
-    return next(each for each in kind.types if not isinstance(each, inspect.NoneType))
+            return accepted.accepted_form(kind)
 
 
 def to_toml(value: object) -> str:

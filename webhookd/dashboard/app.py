@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import current_request
 from webhookd.admin.ports import Services
-from webhookd.admin.problems import MEDIA_TYPE
+from webhookd.admin.problems import MEDIA_TYPE, words_of
 from webhookd.dashboard import (
     audit,
     delivery,
@@ -178,8 +178,7 @@ class Dashboard:
                 if refused.retry_after_seconds is not None:
                     response.headers["retry-after"] = str(refused.retry_after_seconds)
             except HTTPException as error:
-                status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
-                response = self._problem(status, error.description or status.description)
+                response = self._problem(*words_of(error))
             except ReadTimeoutError:
                 detail = "the journal took too long to answer; narrow the filters or ask for less"
                 response = self._problem(HTTPStatus.GATEWAY_TIMEOUT, detail)

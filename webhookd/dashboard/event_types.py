@@ -10,14 +10,15 @@ from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.bodies import decode_body
+from webhookd.admin.bodies import convert
 from webhookd.admin.event_types import delete_event_type, etag, list_event_types, put_event_type
 from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import NO_PRECONDITIONS, AnyTag, Preconditions
 from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
-from webhookd.dashboard.pages import Form, Visit, answered, page
+from webhookd.dashboard.pages import Form, Visit, answered, page, problems_of
 from webhookd.dashboard.payloads import indented
+from webhookd.envelope import decode_body
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import event_types
 
@@ -94,19 +95,19 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
     for field in ("schema", "example"):
         try:
             documents[field] = _document(form.text(field))
-        except Rejected:
-            problems[field] = _NOT_AN_OBJECT
+        except Rejected as refused:
+            problems[field] = f"{_NOT_AN_OBJECT} {refused.detail[:1].upper()}{refused.detail[1:]}."
     if problems:
         return _form(visit, known, form, problems)
     try:
-        said = msgspec.convert(
+        said = convert(
             {"description": form.text("description"), "deprecated": "deprecated" in form, **documents}, EventTypeInput
         )
         call = visit.call(NoQuery(), said, name=name)
         await put_event_type(dataclasses.replace(call, preconditions=_preconditions(form, is_new=known is None)))
-    except msgspec.ValidationError:
-        return _form(visit, known, form, {"description": "At most 2000 characters."})
     except Rejected as refused:
+        if "description" in problems_of(refused):
+            return _form(visit, known, form, {"description": "At most 2000 characters."})
         if refused.code is ErrorCode.FORBIDDEN:
             raise
         if refused.code is ErrorCode.PRECONDITION_FAILED:

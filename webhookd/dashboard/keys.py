@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import convert
 from webhookd.admin.keys import create_key, list_keys, revoke_key
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import Input, KeyWithText, ListQuery, NewKey, NoQuery
@@ -50,13 +50,13 @@ async def create(visit: Visit) -> Response:
         "expiresAt": _expiry(visit, form.text("expires")),
     }
     try:
-        body = msgspec.convert(wanted, NewKey)
-        made = await answered(KeyWithText, create_key(visit.call(NoQuery(), body)))
-    except msgspec.ValidationError as error:
-        # It names the field at its end: `$.organizationId`.
-        where = str(error).rpartition("$.")[2].rstrip("`")
-        field = {"organizationId": "organization", "name": "name"}.get(where, "role")
+        body = convert(wanted, NewKey)
+    except Rejected as refused:
+        (where, _), *_ = refused.errors
+        field = {"/organizationId": "organization", "/name": "name"}.get(where, "role")
         return await _page(visit, problems={field: _PROBLEMS[field]})
+    try:
+        made = await answered(KeyWithText, create_key(visit.call(NoQuery(), body)))
     except Rejected as refused:
         if refused.code not in {ErrorCode.FORBIDDEN, ErrorCode.QUOTA_EXCEEDED}:
             raise

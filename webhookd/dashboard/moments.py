@@ -1,6 +1,6 @@
 """Times that somebody types into a form, in UTC as the pages show them. Pure."""
 
-from webhookd.clock import parse_iso
+from webhookd.clock import TimeError, parse_iso
 
 EXPECTED = "Write a time in UTC, such as 2025-01-31 12:00."
 _TO_THE_DAY, _TO_THE_MINUTE, _TO_THE_SECOND = len("2025-01-31"), len("2025-01-31T12:00"), len("2025-01-31T12:00:05")
@@ -13,12 +13,13 @@ def read_moment(text: str | None) -> tuple[float | None, str | None]:
     """
     if text is None or not text.strip():
         return None, None
-    spelled = text.strip().replace(" ", "T", 1)
+    # Between day and time a space stands for a T; behind the time it was a + that nobody encoded.
+    spelled = text.strip()[:_TO_THE_MINUTE].replace(" ", "T") + text.strip()[_TO_THE_MINUTE:].replace(" ", "+")
     if len(spelled) == _TO_THE_DAY:
         spelled += "T00:00:00Z"
     elif len(spelled) in {_TO_THE_MINUTE, _TO_THE_SECOND}:
         spelled += "Z"
     try:
         return parse_iso(spelled), None
-    except (ValueError, OverflowError):
+    except TimeError:
         return None, EXPECTED

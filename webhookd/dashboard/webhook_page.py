@@ -10,6 +10,7 @@ from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
+from webhookd.admin.bodies import convert
 from webhookd.admin.deliveries import list_deliveries
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import DeliveryQuery, DeliveryView, Input, NoQuery, Webhook
@@ -132,17 +133,15 @@ def _wanted(filters: Filters) -> DeliveryQuery:
         "until": with_zone(filters.until),
         "cursor": filters.cursor,
     }
-    try:
-        return msgspec.convert(document, DeliveryQuery)
-    except msgspec.ValidationError as error:
-        raise Rejected(ErrorCode.VALIDATION_ERROR, str(error)) from error
+    return convert(document, DeliveryQuery)
 
 
 def with_zone(text: str | None) -> str | None:
     """Return a time with its zone: what a browser's field sends has none, and is UTC here."""
     if text is None or not text.strip():
         return None
-    stripped = text.strip().replace(" ", "T")
+    # Between day and time a space stands for a T; behind the time it was a + that nobody encoded.
+    stripped = text.strip()[:_MINUTES].replace(" ", "T") + text.strip()[_MINUTES:].replace(" ", "+")
     has_zone = stripped.upper().endswith("Z") or "+" in stripped or "-" in stripped[_MINUTES - 5 :]
     return stripped if has_zone else f"{stripped}Z"
 

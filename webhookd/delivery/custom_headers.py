@@ -110,8 +110,7 @@ def check(headers: Mapping[str, str]) -> None:
     if size > MOST_BYTES:
         errors.append(("/headers", f"at most {MOST_BYTES} characters in all, names and values, and these have {size}"))
     if errors:
-        detail = "; ".join(f"{pointer}: {accepted}" for pointer, accepted in errors[:5])
-        raise Rejected(ErrorCode.VALIDATION_ERROR, detail, errors=tuple(errors))
+        raise Rejected(ErrorCode.VALIDATION_ERROR, ": ".join(errors[0]), errors=tuple(errors))
     _check_distinct(headers)
 
 

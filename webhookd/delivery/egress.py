@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Protocol
+from unicodedata import normalize
 from urllib.parse import quote
 
 import idna
@@ -31,6 +32,7 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\s\ud800-\udfff]")  # surrogates can't be sent
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_LONGEST_LABEL = 63
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 _SAFE_IN_TARGET = "/%:@!$&'()*+,;=?[]~"
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -99,7 +101,7 @@ class EgressPolicy:
         try:
             self._allowed = tuple(parse_network(network) for network in config.allow_networks)
         except ValueError as error:
-            raise ConfigError(f"egress.allow_networks: {error}; write networks such as 10.1.0.0/16") from error
+            raise ConfigError("egress.allow_networks takes networks such as 10.1.0.0/16 or fd00::/8") from error
 
     def parse(self, url: str) -> Target:
         """Return where a URL points; BlockedError for one that this policy refuses, its literal address included."""
@@ -236,14 +238,36 @@ def _ascii_label(label: str, *, is_idna: bool) -> str:
             if _LABEL.fullmatch(label) is None:
                 raise BlockedError(f"the URL's host has a part that is no name: {label or 'an empty one'}")
             return label
+    else:
+        label = _lowered(label)
     try:
-        # IDNA 2008 without mapping: what looks like another name, or becomes one, is refused.
+        # IDNA 2008, with no mapping but to small letters: what looks like another name, or becomes one, is refused.
         encoded = idna.alabel(idna.ulabel(label)).decode()
     except (idna.IDNAError, UnicodeError) as error:
-        raise BlockedError(f"the URL's host has a part that is no internationalized name: {error}") from error
+        raise BlockedError(
+            f"the URL's host has a part that is no internationalized name (IDNA 2008): {label[:_LONGEST_LABEL]}; write "
+            "it in small letters, or in the form that begins with xn--"
+        ) from error
     if label.isascii() and encoded != label:
         raise BlockedError("the URL's host has a part that is no internationalized name in its one spelling")
     return encoded
+
+
+def _lowered(label: str) -> str:
+    """Return a part of a name in small letters where that is all that is done to it; else as it is.
+
+    Every reader must come to the same: a letter whose small one is ASCII's, is several or depends on what follows it
+    (the final sigma), and one that has another form as well, stay as they are and are refused.
+    """
+    small = label.lower()
+    if small == label:
+        return label
+    try:
+        mapped = idna.uts46_remap(label, std3_rules=False, transitional=False)
+    except idna.IDNAError:
+        return label
+    is_plain = len(small) == len(label) and normalize("NFKC", label) == label
+    return small if is_plain and small == mapped else label
 
 
 def _parse_ipv6(text: str) -> IPv6Address:

@@ -53,7 +53,7 @@ class ProxyTransport:
         try:
             url = httpx.Proxy(proxy)
         except (ValueError, httpx.InvalidURL) as error:
-            raise ConfigError(f"egress.proxy: {error}; write a URL such as http://proxy.example:3128") from error
+            raise ConfigError("egress.proxy takes a URL such as http://proxy.example:3128") from error
         if url.url.scheme not in {"http", "https"} or not url.url.host:
             raise ConfigError("egress.proxy: only HTTP proxies are spoken to; write http://proxy.example:3128")
         port = url.url.port or (443 if url.url.scheme == "https" else 80)

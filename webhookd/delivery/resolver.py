@@ -88,6 +88,6 @@ def _timed(look_up: Lookup, host: str, port: int) -> tuple[Sequence[str] | OSErr
         found = look_up(host, port)
     except OSError as error:
         found = error
-    except UnicodeError as error:
-        found = OSError(f"not a name: {error}")
+    except UnicodeError:
+        found = OSError("it is no name that DNS could have")
     return found, time.monotonic() - began

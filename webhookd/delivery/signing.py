@@ -30,22 +30,26 @@ def generate_secret(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
     return SECRET_PREFIX + base64.b64encode(random_bytes(_SECRET_BYTES)).decode()
 
 
+class SecretError(ValueError):
+    """A text that is no secret; its message says what one looks like, and shows nothing of it."""
+
+
 def secret_key(secret: str) -> bytes:
-    """Return the key bytes of a secret; ValueError, saying what is accepted, unless it is one of 24 to 64 bytes.
+    """Return the key bytes of a secret; SecretError unless it is one of 24 to 64 bytes.
 
     The base64 is strict: standard alphabet, padded, and the one spelling of its bytes.
     """
     if not secret.startswith(SECRET_PREFIX):
-        raise ValueError(f"a secret starts with {SECRET_PREFIX}")
+        raise SecretError(f"a secret starts with {SECRET_PREFIX}")
     text = secret.removeprefix(SECRET_PREFIX)
     try:
         key = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"what follows {SECRET_PREFIX} must be standard padded base64") from error
+        raise SecretError(f"what follows {SECRET_PREFIX} must be standard padded base64") from error
     if base64.b64encode(key).decode() != text:
-        raise ValueError(f"what follows {SECRET_PREFIX} must be standard padded base64")
+        raise SecretError(f"what follows {SECRET_PREFIX} must be standard padded base64")
     if len(key) not in _IMPORTED_BYTES:
-        raise ValueError(f"a secret has 24 to 64 bytes, and this one has {len(key)}")
+        raise SecretError(f"a secret has 24 to 64 bytes, and this one has {len(key)}")
     return key
 
 

@@ -84,13 +84,22 @@ async def _copy(
     return pages.counters
 
 
+_REASONS = (
+    (apsw.CantOpenError, "it can't be opened; look at its directory and who may write there"),
+    (apsw.ReadOnlyError, "it may only be read"),
+    (apsw.BusyError, "another program is using it"),
+    (apsw.IOError, "its disk fails"),
+)
+
+
 @contextmanager
 def _told(file: Path) -> Iterator[None]:
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise JournalError(f"the journal can't be copied to {file}: it is damaged ({error})") from error
+        raise JournalError(f"the journal can't be copied to {file}: it is damaged") from error
     except apsw.FullError as error:
         raise CommandError(f"no room for {file}") from error
     except apsw.Error as error:
-        raise CommandError(f"can't write {file}: {error}") from error
+        why = next((words for kind, words in _REASONS if isinstance(error, kind)), "SQLite doesn't take it")
+        raise CommandError(f"can't write {file}: {why}") from error

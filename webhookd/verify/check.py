@@ -15,7 +15,7 @@ from typing import Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from webhookd.delivery.signing import secret_key
+from webhookd.delivery.signing import SecretError, secret_key
 from webhookd.errors import WebhookdError
 from webhookd.verify.guesses import OTHER_HEADER, STANDARD_HEADER, from_base64, other_bodies, other_keys, other_prefixes
 
@@ -268,7 +268,7 @@ def _check(secret: str, claim: _Claim, body: bytes) -> None:
         try:
             key: bytes | None = secret_key(secret)
             reason = ""
-        except ValueError as error:
+        except SecretError as error:
             key, reason = None, str(error)
     else:
         key, reason = secret.encode(), ""

@@ -1,0 +1,220 @@
+"""JSON that is none, told in our own words, and names that stand twice in an object."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.foreign import PHRASES
+from tests.linear import MOST_GROWTH, growth
+from webhookd.envelope import decode_body, decode_event
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.malformed import BOM, find_repeated, reason
+
+ANY = msgspec.json.Decoder(object)
+LIMIT = 262_144
+
+
+def told(text: bytes) -> str:
+    with pytest.raises(Rejected) as refused:
+        decode_body(text, ANY)
+    assert refused.value.code is ErrorCode.MALFORMED_JSON
+    return refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "it is empty; send a JSON object such as {}"),
+        (b" \r\n", "it is empty"),
+        (BOM, "it is empty"),
+        (b"{", "it ends too early"),
+        (b'{"a": "', "it ends too early"),
+        (b'{"a"', "it ends too early"),
+        (b"{} {}", "something follows the JSON near byte 4"),
+        (b"{'a': 1}", "the name near byte 1 must be in double quotes"),
+        (b'{"a": 1,}', "what stands near byte 8 is no JSON"),
+        (b'{"a" 1}', "a quote, colon, comma or bracket is missing near byte 5"),
+        (b'{"a": 01}', "the number near byte 7"),
+        (b'{"a": NaN}', "what stands near byte 6 is no JSON"),
+        (b'{"a": Infinity}', "what stands near byte 6 is no JSON"),
+        (b'{"a": tru}', "what stands near byte"),
+        (b"nonsense", "what stands near byte 4 is no JSON"),
+        (b'{"a": "\x01"}', "byte 7 is a control character"),
+        (b'{"a": "\n"}', "byte 7 is a control character"),
+        (b'{"a": "\\x"}', "the escape near byte"),
+        (b'{"a": "\\ud800"}', "the escape \\ud800 at byte 7 is half of a surrogate pair"),
+        (b'{"a": "\\udc00"}', "the escape \\udc00 at byte 7 is half of a surrogate pair"),
+        (b'{"a": "\\uD800\\u0041"}', "the escape \\uD800 at byte 7 is half of a surrogate pair"),
+        (b'{"a": "\\\\\\udbff\\n"}', "the escape \\udbff at byte 9 is half of a surrogate pair"),
+        (b'{"a": "\\ud83d\\ude00\\ude00"}', "half of a surrogate pair"),
+        (b"\xff", "byte 0 isn't UTF-8"),
+        ("{}".encode("utf-16"), "byte 0 isn't UTF-8"),
+        (b'{"a": "\xed\xa0\x80"}', "byte 7 isn't UTF-8"),
+    ],
+)
+def test_what_is_no_json_is_told_in_our_words(text: bytes, words: str) -> None:
+    """Each kind of mistake says what it is and at which byte, and how to mend it where that is known."""
+    detail = told(text)
+    assert words in detail
+    assert not PHRASES.search(detail), detail
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text(max_size=30).map(str.encode)
+    | st.text('{}[]",:\\u0dD8ab1 e.-', max_size=30).map(str.encode)
+)
+def test_nothing_is_told_in_a_librarys_words(text: bytes) -> None:
+    """Whatever is sent, it is taken or refused in words of our own."""
+    decoders: tuple[Callable[[], object], ...] = (
+        lambda: decode_body(text, ANY),
+        lambda: decode_event(text, max_bytes=LIMIT),
+    )
+    for decode in decoders:
+        try:
+            decode()
+        except Rejected as refused:
+            detail = refused.detail
+        else:
+            continue
+        assert not PHRASES.search(detail), detail
+
+
+def test_the_reason_is_found_in_linear_time() -> None:
+    """Escapes, halves of pairs and backslashes without end are looked at once."""
+    for part in (b"\\ud83d", b"\\ude00", b"\\u", b"\\", b'\\"', b"\\ud83d\\ude00", b" "):
+
+        def text(size: int, part: bytes = part) -> bytes:
+            return b'"' + part * (size // len(part))
+
+        assert growth(text, lambda made: reason(made, ""), 2**20) < MOST_GROWTH
+
+
+@pytest.mark.parametrize(
+    ("text", "pointer"),
+    [
+        (b'{"a": 1, "a": 2}', "/a"),
+        (b'{"a": 1, "\\u0061": 2}', "/a"),
+        (b'{"b": [{}, {"c": {"d": 1, "e": 2, "d": 3}}]}', "/b/1/c/d"),
+        (b'[[{"": 1, "": 1}]]', "/0/0/"),
+        (b'{"a/b~c": 1, "a/b~c": 2}', "/a~1b~0c"),
+        (b'{"a": {"a": 1}, "b": {"a": 1}, "A": 1}', None),
+        (b'{"a": "\\"a\\": 1, \\"a\\": 2"}', None),
+        (b"[1, 2, 1]", None),
+        (b'{"a": ' + b"9" * 4000 + b', "b": 1e300}', None),
+    ],
+)
+def test_a_name_that_is_there_twice_is_found(text: bytes, pointer: str | None) -> None:
+    """A name counts as it is read, in its own object alone, and its place is told."""
+    assert find_repeated(text) == pointer
+    if pointer is None:
+        assert decode_body(text, ANY) is not None
+        return
+    with pytest.raises(Rejected) as refused:
+        decode_body(text, ANY)
+    assert (refused.value.code, refused.value.errors[0][0]) == (ErrorCode.VALIDATION_ERROR, pointer)
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "1e999", "-1e400"])
+def test_a_number_that_nothing_holds_is_refused(number: str) -> None:
+    """What has more digits or a greater exponent than can be read is told so, and is carried within an event's data."""
+    text = f'{{"a": {number}, "a": {number}}}'.encode()
+    assert find_repeated(text) == "/a"
+    with pytest.raises(Rejected, match="a number in it is too large"):
+        decode_body(f'{{"a": [{number}]}}'.encode(), ANY)
+    line = f'{{"type": "user.created", "data": {{"a": {number}}}}}'.encode()
+    assert number.encode() in bytes(decode_event(line, max_bytes=LIMIT).data)
+
+
+DATA = st.recursive(
+    st.none() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ("type", "data", "id", "timestamp", "organizationId", "orderingKey", "traceparent")
+
+
+def escaped(name: str, place: int) -> str:
+    """Return a name with one of its letters as an escape."""
+    return f"{name[:place]}\\u{ord(name[place]):04x}{name[place + 1 :]}" if place < len(name) else name
+
+
+@st.composite
+def events(draw: Any) -> tuple[bytes, bool]:
+    """Return an event's text and whether it has a field twice."""
+    values = {
+        "type": st.just('"user.created"'),
+        "data": st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), DATA, max_size=4).map(json.dumps),
+        "id": st.sampled_from(["null", '"e1"', '"\\u0065_2"']),
+        "timestamp": st.sampled_from(["null", '"2025-01-31T12:00:00Z"']),
+        "organizationId": st.sampled_from(["null", '"acme"']),
+        "orderingKey": st.sampled_from(["null", '"k"', '"a \\"quoted\\" key"', '"\\\\"', '"\\u0022"']),
+        "traceparent": st.sampled_from(["null", '"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"']),
+    }
+    names = ["type", "data", *draw(st.lists(st.sampled_from(FIELDS), max_size=4))]
+    names = draw(st.permutations(names))
+    members = [
+        f'"{escaped(name, draw(st.integers(0, 30)))}"{draw(st.sampled_from(["", " "]))}: {draw(values[name])}'
+        for name in names
+    ]
+    return ("{" + ", ".join(members) + "}").encode(), len(set(names)) < len(names)
+
+
+@given(events())
+def test_an_event_has_each_field_once(made: tuple[bytes, bool]) -> None:
+    """A field that is there twice is refused, however its name is written and whatever its values hold."""
+    line, repeats = made
+    code: ErrorCode | None = None
+    pointers: list[str] = []
+    try:
+        decode_event(line, max_bytes=LIMIT)
+    except Rejected as refused:
+        code, pointers = refused.code, [pointer for pointer, _ in refused.errors]
+    assert repeats == (code is not None), line
+    if repeats:
+        assert code is ErrorCode.VALIDATION_ERROR
+        assert pointers[0].strip("/") in FIELDS
+
+
+def test_duplicates_within_data_are_passed_through() -> None:
+    """What is in `data` is the producer's own: its bytes reach the receiver as they came."""
+    data = b'{"a": 1, "a": 2, "data": {}, "type": "x", "type": "y"}'
+    new = decode_event(b'{"type": "user.created", "data": ' + data + b"}", max_bytes=LIMIT)
+    assert bytes(new.data) == data
+
+
+def test_fields_are_counted_in_linear_time() -> None:
+    """Quotes without end, in data, in a key and in unknown values, are counted once, and a long line is refused too."""
+    lines = (
+        lambda size: b'{"type": "user.created", "data": {"x": "' + b'\\"' * (size // 2) + b'"}}',
+        lambda size: (
+            b'{"type": "user.created", "data": {}, "id": null, "data": {"x": "' + b'\\"' * (size // 2) + b'"}}'
+        ),
+        lambda size: b'{"type": "user.created", "data": {}' + b', "id": null' * (size // 12) + b"}",
+        lambda size: b'{"type": "user.created", "data": {' + b'"a":1,' * (size // 6) + b'"a":1}, "id": 7}',
+        lambda size: b'{"type": "user.created", "data": {}, "' + b"x" * size + b'": 1}',
+        lambda size: b'{"type": "' + b"x" * size + b'", "data": {}}',
+        lambda size: b'{"type": [' + b"1," * (size // 2) + b'1], "data": {}}',
+    )
+
+    def work(line: bytes) -> None:
+        try:
+            decode_event(line, max_bytes=2**20)
+        except Rejected:
+            return
+
+    for line in lines:
+        assert growth(line, work, 2**19) < MOST_GROWTH
+
+
+@pytest.mark.parametrize("text", [b'{"type": "user.created", "data": {}}', b'\t{"type": "user.created", "data": {}}'])
+def test_a_byte_order_mark_says_nothing(text: bytes) -> None:
+    """A BOM before an event or a body is left out; within one it is no JSON."""
+    assert decode_event(BOM + text, max_bytes=LIMIT).type == "user.created"
+    assert decode_body(BOM + text, ANY) == json.loads(text)
+    assert "no JSON" in told(BOM + BOM + text)
