@@ -1,12 +1,16 @@
 """Mutated HTTP requests for the API port, each made from a seed and a number, so that any of them can be sent again."""
 
+import copy
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import msgspec
+
+from tests import fuzz_runs
 
 ULID = "01JJJJJJJJJJJJJJJJJJJJJJJJ"
 # What a case may give as a webhook's URL beside the receiver's own: refused before any name is looked up.
@@ -20,6 +24,11 @@ SAFE_URLS = (
     "http://",
 )
 
+# And what it may begin with: an internal address, with anything behind it that can't be a part of a name.
+_SAFE_STARTS = (b"http://10.0.0.1:", b"http://[")
+
+RUNS = 0.2  # of all cases
+_LINES = 0.15  # of these
 _URL = re.compile(rb"url(?:\\.)*\"?\s*:\s*\"([^\"]*)\"?", re.IGNORECASE)
 _ODD_TEXT = (
     "", "\x00", "\ud800", "é" * 50, "x" * 5000, "../../etc/passwd", "%00", "' OR 1=1 --", "whd_admin_x", "*", "user.*",
@@ -75,6 +84,8 @@ class Names:
     delivery_id: str = "dlv_" + ULID
     event_id: str = "evt_" + ULID
     receiver_url: str = "http://127.0.0.1:9"
+    cookie: str = "webhookd=x"
+    csrf: str = "x"
 
 
 @dataclass(slots=True)
@@ -90,6 +101,13 @@ class Draft:
     version: bytes = b"HTTP/1.1"
 
 
+class Door(Enum):
+    """Where a case is sent to."""
+
+    PORT = "the API port"
+    SOCKET = "the ingest socket"
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """The bytes to send, in pieces; `ends` says whether our side of the connection is ended behind them."""
@@ -97,14 +115,24 @@ class Case:
     number: int
     pieces: tuple[bytes, ...]
     ends: bool
+    door: Door = Door.PORT
 
 
 class Cases:
-    """All the cases of a seed."""
+    """All the cases of a seed; `runs` is the share of those that are long runs."""
 
-    def __init__(self, seed: int, names: Names) -> None:
+    def __init__(self, seed: int, names: Names, *, runs: float = RUNS) -> None:
         self._seed = seed
         self._names = names
+        self._runs = runs
+        self._objects = fuzz_runs.Objects(
+            key=names.key,
+            cookie=names.cookie,
+            csrf=names.csrf,
+            webhook_id=names.webhook_id,
+            delivery_id=names.delivery_id,
+            receiver_url=names.receiver_url,
+        )
         self._mutations: tuple[Callable[[random.Random, Draft], None], ...] = (
             _mutate_method, _mutate_path, _mutate_query, _mutate_header, _mutate_header, _mutate_body, _mutate_body,
             _mutate_version, _mutate_lines,
@@ -113,14 +141,21 @@ class Cases:
     def case(self, number: int) -> Case:
         """Return one case; the same seed, number and names give the same bytes."""
         chance = random.Random(f"{self._seed}:{number}")  # noqa: S311 - a test's dice
+        door = Door.PORT
         while True:
-            sent = self._bytes(chance)
+            if chance.random() >= self._runs:
+                sent = self._bytes(chance)
+            elif chance.random() < _LINES:
+                door, sent = Door.SOCKET, fuzz_runs.lines(chance)
+            else:
+                sent = fuzz_runs.request(chance, self._objects)
             if self._is_safe(sent):
                 break
+            door = Door.PORT
         cuts = sorted({chance.randrange(len(sent) + 1) for _ in range(chance.choice((0, 0, 0, 1, 3)))})
         edges = [0, *cuts, len(sent)]
         pieces = tuple(sent[start:end] for start, end in itertools.pairwise(edges) if end > start)
-        return Case(number, pieces, ends=chance.random() < 0.9)
+        return Case(number, pieces, ends=door is Door.SOCKET or chance.random() < 0.9, door=door)
 
     def _bytes(self, chance: random.Random) -> bytes:
         if chance.random() < 0.08:
@@ -138,8 +173,8 @@ class Cases:
     def _is_safe(self, sent: bytes) -> bool:
         """Whether the case names no URL that would make the server look up a name or dial another port."""
         allowed = tuple(url.encode() for url in SAFE_URLS)
-        prefix = self._names.receiver_url.encode() + b"/"
-        return all(url in allowed or url.startswith(prefix) for url in _URL.findall(sent))
+        starts = (self._names.receiver_url.encode() + b"/", *_SAFE_STARTS)
+        return all(url in allowed or url.startswith(starts) for url in _URL.findall(sent))
 
 
 def drafts(names: Names) -> list[Draft]:
@@ -230,7 +265,7 @@ def _mutate_header(chance: random.Random, draft: Draft) -> None:
 
 def _mutate_body(chance: random.Random, draft: Draft) -> None:
     if not isinstance(draft.body, dict) or not draft.body:
-        draft.body = chance.choice((*_ODD_VALUES, {"a": 1}, {"force": True}))
+        draft.body = _odd(chance, (*_ODD_VALUES, {"a": 1}, {"force": True}))
         return
     holder: dict[str, object] = draft.body
     name = chance.choice(list(holder))
@@ -243,11 +278,16 @@ def _mutate_body(chance: random.Random, draft: Draft) -> None:
         case 0:
             del holder[name]
         case 1:
-            holder[str(chance.choice(_ODD_TEXT))] = chance.choice(_ODD_VALUES)
+            holder[str(chance.choice(_ODD_TEXT))] = _odd(chance, _ODD_VALUES)
         case 2 if isinstance(holder[name], list):
             holder[name] = [*chance.choices(_ODD_VALUES, k=2), *chance.choices(_ODD_TEXT, k=1)]
         case _:
-            holder[name] = chance.choice(SAFE_URLS if name == "url" else _ODD_VALUES)
+            holder[name] = _odd(chance, SAFE_URLS if name == "url" else _ODD_VALUES)
+
+
+def _odd(chance: random.Random, values: Sequence[object]) -> object:
+    """Return one of the values for this case alone: what another mutation puts into it must not be in the next case."""
+    return copy.deepcopy(chance.choice(values))
 
 
 def _mutate_lines(chance: random.Random, draft: Draft) -> None:

@@ -1,12 +1,17 @@
-"""A fuzzer against the API port while deliveries run: `python -m tests.fuzz_http --requests 100000 --seed N`.
+"""A fuzzer against the API port and the ingest socket while deliveries run.
 
-It starts a server process, a receiver and a producer on its socket, and sends mutated requests with an admin's key to
-the port. It fails on the end of the process, on an answer that no HTTP server should give (any 5xx but 501 for a
-transfer coding, 503 with Retry-After and 505), on half an answer, on a connection that hangs, on a traceback in the
-log, and on deliveries that stop. `--only NUMBER` sends one case of a seed again and shows what comes back.
+`python -m tests.fuzz_http --requests 100000 --seed N` starts a server process, a receiver and a producer on its socket,
+and sends mutated requests and long runs of characters with an admin's key to the port, and such lines to the socket. It
+fails on the end of the process, on an answer that no HTTP server should give (any 5xx but 501 for a transfer coding,
+503 with Retry-After and 505), on half an answer, on a line of the socket's that is no result, on a connection that
+hangs, on a traceback in the log, on deliveries that stop, and where the event loop stood still: a step of it that took
+more than 100 ms of CPU, or `/healthz`, asked every 20 ms, that came so late that the loop was busy with other things
+for two seconds. `--only NUMBER` sends one case of a seed again and shows what comes back.
 """
 
 import argparse
+import http.client
+import re
 import sys
 import tempfile
 import time
@@ -17,11 +22,13 @@ from functools import partial
 from pathlib import Path
 
 import httpx
+import msgspec
 import trio
 
 from tests.admin.raw import Reply, split_replies
 from tests.e2e.harness import CONFIG, Server, running
-from tests.fuzz_cases import Case, Cases, Names, numbered
+from tests.fuzz_cases import RUNS, Case, Cases, Door, Names, numbered
+from tests.launcher import LongStep, program
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client, ServerUnavailable
@@ -29,7 +36,10 @@ from webhookd.client import Client, ServerUnavailable
 HANG_SECONDS = 20.0
 MOST_LAG_SECONDS = PATIENCE_SECONDS
 STEADY = "/steady"
+PROBE_SECONDS = 0.02
+MOST_STILL_SECONDS = 2.0  # of CPU of the loop without an answer to /healthz: many times what all others need
 _WORKERS = 24
+_CSRF = re.compile(r'name="csrf" value="([^"]+)"')
 _PACE_SECONDS = 0.05
 _SIGNS_OF_A_BUG = ("http.request_failed", "http.connection_failed", "Traceback", '"status":500')
 
@@ -57,18 +67,26 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     delivered: int = 0
     worst_lag_seconds: float = 0.0
+    probes: int = 0
+    worst_probe_seconds: float = 0.0
+    under_way: dict[int, Case] = field(default_factory=dict)
 
 
 async def attack(
     address: tuple[str, int],
     cases: Iterable[Case],
     *,
+    socket: Path | None = None,
+    report: Report | None = None,
     is_alive: Callable[[], bool],
     hang_seconds: float = HANG_SECONDS,
     workers: int = _WORKERS,
 ) -> Report:
-    """Send the cases, some at a time; stop early only where the server is gone."""
-    report = Report()
+    """Send the cases, some at a time; stop early only where the server is gone.
+
+    Without a `socket` its cases are left out. `report` is added to while it goes on.
+    """
+    report = Report() if report is None else report
     waiting: Iterator[Case] = iter(cases)
     began = time.monotonic()
 
@@ -78,7 +96,12 @@ async def attack(
                 report.findings.append(Finding("the server is gone", case))
                 return
             report.cases += 1
-            report.findings += await _send(address, case, report, hang_seconds)
+            if case.door is Door.SOCKET and socket is None:
+                continue
+            place = address if case.door is Door.PORT or socket is None else socket
+            report.under_way[case.number] = case
+            report.findings += await _send(place, case, report, hang_seconds)
+            del report.under_way[case.number]
 
     async with trio.open_nursery() as nursery:
         for _ in range(workers):
@@ -89,27 +112,44 @@ async def attack(
     return report
 
 
-async def _send(address: tuple[str, int], case: Case, report: Report, hang_seconds: float) -> list[Finding]:
+async def _send(place: tuple[str, int] | Path, case: Case, report: Report, hang_seconds: float) -> list[Finding]:
     received = bytearray()
     was_reset = False
+
+    async def read(stream: trio.SocketStream) -> None:
+        # Beside the sending: a server that has sent as much as it may reads no more before somebody takes it.
+        nonlocal was_reset
+        try:
+            while chunk := await stream.receive_some():
+                received.extend(chunk)
+                # A body of a hundred thousand lines is answered for a while: to hang is to be silent.
+                silence.deadline = trio.current_time() + hang_seconds
+        except trio.BrokenResourceError:
+            was_reset = True
+
     try:
-        with trio.fail_after(hang_seconds):
-            stream = await trio.open_tcp_stream(*address)
-            async with stream:
+        with trio.fail_after(hang_seconds) as silence:
+            stream = (
+                await trio.open_unix_socket(place) if isinstance(place, Path) else await trio.open_tcp_stream(*place)
+            )
+            async with stream, trio.open_nursery() as nursery:
+                nursery.start_soon(read, stream)
                 try:
                     for piece in case.pieces:
                         await stream.send_all(piece)
                         await trio.lowlevel.checkpoint()
                     if case.ends:
                         await stream.send_eof()
-                        while chunk := await stream.receive_some():
-                            received += chunk
+                    else:
+                        nursery.cancel_scope.cancel()
                 except trio.BrokenResourceError:
                     was_reset = True
     except trio.TooSlowError:
         return [Finding(f"the connection hangs for {hang_seconds:g} s; received {bytes(received[:200])!r}", case)]
     except OSError as error:
         return [Finding(f"no connection: {error}", case)]
+    if case.door is Door.SOCKET:
+        return [] if are_results(bytes(received)) else [Finding(f"no results: {bytes(received)[-300:]!r}", case)]
     replies, rest = split_replies(bytes(received))
     report.statuses.update(reply.status for reply in replies)
     report.unanswered += not replies
@@ -119,6 +159,13 @@ async def _send(address: tuple[str, int], case: Case, report: Report, hang_secon
     if rest and case.ends and not was_reset and not is_stream:
         findings.append(Finding(f"half an answer: {rest[:300]!r}", case))
     return findings
+
+
+def are_results(received: bytes) -> bool:
+    """Whether a producer got whole lines, each of which says what came of an event, and one of them was taken."""
+    # Not decoded: there may be a hundred thousand. Within a text its quotes would be escaped.
+    taken, refused = received.count(b'"ok":true}\n'), received.count(b'"ok":false}\n')
+    return received.endswith(b"\n") and taken > 0 and taken + refused == received.count(b"\n")
 
 
 def is_right(reply: Reply) -> bool:
@@ -132,6 +179,72 @@ def is_right(reply: Reply) -> bool:
             return True
         case status:
             return status < 500
+
+
+class Stillness:
+    """Whether the loop stands still: asked of `/healthz` again and again, and of the file of its long steps."""
+
+    def __init__(self, server: Server, steps: Path, report: Report) -> None:
+        self._server = server
+        self._steps = steps
+        self._report = report
+        self._read = steps.stat().st_size if steps.exists() else 0  # the start's own are no fault
+        self.probes = 0
+        self.worst_probe_seconds = 0.0
+        self.findings: list[Finding] = []
+        self._has_ended = False
+
+    async def run(self) -> None:
+        """Look until cancelled, in a thread: the fuzzer's own loop has its moments too."""
+        try:
+            await trio.to_thread.run_sync(self._probe, abandon_on_cancel=True)
+        finally:
+            self._has_ended = True
+
+    def _probe(self) -> None:
+        host = self._server.url.removeprefix("http://")
+        while not self._has_ended:
+            began, cpu = time.monotonic(), self._cpu_seconds()
+            # A connection for each, as somebody has who comes now.
+            client = http.client.HTTPConnection(host, timeout=HANG_SECONDS)
+            try:
+                client.request("GET", "/healthz")
+                status = client.getresponse().status
+            except (OSError, http.client.HTTPException) as error:
+                if not self._has_ended:
+                    self.findings.append(Finding(f"/healthz isn't answered: {error!r}"))
+                return
+            finally:
+                client.close()
+            seconds, busy = time.monotonic() - began, self._cpu_seconds() - cpu
+            self.probes += 1
+            self.worst_probe_seconds = max(self.worst_probe_seconds, seconds)
+            if status != 200:
+                self.findings.append(Finding(f"/healthz answers {status}"))
+            if busy > MOST_STILL_SECONDS:
+                what = f"/healthz came after {seconds:.1f} s, of which the loop used {busy:.1f} s of CPU"
+                self.findings.append(Finding(what))
+            self.look()
+            time.sleep(max(PROBE_SECONDS - seconds, 0.0))
+
+    def look(self) -> None:
+        """Take note of the long steps since the last look."""
+        text = self._steps.read_bytes() if self._steps.exists() else b""
+        for line in text[self._read :].splitlines():
+            step = msgspec.json.decode(line, type=LongStep)
+            took = f"{step.seconds * 1000:.0f} ms, {step.cpu_seconds * 1000:.0f} of them CPU"
+            numbers = sorted(self._report.under_way)
+            what = f"a step of {step.task} kept the loop for {took}; cases under way: {numbers}"
+            self.findings.append(Finding(what))
+        self._read = len(text)
+
+    def _cpu_seconds(self) -> float:
+        """Return what the process's first thread, which runs the loop, has used."""
+        process = self._server.process
+        if process is None or process.returncode is not None:
+            return 0.0
+        path = Path(f"/proc/{process.pid}/task/{process.pid}/schedstat")
+        return int(path.read_text().split()[0]) / 1e9 if path.exists() else 0.0
 
 
 class Traffic:
@@ -181,14 +294,17 @@ class Traffic:
                 time.sleep(_PACE_SECONDS)
 
 
-async def fuzz(directory: Path, seed: int, first: int, count: int) -> Report:
-    """Run a server in `directory` under so many cases."""
+async def fuzz(
+    directory: Path, seed: int, first: int, count: int, *, plant: str | None = None, runs: float = RUNS
+) -> Report:
+    """Run a server in `directory` under so many cases; `plant` names a fault of the launcher's."""
     receiver = Receiver()
     async with trio.open_nursery() as nursery:
         await nursery.start(receiver.run)
         config = CONFIG.replace("ports = []", f"ports = [{receiver.port}]")
         config += "[events]\nunknown_event_types = 'accept'\n"
-        async with running(directory, config) as server:
+        steps = directory / "steps"
+        async with running(directory, config, program=program(plant=plant, steps=steps)) as server:
             await server.webhook(receiver.url + STEADY, events=["user.created"])
             names = await _names(server, receiver)
             traffic = Traffic(server, receiver)
@@ -205,17 +321,28 @@ async def fuzz(directory: Path, seed: int, first: int, count: int) -> Report:
             process = server.process
             assert process is not None
             host, port = server.url.removeprefix("http://").split(":")
-            cases = numbered(Cases(seed, names), first, count)
+            cases = numbered(Cases(seed, names, runs=runs), first, count)
+            report = Report()
+            stillness = Stillness(server, steps, report)
             async with trio.open_nursery() as beside:
                 beside.start_soon(traffic.run)
                 beside.start_soon(watch)
-                report = await attack((host, int(port)), cases, is_alive=lambda: process.returncode is None)
+                beside.start_soon(stillness.run)
+                await attack(
+                    (host, int(port)),
+                    cases,
+                    is_alive=lambda: process.returncode is None,
+                    socket=server.socket,
+                    report=report,
+                )
                 beside.cancel_scope.cancel()
             with trio.move_on_after(MOST_LAG_SECONDS):
                 while traffic.accepted:
                     await trio.sleep(0.05)
                     traffic.look()
-            report.findings += findings
+            stillness.look()
+            report.findings += findings + stillness.findings
+            report.probes, report.worst_probe_seconds = stillness.probes, stillness.worst_probe_seconds
             if traffic.accepted or not traffic.delivered:
                 report.findings.append(Finding(f"{len(traffic.accepted)} events of the traffic were not delivered"))
             report.delivered, report.worst_lag_seconds = traffic.delivered, traffic.worst_lag_seconds
@@ -229,6 +356,10 @@ async def _names(server: Server, receiver: Receiver) -> Names:
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
         client.headers["authorization"] = f"Bearer {server.first_key}"
         event = (await client.post("/api/events", json={"type": "fuzz.event", "data": {}})).json()
+        del client.headers["authorization"]
+        session = await client.post("/sign-in", data={"key": server.first_key})
+        csrf = _CSRF.search((await client.get("/")).text)
+        assert csrf is not None
     [delivery] = await server.deliveries(hook["id"])
     return Names(
         key=server.first_key,
@@ -236,6 +367,8 @@ async def _names(server: Server, receiver: Receiver) -> Names:
         delivery_id=delivery["id"],
         event_id=event["id"],
         receiver_url=receiver.url,
+        cookie=session.headers["set-cookie"].partition(";")[0],
+        csrf=csrf[1],
     )
 
 
@@ -268,6 +401,8 @@ def main() -> int:
         report = trio.run(partial(fuzz, Path(directory), asked.seed, first, count))
     print(f"seed {asked.seed}: {report.cases} cases in {report.seconds:.0f} s, {report.unanswered} without an answer")
     print("answers: " + ", ".join(f"{status}: {times}" for status, times in sorted(report.statuses.items())))
+    worst_ms = report.worst_probe_seconds * 1000
+    print(f"/healthz was asked {report.probes} times and came at the latest after {worst_ms:.0f} ms")
     print(f"meanwhile {report.delivered} deliveries, the slowest after {report.worst_lag_seconds * 1000:.0f} ms")
     for finding in report.findings[:20]:
         print(f"FOUND: {finding}")

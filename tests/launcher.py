@@ -2,20 +2,27 @@
 
 For harnesses that run the server as a process: each must catch what it is for. The product has no switch for any of
 these; a part of it is replaced before it starts. `--checkpoint-pages` is no fault: it has the journal bring its log
-into its file so often that a short run shows it many times.
+into its file so often that a short run shows it many times. Nor is `--steps`: it has each long step of the event loop
+written to a file.
 """
 
 import argparse
+import math
 import random
+import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
 import msgspec
+import trio
 from peewee import Database
 
 from webhookd import server
+from webhookd.admin import framing
 from webhookd.cli import main
 from webhookd.delivery.sender import Sender
 from webhookd.journal import Journal, Ticket, Window, WindowRequest, backup, batch, copies, database, deliveries
@@ -27,6 +34,7 @@ from webhookd.journal.schema import AttemptTable
 from webhookd.models import AcceptedEvent, Message, Outcome, PublishResult, Target
 
 _SOMETIMES = 0.1
+LONG_STEP_SECONDS = 0.1
 
 
 def _rarely() -> bool:
@@ -93,6 +101,55 @@ class SyncsNoCopy(UnfinishedFile):
         """Do nothing."""
 
 
+class Steps(trio.abc.Instrument):
+    """Writes down each step of a task that kept the loop for long, by the CPU time of the loop's thread.
+
+    What others did to the machine meanwhile isn't in that.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("ab", buffering=0)  # noqa: SIM115 - for as long as the process lives
+        self._cpu = self._at = math.inf  # in the step in which it is installed
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._cpu, self._at = time.thread_time(), time.perf_counter()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        cpu = time.thread_time() - self._cpu
+        if cpu > LONG_STEP_SECONDS:
+            step = LongStep(task=task.name, cpu_seconds=cpu, seconds=time.perf_counter() - self._at)
+            self._file.write(msgspec.json.encode(step) + b"\n")
+
+
+class LongStep(msgspec.Struct, frozen=True, kw_only=True):
+    """A step that kept the loop for long."""
+
+    task: str
+    cpu_seconds: float
+    seconds: float
+
+
+def _watch_steps(path: str) -> None:
+    serve = server.serve
+
+    async def watched(*args: Any, **kwargs: Any) -> None:
+        trio.lowlevel.add_instrument(Steps(path))
+        await serve(*args, **kwargs)
+
+    _replace(server, "serve", watched)
+
+
+def _search_heads_slowly() -> None:
+    value = re.compile(rb":[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
+    check = framing._check_plain
+
+    def check_slowly(text: bytearray, start: int, end: int, *, is_whole: bool) -> None:
+        check(text, start, end, is_whole=is_whole)
+        value.findall(text, start, end)
+
+    _replace(framing, "_check_plain", check_slowly)
+
+
 def _replace(module: ModuleType, name: str, by: object) -> None:
     assert name in vars(module), f"{module.__name__} has no {name} any more"
     vars(module)[name] = by
@@ -128,17 +185,22 @@ PLANTS = MappingProxyType(
         "synchronous = NORMAL": _sync_normally,
         "syncs no directory": lambda: _replace(copies, "sync_directory", lambda _path: None),
         "syncs no copy": _sync_no_copy,
+        "searches heads slowly": _search_heads_slowly,
     }
 )
 
 
-def program(*, plant: str | None = None, checkpoint_pages: int | None = None) -> tuple[str, ...]:
+def program(
+    *, plant: str | None = None, checkpoint_pages: int | None = None, steps: Path | None = None
+) -> tuple[str, ...]:
     """Return the command that starts webhookd so; its own arguments go behind it."""
     command = [sys.executable, "-m", "tests.launcher"]
     if plant is not None:
         command += ["--plant", plant]
     if checkpoint_pages is not None:
         command += ["--checkpoint-pages", str(checkpoint_pages)]
+    if steps is not None:
+        command += ["--steps", str(steps)]
     return tuple(command)
 
 
@@ -146,11 +208,14 @@ def _launch() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.launcher", description=__doc__, add_help=False)
     parser.add_argument("--plant", choices=PLANTS)
     parser.add_argument("--checkpoint-pages", type=int)
+    parser.add_argument("--steps", metavar="FILE")
     options, rest = parser.parse_known_args()
     if options.plant is not None:
         PLANTS[options.plant]()
     if options.checkpoint_pages is not None:
         _replace(database, "_CHECKPOINT_PAGES", options.checkpoint_pages)
+    if options.steps is not None:
+        _watch_steps(options.steps)
     sys.argv[1:] = rest
     main()
 

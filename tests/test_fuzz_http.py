@@ -1,5 +1,6 @@
 """The fuzzer finds what it is for, finds nothing where nothing is, and the server stands a short run of it."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -7,10 +8,12 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.fuzz_cases import Cases, Names, numbered
+from tests import fuzz_cases
+from tests.fuzz_cases import Cases, Door, Names, numbered
 from tests.fuzz_http import Report, attack, fuzz
 
 CASES = 500  # `python -m tests.fuzz_http` makes as many as are wanted
+RUNS = 200
 Fault = Callable[[bytes], bytes | None]
 FINE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
 
@@ -103,10 +106,30 @@ async def test_nothing_is_found_where_nothing_is() -> None:
 
 
 def test_a_case_can_be_made_again() -> None:
-    """The same seed and number give the same bytes, another seed others; no case names a URL to look up."""
+    """The same seed and number give the same bytes, whatever was made before; another seed gives others."""
     once, again, other = Cases(1, Names()), Cases(1, Names()), Cases(2, Names())
-    assert [once.case(number) for number in range(50)] == [again.case(number) for number in range(50)]
+    assert [once.case(number) for number in range(50)] == [again.case(number) for number in range(49, -1, -1)][::-1]
     assert once.case(1) != other.case(1)
+
+
+def test_no_case_is_in_the_next_one() -> None:
+    """A value that one mutation takes and another one changes is this case's own, and never holds itself."""
+    cases = Cases(918_273, Names(), runs=0.0)
+    last = [cases.case(number) for number in range(3000)][-1]
+    assert last == Cases(918_273, Names(), runs=0.0).case(2999)
+    assert [value for value in fuzz_cases._ODD_VALUES if isinstance(value, dict)] == [{}, {"": ""}]
+
+
+def test_runs_come_to_every_door() -> None:
+    """Requests, their heads, queries, bodies and forms, and the lines of the socket have long runs in them."""
+    cases = [Cases(1, Names(), runs=1.0).case(number) for number in range(600)]
+    long = [b"".join(case.pieces) for case in cases if case.door is Door.PORT]
+    starts = Counter(text[:20].split(b" ")[0] for text in long if len(text) > 3000)
+    assert {b"GET", b"POST", b"PATCH", b"PUT"} <= starts.keys()
+    heads = [text.partition(b"\r\n\r\n")[0] for text in long]
+    for part in (b"bearer", b"cookie", b"cursor=", b"content-length", b"application/x-www-form", b"ndjson", b"chunked"):
+        assert any(part in head.lower() for head in heads), part
+    assert sum(case.door is Door.SOCKET for case in cases) > 20
 
 
 async def test_the_server_stands_mutated_requests_while_it_delivers(tmp_path: Path) -> None:
@@ -115,4 +138,11 @@ async def test_the_server_stands_mutated_requests_while_it_delivers(tmp_path: Pa
     assert [str(finding) for finding in report.findings] == []
     assert report.cases == CASES
     assert report.delivered >= 10
+    assert report.probes >= 10
     assert {200, 201, 202, 400, 401, 404, 405} <= report.statuses.keys()
+
+
+async def test_a_loop_that_stands_still_is_found(tmp_path: Path) -> None:
+    """A server that searches heads in quadratic time answers everything, and is caught by the steps of its loop."""
+    report = await fuzz(tmp_path, seed=2, first=0, count=RUNS, plant="searches heads slowly", runs=1.0)
+    assert any("kept the loop" in finding.what for finding in report.findings)

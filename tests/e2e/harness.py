@@ -174,12 +174,16 @@ class Server:
 
 @asynccontextmanager
 async def running(
-    directory: Path, config: str = CONFIG, environ: Mapping[str, str] | None = None
+    directory: Path,
+    config: str = CONFIG,
+    environ: Mapping[str, str] | None = None,
+    *,
+    program: Sequence[str] = PROGRAM,
 ) -> AsyncIterator[Server]:
     """Run a server for a test, with `environ` beside this process's own; killed at its end if it still runs."""
     server = Server(directory, config, environ)
     try:
-        await server.start()
+        await server.start(program)
         yield server
     finally:
         with trio.CancelScope(shield=True):
