@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.simulation.model import SimulatedClock
-from tests.world import OK, Answer, World, WorldSender, steady, world
+from tests.world import OK, Answer, HeldRunner, World, WorldSender, steady, world
 from webhookd.clock import DOUBT_SECONDS, LONGEST_WAIT_SECONDS, STEP_SECONDS, Timeline
 from webhookd.delivery.signing import generate_secret
 from webhookd.hidden import Secret
@@ -208,6 +208,23 @@ async def test_a_pause_is_kept_over_a_start_with_a_clock_set_back(tmp_path: Path
     async with world(tmp_path, sender=again, machine=machine) as w:
         await trio.sleep(41_000)
         assert again.times() == [pytest.approx(40_000, abs=0.1)]
+
+
+async def test_what_comes_in_while_a_look_at_the_journal_waits_keeps_its_age(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """Where readers are busy for seconds, what was queued meanwhile isn't taken for a time that lies too far ahead."""
+    reads = HeldRunner()
+    async with world(tmp_path, reads=reads) as w:
+        endpoint = await w.endpoint(is_active=False)
+        reads.hold()
+        await w.publish("e0")
+        await trio.sleep(5)
+        await w.publish("e1")
+        reads.free()
+        await trio.sleep(5)
+        ages = [row.expires_at - row.created_at for row in await w.deliveries(endpoint)]
+        assert ages == [w.config.delivery.max_age_seconds] * 2
 
 
 async def test_retention_waits_a_day_before_it_believes_a_clock_set_forth(

@@ -95,6 +95,11 @@ class Timeline:
             self._step(seconds, steady)
         return round(steady + self._base, 3)
 
+    def running(self) -> Callable[[], float]:
+        """Return what tells the time from here on in any thread, without a look at whether the clock was set."""
+        base = self._base
+        return lambda: round(self._clock.steady() + base, 3)
+
     def trusted(self) -> float:
         """Return the time to forget by: a clock that was set forth counts once it has stayed so for a day.
 

@@ -61,13 +61,14 @@ class Schedule:
         """Read an endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
         while True:
             await self.settled()
-            now, policy, moves = self._clock.now(), self._policy(endpoint), self._moves
-            loaded, is_beyond = await self._journal.read(_load, self._vault, endpoint.pk, policy, now)
+            self._clock.now()  # which sees whether it was set
+            policy, moves, clock = self._policy(endpoint), self._moves, self._clock.running()
+            loaded, is_beyond = await self._journal.read(_load, self._vault, endpoint.pk, policy, clock)
             if self._moves != moves:
                 continue
             if not is_beyond:
                 return loaded
-            await self._journal.insist(_rein_in, None, endpoint.pk, policy, now).wait()
+            await self._journal.insist(_rein_in, None, endpoint.pk, policy, clock).wait()
             _log.warning("schedule.reined_in", endpoint=endpoint.id)
 
 
@@ -80,18 +81,22 @@ def _bounds(policy: Policy) -> schedule.Bounds:
     )
 
 
-def _load(database: Database, vault: Vault, endpoint_pk: int, policy: Policy, now: float) -> tuple[Loaded | None, bool]:
+def _load(
+    database: Database, vault: Vault, endpoint_pk: int, policy: Policy, clock: Callable[[], float]
+) -> tuple[Loaded | None, bool]:
     """Return the endpoint, and whether anything of it lies further ahead than it can."""
-    credentials = endpoints.credentials(database, vault, endpoint_pk, now)
+    credentials = endpoints.credentials(database, vault, endpoint_pk, clock())
     if credentials is None:
         return None, False
+    # After the first query, which fixes what is seen: all of it is from before, however long this waited for its turn.
+    now = clock()
     state, bounds = endpoints.state(database, endpoint_pk), _bounds(policy)
     is_beyond = _reined_in(state, bounds, now) != state or schedule.is_beyond(database, endpoint_pk, bounds, now)
     return (endpoints.by_pk(database, endpoint_pk)[0], credentials, state), is_beyond
 
 
-def _rein_in(database: Database, endpoint_pk: int, policy: Policy, now: float) -> None:
-    bounds, state = _bounds(policy), endpoints.state(database, endpoint_pk)
+def _rein_in(database: Database, endpoint_pk: int, policy: Policy, clock: Callable[[], float]) -> None:
+    now, bounds, state = clock(), _bounds(policy), endpoints.state(database, endpoint_pk)
     endpoints.set_state(database, endpoint_pk, _reined_in(state, bounds, now))
     schedule.rein_in(database, endpoint_pk, bounds, now, state.last_failure_at)
 

@@ -80,6 +80,6 @@ class ReinsNothingIn(Router):
     async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
         await self.settled()
         found, _ = await self._journal.read(
-            read_schedule, self._vault, endpoint.pk, self._policy(endpoint), self._clock.now()
+            read_schedule, self._vault, endpoint.pk, self._policy(endpoint), self._clock.running()
         )
         return found
