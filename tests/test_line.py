@@ -50,6 +50,18 @@ def test_what_follows_joins() -> None:
     assert (sequences(line), line.has_more) == ([5, 6], False)
 
 
+def test_only_what_is_new_to_a_line_that_waits_is_told() -> None:
+    """One more behind a head that waits says nothing, unless it is the first, fits no more, or expires first."""
+    line = read(last_sequence=4)
+    assert line.append(delivery(5))
+    assert not line.append(delivery(6))
+    sooner = msgspec.structs.replace(delivery(7), expires_at=delivery(6).expires_at - 1)
+    assert line.append(sooner)
+    assert line.append(delivery(8)), "the journal has more than the window from now on"
+    assert not line.append(delivery(9))
+    assert (sequences(line), line.has_more) == ([5, 6, 7], True)
+
+
 def test_a_gap_has_the_journal_read() -> None:
     """A sequence that was left out was queued in another way, and goes first."""
     line = read(1)

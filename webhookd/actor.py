@@ -160,8 +160,10 @@ class Actor:
 
     def offer(self, delivery: QueuedDelivery) -> None:
         """Hand over the delivery that was queued last; the line takes it if it knows all that stands before it."""
-        self._line.append(delivery)
-        self._woken.set()
+        is_news = self._line.append(delivery)
+        # A queue that only grows, behind a head that waits or on a webhook that is off, costs no look at it.
+        if is_news or (self.endpoint.is_active and self.policy.ordering is not Ordering.STRICT):
+            self._woken.set()
 
     def reload(self) -> None:
         """Say that the journal was changed behind the actor's window."""

@@ -56,20 +56,23 @@ class Line:
         self.has_more = self.has_more or not window.complete
         self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
 
-    def append(self, delivery: QueuedDelivery) -> None:
+    def append(self, delivery: QueuedDelivery) -> bool:
         """Take in a delivery that was queued behind all others, or note that the journal has more.
 
         It may only join a window that holds everything before it, and that isn't being read anew. A gap in the
-        sequences means that something was queued in another way.
+        sequences means that something was queued in another way. Return whether it says anything new to a line whose
+        head is all that counts: where that holds its deliveries back, one more behind them says nothing.
         """
+        before = bool(self._pending), self.has_more, self._refill_at
         knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self.is_being_read)
         follows = delivery.sequence == self._last_sequence + 1
         if not (knows_all and follows) or len(self._pending) >= self._limit:
             self.has_more = True
-            return
-        self._last_sequence += 1
-        self._pending.append(delivery)
-        self._refill_at = earliest(self._refill_at, delivery.expires_at)
+        else:
+            self._last_sequence += 1
+            self._pending.append(delivery)
+            self._refill_at = earliest(self._refill_at, delivery.expires_at)
+        return before != (True, self.has_more, self._refill_at)
 
     @property
     def is_empty(self) -> bool:
