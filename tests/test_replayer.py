@@ -8,7 +8,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.world import OK, HeldRunner, World, WorldSender, steady, world
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EndpointChanges, ReplayRow, replays
+from webhookd.journal import Database, EndpointChanges, ReplayRow, replays
+from webhookd.journal.schema import DeliveryTable, EventTable
 from webhookd.models import (
     DeliveryStatus,
     Endpoint,
@@ -142,10 +143,11 @@ async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_cl
         for number in range(1300):
             await w.publish(f"e{number}")
         wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
-        row = await w.journal.write(replays.start, wanted, "rpl_1", w.clock.now())
+        matched = await w.journal.read(replays.match, wanted)
+        row = await w.journal.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
         queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         half = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
-        assert (half.queued, half.status) == (500, ReplayStatus.RUNNING)
+        assert (half.queued, half.status) == (replays.A_STEP, ReplayStatus.RUNNING)
     async with world(tmp_path) as w:
         await trio.sleep(5)
         after = await progress(w, row)
@@ -161,14 +163,15 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
         for number in range(600):
             await w.publish(f"e{number}")
         wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
-        row = await w.journal.write(replays.start, wanted, "rpl_1", w.clock.now())
+        matched = await w.journal.read(replays.match, wanted)
+        row = await w.journal.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
         queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
         stopped = await w.router.replayer.stop(endpoint, row.id)
-        assert (stopped.queued, stopped.status) == (500, ReplayStatus.STOPPED)
+        assert (stopped.queued, stopped.status) == (replays.A_STEP, ReplayStatus.STOPPED)
         await ask(w, endpoint, ReplayKind.RECOVER)
         await trio.sleep(1)
-        assert (await w.router.replayer.stop(endpoint, row.id)).queued == 500
+        assert (await w.router.replayer.stop(endpoint, row.id)).queued == replays.A_STEP
         with pytest.raises(Rejected) as unknown:
             await w.router.replayer.stop(endpoint, "rpl_unknown")
         assert unknown.value.code is ErrorCode.NOT_FOUND
@@ -230,3 +233,84 @@ async def test_what_fails_again_is_not_met_again(tmp_path: Path, autojump_clock:
         await trio.sleep(10)
         assert (await progress(w, row)).status is ReplayStatus.DONE
         assert sender.events() == ["e0", "e0"]
+
+
+async def test_a_step_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """What is wanted may be rare: a step of the writer looks at some rows and goes on from there, and misses none."""
+    async with world(tmp_path) as w:
+        everyones = await w.endpoint("https://all.example/", events=("user.deleted",), is_active=False)
+        acmes = await w.endpoint("https://acme.example/", events=("user.deleted",), organization_id="acme")
+        between = 2 * replays.SCANNED_A_STEP + 10
+        await w.publish("first", type="user.deleted", organizationId="acme")
+        await w.journal.write(add_events, w.clock.now(), between)
+        await w.publish("last", type="user.deleted", organizationId="acme")
+        # Of an organization its own events are looked at, which are half of them.
+        for endpoint, progress_made in ((everyones, [1, 1, 2]), (acmes, [1, 2])):
+            wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
+            matched = await w.journal.read(replays.match, wanted)
+            assert (matched.count, matched.last - matched.first) == (2, between + 1)
+            row = await w.journal.write(replays.start, wanted, matched, f"rpl_{endpoint.pk}", w.clock.now())
+            queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+            queued = []
+            while row.status is ReplayStatus.RUNNING:
+                row = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+                queued.append(row.queued)
+            assert queued == progress_made
+
+
+async def test_a_recover_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Of many deliveries that failed few may be wanted: a recover finds them in as many steps as it takes."""
+    async with world(tmp_path) as w:
+        endpoint = await w.endpoint(is_active=False)
+        between = 2 * replays.SCANNED_A_STEP
+        await w.journal.write(add_failed, endpoint.pk, between)
+        wanted = selection(endpoint, ReplayKind.RECOVER, since=0.0, until=w.clock.now(), events=("user.deleted",))
+        matched = await w.journal.read(replays.match, wanted)
+        row = await w.journal.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
+        queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+        queued = []
+        while row.status is ReplayStatus.RUNNING:
+            row = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+            queued.append(row.queued)
+        assert (matched.count, queued) == (2, [1, 1, 2])
+
+
+def add_events(database: Database, at: float, count: int) -> None:
+    """Store events of another type, every second of the same organization."""
+    rows = [
+        {
+            "id": f"between{number}",
+            "type": "user.created",
+            "organization_id": "acme" if number % 2 else None,
+            "timestamp": at,
+            "accepted_at": at,
+            "deliveries": 0,
+            "body": b"{}",
+        }
+        for number in range(count)
+    ]
+    for start in range(0, count, 1000):
+        EventTable.insert_many(rows[start : start + 1000]).execute(database)
+
+
+def add_failed(database: Database, endpoint_pk: int, count: int) -> None:
+    """Store deliveries that failed, the first and the last of them of one type and those between of another."""
+    rows = [
+        {
+            "id": f"failed{number}",
+            "endpoint_pk": endpoint_pk,
+            "event_pk": 1,
+            "event_type": "user.created" if 0 < number < count else "user.deleted",
+            "sequence": number + 1,
+            "status": "failed",
+            "trigger": "auto",
+            "attempts": 1,
+            "refusals": 1,
+            "backoff_step": 0,
+            "created_at": 1.0,
+            "expires_at": 2.0,
+        }
+        for number in range(count + 1)
+    ]
+    for start in range(0, count + 1, 1000):
+        DeliveryTable.insert_many(rows[start : start + 1000]).execute(database)

@@ -1,7 +1,9 @@
 """Recover and replay: many deliveries made to go again, a bounded step at a time, beside live traffic.
 
-What there is to do stands in the journal, so a restart goes on where it was. One step is one write: live events have
-their turn between two, and the endpoint's own order and rate hold for what is queued as for everything else.
+What there is to do is counted by a reader, and a step of the writer looks at a bounded number of rows: however much
+there is, nobody waits for it. What is left to do stands in the journal, so a restart goes on where it was. One step is
+one write: live events have their turn between two, and the endpoint's own order and rate hold for what is queued as for
+everything else.
 """
 
 from collections.abc import Callable
@@ -44,12 +46,14 @@ class Replayer:
 
     async def count(self, wanted: replays.Selection) -> int:
         """Return how many deliveries or events would be queued."""
-        return await self._journal.read(replays.count, wanted)
+        matched = await self._journal.read(replays.match, wanted)
+        return matched.count
 
     async def start(self, endpoint: Endpoint, wanted: replays.Selection, deed: audit.Deed | None = None) -> ReplayRow:
         """Begin, and return what it matched; the work goes on by itself."""
+        matched = await self._journal.read(replays.match, wanted)
         start = audit.recorded(replays.start, deed, lambda _: endpoints.about(endpoint))
-        row = await self._journal.write(start, wanted, self._ids.new(Prefix.REPLAY), self._clock.now())
+        row = await self._journal.write(start, wanted, matched, self._ids.new(Prefix.REPLAY), self._clock.now())
         self._asked.set()
         return row
 

@@ -18,7 +18,8 @@ from webhookd.journal.rows import ReplayRow, row_of
 from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EventTable, ReplayTable
 from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT, DeliveryStatus, ReplayKind, ReplayStatus, Trigger
 
-A_STEP = 500
+A_STEP = 250
+SCANNED_A_STEP = 10_000  # rows that a step looks at, of which it may want none
 
 _COLUMNS = [getattr(ReplayTable, name) for name in ReplayRow.__struct_fields__]
 _OWN = sorted({*OPERATIONAL_EVENTS, TEST_EVENT})
@@ -48,14 +49,27 @@ class QueuedAs(msgspec.Struct, frozen=True, kw_only=True):
     status: DeliveryStatus
 
 
-def count(database: Database, wanted: Selection) -> int:
-    """Return how many deliveries or events it matches now."""
-    return _count(database, wanted, _last(database, wanted.kind))
+class Matched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a recover or replay matches: how many, and the range of row numbers that holds all of them."""
+
+    count: int
+    first: int
+    last: int
 
 
-def start(database: Database, wanted: Selection, replay_id: str, now: float) -> ReplayRow:
-    """Store a recover or replay of what it matches now."""
-    last = _last(database, wanted.kind)
+def match(database: Database, wanted: Selection) -> Matched:
+    """Return what it matches now. It looks at the whole time range, so it is for a reader."""
+    is_recover = wanted.kind is ReplayKind.RECOVER
+    table = DeliveryTable if is_recover else EventTable
+    query = table.select(fn.COUNT(SQL("*")), fn.MIN(table.pk), fn.MAX(table.pk)).where(
+        _failed(wanted) if is_recover else _replayed(wanted)
+    )
+    [[number, first, last]] = query.tuples().execute(database)
+    return Matched(count=number, first=first or 0, last=last or 0)
+
+
+def start(database: Database, wanted: Selection, matched: Matched, replay_id: str, now: float) -> ReplayRow:
+    """Store a recover or replay of what it matches."""
     row = ReplayRow(
         id=replay_id,
         endpoint_pk=wanted.endpoint_pk,
@@ -63,9 +77,10 @@ def start(database: Database, wanted: Selection, replay_id: str, now: float) -> 
         since=wanted.since,
         until=wanted.until,
         events=wanted.events,
-        last=last,
-        position=-1,
-        matched=_count(database, wanted, last),
+        last=matched.last,
+        # A recover goes by sequences, among what has failed; a replay needn't look at all that is older.
+        position=-1 if wanted.kind is ReplayKind.RECOVER else matched.first - 1,
+        matched=matched.count,
         queued=0,
         status=ReplayStatus.RUNNING,
         created_at=now,
@@ -119,8 +134,9 @@ def stop_all(database: Database, endpoint_pk: int) -> None:
 
 
 def step(database: Database, replay_id: str, wanted: Selection, queued_as: QueuedAs, ids: IdFactory) -> ReplayRow:
-    """Queue the next deliveries, at most 500, and return the progress; nothing once it has been stopped.
+    """Queue the next deliveries, at most 250, and return the progress; nothing once it has been stopped.
 
+    It may queue none and have something left all the same, since the rows that it looks at are bounded as well.
     Rejected NOT_FOUND for one that was stopped and that retention has removed since.
     """
     replay = get(database, wanted.endpoint_pk, replay_id)
@@ -143,15 +159,17 @@ def _recover(
     queued_as: QueuedAs,
 ) -> tuple[int | None, int]:
     """Make failed deliveries pending again, in sequence; return the position, None at the end, and how many."""
+    all_failed = _failed_of(wanted.endpoint_pk) & (DeliveryTable.sequence > replay.position)
+    end = _end_of_scan(database, DeliveryTable.sequence, all_failed)
     query = (
         DeliveryTable.select(DeliveryTable.pk, DeliveryTable.sequence)
-        .where(_failed(wanted, replay.last) & (DeliveryTable.sequence > replay.position))
+        .where(_failed(wanted) & (DeliveryTable.pk <= replay.last) & (DeliveryTable.sequence > replay.position))
         .order_by(DeliveryTable.sequence)
         .limit(A_STEP)
     )
+    if end is not None:
+        query = query.where(DeliveryTable.sequence <= end)
     found = list(query.tuples().execute(database))
-    if not found:
-        return None, 0
     DeliveryTable.update(
         {
             "status": DeliveryStatus.PENDING.value,
@@ -164,7 +182,7 @@ def _recover(
             "error": None,
         }
     ).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
-    return found[-1][1], len(found)
+    return (found[-1][1] if len(found) == A_STEP else end), len(found)
 
 
 def _replay_events(
@@ -175,9 +193,19 @@ def _replay_events(
     ids: IdFactory,
 ) -> tuple[int | None, int]:
     """Make new deliveries of events at the end of the line; return the position, None at the end, and how many."""
+    end: int | None = replay.position + SCANNED_A_STEP
+    if wanted.organization_id is not None:
+        theirs = (EventTable.organization_id == wanted.organization_id) & (EventTable.pk > replay.position)
+        end = _end_of_scan(database, EventTable.pk, theirs)
+    if end is not None and end >= replay.last:
+        end = None
     query = (
         EventTable.select(EventTable.pk, EventTable.type, EventTable.ordering_key)
-        .where(_replayed(wanted, replay.last) & (EventTable.pk > replay.position))
+        .where(
+            _replayed(wanted)
+            & (EventTable.pk > replay.position)
+            & (EventTable.pk <= (replay.last if end is None else end))
+        )
         .order_by(EventTable.pk)
         .limit(A_STEP)
     )
@@ -186,68 +214,62 @@ def _replay_events(
         EndpointStateTable.endpoint_pk == wanted.endpoint_pk
     )
     sequences = list(line.tuples().execute(database))
-    if not found or not sequences:
+    if not sequences:
         return None, 0
     [[sequence]] = sequences
     ends = queued_as.status is DeliveryStatus.CANCELED
-    DeliveryTable.insert_many(
-        [
-            {
-                "id": ids.new(Prefix.DELIVERY),
-                "endpoint_pk": wanted.endpoint_pk,
-                "event_pk": event_pk,
-                "event_type": event_type,
-                "ordering_key": ordering_key,
-                "sequence": sequence + number,
-                "status": queued_as.status.value,
-                "trigger": Trigger.REPLAY.value,
-                "attempts": 0,
-                "refusals": 0,
-                "backoff_step": 0,
-                "next_attempt_at": None if ends else queued_as.at,
-                "created_at": queued_as.at,
-                "expires_at": queued_as.at + queued_as.max_age_seconds,
-            }
-            for number, (event_pk, event_type, ordering_key) in enumerate(found, start=1)
-        ]
-    ).execute(database)
-    EndpointStateTable.update({"last_sequence": sequence + len(found)}).where(
-        EndpointStateTable.endpoint_pk == wanted.endpoint_pk
-    ).execute(database)
-    return found[-1][0], len(found)
+    rows = [
+        {
+            "id": ids.new(Prefix.DELIVERY),
+            "endpoint_pk": wanted.endpoint_pk,
+            "event_pk": event_pk,
+            "event_type": event_type,
+            "ordering_key": ordering_key,
+            "sequence": sequence + number,
+            "status": queued_as.status.value,
+            "trigger": Trigger.REPLAY.value,
+            "attempts": 0,
+            "refusals": 0,
+            "backoff_step": 0,
+            "next_attempt_at": None if ends else queued_as.at,
+            "created_at": queued_as.at,
+            "expires_at": queued_as.at + queued_as.max_age_seconds,
+        }
+        for number, (event_pk, event_type, ordering_key) in enumerate(found, start=1)
+    ]
+    if rows:
+        DeliveryTable.insert_many(rows).execute(database)
+        EndpointStateTable.update({"last_sequence": sequence + len(rows)}).where(
+            EndpointStateTable.endpoint_pk == wanted.endpoint_pk
+        ).execute(database)
+    return (found[-1][0] if len(found) == A_STEP else end), len(found)
 
 
-def _count(database: Database, wanted: Selection, last: int) -> int:
-    is_recover = wanted.kind is ReplayKind.RECOVER
-    table = DeliveryTable if is_recover else EventTable
-    query = table.select(fn.COUNT(SQL("*"))).where(_failed(wanted, last) if is_recover else _replayed(wanted, last))
-    [[number]] = query.tuples().execute(database)
-    return int(number)
+def _end_of_scan(database: Database, column: Any, chosen: Expression) -> int | None:
+    """Return where a step stops that looks at so many rows of an index, in the order of `column`; None at its end."""
+    query = column.model.select(column).where(chosen).order_by(column).limit(1).offset(SCANNED_A_STEP - 1)
+    found = list(query.tuples().execute(database))
+    return found[0][0] if found else None
 
 
-def _last(database: Database, kind: ReplayKind) -> int:
-    table = DeliveryTable if kind is ReplayKind.RECOVER else EventTable
-    [[last]] = table.select(fn.MAX(table.pk)).tuples().execute(database)
-    return int(last or 0)
+def _failed_of(endpoint_pk: int) -> Expression:
+    return (DeliveryTable.endpoint_pk == endpoint_pk) & SQL("status = 'failed'")
 
 
-def _failed(wanted: Selection, last: int) -> Expression:
+def _failed(wanted: Selection) -> Expression:
     chosen = (
-        (DeliveryTable.endpoint_pk == wanted.endpoint_pk)
-        & SQL("status = 'failed'")
+        _failed_of(wanted.endpoint_pk)
         & (DeliveryTable.sequence > 0)  # a test has no place in the line
-        & (DeliveryTable.pk <= last)
         & (DeliveryTable.created_at >= wanted.since)
         & (DeliveryTable.created_at < wanted.until)
     )
     return chosen & _matches(DeliveryTable.event_type, wanted.events) if wanted.events else chosen
 
 
-def _replayed(wanted: Selection, last: int) -> Expression:
+def _replayed(wanted: Selection) -> Expression:
     chosen = (
         (EventTable.accepted_at >= wanted.since)
         & (EventTable.accepted_at < wanted.until)
-        & (EventTable.pk <= last)
         & _matches(EventTable.type, wanted.subscribed)
     )
     if wanted.events:
