@@ -1,6 +1,8 @@
 """What the admin API needs of the rest of the server, so that a test can stand in for it in a few lines."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -166,13 +168,33 @@ class Metrics(Protocol):
         ...
 
 
+class Locks:
+    """A lock for each name, kept while somebody holds or awaits it: who changes one thing waits for no other's."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, trio.Lock] = {}
+        self._users: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def holding(self, name: str) -> AsyncIterator[None]:
+        """Hold the lock of this name."""
+        self._users[name] += 1
+        try:
+            async with self._locks.setdefault(name, trio.Lock()):
+                yield
+        finally:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name], self._locks[name]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """All that the operations work with.
 
     `check_url` raises Rejected URL_NOT_ALLOWED for a URL that must not be dialled, `check_headers` VALIDATION_ERROR
-    for custom headers that must not be sent. Without `tokens` API keys alone are taken. `changing` is held by whoever
-    reads a webhook in order to change it.
+    for custom headers that must not be sent. Without `tokens` API keys alone are taken. `changing` holds a webhook, by
+    its id, for whoever reads it in order to change it.
     """
 
     router: Router
@@ -192,4 +214,4 @@ class Services:
     stalls: Stalls
     check_url: Callable[[str], Awaitable[None]]
     check_headers: Callable[[Mapping[str, str]], None]
-    changing: trio.Lock = field(default_factory=trio.Lock)
+    changing: Locks = field(default_factory=Locks)

@@ -1,7 +1,7 @@
 """Webhooks: list, create, read, change, delete, and a new secret.
 
 A change is a merge patch (RFC 7396) on the settings as they could have been posted: null or an absent member means the
-server's own, so one validation serves creation and change. Changes of webhooks run one after the other here: what a
+server's own, so one validation serves creation and change. Changes of one webhook run one after the other here: what a
 patch was merged into is still so when it is written.
 
 The ETag stands for the settings: each change of them, whoever made it, gives another one, and deliveries alone don't.
@@ -131,7 +131,7 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
     if isinstance(patch.get("url"), str):
         # Resolving may take seconds, so it happens before others wait for us.
         await services.check_url(cast("str", patch["url"]))
-    async with services.changing:
+    async with services.changing.holding(call.path["webhookId"]):
         endpoint = await _find(call)
         changes = await _changes(services, endpoint, patch)
         deed = call.deed(Action.WEBHOOK_CHANGE, patch)
@@ -141,10 +141,10 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
 
 async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Delete a webhook; what it had queued is canceled."""
-    async with call.services.changing:
-        endpoint = await _find(call)
-        deed, condition = call.deed(Action.WEBHOOK_DELETE), _condition(call.preconditions)
-        await call.services.router.delete_endpoint(endpoint.id, deed, condition)
+    # Nothing of what is read here is written, and a long queue takes a while: others may find the webhook gone.
+    endpoint = await _find(call)
+    deed, condition = call.deed(Action.WEBHOOK_DELETE), _condition(call.preconditions)
+    await call.services.router.delete_endpoint(endpoint.id, deed, condition)
     return Answer(value=Deleted(id=endpoint.id))
 
 
@@ -152,7 +152,7 @@ async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
     """Give the webhook a new secret and show it, this once."""
     services = call.services
     secret = Secret(generate_secret()) if call.body.secret is None else _imported(call.body.secret)
-    async with services.changing:
+    async with services.changing.holding(call.path["webhookId"]):
         endpoint = await _find(call)
         deed = call.deed(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
         rotated = await services.router.rotate_secret(
