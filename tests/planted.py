@@ -6,7 +6,7 @@ before the server starts; the product has no switch for any of them.
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -106,7 +106,7 @@ def _drop_what_is_queued() -> None:
 
         def refuse_events(self) -> None:
             super().refuse_events()
-            self._queue = [operation for operation in self._queue if not isinstance(operation, Publish)]
+            self._queue.drop_events(behind=True)
 
     _put(facade, "Writer", Hasty)
 
@@ -244,7 +244,7 @@ def _make_intake_small() -> None:
         await commit_next(self)
 
     _put(Writer, "_commit_next", commit_late)
-    _put(writer, "MAX_BATCH", 10)
+    _put(writer, "MAX_BATCH_COST", 10)
     _put(writer, "MAX_QUEUED", 20)
     _put(writer, "PATIENCE_SECONDS", 0.1)
 
@@ -252,7 +252,7 @@ def _make_intake_small() -> None:
 @_plants("acknowledges what it refuses")
 def _acknowledge_what_is_refused() -> None:
     class Polite(Writer):
-        async def room(self) -> None:
+        async def room(self, lane: Hashable) -> None:
             await trio.lowlevel.checkpoint()
 
         def submit(self, operation: Operation) -> None:
@@ -267,7 +267,7 @@ def _acknowledge_what_is_refused() -> None:
 @_plants("stores what it refuses")
 def _store_what_is_refused() -> None:
     class Greedy(Writer):
-        async def room(self) -> None:
+        async def room(self, lane: Hashable) -> None:
             await trio.lowlevel.checkpoint()
 
         def submit(self, operation: Operation) -> None:

@@ -9,10 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.journal.harness import Commits
 from tests.world import OK, World, WorldSender, steady, world
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Database, EndpointChanges, InlineRunner, Journal
 from webhookd.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
+from webhookd.router import TOLD_A_STEP
 
 T = TypeVar("T")
 WATCHER = "https://watcher.example/"
@@ -90,6 +92,21 @@ async def test_a_failed_delivery_is_told_of(
         await trio.sleep(60_000)
         [failed] = told(sender)
         assert (failed["type"], failed["error"]) == ("delivery.failed", error)
+
+
+async def test_what_tells_of_a_queue_that_expires_is_bounded(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """However many watch and however much expires at once, no commit holds more than some hundred notices."""
+    watchers, expired = 40, 60
+    async with world(tmp_path, config=steady(max_age_seconds=100)) as w:
+        await w.endpoint(is_active=False)
+        for number in range(expired):
+            await w.publish(f"e{number}")
+        for number in range(watchers):
+            await w.endpoint(f"https://watcher{number}.example/", events=("delivery.failed",), is_active=False)
+        commits = Commits(w.journal)
+        await trio.sleep(150)
+        assert sum(commits.rows) > expired * watchers
+        assert max(commits.rows) < 3 * TOLD_A_STEP
 
 
 class Looking(InlineRunner):

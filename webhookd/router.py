@@ -6,7 +6,7 @@ Publishing itself needs no query: targets come from memory, and a target that is
 there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Protocol
 
 import trio
@@ -70,7 +70,8 @@ from webhookd.tester import Tester, own_event
 SWEEP_SECONDS = 60.0
 SECOND_LOOK_SECONDS = 1.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
-CANCELED_A_STEP = 2000
+CANCELED_A_STEP = 500
+TOLD_A_STEP = 500  # events and deliveries that tell of what has expired
 
 Announce = Callable[[dict[str, object]], Sequence[Publish]]
 
@@ -144,11 +145,13 @@ class Router:
         await self.registry.drain()
 
     async def _resume(self) -> None:
-        for endpoint_pk in await self._journal.read(deliveries.backlog):
+        backlog = await self._journal.read(deliveries.backlog)
+        for endpoint_pk in backlog:
+            if self.registry.wake(endpoint_pk) is not None:
+                await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
+        for endpoint_pk in backlog:
             if self.registry.endpoint(endpoint_pk) is None:
-                await self._cancel_queue(endpoint_pk)  # deleted, and stopped on the way
-            self.registry.wake(endpoint_pk)
-            await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
+                await self._cancel_queue(endpoint_pk)  # deleted, and stopped on the way; others don't wait for it
         while True:
             await trio.sleep(SWEEP_SECONDS)
             await self._sweep()
@@ -168,19 +171,24 @@ class Router:
         backlog = await self._journal.read(deliveries.backlog)
         return {endpoint_pk for endpoint_pk in backlog if self.registry.actor(endpoint_pk) is None}
 
-    async def room(self) -> None:
-        """Wait until the journal takes another event; Rejected JOURNAL_FULL or SHUTTING_DOWN where it won't."""
-        await self._journal.room()
+    async def room(self, lane: Hashable = None) -> None:
+        """Wait until the journal takes another event in a lane; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
+        await self._journal.room(lane)
 
-    def publish(self, new: NewEvent) -> Ticket[PublishResult]:
+    def has_room(self, lane: Hashable) -> bool:
+        """Whether `room` would return, or refuse, at once."""
+        return self._journal.has_room(lane)
+
+    def publish(self, new: NewEvent, lane: Hashable = None) -> Ticket[PublishResult]:
         """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
 
-        Raises Rejected UNKNOWN_EVENT_TYPE. Call it right after `room`.
+        Events of one lane are stored in the order in which they come; different lanes take turns. Raises Rejected
+        UNKNOWN_EVENT_TYPE. Call it right after `room`.
         """
         self._check_type(new.type)
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
         targets = self._subscriptions.targets(event.type, event.organization_id)
-        return self._journal.publish(event, targets, self._published, may_repeat=new.id is not None)
+        return self._journal.publish(event, targets, self._published, lane=lane, may_repeat=new.id is not None)
 
     def _check_type(self, name: str) -> None:
         if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
@@ -378,8 +386,13 @@ class Router:
         await self._schedule.settled()
 
     async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
-        """Record deliveries whose age has passed as failed."""
-        pks = [delivery.pk for delivery in expired]
+        """Record deliveries whose age has passed as failed, so many at a time that their notices aren't too many."""
+        targets = self._subscriptions.targets(OperationalEvent.DELIVERY_FAILED.value, endpoint.organization_id)
+        step = max(TOLD_A_STEP // (1 + len(targets)), 1)
+        for start in range(0, len(expired), step):
+            await self._expire(endpoint, [delivery.pk for delivery in expired[start : start + step]])
+
+    async def _expire(self, endpoint: Endpoint, pks: Sequence[int]) -> None:
         now = self._clock.now()
         announce = self._announcer(endpoint, OperationalEvent.DELIVERY_FAILED)
 

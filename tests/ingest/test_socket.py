@@ -1,6 +1,7 @@
 """The protocol of the local socket, over real Unix sockets: order, bad lines, limits, clients that misbehave."""
 
 import itertools
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -214,12 +215,12 @@ async def test_disconnect_midway_loses_nothing_accepted(path: Path) -> None:
 class BrokenPublisher(FakePublisher):
     """Fails as a bug does, or as a journal does, on events named so."""
 
-    def publish(self, new: NewEvent) -> FakeTicket:
+    def publish(self, new: NewEvent, lane: Hashable) -> FakeTicket:
         if new.id == "evt_bug":
             raise RuntimeError("a bug")
         if new.id == "evt_journal":
             raise JournalError("the sync failed")
-        return super().publish(new)
+        return super().publish(new, lane)
 
 
 @pytest.mark.parametrize(

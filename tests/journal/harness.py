@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -86,3 +87,20 @@ async def all_deliveries(journal: Journal, endpoint: Endpoint) -> list[DeliveryR
         cursor=None,
     )
     return page.items
+
+
+class Commits:
+    """How many rows each commit of a journal changed."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.rows: list[int] = []
+        self._connection: Any = journal._writer._database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
+        self._changes = self._connection.total_changes()
+        self._connection.set_commit_hook(self._note)
+
+    def _note(self) -> bool:
+        changes = self._connection.total_changes()
+        if changes > self._changes:
+            self.rows.append(changes - self._changes)
+        self._changes = changes
+        return False

@@ -14,7 +14,7 @@ from webhookd.journal import Journal, events
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
 from webhookd.journal.log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
 from webhookd.journal.schema import EventTable
-from webhookd.journal.writer import MAX_BATCH
+from webhookd.journal.writer import MAX_BATCH_COST
 
 SIZE = MEBIBYTE
 
@@ -45,9 +45,9 @@ async def test_a_reader_keeps_nobody_from_the_disk(path: Path) -> None:
 async def test_all_that_was_submitted_is_written_at_the_end(path: Path) -> None:
     """A writer that is told to stop first commits what waits, however many batches that is."""
     async with running(path) as journal:
-        tickets = [publish(journal, event(f"e{number}")) for number in range(3 * MAX_BATCH)]
+        tickets = [publish(journal, event(f"e{number}")) for number in range(3 * MAX_BATCH_COST)]
     assert all(ticket.is_done for ticket in tickets)
-    assert [(await ticket.wait()).id for ticket in tickets[-1:]] == [f"e{3 * MAX_BATCH - 1}"]
+    assert [(await ticket.wait()).id for ticket in tickets[-1:]] == [f"e{3 * MAX_BATCH_COST - 1}"]
 
 
 def count_for_long(database: Database) -> object:

@@ -1,7 +1,7 @@
 """What the admin API needs of the rest of the server, so that a test can stand in for it in a few lines."""
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -64,12 +64,16 @@ class Router(Protocol):
         """The names of the catalogue."""
         ...
 
-    async def room(self) -> None:
-        """Return when one more event can be taken; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
+    async def room(self, lane: Hashable) -> None:
+        """Return when a lane can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
         ...
 
-    def publish(self, new: NewEvent) -> Ticket[PublishResult]:
-        """Take one event, in one step."""
+    def has_room(self, lane: Hashable) -> bool:
+        """Whether `room` would return, or refuse, at once."""
+        ...
+
+    def publish(self, new: NewEvent, lane: Hashable) -> Ticket[PublishResult]:
+        """Take one event, in one step; those of one lane keep their order, and lanes take turns."""
         ...
 
     async def create_endpoint(self, new: NewEndpoint, deed: Deed | None) -> Endpoint:

@@ -4,11 +4,14 @@ An event is handed to the router in one synchronous step, so a client that leave
 but the answer. Of a stream, what has come in is submitted together and committed together, and its results leave before
 more of it is read; a line that is bad costs only itself. A stream may outlive the key or token it came with, so each
 line asks whether that is still in force.
+
+All single events of an organization wait in one lane of the journal, and so do all streams that its keys and tokens
+send, however many requests these are: what an organization sends delays itself and nobody else. The streams of a caller
+who belongs to none wait each for itself, since their order is kept and their events may be of any organization.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Hashable, Iterator
 from contextlib import aclosing
-from functools import partial
 from http import HTTPStatus
 
 import msgspec
@@ -56,9 +59,10 @@ async def _publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
     timeout_seconds = services.config.server.request_timeout_seconds
     text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
     new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
-    await services.router.room()
+    lane = ("posts", new.organization_id)
+    await services.router.room(lane)
     note_change(call.request)
-    result = await services.router.publish(new).wait()
+    result = await services.router.publish(new, lane).wait()
     value = Submitted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
     return Answer(value=value, status=HTTPStatus.ACCEPTED)
 
@@ -77,17 +81,46 @@ def _traceparent(request: Request) -> str | None:
     return given[0] if len(given) == 1 else None
 
 
+class _Stream:
+    """The lines of one request; each is submitted with `submit` and asks there whether it may be."""
+
+    def __init__(self, services: Services, caller: Caller, traceparent: str | None) -> None:
+        bound_to = caller.organization_id
+        self._services = services
+        self._caller = caller
+        self._traceparent = traceparent
+        self._max_bytes = services.config.ingest.max_event_bytes
+        self._lane: Hashable = object() if bound_to is None else ("streams", bound_to)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the next line can be submitted without waiting for those before it."""
+        return self._services.router.has_room(self._lane)
+
+    async def submit(self, line: bytes | None) -> Ticket[PublishResult]:
+        """Submit a line, None for one over the limit; Rejected where it isn't taken."""
+        services = self._services
+        if line is None:
+            raise Rejected(
+                ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {self._max_bytes} bytes are taken"
+            )
+        new = in_trace(_decode(line, self._max_bytes, self._caller), self._traceparent)
+        await services.router.room(self._lane)
+        if not services.keys.is_in_force(self._caller, services.clock.now()):
+            raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this stream is no longer in force")
+        return services.router.publish(new, self._lane)
+
+
 async def _results(services: Services, caller: Caller, request: Request) -> AsyncGenerator[bytes, None]:
-    limit = services.config.ingest.max_event_bytes
-    lines = _Lines(limit)
-    submit = partial(_submit, services, caller, _traceparent(request), limit)
+    lines = _Lines(services.config.ingest.max_event_bytes)
+    stream = _Stream(services, caller, _traceparent(request))
     try:
         async with aclosing(chunks(request, services.config.server.request_timeout_seconds)) as body:
             async for chunk in body:
-                async with aclosing(_submit_all(services, submit, lines.feed(chunk))) as results:
+                async with aclosing(_submit_all(services, stream, lines.feed(chunk))) as results:
                     async for result in results:
                         yield result
-        async with aclosing(_submit_all(services, submit, lines.finish())) as results:
+        async with aclosing(_submit_all(services, stream, lines.finish())) as results:
             async for result in results:
                 yield result
     except BodyTimeout as timeout:
@@ -97,15 +130,13 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
 
 
 async def _submit_all(
-    services: Services,
-    submit: Callable[[bytes | None], Awaitable[Ticket[PublishResult]]],
-    lines: Iterator[bytes | None],
+    services: Services, stream: _Stream, lines: Iterator[bytes | None]
 ) -> AsyncGenerator[bytes, None]:
     submitted: list[Ticket[PublishResult] | bytes] = []
     is_stopping = False
     for line in lines:
         try:
-            outcome: Ticket[PublishResult] | bytes = await submit(line)
+            outcome: Ticket[PublishResult] | bytes = await stream.submit(line)
         except Rejected as refused:
             outcome = _refused_line(services, refused.code.value, refused.detail)
             is_stopping = refused.code in _LAST_WORDS
@@ -114,25 +145,13 @@ async def _submit_all(
             break
         if len(submitted) % _FAIR_LINES == 0:
             await trio.lowlevel.checkpoint()
-        if len(submitted) == _MOST_SUBMITTED:
+        if len(submitted) == _MOST_SUBMITTED or not stream.has_room:
             yield await _collect(services, submitted)
             submitted.clear()
     if submitted:
         yield await _collect(services, submitted)
     if is_stopping:
         raise _Stopping
-
-
-async def _submit(
-    services: Services, caller: Caller, traceparent: str | None, limit: int, line: bytes | None
-) -> Ticket[PublishResult]:
-    if line is None:
-        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {limit} bytes are taken")
-    new = in_trace(_decode(line, limit, caller), traceparent)
-    await services.router.room()
-    if not services.keys.is_in_force(caller, services.clock.now()):
-        raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this stream is no longer in force")
-    return services.router.publish(new)
 
 
 async def _collect(services: Services, submitted: list[Ticket[PublishResult] | bytes]) -> bytes:

@@ -7,7 +7,7 @@ kinds make their blocking calls through a `Runner`. This facade is also the seam
 that it is SQLite.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -225,9 +225,16 @@ class Journal:
         """Cut off every query, now and from now on: the server is ending and waits for none."""
         self._read_limit.end()
 
-    async def room(self) -> None:
-        """Return when an event can be published; Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon."""
-        await self._writer.room()
+    async def room(self, lane: Hashable = None) -> None:
+        """Return when an event can be published in a lane.
+
+        Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon.
+        """
+        await self._writer.room(lane)
+
+    def has_room(self, lane: Hashable) -> bool:
+        """Whether `room` would return, or refuse, at once."""
+        return self._writer.has_room(lane)
 
     def refuse_events(self) -> None:
         """Take no more events from now on."""
@@ -239,14 +246,16 @@ class Journal:
         targets: tuple[Target, ...],
         committed: Published,
         *,
+        lane: Hashable = None,
         may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
-        `committed` runs on the loop after the commit, whether anybody waits or not, with the deliveries that are now
-        queued. Without `may_repeat` its id is known to be new.
+        Events of one `lane` are stored in their order; lanes take turns. `committed` runs on the loop after the commit,
+        whether anybody waits or not, with the deliveries that are now queued, a part of them at a time. Without
+        `may_repeat` its id is known to be new.
         """
-        operation = Publish(event, targets, committed, insists=False, may_repeat=may_repeat)
+        operation = Publish(event, targets, committed, lane=lane, insists=False, may_repeat=may_repeat)
         self._writer.submit(operation)
         return operation.ticket
 

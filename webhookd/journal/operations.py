@@ -1,6 +1,6 @@
 """What can be submitted to the writer, and the ticket on which a submitter waits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 import trio
@@ -11,6 +11,9 @@ from webhookd.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedD
 T = TypeVar("T")
 
 _DELIVERY_BYTES = 500  # of one row with its place in the indexes, roughly
+_DELIVERY_COST = 2  # its indexes are many
+_RECORD_COST = 2  # an attempt, its delivery, its endpoint
+_CALL_COST = 20  # a few statements in a savepoint, and an entry in the audit log
 Published = Callable[[Sequence[QueuedDelivery]], None]
 
 
@@ -65,7 +68,8 @@ class Publish:
     """Store an event and its deliveries.
 
     One that `insists` belongs to a record or a change, with which it waits for room; one that `may_repeat` has an id
-    that somebody else chose. `event_pk` is None for a duplicate, and `queued` are the deliveries that came of it.
+    that somebody else chose. Those of one `lane` keep their order. `event_pk` is None for a duplicate, and `queued` are
+    the deliveries that came of it.
     """
 
     __slots__ = (
@@ -74,6 +78,7 @@ class Publish:
         "event",
         "event_pk",
         "insists",
+        "lane",
         "may_repeat",
         "queued",
         "result",
@@ -87,9 +92,11 @@ class Publish:
         targets: tuple[Target, ...],
         committed: Published,
         *,
+        lane: Hashable,
         insists: bool,
         may_repeat: bool,
     ) -> None:
+        self.lane = lane
         self.insists = insists
         self.may_repeat = may_repeat
         self.event = event
@@ -105,11 +112,12 @@ class Publish:
 class Record:
     """Store an attempt, what it made of its delivery and endpoint, and the events that tell of it."""
 
-    __slots__ = ("error", "notices", "record", "ticket")
+    __slots__ = ("error", "lane", "notices", "record", "ticket")
 
     def __init__(self, record: AttemptRecord, notices: Sequence[Publish]) -> None:
         self.record = record
         self.notices = notices
+        self.lane: Hashable = ("endpoint", record.delivery.endpoint_pk)
         self.ticket: Ticket[None] = Ticket()
         self.error: Exception | None = None
 
@@ -148,7 +156,7 @@ Operation = Publish | Record | Call
 
 def notice(event: AcceptedEvent, targets: tuple[Target, ...], committed: Published) -> Publish:
     """Return an event of webhookd's own that goes to disk with what it tells of."""
-    return Publish(event, targets, committed, insists=True, may_repeat=False)
+    return Publish(event, targets, committed, lane=None, insists=True, may_repeat=False)
 
 
 def size_of(operation: Operation) -> int:
@@ -156,6 +164,14 @@ def size_of(operation: Operation) -> int:
     if not isinstance(operation, Publish):
         return sum(map(size_of, operation.notices))
     return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
+
+
+def cost_of(operation: Operation) -> int:
+    """Return roughly what the rows of an operation cost the disk, the row of an event being 1."""
+    if isinstance(operation, Publish):
+        return 1 + len(operation.targets) * _DELIVERY_COST
+    own = _RECORD_COST if isinstance(operation, Record) else _CALL_COST
+    return own + sum(map(cost_of, operation.notices))
 
 
 def can_wait(operation: Operation) -> bool:

@@ -1,0 +1,231 @@
+"""Whose turn it is to be written: lanes by what they cost, changes first, and nothing past what divides."""
+
+from collections.abc import Hashable, Iterator
+from itertools import count
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.samples import AT, attempt_record, queued_delivery
+from webhookd.journal.fair_queue import MOST_LANES, FairQueue
+from webhookd.journal.operations import Call, Operation, Publish, Record, cost_of
+from webhookd.models import AcceptedEvent, DeliveryStatus, QueuedDelivery, Target
+
+COST, SIZE = 100, 1_000_000
+TARGET = Target(endpoint_pk=1, status=DeliveryStatus.PENDING, max_age_seconds=60)
+_numbers = count()
+
+
+def event(lane: Hashable, deliveries: int = 0, *, size: int = 2, insists: bool = False) -> Publish:
+    accepted = AcceptedEvent(
+        id=f"e{next(_numbers)}",
+        type="user.created",
+        organization_id=None,
+        ordering_key=None,
+        traceparent=None,
+        timestamp=AT,
+        accepted_at=AT,
+        body=b" " * size,
+    )
+    return Publish(accepted, (TARGET,) * deliveries, lambda _: None, lane=lane, insists=insists, may_repeat=True)
+
+
+def change(*, divides: bool = False) -> Call:
+    return Call(lambda _: None, None, insists=divides, divides=divides)
+
+
+def record(notices: int = 0) -> Record:
+    """Return an attempt of one endpoint, with so many events for five webhooks each that tell of it."""
+    return Record(attempt_record(), [event(None, 5, insists=True) for _ in range(notices)])
+
+
+def queue_of(*operations: Operation) -> FairQueue:
+    queue = FairQueue()
+    for operation in operations:
+        queue.put(operation)
+    return queue
+
+
+def batches(queue: FairQueue) -> Iterator[list[Operation]]:
+    while queue:
+        yield queue.take(COST, SIZE)
+
+
+def test_a_short_lane_is_served_at_once() -> None:
+    """An event of a lane that had nothing waiting is in the very next batch, however much waits in others."""
+    queue = queue_of(*(event(lane, 20) for _ in range(50) for lane in ("a", "b", "c")))
+    for _ in range(10):
+        assert len(queue.take(COST, SIZE)) == 2
+        late = event("late")
+        queue.put(late)
+        assert late in queue.take(COST, SIZE)
+
+
+def test_lanes_with_much_get_equal_shares() -> None:
+    """What lanes get is counted in what it costs, not in operations, so a lane of large events is served less often."""
+    queue = queue_of(*(event("large", 20) for _ in range(100)), *(event("small", 2) for _ in range(1000)))
+    costs = {"large": 0, "small": 0}
+    for _ in range(30):
+        for operation in queue.take(COST, SIZE):
+            assert isinstance(operation, Publish)
+            costs[str(operation.lane)] += cost_of(operation)
+    assert abs(costs["large"] - costs["small"]) <= COST
+
+
+def test_a_large_group_goes_alone_and_is_not_put_off_for_ever() -> None:
+    """What is short doesn't wait for one that takes most of a batch, nor does that wait for all that is short."""
+    queue = queue_of(event("large", 40), event("large", 40))
+    large: list[int] = []
+    short: list[int] = []
+    for number in range(20):
+        queue.put(event(f"short{number}"))
+        batch = queue.take(COST, SIZE)
+        costs = sorted(map(cost_of, batch))
+        (large if costs[-1] > COST // 2 else short).append(number)
+    assert large[0] <= 1
+    assert len(large) == 2
+    assert len(short) == 18
+    alone = queue_of(event("huge", 1000), event("other"))
+    assert len(alone.take(COST, SIZE)) == 1
+
+
+def test_a_batch_is_bounded_by_cost_and_bytes() -> None:
+    """A batch holds what fits; one group that fits into none is a batch of its own."""
+    for queue in (
+        queue_of(*(event("a", 3) for _ in range(100))),
+        queue_of(*(event(lane, 3) for lane in range(100))),
+        queue_of(*(change() for _ in range(40)), *(event("a", 3) for _ in range(40))),
+    ):
+        for batch in batches(queue):
+            assert sum(map(cost_of, batch)) <= COST * 3 // 2
+    large = queue_of(*(event("a", size=SIZE // 2 + 1) for _ in range(3)), *(event(lane, 500) for lane in "bc"))
+    assert [len(batch) for batch in batches(large)] == [1] * 5
+
+
+def test_changes_go_first_and_leave_a_part_to_others() -> None:
+    """Changes keep their order and are not held up by events; many of them hold events up by no more than half."""
+    events = [event("a") for _ in range(10)]
+    changes = [change() for _ in range(20)]
+    queue = queue_of(*events, *changes)
+    assert queue.take(COST, SIZE) == [*events, *changes[:5]]
+    assert [operation for batch in batches(queue) for operation in batch] == changes[5:]
+
+
+def test_an_event_does_not_pass_an_earlier_change() -> None:
+    """What says that a request is begun is on disk no later than what the request publishes."""
+    changes = [change() for _ in range(20)]
+    early, late = event("a"), event("b")
+    taken = [*batches(queue_of(early, *changes, late))]
+    assert early in taken[0]
+    [[place]] = [[number for number, batch in enumerate(taken) if late in batch]]
+    assert changes[-1] in taken[place]
+
+
+def test_nothing_passes_what_divides() -> None:
+    """All that came before is taken before it, all that came after after it, whatever their lanes and kinds."""
+    before: list[Operation] = [event("a", 40), change(), record(), event("b")]
+    divide, again = change(divides=True), change(divides=True)
+    after: list[Operation] = [event("b"), change(), record()]
+    queue = queue_of(*before, divide, *after, again, event("c"))
+    order = [operation for batch in batches(queue) for operation in batch]
+    assert set(order[: len(before)]) == set(before)
+    assert order[len(before)] is divide
+    assert set(order[len(before) + 1 : -2]) == set(after)
+    assert order[-2] is again
+
+
+def test_what_is_put_back_is_next() -> None:
+    """A batch that found no room is taken again as it was, before all that waits."""
+    queue = queue_of(*(event(lane) for lane in "abc"), change())
+    batch = queue.take(COST, SIZE)
+    queue.put(change())
+    queue.put_back(batch)
+    assert (len(queue), [*queue.in_order()][: len(batch)]) == (len(batch) + 1, batch)
+    assert queue.take(COST, SIZE) == batch
+    assert len(queue.take(COST, SIZE)) == 1
+
+
+def test_events_that_can_wait_are_held_and_dropped() -> None:
+    """While the log is long events stay, and are given back in their order: those before what divides, or all."""
+    first, second, own, last = event("a"), event("b"), record(1), event("a")
+    divide = change(divides=True)
+    queue = queue_of(first, own, second, divide, last)
+    assert queue.take(COST, SIZE, events=False) == [own]
+    assert queue.take(COST, SIZE, events=False) == []
+    assert queue.is_divided
+    assert queue.drop_events(behind=False) == [first, second]
+    assert queue.take(COST, SIZE, events=False) == [divide]
+    assert queue.take(COST, SIZE, events=False) == []
+    assert queue.drop_events(behind=True) == [last]
+    assert (len(queue), queue.size, queue.waiting_in("a")) == (0, 0, (0, 0))
+
+
+def test_attempts_that_are_told_of_take_turns() -> None:
+    """However much tells of one endpoint's attempts, another's, changes and events go on; its own keep their order."""
+    loud = [record(9) for _ in range(20)]
+    quiet = Record(msgspec.structs.replace(attempt_record(), delivery=other_delivery()), ())
+    behind, late = record(), event("late")
+    queue = queue_of(*loud, behind, change(), quiet, late)
+    first, second, *rest = batches(queue)
+    assert quiet in first
+    assert late in [*first, *second]
+    assert max(sum(map(cost_of, batch)) for batch in (first, second, *rest)) <= 2 * COST
+    order = [operation for batch in (first, second, *rest) for operation in batch]
+    assert [each for each in order if each in {*loud, behind}] == [*loud, behind]
+
+
+def test_a_batch_is_in_the_order_of_submission() -> None:
+    """What is taken together is written as it was submitted: an attempt before a change of its webhook stays before."""
+    submitted: list[Operation] = [record(), change(), record(1), event("a"), change(), record(), event("b"), change()]
+    assert queue_of(*submitted).take(10 * COST, SIZE) == submitted
+
+
+def test_lanes_are_forgotten() -> None:
+    """Any number of producers that came once, while one goes on, leaves no more than a bounded number of lanes."""
+    queue = queue_of(*(event("a", 40) for _ in range(10 * MOST_LANES)))
+    for number in range(3 * MOST_LANES):
+        queue.put(event(f"once{number}"))
+        queue.take(COST, SIZE)
+    assert len(queue._lanes) <= MOST_LANES
+
+
+def other_delivery() -> QueuedDelivery:
+    return msgspec.structs.replace(queued_delivery(), pk=2, endpoint_pk=2)
+
+
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from("abcd"), st.integers(0, 120)).map(lambda made: event(made[0], made[1])),
+        st.integers(0, 3).map(record),
+        st.builds(change),
+        st.builds(lambda: change(divides=True)),
+        st.just(None),  # a batch is taken
+    ),
+    max_size=60,
+)
+
+
+@given(OPERATIONS)
+def test_everything_is_taken_once_and_in_the_order_of_its_lane(script: list[Operation | None]) -> None:
+    """Whatever is submitted and taken when: nothing is lost or taken twice, and a lane's order and the counts hold."""
+    queue, submitted, taken = FairQueue(), [], []
+    for step in script:
+        if step is None:
+            taken += queue.take(COST, SIZE)
+        else:
+            queue.put(step)
+            submitted.append(step)
+        assert len(queue) == len(submitted) - len(taken) == len([*queue.in_order()])
+    for batch in batches(queue):
+        assert batch
+        taken += batch
+    assert len(taken) == len(set(taken))
+    assert set(taken) == set(submitted)
+    for lane in ("a", "b", "c", "d", ("endpoint", 1), None):
+        assert of_lane(taken, lane) == of_lane(submitted, lane)
+    assert (queue.size, queue._heap, queue._lanes) == (0, [], {})
+
+
+def of_lane(operations: list[Operation], lane: Hashable) -> list[Operation]:
+    return [each for each in operations if (None if isinstance(each, Call) else each.lane) == lane]
