@@ -45,6 +45,7 @@ _REFUSALS = (
     ErrorCode.UNKNOWN_EVENT_TYPE,
     ErrorCode.PAYLOAD_TOO_LARGE,
     ErrorCode.CONFLICT,
+    ErrorCode.QUOTA_EXCEEDED,
     ErrorCode.JOURNAL_FULL,
     ErrorCode.SHUTTING_DOWN,
 )

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,13 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
+from tests.admin.raw import split_replies
 from tests.e2e.harness import CONFIG, Server, running
+from tests.e2e.posting import connect
 from webhookd.cli import program
+from webhookd.client import Client, Event
 from webhookd.errors import WebhookdError
+from webhookd.models import PublishResult
 
 HOOK: Mapping[str, object] = {"url": "http://127.0.0.1:9999/", "events": ["*"]}
 MOST = 3
@@ -143,3 +148,84 @@ async def test_the_command_line_is_held_to_the_quota(tmp_path: Path) -> None:
         revoked = await in_thread(run, server, "keys", "revoke", json.loads(made.stdout)["id"])
         assert revoked.exit_code == 0, revoked.output
         assert (await in_thread(run, server, *create_key)).exit_code == 0
+
+
+LINE = b'{"type": "user.created", "data": {}}\n'
+
+
+async def posted(server: Server, key: str, sent: bytes, *, claimed: int) -> list[dict[str, Any]]:
+    """Send the beginning of a stream of lines and keep the connection open; return its results once the answer ends."""
+    head = (
+        f"POST /api/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
+        f"content-type: application/x-ndjson\r\ncontent-length: {claimed}\r\n\r\n"
+    )
+    received = b""
+    async with await connect(server) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, head.encode() + sent)
+        with trio.fail_after(20):
+            while chunk := await stream.receive_some(65_536):
+                received += chunk
+        nursery.cancel_scope.cancel()
+    [reply], _ = split_replies(received)
+    assert reply.status == 200
+    return [json.loads(line) for line in reply.body.splitlines()]
+
+
+async def test_an_organization_sends_only_so_many_lines_in_one_request(tmp_path: Path) -> None:
+    """The line after the last that is taken gets the error, in its place, and the rest isn't waited for or read.
+
+    Lines that are refused count, empty ones don't, and whoever belongs to no organization sends on.
+    """
+    async with running(tmp_path, limited(max_events_per_request=5)) as server:
+        key = (await server.post("/api/keys", {"role": "ingest", "organizationId": "acme"}))["key"]
+        lines = [LINE, b"\n", LINE, b"garbage\n", LINE, b"  \n", LINE, LINE, LINE]
+        results = await posted(server, key, b"".join(lines), claimed=10_000_000)
+        assert [result["ok"] for result in results] == [True, True, False, True, True, False]
+        assert results[-1]["error"]["code"] == "QUOTA_EXCEEDED"
+        assert "5 events in one request (organizations.max_events_per_request)" in results[-1]["error"]["message"]
+        exact = LINE * 5
+        assert [one["ok"] for one in await posted(server, key, exact, claimed=len(exact))] == [True] * 5
+        unbound = LINE * 50
+        assert len(await posted(server, server.first_key, unbound, claimed=len(unbound))) == 50
+        stored = await server.get("/api/events?limit=100")
+        assert len(stored["data"]) == 4 + 5 + 50
+
+
+async def test_the_answer_arrives_before_the_rest_of_a_large_body(tmp_path: Path) -> None:
+    """A client that goes on sending megabytes behind the limit gets all of its results."""
+    async with running(tmp_path, limited(max_events_per_request=1000)) as server:
+        key = (await server.post("/api/keys", {"role": "ingest", "organizationId": "acme"}))["key"]
+        line = json.dumps({"type": "user.created", "data": {"pad": "x" * 1000}}).encode() + b"\n"
+        body = line * 8000
+        head = (
+            f"POST /api/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
+            f"content-type: application/x-ndjson\r\ncontent-length: {len(body)}\r\n\r\n"
+        )
+        received = b""
+        async with await connect(server) as stream, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                with suppress(trio.BrokenResourceError):  # which it may, once the answer is there
+                    await stream.send_all(head.encode() + body)
+
+            nursery.start_soon(send)
+            with trio.fail_after(60), suppress(trio.BrokenResourceError):
+                while chunk := await stream.receive_some(65_536):
+                    received += chunk
+            nursery.cancel_scope.cancel()
+        [reply], _ = split_replies(received)
+        results = [json.loads(one) for one in reply.body.splitlines()]
+        assert [one["ok"] for one in results] == [True] * 1000 + [False]
+
+
+async def test_the_client_sends_what_was_beyond_the_limit_in_another_request(tmp_path: Path) -> None:
+    """A producer whose requests hold more events than its organization may send at once gets every event through."""
+    async with running(tmp_path, limited(max_events_per_request=20)) as server:
+        key = (await server.post("/api/keys", {"role": "ingest", "organizationId": "acme"}))["key"]
+
+        def send() -> int:
+            with Client(server.url, key=key, timeout=60) as client:
+                events = (Event(type="user.created", data={"number": number}) for number in range(70))
+                return sum(isinstance(result, PublishResult) for result in client.send_many(events))
+
+        assert await trio.to_thread.run_sync(send) == 70

@@ -13,6 +13,7 @@ who belongs to none wait each for itself, since their order is kept and their ev
 from collections.abc import AsyncGenerator, Hashable, Iterator
 from contextlib import aclosing
 from http import HTTPStatus
+from math import inf
 
 import msgspec
 import trio
@@ -31,13 +32,13 @@ from webhookd.models import NewEvent, PublishResult
 _MOST_SUBMITTED = 1024  # lines of one stream that wait for their commit together
 _FAIR_LINES = 64  # after so many others get a turn
 _BLANK = b" \t\r"
-_LAST_WORDS = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED})
+_LAST_WORDS = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED, ErrorCode.QUOTA_EXCEEDED})
 
 _encoder = msgspec.json.Encoder()
 
 
 class _Stopping(Exception):  # noqa: N818 - the end of a stream, not a failure
-    """The server or the caller's right ends: what was submitted has been answered, and no more is taken."""
+    """The server, the caller's right or its quota ends: what was submitted has been answered, and no more is taken."""
 
 
 async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
@@ -86,11 +87,14 @@ class _Stream:
 
     def __init__(self, services: Services, caller: Caller, traceparent: str | None) -> None:
         bound_to = caller.organization_id
+        quotas = services.config.organizations
         self._services = services
         self._caller = caller
         self._traceparent = traceparent
         self._max_bytes = services.config.ingest.max_event_bytes
         self._lane: Hashable = object() if bound_to is None else ("streams", bound_to)
+        self._lines = 0
+        self._most_lines = inf if bound_to is None else quotas.max_events_per_request
 
     @property
     def has_room(self) -> bool:
@@ -100,6 +104,13 @@ class _Stream:
     async def submit(self, line: bytes | None) -> Ticket[PublishResult]:
         """Submit a line, None for one over the limit; Rejected where it isn't taken."""
         services = self._services
+        self._lines += 1
+        if self._lines > self._most_lines:
+            raise Rejected(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"an organization may send {self._most_lines} events in one request "
+                "(organizations.max_events_per_request); send this one and those after it in another",
+            )
         if line is None:
             raise Rejected(
                 ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {self._max_bytes} bytes are taken"
