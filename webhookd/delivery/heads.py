@@ -14,6 +14,13 @@ _FRAMING = frozenset({_LENGTH_NAME, _CODING_NAME})
 _BLANKS = b" \t"
 _BEGINNING = b"HTTP/"
 _END = re.compile(rb"\n\r?\n")
+_PLAIN = re.compile(
+    rb"HTTP/1\.[01] [2-5][0-9]{2}[^\r\n\0]*+\r\n"
+    rb"(?:(?!content-length:|transfer-encoding:)[^ \t\r\n\0][^\r\n\0]*+\r\n)*+"
+    rb"(?:(?:content-length: [0-9]{1,19}|transfer-encoding: chunked)\r\n)?+"
+    rb"(?:(?!content-length:|transfer-encoding:)[^ \t\r\n\0][^\r\n\0]*+\r\n)*+\r\n",
+    re.IGNORECASE,
+)
 _LENGTH = re.compile(rb"[0-9]{1,19}")  # more digits are beyond 64 bits
 _SAYABLE_BYTES = 40
 
@@ -36,12 +43,6 @@ class HeadReader:
 
         HeadError for one that is refused, and as soon as it doesn't begin as an answer does.
         """
-        if self._begun is None and start == 0:
-            # Nearly every answer comes as a whole with nothing to rewrite.
-            end = data.find(b"\r\n\r\n") + 4
-            if end >= 4 and is_plain(head := data[:end]):
-                self._count(head)
-                return head, end
         before = 0
         whole: bytes | bytearray = data
         if self._begun is not None:
@@ -66,28 +67,13 @@ class HeadReader:
             raise HeadError("it has too many lines before its body")
 
 
-def is_plain(head: bytes) -> bool:
-    """Whether a head begins and ends as one does and nothing of it is to be rewritten or refused; false when in doubt.
+def plain_end(data: bytes) -> int:
+    """Return where the head of a final answer ends that `rewritten` would leave as it is; 0 when in doubt.
 
-    This and `rewritten` agree: what is plain would be rewritten into itself.
+    Nearly every answer begins with such a head, in one piece.
     """
-    lower = head.lower()
-    if (
-        head.count(b"\n") != head.count(b"\r\n")
-        or b"\n " in head
-        or b"\n\t" in head
-        or b"\0" in head
-        or not head.startswith(_BEGINNING)
-    ):
-        return False
-    length = lower.partition(b"\ncontent-length:")[2]
-    coding = lower.partition(b"\ntransfer-encoding:")[2]
-    if coding:
-        return not length and b"\ntransfer-encoding:" not in coding and coding.startswith(b" chunked\r\n")
-    return not length or (
-        b"\ncontent-length:" not in length
-        and _LENGTH.fullmatch(length[: length.index(b"\n") - 1].strip(_BLANKS)) is not None
-    )
+    found = _PLAIN.match(data)
+    return found.end() if found else 0
 
 
 def rewritten(head: bytes) -> bytes:

@@ -9,7 +9,7 @@ import re
 
 import httptools
 
-from webhookd.delivery.heads import HeadError, HeadReader
+from webhookd.delivery.heads import HeadError, HeadReader, plain_end
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_PARTS = 512  # headers, chunks and interim answers: 64 KiB of the smallest ones would take 50 times as long to read
@@ -43,7 +43,7 @@ class ResponseReader:
         self.is_complete = False
         self.is_reusable = False
         self.room = MAX_RESPONSE_BYTES
-        self._heads = HeadReader(_MAX_HEAD_LINES)
+        self._heads: HeadReader | None = None
         self._is_behind_heads = False
         self._has_head = False
         self._is_interim = False
@@ -61,11 +61,11 @@ class ResponseReader:
 
         Returns what another reader may be given of it: heads whole and in the one form, the rest as it came.
         """
+        is_first = not self.has_bytes
         self.room -= len(data)
-        try:
-            readable = self._in_one_form(data)
-        except HeadError as error:
-            raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
+        if is_first and plain_end(data):
+            self._is_behind_heads = True
+        readable = data if self._is_behind_heads else self._in_one_form(data)
         if readable:
             self._parse(readable)
         if self._has_head and not self._is_plausible:
@@ -75,17 +75,20 @@ class ResponseReader:
         return readable
 
     def _in_one_form(self, data: bytes) -> bytes:
-        heads: list[bytes] = []
+        self._heads = self._heads or HeadReader(_MAX_HEAD_LINES)
+        taken: list[bytes] = []
         at = 0
         while not self._is_behind_heads:
-            found = self._heads.take(data, at)
+            try:
+                found = self._heads.take(data, at)
+            except HeadError as error:
+                raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
             if found is None:
-                return b"".join(heads)
+                return b"".join(taken)
             head, at = found
-            heads.append(head)
+            taken.append(head)
             self._is_behind_heads = not head.startswith(_INTERIM)
-        is_as_it_came = not heads or (len(heads) == 1 and data.startswith(heads[0]) and at == len(heads[0]))
-        return data if is_as_it_came else b"".join([*heads, data[at:]])
+        return b"".join([*taken, data[at:]])
 
     def _parse(self, data: bytes) -> None:
         try:
