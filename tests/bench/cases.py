@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import ingest, latency, neighbours, scale, secure, throughput
+from tests.bench import crowd, ingest, latency, neighbours, scale, secure, throughput
 from tests.bench.load import Load
 from tests.bench.report import Result, Target
 from tests.bench.throughput import Scene
@@ -88,6 +88,10 @@ def _neighbours(load: Load) -> Result:
     return neighbours.among_ill(load, Target(bound=1.2, is_ratio=True))
 
 
+def _crowd(load: Load) -> Result:
+    return crowd.beside_a_crowd(load, Target(bound=250))
+
+
 def _tls(load: Load) -> Result:
     return secure.against_clear_text(load, _ratio(0.8))
 
@@ -105,6 +109,7 @@ CASES = {
         Case("ingest-held", "events over the socket, pipelined, for one webhook that holds them", _held),
         Case("ack", "1,000 events a second over the socket in an open loop", _ack),
         Case("http", "events over HTTP: a stream of lines, and single posts over 16 connections", _http),
+        Case("crowd", "single posts of one organization beside 240,000 deliveries of another", _crowd),
         Case("idle", "endpoints registered and nothing to send", _idle),
         Case("backlog", "a start on a backlog of 1,000,000 deliveries for 1,000 endpoints", _backlog),
         Case("history", "50 strict endpoints with 5,000,000 deliveries behind them", _history),
