@@ -139,11 +139,11 @@ def test_a_histogram_counts_each_value_once() -> None:
 async def test_scrapes_of_one_second_are_one(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """Within a second every scraper gets the same bytes; after it, new ones."""
     async with api_in_process(tmp_path, Signer()) as api:
-        first = api.services.metrics.expose()
+        first = await api.services.metrics.expose()
         await api.world.publish("e1")
-        assert api.services.metrics.expose() is first
+        assert await api.services.metrics.expose() is first
         await trio.sleep(KEPT_SECONDS)
-        assert Exposition(api.services.metrics.expose().decode()).value("webhookd_events_accepted_total") == 1
+        assert Exposition((await api.services.metrics.expose()).decode()).value("webhookd_events_accepted_total") == 1
 
 
 async def test_events_are_counted_once(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:

@@ -92,6 +92,7 @@ class Rotator:
         self._changing = trio.Lock()
         self._asked = trio.Event()
         self._threads = trio.CapacityLimiter(1)
+        self._is_replaceable = place.is_replaceable
 
     def progress(self) -> Progress:
         """Say where the change is, or that there is none."""
@@ -115,9 +116,10 @@ class Rotator:
         async with self._changing:
             if new is not None and new == self._keys.sealing and self._keys.sealing != self._keys.installed:
                 return self.progress()  # asked for again, by someone who hasn't put it in its place yet
+            await self._look()
             self._check(new)
             key = new_master_key() if new is None else new
-            if self._place.is_replaceable:
+            if self._is_replaceable:
                 await self._stage(key)
             change = audit.recorded(begin_change, deed, lambda _: (key_id(key).hex(), None))
             ticket = self._journal.write_nowait(change, self._change_over, self._keys, key)
@@ -167,14 +169,18 @@ class Rotator:
 
     @property
     def _can_install(self) -> bool:
-        return self._problem is None and self._place.is_replaceable
+        return self._problem is None and self._is_replaceable
+
+    async def _look(self) -> None:
+        """See whether a key can be put in its place, as it is now."""
+        self._is_replaceable = await trio.to_thread.run_sync(lambda: self._place.is_replaceable, limiter=self._threads)
 
     def _check(self, new: Secret[bytes] | None) -> None:
         if self._keys.previous is not None:
             raise Rejected(ErrorCode.CONFLICT, "the master key is being changed; wait until that is through")
         if new is not None and new == self._keys.sealing:
             raise Rejected(ErrorCode.CONFLICT, "this master key is the one in force; give another one")
-        if new is None and not self._place.is_replaceable:
+        if new is None and not self._is_replaceable:
             raise Rejected(
                 ErrorCode.VALIDATION_ERROR,
                 f"the master key is {self._place}, which webhookd can't replace: make a new key yourself (head -c 32 "
@@ -188,7 +194,8 @@ class Rotator:
             raise Rejected(ErrorCode.VALIDATION_ERROR, f"nothing was changed: {error}") from error
 
     async def _install(self) -> bool:
-        if not self._place.is_replaceable:
+        await self._look()
+        if not self._is_replaceable:
             return False
         try:
             await trio.to_thread.run_sync(self._place.install, self._keys.sealing, limiter=self._threads)

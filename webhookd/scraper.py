@@ -8,12 +8,10 @@ time and says when it was made. An exposition is kept for a second.
 No label has a value that a caller can choose: neither endpoints nor organizations nor event types are told apart.
 """
 
-import os
 import platform
 import resource
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol
 
 import trio
@@ -24,6 +22,7 @@ from prometheus_client.registry import Collector
 
 from webhookd.clock import Clock
 from webhookd.errors import ErrorCode, ReadTimeoutError
+from webhookd.footprint import Footprint, Footprints
 from webhookd.journal import SQLITE_VERSION, Census, Journal, census
 from webhookd.logs import get_logger
 from webhookd.metrics import SUCCESS, Histogram, Measures
@@ -114,6 +113,7 @@ class Scraper(Collector):
         ingest: Producers,
         log: LogStream,
         stalls: Stalls,
+        footprints: Footprints,
         clock: Clock,
         max_in_flight: int,
     ) -> None:
@@ -132,14 +132,19 @@ class Scraper(Collector):
         # Of our own: the library's default one is the whole process's.
         self._registry = CollectorRegistry()
         self._registry.register(self)
+        self._footprints = footprints
+        self._footprint: Footprint | None = None
+        self._exposing = trio.Lock()
         self._started_at = clock.now()
 
-    def expose(self) -> bytes:
+    async def expose(self) -> bytes:
         """Return an exposition, which may be a second old."""
-        now = trio.current_time()
-        if self._kept is None or now - self._kept[0] >= KEPT_SECONDS:
-            self._kept = (now, generate_latest(self._registry))
-        return self._kept[1]
+        async with self._exposing:  # one makes it for all who ask meanwhile
+            now = trio.current_time()
+            if self._kept is None or now - self._kept[0] >= KEPT_SECONDS:
+                self._footprint = await self._footprints.look(fresh_seconds=0)
+                self._kept = (now, generate_latest(self._registry))
+            return self._kept[1]
 
     async def run(self) -> None:
         """Count what waits, now and again, until canceled."""
@@ -197,7 +202,8 @@ class Scraper(Collector):
         yield _gauge("connections_idle", "Connections kept for the next request", self._sender.idle_connections)
 
     def _writing(self) -> Iterator[Metric]:
-        measures, path = self._measures, self._journal.path
+        measures, footprint = self._measures, self._footprint
+        assert footprint is not None  # noqa: S101 - whoever exposes has looked
         yield _histogram("commit_duration_seconds", "Time that a batch took to be on disk", measures.commits)
         yield _histogram("commit_batch_size", "Operations in a batch", measures.batches)
         failed = measures.commits_without_room
@@ -208,9 +214,9 @@ class Scraper(Collector):
             "1 while the journal takes no events: no room on the disk, or max_bytes is reached",
             int(self._journal.is_full or self._journal.is_at_bound),
         )
-        yield _gauge("journal_bytes", "Size of the journal's file", _size(path))
-        yield _gauge("wal_bytes", "Size of the journal's write-ahead log", _size(path.with_name(path.name + "-wal")))
-        yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", _room(path))
+        yield _gauge("journal_bytes", "Size of the journal's file", footprint.journal_bytes)
+        yield _gauge("wal_bytes", "Size of the journal's write-ahead log", footprint.log_bytes)
+        yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", footprint.disk_free_bytes)
 
     def _server(self) -> Iterator[Metric]:
         state, _ = self._lifecycle.readiness()
@@ -231,12 +237,13 @@ class Scraper(Collector):
         yield build
 
     def _process(self) -> Iterator[Metric]:
+        footprint = self._footprint
+        assert footprint is not None  # noqa: S101 - as above
         # The library's collector also reads /proc/stat, and says nothing where the service manager hides that.
         yield CounterMetricFamily("process_cpu_seconds", "CPU time, all threads", value=time.process_time())
-        yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=_resident_bytes())
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=footprint.resident_bytes)
         yield GaugeMetricFamily("process_start_time_seconds", "When the server started", value=self._started_at)
-        descriptors = sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # one of them is for looking
-        yield GaugeMetricFamily("process_open_fds", "Open descriptors", value=descriptors)
+        yield GaugeMetricFamily("process_open_fds", "Open descriptors", value=footprint.descriptors)
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         yield GaugeMetricFamily("process_max_fds", "How many there may be", value=most)
 
@@ -284,19 +291,3 @@ def _histogram(name: str, about: str, histogram: Histogram) -> Metric:
         buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), upto))
     family.add_metric((), buckets, histogram.total)
     return family
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
-
-
-def _room(path: Path) -> int:
-    found = os.statvfs(path)
-    return found.f_frsize * found.f_bavail

@@ -38,6 +38,7 @@ from webhookd.dashboard.app import add_dashboard
 from webhookd.delivery import custom_headers
 from webhookd.delivery.sender import Sender
 from webhookd.errors import JournalError, WebhookdError
+from webhookd.footprint import Footprints, Threads
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.ingest import IngestServer
@@ -151,6 +152,7 @@ async def serve(
                 )
                 sockets = _bind(config, router, measures, bound)
                 lifecycle = _Lifecycle(journal, router)
+                footprints = Footprints(journal.path, Threads())
                 scraper = Scraper(
                     measures,
                     journal=journal,
@@ -160,6 +162,7 @@ async def serve(
                     ingest=sockets.ingest,
                     log=log,
                     stalls=stalls,
+                    footprints=footprints,
                     clock=clock,
                     max_in_flight=config.delivery.max_in_flight,
                 )
@@ -179,6 +182,7 @@ async def serve(
                     metrics=scraper,
                     trends=Trends(measures.tally, journal, clock),
                     stalls=stalls,
+                    footprints=footprints,
                     check_url=sender.check_url,
                     check_headers=custom_headers.check,
                 )
@@ -215,6 +219,8 @@ async def serve(
                         partial(journal.retain, config.journal.retention_days, clock.trusted),
                     )
                     sending.start_soon(Supervisor("census").run, scraper.run)
+                    if tokens is not None:
+                        sending.start_soon(Supervisor("tokens").run, tokens.run)
                     sending.start_soon(Supervisor("statistics").run, services.trends.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))
                     async with trio.open_nursery() as edges:

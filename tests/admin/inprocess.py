@@ -24,8 +24,9 @@ from webhookd.admin.tokens import TokenKeys
 from webhookd.config import JwtConfig
 from webhookd.copier import Copier
 from webhookd.delivery import custom_headers
+from webhookd.footprint import Footprints
 from webhookd.hidden import Secret
-from webhookd.journal import adopt_master_key
+from webhookd.journal import InlineRunner, adopt_master_key
 from webhookd.keyfile import KeyPlace
 from webhookd.rotator import Rotator
 from webhookd.scraper import Scraper
@@ -168,6 +169,7 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
         place.next_path.rename(place.path)
         rotator = Rotator(w.journal, place, await w.journal.write(adopt_master_key, place.load()))
         stalls = Stalls()
+        footprints = Footprints(w.journal.path, InlineRunner())
         services = Services(
             router=w.router,
             journal=w.journal,
@@ -190,11 +192,13 @@ async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
                 ingest=NoProducers(),
                 log=NoLog(),
                 stalls=stalls,
+                footprints=footprints,
                 clock=w.clock,
                 max_in_flight=w.config.delivery.max_in_flight,
             ),
             trends=Trends(w.measures.tally, w.journal, w.clock),
             stalls=stalls,
+            footprints=footprints,
             check_url=any_url,
             check_headers=custom_headers.check,
         )

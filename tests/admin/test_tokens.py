@@ -307,8 +307,11 @@ def test_deep_and_odd_tokens_are_refused(tmp_path: Path) -> None:
         assert code_of(taken, by_hand({"alg": "HS256", **header}, full_claims(), own)) == "UNAUTHORIZED"
 
 
-def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    """New keys hold at once, old ones no longer; a file that is broken or gone changes nothing, an empty set shuts."""
+async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    """From the next look new keys hold alone; a broken or missing file changes nothing, an empty set shuts.
+
+    Until then nothing is read: a request never waits for the file.
+    """
     path = write(tmp_path / "jwks", [jwk("ES256", P256, kid="one")])
     taken = tokens(jwks_file=path)
     one, two = (
@@ -318,12 +321,17 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert (code_of(taken, one), code_of(taken, two)) == ("admin", "UNAUTHORIZED")
     fresh = write(tmp_path / "new", [jwk("RS256", RSA, kid="two")])
     fresh.rename(path)
+    assert (code_of(taken, one), code_of(taken, two)) == ("admin", "UNAUTHORIZED")
+    await taken.follow()
     assert (code_of(taken, one), code_of(taken, two)) == ("UNAUTHORIZED", "admin")
     write(path, b'{"keys": [')
+    await taken.follow()
     assert code_of(taken, two) == "admin"
     path.unlink()
+    await taken.follow()
     assert code_of(taken, two) == "admin"
     write(path, [])
+    await taken.follow()
     assert code_of(taken, two) == "UNAUTHORIZED"
 
 

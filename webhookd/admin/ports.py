@@ -13,6 +13,7 @@ from webhookd.admin.auth import KeyRing, Tokens
 from webhookd.clock import Clock
 from webhookd.config import Config
 from webhookd.copier import Copier
+from webhookd.footprint import Footprints
 from webhookd.health import Health, Inside
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
@@ -167,7 +168,7 @@ class Metrics(Protocol):
         """The media type of an exposition."""
         ...
 
-    def expose(self) -> bytes:
+    async def expose(self) -> bytes:
         """Return an exposition, which may be a second old."""
         ...
 
@@ -216,6 +217,7 @@ class Services:
     metrics: Metrics
     trends: Trends
     stalls: Stalls
+    footprints: Footprints
     check_url: Callable[[str], Awaitable[None]]
     check_headers: Callable[[Mapping[str, str]], None]
     changing: Locks = field(default_factory=Locks)

@@ -32,7 +32,7 @@ async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
 async def get_metrics(call: Call[NoQuery, NoBody]) -> Response:
     """Say in numbers how the server is, for Prometheus."""
     metrics = call.services.metrics
-    return Response(metrics.expose(), HTTPStatus.OK, content_type=metrics.media_type)
+    return Response(await metrics.expose(), HTTPStatus.OK, content_type=metrics.media_type)
 
 
 async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:

@@ -2,8 +2,8 @@
 
 What a token is checked with is fixed by the key alone (RFC 8725 section 3.1): each key has one algorithm, by its kind,
 so a token that names another, or `none`, finds no key. Issuer, audience, end and subject are required. The key file is
-looked at before each use and read again when it has changed; one that can't be used then leaves the keys in force that
-were, so that a half-written file locks nobody out.
+looked at every second, in a thread, and read again when it has changed; one that can't be used then leaves the keys in
+force that were, so that a half-written file locks nobody out.
 """
 
 import os
@@ -15,6 +15,7 @@ from typing import Annotated
 
 import jwt
 import msgspec
+import trio
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -31,6 +32,7 @@ from webhookd.models import ORGANIZATION_PATTERN, OrganizationId, Role
 
 EVERY_ORGANIZATION = "*"
 
+LOOK_SECONDS = 1.0
 _MOST_FILE_BYTES = 1_048_576
 _LONGEST_TOKEN = 8192
 _LONGEST_SUBJECT = 255
@@ -41,6 +43,7 @@ _ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed2551
 _REQUIRED = ["exp", "iss", "aud", "sub"]
 
 _Material = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | bytes
+_Identity = tuple[int, int, int]  # of a file as it is
 _log = get_logger("admin.tokens")
 
 
@@ -80,6 +83,7 @@ class TokenKeys:
     def __init__(self, config: JwtConfig, file: tuple[str, Path]) -> None:
         self._config = config
         self._name, self._path = file
+        self._threads = trio.CapacityLimiter(1)
         self._seen = _identity(self._path)
         self._keys = read_keys(self._name, self._path)
         if not self._keys:
@@ -87,7 +91,6 @@ class TokenKeys:
 
     def identify(self, text: str) -> Caller:
         """Return the caller whose token this is; Rejected UNAUTHORIZED, or FORBIDDEN where it gives no role here."""
-        self._follow()
         claims = self._verified(text)
         known = _typed(claims)
         if not known.sub.isprintable():
@@ -159,17 +162,32 @@ class TokenKeys:
                 f"the token's claim {name!r} names no organization ({ORGANIZATION_PATTERN}, or * for all)",
             ) from error
 
-    def _follow(self) -> None:
+    async def run(self) -> None:
+        """Follow the key file until canceled."""
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            await self.follow()
+
+    async def follow(self) -> None:
+        """Look at the key file, and read it again where it has changed."""
+        changed = await trio.to_thread.run_sync(self._changed, limiter=self._threads, abandon_on_cancel=True)
+        if changed is None:
+            return
+        self._seen, found = changed
+        if isinstance(found, ConfigError):
+            _log.error("jwt.keys_unusable", error=str(found))
+        else:
+            self._keys = found
+            _log.info("jwt.keys_read", path=str(self._path), keys=len(self._keys))
+
+    def _changed(self) -> tuple[_Identity, tuple[_Key, ...] | ConfigError] | None:
         seen = _identity(self._path)
         if seen is None or seen == self._seen:
-            return
-        self._seen = seen
+            return None
         try:
-            self._keys = read_keys(self._name, self._path)
+            return seen, read_keys(self._name, self._path)
         except ConfigError as error:
-            _log.error("jwt.keys_unusable", error=str(error))
-        else:
-            _log.info("jwt.keys_read", path=str(self._path), keys=len(self._keys))
+            return seen, error
 
 
 def open_tokens(config: JwtConfig) -> TokenKeys | None:
@@ -272,7 +290,7 @@ def _checked(key: object, key_id: str | None) -> _Key:
             raise _Unusable("holds a key of another kind than RSA (RS256), EC P-256 (ES256) and Ed25519 (EdDSA)")
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def _identity(path: Path) -> _Identity | None:
     """Return what changes when a file does, None where there is none."""
     try:
         found = path.stat()

@@ -1,6 +1,5 @@
 """What needs somebody now, worst first: sentences, each with the page where it can be looked into."""
 
-import os
 from dataclasses import dataclass
 
 from webhookd.admin.auth import Permission
@@ -31,11 +30,16 @@ class Concern:
 
 async def concerns(visit: Visit, situation: directory.Situation) -> list[Concern]:
     """Return what the caller may know of and should."""
-    found = [*_of_the_server(visit), *_of_age(visit, situation), *await _of_webhooks(visit), *await _of_keys(visit)]
+    found = [
+        *await _of_the_server(visit),
+        *_of_age(visit, situation),
+        *await _of_webhooks(visit),
+        *await _of_keys(visit),
+    ]
     return sorted(found, key=lambda concern: ("bad", "warn", "idle").index(concern.tone))
 
 
-def _of_the_server(visit: Visit) -> list[Concern]:
+async def _of_the_server(visit: Visit) -> list[Concern]:
     if visit.caller.organization_id is not None:
         return []
     journal, limit = visit.services.journal, visit.services.config.journal.max_bytes
@@ -43,12 +47,12 @@ def _of_the_server(visit: Visit) -> list[Concern]:
     if journal.is_full:
         sentence = "The journal's disk has no room: events are refused. Make room and it goes on by itself."
         found.append(Concern(tone="bad", word="disk full", sentence=sentence))
-    size = journal.path.stat().st_size
+    footprint = await visit.services.footprints.look()
+    size = footprint.journal_bytes
     if limit is not None and size > limit * _NEARLY_FULL:
         sentence = f"The journal has {words.size(size)} of the {words.size(limit)} that journal.max_bytes allows."
         found.append(Concern(tone="warn", word="nearly full", sentence=sentence))
-    room = os.statvfs(journal.path)
-    free, whole = room.f_frsize * room.f_bavail, room.f_frsize * room.f_blocks
+    free, whole = footprint.disk_free_bytes, footprint.disk_bytes
     if free < whole * _LITTLE_ROOM and not journal.is_full:
         sentence = f"{words.size(free)} are left on the journal's disk of {words.size(whole)}."
         found.append(Concern(tone="warn", word="disk", sentence=sentence))

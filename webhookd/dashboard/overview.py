@@ -1,6 +1,5 @@
 """The first page: how the whole server is, and what needs somebody now."""
 
-import os
 from collections.abc import Callable, Mapping
 
 from quart import Response
@@ -64,17 +63,15 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "situation": situation,
         "charts": charts,
         "total": total,
-        "server": _server(visit) if organization_id is None else None,
+        "server": await _server(visit) if organization_id is None else None,
     }
 
 
-def _server(visit: Visit) -> Mapping[str, object]:
-    path = visit.services.journal.path
-    room = os.statvfs(path)
-    log = path.with_name(f"{path.name}-wal")
+async def _server(visit: Visit) -> Mapping[str, object]:
+    footprint = await visit.services.footprints.look()
     return {
-        "journal_bytes": path.stat().st_size + (log.stat().st_size if log.exists() else 0),
-        "free_bytes": room.f_frsize * room.f_bavail,
+        "journal_bytes": footprint.journal_bytes + footprint.log_bytes,
+        "free_bytes": footprint.disk_free_bytes,
         "longest_stall": visit.services.stalls.longest(),
         "state": visit.services.lifecycle.readiness()[0].value,
     }

@@ -40,10 +40,13 @@ class Templates:
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
+            cache_size=-1,
         )
         self._environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": words.plural}
         for name in ("duration", "when", "count", "size", "shortened", "epoch", "age", "readable"):
             self._environment.filters[name] = getattr(words, name)
+        for name in self._environment.list_templates():
+            self._environment.get_template(name)  # which reads it, and keeps it
 
     def render(self, template: str, values: Mapping[str, object]) -> str:
         """Return what a template makes of these values."""

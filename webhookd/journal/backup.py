@@ -60,7 +60,9 @@ async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool
         await trio.to_thread.run_sync(partial(target.finish, replace=replace), limiter=threads)
         return contents
     finally:
-        target.discard()
+        with trio.CancelScope(shield=True):
+            # Not in turn: a verification that was given up may still be at it.
+            await trio.to_thread.run_sync(target.discard, limiter=trio.CapacityLimiter(1))
 
 
 async def _copy(

@@ -1,0 +1,53 @@
+"""What the journal and the process take of the machine, and a disk that doesn't say."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from webhookd.footprint import FRESH_SECONDS, PATIENCE_SECONDS, Footprint, Footprints, Threads
+
+
+class Disk:
+    """A disk that answers or hangs."""
+
+    def __init__(self) -> None:
+        self.hangs = False
+        self.looks = 0
+
+    async def run(self, function: Callable[[], Footprint]) -> Footprint:
+        self.looks += 1
+        if self.hangs:
+            await trio.sleep_forever()
+        return function()
+
+
+async def test_a_disk_that_hangs_costs_a_second_and_no_answer(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The last known sizes are told then; when it answers again, new ones, at most one look a second."""
+    journal, disk = tmp_path / "journal", Disk()
+    journal.write_bytes(b"x" * 10)
+    footprints = Footprints(journal, disk)
+    journal.write_bytes(b"x" * 20)
+    assert (await footprints.look()).journal_bytes == 20
+    journal.write_bytes(b"x" * 30)
+    assert (await footprints.look()).journal_bytes == 20
+    assert disk.looks == 1
+    await trio.sleep(FRESH_SECONDS)
+    disk.hangs = True
+    asked_at = trio.current_time()
+    assert (await footprints.look()).journal_bytes == 20
+    assert trio.current_time() - asked_at == PATIENCE_SECONDS
+    disk.hangs = False
+    assert (await footprints.look()).journal_bytes == 30
+
+
+async def test_a_thread_looks(tmp_path: Path) -> None:
+    """Every size is there, and that of a log that isn't there is 0."""
+    (tmp_path / "journal").write_bytes(b"x")
+    found = await Footprints(tmp_path / "journal", Threads()).look()
+    assert (found.journal_bytes, found.log_bytes) == (1, 0)
+    assert 0 < found.disk_free_bytes <= found.disk_bytes
+    assert found.resident_bytes > 1_000_000
+    assert found.descriptors > 2
