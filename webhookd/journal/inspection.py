@@ -153,7 +153,7 @@ def _asking(path: Path) -> Iterator[None]:
         if not is_logic_error(error):
             raise
         # The statements are right for a journal, so this is none, or not one that webhookd left so.
-        raise JournalError(f"{path} has other tables than a journal of this webhookd") from error
+        raise JournalError(f"{path} has other tables than a journal of webhookd") from error
 
 
 @contextmanager
