@@ -33,6 +33,29 @@ def refusal(error: OSError, path: Path, otherwise: str) -> str:
             return reason
 
 
+def make_directory(directory: Path, *, mode: int = 0o755) -> None:
+    """Make a missing directory and the missing ones above it, of which nobody else may replace what is in them.
+
+    Whatever the umask is, none of them is looser than 0755; the last one has exactly `mode` where it was made here. One
+    that is there already is somebody's, and stays as it is. Raises OSError.
+    """
+    missing = []
+    place = directory.absolute()
+    while not place.is_dir():
+        missing.append(place)
+        place = place.parent
+    for each in reversed(missing):
+        try:
+            # Made tight at once: between a loose one and a chmod somebody could get in.
+            each.mkdir(mode=mode if each is missing[0] else 0o755)
+        except FileExistsError:
+            if not each.is_dir():
+                raise
+        else:
+            if each is missing[0]:
+                each.chmod(mode)  # an umask may have taken what its owner needs
+
+
 def _existing(path: Path) -> Path:
     """Return the nearest directory above `path` that exists, or the file that stands where one should be."""
     for parent in path.parents:

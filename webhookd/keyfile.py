@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from webhookd.access import make_directory
 from webhookd.config import Config
 from webhookd.errors import MasterKeyError
 from webhookd.hidden import Secret
@@ -137,7 +138,7 @@ def create_master_key(path: Path) -> Secret[bytes]:
     """
     key = new_master_key()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        make_directory(path.parent, mode=0o750)
     except OSError as error:
         raise MasterKeyError(f"can't make the master key's directory {path.parent}: {error.strerror}") from error
     if os.path.lexists(path):

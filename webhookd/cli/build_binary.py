@@ -12,6 +12,7 @@ from pathlib import Path
 
 import click
 
+from webhookd.access import make_directory
 from webhookd.cli.init import template_file
 from webhookd.errors import CommandError
 from webhookd.onefile import is_one_file
@@ -43,7 +44,7 @@ def command(file: Path, force: bool) -> None:
     if file.exists() and not force:
         raise CommandError(f"{file} is there already: name another file, or give --force")
     try:
-        file.absolute().parent.mkdir(parents=True, exist_ok=True)
+        make_directory(file.parent)
     except OSError as error:
         raise CommandError(f"can't make {file.parent}: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix="webhookd-build-") as name:

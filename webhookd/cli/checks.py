@@ -4,7 +4,9 @@ A check yields what it found. What it raises becomes a finding too: JournalError
 trusted, any other error of webhookd's that something is to be mended.
 """
 
+import grp
 import os
+import pwd
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -29,6 +31,7 @@ _FULL_SHARE = 0.9
 _OLDEST_SQLITE = (3, 51, 3)
 _LONG_STALL_SECONDS = 1.0
 _OTHERS_MAY_WRITE = 0o002
+_GROUP_MAY_WRITE = 0o020
 
 
 class Level(StrEnum):
@@ -110,7 +113,7 @@ def sockets(subject: Subject) -> Iterator[Finding]:
         ("server.control_socket", config.server.control_socket, 0o600),
         ("ingest.socket", config.ingest.socket, 0o660),
     ):
-        yield from _open_to_all(path.parent)
+        yield from _open_to_others(path.parent)
         try:
             found = path.stat()
         except FileNotFoundError:
@@ -127,7 +130,7 @@ def sockets(subject: Subject) -> Iterator[Finding]:
 def files(subject: Subject) -> Iterator[Finding]:
     """The journal's files are for its owner alone."""
     path = subject.config.journal.path
-    yield from _open_to_all(path.parent)
+    yield from _open_to_others(path.parent)
     owner = path.stat().st_uid if path.exists() else None
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))):
         if not file.exists():
@@ -282,9 +285,28 @@ def examine(subject: Subject) -> Iterator[tuple[str, Finding]]:
             yield name, _problem(f"{error.filename}: {error.strerror}")
 
 
-def _open_to_all(directory: Path) -> Iterator[Finding]:
-    if directory.is_dir() and stat.S_IMODE(directory.stat().st_mode) & _OTHERS_MAY_WRITE:
-        yield _problem(f"anybody may write into {directory}: chmod o-w {directory}")
+def _open_to_others(directory: Path) -> Iterator[Finding]:
+    """Name the directories on the way to a file in which somebody else could replace what stands there."""
+    for place in (directory.absolute(), *directory.absolute().parents):
+        if not place.is_dir():
+            continue
+        found = place.stat()
+        mode = stat.S_IMODE(found.st_mode)
+        if mode & stat.S_ISVTX and place != directory.absolute():
+            continue  # in a sticky one, such as /tmp, only its owner replaces a file
+        if mode & _OTHERS_MAY_WRITE:
+            yield _problem(f"anybody may write into {place}: chmod o-w {place}")
+        elif mode & _GROUP_MAY_WRITE and not _is_private(found.st_gid, found.st_uid):
+            yield _problem(f"the group {found.st_gid} may write into {place}: chmod g-w {place}")
+
+
+def _is_private(gid: int, uid: int) -> bool:
+    """Whether a group is root's, or has its owner as the only member, as many systems make one for each user."""
+    try:
+        owner, group = pwd.getpwuid(uid), grp.getgrgid(gid)
+    except KeyError:
+        return gid == 0
+    return gid == 0 or (owner.pw_gid == gid and set(group.gr_mem) <= {owner.pw_name})
 
 
 def _ok(detail: str) -> Finding:

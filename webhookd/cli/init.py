@@ -9,6 +9,7 @@ import click
 import trio
 
 from webhookd import offline
+from webhookd.access import make_directory
 from webhookd.cli.options import load, prints_json
 from webhookd.cli.terminal import show_json
 from webhookd.errors import CommandError
@@ -52,8 +53,8 @@ def command(directory: Path, config_file: Path | None, as_json: bool) -> None:
 def _write_template(path: Path) -> bool:
     """Write the commented configuration unless the file is there; return whether it was written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
+        make_directory(path.parent)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w") as file:
             file.write(template())
     except FileExistsError:
         if path.is_file():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from webhookd.access import refusal
+from webhookd.access import make_directory, refusal
 from webhookd.errors import CommandError, ConfigError
 
 MOST_PATH_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing zero (unix(7))
@@ -31,7 +31,7 @@ def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket
         )
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _make_directory(path.parent)
+        make_directory(path.parent, mode=_DIRECTORY_MODE)
         with _only_binder(path.parent):
             _clear_place(path)
             listener.bind(str(path))
@@ -54,13 +54,6 @@ def file_identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _make_directory(directory: Path) -> None:
-    """Make a missing directory for the owner and the group, whatever the umask; one that is there is somebody's."""
-    if not directory.is_dir():
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(_DIRECTORY_MODE)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import apsw
 from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
-from webhookd.access import refusal
+from webhookd.access import make_directory, refusal
 from webhookd.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.journal.copies import copy_aside
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
@@ -57,7 +57,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """
     lock_path = path.with_name(path.name + ".lock")
     with _reachable(path):
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o750)
+        make_directory(path.parent, mode=0o750)
         descriptor = _open_lock(lock_path, path)
     try:
         try:

@@ -1,0 +1,96 @@
+"""Directories that webhookd makes: none is looser than it should be, whatever the umask."""
+
+import ast
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.foreign import PACKAGE
+from webhookd.access import make_directory
+from webhookd.cli import program
+from webhookd.cli.checks import _open_to_others
+from webhookd.ingest.listener import bind_unix
+from webhookd.journal.database import exclusive_lock
+from webhookd.keyfile import create_master_key
+
+
+@contextmanager
+def masked(umask: int) -> Iterator[None]:
+    before = os.umask(umask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def modes(top: Path) -> dict[str, int]:
+    """Return the modes of all directories below one."""
+    return {str(each.relative_to(top)): stat.S_IMODE(each.stat().st_mode) for each in top.rglob("*") if each.is_dir()}
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
+def test_missing_directories_are_made_tight(tmp_path: Path, umask: int) -> None:
+    """Parents are 0755 or tighter, the last one is exactly as asked for, and what is there stays as it is."""
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o777)
+    with masked(umask):
+        make_directory(tmp_path / "there" / "a" / "b", mode=0o750)
+        make_directory(tmp_path / "there" / "a" / "b", mode=0o700)
+    parent = 0o755 & ~umask
+    assert modes(tmp_path) == {"there": 0o777, "there/a": parent, "there/a/b": 0o750}
+
+
+def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
+    """Where a file stands in the place of a directory nothing is made."""
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "a"):
+        with pytest.raises(OSError, match="file"):
+            make_directory(path)
+
+
+def test_every_door_makes_them_so(tmp_path: Path) -> None:
+    """Socket, journal, key and configuration in directories that are missing: under umask 000 nobody else may write."""
+    with masked(0):
+        bind_unix(tmp_path / "run/p/q/ingest.sock", mode=0o660, key="ingest.socket", backlog=1).close()
+        with exclusive_lock(tmp_path / "var/p/q/webhookd.db"):
+            pass
+        create_master_key(tmp_path / "etc/p/q/master.key")
+        program.main(["init", "--json", str(tmp_path / "here/p/q")], standalone_mode=False)
+    for name, mode in modes(tmp_path).items():
+        assert not mode & 0o022, (name, oct(mode))
+    config = tmp_path / "here/p/q/config.toml"
+    assert stat.S_IMODE(config.stat().st_mode) == 0o644
+
+
+def test_nothing_else_makes_a_directory() -> None:
+    """Only that function makes directories in the package, since no other way holds under every umask."""
+    calls = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"mkdir", "makedirs"}
+    }
+    assert calls == {"access.py"}
+
+
+def test_doctor_names_what_others_may_write(tmp_path: Path) -> None:
+    """A directory that all or a group may write, however far above, is named; a sticky one above is not."""
+    place = tmp_path / "a" / "b"
+    make_directory(place)
+    assert [found.detail for found in _open_to_others(place) if str(tmp_path) in found.detail] == []
+    for each, mode, says in ((place, 0o777, "anybody"), (place.parent, 0o757, "anybody"), (place, 0o1777, "anybody")):
+        each.chmod(mode)
+        [found] = [one for one in _open_to_others(place) if str(tmp_path) in one.detail]
+        assert found.detail.startswith(f"{says} may write into {each}: chmod")
+        each.chmod(0o755)
+    place.parent.chmod(0o1777)
+    assert [one for one in _open_to_others(place) if str(tmp_path) in one.detail] == []
+    if os.geteuid() == 0:
+        place.parent.chmod(0o775)
+        os.chown(place.parent, -1, 4711)
+        [found] = [one for one in _open_to_others(place) if str(tmp_path) in one.detail]
+        assert found.detail.startswith(f"the group 4711 may write into {place.parent}: chmod g-w")
