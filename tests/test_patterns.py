@@ -10,12 +10,21 @@ import pytest
 
 from tests.patterns import Use, find, slow_text
 
-USES, UNSEEN = find(Path(__file__).parents[1] / "webhookd")
+ROOT = Path(__file__).parents[1]
+USES, UNSEEN = find(ROOT / "webhookd")
+# What a type's own pattern is matched with: each `Meta(pattern=…)` is found and measured where it is written.
+OF_A_TYPE = {"webhookd/accepted.py": "re.search(kind.pattern, "}
+
+
+def is_of_a_type(place: str) -> bool:
+    """Whether an expression that can't be followed is that of a type, by the line of code that uses it."""
+    path, line, _ = place.split(":", 2)
+    return path in OF_A_TYPE and OF_A_TYPE[path] in (ROOT / path).read_text().splitlines()[int(line) - 1]
 
 
 def test_every_expression_is_seen() -> None:
     """Each use of `re` can be followed to an expression that is known, and each kept one to where it is written."""
-    assert UNSEEN == []
+    assert [place for place in UNSEEN if not is_of_a_type(place)] == []
     assert len(USES) > 30
 
 
