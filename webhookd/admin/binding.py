@@ -1,33 +1,63 @@
-"""The TCP listener of the admin API, bound before anything is served, so that a busy port is known at once."""
+"""The TCP listeners of the admin API, bound before anything is served, so that a busy port is known at once."""
 
+import errno
 import socket
+from collections.abc import Sequence
 
 from webhookd.errors import CommandError
 
 _BACKLOG = 512
+_EVERY_IPV6, _EVERY_IPV4 = "::", "0.0.0.0"
+_TRIES = 8
 
 
-def bind_tcp(host: str, port: int) -> list[socket.socket]:
-    """Return listening sockets for every address of `host`; port 0 takes a free one, the same for all.
+def bind_tcp(hosts: str | Sequence[str], port: int) -> list[socket.socket]:
+    """Return listening sockets for every address of each host, each address once; port 0 takes a free one for all.
 
-    Raises CommandError naming host and port where one of them can't be had.
+    `::` stands for IPv4 as well. Raises CommandError naming host and port where one of them can't be had.
     """
-    place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    listeners: list[socket.socket] = []
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV)
-        for family, _, _, _, address in dict.fromkeys(found):
-            listener = socket.socket(family, socket.SOCK_STREAM)
-            listeners.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                # Its IPv4 addresses have a listener of their own.
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            taken = port or listeners[0].getsockname()[1]
-            listener.bind((address[0], taken, *address[2:]))
-            listener.listen(_BACKLOG)
-    except OSError as error:
-        for listener in listeners:
-            listener.close()
-        raise CommandError(f"can't listen on {place} (server.host, server.port): {error.strerror}") from error
-    return listeners
+    wanted = [hosts] if isinstance(hosts, str) else list(hosts)
+    if _EVERY_IPV6 in wanted and _EVERY_IPV4 not in wanted:
+        # As Linux has it for one socket; with one for each family no client looks like ::ffff:192.0.2.1.
+        wanted.append(_EVERY_IPV4)
+    for _ in range(_TRIES):
+        try:
+            return _bind(wanted, port)
+        except _TakenError:
+            continue  # the free port of the first address is another program's at a later one
+    raise CommandError(f"can't listen on {', '.join(wanted)} (server.host): no port is free at all of them")
+
+
+class _TakenError(Exception):
+    """A port that was chosen as free isn't so everywhere."""
+
+
+def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
+    bound: dict[tuple[object, ...], socket.socket] = {}
+    for host in hosts:
+        try:
+            _bind_host(host, port, bound)
+        except OSError as error:
+            for listener in bound.values():
+                listener.close()
+            if port == 0 and len(bound) > 1 and error.errno == errno.EADDRINUSE:
+                raise _TakenError from error
+            place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            raise CommandError(f"can't listen on {place} (server.host, server.port): {error.strerror}") from error
+    return list(bound.values())
+
+
+def _bind_host(host: str, port: int, bound: dict[tuple[object, ...], socket.socket]) -> None:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV)
+    for family, _, _, _, address in dict.fromkeys(found):
+        place = (family, *address)
+        if place in bound:
+            continue
+        listener = bound[place] = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # Its IPv4 addresses have a listener of their own.
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        taken = port or next(iter(bound.values())).getsockname()[1]
+        listener.bind((address[0], taken, *address[2:]))
+        listener.listen(_BACKLOG)

@@ -155,7 +155,11 @@ def _read_text(annotation: object, text: str) -> object:
     if isinstance(kind, inspect.UnionType):
         if not text:
             return None
-        kind = with_values(kind)[0]
+        kinds = with_values(kind)
+        # A key that takes one or several: no single value begins with a bracket.
+        several = next((each for each in kinds if isinstance(each, inspect.VarTupleType)), None)
+        is_list = several is not None and text.lstrip().startswith("[")
+        kind = several if is_list and several is not None else next(each for each in kinds if each is not several)
     if isinstance(kind, inspect.StrType | inspect.CustomType | inspect.EnumType | inspect.LiteralType):
         return text
     try:
@@ -191,8 +195,10 @@ def _split(name: str) -> tuple[str, str]:
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield, as (keys that have to do with it, what is wrong with the first), what a key's type doesn't show."""
     delivery = config.delivery
-    if re.search(r"[\s/@]", config.server.host):
-        yield ("server.host",), f"takes a host name or an IP address, not {to_toml(config.server.host)}"
+    hosts = [config.server.host] if isinstance(config.server.host, str) else config.server.host
+    for host in hosts:
+        if re.search(r"[\s/@\[\]]", host):
+            yield ("server.host",), f"takes a host name or an IP address, or a list of them, not {to_toml(host)}"
     for name, above in (
         ("connect_timeout_seconds", "timeout_seconds"),
         ("warn_after_seconds", "disable_after_seconds"),

@@ -37,7 +37,10 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
 MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "server": {
-            "host": "The address the admin API listens on.",
+            "host": (
+                'The address the admin API listens on, or a list of them: `["127.0.0.1", "::1"]`. `"::"` is every '
+                "address, of IPv4 as well."
+            ),
             "port": 'Its port; 0 takes a free one, which the line that says "ready" names.',
             "control_socket": (
                 "The same API for this machine's operator: mode 0600, no key needed by the server's own user and root."

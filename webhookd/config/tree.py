@@ -33,6 +33,7 @@ CredentialName = Annotated[
         extra={ACCEPTS: "the name of a file without a directory, of letters, digits, _ @ . and -"},
     ),
 ]
+Host = Annotated[str, Meta(min_length=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
@@ -43,7 +44,7 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class ServerConfig(_Section, frozen=True, kw_only=True):
     """`[server]`: the admin API's listeners and their limits."""
 
-    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    host: Host | Annotated[tuple[Host, ...], Meta(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
     control_socket: Path = Path("var/control.sock")
     max_connections: Annotated[int, Meta(ge=1, le=100_000)] = 1000
