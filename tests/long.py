@@ -9,5 +9,8 @@ T = TypeVar("T")
 
 
 def long(rows: Iterable[T], is_long: Callable[[T], bool]) -> list[Any]:
-    """Return the rows for `parametrize`, those of the long run marked as slow."""
-    return [pytest.param(row, marks=pytest.mark.slow) if is_long(row) else row for row in rows]
+    """Return the rows for `parametrize`, those of the long run marked as slow; a tuple is a row of several values."""
+    return [
+        pytest.param(*(row if isinstance(row, tuple) else (row,)), marks=pytest.mark.slow) if is_long(row) else row
+        for row in rows
+    ]

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -135,6 +136,7 @@ def test_examples_of_python_compile() -> None:
         compile(block, "example", "exec")
 
 
+@pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is not installed")
 def test_the_site_builds(tmp_path: Path) -> None:
     """mkdocs builds every page, in strict mode: each link and anchor leads somewhere, each page is in the menu."""
     site = tmp_path / "site"

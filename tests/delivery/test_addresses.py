@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
+from tests.long import long
 from webhookd.config import EgressConfig
 from webhookd.delivery.addresses import is_public, own_addresses
 from webhookd.delivery.egress import BlockedError, EgressPolicy
@@ -133,8 +134,10 @@ def numbers(version: int, count: int, chance: random.Random) -> Iterator[int]:
             yield near & top
 
 
-@pytest.mark.parametrize(("version", "count"), [(4, 500_000), (6, 500_000)])
-def test_half_a_million_addresses_of_each_kind_agree_with_the_registries(version: int, count: int) -> None:
+@pytest.mark.parametrize(
+    ("version", "count"), long([(4, 50_000), (6, 50_000), (4, 500_000), (6, 500_000)], lambda row: row[1] > 50_000)
+)
+def test_addresses_of_each_kind_agree_with_the_registries(version: int, count: int) -> None:
     """What the registries call special, the policy's own extras and own addresses are refused, and nothing else."""
     policy = EgressPolicy(EgressConfig(), own=frozenset(map(ip_address, OWN)))
     kind = IPv4Address if version == 4 else IPv6Address

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,10 @@ from tests.e2e.harness import Server
 from tests.receiver import Receiver, Reply, in_turn
 from webhookd.client import Client
 
+pytestmark = [
+    pytest.mark.slow,  # it takes a minute to build
+    pytest.mark.skipif(find_spec("PyInstaller") is None, reason="pyinstaller is not installed"),
+]
 # glibc's libraries and zlib, without which no package manager is; all others are in the file.
 SYSTEM = (
     *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0"),
