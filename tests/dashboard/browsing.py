@@ -104,6 +104,7 @@ class Site:
         self.state = Readiness.OK
         services = dataclasses.replace(api.services, lifecycle=self)
         self.dashboard: Dashboard = add_dashboard(api.app, services)
+        self.dashboard._templates.compile()  # in a thread it would let an autojump clock run away
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
         """Say where the server is, as a test has set it."""

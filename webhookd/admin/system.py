@@ -1,6 +1,6 @@
 """What tells of the server itself: alive, ready, and the description of this API."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from quart import Response
@@ -52,9 +52,13 @@ async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
     """Return the operations of this module; the description covers `all_operations`, these included."""
 
+    described: list[tuple[object, Mapping[str, object]]] = []  # the last one, by the catalogue that it is of
+
     async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer:
         catalogue = await call.services.journal.read(event_types.all)
-        return Answer(value=describe(all_operations(), catalogue))
+        if not described or described[0][0] != catalogue:
+            described[:] = [(catalogue, describe(all_operations(), catalogue))]
+        return Answer(value=described[0][1])
 
     return (
         operation(

@@ -8,6 +8,7 @@ session's token.
 from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 
+import trio
 from quart import Response, g
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -71,6 +72,7 @@ class Dashboard:
         self._kept = Kept()
         self._services = services
         self._templates = Templates()
+        self._compiling = trio.Lock()
         self._sign_in = SignIn(services, self.sessions, self._templates)
         self._pages = tuple(pages)
         self._navigation = tuple(
@@ -99,9 +101,18 @@ class Dashboard:
         is_for_reading = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
         if not (leads_nowhere and is_for_reading and response.mimetype == MEDIA_TYPE):
             return response
+        await self._compile()
         page = self._problem(HTTPStatus(response.status_code), "there is no such page here")
         page.headers.update(doors.HEADERS)
         return page
+
+    async def _compile(self) -> None:
+        """Have the templates compiled, before the first page."""
+        if self._templates.are_compiled:
+            return
+        async with self._compiling:
+            if not self._templates.are_compiled:
+                await trio.to_thread.run_sync(self._templates.compile)
 
     def _route(
         self, app: QuartTrio, name: str, method: str, path: str, view: Callable[..., Awaitable[Response]]
@@ -172,6 +183,7 @@ class Dashboard:
 
         async def view() -> Response:
             try:
+                await self._compile()
                 response = await answer()
             except Rejected as refused:
                 response = self._problem(refused.code.status, refused.detail)

@@ -1,4 +1,4 @@
-"""Templates and static files: read once at the start, and everything that a template prints is escaped.
+"""Templates and static files: read once, and everything that a template prints is escaped.
 
 A static file's address holds a hash of what is in it, so browsers may keep it for ever. No template may mark data as
 safe: what producers and receivers sent is text.
@@ -7,6 +7,7 @@ safe: what producers and receivers sent is text.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -28,29 +29,48 @@ class StaticFile:
 
 
 class Templates:
-    """The templates and the static files that they name."""
+    """The templates and the static files that they name; `render` once they are compiled.
+
+    Compiling all of them takes a good part of a second, which is for a thread, and for when a page is asked for.
+    """
 
     def __init__(self) -> None:
         self.static = {file.path: file for file in map(_static_file, sorted((_HERE / "static").iterdir()))}
-        addresses = {file.path.rpartition("/")[2]: file.path for file in self.static.values()}
-        self._environment = Environment(
-            loader=FileSystemLoader(_HERE / "templates"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-            cache_size=-1,
-        )
-        self._environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": words.plural}
-        for name in ("duration", "when", "count", "size", "shortened", "epoch", "age", "readable"):
-            self._environment.filters[name] = getattr(words, name)
-        for name in self._environment.list_templates():
-            self._environment.get_template(name)  # which reads it, and keeps it
+        self._environment: Environment | None = None
+
+    @property
+    def are_compiled(self) -> bool:
+        """Whether a page can be rendered."""
+        return self._environment is not None
+
+    def compile(self) -> None:
+        """Read and compile every template."""
+        self._environment = _environment(tuple(self.static))
 
     def render(self, template: str, values: Mapping[str, object]) -> str:
         """Return what a template makes of these values."""
+        assert self._environment is not None  # noqa: S101 - see above
         return self._environment.get_template(template).render(values)
+
+
+@cache
+def _environment(static: tuple[str, ...]) -> Environment:
+    addresses = {path.rpartition("/")[2]: path for path in static}
+    environment = Environment(
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+        cache_size=-1,
+    )
+    environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": words.plural}
+    for name in ("duration", "when", "count", "size", "shortened", "epoch", "age", "readable"):
+        environment.filters[name] = getattr(words, name)
+    for name in environment.list_templates():
+        environment.get_template(name)  # which is kept
+    return environment
 
 
 def _static_file(path: Path) -> StaticFile:
