@@ -107,18 +107,16 @@ class HeldRunner(InlineRunner):
     """Runs nothing while it `is_held`, so that what is submitted meanwhile waits for its turn."""
 
     def __init__(self) -> None:
-        self.waiting = 0
         self._free = trio.Event()
         self._free.set()
 
     async def run(self, function: Callable[[], T]) -> T:
-        self.waiting += 1
         await self._free.wait()
-        self.waiting -= 1
         return await super().run(function)
 
     def hold(self) -> None:
-        self._free = trio.Event()
+        if self._free.is_set():  # else those that wait would wait for ever
+            self._free = trio.Event()
 
     def free(self) -> None:
         self._free.set()

@@ -20,7 +20,7 @@ the one before had submitted: a journal that is read earlier would still hold as
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -28,15 +28,15 @@ import trio
 from webhookd.clock import Clock, wait_seconds
 from webhookd.delivery import breaker
 from webhookd.delivery.limiter import TokenBucket
+from webhookd.delivery.renewal import Renewal
 from webhookd.delivery.requests import Receiver, compose
-from webhookd.delivery.retry import decide
+from webhookd.delivery.retry import Since, decide
 from webhookd.gate import Move, Send, Step, Wait, Why, busy_keys, next_move
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Publish, Ticket, Window, WindowRequest
 from webhookd.line import Line
 from webhookd.models import (
     AttemptRecord,
-    BreakerState,
     Credentials,
     DeliveryError,
     DeliveryStatus,
@@ -109,10 +109,28 @@ class Owner(Protocol):
         ...
 
 
+class _Target(NamedTuple):
+    """Where requests go and with what, and how often the endpoint had been renewed when that was read."""
+
+    receiver: Receiver
+    renewals: int
+
+
+class _Flight(NamedTuple):
+    """One attempt that has begun: `began_at` is trio's time, `started_at` the wall clock's."""
+
+    delivery: QueuedDelivery
+    message: Message
+    target: _Target
+    began_at: float
+    started_at: float
+
+
 class Actor:
     """The actor of one endpoint; `run` it under a supervisor, once at a time.
 
     `slots` bounds the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
+    Whoever has `judging` is taking a change of the endpoint to disk: an answer that comes meanwhile is judged after it.
     All methods but `run` are one synchronous step and may be called at any time.
     """
 
@@ -129,6 +147,7 @@ class Actor:
         slots: trio.Semaphore,
         sample: Callable[[], float],
         bucket: TokenBucket | None,
+        judging: trio.Lock,
     ) -> None:
         self.endpoint = endpoint
         self.policy = policy
@@ -143,10 +162,11 @@ class Actor:
         self._ids = ids
         self._slots = slots
         self._sample = sample
+        self._judging = judging
         self._line = Line()
-        self._receiver: Receiver | None = None
+        self._target: _Target | None = None
         self._is_changed = False
-        self._is_forgiven = False
+        self._renewals = 0
         self._is_retired = False
         self._probing: int | None = None
         self._held: list[int] = []
@@ -170,10 +190,13 @@ class Actor:
         self._line.is_stale = True
         self._woken.set()
 
-    def change(self, endpoint: Endpoint, policy: Policy, bucket: TokenBucket | None, *, forgive: bool) -> None:
-        """Take over changed settings and secrets; `forgive` lets the next request try the endpoint at once."""
+    def change(self, endpoint: Endpoint, policy: Policy, bucket: TokenBucket | None, renewal: Renewal | None) -> None:
+        """Take over changed settings and secrets, and what the change has made of the past."""
         self.endpoint, self.policy, self.bucket = endpoint, policy, bucket
-        self._is_forgiven = self._is_forgiven or forgive
+        if renewal is not None:
+            self.state = renewal.state
+            self._renewals += 1
+            self._probing = None  # what is in flight has nothing more to say of the endpoint
         self.renew()
 
     def renew(self) -> None:
@@ -233,10 +256,9 @@ class Actor:
         self._line = Line()  # the last one may have been left in the middle of a read
         while self._unrecorded:
             await self._unrecorded.pop().settled()
-        if (loaded := await self._owner.load(self.endpoint)) is None:
+        if (state := await self._take_over()) is None:
             return
-        endpoint, credentials, self.state = loaded
-        self._receiver = Receiver(endpoint, credentials)
+        self.state = state
         while True:
             async with trio.open_nursery() as flights:
                 await self._work(flights)
@@ -267,16 +289,17 @@ class Actor:
                         self.bucket = self.bucket.drained(self._clock.now())
                     await self._wait(until)
 
-    async def _take_over(self) -> None:
-        self._is_changed = False
-        if (loaded := await self._owner.load(self.endpoint)) is None:
-            self.retire()
-            return
-        endpoint, credentials, _ = loaded
-        self._receiver = Receiver(endpoint, credentials)
-        if self._is_forgiven:
-            self._is_forgiven = False
-            self.state = breaker.reopened_by_hand(self.state)
+    async def _take_over(self) -> EndpointState | None:
+        """Read where to send and with what; return the state on disk, None where the endpoint has been deleted."""
+        self._is_changed = True
+        while self._is_changed:  # again where it is changed meanwhile
+            self._is_changed, renewals = False, self._renewals
+            if (loaded := await self._owner.load(self.endpoint)) is None:
+                self.retire()
+                return None
+            endpoint, credentials, state = loaded
+            self._target = _Target(Receiver(endpoint, credentials), renewals)
+        return state
 
     async def _refill(self) -> None:
         await self._owner.settled()
@@ -334,7 +357,7 @@ class Actor:
         self.in_flight[delivery.pk] = delivery
         if self.bucket is not None:
             self.bucket = self.bucket.take(self._active_at)
-        if self.state.breaker is not BreakerState.CLOSED:
+        if self.state.needs_probe:
             self.state = breaker.probe(self.state)
             self._probing = delivery.pk
         return delivery
@@ -343,10 +366,7 @@ class Actor:
         while delivery is not None:
             succeeded = False
             try:
-                try:
-                    ticket, succeeded = await self._attempt(delivery)
-                finally:
-                    self._slots.release()
+                ticket, succeeded = await self._attempt(delivery)
                 await ticket.wait()
                 self._unrecorded.discard(ticket)
             finally:
@@ -359,37 +379,56 @@ class Actor:
 
     async def _attempt(self, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
         """Make one request and submit what came of it; return the record's ticket and whether it was a success."""
-        message = await self._queue.message(delivery.event_pk, self._line.upcoming)
-        receiver = self._receiver  # in one step: a URL never meets the headers and secrets of another
-        assert receiver is not None  # noqa: S101 - `run` has made it
-        began_at, started_at = trio.current_time(), self._clock.now()
+        try:
+            message = await self._queue.message(delivery.event_pk, self._line.upcoming)
+            flight = self._begin(delivery, message)
+            try:
+                outcome = await self._send(flight)
+            except trio.Cancelled:
+                seconds = trio.current_time() - flight.began_at
+                cut_off = Outcome(
+                    duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped"
+                )
+                await self._judge(flight, cut_off)  # noqa: ASYNC102 - shielded there, until a commit has ended
+                raise
+        finally:
+            self._slots.release()
+        return await self._judge(flight, outcome)
+
+    def _begin(self, delivery: QueuedDelivery, message: Message) -> _Flight:
+        assert self._target is not None  # noqa: S101 - `run` has made it
+        return _Flight(delivery, message, self._target, trio.current_time(), self._clock.now())
+
+    async def _send(self, flight: _Flight) -> Outcome:
+        receiver = flight.target.receiver  # taken in one step: a URL never meets the headers and secrets of another
         headers = compose(
             receiver=receiver,
-            message=message,
-            delivery_id=delivery.id,
-            number=delivery.attempts + 1,
-            sequence=delivery.sequence,
-            at=started_at,
+            message=flight.message,
+            delivery_id=flight.delivery.id,
+            number=flight.delivery.attempts + 1,
+            sequence=flight.delivery.sequence,
+            at=flight.started_at,
         )
-        try:
-            outcome = await self._sender.send(
-                endpoint_id=self.endpoint.id,
-                url=receiver.url,
-                headers=headers,
-                body=message.body,
-                timeout_seconds=self.policy.timeout_seconds,
-            )
-        except trio.Cancelled:
-            seconds = trio.current_time() - began_at
-            outcome = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped")
-            self._settle(delivery, message, started_at, outcome)
-            raise
-        return self._settle(delivery, message, started_at, outcome)
+        return await self._sender.send(
+            endpoint_id=self.endpoint.id,
+            url=receiver.url,
+            headers=headers,
+            body=flight.message.body,
+            timeout_seconds=self.policy.timeout_seconds,
+        )
 
-    def _settle(
-        self, delivery: QueuedDelivery, message: Message, started_at: float, outcome: Outcome
-    ) -> tuple[Ticket[None], bool]:
+    async def _judge(self, flight: _Flight, outcome: Outcome) -> tuple[Ticket[None], bool]:
+        """Settle an outcome, after a change of the endpoint that is on its way to the disk; not interrupted."""
+        if not self._judging.locked():
+            return self._settle(flight, outcome)
+        with trio.CancelScope(shield=True):
+            async with self._judging:
+                settled = self._settle(flight, outcome)
+        return settled
+
+    def _settle(self, flight: _Flight, outcome: Outcome) -> tuple[Ticket[None], bool]:
         """Decide what the outcome means and submit it all as one record; one step, so nothing comes between."""
+        delivery, message = flight.delivery, flight.message
         now = self._clock.now()
         before = self.state
         verdict = decide(
@@ -400,9 +439,10 @@ class Actor:
             now=now,
             sample=self._sample(),
             is_probe=delivery.pk == self._probing,
+            since=self._changed_since(flight),
         )
         self.state = verdict.endpoint
-        if before.breaker is not verdict.endpoint.breaker:
+        if (before.breaker, before.needs_probe) != (self.state.breaker, self.state.needs_probe):
             self._woken.set()  # more may leave from now on than this flight carries on with
         if self.bucket is not None and before.is_ill and not verdict.endpoint.is_ill:
             self.bucket = self.bucket.emptied(now)
@@ -411,7 +451,7 @@ class Actor:
             attempt_id=self._ids.new(Prefix.ATTEMPT),
             number=delivery.attempts + 1,
             trigger=delivery.trigger,
-            started_at=started_at,
+            started_at=flight.started_at,
             outcome=outcome,
             error=verdict.error,
             retry_after_seconds=verdict.retry_after_seconds,
@@ -431,6 +471,11 @@ class Actor:
             )
             self._owner.disable(self.endpoint, verdict.disable)
         return ticket, verdict.status is DeliveryStatus.SUCCEEDED
+
+    def _changed_since(self, flight: _Flight) -> Since:
+        if flight.target.renewals == self._renewals:
+            return Since.NOTHING
+        return Since.RENEWED if flight.target.receiver.url == self.endpoint.url else Since.MOVED
 
     def _land(self, delivery: QueuedDelivery, *, succeeded: bool) -> None:
         """Forget a flight: its record is on disk, or it was canceled."""

@@ -334,7 +334,8 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     `failing_since` is the first failure since the last success and `failures_since_success` counts the attempts from
     then on; `consecutive_faults` counts endpoint faults in a row; `reopenings` the probes that failed in a row;
     `pauses` the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through;
-    `warned_at` is when `webhook.failing` was sent; `recovered_at` is when the breaker last closed after an outage.
+    `paused_until` is when a pause ends, and stays until the probe after it has had a good answer; `warned_at` is when
+    `webhook.failing` was sent; `recovered_at` is when the last outage or pause ended with such an answer.
     """
 
     breaker: BreakerState = BreakerState.CLOSED
@@ -354,7 +355,12 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     @property
     def is_ill(self) -> bool:
         """Whether the endpoint's last answers were faults or asked to slow down."""
-        return self.breaker is not BreakerState.CLOSED or self.consecutive_faults > 0 or self.pauses > 0
+        return self.needs_probe or self.consecutive_faults > 0
+
+    @property
+    def needs_probe(self) -> bool:
+        """Whether one request, and its answer, comes before all others."""
+        return self.breaker is not BreakerState.CLOSED or self.paused_until is not None
 
 
 class QueuedDelivery(_Data, frozen=True, kw_only=True):

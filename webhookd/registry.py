@@ -5,6 +5,7 @@ removal; between them no wake is lost. What must outlive an actor (the fill of i
 """
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 import trio
@@ -12,6 +13,7 @@ import trio
 from webhookd.actor import Actor, Owner, Queue, Sender
 from webhookd.clock import Clock
 from webhookd.delivery.limiter import TokenBucket, new_bucket
+from webhookd.delivery.renewal import Renewal
 from webhookd.ids import IdFactory
 from webhookd.models import Endpoint, Policy, QueuedDelivery
 from webhookd.supervisor import Supervisor
@@ -22,6 +24,7 @@ class _Entry:
     endpoint: Endpoint
     policy: Policy
     bucket: TokenBucket | None
+    judging: trio.Lock
     actor: Actor | None = None
     supervisor: Supervisor | None = None
 
@@ -48,6 +51,7 @@ class Registry:
         self._sample = sample
         self._slots = trio.Semaphore(max_in_flight, max_value=max_in_flight)
         self._entries: dict[int, _Entry] = {}
+        self._pks: dict[str, int] = {}
         self._nursery: trio.Nursery | None = None
         self._running = 0
         self._is_draining = False
@@ -78,19 +82,19 @@ class Registry:
         if self._running:
             await self._idle.wait()
 
-    def put(self, endpoint: Endpoint, policy: Policy, *, forgive: bool = False) -> None:
-        """Add an endpoint, or take over what changed of it; `forgive` lets it be tried at once."""
+    def put(self, endpoint: Endpoint, policy: Policy, renewal: Renewal | None = None) -> None:
+        """Add an endpoint, or take over what changed of it, and what that has made of its past."""
         entry = self._entries.get(endpoint.pk)
         if entry is None:
-            self._entries[endpoint.pk] = _Entry(endpoint, policy, self._fresh_bucket(policy))
+            self._entries[endpoint.pk] = _Entry(endpoint, policy, self._fresh_bucket(policy), trio.Lock())
+            self._pks[endpoint.id] = endpoint.pk
             return
-        was_active = entry.endpoint.is_active
         bucket = self._resized_bucket(entry, policy)
-        if bucket is not None and endpoint.is_active and not was_active:
-            bucket = bucket.emptied(self._clock.now())
+        if bucket is not None and renewal is not None and renewal.state.is_ill:
+            bucket = bucket.rationed(self._clock.now())
         entry.endpoint, entry.policy, entry.bucket = endpoint, policy, bucket
         if entry.actor is not None:
-            entry.actor.change(endpoint, policy, bucket, forgive=forgive)
+            entry.actor.change(endpoint, policy, bucket, renewal)
         if entry.supervisor is not None:
             entry.supervisor.kick()
 
@@ -111,12 +115,19 @@ class Registry:
     def remove(self, endpoint_pk: int) -> None:
         """Forget a deleted endpoint; its request in flight still ends and is recorded."""
         entry = self._entries.pop(endpoint_pk, None)
+        if entry is not None:
+            del self._pks[entry.endpoint.id]
         if entry is not None and entry.supervisor is not None:
             self._crashes_of_removed += entry.supervisor.crashes
         if entry is not None and entry.actor is not None:
             entry.actor.retire()
             if entry.supervisor is not None:
                 entry.supervisor.kick()
+
+    def judging(self, endpoint_id: str) -> AbstractAsyncContextManager[object]:
+        """Hold an endpoint's answers from being judged while a change of it goes to disk, one after the other."""
+        entry = self._entries.get(self._pks.get(endpoint_id, 0))
+        return nullcontext() if entry is None else entry.judging
 
     def endpoint(self, endpoint_pk: int) -> tuple[Endpoint, Policy] | None:
         """Return what is known of an endpoint."""
@@ -183,6 +194,7 @@ class Registry:
             slots=self._slots,
             sample=self._sample,
             bucket=entry.bucket,
+            judging=entry.judging,
         )
         if entry.supervisor is None:
             entry.supervisor = Supervisor(f"actor {entry.endpoint.id}")

@@ -11,12 +11,13 @@ from typing import Protocol
 
 import trio
 
-from webhookd import notices
+from webhookd import changing, notices
 from webhookd.actor import Sender
+from webhookd.changing import Change
 from webhookd.clock import Timeline
 from webhookd.config import Config
-from webhookd.delivery import breaker
 from webhookd.delivery.policy import resolve
+from webhookd.delivery.renewal import Renewal
 from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
@@ -24,7 +25,6 @@ from webhookd.health import Health, Inside, assess
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import (
-    Database,
     DeliveryRow,
     EndpointChanges,
     EventTypeRow,
@@ -225,16 +225,16 @@ class Router:
         deed: audit.Deed | None = None,
         condition: endpoints.Condition | None = None,
     ) -> Endpoint:
-        """Change an endpoint. A new URL and a webhook switched on again are tried at once, whatever was before.
+        """Change an endpoint, and try it at once where `renew` says so, whatever was before.
 
         Raises Rejected NOT_FOUND, or what `condition` raises in the transaction of the change.
         """
-        update = audit.recorded(_update, deed, lambda changed: endpoints.about(changed[0]))
-        ticket = self._journal.write_nowait(
-            update, self._changed, self._vault, endpoint_id, changes, self._clock.now(), condition=condition
-        )
-        endpoint, _ = await ticket.wait()
-        return endpoint
+        update = audit.recorded(changing.update, deed, lambda changed: endpoints.about(changed.endpoint))
+        async with self.registry.judging(endpoint_id):
+            ticket = self._journal.write_nowait(
+                update, self._changed, self._vault, endpoint_id, changes, self._clock.now(), condition=condition
+            )
+            return await _outcome(ticket)
 
     async def rotate_secret(
         self,
@@ -248,18 +248,20 @@ class Router:
 
         Raises as `update_endpoint`.
         """
-        ticket = self._journal.write_nowait(
-            audit.recorded(endpoints.rotate, deed, endpoints.about),
-            self._adopt,
-            self._vault,
-            endpoint_id,
-            secret,
-            secret_hint(secret.reveal()),
-            overlap_seconds,
-            self._clock.now(),
-            condition=condition,
-        )
-        return await ticket.wait()
+        rotate = audit.recorded(changing.rotate, deed, lambda changed: endpoints.about(changed.endpoint))
+        async with self.registry.judging(endpoint_id):
+            ticket = self._journal.write_nowait(
+                rotate,
+                self._changed,
+                self._vault,
+                endpoint_id,
+                self._clock.now(),
+                secret=secret,
+                secret_hint=secret_hint(secret.reveal()),
+                overlap_seconds=overlap_seconds,
+                condition=condition,
+            )
+            return await _outcome(ticket)
 
     async def delete_endpoint(
         self, endpoint_id: str, deed: audit.Deed | None = None, condition: endpoints.Condition | None = None
@@ -360,16 +362,15 @@ class Router:
     def _policy(self, endpoint: Endpoint) -> Policy:
         return resolve(endpoint.overrides, self._config.delivery)
 
-    def _adopt(self, endpoint: Endpoint, *, forgive: bool = False) -> None:
+    def _adopt(self, endpoint: Endpoint, renewal: Renewal | None = None) -> None:
         policy = self._policy(endpoint)
         self._subscriptions.put(endpoint, policy)
-        self.registry.put(endpoint, policy, forgive=forgive)
+        self.registry.put(endpoint, policy, renewal)
 
-    def _changed(self, change: tuple[Endpoint, bool]) -> None:
-        endpoint, is_forgiven = change
-        self._adopt(endpoint, forgive=is_forgiven)
-        if is_forgiven:
-            self.registry.wake(endpoint.pk)
+    def _changed(self, change: Change) -> None:
+        self._adopt(change.endpoint, change.renewal)
+        if change.renewal is not None and change.endpoint.is_active:
+            self.registry.wake(change.endpoint.pk)
 
     def _abandon(self, endpoint: Endpoint) -> None:
         self._subscriptions.remove(endpoint.pk)
@@ -454,21 +455,8 @@ class Router:
         return announce
 
 
-def _update(
-    database: Database,
-    vault: Vault,
-    endpoint_id: str,
-    changes: EndpointChanges,
-    now: float,
-    *,
-    condition: endpoints.Condition | None,
-) -> tuple[Endpoint, bool]:
-    """Change an endpoint; return it, and whether its past failures are forgiven: another URL, or switched on again."""
-    before = endpoints.get(database, endpoint_id)
-    after = endpoints.update(database, vault, endpoint_id, changes, now, condition=condition)
-    is_forgiven = after.is_active and (not before.is_active or before.url != after.url)
-    if is_forgiven:
-        state = endpoints.state(database, after.pk)
-        endpoints.set_state(database, after.pk, breaker.reopened_by_hand(state))
-        endpoints.hasten(database, after.pk, now)
-    return after, is_forgiven
+async def _outcome(ticket: Ticket[Change]) -> Endpoint:
+    """Return the endpoint once its change is on disk, even if the caller is canceled meanwhile."""
+    with trio.CancelScope(shield=True):
+        change = await ticket.wait()
+    return change.endpoint

@@ -13,7 +13,6 @@ import trio
 from peewee import Database
 
 from webhookd.actor import Actor
-from webhookd.delivery.requests import compose
 from webhookd.journal import Ticket, audit, batch, copies, database, migrations, replays, restoring
 from webhookd.journal.bulk import Connection
 from webhookd.journal.journal import Journal
@@ -59,18 +58,11 @@ def _acknowledge_early() -> None:
 def _record_early() -> None:
     async def attempt(self: Actor, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
         message = await self._queue.message(delivery.event_pk, self._line.upcoming)
-        receiver = self._receiver
-        assert receiver is not None
-        at = self._clock.now()
-        ticket, succeeded = self._settle(delivery, message, at, Outcome(duration_seconds=0.0, status=200))
+        flight = self._begin(delivery, message)
+        ticket, succeeded = self._settle(flight, Outcome(duration_seconds=0.0, status=200))
         await ticket.wait()
-        number, sequence = delivery.attempts + 1, delivery.sequence
-        headers = compose(
-            receiver=receiver, message=message, delivery_id=delivery.id, number=number, sequence=sequence, at=at
-        )
-        await self._sender.send(
-            endpoint_id=self.endpoint.id, url=receiver.url, headers=headers, body=message.body, timeout_seconds=5.0
-        )
+        await self._send(flight)
+        self._slots.release()
         return ticket, succeeded
 
     _put(Actor, "_attempt", attempt)

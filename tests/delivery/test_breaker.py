@@ -61,7 +61,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def somebody_switches_it_on_again(self) -> None:
-        self.state = breaker.reopened_by_hand(self.state)
+        self.state = breaker.reopened_by_hand(self.state, self.now)
         self.faults_in_a_row = 0
         assert breaker.admit(self.state, self.now, probing=False) is None
 
@@ -162,3 +162,30 @@ def test_concurrency_ramps_up_after_an_outage() -> None:
     paced = msgspec.structs.replace(policy, rate_limit=RateLimit(per_second=5))
     assert allowed_in_flight(paced, AT, AT) == (11, None)
     assert allowed_in_flight(msgspec.structs.replace(policy, ordering=Ordering.STRICT), None, AT) == (1, None)
+
+
+def test_only_time_ends_a_pause() -> None:
+    """What left before a pause ends it with no answer, makes it no shorter, and is not counted as another."""
+    paused = answer(EndpointState(), Answer.THROTTLED, AT)
+    assert (paused.paused_until, paused.pauses) == (AT + DELAY, 1)
+    for kind in Answer:
+        later = answer(paused, kind, AT + 1)
+        assert later.paused_until == AT + DELAY + (kind is Answer.THROTTLED)
+        assert (later.pauses, later.recovered_at) == (1, None)
+        assert breaker.admit(later, AT + 1, probing=False) == (Hold.PAUSED, later.paused_until)
+
+
+def test_after_a_pause_one_probe_at_a_time() -> None:
+    """Once it is over one request leaves; its good answer begins the ramp, that of one from before does not."""
+    over = AT + DELAY
+    paused = answer(EndpointState(), Answer.THROTTLED, AT)
+    assert breaker.admit(paused, over, probing=False) is None
+    assert breaker.admit(paused, over, probing=True) == (Hold.PROBING, None)
+    assert answer(paused, Answer.SUCCESS, over) == EndpointState(
+        last_success_at=over, last_failure_at=AT, last_error="connect refused", recovered_at=over
+    )
+    assert answer(paused, Answer.REFUSAL, over).recovered_at == over
+    assert breaker.succeeded(paused, over, is_probe=False).needs_probe
+    assert answer(paused, Answer.FAULT, over).needs_probe
+    again = answer(paused, Answer.THROTTLED, over)
+    assert (again.pauses, again.paused_until) == (2, over + DELAY)

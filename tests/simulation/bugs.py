@@ -10,6 +10,7 @@ from tests.simulation.audit import rows
 from tests.simulation.model import World
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
+from webhookd.delivery.renewal import Renewal
 from webhookd.journal import Journal, Publish, Ticket, Window, WindowRequest, deliveries
 from webhookd.models import (
     AcceptedEvent,
@@ -258,5 +259,5 @@ class CancelsNothing(Router):
 class SendsToInactive(Router):
     """Doesn't notice that an endpoint is switched off."""
 
-    def _adopt(self, endpoint: Endpoint, *, forgive: bool = False) -> None:
-        super()._adopt(msgspec.structs.replace(endpoint, is_active=True), forgive=forgive)
+    def _adopt(self, endpoint: Endpoint, renewal: Renewal | None = None) -> None:
+        super()._adopt(msgspec.structs.replace(endpoint, is_active=True), renewal)

@@ -4,7 +4,8 @@
     HALF_OPEN --(any answer that is no fault and no pause)--> CLOSED
 
 While OPEN nothing is sent; HALF_OPEN lets one probe through at a time. A 429 or 503 pauses the endpoint without
-tripping it. Everything is pure: the caller brings `now` and the delay that the back-off asks for.
+tripping it: nothing is sent until the pause ends, and then one probe at a time until one has a good answer. Only time
+ends a pause that is in force. Everything is pure: the caller brings `now` and the delay that the back-off asks for.
 """
 
 from enum import Enum
@@ -38,9 +39,9 @@ def admit(
 
     `by_hand` lets a retry by hand through an open breaker as its probe; a pause holds it too.
     """
-    if state.paused_until is not None and now < state.paused_until:
+    if is_paused(state, now):
         return Hold.PAUSED, state.paused_until
-    if state.breaker is BreakerState.CLOSED:
+    if not state.needs_probe:
         return None
     if probing:
         return Hold.PROBING, None
@@ -48,6 +49,16 @@ def admit(
     if waiting and not by_hand:
         return Hold.OPEN, state.retry_at
     return None
+
+
+def is_paused(state: EndpointState, now: float) -> bool:
+    """Whether a pause is in force."""
+    return state.paused_until is not None and now < state.paused_until
+
+
+def is_straggler(state: EndpointState, now: float, *, is_probe: bool) -> bool:
+    """Whether an answer that comes now is to a request that left before the endpoint was last paused."""
+    return state.paused_until is not None and (is_paused(state, now) or not is_probe)
 
 
 def probe(state: EndpointState) -> EndpointState:
@@ -70,57 +81,73 @@ def after(
 ) -> EndpointState:
     """Return the endpoint's state after an answer; `resume_at` is when the back-off lets the next request leave.
 
-    Half-open it is the probe that decides: a fault of a request that left before the trip says nothing new.
+    Half-open, or after a pause, it is the probe that decides: what a request has to say that left before the trip or
+    the pause is not new.
     """
     if answer is Answer.SUCCESS:
-        return succeeded(state, now)
+        return succeeded(state, now, is_probe=is_probe)
     failed = msgspec.structs.replace(state, last_failure_at=now, last_error=_described(error, detail))
     if answer is Answer.REFUSAL:
-        return _closed(failed, now)
+        return _answered(failed, now, is_probe=is_probe)
+    straggles = is_straggler(state, now, is_probe=is_probe)
     failed = msgspec.structs.replace(
         failed,
         failing_since=now if state.failing_since is None else state.failing_since,
         failures_since_success=state.failures_since_success + 1,
     )
     if answer is Answer.THROTTLED:
-        return msgspec.structs.replace(failed, consecutive_faults=0, pauses=state.pauses + 1, paused_until=resume_at)
-    failed = msgspec.structs.replace(failed, consecutive_faults=state.consecutive_faults + 1, pauses=0)
+        return msgspec.structs.replace(
+            failed,
+            consecutive_faults=0,
+            pauses=state.pauses + (not straggles),
+            paused_until=max(resume_at, state.paused_until or 0.0),
+        )
+    failed = msgspec.structs.replace(
+        failed, consecutive_faults=state.consecutive_faults + 1, pauses=state.pauses if straggles else 0
+    )
+    opened = msgspec.structs.replace(
+        failed,
+        breaker=BreakerState.OPEN,
+        retry_at=resume_at,
+        paused_until=state.paused_until if is_paused(state, now) else None,
+    )
     match state.breaker:
         case BreakerState.CLOSED if failed.consecutive_faults >= threshold:
-            return msgspec.structs.replace(failed, breaker=BreakerState.OPEN, reopenings=0, retry_at=resume_at)
+            return msgspec.structs.replace(opened, reopenings=0)
         case BreakerState.HALF_OPEN if is_probe:
-            return msgspec.structs.replace(
-                failed, breaker=BreakerState.OPEN, reopenings=state.reopenings + 1, retry_at=resume_at
-            )
+            return msgspec.structs.replace(opened, reopenings=state.reopenings + 1)
         case _:
             # Closed below the threshold; or a request that left before the trip comes home.
             return failed
 
 
-def succeeded(state: EndpointState, now: float) -> EndpointState:
+def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> EndpointState:
     """Return the endpoint's state after a success, which ends an outage and all that was counted of it."""
     if not state.is_ill and state.failing_since is None and state.warned_at is None:
         return msgspec.structs.replace(state, last_success_at=now)
     return msgspec.structs.replace(
-        _closed(state, now), last_success_at=now, failing_since=None, failures_since_success=0, warned_at=None
+        _answered(state, now, is_probe=is_probe),
+        last_success_at=now,
+        failing_since=None,
+        failures_since_success=0,
+        warned_at=None,
     )
 
 
-def reopened_by_hand(state: EndpointState) -> EndpointState:
-    """Return the state after someone has switched the webhook on again or changed it: the outage is forgotten.
+def reopened_by_hand(state: EndpointState, now: float) -> EndpointState:
+    """Return the state after someone has changed the webhook, or enabled it again: the outage is forgotten.
 
-    The next request is let through at once and its answer decides afresh.
+    The next request is let through at once, alone, and its answer decides afresh.
     """
-    if state.breaker is BreakerState.CLOSED and state.paused_until is None and state.failing_since is None:
-        return state
+    is_closed = state.breaker is BreakerState.CLOSED
     return msgspec.structs.replace(
         state,
-        breaker=BreakerState.CLOSED if state.breaker is BreakerState.CLOSED else BreakerState.HALF_OPEN,
+        breaker=BreakerState.CLOSED if is_closed else BreakerState.HALF_OPEN,
         consecutive_faults=0,
         reopenings=0,
         pauses=0,
         retry_at=None,
-        paused_until=None,
+        paused_until=now if is_closed else None,  # a pause that has just ended
         failing_since=None,
         failures_since_success=0,
     )
@@ -162,7 +189,10 @@ def _plus(at: float | None, seconds: float) -> float | None:
     return None if at is None else round(at + seconds, 3)
 
 
-def _closed(state: EndpointState, now: float) -> EndpointState:
+def _answered(state: EndpointState, now: float, *, is_probe: bool) -> EndpointState:
+    """Return the state after a success or a refusal: the endpoint is well, unless it was paused meanwhile."""
+    if is_straggler(state, now, is_probe=is_probe):
+        return msgspec.structs.replace(state, consecutive_faults=0)
     return msgspec.structs.replace(
         state,
         breaker=BreakerState.CLOSED,
@@ -171,7 +201,7 @@ def _closed(state: EndpointState, now: float) -> EndpointState:
         pauses=0,
         retry_at=None,
         paused_until=None,
-        recovered_at=state.recovered_at if state.breaker is BreakerState.CLOSED else now,
+        recovered_at=now if state.needs_probe else state.recovered_at,
     )
 
 

@@ -4,6 +4,8 @@ The rules are those of the documented wire contract, "What a response means". `d
 the random sample included, so that a table can pin every line of it.
 """
 
+from enum import Enum
+
 import msgspec
 from msgspec import Struct
 
@@ -33,6 +35,14 @@ class Classification(Struct, frozen=True, kw_only=True):
     error: DeliveryError | None
     fails_delivery: bool = False
     disable: DisabledReason | None = None
+
+
+class Since(Enum):
+    """What was changed by hand, and went to disk, after an attempt had begun."""
+
+    NOTHING = "nothing"  # that would have the endpoint tried at once
+    RENEWED = "renewed"  # the webhook, but not its URL: the receiver is the same
+    MOVED = "moved"  # the URL: what answered was another receiver
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -83,19 +93,25 @@ def decide(
     now: float,
     sample: float,
     is_probe: bool = True,
+    since: Since = Since.NOTHING,
 ) -> Verdict:
     """Return what becomes of a delivery and its endpoint after `outcome`, which came in at `now`.
 
-    `is_probe` tells the probe of a half-open breaker from a request that left before that opened.
+    `is_probe` tells the probe of a half-open breaker, or of a pause that has ended, from a request that left before.
+    `since` is what was changed after the attempt had begun: the webhook is to be tried at once, as it is now, so what
+    is said of it as it was neither counts against it nor holds its queue.
     """
     found = classify(outcome)
     if found.answer is None:
         # It was due; the clock may have been set back since.
         return _verdict(delivery, state, error=found.error, next_attempt_at=min(delivery.next_attempt_at, now))
+    if since is Since.MOVED or (since is Since.RENEWED and found.answer is not Answer.THROTTLED):
+        return _outdated(found, delivery, state, policy, now, is_moved=since is Since.MOVED)
     if found.answer is Answer.SUCCESS:
-        return _succeeded(delivery, breaker.succeeded(state, now), found.disable, now)
+        return _succeeded(delivery, breaker.succeeded(state, now, is_probe=is_probe), found.disable, now)
     retry_after = retry_after_seconds(outcome, now) if found.answer is Answer.THROTTLED else None
-    delay = backoff_seconds(policy, _step(delivery, state, found.answer), sample)
+    straggles = breaker.is_straggler(state, now, is_probe=is_probe)
+    delay = backoff_seconds(policy, _step(delivery, state, found.answer, straggles=straggles), sample)
     resume_at = round(now + max(delay, retry_after or 0.0), 3)
     refusals = delivery.refusals + (found.answer is Answer.REFUSAL and not found.fails_delivery)
     endpoint = breaker.after(
@@ -110,12 +126,7 @@ def decide(
     )
     if _is_time_to_warn(endpoint, found.answer, policy, now):
         endpoint = msgspec.structs.replace(endpoint, warned_at=now)
-    if found.fails_delivery or refusals >= policy.max_refusals:
-        status = DeliveryStatus.FAILED
-    elif policy.ordering is not Ordering.NONE and refusals >= policy.park_after:
-        status = DeliveryStatus.PARKED
-    else:
-        status = delivery.status
+    status = DeliveryStatus.FAILED if found.fails_delivery else _refused(delivery, refusals, policy)
     ended = status is DeliveryStatus.FAILED
     return Verdict(
         error=found.error,
@@ -161,13 +172,23 @@ def _classify_status(status: int) -> Classification:
     return Classification(answer=Answer.FAULT, error=DeliveryError.PROTOCOL)
 
 
-def _step(delivery: QueuedDelivery, state: EndpointState, answer: Answer) -> int:
+def _refused(delivery: QueuedDelivery, refusals: int, policy: Policy) -> DeliveryStatus:
+    """Return the status of a delivery that has been refused so often."""
+    if refusals >= policy.max_refusals:
+        return DeliveryStatus.FAILED
+    if policy.ordering is not Ordering.NONE and refusals >= policy.park_after:
+        return DeliveryStatus.PARKED
+    return delivery.status
+
+
+def _step(delivery: QueuedDelivery, state: EndpointState, answer: Answer, *, straggles: bool) -> int:
     """Return the step of the back-off: the delivery's own, or the endpoint's where that has failed for longer.
 
-    Without order a fresh delivery is the next probe each time; its own step would never let the delay grow.
+    Without order a fresh delivery is the next probe each time; its own step would never let the delay grow. Requests
+    that left together and are all told to slow down make one pause, of one step.
     """
     if answer is Answer.THROTTLED:
-        return max(delivery.backoff_step, state.pauses)
+        return max(delivery.backoff_step, state.pauses - straggles)
     if answer is Answer.FAULT and state.breaker is BreakerState.HALF_OPEN:
         return max(delivery.backoff_step, state.reopenings + 1)
     return delivery.backoff_step
@@ -216,6 +237,31 @@ def _succeeded(
         retry_after_seconds=None,
         endpoint=endpoint,
         disable=disable,
+    )
+
+
+def _outdated(
+    found: Classification, delivery: QueuedDelivery, state: EndpointState, policy: Policy, now: float, *, is_moved: bool
+) -> Verdict:
+    """Return the verdict on an attempt that began before a change: what isn't over is due now.
+
+    That it was delivered counts in any case. What the same receiver says of the message itself counts too: a refusal,
+    or that it is to be failed. All else, 410 as well, is said of a webhook that is no more.
+    """
+    if found.answer is Answer.SUCCESS:
+        return _succeeded(delivery, state, None, now)
+    verdict = msgspec.structs.replace(_verdict(delivery, state, error=found.error, next_attempt_at=now), backoff_step=0)
+    if is_moved or found.answer is not Answer.REFUSAL or found.error is DeliveryError.GONE:
+        return verdict
+    refusals = delivery.refusals + (not found.fails_delivery)
+    status = DeliveryStatus.FAILED if found.fails_delivery else _refused(delivery, refusals, policy)
+    ended = status is DeliveryStatus.FAILED
+    return msgspec.structs.replace(
+        verdict,
+        status=status,
+        refusals=refusals,
+        next_attempt_at=None if ended else now,
+        completed_at=now if ended else None,
     )
 
 

@@ -226,12 +226,12 @@ def set_state(database: Database, pk: int, changed: EndpointState) -> None:
     ).execute(database)
 
 
-def hasten(database: Database, pk: int, now: float) -> None:
-    """End the back-off of whatever the endpoint has queued."""
-    DeliveryTable.update({"next_attempt_at": now, "backoff_step": 0}).where(
+def hasten(database: Database, pk: int, due_at: float) -> None:
+    """End the back-off of whatever the endpoint has queued: it is due then at the latest."""
+    DeliveryTable.update({"next_attempt_at": due_at, "backoff_step": 0}).where(
         (DeliveryTable.endpoint_pk == pk)
         & SQL("status IN ('pending', 'parked')")
-        & (DeliveryTable.next_attempt_at > now)
+        & (DeliveryTable.next_attempt_at > due_at)
     ).execute(database)
 
 

@@ -1,0 +1,115 @@
+"""What a change by hand means for the past of an endpoint, and for the answers to what was in flight. Pure."""
+
+import msgspec
+import pytest
+
+from tests.delivery.test_retry import MIDDLE, POLICY, answered
+from tests.samples import AT, endpoint, queued_delivery
+from webhookd.delivery.renewal import renew
+from webhookd.delivery.retry import Since, decide
+from webhookd.models import (
+    BreakerState,
+    DeliveryError,
+    DeliveryStatus,
+    Endpoint,
+    EndpointState,
+    Outcome,
+    SignatureChoice,
+    SignatureForm,
+)
+
+OPEN = EndpointState(
+    breaker=BreakerState.OPEN,
+    consecutive_faults=7,
+    reopenings=2,
+    retry_at=AT + 900,
+    failing_since=AT - 5000,
+    failures_since_success=7,
+    warned_at=AT - 100,
+    last_failure_at=AT - 1,
+    last_error="HTTP 500",
+)
+PAUSED = EndpointState(pauses=3, paused_until=AT + 60, failing_since=AT - 9, failures_since_success=3)
+WELL = EndpointState(last_success_at=AT - 1)
+DISABLED = msgspec.structs.replace(endpoint(), is_active=False)
+MOVED = msgspec.structs.replace(endpoint(), url="https://elsewhere.example/")
+SIGNED_OTHERWISE = msgspec.structs.replace(endpoint(), signature=SignatureChoice(form=SignatureForm.OFF))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "has_new_secrets"),
+    [(endpoint(), MOVED, False), (endpoint(), SIGNED_OTHERWISE, False), (endpoint(), endpoint(), True)],
+)
+def test_another_place_or_another_proof_forgets_the_outage(
+    before: Endpoint, after: Endpoint, *, has_new_secrets: bool
+) -> None:
+    """A change of where requests go, or of what they prove themselves with, lets one request try it at once."""
+    opened = renew(before, after, OPEN, AT, has_new_secrets=has_new_secrets)
+    assert opened is not None
+    assert (opened.state.breaker, opened.state.retry_at, opened.state.failing_since) == (
+        BreakerState.HALF_OPEN,
+        None,
+        None,
+    )
+    assert opened.state.warned_at == OPEN.warned_at  # its end is still to be told
+    assert opened.due_at == AT
+    paused = renew(before, after, PAUSED, AT, has_new_secrets=has_new_secrets)
+    assert paused is not None
+    assert (paused.state.paused_until, paused.state.pauses, paused.state.needs_probe) == (AT, 0, True)
+    well = renew(before, after, WELL, AT, has_new_secrets=has_new_secrets)
+    assert well is not None
+    assert well.state == WELL
+
+
+def test_an_endpoint_that_was_disabled_begins_as_after_an_outage() -> None:
+    """Enabled again it is tried with one request, though nothing was wrong with it: events have piled up."""
+    enabled = renew(DISABLED, endpoint(), WELL, AT, has_new_secrets=False)
+    assert enabled is not None
+    assert enabled.state.needs_probe
+
+
+def test_what_changes_nothing_that_is_sent_renews_nothing() -> None:
+    """The same again, and being disabled, leave the past as it is; so does a move of what stays disabled its state."""
+    assert renew(endpoint(), endpoint(), OPEN, AT, has_new_secrets=False) is None
+    assert renew(endpoint(), DISABLED, OPEN, AT, has_new_secrets=False) is None
+    moved = renew(DISABLED, msgspec.structs.replace(MOVED, is_active=False), OPEN, AT, has_new_secrets=False)
+    assert moved is not None
+    assert moved.state == OPEN
+
+
+ABORT = Outcome(duration_seconds=0.1, status=500, headers=(("webhook-delivery", "abort"),))
+TIMEOUT = Outcome(duration_seconds=15.0, error=DeliveryError.TIMEOUT)
+SENT_AGAIN = (DeliveryStatus.PENDING, 0, AT)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "moved", "renewed"),
+    [
+        (answered(500), SENT_AGAIN, SENT_AGAIN),
+        (TIMEOUT, SENT_AGAIN, SENT_AGAIN),
+        (answered(410), SENT_AGAIN, SENT_AGAIN),
+        (answered(422), SENT_AGAIN, (DeliveryStatus.PENDING, 1, AT)),
+        (ABORT, SENT_AGAIN, (DeliveryStatus.FAILED, 0, None)),
+        (answered(200), (DeliveryStatus.SUCCEEDED, 0, None), (DeliveryStatus.SUCCEEDED, 0, None)),
+        (answered(429, retry_after="60"), SENT_AGAIN, (DeliveryStatus.PENDING, 0, AT + 60)),
+    ],
+)
+def test_what_was_in_flight_has_little_to_say(
+    outcome: Outcome, moved: tuple[object, ...], renewed: tuple[object, ...]
+) -> None:
+    """Of the endpoint as it is now an older answer says nothing, but that the same receiver wants to be left alone."""
+    for since, expected in ((Since.MOVED, moved), (Since.RENEWED, renewed)):
+        verdict = decide(outcome, queued_delivery(), WELL, POLICY, now=AT, sample=MIDDLE, is_probe=False, since=since)
+        assert (verdict.status, verdict.refusals, verdict.next_attempt_at) == expected
+        assert verdict.disable is None
+        assert verdict.backoff_step in {0, 1}
+        if expected[2] != AT + 60:
+            assert verdict.endpoint == WELL
+
+
+def test_the_last_refusal_of_the_same_receiver_still_fails() -> None:
+    """A refusal that is counted may be one too many."""
+    refused_often = msgspec.structs.replace(queued_delivery(), refusals=POLICY.max_refusals - 1)
+    for since, status in ((Since.RENEWED, DeliveryStatus.FAILED), (Since.MOVED, DeliveryStatus.PENDING)):
+        verdict = decide(answered(422), refused_often, WELL, POLICY, now=AT, sample=MIDDLE, since=since)
+        assert verdict.status is status
