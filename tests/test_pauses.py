@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.simulation.model import SimulatedClock
+from tests.simulation.model import YEAR, SimulatedClock
 from tests.world import OK, Answer, World, WorldSender, world
 from webhookd.journal import EndpointChanges, endpoints
 from webhookd.models import DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides, RateLimit, RetryOverrides
@@ -169,3 +169,17 @@ async def test_a_clock_that_is_set_moves_pause_and_ramp(
         await trio.sleep(60)
         assert next(sent for sent in sender.times() if sent > 0.1) == pytest.approx(11 + ANSWER_SECONDS, abs=0.01)
         check_ramp(sender, 1)
+
+
+async def test_a_clock_set_back_makes_no_pause_of_being_enabled(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Enabled with nothing queued, and started again with its clock a year back: the next event goes at once."""
+    machine = SimulatedClock()
+    async with world(tmp_path, machine=machine) as w:
+        endpoint = await w.endpoint(is_active=False)
+        await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
+    machine.jump(-YEAR)
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender, machine=machine) as w:
+        await w.publish("e0")
+        await trio.sleep(1)
+        assert sender.events() == ["e0"]

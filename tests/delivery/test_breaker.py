@@ -61,7 +61,7 @@ class BreakerMachine(RuleBasedStateMachine):
 
     @rule()
     def somebody_switches_it_on_again(self) -> None:
-        self.state = breaker.reopened_by_hand(self.state, self.now)
+        self.state = breaker.reopened_by_hand(self.state)
         self.faults_in_a_row = 0
         assert breaker.admit(self.state, self.now, probing=False) is None
 

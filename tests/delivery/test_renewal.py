@@ -5,6 +5,7 @@ import pytest
 
 from tests.delivery.test_retry import MIDDLE, POLICY, answered
 from tests.samples import AT, endpoint, queued_delivery
+from webhookd.delivery.breaker import admit
 from webhookd.delivery.renewal import renew
 from webhookd.delivery.retry import Since, decide
 from webhookd.models import (
@@ -55,7 +56,8 @@ def test_another_place_or_another_proof_forgets_the_outage(
     assert opened.due_at == AT
     paused = renew(before, after, PAUSED, AT, has_new_secrets=has_new_secrets)
     assert paused is not None
-    assert (paused.state.paused_until, paused.state.pauses, paused.state.needs_probe) == (AT, 0, True)
+    assert (paused.state.pauses, paused.state.needs_probe) == (0, True)
+    assert admit(paused.state, AT - 31_536_000, probing=False) is None  # whatever the clock is set to
     well = renew(before, after, WELL, AT, has_new_secrets=has_new_secrets)
     assert well is not None
     assert well.state == WELL

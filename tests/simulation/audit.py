@@ -37,6 +37,13 @@ def working(database: Database) -> set[str]:
     return {row[0] for row in rows(database, query)}
 
 
+def waiting(database: Database, endpoint_id: str) -> set[str]:
+    """Return the deliveries that an endpoint is still to be sent."""
+    query = """SELECT d.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
+        WHERE e.id = ? AND d.status IN ('pending', 'parked')"""
+    return {row[0] for row in rows(database, query, endpoint_id)}
+
+
 def expired(database: Database) -> list[tuple[str, str, str]]:
     """Return what was given up for its age: delivery, endpoint and event."""
     query = """SELECT d.id, e.id, v.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk

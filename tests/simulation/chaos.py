@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
+from tests.simulation import audit
 from tests.simulation.life import Life
 from tests.simulation.model import EXTRA_TYPE, PARK_AFTER, Signing, Subject, World
 from webhookd.delivery.signing import generate_secret, secret_hint
@@ -46,7 +47,16 @@ class Chaos:
             await trio.sleep(self._dice.choice((0.0, 0.01)))
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
-        deeds = [self._create, self._delete, self._move, self._replay, self._rotate, self._rotate, self._list_type]
+        deeds = [
+            self._create,
+            self._delete,
+            self._move,
+            self._move,
+            self._replay,
+            self._rotate,
+            self._rotate,
+            self._list_type,
+        ]
         deeds += [*[self._change] * 3, *[self._switch] * 3, *[self._retry] * 3]
         while True:
             await trio.sleep(self._dice.choice((0.01, 1.0, 4.0, 15.0)))
@@ -123,6 +133,7 @@ class Chaos:
         if subject is None or self._dice.random() < 0.6:
             return
         subject.deleting = True
+        subject.expect_nothing()
         await self._life.router.delete_endpoint(subject.id)
         if not self._world.is_dead:
             subject.deleted_at = trio.current_time()
@@ -135,16 +146,24 @@ class Chaos:
         on = subject.inactive_at is not None
         if on:
             subject.inactive_at = None
-            subject.pardon()
+            subject.begin_change()
         else:
             subject.on_since = None
+            subject.expect_nothing()
             subject.has_dropped = subject.has_dropped or subject.drops
-        await self._life.router.update_endpoint(subject.id, EndpointChanges(is_active=on))
+        steady_at = self._world.clock.steady()
+        try:
+            await self._life.router.update_endpoint(subject.id, EndpointChanges(is_active=on))
+        finally:
+            if on:
+                subject.end_change()
         if self._world.is_dead:
             return
         if on:
-            subject.pardon()
+            # As after a pause: one request comes first.
+            subject.paused_at, subject.paused_until = subject.change_began_at, steady_at
             subject.on_since = subject.touched_at = trio.current_time()
+            await self._expect_request(subject)
         subject.inactive_at = None if on else trio.current_time()
         self._world.note(f"switched {subject.id} {on}")
 
@@ -168,7 +187,9 @@ class Chaos:
             subject.has_dropped = True  # from now on only what comes while it is surely on must arrive
         both = [min(values) for values in zip(delays or (), before.retry.delays or (), strict=False)]
         retry = msgspec.structs.replace(before.retry, delays=tuple(both))
-        subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, retry=retry)
+        most = max(overrides.concurrency or 0, before.concurrency or 0)
+        subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, concurrency=most, retry=retry)
+        subject.recovered_at = None
         subject.order(Ordering.NONE)
         try:
             await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
@@ -189,6 +210,7 @@ class Chaos:
         now = world.clock.steady()
         # Until it is on disk, which may be after a crash, either may sign.
         old = [signing for signing in subject.secrets if signing.until is None or signing.until > now]
+        subject.begin_change()
         fresh = Signing(secret, float("inf"))
         subject.secrets.append(fresh)
         for signing in old:
@@ -200,6 +222,8 @@ class Chaos:
             for signing in old:
                 signing.since = world.clock.steady()
             raise
+        finally:
+            subject.end_change()
         if world.is_dead:
             return
         fresh.since = now = world.clock.steady()
@@ -222,13 +246,31 @@ class Chaos:
             world.catalogue[EXTRA_TYPE] = is_known is not True
 
     async def _move(self) -> None:
-        subject = self._any()
+        """Change the URL, rather of one that has a request in flight."""
+        flying = [subject for subject in self._alive() if subject.flying]
+        subject = self._dice.choice(flying) if flying else self._any()
         if subject is None:
             return
-        subject.pardon()
+        subject.begin_change(is_move=True)
         number = len(self._world.subjects) + self._dice.randint(1000, 9999)
-        await self._life.router.update_endpoint(subject.id, EndpointChanges(url=f"https://r{number}.example/"))
-        subject.pardon()
+        url = f"https://r{number}.example/"
+        try:
+            await self._life.router.update_endpoint(subject.id, EndpointChanges(url=url))
+            subject.url = url
+        finally:
+            subject.end_change()
+        if not self._world.is_dead and subject.inactive_at is None and subject.on_since is not None:
+            await self._expect_request(subject)
+
+    async def _expect_request(self, subject: Subject) -> None:
+        """Expect what waits to be tried at once, where nothing else can hold it up."""
+        began_at = trio.current_time()
+        waiting = await self._life.journal.read(audit.waiting, subject.id)
+        is_held_up = self._world.is_crowded or self._world.full_since is not None
+        if subject.overrides.retry.max_age_seconds is None and not is_held_up and not self._world.is_dead:
+            known = [request for request in self._world.requests if request.at >= began_at]
+            if subject.paused_at is None or subject.paused_until <= self._world.clock.steady():
+                subject.expect_request(set() if known else waiting)
 
     async def _retry(self) -> None:
         subject = self._any()

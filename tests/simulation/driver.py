@@ -193,10 +193,10 @@ async def _heal(world: World, life: Life, endpoint: Endpoint) -> None:
     overrides = msgspec.structs.replace(endpoint.overrides, retry=retry)
     if not endpoint.is_active:
         subject.inactive_at = None
-        subject.pardon()
+        subject.begin_change()
     await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True, overrides=overrides))
     if not endpoint.is_active:
-        subject.pardon()
+        subject.end_change()
         subject.on_since = subject.touched_at = trio.current_time()
 
 

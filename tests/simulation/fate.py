@@ -32,6 +32,8 @@ async def trouble(world: World, life: Life) -> None:
             world.note("disk full")
             limit_pages(life.journal, dice.randint(0, 3))
             world.full_since = world.was_full_at = trio.current_time()
+            for subject in world.subjects.values():
+                subject.expect_nothing()
             if dice.random() < 0.3:
                 world.fuse = dice.randint(1, 300)
             await trio.sleep(dice.uniform(0.1, 15))
@@ -91,6 +93,10 @@ async def revive(world: World, journal: Journal) -> None:
         subject.inactive_at = None if endpoint.is_active else trio.current_time()
         subject.on_since = trio.current_time() if endpoint.is_active else None
         subject.touched_at = trio.current_time()
+        subject.recovered_at = None  # how far the ramp has come depends on a clock that may have been set
+        subject.url = endpoint.url
+        subject.change_ended_at, subject.is_moving = min(subject.change_ended_at, trio.current_time()), False
+        subject.expect_nothing()
         subject.has_dropped = subject.has_dropped or subject.drops
         _sign(world, subject, endpoint.secret_hint, endpoint.previous_secret_expires_at)
         if world.clock.is_set or _may_have_lost_answers(world, subject):

@@ -109,13 +109,15 @@ async def living(
     ):
         journal = parts.journal(opened, world)
         await writing.start(opened.run)
+        slots = world.dice.choice((2, 512))
+        world.is_crowded = slots == 2
         router = parts.router(
             journal=journal,
             sender=parts.sender(SimulatedSender(world, world.life), world),
             vault=Vault(Secret(bytes(32))),
             clock=clock,
             ids=ids,
-            config=steady(max_in_flight=world.dice.choice((2, 512)), warn_after_seconds=30),
+            config=steady(max_in_flight=slots, warn_after_seconds=30),
             sample=world.dice.random,
             measures=Measures(),
         )

@@ -14,6 +14,7 @@ MOST_STEPS = 120_000
 TYPES = ("user.created", "user.deleted", "organization.created")
 EXTRA_TYPE = "user.extra"
 PARK_AFTER = 2
+GRACE_SECONDS = 1.0
 
 
 class SpinningError(Exception):
@@ -36,6 +37,7 @@ class Request:
     at: float
     steady_at: float
     body: bytes
+    url: str = ""
     ended_at: float | None = None
     outcome: Outcome | None = None
     taken: bool = False
@@ -45,7 +47,9 @@ class Request:
 class Subject:
     """An endpoint as it was asked for, and what its answers so far forbid.
 
-    Moments are trio's time; `open_until`, `paused_until` and those of secrets are the steady clock's.
+    Moments are trio's time; `open_until`, `paused_until`, `recovered_at` and those of secrets are the steady clock's.
+    `paused_at` stays until a good answer has come after the pause; `untried_since` is when the webhook was changed so
+    that one of `waiting` leaves at once.
     """
 
     id: str
@@ -61,13 +65,18 @@ class Subject:
     has_dropped: bool = False
     secrets: list["Signing"] = field(default_factory=list)
     version: int = 0
-    pardoned_at: float = -10.0
     faults: int = 0
     doubtful_faults: int = 0
     opened_at: float | None = None
     open_until: float = 0.0
     paused_at: float | None = None
     paused_until: float = 0.0
+    recovered_at: float | None = None
+    change_began_at: float = -10.0
+    change_ended_at: float = -10.0
+    is_moving: bool = False
+    untried_since: float | None = None
+    waiting: set[str] = field(default_factory=set)
     flying: list[Request] = field(default_factory=list)
     last_of_line: dict[str | None, int] = field(default_factory=dict)
     heads: dict[str | None, Request] = field(default_factory=dict)
@@ -75,14 +84,38 @@ class Subject:
     paces: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
     def forgive(self) -> None:
-        """Forget the past: it has given a good answer."""
+        """Forget what has failed: it has given a good answer."""
         self.faults = self.doubtful_faults = 0
-        self.opened_at = self.paused_at = None
+        self.opened_at = None
 
-    def pardon(self) -> None:
-        """Forget the past, as the server will within a moment: somebody switched it on or changed its URL."""
+    def begin_change(self, *, is_move: bool = False) -> None:
+        """Note that somebody is about to change it so that its past is forgotten; when that is, nobody knows yet."""
+        self._pardon()
+        self.change_began_at, self.change_ended_at, self.is_moving = trio.current_time(), float("inf"), is_move
+
+    def end_change(self) -> None:
+        """Note that the change is on disk, or refused."""
+        self._pardon()
+        self.change_ended_at, self.is_moving = trio.current_time(), False
+
+    def _pardon(self) -> None:
         self.forgive()
-        self.pardoned_at = trio.current_time()
+        self.paused_at = None
+
+    def is_outdated(self, request: Request) -> bool | None:
+        """Whether a request was made to the webhook as it was before the last change; None where nobody knows."""
+        if request.at > self.change_ended_at + GRACE_SECONDS:
+            return False
+        return True if request.at < self.change_began_at and self.change_ended_at <= trio.current_time() else None
+
+    def expect_request(self, waiting: set[str]) -> None:
+        """Expect one of what waits to be sent at once: somebody has just changed the webhook so."""
+        self.waiting = waiting
+        self.untried_since = trio.current_time() if waiting else None
+
+    def expect_nothing(self) -> None:
+        """Expect no request in particular: something holds the webhook that isn't its back-off."""
+        self.untried_since = None
 
     @property
     def drops(self) -> bool:
@@ -174,6 +207,7 @@ class World:
         self.was_full_at = -1e9
         self.full_since: float | None = None
         self.is_healing = False
+        self.is_crowded = False  # requests wait for those of other webhooks
         self.catalogue: dict[str, bool | None] = {**dict.fromkeys(TYPES, True), EXTRA_TYPE: False}
         self.life_began_at = 0.0
         self.forgotten_before = [0.0]  # in each life, what came before that wall time

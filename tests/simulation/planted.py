@@ -3,7 +3,7 @@
 `PLANTED` names them; `tests/simulation` must find each within `MOST_SEEDS` seeds.
 """
 
-from tests.simulation import bugs, bugs_at_edges, bugs_of_time
+from tests.simulation import bugs, bugs_at_edges, bugs_of_change, bugs_of_time
 from tests.simulation.life import Parts
 
 MOST_SEEDS = 50
@@ -42,6 +42,11 @@ PLANTED: dict[str, Parts] = {
     "signs without the secret of before": Parts(router=bugs_at_edges.ForgetsSecrets),
     "answers out of turn": Parts(connection=bugs_at_edges.AnswersOutOfTurn),
     "keeps a client that reads nothing": Parts(connection=bugs_at_edges.KeepsDeaf),
+    "heeds old answers": Parts(router=bugs_of_change.HeedsOldAnswers),
+    "forgets to renew": Parts(router=bugs_of_change.ForgetsToRenew),
+    "sends all after a pause": Parts(router=bugs_of_change.SendsAllAfterAPause),
+    "sends all after an outage": Parts(router=bugs_of_change.SendsAllAfterAnOutage),
+    "ignores the concurrency": Parts(router=bugs_of_change.IgnoresConcurrency),
     "trusts the wall clock": Parts(clock=bugs_of_time.WallClock),
     "leaves the queue where the clock was": Parts(journal=bugs_of_time.MovesNoQueue),
     "leaves endpoints where the clock was": Parts(router=bugs_of_time.MovesNoEndpoint),

@@ -45,6 +45,7 @@ class SimulatedSender:
             trio.current_time(),
             world.clock.steady(),
             body,
+            url,
         )
         world.requests.append(request)
         world.note(f"> {url} {sorted(headers)} {body!r}")

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import trio
 
-from tests.simulation.model import PARK_AFTER, SMALL_STEPS_SECONDS, Request, Subject, World
+from tests.simulation.model import GRACE_SECONDS, PARK_AFTER, SMALL_STEPS_SECONDS, Request, Subject, World
 from webhookd.models import DeliveryError, Ordering, Outcome
 
-GRACE_SECONDS = 1.0
+RAMP_SECONDS = 10.0
+PROMPT_SECONDS = 2.0  # disks and other webhooks take their time
 REFUSALS = {400, 409, 413, 415, 422}
 
 
@@ -31,9 +32,13 @@ def began(world: World, request: Request, headers: Mapping[str, str]) -> None:
             world.blame(f"{request.delivery} sent to {subject.id} while its breaker is open")
         if any(other.at > subject.opened_at + GRACE_SECONDS for other in subject.flying):
             world.blame(f"{request.delivery} sent to {subject.id} beside its probe")
-    is_paused = subject.paused_at is not None and now > subject.paused_at + GRACE_SECONDS
-    if is_paused and request.steady_at < subject.paused_until - 0.01:
-        world.blame(f"{request.delivery} sent to {subject.id} before its Retry-After")
+    if subject.paused_at is not None and now > subject.paused_at + GRACE_SECONDS:
+        if request.steady_at < subject.paused_until - 0.01:
+            world.blame(f"{request.delivery} sent to {subject.id} before its Retry-After")
+        if any(other.at > subject.paused_at + GRACE_SECONDS for other in subject.flying):
+            world.blame(f"{request.delivery} sent to {subject.id} beside the first one after a pause")
+    _check_ramp(world, subject, request)
+    _check_promptness(world, subject, request)
     _check_body(world, request)
     _check_signature(world, subject, request, headers)
     _check_order(world, subject, request)
@@ -138,37 +143,90 @@ def _check_pace(world: World, subject: Subject, now: float) -> None:
             return
 
 
+def _check_ramp(world: World, subject: Subject, request: Request) -> None:
+    """Up to its concurrency may be in flight, and fewer in the ten seconds after an outage or a pause."""
+    most = subject.overrides.concurrency
+    assert most is not None
+    if subject.ordering is Ordering.STRICT:
+        return  # in its order there is one, beside what goes out of order
+    since = subject.recovered_at
+    if since is not None and subject.overrides.rate_limit is None and request.steady_at < since + RAMP_SECONDS:
+        most = 1 + int((most - 1) * (request.steady_at - since + 0.01) / RAMP_SECONDS)
+    if len(subject.flying) >= most:
+        world.blame(f"{request.delivery} sent to {subject.id} beside {len(subject.flying)}, which may have {most}")
+
+
+def _check_promptness(world: World, subject: Subject, request: Request) -> None:
+    """After a change of its URL, and as it is switched on again, a webhook is tried at once."""
+    if subject.untried_since is None:
+        return
+    since, subject.untried_since = subject.untried_since, None
+    limit = subject.overrides.rate_limit
+    most = PROMPT_SECONDS + (0.0 if limit is None else 1.0 / limit.per_second)
+    if request.at > since + most:
+        world.blame(f"{request.delivery} sent to {subject.id} {request.at - since:.1f} s after that was changed")
+
+
 def ended(world: World, request: Request, outcome: Outcome) -> None:
     """Learn from what the server was told."""
     subject = world.subjects[request.endpoint_id]
     subject.flying.remove(request)
     request.ended_at, request.outcome = trio.current_time(), outcome
     subject.touched_at = request.ended_at
+    if subject.untried_since is not None:
+        if outcome.status is not None and 200 <= outcome.status < 300:
+            subject.waiting.discard(request.delivery)
+        # What was in flight may have held the line.
+        subject.untried_since = request.ended_at if subject.waiting else None
     wishes = [value for name, value in outcome.headers if name == "webhook-delivery"]
     world.refusals[request.delivery] += outcome.status in REFUSALS
+    is_outdated = subject.is_outdated(request)
+    is_slowing = outcome.status in {429, 503} and not subject.is_moving and request.url == subject.url
+    if is_outdated and not is_slowing:
+        return  # it says nothing of the webhook as it is now
     if outcome.status == 410 or "disable" in wishes:
-        subject.inactive_at, subject.on_since = request.ended_at, None
+        # Where it came about as the webhook was changed, nobody knows whether it is on.
+        subject.inactive_at, subject.on_since = request.ended_at if is_outdated is False else None, None
         subject.has_dropped = subject.has_dropped or subject.drops
+        subject.expect_nothing()
     is_closing = outcome.status is not None and (200 <= outcome.status < 300 or outcome.status in REFUSALS | {410})
     if is_closing or "abort" in wishes:
-        subject.forgive()
-    elif outcome.status in {429, 503}:
+        _good_answer(world, subject, request, is_doubtful=is_outdated is None)
+    elif is_slowing:
         subject.faults = subject.doubtful_faults = 0
         if _is_probe(subject, request):
             subject.open_until = 0.0  # it stays half-open: what comes after the pause is the next probe
-        subject.paused_at = request.ended_at
         after = [float(value) for name, value in outcome.headers if name == "retry-after" and value.isdigit()]
-        subject.paused_until = world.clock.steady() + max(after, default=0.0)
+        until = world.clock.steady() + max(after, default=0.0)
+        subject.paused_until = until if subject.paused_at is None else max(until, subject.paused_until)
+        subject.paused_at = request.ended_at
+        subject.expect_nothing()
+    elif outcome.status in {429, 503}:
+        subject.expect_nothing()  # of the old URL, or perhaps
     elif outcome.error is not DeliveryError.INTERRUPTED:
-        _fault(world, subject, request)
+        _fault(world, subject, is_doubtful=is_outdated is None, is_probe=_is_probe(subject, request))
+
+
+def _good_answer(world: World, subject: Subject, request: Request, *, is_doubtful: bool) -> None:
+    """Learn from a success or a refusal: it ends an outage, and a pause that is over where it came after that."""
+    is_paused = subject.paused_at is not None
+    is_in_force = is_paused and world.clock.steady() < subject.paused_until
+    is_straggler = subject.paused_at is not None and request.at <= subject.paused_at
+    if not is_doubtful and (is_in_force or is_straggler):
+        subject.faults = subject.doubtful_faults = 0
+        return
+    if not is_doubtful and (is_paused or (subject.opened_at is not None and not subject.doubtful_faults)):
+        subject.recovered_at = world.clock.steady()
+    subject.forgive()
+    subject.paused_at = None
 
 
 def _is_probe(subject: Subject, request: Request) -> bool:
     return subject.opened_at is not None and request.at > subject.opened_at + GRACE_SECONDS
 
 
-def _fault(world: World, subject: Subject, request: Request) -> None:
-    if request.at < subject.pardoned_at + GRACE_SECONDS:
+def _fault(world: World, subject: Subject, *, is_doubtful: bool, is_probe: bool) -> None:
+    if is_doubtful:
         subject.doubtful_faults += 1  # pardoned with the rest, or of the outage that has begun since
         return
     subject.faults += 1
@@ -177,7 +235,7 @@ def _fault(world: World, subject: Subject, request: Request) -> None:
     assert threshold is not None
     assert delays is not None
     assert jitter is not None
-    if _is_probe(subject, request) or (subject.opened_at is None and subject.faults >= threshold):
+    if is_probe or (subject.opened_at is None and subject.faults >= threshold):
         subject.opened_at = trio.current_time()
         # With faults in doubt it may have opened earlier, and this one have changed nothing.
         is_certain = not subject.doubtful_faults

@@ -14,6 +14,9 @@ import msgspec
 
 from webhookd.models import BreakerState, DeliveryError, EndpointState
 
+# As the end of a pause, no clock that is set can bring it back.
+LONG_OVER = 0.0
+
 
 class Answer(Enum):
     """What an attempt said about its endpoint."""
@@ -134,7 +137,7 @@ def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> End
     )
 
 
-def reopened_by_hand(state: EndpointState, now: float) -> EndpointState:
+def reopened_by_hand(state: EndpointState) -> EndpointState:
     """Return the state after someone has changed the webhook, or enabled it again: the outage is forgotten.
 
     The next request is let through at once, alone, and its answer decides afresh.
@@ -147,7 +150,7 @@ def reopened_by_hand(state: EndpointState, now: float) -> EndpointState:
         reopenings=0,
         pauses=0,
         retry_at=None,
-        paused_until=now if is_closed else None,  # a pause that has just ended
+        paused_until=LONG_OVER if is_closed else None,
         failing_since=None,
         failures_since_success=0,
     )

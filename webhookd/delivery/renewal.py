@@ -31,5 +31,5 @@ def renew(
         return None
     was_ill = state.is_ill or state.failing_since is not None
     if is_enabled or (after.is_active and was_ill):
-        state = breaker.reopened_by_hand(state, now)
+        state = breaker.reopened_by_hand(state)
     return Renewal(state=state, due_at=now)
