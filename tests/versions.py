@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.metadata import version
 from pathlib import Path
 
 from tests.__main__ import PARALLEL, ROOT, tool
@@ -185,7 +186,10 @@ def attempt(
         _run([python.with_name("webhookd"), "demo"], place, python)
         tests = QUICK_TESTS if is_quick else PARALLEL
         said = _run(
-            [python, "-m", "pytest", "-q", "-o", f"cache_dir={place / 'cache'}", *tests, *extra], project.root, python
+            # anyio brings a plugin, which no test uses; an old one may not suit a new pytest.
+            [python, "-m", "pytest", "-q", "-p", "no:anyio", "-o", f"cache_dir={place / 'cache'}", *tests, *extra],
+            project.root,
+            python,
         )
         installed = _installed(python, place)
     except _StepError as error:
@@ -199,7 +203,9 @@ def _install(project: Project, interpreter: Interpreter, packages: Packages, pla
     environment = place / "environment"
     _run([tool("uv"), "venv", "-q", "--no-config", "-p", interpreter.executable, environment], place)
     python = environment / "bin/python"
-    wanted = [str(project.root), *QUICK_TOOLS] if is_quick else [f"{project.root}[test]"]
+    # As they are here: it is the product's packages that are to be the newest, or the oldest.
+    tools = [f"{name}=={version(name)}" for name in QUICK_TOOLS]
+    wanted = [str(project.root), *tools] if is_quick else [f"{project.root}[test]"]
     if packages is Packages.LOWEST:
         pins = place / "lowest.txt"
         _run(
