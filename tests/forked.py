@@ -32,9 +32,14 @@ _COMMANDS = [f"webhookd.cli.{module.name}" for module in iter_modules(webhookd.c
 Stream = int | IO[Any] | None
 
 
-def can_fork(command: Sequence[str]) -> bool:
-    """Whether a command is one that can be started here: a module, by this Python."""
-    return tuple(command[:2]) == (sys.executable, "-m")
+def can_fork(command: Sequence[str], env: Mapping[str, str] | None = None) -> bool:
+    """Whether a command is one that can be started here: a module, by this Python, as its variables have it already."""
+    return tuple(command[:2]) == (sys.executable, "-m") and (env is None or _of_python(env) == _of_python(os.environ))
+
+
+def _of_python(env: Mapping[str, str]) -> dict[str, str]:
+    """Return what Python reads at its start, such as where modules are looked for."""
+    return {name: value for name, value in env.items() if name.startswith("PYTHON")}
 
 
 class _Started:
@@ -50,7 +55,7 @@ class _Started:
         env: Mapping[str, str] | None = None,
         cwd: Path = ROOT,
     ) -> None:
-        assert can_fork(command), command
+        assert can_fork(command, env), command
         self._reading, writing = os.pipe() if stdout == subprocess.PIPE else (-1, -1)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:

@@ -83,7 +83,7 @@ def run_once(number: int, log: Path, arguments: Sequence[str]) -> Run:
         if is_busy:
             stack.enter_context(busy())
         report = Path(place) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}"]
         with log.open("ab") as output:
             process = subprocess.Popen(
                 [*command, *PARALLEL, *arguments],

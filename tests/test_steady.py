@@ -11,7 +11,7 @@ import pytest
 
 from tests.__main__ import ROOT
 from tests.patience import wait_until
-from tests.steady import BURNER, Run, busy, main, results
+from tests.steady import BURNER, Run, busy, is_running, main, results
 
 TESTS = """
 from pathlib import Path
@@ -73,6 +73,7 @@ def test_it_survives_its_shell_and_goes_on_where_it_was_killed(place: Path, caps
     [pytest_itself] = worker.children()
     os.kill(worker.pid, signal.SIGKILL)
     os.killpg(pytest_itself.pid, signal.SIGKILL)
+    wait_until(lambda: not is_running(place / "state"))
     (place / "hold").unlink()
     assert results(place / "state") == []
     (place / "count").unlink()

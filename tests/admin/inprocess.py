@@ -26,7 +26,7 @@ from webhookd.copier import Copier
 from webhookd.delivery import custom_headers
 from webhookd.footprint import Footprints
 from webhookd.hidden import Secret
-from webhookd.journal import InlineRunner, adopt_master_key
+from webhookd.journal import InlineRunner, Runner, adopt_master_key
 from webhookd.keyfile import KeyPlace
 from webhookd.rotator import Rotator
 from webhookd.scraper import Scraper
@@ -158,12 +158,12 @@ class Api:
 
 
 @asynccontextmanager
-async def api_in_process(path: Path, signer: Signer) -> AsyncIterator[Api]:
-    """Run the application in virtual time until the block ends."""
+async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = None) -> AsyncIterator[Api]:
+    """Run the application in virtual time until the block ends; `writes` makes the journal's writes."""
     pem = path / "jwt.pem"
     pem.write_bytes(signer.pem)
     config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, organization_claim=ORGANIZATION_CLAIM, public_key_file=pem)
-    async with world(path, config=steady()) as w:
+    async with world(path, config=steady(), writes=writes) as w:
         place = KeyPlace(path=path / "master.key", is_credential=False, chosen_by="the test")
         place.stage(Secret(bytes(32)))  # the world's own
         place.next_path.rename(place.path)

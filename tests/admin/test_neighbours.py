@@ -1,15 +1,29 @@
 """What is done to one webhook, however long that takes, keeps nobody who changes another one waiting."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import trio
 from trio.testing import MockClock
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
+from webhookd.journal import InlineRunner
 from webhookd.router import CANCELED_A_STEP
 
 WEBHOOK = {"url": "https://a.example/", "events": ["*"], "isActive": False}
 STEPS = 5
+T = TypeVar("T")
+
+
+class SlowDisk(InlineRunner):
+    """Takes its time for each commit, so that which of two comes first is no matter of luck."""
+
+    seconds = 0.0
+
+    async def run(self, function: Callable[[], T]) -> T:
+        await trio.sleep(self.seconds)
+        return await super().run(function)
 
 
 async def webhook(api: Api, **fields: object) -> str:
@@ -41,11 +55,13 @@ async def test_a_change_waits_for_changes_of_the_same_webhook_alone(tmp_path: Pa
 
 async def test_a_long_queue_that_is_deleted_keeps_no_change_waiting(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Another webhook is changed while the queue of a deleted one is being canceled."""
-    async with api_in_process(tmp_path, Signer()) as api:
+    disk = SlowDisk()
+    async with api_in_process(tmp_path, Signer(), writes=disk) as api:
         crowded, other = await webhook(api), await webhook(api, organizationId="other")
         for number in range(STEPS * CANCELED_A_STEP):
             await api.world.publish(f"e{number}")
         order: list[str] = []
+        disk.seconds = 1.0
 
         async def ask(method: str, webhook_id: str, body: object) -> None:
             answer = await api.ask(method, f"/api/webhooks/{webhook_id}", None, body=body, uid=OWN_UID)
@@ -55,6 +71,6 @@ async def test_a_long_queue_that_is_deleted_keeps_no_change_waiting(tmp_path: Pa
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, "DELETE", crowded, None)
             while (await api.ask("GET", f"/api/webhooks/{crowded}", None, uid=OWN_UID)).status_code == 200:
-                await trio.lowlevel.checkpoint()
+                await trio.sleep(0.1)
             nursery.start_soon(ask, "PATCH", other, {"isActive": True})
         assert order == ["PATCH", "DELETE"]

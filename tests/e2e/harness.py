@@ -100,7 +100,7 @@ class Server:
         self, command: Sequence[str], stderr: int | IO[bytes], environ: Mapping[str, str]
     ) -> trio.Process | TrioProcess:
         env = self.environ | dict(environ)
-        if self.starts_python or not can_fork(command):
+        if self.starts_python or not can_fork(command, env):
             return await trio.lowlevel.open_process(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, env=env
             )

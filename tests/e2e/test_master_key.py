@@ -146,7 +146,7 @@ async def test_the_machines_own_administrator_alone_may_change_it(tmp_path: Path
         async with httpx.AsyncClient(base_url="http://localhost", transport=transport) as client:
             shared = await client.get("/api/master-key", headers=headers)  # a key was sent, so the key is the caller
             assert shared.status_code == 403
-            for body, pointer in (({"newKey": "QUJD"}, "/newKey"), ({"newKey": 1}, "/newKey"), ({"key": "x"}, "")):
+            for body, pointer in (({"newKey": "QUJD"}, "/newKey"), ({"newKey": 1}, "/newKey"), ({"key": "x"}, "/key")):
                 refused = await client.post("/api/master-key/rotate", json=body)
                 assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (400, pointer)
                 assert "QUJD" not in refused.text
