@@ -8,7 +8,8 @@ import io
 import json
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.test_metrics import exposed
 from webhookd import logs
 from webhookd.clock import SystemClock
 from webhookd.config import LogConfig
-from webhookd.stalls import BEAT_SECONDS, KEPT_SECONDS, LOG_PAUSE_SECONDS, Stall, Stalls, watching
+from webhookd.stalls import BEAT_SECONDS, KEPT_SECONDS, LOG_PAUSE_SECONDS, LoopWatch, Stall, Stalls
 from webhookd.supervisor import Supervisor
 
 LONG_SECONDS = 0.35
@@ -57,6 +58,15 @@ def log() -> Callable[[], list[dict[str, object]]]:
     return lambda: [line for line in map(json.loads, out.getvalue().splitlines()) if line["event"] == "loop.stalled"]
 
 
+@asynccontextmanager
+async def watching(stalls: Stalls) -> AsyncIterator[None]:
+    """Watch the loop within the block."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(LoopWatch(stalls, SystemClock()).run)
+        yield
+        nursery.cancel_scope.cancel()
+
+
 async def stalled_by(block: Callable[[], None]) -> Stalls:
     """Run a task under the watch whose one step blocks."""
     stalls = Stalls()
@@ -65,7 +75,7 @@ async def stalled_by(block: Callable[[], None]) -> Stalls:
         block()
         await trio.lowlevel.checkpoint()
 
-    async with watching(stalls, SystemClock()):
+    async with watching(stalls):
         await trio.sleep(BEAT_SECONDS)
         await Supervisor("planted").run(task)
         before = sum(stalls.delays.counts)
@@ -106,7 +116,7 @@ async def test_waiting_and_working_are_told_apart(log: Callable[[], list[dict[st
 async def test_a_thread_that_holds_the_lock_is_told(log: Callable[[], list[dict[str, object]]]) -> None:
     """Where another thread kept the loop from running no task is blamed, and the line says where such threads are."""
     stalls = Stalls()
-    async with watching(stalls, SystemClock()):
+    async with watching(stalls):
         await trio.sleep(BEAT_SECONDS)
         await trio.to_thread.run_sync(hold_the_lock)
         with trio.fail_after(30):
@@ -123,7 +133,7 @@ async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[s
     async def short() -> None:
         block(0.005)
 
-    async with watching(stalls, SystemClock()):
+    async with watching(stalls):
         await trio.sleep(BEAT_SECONDS)
         async with trio.open_nursery() as nursery:
             for _ in range(100):
@@ -141,7 +151,7 @@ async def test_stalls_in_a_row_are_one_line(
 ) -> None:
     """The first is told at once; those of the ten seconds after it share a line about the longest."""
     stalls = Stalls()
-    async with watching(stalls, SystemClock()):
+    async with watching(stalls):
         for seconds in (0.11, 0.12, 0.2, 0.11):
             await trio.sleep(1)
             block(seconds)

@@ -60,7 +60,7 @@ from webhookd.scraper import LogStream, Scraper
 from webhookd.sdnotify import STOPPING, alive, notify
 from webhookd.secrets import hash_api_key
 from webhookd.signals import hearing
-from webhookd.stalls import Stalls, watching
+from webhookd.stalls import LoopWatch, Stalls
 from webhookd.supervisor import Supervisor
 from webhookd.trends import Trends
 from webhookd.version import VERSION
@@ -132,7 +132,6 @@ async def serve(
     with unwrapped(), trio.open_signal_receiver(*_STOPPING) as signals:
         async with (
             alive(),
-            watching(stalls, clock),
             hearing(config, reread),
             writing(config, clock, ids, measures) as journal,
         ):
@@ -229,6 +228,8 @@ async def serve(
                         lifecycle.state = Readiness.OK
                         _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=ready.url)
                         announce(ready)
+                        # From here on: a long step before it has kept nobody waiting.
+                        sending.start_soon(Supervisor("loop watch").run, LoopWatch(stalls, clock).run)
                         await anext(signals)
                         await _drain(
                             services,

@@ -2,8 +2,8 @@
 
 Every request, delivery and sign of life goes over one loop: a step of one task that takes long delays all others. Two
 things look out for that. A heartbeat is a task that measures how late it wakes, which is what any other task would have
-waited. An instrument of trio's measures each step of each task; it keeps one reference and one timestamp, and a step
-costs it well below a microsecond.
+waited. An instrument of trio's measures each step of each task; it keeps one reference and one timestamp, which costs
+about a microsecond a step.
 
 A traceback is taken while the loop stands: each beat sets a timer of the kernel's, whose signal (SIGALRM) finds the
 loop's thread where it is. faulthandler answers the signal without the interpreter's lock, so a call that holds the lock
@@ -19,8 +19,8 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter, thread_time
 from types import FrameType
@@ -30,7 +30,6 @@ import trio
 from webhookd.clock import Clock
 from webhookd.logs import get_logger
 from webhookd.metrics import Histogram
-from webhookd.supervisor import Supervisor
 
 STALL_SECONDS = 0.1
 BEAT_SECONDS = 0.1
@@ -183,15 +182,6 @@ class LoopWatch(trio.abc.Instrument):
             threads=threads,
         )
         self._untold, self._untold_stalls, self._told_at = [], 0, now
-
-
-@asynccontextmanager
-async def watching(stalls: Stalls, clock: Clock) -> AsyncIterator[None]:
-    """Measure the loop within the block."""
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Supervisor("loop watch").run, LoopWatch(stalls, clock).run)
-        yield
-        nursery.cancel_scope.cancel()
 
 
 class _Tracer:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import crowd, ingest, latency, neighbours, scale, secure, throughput
+from tests.bench import crowd, health, ingest, latency, neighbours, scale, secure, throughput
 from tests.bench.load import Load
 from tests.bench.report import Result, Target
 from tests.bench.throughput import Scene
@@ -92,6 +92,10 @@ def _crowd(load: Load) -> Result:
     return crowd.beside_a_crowd(load, Target(bound=250))
 
 
+def _health(load: Load) -> Result:
+    return health.while_busy(load, slowest=Target(bound=250), longest=Target(bound=100))
+
+
 def _tls(load: Load) -> Result:
     return secure.against_clear_text(load, _ratio(0.8))
 
@@ -110,6 +114,7 @@ CASES = {
         Case("ack", "1,000 events a second over the socket in an open loop", _ack),
         Case("http", "events over HTTP: a stream of lines, and single posts over 16 connections", _http),
         Case("crowd", "single posts of one organization beside 240,000 deliveries of another", _crowd),
+        Case("health", "a probe of /healthz every 20 ms while 50 strict endpoints are sent to", _health),
         Case("idle", "endpoints registered and nothing to send", _idle),
         Case("backlog", "a start on a backlog of 1,000,000 deliveries for 1,000 endpoints", _backlog),
         Case("history", "50 strict endpoints with 5,000,000 deliveries behind them", _history),
