@@ -19,7 +19,7 @@ from webhookd.journal.journal import Journal
 from webhookd.journal.schema import ReplayTable
 from webhookd.journal.writer import Writer
 from webhookd.keyfile import KeyPlace
-from webhookd.models import AcceptedEvent, AttemptRecord, Outcome, PublishResult, QueuedDelivery
+from webhookd.models import AcceptedEvent, Outcome, PublishResult, QueuedDelivery
 from webhookd.router import Router
 
 _SLOW_DISK_SECONDS = 0.1
@@ -82,8 +82,8 @@ def _record_in_parts() -> None:
 def _go_on_before_the_record() -> None:
     record, commit_next = Journal.record, Writer._commit_next
 
-    def record_early(self: Journal, attempt: AttemptRecord) -> Ticket[None]:
-        ticket = record(self, attempt)
+    def record_early(self: Journal, *submitted: Any) -> Ticket[None]:
+        ticket = record(self, *submitted)
         ticket.succeed(None)
         return ticket
 
