@@ -1,13 +1,21 @@
 """Run seeds: `python -m tests.simulation --seeds 200`, or one with its trace: `--seed 17 --trace`.
 
-The status is 1 where a seed broke a promise. `--planted` runs every planted bug until a seed finds it.
+`--jobs 2` plays them in as many processes. `--log FILE` writes a line of JSON for each seed as it ends, and plays none
+that stands there already: a long run that was cut off goes on where it was. The status is 1 where a seed broke a
+promise. `--planted` runs every planted bug until a seed finds it.
 """
 
 import argparse
 import io
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from pathlib import Path
+
+import msgspec
 
 from tests.simulation.driver import Result, play
 from tests.simulation.planted import MOST_SEEDS, PLANTED
@@ -24,34 +32,78 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--trace", action="store_true", help="print the trace of each seed")
     parser.add_argument("--time", action="store_true", help="set clocks and suspend the machine far more often")
     parser.add_argument("--planted", action="store_true", help="plant each bug in turn and look for it")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="in how many processes (1)")
+    parser.add_argument(
+        "--log", type=Path, metavar="FILE", help="write each result there, and play none of those there"
+    )
     options = parser.parse_args(arguments)
-    # What goes wrong on purpose is no news; a violation is printed.
-    logs.configure(LogConfig(level="error"), io.StringIO())
+    _be_quiet()
     if options.planted:
         return _find_planted()
     seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
-    began, results = time.monotonic(), []
-    for seed in seeds:
-        result = play(seed, is_about_time=options.time)
-        results.append(result)
+    began, results = time.monotonic(), _logged(options.log, seeds)
+    left = [seed for seed in seeds if seed not in results]
+    for result in _played(left, options.jobs, is_about_time=options.time, keeps_trace=options.trace):
+        results[result.seed] = result
+        _log(options.log, result)
         if options.trace:
             print("\n".join(result.trace))
         if options.seed is not None or result.violations:
             _show(result)
-    bad = [result.seed for result in results if result.violations]
+    bad = sorted(seed for seed, result in results.items() if result.violations)
     print(
-        f"{len(results)} seeds in {time.monotonic() - began:.1f} s: {sum(result.events for result in results)} events "
-        f"acknowledged, {sum(result.requests for result in results)} requests, "
-        f"{sum(result.kills for result in results)} crashes; {len(bad)} seeds broke a promise{': ' if bad else ''}"
-        f"{', '.join(map(str, bad))}"
+        f"{len(results)} seeds in {time.monotonic() - began:.1f} s: "
+        f"{sum(result.events for result in results.values())} events acknowledged, "
+        f"{sum(result.requests for result in results.values())} requests, "
+        f"{sum(result.kills for result in results.values())} crashes; "
+        f"{len(bad)} seeds broke a promise{': ' if bad else ''}{', '.join(map(str, bad))}"
     )
     return 1 if bad else 0
+
+
+def _be_quiet() -> None:
+    # What goes wrong on purpose is no news; a violation is printed.
+    logs.configure(LogConfig(level="error"), io.StringIO())
+
+
+def _played(seeds: Sequence[int], jobs: int, *, is_about_time: bool, keeps_trace: bool) -> Iterator[Result]:
+    """Yield what became of each seed as it ends; with several jobs in no order."""
+    play_one = partial(_play, is_about_time=is_about_time, keeps_trace=keeps_trace)
+    if jobs == 1:
+        yield from map(play_one, seeds)
+        return
+    with ProcessPoolExecutor(jobs, initializer=_be_quiet) as pool:
+        for future in as_completed([pool.submit(play_one, seed) for seed in seeds]):
+            yield future.result()
+
+
+def _play(seed: int, *, is_about_time: bool, keeps_trace: bool) -> Result:
+    result = play(seed, is_about_time=is_about_time)
+    return result if keeps_trace else msgspec.structs.replace(result, trace=())
+
+
+def _logged(file: Path | None, seeds: Iterable[int]) -> dict[int, Result]:
+    """Return the results in a log, of these seeds; a last line that was cut off is removed from it."""
+    if file is None or not file.exists():
+        return {}
+    lines = file.read_bytes()
+    whole = lines[: lines.rfind(b"\n") + 1]
+    os.truncate(file, len(whole))
+    wanted = set(seeds)
+    results = [msgspec.json.decode(line, type=Result) for line in whole.splitlines()]
+    return {result.seed: result for result in results if result.seed in wanted}
+
+
+def _log(file: Path | None, result: Result) -> None:
+    if file is not None:
+        with file.open("ab") as log:
+            log.write(msgspec.json.encode(msgspec.structs.replace(result, trace=())) + b"\n")
 
 
 def _show(result: Result) -> None:
     print(f"seed {result.seed}: trace {result.hash}, {len(result.violations)} promises broken")
     for violation in result.violations:
-        print(f"  {violation}")
+        print(f"  {violation}", flush=True)
 
 
 def find(name: str) -> Result | None:

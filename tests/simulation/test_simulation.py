@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.long import long
-from tests.simulation.__main__ import find
+from tests.simulation.__main__ import find, main
 from tests.simulation.driver import play
 from tests.simulation.planted import PLANTED
 
@@ -43,6 +43,17 @@ def test_a_seed_is_repeatable() -> None:
     hashes = [_hash_in_a_process(seed=1, hash_seed=hash_seed) for hash_seed in ("1", "2")]
     assert hashes[0] == hashes[1] == play(1).hash
     assert play(2).hash != hashes[0]
+
+
+def test_a_long_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    """A seed that is in the log isn't played again; one whose line was cut off is, and its line is whole then."""
+    log = tmp_path / "log"
+    assert main(["--first", "1", "--seeds", "2", "--jobs", "2", "--log", str(log)]) == 0
+    first, second = log.read_bytes().splitlines(keepends=True)
+    kept = first.replace(b'"violations":[]', b'"violations":["kept"]')
+    log.write_bytes(kept + second[:20])
+    assert main(["--first", "1", "--seeds", "2", "--log", str(log)]) == 1
+    assert log.read_bytes() == kept + second
 
 
 def _hash_in_a_process(*, seed: int, hash_seed: str) -> str:
