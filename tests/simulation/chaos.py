@@ -189,13 +189,14 @@ class Chaos:
         retry = msgspec.structs.replace(before.retry, delays=tuple(both))
         most = max(overrides.concurrency or 0, before.concurrency or 0)
         subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, concurrency=most, retry=retry)
-        subject.recovered_at = None
+        subject.is_settling = True  # one of the two may have a rate limit, which knows no ramp
         subject.order(Ordering.NONE)
         try:
             await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
         except Rejected:
             overrides, ordering = before, before.ordering or Ordering.STRICT
         await trio.sleep(SETTLING_SECONDS)
+        subject.is_settling = False
         subject.overrides = overrides
         subject.order(ordering)
         subject.version += 1

@@ -93,6 +93,7 @@ async def revive(world: World, journal: Journal) -> None:
         subject.inactive_at = None if endpoint.is_active else trio.current_time()
         subject.on_since = trio.current_time() if endpoint.is_active else None
         subject.touched_at = trio.current_time()
+        subject.is_settling = False  # the journal says which holds
         subject.recovered_at = None  # how far the ramp has come depends on a clock that may have been set
         subject.url = endpoint.url
         subject.change_ended_at, subject.is_moving = min(subject.change_ended_at, trio.current_time()), False

@@ -49,7 +49,7 @@ class Subject:
 
     Moments are trio's time; `open_until`, `paused_until`, `recovered_at` and those of secrets are the steady clock's.
     `paused_at` stays until a good answer has come after the pause; `untried_since` is when the webhook was changed so
-    that one of `waiting` leaves at once.
+    that one of `waiting` leaves at once. While it `is_settling` nobody knows which of two policies holds.
     """
 
     id: str
@@ -72,6 +72,7 @@ class Subject:
     paused_at: float | None = None
     paused_until: float = 0.0
     recovered_at: float | None = None
+    is_settling: bool = False
     change_began_at: float = -10.0
     change_ended_at: float = -10.0
     is_moving: bool = False

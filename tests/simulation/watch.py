@@ -150,7 +150,8 @@ def _check_ramp(world: World, subject: Subject, request: Request) -> None:
     if subject.ordering is Ordering.STRICT:
         return  # in its order there is one, beside what goes out of order
     since = subject.recovered_at
-    if since is not None and subject.overrides.rate_limit is None and request.steady_at < since + RAMP_SECONDS:
+    is_ramped = subject.overrides.rate_limit is None and not subject.is_settling
+    if since is not None and is_ramped and request.steady_at < since + RAMP_SECONDS:
         most = 1 + int((most - 1) * (request.steady_at - since + 0.01) / RAMP_SECONDS)
     if len(subject.flying) >= most:
         world.blame(f"{request.delivery} sent to {subject.id} beside {len(subject.flying)}, which may have {most}")
