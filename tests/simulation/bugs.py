@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import msgspec
+import trio
 from peewee import Database
 
 from tests.simulation.audit import rows
@@ -177,7 +178,7 @@ class LosesRecordsWhenFull(BadJournal):
 
 
 class TrustsALookUp(BadJournal):
-    """Takes a delivery that was looked up to be there for good, whatever retention removes."""
+    """Takes a delivery that was looked up a while ago to be there for good, whatever retention removes."""
 
     async def write(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         if change is not deliveries.retry:
@@ -187,6 +188,7 @@ class TrustsALookUp(BadJournal):
             [_] = rows(database, "SELECT pk FROM deliveries WHERE pk = ?", pk)
             return change(database, pk, **how)
 
+        await trio.sleep(0.2)
         return await super().write(trusting, *args, **kwargs)
 
 

@@ -4,6 +4,7 @@ While a change is on its way the looser of the two rules holds.
 """
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 import trio
@@ -29,6 +30,7 @@ from webhookd.models import (
 from webhookd.replayer import selection
 
 MOST_ENDPOINTS = 6
+HASTY = 4
 SETTLING_SECONDS = 1.0
 
 
@@ -42,9 +44,7 @@ class Chaos:
 
     async def operate(self) -> None:
         """Create, change, switch, delete, retry and replay; first retry what retention is about to remove."""
-        for _ in range(20):
-            await self._attempt(self._retry_old)
-            await trio.sleep(self._dice.choice((0.0, 0.01)))
+        await self._retry_old()
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
         deeds = [
@@ -282,11 +282,18 @@ class Chaos:
             await self._retry_by_hand(self._dice.choice(known))
 
     async def _retry_old(self) -> None:
-        """Retry a delivery that a server may remove by its age, now that its clock has been set."""
+        """Retry all that a server may remove by its age now, several at a time, while it does so."""
         old = {name for name, submission in self._world.submissions.items() if submission.may_be_forgotten}
-        known = [request.delivery for request in self._world.requests if request.event in old]
-        if known:
-            await self._retry_by_hand(self._dice.choice(known))
+        known = list(dict.fromkeys(request.delivery for request in self._world.requests if request.event in old))
+        self._dice.shuffle(known)
+        async with trio.open_nursery() as hasty:
+            for _ in range(HASTY):
+                hasty.start_soon(self._retry_each, known)
+
+    async def _retry_each(self, known: list[str]) -> None:
+        while known:
+            await self._attempt(partial(self._retry_by_hand, known.pop()))
+            await trio.sleep(self._dice.choice((0.0, 0.01)))
 
     async def _retry_by_hand(self, delivery: str) -> None:
         force = self._dice.random() < 0.2

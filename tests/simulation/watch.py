@@ -15,6 +15,7 @@ from tests.simulation.model import GRACE_SECONDS, PARK_AFTER, SMALL_STEPS_SECOND
 from webhookd.models import DeliveryError, Ordering, Outcome
 
 RAMP_SECONDS = 10.0
+ROUNDING_SECONDS = 0.01
 PROMPT_SECONDS = 2.0  # disks and other webhooks take their time
 REFUSALS = {400, 409, 413, 415, 422}
 
@@ -27,13 +28,13 @@ def began(world: World, request: Request, headers: Mapping[str, str]) -> None:
         if since is not None and now > since + GRACE_SECONDS:
             world.blame(f"{request.delivery} sent to {subject.id}, which is {what}")
     if subject.opened_at is not None and now > subject.opened_at + GRACE_SECONDS:
-        is_early = request.steady_at < subject.open_until - 0.01
+        is_early = request.steady_at < subject.open_until - ROUNDING_SECONDS
         if is_early and request.delivery not in world.by_hand:
             world.blame(f"{request.delivery} sent to {subject.id} while its breaker is open")
         if any(other.at > subject.opened_at + GRACE_SECONDS for other in subject.flying):
             world.blame(f"{request.delivery} sent to {subject.id} beside its probe")
     if subject.paused_at is not None and now > subject.paused_at + GRACE_SECONDS:
-        if request.steady_at < subject.paused_until - 0.01:
+        if request.steady_at < subject.paused_until - ROUNDING_SECONDS:
             world.blame(f"{request.delivery} sent to {subject.id} before its Retry-After")
         if any(other.at > subject.paused_at + GRACE_SECONDS for other in subject.flying):
             world.blame(f"{request.delivery} sent to {subject.id} beside the first one after a pause")
@@ -152,7 +153,7 @@ def _check_ramp(world: World, subject: Subject, request: Request) -> None:
     since = subject.recovered_at
     is_ramped = subject.overrides.rate_limit is None and not subject.is_settling
     if since is not None and is_ramped and request.steady_at < since + RAMP_SECONDS:
-        most = 1 + int((most - 1) * (request.steady_at - since + 0.01) / RAMP_SECONDS)
+        most = 1 + int((most - 1) * (request.steady_at - since + ROUNDING_SECONDS) / RAMP_SECONDS)
     if len(subject.flying) >= most:
         world.blame(f"{request.delivery} sent to {subject.id} beside {len(subject.flying)}, which may have {most}")
 
@@ -211,7 +212,7 @@ def ended(world: World, request: Request, outcome: Outcome) -> None:
 def _good_answer(world: World, subject: Subject, request: Request, *, is_doubtful: bool) -> None:
     """Learn from a success or a refusal: it ends an outage, and a pause that is over where it came after that."""
     is_paused = subject.paused_at is not None
-    is_in_force = is_paused and world.clock.steady() < subject.paused_until
+    is_in_force = is_paused and world.clock.steady() < subject.paused_until - ROUNDING_SECONDS
     is_straggler = subject.paused_at is not None and request.at <= subject.paused_at
     if not is_doubtful and (is_in_force or is_straggler):
         subject.faults = subject.doubtful_faults = 0
