@@ -49,6 +49,7 @@ def told(place: Path, runs: int, capsys: pytest.CaptureFixture[str]) -> tuple[in
     return status, [line for line in lines if not line.startswith("process ")]
 
 
+@pytest.mark.slow
 def test_each_run_is_a_line_and_more_can_be_asked_for(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Quiet and busy runs take turns, a failed test is named, and asking for more makes only what is missing."""
     status, lines = told(place, 2, capsys)
@@ -62,6 +63,7 @@ def test_each_run_is_a_line_and_more_can_be_asked_for(place: Path, capsys: pytes
     assert (place / "count").read_text() == "..."
 
 
+@pytest.mark.slow
 def test_it_survives_its_shell_and_goes_on_where_it_was_killed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The one who asked may end; a worker that is killed loses the run that it was at and no other."""
     (place / "hold").touch()

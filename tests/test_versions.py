@@ -65,6 +65,7 @@ def test_each_minor_version_is_tried_once(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_bound_that_is_too_low_is_found(tmp_path: Path) -> None:
     """A project that needs more than its lower bound works with the newest packages and fails with the lowest."""
     if not Path(tool("uv")).exists():

@@ -295,7 +295,7 @@ _WORDS = "http:// https:// a 1.1.1.1 [::1] [2606:4700::1] .com . @ : 80 / ? # %4
 _PIECES = st.sampled_from([*_WORDS.split(), "\u200b", "\t", " ", "。", "K", "İ", "ſ"])
 
 
-@settings(max_examples=1200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1200, suppress_health_check=[HealthCheck.too_slow])
 @given(_HONEST | _PLAUSIBLE | st.lists(_PIECES, max_size=9).map("".join) | st.text(max_size=40).map("https://".__add__))
 @example("https://" + "ü" * 60 + ".com/")
 @example("https://\u212aelvin.example.com/")

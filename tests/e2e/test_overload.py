@@ -53,6 +53,7 @@ def peak(seeded: Path, *faults: str) -> float:
         return server.peak_mebibytes()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_backlog(journals: dict[int, Path]) -> None:
     """A start on twenty times the backlog takes hardly more memory, and a server that reads all of it is noticed."""
     little, much = peak(journals[LITTLE]), peak(journals[MUCH])

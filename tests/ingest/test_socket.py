@@ -130,7 +130,7 @@ async def test_byte_at_a_time(path: Path) -> None:
     assert code(second) == "VALIDATION_ERROR"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pieces=st.lists(st.sampled_from([line(7), b"\n", b"bad\n", b"\xff\n", b"y" * (LIMIT + 1) + b"\n", b'{"type"'])),
     cuts=st.lists(st.integers(0, 4000), max_size=6),
