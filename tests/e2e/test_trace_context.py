@@ -49,6 +49,7 @@ async def test_an_event_carries_its_trace_from_each_way_in(tmp_path: Path) -> No
         sent = {request.headers["webhook-id"]: request.headers.get("traceparent") for request in receiver.requests}
         assert [sent[event_id] for event_id in ids] == expected
         assert [(await server.get(f"/api/events/{event_id}"))["traceparent"] for event_id in ids] == expected
+        assert await server.stop() == 0  # by then its log is written
         nursery.cancel_scope.cancel()
     logged = [json.loads(line) for line in server.log().splitlines()]
     attempts = {line["event_id"]: line for line in logged if line["event"] == "delivery.attempted"}
