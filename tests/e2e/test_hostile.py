@@ -122,10 +122,10 @@ async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
         await server.settled(webhook["id"])
         assert len(receiver.requests) == 50
         assert process.returncode is None
-        assert "http.connection_failed" not in server.log()
-        assert '"status":500' not in server.log()
-        assert "http.request_failed" not in server.log()
         assert await server.stop() == 0
+        log = server.log()  # whole, now that its writer has ended
+        for sign in ("http.connection_failed", "http.request_failed", '"status":500'):
+            assert sign not in log
         nursery.cancel_scope.cancel()
 
 

@@ -64,6 +64,7 @@ async def test_killed_while_it_changes_its_master_key_it_opens_and_ends_the_chan
         for webhook in made[:5]:
             await server.post(f"/api/webhooks/{webhook['id']}/test", {})
         assert len(receiver.requests) == 6
+        assert await server.stop() == 0
         assert "Traceback" not in server.log()
         nursery.cancel_scope.cancel()
 
