@@ -18,8 +18,8 @@ def test_a_command_says_the_same_as_python_started_anew() -> None:
     """Status and both streams are those of the command, for one that is good and one that is wrong."""
     for arguments in (("--version",), ("nothing-of-the-kind",)):
         forked = run([*PROGRAM, *arguments])
-        anew = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
-        assert (forked.returncode, forked.stdout, forked.stderr) == (anew.returncode, anew.stdout, anew.stderr)
+        fresh = subprocess.run([*PROGRAM, *arguments], capture_output=True, text=True, check=False)
+        assert (forked.returncode, forked.stdout, forked.stderr) == (fresh.returncode, fresh.stdout, fresh.stderr)
 
 
 def test_a_signal_ends_it_with_the_signals_status(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_signal_ends_it_with_the_signals_status(tmp_path: Path) -> None:
 
 
 def test_what_python_reads_at_its_start_needs_python() -> None:
-    """Another place to look for modules would be ignored by a fork, so such a program is started anew."""
+    """A fork would ignore another PYTHONPATH, so such a program runs in a new interpreter."""
     assert can_fork(PROGRAM, dict(os.environ) | {"WEBHOOKD_LOG__LEVEL": "error"})
     elsewhere = dict(os.environ) | {"PYTHONPATH": "/elsewhere"}
     assert not can_fork(PROGRAM, elsewhere)

@@ -87,7 +87,7 @@ async def test_with_a_rate_limit_the_bucket_starts_empty(tmp_path: Path, autojum
 
 
 async def test_a_success_in_flight_does_not_end_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Of forty in flight one is told to wait a minute, and the others succeed after it: the minute is waited for."""
+    """One of forty requests in flight is answered with a pause of a minute; successes of the others don't end it."""
     wait = Outcome(duration_seconds=0.0, status=429, headers=(("retry-after", "60"),))
     sender = WorldSender(
         script=lambda sent: wait if (sent.event, sent.number) == ("e0", 1) else OK,

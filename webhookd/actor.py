@@ -130,7 +130,7 @@ class Actor:
     """The actor of one endpoint; `run` it under a supervisor, once at a time.
 
     `slots` bounds the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
-    Whoever has `judging` is taking a change of the endpoint to disk: an answer that comes meanwhile is judged after it.
+    A change of the endpoint holds `judging` until it is on disk; an answer that arrives meanwhile is judged after it.
     All methods but `run` are one synchronous step and may be called at any time.
     """
 

@@ -40,7 +40,7 @@ class Visitor:
         return answer.text
 
     async def csrf(self) -> str:
-        """Return the token of this session, as its pages carry it."""
+        """Return the CSRF token that the pages of this sign-in carry."""
         found = re.search(r'name="csrf" value="([^"]+)"', await self.page("/"))
         assert found is not None
         return found[1]

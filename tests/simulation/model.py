@@ -90,7 +90,7 @@ class Subject:
         self.opened_at = None
 
     def begin_change(self, *, is_move: bool = False) -> None:
-        """Note that somebody is about to change it so that its past is forgotten; when that is, nobody knows yet."""
+        """Note that a change begins which resets the failure state; the time at which it takes effect is unknown."""
         self._pardon()
         self.change_began_at, self.change_ended_at, self.is_moving = trio.current_time(), float("inf"), is_move
 
@@ -110,7 +110,7 @@ class Subject:
         return True if request.at < self.change_began_at and self.change_ended_at <= trio.current_time() else None
 
     def expect_request(self, waiting: set[str]) -> None:
-        """Expect one of what waits to be sent at once: somebody has just changed the webhook so."""
+        """Expect that one of the `waiting` deliveries is sent at once, because the webhook has just been changed."""
         self.waiting = waiting
         self.untried_since = trio.current_time() if waiting else None
 

@@ -63,7 +63,7 @@ class Session:
         return self._shown_once.pop(name, None)
 
     def vouches(self, csrf_token: str | None) -> bool:
-        """Whether a form with this token is one that this session was given."""
+        """Whether this is the CSRF token of the forms that were shown to the signed-in browser."""
         return csrf_token is not None and hmac.compare_digest(csrf_token.encode(), self.csrf_token.encode())
 
 
