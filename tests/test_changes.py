@@ -280,6 +280,30 @@ async def test_a_change_and_an_answer_that_cross(
         assert len(sender.sent) == 3
 
 
+@pytest.mark.parametrize("change", [move, rotate])
+async def test_a_change_whose_caller_has_left_is_still_waited_for(
+    tmp_path: Path, autojump_clock: MockClock, change: Change
+) -> None:
+    """An answer that comes after the caller was canceled, and before the disk has the change, is judged after it."""
+    writes = HeldRunner()
+    sender = WorldSender(script=lambda _: 500, seconds_of=lambda sent: 1.0 if sent.number == 1 else 0.0)
+    async with world(tmp_path, sender=sender, writes=writes) as w:
+        endpoint = await webhook(w)
+        await w.publish("e1")
+        await trio.sleep(0.5)
+        async with trio.open_nursery() as nursery:
+            writes.hold()
+            nursery.start_soon(change, w, endpoint)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)  # the answer has come
+                writes.free()
+        state = await remembered(w, endpoint)
+        assert len(sender.sent) == 2
+        assert (state.breaker, state.consecutive_faults) == (BreakerState.OPEN, 1)  # the second one's doing
+
+
 @pytest.mark.parametrize("change", [*MOVES, *SAME_RECEIVER])
 async def test_a_restart_finds_what_the_change_made(tmp_path: Path, autojump_clock: MockClock, change: Change) -> None:
     """Cut off with an old probe in flight, the next server tries the changed webhook at once."""

@@ -90,8 +90,6 @@ class Registry:
             self._pks[endpoint.id] = endpoint.pk
             return
         bucket = self._resized_bucket(entry, policy)
-        if bucket is not None and renewal is not None and renewal.state.is_ill:
-            bucket = bucket.rationed(self._clock.now())
         entry.endpoint, entry.policy, entry.bucket = endpoint, policy, bucket
         if entry.actor is not None:
             entry.actor.change(endpoint, policy, bucket, renewal)

@@ -105,3 +105,16 @@ def test_the_examples_are_one_story() -> None:
     sent_at = int(request["headers"]["webhook-timestamp"])
     verified = verify(SECRET, request["headers"], request["body"].encode(), now=sent_at)
     assert verified.event_id == request["headers"]["webhook-id"]
+
+
+async def test_the_description_follows_the_catalogue(tmp_path: Path, autojump_clock: object) -> None:
+    """An event type that was added since the last look is described, and one that was deleted is gone."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        seen = []
+        for method in ("GET", "PUT", "DELETE"):
+            if method != "GET":
+                await api.ask(
+                    method, "/api/event-types/order.paid", None, body={} if method == "PUT" else None, uid=OWN_UID
+                )
+            seen.append("order.paid" in (await described(api))["webhooks"])
+        assert seen == [False, True, False]

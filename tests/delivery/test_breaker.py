@@ -189,3 +189,13 @@ def test_after_a_pause_one_probe_at_a_time() -> None:
     assert answer(paused, Answer.FAULT, over).needs_probe
     again = answer(paused, Answer.THROTTLED, over)
     assert (again.pauses, again.paused_until) == (2, over + DELAY)
+
+
+def test_no_answer_shortens_a_pause() -> None:
+    """Another answer that asks for less leaves the end of the pause, and so do faults that open the breaker."""
+    paused = msgspec.structs.replace(EndpointState(), paused_until=AT + 10 * DELAY)
+    assert answer(paused, Answer.THROTTLED, AT).paused_until == AT + 10 * DELAY
+    for _ in range(THRESHOLD):
+        paused = answer(paused, Answer.FAULT, AT)
+    assert (paused.breaker, paused.paused_until) == (BreakerState.OPEN, AT + 10 * DELAY)
+    assert breaker.admit(paused, AT + 2 * DELAY, probing=False) == (Hold.PAUSED, AT + 10 * DELAY)

@@ -40,10 +40,6 @@ class TokenBucket:
         """Return the bucket as it is when an outage ends: empty, and saving up no burst while the backlog drains."""
         return replace(self, tokens=0.0, at=now, draining=True)
 
-    def rationed(self, now: float) -> "TokenBucket":
-        """Return the bucket with one token at most, and saving up no burst: for an endpoint that is tried at once."""
-        return replace(self, tokens=min(self.filled(now), 1.0), at=now, draining=True)
-
     def drained(self, now: float) -> "TokenBucket":
         """Return the bucket once the backlog is gone: bursts may be saved up again."""
         return replace(self, tokens=self.filled(now), at=now, draining=False)
