@@ -31,7 +31,7 @@ ALLOWED = CONFIG.replace("port = 0", "port = 0\nmax_connections = 40").replace(
     'socket = "ingest.sock"', 'socket = "ingest.sock"\nmax_connections = 10'
 )
 POSTING, STREAMING, SOCKETS = 60, 6, 14
-EACH, LINES = 8, 80
+EACH, LINES = 4, 40
 RETRYABLE = {"JOURNAL_FULL", "RATE_LIMITED"}
 
 

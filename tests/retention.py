@@ -36,7 +36,7 @@ from webhookd.journal import retention
 MEBIBYTE = 1024 * 1024
 LOG_BYTES = 64 * MEBIBYTE
 MOST_ROWS = 2 * retention.ROWS_A_STEP[-1]  # so many events, and as many deliveries
-HISTORY, QUICK_HISTORY = 100_000, 10_000
+HISTORY, QUICK_HISTORY = 100_000, 5_000
 YARDSTICK_COMMITS = 100
 CHANGES, MOST_CUTS = 5, 50
 CHANGE_SECONDS = 2.0  # a change that waits for a reader takes 5, without fail

@@ -192,7 +192,7 @@ def doors() -> Iterator[Door]:
     yield Door(
         "an answer in pieces",
         in_pieces(lambda: ResponseReader().feed),
-        LONGEST // 4,
+        LONGEST // 8,
         b" a\r\n:",
         (b"", answer, answer + b"a:", answer + b"transfer-encoding: chunked\r\n\r\n1;"),
     )

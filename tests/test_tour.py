@@ -19,6 +19,7 @@ def blocks() -> list[str]:
     return re.findall(r"```sh\n(.*?)```", (ROOT / "docs/tour.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_tour_goes_as_it_says(tmp_path: Path) -> None:
     """Each block ends well, and shows what the text beside it promises: order, duplicates, a reason, a recovery."""
     if shutil.which("curl") is None or shutil.which("bash") is None:

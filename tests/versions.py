@@ -1,9 +1,9 @@
 """webhookd with each Python of this machine, with the newest packages and with the oldest that pyproject.toml admits.
 
 `python -m tests.versions` makes an environment for each, installs webhookd and the test tools into it without the lock
-files, runs the demo and the whole suite, and prints a line for each. `--quick` takes the oldest Python with both and
-the newest Python with the newest packages, and of the suite one test that looks at everything once. A Python that isn't
-tried is named with the reason. What is given beside that goes to pytest. Exit status 1 if any failed.
+files, runs the demo and the whole suite, and prints a line for each. `--quick` takes the oldest Python with the oldest
+packages and the newest Python with the newest, and of the suite one test that looks at everything once. A Python that
+isn't tried is named with the reason. What is given beside that goes to pytest. Exit status 1 if any failed.
 """
 
 import argparse
@@ -82,7 +82,9 @@ class _StepError(Exception):
 def main() -> int:
     """Try each combination; return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.versions", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the oldest and the newest Python, and one test")
+    parser.add_argument(
+        "--quick", action="store_true", help="the oldest Python and packages, the newest of both, and one test"
+    )
     parser.add_argument("--python", action="append", metavar="3.X", help="only this one; may be repeated")
     arguments, for_pytest = parser.parse_known_args()
     project = Project.read(ROOT)
@@ -119,9 +121,9 @@ def main() -> int:
 
 
 def _is_quick(interpreter: Interpreter, packages: Packages, interpreters: Sequence[Interpreter]) -> bool:
-    if interpreter == interpreters[0]:
-        return True
-    return interpreter == interpreters[-1] and packages is Packages.NEWEST
+    if packages is Packages.LOWEST:
+        return interpreter == interpreters[0]
+    return interpreter == interpreters[-1]
 
 
 def candidates(environ: Mapping[str, str]) -> Iterator[Path]:

@@ -53,6 +53,7 @@ def test_a_points_function_is_still_there(at: str) -> None:
     find(at)
 
 
+@pytest.mark.slow
 async def test_what_isnt_there_or_isnt_reached_is_a_failure() -> None:
     """A point whose function is gone, and one that the process never comes to, are broken and not passed over."""
     point = next(point for point in POINTS if point.name == "audit.committed")
@@ -73,6 +74,7 @@ async def test_a_planted_fault_is_found(name: str) -> None:
     assert fault.says in (found[point.name] or "held")
 
 
+@pytest.mark.slow
 def test_the_command_says_what_broke(capsys: pytest.CaptureFixture[str]) -> None:
     """It prints each point with what is expected and whether that held; the status is 1 where one was broken."""
     assert main(["--list"]) == 0

@@ -7,7 +7,7 @@ a page at every width and in both colour schemes.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -20,6 +20,10 @@ T = TypeVar("T")
 
 PHONE, DESKTOP = (360, 740), (1280, 900)
 NARROWEST = (320, 640)
+Look = tuple[str, tuple[int, int]]
+# Between them each rule meets both widths, and each colour its ground in both schemes.
+ALL_LOOKS: Sequence[Look] = (("light", DESKTOP), ("dark", PHONE))
+QUICK_LOOKS = ALL_LOOKS[:1]
 SCHEMES = ("light", "dark")
 WAIT_MS = 10_000
 MISSING = "there is no chromium here (apt-get install chromium)"
@@ -90,13 +94,12 @@ class Tab:
         self.page.set_viewport_size({"width": size[0], "height": size[1]})
         self.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
 
-    def check(self) -> None:
+    def check(self, looks: Sequence[Look] = QUICK_LOOKS) -> None:
         """Hold the page against what every page must be; AssertionError says what is wrong."""
         page = self.page
         wrong: list[str] = []
         page.evaluate(_AXE)
-        # Between them each rule meets both widths, and each colour its ground in both schemes.
-        for scheme, size in (("light", DESKTOP), ("dark", PHONE)):
+        for scheme, size in looks:
             self.look(size, scheme)
             wrong += [f"axe, {scheme}, {size[0]} px: {said}" for said in page.evaluate(_RUN_AXE)]
         for size in (PHONE, NARROWEST):

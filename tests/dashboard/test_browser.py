@@ -1,9 +1,11 @@
 """Every page in a real browser: nothing on the console, nothing against the policy, fit for each width and reader."""
 
+from collections.abc import Sequence
+
 import pytest
 from playwright.sync_api import Dialog
 
-from tests.dashboard.browser import MISSING, Browser, Tab, find_chromium
+from tests.dashboard.browser import ALL_LOOKS, MISSING, QUICK_LOOKS, Browser, Look, Tab, find_chromium
 from tests.dashboard.day import MARKUP, Day
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason=MISSING)
@@ -24,13 +26,14 @@ PAGES = (
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_is_fit_for_everybody(day: Day, browser: Browser, name: str) -> None:
+@pytest.mark.parametrize("looks", [QUICK_LOOKS, pytest.param(ALL_LOOKS, marks=pytest.mark.slow)], ids=["quick", "all"])
+def test_a_page_is_fit_for_everybody(day: Day, browser: Browser, name: str, looks: Sequence[Look]) -> None:
     """Light and dark, on a phone and on a desk, axe finds nothing, nothing overflows, and the console is empty."""
 
     def look(tab: Tab) -> None:
         tab.open(day.paths()[name])
         assert tab.page.locator("h1").count() == 1
-        tab.check()
+        tab.check(looks)
 
     browser.run(look, day.keys["admin"])
 

@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.cli.conftest import invoke
-from tests.disk import NotPossibleError, finds, run_error, run_full
+from tests.disk import FAULTS, NotPossibleError, finds, run_error, run_full
 from tests.e2e.harness import CONFIG, PROGRAM, running, submit
 from tests.forked import run_soon
 from tests.journal.old import ask
@@ -41,7 +41,8 @@ def test_a_full_disk_refuses_events_records_attempts_and_goes_on(tmp_path: Path)
     assert broken == []
 
 
-@pytest.mark.parametrize("fault", ["goes on after a failed sync", "has no reserve"])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS[:2])
 def test_a_planted_fault_is_found(tmp_path: Path, fault: str) -> None:
     """A server that trusts a disk after a failed sync, and one that has no room for attempts, are noticed."""
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import trio
 
-from tests.e2e.harness import Server, running
+from tests.e2e.harness import CONFIG, Server, running
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client
@@ -131,7 +131,10 @@ async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
 
 async def test_a_client_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) -> None:
     """Clients that ask without reading, or never finish asking, neither slow the others nor the end."""
-    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+    async with (
+        running(tmp_path, CONFIG.replace("drain_seconds = 10", "drain_seconds = 1")) as server,
+        trio.open_nursery() as nursery,
+    ):
         receiver = await nursery.start(Receiver().run)
         await server.webhook(receiver.url)
         host, port = server.url.removeprefix("http://").split(":")

@@ -13,7 +13,7 @@ import pytest
 import trio
 from click.testing import CliRunner, Result
 
-from tests.admin.raw import split_replies
+from tests.admin.raw import Reply, split_replies
 from tests.e2e.harness import CONFIG, Server, running
 from tests.e2e.posting import connect
 from webhookd.cli import program
@@ -163,10 +163,14 @@ async def posted(server: Server, key: str, sent: bytes, *, claimed: int) -> list
     async with await connect(server) as stream, trio.open_nursery() as nursery:
         nursery.start_soon(stream.send_all, head.encode() + sent)
         with trio.fail_after(20):
-            while chunk := await stream.receive_some(65_536):
+            replies: list[Reply] = []
+            while not replies:
+                chunk = await stream.receive_some(65_536)
+                assert chunk, f"the connection ended before the answer: {received!r}"
                 received += chunk
+                replies, _ = split_replies(received)
         nursery.cancel_scope.cancel()
-    [reply], _ = split_replies(received)
+    [reply] = replies
     assert reply.status == 200
     return [json.loads(line) for line in reply.body.splitlines()]
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.shutdown import finds, stop_repeatedly
 
 DRAIN_SECONDS = 1.0
@@ -14,6 +16,7 @@ def test_a_server_stops_whoever_holds_on(tmp_path: Path) -> None:
     assert all(stop.seconds >= DRAIN_SECONDS for stop in stops), "receivers that hang are given their time"
 
 
+@pytest.mark.slow
 def test_an_edge_that_is_not_cut_off_is_found(tmp_path: Path) -> None:
     """A server that waits for its clients for ever is noticed."""
     assert finds(tmp_path, "waits for clients")

@@ -15,7 +15,7 @@ from tests.receiver import Reply, always
 
 def test_killed_under_load_it_keeps_its_promise() -> None:
     """Killed at random moments, starts included, while receivers fail, it delivers all it acknowledged, in order."""
-    report = play(seed=3, cycles=2, connections=5)
+    report = play(seed=3, cycles=1, connections=5)
     assert report.problems == []
     assert report.kills >= 3
     assert report.acknowledged > 60

@@ -13,7 +13,7 @@ from tests.simulation.driver import play
 from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-SEEDS, QUICK_SEEDS = 200, 20
+SEEDS, QUICK_SEEDS = 200, 10
 SEEDS_ABOUT_TIME, QUICK_ABOUT_TIME = 10, 2
 GROUP = 10
 # One of each place where bugs are planted: the journal, the sender, the router, a connection and a clock.
