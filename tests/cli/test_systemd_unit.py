@@ -69,6 +69,14 @@ def test_the_unit_hides_no_users() -> None:
     assert asked["LoadCredential"] == ["webhookd-master-key:/etc/webhookd/master.key"]
 
 
+def test_the_unit_starts_no_program_that_a_small_system_lacks() -> None:
+    """A reload needs a shell, which every system has, and not /bin/kill, which Debian's smallest one leaves out."""
+    asked = settings(printed())
+    assert asked["ExecStart"] == ["/opt/webhookd/bin/webhookd serve --config /etc/webhookd/config.toml"]
+    assert asked["ExecReload"] == ["/bin/sh -c 'kill -HUP $MAINPID'"]
+    assert not [key for key in asked if key.startswith("Exec") and key not in {"ExecStart", "ExecReload"}]
+
+
 def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
     """User, program, paths and times are those that are asked for, written as systemd reads them."""
     config = tmp_path / "a %config.toml"

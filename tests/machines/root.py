@@ -51,8 +51,9 @@ def install(root: Path) -> None:
             shutil.copy(TOP / name, root / "source" / name)
     pip = "/opt/webhookd/bin/pip install -q"
     command = (
-        f"test -d /opt/webhookd || /usr/bin/python3 -m venv /opt/webhookd; "
-        f"{pip} /source && {pip} --force-reinstall --no-deps /source"
+        "cd /source && /usr/bin/python3 -m venv /opt/webhookd && "
+        f"{pip} --require-hashes -r docs/deploy/requirements.lock && "
+        f"{pip} --force-reinstall --no-deps --no-build-isolation ."
     )
     done = subprocess.run(["chroot", str(root), "sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_two_versions import NEXT, STEP
 from tests.machines.root import TOP, debian, install
 
 PAGE = (TOP / "docs/operations.md").read_text()
@@ -22,7 +23,7 @@ pytestmark = [
 
 
 def set_up() -> tuple[str, str]:
-    """Return the page's configuration and its commands, without the one that installs."""
+    """Return the page's configuration and its commands, without those that install."""
     section = PAGE[PAGE.index("## Installing") : PAGE.index("## Its files")]
     (config,) = re.findall(r"^```toml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     installing, commands = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
@@ -40,6 +41,8 @@ cat >/etc/webhookd/config.toml <<'CONFIG'
 allow_http = true
 ports = []
 allow_networks = ["127.0.0.0/8"]
+[delivery]
+retry_delays = [1]
 CONFIG
 export PATH=/opt/webhookd/bin:$PATH
 {commands}
@@ -50,22 +53,67 @@ systemctl daemon-reload
 systemctl restart webhookd
 echo "== journals $(find / -xdev -name 'webhookd.db' -not -path '/proc/*' | wc -l)"
 echo "== keys $(webhookd keys list $config | grep -c 'key_')"
-webhookd listen --port 9000 >/tmp/heard &
-webhookd webhooks create $config http://127.0.0.1:9000/hook --events 'user.*'
-webhookd send $config --type user.created --data '{{"id": "usr_1"}}'
-timeout 60 sh -c 'until grep -q user.created /tmp/heard; do sleep 0.2; done'
+shown() {{ systemctl show -P "$1" webhookd; }}
+answering() {{ timeout 60 sh -c 'until webhookd health --config /etc/webhookd/config.toml; do sleep 0.5; done'; }}
+heard() {{ grep -c '"path"' /tmp/heard || true; }}
+listening() {{ webhookd listen --port 9000 --json --secret "$secret" >>/tmp/heard & listener=$!; }}
+until_heard() {{ until [ "$(heard)" -ge "$1" ]; do sleep 0.2; done; }}
+
+secret=$(webhookd webhooks create $config http://127.0.0.1:9000/hook --events 'user.*' | grep -o 'whsec_.*')
+listening
+webhookd send $config --type user.created --data '{{"number": 0}}'
+until_heard 1
 echo "== delivered"
 webhookd backup $config /mnt/backups/today.db
 echo "== backup $(stat -c '%U %a' /mnt/backups/today.db)"
-before=$(systemctl show -P MainPID webhookd)
+nsenter --target "$(shown MainPID)" --mount touch /etc/webhookd/written /opt/webhookd/written /usr/written || true
+echo "== written $(find /etc/webhookd/written /opt/webhookd/written /usr/written 2>/dev/null | wc -l)"
+
+before=$(shown MainPID)
+sed -i 's/retry_delays = .*/retry_delays = [2]/' /etc/webhookd/config.toml
 systemctl reload webhookd
-echo "== after reload $([ "$before" = "$(systemctl show -P MainPID webhookd)" ] && echo the same process)"
+timeout 60 sh -c 'until journalctl -u webhookd --no-pager | grep -q config.checked; do sleep 0.2; done'
+echo "== after reload $([ "$before" = "$(shown MainPID)" ] && echo the same process)"
+sed -i 's/retry_delays = .*/retry_delays = [1]/' /etc/webhookd/config.toml
 systemctl kill -s KILL webhookd
-timeout 60 sh -c 'until webhookd webhooks list --config /etc/webhookd/config.toml; do sleep 0.5; done'
-echo "== restarts $(systemctl show -P NRestarts webhookd)"
+answering
+echo "== restarts $(shown NRestarts)"
+systemctl restart webhookd
+echo "== restart $([ "$before" != "$(shown MainPID)" ] && echo another process), $(shown ActiveState)"
+
+mkdir /etc/systemd/system/webhookd.service.d
+printf '[Service]\nWatchdogSec=10\n' >/etc/systemd/system/webhookd.service.d/quick.conf
+systemctl daemon-reload
+systemctl restart webhookd
+systemctl kill --kill-whom=main -s STOP webhookd
+until [ "$(shown NRestarts)" != 0 ]; do sleep 0.5; done
+answering
+echo "== watchdog $(journalctl -u webhookd --no-pager | grep -c 'Watchdog timeout')"
+rm -r /etc/systemd/system/webhookd.service.d
+systemctl daemon-reload
+
+kill $listener
+seq 200 | sed 's/.*/{{"type": "user.created", "data": {{"number": &}}}}/' | webhookd send $config >/tmp/results
+cp -r /source /source.before
+cat >>/source/webhookd/journal/migrations.py <<'STEP'
+{step}
+STEP
+installing() {{ /opt/webhookd/bin/pip install -q --force-reinstall --no-deps --no-build-isolation "$1"; }}
+installing /source
+systemctl restart webhookd
+listening
+until_heard 201
+echo "== copied $(stat -c '%U %a' /var/lib/webhookd/webhookd.db.before-v{next})"
+installing /source.before
+systemctl restart webhookd && echo "== refused nothing" || echo "== refused $(shown ExecMainStatus)"
+systemctl stop webhookd
+webhookd restore $config /var/lib/webhookd/webhookd.db.before-v{next}
+systemctl start webhookd
+until_heard 401
 webhookd doctor $config || true
 systemctl stop webhookd
-echo "== result $(systemctl show -P Result webhookd), status $(systemctl show -P ExecMainStatus webhookd)"
+echo "== result $(shown Result), status $(shown ExecMainStatus)"
+cp /tmp/heard /shared/heard
 journalctl -u webhookd -o json --output-fields=PRIORITY,MESSAGE --no-pager >/shared/journal
 """
 
@@ -78,7 +126,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = tmp_path_factory.mktemp("machine")
     (shared / "memory").mkdir()
     config, commands = set_up()
-    (shared / "script").write_text(SCRIPT.format(config=config, commands=commands))
+    (shared / "script").write_text(SCRIPT.format(config=config, commands=commands, step=STEP, next=NEXT))
     command = ["unshare", "--mount", "--propagation", "private", "sh", str(HERE / "booted.sh"), str(root), str(shared)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if not (shared / "status").exists():
@@ -101,12 +149,33 @@ def test_the_set_up_of_the_page_works(played: Path) -> None:
 
 
 def test_the_service_is_managed(played: Path) -> None:
-    """A backup goes to another disk, a reload ends nothing, kill -9 is followed by a start, and a stop is clean."""
+    """A backup goes to another disk and nothing else is written; each way to end it is followed by what it should be.
+
+    A reload ends nothing, a kill and a process that hangs are followed by a start, a restart and a stop are clean.
+    """
     found = said(played)
     assert found["backup"] == "backup webhookd 600"
+    assert found["written"] == "written 0"
     assert found["after"] == "after reload the same process"
     assert found["restarts"] == "restarts 1"
+    assert found["restart"] == "restart another process, active"
+    assert found["watchdog"] == "watchdog 1"
     assert found["result"] == "result success, status 0"
+
+
+def test_an_upgrade_with_a_backlog_and_the_way_back(played: Path) -> None:
+    """What waits is delivered in order by the next version; the old one refuses its tables, until the copy is restored.
+
+    What was delivered since the copy was made is delivered again, with the same ids.
+    """
+    found = said(played)
+    assert found["copied"] == "copied webhookd 600"
+    assert found["refused"] == "refused 70"
+    heard = [json.loads(line) for line in (played / "heard").read_text().splitlines()]
+    numbers = [json.loads(each["body"])["data"]["number"] for each in heard]
+    assert numbers == [0, *range(1, 201), *range(1, 201)]
+    assert all(each["signature"].startswith("signature verified") for each in heard)
+    assert len({each["headers"]["webhook-id"] for each in heard}) == 201
 
 
 def test_the_journal_of_the_machine_knows_what_is_urgent(played: Path) -> None:
@@ -116,4 +185,6 @@ def test_the_journal_of_the_machine_knows_what_is_urgent(played: Path) -> None:
     priorities = {json.loads(line["MESSAGE"])["level"]: line["PRIORITY"] for line in ours}
     assert priorities["info"] == "6"
     assert priorities["warning"] == "4"
+    checked = [json.loads(line["MESSAGE"]) for line in ours if "config.checked" in str(line["MESSAGE"])]
+    assert [each["restart_changes"] for each in checked] == [["delivery.retry_delays"]]
     assert not [line for line in lines if str(line["MESSAGE"]).startswith("<")]

@@ -43,7 +43,7 @@ User={user}
 Group={group}
 ExecStart={command} serve --config {config}
 # Checks the configuration and says in the log what a restart would change; nothing is applied.
-ExecReload=/bin/kill -HUP $MAINPID
+ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
 # 2 is a configuration and 70 a journal that another start doesn't mend.
 Restart=on-failure
 RestartSec=2
