@@ -77,15 +77,17 @@ async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) 
             async with trio.open_nursery() as producing:
                 for producer in producers:
                     producing.start_soon(producer.run)
-                for end in ENDS:
+                try:
+                    for end in ENDS:
+                        await all_go_on()
+                        if end == "kill":
+                            await server.kill()
+                        else:
+                            assert await server.stop() == 0
+                        await server.start()
                     await all_go_on()
-                    if end == "kill":
-                        await server.kill()
-                    else:
-                        assert await server.stop() == 0
-                    await server.start()
-                await all_go_on()
-                enough.set()
+                finally:
+                    enough.set()  # the threads can't be canceled: after a failure they would go on for ever
         events = await feed(server)
         for producer in producers:
             taken = [event for event in events if event["data"]["producer"] == producer.name]
