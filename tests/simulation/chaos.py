@@ -271,6 +271,8 @@ class Chaos:
         if subject.overrides.retry.max_age_seconds is None and not is_held_up and not self._world.is_dead:
             known = [request for request in self._world.requests if request.at >= began_at]
             if subject.paused_at is None or subject.paused_until <= self._world.clock.steady():
+                # What has been answered may not have been on record yet.
+                waiting -= {request.delivery for request in self._world.requests if request.is_delivered}
                 subject.expect_request(set() if known else waiting)
 
     async def _retry(self) -> None:

@@ -42,6 +42,13 @@ class Request:
     outcome: Outcome | None = None
     taken: bool = False
 
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the answer that the server got to know says that the event was taken."""
+        if self.outcome is None or self.outcome.status is None:
+            return False
+        return 200 <= self.outcome.status < 300 and ("webhook-delivery", "abort") not in self.outcome.headers
+
 
 @dataclass(slots=True)
 class Subject:

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from tests.simulation import audit, fate
 from tests.simulation.model import YEAR, Request, Subject, World
 from webhookd.clock import iso
-from webhookd.models import BreakerState, EndpointState, Ordering, PolicyOverrides
+from webhookd.models import BreakerState, EndpointState, Ordering, Outcome, PolicyOverrides
 
 
 def _subject() -> Subject:
@@ -35,3 +35,18 @@ async def test_an_operational_event_is_as_old_as_it_says(autojump_clock: MockClo
         world.forgotten_before.append(world.clock.now() + years_ahead * YEAR - fate.FORGOTTEN_SECONDS)
         audit._check_forgotten(world, request)
         assert len(world.violations) == violations
+
+
+async def test_what_a_receiver_aborts_is_not_delivered(autojump_clock: MockClock) -> None:
+    """A 2xx delivers, unless it asks to give the delivery up; an answer that the server never got delivers nothing."""
+    world = World(1)
+
+    def answered(outcome: Outcome | None) -> Request:
+        return Request(0, "wh_1", "dlv_1", "evt_1", 1, 1, 0.0, world.clock.steady(), b"", outcome=outcome)
+
+    good = Outcome(duration_seconds=0.1, status=204)
+    assert answered(good).is_delivered
+    aborted = msgspec.structs.replace(good, headers=(("webhook-delivery", "abort"),))
+    assert not answered(aborted).is_delivered
+    assert not answered(msgspec.structs.replace(good, status=503)).is_delivered
+    assert not answered(None).is_delivered

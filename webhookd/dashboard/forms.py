@@ -1,5 +1,10 @@
-"""What a form sends: fields in the order they came, bounded in size and number, as text."""
+"""What a form sends: fields in the order they came, bounded in size and number, as text.
 
+Reading a form costs the event loop some microseconds for each escape and each line, so both are bounded before they
+are looked at one by one.
+"""
+
+import re
 from collections.abc import Iterator, Mapping
 from urllib.parse import parse_qsl
 
@@ -11,6 +16,9 @@ from webhookd.errors import ErrorCode, Rejected
 FORM = "application/x-www-form-urlencoded"
 MOST_BYTES = 262_144
 MOST_FIELDS = 500
+# No list that the API takes has more than 100 entries.
+MOST_LINES = 500
+_BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Form(Mapping[str, str]):
@@ -38,19 +46,35 @@ class Form(Mapping[str, str]):
         return [value for found, value in self._pairs if found == name]
 
     def lines(self, name: str) -> list[str]:
-        """Return what stands in a field, one entry a line or between commas."""
-        return [part.strip() for part in self.text(name).replace(",", "\n").splitlines() if part.strip()]
+        """Return what stands in a field, one entry a line, without those that are empty.
+
+        Rejected VALIDATION_ERROR for more than `MOST_LINES` lines.
+        """
+        return self._entries(name, self.text(name))
+
+    def entries(self, name: str) -> list[str]:
+        """Return what stands in a field, one entry a line or between commas; raises as `lines`."""
+        return self._entries(name, self.text(name).replace(",", "\n"))
+
+    def _entries(self, name: str, text: str) -> list[str]:
+        lines = text.splitlines()
+        if len(lines) > MOST_LINES:
+            accepted = f"{len(lines)} lines or entries, and at most {MOST_LINES} are read: leave some out"
+            raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{name}: {accepted}", errors=((f"/{name}", accepted),))
+        return [line.strip() for line in lines if line.strip()]
 
 
-async def read_form(request: Request, timeout_seconds: float) -> Form:
+async def read_form(request: Request, timeout_seconds: float, *, max_bytes: int = MOST_BYTES) -> Form:
     """Return the form in a request's body; Rejected for a body that is none or is too large."""
     expect_media_type(request, FORM)
-    body = await read_body(request, max_bytes=MOST_BYTES, timeout_seconds=timeout_seconds)
+    body = await read_body(request, max_bytes=max_bytes, timeout_seconds=timeout_seconds)
     return parse_form(body)
 
 
 def parse_form(body: bytes) -> Form:
     """Return the fields of an urlencoded text; Rejected where it is none."""
+    if _BROKEN_ESCAPE.search(body) is not None:
+        raise Rejected(ErrorCode.VALIDATION_ERROR, "the form has a % that is not followed by two hexadecimal digits")
     try:
         pairs = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=MOST_FIELDS

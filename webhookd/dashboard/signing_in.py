@@ -18,6 +18,8 @@ from webhookd.logs import get_logger
 
 FAILURES_PER_SECOND = 0.2
 FAILURES_AT_ONCE = 10
+# The longest token that is looked at, each byte of it escaped, and where to go then.
+MOST_BYTES_BEFORE_SIGNING_IN = 32_768
 
 _log = get_logger("dashboard")
 
@@ -45,7 +47,9 @@ class SignIn:
     async def begin(self, request: Request) -> Response:
         """Take a key and begin a session."""
         services = self._services
-        form = await read_form(request, services.config.server.request_timeout_seconds)
+        form = await read_form(
+            request, services.config.server.request_timeout_seconds, max_bytes=MOST_BYTES_BEFORE_SIGNING_IN
+        )
         next_path = doors.own_path(form.get("next", "/"))
         if not doors.comes_from_here(request):
             raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")

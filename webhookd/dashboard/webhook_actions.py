@@ -124,13 +124,13 @@ async def _ask_again(
     """Recover or replay; return what was found, or what is wrong with which field."""
     form = visit.form
     kind = ReplayKind.REPLAY if form.text("kind") == ReplayKind.REPLAY.value else ReplayKind.RECOVER
-    document = {
-        "since": with_zone(form.text("since")) or "",
-        "until": with_zone(form.text("until")),
-        "events": form.lines("events"),
-        "dryRun": dry_run,
-    }
     try:
+        document = {
+            "since": with_zone(form.text("since")) or "",
+            "until": with_zone(form.text("until")),
+            "events": form.entries("events"),
+            "dryRun": dry_run,
+        }
         call = visit.call(NoQuery(), convert(document, ReplayRequest), webhookId=webhook_id)
         expected = Matched if dry_run else ReplayStarted
         return kind, await answered(expected, recover(call) if kind is ReplayKind.RECOVER else replay(call))

@@ -109,7 +109,7 @@ async def _check(visit: Visit, name: str) -> None:
         convert({"url": form.text(_URL), "events": ["*"]}, WebhookSettings)
         await services.check_url(form.text(_URL))
     elif name == _EVENTS:
-        check_events(services, convert({"url": _ANY_URL, "events": form.lines(_EVENTS)}, WebhookSettings).events)
+        check_events(services, convert({"url": _ANY_URL, "events": form.entries(_EVENTS)}, WebhookSettings).events)
     else:
         raise Rejected(ErrorCode.NOT_FOUND, f"the field {name} is checked with the whole form")
 

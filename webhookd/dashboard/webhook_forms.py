@@ -4,7 +4,7 @@ A field is named as the place in the document that it stands for: `retry/maxRefu
 wanted stays text, so that the API's own check says what it takes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from webhookd.dashboard.forms import Form
@@ -32,7 +32,7 @@ FIELDS = frozenset((*TEXTS, *CHOICES, *NUMBERS, *OTHERS))
 def document_of(form: Form) -> Document:
     """Return what a form asks for; a field left empty is the server's own default, and so not in it.
 
-    Rejected VALIDATION_ERROR for a header or a piece of metadata that stands there twice.
+    Rejected VALIDATION_ERROR for a header or a piece of metadata that stands there twice, and for too many lines.
     """
     document: Document = {}
     for name in (*TEXTS, *CHOICES, "signature/form", "organizationId", "secret"):
@@ -42,13 +42,13 @@ def document_of(form: Form) -> Document:
         if form.text(name):
             _put(document, name, _number(form.text(name)))
     if form.text("retry/delays"):
-        _put(document, "retry/delays", [_number(part) for part in form.lines("retry/delays")])
-    document["events"] = form.lines("events")
+        _put(document, "retry/delays", [_number(part) for part in form.entries("retry/delays")])
+    document["events"] = form.entries("events")
     document["isActive"] = "isActive" in form
     if "signature/ed25519" in form:
         _put(document, "signature/ed25519", True)
     for name, separator in (("metadata", "="), ("headers", ":")):
-        if pairs := _pairs(name, form.text(name), separator):
+        if pairs := _pairs(name, form.lines(name), separator):
             document[name] = pairs
     document.setdefault("url", "")
     return document
@@ -107,15 +107,14 @@ def by_field(problems: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def _pairs(field: str, text: str, separator: str) -> dict[str, str]:
+def _pairs(field: str, lines: Sequence[str], separator: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in lines:
         name, _, value = (part.strip() for part in line.partition(separator))
         if name in pairs:
             accepted = f"{name} stands there twice: leave one out"
             raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{field}: {accepted}", errors=((f"/{field}", accepted),))
-        if line.strip():
-            pairs[name] = value
+        pairs[name] = value
     return pairs
 
 

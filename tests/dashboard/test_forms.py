@@ -1,0 +1,54 @@
+"""What a form may hold: it is refused for what would keep the event loop, before that is looked at piece by piece."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import pytest
+
+from tests.linear import calls
+from webhookd.dashboard.forms import MOST_BYTES, MOST_LINES, Form, parse_form
+from webhookd.dashboard.webhook_forms import document_of
+from webhookd.errors import Rejected
+
+T = TypeVar("T")
+
+
+def refused(read: Callable[[T], object], given: T) -> Callable[[], None]:
+    """Return what reads and expects a refusal."""
+
+    def run() -> None:
+        with pytest.raises(Rejected):
+            read(given)
+
+    return run
+
+
+def test_fields_are_decoded() -> None:
+    """Escapes, plus signs and a browser's line breaks become text, and the last of two values stands."""
+    form = parse_form(b"a=1&b=x%20y+z%0D%0A%C3%A9&a=2&c=")
+    assert dict(form) == {"a": "2", "b": "x y z\né", "c": ""}
+    assert form.all("a") == ["1", "2"]
+
+
+@pytest.mark.parametrize("body", [b"a=%", b"a=%2", b"a=%2g", b"%=", b"a=%u0041", b"a=%%20", b"a=%" + b"%" * 100_000])
+def test_a_broken_escape_is_refused(body: bytes) -> None:
+    """A % without two hexadecimal digits behind it is told, however many there are, at the cost of the first."""
+    with pytest.raises(Rejected, match="% that is not followed by two hexadecimal digits"):
+        parse_form(body)
+    assert calls(refused(parse_form, body)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [("retry/delays", "*,"), ("retry/delays", "1\n"), ("events", "a,"), ("metadata", "k{}=\n"), ("headers", "h{}:v\n")],
+)
+def test_too_many_entries_are_refused_before_one_is_looked_at(name: str, unit: str) -> None:
+    """The field is named with how many entries it has and how many are read; what fits is read."""
+    few = "".join(unit.format(number) for number in range(MOST_LINES))
+    document_of(Form([(name, few)]))
+    many = "".join(unit.format(number) for number in range(MOST_BYTES // 8))
+    with pytest.raises(Rejected) as told:
+        document_of(Form([(name, many)]))
+    accepted = f"{MOST_BYTES // 8} lines or entries, and at most {MOST_LINES} are read: leave some out"
+    assert told.value.errors == ((f"/{name}", accepted),)
+    assert calls(refused(document_of, Form([(name, many)]))) < 1000
