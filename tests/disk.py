@@ -258,7 +258,9 @@ class FullDisk:
         if refusal != "JOURNAL_FULL":
             self.broken.append(f"the socket said {refusal}")
         transport = httpx.AsyncHTTPTransport(uds=str(self._server.directory / "control.sock"))
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", timeout=PATIENCE_SECONDS
+        ) as client:
             name = f"http-{len(self._refused)}"
             body = {"type": "user.created", "data": {"text": "x" * 50_000}, "id": name}
             answer = await client.post("/api/events", json=body)

@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from tests.admin.inprocess import Signer, api_in_process
+from tests.patience import PATIENCE_SECONDS
 from tests.test_metrics import exposed
 from webhookd import logs
 from webhookd.clock import SystemClock
@@ -79,7 +80,7 @@ async def stalled_by(block: Callable[[], None]) -> Stalls:
         await trio.sleep(BEAT_SECONDS)
         await Supervisor("planted").run(task)
         before = sum(stalls.delays.counts)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while sum(stalls.delays.counts) < before + 2:
                 await trio.sleep(BEAT_SECONDS)
     return stalls
@@ -119,7 +120,7 @@ async def test_a_thread_that_holds_the_lock_is_told(log: Callable[[], list[dict[
     async with watching(stalls):
         await trio.sleep(BEAT_SECONDS)
         await trio.to_thread.run_sync(hold_the_lock)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not log():
                 await trio.sleep(BEAT_SECONDS)
     assert log()[0]["task"] is None
@@ -138,7 +139,7 @@ async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[s
         async with trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(short)
-        with trio.fail_after(30):
+        with trio.fail_after(PATIENCE_SECONDS):
             while not log():
                 await trio.sleep(BEAT_SECONDS)
     longest = stalls.longest()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from webhookd.admin.binding import bind_tcp
 from webhookd.config import load_config
 from webhookd.errors import CommandError, ConfigError
@@ -29,7 +30,7 @@ def listen(stack: ExitStack, hosts: str | tuple[str, ...], port: int = 0) -> lis
 def answers(address: str, port: int) -> bool:
     """Whether a client gets a connection there."""
     try:
-        socket.create_connection((address, port), timeout=10).close()
+        socket.create_connection((address, port), timeout=PATIENCE_SECONDS).close()
     except OSError:
         return False
     return True
@@ -58,7 +59,7 @@ def test_a_client_of_ipv4_keeps_its_address(stack: ExitStack) -> None:
     listeners = listen(stack, "::")
     by_family = {listener.family: listener for listener in listeners}
     port = listeners[0].getsockname()[1]
-    with socket.create_connection(("127.0.0.1", port), timeout=10):
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS):
         connection, address = by_family[socket.AF_INET].accept()
         connection.close()
     assert address[0] == "127.0.0.1"

@@ -6,6 +6,7 @@ import pytest
 
 from tests.admin.conftest import Api
 from tests.admin.raw import Reply, exchange, split_replies
+from tests.patience import PATIENCE_SECONDS
 
 BEHIND = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n"
@@ -194,7 +195,7 @@ def test_what_follows_a_request_is_answered_in_its_turn(api: Api) -> None:
 def test_what_is_no_request_behind_a_head_is_refused_with_a_body(api: Api) -> None:
     """The answer to HEAD has no body; the refusal of the nonsense that follows it on the connection has its own."""
     head = b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
-    with socket.create_connection(address(api), timeout=10) as client:
+    with socket.create_connection(address(api), timeout=PATIENCE_SECONDS) as client:
         client.sendall(head)
         answered = client.recv(65_536)
         assert answered.endswith(b"\r\n\r\n")

@@ -7,6 +7,7 @@ from threading import Thread
 
 import pytest
 
+from tests.patience import PATIENCE_SECONDS
 from webhookd.admin.schemas import Webhook
 from webhookd.cli.api import Refused, Remote
 from webhookd.cli.receiver import Received, Receiver
@@ -69,7 +70,9 @@ def test_the_receiver_of_listen_reads_a_length_or_refuses_it(length: bytes, stat
     receiver = Receiver("127.0.0.1", 0, take)
     receiver.start()
     try:
-        with socket.create_connection(("127.0.0.1", int(receiver.url.rpartition(":")[2])), timeout=30) as client:
+        with socket.create_connection(
+            ("127.0.0.1", int(receiver.url.rpartition(":")[2])), timeout=PATIENCE_SECONDS
+        ) as client:
             client.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: " + length + b"\r\n\r\n{}")
             assert client.recv(65_536).startswith(b"HTTP/1.1 %d " % status)
     finally:

@@ -14,6 +14,7 @@ import trio
 
 from tests.cli.conftest import BILLING, BROKEN, Scene, invoke, refusal
 from tests.e2e.harness import running
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 
 LINE = re.compile(
@@ -36,7 +37,7 @@ def tailing(*arguments: object) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=20)
+            _, said = process.communicate(timeout=PATIENCE_SECONDS)
         finally:
             watchdog.cancel()
             process.kill()

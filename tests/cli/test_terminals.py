@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from rich.cells import cell_len
 
 from tests.cli.conftest import BILLING, BROKEN, Scene, invoke
-from tests.patience import wait_until
+from tests.patience import PATIENCE_SECONDS, wait_until
 from webhookd.cli import program
 from webhookd.cli.terminal import plain, show_json_line
 
@@ -124,7 +124,7 @@ def test_the_script_is_for_its_shell(shell: str) -> None:
     script = invoke("completion", shell).stdout
     assert "_WEBHOOKD_COMPLETE" in script
     if shutil.which(shell) is not None:
-        subprocess.run([shell, "-n"], input=script, text=True, check=True, timeout=30)
+        subprocess.run([shell, "-n"], input=script, text=True, check=True, timeout=PATIENCE_SECONDS)
 
 
 def test_bash_asks_the_program_itself(tmp_path: Path) -> None:

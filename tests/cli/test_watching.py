@@ -66,7 +66,14 @@ async def test_a_server_that_is_busy_is_asked_again() -> None:
         server = answering(example("getReplay"), busy, Reply(status=503, headers=JSON, body=b"{}"), last)
         async with trio.open_nursery() as nursery:
             await nursery.start(server.run)
-            run = partial(subprocess.run, watching(server.url), capture_output=True, text=True, timeout=30, check=False)
+            run = partial(
+                subprocess.run,
+                watching(server.url),
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_SECONDS,
+                check=False,
+            )
             result = await trio.to_thread.run_sync(run)
             nursery.cancel_scope.cancel()
         assert (result.returncode, result.stdout) == (status, f"{REPLAY} {end}: 1200 of 1200 queued\n"), result.stderr

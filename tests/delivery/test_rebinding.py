@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.delivery.rebinding import FAR, LITERALS, NAME_SERVER, NEAR, OWN, PORT, PUBLIC, ROUNDS
+from tests.patience import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +44,7 @@ class World:
             sender = self.start(self.here, "rebound", *how)
             stack.callback(stop, sender)
             became = json.loads(sender.communicate(timeout=60)[0])
-            here, there = (json.loads(process.communicate(timeout=10)[0]) for process in honeypots)
+            here, there = (json.loads(process.communicate(timeout=PATIENCE_SECONDS)[0]) for process in honeypots)
             return became, here, there
 
 

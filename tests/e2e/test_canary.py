@@ -105,8 +105,8 @@ async def scene(server: Server, canaries: Canaries, receiver: Receiver) -> dict[
     headers = {"authorization": f"Bearer {key}"}
     control = httpx.AsyncHTTPTransport(uds=str(server.directory / "control.sock"))
     async with (
-        httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=30) as over_tcp,
-        httpx.AsyncClient(base_url="http://localhost", transport=control, timeout=30) as over_control,
+        httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS) as over_tcp,
+        httpx.AsyncClient(base_url="http://localhost", transport=control, timeout=PATIENCE_SECONDS) as over_control,
     ):
         admin, local = Asker(over_tcp, canaries, "an admin"), Asker(over_control, canaries, "the local admin")
         wanted = {"url": receiver.url, "events": ["*"], "headers": {"X-Token": HEADER_VALUE}}
@@ -181,7 +181,7 @@ def tamper(directory: Path, webhook: str) -> None:
 async def crash(server: Server, canaries: Canaries, ids: Mapping[str, str]) -> None:
     """Make a task and a request fail inside the server, with their tracebacks in the log."""
     transport = httpx.AsyncHTTPTransport(uds=str(server.directory / "control.sock"))
-    async with httpx.AsyncClient(base_url="http://localhost", transport=transport, timeout=30) as client:
+    async with httpx.AsyncClient(base_url="http://localhost", transport=transport, timeout=PATIENCE_SECONDS) as client:
         local = Asker(client, canaries, "the local admin")
         with Client(server.socket) as producer:
             producer.send("user.created", {}, id="crash")

@@ -9,6 +9,7 @@ import trio
 
 from tests.e2e.harness import PROGRAM, Server
 from tests.e2e.test_metrics import over_the_control_socket, scrape
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from tests.test_metrics import Exposition
 from webhookd.client import Client
@@ -18,7 +19,7 @@ EVENTS = 300  # whose log lines are three times what a pipe holds
 
 def send(path: Path, first: int) -> None:
     """Send events one by one."""
-    with Client(path, timeout=10) as producer:
+    with Client(path, timeout=PATIENCE_SECONDS) as producer:
         for number in range(first, first + EVENTS):
             producer.send("user.created", {}, id=f"e{number}")
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from tests.admin.raw import Reply, split_replies
 from tests.e2e.harness import CONFIG, Server, running
 from tests.e2e.posting import connect
+from tests.patience import PATIENCE_SECONDS
 from webhookd.cli import program
 from webhookd.client import Client, Event
 from webhookd.errors import WebhookdError
@@ -32,7 +33,7 @@ def limited(**most: int) -> str:
 
 def client(server: Server, key: str | None = None) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {key or server.first_key}"}
-    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=30)
+    return httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=PATIENCE_SECONDS)
 
 
 async def add(api: httpx.AsyncClient, path: str, body: Mapping[str, object]) -> httpx.Response:
@@ -162,7 +163,7 @@ async def posted(server: Server, key: str, sent: bytes, *, claimed: int) -> list
     received = b""
     async with await connect(server) as stream, trio.open_nursery() as nursery:
         nursery.start_soon(stream.send_all, head.encode() + sent)
-        with trio.fail_after(20):
+        with trio.fail_after(PATIENCE_SECONDS):
             replies: list[Reply] = []
             while not replies:
                 chunk = await stream.receive_some(65_536)

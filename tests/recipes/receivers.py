@@ -8,6 +8,7 @@ import httpx
 import trio
 
 from tests.e2e.harness import Server
+from tests.patience import PATIENCE_SECONDS
 from tests.ports import held_port
 from tests.recipes.processes import listening, program
 from webhookd.client import Client
@@ -48,7 +49,7 @@ async def _check_at(port: int, server: Server, directory: Path, name: str, start
 
 def send(server: Server, event_id: str) -> None:
     """Submit one event."""
-    with Client(server.socket, timeout=10) as client:
+    with Client(server.socket, timeout=PATIENCE_SECONDS) as client:
         client.send("user.created", DATA, event_id)
 
 
