@@ -13,9 +13,10 @@ from trio.testing import MockClock
 from tests.simulation.model import SimulatedClock
 from tests.world import OK, Answer, HeldRunner, World, WorldSender, steady, world
 from webhookd.clock import DOUBT_SECONDS, LONGEST_WAIT_SECONDS, STEP_SECONDS, Timeline
+from webhookd.delivery.retry import FAILURES_TO_DISABLE
 from webhookd.delivery.signing import generate_secret
 from webhookd.hidden import Secret
-from webhookd.journal import EndpointChanges
+from webhookd.journal import EndpointChanges, endpoints
 from webhookd.models import (
     DeliveryError,
     DeliveryStatus,
@@ -39,6 +40,11 @@ def failing(times: int, answer: Answer = 500) -> WorldSender:
 
 async def statuses(w: World, endpoint: Endpoint) -> set[DeliveryStatus]:
     return {row.status for row in await w.deliveries(endpoint)}
+
+
+def is_active(w: World, endpoint: Endpoint) -> bool:
+    known = w.router.registry.endpoint(endpoint.pk)
+    return known is not None and known[0].is_active
 
 
 @pytest.mark.parametrize("ordering", list(Ordering))
@@ -126,9 +132,36 @@ async def test_a_webhook_is_not_disabled_by_a_clock_that_is_set(tmp_path: Path, 
         await trio.sleep(200)
         machine.jump(YEAR)
         await trio.sleep(200)
-        known = w.router.registry.endpoint(endpoint.pk)
-        assert known is not None
-        assert known[0].is_active
+        assert is_active(w, endpoint)
+
+
+@pytest.mark.parametrize("is_asleep", [False, True])
+async def test_a_webhook_is_not_disabled_by_a_rest(
+    tmp_path: Path, autojump_clock: MockClock, *, is_asleep: bool
+) -> None:
+    """A year in which nothing was tried, by a clock set forward or a machine asleep, isn't a year of failure."""
+    machine = SimulatedClock()
+    retry = RetryOverrides(delays=(*[10.0] * 15, 3600.0), max_age_seconds=30 * DAY)
+    overrides = PolicyOverrides(retry=retry, breaker_threshold=1000)
+    async with world(tmp_path, sender=failing(1000), machine=machine) as w:
+        endpoint = await w.endpoint(overrides=overrides)
+        await w.publish("e0")
+        await trio.sleep(200)
+        if is_asleep:
+            machine.suspend(YEAR)
+            await trio.sleep(LONGEST_WAIT_SECONDS)
+    if not is_asleep:
+        machine.jump(YEAR)
+    async with world(tmp_path, sender=failing(1000), machine=machine) as w:
+        await w.publish("e1")
+        await trio.sleep(200)
+        state = await w.journal.read(endpoints.state, endpoint.pk)
+        assert state.failures_since_success > 2 * FAILURES_TO_DISABLE
+        assert is_active(w, endpoint)
+        await trio.sleep(4 * DAY)
+        assert is_active(w, endpoint)
+        await trio.sleep(DAY)  # with the attempts before the rest, its five days are over
+        assert not is_active(w, endpoint)
 
 
 @pytest.mark.parametrize("seconds", STEPS)

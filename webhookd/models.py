@@ -331,8 +331,9 @@ class Credentials(_Data, frozen=True, kw_only=True):
 class EndpointState(_Data, frozen=True, kw_only=True):
     """What an endpoint's past means for its next request; survives a restart.
 
-    `failing_since` is the first failure since the last success and `failures_since_success` counts the attempts from
-    then on; `consecutive_faults` counts endpoint faults in a row; `reopenings` the probes that failed in a row;
+    `failing_since` is the first failure since the last success, moved forward by the time in which nothing was tried;
+    `failures_since_success` counts the attempts since that success; `consecutive_faults` counts endpoint faults in a
+    row; `reopenings` the probes that failed in a row;
     `pauses` the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through;
     `paused_until` is when a pause ends, and stays until the probe after it has had a good answer; `warned_at` is when
     `webhook.failing` was sent; `recovered_at` is when the last outage or pause ended with such an answer.

@@ -332,6 +332,21 @@ def test_an_endpoint_that_only_fails_is_disabled_after_its_time() -> None:
     assert judged(answered(400), state=many).disable is None, "a refusal doesn't say that the endpoint fails"
 
 
+@pytest.mark.parametrize("status", [500, 503, 400])
+@pytest.mark.parametrize(("delays", "counted"), [((5.0,), 43_200), ((50_000.0,), 60_015)])
+def test_a_rest_counts_no_further_as_failing_than_a_gap_can_be(
+    status: int, delays: tuple[float, ...], counted: float
+) -> None:
+    """After ten days with nothing tried at most a tenth of the time to disable counts, or the longest delay."""
+    policy = msgspec.structs.replace(POLICY, delays=delays)
+    before = EndpointState(failing_since=AT - 900_000, failures_since_success=99, last_failure_at=AT - 864_000)
+    verdict = judged(answered(status), state=before, policy=policy)
+    assert verdict.disable is None
+    assert verdict.endpoint.failing_since == AT - counted - 36_000
+    recent = msgspec.structs.replace(before, last_failure_at=AT - counted)
+    assert judged(answered(status), state=recent, policy=policy).endpoint.failing_since == AT - 900_000
+
+
 @given(
     delays=st.lists(st.floats(0.01, 604_800), min_size=1, max_size=50),
     jitter=st.floats(0, 1),

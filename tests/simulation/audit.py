@@ -44,8 +44,13 @@ def waiting(database: Database, endpoint_id: str) -> set[str]:
     return {row[0] for row in rows(database, query, endpoint_id)}
 
 
-def expired(database: Database) -> list[tuple[str, str, str]]:
-    """Return what was given up for its age: delivery, endpoint and event."""
+def given_up(database: Database) -> tuple[list[tuple[str, str, str]], list[str]]:
+    """Return what has expired (delivery, endpoint and event), and the endpoints that are disabled as failing."""
+    query = "SELECT id FROM endpoints WHERE disabled_reason = 'failing' AND deleted_at IS NULL"
+    return _expired(database), [row[0] for row in rows(database, query)]
+
+
+def _expired(database: Database) -> list[tuple[str, str, str]]:
     query = """SELECT d.id, e.id, v.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
         JOIN events v ON v.pk = d.event_pk WHERE d.error = 'expired'"""
     return [(row[0], row[1], row[2]) for row in rows(database, query)]

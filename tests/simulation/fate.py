@@ -5,7 +5,7 @@ import trio
 from tests.simulation.life import RETENTION_DAYS, Life, limit_pages
 from tests.simulation.model import DAY, UNHEARD_SECONDS, YEAR, Subject, World
 from webhookd.journal import Journal, endpoints, event_types
-from webhookd.models import BreakerState, EndpointState, Ordering
+from webhookd.models import BreakerState, DisabledReason, EndpointState, Ordering
 
 LONG_AGO = -10.0
 STEPS = (-YEAR, -DAY, -120.0, -5.0, -0.5, 0.5, 30.0, 600.0, DAY, YEAR)
@@ -85,6 +85,8 @@ async def revive(world: World, journal: Journal) -> None:
             continue
         if subject.deleted_at is not None:
             world.blame(f"{subject.id} was deleted and is back")
+        if endpoint.disabled_reason is DisabledReason.FAILING:
+            world.blame(f"{subject.id} was disabled as failing, after minutes of failures")
         subject.deleting = False
         subject.overrides = endpoint.overrides
         ordering = endpoint.overrides.ordering or Ordering.STRICT

@@ -32,6 +32,7 @@ T = TypeVar("T")
 FILE = "journal.db"
 RETENTION_DAYS = 30
 WRITE_TIMEOUT_SECONDS = 30.0
+DISABLE_AFTER_SECONDS = 43_200.0  # longer than any outage here lasts, and shorter than a clock may be set forth by
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ async def living(
             vault=Vault(Secret(bytes(32))),
             clock=clock,
             ids=ids,
-            config=steady(max_in_flight=slots, warn_after_seconds=30),
+            config=steady(max_in_flight=slots, warn_after_seconds=30, disable_after_seconds=DISABLE_AFTER_SECONDS),
             sample=world.dice.random,
             measures=Measures(),
         )

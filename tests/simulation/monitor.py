@@ -1,4 +1,7 @@
-"""Looks at the journal from time to time: nobody who has something to send is silent, and nothing expires early."""
+"""Looks at the journal from time to time.
+
+A webhook that has something to send sends it, no delivery expires early, and no webhook is disabled as failing.
+"""
 
 import trio
 
@@ -19,7 +22,7 @@ async def monitor(world: World, life: Life) -> None:
     while True:
         await trio.sleep(LOOK_SECONDS)
         working = await life.journal.read(audit.working)
-        expired = await life.journal.read(audit.expired)
+        expired, disabled = await life.journal.read(audit.given_up)
         if world.is_dead:
             return
         now = trio.current_time()
@@ -30,6 +33,8 @@ async def monitor(world: World, life: Life) -> None:
             _check_silence(world, name, max(since, began_at), now)
         for delivery, endpoint_id, event in expired:
             _check_age(world, delivery, endpoint_id, event)
+        for endpoint_id in disabled:
+            world.blame(f"{endpoint_id} was disabled as failing, after minutes of failures")
 
 
 def _check_silence(world: World, endpoint_id: str, since: float, now: float) -> None:

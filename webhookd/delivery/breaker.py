@@ -124,6 +124,18 @@ def after(
             return failed
 
 
+def rested(state: EndpointState, now: float, *, most_seconds: float) -> EndpointState:
+    """Return the state with at most `most_seconds` of failing time since the last failure.
+
+    What goes beyond that is a rest: nothing was tried because nothing was queued, the server was down, or the machine
+    was suspended. A clock that was set forward while no server ran looks the same.
+    """
+    if state.failing_since is None or state.last_failure_at is None:
+        return state
+    rest_seconds = max(now - state.last_failure_at - most_seconds, 0.0)
+    return msgspec.structs.replace(state, failing_since=_plus(state.failing_since, rest_seconds))
+
+
 def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> EndpointState:
     """Return the endpoint's state after a success, which ends an outage and all that was counted of it."""
     if not state.is_ill and state.failing_since is None and state.warned_at is None:

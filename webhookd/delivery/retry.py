@@ -26,6 +26,7 @@ from webhookd.retry_after import read_retry_after
 
 REFUSING_STATUSES = frozenset({400, 409, 413, 415, 422})
 THROTTLING_STATUSES = frozenset({429, 503})
+FAILURES_TO_DISABLE = 10
 
 
 class Classification(Struct, frozen=True, kw_only=True):
@@ -115,7 +116,7 @@ def decide(
     resume_at = round(now + max(delay, retry_after or 0.0), 3)
     refusals = delivery.refusals + (found.answer is Answer.REFUSAL and not found.fails_delivery)
     endpoint = breaker.after(
-        state,
+        breaker.rested(state, now, most_seconds=_longest_gap_seconds(policy)),
         found.answer,
         now=now,
         threshold=policy.breaker_threshold,
@@ -194,9 +195,22 @@ def _step(delivery: QueuedDelivery, state: EndpointState, answer: Answer, *, str
     return delivery.backoff_step
 
 
+def _longest_gap_seconds(policy: Policy) -> float:
+    """Return how much failing time the gap between two failures may be.
+
+    It takes ten failures to disable a webhook, so each gap is at most a tenth of that time, or the longest delay.
+    """
+    longest_delay = max(policy.delays) * (1 + policy.jitter) + policy.timeout_seconds
+    return max(longest_delay, policy.disable_after_seconds / FAILURES_TO_DISABLE)
+
+
 def _given_up(endpoint: EndpointState, answer: Answer, policy: Policy, now: float) -> DisabledReason | None:
     """Return `FAILING` once an endpoint has only failed for too long, and not just once or twice in that time."""
-    if endpoint.failing_since is None or endpoint.failures_since_success < 10 or answer is Answer.REFUSAL:
+    if (
+        endpoint.failing_since is None
+        or endpoint.failures_since_success < FAILURES_TO_DISABLE
+        or answer is Answer.REFUSAL
+    ):
         return None
     return DisabledReason.FAILING if now - endpoint.failing_since >= policy.disable_after_seconds else None
 
