@@ -8,6 +8,7 @@ import msgspec
 
 from tests.simulation.bugs import BadJournal
 from webhookd.clock import Timeline
+from webhookd.delivery.retry import FAILURES_TO_DISABLE
 from webhookd.journal import Ticket, schedule
 from webhookd.models import (
     Credentials,
@@ -83,3 +84,16 @@ class ReinsNothingIn(Router):
             read_schedule, self._vault, endpoint.pk, self._policy(endpoint), self._clock.running()
         )
         return found
+
+
+class TakesARestForAnOutage(Router):
+    """Disables a webhook that was failing by its first failure after a rest, however few came before."""
+
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        loaded = await super().load(endpoint)
+        if loaded is None or loaded[2].failing_since is None:
+            return loaded
+        found, credentials, state = loaded
+        failures = max(state.failures_since_success, FAILURES_TO_DISABLE)
+        state = msgspec.structs.replace(state, last_failure_at=None, failures_since_success=failures)
+        return found, credentials, state

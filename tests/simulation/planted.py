@@ -52,5 +52,6 @@ PLANTED: dict[str, Parts] = {
     "leaves endpoints where the clock was": Parts(router=bugs_of_time.MovesNoEndpoint),
     "fills buckets as the clock is set": Parts(router=bugs_of_time.FillsBuckets),
     "reins nothing in": Parts(router=bugs_of_time.ReinsNothingIn),
+    "takes a rest for an outage": Parts(router=bugs_of_time.TakesARestForAnOutage),
     "expires too early": Parts(router=bugs_at_edges.ExpiresEarly),
 }
