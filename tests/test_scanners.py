@@ -19,7 +19,6 @@ from webhookd.admin.bodies import check_path, decode_query
 from webhookd.admin.connection import _split_target
 from webhookd.admin.framing import Framing
 from webhookd.admin.preconditions import read_preconditions
-from webhookd.admin.publishing import _Lines
 from webhookd.admin.schemas import NewWebhook, NoQuery
 from webhookd.admin.tokens import TokenKeys
 from webhookd.cli.terminal import plain
@@ -37,9 +36,9 @@ from webhookd.delivery.retry import classify, retry_after_seconds
 from webhookd.delivery.wire import MAX_RESPONSE_BYTES, ResponseReader, WireError
 from webhookd.envelope import decode_body, decode_event
 from webhookd.errors import MasterKeyError, Rejected
-from webhookd.ingest.lines import LineSplitter
 from webhookd.journal import cursors
 from webhookd.keyfile import parse_master_key
+from webhookd.lines import LineSplitter
 from webhookd.logs import redact
 from webhookd.models import Outcome
 from webhookd.verify import VerificationError, verify
@@ -93,11 +92,6 @@ def in_pieces(make: Callable[[], Reader], size: int = 1) -> Reader:
 def result_reader() -> Callable[[bytes], object]:
     box = Outbox("s", 1.0, lambda: "e", frozenset())
     return lambda piece: box.receive(piece, 0.0)
-
-
-def lines_reader() -> Callable[[bytes], object]:
-    lines = _Lines(LONGEST)
-    return lambda piece: list(lines.feed(piece))
 
 
 def answered(value: bytes) -> Outcome:
@@ -167,20 +161,8 @@ def doors() -> Iterator[Door]:
     yield Door("an event", partial(decode_event, max_bytes=LONGEST), LONGEST, json_marks, json_starts)
     yield Door("a body", lambda text: decode_body(text, new_webhook), LONGEST, json_marks, json_starts)
     yield Door("a patch", lambda text: decode_body(text, plain_object), LONGEST, json_marks, json_starts)
-    yield Door("lines of the socket", lambda text: LineSplitter(LONGEST).feed(text), 65_536, b"\n \r\ta", (b"", b"{"))
-    yield Door("lines of a body", lambda text: list(_Lines(LONGEST).feed(text)), LONGEST, b"\n \r\ta", (b"", b"{"))
-    yield Door(
-        "lines of the socket in pieces",
-        in_pieces(lambda: LineSplitter(LONGEST).feed),
-        65_536,
-        b"\na",
-    )
-    yield Door(
-        "lines of a body in pieces",
-        in_pieces(lines_reader),
-        65_536,
-        b"\na",
-    )
+    yield Door("lines", lambda text: LineSplitter(LONGEST).feed(text), LONGEST, b"\n \r\ta", (b"", b"{"))
+    yield Door("lines in pieces", in_pieces(lambda: LineSplitter(LONGEST).feed), 65_536, b"\na")
     yield Door(
         "an answer",
         lambda sent: ResponseReader().feed(sent),
@@ -327,7 +309,6 @@ def test_a_planted_door_is_found(door: Door) -> None:
     assert grown(door, b"", door.units()[0]) >= MOST_GROWTH
 
 
-@pytest.mark.parametrize("splitter", [_Lines(LONGEST), LineSplitter(LONGEST)], ids=["http", "socket"])
-def test_an_empty_line_costs_no_call(splitter: _Lines | LineSplitter) -> None:
-    """A body or a socket's chunk of nothing but newlines is skipped without a step for each of them."""
-    assert calls(lambda: list(splitter.feed(b"\n" * 10_000))) < 50
+def test_an_empty_line_costs_no_call() -> None:
+    """A chunk of nothing but newlines is skipped without a step for each of them."""
+    assert calls(lambda: LineSplitter(LONGEST).feed(b"\n" * 10_000)) < 50

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -10,15 +11,20 @@ from urllib.parse import urlencode
 import httpx
 import msgspec
 import pytest
+import trio
 
 from tests.admin.inprocess import OWN_UID
-from tests.dashboard.browsing import Site, text_of
+from tests.dashboard.browsing import ORIGIN, Site, text_of
+from tests.dashboard.test_matrix import Things
 from tests.foreign import PACKAGE, PHRASES, own_exceptions, passed_on
+from tests.long import long
 from webhookd.admin.app import all_operations
 from webhookd.admin.examples import EXAMPLES
 from webhookd.admin.operations import Operation
 from webhookd.config import load_config
 from webhookd.dashboard.app import all_pages
+from webhookd.dashboard.forms import FORM
+from webhookd.dashboard.webhook_forms import FIELDS
 from webhookd.errors import ConfigError
 
 TEXTS = (
@@ -180,6 +186,42 @@ async def test_every_page(site: Site) -> None:
             assert answer.status_code < 500, (path, query)
             if answer.status_code >= 400:
                 assert not PHRASES.search(text_of(answer.text)), (path, query, text_of(answer.text))
+
+
+def field_names() -> list[str]:
+    """Return the name of each field that a form of the dashboard has."""
+    templates = (PACKAGE / "dashboard" / "templates").rglob("*.html")
+    written = {name for path in templates for name in re.findall(r'\bname="([\w/]+)"', path.read_text())}
+    return sorted(written | FIELDS - {"csrf"})
+
+
+@pytest.mark.parametrize("every", long([4, 1], lambda every: every == 1))
+async def test_every_form(site: Site, autojump_clock: trio.testing.MockClock, every: int) -> None:
+    """No form fails, or is answered in a library's words, for whatever is typed into a field or sent in its place."""
+    visitor = await site.visitor()
+    csrf = await visitor.csrf()
+    names = await Things(site, "org-a").fill("forms")
+    forms = [page for page in all_pages() if page.method == "POST" and not page.path.endswith(("/delete", "/revoke"))]
+    texts, asked = cycle(text for text in TEXTS if "\ufeff" not in text), 0
+    for number, page in enumerate(forms):
+        path = page.path.format_map(names)
+        good = {"url": "https://hook.example/", "events": "*", "kind": "replay", "since": "2020-01-01T00:00"}
+        sent: list[bytes] = [
+            urlencode({**good, "csrf": csrf, name: next(texts)}).encode()
+            for name in field_names()[number % every :: every]
+        ]
+        sent += [
+            f"csrf={csrf}&{rest}".encode() for rest in ("url=%ff", "a=%", "&&==", "x=1&" * 600, "events=" + "a," * 900)
+        ]
+        for body in sent:
+            answer = await visitor.client.post(path, content=body, headers={"origin": ORIGIN, "content-type": FORM})
+            asked += 1
+            assert answer.status_code < 500, (path, body[:300])
+            # What was typed is shown again, and a hint of the form says what the server's own value is.
+            shown = text_of(re.sub(r"<textarea.*?</textarea>", "", answer.text, flags=re.DOTALL))
+            shown = shown.replace("The server's:", "")
+            assert answer.status_code < 400 or not PHRASES.search(shown), (path, body[:300], shown)
+    assert asked > 10 * len(forms) > 100
 
 
 @pytest.mark.parametrize("text", TOML)

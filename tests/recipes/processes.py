@@ -1,10 +1,11 @@
 """Programs that a recipe starts, each killed at the end of its test."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -29,11 +30,14 @@ async def program(
             env=os.environ
             | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
             | dict(environ),
+            start_new_session=True,
         )
     try:
         yield process
     finally:
-        process.kill()
+        # Hypercorn works in a process of its own, which would go on.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         with trio.CancelScope(shield=True):
             await process.wait()
 

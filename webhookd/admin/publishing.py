@@ -10,7 +10,7 @@ send, however many requests these are: what an organization sends delays itself 
 who belongs to none wait each for itself, since their order is kept and their events may be of any organization.
 """
 
-from collections.abc import AsyncGenerator, Hashable, Iterator
+from collections.abc import AsyncGenerator, Hashable, Iterable
 from contextlib import aclosing
 from http import HTTPStatus
 from math import inf
@@ -27,11 +27,11 @@ from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, Submit
 from webhookd.envelope import decode_event, in_trace
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import Ticket
+from webhookd.lines import Line, LineSplitter, Oversized
 from webhookd.models import NewEvent, PublishResult
 
 _MOST_SUBMITTED = 1024  # lines of one stream that wait for their commit together
 _FAIR_LINES = 64  # after so many others get a turn
-_BLANK = b" \t\r"
 _LAST_WORDS = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED, ErrorCode.QUOTA_EXCEEDED})
 
 _encoder = msgspec.json.Encoder()
@@ -101,8 +101,8 @@ class _Stream:
         """Whether the next line can be submitted without waiting for those before it."""
         return self._services.router.has_room(self._lane)
 
-    async def submit(self, line: bytes | None) -> Ticket[PublishResult]:
-        """Submit a line, None for one over the limit; Rejected where it isn't taken."""
+    async def submit(self, line: Line) -> Ticket[PublishResult]:
+        """Submit a line; Rejected where it isn't taken."""
         services = self._services
         self._lines += 1
         if self._lines > self._most_lines:
@@ -111,7 +111,7 @@ class _Stream:
                 f"an organization may send {self._most_lines} events in one request "
                 "(organizations.max_events_per_request); send this one and those after it in another",
             )
-        if line is None:
+        if line is Oversized.LINE:
             raise Rejected(
                 ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {self._max_bytes} bytes are taken"
             )
@@ -123,7 +123,7 @@ class _Stream:
 
 
 async def _results(services: Services, caller: Caller, request: Request) -> AsyncGenerator[bytes, None]:
-    lines = _Lines(services.config.ingest.max_event_bytes)
+    lines = LineSplitter(services.config.ingest.max_event_bytes)
     stream = _Stream(services, caller, _traceparent(request))
     try:
         async with aclosing(chunks(request, services.config.server.request_timeout_seconds)) as body:
@@ -131,18 +131,17 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
                 async with aclosing(_submit_all(services, stream, lines.feed(chunk))) as results:
                     async for result in results:
                         yield result
-        async with aclosing(_submit_all(services, stream, lines.finish())) as results:
-            async for result in results:
-                yield result
+        if (last := lines.finish()) is not None:  # over HTTP the length says that it is whole
+            async with aclosing(_submit_all(services, stream, [last])) as results:
+                async for result in results:
+                    yield result
     except BodyTimeout as timeout:
         yield _refused_line(services, "REQUEST_TIMEOUT", timeout.description or "the client was silent for too long")
     except _Stopping:
         return
 
 
-async def _submit_all(
-    services: Services, stream: _Stream, lines: Iterator[bytes | None]
-) -> AsyncGenerator[bytes, None]:
+async def _submit_all(services: Services, stream: _Stream, lines: Iterable[Line]) -> AsyncGenerator[bytes, None]:
     submitted: list[Ticket[PublishResult] | bytes] = []
     is_stopping = False
     for line in lines:
@@ -184,45 +183,3 @@ async def _result_line(services: Services, ticket: Ticket[PublishResult]) -> byt
 def _refused_line(services: Services, code: str, message: str) -> bytes:
     services.measures.refuse(code)
     return _encoder.encode(RefusedLine(error=RefusalReason(code=code, message=message))) + b"\n"
-
-
-class _Lines:
-    """Cuts chunks into lines, leaving out the empty ones; None stands for a line over the limit."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._partial = bytearray()
-        self._is_oversized = False
-
-    def feed(self, chunk: bytes) -> Iterator[bytes | None]:
-        """Yield the lines that `chunk` completes; run to its end before the next call."""
-        first, *rest = chunk.split(b"\n")
-        self._keep(first)
-        if not rest:
-            return
-        yield from self.finish()
-        *whole, last = rest
-        # Most of a chunk may be empty lines, which are to cost next to nothing.
-        for line in filter(None, whole):
-            if len(line) > self._max_bytes:
-                yield None
-            elif line.strip(_BLANK):
-                yield line
-        self._keep(last)
-
-    def finish(self) -> Iterator[bytes | None]:
-        """Yield what the stream ended with: over HTTP its length says that it is whole."""
-        line, is_oversized = bytes(self._partial), self._is_oversized
-        self._partial.clear()
-        self._is_oversized = False
-        if is_oversized:
-            yield None
-        elif line.strip(_BLANK):
-            yield line
-
-    def _keep(self, part: bytes) -> None:
-        if self._is_oversized or len(self._partial) + len(part) > self._max_bytes:
-            self._is_oversized = True
-            self._partial.clear()
-        else:
-            self._partial += part

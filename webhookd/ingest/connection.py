@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from webhookd.envelope import decode_event
 from webhookd.errors import ErrorCode, Rejected, WebhookdError
-from webhookd.ingest.lines import Line, LineSplitter, Oversized
+from webhookd.lines import Line, LineSplitter, Oversized
 from webhookd.logs import Log
 from webhookd.models import NewEvent, PublishResult
 
