@@ -26,7 +26,7 @@ import trio
 
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing, new_key
-from webhookd.admin.binding import bind_tcp
+from webhookd.admin.binding import bind_tcp, urls_of
 from webhookd.admin.guard import Guard
 from webhookd.admin.last_use import save_uses
 from webhookd.admin.ports import Readiness, Services
@@ -77,9 +77,12 @@ _log = get_logger("server")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """What a server says once it serves: where, and the first admin key where it has just made one."""
+    """What a server says once it serves: where, and the first admin key where it has just made one.
 
-    url: str
+    `urls` are those of the API: one, or one for each address of `server.host`.
+    """
+
+    urls: tuple[str, ...]
     ingest_socket: Path
     control_socket: Path
     first_admin_key: Secret[str] | None
@@ -203,7 +206,7 @@ async def serve(
                 await router.begin()
                 await services.trends.begin()
                 ready = Ready(
-                    url=_url(sockets.tcp),
+                    urls=urls_of(sockets.tcp),
                     ingest_socket=config.ingest.socket,
                     control_socket=config.server.control_socket,
                     first_admin_key=first_admin_key,
@@ -226,7 +229,7 @@ async def serve(
                         edges.start_soon(Supervisor("admin API").run, guard.run)
                         await edges.start(sockets.ingest.run)
                         lifecycle.state = Readiness.OK
-                        _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=ready.url)
+                        _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=" and ".join(ready.urls))
                         announce(ready)
                         # From here on: a long step before it has kept nobody waiting.
                         sending.start_soon(Supervisor("loop watch").run, LoopWatch(stalls, clock).run)
@@ -322,11 +325,6 @@ def _take_away(listener: socket.socket, path: Path, identity: tuple[int, int] | 
     if file_identity(path) == identity:
         path.unlink(missing_ok=True)
     listener.close()
-
-
-def _url(listeners: list[socket.socket]) -> str:
-    host, port = listeners[0].getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_SECONDS
-from webhookd.admin.binding import bind_tcp
+from webhookd.admin.binding import bind_tcp, urls_of
 from webhookd.config import load_config
 from webhookd.errors import CommandError, ConfigError
 
@@ -52,6 +52,13 @@ def test_it_listens_where_it_is_told(stack: ExitStack, hosts: str | tuple[str, .
     """Each address that is named answers on the same port and no other does; `::` is both families."""
     port = listen(stack, hosts)[0].getsockname()[1]
     assert {address for address in ("127.0.0.1", "127.0.0.2", "::1") if answers(address, port)} == answering
+
+
+def test_each_address_has_its_url(stack: ExitStack) -> None:
+    """What the server says of itself names every address where it listens, those of IPv6 in brackets."""
+    listeners = listen(stack, ("127.0.0.1", "::1"))
+    port = listeners[0].getsockname()[1]
+    assert urls_of(listeners) == (f"http://127.0.0.1:{port}", f"http://[::1]:{port}")
 
 
 def test_a_client_of_ipv4_keeps_its_address(stack: ExitStack) -> None:

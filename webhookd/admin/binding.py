@@ -28,6 +28,12 @@ def bind_tcp(hosts: str | Sequence[str], port: int) -> list[socket.socket]:
     raise CommandError(f"can't listen on {', '.join(wanted)} (server.host): no port is free at all of them")
 
 
+def urls_of(listeners: Sequence[socket.socket]) -> tuple[str, ...]:
+    """Return the URL of each listener."""
+    places = (listener.getsockname()[:2] for listener in listeners)
+    return tuple(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}" for host, port in places)
+
+
 class _TakenError(Exception):
     """A port that was chosen as free isn't so everywhere."""
 

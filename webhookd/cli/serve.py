@@ -54,10 +54,9 @@ def _read(path: Path | None) -> Config:
 
 
 def _announce(ready: server.Ready) -> None:
-    lines = [
-        f"webhookd {VERSION} ready: API {ready.url}, events on {ready.ingest_socket}, control {ready.control_socket}"
-    ]
+    places = f"API {' and '.join(ready.urls)}, events on {ready.ingest_socket}"
+    lines = [f"webhookd {VERSION} ready: {places}, control {ready.control_socket}"]
     if ready.first_admin_key is not None:
         lines.insert(0, f"admin key (shown once): {ready.first_admin_key.reveal()}")
     print(*lines, sep="\n", flush=True)
-    notify(READY, f"STATUS=API {ready.url}, events on {ready.ingest_socket}")
+    notify(READY, f"STATUS={places}")
