@@ -337,7 +337,7 @@ def test_an_endpoint_that_only_fails_is_disabled_after_its_time() -> None:
 def test_a_rest_counts_no_further_as_failing_than_a_gap_can_be(
     status: int, delays: tuple[float, ...], counted: float
 ) -> None:
-    """After ten days with nothing tried at most a tenth of the time to disable counts, or the longest delay."""
+    """After ten days with nothing tried at most a tenth of the time to disable counts, or a longer wait."""
     policy = msgspec.structs.replace(POLICY, delays=delays)
     before = EndpointState(failing_since=AT - 900_000, failures_since_success=99, last_failure_at=AT - 864_000)
     verdict = judged(answered(status), state=before, policy=policy)
@@ -345,6 +345,8 @@ def test_a_rest_counts_no_further_as_failing_than_a_gap_can_be(
     assert verdict.endpoint.failing_since == AT - counted - 36_000
     recent = msgspec.structs.replace(before, last_failure_at=AT - counted)
     assert judged(answered(status), state=recent, policy=policy).endpoint.failing_since == AT - 900_000
+    paused = msgspec.structs.replace(before, last_failure_at=AT - 86_400, paused_until=AT)
+    assert judged(answered(status), state=paused, policy=policy).endpoint.failing_since == AT - 900_000
 
 
 @given(

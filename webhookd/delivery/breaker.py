@@ -125,14 +125,15 @@ def after(
 
 
 def rested(state: EndpointState, now: float, *, most_seconds: float) -> EndpointState:
-    """Return the state with at most `most_seconds` of failing time since the last failure.
+    """Return the state with at most `most_seconds` of failing time since the last failure, or the pause that it began.
 
     What goes beyond that is a rest: nothing was tried because nothing was queued, the server was down, or the machine
     was suspended. A clock that was set forward while no server ran looks the same.
     """
     if state.failing_since is None or state.last_failure_at is None:
         return state
-    rest_seconds = max(now - state.last_failure_at - most_seconds, 0.0)
+    gap_ends_at = max(state.last_failure_at + most_seconds, state.paused_until or 0.0)
+    rest_seconds = max(now - gap_ends_at, 0.0)
     return msgspec.structs.replace(state, failing_since=_plus(state.failing_since, rest_seconds))
 
 
