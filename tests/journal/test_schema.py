@@ -1,5 +1,6 @@
 """The tables: DDL against models, query plans of the hot queries, and what retention forgets."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def test_all_tables_are_looked_at() -> None:
     assert len(TABLES) == 13
 
 
-async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -> list[str]:
-    """Return how SQLite carries out each statement of a query."""
+def explaining(query: Any, *arguments: Any, **options: Any) -> Callable[[Database], list[str]]:
+    """Return what tells how SQLite carries out each statement of a query or a change."""
 
     def explain(database: Database) -> list[str]:
         statements: list[tuple[str, Any]] = []
@@ -63,7 +64,33 @@ async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -
             del vars(database)["execute_sql"]
         return [str(row[3]) for sql, params in statements for row in execute(f"EXPLAIN QUERY PLAN {sql}", params)]
 
-    return await journal.read(explain)
+    return explain
+
+
+async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -> list[str]:
+    return await journal.read(explaining(query, *arguments, **options))
+
+
+async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
+    """A changed webhook's back-offs end at the cost of what backs off, however much it was sent or has queued."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        found = await journal.write(explaining(endpoints.hasten, endpoint.pk, CLOCK.now()))
+    assert [line.split("INDEX ")[1] for line in found] == [
+        "deliveries_due (endpoint_pk=? AND next_attempt_at>?)",
+        "deliveries_parked (endpoint_pk=? AND next_attempt_at>?)",
+    ]
+
+
+async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None:
+    """Each step costs what it cancels, however much the webhook was sent before."""
+    async with running(path) as journal:
+        endpoint = await add_endpoint(journal)
+        found = await journal.write(explaining(deliveries.cancel, endpoint.pk, CLOCK.now(), 500))
+    chosen = [line for line in found if "endpoint_pk" in line]
+    assert len(chosen) == 2
+    assert "deliveries_parked (" in chosen[1]
+    assert "deliveries_line (" in chosen[0] or "deliveries_due (" in chosen[0]
 
 
 async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
