@@ -1,5 +1,7 @@
 """What every test gets: a log that shows warnings alone, and as much time for each example as a busy machine takes."""
 
+import signal
+
 import pytest
 
 from webhookd import logs
@@ -7,7 +9,13 @@ from webhookd.config import LogConfig
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let no example fail for the time it took: by default 200 ms, which tells only that the machine has paused."""
+    """Make the tests independent of how fast the machine is, and of how they were started.
+
+    By default an example fails after 200 ms, which tells only that the machine has paused. What a shell starts in the
+    background ignores Ctrl-C, and so would each command that a test sends one to.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.pluginmanager.hasplugin("hypothesispytest"):  # a few tests also run with pytest-trio alone
         from hypothesis import settings  # noqa: PLC0415 - where it is installed
 
