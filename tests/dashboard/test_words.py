@@ -152,7 +152,8 @@ def test_forms_are_bounded(body: bytes) -> None:
 
 
 def test_lines_of_a_form() -> None:
-    """Line breaks come as CR LF, and lines and commas separate."""
+    """Line breaks come as CR LF; commas separate entries as well, and not lines."""
     form = parse_form(b"events=a%0D%0Ab%2C+c%0D%0A&x=1&x=2&empty=")
-    assert form.lines("events") == ["a", "b", "c"]
+    assert form.entries("events") == ["a", "b", "c"]
+    assert form.lines("events") == ["a", "b, c"]
     assert (form["x"], form.all("x"), form.text("empty"), form.text("none")) == ("2", ["1", "2"], "", "")
