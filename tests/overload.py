@@ -189,7 +189,7 @@ def finds(directory: Path, fault: str) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Run what was asked for; return the status."""
     parser = argparse.ArgumentParser(prog="python -m tests.overload", description=__doc__)
-    parser.add_argument("--scale", type=int, default=10, metavar="N", help="how many times the smallest load (10)")
+    parser.add_argument("--scale", type=int, default=20, metavar="N", help="how many times the smallest load (20)")
     parser.add_argument("--planted", action="store_true", help="plant each fault in turn and look for it")
     options = parser.parse_args(arguments)
     if options.planted:

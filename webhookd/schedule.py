@@ -3,8 +3,8 @@
 A clock that is set while the server runs moves everything by as much, memory and journal in one synchronous step: what
 was submitted before it is moved, what is submitted after it goes by the new time, and windows are read once the move is
 on disk. A clock that was set back while no server ran is noticed by times that lie further ahead than any wait can be;
-they are brought in as an actor starts. One that was set forth then can't be told from a long rest, which
-doesn't count as failing time (`breaker.rested`).
+they are brought in as an actor starts. One that was set forward then can't be told from a long rest, which doesn't
+count as failing time (`breaker.rested`).
 """
 
 from collections.abc import Callable

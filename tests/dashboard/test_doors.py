@@ -9,6 +9,7 @@ import trio
 from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
 from webhookd.admin.auth import Caller, KeyRing
 from webhookd.dashboard.doors import own_path
+from webhookd.dashboard.forms import FORM
 from webhookd.dashboard.sessions import (
     IDLE_SECONDS,
     LONGEST_SECONDS,
@@ -35,6 +36,16 @@ async def test_a_key_opens_a_session(site: Site) -> None:
     assert "Secure" not in cookie
     assert key not in cookie
     assert "viewer" in text_of(await visitor.page("/"))
+
+
+async def test_a_large_form_is_refused_before_it_is_read(site: Site) -> None:
+    """The sign-in takes as much as the longest token needs with each byte escaped, and says 413 to more."""
+    visitor = Visitor(site)
+    for fill, status in ((b"%41" * 10_000, 401), (b"%41" * 11_000, 413)):
+        answer = await visitor.client.post(
+            "/sign-in", content=b"key=" + fill, headers={"origin": ORIGIN, "content-type": FORM}
+        )
+        assert answer.status_code == status, text_of(answer.text)
 
 
 async def test_signing_in_again_ends_the_session_before(site: Site) -> None:

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import pytest
 
+from tests.dashboard.browsing import Site, text_of
 from tests.linear import calls
 from webhookd.dashboard.forms import MOST_BYTES, MOST_LINES, Form, parse_form
 from webhookd.dashboard.webhook_forms import document_of
@@ -32,7 +33,7 @@ def test_fields_are_decoded() -> None:
 
 @pytest.mark.parametrize("body", [b"a=%", b"a=%2", b"a=%2g", b"%=", b"a=%u0041", b"a=%%20", b"a=%" + b"%" * 100_000])
 def test_a_broken_escape_is_refused(body: bytes) -> None:
-    """A % without two hexadecimal digits behind it is told, however many there are, at the cost of the first."""
+    """A form is refused at the first % without two hexadecimal digits after it; more of them cost nothing more."""
     with pytest.raises(Rejected, match="% that is not followed by two hexadecimal digits"):
         parse_form(body)
     assert calls(refused(parse_form, body)) < 1000
@@ -52,3 +53,15 @@ def test_too_many_entries_are_refused_before_one_is_looked_at(name: str, unit: s
     accepted = f"{MOST_BYTES // 8} lines or entries, and at most {MOST_LINES} are read: leave some out"
     assert told.value.errors == ((f"/{name}", accepted),)
     assert calls(refused(document_of, Form([(name, many)]))) < 1000
+
+
+async def test_a_form_says_at_its_field_that_it_has_too_many_lines(site: Site) -> None:
+    """The forms of a webhook and of its replay, and the check while typing, show it with the field and take nothing."""
+    visitor = await site.visitor()
+    many = "a," * (MOST_LINES + 1)
+    made = await visitor.post("/webhooks", {"url": "https://hook.example/", "events": "*"})
+    webhook = made.headers["location"].removesuffix("/secret")
+    for path in ("/webhooks", f"{webhook}/edit", f"{webhook}/replay", "/webhooks/check/events"):
+        answer = await visitor.post(path, {"url": "https://hook.example/", "events": many, "since": "2020-01-01T00:00"})
+        assert f"{MOST_LINES + 1} lines or entries, and at most {MOST_LINES} are read" in text_of(answer.text), path
+        assert answer.status_code in {200, 422}, path

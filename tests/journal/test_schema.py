@@ -10,7 +10,7 @@ from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, audit, deliveries, endpoints, events, quotas, schema, windows
+from webhookd.journal import Journal, audit, deliveries, endpoints, events, quotas, schedule, schema, windows
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, next_rows, prune
 from webhookd.models import DeliveryStatus, Ordering
@@ -72,20 +72,39 @@ async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -
 
 
 async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
-    """A changed webhook's back-offs end at the cost of what backs off, however much it was sent or has queued."""
+    """Back-offs end, or are brought in, at the cost of what backs off, however much was sent before or is queued."""
+    bounds = schedule.Bounds(retry_seconds=900.0, throttled_seconds=3600.0, age_seconds=1e6)
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
-        found = await journal.write(explaining(endpoints.hasten, endpoint.pk, CLOCK.now()))
-    assert [line.split("INDEX ")[1] for line in found] == [
+        ended = await journal.write(explaining(endpoints.hasten, endpoint.pk, CLOCK.now()))
+        now = CLOCK.now()
+        brought_in = await journal.write(explaining(schedule.rein_in, endpoint.pk, bounds, now, now + 60.0))
+    partial = ("deliveries_due (", "deliveries_parked (", "deliveries_expiry (")
+    assert [line.split("INDEX ")[1] for line in ended] == [
         "deliveries_due (endpoint_pk=? AND next_attempt_at>?)",
         "deliveries_parked (endpoint_pk=? AND next_attempt_at>?)",
     ]
+    assert len(brought_in) >= 9
+    assert [line for line in brought_in if not any(name in line for name in partial)] == []
+
+
+def parked(database: Database, event_id: str) -> None:
+    """Park the delivery of an event."""
+    named = schema.EventTable.select(schema.EventTable.pk).where(schema.EventTable.id == event_id)
+    own = schema.DeliveryTable.event_pk.in_(named)
+    schema.DeliveryTable.update({"status": "parked"}).where(own).execute(database)
 
 
 async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None:
-    """Each step costs what it cancels, however much the webhook was sent before."""
+    """A step cancels no more than its limit, parked ones too, at the cost of these, however much was sent before."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
+        for number in range(5):
+            await publish(journal, event(f"e{number}"), endpoint).wait()
+        await journal.write(parked, "e1")
+        await journal.write(parked, "e3")
+        counts = [await journal.write(deliveries.cancel, endpoint.pk, CLOCK.now(), 2) for _ in range(4)]
+        assert counts == [2, 2, 1, 0]
         found = await journal.write(explaining(deliveries.cancel, endpoint.pk, CLOCK.now(), 500))
     chosen = [line for line in found if "endpoint_pk" in line]
     assert len(chosen) == 2

@@ -176,7 +176,7 @@ def ended(world: World, request: Request, outcome: Outcome) -> None:
     request.ended_at, request.outcome = trio.current_time(), outcome
     subject.touched_at = request.ended_at
     if subject.untried_since is not None:
-        if outcome.status is not None and 200 <= outcome.status < 300:
+        if request.is_delivered:
             subject.waiting.discard(request.delivery)
         # What was in flight may have held the line.
         subject.untried_since = request.ended_at if subject.waiting else None

@@ -14,7 +14,7 @@ from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
 from webhookd.journal import cursors, sealing
 from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts, row_of
-from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable
+from webhookd.journal.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
 from webhookd.models import (
     Credentials,
     DisabledReason,
@@ -228,10 +228,9 @@ def set_state(database: Database, pk: int, changed: EndpointState) -> None:
 
 def hasten(database: Database, pk: int, due_at: float) -> None:
     """End the back-off of whatever the endpoint has queued: it is due then at the latest."""
-    # One statement for each status, so that each has its own index: what is due or sent already isn't looked at.
-    for status in ("status = 'pending'", "status = 'parked'"):
+    for chosen in TO_BE_SENT_BY_STATUS:
         DeliveryTable.update({"next_attempt_at": due_at, "backoff_step": 0}).where(
-            (DeliveryTable.endpoint_pk == pk) & SQL(status) & (DeliveryTable.next_attempt_at > due_at)
+            (DeliveryTable.endpoint_pk == pk) & chosen & (DeliveryTable.next_attempt_at > due_at)
         ).execute(database)
 
 
@@ -241,8 +240,8 @@ def health_facts(database: Database, orderings: Mapping[int, Ordering]) -> dict[
 
 
 def _queue_facts(database: Database, pk: int, ordering: Ordering) -> QueueFacts:
-    pending = DeliveryTable.select().where((DeliveryTable.endpoint_pk == pk) & SQL("status = 'pending'"))
-    parked = DeliveryTable.select().where((DeliveryTable.endpoint_pk == pk) & SQL("status = 'parked'"))
+    own = DeliveryTable.endpoint_pk == pk
+    pending, parked = (DeliveryTable.select().where(own & chosen) for chosen in TO_BE_SENT_BY_STATUS)
     head = list(
         pending.select(DeliveryTable.created_at, DeliveryTable.next_attempt_at)
         .order_by(DeliveryTable.sequence)

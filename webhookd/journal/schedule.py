@@ -8,7 +8,7 @@ from msgspec import Struct
 from peewee import SQL, Database, Field, Model, Query, fn
 
 from webhookd.journal.bulk import Connection, sql_of
-from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EndpointTable
+from webhookd.journal.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
 from webhookd.models import DeliveryError
 
 _ROUNDING_SECONDS = 0.01
@@ -64,22 +64,21 @@ def rein_in(database: Database, endpoint_pk: int, bounds: Bounds, now: float, la
 
     Where its last failure is still to come, what waits is as far from `now` as it was from that.
     """
-    own = (DeliveryTable.endpoint_pk == endpoint_pk) & _TO_BE_SENT
-    if last_failure_at is not None and last_failure_at > now:
-        due = DeliveryTable.next_attempt_at
-        _at_most(due, now).where(own & (due > now) & (due <= last_failure_at)).execute(database)
-        _add(DeliveryTable, now - last_failure_at, due).where(own & (due > last_failure_at)).execute(database)
+    due = DeliveryTable.next_attempt_at
     is_throttled = DeliveryTable.error == DeliveryError.THROTTLED.value
-    for chosen, seconds in (
-        (own & is_throttled, bounds.throttled_seconds),
-        (own & (~is_throttled | DeliveryTable.error.is_null()), bounds.retry_seconds),
-    ):
-        _at_most(DeliveryTable.next_attempt_at, now + seconds).where(
-            chosen & (DeliveryTable.next_attempt_at > now + seconds)
-        ).execute(database)
-    _at_most(DeliveryTable.expires_at, now + bounds.age_seconds).where(
-        own & (DeliveryTable.expires_at > now + bounds.age_seconds)
-    ).execute(database)
+    for chosen in TO_BE_SENT_BY_STATUS:
+        own = (DeliveryTable.endpoint_pk == endpoint_pk) & chosen
+        if last_failure_at is not None and last_failure_at > now:
+            _at_most(due, now).where(own & (due > now) & (due <= last_failure_at)).execute(database)
+            _add(DeliveryTable, now - last_failure_at, due).where(own & (due > last_failure_at)).execute(database)
+        for which, seconds in (
+            (is_throttled, bounds.throttled_seconds),
+            (~is_throttled | DeliveryTable.error.is_null(), bounds.retry_seconds),
+        ):
+            _at_most(due, now + seconds).where(own & which & (due > now + seconds)).execute(database)
+    latest = now + bounds.age_seconds
+    own = (DeliveryTable.endpoint_pk == endpoint_pk) & _TO_BE_SENT
+    _at_most(DeliveryTable.expires_at, latest).where(own & (DeliveryTable.expires_at > latest)).execute(database)
 
 
 def _add(table: type[Model], seconds: float, *columns: Field) -> Query:

@@ -5,6 +5,7 @@ settings JSON. `pk` is the row's number inside the process, `id` its public name
 """
 
 from peewee import (
+    SQL,
     AutoField,
     BlobField,
     BooleanField,
@@ -131,6 +132,11 @@ class DeliveryTable(Model):
         """Where it is stored."""
 
         table_name = "deliveries"
+
+
+# What an endpoint is still to be sent, in two parts: SQLite takes a partial index for one status, and for either of two
+# it looks at every delivery that the endpoint ever had.
+TO_BE_SENT_BY_STATUS = (SQL("status = 'pending'"), SQL("status = 'parked'"))
 
 
 class AttemptTable(Model):
