@@ -85,6 +85,14 @@ async def test_parameters_of_paths_have_examples(document: dict[str, Any]) -> No
                     assert re.search(parameter["schema"]["pattern"], parameter["example"])
 
 
+async def test_what_the_connection_itself_refuses_is_described(document: dict[str, Any]) -> None:
+    """A request line or a head that is too long, and a body that stops halfway, are refusals of each operation."""
+    for by_method in document["paths"].values():
+        for operation in by_method.values():
+            of_the_connection = {"414", "431"} | ({"408", "501"} if "requestBody" in operation else set())
+            assert of_the_connection <= operation["responses"].keys()
+
+
 def test_no_example_is_of_an_operation_that_is_gone() -> None:
     """The examples are of the operations, and the refusals of the codes, one each."""
     assert EXAMPLES.keys() == {operation.name for operation in all_operations()}

@@ -1,5 +1,6 @@
 """Requests that two readers could read in two ways: each is refused, and nothing behind it is served as a request."""
 
+import json
 import socket
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from tests.admin.conftest import Api
 from tests.admin.raw import Reply, exchange, split_replies
 from tests.patience import PATIENCE_SECONDS
+from webhookd.errors import ErrorCode
 
 BEHIND = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n"
@@ -133,6 +135,7 @@ def test_what_could_be_read_in_two_ways_is_refused(api: Api, case: str, *, in_pi
     parts = [sent[at : at + 7] for at in range(0, len(sent), 7)] if in_pieces and len(sent) < 1000 else [sent]
     reply = only(*exchange(address(api), parts))
     assert (reply.status, reply.headers["content-type"]) == (status, "application/problem+json")
+    assert ErrorCode(json.loads(reply.body)["code"]).status == status
     assert reply.headers["connection"] == "close"
 
 

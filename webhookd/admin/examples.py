@@ -53,17 +53,23 @@ REFUSALS: Mapping[ErrorCode, str] = {
         "one that isn't needed any more, or have the operator of this server raise the limit"
     ),
     ErrorCode.NOT_FOUND: f"there is no webhook {story.WEBHOOK_ID}",
+    ErrorCode.REQUEST_TIMEOUT: "the body was not complete after 30 s",
     ErrorCode.CONFLICT: "the same Idempotency-Key is being answered right now",
     ErrorCode.PRECONDITION_FAILED: (
         'it was changed since you read it: its ETag is "194aa2b8e5c" now. Read it again, then make your change'
     ),
     ErrorCode.PAYLOAD_TOO_LARGE: "the body is too large; at most 262144 bytes are taken",
+    ErrorCode.URI_TOO_LONG: "the request line is over 8192 bytes",
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: "send the body as application/json",
     ErrorCode.IDEMPOTENCY_KEY_REUSED: "the same Idempotency-Key came with another body",
     ErrorCode.RATE_LIMITED: "too many requests with this key; try again in 1 s",
+    ErrorCode.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is over 16384 bytes",
     ErrorCode.INTERNAL: "the request failed inside webhookd; its log tells more under this request id",
+    ErrorCode.NOT_IMPLEMENTED: "no transfer coding but chunked is taken (RFC 9112 section 6.1)",
     ErrorCode.JOURNAL_FULL: "the disk of the journal is full",
     ErrorCode.SHUTTING_DOWN: "the server is shutting down; send it again in a moment",
+    ErrorCode.GATEWAY_TIMEOUT: "the query took too long; narrow its filters or ask for less",
+    ErrorCode.HTTP_VERSION_NOT_SUPPORTED: "only HTTP/1.1 is spoken here",
 }
 
 

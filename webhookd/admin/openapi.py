@@ -21,10 +21,22 @@ Json = Mapping[str, object]
 T = TypeVar("T")
 
 _REF = "#/components/schemas/{name}"
-_ALWAYS = (ErrorCode.VALIDATION_ERROR, ErrorCode.RATE_LIMITED, ErrorCode.INTERNAL)
-_WITH_KEY = (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN)
+_ALWAYS = (
+    ErrorCode.VALIDATION_ERROR,
+    ErrorCode.URI_TOO_LONG,
+    ErrorCode.RATE_LIMITED,
+    ErrorCode.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    ErrorCode.INTERNAL,
+)
+_WITH_KEY = (ErrorCode.UNAUTHORIZED, ErrorCode.FORBIDDEN, ErrorCode.GATEWAY_TIMEOUT)
 _WITH_IDEMPOTENCY_KEY = (ErrorCode.CONFLICT, ErrorCode.IDEMPOTENCY_KEY_REUSED)
-_WITH_BODY = (ErrorCode.MALFORMED_JSON, ErrorCode.PAYLOAD_TOO_LARGE, ErrorCode.UNSUPPORTED_MEDIA_TYPE)
+_WITH_BODY = (
+    ErrorCode.MALFORMED_JSON,
+    ErrorCode.REQUEST_TIMEOUT,
+    ErrorCode.PAYLOAD_TOO_LARGE,
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+    ErrorCode.NOT_IMPLEMENTED,
+)
 _STRING: Json = {"type": "string"}
 _CREDENTIALS = (
     f"An API key (`whd_…`) or, where the server is configured for it, a JWT of your own application. {AUTHENTICATE}"

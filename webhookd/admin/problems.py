@@ -1,6 +1,5 @@
 """Errors as RFC 9457 problem documents, the one shape in which this API says no."""
 
-import re
 from http import HTTPStatus
 
 import msgspec
@@ -19,7 +18,6 @@ _WORDS = {
     HTTPStatus.METHOD_NOT_ALLOWED: "this path doesn't take this method; the header Allow names those that it takes",
     HTTPStatus.REQUEST_TIMEOUT: "the request wasn't complete in time",
 }
-_NOT_A_WORD = re.compile(r"[^A-Z0-9]+")
 
 
 class FieldProblem(Struct, frozen=True):
@@ -53,10 +51,13 @@ def problem_of(refused: Rejected, request_id: str) -> Problem:
 
 
 def problem_of_status(status: HTTPStatus, detail: str, request_id: str) -> Problem:
-    """Return the document for an HTTP status that no stable code stands for; its own name becomes the code."""
-    codes = [code.value for code in ErrorCode if code.status is status]
-    code = codes[0] if codes else _NOT_A_WORD.sub("_", status.phrase.upper())
-    return _problem(code, status, detail, request_id, ())
+    """Return the document for a status that was decided before any code: the first code of that status goes with it.
+
+    Where a library answers with a status that no code has, the code is VALIDATION_ERROR or INTERNAL, by its hundred.
+    """
+    codes = [code for code in ErrorCode if code.status is status]
+    other = ErrorCode.VALIDATION_ERROR if status < HTTPStatus.INTERNAL_SERVER_ERROR else ErrorCode.INTERNAL
+    return _problem(next(iter(codes), other).value, status, detail, request_id, ())
 
 
 def words_of(error: HTTPException) -> tuple[HTTPStatus, str]:

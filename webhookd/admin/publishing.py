@@ -136,7 +136,9 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
                 async for result in results:
                     yield result
     except BodyTimeout as timeout:
-        yield _refused_line(services, "REQUEST_TIMEOUT", timeout.description or "the client was silent for too long")
+        yield _refused_line(
+            services, ErrorCode.REQUEST_TIMEOUT, timeout.description or "the client was silent for too long"
+        )
     except _Stopping:
         return
 
@@ -148,7 +150,7 @@ async def _submit_all(services: Services, stream: _Stream, lines: Iterable[Line]
         try:
             outcome: Ticket[PublishResult] | bytes = await stream.submit(line)
         except Rejected as refused:
-            outcome = _refused_line(services, refused.code.value, refused.detail)
+            outcome = _refused_line(services, refused.code, refused.detail)
             is_stopping = refused.code in _LAST_WORDS
         submitted.append(outcome)
         if is_stopping:
@@ -175,11 +177,11 @@ async def _result_line(services: Services, ticket: Ticket[PublishResult]) -> byt
     try:
         result = await ticket.wait()
     except Rejected as refused:
-        return _refused_line(services, refused.code.value, refused.detail)
+        return _refused_line(services, refused.code, refused.detail)
     line = SubmittedLine(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
     return _encoder.encode(line) + b"\n"
 
 
-def _refused_line(services: Services, code: str, message: str) -> bytes:
-    services.measures.refuse(code)
-    return _encoder.encode(RefusedLine(error=RefusalReason(code=code, message=message))) + b"\n"
+def _refused_line(services: Services, code: ErrorCode, message: str) -> bytes:
+    services.measures.refuse(code.value)
+    return _encoder.encode(RefusedLine(error=RefusalReason(code=code.value, message=message))) + b"\n"
