@@ -25,8 +25,8 @@ from webhookd import server
 from webhookd.admin import framing
 from webhookd.cli import main
 from webhookd.delivery.sender import Sender
-from webhookd.journal import Journal, Ticket, Window, WindowRequest, backup, batch, copies, database, deliveries
-from webhookd.journal import journal as facade
+from webhookd.journal import Store, Ticket, Window, WindowRequest, backup, batch, copies, database, deliveries
+from webhookd.journal import store as facade
 from webhookd.journal.batch import Batches
 from webhookd.journal.bulk import BulkInsert, Connection
 from webhookd.journal.copies import UnfinishedFile
@@ -41,7 +41,7 @@ def _rarely() -> bool:
     return random.random() < _SOMETIMES  # noqa: S311 - a test's dice
 
 
-class AcksEarly(Journal):
+class AcksEarly(Store):
     """Acknowledges an event before its commit."""
 
     def publish(
@@ -53,7 +53,7 @@ class AcksEarly(Journal):
         return early
 
 
-class SwapsOrder(Journal):
+class SwapsOrder(Store):
     """Hands out a queue with its first two deliveries the wrong way round."""
 
     async def window(self, request: WindowRequest) -> Window:
@@ -61,7 +61,7 @@ class SwapsOrder(Journal):
         return msgspec.structs.replace(window, line=(*reversed(window.line[:2]), *window.line[2:]))
 
 
-class AltersBodies(Journal):
+class AltersBodies(Store):
     """Writes the body anew instead of sending the bytes that came in."""
 
     async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
@@ -175,13 +175,13 @@ def _lose_attempts() -> None:
 
 PLANTS = MappingProxyType(
     {
-        "acks early": lambda: _replace(facade, "Journal", AcksEarly),
+        "acks early": lambda: _replace(facade, "Store", AcksEarly),
         "forgets what was pending": lambda: _replace(deliveries, "backlog", lambda _database: []),
-        "swaps the order": lambda: _replace(facade, "Journal", SwapsOrder),
+        "swaps the order": lambda: _replace(facade, "Store", SwapsOrder),
         "skips a sequence": lambda: _replace(facade, "Batches", SkipsSequences),
         "loses an attempt": _lose_attempts,
         "sends twice": lambda: _replace(server, "Sender", SendsTwice),
-        "alters bodies": lambda: _replace(facade, "Journal", AltersBodies),
+        "alters bodies": lambda: _replace(facade, "Store", AltersBodies),
         "synchronous = NORMAL": _sync_normally,
         "syncs no directory": lambda: _replace(copies, "sync_directory", lambda _path: None),
         "syncs no copy": _sync_no_copy,

@@ -19,12 +19,13 @@ from webhookd import actor, cli, server
 from webhookd.admin.guard import Guard
 from webhookd.errors import JournalError
 from webhookd.ingest import IngestServer
-from webhookd.journal import journal as facade
 from webhookd.journal import retention, writer
-from webhookd.journal.batch import Batches, full
+from webhookd.journal import store as facade
+from webhookd.journal.batch import Batches
 from webhookd.journal.copies import Pages
 from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record
+from webhookd.journal.planning import full
 from webhookd.journal.reserve import Reserve
 from webhookd.journal.writer import Writer
 from webhookd.logs import get_logger

@@ -104,7 +104,7 @@ async def remembered(w: World, endpoint: Endpoint) -> EndpointState:
     await wait_all_tasks_blocked()
     actor = w.router.registry.actor(endpoint.pk)
     assert actor is not None
-    stored = await w.journal.read(endpoints.state, endpoint.pk)
+    stored = await w.journal.transactions.read(endpoints.state, endpoint.pk)
     assert actor.state == stored
     return stored
 
@@ -127,7 +127,7 @@ async def test_a_changed_webhook_is_tried_at_once(
         [delivery] = await w.deliveries(endpoint)
         assert (delivery.status, delivery.attempts) == (DeliveryStatus.SUCCEEDED, 2)
         assert delivery.refusals == (answer == 422 and change not in MOVES)
-        state = await w.journal.read(endpoints.state, endpoint.pk)
+        state = await w.journal.transactions.read(endpoints.state, endpoint.pk)
         assert (state.breaker, state.failing_since, state.consecutive_faults) == (BreakerState.CLOSED, None, 0)
 
 
@@ -213,7 +213,7 @@ async def test_what_the_old_url_took_is_delivered(tmp_path: Path, autojump_clock
         await trio.sleep(100)
         assert sender.times() == [0.0]
         assert [row.status for row in await w.deliveries(endpoint)] == [DeliveryStatus.SUCCEEDED]
-        assert (await w.journal.read(endpoints.get, endpoint.id)).is_active
+        assert (await w.journal.transactions.read(endpoints.get, endpoint.id)).is_active
 
 
 @pytest.mark.parametrize(("change", "resumes_at"), [(move, IN_FLIGHT_SECONDS), (switch, IN_FLIGHT_SECONDS + 60)])
@@ -316,7 +316,7 @@ async def test_a_restart_finds_what_the_change_made(tmp_path: Path, autojump_clo
         before = await remembered(w, endpoint)
     again = WorldSender()
     async with world(tmp_path, sender=again) as w:
-        assert await w.journal.read(endpoints.state, endpoint.pk) == before
+        assert await w.journal.transactions.read(endpoints.state, endpoint.pk) == before
         await trio.sleep(1)
         assert len(again.sent) == 1
         assert again.times()[0] < 1

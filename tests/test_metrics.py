@@ -15,7 +15,7 @@ from prometheus_client.samples import Sample
 from tests.admin.inprocess import Api, Signer, api_in_process
 from tests.journal.harness import add_endpoint, running
 from tests.world import Sent, new_event, world
-from webhookd.journal import Journal, census
+from webhookd.journal import Store, census
 from webhookd.metrics import Histogram
 from webhookd.scraper import KEPT_SECONDS
 
@@ -171,11 +171,11 @@ async def test_the_backlog_is_counted_by_index(tmp_path: Path) -> None:
                 assert "TEMP B-TREE" not in step
 
 
-async def plan(journal: Journal, sql: str) -> list[str]:
+async def plan(journal: Store, sql: str) -> list[str]:
     def explain(database: Any) -> list[str]:
         return [str(row[3]) for row in database.execute_sql(f"EXPLAIN QUERY PLAN {sql}")]
 
-    return await journal.read(explain)
+    return await journal.transactions.read(explain)
 
 
 async def test_the_oldest_is_the_head_of_an_active_line(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
@@ -184,7 +184,7 @@ async def test_the_oldest_is_the_head_of_an_active_line(tmp_path: Path, autojump
         w.sender.script = lambda _: 500
         await w.endpoint("https://held.example/", is_active=False)
         await w.publish("held")
-        before = await w.journal.read(census.take)
+        before = await w.journal.transactions.read(census.take)
         assert (before.pending, before.oldest_pending_at, before.inactive_endpoints) == (1, None, 1)
         await trio.sleep(10)
         await w.endpoint()
@@ -192,11 +192,11 @@ async def test_the_oldest_is_the_head_of_an_active_line(tmp_path: Path, autojump
         for number in range(3):
             await w.router.publish(new_event({"type": "user.created", "data": {}, "id": f"e{number}"})).wait()
             await trio.sleep(5)
-        taken = await w.journal.read(census.take)
+        taken = await w.journal.transactions.read(census.take)
         assert (taken.pending, taken.parked, taken.active_endpoints) == (7, 0, 1)
         assert taken.oldest_pending_at == pytest.approx(stuck_at, abs=0.01)
         await trio.sleep(600)
-        assert (await w.journal.read(census.take)).breakers == {"open": 1, "closed": 1}
+        assert (await w.journal.transactions.read(census.take)).breakers == {"open": 1, "closed": 1}
 
 
 async def test_what_happened_to_deliveries_is_counted(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:

@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 import pytest
 import trio
+from peewee import Database
 from trio.testing import MockClock
 
 from tests.journal.harness import Commits
 from tests.world import OK, World, WorldSender, steady, world
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Database, EndpointChanges, InlineRunner, Journal
+from webhookd.journal import EndpointChanges, InlineRunner, Store
 from webhookd.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
 from webhookd.router import TOLD_A_STEP
 
@@ -113,13 +114,13 @@ class Looking(InlineRunner):
     """Looks after each commit at what has failed or was disabled, and at what was told of that."""
 
     def __init__(self) -> None:
-        self.journal: Journal | None = None
+        self.journal: Store | None = None
         self.seen: list[tuple[int, int]] = []
 
     async def run(self, function: Callable[[], T]) -> T:
         result = await super().run(function)
         if self.journal is not None:
-            self.seen.append(await self.journal.read(happened_and_told))
+            self.seen.append(await self.journal.transactions.read(happened_and_told))
         return result
 
 

@@ -109,7 +109,7 @@ async def test_a_fault_after_a_pause_lets_no_more_through(tmp_path: Path, autoju
         later = [at for at in sender.times() if at > 1]
         assert len(later) >= 5
         assert max(in_flight(sender, at) for at in later) == 1
-        assert (await w.journal.read(endpoints.state, endpoint.pk)).consecutive_faults >= 5
+        assert (await w.journal.transactions.read(endpoints.state, endpoint.pk)).consecutive_faults >= 5
 
 
 async def test_a_restart_during_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:

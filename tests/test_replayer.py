@@ -1,14 +1,16 @@
 """Recover and replay in exact virtual time: what they match, order, progress, stops, restarts, live traffic."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
+from peewee import Database
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.world import OK, HeldRunner, World, WorldSender, steady, world
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Database, EndpointChanges, ReplayRow, replays
+from webhookd.journal import EndpointChanges, ReplayRow, replays
 from webhookd.journal.schema import DeliveryTable, EventTable
 from webhookd.models import (
     DeliveryStatus,
@@ -40,7 +42,7 @@ async def ask(
 
 
 async def progress(w: World, row: ReplayRow) -> ReplayRow:
-    return await w.journal.read(replays.get, row.endpoint_pk, row.id)
+    return await w.journal.transactions.read(replays.get, row.endpoint_pk, row.id)
 
 
 async def test_recover_sends_what_failed_again_in_sequence(tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -143,10 +145,10 @@ async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_cl
         for number in range(1300):
             await w.publish(f"e{number}")
         wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
-        matched = await w.journal.read(replays.match, wanted)
-        row = await w.journal.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
+        matched = await w.journal.transactions.read(replays.match, wanted)
+        row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
         queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
-        half = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+        half = await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
         assert (half.queued, half.status) == (replays.A_STEP, ReplayStatus.RUNNING)
     async with world(tmp_path) as w:
         await trio.sleep(5)
@@ -163,10 +165,10 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
         for number in range(600):
             await w.publish(f"e{number}")
         wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
-        matched = await w.journal.read(replays.match, wanted)
-        row = await w.journal.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
+        matched = await w.journal.transactions.read(replays.match, wanted)
+        row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
         queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
-        await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+        await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
         stopped = await w.router.replayer.stop(endpoint, row.id)
         assert (stopped.queued, stopped.status) == (replays.A_STEP, ReplayStatus.STOPPED)
         await ask(w, endpoint, ReplayKind.RECOVER)
@@ -186,8 +188,8 @@ async def test_a_stopped_replay_may_be_removed_at_once(tmp_path: Path, autojump_
             await w.publish(f"e{number}")
         row = await ask(w, endpoint, ReplayKind.REPLAY)
         writes.hold()
-        w.journal.insist(replays.stop, None, endpoint.pk, row.id)
-        w.journal.insist(replays.prune, None, w.clock.now() + 1)
+        w.journal.transactions.submit(partial(replays.stop, endpoint_pk=endpoint.pk, replay_id=row.id), insists=True)
+        w.journal.transactions.submit(partial(replays.prune, before=w.clock.now() + 1), insists=True)
         await wait_all_tasks_blocked()
         writes.free()
         await wait_all_tasks_blocked()
@@ -242,18 +244,20 @@ async def test_a_step_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump
         acmes = await w.endpoint("https://acme.example/", events=("user.deleted",), organization_id="acme")
         between = 2 * replays.SCANNED_A_STEP + 10
         await w.publish("first", type="user.deleted", organizationId="acme")
-        await w.journal.write(add_events, w.clock.now(), between)
+        await w.journal.transactions.write(add_events, w.clock.now(), between)
         await w.publish("last", type="user.deleted", organizationId="acme")
         # Of an organization its own events are looked at, which are half of them.
         for endpoint, progress_made in ((everyones, [1, 1, 2]), (acmes, [1, 2])):
             wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
-            matched = await w.journal.read(replays.match, wanted)
+            matched = await w.journal.transactions.read(replays.match, wanted)
             assert (matched.count, matched.last - matched.first) == (2, between + 1)
-            row = await w.journal.write(replays.start, wanted, matched, f"rpl_{endpoint.pk}", w.clock.now())
+            row = await w.journal.transactions.write(
+                replays.start, wanted, matched, f"rpl_{endpoint.pk}", w.clock.now()
+            )
             queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
             queued = []
             while row.status is ReplayStatus.RUNNING:
-                row = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+                row = await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
                 queued.append(row.queued)
             assert queued == progress_made
 
@@ -263,14 +267,14 @@ async def test_a_recover_looks_at_a_bounded_number_of_rows(tmp_path: Path, autoj
     async with world(tmp_path) as w:
         endpoint = await w.endpoint(is_active=False)
         between = 2 * replays.SCANNED_A_STEP
-        await w.journal.write(add_failed, endpoint.pk, between)
+        await w.journal.transactions.write(add_failed, endpoint.pk, between)
         wanted = selection(endpoint, ReplayKind.RECOVER, since=0.0, until=w.clock.now(), events=("user.deleted",))
-        matched = await w.journal.read(replays.match, wanted)
-        row = await w.journal.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
+        matched = await w.journal.transactions.read(replays.match, wanted)
+        row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
         queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         queued = []
         while row.status is ReplayStatus.RUNNING:
-            row = await w.journal.write(replays.step, row.id, wanted, queued_as, w.ids)
+            row = await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
             queued.append(row.queued)
         assert (matched.count, queued) == (2, [1, 1, 2])
 

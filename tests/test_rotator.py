@@ -15,7 +15,7 @@ from tests.patience import PATIENCE_SECONDS
 from webhookd.config import Config, load_config
 from webhookd.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.hidden import Secret
-from webhookd.journal import Journal, KeptAnswer, adopt_master_key, endpoints, idempotency
+from webhookd.journal import KeptAnswer, Store, endpoints, idempotency
 from webhookd.keyfile import CREDENTIALS_DIRECTORY, create_master_key, format_master_key, load_master_key
 from webhookd.rotator import Rotator, Stage, unlock
 from webhookd.secrets import Vault, key_id, new_master_key
@@ -33,7 +33,7 @@ def config_in(directory: Path) -> Config:
 
 
 @asynccontextmanager
-async def home(directory: Path, credentials: Path | None = None) -> AsyncIterator[tuple[Journal, Rotator]]:
+async def home(directory: Path, credentials: Path | None = None) -> AsyncIterator[tuple[Store, Rotator]]:
     """Open the journal in a directory with the key that is found, as the server does."""
     environ = {} if credentials is None else {CREDENTIALS_DIRECTORY: str(credentials)}
     async with running(directory / "journal.db") as journal:
@@ -55,7 +55,7 @@ def kept(number: int) -> KeptAnswer:
 
 
 async def fill(
-    journal: Journal,
+    journal: Store,
     vault: Vault,
 ) -> None:
     def insert(database: Database) -> None:
@@ -64,8 +64,8 @@ async def fill(
 
     for _ in range(ENDPOINTS):
         new = await add_endpoint(journal)
-    await journal.write(endpoints.rotate, vault, new.id, Secret("whsec_next"), "hint", 600.0, CLOCK.now())
-    await journal.write(insert)
+    await journal.transactions.write(endpoints.rotate, vault, new.id, Secret("whsec_next"), "hint", 600.0, CLOCK.now())
+    await journal.transactions.write(insert)
 
 
 @pytest.fixture
@@ -118,15 +118,15 @@ async def check_crash(directory: Path, copy: Path, credentials: Path | None = No
     shutil.copytree(directory, copy, ignore=shutil.ignore_patterns("*-shm", "*.lock"))
     async with home(copy, credentials) as (journal, rotator):
         stage = rotator.progress().stage
-        assert await journal.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
+        assert await journal.transactions.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
         while await rotator.step():
             pass
-        assert await journal.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
+        assert await journal.transactions.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
         if credentials is None:
             rotator.vault.forget_others()
-            assert await journal.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
+            assert await journal.transactions.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
             assert rotator.progress().stage is Stage.SETTLED
-            assert await journal.read(names_of_keys) == {rotator.vault.key_id}
+            assert await journal.transactions.read(names_of_keys) == {rotator.vault.key_id}
             assert key_id(load_master_key(copy / "master.key")) == rotator.vault.key_id
             assert not (copy / "master.key.new").exists()
     shutil.rmtree(copy)
@@ -148,11 +148,11 @@ async def test_cut_off_after_any_step_it_opens_and_goes_on(filled: Path, tmp_pat
             going_on = await rotator.step()
         stages.append(await check_crash(filled, tmp_path / "after"))
         assert stages == [Stage.CHANGING] * 6 + [Stage.SETTLED]
-        assert await journal.read(names_of_keys) == {rotator.vault.key_id}
+        assert await journal.transactions.read(names_of_keys) == {rotator.vault.key_id}
         assert rotator.progress().resealed == ENDPOINTS + 1 + ANSWERS
         assert load_master_key(filled / "master.key") != old
         with pytest.raises(MasterKeyError, match="isn't the one"):
-            await journal.write(adopt_master_key, old)
+            await journal.master_key.adopt(old)
 
 
 async def test_a_crash_before_anything_is_committed_changes_nothing(filled: Path) -> None:
@@ -163,7 +163,7 @@ async def test_a_crash_before_anything_is_committed_changes_nothing(filled: Path
         await rotator.begin(None)
         while await rotator.step():
             pass
-        assert await journal.read(names_of_keys) == {rotator.vault.key_id}
+        assert await journal.transactions.read(names_of_keys) == {rotator.vault.key_id}
     assert not (filled / "master.key.new").exists()
 
 
@@ -175,7 +175,7 @@ async def test_what_comes_in_meanwhile_is_sealed_with_the_new_key(filled: Path) 
 
         async def write() -> None:
             for number in range(ANSWERS, ANSWERS + 100):
-                await journal.write(idempotency.keep, rotator.vault, kept(number), ANSWER)
+                await journal.transactions.write(idempotency.keep, rotator.vault, kept(number), ANSWER)
                 is_written.set()
 
         for _ in range(3):
@@ -188,10 +188,10 @@ async def test_what_comes_in_meanwhile_is_sealed_with_the_new_key(filled: Path) 
                     await rotator.begin(None)
                 with trio.fail_after(PATIENCE_SECONDS):
                     while rotator.progress().stage is not Stage.SETTLED:
-                        await journal.read(open_everything, rotator.vault)
-            assert await journal.read(names_of_keys) == {rotator.vault.key_id}
+                        await journal.transactions.read(open_everything, rotator.vault)
+            assert await journal.transactions.read(names_of_keys) == {rotator.vault.key_id}
             assert rotator.vault.key_id != before
-        assert await journal.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS + 100)
+        assert await journal.transactions.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS + 100)
         nursery.cancel_scope.cancel()
 
 
@@ -234,7 +234,7 @@ async def test_a_credential_is_for_the_operator_to_replace(filled: Path, tmp_pat
     async with home(filled, credentials) as (journal, rotator):
         assert rotator.progress().stage is Stage.TO_BE_INSTALLED
         assert not await rotator.step()
-        assert await journal.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
+        assert await journal.transactions.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
     credential.unlink()
     create_master_key(credential)
     with pytest.raises((MasterKeyError, BaseExceptionGroup)):
@@ -245,9 +245,9 @@ async def test_a_credential_is_for_the_operator_to_replace(filled: Path, tmp_pat
         while await rotator.step():
             pass
         assert rotator.progress().stage is Stage.SETTLED
-        assert await journal.read(names_of_keys) == {key_id(new)}
+        assert await journal.transactions.read(names_of_keys) == {key_id(new)}
         with pytest.raises(MasterKeyError):
-            await journal.write(adopt_master_key, old)
+            await journal.master_key.adopt(old)
 
 
 async def test_a_second_change_may_follow_before_the_first_is_in_place(filled: Path, tmp_path: Path) -> None:
@@ -275,13 +275,13 @@ async def test_a_key_that_can_not_be_put_in_place_is_told(filled: Path) -> None:
         told = rotator.progress()
         assert told.stage is Stage.TO_BE_INSTALLED
         assert "master.key.new: move it there by hand" in str(told.instruction)
-        assert await journal.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
+        assert await journal.transactions.read(open_everything, rotator.vault) == (ENDPOINTS, ANSWERS)
     key.rmdir()
     (filled / "master.key.new").rename(key)
     async with home(filled) as (journal, rotator):
         while await rotator.step():
             pass
-        assert await journal.read(names_of_keys) == {rotator.vault.key_id}
+        assert await journal.transactions.read(names_of_keys) == {rotator.vault.key_id}
 
 
 async def test_a_directory_that_takes_no_file_stops_it_before_it_begins(filled: Path) -> None:

@@ -1,5 +1,6 @@
 """What changes an endpoint and its deliveries, in exact virtual time: crashes, retries by hand, settings, deletion."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -248,7 +249,9 @@ async def test_retrying_by_hand_what_retention_removes_meanwhile(tmp_path: Path,
         await trio.sleep(1)
         [row] = await w.deliveries(endpoint)
         writes.hold()
-        removed = w.journal.insist(retention.prune, None, w.clock.now() + 1, 100)
+        removed = w.journal.transactions.submit(
+            partial(retention.prune, before=w.clock.now() + 1, rows=100), insists=True
+        )
         refused: list[Rejected] = []
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_retry_refused, w, row.id, refused)

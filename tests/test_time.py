@@ -155,7 +155,7 @@ async def test_a_webhook_is_not_disabled_by_a_rest(
     async with world(tmp_path, sender=failing(1000), machine=machine) as w:
         await w.publish("e1")
         await trio.sleep(200)
-        state = await w.journal.read(endpoints.state, endpoint.pk)
+        state = await w.journal.transactions.read(endpoints.state, endpoint.pk)
         assert state.failures_since_success > 2 * FAILURES_TO_DISABLE
         assert is_active(w, endpoint)
         await trio.sleep(4 * DAY)

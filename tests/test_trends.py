@@ -81,11 +81,11 @@ async def test_a_crash_costs_what_was_not_saved(tmp_path: Path, autojump_clock: 
             await w.publish("e1")
             await trio.sleep(61)
             await w.publish("e2")
-            found = await w.journal.read(
+            found = await w.journal.transactions.read(
                 statistics.find, seconds=MINUTE, starts=[int(VIRTUAL_EPOCH)], subjects=[SERVER]
             )
             assert [counts.events for counts in found.values()] == [1]
-            assert await w.journal.read(rows) == 3  # a minute, a quarter, the webhook's hour
+            assert await w.journal.transactions.read(rows) == 3  # a minute, a quarter, the webhook's hour
             nursery.cancel_scope.cancel()
 
 
@@ -97,7 +97,7 @@ async def test_old_rows_are_forgotten(tmp_path: Path, autojump_clock: trio.testi
         for number in range(72):
             await w.publish(f"e{number}", organizationId="acme")
             await trio.sleep(3600)
-            most = max(most, await w.journal.read(rows))
+            most = max(most, await w.journal.transactions.read(rows))
         # Of each hour that is kept: a quarter of the server and one of the organization, and the webhook's hour.
         assert most <= 3 * 49 + 2 * 3
         assert (await trends.recent(Span.DAY, "acme")).total.events == 23
@@ -108,9 +108,13 @@ async def test_a_row_replaces_the_one_before(tmp_path: Path) -> None:
     async with running(tmp_path / "journal.db") as journal:
         now = CLOCK.now()
         key = Key(HOUR, int(now) // HOUR * HOUR, "wh_1")
-        await journal.write(statistics.put, statistics.encode([(key, Counts(delivered=1))]))
-        await journal.write(statistics.put, statistics.encode([(key, Counts(delivered=2, latencies=[1] * 18))]))
-        assert await journal.read(statistics.running, now) == [(key, Counts(delivered=2, latencies=[1] * 18))]
+        await journal.transactions.write(statistics.put, statistics.encode([(key, Counts(delivered=1))]))
+        await journal.transactions.write(
+            statistics.put, statistics.encode([(key, Counts(delivered=2, latencies=[1] * 18))])
+        )
+        assert await journal.transactions.read(statistics.running, now) == [
+            (key, Counts(delivered=2, latencies=[1] * 18))
+        ]
 
 
 async def test_a_chart_is_read_by_its_own_rows(tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ async def test_a_chart_is_read_by_its_own_rows(tmp_path: Path) -> None:
         return [str(row[3]) for row in plan]
 
     async with running(tmp_path / "journal.db") as journal:
-        found = await journal.read(explain)
+        found = await journal.transactions.read(explain)
     assert any("statistics USING PRIMARY KEY (seconds=? AND at=? AND subject=?)" in line for line in found), found
 
 
@@ -130,11 +134,11 @@ async def test_a_step_of_forgetting_is_bounded(tmp_path: Path) -> None:
     """After a long time away the rows that are too old go in steps."""
     async with running(tmp_path / "journal.db") as journal:
         old = [(Key(QUARTER, number * QUARTER, SERVER), Counts(events=1)) for number in range(25)]
-        await journal.write(statistics.put, statistics.encode(old))
+        await journal.transactions.write(statistics.put, statistics.encode(old))
         steps = 1
-        while await journal.write(statistics.prune, CLOCK.now(), 10):
+        while await journal.transactions.write(statistics.prune, CLOCK.now(), 10):
             steps += 1
-        assert (steps, await journal.read(rows)) == (3, 0)
+        assert (steps, await journal.transactions.read(rows)) == (3, 0)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.envelope import decode_event
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import InlineRunner, Journal, NewEndpoint, Runner, deliveries, open_journal
+from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, deliveries, open_store
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
 from webhookd.metrics import Measures
 from webhookd.models import (
@@ -127,7 +127,7 @@ class World:
 
     def __init__(
         self,
-        journal: Journal,
+        journal: Store,
         router: Router,
         sender: WorldSender,
         vault: Vault,
@@ -180,7 +180,7 @@ class World:
 
     async def deliveries(self, endpoint: Endpoint) -> list[DeliveryRow]:
         """Return an endpoint's deliveries, oldest first."""
-        page = await self.journal.read(
+        page = await self.journal.transactions.read(
             deliveries.page,
             endpoint.pk,
             status=None,
@@ -194,7 +194,7 @@ class World:
         return page.items[::-1]
 
     async def detail(self, delivery_id: str) -> DeliveryDetail:
-        return await self.journal.read(deliveries.get, delivery_id, None)
+        return await self.journal.transactions.read(deliveries.get, delivery_id, None)
 
 
 def new_event(document: object) -> NewEvent:
@@ -227,7 +227,7 @@ async def world(
     inline = InlineRunner()
     measures = measures or Measures()
     async with (
-        open_journal(
+        open_store(
             path / "journal.db",
             clock=clock,
             ids=ids,
@@ -239,7 +239,7 @@ async def world(
     ):
         await writing.start(journal.run)
         router = Router(
-            journal=journal,
+            store=journal,
             sender=sender,
             vault=vault,
             clock=clock,

@@ -10,7 +10,7 @@ import trio
 from msgspec import Struct, structs
 
 from webhookd.errors import CommandError, ErrorCode, Rejected, WebhookdError
-from webhookd.journal import Contents, Journal, audit, check_place
+from webhookd.journal import Contents, Store, audit, check_place
 from webhookd.logs import get_logger
 
 _log = get_logger("backup")
@@ -40,8 +40,8 @@ class CopyProgress(Struct, frozen=True, kw_only=True):
 class Copier:
     """Makes backups of a journal; `run` it under a supervisor."""
 
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._progress = CopyProgress()
         self._is_taken = False
         self._replaces = False
@@ -60,8 +60,8 @@ class Copier:
             raise Rejected(ErrorCode.CONFLICT, "a backup is being made; wait until it is done")
         self._is_taken = True
         try:
-            await trio.to_thread.run_sync(lambda: check_place(file, self._journal.path, replace=replace))
-            await self._journal.write(audit.append, deed, str(file), None)
+            await trio.to_thread.run_sync(lambda: check_place(file, self._store.path, replace=replace))
+            await self._store.audit.append(deed, str(file), None)
         except CommandError as error:
             self._is_taken = False
             raise Rejected(ErrorCode.VALIDATION_ERROR, str(error), errors=(("/file", str(error)),)) from error
@@ -86,7 +86,7 @@ class Copier:
         failure = CommandError("it was cut off")
         _log.info("backup.begun", file=str(file))
         try:
-            contents = await self._journal.back_up(file, replace=self._replaces, report=self._report)
+            contents = await self._store.back_up(file, replace=self._replaces, report=self._report)
             self._progress = structs.replace(self._progress, stage=CopyStage.DONE, contents=contents)
             _log.info("backup.done", file=str(file), events=contents.events, pending=contents.pending)
         except WebhookdError as error:

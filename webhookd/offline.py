@@ -14,7 +14,7 @@ from webhookd.config import Config
 from webhookd.errors import CommandError
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
-from webhookd.journal import Contents, KeyRow, Restored, audit, check_place, keys, quotas, restore_journal
+from webhookd.journal import Contents, KeyRow, Restored, audit, check_place, restore_journal
 from webhookd.keyfile import find_key_place
 from webhookd.models import Role
 from webhookd.rotator import Progress, unlock
@@ -26,9 +26,9 @@ async def initialize(config: Config) -> Secret[str] | None:
     clock = SystemClock()
     ids = IdFactory(clock.now)
     with unwrapped():
-        async with writing(config, clock, ids) as journal:
-            await unlock(journal, config, os.environ)
-            return await ensure_admin_key(journal, ids, clock)
+        async with writing(config, clock, ids) as store:
+            await unlock(store, config, os.environ)
+            return await ensure_admin_key(store, ids, clock)
 
 
 async def create_key(
@@ -40,10 +40,10 @@ async def create_key(
     row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
     optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
     fields = ("role", *(field for field, value in optional.items() if value))
-    insert = audit.recorded(quotas.insert_key, own_deed(audit.Action.KEY_CREATE, clock, fields), keys.about)
+    entry = own_deed(audit.Action.KEY_CREATE, clock, fields)
     with unwrapped():
-        async with writing(config, clock, ids) as journal:
-            await journal.write(insert, row, most=config.organizations.max_keys)
+        async with writing(config, clock, ids) as store:
+            await store.keys.create(row, most=config.organizations.max_keys, entry=entry)
     return row, text
 
 
@@ -51,17 +51,16 @@ async def list_keys(config: Config) -> list[KeyRow]:
     """Return every API key."""
     clock = SystemClock()
     with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as journal:
-            return await journal.read(keys.all)
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            return await store.keys.all()
 
 
 async def revoke_key(config: Config, key_id: str) -> None:
     """Revoke an API key; Rejected NOT_FOUND."""
     clock = SystemClock()
-    revoke = audit.recorded(keys.revoke, own_deed(audit.Action.KEY_REVOKE, clock), keys.about)
     with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as journal:
-            await journal.write(revoke, key_id, None)
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            await store.keys.revoke(key_id, None, own_deed(audit.Action.KEY_REVOKE, clock))
 
 
 async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Progress:
@@ -71,8 +70,8 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Progre
     """
     clock = SystemClock()
     with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as journal:
-            rotator = await unlock(journal, config, os.environ)
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            rotator = await unlock(store, config, os.environ)
             while await rotator.step():
                 pass
             await rotator.begin(new, own_deed(audit.Action.MASTER_KEY_ROTATE, clock))
@@ -89,10 +88,10 @@ async def back_up(config: Config, file: Path, *, replace: bool, report: Callable
         raise CommandError(f"there is no journal {path} yet")
     check_place(file, path, replace=replace)
     with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as journal:
+        async with writing(config, clock, IdFactory(clock.now)) as store:
             deed = own_deed(audit.Action.JOURNAL_BACKUP, clock, ("file", *(("force",) if replace else ())))
-            await journal.write(audit.append, deed, str(file), None)
-            return await journal.back_up(file, replace=replace, report=report)
+            await store.audit.append(deed, str(file), None)
+            return await store.back_up(file, replace=replace, report=report)
 
 
 def restore(config: Config, file: Path) -> Restored:

@@ -14,7 +14,7 @@ import trio
 from webhookd.clock import Clock
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import Journal, ReplayRow, audit, endpoints, replays
+from webhookd.journal import ReplayRow, Store, audit, replays
 from webhookd.logs import get_logger
 from webhookd.models import DeliveryStatus, Endpoint, Policy, ReplayKind, ReplayStatus, WhenInactive
 
@@ -35,9 +35,9 @@ class Replayer:
     """Starts, carries out and stops recovers and replays; `run` it under a supervisor."""
 
     def __init__(
-        self, journal: Journal, clock: Clock, ids: IdFactory, *, wake: Wake, policy: Callable[[Endpoint], Policy]
+        self, store: Store, clock: Clock, ids: IdFactory, *, wake: Wake, policy: Callable[[Endpoint], Policy]
     ) -> None:
-        self._journal = journal
+        self._store = store
         self._clock = clock
         self._ids = ids
         self._wake = wake
@@ -46,27 +46,28 @@ class Replayer:
 
     async def count(self, wanted: replays.Selection) -> int:
         """Return how many deliveries or events would be queued."""
-        matched = await self._journal.read(replays.match, wanted)
+        matched = await self._store.replays.match(wanted)
         return matched.count
 
     async def start(self, endpoint: Endpoint, wanted: replays.Selection, deed: audit.Deed | None = None) -> ReplayRow:
         """Begin, and return what it matched; the work goes on by itself."""
-        matched = await self._journal.read(replays.match, wanted)
-        start = audit.recorded(replays.start, deed, lambda _: endpoints.about(endpoint))
-        row = await self._journal.write(start, wanted, matched, self._ids.new(Prefix.REPLAY), self._clock.now())
+        matched = await self._store.replays.match(wanted)
+        replay_id = self._ids.new(Prefix.REPLAY)
+        row = await self._store.replays.start(
+            wanted, matched, replay_id, self._clock.now(), endpoint=endpoint, entry=deed
+        )
         self._asked.set()
         return row
 
     async def stop(self, endpoint: Endpoint, replay_id: str, deed: audit.Deed | None = None) -> ReplayRow:
         """Stop one; what it queued stays. Rejected NOT_FOUND."""
-        stop = audit.recorded(replays.stop, deed, lambda _: endpoints.about(endpoint))
-        return await self._journal.write(stop, endpoint.pk, replay_id)
+        return await self._store.replays.stop(endpoint, replay_id, deed)
 
     async def run(self) -> None:
         """Carry out what is asked for, in turns, until canceled."""
         while True:
             self._asked = trio.Event()
-            running = await self._journal.read(replays.running)
+            running = await self._store.replays.running()
             if not running:
                 await self._asked.wait()
             for row in running:
@@ -74,13 +75,12 @@ class Replayer:
 
     async def _advance(self, row: ReplayRow) -> None:
         try:
-            endpoint, is_deleted = await self._journal.read(endpoints.by_pk, row.endpoint_pk)
+            endpoint, is_deleted = await self._store.webhooks.by_pk(row.endpoint_pk)
             if is_deleted:
-                await self._journal.write(replays.stop_all, row.endpoint_pk)
+                await self._store.replays.stop_all(row.endpoint_pk)
                 return
             policy = self._policy(endpoint)
-            after = await self._journal.write(
-                replays.step,
+            after = await self._store.replays.step(
                 row.id,
                 selection(endpoint, row.kind, since=row.since, until=row.until, events=row.events),
                 replays.QueuedAs(

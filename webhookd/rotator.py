@@ -33,17 +33,10 @@ from webhookd.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.hidden import Secret
 from webhookd.journal import (
     READ_LIMIT_SECONDS,
-    Journal,
     MasterKeys,
     Position,
-    adopt_master_key,
+    Store,
     audit,
-    begin_change,
-    end_change,
-    forget_master_key,
-    forget_previous,
-    holds_secrets,
-    reseal,
 )
 from webhookd.keyfile import KeyPlace, find_key_place, missing_key
 from webhookd.logs import get_logger
@@ -78,8 +71,8 @@ class Rotator:
     `vault` opens what this journal holds, at every moment. `rows_a_step` bounds what one write seals anew.
     """
 
-    def __init__(self, journal: Journal, place: KeyPlace, keys: MasterKeys) -> None:
-        self._journal = journal
+    def __init__(self, store: Store, place: KeyPlace, keys: MasterKeys) -> None:
+        self._store = store
         self._place = place
         self._keys = keys
         self.rows_a_step = ROWS_A_STEP
@@ -121,10 +114,7 @@ class Rotator:
             key = new_master_key() if new is None else new
             if self._is_replaceable:
                 await self._stage(key)
-            change = audit.recorded(begin_change, deed, lambda _: (key_id(key).hex(), None))
-            ticket = self._journal.write_nowait(change, self._change_over, self._keys, key)
-            with trio.CancelScope(shield=True):
-                await ticket.wait()
+            await self._store.master_key.begin_rotation(self._keys, key, entry=deed, committed=self._change_over)
         return self.progress()
 
     async def run(self) -> None:
@@ -154,17 +144,17 @@ class Rotator:
                 return True
             if self._keys.sealing != self._keys.installed:
                 return await self._install()
-            await self._journal.insist(end_change, self._ended).wait()
+            await self._store.master_key.end_rotation(self._ended)
             _log.info("master_key.changed", key_id=self.vault.key_id.hex(), place=str(self._place))
             return False
 
     async def _reseal(self) -> None:
-        going_on, count = await self._journal.insist(reseal, None, self.vault, self._position, self.rows_a_step).wait()
+        going_on, count = await self._store.master_key.reseal(self.vault, self._position, self.rows_a_step)
         self._resealed += count
         if going_on is not None:
             self._position = going_on
             return
-        await self._journal.insist(forget_previous, self._forgotten).wait()
+        await self._store.master_key.forget_previous(self._forgotten)
         _log.info("master_key.resealed", key_id=self.vault.key_id.hex(), values=self._resealed)
 
     @property
@@ -227,14 +217,14 @@ class Rotator:
     def _forgotten(self, _: None) -> None:
         self._keys = MasterKeys(installed=self._keys.installed, sealing=self._keys.sealing, is_settled=False)
         self._position = Position()
-        self._journal.cut_log()
+        self._store.cut_log()
 
     def _ended(self, _: None) -> None:
         self._keys = MasterKeys(installed=self._keys.installed, sealing=self._keys.sealing)
-        self._journal.cut_log()
+        self._store.cut_log()
 
 
-async def unlock(journal: Journal, config: Config, environ: Mapping[str, str]) -> Rotator:
+async def unlock(store: Store, config: Config, environ: Mapping[str, str]) -> Rotator:
     """Return what opens a journal and changes its key; the key is made where it is missing and nothing is sealed yet.
 
     Raises MasterKeyError for a key that can't be used, that is missing, or that isn't this journal's.
@@ -242,14 +232,14 @@ async def unlock(journal: Journal, config: Config, environ: Mapping[str, str]) -
     place = find_key_place(config, environ)
     if place.exists():
         installed = place.load()
-    elif await journal.read(holds_secrets):
+    elif await store.master_key.holds_secrets():
         raise missing_key(place, config, environ)
     else:
-        await journal.write(forget_master_key)
+        await store.master_key.forget()
         installed = place.create()
     try:
         # On a full disk as well, where it mostly writes nothing.
-        keys = await journal.insist(adopt_master_key, None, installed).wait()
+        keys = await store.master_key.adopt(installed)
     except MasterKeyError as error:
         raise MasterKeyError(f"{place} ({key_id(installed).hex()}): {error}") from error
-    return Rotator(journal, place, keys)
+    return Rotator(store, place, keys)

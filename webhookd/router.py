@@ -11,13 +11,11 @@ from typing import Protocol
 
 import trio
 
-from webhookd import changing, notices
+from webhookd import notices
 from webhookd.actor import Sender
-from webhookd.changing import Change
 from webhookd.clock import Timeline
 from webhookd.config import Config
 from webhookd.delivery.policy import resolve
-from webhookd.delivery.renewal import Renewal
 from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
@@ -25,20 +23,22 @@ from webhookd.health import Health, Inside, assess
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import (
+    DeliveriesQueued,
     DeliveryRow,
     EndpointChanges,
+    EventTypeAdded,
+    EventTypeRemoved,
     EventTypeRow,
-    Journal,
     NewEndpoint,
     Publish,
     QueueFacts,
+    Store,
     Ticket,
+    WebhookChanged,
+    WebhookDeleted,
     audit,
-    deliveries,
     endpoints,
     event_types,
-    notice,
-    quotas,
 )
 from webhookd.logs import delivery_attempted, get_logger
 from webhookd.metrics import Measures
@@ -92,7 +92,7 @@ class Router:
     def __init__(
         self,
         *,
-        journal: Journal,
+        store: Store,
         sender: EndpointSender,
         vault: Vault,
         clock: Timeline,
@@ -104,7 +104,7 @@ class Router:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
         self.recent = RecentAttempts()
-        self._journal = journal
+        self._store = store
         self._sender = sender
         self._vault = vault
         self._clock = clock
@@ -112,10 +112,10 @@ class Router:
         self._config = config
         self._measures = measures
         self._subscriptions = Subscriptions()
-        self.replayer = Replayer(journal, clock, ids, wake=self._requeued, policy=self._policy)
-        self.tester = Tester(journal, sender, clock, ids, load=self.load, policy=self._policy)
+        self.replayer = Replayer(store, clock, ids, wake=self._requeued, policy=self._policy)
+        self.tester = Tester(store, sender, clock, ids, load=self.load, policy=self._policy)
         self.registry = Registry(
-            queue=journal,
+            queue=store,
             sender=sender,
             owner=self,
             clock=clock,
@@ -123,14 +123,20 @@ class Router:
             sample=sample,
             max_in_flight=config.delivery.max_in_flight,
         )
-        self._schedule = Schedule(journal, clock, vault, self.registry, self._policy)
+        self._schedule = Schedule(store, clock, vault, self.registry, self._policy)
 
     async def begin(self) -> None:
         """Read endpoints and catalogue from the journal; nothing may be published before."""
         self._schedule.begin()
-        for endpoint in await self._journal.read(endpoints.all):
-            self._adopt(endpoint)
-        self.event_types = {row.name for row in await self._journal.read(event_types.all)}
+        feed = self._store.feed
+        feed.follow(DeliveriesQueued, self._offer)
+        feed.follow(WebhookChanged, self._adopt)
+        feed.follow(WebhookDeleted, self._abandon)
+        feed.follow(EventTypeAdded, lambda added: self.event_types.add(added.name))
+        feed.follow(EventTypeRemoved, lambda removed: self.event_types.discard(removed.name))
+        for endpoint in await self._store.webhooks.all():
+            self._adopt(WebhookChanged(endpoint))
+        self.event_types = {row.name for row in await self._store.event_types.all()}
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the actors until canceled; endpoints with a backlog are woken one after the other, not all at once."""
@@ -145,7 +151,7 @@ class Router:
         await self.registry.drain()
 
     async def _resume(self) -> None:
-        backlog = await self._journal.read(deliveries.backlog)
+        backlog = await self._store.deliveries.backlog()
         for endpoint_pk in backlog:
             if self.registry.wake(endpoint_pk) is not None:
                 await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
@@ -168,16 +174,16 @@ class Router:
                 _log.warning("sweep.found_work", endpoint_pk=endpoint_pk)
 
     async def _idle_with_work(self) -> set[int]:
-        backlog = await self._journal.read(deliveries.backlog)
+        backlog = await self._store.deliveries.backlog()
         return {endpoint_pk for endpoint_pk in backlog if self.registry.actor(endpoint_pk) is None}
 
     async def room(self, lane: Hashable = None) -> None:
         """Wait until the journal takes another event in a lane; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
-        await self._journal.room(lane)
+        await self._store.room(lane)
 
     def has_room(self, lane: Hashable) -> bool:
         """Whether `room` would return, or refuse, at once."""
-        return self._journal.has_room(lane)
+        return self._store.has_room(lane)
 
     def publish(self, new: NewEvent, lane: Hashable = None) -> Ticket[PublishResult]:
         """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
@@ -188,7 +194,7 @@ class Router:
         self._check_type(new.type)
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
         targets = self._subscriptions.targets(event.type, event.organization_id)
-        return self._journal.publish(event, targets, self._published, lane=lane, may_repeat=new.id is not None)
+        return self._store.publish(event, targets, lane=lane, may_repeat=new.id is not None)
 
     def _check_type(self, name: str) -> None:
         if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
@@ -201,8 +207,8 @@ class Router:
                 errors=(("/type", "a name of the catalogue"),),
             )
 
-    def _published(self, queued: Sequence[QueuedDelivery]) -> None:
-        for delivery in queued:
+    def _offer(self, queued: DeliveriesQueued) -> None:
+        for delivery in queued.deliveries:
             if delivery.status is DeliveryStatus.PENDING:
                 self.registry.offer(delivery)
 
@@ -213,10 +219,8 @@ class Router:
 
     async def create_endpoint(self, new: NewEndpoint, deed: audit.Deed | None = None) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
-        insert = audit.recorded(quotas.insert_endpoint, deed, endpoints.about)
         most = self._config.organizations.max_webhooks
-        ticket = self._journal.write_nowait(insert, self._adopt, self._vault, new, most=most)
-        return await ticket.wait()
+        return await self._store.webhooks.create(self._vault, new, most=most, entry=deed)
 
     async def update_endpoint(
         self,
@@ -229,12 +233,10 @@ class Router:
 
         Raises Rejected NOT_FOUND, or what `condition` raises in the transaction of the change.
         """
-        update = audit.recorded(changing.update, deed, lambda changed: endpoints.about(changed.endpoint))
         async with self.registry.judging(endpoint_id):
-            ticket = self._journal.write_nowait(
-                update, self._changed, self._vault, endpoint_id, changes, self._clock.now(), condition=condition
+            return await self._store.webhooks.update(
+                self._vault, endpoint_id, changes, self._clock.now(), entry=deed, condition=condition
             )
-            return await _outcome(ticket)
 
     async def rotate_secret(
         self,
@@ -248,20 +250,17 @@ class Router:
 
         Raises as `update_endpoint`.
         """
-        rotate = audit.recorded(changing.rotate, deed, lambda changed: endpoints.about(changed.endpoint))
         async with self.registry.judging(endpoint_id):
-            ticket = self._journal.write_nowait(
-                rotate,
-                self._changed,
+            return await self._store.webhooks.rotate(
                 self._vault,
                 endpoint_id,
                 self._clock.now(),
                 secret=secret,
                 secret_hint=secret_hint(secret.reveal()),
                 overlap_seconds=overlap_seconds,
+                entry=deed,
                 condition=condition,
             )
-            return await _outcome(ticket)
 
     async def delete_endpoint(
         self, endpoint_id: str, deed: audit.Deed | None = None, condition: endpoints.Condition | None = None
@@ -270,23 +269,21 @@ class Router:
 
         Raises as `update_endpoint`.
         """
-        delete = audit.recorded(endpoints.delete, deed, endpoints.about)
-        ticket = self._journal.write_nowait(delete, self._abandon, endpoint_id, self._clock.now(), condition=condition)
-        endpoint = await ticket.wait()
+        endpoint = await self._store.webhooks.delete(endpoint_id, self._clock.now(), entry=deed, condition=condition)
         await self._cancel_queue(endpoint.pk)
         await self._sender.forget(endpoint_id)
         return endpoint
 
     async def _cancel_queue(self, endpoint_pk: int) -> None:
         # In steps, so that a long queue keeps nobody else from the disk.
-        while await self._journal.write(deliveries.cancel, endpoint_pk, self._clock.now(), CANCELED_A_STEP):
+        while await self._store.deliveries.cancel(endpoint_pk, self._clock.now(), CANCELED_A_STEP):
             pass
 
     async def retry(
         self, delivery_id: str, organization_id: str | None, deed: audit.Deed | None = None, *, force: bool
     ) -> DeliveryRow:
         """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
-        row = await self._journal.read(deliveries.find, delivery_id, organization_id)
+        row = await self._store.deliveries.find(delivery_id, organization_id)
         actor = self.registry.wake(row.endpoint_pk)
         known = self.registry.endpoint(row.endpoint_pk)
         if actor is None or known is None:
@@ -295,13 +292,14 @@ class Router:
             raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
         endpoint, policy = known
         with actor.holding(row.pk):
-            again = await self._journal.write(
-                audit.recorded(deliveries.retry, deed, lambda retried: (retried.id, endpoint.organization_id)),
+            again = await self._store.deliveries.retry(
                 row.pk,
                 force=force,
                 now=self._clock.now(),
                 max_age_seconds=policy.max_age_seconds,
                 ordering=policy.ordering,
+                entry=deed,
+                organization_id=endpoint.organization_id,
             )
         self._requeued(row.endpoint_pk)  # the actor may have left meanwhile
         return again
@@ -310,25 +308,19 @@ class Router:
         self, row: EventTypeRow, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
     ) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it; Rejected where `condition` raises it."""
-        put = audit.recorded(event_types.put, deed, lambda stored: (stored.name, None))
-        ticket = self._journal.write_nowait(
-            put, lambda stored: self.event_types.add(stored.name), row, self._clock.now(), condition=condition
-        )
-        return await ticket.wait()
+        return await self._store.event_types.put(row, self._clock.now(), entry=deed, condition=condition)
 
     async def delete_event_type(
         self, name: str, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
     ) -> None:
         """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
-        delete = audit.recorded(event_types.delete, deed, lambda _: (name, None))
-        ticket = self._journal.write_nowait(delete, lambda _: self.event_types.discard(name), name, condition=condition)
-        await ticket.wait()
+        await self._store.event_types.delete(name, entry=deed, condition=condition)
 
     async def health(self, subjects: list[Endpoint]) -> list[Health]:
         """Say how endpoints are: what their actors know, and the journal where none is running."""
         now = self._clock.now()
         orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
-        facts = await self._journal.read(endpoints.health_facts, orderings)
+        facts = await self._store.webhooks.health_facts(orderings)
         return [self._assess(endpoint, *facts[endpoint.pk], now) for endpoint in subjects]
 
     def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> Health:
@@ -347,7 +339,7 @@ class Router:
     async def inside(self, endpoint: Endpoint) -> Inside:
         """Say by what an endpoint's actor decides."""
         actor = self.registry.actor(endpoint.pk)
-        stored = await self._journal.read(endpoints.state, endpoint.pk) if actor is None else actor.state
+        stored = await self._store.webhooks.state(endpoint.pk) if actor is None else actor.state
         return Inside(state=stored, policy=self._policy(endpoint), bucket=self.registry.bucket(endpoint.pk))
 
     def halted(self) -> list[Endpoint]:
@@ -362,19 +354,17 @@ class Router:
     def _policy(self, endpoint: Endpoint) -> Policy:
         return resolve(endpoint.overrides, self._config.delivery)
 
-    def _adopt(self, endpoint: Endpoint, renewal: Renewal | None = None) -> None:
+    def _adopt(self, changed: WebhookChanged) -> None:
+        endpoint, renewal = changed
         policy = self._policy(endpoint)
         self._subscriptions.put(endpoint, policy)
         self.registry.put(endpoint, policy, renewal)
+        if renewal is not None and endpoint.is_active:
+            self.registry.wake(endpoint.pk)
 
-    def _changed(self, change: Change) -> None:
-        self._adopt(change.endpoint, change.renewal)
-        if change.renewal is not None and change.endpoint.is_active:
-            self.registry.wake(change.endpoint.pk)
-
-    def _abandon(self, endpoint: Endpoint) -> None:
-        self._subscriptions.remove(endpoint.pk)
-        self.registry.remove(endpoint.pk)
+    def _abandon(self, deleted: WebhookDeleted) -> None:
+        self._subscriptions.remove(deleted.endpoint.pk)
+        self.registry.remove(deleted.endpoint.pk)
 
     # What actors ask for.
 
@@ -401,7 +391,7 @@ class Router:
             told = [notices.of_expired(endpoint, row) for row in rows if not notices.is_own(row.event_type)]
             return [publish for data in told for publish in announce(data)]
 
-        for row in await self._journal.insist_and_tell(deliveries.expire, None, tell, pks, now).wait():
+        for row in await self._store.deliveries.expire(pks, now, tell):
             self._measures.expired(endpoint, now)
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
 
@@ -415,7 +405,7 @@ class Router:
             is_new = stored.disabled_at == now  # else somebody has switched it off before
             return announce(notices.disabled(endpoint, reason, now)) if is_new else ()
 
-        self._journal.insist_and_tell(endpoints.disable, self._adopt, tell, endpoint.pk, reason, now)
+        self._store.webhooks.disable(endpoint.pk, reason, now, tell)
 
     def notices(
         self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
@@ -450,13 +440,6 @@ class Router:
             if not targets:
                 return ()
             event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=now)
-            return (notice(event, targets, self._published),)
+            return (self._store.notice(event, targets),)
 
         return announce
-
-
-async def _outcome(ticket: Ticket[Change]) -> Endpoint:
-    """Return the endpoint once its change is on disk, even if the caller is canceled meanwhile."""
-    with trio.CancelScope(shield=True):
-        change = await ticket.wait()
-    return change.endpoint

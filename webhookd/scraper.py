@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from webhookd.clock import Clock
 from webhookd.errors import ErrorCode, ReadTimeoutError
 from webhookd.footprint import Footprint, Footprints
-from webhookd.journal import SQLITE_VERSION, Census, Journal, census
+from webhookd.journal import SQLITE_VERSION, Census, Store
 from webhookd.logs import get_logger
 from webhookd.metrics import SUCCESS, Histogram, Measures
 from webhookd.models import BreakerState, DeliveryError
@@ -106,7 +106,7 @@ class Scraper(Collector):
         self,
         measures: Measures,
         *,
-        journal: Journal,
+        store: Store,
         router: Router,
         sender: Connections,
         lifecycle: Lifecycle,
@@ -118,7 +118,7 @@ class Scraper(Collector):
         max_in_flight: int,
     ) -> None:
         self._measures = measures
-        self._journal = journal
+        self._store = store
         self._router = router
         self._sender = sender
         self._lifecycle = lifecycle
@@ -151,7 +151,7 @@ class Scraper(Collector):
         while True:
             began_at, counted_at = trio.current_time(), self._clock.now()
             try:
-                taken = await self._journal.read(census.take)
+                taken = await self._store.take_census()
             except ReadTimeoutError:
                 _log.warning("metrics.census_too_slow", pause_seconds=CENSUS_PAUSE_SECONDS)
                 await trio.sleep(CENSUS_PAUSE_SECONDS)
@@ -208,11 +208,11 @@ class Scraper(Collector):
         yield _histogram("commit_batch_size", "Operations in a batch", measures.batches)
         failed = measures.commits_without_room
         yield _counter("commits_failed", "Batches that the disk had no room for", failed)
-        yield _gauge("commit_queue_length", "Operations that wait for the next batch", self._journal.queue_length)
+        yield _gauge("commit_queue_length", "Operations that wait for the next batch", self._store.queue_length)
         yield _gauge(
             "journal_full",
             "1 while the journal takes no events: no room on the disk, or max_bytes is reached",
-            int(self._journal.is_full or self._journal.is_at_bound),
+            int(self._store.is_full or self._store.is_at_bound),
         )
         yield _gauge("journal_bytes", "Size of the journal's file", footprint.journal_bytes)
         yield _gauge("wal_bytes", "Size of the journal's write-ahead log", footprint.log_bytes)

@@ -45,11 +45,10 @@ from webhookd.ingest import IngestServer
 from webhookd.ingest.listener import bind_unix, file_identity
 from webhookd.journal import (
     SQLITE_VERSION,
-    Journal,
     KeyRow,
+    Store,
     audit,
-    keys,
-    open_journal,
+    open_store,
 )
 from webhookd.logs import get_logger
 from webhookd.metrics import Measures
@@ -91,9 +90,9 @@ class Ready:
 class _Lifecycle:
     """Where the server is between its start and its end; the admin API asks."""
 
-    def __init__(self, journal: Journal, router: Router) -> None:
+    def __init__(self, store: Store, router: Router) -> None:
         self.state = Readiness.STARTING
-        self._journal = journal
+        self._store = store
         self._router = router
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
@@ -103,9 +102,9 @@ class _Lifecycle:
         reasons = [
             f"sending to {endpoint.id} keeps crashing inside webhookd" for endpoint in self._router.registry.halted()
         ]
-        if self._journal.is_full:
+        if self._store.is_full:
             reasons.append("the disk of the journal is full; events are refused")
-        if self._journal.is_at_bound:
+        if self._store.is_at_bound:
             reasons.append("the journal has reached journal.max_bytes; events are refused")
         return (Readiness.DEGRADED if reasons else Readiness.OK), tuple(reasons)
 
@@ -136,14 +135,14 @@ async def serve(
         async with (
             alive(),
             hearing(config, reread),
-            writing(config, clock, ids, measures) as journal,
+            writing(config, clock, ids, measures) as store,
         ):
             with ExitStack() as bound:
-                rotator = await unlock(journal, config, os.environ)
+                rotator = await unlock(store, config, os.environ)
                 tokens = open_tokens(config.jwt)
                 sender = Sender(config.delivery, config.egress)
                 router = Router(
-                    journal=journal,
+                    store=store,
                     sender=sender,
                     vault=rotator.vault,
                     clock=clock,
@@ -153,11 +152,11 @@ async def serve(
                     measures=measures,
                 )
                 sockets = _bind(config, router, measures, bound)
-                lifecycle = _Lifecycle(journal, router)
-                footprints = Footprints(journal.path, Threads())
+                lifecycle = _Lifecycle(store, router)
+                footprints = Footprints(store.path, Threads())
                 scraper = Scraper(
                     measures,
-                    journal=journal,
+                    store=store,
                     router=router,
                     sender=sender,
                     lifecycle=lifecycle,
@@ -170,19 +169,19 @@ async def serve(
                 )
                 services = Services(
                     router=router,
-                    journal=journal,
+                    store=store,
                     lifecycle=lifecycle,
-                    keys=KeyRing(),
+                    keys=KeyRing(feed=store.feed),
                     tokens=tokens,
                     vault=rotator.vault,
                     rotator=rotator,
-                    copier=Copier(journal),
+                    copier=Copier(store),
                     clock=clock,
                     ids=ids,
                     config=config,
                     measures=measures,
                     metrics=scraper,
-                    trends=Trends(measures.tally, journal, clock),
+                    trends=Trends(measures.tally, store, clock),
                     stalls=stalls,
                     footprints=footprints,
                     check_url=sender.check_url,
@@ -200,8 +199,8 @@ async def serve(
                     new_request_id=partial(ids.new, Prefix.REQUEST),
                 )
                 # Only once nothing can fail any more: a key that was not shown is lost.
-                first_admin_key = await ensure_admin_key(journal, ids, clock)
-                for row in await journal.read(keys.all):
+                first_admin_key = await ensure_admin_key(store, ids, clock)
+                for row in await store.keys.all():
                     services.keys.put(row)
                 await router.begin()
                 await services.trends.begin()
@@ -218,13 +217,13 @@ async def serve(
                     sending.start_soon(Supervisor("backup").run, services.copier.run)
                     sending.start_soon(
                         Supervisor("retention").run,
-                        partial(journal.retain, config.journal.retention_days, clock.trusted),
+                        partial(store.retain, config.journal.retention_days, clock.trusted),
                     )
                     sending.start_soon(Supervisor("census").run, scraper.run)
                     if tokens is not None:
                         sending.start_soon(Supervisor("tokens").run, tokens.run)
                     sending.start_soon(Supervisor("statistics").run, services.trends.run)
-                    sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, journal))
+                    sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, store))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)
                         await edges.start(sockets.ingest.run)
@@ -261,7 +260,7 @@ async def _drain(
     lifecycle.state = Readiness.DRAINING
     notify(STOPPING)
     _log.info("server.draining", in_flight=router.registry.in_flight)
-    services.journal.refuse_events()
+    services.store.refuse_events()
 
     def edge_seconds() -> float:
         return min(max(deadline - trio.current_time(), LAST_ANSWERS_SECONDS), EDGE_DRAIN_SECONDS)
@@ -280,7 +279,7 @@ async def _drain(
     async def end_reads() -> None:
         # A query is in a thread, which can't be canceled: the edges would wait for it.
         await trio.sleep_until(deadline)
-        services.journal.end_reads()
+        services.store.end_reads()
 
     async with trio.open_nursery() as draining:
         draining.start_soon(cut)
@@ -290,21 +289,21 @@ async def _drain(
             resting.start_soon(finish_requests)
         await guard.drain(edge_seconds())
         draining.cancel_scope.cancel()
-    services.journal.end_reads()
+    services.store.end_reads()
 
 
 @asynccontextmanager
 async def writing(
     config: Config, clock: Clock, ids: IdFactory, measures: Measures | None = None
-) -> AsyncIterator[Journal]:
+) -> AsyncIterator[Store]:
     """Open the journal with its writer running; on leaving, all that was submitted is on disk."""
     settings = config.journal
     async with (
-        open_journal(settings.path, clock=clock, ids=ids, max_bytes=settings.max_bytes, measures=measures) as journal,
+        open_store(settings.path, clock=clock, ids=ids, max_bytes=settings.max_bytes, measures=measures) as store,
         trio.open_nursery() as nursery,
     ):
-        await nursery.start(journal.run)
-        yield journal
+        await nursery.start(store.run)
+        yield store
         nursery.cancel_scope.cancel()
 
 
@@ -349,12 +348,12 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
             yield error
 
 
-async def ensure_admin_key(journal: Journal, ids: IdFactory, clock: Clock) -> Secret[str] | None:
+async def ensure_admin_key(store: Store, ids: IdFactory, clock: Clock) -> Secret[str] | None:
     """Make an admin key where the journal holds no key at all, and return its text; else None."""
-    if await journal.read(keys.all):  # a start on a full disk must not write
+    if await store.keys.all():  # a start on a full disk must not write
         return None
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
-    return text if await journal.write(keys.insert_first, row, own_deed(audit.Action.KEY_CREATE, clock)) else None
+    return text if await store.keys.create_first(row, own_deed(audit.Action.KEY_CREATE, clock)) else None
 
 
 def own_deed(action: audit.Action, clock: Clock, fields: Iterable[str] = ()) -> audit.Deed:

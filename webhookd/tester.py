@@ -16,7 +16,7 @@ from webhookd.delivery.retry import classify
 from webhookd.envelope import seal_envelope
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import DeliveryDetail, Journal, audit, endpoints, trials
+from webhookd.journal import DeliveryDetail, Store, audit
 from webhookd.models import (
     TEST_EVENT,
     AcceptedEvent,
@@ -43,7 +43,7 @@ class Tester:
 
     def __init__(
         self,
-        journal: Journal,
+        store: Store,
         sender: Sender,
         clock: Clock,
         ids: IdFactory,
@@ -51,7 +51,7 @@ class Tester:
         load: Load,
         policy: Callable[[Endpoint], Policy],
     ) -> None:
-        self._journal = journal
+        self._store = store
         self._sender = sender
         self._clock = clock
         self._ids = ids
@@ -61,7 +61,6 @@ class Tester:
 
     async def test(self, endpoint: Endpoint, deed: audit.Deed | None = None) -> DeliveryDetail:
         """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
-        insert = audit.recorded(trials.insert, deed, lambda _: endpoints.about(endpoint))
         async with self._slots:
             if (loaded := await self._load(endpoint)) is None:
                 raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
@@ -97,9 +96,9 @@ class Tester:
             except trio.Cancelled:
                 seconds = trio.current_time() - began_at
                 cut_off = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="given up")
-                self._journal.insist(insert, None, event, self._record(delivery, cut_off))
+                self._store.deliveries.add_test(event, self._record(delivery, cut_off), endpoint, deed)
                 raise
-            return await self._journal.insist(insert, None, event, self._record(delivery, outcome)).wait()
+            return await self._store.deliveries.add_test(event, self._record(delivery, outcome), endpoint, deed).wait()
 
     def _record(self, delivery: QueuedDelivery, outcome: Outcome) -> AttemptRecord:
         found = classify(outcome)

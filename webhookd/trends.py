@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from webhookd.clock import Clock
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, statistics
+from webhookd.journal import Store, finished
 from webhookd.tally import HOUR, MINUTE, QUARTER, SERVER, Counts, Key, Row, Tally
 
 ROWS_A_STEP = 1000
@@ -56,14 +56,14 @@ class Series(Struct, frozen=True, kw_only=True):
 class Trends:
     """Saves what a tally counts while `run` runs, and tells it together with what is on disk."""
 
-    def __init__(self, tally: Tally, journal: Journal, clock: Clock) -> None:
+    def __init__(self, tally: Tally, store: Store, clock: Clock) -> None:
         self._tally = tally
-        self._journal = journal
+        self._store = store
         self._clock = clock
 
     async def begin(self) -> None:
         """Go on with the running periods as the last server left them."""
-        self._tally.adopt(await self._journal.read(statistics.running, self._clock.now()))
+        self._tally.adopt(await self._store.statistics.running(self._clock.now()))
 
     async def run(self) -> None:
         """Save what was counted, each time a minute ends and once more at the end, until canceled."""
@@ -74,7 +74,7 @@ class Trends:
         finally:
             # Only submitted: the writer outlives this and puts what it has on disk before it ends.
             for rows in _steps(self._tally.take(self._clock.now())):
-                self._journal.write_nowait(statistics.put, None, statistics.encode(rows))
+                self._store.statistics.put(rows)
 
     async def recent(self, span: Span, organization_id: str | None) -> Series:
         """Return the last hour or day of the whole server, or of one organization."""
@@ -90,7 +90,7 @@ class Trends:
         now = self._clock.now()
         last = int(now) // seconds * seconds
         starts = [last - seconds * back for back in reversed(range(periods))]
-        stored = await self._journal.read(statistics.find, seconds=seconds, starts=starts, subjects=subjects)
+        stored = await self._store.statistics.find(seconds=seconds, starts=starts, subjects=subjects)
         held = self._tally.present(now)
 
         def point(at: int, subject: str) -> Point:
@@ -105,9 +105,9 @@ class Trends:
         steps = deque(_steps(self._tally.take(now)))
         try:
             while steps:
-                await self._journal.write(statistics.put, statistics.encode(steps[0]))
+                await finished(self._store.statistics.put(steps[0]))
                 steps.popleft()
-            while await self._journal.write(statistics.prune, now, ROWS_A_STEP):
+            while await self._store.statistics.prune(now, ROWS_A_STEP):
                 pass
         except Rejected:  # the disk has no room: the next minute tries again
             for rows in steps:

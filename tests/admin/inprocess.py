@@ -26,7 +26,7 @@ from webhookd.copier import Copier
 from webhookd.delivery import custom_headers
 from webhookd.footprint import Footprints
 from webhookd.hidden import Secret
-from webhookd.journal import InlineRunner, Runner, adopt_master_key
+from webhookd.journal import InlineRunner, Runner
 from webhookd.keyfile import KeyPlace
 from webhookd.rotator import Rotator
 from webhookd.scraper import Scraper
@@ -167,14 +167,14 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
         place = KeyPlace(path=path / "master.key", is_credential=False, chosen_by="the test")
         place.stage(Secret(bytes(32)))  # the world's own
         place.next_path.rename(place.path)
-        rotator = Rotator(w.journal, place, await w.journal.write(adopt_master_key, place.load()))
+        rotator = Rotator(w.journal, place, await w.journal.master_key.adopt(place.load()))
         stalls = Stalls()
         footprints = Footprints(w.journal.path, InlineRunner())
         services = Services(
             router=w.router,
-            journal=w.journal,
+            store=w.journal,
             lifecycle=Ready(),
-            keys=KeyRing(),
+            keys=KeyRing(feed=w.journal.feed),
             tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
             vault=w.vault,
             rotator=rotator,
@@ -185,7 +185,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
             measures=w.measures,
             metrics=Scraper(
                 w.measures,
-                journal=w.journal,
+                store=w.journal,
                 router=w.router,
                 sender=NoConnections(),
                 lifecycle=Ready(),

@@ -53,7 +53,7 @@ async def test_what_was_done_is_told_whole(api: Api) -> None:
     ]
     assert {entry["organizationId"] for entry in log} == {A}
     assert log[1]["requestId"] == paused.headers["x-request-id"]
-    stored = await api.world.journal.read(audit.page, None, **everything())
+    stored = await api.world.journal.transactions.read(audit.page, None, **everything())
     assert made.json()["secret"] not in msgspec.json.encode(stored).decode()
 
 

@@ -130,7 +130,7 @@ async def test_the_last_use_is_shown_at_once_and_written_in_time(
             return {row["id"]: row["lastUsedAt"] for row in listed}
 
         async def stored() -> float | None:
-            return {row.id: row.last_used_at for row in await api.world.journal.read(keys.all)}[key_id]
+            return {row.id: row.last_used_at for row in await api.world.journal.transactions.read(keys.all)}[key_id]
 
         assert await shown() == {key_id: None, idle_id: None}
         await trio.sleep(3)

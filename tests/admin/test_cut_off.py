@@ -228,6 +228,6 @@ async def test_a_refusal_that_was_kept_before_is_looked_at_again(tmp_path: Path)
             sealed=b"",
             created_at=api.world.clock.now(),
         )
-        await api.world.journal.write(idempotency.keep, api.world.vault, kept, b"")
+        await api.world.journal.transactions.write(idempotency.keep, api.world.vault, kept, b"")
         made = await api.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID, headers=HEADERS)
         assert made.status_code == 201

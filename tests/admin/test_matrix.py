@@ -155,7 +155,7 @@ async def callers(api: Api) -> list[Who]:
         created_at=gone_by - 60,
         expires_at=gone_by,
     )
-    api.services.keys.put(await api.world.journal.write(keys.insert, row))
+    api.services.keys.put(await api.world.journal.transactions.write(keys.insert, row))
     bad = [
         ("no credentials", None, 401),
         ("garbage", "garbage", 401),
@@ -276,13 +276,13 @@ async def test_every_route_by_every_caller(api: Api) -> None:
                     wrong.append(f"{cell}: shows something of {B}")
     assert not wrong, "\n".join(wrong)
     assert asked > 1400
-    chain = await api.world.journal.read(audit.verify)
+    chain = await api.world.journal.transactions.read(audit.verify)
     assert (chain.broken, chain.entries) == (None, await entries(api))
 
 
 async def entries(api: Api) -> int:
     """Return how many entries the log has: the number of the last."""
-    return await api.world.journal.read(last_number)
+    return await api.world.journal.transactions.read(last_number)
 
 
 def last_number(database: Any) -> int:

@@ -67,8 +67,10 @@ async def test_each_change_gives_another_tag_and_deliveries_none(api: Api) -> No
         assert answer.status_code == 200, answer.text
         tags.append(answer.headers["etag"])
         assert await tag_now(api, path) == tags[-1]
-    endpoint = await api.world.journal.read(endpoints.get, webhook_id)
-    await api.world.journal.write(endpoints.disable, endpoint.pk, DisabledReason.GONE, api.world.clock.now())
+    endpoint = await api.world.journal.transactions.read(endpoints.get, webhook_id)
+    await api.world.journal.transactions.write(
+        endpoints.disable, endpoint.pk, DisabledReason.GONE, api.world.clock.now()
+    )
     tags.append(await tag_now(api, path))
     # All within one millisecond of this clock.
     assert len(set(tags)) == len(tags)
@@ -182,17 +184,13 @@ async def test_the_condition_is_asked_in_the_transaction_of_its_change(api: Api)
 
     # A change that is queued ahead in the same commit is what the condition sees.
     world = api.world
-    first = world.journal.write_nowait(
-        endpoints.update, None, world.vault, webhook_id, EndpointChanges(description="first"), world.clock.now()
+    changes, now = EndpointChanges(description="first"), world.clock.now()
+    first = world.journal.transactions.submit(
+        lambda database: endpoints.update(database, world.vault, webhook_id, changes, now)
     )
-    second = world.journal.write_nowait(
-        endpoints.update,
-        None,
-        world.vault,
-        webhook_id,
-        EndpointChanges(description="second"),
-        world.clock.now(),
-        condition=refuse,
+    again = EndpointChanges(description="second")
+    second = world.journal.transactions.submit(
+        lambda database: endpoints.update(database, world.vault, webhook_id, again, now, condition=refuse)
     )
     await first.wait()
     with pytest.raises(Rejected):

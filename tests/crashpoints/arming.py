@@ -20,10 +20,13 @@ from typing import Any
 import apsw
 from msgspec import Struct, structs
 
-from webhookd.journal import Journal
+from webhookd import trends
+from webhookd.journal import Store
 from webhookd.journal.retention import Pruned
+from webhookd.journal.transactions import Transactions
 
 DISK = "disk"
+_A_DAY = 24 * 3600
 ARMED, REACHED, SETTLED = "armed", "reached", "settled"
 
 
@@ -122,10 +125,15 @@ def arm(place: Place, directory: Path) -> object:
     return trap
 
 
+def save_no_statistics() -> None:
+    """Have a server of this process save its counts only at its end: a minute's end would be one more commit."""
+    setattr(trends, "MINUTE", _A_DAY)  # noqa: B010 - to mypy a name of another module isn't assigned to
+
+
 def tell_when_settled(directory: Path) -> None:
     """Have a server leave the file `settled` once its first look for what is to be forgotten is through."""
-    forget: Any = Journal._forget
-    give_back_pages: Any = Journal._give_back_pages
+    forget: Any = Transactions.insist
+    give_back_pages: Any = Store._give_back_pages
     is_all_forgotten = False
 
     @wraps(forget)
@@ -142,8 +150,8 @@ def tell_when_settled(directory: Path) -> None:
             (directory / SETTLED).touch()
 
     # By name, since to mypy a method isn't assigned to.
-    for name, method in (("_forget", forget_and_see), ("_give_back_pages", give_back_and_tell)):
-        setattr(Journal, name, method)
+    setattr(Transactions, "insist", forget_and_see)  # noqa: B010
+    setattr(Store, "_give_back_pages", give_back_and_tell)  # noqa: B010
 
 
 class _Disk(apsw.VFS):

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from tests.crashpoints.arming import Place, arm, tell_when_settled
+from tests.crashpoints.arming import Place, arm, save_no_statistics, tell_when_settled
 from tests.crashpoints.planted import PLANTED
 from webhookd import cli
 
@@ -107,6 +107,7 @@ def _run(order: Order) -> int:
         if order.place is None:
             cli.main()
         else:
+            save_no_statistics()
             tell_when_settled(directory)
             armed = arm(order.place, directory)  # for as long as the command runs
             cli.main()

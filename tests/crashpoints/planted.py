@@ -15,8 +15,8 @@ from peewee import Database
 from webhookd.actor import Actor
 from webhookd.journal import Ticket, audit, batch, copies, database, migrations, replays, restoring
 from webhookd.journal.bulk import Connection
-from webhookd.journal.journal import Journal
 from webhookd.journal.schema import ReplayTable
+from webhookd.journal.store import Store
 from webhookd.journal.writer import Writer
 from webhookd.keyfile import KeyPlace
 from webhookd.models import AcceptedEvent, Outcome, PublishResult, QueuedDelivery
@@ -39,9 +39,9 @@ class Fault:
 
 
 def _acknowledge_early() -> None:
-    publish, commit_next = Journal.publish, Writer._commit_next
+    publish, commit_next = Store.publish, Writer._commit_next
 
-    def publish_early(self: Journal, event: AcceptedEvent, *args: Any, **kwargs: Any) -> Ticket[PublishResult]:
+    def publish_early(self: Store, event: AcceptedEvent, *args: Any, **kwargs: Any) -> Ticket[PublishResult]:
         ticket = publish(self, event, *args, **kwargs)
         ticket.succeed(PublishResult(id=event.id, deliveries=1, duplicate=False))
         return ticket
@@ -51,7 +51,7 @@ def _acknowledge_early() -> None:
         await trio.sleep(_SLOW_DISK_SECONDS)
         await commit_next(self)
 
-    _put(Journal, "publish", publish_early)
+    _put(Store, "publish", publish_early)
     _put(Writer, "_commit_next", commit_slowly)
 
 
@@ -80,9 +80,9 @@ def _record_in_parts() -> None:
 
 
 def _go_on_before_the_record() -> None:
-    record, commit_next = Journal.record, Writer._commit_next
+    record, commit_next = Store.record, Writer._commit_next
 
-    def record_early(self: Journal, *submitted: Any) -> Ticket[None]:
+    def record_early(self: Store, *submitted: Any) -> Ticket[None]:
         ticket = record(self, *submitted)
         ticket.succeed(None)
         return ticket
@@ -91,7 +91,7 @@ def _go_on_before_the_record() -> None:
         await trio.sleep(_SLOW_DISK_SECONDS)
         await commit_next(self)
 
-    _put(Journal, "record", record_early)
+    _put(Store, "record", record_early)
     _put(Writer, "_commit_next", commit_slowly)
 
 

@@ -36,7 +36,7 @@ ROTATION = (
     ),
     after(
         "master-key.uncommitted",
-        "webhookd.rotator:begin_change",
+        "webhookd.journal.master:begin_change",
         "The change is written and not committed: the old master key is in force, and can be changed again.",
         MasterChanged(is_begun=False),
     ),

@@ -159,7 +159,7 @@ SEND = (
 RECORD = (
     after(
         "record.submitted",
-        "webhookd.journal.journal:Journal.record",
+        "webhookd.journal.store:Store.record",
         "The answer was 200, its record is handed to the writer and not on disk: the attempt is made once more.",
         _REPEATED,
     ),
@@ -260,7 +260,7 @@ DRAIN = (
     ),
     after(
         "drain.interrupted",
-        "webhookd.journal.journal:Journal.record",
+        "webhookd.journal.store:Store.record",
         "A request was cut off, and that isn't on disk: its attempt is made once more.",
         Draining(seen=(1, 1), on_record=0, script="hang,200", drain_seconds=0),
     ),

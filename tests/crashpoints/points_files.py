@@ -11,7 +11,7 @@ _COPIES, _RESTORING = "webhookd.journal.copies", "webhookd.journal.restoring"
 START = (
     after(
         "start.tables",
-        "webhookd.journal.journal:open_writer",
+        "webhookd.journal.store:open_writer",
         "The first start has made the journal's tables and no key: the next one makes master key and admin key.",
         FirstStart(is_key_shown=True),
     ),

@@ -26,7 +26,7 @@ async def delivered(world: World, event_id: str, endpoint: Endpoint, **fields: A
 
 async def actions(site: Site) -> list[tuple[str, str | None, tuple[str, ...]]]:
     """Return what the audit log has, newest first: action, role, fields."""
-    found = await site.api.world.journal.read(
+    found = await site.api.world.journal.transactions.read(
         audit.page, None, actor=None, action=None, what=None, since=None, until=None, limit=100, cursor=None
     )
     return [(row.action.value, None if row.role is None else row.role.value, row.fields) for row in found.items]
@@ -273,7 +273,7 @@ async def test_the_log_says_whether_it_holds(site: Site, autojump_clock: trio.te
     admin, bound = await site.visitor(), await site.visitor(organizationId="acme")
     assert "● holds" in text_of(await admin.page("/audit")) or "holds" in text_of(await admin.page("/audit"))
     assert "chain" not in text_of(await bound.page("/audit"))
-    await site.api.world.journal.write(forge)
+    await site.api.world.journal.transactions.write(forge)
     text = text_of(await admin.page("/audit"))
     assert "broken" in text
     assert "isn't what was written" in text

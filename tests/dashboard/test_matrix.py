@@ -146,7 +146,7 @@ async def entries(site: Site) -> int:
     def last(database: Any) -> int:
         return int(database.execute_sql("SELECT coalesce(max(sequence), 0) FROM audit").fetchone()[0])
 
-    return await site.api.world.journal.read(last)
+    return await site.api.world.journal.transactions.read(last)
 
 
 def test_the_table_knows_every_page() -> None:

@@ -19,7 +19,7 @@ async def create(visitor: Visitor, **fields: str) -> str:
 
 async def actions(site: Site) -> list[tuple[str, str]]:
     """Return what the audit log has: who did what."""
-    page = await site.api.world.journal.read(
+    page = await site.api.world.journal.transactions.read(
         audit.page, None, actor=None, action=None, what=None, since=None, until=None, limit=100, cursor=None
     )
     return [(row.actor, row.action.value) for row in reversed(page.items)]
@@ -91,7 +91,7 @@ async def test_a_change_names_what_changed_alone(site: Site) -> None:
     after = (await site.api.ask("GET", f"/api/webhooks/{webhook_id}", None, uid=4711)).json()
     assert (after["description"], sorted(after["headers"])) == ("New name", ["X-Add", "X-Keep"])
     assert after["retry"]["parkAfter"] == 3, "an emptied field is the server's default again"
-    page = await site.api.world.journal.read(
+    page = await site.api.world.journal.transactions.read(
         audit.page, None, actor=None, action=None, what=webhook_id, since=None, until=None, limit=1, cursor=None
     )
     assert set(page.items[0].fields) == {"description", "headers", "retry"}

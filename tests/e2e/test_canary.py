@@ -202,8 +202,8 @@ async def private_key(directory: Path, webhook: str) -> str:
     config = load_config(directory / "config.toml", {})
     async with journal_of(directory / "webhookd.db") as journal:
         rotator = await unlock(journal, config, {})
-        endpoint = await journal.read(endpoints.get, webhook)
-        opened = await journal.read(endpoints.credentials, rotator.vault, endpoint.pk, CLOCK.now())
+        endpoint = await journal.transactions.read(endpoints.get, webhook)
+        opened = await journal.transactions.read(endpoints.credentials, rotator.vault, endpoint.pk, CLOCK.now())
     assert opened is not None
     assert opened.ed25519_secret is not None
     return opened.ed25519_secret.reveal()

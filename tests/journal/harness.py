@@ -11,7 +11,7 @@ from webhookd.clock import SystemClock
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import DeliveryRow, Journal, NewEndpoint, Ticket, deliveries, endpoints, open_journal
+from webhookd.journal import DeliveryRow, NewEndpoint, Store, Ticket, deliveries, endpoints, open_store
 from webhookd.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
 from webhookd.secrets import Vault
 
@@ -22,9 +22,9 @@ VAULT = Vault(MASTER_KEY)
 
 
 @asynccontextmanager
-async def running(path: Path, *, max_bytes: int | None = None) -> AsyncIterator[Journal]:
+async def running(path: Path, *, max_bytes: int | None = None) -> AsyncIterator[Store]:
     async with (
-        open_journal(path, clock=CLOCK, ids=IDS, max_bytes=max_bytes) as journal,
+        open_store(path, clock=CLOCK, ids=IDS, max_bytes=max_bytes) as journal,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(journal.run)
@@ -45,8 +45,8 @@ def new_endpoint(**fields: object) -> NewEndpoint:
     return NewEndpoint(**values | fields)  # type: ignore[arg-type]  # a test's own fields
 
 
-async def add_endpoint(journal: Journal, **fields: object) -> Endpoint:
-    return await journal.write(endpoints.insert, VAULT, new_endpoint(**fields))
+async def add_endpoint(journal: Store, **fields: object) -> Endpoint:
+    return await journal.transactions.write(endpoints.insert, VAULT, new_endpoint(**fields))
 
 
 def event(event_id: str, *, organization_id: str | None = None, key: str | None = None, size: int = 2) -> AcceptedEvent:
@@ -64,18 +64,18 @@ def event(event_id: str, *, organization_id: str | None = None, key: str | None 
 
 
 def publish(
-    journal: Journal, what: AcceptedEvent, *targets: Endpoint, max_age_seconds: float = 3600
+    journal: Store, what: AcceptedEvent, *targets: Endpoint, max_age_seconds: float = 3600
 ) -> Ticket[PublishResult]:
     to = tuple(
         Target(endpoint_pk=target.pk, status=DeliveryStatus.PENDING, max_age_seconds=max_age_seconds)
         for target in targets
     )
-    return journal.publish(what, to, lambda _: None)
+    return journal.publish(what, to)
 
 
-async def all_deliveries(journal: Journal, endpoint: Endpoint) -> list[DeliveryRow]:
+async def all_deliveries(journal: Store, endpoint: Endpoint) -> list[DeliveryRow]:
     """Return an endpoint's deliveries, newest first."""
-    page = await journal.read(
+    page = await journal.transactions.read(
         deliveries.page,
         endpoint.pk,
         status=None,
@@ -92,7 +92,7 @@ async def all_deliveries(journal: Journal, endpoint: Endpoint) -> list[DeliveryR
 class Commits:
     """How many rows each commit of a journal changed."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Store) -> None:
         self.rows: list[int] = []
         self._connection: Any = journal._writer._database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
         self._changes = self._connection.total_changes()

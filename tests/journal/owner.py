@@ -14,7 +14,7 @@ _TOGETHER = 20
 async def own(path: Path, task: str) -> None:
     """Run until killed."""
     async with running(path) as journal:
-        known = await journal.read(endpoints.all)
+        known = await journal.transactions.read(endpoints.all)
         endpoint = known[0] if known else await add_endpoint(journal)
         print("ready", flush=True)
         if task == "hold":

@@ -1,6 +1,7 @@
 """The audit log: one commit with the change, a chain that shows every tampering, and no way to change an entry."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from peewee import Database
 
 from tests.journal.harness import CLOCK, VAULT, new_endpoint, running
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Journal, audit, endpoints
+from webhookd.journal import Store, audit, endpoints
 from webhookd.journal.audit import Action, Actor, ActorKind, Deed
 from webhookd.models import Role
 
@@ -26,20 +27,20 @@ def deed(action: Action = Action.WEBHOOK_CREATE, **fields: Any) -> Deed:
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+async def journal(tmp_path: Path) -> AsyncIterator[Store]:
     async with running(tmp_path / "journal.db") as journal:
         yield journal
 
 
-async def add(journal: Journal, count: int) -> None:
+async def add(journal: Store, count: int) -> None:
     insert = audit.recorded(endpoints.insert, deed(fields=("url",)), endpoints.about)
     for _ in range(count):
-        await journal.write(insert, VAULT, new_endpoint())
+        await journal.transactions.write(insert, VAULT, new_endpoint())
 
 
-async def log(journal: Journal) -> list[audit.AuditRow]:
+async def log(journal: Store) -> list[audit.AuditRow]:
     filters = dict.fromkeys(("actor", "action", "what", "since", "until", "cursor"))
-    return (await journal.read(audit.page, None, limit=100, **filters)).items[::-1]
+    return (await journal.transactions.read(audit.page, None, limit=100, **filters)).items[::-1]
 
 
 def run(sql: str) -> Any:
@@ -49,46 +50,51 @@ def run(sql: str) -> Any:
     return change
 
 
-async def test_a_change_and_its_entry_are_one_commit(journal: Journal) -> None:
+async def test_a_change_and_its_entry_are_one_commit(journal: Store) -> None:
     """What is refused leaves no entry, and where the entry can't be made the change isn't either."""
     delete = audit.recorded(endpoints.delete, deed(Action.WEBHOOK_DELETE), endpoints.about)
     with pytest.raises(Rejected) as refused:
-        await journal.write(delete, "wh_none", CLOCK.now())
+        await journal.transactions.write(delete, "wh_none", CLOCK.now())
     assert refused.value.code is ErrorCode.NOT_FOUND
     assert await log(journal) == []
     new = new_endpoint(organization_id="acme")
-    await journal.write(audit.recorded(endpoints.insert, deed(), endpoints.about), VAULT, new)
+    await journal.transactions.write(audit.recorded(endpoints.insert, deed(), endpoints.about), VAULT, new)
     [entry] = await log(journal)
     assert (entry.sequence, entry.object, entry.organization_id) == (1, new.id, "acme")
-    await journal.write(run("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END"))
+    await journal.transactions.write(
+        run("CREATE TRIGGER full BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END")
+    )
     with pytest.raises(Exception, match="no"):
-        await journal.write(delete, new.id, CLOCK.now())
-    assert (await journal.read(endpoints.get, new.id)).id == new.id
+        await journal.transactions.write(delete, new.id, CLOCK.now())
+    assert (await journal.transactions.read(endpoints.get, new.id)).id == new.id
 
 
-async def test_nobody_in_particular_leaves_no_entry(journal: Journal) -> None:
+async def test_nobody_in_particular_leaves_no_entry(journal: Store) -> None:
     """What webhookd does by itself is no entry: without a deed the change is as it was."""
     assert audit.recorded(endpoints.insert, None, endpoints.about) is endpoints.insert
-    assert await journal.read(audit.verify) == audit.Chain(entries=0, head=audit.GENESIS, broken=None)
+    assert await journal.transactions.read(audit.verify) == audit.Chain(entries=0, head=audit.GENESIS, broken=None)
 
 
-async def test_changes_of_one_commit_are_chained_too(journal: Journal) -> None:
+async def test_changes_of_one_commit_are_chained_too(journal: Store) -> None:
     """What was submitted together, with changes among them that are refused, has numbers without a gap."""
     insert = audit.recorded(endpoints.insert, deed(), endpoints.about)
     delete = audit.recorded(endpoints.delete, deed(Action.WEBHOOK_DELETE), endpoints.about)
-    made = [journal.write_nowait(insert, None, VAULT, new_endpoint()) for _ in range(20)]
-    refused = [journal.write_nowait(delete, None, f"wh_{number}", CLOCK.now()) for number in range(20)]
-    made += [journal.write_nowait(insert, None, VAULT, new_endpoint()) for _ in range(20)]
+    made = [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
+    refused = [
+        journal.transactions.submit(partial(delete, endpoint_id=f"wh_{number}", now=CLOCK.now()))
+        for number in range(20)
+    ]
+    made += [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
     for ticket in made:
         await ticket.wait()
     for ticket in refused:
         with pytest.raises(Rejected):
             await ticket.wait()
-    chain = await journal.read(audit.verify)
+    chain = await journal.transactions.read(audit.verify)
     assert (chain.entries, chain.broken) == (40, None)
 
 
-async def test_the_hash_is_as_documented(journal: Journal) -> None:
+async def test_the_hash_is_as_documented(journal: Store) -> None:
     """Anybody can compute the chain: SHA-256 over the hash before and a JSON array of the entry."""
     import hashlib  # noqa: PLC0415 - the point is that nothing else is needed
     import json  # noqa: PLC0415 - as above
@@ -100,7 +106,7 @@ async def test_the_hash_is_as_documented(journal: Journal) -> None:
         text = json.dumps([*values, '["url"]'], separators=(",", ":"))
         before = hashlib.sha256(before + text.encode()).digest()
         assert entry.hash == before
-    assert (await journal.read(audit.verify)).head == before
+    assert (await journal.transactions.read(audit.verify)).head == before
 
 
 @pytest.mark.parametrize(
@@ -114,14 +120,14 @@ async def test_the_hash_is_as_documented(journal: Journal) -> None:
         f"INSERT INTO audit {EVE_SAYS}".format(9),
     ],
 )
-async def test_an_entry_can_not_be_changed_or_removed(journal: Journal, tmp_path: Path, sql: str) -> None:
+async def test_an_entry_can_not_be_changed_or_removed(journal: Store, tmp_path: Path, sql: str) -> None:
     """The journal itself refuses UPDATE, DELETE, REPLACE and numbers out of turn, on any connection."""
     await add(journal, 3)
     connection = apsw.Connection(str(tmp_path / "journal.db"))
     with pytest.raises(apsw.ConstraintError, match="only added to"):
         connection.execute(sql)
     connection.close()
-    chain = await journal.read(audit.verify)
+    chain = await journal.transactions.read(audit.verify)
     assert (chain.entries, chain.broken) == (3, None)
 
 
@@ -143,29 +149,29 @@ async def test_an_entry_can_not_be_changed_or_removed(journal: Journal, tmp_path
         (f"INSERT INTO audit {EVE_SAYS}".format(0), 0, "entry 0 has no place there"),
     ],
 )
-async def test_tampering_shows_where_the_chain_breaks(journal: Journal, sql: str, entries: int, says: str) -> None:
+async def test_tampering_shows_where_the_chain_breaks(journal: Store, sql: str, entries: int, says: str) -> None:
     """Once the triggers are gone, whatever is altered, removed or put in is found at its entry."""
     await add(journal, 5)
-    assert (await journal.read(audit.verify)).broken is None
+    assert (await journal.transactions.read(audit.verify)).broken is None
     for name in ("audit_appends", "audit_keeps", "audit_stays"):
-        await journal.write(run(f"DROP TRIGGER {name}"))
-    await journal.write(run(sql))
-    chain = await journal.read(audit.verify)
+        await journal.transactions.write(run(f"DROP TRIGGER {name}"))
+    await journal.transactions.write(run(sql))
+    chain = await journal.transactions.read(audit.verify)
     assert chain.entries == entries
     assert chain.broken is not None
     assert chain.broken.startswith(says)
 
 
-async def test_an_entry_with_its_hash_made_anew_breaks_at_the_next(journal: Journal) -> None:
+async def test_an_entry_with_its_hash_made_anew_breaks_at_the_next(journal: Store) -> None:
     """Who rewrites an entry together with its hash would have to rewrite all that follow."""
     await add(journal, 4)
     third, second = (await log(journal))[2], (await log(journal))[1]
     forged = (third.sequence, third.at, "key", "eve", "admin", "webhook.create", third.object, None, None, '["url"]')
     digest = audit.chained(second.hash, forged).hex()
-    await journal.write(run("DROP TRIGGER audit_stays"))
+    await journal.transactions.write(run("DROP TRIGGER audit_stays"))
     rewrite = f"UPDATE audit SET actor = 'eve', hash = x'{digest}' WHERE sequence = 3"  # noqa: S608 - a test's own
-    await journal.write(run(rewrite))
-    chain = await journal.read(audit.verify)
+    await journal.transactions.write(run(rewrite))
+    chain = await journal.transactions.read(audit.verify)
     assert chain.entries == 3
     assert chain.broken is not None
     assert chain.broken.startswith("entry 4 ")

@@ -12,7 +12,7 @@ import trio
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.journal.old import ask
 from webhookd.errors import CommandError, JournalError
-from webhookd.journal import Journal, check_place
+from webhookd.journal import Store, check_place
 from webhookd.journal.copies import _MOST_PAGES
 from webhookd.journal.inspection import verified
 from webhookd.models import Endpoint
@@ -21,7 +21,7 @@ MANY = 120  # batches of 50 events of 4 KB: some 25 MB
 
 
 @asynccontextmanager
-async def filled(path: Path) -> AsyncIterator[tuple[Journal, Endpoint]]:
+async def filled(path: Path) -> AsyncIterator[tuple[Store, Endpoint]]:
     """Open a journal of some size, with its writer running."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)

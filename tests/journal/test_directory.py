@@ -11,7 +11,8 @@ from webhookd.models import DeliveryError
 
 
 async def urls(w: World, **wanted: object) -> list[str]:
-    found = await w.journal.read(directory.find, Wanted(**{"organization_id": None, **wanted}), w.clock.now())  # type: ignore[arg-type]  # a test's own
+    looked_for = Wanted(**{"organization_id": None, **wanted})  # type: ignore[arg-type]  # a test's own
+    found = await w.journal.webhooks.search(looked_for, w.clock.now())
     assert found.total >= len(found.endpoints)
     return [endpoint.url.split("/")[2].split(".")[0] for endpoint in found.endpoints]
 
@@ -53,7 +54,7 @@ async def test_the_worst_come_first(tmp_path: Path, autojump_clock: trio.testing
         assert set(await urls(w, kind=Kind.OFF)) == {"gone", "held", "off"}
         assert (await urls(w, order=Order.QUEUED))[0] in {"held", "open"}
         assert await urls(w, order=Order.URL, descending=False, limit=2, offset=1) == ["held", "off"]
-        now = await w.journal.read(directory.situation, None, w.clock.now())
+        now = await w.journal.transactions.read(directory.situation, None, w.clock.now())
         assert (now.webhooks, now.off, now.troubled, now.open) == (6, 3, 4, 1)
         assert now.pending > 6
         assert now.parked > 0

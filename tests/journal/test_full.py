@@ -13,7 +13,7 @@ from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Journal, Ticket, notice
+from webhookd.journal import Store, Ticket
 from webhookd.journal.schema import AttemptTable, EventTable, EventTypeTable
 from webhookd.models import Outcome
 
@@ -23,7 +23,7 @@ def allow_pages(database: Database, pages: int) -> None:
     rows.fetchall()
 
 
-async def fill(journal: Journal) -> int:
+async def fill(journal: Store) -> int:
     """Publish until the journal says that it is full; return how many events went in."""
     for count in range(1000):
         ticket = publish(journal, event(f"e{count}", size=50_000))
@@ -42,7 +42,7 @@ async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> 
     """While there is no room an event and a change are refused; an attempt waits, and is on disk once there is some."""
     async with running(tmp_path / "journal.db") as journal:
         await add_endpoint(journal)
-        await journal.write(allow_pages, 120)
+        await journal.transactions.write(allow_pages, 120)
         stored = await fill(journal)
         assert stored > 2
         with pytest.raises(Rejected) as refused:
@@ -60,7 +60,7 @@ async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> 
         with trio.fail_after(PATIENCE_SECONDS):
             await recorded.wait()
             await publish(journal, event("again", size=50_000)).wait()
-        assert (await journal.read(attempts), journal.is_full) == (1, False)
+        assert (await journal.transactions.read(attempts), journal.is_full) == (1, False)
         # What was refused was not stored, and what was answered was.
         assert not (await publish(journal, event(f"e{stored}")).wait()).duplicate
         assert (await publish(journal, event("e0")).wait()).duplicate
@@ -70,14 +70,14 @@ def grow(database: Database) -> None:
     EventTypeTable.update(description="x" * 200_000).where(EventTypeTable.name == "user.created").execute(database)
 
 
-def record_large(journal: Journal) -> Ticket[None]:
+def record_large(journal: Store) -> Ticket[None]:
     outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
-    telling = notice(event("told"), (), lambda _: None)
+    telling = journal.notice(event("told"), ())
     return journal.record(msgspec.structs.replace(attempt_record(), outcome=outcome), [telling])
 
 
-def change_much(journal: Journal) -> Ticket[None]:
-    return journal.insist_and_tell(grow, None, lambda _: [notice(event("told"), (), lambda _: None)])
+def change_much(journal: Store) -> Ticket[None]:
+    return journal.transactions.submit(grow, insists=True, tell=lambda _: [journal.notice(event("told"), ())])
 
 
 def told(database: Database) -> int:
@@ -86,17 +86,17 @@ def told(database: Database) -> int:
 
 @pytest.mark.parametrize("submit", [record_large, change_much])
 async def test_an_event_is_on_disk_with_what_it_tells_of(
-    tmp_path: Path, submit: Callable[[Journal], Ticket[None]]
+    tmp_path: Path, submit: Callable[[Store], Ticket[None]]
 ) -> None:
     """What tells of an attempt or a change that finds no room waits with it, though there were room for it alone."""
     async with running(tmp_path / "journal.db") as journal:
         await add_endpoint(journal)
-        await journal.write(allow_pages, 120)
+        await journal.transactions.write(allow_pages, 120)
         await fill(journal)
         large = submit(journal)
-        await journal.insist(lambda _: None, None).wait()  # it was submitted later, and passes what finds no room
-        assert (large.is_done, await journal.read(told)) == (False, 0)
+        await journal.transactions.insist(lambda _: None)  # it was submitted later, and passes what finds no room
+        assert (large.is_done, await journal.transactions.read(told)) == (False, 0)
         allow_pages(journal._writer._database, 100_000)
         with trio.fail_after(10):
             await large.wait()
-        assert await journal.read(told) == 1
+        assert await journal.transactions.read(told) == 1

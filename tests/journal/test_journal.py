@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 import trio
+from peewee import Database
 
 from tests.journal.harness import CLOCK, IDS, add_endpoint, all_deliveries, event, publish, running
 from webhookd.errors import CommandError, ErrorCode, JournalError, Rejected
 from webhookd.journal import (
-    Database,
     endpoints,
     events,
-    open_journal,
+    open_store,
     retention,
 )
 from webhookd.journal.migrations import CURRENT_VERSION
@@ -38,8 +38,8 @@ async def test_what_was_answered_is_there_after_a_restart(path: Path) -> None:
         results = [await ticket.wait() for ticket in tickets]
         assert [result.deliveries for result in results] == [1] * 500
     async with running(path) as journal:
-        assert await journal.read(endpoints.all) == [endpoint]
-        found = await journal.read(events.page, None, limit=1000, cursor=None, after=None)
+        assert await journal.transactions.read(endpoints.all) == [endpoint]
+        found = await journal.transactions.read(events.page, None, limit=1000, cursor=None, after=None)
         assert [row.id for row in found.items] == [f"e{number}" for number in range(500)]
         assert (await journal.message(found.items[7].pk)).body == b"{" + b" " * 7 + b"}"
         rows = await all_deliveries(journal, endpoint)
@@ -58,7 +58,7 @@ async def test_an_id_used_again_answers_the_first_result(path: Path) -> None:
     async with running(path) as journal:
         third = await publish(journal, event("same", size=7)).wait()
         assert (third.id, third.deliveries, third.duplicate) == ("same", 1, True)
-        row = await journal.read(events.get, "same", None)
+        row = await journal.transactions.read(events.get, "same", None)
         assert row.body == b"{}"
         assert (await publish(journal, event("other"), endpoint).wait()).duplicate is False
         rows = await all_deliveries(journal, endpoint)
@@ -82,7 +82,7 @@ async def test_an_endpoint_that_is_gone_gets_no_delivery(path: Path) -> None:
     """A target that is deleted before the commit is left out of the result."""
     async with running(path) as journal:
         endpoint, gone = await add_endpoint(journal), await add_endpoint(journal)
-        await journal.write(endpoints.delete, gone.id, CLOCK.now())
+        await journal.transactions.write(endpoints.delete, gone.id, CLOCK.now())
         assert (await publish(journal, event("e"), endpoint, gone).wait()).deliveries == 1
 
 
@@ -96,12 +96,12 @@ async def test_a_refused_change_leaves_its_batch_alone(path: Path) -> None:
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         before = publish(journal, event("before"), endpoint)
-        change = journal.write_nowait(half, None)
+        change = journal.transactions.submit(half)
         after = publish(journal, event("after"), endpoint)
         with pytest.raises(Rejected, match="no"):
             await change.wait()
         assert {(await before.wait()).id, (await after.wait()).id} == {"before", "after"}
-        assert (await journal.read(endpoints.get, endpoint.id)).url == endpoint.url
+        assert (await journal.transactions.read(endpoints.get, endpoint.id)).url == endpoint.url
 
 
 async def test_a_change_that_fails_over_an_open_cursor_leaves_the_writer_free(path: Path) -> None:
@@ -116,7 +116,7 @@ async def test_a_change_that_fails_over_an_open_cursor_leaves_the_writer_free(pa
         for number in range(3):
             await publish(journal, event(f"e{number}")).wait()
         try:
-            await journal.write(half_read)
+            await journal.transactions.write(half_read)
         except Rejected as refused:
             kept.append(refused)  # and with it the frames of its traceback
     assert str(kept[0]) == "e0"
@@ -132,7 +132,7 @@ async def test_a_bug_in_one_operation_costs_only_itself(path: Path) -> None:
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         first = publish(journal, event("first"), endpoint)
-        bad = journal.write_nowait(broken, None)
+        bad = journal.transactions.submit(broken)
         second = publish(journal, event("second"), endpoint)
         with pytest.raises(Exception, match="NOT NULL"):
             await bad.wait()
@@ -143,7 +143,7 @@ async def test_a_reader_can_only_read(path: Path) -> None:
     """A query that tries to write is refused by SQLite itself."""
     async with running(path) as journal:
         with pytest.raises(JournalError, match="readonly"):
-            await journal.read(lambda database: DeliveryTable.delete().execute(database))
+            await journal.transactions.read(lambda database: DeliveryTable.delete().execute(database))
 
 
 async def test_max_bytes_refuses_events_but_takes_changes(path: Path) -> None:
@@ -159,7 +159,10 @@ async def test_max_bytes_refuses_events_but_takes_changes(path: Path) -> None:
         assert refused.value.retry_after_seconds
         assert (await publish(journal, event(f"e{stored}"), endpoint).wait()).duplicate
         await add_endpoint(journal)
-        assert len((await journal.read(events.page, None, limit=1000, cursor=None, after=None)).items) == stored + 1
+        assert (
+            len((await journal.transactions.read(events.page, None, limit=1000, cursor=None, after=None)).items)
+            == stored + 1
+        )
 
 
 async def test_a_journal_at_max_bytes_says_so_until_there_is_room(path: Path) -> None:
@@ -170,8 +173,8 @@ async def test_a_journal_at_max_bytes_says_so_until_there_is_room(path: Path) ->
             for number in range(100):
                 await publish(journal, event(f"e{number}", size=20_000)).wait()
         said.append(journal.is_at_bound)
-        await journal.write(retention.prune, CLOCK.now() + 1, 1000)
-        await journal.write(retention.give_back_pages)
+        await journal.transactions.write(retention.prune, CLOCK.now() + 1, 1000)
+        await journal.transactions.write(retention.give_back_pages)
         said.append(journal.is_at_bound)
         assert (said, journal.is_full) == ([False, True, False], False)
         await publish(journal, event("after", size=20_000)).wait()
@@ -186,7 +189,7 @@ async def test_a_second_process_is_kept_out(path: Path) -> None:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "ready\n"
         with pytest.raises(CommandError, match=r"in use by another webhookd"):
-            async with open_journal(path, clock=CLOCK, ids=IDS):
+            async with open_store(path, clock=CLOCK, ids=IDS):
                 pass
         owner.send_signal(signal.SIGKILL)
     async with running(path) as journal:
@@ -210,8 +213,8 @@ async def test_killed_at_any_moment_it_keeps_all_it_answered(path: Path) -> None
                     owner.send_signal(signal.SIGKILL)
                     answered += [rest.strip() for rest in owner.stdout if rest.endswith("\n")]
         async with running(path) as journal:
-            [endpoint, *_] = await journal.read(endpoints.all)
-            feed = await journal.read(events.page, None, limit=100_000, cursor=None, after=None)
+            [endpoint, *_] = await journal.transactions.read(endpoints.all)
+            feed = await journal.transactions.read(events.page, None, limit=100_000, cursor=None, after=None)
             stored = {row.id for row in feed.items}
             assert set(answered) - {"ready"} <= stored
             sequences = [row.sequence for row in reversed(await all_deliveries(journal, endpoint))]
@@ -260,7 +263,7 @@ async def test_a_newer_journal_is_refused(path: Path) -> None:
         raw.execute(f"PRAGMA user_version = {CURRENT_VERSION + 1}")
     raw.close()
     with pytest.raises(JournalError, match=f"version {CURRENT_VERSION + 1} and this webhookd knows {CURRENT_VERSION}"):
-        async with open_journal(path, clock=CLOCK, ids=IDS):
+        async with open_store(path, clock=CLOCK, ids=IDS):
             pass
 
 
@@ -276,7 +279,7 @@ async def test_a_damaged_journal_is_refused(path: Path) -> None:
         file.write(os.urandom(size - 8192))
     with pytest.raises((JournalError, BaseExceptionGroup)) as refused:
         async with running(path) as journal:
-            await journal.read(endpoints.all)
+            await journal.transactions.read(endpoints.all)
     error = refused.value
     assert isinstance(error, JournalError) or refused.group_contains(JournalError)
 

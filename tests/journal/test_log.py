@@ -10,7 +10,7 @@ from peewee import Database
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS
 from webhookd.errors import ReadTimeoutError, Rejected
-from webhookd.journal import Journal, events
+from webhookd.journal import Store, events
 from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
 from webhookd.journal.log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
 from webhookd.journal.schema import EventTable
@@ -66,7 +66,7 @@ async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(pat
 
         async def read() -> None:
             with pytest.raises(ReadTimeoutError):
-                await journal.read(count_for_long)
+                await journal.transactions.read(count_for_long)
             ended.set()
 
         await publish(journal, event("first")).wait()
@@ -77,7 +77,7 @@ async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(pat
             await ended.wait()
         await publish(journal, event("last")).wait()
         assert log.stat().st_size < HURRY_BYTES
-        assert (await journal.read(events.get, "last", None)).id == "last"
+        assert (await journal.transactions.read(events.get, "last", None)).id == "last"
 
 
 async def test_events_are_taken_in_batches_of_some_bytes(path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_events_are_taken_in_batches_of_some_bytes(path: Path) -> None:
         assert most < 40 * MEBIBYTE
 
 
-async def hold_log_long(journal: Journal, path: Path) -> apsw.Connection:
+async def hold_log_long(journal: Store, path: Path) -> apsw.Connection:
     """Make the log long behind a reader of another program; return that."""
     await publish(journal, event("first")).wait()
     reader = apsw.Connection(str(path))
@@ -112,7 +112,7 @@ async def test_an_event_is_not_held_back_past_what_divides(path: Path) -> None:
     async with running(path) as journal:
         reader = await hold_log_long(journal, path)
         waiting = publish(journal, event("before"))
-        dividing = journal.divide(lambda _: None, None)
+        dividing = journal.transactions.submit(lambda _: None, insists=True, divides=True)
         later = publish(journal, event("after"))
         with trio.fail_after(PATIENCE_SECONDS):
             await dividing.wait()
@@ -128,7 +128,7 @@ async def test_what_was_taken_is_not_held_back_at_the_end(path: Path) -> None:
     async with running(path) as journal:
         reader = await hold_log_long(journal, path)
         taken = publish(journal, event("taken"))
-        await journal.insist(lambda _: None, None).wait()  # submitted later, and written meanwhile
+        await journal.transactions.insist(lambda _: None)  # submitted later, and written meanwhile
         assert not taken.is_done
         journal.refuse_events()
         with trio.fail_after(PATIENCE_SECONDS):

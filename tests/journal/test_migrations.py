@@ -49,8 +49,8 @@ async def test_a_journal_of_any_version_goes_on(tmp_path: Path, version: int) ->
     path = tmp_path / "journal.db"
     make_old(path, version)
     async with running(path) as journal:
-        [endpoint] = await journal.read(endpoints.all)
-        opened = await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
+        [endpoint] = await journal.transactions.read(endpoints.all)
+        opened = await journal.transactions.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
         assert opened is not None
         assert opened.secret.reveal() == f"whsec_{'A' * 43}="
         assert [(row.event_id, row.status) for row in await all_deliveries(journal, endpoint)] == [
@@ -60,7 +60,7 @@ async def test_a_journal_of_any_version_goes_on(tmp_path: Path, version: int) ->
         assert (await publish(journal, event("e1"), endpoint).wait()).duplicate
         assert (await publish(journal, event("e3"), endpoint).wait()).deliveries == 1
         assert (await all_deliveries(journal, endpoint))[0].sequence == 3
-        chain = await journal.read(audit.verify)
+        chain = await journal.transactions.read(audit.verify)
         assert (chain.entries, chain.broken) == (int(version >= 2), None)
     with inspect(path) as after:
         assert after.version() == (CURRENT_VERSION, CURRENT_VERSION)
@@ -90,7 +90,7 @@ async def test_going_back_is_putting_the_copy_in_place(tmp_path: Path, version: 
     copy.rename(path)
     ask(path, "UPDATE events SET organization_id = 'second'")
     async with running(path) as journal:
-        assert len(await journal.read(endpoints.all)) == 1
+        assert len(await journal.transactions.read(endpoints.all)) == 1
     assert ask(copy, "SELECT DISTINCT organization_id FROM events") == [("second",)]
 
 
@@ -131,7 +131,7 @@ async def test_killed_in_a_step_the_journal_is_as_before(tmp_path: Path, before:
     assert (version_of(path), ask(path, "SELECT DISTINCT organization_id FROM events")) == (1, [(None,)])
     assert tables_of(path) == tables_of(made_by_steps(tmp_path / "made.db", 1))
     async with running(path) as journal:
-        assert len(await journal.read(endpoints.all)) == 1
+        assert len(await journal.transactions.read(endpoints.all)) == 1
     assert version_of(path) == CURRENT_VERSION
 
 

@@ -10,7 +10,7 @@ from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, audit, deliveries, endpoints, events, quotas, schedule, schema, windows
+from webhookd.journal import Store, audit, deliveries, endpoints, events, quotas, schedule, schema, windows
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, next_rows, prune
 from webhookd.models import DeliveryStatus, Ordering
@@ -34,7 +34,7 @@ def columns(database: Database, table: str) -> dict[str, tuple[str, bool]]:
 async def test_a_model_is_its_table(path: Path, table: Any) -> None:
     """Every model has the columns of its table, no more and no fewer, with the same key."""
     async with running(path) as journal:
-        found = await journal.read(columns, table._meta.table_name)
+        found = await journal.transactions.read(columns, table._meta.table_name)
     key = table._meta.primary_key
     names = set(key.field_names) if hasattr(key, "field_names") else {key.name}
     assert set(found) == set(table._meta.sorted_field_names)
@@ -67,8 +67,8 @@ def explaining(query: Any, *arguments: Any, **options: Any) -> Callable[[Databas
     return explain
 
 
-async def plans(journal: Journal, query: Any, *arguments: Any, **options: Any) -> list[str]:
-    return await journal.read(explaining(query, *arguments, **options))
+async def plans(journal: Store, query: Any, *arguments: Any, **options: Any) -> list[str]:
+    return await journal.transactions.read(explaining(query, *arguments, **options))
 
 
 async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
@@ -76,9 +76,11 @@ async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
     bounds = schedule.Bounds(retry_seconds=900.0, throttled_seconds=3600.0, age_seconds=1e6)
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
-        ended = await journal.write(explaining(endpoints.hasten, endpoint.pk, CLOCK.now()))
+        ended = await journal.transactions.write(explaining(endpoints.hasten, endpoint.pk, CLOCK.now()))
         now = CLOCK.now()
-        brought_in = await journal.write(explaining(schedule.rein_in, endpoint.pk, bounds, now, now + 60.0))
+        brought_in = await journal.transactions.write(
+            explaining(schedule.rein_in, endpoint.pk, bounds, now, now + 60.0)
+        )
     partial = ("deliveries_due (", "deliveries_parked (", "deliveries_expiry (")
     assert [line.split("INDEX ")[1] for line in ended] == [
         "deliveries_due (endpoint_pk=? AND next_attempt_at>?)",
@@ -101,11 +103,11 @@ async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None
         endpoint = await add_endpoint(journal)
         for number in range(5):
             await publish(journal, event(f"e{number}"), endpoint).wait()
-        await journal.write(parked, "e1")
-        await journal.write(parked, "e3")
-        counts = [await journal.write(deliveries.cancel, endpoint.pk, CLOCK.now(), 2) for _ in range(4)]
+        await journal.transactions.write(parked, "e1")
+        await journal.transactions.write(parked, "e3")
+        counts = [await journal.transactions.write(deliveries.cancel, endpoint.pk, CLOCK.now(), 2) for _ in range(4)]
         assert counts == [2, 2, 1, 0]
-        found = await journal.write(explaining(deliveries.cancel, endpoint.pk, CLOCK.now(), 500))
+        found = await journal.transactions.write(explaining(deliveries.cancel, endpoint.pk, CLOCK.now(), 500))
     chosen = [line for line in found if "endpoint_pk" in line]
     assert len(chosen) == 2
     assert "deliveries_parked (" in chosen[1]
@@ -125,7 +127,7 @@ async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
         ]
 
     async with running(path) as journal:
-        found = await journal.read(explain)
+        found = await journal.transactions.read(explain)
         assert len(found) > len(windows.statements())
         assert not wasteful(found), found
 
@@ -135,7 +137,7 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         await publish(journal, event("e", organization_id="acme"), endpoint).wait()
-        [row] = (await journal.read(deliveries.page, endpoint.pk, **everything())).items
+        [row] = (await journal.transactions.read(deliveries.page, endpoint.pk, **everything())).items
         queries: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
             (deliveries.page, (endpoint.pk,), everything()),
             (deliveries.page, (endpoint.pk,), everything() | {"since": 1.0, "until": 2e9}),
@@ -170,12 +172,14 @@ async def test_pending_ones_are_found_behind_a_long_history(path: Path) -> None:
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         pending = everything() | {"status": DeliveryStatus.PENDING}
-        assert (await journal.read(deliveries.page, endpoint.pk, **pending)).items == []
+        assert (await journal.transactions.read(deliveries.page, endpoint.pk, **pending)).items == []
         for number in range(3):
             set_back = msgspec.structs.replace(event(f"e{number}"), accepted_at=CLOCK.now() - number)
             await publish(journal, set_back, endpoint).wait()
-        first = await journal.read(deliveries.page, endpoint.pk, **pending | {"limit": 2})
-        second = await journal.read(deliveries.page, endpoint.pk, **pending | {"cursor": first.next_cursor})
+        first = await journal.transactions.read(deliveries.page, endpoint.pk, **pending | {"limit": 2})
+        second = await journal.transactions.read(
+            deliveries.page, endpoint.pk, **pending | {"cursor": first.next_cursor}
+        )
         assert [row.event_id for row in (*first.items, *second.items)] == ["e2", "e1", "e0"]
         assert any("deliveries_line" in line for line in await plans(journal, deliveries.page, endpoint.pk, **pending))
 
@@ -216,12 +220,12 @@ async def test_an_event_for_many_is_forgotten_in_steps(path: Path) -> None:
         many = [await add_endpoint(journal) for _ in range(25)]
         await publish(journal, event("wide"), *many).wait()
         for endpoint in many:
-            await journal.write(deliveries.cancel, endpoint.pk, CLOCK.now(), 100)
+            await journal.transactions.write(deliveries.cancel, endpoint.pk, CLOCK.now(), 100)
         steps = []
-        while (step := await journal.write(prune, CLOCK.now() + 1, 10)).rows:
+        while (step := await journal.transactions.write(prune, CLOCK.now() + 1, 10)).rows:
             steps.append(step.rows)
         assert steps == [10, 10, 6]
-        assert (await journal.read(events.page, None, limit=20, cursor=None, after=None)).items == []
+        assert (await journal.transactions.read(events.page, None, limit=20, cursor=None, after=None)).items == []
 
 
 def test_steps_follow_the_disk() -> None:
@@ -237,11 +241,11 @@ async def test_retention_forgets_what_has_ended_alone(path: Path) -> None:
         await publish(journal, event("ended", size=50_000)).wait()
         await publish(journal, event("waiting"), endpoint).wait()
         before = CLOCK.now() + 1
-        assert (await journal.write(prune, before, 100)).rows == 1
-        assert (await journal.write(prune, before, 100)).rows == 0
-        await journal.write(give_back_pages)
+        assert (await journal.transactions.write(prune, before, 100)).rows == 1
+        assert (await journal.transactions.write(prune, before, 100)).rows == 0
+        await journal.transactions.write(give_back_pages)
         with pytest.raises(Rejected):
-            await journal.read(events.get, "ended", None)
-        assert (await journal.read(events.get, "waiting", None)).deliveries == 1
+            await journal.transactions.read(events.get, "ended", None)
+        assert (await journal.transactions.read(events.get, "waiting", None)).deliveries == 1
         # What is gone may come again.
         assert not (await publish(journal, event("ended")).wait()).duplicate

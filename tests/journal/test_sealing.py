@@ -15,19 +15,15 @@ from webhookd.errors import MasterKeyError
 from webhookd.hidden import Secret
 from webhookd.journal import (
     EndpointChanges,
-    Journal,
     KeptAnswer,
     MasterKeys,
     Position,
-    adopt_master_key,
-    begin_change,
+    Store,
     endpoints,
-    forget_master_key,
-    holds_secrets,
     idempotency,
-    reseal,
     sealing,
 )
+from webhookd.journal.master import adopt_master_key, begin_change, forget_master_key, holds_secrets, reseal
 from webhookd.secrets import Vault, new_master_key
 
 HEADER_VALUE = "hunter2-is-not-a-password"
@@ -56,9 +52,9 @@ def kept(**fields: object) -> KeptAnswer:
     return KeptAnswer(**values | fields)  # type: ignore[arg-type]  # a test's own fields
 
 
-async def fill(journal: Journal) -> MasterKeys:
+async def fill(journal: Store) -> MasterKeys:
     """Put at least two sealed values of every sort into a journal, in the middle of a change of its key."""
-    keys = await journal.write(adopt_master_key, MASTER_KEY)
+    keys = await journal.transactions.write(adopt_master_key, MASTER_KEY)
     for _ in range(2):
         endpoint = await add_endpoint(
             journal,
@@ -66,7 +62,7 @@ async def fill(journal: Journal) -> MasterKeys:
             headers=(("X-Token", Secret(HEADER_VALUE)),),
         )
         secret = Secret(generate_secret())
-        await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "hint", 3600.0, CLOCK.now())
+        await journal.transactions.write(endpoints.rotate, VAULT, endpoint.id, secret, "hint", 3600.0, CLOCK.now())
     for answer in (
         kept(),
         kept(key="b"),
@@ -75,8 +71,8 @@ async def fill(journal: Journal) -> MasterKeys:
         kept(route="POST /api/keys:a", key="c"),
         kept(route="POST /api/keys", key="a:c"),
     ):
-        await journal.write(idempotency.keep, VAULT, answer, b"an answer that shows whsec_secret")
-    return await journal.write(begin_change, keys, new_master_key())
+        await journal.transactions.write(idempotency.keep, VAULT, answer, b"an answer that shows whsec_secret")
+    return await journal.transactions.write(begin_change, keys, new_master_key())
 
 
 def cells(database: Database) -> list[Cell]:
@@ -149,14 +145,14 @@ async def test_no_value_opens_in_the_place_of_another(path: Path) -> None:
             return tried, opened
 
         # Two endpoints with four secrets each, six answers, and three facts of the master key.
-        assert await journal.write(try_all) == (17 * 16, [])
+        assert await journal.transactions.write(try_all) == (17 * 16, [])
 
 
 async def test_an_answer_opens_for_its_own_request_alone(path: Path) -> None:
     """Who asked, what, under which key, with which body, and the status: none of them can be changed in the file."""
     async with running(path) as journal:
-        await journal.write(idempotency.keep, VAULT, kept(), b"answer")
-        stored = await journal.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now())
+        await journal.transactions.write(idempotency.keep, VAULT, kept(), b"answer")
+        stored = await journal.transactions.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now())
         assert stored is not None
         assert idempotency.unseal(VAULT, stored) == b"answer"
         for name, value in {
@@ -174,9 +170,9 @@ async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
     """Secrets, private keys, header values and kept answers are nowhere in the file or its log."""
     async with running(path) as journal:
         new = new_endpoint(headers=(("X-Token", Secret(HEADER_VALUE)),), ed25519_secret=Secret("whsk_private"))
-        endpoint = await journal.write(endpoints.insert, VAULT, new)
-        await journal.write(idempotency.keep, VAULT, kept(), HEADER_VALUE.encode())
-        opened = await journal.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
+        endpoint = await journal.transactions.write(endpoints.insert, VAULT, new)
+        await journal.transactions.write(idempotency.keep, VAULT, kept(), HEADER_VALUE.encode())
+        opened = await journal.transactions.read(endpoints.credentials, VAULT, endpoint.pk, CLOCK.now())
         assert opened is not None
         assert (opened.secret, opened.headers) == (new.secret, new.headers)
         assert endpoint.header_names == ("X-Token",)
@@ -190,18 +186,18 @@ async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
 async def test_only_the_right_master_key_opens_it(path: Path) -> None:
     """Another master key is refused; a journal that holds no secret takes a new one, and forgets what it can't open."""
     async with running(path) as journal:
-        first = await journal.write(adopt_master_key, MASTER_KEY)
-        assert await journal.write(adopt_master_key, MASTER_KEY) == first
+        first = await journal.transactions.write(adopt_master_key, MASTER_KEY)
+        assert await journal.transactions.write(adopt_master_key, MASTER_KEY) == first
         other = new_master_key()
         with pytest.raises(MasterKeyError, match="isn't the one this journal was made with"):
-            await journal.write(adopt_master_key, other)
-        await journal.write(idempotency.keep, VAULT, kept(), b"answer")
-        assert not await journal.read(holds_secrets)
-        await journal.write(forget_master_key)
-        assert await journal.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now()) is None
-        assert (await journal.write(adopt_master_key, other)).sealing == other
+            await journal.transactions.write(adopt_master_key, other)
+        await journal.transactions.write(idempotency.keep, VAULT, kept(), b"answer")
+        assert not await journal.transactions.read(holds_secrets)
+        await journal.transactions.write(forget_master_key)
+        assert await journal.transactions.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now()) is None
+        assert (await journal.transactions.write(adopt_master_key, other)).sealing == other
         await add_endpoint(journal)
-        assert await journal.read(holds_secrets)
+        assert await journal.transactions.read(holds_secrets)
 
 
 def add_many(database: Database, count: int) -> None:
@@ -209,7 +205,7 @@ def add_many(database: Database, count: int) -> None:
         endpoints.insert(database, VAULT, new_endpoint())
 
 
-async def everywhere(path: Path, journal: Journal) -> bytes:
+async def everywhere(path: Path, journal: Store) -> bytes:
     """Return all that the journal's files hold once what is overwritten has left its log."""
     journal.cut_log()
     wal = path.with_name(path.name + "-wal")
@@ -224,33 +220,39 @@ async def test_what_goes_is_overwritten(path: Path, way: str) -> None:
     """A sealed value that is replaced or removed is in none of the files any more, whatever key somebody has."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal, headers=(("X-Token", Secret(HEADER_VALUE)),))
-        await journal.write(add_many, 200)
+        await journal.transactions.write(add_many, 200)
         sql = "SELECT sealed FROM secrets WHERE endpoint_pk = ?"
-        before = [bytes(row[0]) for row in await journal.read(query, sql, endpoint.pk)]
+        before = [bytes(row[0]) for row in await journal.transactions.read(query, sql, endpoint.pk)]
         now = CLOCK.now()
         match way:
             case "rotated":
-                await journal.write(endpoints.rotate, VAULT, endpoint.id, Secret(generate_secret()), "", 0.0, now)
+                await journal.transactions.write(
+                    endpoints.rotate, VAULT, endpoint.id, Secret(generate_secret()), "", 0.0, now
+                )
                 before = before[:1]
             case "headers":
                 wanted = EndpointChanges(headers=(("X-Token", Secret("short")),))
-                await journal.write(endpoints.update, VAULT, endpoint.id, wanted, now)
+                await journal.transactions.write(endpoints.update, VAULT, endpoint.id, wanted, now)
                 before = before[1:]
             case "deleted":
-                await journal.write(endpoints.delete, endpoint.id, now)
+                await journal.transactions.write(endpoints.delete, endpoint.id, now)
             case "expired":
-                await journal.write(endpoints.rotate, VAULT, endpoint.id, Secret(generate_secret()), "", 60.0, now - 90)
+                await journal.transactions.write(
+                    endpoints.rotate, VAULT, endpoint.id, Secret(generate_secret()), "", 60.0, now - 90
+                )
                 kind = "SELECT sealed FROM secrets WHERE endpoint_pk = ? AND kind = 'previous'"
-                before = [bytes(row[0]) for row in await journal.read(query, kind, endpoint.pk)]
-                assert await journal.read(sealing.expired, now) == [endpoint.pk]
-                assert await journal.write(sealing.forget_expired, [endpoint.pk], now) == 1
+                before = [bytes(row[0]) for row in await journal.transactions.read(query, kind, endpoint.pk)]
+                assert await journal.transactions.read(sealing.expired, now) == [endpoint.pk]
+                assert await journal.transactions.write(sealing.forget_expired, [endpoint.pk], now) == 1
             case _:
-                await journal.write(reseal, Vault(MASTER_KEY), Position(), 1000)  # seals nothing anew: the same key
+                await journal.transactions.write(
+                    reseal, Vault(MASTER_KEY), Position(), 1000
+                )  # seals nothing anew: the same key
                 written = await everywhere(path, journal)
                 assert all(value in written for value in before)
                 vault = Vault(MASTER_KEY)
                 vault.seal_with(new_master_key())
-                _, count = await journal.write(reseal, vault, Position(), 1000)
+                _, count = await journal.transactions.write(reseal, vault, Position(), 1000)
                 assert count == 202
         assert before
         written = await everywhere(path, journal)
@@ -264,16 +266,16 @@ async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(p
         now = CLOCK.now()
         for endpoint, ago in ((ended, 61.0), (overlapping, 0.0)):
             secret = Secret(generate_secret())
-            await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
+            await journal.transactions.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
         nursery.start_soon(journal.retain, 30, CLOCK.now)
         sql = "SELECT endpoint_pk FROM secrets WHERE kind = 'previous' ORDER BY endpoint_pk"
         with trio.fail_after(PATIENCE_SECONDS):
-            while await journal.read(query, sql) != [(overlapping.pk,)]:
+            while await journal.transactions.read(query, sql) != [(overlapping.pk,)]:
                 await trio.sleep(0.01)
-        opened = await journal.read(endpoints.credentials, VAULT, overlapping.pk, now)
+        opened = await journal.transactions.read(endpoints.credentials, VAULT, overlapping.pk, now)
         assert opened is not None
         assert opened.previous_secret is not None
-        opened = await journal.read(endpoints.credentials, VAULT, ended.pk, now)
+        opened = await journal.transactions.read(endpoints.credentials, VAULT, ended.pk, now)
         assert opened is not None
         assert opened.previous_secret is None
         nursery.cancel_scope.cancel()
@@ -286,19 +288,19 @@ async def test_a_secret_given_anew_meanwhile_is_not_taken_for_expired(path: Path
         now = CLOCK.now()
         for ago in (90.0, 0.0):
             secret = Secret(generate_secret())
-            await journal.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
-        assert await journal.write(sealing.forget_expired, [endpoint.pk], now) == 0
+            await journal.transactions.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
+        assert await journal.transactions.write(sealing.forget_expired, [endpoint.pk], now) == 0
 
 
 async def test_what_does_not_open_keeps_nothing_else_from_being_sealed_anew(path: Path) -> None:
     """A value that was tampered with stays as it is, still doesn't open, and all others are sealed anew."""
     async with running(path) as journal:
         good, bad = await add_endpoint(journal), await add_endpoint(journal)
-        await journal.write(query, "UPDATE secrets SET sealed = x'00' WHERE endpoint_pk = ?", bad.pk)
+        await journal.transactions.write(query, "UPDATE secrets SET sealed = x'00' WHERE endpoint_pk = ?", bad.pk)
         vault = Vault(MASTER_KEY)
         vault.seal_with(new_master_key())
-        assert await journal.write(reseal, vault, Position(), 10) == (Position(is_in_answers=True), 1)
+        assert await journal.transactions.write(reseal, vault, Position(), 10) == (Position(is_in_answers=True), 1)
         vault.forget_others()
-        await journal.read(endpoints.credentials, vault, good.pk, CLOCK.now())
+        await journal.transactions.read(endpoints.credentials, vault, good.pk, CLOCK.now())
         with pytest.raises(MasterKeyError):
-            await journal.read(endpoints.credentials, vault, bad.pk, CLOCK.now())
+            await journal.transactions.read(endpoints.credentials, vault, bad.pk, CLOCK.now())

@@ -9,7 +9,7 @@ import pytest
 
 from tests.journal.harness import add_endpoint, event, publish, running
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, deliveries, searching
+from webhookd.journal import Store, deliveries, searching
 from webhookd.models import AcceptedEvent
 
 NOW = 1_700_000_000.0
@@ -20,13 +20,13 @@ def typed(event_id: str, event_type: str, at: float, organization_id: str | None
     return msgspec.structs.replace(made, type=event_type, accepted_at=at)
 
 
-async def fill(journal: Journal, *events: AcceptedEvent) -> None:
+async def fill(journal: Store, *events: AcceptedEvent) -> None:
     for one in events:
         await publish(journal, one).wait()
 
 
-async def ids(journal: Journal, organization_id: str | None = None, **wanted: Any) -> list[str]:
-    found = await journal.read(searching.search, organization_id, **{"limit": 10, **wanted})
+async def ids(journal: Store, organization_id: str | None = None, **wanted: Any) -> list[str]:
+    found = await journal.transactions.read(searching.search, organization_id, **{"limit": 10, **wanted})
     return [row.id for row in found.items]
 
 
@@ -62,7 +62,7 @@ async def test_pages_join_without_gap_or_repetition(tmp_path: Path) -> None:
             stops = 0
             cursor = None
             while True:
-                found = await journal.read(
+                found = await journal.transactions.read(
                     searching.search,
                     None,
                     pattern="user.deleted",
@@ -77,7 +77,7 @@ async def test_pages_join_without_gap_or_repetition(tmp_path: Path) -> None:
             assert seen == [f"e{number:02}" for number in range(28, 0, -3)], options
             assert (stops > 0) == ("looked_at" in options)
         with pytest.raises(Rejected, match="cursor"):
-            await journal.read(searching.search, None, limit=1, cursor="c.garbage")
+            await journal.transactions.read(searching.search, None, limit=1, cursor="c.garbage")
 
 
 async def test_the_start_of_an_id_is_enough(tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ async def test_the_start_of_an_id_is_enough(tmp_path: Path) -> None:
             typed("order_1", "user.created", NOW),
             typed("orderX3", "user.created", NOW),
         )
-        found = await journal.read(searching.by_id, None, "order_", 10)
+        found = await journal.transactions.read(searching.by_id, None, "order_", 10)
         assert [row.id for row in found] == ["order_1", "order_2"]
-        assert [row.id for row in await journal.read(searching.by_id, "acme", "order", 10)] == ["order_2"]
-        assert len(await journal.read(searching.by_id, None, "order", 2)) == 2
-        assert await journal.read(searching.by_id, None, "%", 10) == []
+        assert [row.id for row in await journal.transactions.read(searching.by_id, "acme", "order", 10)] == ["order_2"]
+        assert len(await journal.transactions.read(searching.by_id, None, "order", 2)) == 2
+        assert await journal.transactions.read(searching.by_id, None, "%", 10) == []
 
 
 async def test_where_an_event_went(tmp_path: Path) -> None:
@@ -103,11 +103,11 @@ async def test_where_an_event_went(tmp_path: Path) -> None:
         others = [await add_endpoint(journal) for _ in range(3)]
         await publish(journal, event("e1", organization_id="acme"), *others, ours).wait()
         await publish(journal, event("e2"), *others).wait()
-        first = await journal.read(deliveries.of_event, 1, None, limit=3, cursor=None)
-        second = await journal.read(deliveries.of_event, 1, None, limit=3, cursor=first.next_cursor)
+        first = await journal.transactions.read(deliveries.of_event, 1, None, limit=3, cursor=None)
+        second = await journal.transactions.read(deliveries.of_event, 1, None, limit=3, cursor=first.next_cursor)
         assert [row.endpoint_id for row in (*first.items, *second.items)] == [one.id for one in (*others, ours)]
         assert second.next_cursor is None
-        bound = await journal.read(deliveries.of_event, 1, "acme", limit=3, cursor=None)
+        bound = await journal.transactions.read(deliveries.of_event, 1, "acme", limit=3, cursor=None)
         assert [row.endpoint_id for row in bound.items] == [ours.id]
 
 

@@ -14,7 +14,7 @@ from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Journal, events
+from webhookd.journal import Store, events
 from webhookd.journal.schema import EventTypeTable
 from webhookd.models import AttemptRecord, Outcome
 
@@ -37,7 +37,7 @@ def attempt(size: int, *, number: int = 1) -> AttemptRecord:
     return msgspec.structs.replace(attempt_record(), outcome=outcome, number=number)
 
 
-async def looked_for_room(journal: Journal) -> None:
+async def looked_for_room(journal: Store) -> None:
     """Return once the writer has looked for room again, all the way, and found none."""
     for _ in range(2):
         before = journal._writer._submitted  # each look makes another
@@ -93,7 +93,7 @@ async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
         result = await publish(journal, event("large", size=400 * KIB)).wait()
         assert (result.duplicate, journal.is_full) == (False, False)
         assert log.stat().st_size > 400 * KIB  # the log couldn't be cut
-        assert (await journal.read(events.get, "large", None)).id == "large"
+        assert (await journal.transactions.read(events.get, "large", None)).id == "large"
         ballast.unlink()
         await publish(journal, event("small")).wait()
         assert log.stat().st_size == 0
@@ -112,7 +112,7 @@ async def test_a_change_that_finds_no_room_midway_waits_for_it(tmp_path: Path) -
             pytest.skip(str(reason))
         async with running(disk / "journal.db") as journal:
             ballast = fill(disk, left=64 * KIB)
-            large = journal.insist(grow, None)
+            large = journal.transactions.submit(grow, insists=True)
             await looked_for_room(journal)
             assert (large.is_done, journal.is_full) == (False, True)
             ballast.unlink()
@@ -134,10 +134,10 @@ async def test_nothing_passes_what_divides(disk: Path) -> None:
     async with running(disk / "journal.db") as journal:
         await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
-        before = journal.insist(lambda _: None, lambda _: order.append("before"))
-        dividing = journal.divide(grow, lambda _: order.append("dividing"))
+        before = journal.transactions.submit(lambda _: None, lambda _: order.append("before"), insists=True)
+        dividing = journal.transactions.submit(grow, lambda _: order.append("dividing"), insists=True, divides=True)
         after = journal.record(attempt(1))
-        later = journal.insist(lambda _: None, lambda _: order.append("after"))
+        later = journal.transactions.submit(lambda _: None, lambda _: order.append("after"), insists=True)
         with trio.fail_after(PATIENCE_SECONDS):
             await before.wait()
         await looked_for_room(journal)
@@ -155,7 +155,7 @@ async def test_what_divides_passes_nothing(disk: Path) -> None:
         ballast = fill(disk, left=64 * KIB)
         large = journal.record(attempt(800 * KIB))
         await until(lambda: journal._writer._is_stuck)
-        dividing = journal.divide(lambda _: None, None)
+        dividing = journal.transactions.submit(lambda _: None, insists=True, divides=True)
         await looked_for_room(journal)
         assert (large.is_done, dividing.is_done) == (False, False)
         ballast.unlink()

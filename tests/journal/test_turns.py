@@ -1,6 +1,5 @@
 """The writer's turns: how much goes into one commit, who is in the next one, and that the loop goes on meanwhile."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -10,9 +9,9 @@ import trio
 from tests.journal.harness import Commits, add_endpoint, event, running
 from tests.samples import attempt_record
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Journal
+from webhookd.journal import DeliveriesQueued, Store
 from webhookd.journal.writer import MAX_LANE_COST, PATIENCE_SECONDS
-from webhookd.models import DeliveryStatus, QueuedDelivery, Target
+from webhookd.models import DeliveryStatus, Target
 
 CROWD = 40
 # What takes a slow disk a tenth of a second, and hundreds of times what an event alone writes.
@@ -32,13 +31,9 @@ def targets(count: int) -> tuple[Target, ...]:
     )
 
 
-async def add_endpoints(journal: Journal, count: int) -> None:
+async def add_endpoints(journal: Store, count: int) -> None:
     for _ in range(count):
         await add_endpoint(journal)
-
-
-def untold(_: Sequence[QueuedDelivery]) -> None:
-    """Be told, and make nothing of it."""
 
 
 async def test_a_commit_is_bounded_by_its_rows(path: Path) -> None:
@@ -46,7 +41,7 @@ async def test_a_commit_is_bounded_by_its_rows(path: Path) -> None:
     async with running(path) as journal:
         await add_endpoints(journal, CROWD)
         commits = Commits(journal)
-        tickets = [journal.publish(event(f"e{number}"), targets(CROWD), untold) for number in range(100)]
+        tickets = [journal.publish(event(f"e{number}"), targets(CROWD)) for number in range(100)]
         for ticket in tickets:
             assert (await ticket.wait()).deliveries == CROWD
         stored = 100 * (1 + CROWD)
@@ -54,7 +49,7 @@ async def test_a_commit_is_bounded_by_its_rows(path: Path) -> None:
         assert max(commits.rows) <= MOST_ROWS
         assert len(commits.rows) >= stored // MOST_ROWS
         commits.rows.clear()
-        tickets = [journal.publish(event(f"alone{number}"), (), untold) for number in range(1000)]
+        tickets = [journal.publish(event(f"alone{number}"), ()) for number in range(1000)]
         await tickets[-1].wait()
         assert len(commits.rows) <= 2
 
@@ -66,8 +61,8 @@ async def test_an_event_and_its_deliveries_are_one_commit(path: Path) -> None:
         await add_endpoints(journal, 2)
         most = tuple(targets(2)[number % 2] for number in range(fanned_out))
         commits = Commits(journal)
-        large = [journal.publish(event(f"large{number}"), most, untold) for number in range(3)]
-        beside = journal.publish(event("beside"), (), untold, lane="beside")
+        large = [journal.publish(event(f"large{number}"), most) for number in range(3)]
+        beside = journal.publish(event("beside"), (), lane="beside")
         for ticket in (*large, beside):
             await ticket.wait()
         assert sum(rows > fanned_out for rows in commits.rows) == 3
@@ -78,12 +73,12 @@ async def test_another_producers_event_is_in_one_of_the_next_two_commits(path: P
     """What one producer has submitted, however much that is, keeps nobody else waiting for more than that."""
     async with running(path) as journal:
         await add_endpoints(journal, CROWD)
-        crowd = [journal.publish(event(f"e{number}"), targets(CROWD), untold, lane="crowd") for number in range(400)]
+        crowd = [journal.publish(event(f"e{number}"), targets(CROWD), lane="crowd") for number in range(400)]
         await crowd[0].wait()
         commits = Commits(journal)
         for number in range(5):
             commits.rows.clear()
-            await journal.publish(event(f"other{number}"), (), untold, lane=f"other{number}").wait()
+            await journal.publish(event(f"other{number}"), (), lane=f"other{number}").wait()
             assert len(commits.rows) <= 2
             commits.rows.clear()
             await journal.record(msgspec.structs.replace(attempt_record(), number=number + 1)).wait()
@@ -99,12 +94,12 @@ async def test_a_producer_may_have_only_so_much_waiting(path: Path) -> None:
         await add_endpoints(journal, CROWD)
         count = 0
         while journal.has_room("crowd"):
-            journal.publish(event(f"e{count}"), targets(CROWD), untold, lane="crowd")
+            journal.publish(event(f"e{count}"), targets(CROWD), lane="crowd")
             count += 1
         assert count == -(-MAX_LANE_COST // (1 + 2 * CROWD))
         with trio.move_on_after(0):
             await journal.room("other")
-            other = journal.publish(event("other"), (), untold, lane="other")
+            other = journal.publish(event("other"), (), lane="other")
         assert (await other.wait()).deliveries == 0
         with trio.fail_after(PATIENCE_SECONDS):
             await journal.room("crowd")
@@ -127,9 +122,9 @@ async def test_the_loop_goes_on_while_it_is_told(path: Path) -> None:
         await add_endpoints(journal, 2)
         told = most = turns = 0
 
-        def tell(queued: Sequence[QueuedDelivery]) -> None:
+        def tell(queued: DeliveriesQueued) -> None:
             nonlocal told, most
-            told += max(len(queued), 1)
+            told += max(len(queued.deliveries), 1)
             most = max(most, told)
 
         async def take_turns() -> None:
@@ -138,8 +133,9 @@ async def test_the_loop_goes_on_while_it_is_told(path: Path) -> None:
                 await trio.lowlevel.checkpoint()
                 told, turns = 0, turns + (told > 0)
 
+        journal.feed.follow(DeliveriesQueued, tell)
         nursery.start_soon(take_turns)
-        large = journal.publish(event("large"), tuple(targets(2)[number % 2] for number in range(5000)), tell)
+        large = journal.publish(event("large"), tuple(targets(2)[number % 2] for number in range(5000)))
         assert (await large.wait()).deliveries == 5000
         assert most <= MOST_TOLD
         assert turns >= 5000 // MOST_TOLD
@@ -149,6 +145,6 @@ async def test_the_loop_goes_on_while_it_is_told(path: Path) -> None:
 async def test_an_event_is_on_disk_no_earlier_than_a_change_before_it(path: Path) -> None:
     """However many changes wait, what is published after them is answered after them: the first says it was begun."""
     async with running(path) as journal:
-        changes = [journal.write_nowait(lambda _: None, None) for _ in range(200)]
-        await journal.publish(event("e"), (), untold).wait()
+        changes = [journal.transactions.submit(lambda _: None) for _ in range(200)]
+        await journal.publish(event("e"), ()).wait()
         assert all(ticket.is_done for ticket in changes)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 import trio
+from peewee import Database
 
 from tests.powercut.trace import Send
 from webhookd.clock import SystemClock
 from webhookd.config import Config
 from webhookd.ids import IdFactory
-from webhookd.journal import Database, audit
+from webhookd.journal import audit
 from webhookd.journal.bulk import Connection, Row
 from webhookd.journal.database import copy_before_upgrade
 from webhookd.journal.inspection import Inspection, inspect_copy, verified
@@ -134,7 +135,7 @@ async def _look(config: Config) -> Found:
             rotator = await unlock(journal, config, {})
             while await rotator.step():
                 pass
-            return await journal.read(_contents, config.journal.path)
+            return await journal.transactions.read(_contents, config.journal.path)
 
 
 def _contents(database: Database, path: Path) -> Found:

@@ -8,7 +8,7 @@ from peewee import Database
 
 from tests.simulation.model import Request, World
 from webhookd.clock import parse_iso
-from webhookd.journal import Journal
+from webhookd.journal import Store
 
 
 def rows(database: Database, query: str, *values: object) -> list[Any]:
@@ -24,10 +24,12 @@ def unfinished(database: Database) -> int:
     return int(rows(database, query)[0][0])
 
 
-async def recovering(world: World, journal: Journal, endpoint_pk: int) -> None:
+async def recovering(world: World, journal: Store, endpoint_pk: int) -> None:
     """Note which deliveries of an endpoint are about to be sent again out of their order."""
     query = "SELECT id FROM deliveries WHERE endpoint_pk = ? AND status = 'failed'"
-    world.by_hand |= set(await journal.read(lambda database: [row[0] for row in rows(database, query, endpoint_pk)]))
+    world.by_hand |= set(
+        await journal.transactions.read(lambda database: [row[0] for row in rows(database, query, endpoint_pk)])
+    )
 
 
 def working(database: Database) -> set[str]:

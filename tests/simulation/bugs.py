@@ -5,14 +5,22 @@ from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import trio
-from peewee import Database
 
 from tests.simulation.audit import rows
 from tests.simulation.model import World
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
-from webhookd.delivery.renewal import Renewal
-from webhookd.journal import Journal, Publish, Ticket, Window, WindowRequest, deliveries
+from webhookd.journal import (
+    DeliveriesQueued,
+    DeliveryRow,
+    Publish,
+    Store,
+    Ticket,
+    WebhookChanged,
+    Window,
+    WindowRequest,
+)
+from webhookd.journal.history import Deliveries
 from webhookd.models import (
     AcceptedEvent,
     AttemptRecord,
@@ -25,7 +33,6 @@ from webhookd.models import (
     Outcome,
     Policy,
     PublishResult,
-    QueuedDelivery,
     Target,
 )
 from webhookd.router import EndpointSender, Router
@@ -33,10 +40,10 @@ from webhookd.router import EndpointSender, Router
 T = TypeVar("T")
 
 
-class BadJournal(Journal):
+class BadJournal(Store):
     """A journal that shares everything with the real one that it stands for, until a subclass does one thing wrong."""
 
-    def __init__(self, real: Journal, world: World) -> None:
+    def __init__(self, real: Store, world: World) -> None:
         vars(self).update(vars(real))
         self.world = world
 
@@ -155,15 +162,19 @@ class AltersBodies(BadJournal):
         return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
 
 
+class SkippingDeliveries(Deliveries):
+    """Doesn't know of the first endpoint's backlog."""
+
+    async def backlog(self) -> list[int]:
+        return (await super().backlog())[1:]
+
+
 class SkipsEndpoint(BadJournal):
     """Leaves an endpoint out when a server looks for what a crash has left to be done."""
 
-    async def read(self, query: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        found = await super().read(query, *args, **kwargs)
-        if query is deliveries.backlog:
-            assert isinstance(found, list)
-            del found[:1]
-        return found
+    def __init__(self, real: Store, world: World) -> None:
+        super().__init__(real, world)
+        self.deliveries = SkippingDeliveries(real.transactions)
 
 
 class LosesRecordsWhenFull(BadJournal):
@@ -177,19 +188,21 @@ class LosesRecordsWhenFull(BadJournal):
         return done
 
 
+class TrustingDeliveries(Deliveries):
+    """Takes it for granted that a delivery is still there when it is to be sent again."""
+
+    async def retry(self, delivery_pk: int, **how: Any) -> DeliveryRow:
+        await trio.sleep(0.2)
+        [_] = await self._transactions.write(rows, "SELECT pk FROM deliveries WHERE pk = ?", delivery_pk)
+        return await super().retry(delivery_pk, **how)
+
+
 class TrustsALookUp(BadJournal):
     """Takes a delivery that was looked up a while ago to be there for good, whatever retention removes."""
 
-    async def write(self, change: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-        if change is not deliveries.retry:
-            return await super().write(change, *args, **kwargs)
-
-        def trusting(database: Database, /, pk: int, **how: Any) -> T:
-            [_] = rows(database, "SELECT pk FROM deliveries WHERE pk = ?", pk)
-            return change(database, pk, **how)
-
-        await trio.sleep(0.2)
-        return await super().write(trusting, *args, **kwargs)
+    def __init__(self, real: Store, world: World) -> None:
+        super().__init__(real, world)
+        self.deliveries = TrustingDeliveries(real.transactions)
 
 
 class IgnoresRetryAfter(BadSender):
@@ -247,8 +260,8 @@ class ForgetsBreaker(Router):
 class LosesWakes(Router):
     """Tells actors nothing of the events that come in."""
 
-    def _published(self, queued: Sequence[QueuedDelivery]) -> None:
-        super()._published(())
+    def _offer(self, queued: DeliveriesQueued) -> None:
+        super()._offer(DeliveriesQueued(()))
 
 
 class CancelsNothing(Router):
@@ -261,5 +274,5 @@ class CancelsNothing(Router):
 class SendsToInactive(Router):
     """Doesn't notice that an endpoint is switched off."""
 
-    def _adopt(self, endpoint: Endpoint, renewal: Renewal | None = None) -> None:
-        super()._adopt(msgspec.structs.replace(endpoint, is_active=True), renewal)
+    def _adopt(self, changed: WebhookChanged) -> None:
+        super()._adopt(changed._replace(endpoint=msgspec.structs.replace(changed.endpoint, is_active=True)))

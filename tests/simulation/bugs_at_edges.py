@@ -8,7 +8,7 @@ import msgspec
 from tests.simulation.bugs import BadJournal, BadPolicy, BadSender
 from tests.simulation.model import World
 from webhookd.ingest.connection import Connection
-from webhookd.journal import EventTypeRow, Journal, Publish, Ticket, audit, event_types
+from webhookd.journal import EventTypeRow, Publish, Store, Ticket, audit, event_types
 from webhookd.journal.operations import Record
 from webhookd.models import (
     AcceptedEvent,
@@ -30,7 +30,7 @@ from webhookd.router import Announce, Router
 class ForgetsIdsOnRestart(BadJournal):
     """Remembers ids for as long as it runs."""
 
-    def __init__(self, real: Journal, world: World) -> None:
+    def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
         self.own: set[str] = set()
 
@@ -99,7 +99,9 @@ class TellsApart(BadJournal):
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         late = Record(record, ())
         if notices:
-            self.insist_and_tell(lambda _: None, lambda _: self._writer.submit(late), lambda _: notices)
+            self.transactions.submit(
+                lambda _: None, lambda _: self._writer.submit(late), insists=True, tell=lambda _: notices
+            )
         else:
             self._writer.submit(late)
         return late.ticket

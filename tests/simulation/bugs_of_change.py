@@ -9,6 +9,7 @@ from webhookd.actor import Actor
 from webhookd.delivery import breaker
 from webhookd.delivery.renewal import Renewal
 from webhookd.gate import Move
+from webhookd.journal import WebhookChanged
 from webhookd.models import BreakerState, Endpoint, Policy
 from webhookd.registry import Registry
 from webhookd.router import Router
@@ -35,8 +36,10 @@ class HeedsOldAnswers(Router):
 class ForgetsToRenew(Router):
     """Has the journal forget an outage, and goes on with it in memory."""
 
-    def _adopt(self, endpoint: Endpoint, renewal: Renewal | None = None) -> None:
-        super()._adopt(endpoint)
+    def _adopt(self, changed: WebhookChanged) -> None:
+        super()._adopt(WebhookChanged(changed.endpoint))
+        if changed.renewal is not None and changed.endpoint.is_active:
+            self.registry.wake(changed.endpoint.pk)
 
 
 class HastyActor(Actor):

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import msgspec
 
 from tests.simulation.bugs import BadJournal
+from tests.simulation.model import World
 from webhookd.clock import Timeline
 from webhookd.delivery.retry import FAILURES_TO_DISABLE
-from webhookd.journal import Ticket, schedule
+from webhookd.journal import Bounds, Store, Ticket
+from webhookd.journal.webhooks import Webhooks
 from webhookd.models import (
     Credentials,
     Endpoint,
@@ -17,7 +20,6 @@ from webhookd.models import (
 )
 from webhookd.registry import Registry
 from webhookd.router import Router
-from webhookd.schedule import _load as read_schedule
 
 
 class WallClock(Timeline):
@@ -27,13 +29,19 @@ class WallClock(Timeline):
         return self._clock.now()
 
 
+class UnmovedWebhooks(Webhooks):
+    """Says that times were moved, and moves none."""
+
+    def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
+        return super().move_times(0.0, committed)
+
+
 class MovesNoQueue(BadJournal):
     """Leaves what is queued where it was when the clock was set."""
 
-    def divide(self, change: Callable[..., Any], committed: Any, *args: Any, **kwargs: Any) -> Ticket[Any]:
-        if change is schedule.move:
-            return super().divide(lambda _: None, committed)
-        return super().divide(change, committed, *args, **kwargs)
+    def __init__(self, real: Store, world: World) -> None:
+        super().__init__(real, world)
+        self.webhooks = UnmovedWebhooks(real.transactions, real.feed)
 
 
 class LazyRegistry(Registry):
@@ -80,9 +88,8 @@ class ReinsNothingIn(Router):
 
     async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
         await self.settled()
-        found, _ = await self._journal.read(
-            read_schedule, self._vault, endpoint.pk, self._policy(endpoint), self._clock.running()
-        )
+        bounds = Bounds(retry_seconds=inf, throttled_seconds=inf, age_seconds=inf)
+        found, _ = await self._store.webhooks.load(self._vault, endpoint.pk, bounds, self._clock.running())
         return found
 
 

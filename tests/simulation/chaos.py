@@ -266,7 +266,7 @@ class Chaos:
     async def _expect_request(self, subject: Subject) -> None:
         """Expect what waits to be tried at once, where nothing else can hold it up."""
         began_at = trio.current_time()
-        waiting = await self._life.journal.read(audit.waiting, subject.id)
+        waiting = await self._life.journal.transactions.read(audit.waiting, subject.id)
         is_held_up = self._world.is_crowded or self._world.full_since is not None
         if subject.overrides.retry.max_age_seconds is None and not is_held_up and not self._world.is_dead:
             known = [request for request in self._world.requests if request.at >= began_at]
@@ -313,11 +313,11 @@ class Chaos:
         subject = self._any()
         if subject is None:
             return
-        endpoint = next(e for e in await self._life.journal.read(endpoints.all) if e.id == subject.id)
+        endpoint = next(e for e in await self._life.journal.transactions.read(endpoints.all) if e.id == subject.id)
         kind = self._dice.choice(list(ReplayKind))
         now = self._world.clock.now()
         if kind is ReplayKind.RECOVER:
-            page = await self._life.journal.read(
+            page = await self._life.journal.transactions.read(
                 deliveries.page,
                 endpoint.pk,
                 status=DeliveryStatus.FAILED,

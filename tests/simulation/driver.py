@@ -170,16 +170,16 @@ async def _last_life(world: World, path: Path, parts: Parts) -> None:
     world.note("healing")
     async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
         outside.start_soon(monitor, world, life)
-        for endpoint in await life.journal.read(endpoints.all):
+        for endpoint in await life.journal.transactions.read(endpoints.all):
             await _heal(world, life, endpoint)
         await _wait_for_quiet(world, life)
-        for endpoint in await life.journal.read(endpoints.all):
+        for endpoint in await life.journal.transactions.read(endpoints.all):
             await audit.recovering(world, life.journal, endpoint.pk)
             wanted = selection(endpoint, ReplayKind.RECOVER, since=0, until=FAR, events=())
             await life.router.replayer.start(endpoint, wanted)
         await trio.sleep(10)
         await _wait_for_quiet(world, life)
-        await life.journal.read(partial(audit.everything, world=world))
+        await life.journal.transactions.read(partial(audit.everything, world=world))
         _check_tasks(world, life)
         outside.cancel_scope.cancel()
 
@@ -200,7 +200,7 @@ async def _heal(world: World, life: Life, endpoint: Endpoint) -> None:
 
 async def _wait_for_quiet(world: World, life: Life) -> None:
     for _ in range(HEALING_ROUNDS):
-        if not await life.journal.read(audit.unfinished):
+        if not await life.journal.transactions.read(audit.unfinished):
             return
         await trio.sleep(30)
     world.blame("deliveries are still pending after two hours of health")

@@ -4,7 +4,7 @@ import trio
 
 from tests.simulation.life import RETENTION_DAYS, Life, limit_pages
 from tests.simulation.model import DAY, UNHEARD_SECONDS, YEAR, Subject, World
-from webhookd.journal import Journal, endpoints, event_types
+from webhookd.journal import Store, endpoints, event_types
 from webhookd.models import BreakerState, DisabledReason, EndpointState, Ordering
 
 LONG_AGO = -10.0
@@ -67,10 +67,10 @@ def between_lives(world: World) -> None:
     world.forgotten_before.append(clock.now() - FORGOTTEN_SECONDS)
 
 
-async def revive(world: World, journal: Journal) -> None:
+async def revive(world: World, journal: Store) -> None:
     """Ask the journal how the endpoints are after a restart, and hold it to what had been acknowledged."""
-    stored = {endpoint.id: endpoint for endpoint in await journal.read(endpoints.all)}
-    types = {row.name for row in await journal.read(event_types.all)}
+    stored = {endpoint.id: endpoint for endpoint in await journal.transactions.read(endpoints.all)}
+    types = {row.name for row in await journal.transactions.read(event_types.all)}
     for name, is_known in world.catalogue.items():
         if is_known is not None and is_known is not (name in types):
             world.blame(f"the catalogue doesn't say of {name} what was acknowledged")
@@ -103,7 +103,7 @@ async def revive(world: World, journal: Journal) -> None:
         subject.has_dropped = subject.has_dropped or subject.drops
         _sign(world, subject, endpoint.secret_hint, endpoint.previous_secret_expires_at)
         if world.clock.is_set or _may_have_lost_answers(world, subject):
-            _trust(world, subject, await journal.read(endpoints.state, endpoint.pk))
+            _trust(world, subject, await journal.transactions.read(endpoints.state, endpoint.pk))
 
 
 def _sign(world: World, subject: Subject, hint: str, expires_at: float | None) -> None:

@@ -22,7 +22,7 @@ from webhookd.clock import Timeline
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory
 from webhookd.ingest.connection import Connection
-from webhookd.journal import Journal, open_journal
+from webhookd.journal import Store, open_store
 from webhookd.logs import get_logger
 from webhookd.metrics import Measures
 from webhookd.router import EndpointSender, Router
@@ -39,7 +39,7 @@ DISABLE_AFTER_SECONDS = 43_200.0  # longer than any outage here lasts, and short
 class Parts:
     """What a life is built of; a planted bug replaces one of them."""
 
-    journal: Callable[[Journal, World], Journal] = lambda journal, _: journal
+    journal: Callable[[Store, World], Store] = lambda journal, _: journal
     sender: Callable[[EndpointSender, World], EndpointSender] = lambda sender, _: sender
     router: type[Router] = Router
     clock: type[Timeline] = Timeline
@@ -50,7 +50,7 @@ class Parts:
 class Life:
     """The server's parts while it lives."""
 
-    journal: Journal
+    journal: Store
     router: Router
     ids: IdFactory
     edges: trio.Nursery
@@ -90,7 +90,7 @@ class SimulatedDisk:
 
 @asynccontextmanager
 async def living(
-    world: World, path: Path, parts: Parts, revive: Callable[[World, Journal], Awaitable[None]]
+    world: World, path: Path, parts: Parts, revive: Callable[[World, Store], Awaitable[None]]
 ) -> AsyncIterator[Life]:
     """Run a server on the journal in `path` until the block ends, which cuts off what is in flight.
 
@@ -99,7 +99,7 @@ async def living(
     ids = IdFactory(world.clock.now, world.dice.randbytes)
     clock = parts.clock(world.clock)
     async with (
-        open_journal(
+        open_store(
             path / FILE,
             clock=clock,
             ids=ids,
@@ -113,7 +113,7 @@ async def living(
         slots = world.dice.choice((2, 512))
         world.is_crowded = slots == 2
         router = parts.router(
-            journal=journal,
+            store=journal,
             sender=parts.sender(SimulatedSender(world, world.life), world),
             vault=Vault(Secret(bytes(32))),
             clock=clock,
@@ -137,7 +137,7 @@ async def living(
         writing.cancel_scope.cancel()
 
 
-def limit_pages(journal: Journal, pages: int | None) -> None:
+def limit_pages(journal: Store, pages: int | None) -> None:
     """Make the disk as full as it is now plus `pages`, or give it room again (None)."""
     database: Any = journal._writer._database
     if pages is not None:

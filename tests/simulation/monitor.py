@@ -21,8 +21,8 @@ async def monitor(world: World, life: Life) -> None:
     working_since: dict[str, float] = {}
     while True:
         await trio.sleep(LOOK_SECONDS)
-        working = await life.journal.read(audit.working)
-        expired, disabled = await life.journal.read(audit.given_up)
+        working = await life.journal.transactions.read(audit.working)
+        expired, disabled = await life.journal.transactions.read(audit.given_up)
         if world.is_dead:
             return
         now = trio.current_time()

@@ -9,7 +9,7 @@ from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplaySt
 from webhookd.admin.views import attempt
 from webhookd.envelope import invalid
 from webhookd.errors import ErrorCode
-from webhookd.journal import ReplayRow, endpoints, replays
+from webhookd.journal import ReplayRow
 from webhookd.journal.audit import Action
 from webhookd.models import Endpoint, ReplayKind
 from webhookd.replayer import selection
@@ -35,7 +35,7 @@ async def replay(call: Call[NoQuery, ReplayRequest]) -> Answer:
 async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
     """Say how far a recover or replay is."""
     endpoint = await _find(call)
-    return Answer(value=_view(await call.services.journal.read(replays.get, endpoint.pk, call.path["replayId"])))
+    return Answer(value=_view(await call.services.store.replays.get(endpoint.pk, call.path["replayId"])))
 
 
 async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
@@ -47,7 +47,7 @@ async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
     services, asked = call.services, call.body
-    endpoint = await services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
     since = parse_time("since", asked.since)
     until = services.clock.now() + 0.001 if asked.until is None else parse_time("until", asked.until)
     if since >= until:
@@ -65,7 +65,7 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
 
 
 async def _find(call: Call[NoQuery, NoBody]) -> Endpoint:
-    return await call.services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    return await call.services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
 
 
 def _view(row: ReplayRow) -> ReplayView:

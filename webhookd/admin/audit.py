@@ -52,8 +52,7 @@ class AuditQuery(ListQuery, frozen=True, kw_only=True):
 async def list_audit(call: Call[AuditQuery, NoBody]) -> Answer:
     """Answer with a page of the log, newest first."""
     query = call.query
-    found = await call.services.journal.read(
-        audit.page,
+    found = await call.services.store.audit.page(
         call.caller.organization_id,
         actor=query.actor,
         action=query.action,

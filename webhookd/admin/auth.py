@@ -17,6 +17,7 @@ from msgspec import Struct
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
 from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import Feed, KeyAdded, KeyRevoked
 from webhookd.journal.audit import Actor, ActorKind
 from webhookd.models import Role
 from webhookd.secrets import hash_api_key
@@ -154,10 +155,16 @@ def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = o
 
 
 class KeyRing:
-    """The keys in force, in memory, and when each was used last. Every method is one synchronous step."""
+    """The keys in force, in memory, and when each was used last. Every method is one synchronous step.
 
-    def __init__(self, keys: Iterable[ApiKey] = ()) -> None:
+    With a `feed` it lets keys in and out as the store says.
+    """
+
+    def __init__(self, keys: Iterable[ApiKey] = (), *, feed: Feed | None = None) -> None:
         self._keys = {key.id: key for key in keys}
+        if feed is not None:
+            feed.follow(KeyAdded, lambda added: self.put(added.key))
+            feed.follow(KeyRevoked, lambda revoked: self.remove(revoked.key.id))
         self._used: dict[str, float] = {}
         self._unsaved: set[str] = set()
 

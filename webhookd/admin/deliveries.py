@@ -11,16 +11,15 @@ from webhookd.clock import TimeError, parse_iso
 from webhookd.delivery.requests import Receiver, compose
 from webhookd.envelope import invalid
 from webhookd.errors import ErrorCode
-from webhookd.journal import DeliveryDetail, DeliveryRow, deliveries, endpoints, events
+from webhookd.journal import DeliveryDetail, DeliveryRow
 from webhookd.journal.audit import Action
 
 
 async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
     """Answer with a page of the webhook's deliveries."""
     services, query = call.services, call.query
-    endpoint = await services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
-    found = await services.journal.read(
-        deliveries.page,
+    endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
+    found = await services.store.deliveries.page(
         endpoint.pk,
         status=query.status,
         event=query.event,
@@ -41,9 +40,9 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
 async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of where an event went."""
     services, query, organization_id = call.services, call.query, call.caller.organization_id
-    event = await services.journal.read(events.get, call.path["eventId"], organization_id)
-    found = await services.journal.read(
-        deliveries.of_event, event.pk, organization_id, limit=min(query.limit, MOST_ROWS), cursor=query.cursor
+    event = await services.store.events.get(call.path["eventId"], organization_id)
+    found = await services.store.deliveries.of_event(
+        event.pk, organization_id, limit=min(query.limit, MOST_ROWS), cursor=query.cursor
     )
     return Answer(value=Page(data=[delivery_view(services, row) for row in found.items], next_cursor=found.next_cursor))
 
@@ -51,7 +50,7 @@ async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
 async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with one delivery, its request and its attempts."""
     services = call.services
-    detail = await services.journal.read(deliveries.get, call.path["deliveryId"], call.caller.organization_id)
+    detail = await services.store.deliveries.get(call.path["deliveryId"], call.caller.organization_id)
     # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
     at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
     receiver = await receiver_of(services, detail, at)
@@ -72,7 +71,7 @@ async def receiver_of(services: Services, detail: DeliveryDetail, at: float) -> 
     """Return what signs a delivery's requests from `at` on; None once its webhook has been deleted."""
     if detail.endpoint_is_deleted:
         return None
-    credentials = await services.journal.read(endpoints.credentials, services.vault, detail.endpoint.pk, at)
+    credentials = await services.store.webhooks.credentials(services.vault, detail.endpoint.pk, at)
     return None if credentials is None else Receiver(detail.endpoint, credentials)
 
 

@@ -14,7 +14,7 @@ from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, Page
 from webhookd.admin.views import page_of
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EventTypeRow, event_types
+from webhookd.journal import EventTypeRow
 from webhookd.journal.audit import Action
 from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT, EventTypeName
 
@@ -24,7 +24,7 @@ _TAG_DIGITS = 20
 
 async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the catalogue, by name."""
-    rows = await call.services.journal.read(event_types.all)
+    rows = await call.services.store.event_types.all()
     found, next_cursor = page_of({row.name: row for row in rows}, call.query, "event-types")
     return Answer(value=Page(data=[_view(row) for row in found], next_cursor=next_cursor))
 

@@ -9,15 +9,13 @@ from webhookd.admin.publishing import publish
 from webhookd.admin.schemas import EventQuery, EventView, Page, Submitted, SubmittedLine
 from webhookd.admin.views import MOST_ROWS, event
 from webhookd.errors import ErrorCode
-from webhookd.journal import events
 from webhookd.models import NewEvent
 
 
 async def list_events(call: Call[EventQuery, NoBody]) -> Answer:
     """Answer with a part of the feed."""
     query = call.query
-    found = await call.services.journal.read(
-        events.page,
+    found = await call.services.store.events.page(
         call.caller.organization_id,
         limit=min(query.limit, MOST_ROWS),
         cursor=query.cursor,
@@ -28,7 +26,7 @@ async def list_events(call: Call[EventQuery, NoBody]) -> Answer:
 
 async def get_event(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with one event."""
-    row = await call.services.journal.read(events.get, call.path["eventId"], call.caller.organization_id)
+    row = await call.services.store.events.get(call.path["eventId"], call.caller.organization_id)
     return Answer(value=event(row))
 
 

@@ -65,7 +65,7 @@ class Idempotency:
         self._running.add(place)
         try:
             digest = hashlib.sha256(body).digest()
-            kept = await services.journal.read(idempotency.find, *place, services.clock.now())
+            kept = await services.store.kept_answers.find(*place, services.clock.now())
             if kept is not None:
                 return self._again(kept, digest)
             begun = KeptAnswer(
@@ -78,7 +78,7 @@ class Idempotency:
                 created_at=services.clock.now(),
             )
             # Not waited for: it is in the queue ahead of whatever the request writes.
-            services.journal.write_nowait(idempotency.begin, None, begun)
+            services.store.kept_answers.begin(begun)
             is_settled = False
             try:
                 response = await run()
@@ -115,10 +115,10 @@ class Idempotency:
         services = self._services
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         kept = msgspec.structs.replace(begun, status=response.status_code, created_at=services.clock.now())
-        return services.journal.insist(idempotency.keep, None, services.vault, kept, _encode(_Answer(headers, body)))
+        return services.store.kept_answers.keep(services.vault, kept, _encode(_Answer(headers, body)))
 
     def _forget(self, place: tuple[str, str, str]) -> Ticket[None]:
-        return self._services.journal.insist(idempotency.forget, None, *place)
+        return self._services.store.kept_answers.forget(*place)
 
     async def _settle(self, ticket: Ticket[None]) -> None:
         # On a full disk it waits for room. The caller shall not: what it asked for is done, or refused.

@@ -12,7 +12,7 @@ from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, New
 from webhookd.admin.views import key, page_of
 from webhookd.envelope import invalid
 from webhookd.errors import ErrorCode
-from webhookd.journal import KeyRow, audit, keys, quotas
+from webhookd.journal import KeyRow
 from webhookd.journal.audit import Action
 from webhookd.secrets import hash_api_key
 
@@ -20,7 +20,7 @@ from webhookd.secrets import hash_api_key
 async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the keys, newest first."""
     organization_id = call.caller.organization_id
-    rows = await call.services.journal.read(keys.all)
+    rows = await call.services.store.keys.all()
     seen = {row.id: row for row in rows if organization_id in {None, row.organization_id}}
     found, next_cursor = page_of(seen, call.query, "keys", newest_first=True)
     in_use = call.services.keys
@@ -44,22 +44,16 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
         created_at=now,
         expires_at=expires_at,
     )
-    insert = audit.recorded(quotas.insert_key, call.deed(Action.KEY_CREATE, given(wanted)), keys.about)
     most = services.config.organizations.max_keys
-    ticket = services.journal.write_nowait(insert, services.keys.put, row, most=most)
-    await ticket.wait()
+    await services.store.keys.create(row, most=most, entry=call.deed(Action.KEY_CREATE, given(wanted)))
     view = KeyWithText(**{name: getattr(key(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal())
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
 
 async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
     """Revoke a key; it has stopped working when this is answered."""
-    services, key_id = call.services, call.path["keyId"]
-    revoke = audit.recorded(keys.revoke, call.deed(Action.KEY_REVOKE), keys.about)
-    ticket = services.journal.write_nowait(
-        revoke, lambda row: services.keys.remove(row.id), key_id, call.caller.organization_id
-    )
-    await ticket.wait()
+    key_id = call.path["keyId"]
+    await call.services.store.keys.revoke(key_id, call.caller.organization_id, call.deed(Action.KEY_REVOKE))
     return Answer(value=Deleted(id=key_id))
 
 

@@ -4,12 +4,12 @@ import trio
 
 from webhookd.admin.auth import KeyRing
 from webhookd.errors import Rejected
-from webhookd.journal import Journal, keys
+from webhookd.journal import Store, finished
 
 SAVE_SECONDS = 60.0
 
 
-async def save_uses(ring: KeyRing, journal: Journal) -> None:
+async def save_uses(ring: KeyRing, store: Store) -> None:
     """Write the last uses, at most once a minute and once more at the end, until canceled.
 
     Where the disk has no room they are lost to the journal until the key is used again.
@@ -20,11 +20,11 @@ async def save_uses(ring: KeyRing, journal: Journal) -> None:
             uses = ring.take_uses()
             if uses:
                 try:
-                    await journal.write(keys.note_uses, uses)
+                    await finished(store.keys.note_uses(uses))
                 except Rejected:
                     continue
     finally:
         # Only submitted: the writer outlives this and puts what it has on disk before it ends.
         uses = ring.take_uses()
         if uses:
-            journal.write_nowait(keys.note_uses, None, uses)
+            store.keys.note_uses(uses)

@@ -21,8 +21,8 @@ from webhookd.journal import (
     DeliveryRow,
     EndpointChanges,
     EventTypeRow,
-    Journal,
     NewEndpoint,
+    Store,
     Ticket,
     endpoints,
 )
@@ -203,7 +203,7 @@ class Services:
     """
 
     router: Router
-    journal: Journal
+    store: Store
     lifecycle: Lifecycle
     keys: KeyRing
     tokens: Tokens | None

@@ -8,7 +8,6 @@ from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
 from webhookd.admin.schemas import Input, Output
 from webhookd.clock import iso
 from webhookd.errors import ErrorCode
-from webhookd.journal import endpoints
 from webhookd.tally import Counts
 from webhookd.trends import Series, Span
 
@@ -60,7 +59,7 @@ async def get_stats(call: Call[StatsQuery, NoBody]) -> Answer:
 async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with the last 24 hours of a webhook, by the hour."""
     services = call.services
-    endpoint = await services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
     found = await services.trends.of_webhooks([endpoint.id])
     return Answer(value=_view(found[endpoint.id]))
 

@@ -11,7 +11,6 @@ from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, 
 from webhookd.admin.ports import Readiness
 from webhookd.admin.schemas import Health, LoopView, ReadinessView, StallView
 from webhookd.clock import iso
-from webhookd.journal import event_types
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
 
@@ -55,7 +54,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
     described: list[tuple[object, Mapping[str, object]]] = []  # the last one, by the catalogue that it is of
 
     async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer:
-        catalogue = await call.services.journal.read(event_types.all)
+        catalogue = await call.services.store.event_types.all()
         if not described or described[0][0] != catalogue:
             described[:] = [(catalogue, describe(all_operations(), catalogue))]
         return Answer(value=described[0][1])

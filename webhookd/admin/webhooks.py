@@ -57,8 +57,8 @@ _document_decoder = msgspec.json.Decoder(dict[str, object])
 
 async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the caller's webhooks."""
-    found = await call.services.journal.read(
-        endpoints.page, call.caller.organization_id, min(call.query.limit, MOST_ROWS), call.query.cursor
+    found = await call.services.store.webhooks.page(
+        call.caller.organization_id, limit=min(call.query.limit, MOST_ROWS), cursor=call.query.cursor
     )
     subjects = list(found.items)
     health = await call.services.router.health(subjects)
@@ -171,7 +171,7 @@ def _condition(preconditions: Preconditions) -> endpoints.Condition:
 
 
 async def _find(call: Call[NoQuery, NoBody] | Call[NoQuery, Rotation]) -> Endpoint:
-    return await call.services.journal.read(endpoints.get, call.path["webhookId"], call.caller.organization_id)
+    return await call.services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
 
 
 async def _view(services: Services, endpoint: Endpoint) -> Webhook:
@@ -220,9 +220,7 @@ async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, o
     """Return what `patch` makes of the endpoint, leaving out what it doesn't name."""
     current_headers: dict[str, str] = {}
     if patch.get("headers") is not None:
-        credentials = await services.journal.read(
-            endpoints.credentials, services.vault, endpoint.pk, services.clock.now()
-        )
+        credentials = await services.store.webhooks.credentials(services.vault, endpoint.pk, services.clock.now())
         if credentials is None:
             raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
         current_headers = {name: value.reveal() for name, value in credentials.headers}

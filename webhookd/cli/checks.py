@@ -22,7 +22,7 @@ from webhookd.cli.health import Readiness
 from webhookd.config import Config
 from webhookd.delivery.custom_headers import reserved
 from webhookd.errors import JournalError, WebhookdError
-from webhookd.journal import SQLITE_VERSION, copy_before_upgrade, endpoints
+from webhookd.journal import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.inspection import Inspection
 from webhookd.keyfile import find_key_place
 
@@ -245,7 +245,7 @@ def headers(subject: Subject) -> Iterator[Finding]:
         return
     unsent = [
         (endpoint.id, name)
-        for endpoint in subject.journal.read(endpoints.all)
+        for endpoint in subject.journal.webhooks()
         for name in endpoint.header_names
         if reserved(name) is not None
     ]

@@ -18,8 +18,6 @@ from webhookd.config import Config
 from webhookd.delivery.policy import resolve
 from webhookd.errors import CommandError
 from webhookd.health import assess
-from webhookd.journal import deliveries, endpoints, events
-from webhookd.journal import rows as journal_rows
 from webhookd.journal.inspection import Inspection, inspect
 from webhookd.models import DeliveryStatus, Endpoint
 
@@ -48,19 +46,18 @@ class JournalSource:
 
     def webhooks(self, limit: int, cursor: str | None) -> Page[Webhook]:
         """Return a page of the webhooks, newest first."""
-        found = self._journal.read(endpoints.page, None, min(limit, MOST_ROWS), cursor)
+        found = self._journal.webhook_page(min(limit, MOST_ROWS), cursor)
         return Page(data=[self._webhook(endpoint) for endpoint in found.items], next_cursor=found.next_cursor)
 
     def webhook(self, webhook_id: str) -> Webhook:
         """Return one webhook."""
-        return self._webhook(self._journal.read(endpoints.get, webhook_id))
+        return self._webhook(self._journal.webhook(webhook_id))
 
     def deliveries(self, webhook_id: str, filters: Filters, limit: int, cursor: str | None) -> Page[DeliveryView]:
         """Return a page of a webhook's deliveries, newest first."""
-        endpoint = self._journal.read(endpoints.get, webhook_id)
+        endpoint = self._journal.webhook(webhook_id)
         status, since, until = (filters.get(name) for name in ("status", "since", "until"))
-        found: journal_rows.Page[journal_rows.DeliveryRow] = self._journal.read(
-            deliveries.page,
+        found = self._journal.delivery_page(
             endpoint.pk,
             status=None if status is None else DeliveryStatus(status),
             event=filters.get("event"),
@@ -74,22 +71,22 @@ class JournalSource:
 
     def delivery(self, delivery_id: str) -> DeliveryDetailView:
         """Return one delivery with its attempts."""
-        detail = self._journal.read(deliveries.get, delivery_id, None)
+        detail = self._journal.delivery(delivery_id)
         return detailed(delivery(detail.row, in_flight=False), detail, {})
 
     def events(self, limit: int, after: str | None) -> Page[EventView]:
         """Return a part of the feed, oldest first."""
-        found = self._journal.read(events.page, None, limit=min(limit, MOST_ROWS), cursor=None, after=after)
+        found = self._journal.event_page(min(limit, MOST_ROWS), after)
         return Page(data=[event(row) for row in found.items], next_cursor=found.next_cursor)
 
     def event(self, event_id: str) -> EventView:
         """Return one event."""
-        return event(self._journal.read(events.get, event_id, None))
+        return event(self._journal.event(event_id))
 
     def _webhook(self, endpoint: Endpoint) -> Webhook:
         defaults = self._config.delivery
         ordering = resolve(endpoint.overrides, defaults).ordering
-        state, queue = self._journal.read(endpoints.health_facts, {endpoint.pk: ordering})[endpoint.pk]
+        state, queue = self._journal.health_facts(endpoint.pk, ordering)
         health = assess(endpoint, state, queue, move=None, sending=False, halted=None, now=time.time())
         view = webhook(endpoint, health, defaults)
         return replace(view, health=replace(view.health, reason=NO_SERVER))

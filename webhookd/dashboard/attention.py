@@ -6,7 +6,7 @@ from webhookd.admin.auth import Permission
 from webhookd.dashboard import words
 from webhookd.dashboard.conditions import condition
 from webhookd.dashboard.pages import Visit
-from webhookd.journal import directory, keys
+from webhookd.journal import directory
 from webhookd.journal.directory import Found, Kind, Order, Wanted
 from webhookd.models import Endpoint
 
@@ -42,9 +42,9 @@ async def concerns(visit: Visit, situation: directory.Situation) -> list[Concern
 async def _of_the_server(visit: Visit) -> list[Concern]:
     if visit.caller.organization_id is not None:
         return []
-    journal, limit = visit.services.journal, visit.services.config.journal.max_bytes
+    store, limit = visit.services.store, visit.services.config.journal.max_bytes
     found = []
-    if journal.is_full:
+    if store.is_full:
         sentence = "The journal's disk has no room: events are refused. Make room and it goes on by itself."
         found.append(Concern(tone="bad", word="disk full", sentence=sentence))
     footprint = await visit.services.footprints.look()
@@ -53,7 +53,7 @@ async def _of_the_server(visit: Visit) -> list[Concern]:
         sentence = f"The journal has {words.size(size)} of the {words.size(limit)} that journal.max_bytes allows."
         found.append(Concern(tone="warn", word="nearly full", sentence=sentence))
     free, whole = footprint.disk_free_bytes, footprint.disk_bytes
-    if free < whole * _LITTLE_ROOM and not journal.is_full:
+    if free < whole * _LITTLE_ROOM and not store.is_full:
         sentence = f"{words.size(free)} are left on the journal's disk of {words.size(whole)}."
         found.append(Concern(tone="warn", word="disk", sentence=sentence))
     return found
@@ -79,7 +79,7 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
     wanted = Wanted(
         organization_id=organization_id, kind=Kind.TROUBLED, order=Order.TROUBLE, descending=True, limit=MOST_WEBHOOKS
     )
-    listed: Found = await services.journal.read(directory.find, wanted, visit.now)
+    listed: Found = await services.store.webhooks.search(wanted, visit.now)
     halted = [one for one in services.router.halted() if organization_id in {None, one.organization_id}]
     known = {one.id for one in halted}
     subjects = [*halted[:MOST_WEBHOOKS], *(one for one in listed.endpoints if one.id not in known)]
@@ -109,7 +109,7 @@ async def _of_keys(visit: Visit) -> list[Concern]:
     organization_id = visit.caller.organization_id
     soon = [
         row
-        for row in await visit.services.journal.read(keys.all)
+        for row in await visit.services.store.keys.all()
         if organization_id in {None, row.organization_id}
         and row.expires_at is not None
         and visit.now < row.expires_at < visit.now + KEY_ENDS_SOON_SECONDS

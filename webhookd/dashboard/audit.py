@@ -15,7 +15,6 @@ from webhookd.clock import iso
 from webhookd.dashboard.moments import read_moment
 from webhookd.dashboard.pages import Visit, answered, page
 from webhookd.errors import ReadTimeoutError
-from webhookd.journal import audit
 from webhookd.journal.audit import Action
 
 ROWS = 50
@@ -87,11 +86,11 @@ async def _chain(visit: Visit, *, asked: bool) -> ChainState | None:
     """Return how the chain is; it is one for the whole server, so who is bound to an organization isn't told."""
     if visit.caller.organization_id is not None:
         return None
-    last = await visit.services.journal.read(audit.last_sequence)
+    last = await visit.services.store.audit.last_sequence()
     if last > CHECKED_UNASKED and not asked:
         return ChainState(tone="idle", word="not checked now", entries=last)
     try:
-        chain = await visit.services.journal.read(audit.verify)
+        chain = await visit.services.store.audit.verify()
     except ReadTimeoutError:
         return ChainState(tone="idle", word="too long to be checked here", entries=last)
     if chain.broken is not None:

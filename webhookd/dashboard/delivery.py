@@ -17,7 +17,7 @@ from webhookd.dashboard.payloads import indented, shown
 from webhookd.dashboard.reasons import REASONS
 from webhookd.delivery.requests import Receiver
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import AttemptRow, DeliveryDetail, audit, deliveries
+from webhookd.journal import AttemptRow, DeliveryDetail, audit
 from webhookd.models import DeliveryStatus, Endpoint, SignatureForm
 
 MOST_ATTEMPTS = 20
@@ -102,7 +102,7 @@ async def retry(visit: Visit) -> Response:
 
 
 async def _detail(visit: Visit) -> DeliveryDetail:
-    return await visit.services.journal.read(deliveries.get, visit.path["deliveryId"], visit.caller.organization_id)
+    return await visit.services.store.deliveries.get(visit.path["deliveryId"], visit.caller.organization_id)
 
 
 async def _values(visit: Visit, detail: DeliveryDetail, before: int | None) -> dict[str, object]:
@@ -172,8 +172,7 @@ async def _signed(
 
 async def _rotated_after(visit: Visit, endpoint: Endpoint, at: float) -> float | None:
     """Return when the secret was changed last, where that was after `at`: what is shown is signed with today's."""
-    found = await visit.services.journal.read(
-        audit.page,
+    found = await visit.services.store.audit.page(
         None,
         actor=None,
         action=audit.Action.WEBHOOK_ROTATE_SECRET,

@@ -20,7 +20,6 @@ from webhookd.dashboard.pages import Form, Visit, answered, page, problems_of
 from webhookd.dashboard.payloads import indented
 from webhookd.envelope import decode_body
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import event_types
 
 ROWS = 100
 _PATH = "/event-types"
@@ -64,7 +63,7 @@ async def add(visit: Visit) -> Response:
 async def one(visit: Visit) -> Response:
     """Show what is said of a name, to be changed by who may."""
     name = visit.path["name"]
-    row = next((row for row in await visit.services.journal.read(event_types.all) if row.name == name), None)
+    row = next((row for row in await visit.services.store.event_types.all() if row.name == name), None)
     if row is None:
         raise Rejected(ErrorCode.NOT_FOUND, f"the catalogue has no {name}")
     values = {

@@ -16,7 +16,7 @@ from webhookd.dashboard.moments import read_moment
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown
 from webhookd.ids import Prefix
-from webhookd.journal import EventRow, deliveries, endpoints, events, searching
+from webhookd.journal import EventRow, searching
 from webhookd.models import OrganizationId
 
 ROWS = 50
@@ -57,13 +57,12 @@ async def search(visit: Visit) -> Response:
     until, until_problem = read_moment(asked.until)
     found = searching.Found(items=[], next_cursor=None, looked_back_to=None)
     if text:
-        rows = await visit.services.journal.read(searching.by_id, organization_id, text, ROWS)
+        rows = await visit.services.store.events.starting_with(organization_id, text, ROWS)
         if any(row.id == text for row in rows) and len(rows) == 1:
             return visit.go(f"/events/{text}")
         found = searching.Found(items=rows, next_cursor=None, looked_back_to=None)
     elif not since_problem and not until_problem:
-        found = await visit.services.journal.read(
-            searching.search,
+        found = await visit.services.store.events.search(
             organization_id,
             pattern=asked.type,
             since=since,
@@ -90,11 +89,9 @@ async def event(visit: Visit) -> Response:
     """Show one event: its payload, and where it went."""
     row = await _event(visit)
     asked = visit.query(DeliveriesPage)
-    journal = visit.services.journal
-    went = await journal.read(
-        deliveries.of_event, row.pk, visit.caller.organization_id, limit=DELIVERIES, cursor=asked.cursor
-    )
-    names = {one.id: one.description or one.url for one in await journal.read(endpoints.all)} if went.items else {}
+    store = visit.services.store
+    went = await store.deliveries.of_event(row.pk, visit.caller.organization_id, limit=DELIVERIES, cursor=asked.cursor)
+    names = {one.id: one.description or one.url for one in await store.webhooks.all()} if went.items else {}
     payload, is_cut = shown(indented(row.body))
     here = f"/events/{row.id}"
     return visit.render(
@@ -119,7 +116,7 @@ async def raw(visit: Visit) -> Response:
 
 
 async def _event(visit: Visit) -> EventRow:
-    return await visit.services.journal.read(events.get, visit.path["eventId"], visit.caller.organization_id)
+    return await visit.services.store.events.get(visit.path["eventId"], visit.caller.organization_id)
 
 
 def _wanted(asked: EventSearch) -> dict[str, str]:

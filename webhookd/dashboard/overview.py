@@ -12,7 +12,6 @@ from webhookd.dashboard.attention import concerns
 from webhookd.dashboard.charts import Chart, Wish, chart
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.journal import directory
 from webhookd.journal.directory import Situation
 from webhookd.tally import Counts
 from webhookd.trends import Point, Series
@@ -50,7 +49,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     services, organization_id, span = visit.services, visit.caller.organization_id, visit.query(StatsQuery).span
 
     async def look() -> Situation:
-        return await services.journal.read(directory.situation, organization_id, visit.now)
+        return await services.store.webhooks.situation(organization_id, visit.now)
 
     async def draw() -> tuple[tuple[Chart, ...], Counts]:
         series = await services.trends.recent(span, organization_id)

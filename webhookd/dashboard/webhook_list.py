@@ -15,7 +15,6 @@ from webhookd.dashboard.conditions import condition
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, page
 from webhookd.health import Health
-from webhookd.journal import directory
 from webhookd.journal.directory import Kind, Order, Wanted
 from webhookd.models import Endpoint
 
@@ -69,7 +68,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         limit=ROWS,
         offset=(query.page - 1) * ROWS,
     )
-    found = await services.journal.read(directory.find, wanted, visit.now)
+    found = await services.store.webhooks.search(wanted, visit.now)
     states = await services.router.health(found.endpoints)
     days = await services.trends.of_webhooks([endpoint.id for endpoint in found.endpoints])
     rows = [

@@ -23,7 +23,6 @@ from webhookd.dashboard.conditions import condition
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page
 from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import deliveries, endpoints, replays
 from webhookd.models import DeliveryStatus, Endpoint
 
 PARTS = ("said", "health", "queue", "latest", "replays")
@@ -36,7 +35,7 @@ _MINUTES = len("2025-01-31T12:00")
 
 async def find(visit: Visit) -> Endpoint:
     """Return the webhook of the path; Rejected NOT_FOUND, also for another organization's."""
-    return await visit.services.journal.read(endpoints.get, visit.path["webhookId"], visit.caller.organization_id)
+    return await visit.services.store.webhooks.get(visit.path["webhookId"], visit.caller.organization_id)
 
 
 async def show_webhook(visit: Visit) -> Response:
@@ -57,7 +56,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     word, tone = condition(endpoint, health)
     inside = await services.router.inside(endpoint)
     in_flight = services.router.in_flight(endpoint.pk)
-    line = await services.journal.read(deliveries.line, endpoint.pk, QUEUE_ROWS)
+    line = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
     call = visit.call(NoQuery(), NoBody(), webhookId=webhook_id)
     latest = await answered(
         ListPage,
@@ -77,7 +76,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "latest": latest.data,
         "stats": await answered(StatsView, get_webhook_stats(call)),
         "day": sparkline(days[webhook_id]),
-        "replays": await services.journal.read(replays.of_endpoint, endpoint.pk, REPLAYS),
+        "replays": await services.store.replays.of_endpoint(endpoint.pk, REPLAYS),
         "overlaps": endpoint.previous_secret_expires_at is not None and endpoint.previous_secret_expires_at > visit.now,
     }
 

@@ -1,39 +1,21 @@
 """The journal: peewee on SQLite, the queue and the only truth. Nothing outside this package knows that it is SQLite."""
 
-from peewee import Database
-
-from webhookd.journal import (
-    audit,
-    census,
-    deliveries,
-    directory,
-    endpoints,
-    event_types,
-    events,
-    idempotency,
-    keys,
-    replays,
-    schedule,
-    searching,
-    statistics,
-    trials,
-)
+from webhookd.journal import audit, directory, endpoints, event_types, idempotency, replays
 from webhookd.journal.backup import check_place
 from webhookd.journal.database import SQLITE_VERSION, copy_before_upgrade
-from webhookd.journal.inspection import Contents
-from webhookd.journal.journal import READ_LIMIT_SECONDS, Journal, open_journal
-from webhookd.journal.master import (
-    MasterKeys,
-    Position,
-    adopt_master_key,
-    begin_change,
-    end_change,
-    forget_master_key,
-    forget_previous,
-    holds_secrets,
-    reseal,
+from webhookd.journal.feed import (
+    DeliveriesQueued,
+    EventTypeAdded,
+    EventTypeRemoved,
+    Feed,
+    KeyAdded,
+    KeyRevoked,
+    WebhookChanged,
+    WebhookDeleted,
 )
-from webhookd.journal.operations import Publish, Ticket, notice
+from webhookd.journal.inspection import Contents
+from webhookd.journal.master import MasterKeys, Position
+from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.restoring import Restored
 from webhookd.journal.restoring import restore as restore_journal
 from webhookd.journal.rows import (
@@ -54,23 +36,32 @@ from webhookd.journal.rows import (
     WindowRequest,
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
+from webhookd.journal.schedule import Bounds, Loaded
+from webhookd.journal.store import READ_LIMIT_SECONDS, Store, open_store
+from webhookd.journal.transactions import finished
 
 __all__ = [
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "AttemptRow",
+    "Bounds",
     "Census",
     "Contents",
-    "Database",
+    "DeliveriesQueued",
     "DeliveryDetail",
     "DeliveryRow",
     "EndpointChanges",
     "EventRow",
+    "EventTypeAdded",
+    "EventTypeRemoved",
     "EventTypeRow",
+    "Feed",
     "InlineRunner",
-    "Journal",
     "KeptAnswer",
+    "KeyAdded",
+    "KeyRevoked",
     "KeyRow",
+    "Loaded",
     "MasterKeys",
     "NewEndpoint",
     "Page",
@@ -80,35 +71,22 @@ __all__ = [
     "ReplayRow",
     "Restored",
     "Runner",
+    "Store",
     "ThreadRunner",
     "Ticket",
+    "WebhookChanged",
+    "WebhookDeleted",
     "Window",
     "WindowRequest",
-    "adopt_master_key",
     "audit",
-    "begin_change",
-    "census",
     "check_place",
     "copy_before_upgrade",
-    "deliveries",
     "directory",
-    "end_change",
     "endpoints",
     "event_types",
-    "events",
-    "forget_master_key",
-    "forget_previous",
-    "holds_secrets",
+    "finished",
     "idempotency",
-    "keys",
-    "notice",
-    "open_journal",
-    "quotas",
+    "open_store",
     "replays",
-    "reseal",
     "restore_journal",
-    "schedule",
-    "searching",
-    "statistics",
-    "trials",
 ]

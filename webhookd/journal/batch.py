@@ -6,17 +6,19 @@ numbers, sequences) is remembered rather than read again; whatever else may have
 """
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 from traceback import clear_frames
 
 import msgspec
 from peewee import Database
 
-from webhookd.errors import ErrorCode, Rejected, WebhookdError
+from webhookd.errors import WebhookdError
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal.bulk import BulkInsert, BulkUpdate
 from webhookd.journal.database import size_bytes
 from webhookd.journal.operations import Call, Operation, Publish, Record
+from webhookd.journal.planning import Numbers, Stored, plan, settle
 from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointStateTable, EventTable
 from webhookd.models import (
     AcceptedEvent,
@@ -24,13 +26,9 @@ from webhookd.models import (
     DeliveryError,
     DeliveryStatus,
     EndpointState,
-    PublishResult,
     QueuedDelivery,
-    Target,
     Trigger,
 )
-
-FULL_RETRY_SECONDS = 5
 
 _IN_CHUNK = 500
 _MOST_REMEMBERED = 10_000
@@ -119,45 +117,29 @@ class Batches:
     def _publish(self, publishes: Sequence[Publish]) -> None:
         if not publishes:
             return
-        known = self._known(publish.event.id for publish in publishes if publish.may_repeat)
-        sequences = self._last_sequences({target.endpoint_pk for publish in publishes for target in publish.targets})
-        event_pk, delivery_pk = self._last_number("events"), self._last_number("deliveries")
-        events: list[tuple[object, ...]] = []
-        deliveries: list[tuple[object, ...]] = []
-        for publish in publishes:
-            event = publish.event
-            publish.event_pk = publish.result = publish.error = None
-            publish.queued = ()
-            if event.id in known:
-                self._answer_again(publish, *known[event.id])
-                continue
-            if self.is_above_bound and not publish.insists:
-                publish.error = full()
-                continue
-            event_pk += 1
-            queued: list[QueuedDelivery] = []
-            for target in publish.targets:
-                if target.endpoint_pk in sequences:
-                    delivery_pk += 1
-                    sequences[target.endpoint_pk] += 1
-                    queued.append(self._queued(delivery_pk, event_pk, event, target, sequences[target.endpoint_pk]))
-            deliveries += [_delivery(delivery, event.type) for delivery in queued]
-            events.append(_event(event_pk, event, len(queued)))
-            known[event.id] = (event.organization_id, len(queued))
-            publish.event_pk = event_pk
-            publish.queued = queued
-            publish.result = PublishResult(id=event.id, deliveries=len(queued), duplicate=False)
+        planned = plan(
+            publishes,
+            known=self._known(publish.event.id for publish in publishes if publish.may_repeat),
+            sequences=self._last_sequences({to.endpoint_pk for publish in publishes for to in publish.targets}),
+            numbers=Numbers(event=self._last_number("events"), delivery=self._last_number("deliveries")),
+            is_full=self.is_above_bound,
+            new_delivery_id=partial(self._ids.new, Prefix.DELIVERY),
+        )
         connection = self._database.connection()
-        _INSERT_EVENT.run(connection, events)
-        _INSERT_DELIVERY.run(connection, deliveries)
-        changed = {delivery.endpoint_pk for publish in publishes for delivery in publish.queued}
-        _UPDATE_SEQUENCE.run(connection, [(pk, sequences[pk]) for pk in changed])
-        self._last_numbers = {"events": event_pk, "deliveries": delivery_pk}
+        stored = planned.stored
+        _INSERT_EVENT.run(connection, [_event(pk, publish.event, len(queued)) for pk, publish, queued in stored])
+        _INSERT_DELIVERY.run(
+            connection, [_delivery(each, publish.event.type) for _, publish, queued in stored for each in queued]
+        )
+        _UPDATE_SEQUENCE.run(connection, list(planned.sequences.items()))
+        self._sequences.update(planned.sequences)
+        self._last_numbers = {"events": planned.numbers.event, "deliveries": planned.numbers.delivery}
+        settle(planned)
 
-    def _known(self, event_ids: Iterable[str]) -> dict[str, tuple[str | None, int]]:
+    def _known(self, event_ids: Iterable[str]) -> dict[str, Stored]:
         """Return what is stored of these ids: whose event it is and how many deliveries it had."""
         wanted = list(dict.fromkeys(event_ids))
-        known: dict[str, tuple[str | None, int]] = {}
+        known: dict[str, Stored] = {}
         for start in range(0, len(wanted), _IN_CHUNK):
             query = EventTable.select(EventTable.id, EventTable.organization_id, EventTable.deliveries).where(
                 EventTable.id.in_(wanted[start : start + _IN_CHUNK])
@@ -185,33 +167,6 @@ class Batches:
             self._last_numbers[table] = 0 if row is None else int(row[0])
         return self._last_numbers[table]
 
-    def _answer_again(self, publish: Publish, organization_id: str | None, count: int) -> None:
-        if organization_id == publish.event.organization_id:
-            publish.result = PublishResult(id=publish.event.id, deliveries=count, duplicate=True)
-        else:
-            publish.error = Rejected(
-                ErrorCode.CONFLICT,
-                f"the id {publish.event.id} belongs to an event of another organization: choose another",
-            )
-
-    def _queued(self, pk: int, event_pk: int, event: AcceptedEvent, target: Target, sequence: int) -> QueuedDelivery:
-        return QueuedDelivery(
-            pk=pk,
-            id=self._ids.new(Prefix.DELIVERY),
-            endpoint_pk=target.endpoint_pk,
-            event_pk=event_pk,
-            ordering_key=event.ordering_key,
-            sequence=sequence,
-            status=target.status,
-            trigger=Trigger.AUTO,
-            attempts=0,
-            refusals=0,
-            backoff_step=0,
-            next_attempt_at=event.accepted_at,
-            created_at=event.accepted_at,
-            expires_at=event.accepted_at + target.max_age_seconds,
-        )
-
     def _record(self, records: Sequence[AttemptRecord]) -> None:
         if not records:
             return
@@ -230,15 +185,6 @@ class Batches:
 def _publishes(operation: Operation) -> Sequence[Publish]:
     """Return what an operation publishes: itself, or the events that tell of it."""
     return (operation,) if isinstance(operation, Publish) else operation.notices
-
-
-def full() -> Rejected:
-    """Return the answer to an event that there is no room for."""
-    return Rejected(
-        ErrorCode.JOURNAL_FULL,
-        "the journal has no room for more events; send it again later",
-        retry_after_seconds=FULL_RETRY_SECONDS,
-    )
 
 
 def _event(pk: int, event: AcceptedEvent, deliveries: int) -> tuple[object, ...]:

@@ -16,11 +16,13 @@ from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.errors import CommandError, JournalError
 from webhookd.hidden import Secret
-from webhookd.journal import audit
+from webhookd.journal import audit, deliveries, endpoints, events
 from webhookd.journal.copies import counters
 from webhookd.journal.database import is_logic_error, refuse_foreign, translated
 from webhookd.journal.master import adopt_master_key, holds_secrets, sealing_key_id
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION
+from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, Page, QueueFacts
+from webhookd.models import DeliveryStatus, Endpoint, EndpointState, Ordering
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,8 +67,61 @@ class Inspection:
         self._path = path
         self._database = database
 
-    def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Ask one of the journal's own queries, on one snapshot; what it raises of its own passes."""
+    def webhooks(self) -> list[Endpoint]:
+        """Return every webhook."""
+        return self._read(endpoints.all)
+
+    def webhook_page(self, limit: int, cursor: str | None) -> Page[Endpoint]:
+        """Return a page of the webhooks, newest first."""
+        return self._read(endpoints.page, None, limit, cursor)
+
+    def webhook(self, endpoint_id: str) -> Endpoint:
+        """Return a webhook; Rejected NOT_FOUND."""
+        return self._read(endpoints.get, endpoint_id)
+
+    def health_facts(self, endpoint_pk: int, ordering: Ordering) -> tuple[EndpointState, QueueFacts]:
+        """Return what the journal knows of the health of a webhook."""
+        return self._read(endpoints.health_facts, {endpoint_pk: ordering})[endpoint_pk]
+
+    def delivery_page(
+        self,
+        endpoint_pk: int,
+        *,
+        status: DeliveryStatus | None,
+        event: str | None,
+        event_id: str | None,
+        since: float | None,
+        until: float | None,
+        limit: int,
+        cursor: str | None,
+    ) -> Page[DeliveryRow]:
+        """Return a page of a webhook's deliveries, newest first; made from `since` on and before `until`."""
+        return self._read(
+            deliveries.page,
+            endpoint_pk,
+            status=status,
+            event=event,
+            event_id=event_id,
+            since=since,
+            until=until,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    def delivery(self, delivery_id: str) -> DeliveryDetail:
+        """Return a delivery with its webhook, its message and its attempts; Rejected NOT_FOUND."""
+        return self._read(deliveries.get, delivery_id, None)
+
+    def event_page(self, limit: int, after: str | None) -> Page[EventRow]:
+        """Return a part of the feed, oldest first, from the event `after` on; Rejected INVALID_CURSOR."""
+        return self._read(events.page, None, limit=limit, cursor=None, after=after)
+
+    def event(self, event_id: str) -> EventRow:
+        """Return an event; Rejected NOT_FOUND."""
+        return self._read(events.get, event_id, None)
+
+    def _read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        # On one snapshot; what the query raises of its own passes.
         with _asking(self._path), self._database.atomic():
             return query(self._database, *args, **kwargs)
 

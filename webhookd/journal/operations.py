@@ -154,11 +154,6 @@ class Call:
 Operation = Publish | Record | Call
 
 
-def notice(event: AcceptedEvent, targets: tuple[Target, ...], committed: Published) -> Publish:
-    """Return an event of webhookd's own that goes to disk with what it tells of."""
-    return Publish(event, targets, committed, lane=None, insists=True, may_repeat=False)
-
-
 def size_of(operation: Operation) -> int:
     """Return roughly what an operation adds to the log."""
     if not isinstance(operation, Publish):

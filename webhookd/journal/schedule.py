@@ -4,12 +4,19 @@
 unseen: what lies further ahead than any wait can be is brought in.
 """
 
+from collections.abc import Callable
+
 from msgspec import Struct
 from peewee import SQL, Database, Field, Model, Query, fn
 
+from webhookd.delivery import breaker
+from webhookd.journal import endpoints
 from webhookd.journal.bulk import Connection, sql_of
 from webhookd.journal.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
-from webhookd.models import DeliveryError
+from webhookd.models import Credentials, DeliveryError, Endpoint, EndpointState
+from webhookd.secrets import Vault
+
+Loaded = tuple[Endpoint, Credentials, EndpointState]
 
 _ROUNDING_SECONDS = 0.01
 _TO_BE_SENT = SQL("status IN ('pending', 'parked')")
@@ -45,6 +52,31 @@ def move(database: Database, seconds: float) -> None:
     columns = (state.retry_at, state.paused_until, state.failing_since, state.last_failure_at, state.recovered_at)
     _add(state, seconds, *columns).execute(database)
     _add(EndpointTable, seconds, EndpointTable.previous_secret_expires_at).execute(database)
+
+
+def load(
+    database: Database, vault: Vault, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]
+) -> tuple[Loaded | None, bool]:
+    """Return an endpoint with its secrets and state, and whether anything of it lies further ahead than it can."""
+    credentials = endpoints.credentials(database, vault, endpoint_pk, clock())
+    if credentials is None:
+        return None, False
+    # After the first query, which fixes what is seen: all of it is from before, however long this waited for its turn.
+    now = clock()
+    state = endpoints.state(database, endpoint_pk)
+    beyond = _within(state, bounds, now) != state or is_beyond(database, endpoint_pk, bounds, now)
+    return (endpoints.by_pk(database, endpoint_pk)[0], credentials, state), beyond
+
+
+def bring_in(database: Database, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
+    """Bring an endpoint's state, and what it has queued, back within `bounds`."""
+    now, state = clock(), endpoints.state(database, endpoint_pk)
+    endpoints.set_state(database, endpoint_pk, _within(state, bounds, now))
+    rein_in(database, endpoint_pk, bounds, now, state.last_failure_at)
+
+
+def _within(state: EndpointState, bounds: Bounds, now: float) -> EndpointState:
+    return breaker.reined_in(state, now=now, retry_seconds=bounds.retry_seconds, pause_seconds=bounds.throttled_seconds)
 
 
 def is_beyond(database: Database, endpoint_pk: int, bounds: Bounds, now: float) -> bool:

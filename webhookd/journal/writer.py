@@ -28,11 +28,12 @@ import trio
 from peewee import Database
 
 from webhookd.errors import ErrorCode, JournalError, Rejected, WebhookdError
-from webhookd.journal.batch import Batches, full
+from webhookd.journal.batch import Batches
 from webhookd.journal.database import JournalFullError, is_logic_error, translated
 from webhookd.journal.fair_queue import FairQueue
 from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record, divides, is_kept
+from webhookd.journal.planning import full
 from webhookd.journal.reserve import Reserve
 from webhookd.journal.runners import Runner
 from webhookd.logs import get_logger

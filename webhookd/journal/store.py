@@ -1,24 +1,32 @@
-"""The journal: the queue, the history and the only truth, in one SQLite file.
+"""The store: the queue, the history and the only truth, in one SQLite file, the journal.
 
     submit (one step) -> batch -> one transaction, synced -> results, callbacks, wake-ups
 
 What was acknowledged is on disk. There is one connection that writes and checkpoints, and a few that only read; both
-kinds make their blocking calls through a `Runner`. This facade is also the seam: nothing outside this package knows
-that it is SQLite.
+kinds make their blocking calls through a `Runner`. All that the program asks of it has a name: the methods here are
+for events and attempts, those of `webhooks`, `deliveries` and the others for the rest. What a commit has changed is
+told by the `feed`. Nothing outside this package knows that it is SQLite.
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import trio
 from peewee import Database
 
 from webhookd.clock import Clock
 from webhookd.ids import IdFactory
-from webhookd.journal import idempotency, replays, retention, sealing
+from webhookd.journal import census, idempotency, replays, retention, sealing
+from webhookd.journal.administration import (
+    AuditLog,
+    EventTypes,
+    KeptAnswers,
+    Keys,
+    MasterKeyState,
+    Statistics,
+)
 from webhookd.journal.backup import Report, back_up
 from webhookd.journal.batch import Batches
 from webhookd.journal.database import (
@@ -30,19 +38,20 @@ from webhookd.journal.database import (
     leave_log,
     open_writer,
 )
+from webhookd.journal.feed import DeliveriesQueued, Feed
+from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.inspection import Contents
 from webhookd.journal.log import WriteAheadLog
-from webhookd.journal.operations import Call, Publish, Published, Record, Ticket
+from webhookd.journal.operations import Publish, Record, Ticket
 from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
 from webhookd.journal.reserve import Reserve
-from webhookd.journal.rows import Window, WindowRequest
+from webhookd.journal.rows import Census, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
+from webhookd.journal.transactions import Transactions
+from webhookd.journal.webhooks import Webhooks
 from webhookd.journal.writer import Writer
 from webhookd.metrics import Measures
-from webhookd.models import AcceptedEvent, AttemptRecord, Message, PublishResult, Target
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from webhookd.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
 
 READERS = 3
 READ_LIMIT_SECONDS = 5.0
@@ -52,7 +61,7 @@ EXPIRED_A_STEP = 500
 
 
 @asynccontextmanager
-async def open_journal(
+async def open_store(
     path: Path,
     *,
     clock: Clock,
@@ -61,7 +70,7 @@ async def open_journal(
     read_runner: Runner | None = None,
     max_bytes: int | None = None,
     measures: Measures | None = None,
-) -> AsyncIterator["Journal"]:
+) -> AsyncIterator["Store"]:
     """Open the journal for this process alone, making or migrating it as needed; commits count in `measures`.
 
     Raises CommandError where another process has it, JournalError where the file can't be used.
@@ -78,7 +87,7 @@ async def open_journal(
             limit = ReadLimit(READ_LIMIT_SECONDS)
             readers = Readers([Reader(path, limit) for _ in range(READERS)], read_runner or ThreadRunner(READERS))
             try:
-                journal = Journal(
+                store = Store(
                     path=path,
                     database=database,
                     readers=readers,
@@ -89,9 +98,9 @@ async def open_journal(
                     measures=measures or Measures(),
                 )
                 try:
-                    yield journal
+                    yield store
                 finally:
-                    if journal.has_failed:
+                    if store.has_failed:
                         leave_log(database)
             finally:
                 readers.close()
@@ -99,8 +108,8 @@ async def open_journal(
             database.close()
 
 
-class Journal:
-    """The journal of one server; made by `open_journal`, and it writes while `run` runs."""
+class Store:
+    """The store of one server; made by `open_store`, and it writes while `run` runs."""
 
     def __init__(
         self,
@@ -130,6 +139,18 @@ class Journal:
             reserve=reserve,
             measures=measures,
         )
+        self.feed = Feed()
+        self.transactions = Transactions(self._writer, readers)
+        self.webhooks = Webhooks(self.transactions, self.feed)
+        self.events = Events(self.transactions)
+        self.deliveries = Deliveries(self.transactions)
+        self.replays = Replays(self.transactions)
+        self.event_types = EventTypes(self.transactions, self.feed)
+        self.keys = Keys(self.transactions, self.feed)
+        self.audit = AuditLog(self.transactions)
+        self.kept_answers = KeptAnswers(self.transactions)
+        self.statistics = Statistics(self.transactions)
+        self.master_key = MasterKeyState(self.transactions)
         self._readers = readers
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
@@ -185,12 +206,13 @@ class Journal:
         while the disk is full, since it is what makes room.
         """
         while True:
-            await self._forget(idempotency.prune, now())
+            insist = self.transactions.insist
+            await insist(idempotency.prune, now())
             await self._forget_expired_secrets(now)
             before = now() - retention_days * 86_400
-            await self._forget(replays.prune, before)
+            await insist(replays.prune, before)
             rows = retention.FIRST_ROWS
-            while (pruned := await self._forget(retention.prune, before, rows)).rows:
+            while (pruned := await insist(retention.prune, before, rows)).rows:
                 rows = retention.next_rows(rows, pruned.seconds)
                 await self._give_back_pages()
             await self._give_back_pages()
@@ -200,15 +222,12 @@ class Journal:
         are_left = True
         while are_left:
             await trio.sleep(RETENTION_PAUSE_SECONDS)
-            are_left = await self._forget(retention.give_back_pages)
-
-    async def _forget(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.insist(change, None, *args, **kwargs).wait()
+            are_left = await self.transactions.insist(retention.give_back_pages)
 
     async def _forget_expired_secrets(self, now: Callable[[], float]) -> None:
-        pks = await self.read(sealing.expired, now())
+        pks = await self.transactions.read(sealing.expired, now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
-            await self._forget(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], now())
+            await self.transactions.insist(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
         """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.
@@ -244,20 +263,22 @@ class Journal:
         self,
         event: AcceptedEvent,
         targets: tuple[Target, ...],
-        committed: Published,
         *,
         lane: Hashable = None,
         may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
-        Events of one `lane` are stored in their order; lanes take turns. `committed` runs on the loop after the commit,
-        whether anybody waits or not, with the deliveries that are now queued, a part of them at a time. Without
-        `may_repeat` its id is known to be new.
+        Events of one `lane` are stored in their order; lanes take turns. Without `may_repeat` its id is known to be
+        new.
         """
-        operation = Publish(event, targets, committed, lane=lane, insists=False, may_repeat=may_repeat)
+        operation = Publish(event, targets, self._queued, lane=lane, insists=False, may_repeat=may_repeat)
         self._writer.submit(operation)
         return operation.ticket
+
+    def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
+        """Return an event of webhookd's own, to be submitted with what it tells of."""
+        return Publish(event, targets, self._queued, lane=None, insists=True, may_repeat=False)
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         """Submit an attempt with what it made of its delivery and endpoint, and the events that tell of that."""
@@ -265,82 +286,9 @@ class Journal:
         self._writer.submit(operation)
         return operation.ticket
 
-    def write_nowait(
-        self,
-        change: Callable[Concatenate[Database, P], T],
-        committed: Callable[[T], None] | None,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Ticket[T]:
-        """Submit a change, which runs in a savepoint of its own: a Rejected that it raises undoes it alone."""
-        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=False)
-
-    def insist(
-        self,
-        change: Callable[Concatenate[Database, P], T],
-        committed: Callable[[T], None] | None,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Ticket[T]:
-        """Submit a change that nobody can ask for again: it waits while the disk is full, where others fail."""
-        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True)
-
-    def insist_and_tell(
-        self,
-        change: Callable[Concatenate[Database, P], T],
-        committed: Callable[[T], None] | None,
-        tell: Callable[[T], Sequence[Publish]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Ticket[T]:
-        """Submit a change as `insist` does, and in the same commit the events that tell of its result.
-
-        `tell` is called in the writer's thread.
-        """
-        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True, tell=tell)
-
-    def divide(
-        self,
-        change: Callable[Concatenate[Database, P], T],
-        committed: Callable[[T], None] | None,
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Ticket[T]:
-        """Submit a change as `insist` does, between what was submitted before it and all that comes after.
-
-        Elsewhere what has to wait for room may be passed. An event that would have to is refused.
-        """
-        return self._submit(lambda database: change(database, *args, **kwargs), committed, insists=True, divides=True)
-
-    def _submit(
-        self,
-        change: Callable[[Database], T],
-        committed: Callable[[T], None] | None,
-        *,
-        insists: bool,
-        divides: bool = False,
-        tell: Callable[[T], Sequence[Publish]] | None = None,
-    ) -> Ticket[T]:
-        operation = Call(
-            change,
-            cast("Callable[[object], None] | None", committed),
-            insists=insists,
-            divides=divides,
-            tell=cast("Callable[[object], Sequence[Publish]] | None", tell),
-        )
-        self._writer.submit(operation)
-        return cast("Ticket[T]", operation.ticket)
-
-    async def write(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""
-        ticket = self.write_nowait(change, None, *args, **kwargs)
-        with trio.CancelScope(shield=True):
-            result = await ticket.wait()
-        return result  # noqa: RET504 - to mypy the scope may swallow the return
-
-    async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query on one snapshot; ReadTimeoutError past 5 s."""
-        return await self._readers.run(lambda database: query(database, *args, **kwargs))
+    async def take_census(self) -> Census:
+        """Count what waits and how the webhooks are, for the metrics; it walks over whole indexes."""
+        return await self.transactions.read(census.take)
 
     async def window(self, request: WindowRequest) -> Window:
         """Return a window of an endpoint's queue, as of a moment after this call."""
@@ -356,6 +304,9 @@ class Journal:
             for pk, one in found.items():
                 self._messages.put(pk, one)
         return message
+
+    def _queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        self.feed.tell(DeliveriesQueued(deliveries))
 
     def _remember(self, publish: Publish) -> None:
         assert publish.event_pk is not None  # noqa: S101 - the writer tells of stored events alone

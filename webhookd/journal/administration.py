@@ -1,0 +1,218 @@
+"""What the store holds next to webhooks and deliveries: catalogue, API keys, audit log, kept answers, statistics."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from webhookd.hidden import Secret
+from webhookd.journal import audit, event_types, idempotency, keys, master, quotas, statistics
+from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, Feed, KeyAdded, KeyRevoked
+from webhookd.journal.operations import Ticket
+from webhookd.journal.rows import EventTypeRow, KeptAnswer, KeyRow, Page
+from webhookd.journal.transactions import Transactions, finished
+from webhookd.secrets import Vault
+from webhookd.secrets import key_id as master_key_id
+from webhookd.tally import Counts, Key, Row
+
+
+class EventTypes:
+    """The catalogue of event types."""
+
+    def __init__(self, transactions: Transactions, feed: Feed) -> None:
+        self._transactions = transactions
+        self._feed = feed
+
+    async def all(self) -> list[EventTypeRow]:
+        """Return the whole catalogue, by name."""
+        return await self._transactions.read(event_types.all)
+
+    async def put(
+        self, row: EventTypeRow, now: float, *, entry: audit.Deed | None, condition: event_types.Condition | None
+    ) -> EventTypeRow:
+        """Add a name, or replace what is said of it; Rejected where `condition` raises it."""
+        put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
+        return await self._transactions.submit(
+            lambda database: put(database, row, now, condition=condition),
+            lambda stored: self._feed.tell(EventTypeAdded(stored.name)),
+        ).wait()
+
+    async def delete(self, name: str, *, entry: audit.Deed | None, condition: event_types.Condition | None) -> None:
+        """Take a name out; Rejected NOT_FOUND, or where `condition` raises it."""
+        delete = audit.recorded(event_types.delete, entry, lambda _: (name, None))
+        await self._transactions.submit(
+            lambda database: delete(database, name, condition=condition),
+            lambda _: self._feed.tell(EventTypeRemoved(name)),
+        ).wait()
+
+
+class Keys:
+    """The API keys, of which the journal knows hashes alone."""
+
+    def __init__(self, transactions: Transactions, feed: Feed) -> None:
+        self._transactions = transactions
+        self._feed = feed
+
+    async def all(self) -> list[KeyRow]:
+        """Return every key, oldest first; expired ones too."""
+        return await self._transactions.read(keys.all)
+
+    async def create(self, row: KeyRow, *, most: int, entry: audit.Deed | None) -> KeyRow:
+        """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
+        insert = audit.recorded(quotas.insert_key, entry, keys.about)
+        return await self._transactions.submit(
+            lambda database: insert(database, row, most=most), lambda stored: self._feed.tell(KeyAdded(stored))
+        ).wait()
+
+    async def create_first(self, row: KeyRow, entry: audit.Deed) -> bool:
+        """Store a key, and who made it, if the journal holds none yet; return whether it did."""
+        return await self._transactions.write(keys.insert_first, row, entry)
+
+    async def revoke(self, key_id: str, organization_id: str | None, entry: audit.Deed | None) -> KeyRow:
+        """Remove a key; Rejected NOT_FOUND, for another organization's key too."""
+        revoke = audit.recorded(keys.revoke, entry, keys.about)
+        return await self._transactions.submit(
+            lambda database: revoke(database, key_id, organization_id), lambda row: self._feed.tell(KeyRevoked(row))
+        ).wait()
+
+    def note_uses(self, uses: Mapping[str, float]) -> Ticket[None]:
+        """Store when keys were used last, by id; one that has been revoked since stays so."""
+        return self._transactions.submit(lambda database: keys.note_uses(database, uses))
+
+
+class AuditLog:
+    """Who changed what; changes add their entries themselves."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def append(self, entry: audit.Deed, what: str, organization_id: str | None) -> None:
+        """Add an entry for what changes nothing in the journal."""
+        await self._transactions.write(audit.append, entry, what, organization_id)
+
+    async def page(
+        self,
+        organization_id: str | None,
+        *,
+        actor: str | None = None,
+        action: audit.Action | None = None,
+        what: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        limit: int,
+        cursor: str | None = None,
+    ) -> Page[audit.AuditRow]:
+        """Return a page of the log, newest first; of one organization where one is given."""
+        return await self._transactions.read(
+            audit.page,
+            organization_id,
+            actor=actor,
+            action=action,
+            what=what,
+            since=since,
+            until=until,
+            limit=limit,
+            cursor=cursor,
+        )
+
+    async def last_sequence(self) -> int:
+        """Return the number of the last entry, 0 without any."""
+        return await self._transactions.read(audit.last_sequence)
+
+    async def verify(self) -> audit.Chain:
+        """Follow the chain of hashes from its start to its end, or to where it breaks."""
+        return await self._transactions.read(audit.verify)
+
+
+class KeptAnswers:
+    """The answers that are kept for Idempotency-Keys."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def find(self, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
+        """Return the answer kept for a key, None where there is none younger than a day."""
+        return await self._transactions.read(idempotency.find, caller, route, key, now)
+
+    def begin(self, begun: KeptAnswer) -> Ticket[None]:
+        """Note that a request is begun, in place of an older answer; `begun.status` is `BEGUN`."""
+        return self._transactions.submit(lambda database: idempotency.begin(database, begun))
+
+    def keep(self, vault: Vault, answer: KeptAnswer, plain: bytes) -> Ticket[None]:
+        """Keep an answer, in place of an older one; `plain` is what `answer.sealed` becomes."""
+        return self._transactions.submit(
+            lambda database: idempotency.keep(database, vault, answer, plain), insists=True
+        )
+
+    def forget(self, caller: str, route: str, key: str) -> Ticket[None]:
+        """Forget a request, so that it is done when it is sent again."""
+        return self._transactions.submit(
+            lambda database: idempotency.forget(database, caller, route, key), insists=True
+        )
+
+
+class Statistics:
+    """The counts of past periods."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def running(self, now: float) -> list[Row]:
+        """Return the rows of every period that has not ended yet."""
+        return await self._transactions.read(statistics.running, now)
+
+    async def find(self, *, seconds: int, starts: Sequence[int], subjects: Sequence[str]) -> dict[Key, Counts]:
+        """Return the rows there are of these subjects, for periods of that length with these starts."""
+        return await self._transactions.read(statistics.find, seconds=seconds, starts=starts, subjects=subjects)
+
+    def put(self, rows: Sequence[Row]) -> Ticket[None]:
+        """Store rows as they are now, each in place of the one with its key."""
+        encoded = statistics.encode(rows)
+        return self._transactions.submit(lambda database: statistics.put(database, encoded))
+
+    async def prune(self, now: float, rows: int) -> bool:
+        """Delete what is past keeping, at most `rows` of each length; return whether there may be more."""
+        return await self._transactions.write(statistics.prune, now, rows)
+
+
+class MasterKeyState:
+    """Which master key is this journal's, and how far a rotation of it has come.
+
+    `committed` is called on the loop, before anything else is written.
+    """
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+    async def holds_secrets(self) -> bool:
+        """Whether the journal holds a secret that a new master key couldn't open."""
+        return await self._transactions.read(master.holds_secrets)
+
+    async def forget(self) -> None:
+        """Let a journal that holds no secret take another master key as its own."""
+        await self._transactions.write(master.forget_master_key)
+
+    async def adopt(self, installed: Secret[bytes]) -> master.MasterKeys:
+        """Return the journal's keys, given the one that was found; MasterKeyError where it is another journal's."""
+        return await self._transactions.insist(master.adopt_master_key, installed)
+
+    async def begin_rotation(
+        self,
+        keys: master.MasterKeys,
+        new: Secret[bytes],
+        *,
+        entry: audit.Deed | None,
+        committed: Callable[[master.MasterKeys], None],
+    ) -> None:
+        """Make `new` the key that seals; everything stays openable with the key that is installed."""
+        change = audit.recorded(master.begin_change, entry, lambda _: (master_key_id(new).hex(), None))
+        await finished(self._transactions.submit(lambda database: change(database, keys, new), committed))
+
+    async def reseal(self, vault: Vault, position: master.Position, limit: int) -> tuple[master.Position | None, int]:
+        """Seal the next rows under the vault's key; return where to go on (None: all is done) and how many it were."""
+        return await self._transactions.insist(master.reseal, vault, position, limit)
+
+    async def forget_previous(self, committed: Callable[[None], None]) -> None:
+        """Delete the previous key: nothing is sealed with it any more."""
+        await self._transactions.submit(master.forget_previous, committed, insists=True).wait()
+
+    async def end_rotation(self, committed: Callable[[None], None]) -> None:
+        """End a rotation: the key that seals is the one that is found in its place."""
+        await self._transactions.submit(master.end_change, committed, insists=True).wait()

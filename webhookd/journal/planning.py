@@ -1,0 +1,132 @@
+"""What a batch of events means, worked out before anything is written: duplicates, rows, sequences and results.
+
+Pure: whoever carries a plan out says what is stored already, and writes what the plan holds in one transaction.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal.operations import Publish
+from webhookd.models import AcceptedEvent, PublishResult, QueuedDelivery, Target, Trigger
+
+FULL_RETRY_SECONDS = 5
+
+Stored = tuple[str | None, int]
+"""Of an event that is stored: its organization, and how many deliveries it had."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """The row numbers that were given last."""
+
+    event: int
+    delivery: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Plan:
+    """What is to be written; each operation's result is set by `settle`, once it is known that it can be.
+
+    `sequences` are the last ones of the endpoints that get something, by row number.
+    """
+
+    numbers: Numbers
+    stored: list[tuple[int, Publish, list[QueuedDelivery]]] = field(default_factory=list)
+    answered: list[tuple[Publish, PublishResult | Rejected]] = field(default_factory=list)
+    sequences: dict[int, int] = field(default_factory=dict)
+
+
+def plan(
+    publishes: Sequence[Publish],
+    *,
+    known: Mapping[str, Stored],
+    sequences: Mapping[int, int],
+    numbers: Numbers,
+    is_full: bool,
+    new_delivery_id: Callable[[], str],
+) -> Plan:
+    """Return what publishing these events, in this order, writes.
+
+    `known` are the stored events among theirs by id, `sequences` the last sequence of each endpoint that there still
+    is: a target that isn't among them has been deleted and drops out. Where the store `is_full`, only what insists is
+    stored.
+    """
+    event_pk, delivery_pk = numbers.event, numbers.delivery
+    seen, last = dict(known), dict[int, int]()
+    planned = Plan(numbers=numbers)
+    for publish in publishes:
+        event = publish.event
+        if (stored := seen.get(event.id)) is not None:
+            planned.answered.append((publish, _again(event, stored)))
+            continue
+        if is_full and not publish.insists:
+            planned.answered.append((publish, full()))
+            continue
+        event_pk += 1
+        queued: list[QueuedDelivery] = []
+        for target in publish.targets:
+            before = last.get(target.endpoint_pk, sequences.get(target.endpoint_pk))
+            if before is not None:
+                delivery_pk += 1
+                last[target.endpoint_pk] = before + 1
+                queued.append(
+                    _queued(delivery_pk, event_pk, event, target, delivery_id=new_delivery_id(), sequence=before + 1)
+                )
+        planned.stored.append((event_pk, publish, queued))
+        seen[event.id] = (event.organization_id, len(queued))
+    planned.sequences = last
+    planned.numbers = Numbers(event=event_pk, delivery=delivery_pk)
+    return planned
+
+
+def settle(planned: Plan) -> None:
+    """Set each operation's result, as of the transaction that the plan is part of."""
+    for event_pk, publish, queued in planned.stored:
+        publish.event_pk, publish.queued, publish.error = event_pk, queued, None
+        publish.result = PublishResult(id=publish.event.id, deliveries=len(queued), duplicate=False)
+    for publish, answer in planned.answered:
+        publish.event_pk, publish.queued, publish.result, publish.error = None, (), None, None
+        if isinstance(answer, Rejected):
+            publish.error = answer
+        else:
+            publish.result = answer
+
+
+def full() -> Rejected:
+    """Return the answer to an event that there is no room for."""
+    return Rejected(
+        ErrorCode.JOURNAL_FULL,
+        "the journal has no room for more events; send it again later",
+        retry_after_seconds=FULL_RETRY_SECONDS,
+    )
+
+
+def _again(event: AcceptedEvent, stored: Stored) -> PublishResult | Rejected:
+    organization_id, count = stored
+    if organization_id == event.organization_id:
+        return PublishResult(id=event.id, deliveries=count, duplicate=True)
+    return Rejected(
+        ErrorCode.CONFLICT, f"the id {event.id} belongs to an event of another organization: choose another"
+    )
+
+
+def _queued(
+    pk: int, event_pk: int, event: AcceptedEvent, target: Target, *, delivery_id: str, sequence: int
+) -> QueuedDelivery:
+    return QueuedDelivery(
+        pk=pk,
+        id=delivery_id,
+        endpoint_pk=target.endpoint_pk,
+        event_pk=event_pk,
+        ordering_key=event.ordering_key,
+        sequence=sequence,
+        status=target.status,
+        trigger=Trigger.AUTO,
+        attempts=0,
+        refusals=0,
+        backoff_step=0,
+        next_attempt_at=event.accepted_at,
+        created_at=event.accepted_at,
+        expires_at=event.accepted_at + target.max_age_seconds,
+    )

@@ -1,0 +1,67 @@
+"""How the named methods of the store reach the database: queries on a snapshot, changes in the next group commit."""
+
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+import trio
+from peewee import Database
+
+from webhookd.journal.operations import Call, Publish, Ticket
+from webhookd.journal.reader import Readers
+from webhookd.journal.writer import Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Transactions:
+    """Runs queries and changes; only the journal's own modules know what a `Database` is."""
+
+    def __init__(self, writer: Writer, readers: Readers) -> None:
+        self._writer = writer
+        self._readers = readers
+
+    async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a query on one snapshot; ReadTimeoutError past 5 s."""
+        return await self._readers.run(lambda database: query(database, *args, **kwargs))
+
+    def submit(
+        self,
+        change: Callable[[Database], T],
+        committed: Callable[[T], None] | None = None,
+        *,
+        insists: bool = False,
+        divides: bool = False,
+        tell: Callable[[T], Sequence[Publish]] | None = None,
+    ) -> Ticket[T]:
+        """Submit a change, which runs in a savepoint of its own: a Rejected that it raises undoes it alone.
+
+        `committed` is called on the loop after the commit. One that `insists` can't be asked for again, so it waits
+        while the disk is full, where others fail. One that `divides` stays between what was submitted before and after
+        it; elsewhere what has to wait for room may be passed. `tell` returns the events that tell of the result, which
+        are in the same commit; it is called in the writer's thread.
+        """
+        operation = Call(
+            change,
+            cast("Callable[[object], None] | None", committed),
+            insists=insists,
+            divides=divides,
+            tell=cast("Callable[[object], Sequence[Publish]] | None", tell),
+        )
+        self._writer.submit(operation)
+        return cast("Ticket[T]", operation.ticket)
+
+    async def write(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""
+        return await finished(self.submit(lambda database: change(database, *args, **kwargs)))
+
+    async def insist(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a change that nobody can ask for again: it waits while the disk is full."""
+        return await self.submit(lambda database: change(database, *args, **kwargs), insists=True).wait()
+
+
+async def finished(ticket: Ticket[T]) -> T:
+    """Return what was submitted once it is on disk, even if the caller is canceled meanwhile."""
+    with trio.CancelScope(shield=True):
+        result = await ticket.wait()
+    return result  # noqa: RET504 - to mypy the scope may swallow the return

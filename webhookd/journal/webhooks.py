@@ -1,0 +1,181 @@
+"""Webhooks in the store: their settings, secrets and state, and what a change of them makes of their past."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from peewee import Database
+
+from webhookd.delivery.renewal import renew
+from webhookd.hidden import Secret
+from webhookd.journal import audit, directory, endpoints, quotas, schedule
+from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
+from webhookd.journal.operations import Publish, Ticket
+from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts
+from webhookd.journal.transactions import Transactions, finished
+from webhookd.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
+from webhookd.secrets import Vault
+
+
+class Webhooks:
+    """The webhooks; a deleted one is found by its row number alone.
+
+    Changes raise Rejected NOT_FOUND, or what their `condition` raises in their own transaction of the webhook as it is.
+    """
+
+    def __init__(self, transactions: Transactions, feed: Feed) -> None:
+        self._transactions = transactions
+        self._feed = feed
+
+    async def all(self) -> list[Endpoint]:
+        """Return every webhook."""
+        return await self._transactions.read(endpoints.all)
+
+    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> Page[Endpoint]:
+        """Return a page of the webhooks, newest first; of one organization where one is given."""
+        return await self._transactions.read(endpoints.page, organization_id, limit, cursor)
+
+    async def search(self, wanted: directory.Wanted, now: float) -> directory.Found:
+        """Return the part of the sorted list that is wanted, and how many there are in all."""
+        return await self._transactions.read(directory.find, wanted, now)
+
+    async def situation(self, organization_id: str | None, now: float) -> directory.Situation:
+        """Count what waits and how the webhooks are: of one organization, or of all."""
+        return await self._transactions.read(directory.situation, organization_id, now)
+
+    async def get(self, endpoint_id: str, organization_id: str | None = None) -> Endpoint:
+        """Return a webhook; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
+        return await self._transactions.read(endpoints.get, endpoint_id, organization_id)
+
+    async def by_pk(self, endpoint_pk: int) -> tuple[Endpoint, bool]:
+        """Return a webhook by its row number, and whether it has been deleted."""
+        return await self._transactions.read(endpoints.by_pk, endpoint_pk)
+
+    async def credentials(self, vault: Vault, endpoint_pk: int, now: float) -> Credentials | None:
+        """Open a webhook's secrets; None once it is deleted, MasterKeyError for a value that doesn't open."""
+        return await self._transactions.read(endpoints.credentials, vault, endpoint_pk, now)
+
+    async def state(self, endpoint_pk: int) -> EndpointState:
+        """Return what a webhook's past means for its next request; a clean one for a deleted webhook."""
+        return await self._transactions.read(endpoints.state, endpoint_pk)
+
+    async def load(
+        self, vault: Vault, endpoint_pk: int, bounds: schedule.Bounds, clock: Callable[[], float]
+    ) -> tuple[schedule.Loaded | None, bool]:
+        """Return a webhook, its secrets and its state as of one moment (None once it is deleted).
+
+        The second value says whether anything of it lies further ahead than `bounds` allow.
+        """
+        return await self._transactions.read(schedule.load, vault, endpoint_pk, bounds, clock)
+
+    async def bring_in(self, endpoint_pk: int, bounds: schedule.Bounds, clock: Callable[[], float]) -> None:
+        """Bring what lies too far ahead of a webhook back within `bounds`."""
+        await self._transactions.insist(schedule.bring_in, endpoint_pk, bounds, clock)
+
+    async def health_facts(self, orderings: Mapping[int, Ordering]) -> dict[int, tuple[EndpointState, QueueFacts]]:
+        """Return what the journal knows of the health of webhooks, by row number."""
+        return await self._transactions.read(endpoints.health_facts, orderings)
+
+    async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: audit.Deed | None) -> Endpoint:
+        """Register a webhook; Rejected QUOTA_EXCEEDED where its organization has `most`."""
+        insert = audit.recorded(quotas.insert_endpoint, entry, endpoints.about)
+        return await self._transactions.submit(
+            lambda database: insert(database, vault, new, most=most), self._changed_settings
+        ).wait()
+
+    async def update(
+        self,
+        vault: Vault,
+        endpoint_id: str,
+        changes: EndpointChanges,
+        now: float,
+        *,
+        entry: audit.Deed | None,
+        condition: endpoints.Condition | None,
+    ) -> Endpoint:
+        """Change what `changes` names, and the webhook's past as `renew` says."""
+
+        def change(database: Database) -> WebhookChanged:
+            before = endpoints.get(database, endpoint_id)
+            headers = _headers(database, vault, before, now)
+            after = endpoints.update(database, vault, endpoint_id, changes, now, condition=condition)
+            has_new_secrets = headers != _headers(database, vault, after, now)
+            return _renewed(database, before, after, now, has_new_secrets=has_new_secrets)
+
+        return await self._change(change, entry)
+
+    async def rotate(
+        self,
+        vault: Vault,
+        endpoint_id: str,
+        now: float,
+        *,
+        secret: Secret[str],
+        secret_hint: str,
+        overlap_seconds: float,
+        entry: audit.Deed | None,
+        condition: endpoints.Condition | None,
+    ) -> Endpoint:
+        """Make `secret` the current one; the previous one signs next to it for the overlap."""
+
+        def change(database: Database) -> WebhookChanged:
+            before = endpoints.get(database, endpoint_id)
+            after = endpoints.rotate(
+                database, vault, endpoint_id, secret, secret_hint, overlap_seconds, now, condition=condition
+            )
+            return _renewed(database, before, after, now, has_new_secrets=True)
+
+        return await self._change(change, entry)
+
+    async def delete(
+        self, endpoint_id: str, now: float, *, entry: audit.Deed | None, condition: endpoints.Condition | None
+    ) -> Endpoint:
+        """Delete a webhook with its secrets; what it has queued is for `Deliveries.cancel`."""
+        delete = audit.recorded(endpoints.delete, entry, endpoints.about)
+        return await self._transactions.submit(
+            lambda database: delete(database, endpoint_id, now, condition=condition),
+            lambda endpoint: self._feed.tell(WebhookDeleted(endpoint)),
+        ).wait()
+
+    def disable(
+        self, endpoint_pk: int, reason: DisabledReason, now: float, tell: Callable[[Endpoint], Sequence[Publish]]
+    ) -> Ticket[Endpoint]:
+        """Disable a webhook for a reason of the delivery's; one that is disabled or deleted already stays so."""
+        return self._transactions.submit(
+            lambda database: endpoints.disable(database, endpoint_pk, reason, now),
+            self._changed_settings,
+            insists=True,
+            tell=tell,
+        )
+
+    def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
+        """Move all that is scheduled by so many seconds, after a clock that was set.
+
+        What was submitted before is moved, what is submitted afterwards is not.
+        """
+        return self._transactions.submit(
+            lambda database: schedule.move(database, seconds), committed, insists=True, divides=True
+        )
+
+    async def _change(self, change: Callable[[Database], WebhookChanged], entry: audit.Deed | None) -> Endpoint:
+        recorded = audit.recorded(change, entry, lambda changed: endpoints.about(changed.endpoint))
+        changed = await finished(self._transactions.submit(recorded, self._feed.tell))
+        return changed.endpoint
+
+    def _changed_settings(self, endpoint: Endpoint) -> None:
+        self._feed.tell(WebhookChanged(endpoint))
+
+
+def _headers(database: Database, vault: Vault, endpoint: Endpoint, now: float) -> list[tuple[str, str]]:
+    credentials = endpoints.credentials(database, vault, endpoint.pk, now)
+    assert credentials is not None  # noqa: S101 - it isn't deleted in this transaction
+    return [(name, value.reveal()) for name, value in credentials.headers]
+
+
+def _renewed(
+    database: Database, before: Endpoint, after: Endpoint, now: float, *, has_new_secrets: bool
+) -> WebhookChanged:
+    state = endpoints.state(database, after.pk)
+    renewal = renew(before, after, state, now, has_new_secrets=has_new_secrets)
+    if renewal is not None:
+        endpoints.set_state(database, after.pk, renewal.state)
+        endpoints.hasten(database, after.pk, renewal.due_at)
+    return WebhookChanged(after, renewal)
