@@ -1,0 +1,270 @@
+"""What the store in memory keeps, as plain data, and how it commits: what was submitted, in batches and in its order.
+
+What a batch of events means comes from the same plan as on disk.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import trio
+
+from webhookd.delivery import breaker
+from webhookd.errors import ErrorCode, Rejected
+from webhookd.ids import IdFactory, Prefix
+from webhookd.journal import (
+    Feed,
+    Publish,
+    Ticket,
+    Window,
+    WindowRequest,
+)
+from webhookd.journal.operations import Record
+from webhookd.journal.planning import Numbers, plan, settle
+from webhookd.journal.windows import EXPIRED_A_READ
+from webhookd.models import (
+    AcceptedEvent,
+    AttemptRecord,
+    Credentials,
+    DeliveryError,
+    DeliveryStatus,
+    Endpoint,
+    EndpointState,
+    Ordering,
+    QueuedDelivery,
+    Trigger,
+)
+
+T = TypeVar("T")
+TO_BE_SENT = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
+
+
+@dataclass(slots=True, kw_only=True)
+class Stored:
+    """A delivery: what an actor sees of it, and what only lists show."""
+
+    queued: QueuedDelivery
+    event_type: str
+    completed_at: float | None = None
+    error: DeliveryError | None = None
+    response_status: int | None = None
+    duration_seconds: float | None = None
+
+    @property
+    def is_to_be_sent(self) -> bool:
+        return self.queued.status in TO_BE_SENT
+
+    def change(self, **fields: Any) -> None:
+        self.queued = msgspec.structs.replace(self.queued, **fields)
+
+
+@dataclass(slots=True, kw_only=True)
+class Webhook:
+    """A webhook with its secrets; `state` and `last_sequence` go as it is deleted."""
+
+    endpoint: Endpoint
+    credentials: Credentials
+    state: EndpointState | None = field(default_factory=EndpointState)
+    last_sequence: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Change(Generic[T]):
+    """A change, with whom to tell of it once it is committed, and the events that tell of its result."""
+
+    make: Callable[[], T]
+    committed: Callable[[T], None] | None = None
+    tell: Callable[[T], Sequence[Publish]] | None = None
+    ticket: Ticket[T] = field(default_factory=Ticket)
+    notices: Sequence[Publish] = ()
+
+
+class Tables:
+    """What is stored, and what waits to be."""
+
+    def __init__(self, ids: IdFactory) -> None:
+        self.feed = Feed()
+        self.events: dict[int, AcceptedEvent] = {}
+        self.event_pks: dict[str, tuple[int, int]] = {}
+        self.deliveries: dict[int, Stored] = {}
+        self.attempts: list[AttemptRecord] = []
+        self.webhooks: dict[int, Webhook] = {}
+        self._ids = ids
+        self._numbers = Numbers(event=0, delivery=0)
+        self._submitted: list[Publish | Record | _Change[Any]] = []
+        self._woken = trio.Event()
+
+    def submit(self, operation: Publish | Record | _Change[Any]) -> None:
+        self._submitted.append(operation)
+        self._woken.set()
+
+    def change(
+        self,
+        make: Callable[[], T],
+        committed: Callable[[T], None] | None = None,
+        *,
+        tell: Callable[[T], Sequence[Publish]] | None = None,
+    ) -> Ticket[T]:
+        change = _Change(make=make, committed=committed, tell=tell)
+        self.submit(change)
+        return change.ticket
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        try:
+            while True:
+                await self._woken.wait()
+                self.commit()
+        finally:
+            self.commit()
+
+    def commit(self) -> None:
+        batch, self._submitted = self._submitted, []
+        self._woken = trio.Event()
+        settled: list[Callable[[], None]] = []
+        for operation in batch:
+            try:
+                settled += self._apply(operation)
+            except Rejected as refused:
+                settled.append(lambda ticket=operation.ticket, error=refused: ticket.fail(error))  # type: ignore[misc]
+        for tell in settled:
+            tell()
+
+    def _apply(self, operation: Publish | Record | _Change[Any]) -> list[Callable[[], None]]:
+        match operation:
+            case Publish():
+                return self._publish([operation])
+            case Record():
+                self._record(operation.record)
+                return [*self._publish(operation.notices), lambda: operation.ticket.succeed(None)]
+            case _:
+                result = operation.make()
+                notices = () if operation.tell is None else operation.tell(result)
+                told = [] if operation.committed is None else [lambda: operation.committed(result)]  # type: ignore[misc]
+                return [*told, *self._publish(notices), lambda: operation.ticket.succeed(result)]
+
+    def _publish(self, publishes: Sequence[Publish]) -> list[Callable[[], None]]:
+        known = {
+            event_id: (self.events[pk].organization_id, count)
+            for publish in publishes
+            if (event_id := publish.event.id) in self.event_pks
+            for pk, count in [self.event_pks[event_id]]
+        }
+        alive = {pk: each.last_sequence for pk, each in self.webhooks.items() if each.state is not None}
+        planned = plan(
+            publishes,
+            known=known,
+            sequences=alive,
+            numbers=self._numbers,
+            is_full=False,
+            new_delivery_id=lambda: self._ids.new(Prefix.DELIVERY),
+        )
+        self._numbers = planned.numbers
+        for pk, publish, queued in planned.stored:
+            self.events[pk] = publish.event
+            self.event_pks[publish.event.id] = (pk, len(queued))
+            for each in queued:
+                self.deliveries[each.pk] = Stored(queued=each, event_type=publish.event.type)
+        for endpoint_pk, last in planned.sequences.items():
+            self.webhooks[endpoint_pk].last_sequence = last
+        settle(planned)
+        return [lambda publish=publish: self._tell(publish) for publish in publishes]  # type: ignore[misc]
+
+    def _tell(self, publish: Publish) -> None:
+        if publish.queued:
+            publish.committed(publish.queued)
+        if publish.error is not None:
+            publish.ticket.fail(publish.error)
+        else:
+            assert publish.result is not None
+            publish.ticket.succeed(publish.result)
+
+    def _record(self, record: AttemptRecord) -> None:
+        self.attempts.append(record)
+        stored = self.deliveries[record.delivery.pk]
+        outcome = record.outcome
+        stored.response_status, stored.duration_seconds = outcome.status, outcome.duration_seconds
+        stored.change(attempts=record.number)
+        if stored.is_to_be_sent:
+            is_interrupted = record.error is DeliveryError.INTERRUPTED
+            stored.change(
+                status=record.status,
+                trigger=record.trigger if is_interrupted else Trigger.AUTO,
+                refusals=record.refusals,
+                backoff_step=record.backoff_step,
+                next_attempt_at=record.next_attempt_at,
+            )
+            stored.completed_at, stored.error = record.completed_at, record.error
+        webhook = self.webhooks[record.delivery.endpoint_pk]
+        if webhook.state is not None:
+            webhook.state = record.endpoint
+
+    def move(self, seconds: float) -> None:
+        """Move all that is scheduled by so many seconds."""
+        for each in self.deliveries.values():
+            if each.is_to_be_sent:
+                queued = each.queued
+                each.change(
+                    next_attempt_at=round(queued.next_attempt_at + seconds, 3),
+                    expires_at=round(queued.expires_at + seconds, 3),
+                )
+        for webhook in self.webhooks.values():
+            if webhook.state is not None:
+                webhook.state = breaker.moved(webhook.state, seconds)
+
+    def of(self, endpoint_pk: int, *statuses: DeliveryStatus) -> list[Stored]:
+        """Return a webhook's deliveries of these statuses, in the order of their sequences."""
+        own = (each for each in self.deliveries.values() if each.queued.endpoint_pk == endpoint_pk)
+        return sorted(
+            (each for each in own if not statuses or each.queued.status in statuses),
+            key=lambda each: each.queued.sequence,
+        )
+
+    def alive(self, endpoint_id: str) -> Webhook:
+        for webhook in self.webhooks.values():
+            if webhook.endpoint.id == endpoint_id and webhook.state is not None:
+                return webhook
+        raise Rejected(ErrorCode.NOT_FOUND, f"there is no webhook {endpoint_id}")
+
+
+def window_of(tables: Tables, request: WindowRequest) -> Window:
+    """Return what a window shows, by the words of `Window` and of `windows.read`."""
+    now, limit = request.now, request.limit + len(request.in_flight)
+    pending = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PENDING)]
+    parked = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PARKED)]
+    waiting = [*pending, *parked]
+    fit = [each for each in pending if each.expires_at > now]
+    match request.ordering:
+        case Ordering.KEY:
+            fit = [
+                each
+                for each in fit
+                if (each.next_attempt_at <= now if each.ordering_key is None else True)
+                and each.ordering_key not in request.blocked_keys
+            ]
+        case Ordering.NONE:
+            due = [each for each in fit if each.next_attempt_at <= now]
+            fit = sorted(due, key=lambda each: (each.next_attempt_at, each.sequence))
+    due_parked = sorted(
+        (each for each in parked if each.expires_at > now and each.next_attempt_at <= now),
+        key=lambda each: each.next_attempt_at,
+    )
+    later = [each.next_attempt_at for each in parked if each.next_attempt_at > now]
+    if request.ordering is not Ordering.STRICT:
+        later += [each.next_attempt_at for each in pending if each.next_attempt_at > now]
+    expired = sorted((each for each in waiting if each.expires_at <= now), key=lambda each: each.expires_at)
+    webhook = tables.webhooks[request.endpoint_pk]
+
+    def grounded(found: Iterable[QueuedDelivery]) -> tuple[QueuedDelivery, ...]:
+        return tuple(each for each in found if each.pk not in request.in_flight)
+
+    return Window(
+        line=grounded(fit[:limit]),
+        parked=grounded(due_parked[:limit]),
+        expired=grounded(expired[:EXPIRED_A_READ]),
+        complete=max(len(fit), len(due_parked)) < limit,
+        next_attempt_at=min(later, default=None),
+        next_expiry_at=min((each.expires_at for each in waiting if each.expires_at > now), default=None),
+        last_sequence=0 if webhook.state is None else webhook.last_sequence,
+    )
