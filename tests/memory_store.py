@@ -352,6 +352,7 @@ class MemoryDeliveries(Deliveries):
                 expires_at=now + max_age_seconds,
             )
             stored.completed_at = stored.error = None
+            self._tables.webhooks[before.endpoint_pk].edition += 1
             if before.status is DeliveryStatus.PENDING:
                 self._end_back_off(before, ordering, now)
             return self._row(stored)
@@ -386,6 +387,7 @@ class MemoryDeliveries(Deliveries):
             for each in found:
                 each.change(status=DeliveryStatus.CANCELED, next_attempt_at=None)
                 each.completed_at = now
+            self._tables.webhooks[endpoint_pk].edition += bool(found)
             return len(found)
 
         return await self._tables.change(drop).wait()

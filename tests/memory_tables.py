@@ -67,6 +67,7 @@ class Webhook:
     credentials: Credentials
     state: EndpointState | None = field(default_factory=EndpointState)
     last_sequence: int = 0
+    edition: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -234,7 +235,7 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
     pending = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PENDING)]
     parked = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PARKED)]
     waiting = [*pending, *parked]
-    fit = [each for each in pending if each.expires_at > now]
+    fit = [each for each in pending if each.expires_at > now and each.sequence >= request.floor]
     match request.ordering:
         case Ordering.KEY:
             fit = [
@@ -267,4 +268,5 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
         next_attempt_at=min(later, default=None),
         next_expiry_at=min((each.expires_at for each in waiting if each.expires_at > now), default=None),
         last_sequence=0 if webhook.state is None else webhook.last_sequence,
+        edition=0 if webhook.state is None else webhook.edition,
     )

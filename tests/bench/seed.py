@@ -146,7 +146,7 @@ def _add_deliveries(path: Path, content: Content) -> None:
         connection.execute(_DELIVERIES, values)
         if content.are_sent:
             connection.execute(_ATTEMPTS, values)
-        connection.execute("UPDATE endpoint_state SET last_sequence = ?", (content.deliveries // count,))
+        connection.execute("UPDATE sequences SET last = ?", (content.deliveries // count,))
         connection.execute("COMMIT")
 
 

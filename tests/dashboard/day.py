@@ -166,7 +166,7 @@ class _Filling:
         self._insert("deliveries", self._deliveries)
         self._insert("attempts", self._attempts)
         for pk, sequence in enumerate(self._sequences, 1):
-            self._ask("UPDATE endpoint_state SET last_sequence = ? WHERE endpoint_pk = ?", (sequence, pk))
+            self._ask("UPDATE sequences SET last = ? WHERE endpoint_pk = ?", (sequence, pk))
         self._add_states()
         self._add_statistics()
 

@@ -172,6 +172,20 @@ async def test_a_window_in_strict_order_is_the_head_of_the_queue(store: Store) -
     assert [each.sequence for each in flying.line] == [2, 3, 4]
 
 
+async def test_a_window_begins_at_its_floor(store: Store) -> None:
+    """Below the floor nothing is looked for; a retry of what had ended is told by another edition."""
+    one, now = await add(store), CLOCK.now()
+    for number in range(3):
+        await publish(store, event(f"e{number}"), one).wait()
+    await record(store, one, status=DeliveryStatus.FAILED, next_attempt_at=None, completed_at=now)
+    before = await window(store, one, floor=2)
+    assert [each.sequence for each in before.line] == [2, 3]
+    await retry(store, (await rows(store, one))[0], now)
+    hidden = await window(store, one, floor=2)
+    assert ([each.sequence for each in hidden.line], hidden.edition != before.edition) == ([2, 3], True)
+    assert [each.sequence for each in (await window(store, one)).line] == [1, 2, 3]
+
+
 async def test_a_window_by_key_leaves_blocked_keys_out(store: Store) -> None:
     """Of those without a key only what is due; of the others all but the keys that are held up."""
     one = await add(store)

@@ -43,7 +43,7 @@ async def test_a_model_is_its_table(path: Path, table: Any) -> None:
 
 def test_all_tables_are_looked_at() -> None:
     """The list of models isn't empty by mistake."""
-    assert len(TABLES) == 13
+    assert len(TABLES) == 14
 
 
 def explaining(query: Any, *arguments: Any, **options: Any) -> Callable[[Database], list[str]]:
@@ -116,7 +116,14 @@ async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None
 
 async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
     """However long the queue or the history, a window and the bodies that go with it cost their own rows."""
-    values = {"endpoint_pk": 1, "now": CLOCK.now(), "limit": 100, "blocked_keys": '["a"]', "event_pks": "[1]"}
+    values = {
+        "endpoint_pk": 1,
+        "now": CLOCK.now(),
+        "floor": 0,
+        "limit": 100,
+        "blocked_keys": '["a"]',
+        "event_pks": "[1]",
+    }
 
     def explain(database: Database) -> list[str]:
         connection: Connection = database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs

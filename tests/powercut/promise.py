@@ -42,8 +42,8 @@ _GAPS = (
     "HAVING count(*) <> max(sequence) - min(sequence) + 1 OR count(DISTINCT sequence) <> count(*)"
 )
 _BEHIND = (
-    "SELECT endpoint_pk FROM endpoint_state WHERE last_sequence < "
-    "(SELECT coalesce(max(sequence), 0) FROM deliveries WHERE deliveries.endpoint_pk = endpoint_state.endpoint_pk)"
+    "SELECT endpoint_pk FROM sequences WHERE last < "
+    "(SELECT coalesce(max(sequence), 0) FROM deliveries WHERE deliveries.endpoint_pk = sequences.endpoint_pk)"
 )
 _MADE = "SELECT deliveries.id, number FROM attempts JOIN deliveries ON deliveries.pk = delivery_pk"
 _MISCOUNTED = (

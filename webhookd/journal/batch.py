@@ -19,7 +19,7 @@ from webhookd.journal.bulk import BulkInsert, BulkUpdate
 from webhookd.journal.database import size_bytes
 from webhookd.journal.operations import Call, Operation, Publish, Record
 from webhookd.journal.planning import Numbers, Stored, plan, settle
-from webhookd.journal.schema import AttemptTable, DeliveryTable, EndpointStateTable, EventTable
+from webhookd.journal.schema import AttemptTable, DeliveryTable, EventTable, SequenceTable
 from webhookd.models import (
     AcceptedEvent,
     AttemptRecord,
@@ -45,7 +45,7 @@ _INSERT_DELIVERY = BulkInsert(
     ],
 )
 _INSERT_ATTEMPT = BulkInsert(AttemptTable, _ATTEMPT_COLUMNS)
-_UPDATE_SEQUENCE = BulkUpdate("endpoint_state", "endpoint_pk", ("last_sequence",))
+_UPDATE_SEQUENCE = BulkUpdate("sequences", "endpoint_pk", ("last",))
 _UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", EndpointState.__struct_fields__)
 _COUNTED = ("attempts", "response_status", "duration_seconds")
 _COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", _COUNTED)
@@ -154,8 +154,8 @@ class Batches:
             self._sequences.clear()
         wanted = sorted(endpoint_pks - self._sequences.keys())
         for start in range(0, len(wanted), _IN_CHUNK):
-            query = EndpointStateTable.select(EndpointStateTable.endpoint_pk, EndpointStateTable.last_sequence).where(
-                EndpointStateTable.endpoint_pk.in_(wanted[start : start + _IN_CHUNK])
+            query = SequenceTable.select(SequenceTable.endpoint_pk, SequenceTable.last).where(
+                SequenceTable.endpoint_pk.in_(wanted[start : start + _IN_CHUNK])
             )
             self._sequences |= dict(query.tuples().execute(self._database))
         return self._sequences

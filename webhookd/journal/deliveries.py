@@ -9,7 +9,14 @@ from peewee import SQL, Database, Expression, Query
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import cursors, endpoints, events
 from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, Page, row_of
-from webhookd.journal.schema import TO_BE_SENT_BY_STATUS, AttemptTable, DeliveryTable, EndpointTable, EventTable
+from webhookd.journal.schema import (
+    TO_BE_SENT_BY_STATUS,
+    AttemptTable,
+    DeliveryTable,
+    EndpointTable,
+    EventTable,
+    count_edition,
+)
 from webhookd.models import DeliveryError, DeliveryStatus, Ordering, Trigger
 
 _LIST, _OF_EVENT = "deliveries", "event-deliveries"
@@ -170,6 +177,7 @@ def retry(
             "error": None,
         }
     ).where(DeliveryTable.pk == pk).execute(database)
+    count_edition(database, before.endpoint_pk)
     if before.status is DeliveryStatus.PENDING:
         _end_back_off(database, pk, ordering, now)
     return _by_pk(database, pk)
@@ -198,6 +206,8 @@ def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
         own = DeliveryTable.select(DeliveryTable.pk).where((DeliveryTable.endpoint_pk == endpoint_pk) & chosen)
         some = own.limit(limit - count)
         count += DeliveryTable.update(canceled).where(DeliveryTable.pk.in_(some)).execute(database)
+    if count:
+        count_edition(database, endpoint_pk)
     return count
 
 

@@ -14,7 +14,13 @@ from webhookd.errors import ErrorCode, Rejected
 from webhookd.hidden import Secret
 from webhookd.journal import cursors, sealing
 from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts, row_of
-from webhookd.journal.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
+from webhookd.journal.schema import (
+    TO_BE_SENT_BY_STATUS,
+    DeliveryTable,
+    EndpointStateTable,
+    EndpointTable,
+    SequenceTable,
+)
 from webhookd.models import (
     Credentials,
     DisabledReason,
@@ -60,6 +66,7 @@ def insert(database: Database, vault: Vault, new: NewEndpoint) -> Endpoint:
         }
     ).execute(database)
     EndpointStateTable.insert({"endpoint_pk": pk}).execute(database)
+    SequenceTable.insert({"endpoint_pk": pk}).execute(database)
     sealing.seal(database, vault, pk, new.id, kind=_CURRENT, plain=new.secret)
     if new.ed25519_secret is not None:
         sealing.seal(database, vault, pk, new.id, kind=_ED25519, plain=new.ed25519_secret)
@@ -172,7 +179,8 @@ def delete(database: Database, endpoint_id: str, now: float, *, condition: Condi
         database
     )
     sealing.remove(database, endpoint.pk, _CURRENT, _PREVIOUS, _ED25519, _HEADERS)
-    EndpointStateTable.delete().where(EndpointStateTable.endpoint_pk == endpoint.pk).execute(database)
+    for table in (EndpointStateTable, SequenceTable):
+        table.delete().where(table.endpoint_pk == endpoint.pk).execute(database)
     return endpoint
 
 

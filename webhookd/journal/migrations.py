@@ -160,7 +160,19 @@ def _of_organizations(database: Database, _now: float) -> None:
     database.execute_sql("CREATE INDEX api_keys_organization ON api_keys (organization_id)")
 
 
-_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations)
+def _sequences(database: Database, _now: float) -> None:
+    # Who publishes and who delivers then never change the same row.
+    database.execute_sql(
+        "CREATE TABLE sequences (endpoint_pk INTEGER PRIMARY KEY, last INTEGER NOT NULL DEFAULT 0, "
+        "edition INTEGER NOT NULL DEFAULT 0)"
+    )
+    database.execute_sql(
+        "INSERT INTO sequences (endpoint_pk, last) SELECT endpoint_pk, last_sequence FROM endpoint_state"
+    )
+    database.execute_sql("ALTER TABLE endpoint_state DROP COLUMN last_sequence")
+
+
+_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences)
 CURRENT_VERSION = len(_STEPS)
 
 

@@ -15,7 +15,7 @@ from peewee import SQL, Database, Expression, fn
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal.rows import ReplayRow, row_of
-from webhookd.journal.schema import DeliveryTable, EndpointStateTable, EventTable, ReplayTable
+from webhookd.journal.schema import DeliveryTable, EventTable, ReplayTable, SequenceTable, count_edition
 from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT, DeliveryStatus, ReplayKind, ReplayStatus, Trigger
 
 A_STEP = 250
@@ -182,6 +182,8 @@ def _recover(
             "error": None,
         }
     ).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
+    if found:
+        count_edition(database, wanted.endpoint_pk)
     return (found[-1][1] if len(found) == A_STEP else end), len(found)
 
 
@@ -210,10 +212,8 @@ def _replay_events(
         .limit(A_STEP)
     )
     found = list(query.tuples().execute(database))
-    line = EndpointStateTable.select(EndpointStateTable.last_sequence).where(
-        EndpointStateTable.endpoint_pk == wanted.endpoint_pk
-    )
-    sequences = list(line.tuples().execute(database))
+    own = SequenceTable.endpoint_pk == wanted.endpoint_pk
+    sequences = list(SequenceTable.select(SequenceTable.last).where(own).tuples().execute(database))
     if not sequences:
         return None, 0
     [[sequence]] = sequences
@@ -239,9 +239,7 @@ def _replay_events(
     ]
     if rows:
         DeliveryTable.insert_many(rows).execute(database)
-        EndpointStateTable.update({"last_sequence": sequence + len(rows)}).where(
-            EndpointStateTable.endpoint_pk == wanted.endpoint_pk
-        ).execute(database)
+        SequenceTable.update({"last": sequence + len(rows)}).where(own).execute(database)
     return (found[-1][0] if len(found) == A_STEP else end), len(found)
 
 

@@ -40,7 +40,10 @@ class Page(Struct, Generic[T], frozen=True, kw_only=True):
 
 
 class WindowRequest(Struct, frozen=True, kw_only=True):
-    """Which part of an endpoint's queue an actor asks for; see `windows.read`."""
+    """Which part of an endpoint's queue an actor asks for; see `windows.read`.
+
+    `floor` is a sequence below which nothing is pending, as far as the asker knows: 0 after a new `Window.edition`.
+    """
 
     endpoint_pk: int
     ordering: Ordering
@@ -48,6 +51,7 @@ class WindowRequest(Struct, frozen=True, kw_only=True):
     now: float
     blocked_keys: frozenset[str]
     in_flight: frozenset[int]
+    floor: int = 0
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -56,7 +60,8 @@ class Window(Struct, frozen=True, kw_only=True):
     `line`: pending deliveries in the order they go; `parked`: parked ones that are due; `expired`: those of both kinds
     whose age has passed, which are in neither. `complete`: `line` holds all that is pending and may be sent.
     `next_attempt_at`: the earliest later moment at which a parked delivery (out of strict order: or a pending one)
-    falls due; `next_expiry_at`: the earliest expiry. `last_sequence` is that of the delivery that was queued last.
+    falls due; `next_expiry_at`: the earliest expiry. `last_sequence` is that of the delivery that was queued last;
+    `edition` is another one once what was queued before has been changed by a retry, a recover or a cancelation.
     """
 
     line: tuple[QueuedDelivery, ...]
@@ -66,6 +71,7 @@ class Window(Struct, frozen=True, kw_only=True):
     next_attempt_at: float | None
     next_expiry_at: float | None
     last_sequence: int
+    edition: int = 0
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):

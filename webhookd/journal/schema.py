@@ -10,6 +10,7 @@ from peewee import (
     BlobField,
     BooleanField,
     CompositeKey,
+    Database,
     FloatField,
     IntegerField,
     Model,
@@ -50,7 +51,6 @@ class EndpointStateTable(Model):
     """What an endpoint's past means for its next request (models.EndpointState); gone once it is deleted."""
 
     endpoint_pk = IntegerField(primary_key=True)
-    last_sequence = IntegerField(default=0)
     breaker = TextField(default="closed")
     consecutive_faults = IntegerField(default=0)
     reopenings = IntegerField(default=0)
@@ -69,6 +69,23 @@ class EndpointStateTable(Model):
         """Where it is stored."""
 
         table_name = "endpoint_state"
+
+
+class SequenceTable(Model):
+    """The last sequence of an endpoint's queue; gone once the endpoint is deleted.
+
+    `edition` counts the changes of what is already queued (retries, recovers, cancelations), each of which may make a
+    delivery with a low sequence unfinished again.
+    """
+
+    endpoint_pk = IntegerField(primary_key=True)
+    last = IntegerField(default=0)
+    edition = IntegerField(default=0)
+
+    class Meta:
+        """Where it is stored."""
+
+        table_name = "sequences"
 
 
 class SecretTable(Model):
@@ -285,3 +302,10 @@ class MetaTable(Model):
         """Where it is stored."""
 
         table_name = "meta"
+
+
+def count_edition(database: Database, endpoint_pk: int) -> None:
+    """Note that what an endpoint has queued was changed; nothing for a deleted one."""
+    SequenceTable.update({SequenceTable.edition: SequenceTable.edition + 1}).where(
+        SequenceTable.endpoint_pk == endpoint_pk
+    ).execute(database)

@@ -12,7 +12,7 @@ from peewee import SQL, Database, Expression, fn
 
 from webhookd.journal.bulk import Connection, Row, sql_of
 from webhookd.journal.rows import Window, WindowRequest
-from webhookd.journal.schema import DeliveryTable, EndpointStateTable
+from webhookd.journal.schema import DeliveryTable, SequenceTable
 from webhookd.models import DeliveryStatus, Ordering, QueuedDelivery, Trigger
 
 EXPIRED_A_READ = 500
@@ -36,7 +36,7 @@ def _earliest_of(column: object, chosen: Expression) -> str:
 
 
 def _lines() -> dict[Ordering, str]:
-    alive = _PENDING & (DeliveryTable.expires_at > _NOW)
+    alive = _PENDING & (DeliveryTable.sequence >= SQL(":floor")) & (DeliveryTable.expires_at > _NOW)
     is_due = DeliveryTable.next_attempt_at <= _NOW
     blocked = SQL("(SELECT value FROM json_each(:blocked_keys))")
     no_key = DeliveryTable.ordering_key.is_null()
@@ -58,9 +58,9 @@ _EXPIRED = _deliveries(_TO_BE_SENT & (DeliveryTable.expires_at <= _NOW), Deliver
 _LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & (DeliveryTable.next_attempt_at > _NOW))
 _LATER_PENDING = _earliest_of(DeliveryTable.next_attempt_at, _PENDING & (DeliveryTable.next_attempt_at > _NOW))
 _NEXT_EXPIRY = _earliest_of(DeliveryTable.expires_at, _TO_BE_SENT & (DeliveryTable.expires_at > _NOW))
-_LAST_SEQUENCE = sql_of(
-    EndpointStateTable.select(EndpointStateTable.last_sequence).where(
-        EndpointStateTable.endpoint_pk == SQL(":endpoint_pk")
+_SEQUENCE = sql_of(
+    SequenceTable.select(SequenceTable.last, SequenceTable.edition).where(
+        SequenceTable.endpoint_pk == SQL(":endpoint_pk")
     )
 )
 
@@ -77,6 +77,7 @@ def read(database: Database, request: WindowRequest) -> Window:
     values: dict[str, object] = {
         "endpoint_pk": request.endpoint_pk,
         "now": request.now,
+        "floor": request.floor,
         # What is in flight may be among the first, so as many more are read.
         "limit": request.limit + len(in_flight),
     }
@@ -88,6 +89,7 @@ def read(database: Database, request: WindowRequest) -> Window:
     later = [_one(connection, _LATER_PARKED, values)]
     if request.ordering is not Ordering.STRICT:
         later.append(_one(connection, _LATER_PENDING, values))
+    last_sequence, edition = next(iter(connection.execute(_SEQUENCE, values)), (0, 0))
     return Window(
         line=_grounded(pending, in_flight),
         parked=_grounded(parked, in_flight),
@@ -95,13 +97,14 @@ def read(database: Database, request: WindowRequest) -> Window:
         complete=max(len(pending), len(parked)) < request.limit + len(in_flight),
         next_attempt_at=min((at for at in later if at is not None), default=None),
         next_expiry_at=_one(connection, _NEXT_EXPIRY, values),
-        last_sequence=int(_one(connection, _LAST_SEQUENCE, values) or 0),
+        last_sequence=last_sequence,
+        edition=edition,
     )
 
 
 def statements() -> list[str]:
     """Return every statement of a read, with its parameters by name."""
-    return [*_LINES.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _LAST_SEQUENCE]
+    return [*_LINES.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _SEQUENCE]
 
 
 def _one(connection: Connection, sql: str, values: dict[str, object]) -> float | None:
