@@ -1,6 +1,7 @@
 """JSON that is none, told in our own words, and names that stand twice in an object."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -165,6 +166,25 @@ def events(draw: Any) -> tuple[bytes, bool]:
     return ("{" + ", ".join(members) + "}").encode(), len(set(names)) < len(names)
 
 
+def test_a_name_that_is_twice_is_found_without_a_pointer_for_each_value() -> None:
+    """What the search for a repeated name holds at a time grows with the document, not with its depth times its values.
+
+    Pointers of 20,000 values at a depth of 120 are 150 MiB, of which one is wanted.
+    """
+    names = b"".join(b'{"%b":' % (b"n" * 70) for _ in range(120))
+    text = b'{"a":' + names + b"[" + b"1," * 19_000 + b'{"x":1,"x":2}]' + b"}" * 121
+    tracemalloc.start()
+    try:
+        pointer = find_repeated(text)
+        _, most_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pointer is not None
+    assert pointer.count("/") == 1 + 120 + 2
+    assert pointer.endswith("/19000/x")
+    assert most_bytes < 200 * len(text)
+
+
 @given(events())
 def test_an_event_has_each_field_once(made: tuple[bytes, bool]) -> None:
     """A field that is there twice is refused, however its name is written and whatever its values hold."""
@@ -179,6 +199,14 @@ def test_an_event_has_each_field_once(made: tuple[bytes, bool]) -> None:
     if repeats:
         assert code is ErrorCode.VALIDATION_ERROR
         assert pointers[0].strip("/") in FIELDS
+
+
+@pytest.mark.parametrize("text", [b"1", b'"x"', b"[]", b"null", b"true"])
+def test_what_is_no_object_is_no_event(text: bytes) -> None:
+    """An event that is a number or a list is told that it isn't an object, and is called nothing that it is not."""
+    with pytest.raises(Rejected) as refused:
+        decode_event(text, max_bytes=LIMIT)
+    assert refused.value.detail == "the event: takes an object"
 
 
 def test_duplicates_within_data_are_passed_through() -> None:

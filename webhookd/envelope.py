@@ -190,7 +190,7 @@ def _event_complaints(line: bytes, refused: msgspec.ValidationError) -> tuple[tu
     try:
         members = _member_decoder.decode(line)
     except msgspec.ValidationError:
-        return complaints(None, NewEvent)
+        return (("", "takes an object"),)
     except _NO_JSON as error:
         raise _malformed(line, error) from error
     found: dict[str, object] = {

@@ -28,6 +28,8 @@ _REASONS = (
 )
 _LESS_THAN_A_SPACE = 0x20
 
+_Way = tuple["_Way | None", str | int]  # to a place in a document: to what it is in, and the name or index there
+
 
 def reason(text: bytes, message: str) -> str:
     """Say why a text that the parser refused with this message is no JSON.
@@ -85,13 +87,26 @@ def _no_number(_: str) -> None:
 
 
 def _place(document: object) -> str:
-    waiting: list[tuple[str, object]] = [("", document)]
+    """Return the pointer of the first name that is there twice.
+
+    Of what is on the way there only the steps are kept: a pointer for each value would be as long, times their number,
+    as the document is deep.
+    """
+    waiting: list[tuple[object, _Way | None]] = [(document, None)]
     while waiting:
-        pointer, value = waiting.pop()
+        value, way = waiting.pop()
         if isinstance(value, _Twice):
-            return pointer + step(value.name)
+            return _pointer((way, value.name))
         if isinstance(value, Mapping):
-            waiting += [(pointer + step(name), inner) for name, inner in value.items()]
+            waiting += [(inner, (way, name)) for name, inner in value.items()]
         elif isinstance(value, list):
-            waiting += [(f"{pointer}/{index}", inner) for index, inner in enumerate(value)]
+            waiting += [(inner, (way, index)) for index, inner in enumerate(value)]
     return ""
+
+
+def _pointer(way: "_Way | None") -> str:
+    steps: list[str] = []
+    while way is not None:
+        way, last = way
+        steps.append(step(str(last)))
+    return "".join(reversed(steps))
