@@ -61,6 +61,24 @@ def test_too_many_headers_are_one_mistake() -> None:
     assert refused.value.errors == (("/headers", "at most 32 headers, and these are 1000"),)
 
 
+@pytest.mark.parametrize(
+    "headers", [{"no token " * 5000: "x"}, {"content-" * 5000: "x"}, {"X-A" * 2500: "", "x-a" * 2500: ""}]
+)
+def test_a_name_without_end_is_told_in_short(headers: dict[str, str]) -> None:
+    """Of a name that fills a body, as much is told as says which it is."""
+    with pytest.raises(Rejected) as refused:
+        check(headers)
+    told = [refused.value.detail, *(part for error in refused.value.errors for part in error)]
+    assert sum(len(part) for part in told) < 1000
+
+
+def test_a_patchs_name_without_end_is_told_in_short() -> None:
+    """A patch that gives a name of any length twice is told of it in a line."""
+    with pytest.raises(Rejected, match="counts without regard to case") as refused:
+        as_stored({"X-A" * 2500: "", "x-a" * 2500: ""}, ())
+    assert len(refused.value.detail) < 500
+
+
 def spellings(name: str) -> Iterator[str]:
     yield from (name, name.upper(), name.title(), name.replace("-", "_"), name.upper().replace("-", "_"))
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from webhookd.accepted import shortened, step
 from webhookd.errors import ErrorCode, Rejected
 
 T = TypeVar("T")
@@ -118,7 +119,8 @@ def _check_distinct(names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.setdefault(folded(name), name)) != name:
-            accepted = f"a header's name counts without regard to case, and {other} is given already: leave one out"
+            given = shortened(other)
+            accepted = f"a header's name counts without regard to case, and {given} is given already: leave one out"
             raise Rejected(
                 ErrorCode.VALIDATION_ERROR, f"{_pointer(name)}: {accepted}", errors=((_pointer(name), accepted),)
             )
@@ -128,7 +130,7 @@ def _complaint(name: str, value: str) -> str | None:
     if _TOKEN.fullmatch(name) is None:
         return "a header's name is letters, digits and any of !#$%&'*+-.^_`|~"
     if (why := reserved(name)) is not None:
-        return f"this name is reserved, since {why.reason}: choose another one, such as X-{name}"
+        return f"this name is reserved, since {why.reason}: choose another one, such as X-{shortened(name)}"
     if _VALUE.fullmatch(value) is None:
         return "a header's value is printable ASCII; encode other characters, such as by %C3%A9"
     if value != value.strip():
@@ -137,4 +139,4 @@ def _complaint(name: str, value: str) -> str | None:
 
 
 def _pointer(name: str) -> str:
-    return f"/headers/{name.replace('~', '~0').replace('/', '~1')}"
+    return f"/headers{step(name)}"
