@@ -3,7 +3,9 @@
 import errno
 import os
 import pwd
+import stat
 from pathlib import Path
+from typing import BinaryIO
 
 
 def refusal(error: OSError, path: Path, otherwise: str) -> str:
@@ -31,6 +33,29 @@ def refusal(error: OSError, path: Path, otherwise: str) -> str:
             return f"it is a directory where a file is wanted: {otherwise}"
         case _:
             return reason
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading; OSError for what can't be, and for a pipe, a socket or a device.
+
+    A pipe that nobody writes to would keep its reader waiting, and a signal would not end that.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        check_file(descriptor, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def check_file(descriptor: int, path: Path) -> None:
+    """Raise OSError where a descriptor is of no regular file."""
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file", str(path))
 
 
 def make_directory(directory: Path, *, mode: int = 0o755) -> None:

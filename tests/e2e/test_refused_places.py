@@ -19,7 +19,7 @@ else:
     PLAIN = []
 
 
-def serve(directory: Path, *, status: int, **settings: Path) -> str:
+def serve(directory: Path, *, status: int, **settings: Path | str) -> str:
     """Run `serve` where it can't start; return what it says, which is one line."""
     file = directory / "config.toml"
     file.write_text(CONFIG)
@@ -75,6 +75,17 @@ def test_a_place_of_another_kind(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = serve(tmp_path, status=1, JOURNAL__PATH=tmp_path / "file" / "webhookd.db")
     assert f"{tmp_path / 'file'} is a file, not a directory: move it away, or set journal.path" in said
+
+
+def test_a_pipe_in_the_place_of_a_file(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is named, for the journal and for the keys of tokens, and not waited for."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    said = serve(tmp_path, status=1, JOURNAL__PATH=pipe)
+    assert said == f"webhookd: can't write {pipe}: it is a pipe, a socket or a device, and no file"
+    tokens = {"JWT__ISSUER": "https://issuer.example", "JWT__AUDIENCE": "webhookd"}
+    said = serve(tmp_path, status=2, JWT__JWKS_FILE=pipe, **tokens)
+    assert said == f"webhookd: jwt.jwks_file: can't read {pipe}: it is a pipe, a socket or a device, and no file"
 
 
 def test_a_socket_that_may_not_be_made(tmp_path: Path, closed: Path) -> None:

@@ -1,6 +1,7 @@
 """Backups of a journal in use: whole, of one moment, never holding the writer for long, and nothing half done left."""
 
 import os
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -123,3 +124,21 @@ def test_places_where_no_backup_can_be_put(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="is there already"):
         check_place(taken, journal, replace=False)
     check_place(taken, journal, replace=True)
+
+
+def test_nothing_but_a_file_is_replaced_by_a_backup(tmp_path: Path) -> None:
+    """A pipe, a socket or a link to one stays where it is, and a name that the system refuses is no failure of ours."""
+    journal = tmp_path / "journal.db"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for file in (tmp_path / "pipe", tmp_path / "link", tmp_path / "socket", Path("/dev/null")):
+            for replace in (False, True):
+                with pytest.raises(CommandError, match="is a device, a pipe or a socket"):
+                    check_place(file, journal, replace=replace)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(CommandError, match="is there already"):
+        check_place(tmp_path / "loop", journal, replace=False)
+    with pytest.raises(CommandError, match="File name too long"):
+        check_place(tmp_path / ("a" * 300), journal, replace=False)

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+from webhookd.access import open_file
 from webhookd.admin.auth import Caller
 from webhookd.config import JwtConfig
 from webhookd.errors import ConfigError, ErrorCode, Rejected
@@ -198,7 +199,7 @@ def open_tokens(config: JwtConfig) -> TokenKeys | None:
 def read_keys(name: str, path: Path) -> tuple[_Key, ...]:
     """Read the key file that `name` (such as `jwt.jwks_file`) names; ConfigError with that name."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read(_MOST_FILE_BYTES + 1)
     except OSError as error:

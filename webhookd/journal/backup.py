@@ -14,6 +14,7 @@ import apsw
 import trio
 from peewee import Database
 
+from webhookd.access import refusal
 from webhookd.errors import CommandError, JournalError
 from webhookd.journal.copies import Pages, UnfinishedFile, already_there
 from webhookd.journal.inspection import Contents, verified
@@ -27,17 +28,29 @@ Report = Callable[[int, int], None]
 
 
 def check_place(file: Path, journal: Path, *, replace: bool) -> None:
-    """Raise CommandError where a backup can't be put at `file`: taken, no directory, or the journal's own."""
+    """Raise CommandError where a backup can't be put at `file`.
+
+    It is taken, or no place for a file, or the journal's own. A device, a pipe or a socket is never replaced: root
+    would take it from all others on the machine.
+    """
     own = [journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))]
-    if not file.parent.is_dir():
-        raise CommandError(f"{file.parent} is no directory")
-    if any(
-        file.resolve() == each.resolve() or (file.exists() and each.exists() and file.samefile(each)) for each in own
-    ):
-        raise CommandError(f"{file} is the journal's own: take another name")
-    if file.is_dir():
-        raise CommandError(f"{file} is a directory: name a file in it")
-    if not replace and os.path.lexists(file):
+    try:
+        if not file.parent.is_dir():
+            raise CommandError(f"{file.parent} is no directory")
+        if any(
+            os.path.realpath(file) == os.path.realpath(each)
+            or (file.exists() and each.exists() and file.samefile(each))
+            for each in own
+        ):
+            raise CommandError(f"{file} is the journal's own: take another name")
+        if file.is_dir():
+            raise CommandError(f"{file} is a directory: name a file in it")
+        if file.exists() and not file.is_file():
+            raise CommandError(f"{file} is a device, a pipe or a socket: take another name")
+        is_taken = os.path.lexists(file)
+    except OSError as error:  # such as a name that is too long
+        raise CommandError(f"can't write {file}: {refusal(error, file, 'name another file')}") from error
+    if is_taken and not replace:
         raise already_there(file)
 
 

@@ -17,7 +17,7 @@ import apsw
 from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
-from webhookd.access import make_directory, refusal
+from webhookd.access import check_file, make_directory, open_file, refusal
 from webhookd.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.journal.copies import copy_aside
 from webhookd.journal.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
@@ -118,7 +118,11 @@ def open_writer(path: Path, *, now: float) -> Database:
     """
     with _reachable(path):
         # SQLite would open what may only be read, and fail at the first write in words of its own.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            check_file(descriptor, path)
+        finally:
+            os.close(descriptor)
         _check_surroundings(path)
     database: Database = APSWDatabase(
         str(path),
@@ -270,7 +274,7 @@ def refuse_foreign(path: Path, *, called: Path | None = None) -> None:
     The error speaks of the file as `called`.
     """
     named = called or path
-    with path.open("rb") as file:
+    with open_file(path) as file:
         header = file.read(100)
     if not header or _is_begun(path):
         return

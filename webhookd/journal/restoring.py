@@ -24,7 +24,7 @@ from webhookd.errors import CommandError, MasterKeyError
 from webhookd.hidden import Secret
 from webhookd.journal import audit
 from webhookd.journal.copies import UnfinishedFile, sync_directory
-from webhookd.journal.database import exclusive_lock, translated
+from webhookd.journal.database import exclusive_lock, refuse_foreign, translated
 from webhookd.journal.inspection import Contents, inspect_copy, verified
 
 
@@ -71,6 +71,10 @@ def _check(file: Path, journal: Path) -> None:
         raise CommandError(
             f"{file} is no whole backup: a part of it is in {log}, which a program that had it open left"
         )
+    try:
+        refuse_foreign(file)  # what is none at all isn't copied first, which would take as much room as it is large
+    except OSError as error:
+        raise CommandError(f"can't read {file}: {error.strerror}") from error
 
 
 def _try_key(copy: Path, file: Path, contents: Contents, load_key: Callable[[], Secret[bytes]]) -> bool:
