@@ -359,6 +359,26 @@ def test_reading_is_linear(unit: bytes, before: bytes, size: int) -> None:
     assert ratio < 32
 
 
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1  200 OK\r\n\r\n", "its first line is 'HTTP/1.1  200 OK'"),
+        (b"HTTP/2 200\r\n\r\n", "its first line is 'HTTP/2 200'"),
+        (b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 2OO OK\r\n\r\n", "its first line is 'HTTP/1.1 2OO OK'"),
+        (HEAD + b"set cookie: secret\r\n\r\n", "a line of its head, 'set cookie', is no header"),
+        (HEAD + b"nonsense\r\n\r\nbody", "a line of its head, 'nonsense', is no header"),
+        (HEAD + LENGTH + CHUNKED + b"\r\nok", "it has a content-length and a transfer-encoding"),
+        (HEAD + b"x: \x01\r\n\r\nbody", "its head can't be read"),
+        (HEAD + CHUNKED + b"\r\nx\r\n", "where a chunk or its trailers end can't be told"),
+    ],
+)
+def test_a_broken_answer_is_told_in_our_words(answer: bytes, says: str) -> None:
+    """What is wrong with an answer is said with its line, and neither with a value of it nor as the parser has it."""
+    with pytest.raises(WireError) as refused:
+        read(answer)
+    assert str(refused.value) == f"the receiver's answer is no HTTP/1.1: {says}"
+
+
 def test_the_lines_of_a_head_are_bounded() -> None:
     """Lines that are folded, said again or of interim answers count as others do."""
     for many in (

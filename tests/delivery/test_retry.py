@@ -276,6 +276,14 @@ def test_receiver_may_disable_its_webhook(status: int, becomes: DeliveryStatus) 
     assert (verdict.status, verdict.disable) == (becomes, DisabledReason.RECEIVER)
 
 
+@pytest.mark.parametrize("values", [("abort, disable",), ("disable", "abort"), ("later", " ABORT ,x, Disable")])
+def test_receiver_may_ask_for_both(values: tuple[str, ...]) -> None:
+    """As a list or in two headers, which are one thing (RFC 9110 5.3), both wishes are followed."""
+    headers = tuple(("webhook-delivery", value) for value in values)
+    verdict = judged(Outcome(duration_seconds=0.1, status=200, headers=headers))
+    assert (verdict.status, verdict.disable) == (DeliveryStatus.FAILED, DisabledReason.RECEIVER)
+
+
 def test_unknown_wishes_of_a_receiver_are_ignored() -> None:
     """A `webhook-delivery` header with another value changes nothing."""
     assert judged(answered(200, webhook_delivery="later")).status is DeliveryStatus.SUCCEEDED

@@ -21,6 +21,8 @@ _PLAIN = re.compile(
     rb"(?:(?!content-length:|transfer-encoding:)[^ \t\r\n\0][^\r\n\0]*+\r\n)*+\r\n",
     re.IGNORECASE,
 )
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: .*+)?", re.DOTALL)
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):.*+", re.DOTALL)
 _LENGTH = re.compile(rb"[0-9]{1,19}")  # more digits are beyond 64 bits
 _SAYABLE_BYTES = 40
 
@@ -74,6 +76,30 @@ def plain_end(data: bytes) -> int:
     """
     found = _PLAIN.match(data)
     return found.end() if found else 0
+
+
+def complaint(heads: bytes) -> str:
+    """Say what is wrong with heads in the one form that a parser has refused: the first line that is none.
+
+    Of a header its name is told alone: its value may be a secret.
+    """
+    is_first, is_interim = True, True
+    names: set[bytes] = set()
+    for line in heads.split(b"\r\n"):
+        if is_first:
+            if _STATUS_LINE.fullmatch(line) is None:
+                return f"its first line is {_shown([line])}"
+            is_interim = line[9:10] == b"1"
+            names.clear()
+        elif line:
+            field = _FIELD.fullmatch(line)
+            if field is None:
+                return f"a line of its head, {_shown([line.partition(b':')[0]])}, is no header"
+            names.add(field[1].lower())
+        elif not is_interim:
+            break
+        is_first = not line
+    return "it has a content-length and a transfer-encoding" if names >= _FRAMING else "its head can't be read"
 
 
 def rewritten(head: bytes) -> bytes:

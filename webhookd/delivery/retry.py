@@ -69,19 +69,14 @@ def backoff_seconds(policy: Policy, step: int, sample: float) -> float:
 def classify(outcome: Outcome) -> Classification:
     """Tell success, refusal, fault, throttling, 410 and the receiver's own wishes apart."""
     plain = _classify_transport(outcome.error) if outcome.status is None else _classify_status(outcome.status)
-    for wish in _header_values(outcome, "webhook-delivery"):
-        match wish.lower():
-            case "abort":
-                return Classification(answer=Answer.REFUSAL, error=DeliveryError.RECEIVER, fails_delivery=True)
-            case "disable":
-                return Classification(
-                    answer=plain.answer,
-                    error=plain.error,
-                    fails_delivery=plain.fails_delivery,
-                    disable=plain.disable or DisabledReason.RECEIVER,
-                )
-            case _:
-                pass
+    wishes = {
+        wish.strip().lower() for value in _header_values(outcome, "webhook-delivery") for wish in value.split(",")
+    }
+    disable = DisabledReason.RECEIVER if "disable" in wishes else None
+    if "abort" in wishes:
+        return Classification(answer=Answer.REFUSAL, error=DeliveryError.RECEIVER, fails_delivery=True, disable=disable)
+    if disable is not None:
+        return msgspec.structs.replace(plain, disable=plain.disable or disable)
     return plain
 
 

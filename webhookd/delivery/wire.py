@@ -9,7 +9,7 @@ import re
 
 import httptools
 
-from webhookd.delivery.heads import HeadError, HeadReader, plain_end
+from webhookd.delivery.heads import HeadError, HeadReader, complaint, plain_end
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_PARTS = 512  # headers, chunks and interim answers: 64 KiB of the smallest ones would take 50 times as long to read
@@ -103,7 +103,8 @@ class ResponseReader:
             self.is_reusable = False
             # Bytes behind a whole response don't take it back.
             if not self.is_complete:
-                raise WireError(f"the receiver's answer is no HTTP/1.1: {error}") from error
+                why = "where a chunk or its trailers end can't be told" if self._has_head else complaint(data)
+                raise WireError(f"the receiver's answer is no HTTP/1.1: {why}") from error
 
     def end(self) -> None:
         """Take the end of the stream; WireError in the middle of a response."""
