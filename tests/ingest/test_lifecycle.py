@@ -76,6 +76,21 @@ async def test_connections_are_capped(path: Path) -> None:
 OTHER = 61_234
 
 
+@pytest.mark.parametrize("uids", [(OTHER,), ()])
+async def test_producers_that_come_again_and_again_do_not_fill_the_log(path: Path, uids: tuple[int, ...]) -> None:
+    """However many are turned away, there is at most a line for each second."""
+    async with serving(path, FakePublisher(), allowed_uids=uids, max_connections=1) as server, connected(path):
+        if not uids:
+            await eventually(lambda: server.connections == 1)
+        began = trio.current_time()
+        with capture_logs() as logs:
+            for _ in range(100):
+                async with connected(path) as producer:
+                    assert len(await producer.rest()) == 1
+        assert 1 <= len(logs) <= 1 + (trio.current_time() - began)
+        assert logs[0]["connections"] == 1
+
+
 @pytest.mark.parametrize(
     ("uids", "gids", "is_served"),
     [

@@ -7,6 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from math import inf
 
 import trio
 
@@ -25,10 +26,28 @@ _WRITE_TIMEOUT_SECONDS = 30.0
 _REFUSAL_TIMEOUT_SECONDS = 1.0
 _OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _OVERLOAD_PAUSE_SECONDS = 0.5
+_COMPLAINT_PAUSE_SECONDS = 1.0
 
 
 def _untold(_code: str) -> None:
     """Tell nobody of a refusal."""
+
+
+class _Complaint:
+    """Counts what is to be complained of: whoever connects again and again doesn't fill the log."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told_at = -inf
+
+    def note(self) -> int:
+        """Count one; return how many there were since it was told last, or 0 where that was just now."""
+        self._count += 1
+        now = trio.current_time()
+        if now - self._told_at < _COMPLAINT_PAUSE_SECONDS:
+            return 0
+        count, self._count, self._told_at = self._count, 0, now
+        return count
 
 
 class IngestServer:
@@ -54,6 +73,8 @@ class IngestServer:
         self._listener: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
         self._connections: set[Connection] = set()
+        self._peers_refused = _Complaint()
+        self._turned_away = _Complaint()
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._is_running = False
@@ -161,14 +182,22 @@ class IngestServer:
                 self._log.error("ingest.peer_unknown", error=str(error))
                 return ErrorCode.FORBIDDEN, "the kernel doesn't say who is asking"
             if not is_allowed(peer, uids, gids):
-                self._log.warning("ingest.peer_refused", uid=peer.uid, gids=sorted(peer.gids), pid=peer.pid)
+                if (connections := self._peers_refused.note()) > 0:
+                    self._log.warning(
+                        "ingest.peer_refused",
+                        connections=connections,
+                        uid=peer.uid,
+                        gids=sorted(peer.gids),
+                        pid=peer.pid,
+                    )
                 return (
                     ErrorCode.FORBIDDEN,
                     f"user {peer.uid} may not submit events here; ingest.allowed_uids and allowed_gids say who may",
                 )
         most = self._config.max_connections
         if len(self._connections) >= most:
-            self._log.warning("ingest.too_many_connections", most=most)
+            if (connections := self._turned_away.note()) > 0:
+                self._log.warning("ingest.too_many_connections", connections=connections, most=most)
             return ErrorCode.RATE_LIMITED, f"{most} connections are open, and ingest.max_connections allows no more"
         return None
 
