@@ -313,15 +313,18 @@ class MemoryDeliveries(Deliveries):
                 return self._row(each)
         raise Rejected(ErrorCode.NOT_FOUND, f"there is no delivery {delivery_id}")
 
-    async def get(self, delivery_id: str, organization_id: str | None) -> DeliveryDetail:
+    async def get(
+        self, delivery_id: str, organization_id: str | None, *, before: int | None = None, limit: int = 100
+    ) -> DeliveryDetail:
         row = await self.find(delivery_id, organization_id)
         webhook = self._tables.webhooks[row.endpoint_pk]
+        made = [_attempt(each) for each in self._tables.attempts if each.delivery.pk == row.pk]
         return DeliveryDetail(
             row=row,
             endpoint=webhook.endpoint,
             endpoint_is_deleted=webhook.state is None,
             message=_message(self._tables.events[row.event_pk]),
-            attempts=[_attempt(each) for each in self._tables.attempts if each.delivery.pk == row.pk],
+            attempts=[each for each in made if before is None or each.number < before][-limit:],
         )
 
     async def backlog(self) -> list[int]:

@@ -5,7 +5,15 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
-from webhookd.admin.schemas import DeliveryDetailView, DeliveryQuery, DeliveryView, Force, ListQuery, Page
+from webhookd.admin.schemas import (
+    AttemptsQuery,
+    DeliveryDetailView,
+    DeliveryQuery,
+    DeliveryView,
+    Force,
+    ListQuery,
+    Page,
+)
 from webhookd.admin.views import MOST_ROWS, delivery, detailed, hidden_headers
 from webhookd.clock import TimeError, parse_iso
 from webhookd.delivery.requests import Receiver, compose
@@ -47,14 +55,17 @@ async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
     return Answer(value=Page(data=[delivery_view(services, row) for row in found.items], next_cursor=found.next_cursor))
 
 
-async def get_delivery(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with one delivery, its request and its attempts."""
+async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
+    """Answer with one delivery, its request and its last attempts."""
     services = call.services
-    detail = await services.store.deliveries.get(call.path["deliveryId"], call.caller.organization_id)
-    # The last attempt's moment, so that the headers are those that were sent, as long as the secret is the same.
-    at = detail.attempts[-1].started_at if detail.attempts else services.clock.now()
+    detail = await services.store.deliveries.get(
+        call.path["deliveryId"], call.caller.organization_id, before=call.query.before
+    )
+    # Of the last attempt in the answer: as long as the secret is the same, these headers are those that were sent.
+    last = detail.attempts[-1] if detail.attempts else None
+    number, at = (1, services.clock.now()) if last is None else (last.number, last.started_at)
     receiver = await receiver_of(services, detail, at)
-    headers = request_headers(detail, receiver, number=max(detail.row.attempts, 1), at=at)
+    headers = request_headers(detail, receiver, number=number, at=at)
     return Answer(value=detailed(delivery_view(services, detail.row), detail, headers))
 
 
@@ -141,9 +152,9 @@ OPERATIONS = (
         "getDelivery",
         "GET /api/webhooks/deliveries/{deliveryId}",
         Permission.READ,
-        "Read a delivery with its request and its attempts",
+        "Read a delivery with its request and its last 100 attempts; `before` a number, those that came earlier",
         get_delivery,
-        query=NoQuery,
+        query=AttemptsQuery,
         body=NoBody,
         answers={HTTPStatus.OK: DeliveryDetailView},
         refuses=(ErrorCode.NOT_FOUND,),

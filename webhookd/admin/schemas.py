@@ -235,7 +235,7 @@ class AttemptView(Output, frozen=True, kw_only=True):
 
 
 class DeliveryDetailView(DeliveryView, frozen=True, kw_only=True):
-    """A delivery with its request and its attempts, oldest first."""
+    """A delivery with its request and its last 100 attempts, oldest first."""
 
     request: RequestView
     attempt_log: list[AttemptView]
@@ -416,6 +416,12 @@ class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
     event_id: EventId | None = None
     since: Time | None = None
     until: Time | None = None
+
+
+class AttemptsQuery(Input, frozen=True, kw_only=True):
+    """Which attempts of a delivery: the last ones, or those before the one of this number."""
+
+    before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
 class EventQuery(Input, frozen=True, kw_only=True):

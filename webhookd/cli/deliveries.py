@@ -65,7 +65,7 @@ def list_(
 @prints_json
 @takes_place
 def show(place: Place, delivery_id: str, as_json: bool) -> None:
-    """Show one delivery: what is sent, and each attempt with the receiver's answer."""
+    """Show one delivery: what is sent, and its last 100 attempts, each with the receiver's answer."""
     with place.source() as source:
         detail = source.delivery(delivery_id)
     if as_json:
@@ -127,6 +127,8 @@ def _show(detail: DeliveryDetailView) -> None:
             ("given up", "" if detail.completed_at else detail.expires_at),
         ]
     )
+    if detail.attempts > len(detail.attempt_log) > 0:
+        click.echo(f"\nthe last {len(detail.attempt_log)} attempts:")
     for attempt in detail.attempt_log:
         click.echo()
         _show_attempt(attempt)

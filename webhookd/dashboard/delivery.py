@@ -4,8 +4,9 @@ import hashlib
 import shlex
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Annotated
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from quart import Response
 
 from webhookd.admin.auth import Permission
@@ -28,7 +29,7 @@ INLINE_BYTES = 16_384
 class DeliveryPage(Input, frozen=True, kw_only=True):
     """Which attempts: those before that number, the last ones without."""
 
-    before: int | None = None
+    before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -72,7 +73,7 @@ class Signed(Struct, frozen=True, kw_only=True):
 async def delivery(visit: Visit) -> Response:
     """Show a delivery."""
     asked = visit.query(DeliveryPage)
-    detail = await _detail(visit)
+    detail = await _detail(visit, asked.before)
     values = await _values(visit, detail, asked.before)
     body = detail.message.body
     text, is_cut = shown(indented(body))
@@ -84,7 +85,8 @@ async def delivery(visit: Visit) -> Response:
 
 async def delivery_parts(visit: Visit) -> Mapping[str, str]:
     """Make what changes of it while it is being delivered."""
-    values = await _values(visit, await _detail(visit), visit.query(DeliveryPage).before)
+    before = visit.query(DeliveryPage).before
+    values = await _values(visit, await _detail(visit, before), before)
     return {name: visit.part(f"delivery/{name}.html", values) for name in ("facts", "attempts")}
 
 
@@ -101,13 +103,17 @@ async def retry(visit: Visit) -> Response:
     return visit.go(f"/deliveries/{delivery_id}", "It is sent again as soon as its line lets it.")
 
 
-async def _detail(visit: Visit) -> DeliveryDetail:
-    return await visit.services.store.deliveries.get(visit.path["deliveryId"], visit.caller.organization_id)
+async def _detail(visit: Visit, before: int | None) -> DeliveryDetail:
+    return await visit.services.store.deliveries.get(
+        visit.path["deliveryId"],
+        visit.caller.organization_id,
+        before=before,
+        limit=MOST_ATTEMPTS + 1,  # whether there are earlier ones
+    )
 
 
 async def _values(visit: Visit, detail: DeliveryDetail, before: int | None) -> dict[str, object]:
-    rows = [row for row in detail.attempts if before is None or row.number < before]
-    listed, earlier = rows[-MOST_ATTEMPTS:], rows[:-MOST_ATTEMPTS]
+    listed, earlier = detail.attempts[-MOST_ATTEMPTS:], detail.attempts[:-MOST_ATTEMPTS]
     receiver = await receiver_of(visit.services, detail, listed[0].started_at if listed else detail.row.created_at)
     view = delivery_view(visit.services, detail.row)
     newest = listed[-1].number if listed and before is None else None

@@ -32,6 +32,7 @@ from webhookd.models import (
 
 _IN_CHUNK = 500
 _MOST_REMEMBERED = 10_000
+_KEPT_HEADER_BYTES = 4 * 1024
 _json = msgspec.json.Encoder().encode
 
 _ATTEMPT_COLUMNS = tuple(AttemptTable._meta.sorted_field_names)
@@ -232,6 +233,7 @@ def attempt_values(record: AttemptRecord) -> dict[str, object]:
 def _attempt(record: AttemptRecord) -> tuple[object, ...]:
     """Return the row in the order of `_ATTEMPT_COLUMNS`."""
     outcome = record.outcome
+    headers = _kept(outcome.headers)
     return (
         record.delivery.pk,
         record.number,
@@ -241,13 +243,26 @@ def _attempt(record: AttemptRecord) -> tuple[object, ...]:
         outcome.duration_seconds,
         outcome.remote_address,
         outcome.status,
-        _json(outcome.headers).decode(),
+        _json(headers).decode(),
         outcome.body,
-        outcome.truncated,
+        outcome.truncated or len(headers) < len(outcome.headers),
         None if record.error is None else record.error.value,
         outcome.detail,
         record.retry_after_seconds,
     )
+
+
+def _kept(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return those of an answer's headers that are stored: as many of the first ones as fit.
+
+    A receiver may send 60 KiB of them each time, with any number of attempts of one delivery.
+    """
+    left = _KEPT_HEADER_BYTES
+    for at, (name, value) in enumerate(headers):
+        left -= len(name) + len(value)
+        if left < 0:
+            return headers[:at]
+    return headers
 
 
 def _delivery_update(record: AttemptRecord) -> tuple[object, ...]:

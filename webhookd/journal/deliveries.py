@@ -19,6 +19,8 @@ from webhookd.journal.schema import (
 )
 from webhookd.models import DeliveryError, DeliveryStatus, Ordering, Trigger
 
+MOST_ATTEMPTS = 100  # that are read of one delivery at a time
+
 _LIST, _OF_EVENT = "deliveries", "event-deliveries"
 # Where a page of what is pending ends, by sequence, and one of all else, by time.
 _PLACE, _TIME = tuple[cursors.Number, cursors.Number], tuple[float, cursors.Number]
@@ -128,23 +130,31 @@ def find(database: Database, delivery_id: str, organization_id: str | None) -> D
     raise Rejected(ErrorCode.NOT_FOUND, f"there is no delivery {delivery_id}")
 
 
-def get(database: Database, delivery_id: str, organization_id: str | None) -> DeliveryDetail:
-    """Return a delivery with its endpoint, its message and its attempts; Rejected NOT_FOUND as `find`."""
+def get(
+    database: Database,
+    delivery_id: str,
+    organization_id: str | None,
+    *,
+    before: int | None = None,
+    limit: int = MOST_ATTEMPTS,
+) -> DeliveryDetail:
+    """Return a delivery with its endpoint, its message and its last attempts; Rejected NOT_FOUND as `find`.
+
+    At most `limit` attempts, oldest first, of those whose number is below `before` where that is given: a receiver that
+    answers at once, and no, may have had any number of them.
+    """
     row = find(database, delivery_id, organization_id)
     endpoint, is_deleted = endpoints.by_pk(database, row.endpoint_pk)
-    attempts = (
-        AttemptTable.select(*_ATTEMPT_COLUMNS)
-        .where(AttemptTable.delivery_pk == row.pk)
-        .order_by(AttemptTable.number)
-        .tuples()
-        .execute(database)
-    )
+    query = AttemptTable.select(*_ATTEMPT_COLUMNS).where(AttemptTable.delivery_pk == row.pk)
+    if before is not None:
+        query = query.where(AttemptTable.number < before)
+    attempts = list(query.order_by(AttemptTable.number.desc()).limit(limit).tuples().execute(database))
     return DeliveryDetail(
         row=row,
         endpoint=endpoint,
         endpoint_is_deleted=is_deleted,
         message=events.message(database, row.event_pk),
-        attempts=[_attempt(attempt) for attempt in attempts],
+        attempts=[_attempt(attempt) for attempt in reversed(attempts)],
     )
 
 

@@ -95,9 +95,19 @@ class Deliveries:
         """Return a delivery; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
         return await self._transactions.read(deliveries.find, delivery_id, organization_id)
 
-    async def get(self, delivery_id: str, organization_id: str | None) -> DeliveryDetail:
-        """Return a delivery with its webhook, its message and its attempts; Rejected NOT_FOUND as by `find`."""
-        return await self._transactions.read(deliveries.get, delivery_id, organization_id)
+    async def get(
+        self,
+        delivery_id: str,
+        organization_id: str | None,
+        *,
+        before: int | None = None,
+        limit: int = deliveries.MOST_ATTEMPTS,
+    ) -> DeliveryDetail:
+        """Return a delivery with its webhook, its message and its last attempts; Rejected NOT_FOUND as by `find`.
+
+        At most `limit` attempts, oldest first, of those whose number is below `before` where that is given.
+        """
+        return await self._transactions.read(deliveries.get, delivery_id, organization_id, before=before, limit=limit)
 
     async def backlog(self) -> list[int]:
         """Return the row numbers of the webhooks that have something to be sent, deleted ones included."""

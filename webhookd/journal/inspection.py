@@ -109,7 +109,7 @@ class Inspection:
         )
 
     def delivery(self, delivery_id: str) -> DeliveryDetail:
-        """Return a delivery with its webhook, its message and its attempts; Rejected NOT_FOUND."""
+        """Return a delivery with its webhook, its message and its last attempts; Rejected NOT_FOUND."""
         return self._read(deliveries.get, delivery_id, None)
 
     def event_page(self, limit: int, after: str | None) -> Page[EventRow]:

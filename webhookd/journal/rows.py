@@ -179,7 +179,7 @@ class AttemptRow(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryDetail(Struct, frozen=True, kw_only=True):
-    """A delivery with all there is to know: its endpoint (deleted ones too), what it sends, its attempts."""
+    """A delivery with all there is to know: its endpoint (deleted ones too), what it sends, its last attempts."""
 
     row: DeliveryRow
     endpoint: Endpoint

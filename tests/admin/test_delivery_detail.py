@@ -1,0 +1,55 @@
+"""One delivery over the API: its attempts and their answers, of which there may be any number and any amount."""
+
+from pathlib import Path
+
+import trio
+from trio.testing import MockClock
+
+from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
+from webhookd.models import DeliveryError, Outcome
+
+
+async def made(api: Api) -> str:
+    """Send an event to a webhook, and return the path of its delivery."""
+    webhook = {"url": "https://a.example/", "events": ["*"]}
+    await api.ask("POST", "/api/webhooks", None, body=webhook, uid=OWN_UID)
+    event = {"type": "user.created", "data": {}, "id": "e1"}
+    await api.ask("POST", "/api/events", None, body=event, uid=OWN_UID)
+    [row] = (await api.ask("GET", "/api/events/e1/deliveries", None, uid=OWN_UID)).json()["data"]
+    return f"/api/webhooks/deliveries/{row['id']}"
+
+
+async def test_the_last_attempts_are_shown(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Of many attempts an answer has the last hundred, and those before a number where that is given."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        api.world.sender.script = lambda _: DeliveryError.CONNECT
+        path = await made(api)
+        await trio.sleep(60 * 3600)
+        detail = (await api.ask("GET", path, None, uid=OWN_UID)).json()
+        assert detail["attempts"] > 200
+        numbers = [attempt["number"] for attempt in detail["attemptLog"]]
+        assert numbers == list(range(detail["attempts"] - 99, detail["attempts"] + 1))
+        assert detail["request"]["headers"]["x-webhook-attempt"] == str(numbers[-1])
+        before = (await api.ask("GET", f"{path}?before={numbers[0]}", None, uid=OWN_UID)).json()
+        assert [attempt["number"] for attempt in before["attemptLog"]] == list(range(numbers[0] - 100, numbers[0]))
+        assert before["request"]["headers"]["x-webhook-attempt"] == str(numbers[0] - 1)
+        assert (await api.ask("GET", f"{path}?before=1", None, uid=OWN_UID)).json()["attemptLog"] == []
+        for number in ("0", str(2**63)):
+            assert (await api.ask("GET", f"{path}?before={number}", None, uid=OWN_UID)).status_code == 400
+
+
+async def test_an_answers_headers_are_stored_up_to_a_bound(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Of 60 KiB of headers the first 4 KiB are stored, and marked; what they ask for is done all the same."""
+    headers = tuple((f"x-{number}", "y" * 100) for number in range(600))
+    async with api_in_process(tmp_path, Signer()) as api:
+        answer = Outcome(duration_seconds=0.1, status=200, headers=(*headers, ("webhook-delivery", "abort")))
+        api.world.sender.script = lambda _: answer
+        path = await made(api)
+        while not (detail := (await api.ask("GET", path, None, uid=OWN_UID)).json())["completedAt"]:
+            await trio.sleep(1)
+        [attempt] = detail["attemptLog"]
+        assert detail["error"] == "receiver"
+        assert attempt["truncated"]
+        stored = list(attempt["responseHeaders"].items())
+        assert stored == list(headers[: len(stored)])
+        assert 3900 < sum(len(name) + len(value) for name, value in stored) <= 4096
