@@ -10,7 +10,20 @@ from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.errors import Rejected
-from webhookd.journal import Store, audit, deliveries, endpoints, events, quotas, schedule, schema, windows
+from webhookd.journal import (
+    Store,
+    audit,
+    cursors,
+    deliveries,
+    endpoints,
+    event_types,
+    events,
+    keys,
+    quotas,
+    schedule,
+    schema,
+    windows,
+)
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, next_rows, prune
 from webhookd.models import DeliveryStatus, Ordering
@@ -150,6 +163,11 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
             (deliveries.page, (endpoint.pk,), everything() | {"since": 1.0, "until": 2e9}),
             *((deliveries.page, (endpoint.pk,), everything() | {"status": status}) for status in DeliveryStatus),
             (deliveries.get, (row.id, None), {}),
+            (deliveries.get, (row.id, None), {"before": 5, "limit": 2}),
+            (event_types.page, (), {"limit": 20, "cursor": cursors.encode("event-types", ["user.created"])}),
+            (event_types.find, ("user.created",), {}),
+            (keys.page, (None,), {"limit": 20, "cursor": cursors.encode("keys", ["key_x"])}),
+            (keys.page, ("acme",), {"limit": 20, "cursor": None}),
             (deliveries.backlog, (), {}),
             (events.page, ("acme",), {"limit": 20, "cursor": None, "after": None}),
             (events.get, ("e", None), {}),

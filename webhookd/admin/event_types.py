@@ -12,7 +12,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, Page
-from webhookd.admin.views import page_of
+from webhookd.admin.views import MOST_ROWS
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.journal import EventTypeRow
 from webhookd.journal.audit import Action
@@ -24,9 +24,9 @@ _TAG_DIGITS = 20
 
 async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the catalogue, by name."""
-    rows = await call.services.store.event_types.all()
-    found, next_cursor = page_of({row.name: row for row in rows}, call.query, "event-types")
-    return Answer(value=Page(data=[_view(row) for row in found], next_cursor=next_cursor))
+    query = call.query
+    found = await call.services.store.event_types.page(limit=min(query.limit, MOST_ROWS), cursor=query.cursor)
+    return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
 
 
 async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
@@ -116,7 +116,7 @@ OPERATIONS = (
         body=EventTypeInput,
         optional_body=True,
         answers={HTTPStatus.OK: EventTypeView},
-        refuses=(ErrorCode.CONFLICT,),
+        refuses=(ErrorCode.CONFLICT, ErrorCode.QUOTA_EXCEEDED),
         has_etags=True,
     ),
     operation(

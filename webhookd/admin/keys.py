@@ -9,7 +9,7 @@ from webhookd.admin.auth import Permission, new_key
 from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
-from webhookd.admin.views import key, page_of
+from webhookd.admin.views import MOST_ROWS, key
 from webhookd.envelope import invalid
 from webhookd.errors import ErrorCode
 from webhookd.journal import KeyRow
@@ -19,13 +19,12 @@ from webhookd.secrets import hash_api_key
 
 async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the keys, newest first."""
-    organization_id = call.caller.organization_id
-    rows = await call.services.store.keys.all()
-    seen = {row.id: row for row in rows if organization_id in {None, row.organization_id}}
-    found, next_cursor = page_of(seen, call.query, "keys", newest_first=True)
+    found = await call.services.store.keys.page(
+        call.caller.organization_id, limit=min(call.query.limit, MOST_ROWS), cursor=call.query.cursor
+    )
     in_use = call.services.keys
-    views = [key(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found]
-    return Answer(value=Page(data=views, next_cursor=next_cursor))
+    views = [key(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found.items]
+    return Answer(value=Page(data=views, next_cursor=found.next_cursor))
 
 
 async def create_key(call: Call[NoQuery, NewKey]) -> Answer:

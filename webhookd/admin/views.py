@@ -13,7 +13,6 @@ from webhookd.admin.schemas import (
     EventView,
     HealthView,
     KeyView,
-    ListQuery,
     RequestView,
     Retry,
     Webhook,
@@ -25,7 +24,7 @@ from webhookd.delivery.custom_headers import sent
 from webhookd.delivery.policy import resolve
 from webhookd.health import Health
 from webhookd.hidden import Secret
-from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow, cursors
+from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow
 from webhookd.models import Endpoint
 
 HIDDEN = "[hidden]"
@@ -181,16 +180,3 @@ def key(row: KeyRow, last_used_at: float | None) -> KeyView:
         last_used_at=iso_or_none(last_used_at),
         created_at=iso(row.created_at),
     )
-
-
-def page_of(
-    rows: Mapping[str, T], query: ListQuery, list_name: str, *, newest_first: bool = False
-) -> tuple[list[T], str | None]:
-    """Cut a page out of a short list that is held whole, ordered by its keys; Rejected INVALID_CURSOR."""
-    names = sorted(rows, reverse=newest_first)
-    if query.cursor is not None:
-        (last,) = cursors.decode(query.cursor, list_name, tuple[str])
-        names = [name for name in names if (name < last if newest_first else name > last)]
-    limit = min(query.limit, MOST_ROWS)
-    next_cursor = cursors.encode(list_name, [names[limit - 1]]) if len(names) > limit else None
-    return [rows[name] for name in names[:limit]], next_cursor

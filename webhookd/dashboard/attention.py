@@ -106,14 +106,12 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
 async def _of_keys(visit: Visit) -> list[Concern]:
     if not visit.may(Permission.ADMINISTER):
         return []
-    organization_id = visit.caller.organization_id
-    soon = [
-        row
-        for row in await visit.services.store.keys.all()
-        if organization_id in {None, row.organization_id}
-        and row.expires_at is not None
-        and visit.now < row.expires_at < visit.now + KEY_ENDS_SOON_SECONDS
-    ]
+    soon = await visit.services.store.keys.ending(
+        visit.caller.organization_id,
+        after=visit.now,
+        before=visit.now + KEY_ENDS_SOON_SECONDS,
+        limit=MOST_WEBHOOKS,
+    )
     return [
         Concern(
             tone="warn",
@@ -121,7 +119,7 @@ async def _of_keys(visit: Visit) -> list[Concern]:
             sentence=f"The {row.role.value} key {row.name or row.id} ends {words.when(row.expires_at)} UTC.",
             path="/keys",
         )
-        for row in soon[:MOST_WEBHOOKS]
+        for row in soon
     ]
 
 

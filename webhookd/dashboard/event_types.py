@@ -63,7 +63,7 @@ async def add(visit: Visit) -> Response:
 async def one(visit: Visit) -> Response:
     """Show what is said of a name, to be changed by who may."""
     name = visit.path["name"]
-    row = next((row for row in await visit.services.store.event_types.all() if row.name == name), None)
+    row = await visit.services.store.event_types.find(name)
     if row is None:
         raise Rejected(ErrorCode.NOT_FOUND, f"the catalogue has no {name}")
     values = {

@@ -24,10 +24,18 @@ class EventTypes:
         """Return the whole catalogue, by name."""
         return await self._transactions.read(event_types.all)
 
+    async def page(self, *, limit: int, cursor: str | None) -> Page[EventTypeRow]:
+        """Return a part of the catalogue, by name; Rejected INVALID_CURSOR."""
+        return await self._transactions.read(event_types.page, limit=limit, cursor=cursor)
+
+    async def find(self, name: str) -> EventTypeRow | None:
+        """Return an event type, None where the catalogue doesn't have it."""
+        return await self._transactions.read(event_types.find, name)
+
     async def put(
         self, row: EventTypeRow, now: float, *, entry: audit.Deed | None, condition: event_types.Condition | None
     ) -> EventTypeRow:
-        """Add a name, or replace what is said of it; Rejected where `condition` raises it."""
+        """Add a name, or replace what is said of it; Rejected where `condition` raises it, or QUOTA_EXCEEDED."""
         put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
         return await self._transactions.submit(
             lambda database: put(database, row, now, condition=condition),
@@ -53,6 +61,14 @@ class Keys:
     async def all(self) -> list[KeyRow]:
         """Return every key, oldest first; expired ones too."""
         return await self._transactions.read(keys.all)
+
+    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> Page[KeyRow]:
+        """Return a page of the keys, newest first; of one organization where one is given."""
+        return await self._transactions.read(keys.page, organization_id, limit=limit, cursor=cursor)
+
+    async def ending(self, organization_id: str | None, *, after: float, before: float, limit: int) -> list[KeyRow]:
+        """Return the oldest of the keys that expire between two times; of one organization where one is given."""
+        return await self._transactions.read(keys.ending, organization_id, after=after, before=before, limit=limit)
 
     async def create(self, row: KeyRow, *, most: int, entry: audit.Deed | None) -> KeyRow:
         """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
