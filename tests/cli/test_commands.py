@@ -189,6 +189,11 @@ def test_send_and_listen_are_the_two_ends(config: Path, tmp_path: Path) -> None:
         many = run("send", "--socket", ingest, stdin=events, status=1)
         codes = [line.get("error", {}).get("code") for line in map(json.loads, many.stdout.splitlines())]
         assert codes == [None, "MALFORMED_JSON", "UNKNOWN_EVENT_TYPE"]
+        long = run(
+            "send", "--socket", ingest, stdin="x" * 3_000_000 + '\n{"type": "user.created", "data": {}}', status=1
+        )
+        codes = [line.get("error", {}).get("code") for line in map(json.loads, long.stdout.splitlines())]
+        assert codes == ["PAYLOAD_TOO_LARGE", None]
         with Client(ingest) as client:
             assert client.send("user.created", {}, id="mine").duplicate
     away = run("send", "--config", config, "--type", "user.created", "--data", "{}", "--timeout", "0.2", status=1)
@@ -210,3 +215,19 @@ def test_verify_names_the_mistake(tmp_path: Path) -> None:
     body.write_text('{"a":1}')
     assert "body" in run("verify", "--secret", SECRET, *options, "--body", body, status=1).stderr
     assert "whsec_" in run("verify", "--secret", "nonsense", *options, "--body", body, status=1).stderr
+
+
+def test_verify_reads_no_file_without_end(tmp_path: Path) -> None:
+    """A device that never ends, a sparse file and what can't be read are told in a line; a tolerance is a number."""
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(50 * 2**30)
+    options = ("--secret", SECRET, "--header", "webhook-id: e")
+    for body in (sparse, "/dev/zero"):
+        refused = run("verify", *options, "--body", body, status=1).stderr
+        assert refused == f"webhookd: {body} is larger than 16777216 bytes, and no request's body is\n"
+    unread = run("verify", *options, "--body", "/proc/self/mem", status=1).stderr
+    assert unread == "webhookd: can't read /proc/self/mem: Input/output error\n"
+    for number in ("nan", "inf", "1e300"):
+        assert "is no number of seconds" in run("verify", *options, "--tolerance", number, status=2).stderr
+        assert "is no number of seconds" in run("health", "--timeout", number, status=2).stderr

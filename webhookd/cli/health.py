@@ -8,7 +8,7 @@ import msgspec
 
 from webhookd.cli.api import Refused
 from webhookd.cli.control import Control
-from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.options import Seconds, prints_json, takes_config
 from webhookd.config import Config
 from webhookd.errors import CommandError
 
@@ -24,7 +24,7 @@ class Readiness(msgspec.Struct):
 @click.option(
     "--timeout",
     "timeout_seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

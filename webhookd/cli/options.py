@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 import click
 
@@ -12,6 +12,18 @@ from webhookd.config import Config, load_config
 P = ParamSpec("P")
 R = TypeVar("R")
 _FILE = "webhookd.configuration_file"
+_MOST_SECONDS = 1e9
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds that a clock can wait for: to Python `nan` is in every range, and `inf` is a number."""
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number."""
+        seconds = float(super().convert(cast("float", value), param, ctx))
+        if not seconds <= _MOST_SECONDS:
+            self.fail(f"{value} is no number of seconds up to {_MOST_SECONDS:.0f}.", param, ctx)
+        return seconds
 
 
 class InOrder(click.Group):

@@ -6,20 +6,24 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
+from typing import cast
 
 import click
 import msgspec
 
 from webhookd.access import user
-from webhookd.cli.options import takes_config
+from webhookd.cli.options import Seconds, takes_config
 from webhookd.client import Client, Event
 from webhookd.config import Config
 from webhookd.envelope import check_json_text, decode_event, decode_json
-from webhookd.errors import CommandError, Rejected
+from webhookd.errors import CommandError, ErrorCode, Rejected
+from webhookd.lines import Line, LineSplitter, Oversized
 from webhookd.models import PublishResult
 
 _PROBE_SECONDS = 1.0
+_CHUNK_BYTES = 65_536
 _any_json = msgspec.json.Decoder(msgspec.Raw)
 
 
@@ -38,7 +42,7 @@ _any_json = msgspec.json.Decoder(msgspec.Raw)
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(min=0, min_open=True),
     default=10,
     show_default=True,
     metavar="SECONDS",
@@ -68,7 +72,7 @@ def command(
     if type_ is None:
         if given := [name for name, value in {"data": data, **fields}.items() if value is not None]:
             raise click.UsageError(f"{given[0]} says something of one event; give its --type too")
-        lines: Iterable[bytes] = sys.stdin.buffer
+        lines: Iterable[Line] = _lines(cast("BufferedIOBase", sys.stdin.buffer), config.ingest.max_event_bytes)
     else:
         if data is None:
             raise click.UsageError("an event needs --data, a JSON object such as '{}'")
@@ -118,17 +122,24 @@ def _line(type_: str, data: str, fields: dict[str, str | None]) -> bytes:
     return f'{head[:-1]}, "data": {one_line}}}'.encode(errors="surrogateescape")
 
 
-def _submit(client: Client, lines: Iterable[bytes], max_event_bytes: int) -> int:
+def _lines(stream: BufferedIOBase, max_event_bytes: int) -> Iterator[Line]:
+    """Yield the lines as they come; of one that is too long nothing is held."""
+    splitter = LineSplitter(max_event_bytes)
+    while chunk := stream.read1(_CHUNK_BYTES):
+        yield from splitter.feed(chunk)
+    if (last := splitter.finish()) is not None:
+        yield last
+
+
+def _submit(client: Client, lines: Iterable[Line], max_event_bytes: int) -> int:
     """Send what can be sent, print a result for every line, in their order; return how many were refused."""
     waiting: deque[Rejected | None] = deque()
     refused = 0
 
     def events() -> Iterator[Event]:
         for line in lines:
-            if not line.strip():
-                continue
             try:
-                event = _event(line.strip(), max_event_bytes)
+                event = _event(line, max_event_bytes)
             except Rejected as rejected:
                 waiting.append(rejected)
             else:
@@ -151,8 +162,10 @@ def _submit(client: Client, lines: Iterable[bytes], max_event_bytes: int) -> int
     return refused + show_refused_here()
 
 
-def _event(line: bytes, max_event_bytes: int) -> Event:
-    new = decode_event(line, max_bytes=max_event_bytes)
+def _event(line: Line, max_event_bytes: int) -> Event:
+    if line is Oversized.LINE:
+        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {max_event_bytes} bytes are taken")
+    new = decode_event(line.strip(), max_bytes=max_event_bytes)
     return Event(
         type=new.type,
         data=bytes(new.data),

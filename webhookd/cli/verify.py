@@ -4,11 +4,13 @@ from typing import BinaryIO
 
 import click
 
-from webhookd.cli.options import checks_config, prints_json
+from webhookd.cli.options import Seconds, checks_config, prints_json
 from webhookd.cli.terminal import show_json
 from webhookd.clock import iso
 from webhookd.errors import CommandError
 from webhookd.verify import VerificationError, verify
+
+_MOST_BODY_BYTES = 16 * 1024 * 1024
 
 
 @click.command("verify")
@@ -25,7 +27,7 @@ from webhookd.verify import VerificationError, verify
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=Seconds(min=0),
     default=300,
     show_default=True,
     metavar="SECONDS",
@@ -39,7 +41,7 @@ def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: fl
     Exit status 0 if the signature holds, 1 if not.
     """
     try:
-        verified = verify(secret, _parse(headers), body.read(), tolerance_seconds=tolerance)
+        verified = verify(secret, _parse(headers), _read(body), tolerance_seconds=tolerance)
     except VerificationError as error:
         if as_json:
             show_json({"ok": False, "mistake": error.mistake, "detail": str(error)})
@@ -54,6 +56,16 @@ def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: fl
     if sent_at is not None:
         facts.append(f"sent at {sent_at}")
     click.echo(", ".join(facts))
+
+
+def _read(body: BinaryIO) -> bytes:
+    try:
+        read = body.read(_MOST_BODY_BYTES + 1)
+    except OSError as error:
+        raise CommandError(f"can't read {body.name}: {error.strerror}") from error
+    if len(read) > _MOST_BODY_BYTES:
+        raise CommandError(f"{body.name} is larger than {_MOST_BODY_BYTES} bytes, and no request's body is")
+    return read
 
 
 def _parse(headers: tuple[str, ...]) -> dict[str, str]:
