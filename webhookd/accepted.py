@@ -31,7 +31,7 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a str
 def complaints(document: object, annotation: object) -> tuple[tuple[str, str], ...]:
     """Return (JSON pointer, what is wrong there) of the first parts of a document that a type doesn't take.
 
-    Nothing where it takes all of it. The document is what a JSON parser makes of its text.
+    Nothing where it takes all of it. The document is what a JSON parser makes of its text; a list in it may be a tuple.
     """
     return tuple(islice(_look(document, type_info(annotation), ""), MOST_COMPLAINTS))
 
@@ -118,7 +118,9 @@ def _look(value: object, kind: inspect.Type, pointer: str, words: str | None = N
             yield from _look_into(cast("Mapping[str, object]", value), kind, pointer)
         case inspect.DictType():
             yield from _look_through(cast("Mapping[str, object]", value), kind, pointer)
-        case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list) and _has_length(value, kind):
+        case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list | tuple) and _has_length(
+            value, kind
+        ):
             for index, item in enumerate(value):
                 yield from _look(item, kind.item_type, f"{pointer}/{index}")
         case _:
@@ -205,8 +207,8 @@ def _has_length(
 
 def _refusal(value: object, accepted: str) -> str:
     """Say what is taken and which kind of value isn't; the value itself may be a secret."""
-    kind = _KINDS.get(type(value)) or ("a list" if isinstance(value, list) else "an object")
-    if isinstance(value, str | list) and kind.partition(" of ")[0] in accepted.partition(" of ")[0]:
+    kind = _KINDS.get(type(value)) or ("a list" if isinstance(value, list | tuple) else "an object")
+    if isinstance(value, str | list | tuple) and kind.partition(" of ")[0] in accepted.partition(" of ")[0]:
         kind = f"{kind} of {len(value)}"
     elif isinstance(value, int | float) and not isinstance(value, bool):
         kind = shortened(str(value)) if abs(value) < 1e15 else "a number as large as that"

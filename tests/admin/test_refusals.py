@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.admin.conftest import Api
+from tests.admin.raw import exchange
 
 GOOD = {"url": "http://127.0.0.1:9/", "events": ["user.created"]}
 BAD_FIELD = "VALIDATION_ERROR"
@@ -195,6 +196,33 @@ def test_an_altered_revoked_or_expired_key_is_no_key(api: Api) -> None:
     assert problem(api.admin.delete(f"/api/keys/{made['id']}"))[:2] == (404, "NOT_FOUND")
     past = api.admin.post("/api/keys", json={"role": "viewer", "expiresAt": "2020-01-01T00:00:00Z"})
     assert problem(past) == (400, "VALIDATION_ERROR", ["/expiresAt"])
+
+
+@pytest.mark.parametrize(
+    ("patch", "pointer"),
+    [
+        ({"id": "x"}, "/id"),
+        ({"concurrency": 0}, "/concurrency"),
+        ({"retry": {"delays": [0]}}, "/retry/delays/0"),
+        ({"metadata": {"a": {"b": "c"}}}, "/metadata/a"),
+        ({"rateLimit": {"burst": 5}}, "/rateLimit/perSecond"),
+    ],
+)
+def test_of_a_patch_its_own_mistake_is_told_alone(api: Api, patch: dict[str, object], pointer: str) -> None:
+    """What the webhook has already, lists included, is no mistake of a patch that is refused for another field."""
+    webhook = api.webhook(retry={"delays": [1, 2]})
+    answer = api.admin.patch(f"/api/webhooks/{webhook['id']}", json=patch)
+    assert problem(answer) == (400, "VALIDATION_ERROR", [pointer])
+    assert answer.json()["detail"].startswith(f"{pointer}: ")
+
+
+def test_a_path_begins_with_one_slash(api: Api) -> None:
+    """The router would leave a second one out; a proxy that keeps /api/ from the world wouldn't."""
+    host, port = api.url.removeprefix("http://").split(":")
+    for path in (b"//api/webhooks", b"///api/webhooks", b"//healthz", b"//", b"//sign-in"):
+        request = b"GET %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n\r\n" % (path, api.first_key.encode())
+        [reply], _ = exchange((host, int(port)), [request])
+        assert reply.status == 404, path
 
 
 def test_an_operator_changes_is_active_alone(api: Api) -> None:

@@ -237,7 +237,13 @@ def current_request() -> Request:
 
 
 def check_path(raw_path: bytes) -> None:
-    """Raise Rejected VALIDATION_ERROR for a path that isn't percent-encoded UTF-8 without control characters."""
+    """Raise Rejected VALIDATION_ERROR for a path that isn't percent-encoded UTF-8 without control characters.
+
+    NOT_FOUND for one that begins with two slashes: the router would leave one out, and a proxy that tells /api/ from
+    all else by how a path begins would not.
+    """
+    if raw_path.startswith(b"//"):
+        raise Rejected(ErrorCode.NOT_FOUND, "there is nothing at this path")
     _unquote(raw_path, "the path", plus=False)
 
 

@@ -29,7 +29,7 @@ from webhookd.errors import ConfigError, ErrorCode, Rejected
 from webhookd.journal.audit import Actor, ActorKind
 from webhookd.logs import get_logger
 from webhookd.malformed import BOM
-from webhookd.models import ORGANIZATION_PATTERN, OrganizationId, Role
+from webhookd.models import OrganizationId, Role
 
 EVERY_ORGANIZATION = "*"
 
@@ -160,7 +160,7 @@ class TokenKeys:
             # A token that forgot its organization must not reach all of them.
             raise Rejected(
                 ErrorCode.FORBIDDEN,
-                f"the token's claim {name!r} names no organization ({ORGANIZATION_PATTERN}, or * for all)",
+                f"the token's claim {name!r} is no organization (1 to 64 letters, digits, _ . : and -, or * for all)",
             ) from error
 
     async def run(self) -> None:
