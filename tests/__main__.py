@@ -125,8 +125,13 @@ def tool(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a stage: child processes of the tests find what is installed here."""
-    return dict(os.environ) | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+    """Return the environment of a stage: child processes of the tests find what is installed here.
+
+    Many containers tell Python to write no bytecode, and then each of some hundred processes compiles all it imports.
+    """
+    environ = dict(os.environ) | {"PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}", "PYTHONUNBUFFERED": "1"}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    return environ
 
 
 if __name__ == "__main__":
