@@ -8,6 +8,11 @@ import pytest
 T = TypeVar("T")
 
 
+def is_long_run(config: pytest.Config) -> bool:
+    """Whether slow tests are among those that are asked for."""
+    return bool(config.getoption("markexpr") != "not slow")
+
+
 def long(rows: Iterable[T], is_long: Callable[[T], bool]) -> list[Any]:
     """Return the rows for `parametrize`, those of the long run marked as slow; a tuple is a row of several values."""
     return [

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from axe_playwright_python.base import AXE_FILE_PATH
 from playwright.sync_api import Browser as Chromium
-from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Request, Response, sync_playwright
+from playwright.sync_api import ConsoleMessage, Page, Request, Response, sync_playwright
 
 T = TypeVar("T")
 
@@ -38,7 +38,9 @@ _ARGUMENTS = (
 )
 _AXE = AXE_FILE_PATH.read_text()
 _RUN_AXE = """
-async () => (await axe.run(document, {resultTypes: ["violations"]})).violations.map(
+async (color) => (await axe.run(document, {
+    resultTypes: ["violations"], rules: {"color-contrast": {enabled: color}},
+})).violations.map(
     (found) => `${found.id}: ${found.help}: ${found.nodes.map((node) => node.html.slice(0, 160)).join(" | ")}`)
 """
 _NOTE_VIOLATIONS = """
@@ -68,9 +70,10 @@ def find_chromium() -> str | None:
 class Tab:
     """One page of a browser; `complaints` is what it has caused that no page may."""
 
-    def __init__(self, page: Page, url: str) -> None:
+    def __init__(self, page: Page, url: str, *, is_thorough: bool) -> None:
         self.page = page
         self.url = url
+        self.is_thorough = is_thorough
         self.complaints: list[str] = []
         self.refusals: list[str] = []
         page.set_default_timeout(WAIT_MS)
@@ -94,14 +97,19 @@ class Tab:
         self.page.set_viewport_size({"width": size[0], "height": size[1]})
         self.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
 
-    def check(self, looks: Sequence[Look] = QUICK_LOOKS) -> None:
-        """Hold the page against what every page must be; AssertionError says what is wrong."""
+    def check(self, looks: Sequence[Look] = QUICK_LOOKS, *, color: bool = False) -> None:
+        """Hold the page against what every page must be; AssertionError says what is wrong.
+
+        Whether each text stands out from its ground is most of the work, and is asked where `color` is true, and
+        everywhere in a long run.
+        """
         page = self.page
         wrong: list[str] = []
+        looks_at_color = color or self.is_thorough
         page.evaluate(_AXE)
         for scheme, size in looks:
             self.look(size, scheme)
-            wrong += [f"axe, {scheme}, {size[0]} px: {said}" for said in page.evaluate(_RUN_AXE)]
+            wrong += [f"axe, {scheme}, {size[0]} px: {said}" for said in page.evaluate(_RUN_AXE, looks_at_color)]
         for size in (PHONE, NARROWEST):
             self.look(size, "light")
             wrong += [f"wider than {size[0]} px: {what}" for what in page.evaluate(_OVERFLOW)]
@@ -133,38 +141,45 @@ class Tab:
 
 
 class Browser:
-    """A Chromium in its thread; one context, and so one session, for each key."""
+    """A Chromium in its thread; one tab, and so one session, for each key."""
 
-    def __init__(self, url: str, thread: ThreadPoolExecutor, chromium: Chromium) -> None:
+    def __init__(self, url: str, thread: ThreadPoolExecutor, chromium: Chromium, *, is_thorough: bool) -> None:
         self._url = url
+        self._is_thorough = is_thorough
         self._thread = thread
         self._chromium = chromium
-        self._contexts: dict[str | None, BrowserContext] = {}
+        self._tabs: dict[str, Tab] = {}
 
     def run(self, story: Callable[[Tab], T], key: str | None) -> T:
-        """Run a story in a new tab, signed in with a key where one is given; what it raises is raised here."""
+        """Run a story in an empty tab, signed in with a key where one is given; what it raises is raised here."""
         return self._thread.submit(self._run, story, key).result()
 
     def _run(self, story: Callable[[Tab], T], key: str | None) -> T:
-        context = self._contexts.get(key)
-        if context is None:
-            context = self._chromium.new_context(reduced_motion="reduce", accept_downloads=True)
-            context.grant_permissions(["clipboard-read", "clipboard-write"])
-            if key is not None:
-                self._contexts[key] = context
-                sign_in(Tab(context.new_page(), self._url), key)
-                context.pages[0].close()
-        page = context.new_page()
+        # A tab of its own for each story would cost as much as most of what is done in it.
+        tab = self._tabs.pop(key, None) if key is not None else None
+        if tab is None:
+            tab = self._open(key)
+        is_good = False
         try:
-            tab = Tab(page, self._url)
             tab.look(DESKTOP, "light")
             result = story(tab)
             tab.settle()
+            tab.page.goto("about:blank")
+            is_good = True
             return result
         finally:
-            page.close()
-            if key is None:
-                context.close()
+            if is_good and key is not None:
+                self._tabs[key] = tab
+            else:
+                tab.page.context.close()
+
+    def _open(self, key: str | None) -> Tab:
+        context = self._chromium.new_context(reduced_motion="reduce", accept_downloads=True)
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        tab = Tab(context.new_page(), self._url, is_thorough=self._is_thorough)
+        if key is not None:
+            sign_in(tab, key)
+        return tab
 
 
 def sign_in(tab: Tab, key: str) -> None:
@@ -176,8 +191,8 @@ def sign_in(tab: Tab, key: str) -> None:
 
 
 @contextmanager
-def browsing(url: str) -> Iterator[Browser]:
-    """Run a browser for the dashboard at `url` until the block ends."""
+def browsing(url: str, *, is_thorough: bool = False) -> Iterator[Browser]:
+    """Run a browser for the dashboard at `url` until the block ends; `is_thorough` is for long runs."""
     executable = find_chromium()
     assert executable is not None, MISSING
     # A sandbox within a sandbox is what Chromium refuses to root.
@@ -190,7 +205,7 @@ def browsing(url: str) -> Iterator[Browser]:
 
         driver, chromium = thread.submit(start).result()
         try:
-            yield Browser(url, thread, chromium)
+            yield Browser(url, thread, chromium, is_thorough=is_thorough)
         finally:
             thread.submit(chromium.close).result()
             thread.submit(driver.stop).result()

@@ -10,6 +10,7 @@ from tests.dashboard.browser import Browser, browsing
 from tests.dashboard.browsing import Site, site_in_process
 from tests.dashboard.day import Day, served_day
 from tests.e2e.harness import CONFIG
+from tests.long import is_long_run
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
 
 
 @pytest.fixture(scope="session")
-def browser(day: Day) -> Iterator[Browser]:
+def browser(day: Day, request: pytest.FixtureRequest) -> Iterator[Browser]:
     """A real browser for that server's dashboard."""
-    with browsing(day.url) as browser:
+    with browsing(day.url, is_thorough=is_long_run(request.config)) as browser:
         yield browser

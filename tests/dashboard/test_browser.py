@@ -23,6 +23,7 @@ PAGES = (
     "keys",
     "audit",
 )
+COLORFUL = ("delivery-failed", "keys")
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -33,7 +34,7 @@ def test_a_page_is_fit_for_everybody(day: Day, browser: Browser, name: str, look
     def look(tab: Tab) -> None:
         tab.open(day.paths()[name])
         assert tab.page.locator("h1").count() == 1
-        tab.check(looks)
+        tab.check(looks, color=name in COLORFUL)
 
     browser.run(look, day.keys["admin"])
 
@@ -108,6 +109,10 @@ def test_a_planted_fault_is_seen(day: Day, browser: Browser) -> None:
         tab.page.evaluate("document.querySelector('#q').removeAttribute('id')")
         with pytest.raises(AssertionError, match="axe, light, 1280 px: label"):
             tab.check()
+        tab.open("/events")
+        tab.page.evaluate("document.querySelector('h1').style.color = '#ddd'")
+        with pytest.raises(AssertionError, match="axe, light, 1280 px: color-contrast"):
+            tab.check(color=True)
         tab.open("/events")
         tab.page.evaluate("document.body.insertAdjacentHTML('beforeend', '<img src=\"https://127.0.0.1:9/x.png\">')")
         tab.page.wait_for_function("window.violations.length")
