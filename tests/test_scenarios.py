@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.long import long
 from tests.world import OK, Answer, Script, World, WorldSender, world
 from webhookd.journal import EndpointChanges
 from webhookd.models import (
@@ -56,16 +57,16 @@ async def test_an_hours_outage_under_traffic(tmp_path: Path, autojump_clock: Moc
     sender = WorldSender(script=lambda sent: DeliveryError.CONNECT if sent.url == DOWN and 60 <= sent.at < 3660 else OK)
     async with world(tmp_path, sender=sender) as w:
         down, well = await w.endpoint(DOWN), await w.endpoint(WELL)
-        for number in range(400):
+        for number in range(140):
             await w.publish(f"e{number}")
-            await trio.sleep(10)
+            await trio.sleep(30)
         await trio.sleep(1800)
-        assert first_attempts(sender, DOWN) == [f"e{number}" for number in range(400)]
-        assert sender.times(WELL) == [10.0 * number for number in range(400)]
+        assert first_attempts(sender, DOWN) == [f"e{number}" for number in range(140)]
+        assert sender.times(WELL) == [30.0 * number for number in range(140)]
         rows = await w.deliveries(down)
         assert {(row.status, row.refusals) for row in rows} == {(DeliveryStatus.SUCCEEDED, 0)}
         during = [sent for sent in sender.sent if sent.url == DOWN and 60 <= sent.at < 3660]
-        assert {sent.event for sent in during} == {"e6"}  # the head alone is tried
+        assert {sent.event for sent in during} == {"e2"}  # the head alone is tried
         assert len(during) <= 9
         await check_story(w, sender, down)
         await check_story(w, sender, well)
@@ -127,8 +128,12 @@ async def test_a_storm_of_429(tmp_path: Path, autojump_clock: MockClock) -> None
                 assert first_attempts(sender, endpoint.url) == [f"e{number}" for number in range(30)]
 
 
-@pytest.mark.parametrize("ordering", list(Ordering))
-async def test_flapping_receivers_lose_nothing(tmp_path: Path, autojump_clock: MockClock, ordering: Ordering) -> None:
+@pytest.mark.parametrize(
+    ("ordering", "count"), long([(each, count) for count in (70, 300) for each in Ordering], lambda row: row[1] > 70)
+)
+async def test_flapping_receivers_lose_nothing(
+    tmp_path: Path, autojump_clock: MockClock, ordering: Ordering, count: int
+) -> None:
     """Receivers that fail in every way at random still get everything once, in their order."""
     chance = random.Random(f"flapping {ordering}")  # noqa: S311 - a test's dice
     answers: list[Answer] = [OK, OK, OK, 500, DeliveryError.TIMEOUT, DeliveryError.CONNECT, 302, 429, 503, 404]
@@ -138,16 +143,16 @@ async def test_flapping_receivers_lose_nothing(tmp_path: Path, autojump_clock: M
     )
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint(overrides=overrides)
-        for number in range(200):
+        for number in range(count):
             await w.publish(f"e{number}", key=None if number % 5 == 0 else f"k{number % 7}")
             await trio.sleep(0.2)
         await trio.sleep(20_000)
         rows = await w.deliveries(endpoint)
-        assert Counter(row.status for row in rows) == {DeliveryStatus.SUCCEEDED: 200}
+        assert Counter(row.status for row in rows) == {DeliveryStatus.SUCCEEDED: count}
         assert {row.refusals for row in rows} == {0}
         order = first_attempts(sender, endpoint.url)
         if ordering is Ordering.STRICT:
-            assert order == [f"e{number}" for number in range(200)]
+            assert order == [f"e{number}" for number in range(count)]
         if ordering is Ordering.KEY:
             for key in range(7):
                 own = [int(event[1:]) for event in order if int(event[1:]) % 7 == key and int(event[1:]) % 5]
@@ -157,21 +162,21 @@ async def test_flapping_receivers_lose_nothing(tmp_path: Path, autojump_clock: M
 
 
 async def test_after_an_outage_the_rate_holds(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An endpoint with 20 a second and 1,000 queued comes back: no second carries more than 21, in order."""
+    """An endpoint with 20 a second and 400 queued comes back: no second carries more than 21, in order."""
     sender = WorldSender(script=lambda sent: 500 if sent.url == DOWN and sent.at < 600 else OK)
     async with world(tmp_path, sender=sender) as w:
         limit = PolicyOverrides(rate_limit=RateLimit(per_second=20, burst=20))
         await w.endpoint(DOWN, overrides=limit)
         await w.endpoint(WELL)
-        for number in range(1000):
+        for number in range(400):
             await w.publish(f"e{number}")
         await trio.sleep(3600)
         times = [at for at in sender.times(DOWN) if at >= 600]
-        assert len(times) == 1000
+        assert len(times) == 400
         for index, at in enumerate(times):
             assert sum(1 for other in times[index : index + 40] if other < at + 1) <= 21
-        assert times[-1] - times[0] < 60
-        assert first_attempts(sender, DOWN) == [f"e{number}" for number in range(1000)]
+        assert times[-1] - times[0] < 24
+        assert first_attempts(sender, DOWN) == [f"e{number}" for number in range(400)]
         assert sender.times(WELL)[-1] == 0
 
 
@@ -181,7 +186,7 @@ async def test_after_an_outage_concurrency_ramps(tmp_path: Path, autojump_clock:
     async with world(tmp_path, sender=sender) as w:
         overrides = PolicyOverrides(ordering=Ordering.NONE, concurrency=11, retry=RetryOverrides(delays=(10.0,)))
         endpoint = await w.endpoint(overrides=overrides)
-        for number in range(3000):
+        for number in range(900):
             await w.publish(f"e{number}")
         await trio.sleep(900)
         times = [at for at in sender.times(endpoint.url) if at >= 300]

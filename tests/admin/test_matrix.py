@@ -13,6 +13,7 @@ import pytest
 import trio
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process, by_hand, full_claims
+from tests.long import long
 from webhookd.admin.app import all_operations, check_routes, create_app
 from webhookd.admin.auth import Permission, new_key
 from webhookd.errors import RouteError
@@ -249,16 +250,17 @@ async def test_the_table_knows_every_route(api: Api) -> None:
     assert served == {row.route for row in TABLE}
 
 
-async def test_every_route_by_every_caller(api: Api) -> None:
+@pytest.mark.parametrize("every", long([4, 1], lambda every: every == 1))
+async def test_every_route_by_every_caller(api: Api, every: int) -> None:
     """Each cell of the matrix has its status, leaves an entry in the audit log or none, and shows nothing foreign."""
     things = {organization: Things(api, organization) for organization in (A, B)}
     for one in things.values():
         await one.fill()
     asked = 0
     wrong: list[str] = []
-    for who in await callers(api):
-        for row in TABLE:
-            # Whoever is refused at the door never gets to anybody's things.
+    for number, who in enumerate(await callers(api)):
+        # Whoever is refused at the door never gets to anybody's things; in the quick run, at a quarter of the routes.
+        for row in TABLE if who.always is None else TABLE[number % every :: every]:
             for target in (A, B) if who.always is None else (B,):
                 path = await things[target].path(row, anew=who.always is None)
                 before = await entries(api)
@@ -275,7 +277,7 @@ async def test_every_route_by_every_caller(api: Api) -> None:
                 if who.organization == A and B in answer.text:
                     wrong.append(f"{cell}: shows something of {B}")
     assert not wrong, "\n".join(wrong)
-    assert asked > 1400
+    assert asked > (1400 if every == 1 else 900)
     chain = await api.world.journal.transactions.read(audit.verify)
     assert (chain.broken, chain.entries) == (None, await entries(api))
 

@@ -13,9 +13,9 @@ from tests.simulation.driver import play
 from tests.simulation.planted import PLANTED
 
 ROOT = Path(__file__).parents[2]
-SEEDS, QUICK_SEEDS = 200, 10
+SEEDS, QUICK_SEEDS = 200, 5
 SEEDS_ABOUT_TIME, QUICK_ABOUT_TIME = 10, 2
-GROUP = 10
+GROUP = 5
 # One of each place where bugs are planted: the journal, the sender, the router, a connection and a clock.
 QUICK = {"acks before the commit", "sends twice where no answer came", "ignores the order", "answers out of turn",
          "trusts the wall clock"}  # fmt: skip
@@ -27,7 +27,7 @@ def test_seeds_break_no_promise(first: int) -> None:
     results = [play(seed) for seed in range(first, first + GROUP)]
     assert {result.seed: result.violations for result in results if result.violations} == {}
     assert sum(result.kills for result in results) > 0
-    assert sum(result.requests for result in results) > 500
+    assert sum(result.requests for result in results) > 250
 
 
 @pytest.mark.parametrize("seed", long(range(SEEDS_ABOUT_TIME), lambda seed: seed >= QUICK_ABOUT_TIME))
@@ -40,9 +40,8 @@ def test_clocks_break_no_promise(seed: int) -> None:
 
 def test_a_seed_is_repeatable() -> None:
     """Two processes that hash differently play a seed alike, and another seed otherwise."""
-    hashes = [_hash_in_a_process(seed=1, hash_seed=hash_seed) for hash_seed in ("1", "2")]
-    assert hashes[0] == hashes[1] == play(1).hash
-    assert play(2).hash != hashes[0]
+    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    assert _hash_in_a_process(seed=1, hash_seed=other) == play(1).hash != play(2).hash
 
 
 def test_a_long_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
