@@ -93,7 +93,7 @@ async def test_what_is_no_key_is_told(site: Site) -> None:
         assert not text or text not in answer.text
 
 
-async def test_failed_attempts_are_limited(site: Site) -> None:
+async def test_failed_attempts_are_limited(site: Site, autojump_clock: trio.testing.MockClock) -> None:
     """An address whose keys are wrong too often has to wait with the next wrong one, and never with a right one."""
     _, key = await site.api.key("admin")
     _, ingest = await site.api.key("ingest")
@@ -108,7 +108,7 @@ async def test_failed_attempts_are_limited(site: Site) -> None:
         assert (await Visitor(site).sign_in("wrong")).status_code == 429
 
 
-async def test_right_keys_use_up_no_attempts(site: Site) -> None:
+async def test_right_keys_use_up_no_attempts(site: Site, autojump_clock: trio.testing.MockClock) -> None:
     """What signs in counts against nobody: after any number of it as many wrong attempts are taken as before."""
     _, key = await site.api.key("viewer")
     for _ in range(FAILURES_AT_ONCE + 1):
