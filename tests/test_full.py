@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import ROOT
+from tests.__main__ import ROOT, check
 from tests.full import main, run, stages
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
@@ -46,3 +46,9 @@ def test_stages_can_be_listed_and_named(capsys: pytest.CaptureFixture[str]) -> N
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [*stages()]
     with pytest.raises(SystemExit, match="2"):
         main(["nothing-of-the-kind"])
+
+
+def test_a_stage_keeps_bytecode_where_python_is_told_to_write_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the caller's environment says: hundreds of processes would each compile what they import."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert check([sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"]).stdout == "False\n"
