@@ -24,6 +24,10 @@ ALLOWED = {
     ("e2e/test_lifecycle.py", "test_a_client_bridges_a_restart"): "nobody is there: it must run out",
     ("e2e/test_signals.py", "test_only_stop_signals_stop_it"): "read and never bound",
     ("fuzz_http.py", "Traffic._send_some"): "the pace of the traffic beside the attack",
+    (
+        "ingest/test_lifecycle.py",
+        "test_producers_that_come_again_and_again_do_not_fill_the_log",
+    ): "as many lines as seconds, however many those are",
     ("killing/run.py", "run"): "work between the last kills, of which nothing is expected",
     ("planted.py", "_make_intake_small.commit_late"): "what a slow disk takes, at most",
     ("test_actor_crash.py", "SlowDisk.run"): "called where the clock jumps",
