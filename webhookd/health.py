@@ -1,27 +1,52 @@
-"""An endpoint's state as an operator asks for it: above all one sentence that says why nothing is being sent. Pure."""
+"""An endpoint's state as an operator asks for it: above all why nothing is being sent. Pure."""
 
 from dataclasses import dataclass
-from math import ceil
+from enum import Enum
 
-from webhookd.clock import iso
 from webhookd.delivery.limiter import TokenBucket
 from webhookd.gate import Move, Wait, Why
 from webhookd.journal import QueueFacts
 from webhookd.models import BreakerState, DisabledReason, Endpoint, EndpointState, Policy
 
 
+class Cause(Enum):
+    """Why nothing is being sent to an endpoint."""
+
+    DISABLED = "disabled"
+    NOTHING_QUEUED = "nothing_queued"
+    HALTED = "halted"
+    PAUSED = "paused"
+    CIRCUIT_OPEN = "circuit_open"
+    RATE_LIMITED = "rate_limited"
+    BACKING_OFF = "backing_off"
+    ONLY_PARKED = "only_parked"
+    DUE = "due"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """A cause, with what belongs to it: when it ends as far as that is known, and the last failure."""
+
+    cause: Cause
+    until: float | None = None
+    error: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """How an endpoint is; `reason` is None while something is being sent."""
+    """How an endpoint is as of `at`; `reason` is None while something is being sent."""
 
+    at: float
     breaker: BreakerState
     sending: bool
-    reason: str | None
+    reason: Reason | None
+    disabled_reason: DisabledReason | None
     queued: int
     parked: int
     oldest_pending_at: float | None
     next_attempt_at: float | None
     consecutive_failures: int
+    failing_since: float | None
     last_success_at: float | None
     last_failure_at: float | None
 
@@ -50,14 +75,17 @@ def assess(
     `halted` is the last crash of an actor that is no longer tried.
     """
     return Health(
+        at=now,
         breaker=state.breaker,
         sending=sending,
         reason=None if sending else _reason(endpoint, state, queue, move=move, halted=halted, now=now),
+        disabled_reason=endpoint.disabled_reason,
         queued=queue.queued,
         parked=queue.parked,
         oldest_pending_at=queue.oldest_pending_at,
         next_attempt_at=_next_attempt_at(endpoint, state, queue),
         consecutive_failures=state.consecutive_faults,
+        failing_since=state.failing_since,
         last_success_at=state.last_success_at,
         last_failure_at=state.last_failure_at,
     )
@@ -65,47 +93,23 @@ def assess(
 
 def _reason(
     endpoint: Endpoint, state: EndpointState, queue: QueueFacts, *, move: Move | None, halted: str | None, now: float
-) -> str:
+) -> Reason:
     if not endpoint.is_active:
-        return f"Held: {_disabled(endpoint, state)}"
+        return Reason(cause=Cause.DISABLED)
     if not queue.queued and not queue.parked:
-        return "Nothing queued"
+        return Reason(cause=Cause.NOTHING_QUEUED)
     if halted is not None:
-        return f"Halted: sending crashed too often inside webhookd, last with {halted}; tried again within 15 minutes"
+        return Reason(cause=Cause.HALTED, error=halted)
     if state.paused_until is not None and now < state.paused_until:
-        cause = "Retry-After" if (state.last_error or "").endswith("Retry-After") else state.last_error
-        return f"Paused by {cause} until {iso(state.paused_until)}"
+        return Reason(cause=Cause.PAUSED, until=state.paused_until, error=state.last_error)
     if state.breaker is BreakerState.OPEN and state.retry_at is not None:
-        return (
-            f"Circuit open after {state.consecutive_faults} faults, last: {state.last_error}; "
-            f"next probe {_in(state.retry_at, now)}"
-        )
+        return Reason(cause=Cause.CIRCUIT_OPEN, until=state.retry_at, error=state.last_error)
     if isinstance(move, Wait) and move.why is Why.RATE:
-        return "Waiting for a rate token"
+        return Reason(cause=Cause.RATE_LIMITED, until=move.until)
     if queue.next_attempt_at is not None and queue.next_attempt_at > now:
-        what = "Backing off" if queue.queued else "Only parked deliveries are left"
-        return f"{what} after a failure, last: {state.last_error}; next attempt {_in(queue.next_attempt_at, now)}"
-    return "About to send"
-
-
-def _disabled(endpoint: Endpoint, state: EndpointState) -> str:
-    since = "" if state.failing_since is None else f" as failing since {iso(state.failing_since)}"
-    match endpoint.disabled_reason:
-        case DisabledReason.FAILING:
-            return f"disabled{since}"
-        case DisabledReason.GONE:
-            return "disabled because the receiver answered 410 Gone"
-        case DisabledReason.RECEIVER:
-            return "disabled because the receiver asked for it"
-        case _:
-            return "switched off by hand"
-
-
-def _in(at: float, now: float) -> str:
-    seconds = max(ceil(at - now), 0)
-    if seconds < 120:
-        return f"in {seconds} s"
-    return f"in {ceil(seconds / 60)} min" if seconds < 7200 else f"at {iso(at)}"
+        cause = Cause.BACKING_OFF if queue.queued else Cause.ONLY_PARKED
+        return Reason(cause=cause, until=queue.next_attempt_at, error=state.last_error)
+    return Reason(cause=Cause.DUE)
 
 
 def _next_attempt_at(endpoint: Endpoint, state: EndpointState, queue: QueueFacts) -> float | None:

@@ -82,7 +82,7 @@ def test_an_inactive_webhook_holds_and_drops(api: Api) -> None:
         page = api.admin.get(f"/api/webhooks/{webhook['id']}/deliveries").json()
         assert [(row["status"], row["eventId"], row["sequence"]) for row in page["data"]] == [(status, result["id"], 1)]
     health = api.admin.get(f"/api/webhooks/{held['id']}").json()["health"]
-    assert (health["queued"], health["sending"], health["reason"]) == (1, False, "Held: switched off by hand")
+    assert (health["queued"], health["sending"], health["reason"]) == (1, False, "Held: disabled by hand")
     [row] = api.admin.get(f"/api/webhooks/{held['id']}/deliveries").json()["data"]
     api.admin.delete(f"/api/webhooks/{held['id']}")
     api.admin.delete(f"/api/webhooks/{dropping['id']}")

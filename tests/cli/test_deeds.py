@@ -46,7 +46,7 @@ def test_a_webhook_is_made_with_all_that_the_api_takes(scene: Scene) -> None:
 
 def test_a_webhook_is_paused_and_resumed(scene: Scene, own: str) -> None:
     """Paused it holds its events, resumed it gets them; both say what is queued."""
-    assert "0 queued. Held: switched off by hand" in scene.run("webhooks", "pause", own).stdout
+    assert "0 queued. Held: disabled by hand" in scene.run("webhooks", "pause", own).stdout
     scene.run("send", "--type", "organization.created", "--data", "{}")
     assert scene.json("webhooks", "show", own)["health"]["queued"] == 1
     assert scene.run("webhooks", "resume", own).stdout.startswith(f"resumed {own}: ")

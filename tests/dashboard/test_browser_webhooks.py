@@ -81,7 +81,7 @@ def test_the_life_of_a_webhook(day: Day, browser: Browser) -> None:
 
         page.locator("summary", has_text="Pause").click()
         page.locator(".sure:visible").get_by_role("button").click()
-        page.locator(".sentence", has_text="switched off by hand").wait_for()
+        page.locator(".sentence", has_text="disabled by hand").wait_for()
         publish(day)
         # It comes by itself: nothing is loaded again.
         page.locator("#live-queue").get_by_role("link", name="security.account_locked").wait_for()

@@ -25,7 +25,7 @@ async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.test
     said = text_of(await visitor.page("/"))
     assert f'href="/webhooks/{broken.id}"' in await visitor.page("/")
     assert "circuit open https://broken.example/ Circuit open after" in said
-    assert "paused https://held.example/ Held: switched off by hand. 1 delivery waits." in said
+    assert "paused https://held.example/ Held: disabled by hand. 1 delivery waits." in said
     assert "The oldest undelivered event came 2025-01-01 00:00" in said
     assert "The viewer key short ends 2025-01-03 00:00:00 UTC" in said
     assert "well.example" not in said

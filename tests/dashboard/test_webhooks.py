@@ -131,7 +131,7 @@ async def test_each_action_of_a_webhook(site: Site) -> None:
     await visitor.post(f"{here}/pause")
     await world.publish("evt_held")
     paused = text_of(await visitor.page(here))
-    assert "Held: switched off by hand" in paused
+    assert "Held: disabled by hand" in paused
     assert "1 delivery" in paused
     await visitor.post(f"{here}/resume")
     assert (await visitor.post(f"{here}/rotate", {"overlap": "24"})).headers["location"] == f"{here}/secret"

@@ -100,7 +100,7 @@ paused = replace(
     disabled_reason=DisabledReason.MANUAL,
     disabled_at="2026-01-15T11:00:00.000Z",
     updated_at="2026-01-15T11:00:00.000Z",
-    health=replace(delivered.health, reason="Held: switched off by hand"),
+    health=replace(delivered.health, reason="Held: disabled by hand"),
 )
 rotated = WebhookWithSecret(
     **{

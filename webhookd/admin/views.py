@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from webhookd.admin.reason_text import reason_text
 from webhookd.admin.schemas import (
     AttemptView,
     DeliveryDetailView,
@@ -80,7 +81,7 @@ def webhook(endpoint: Endpoint, health: Health, defaults: DeliveryConfig) -> Web
         health=HealthView(
             breaker=health.breaker,
             sending=health.sending,
-            reason=health.reason,
+            reason=reason_text(health),
             queued=health.queued,
             parked=health.parked,
             oldest_pending_at=iso_or_none(health.oldest_pending_at),

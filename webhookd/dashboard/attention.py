@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from webhookd.admin.auth import Permission
+from webhookd.admin.reason_text import reason_text
 from webhookd.dashboard import words
 from webhookd.dashboard.conditions import condition
 from webhookd.dashboard.pages import Visit
@@ -91,7 +92,7 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
             continue  # it has recovered since
         waiting = f" {words.plural(health.queued, 'delivery waits', 'deliveries wait')}." if health.queued else ""
         parked = f" {words.plural(health.parked, 'is', 'are')} parked." if health.parked else ""
-        sentence = f"{words.readable(health.reason or 'Sending')}.{waiting}{parked}"
+        sentence = f"{words.readable(reason_text(health) or 'Sending')}.{waiting}{parked}"
         tone = "warn" if tone == "busy" else tone
         found.append(
             Concern(tone=tone, word=word, sentence=sentence, path=f"/webhooks/{endpoint.id}", subject=_name(endpoint))

@@ -1,7 +1,9 @@
 """How a webhook is, in one word."""
 
-from webhookd.health import Health
+from webhookd.health import Cause, Health
 from webhookd.models import BreakerState, DisabledReason, Endpoint
+
+_BY_CAUSE = {Cause.HALTED: ("halted", "bad"), Cause.PAUSED: ("slowed down", "warn")}
 
 
 def condition(endpoint: Endpoint, health: Health) -> tuple[str, str]:
@@ -10,10 +12,8 @@ def condition(endpoint: Endpoint, health: Health) -> tuple[str, str]:
         if endpoint.disabled_reason not in {None, DisabledReason.MANUAL}:
             return "disabled", "bad"
         return "paused", "warn" if health.queued or health.parked else "idle"
-    reason = health.reason or ""
-    for start, word, tone in (("Halted", "halted", "bad"), ("Paused by", "slowed down", "warn")):
-        if reason.startswith(start):
-            return word, tone
+    if health.reason is not None and health.reason.cause in _BY_CAUSE:
+        return _BY_CAUSE[health.reason.cause]
     if health.breaker is BreakerState.OPEN:
         return "circuit open", "bad"
     if health.breaker is BreakerState.HALF_OPEN:

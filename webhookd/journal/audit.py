@@ -181,8 +181,7 @@ def page(
         (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
         query = query.where(AuditTable.sequence < last)
     found = [_entry(row) for row in query.tuples().execute(database)]
-    more = len(found) > limit
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].sequence]) if more else None)
+    return cursors.page(found, limit, _LIST, lambda row: [row.sequence])
 
 
 def verify(database: Database) -> Chain:

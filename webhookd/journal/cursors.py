@@ -6,13 +6,14 @@ meets a number that it can't hold.
 """
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
 
 from webhookd.errors import ErrorCode, Rejected
+from webhookd.journal.rows import Page
 
 T = TypeVar("T")
 
@@ -24,6 +25,15 @@ def encode(list_name: str, position: Sequence[object]) -> str:
     """Return the cursor of a position in a list."""
     text = msgspec.json.encode([list_name, *position])
     return PREFIX + base64.urlsafe_b64encode(text).decode().rstrip("=")
+
+
+def page(found: Sequence[T], limit: int, list_name: str, position: Callable[[T], Sequence[object]]) -> Page[T]:
+    """Return the page of `limit` items, of which one more was asked for: it says whether there is another page.
+
+    `position` gives the place of an item, which the next page begins after.
+    """
+    items = list(found[:limit])
+    return Page(items=items, next_cursor=encode(list_name, position(items[-1])) if len(found) > limit else None)
 
 
 def decode(cursor: str, list_name: str, position: type[T]) -> T:

@@ -78,11 +78,12 @@ def page(
         at, pk = cursors.decode(cursor, _LIST, _PLACE if status is DeliveryStatus.PENDING else _TIME)
         query = query.where((place <= at) & ((place < at) | (DeliveryTable.pk < pk)))
     found = [_delivery(row) for row in query.tuples().execute(database)]
-    if len(found) <= limit:
-        return Page(items=found, next_cursor=None)
-    last = found[limit - 1]
-    at = last.sequence if status is DeliveryStatus.PENDING else last.created_at
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [at, last.pk]))
+    return cursors.page(
+        found,
+        limit,
+        _LIST,
+        lambda row: [row.sequence if status is DeliveryStatus.PENDING else row.created_at, row.pk],
+    )
 
 
 def of_event(
@@ -95,9 +96,7 @@ def of_event(
     if cursor is not None:
         query = query.where(DeliveryTable.pk > cursors.decode(cursor, _OF_EVENT, tuple[cursors.Number])[0])
     found = [_delivery(row) for row in query.tuples().execute(database)]
-    more = len(found) > limit
-    next_cursor = cursors.encode(_OF_EVENT, [found[limit - 1].pk]) if more else None
-    return Page(items=found[:limit], next_cursor=next_cursor)
+    return cursors.page(found, limit, _OF_EVENT, lambda row: [row.pk])
 
 
 def line(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:

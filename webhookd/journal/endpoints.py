@@ -106,8 +106,7 @@ def page(database: Database, organization_id: str | None, limit: int, cursor: st
         (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
         query = query.where(EndpointTable.pk < last)
     found = [from_row(row) for row in query.tuples().execute(database)]
-    more = len(found) > limit
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].pk]) if more else None)
+    return cursors.page(found, limit, _LIST, lambda row: [row.pk])
 
 
 def update(

@@ -35,8 +35,7 @@ def page(database: Database, *, limit: int, cursor: str | None) -> Page[EventTyp
     if cursor is not None:
         query = query.where(EventTypeTable.name > cursors.decode(cursor, _LIST, tuple[str])[0])
     found = [_row(row) for row in query.tuples().execute(database)]
-    more = len(found) > limit
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].name]) if more else None)
+    return cursors.page(found, limit, _LIST, lambda row: [row.name])
 
 
 def find(database: Database, name: str) -> EventTypeRow | None:

@@ -37,8 +37,7 @@ def page(
     if after is not None:
         query = query.where(EventTable.pk > _position(database, after, organization_id))
     found = [_event(row) for row in query.tuples().execute(database)]
-    more = len(found) > limit
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].pk]) if more else None)
+    return cursors.page(found, limit, _LIST, lambda row: [row.pk])
 
 
 def get(database: Database, event_id: str, organization_id: str | None) -> EventRow:

@@ -26,8 +26,7 @@ def page(database: Database, organization_id: str | None, *, limit: int, cursor:
     if cursor is not None:
         query = query.where(KeyTable.id < cursors.decode(cursor, _LIST, tuple[str])[0])
     found = [row_of(KeyRow, row) for row in query.tuples().execute(database)]
-    more = len(found) > limit
-    return Page(items=found[:limit], next_cursor=cursors.encode(_LIST, [found[limit - 1].id]) if more else None)
+    return cursors.page(found, limit, _LIST, lambda row: [row.id])
 
 
 def ending(database: Database, organization_id: str | None, *, after: float, before: float, limit: int) -> list[KeyRow]:

@@ -1,0 +1,61 @@
+"""Why nothing is being sent to a webhook, in the one sentence that API, dashboard and command line show. Pure."""
+
+from math import ceil
+
+from webhookd.clock import iso
+from webhookd.health import Cause, Health, Reason
+from webhookd.models import DisabledReason
+
+
+def reason_text(health: Health) -> str | None:
+    """Return the sentence; None while something is being sent."""
+    return None if health.reason is None else _sentence(health, health.reason)
+
+
+def _sentence(health: Health, reason: Reason) -> str:
+    match reason.cause:
+        case Cause.DISABLED:
+            return f"Held: {_disabled(health)}"
+        case Cause.NOTHING_QUEUED:
+            return "Nothing queued"
+        case Cause.HALTED:
+            crash = f"last with {reason.error}; tried again within 15 minutes"
+            return f"Halted: sending crashed too often inside webhookd, {crash}"
+        case Cause.PAUSED:
+            cause = "Retry-After" if (reason.error or "").endswith("Retry-After") else reason.error
+            return f"Paused by {cause} until {iso(reason.until or health.at)}"
+        case Cause.CIRCUIT_OPEN:
+            faults = f"{health.consecutive_failures} faults, last: {reason.error}"
+            return f"Circuit open after {faults}; next probe {_in(reason.until or health.at, health.at)}"
+        case Cause.RATE_LIMITED:
+            return "Waiting for a rate token"
+        case Cause.BACKING_OFF:
+            return f"Backing off {_after_failure(health, reason)}"
+        case Cause.ONLY_PARKED:
+            return f"Only parked deliveries are left {_after_failure(health, reason)}"
+        case Cause.DUE:
+            return "About to send"
+
+
+def _after_failure(health: Health, reason: Reason) -> str:
+    return f"after a failure, last: {reason.error}; next attempt {_in(reason.until or health.at, health.at)}"
+
+
+def _disabled(health: Health) -> str:
+    since = "" if health.failing_since is None else f" as failing since {iso(health.failing_since)}"
+    match health.disabled_reason:
+        case DisabledReason.FAILING:
+            return f"disabled{since}"
+        case DisabledReason.GONE:
+            return "disabled because the receiver answered 410 Gone"
+        case DisabledReason.RECEIVER:
+            return "disabled because the receiver asked for it"
+        case _:
+            return "disabled by hand"
+
+
+def _in(at: float, now: float) -> str:
+    seconds = max(ceil(at - now), 0)
+    if seconds < 120:
+        return f"in {seconds} s"
+    return f"in {ceil(seconds / 60)} min" if seconds < 7200 else f"at {iso(at)}"
