@@ -58,7 +58,7 @@ class SwapsOrder(Store):
 
     async def window(self, request: WindowRequest) -> Window:
         window = await super().window(request)
-        return msgspec.structs.replace(window, line=(*reversed(window.line[:2]), *window.line[2:]))
+        return msgspec.structs.replace(window, pending=(*reversed(window.pending[:2]), *window.pending[2:]))
 
 
 class AltersBodies(Store):

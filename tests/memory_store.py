@@ -14,7 +14,7 @@ import trio
 from msgspec import UNSET
 
 from tests.memory_tables import Stored, Tables, Webhook, window_of
-from webhookd.delivery.renewal import renew
+from webhookd.delivery.forgiveness import forgive
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory
 from webhookd.journal import (
@@ -245,13 +245,13 @@ class MemoryWebhooks(Webhooks):
     def _renewed(self, webhook: Webhook, after: Endpoint, now: float, *, has_new_secrets: bool) -> WebhookChanged:
         before, webhook.endpoint = webhook.endpoint, after
         assert webhook.state is not None
-        renewal = renew(before, after, webhook.state, now, has_new_secrets=has_new_secrets)
-        if renewal is not None:
-            webhook.state = renewal.state
+        forgiveness = forgive(before, after, webhook.state, now, has_new_secrets=has_new_secrets)
+        if forgiveness is not None:
+            webhook.state = forgiveness.state
             for each in self._tables.of(after.pk, DeliveryStatus.PENDING, DeliveryStatus.PARKED):
-                if each.queued.next_attempt_at > renewal.due_at:
-                    each.change(next_attempt_at=renewal.due_at, backoff_step=0)
-        return WebhookChanged(after, renewal)
+                if each.queued.next_attempt_at > forgiveness.due_at:
+                    each.change(next_attempt_at=forgiveness.due_at, backoff_step=0)
+        return WebhookChanged(after, forgiveness)
 
     async def delete(
         self, endpoint_id: str, now: float, *, entry: object, condition: Callable[[Endpoint], None] | None
@@ -428,9 +428,9 @@ class NoReplays(Replays):
     def __init__(self) -> None:
         return
 
-    async def running(self) -> dict[str | None, list[ReplayRow]]:
+    async def running(self) -> list[ReplayRow]:
         await trio.lowlevel.checkpoint()
-        return {}
+        return []
 
 
 def _message(event: AcceptedEvent) -> Message:

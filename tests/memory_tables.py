@@ -212,7 +212,7 @@ class Tables:
                 )
         for webhook in self.webhooks.values():
             if webhook.state is not None:
-                webhook.state = breaker.moved(webhook.state, seconds)
+                webhook.state = breaker.shifted(webhook.state, seconds)
 
     def of(self, endpoint_pk: int, *statuses: DeliveryStatus) -> list[Stored]:
         """Return a webhook's deliveries of these statuses, in the order of their sequences."""
@@ -261,7 +261,7 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
         return tuple(each for each in found if each.pk not in request.in_flight)
 
     return Window(
-        line=grounded(fit[:limit]),
+        pending=grounded(fit[:limit]),
         parked=grounded(due_parked[:limit]),
         expired=grounded(expired[:EXPIRED_A_READ]),
         complete=max(len(fit), len(due_parked)) < limit,

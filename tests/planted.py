@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import trio
 from peewee import Database
 
-from webhookd import actor, cli, server
+from webhookd import cli, lane, server
 from webhookd.admin.guard import Guard
 from webhookd.errors import JournalError
 from webhookd.ingest import IngestServer
@@ -281,7 +281,7 @@ def _store_what_is_refused() -> None:
 
 @_plants("remembers the whole backlog")
 def _remember_the_backlog() -> None:
-    _put(actor, "MIN_WINDOW", 1_000_000)
+    _put(lane, "MIN_WINDOW", 1_000_000)
 
 
 if __name__ == "__main__":

@@ -161,9 +161,9 @@ async def test_410_disables_the_webhook_and_fails_the_delivery(tmp_path: Path, a
         first, *rest = await w.deliveries(endpoint)
         assert (first.status, first.error) == (DeliveryStatus.FAILED, DeliveryError.GONE)
         assert {row.status for row in rest} == {DeliveryStatus.PENDING}
-        known = w.router.registry.endpoint(endpoint.pk)
-        assert known is not None
-        assert (known[0].is_active, known[0].disabled_reason) == (False, DisabledReason.GONE)
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        assert (lane.endpoint.is_active, lane.endpoint.disabled_reason) == (False, DisabledReason.GONE)
 
 
 @pytest.mark.parametrize(("wish", "reason"), [("abort", None), ("disable", DisabledReason.RECEIVER)])
@@ -178,9 +178,9 @@ async def test_a_receiver_may_decide(
         await w.publish("e0")
         await w.publish("e1")
         await trio.sleep(1)
-        known = w.router.registry.endpoint(endpoint.pk)
-        assert known is not None
-        assert known[0].disabled_reason is reason
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        assert lane.endpoint.disabled_reason is reason
         assert sender.events() == (["e0", "e1"] if wish == "abort" else ["e0"])
         status = (await w.deliveries(endpoint))[0].status
         assert status is (DeliveryStatus.FAILED if wish == "abort" else DeliveryStatus.PENDING)
@@ -246,7 +246,7 @@ async def test_a_rate_limit_paces(tmp_path: Path, autojump_clock: MockClock) -> 
 
 
 async def test_the_window_never_holds_the_backlog(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Whatever is queued, an actor knows some hundred deliveries; all of them go out in order."""
+    """Whatever is queued, a lane knows some hundred deliveries; all of them go out in order."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint(is_active=False)
@@ -255,9 +255,9 @@ async def test_the_window_never_holds_the_backlog(tmp_path: Path, autojump_clock
         assert sender.sent == []
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
         await trio.sleep(0.5)
-        actor = w.router.registry.actor(endpoint.pk)
-        assert actor is not None
-        assert len(actor._line._pending) <= 100
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        assert len(lane.queue) <= 100
         await trio.sleep(10)
         assert sender.events() == [f"e{number}" for number in range(1000)]
 
@@ -309,9 +309,9 @@ async def test_an_idle_actor_leaves_and_comes_back(tmp_path: Path, autojump_cloc
         endpoint = await w.endpoint()
         await w.publish("e0")
         await trio.sleep(1)
-        assert w.router.registry.actor(endpoint.pk) is not None
+        assert w.router.registry.running(endpoint.pk) is not None
         await trio.sleep(200)
-        assert w.router.registry.actor(endpoint.pk) is None
+        assert w.router.registry.running(endpoint.pk) is None
         await w.publish("e1")
         await trio.sleep(1)
         assert sender.events() == ["e0", "e1"]

@@ -102,10 +102,10 @@ async def webhook(w: World, **overrides: object) -> Endpoint:
 async def remembered(w: World, endpoint: Endpoint) -> EndpointState:
     """Return the endpoint's state, which memory and journal must agree on."""
     await wait_all_tasks_blocked()
-    actor = w.router.registry.actor(endpoint.pk)
-    assert actor is not None
+    lane = w.router.registry.running(endpoint.pk)
+    assert lane is not None
     stored = await w.journal.transactions.read(endpoints.state, endpoint.pk)
-    assert actor.state == stored
+    assert lane.state == stored
     return stored
 
 

@@ -175,9 +175,9 @@ async def test_url_and_headers_change_together(tmp_path: Path, autojump_clock: M
     async with slow_world(tmp_path, sender) as (w, reads):
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
         reads.seconds = 1.0
-        actor = w.router.registry.actor(endpoint.pk)
-        assert actor is not None
-        while not actor.in_flight:
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        while not lane.in_flight:
             await trio.sleep(0.1)
         assert not sender.sent
         await w.router.update_endpoint(endpoint.id, EndpointChanges(url="https://new.example/", headers=()))

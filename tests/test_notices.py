@@ -217,6 +217,6 @@ async def test_a_test_that_fails_shows_how(tmp_path: Path, autojump_clock: MockC
         endpoint = await w.endpoint()
         detail = await w.router.tester.test(endpoint)
         assert (detail.attempts[0].error, detail.row.status) == (DeliveryError.GONE, DeliveryStatus.FAILED)
-        known = w.router.registry.endpoint(endpoint.pk)
-        assert known is not None
-        assert known[0].is_active
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        assert lane.endpoint.is_active

@@ -135,15 +135,15 @@ async def test_failing_for_long_enough_disables(tmp_path: Path, autojump_clock: 
         endpoint = await w.endpoint(overrides=overrides)
         await w.publish("e0")
         await trio.sleep(119 * 3600)
-        known = w.router.registry.endpoint(endpoint.pk)
-        assert known is not None
-        assert known[0].is_active
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        assert lane.endpoint.is_active
         await trio.sleep(2 * 3600)
-        known = w.router.registry.endpoint(endpoint.pk)
-        assert known is not None
-        assert (known[0].is_active, known[0].disabled_reason) == (False, DisabledReason.FAILING)
+        lane = w.router.registry.lane(endpoint.pk)
+        assert lane is not None
+        assert (lane.endpoint.is_active, lane.endpoint.disabled_reason) == (False, DisabledReason.FAILING)
         assert await status_of(w, endpoint) is DeliveryStatus.PENDING
-        [health] = await w.router.health([known[0]])
+        [health] = await w.router.health([lane.endpoint])
         assert reason_text(health) == "Held: disabled as failing since 2025-01-01T00:00:00.000Z"
 
 

@@ -46,8 +46,8 @@ async def statuses(w: World, endpoint: Endpoint) -> set[DeliveryStatus]:
 
 
 def is_active(w: World, endpoint: Endpoint) -> bool:
-    known = w.router.registry.endpoint(endpoint.pk)
-    return known is not None and known[0].is_active
+    lane = w.router.registry.lane(endpoint.pk)
+    return lane is not None and lane.endpoint.is_active
 
 
 @pytest.mark.parametrize("ordering", list(Ordering))

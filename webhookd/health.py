@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from webhookd.delivery.limiter import TokenBucket
-from webhookd.gate import Move, Wait, Why
 from webhookd.journal import QueueFacts
+from webhookd.lane import Move, Wait, Why
 from webhookd.models import BreakerState, DisabledReason, Endpoint, EndpointState, Policy
 
 

@@ -6,7 +6,7 @@ millisecond; `pk` is the journal's row number and never leaves the process, `id`
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -336,8 +336,11 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     row; `reopenings` the probes that failed in a row;
     `pauses` the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through;
     `paused_until` is when a pause ends, and stays until the probe after it has had a good answer; `warned_at` is when
-    `webhook.failing` was sent; `recovered_at` is when the last outage or pause ended with such an answer.
+    `webhook.failing` was sent; `recovered_at` is when the last outage or pause ended with such an answer. `SHIFTED`
+    names the times that go with a clock that is set.
     """
+
+    SHIFTED: ClassVar = ("last_failure_at", "retry_at", "paused_until", "failing_since", "recovered_at")
 
     breaker: BreakerState = BreakerState.CLOSED
     consecutive_faults: int = 0
@@ -354,7 +357,7 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     recovered_at: float | None = None
 
     @property
-    def is_ill(self) -> bool:
+    def is_unhealthy(self) -> bool:
         """Whether the endpoint's last answers were faults or asked to slow down."""
         return self.needs_probe or self.consecutive_faults > 0
 
@@ -412,7 +415,21 @@ class Outcome(_Data, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class AttemptRecord(_Data, frozen=True, kw_only=True):
+class Verdict(_Data, frozen=True, kw_only=True):
+    """What becomes of a delivery, and of its endpoint, after an attempt; `disable` says why that is disabled."""
+
+    error: DeliveryError | None
+    retry_after_seconds: float | None
+    status: DeliveryStatus
+    refusals: int
+    backoff_step: int
+    next_attempt_at: float | None
+    completed_at: float | None
+    endpoint: EndpointState
+    disable: DisabledReason | None = None
+
+
+class AttemptRecord(Verdict, frozen=True, kw_only=True):
     """One attempt and what it made of its delivery and its endpoint: written in one transaction."""
 
     delivery: QueuedDelivery
@@ -421,13 +438,3 @@ class AttemptRecord(_Data, frozen=True, kw_only=True):
     trigger: Trigger
     started_at: float
     outcome: Outcome
-    error: DeliveryError | None
-    retry_after_seconds: float | None
-    # The delivery from now on.
-    status: DeliveryStatus
-    refusals: int
-    backoff_step: int
-    next_attempt_at: float | None
-    completed_at: float | None
-    # The endpoint from now on.
-    endpoint: EndpointState

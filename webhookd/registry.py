@@ -1,59 +1,47 @@
-"""The actors: at most one for each endpoint, started when there is work, each under its own supervisor.
+"""The lanes of all endpoints, and their actors: at most one for each, started when there is work.
 
-"Registered? wake: start" is one synchronous step here, and so is an actor's "nothing left: leave" together with its
-removal; between them no wake is lost. What must outlive an actor (the fill of its bucket, its crash record) is kept.
+"Running? notify: start" is one synchronous step here, and so is an actor's "nothing left: leave" together with its
+removal; between them no notification is lost. A lane outlives its actors, so the fill of its bucket and what is held
+by hand do too; each actor runs under its lane's supervisor.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import trio
 
-from webhookd.actor import Actor, Owner, Queue, Sender
+from webhookd.actor import Actor
 from webhookd.clock import Clock
-from webhookd.delivery.limiter import TokenBucket, new_bucket
-from webhookd.delivery.renewal import Renewal
-from webhookd.ids import IdFactory
+from webhookd.delivery.forgiveness import Forgiveness
+from webhookd.lane import Lane
 from webhookd.models import Endpoint, Policy, QueuedDelivery
 from webhookd.supervisor import Supervisor
 
 
 @dataclass(slots=True)
 class _Entry:
-    endpoint: Endpoint
-    policy: Policy
-    bucket: TokenBucket | None
-    judging: trio.Lock
+    lane: Lane
+    changing: trio.Lock
     actor: Actor | None = None
     supervisor: Supervisor | None = None
+
+    def notify(self) -> None:
+        if self.actor is not None:
+            self.actor.notify()
 
 
 class Registry:
     """Knows every endpoint and runs the actors of those with work."""
 
-    def __init__(
-        self,
-        *,
-        queue: Queue,
-        sender: Sender,
-        owner: Owner,
-        clock: Clock,
-        ids: IdFactory,
-        sample: Callable[[], float],
-        max_in_flight: int,
-    ) -> None:
-        self._queue = queue
-        self._sender = sender
-        self._owner = owner
+    def __init__(self, clock: Clock, slots: trio.Semaphore, make_actor: Callable[[Lane, trio.Lock], Actor]) -> None:
         self._clock = clock
-        self._ids = ids
-        self._sample = sample
-        self._slots = trio.Semaphore(max_in_flight, max_value=max_in_flight)
+        self._slots = slots
+        self._make_actor = make_actor
         self._entries: dict[int, _Entry] = {}
         self._pks: dict[str, int] = {}
         self._nursery: trio.Nursery | None = None
-        self._running = 0
+        self._actors = 0
         self._is_draining = False
         self._idle = trio.Event()
         self._crashes_of_removed = 0
@@ -75,74 +63,75 @@ class Registry:
         """Start nothing more; return once every request in flight has ended and is on record."""
         self._is_draining = True
         for entry in self._entries.values():
-            if entry.actor is not None:
-                entry.actor.retire()
-            if entry.supervisor is not None:
-                entry.supervisor.kick()
-        if self._running:
+            self._retire(entry)
+        if self._actors:
             await self._idle.wait()
 
-    def put(self, endpoint: Endpoint, policy: Policy, renewal: Renewal | None = None) -> None:
-        """Add an endpoint, or take over what changed of it, and what that has made of its past."""
+    def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
+        """Add an endpoint, or take over what changed of it, and what the change forgives."""
         entry = self._entries.get(endpoint.pk)
         if entry is None:
-            self._entries[endpoint.pk] = _Entry(endpoint, policy, self._fresh_bucket(policy), trio.Lock())
+            self._entries[endpoint.pk] = _Entry(Lane(endpoint, policy, self._clock.now()), trio.Lock())
             self._pks[endpoint.id] = endpoint.pk
             return
-        bucket = self._resized_bucket(entry, policy)
-        entry.endpoint, entry.policy, entry.bucket = endpoint, policy, bucket
-        if entry.actor is not None:
-            entry.actor.change(endpoint, policy, bucket, renewal)
+        entry.lane.change(endpoint, policy, forgiveness)
+        entry.lane.resize(self._clock.now())  # not before: it may shift what was forgiven as well
+        entry.notify()
         if entry.supervisor is not None:
             entry.supervisor.kick()
 
-    def move(self, seconds: float) -> None:
-        """Follow a clock that was set by so many seconds; `renew` says that the journal has followed too."""
+    def shift(self, seconds: float) -> None:
+        """Follow a clock that was set by so many seconds; `reload` says that the journal has followed too."""
         for entry in self._entries.values():
-            if entry.bucket is not None:
-                entry.bucket = entry.bucket.moved(seconds)
-            if entry.actor is not None:
-                entry.actor.move(seconds)
+            entry.lane.shift(seconds)
+            entry.notify()
 
-    def renew(self) -> None:
-        """Have every actor read anew what it knows of its endpoint."""
+    def reload(self) -> None:
+        """Have every actor read again what it goes by."""
         for entry in self._entries.values():
-            if entry.actor is not None:
-                entry.actor.renew()
+            entry.lane.reload_all()
+            entry.notify()
 
     def remove(self, endpoint_pk: int) -> None:
         """Forget a deleted endpoint; its request in flight still ends and is recorded."""
-        entry = self._entries.pop(endpoint_pk, None)
-        if entry is not None:
-            del self._pks[entry.endpoint.id]
-        if entry is not None and entry.supervisor is not None:
-            self._crashes_of_removed += entry.supervisor.crashes
-        if entry is not None and entry.actor is not None:
-            entry.actor.retire()
+        if (entry := self._entries.pop(endpoint_pk, None)) is not None:
+            del self._pks[entry.lane.endpoint.id]
             if entry.supervisor is not None:
-                entry.supervisor.kick()
+                self._crashes_of_removed += entry.supervisor.crashes
+            self._retire(entry)
 
-    def judging(self, endpoint_id: str) -> AbstractAsyncContextManager[object]:
-        """Hold an endpoint's answers from being judged while a change of it goes to disk, one after the other."""
+    @staticmethod
+    def _retire(entry: _Entry) -> None:
+        entry.lane.retire()
+        entry.notify()
+        if entry.supervisor is not None:
+            entry.supervisor.kick()
+
+    @contextmanager
+    def holding(self, endpoint_pk: int, delivery_pk: int) -> Iterator[None]:
+        """Keep a delivery of an endpoint that is known from being sent while its row is changed by hand."""
+        entry = self._entries[endpoint_pk]
+        entry.lane.hold(delivery_pk)
+        try:
+            yield
+        finally:
+            entry.lane.release(delivery_pk)
+            entry.notify()
+
+    def changing(self, endpoint_id: str) -> AbstractAsyncContextManager[object]:
+        """Keep an endpoint's answers from being settled while a change of it goes to disk, one after the other."""
         entry = self._entries.get(self._pks.get(endpoint_id, 0))
-        return nullcontext() if entry is None else entry.judging
+        return nullcontext() if entry is None else entry.changing
 
-    def endpoint(self, endpoint_pk: int) -> tuple[Endpoint, Policy] | None:
-        """Return what is known of an endpoint."""
+    def lane(self, endpoint_pk: int) -> Lane | None:
+        """Return the lane of an endpoint, if that is known."""
         entry = self._entries.get(endpoint_pk)
-        return None if entry is None else (entry.endpoint, entry.policy)
+        return None if entry is None else entry.lane
 
-    def actor(self, endpoint_pk: int) -> Actor | None:
-        """Return the endpoint's running actor."""
+    def running(self, endpoint_pk: int) -> Lane | None:
+        """Return the lane of an endpoint whose actor is running; without one, the journal knows better."""
         entry = self._entries.get(endpoint_pk)
-        return None if entry is None else entry.actor
-
-    def bucket(self, endpoint_pk: int) -> TokenBucket | None:
-        """Return the endpoint's bucket as it is; None where it has no rate limit."""
-        entry = self._entries.get(endpoint_pk)
-        if entry is None:
-            return None
-        return entry.bucket if entry.actor is None else entry.actor.bucket
+        return None if entry is None or entry.actor is None else entry.lane
 
     def supervisor(self, endpoint_pk: int) -> Supervisor | None:
         """Return the supervisor of the endpoint's actor, once it has had one."""
@@ -152,7 +141,7 @@ class Registry:
     def halted(self) -> list[Endpoint]:
         """Return the endpoints whose actor keeps crashing."""
         return [
-            entry.endpoint
+            entry.lane.endpoint
             for entry in self._entries.values()
             if entry.supervisor is not None and entry.supervisor.is_halted
         ]
@@ -164,67 +153,52 @@ class Registry:
         return self._crashes_of_removed + sum(kept)
 
     @property
-    def running(self) -> int:
+    def actors(self) -> int:
         """How many endpoints have an actor running."""
-        return self._running
+        return self._actors
 
     @property
     def in_flight(self) -> int:
         """How many requests are in flight in the whole process."""
         return (self._slots.max_value or 0) - self._slots.value
 
-    def wake(self, endpoint_pk: int) -> Actor | None:
-        """Wake the endpoint's actor, or start it; None where the endpoint is gone, or where all are to end."""
+    def wake(self, endpoint_pk: int) -> Lane | None:
+        """Have the endpoint's actor look at its queue, and start it if need be.
+
+        None where the endpoint is gone, or where all actors are to end.
+        """
         entry = self._entries.get(endpoint_pk)
         if entry is None or self._is_draining:
             return None
-        if entry.actor is not None:
-            entry.actor.wake()
-            return entry.actor
-        entry.actor = Actor(
-            entry.endpoint,
-            entry.policy,
-            queue=self._queue,
-            sender=self._sender,
-            owner=self._owner,
-            clock=self._clock,
-            ids=self._ids,
-            slots=self._slots,
-            sample=self._sample,
-            bucket=entry.bucket,
-            judging=entry.judging,
-        )
-        if entry.supervisor is None:
-            entry.supervisor = Supervisor(f"actor {entry.endpoint.id}")
-        if self._nursery is not None:
-            self._nursery.start_soon(self._supervise, entry, entry.actor)
-        return entry.actor
+        entry.lane.expect_more()
+        if entry.actor is None:
+            entry.actor = self._make_actor(entry.lane, entry.changing)
+            entry.supervisor = entry.supervisor or Supervisor(f"actor {entry.lane.endpoint.id}")
+            if self._nursery is not None:
+                self._nursery.start_soon(self._supervise, entry, entry.actor)
+        entry.notify()
+        return entry.lane
 
     def offer(self, delivery: QueuedDelivery) -> None:
-        """Wake the endpoint's actor for a delivery that has just been queued, which saves it the look at the queue."""
+        """Give the endpoint's lane a delivery that has just been queued, which saves it a look at the queue."""
         entry = self._entries.get(delivery.endpoint_pk)
-        if entry is not None and entry.actor is not None and not self._is_draining:
-            entry.actor.offer(delivery)
-        else:
+        if entry is None or entry.actor is None or self._is_draining:
             self.wake(delivery.endpoint_pk)
+        elif entry.lane.offer(delivery):
+            entry.notify()
+
+    def requeued(self, endpoint_pk: int) -> None:
+        """Have the endpoint's actor read its queue again, since it was changed in another way than by `offer`."""
+        if (lane := self.wake(endpoint_pk)) is not None:
+            lane.reload()
 
     async def _supervise(self, entry: _Entry, actor: Actor) -> None:
         assert entry.supervisor is not None  # noqa: S101 - set where the actor was made
-        self._running += 1
+        self._actors += 1
         try:
             await entry.supervisor.run(actor.run)
         finally:
             entry.actor = None
-            entry.bucket = actor.bucket
-            self._running -= 1
-            if self._is_draining and not self._running:
+            self._actors -= 1
+            if self._is_draining and not self._actors:
                 self._idle.set()
-
-    def _fresh_bucket(self, policy: Policy) -> TokenBucket | None:
-        return None if policy.rate_limit is None else new_bucket(policy.rate_limit, self._clock.now())
-
-    def _resized_bucket(self, entry: _Entry, policy: Policy) -> TokenBucket | None:
-        current = entry.bucket if entry.actor is None else entry.actor.bucket
-        if policy.rate_limit is None or current is None:
-            return self._fresh_bucket(policy)
-        return current.resized(policy.rate_limit, self._clock.now())

@@ -7,12 +7,14 @@ there.
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from webhookd import notices
-from webhookd.actor import Sender
+from webhookd.actor import Actor
+from webhookd.attempt import Sender
 from webhookd.clock import Timeline
 from webhookd.config import Config
 from webhookd.delivery.policy import resolve
@@ -112,17 +114,13 @@ class Router:
         self._config = config
         self._measures = measures
         self._subscriptions = Subscriptions()
-        self.replayer = Replayer(store, clock, ids, wake=self._requeued, policy=self._policy)
-        self.tester = Tester(store, sender, clock, ids, load=self.load, policy=self._policy)
-        self.registry = Registry(
-            queue=store,
-            sender=sender,
-            owner=self,
-            clock=clock,
-            ids=ids,
-            sample=sample,
-            max_in_flight=config.delivery.max_in_flight,
+        slots = trio.Semaphore(config.delivery.max_in_flight, max_value=config.delivery.max_in_flight)
+        make_actor = partial(
+            Actor, queue=store, sender=sender, owner=self, clock=clock, ids=ids, slots=slots, sample=sample
         )
+        self.registry = Registry(clock, slots, make_actor)
+        self.replayer = Replayer(store, clock, ids, wake=self.registry.requeued, policy=self._policy)
+        self.tester = Tester(store, sender, clock, ids, load=self.load, policy=self._policy)
         self._schedule = Schedule(store, clock, vault, self.registry, self._policy)
 
     async def begin(self) -> None:
@@ -156,7 +154,7 @@ class Router:
             if self.registry.wake(endpoint_pk) is not None:
                 await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
         for endpoint_pk in backlog:
-            if self.registry.endpoint(endpoint_pk) is None:
+            if self.registry.lane(endpoint_pk) is None:
                 await self._cancel_queue(endpoint_pk)  # deleted, and stopped on the way; others don't wait for it
         while True:
             await trio.sleep(SWEEP_SECONDS)
@@ -175,7 +173,7 @@ class Router:
 
     async def _idle_with_work(self) -> set[int]:
         backlog = await self._store.deliveries.backlog()
-        return {endpoint_pk for endpoint_pk in backlog if self.registry.actor(endpoint_pk) is None}
+        return {endpoint_pk for endpoint_pk in backlog if self.registry.running(endpoint_pk) is None}
 
     async def room(self, lane: Hashable = None) -> None:
         """Wait until the journal takes another event in a lane; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
@@ -212,11 +210,6 @@ class Router:
             if delivery.status is DeliveryStatus.PENDING:
                 self.registry.offer(delivery)
 
-    def _requeued(self, endpoint_pk: int) -> None:
-        actor = self.registry.wake(endpoint_pk)
-        if actor is not None:
-            actor.reload()
-
     async def create_endpoint(self, new: NewEndpoint, deed: audit.Deed | None = None) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
         most = self._config.organizations.max_webhooks
@@ -229,11 +222,11 @@ class Router:
         deed: audit.Deed | None = None,
         condition: endpoints.Condition | None = None,
     ) -> Endpoint:
-        """Change an endpoint, and try it at once where `renew` says so, whatever was before.
+        """Change an endpoint, and try it at once where `forgive` says so, whatever was before.
 
         Raises Rejected NOT_FOUND, or what `condition` raises in the transaction of the change.
         """
-        async with self.registry.judging(endpoint_id):
+        async with self.registry.changing(endpoint_id):
             return await self._store.webhooks.update(
                 self._vault, endpoint_id, changes, self._clock.now(), entry=deed, condition=condition
             )
@@ -250,7 +243,7 @@ class Router:
 
         Raises as `update_endpoint`.
         """
-        async with self.registry.judging(endpoint_id):
+        async with self.registry.changing(endpoint_id):
             return await self._store.webhooks.rotate(
                 self._vault,
                 endpoint_id,
@@ -284,14 +277,13 @@ class Router:
     ) -> DeliveryRow:
         """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
         row = await self._store.deliveries.find(delivery_id, organization_id)
-        actor = self.registry.wake(row.endpoint_pk)
-        known = self.registry.endpoint(row.endpoint_pk)
-        if actor is None or known is None:
+        lane = self.registry.wake(row.endpoint_pk)
+        if lane is None:
             raise Rejected(ErrorCode.CONFLICT, "the webhook of this delivery has been deleted")
-        if row.pk in actor.in_flight:
+        if row.pk in lane.in_flight:
             raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
-        endpoint, policy = known
-        with actor.holding(row.pk):
+        endpoint, policy = lane.endpoint, lane.policy
+        with self.registry.holding(row.endpoint_pk, row.pk):
             again = await self._store.deliveries.retry(
                 row.pk,
                 force=force,
@@ -301,7 +293,7 @@ class Router:
                 entry=deed,
                 organization_id=endpoint.organization_id,
             )
-        self._requeued(row.endpoint_pk)  # the actor may have left meanwhile
+        self.registry.requeued(row.endpoint_pk)  # the actor may have left meanwhile
         return again
 
     async def put_event_type(
@@ -317,30 +309,30 @@ class Router:
         await self._store.event_types.delete(name, entry=deed, condition=condition)
 
     async def health(self, subjects: list[Endpoint]) -> list[Health]:
-        """Say how endpoints are: what their actors know, and the journal where none is running."""
+        """Say how endpoints are: what their lanes know, and the journal where no actor is running."""
         now = self._clock.now()
         orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
         facts = await self._store.webhooks.health_facts(orderings)
         return [self._assess(endpoint, *facts[endpoint.pk], now) for endpoint in subjects]
 
     def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> Health:
-        actor = self.registry.actor(endpoint.pk)
+        lane = self.registry.running(endpoint.pk)
         supervisor = self.registry.supervisor(endpoint.pk)
         return assess(
             endpoint,
-            stored if actor is None else actor.state,
+            stored if lane is None else lane.state,
             queue,
-            move=None if actor is None else actor.next_move(),
-            sending=actor is not None and bool(actor.in_flight),
+            move=None if lane is None else lane.next(now),
+            sending=lane is not None and bool(lane.in_flight),
             halted=supervisor.last_crash if supervisor is not None and supervisor.is_halted else None,
             now=now,
         )
 
     async def inside(self, endpoint: Endpoint) -> Inside:
         """Say by what an endpoint's actor decides."""
-        actor = self.registry.actor(endpoint.pk)
-        stored = await self._store.webhooks.state(endpoint.pk) if actor is None else actor.state
-        return Inside(state=stored, policy=self._policy(endpoint), bucket=self.registry.bucket(endpoint.pk))
+        running, lane = self.registry.running(endpoint.pk), self.registry.lane(endpoint.pk)
+        state = await self._store.webhooks.state(endpoint.pk) if running is None else running.state
+        return Inside(state=state, policy=self._policy(endpoint), bucket=None if lane is None else lane.bucket)
 
     def halted(self) -> list[Endpoint]:
         """Return the endpoints to which sending keeps crashing inside webhookd."""
@@ -348,18 +340,18 @@ class Router:
 
     def in_flight(self, endpoint_pk: int) -> frozenset[int]:
         """Return the row numbers of the deliveries that are being sent to an endpoint now."""
-        actor = self.registry.actor(endpoint_pk)
-        return frozenset() if actor is None else frozenset(actor.in_flight)
+        lane = self.registry.lane(endpoint_pk)
+        return frozenset() if lane is None else frozenset(lane.in_flight)
 
     def _policy(self, endpoint: Endpoint) -> Policy:
         return resolve(endpoint.overrides, self._config.delivery)
 
     def _adopt(self, changed: WebhookChanged) -> None:
-        endpoint, renewal = changed
+        endpoint, forgiveness = changed
         policy = self._policy(endpoint)
         self._subscriptions.put(endpoint, policy)
-        self.registry.put(endpoint, policy, renewal)
-        if renewal is not None and endpoint.is_active:
+        self.registry.put(endpoint, policy, forgiveness)
+        if forgiveness is not None and endpoint.is_active:
             self.registry.wake(endpoint.pk)
 
     def _abandon(self, deleted: WebhookDeleted) -> None:

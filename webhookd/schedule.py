@@ -3,14 +3,15 @@
 A clock that is set while the server runs moves everything by as much, memory and journal in one synchronous step: what
 was submitted before it is moved, what is submitted after it goes by the new time, and windows are read once the move is
 on disk. A clock that was set back while no server ran is noticed by times that lie further ahead than any wait can be;
-they are brought in as an actor starts. One that was set forward then can't be told from a long rest, which doesn't
+they are corrected as an actor starts. One that was set forward then can't be told from a long rest, which doesn't
 count as failing time (`breaker.rested`).
 """
 
 from collections.abc import Callable
 
 from webhookd.clock import Timeline
-from webhookd.journal import Bounds, Loaded, Store, Ticket
+from webhookd.delivery.correction import Bounds
+from webhookd.journal import Loaded, Store, Ticket
 from webhookd.logs import get_logger
 from webhookd.models import Endpoint, Policy
 from webhookd.registry import Registry
@@ -42,10 +43,10 @@ class Schedule:
         _log.warning("clock.was_set", seconds=seconds)
         self._moves += 1
         self._moving = self._store.webhooks.move_times(seconds, self._moved)
-        self._registry.move(seconds)
+        self._registry.shift(seconds)
 
     def _moved(self, _: None) -> None:
-        self._registry.renew()
+        self._registry.reload()
 
     async def settled(self) -> None:
         """Return once the journal's times are those of the clock."""

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from webhookd.actor import Sender
+from webhookd.attempt import Sender
 from webhookd.clock import Clock
 from webhookd.delivery.breaker import Answer
 from webhookd.delivery.requests import Receiver, compose

@@ -12,14 +12,14 @@ from typing import Any
 import trio
 from peewee import Database
 
-from webhookd.actor import Actor
+from webhookd.attempt import Attempts
 from webhookd.journal import Ticket, audit, batch, copies, database, migrations, replays, restoring
 from webhookd.journal.bulk import Connection
 from webhookd.journal.schema import ReplayTable
 from webhookd.journal.store import Store
 from webhookd.journal.writer import Writer
 from webhookd.keyfile import KeyPlace
-from webhookd.models import AcceptedEvent, Outcome, PublishResult, QueuedDelivery
+from webhookd.models import AcceptedEvent, Outcome, PublishResult
 from webhookd.router import Router
 
 _SLOW_DISK_SECONDS = 0.1
@@ -56,16 +56,21 @@ def _acknowledge_early() -> None:
 
 
 def _record_early() -> None:
-    async def attempt(self: Actor, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
-        message = await self._queue.message(delivery.event_pk, self._line.upcoming)
-        flight = self._begin(delivery, message)
-        ticket, succeeded = self._settle(flight, Outcome(duration_seconds=0.0, status=200))
-        await ticket.wait()
-        await self._send(flight)
-        self._slots.release()
-        return ticket, succeeded
+    send, settle = Attempts._send, Attempts._settle
+    settled: dict[int, Any] = {}
 
-    _put(Actor, "_attempt", attempt)
+    async def record_and_send(self: Attempts, attempt: Any) -> Outcome:
+        settled[id(attempt)] = await settle(self, attempt, Outcome(duration_seconds=0.0, status=200))
+        await settled[id(attempt)][0].wait()
+        return await send(self, attempt)
+
+    async def recorded(_: Attempts, attempt: Any, __: Outcome) -> tuple[Ticket[None], bool]:
+        await trio.lowlevel.checkpoint()
+        found: tuple[Ticket[None], bool] = settled.pop(id(attempt))
+        return found
+
+    _put(Attempts, "_send", record_and_send)
+    _put(Attempts, "_settle", recorded)
 
 
 def _record_in_parts() -> None:

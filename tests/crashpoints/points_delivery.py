@@ -193,8 +193,8 @@ RECORD = (
     ),
     before(
         "record.landed",
-        "webhookd.actor:Actor._land",
-        "The record is on disk and the line hasn't gone on: nothing is sent again, its successor goes out.",
+        "webhookd.lane:Lane.landed",
+        "The record is on disk and the lane hasn't gone on: nothing is sent again, its successor goes out.",
         _RECORDED,
     ),
     after(

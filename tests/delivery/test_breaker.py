@@ -60,8 +60,8 @@ class BreakerMachine(RuleBasedStateMachine):
             assert held == (Hold.PAUSED, self.now + DELAY)
 
     @rule()
-    def somebody_switches_it_on_again(self) -> None:
-        self.state = breaker.reopened_by_hand(self.state)
+    def is_enabled_again(self) -> None:
+        self.state = breaker.forgiven(self.state)
         self.faults_in_a_row = 0
         assert breaker.admit(self.state, self.now, probing=False) is None
 

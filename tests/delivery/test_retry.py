@@ -11,7 +11,7 @@ from tests.linear import calls
 from tests.samples import AT, queued_delivery
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import resolve
-from webhookd.delivery.retry import Verdict, backoff_seconds, decide, retry_after_seconds
+from webhookd.delivery.retry import backoff_seconds, decide, retry_after_seconds
 from webhookd.models import (
     BreakerState,
     DeliveryError,
@@ -23,6 +23,7 @@ from webhookd.models import (
     Policy,
     PolicyOverrides,
     RetryOverrides,
+    Verdict,
 )
 from webhookd.retry_after import parse_date
 

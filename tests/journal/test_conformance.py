@@ -85,7 +85,7 @@ async def rows(store: Store, endpoint: Endpoint) -> list[DeliveryRow]:
 
 async def record(store: Store, endpoint: Endpoint, notices: Sequence[Publish] = (), /, **fields: Any) -> None:
     """Record an attempt of the endpoint's first delivery that is to be sent."""
-    [first, *_] = (await window(store, endpoint)).line
+    [first, *_] = (await window(store, endpoint)).pending
     made = msgspec.structs.replace(
         samples.attempt_record(),
         delivery=first,
@@ -164,12 +164,12 @@ async def test_a_window_in_strict_order_is_the_head_of_the_queue(store: Store) -
         await publish(store, event(f"e{number}"), one).wait()
     await record(store, one, status=DeliveryStatus.PENDING, next_attempt_at=CLOCK.now() + 60, completed_at=None)
     short = await window(store, one, limit=3)
-    assert ([each.sequence for each in short.line], short.complete, short.last_sequence) == ([1, 2, 3], False, 5)
+    assert ([each.sequence for each in short.pending], short.complete, short.last_sequence) == ([1, 2, 3], False, 5)
     whole = await window(store, one)
-    assert ([each.sequence for each in whole.line], whole.complete) == ([1, 2, 3, 4, 5], True)
+    assert ([each.sequence for each in whole.pending], whole.complete) == ([1, 2, 3, 4, 5], True)
     assert whole.next_attempt_at is None
-    flying = await window(store, one, limit=3, in_flight=frozenset({short.line[0].pk}))
-    assert [each.sequence for each in flying.line] == [2, 3, 4]
+    flying = await window(store, one, limit=3, in_flight=frozenset({short.pending[0].pk}))
+    assert [each.sequence for each in flying.pending] == [2, 3, 4]
 
 
 async def test_a_window_begins_at_its_floor(store: Store) -> None:
@@ -179,11 +179,11 @@ async def test_a_window_begins_at_its_floor(store: Store) -> None:
         await publish(store, event(f"e{number}"), one).wait()
     await record(store, one, status=DeliveryStatus.FAILED, next_attempt_at=None, completed_at=now)
     before = await window(store, one, floor=2)
-    assert [each.sequence for each in before.line] == [2, 3]
+    assert [each.sequence for each in before.pending] == [2, 3]
     await retry(store, (await rows(store, one))[0], now)
     hidden = await window(store, one, floor=2)
-    assert ([each.sequence for each in hidden.line], hidden.edition != before.edition) == ([2, 3], True)
-    assert [each.sequence for each in (await window(store, one)).line] == [1, 2, 3]
+    assert ([each.sequence for each in hidden.pending], hidden.edition != before.edition) == ([2, 3], True)
+    assert [each.sequence for each in (await window(store, one)).pending] == [1, 2, 3]
 
 
 async def test_a_window_by_key_leaves_blocked_keys_out(store: Store) -> None:
@@ -192,7 +192,7 @@ async def test_a_window_by_key_leaves_blocked_keys_out(store: Store) -> None:
     for number, key in enumerate(["a", "b", None, "a", "b"]):
         await publish(store, event(f"e{number}", key=key), one).wait()
     found = await window(store, one, ordering=Ordering.KEY, blocked_keys=frozenset({"a"}))
-    assert [(each.sequence, each.ordering_key) for each in found.line] == [(2, "b"), (3, None), (5, "b")]
+    assert [(each.sequence, each.ordering_key) for each in found.pending] == [(2, "b"), (3, None), (5, "b")]
 
 
 async def test_a_window_without_order_is_what_is_due(store: Store) -> None:
@@ -202,9 +202,9 @@ async def test_a_window_without_order_is_what_is_due(store: Store) -> None:
         await publish(store, event(f"e{number}"), one).wait()
     await record(store, one, status=DeliveryStatus.PENDING, next_attempt_at=now + 60, completed_at=None)
     found = await window(store, one, ordering=Ordering.NONE)
-    assert ([each.sequence for each in found.line], found.next_attempt_at) == ([2, 3, 4], now + 60)
+    assert ([each.sequence for each in found.pending], found.next_attempt_at) == ([2, 3, 4], now + 60)
     later = await window(store, one, ordering=Ordering.NONE, now=now + 61)
-    assert [each.sequence for each in later.line] == [2, 3, 4, 1]
+    assert [each.sequence for each in later.pending] == [2, 3, 4, 1]
 
 
 async def test_parked_and_expired_deliveries_are_apart(store: Store) -> None:
@@ -214,9 +214,9 @@ async def test_parked_and_expired_deliveries_are_apart(store: Store) -> None:
     await publish(store, event("expires"), one, max_age_seconds=30).wait()
     await record(store, one, status=DeliveryStatus.PARKED, next_attempt_at=now + 10, completed_at=None)
     before = await window(store, one)
-    assert ([each.sequence for each in before.line], before.parked, before.next_attempt_at) == ([2], (), now + 10)
+    assert ([each.sequence for each in before.pending], before.parked, before.next_attempt_at) == ([2], (), now + 10)
     after = await window(store, one, now=now + 40)
-    assert (after.line, [each.sequence for each in after.parked]) == ((), [1])
+    assert (after.pending, [each.sequence for each in after.parked]) == ((), [1])
     assert [each.sequence for each in after.expired] == [2]
     assert after.next_expiry_at is not None
     expired = await store.deliveries.expire([after.expired[0].pk], now + 40, **NOTHING_TO_TELL)
@@ -251,7 +251,7 @@ async def test_a_record_is_attempt_delivery_and_state_together(store: Store) -> 
     assert [row.event_id for row in await rows(store, watcher)] == ["told"]
     detail = await store.deliveries.get(row.id, None)
     assert [(attempt.number, attempt.id) for attempt in detail.attempts] == [(1, f"att_{row.id}_0")]
-    [again] = (await window(store, one)).line
+    [again] = (await window(store, one)).pending
     assert (again.attempts, again.backoff_step) == (1, 2)
 
 
@@ -259,7 +259,7 @@ async def test_what_has_ended_keeps_its_state(store: Store) -> None:
     """An attempt that ends after its endpoint was deleted is on record; the delivery stays canceled."""
     one = await add(store)
     await publish(store, event("e"), one).wait()
-    [flying] = (await window(store, one)).line
+    [flying] = (await window(store, one)).pending
     await store.webhooks.delete(one.id, CLOCK.now(), entry=None, condition=None)
     assert await store.deliveries.backlog() == [one.pk]
     assert await store.deliveries.cancel(one.pk, CLOCK.now(), 10) == 1
@@ -282,7 +282,7 @@ async def test_a_retry_keeps_the_sequence(store: Store) -> None:
         await retry(store, done, now)
     assert refused.value.code is ErrorCode.CONFLICT
     assert (await retry(store, done, now, force=True)).status is DeliveryStatus.PENDING
-    head = (await window(store, one)).line[0]
+    head = (await window(store, one)).pending[0]
     assert (head.sequence, head.trigger, head.expires_at) == (1, Trigger.MANUAL, now + 600)
 
 
@@ -293,7 +293,7 @@ async def test_a_retry_behind_a_back_off_ends_it(store: Store) -> None:
         await publish(store, event(f"e{number}"), one).wait()
     await record(store, one, status=DeliveryStatus.PENDING, next_attempt_at=now + 600, completed_at=None)
     await retry(store, (await rows(store, one))[1], now)
-    assert [each.next_attempt_at for each in (await window(store, one)).line] == [now, now]
+    assert [each.next_attempt_at for each in (await window(store, one)).pending] == [now, now]
 
 
 async def test_a_change_and_what_it_renews_are_one(store: Store) -> None:
@@ -310,9 +310,9 @@ async def test_a_change_and_what_it_renews_are_one(store: Store) -> None:
     after = await store.webhooks.update(VAULT, one.id, changes, now + 1, entry=None, condition=None)
     assert (after.url, after.updated_at > one.updated_at) == ("https://other.example/", True)
     [changed] = heard
-    assert changed.renewal is not None
-    assert await store.webhooks.state(one.pk) == changed.renewal.state != outage
-    assert (await window(store, one)).line[0].next_attempt_at == changed.renewal.due_at == now + 1
+    assert changed.forgiveness is not None
+    assert await store.webhooks.state(one.pk) == changed.forgiveness.state != outage
+    assert (await window(store, one)).pending[0].next_attempt_at == changed.forgiveness.due_at == now + 1
 
 
 async def test_a_condition_is_asked_in_the_change(store: Store) -> None:
@@ -383,12 +383,12 @@ async def test_a_clock_that_was_set_moves_what_waits(store: Store) -> None:
     await publish(store, event("e"), one).wait()
     state = EndpointState(paused_until=now + 60)
     await record(store, one, status=DeliveryStatus.PENDING, next_attempt_at=now + 60, completed_at=None, endpoint=state)
-    before = (await window(store, one)).line[0]
+    before = (await window(store, one)).pending[0]
     moving = store.webhooks.move_times(3600.0, lambda _: None)
     later = publish(store, event("later"), one)
     await moving.wait()
     await later.wait()
-    moved, new = (await window(store, one, now=now + 1800)).line
+    moved, new = (await window(store, one, now=now + 1800)).pending
     assert moved.next_attempt_at == pytest.approx(now + 3660, abs=0.01)
     assert moved.expires_at == pytest.approx(before.expires_at + 3600, abs=0.01)
     assert new.next_attempt_at < now + 600

@@ -9,6 +9,7 @@ import pytest
 from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
+from webhookd.delivery.correction import Bounds, correct
 from webhookd.errors import Rejected
 from webhookd.journal import (
     Store,
@@ -26,7 +27,7 @@ from webhookd.journal import (
 )
 from webhookd.journal.bulk import Connection
 from webhookd.journal.retention import give_back_pages, next_rows, prune
-from webhookd.models import DeliveryStatus, Ordering
+from webhookd.models import DeliveryStatus, EndpointState, Ordering
 
 TABLES = [
     kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
@@ -85,22 +86,23 @@ async def plans(journal: Store, query: Any, *arguments: Any, **options: Any) -> 
 
 
 async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
-    """Back-offs end, or are brought in, at the cost of what backs off, however much was sent before or is queued."""
-    bounds = schedule.Bounds(retry_seconds=900.0, throttled_seconds=3600.0, age_seconds=1e6)
+    """Back-offs end, or are corrected, at the cost of what backs off, however much was sent before or is queued."""
+    bounds = Bounds(retry_seconds=900.0, throttled_seconds=3600.0, age_seconds=1e6)
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
-        ended = await journal.transactions.write(explaining(endpoints.hasten, endpoint.pk, CLOCK.now()))
+        ended = await journal.transactions.write(explaining(endpoints.end_backoffs, endpoint.pk, CLOCK.now()))
         now = CLOCK.now()
-        brought_in = await journal.transactions.write(
-            explaining(schedule.rein_in, endpoint.pk, bounds, now, now + 60.0)
+        failed = EndpointState(last_failure_at=now + 60.0)
+        corrected = await journal.transactions.write(
+            explaining(schedule.correct_queue, endpoint.pk, correct(failed, bounds, now))
         )
     partial = ("deliveries_due (", "deliveries_parked (", "deliveries_expiry (")
     assert [line.split("INDEX ")[1] for line in ended] == [
         "deliveries_due (endpoint_pk=? AND next_attempt_at>?)",
         "deliveries_parked (endpoint_pk=? AND next_attempt_at>?)",
     ]
-    assert len(brought_in) >= 9
-    assert [line for line in brought_in if not any(name in line for name in partial)] == []
+    assert len(corrected) >= 9
+    assert [line for line in corrected if not any(name in line for name in partial)] == []
 
 
 def parked(database: Database, event_id: str) -> None:

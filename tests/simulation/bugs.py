@@ -136,7 +136,7 @@ class SwapsOrder(BadJournal):
 
     async def window(self, request: WindowRequest) -> Window:
         window = await super().window(request)
-        return msgspec.structs.replace(window, line=(*reversed(window.line[:2]), *window.line[2:]))
+        return msgspec.structs.replace(window, pending=(*reversed(window.pending[:2]), *window.pending[2:]))
 
 
 class DropsOnRefill(BadJournal):
@@ -144,7 +144,7 @@ class DropsOnRefill(BadJournal):
 
     async def window(self, request: WindowRequest) -> Window:
         window = await super().window(request)
-        return msgspec.structs.replace(window, line=(*window.line[:1], *window.line[2:]))
+        return msgspec.structs.replace(window, pending=(*window.pending[:1], *window.pending[2:]))
 
 
 class ForgetsFlights(BadJournal):

@@ -59,8 +59,8 @@ class IgnoresChangeOfOrder(Router):
 
     def _policy(self, endpoint: Endpoint) -> Policy:
         policy = super()._policy(endpoint)
-        known = self.registry.endpoint(endpoint.pk)
-        return policy if known is None else msgspec.structs.replace(policy, ordering=known[1].ordering)
+        lane = self.registry.lane(endpoint.pk)
+        return policy if lane is None else msgspec.structs.replace(policy, ordering=lane.policy.ordering)
 
 
 class DropsHeld(BadPolicy):

@@ -5,11 +5,10 @@ from typing import Any
 import msgspec
 
 from tests.simulation.bugs import BadPolicy
-from webhookd.actor import Actor
 from webhookd.delivery import breaker
-from webhookd.delivery.renewal import Renewal
-from webhookd.gate import Move
+from webhookd.delivery.forgiveness import Forgiveness
 from webhookd.journal import WebhookChanged
+from webhookd.lane import Lane, Move
 from webhookd.models import BreakerState, Endpoint, Policy
 from webhookd.registry import Registry
 from webhookd.router import Router
@@ -18,11 +17,11 @@ from webhookd.router import Router
 class HeedfulRegistry(Registry):
     """Lets what was in flight as a webhook was changed count against it."""
 
-    def put(self, endpoint: Endpoint, policy: Policy, renewal: Renewal | None = None) -> None:
-        super().put(endpoint, policy, renewal)
-        entry = self._entries[endpoint.pk]
-        if renewal is not None and entry.actor is not None:
-            entry.actor._renewals -= 1
+    def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
+        is_known = endpoint.pk in self._entries
+        super().put(endpoint, policy, forgiveness)
+        if forgiveness is not None and is_known:
+            self._entries[endpoint.pk].lane._revision -= 1
 
 
 class HeedsOldAnswers(Router):
@@ -33,49 +32,47 @@ class HeedsOldAnswers(Router):
         self.registry.__class__ = HeedfulRegistry
 
 
-class ForgetsToRenew(Router):
+class ForgetsToForgive(Router):
     """Has the journal forget an outage, and goes on with it in memory."""
 
     def _adopt(self, changed: WebhookChanged) -> None:
         super()._adopt(WebhookChanged(changed.endpoint))
-        if changed.renewal is not None and changed.endpoint.is_active:
+        if changed.forgiveness is not None and changed.endpoint.is_active:
             self.registry.wake(changed.endpoint.pk)
 
 
-class HastyActor(Actor):
+class HastyLane(Lane):
     """Takes a pause that is over for no pause at all."""
 
-    def next_move(self) -> Move:
-        is_over = self.state.paused_until is not None and not breaker.is_paused(self.state, self._clock.now())
+    def next(self, now: float) -> Move:
+        is_over = self.state.paused_until is not None and not breaker.is_paused(self.state, now)
         if is_over and self.state.breaker is BreakerState.CLOSED:
             self.state = msgspec.structs.replace(self.state, paused_until=None)
-        return super().next_move()
+        return super().next(now)
 
 
-class SuddenActor(Actor):
+class SuddenLane(Lane):
     """Knows no ramp."""
 
-    def next_move(self) -> Move:
+    def next(self, now: float) -> Move:
         self.state = msgspec.structs.replace(self.state, recovered_at=None)
-        return super().next_move()
+        return super().next(now)
 
 
 class HastyRegistry(Registry):
-    """Has actors that send all at once after a pause."""
+    """Has lanes that send all at once after a pause."""
 
-    actors: type[Actor] = HastyActor
+    lanes: type[Lane] = HastyLane
 
-    def wake(self, endpoint_pk: int) -> Actor | None:
-        actor = super().wake(endpoint_pk)
-        if actor is not None:
-            actor.__class__ = self.actors
-        return actor
+    def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
+        super().put(endpoint, policy, forgiveness)
+        self._entries[endpoint.pk].lane.__class__ = self.lanes
 
 
 class SuddenRegistry(HastyRegistry):
-    """Has actors that send all at once after an outage."""
+    """Has lanes that send all at once after an outage."""
 
-    actors = SuddenActor
+    lanes = SuddenLane
 
 
 class SendsAllAfterAPause(Router):

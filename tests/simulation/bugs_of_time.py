@@ -10,8 +10,9 @@ import msgspec
 from tests.simulation.bugs import BadJournal
 from tests.simulation.model import World
 from webhookd.clock import Timeline
+from webhookd.delivery.correction import Bounds
 from webhookd.delivery.retry import FAILURES_TO_DISABLE
-from webhookd.journal import Bounds, Store, Ticket
+from webhookd.journal import Store, Ticket
 from webhookd.journal.webhooks import Webhooks
 from webhookd.models import (
     Credentials,
@@ -47,19 +48,18 @@ class MovesNoQueue(BadJournal):
 class LazyRegistry(Registry):
     """Doesn't follow a clock that is set."""
 
-    def move(self, seconds: float) -> None:
+    def shift(self, seconds: float) -> None:
         return None
 
 
 class FillingRegistry(Registry):
     """Takes the time that a clock was set by for time to fill buckets in."""
 
-    def move(self, seconds: float) -> None:
-        super().move(seconds)
+    def shift(self, seconds: float) -> None:
+        super().shift(seconds)
         for entry in self._entries.values():
-            if entry.actor is not None and entry.actor.bucket is not None:
-                bucket = entry.actor.bucket
-                entry.actor.bucket = replace(
+            if (bucket := entry.lane.bucket) is not None:
+                entry.lane.bucket = replace(
                     bucket,
                     tokens=bucket.tokens + 60.0,
                     draining=False,
@@ -83,7 +83,7 @@ class FillsBuckets(Router):
         self.registry.__class__ = FillingRegistry
 
 
-class ReinsNothingIn(Router):
+class CorrectsNothing(Router):
     """Waits for whatever moment it finds, a year ahead as well."""
 
     async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:

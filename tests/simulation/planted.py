@@ -43,7 +43,7 @@ PLANTED: dict[str, Parts] = {
     "answers out of turn": Parts(connection=bugs_at_edges.AnswersOutOfTurn),
     "keeps a client that reads nothing": Parts(connection=bugs_at_edges.KeepsDeaf),
     "heeds old answers": Parts(router=bugs_of_change.HeedsOldAnswers),
-    "forgets to renew": Parts(router=bugs_of_change.ForgetsToRenew),
+    "forgets to forgive": Parts(router=bugs_of_change.ForgetsToForgive),
     "sends all after a pause": Parts(router=bugs_of_change.SendsAllAfterAPause),
     "sends all after an outage": Parts(router=bugs_of_change.SendsAllAfterAnOutage),
     "ignores the concurrency": Parts(router=bugs_of_change.IgnoresConcurrency),
@@ -51,7 +51,7 @@ PLANTED: dict[str, Parts] = {
     "leaves the queue where the clock was": Parts(journal=bugs_of_time.MovesNoQueue),
     "leaves endpoints where the clock was": Parts(router=bugs_of_time.MovesNoEndpoint),
     "fills buckets as the clock is set": Parts(router=bugs_of_time.FillsBuckets),
-    "reins nothing in": Parts(router=bugs_of_time.ReinsNothingIn),
+    "corrects nothing": Parts(router=bugs_of_time.CorrectsNothing),
     "takes a rest for an outage": Parts(router=bugs_of_time.TakesARestForAnOutage),
     "expires too early": Parts(router=bugs_at_edges.ExpiresEarly),
 }

@@ -139,7 +139,7 @@ def rested(state: EndpointState, now: float, *, most_seconds: float) -> Endpoint
 
 def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> EndpointState:
     """Return the endpoint's state after a success, which ends an outage and all that was counted of it."""
-    if not state.is_ill and state.failing_since is None and state.warned_at is None:
+    if not state.is_unhealthy and state.failing_since is None and state.warned_at is None:
         return msgspec.structs.replace(state, last_success_at=now)
     return msgspec.structs.replace(
         _answered(state, now, is_probe=is_probe),
@@ -150,8 +150,8 @@ def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> End
     )
 
 
-def reopened_by_hand(state: EndpointState) -> EndpointState:
-    """Return the state after someone has changed the webhook, or enabled it again: the outage is forgotten.
+def forgiven(state: EndpointState) -> EndpointState:
+    """Return the state after the webhook was changed by hand, or enabled again: the outage is forgotten.
 
     The next request is let through at once, alone, and its answer decides afresh.
     """
@@ -169,31 +169,21 @@ def reopened_by_hand(state: EndpointState) -> EndpointState:
     )
 
 
-def reined_in(state: EndpointState, *, now: float, retry_seconds: float, pause_seconds: float) -> EndpointState:
-    """Return the state with no time further ahead than it can be: a clock that was set back has left it there.
-
-    Where the last failure is still to come, what it brought about waits as long as it would have then.
-    """
-    if state.last_failure_at is not None and state.last_failure_at > now:
-        state = moved(state, now - state.last_failure_at)
+def capped(state: EndpointState, *, now: float, retry_at: float, paused_until: float) -> EndpointState:
+    """Return the state with no time later than it can be: the latest of each is given, `now` of what has happened."""
     return msgspec.structs.replace(
         state,
-        retry_at=_at_most(state.retry_at, now + retry_seconds),
-        paused_until=_at_most(state.paused_until, now + pause_seconds),
+        retry_at=_at_most(state.retry_at, retry_at),
+        paused_until=_at_most(state.paused_until, paused_until),
         failing_since=_at_most(state.failing_since, now),
         recovered_at=_at_most(state.recovered_at, now),
     )
 
 
-def moved(state: EndpointState, seconds: float) -> EndpointState:
+def shifted(state: EndpointState, seconds: float) -> EndpointState:
     """Return the state after the clock was set by so many seconds, with as long to wait as before."""
     return msgspec.structs.replace(
-        state,
-        last_failure_at=_plus(state.last_failure_at, seconds),
-        retry_at=_plus(state.retry_at, seconds),
-        paused_until=_plus(state.paused_until, seconds),
-        failing_since=_plus(state.failing_since, seconds),
-        recovered_at=_plus(state.recovered_at, seconds),
+        state, **{name: _plus(getattr(state, name), seconds) for name in EndpointState.SHIFTED}
     )
 
 

@@ -48,7 +48,7 @@ class TokenBucket:
         """Return the bucket under another limit, with the tokens it has as far as they fit."""
         return replace(self, limit=limit, tokens=min(self.filled(now), float(limit.burst)), at=now)
 
-    def moved(self, seconds: float) -> "TokenBucket":
+    def shifted(self, seconds: float) -> "TokenBucket":
         """Return the bucket after the clock was set by so many seconds."""
         return replace(self, at=self.at + seconds)
 

@@ -7,11 +7,15 @@ from webhookd.version import USER_AGENT
 
 
 class Receiver:
-    """Where an endpoint's requests go and what they are signed and sent with, all as of one moment."""
+    """Where an endpoint's requests go and what they are signed and sent with, all as of one moment.
 
-    __slots__ = ("headers", "signer", "url")
+    `revision` is that of the endpoint's lane at that moment.
+    """
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials) -> None:
+    __slots__ = ("headers", "revision", "signer", "url")
+
+    def __init__(self, endpoint: Endpoint, credentials: Credentials, revision: int = 0) -> None:
+        self.revision = revision
         self.url = endpoint.url
         self.signer = Signer(credentials, endpoint.signature)
         self.headers = custom_headers.sent(credentials.headers)

@@ -21,6 +21,7 @@ from webhookd.models import (
     Outcome,
     Policy,
     QueuedDelivery,
+    Verdict,
 )
 from webhookd.retry_after import read_retry_after
 
@@ -42,22 +43,8 @@ class Since(Enum):
     """What was changed by hand, and went to disk, after an attempt had begun."""
 
     NOTHING = "nothing"  # that would have the endpoint tried at once
-    RENEWED = "renewed"  # the webhook, but not its URL: the receiver is the same
+    CHANGED = "changed"  # the webhook, but not its URL: the receiver is the same
     MOVED = "moved"  # the URL: what answered was another receiver
-
-
-class Verdict(Struct, frozen=True, kw_only=True):
-    """What becomes of the delivery and its endpoint after an attempt."""
-
-    error: DeliveryError | None
-    status: DeliveryStatus
-    refusals: int
-    backoff_step: int
-    next_attempt_at: float | None
-    completed_at: float | None
-    retry_after_seconds: float | None
-    endpoint: EndpointState
-    disable: DisabledReason | None
 
 
 def backoff_seconds(policy: Policy, step: int, sample: float) -> float:
@@ -101,7 +88,7 @@ def decide(
     if found.answer is None:
         # It was due; the clock may have been set back since.
         return _verdict(delivery, state, error=found.error, next_attempt_at=min(delivery.next_attempt_at, now))
-    if since is Since.MOVED or (since is Since.RENEWED and found.answer is not Answer.THROTTLED):
+    if since is Since.MOVED or (since is Since.CHANGED and found.answer is not Answer.THROTTLED):
         return _outdated(found, delivery, state, policy, now, is_moved=since is Since.MOVED)
     if found.answer is Answer.SUCCESS:
         return _succeeded(delivery, breaker.succeeded(state, now, is_probe=is_probe), found.disable, now)
@@ -229,7 +216,6 @@ def _verdict(
         completed_at=None,
         retry_after_seconds=None,
         endpoint=state,
-        disable=None,
     )
 
 

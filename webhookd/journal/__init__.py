@@ -36,7 +36,7 @@ from webhookd.journal.rows import (
     WindowRequest,
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
-from webhookd.journal.schedule import Bounds, Loaded
+from webhookd.journal.schedule import Loaded
 from webhookd.journal.store import READ_LIMIT_SECONDS, Store, open_store
 from webhookd.journal.transactions import finished
 
@@ -44,7 +44,6 @@ __all__ = [
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "AttemptRow",
-    "Bounds",
     "Census",
     "Contents",
     "DeliveriesQueued",

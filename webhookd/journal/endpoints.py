@@ -233,7 +233,7 @@ def set_state(database: Database, pk: int, changed: EndpointState) -> None:
     ).execute(database)
 
 
-def hasten(database: Database, pk: int, due_at: float) -> None:
+def end_backoffs(database: Database, pk: int, due_at: float) -> None:
     """End the back-off of whatever the endpoint has queued: it is due then at the latest."""
     for chosen in TO_BE_SENT_BY_STATUS:
         DeliveryTable.update({"next_attempt_at": due_at, "backoff_step": 0}).where(

@@ -6,7 +6,7 @@ Memory follows the disk and never runs ahead of it, and two changes never cross.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from webhookd.delivery.renewal import Renewal
+from webhookd.delivery.forgiveness import Forgiveness
 from webhookd.journal.rows import KeyRow
 from webhookd.models import Endpoint, QueuedDelivery
 
@@ -20,10 +20,10 @@ class DeliveriesQueued(NamedTuple):
 
 
 class WebhookChanged(NamedTuple):
-    """A webhook that is new or has been changed; `renewal` is what the change made of its past (None: nothing)."""
+    """A webhook that is new or has been changed; `forgiveness` is what the change forgave it."""
 
     endpoint: Endpoint
-    renewal: Renewal | None = None
+    forgiveness: Forgiveness | None = None
 
 
 class WebhookDeleted(NamedTuple):

@@ -14,16 +14,8 @@ from peewee import SQL, Database, Expression, fn
 
 from webhookd.errors import ErrorCode, Rejected
 from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import transitions
 from webhookd.journal.rows import ReplayRow, row_of
-from webhookd.journal.schema import (
-    DeliveryTable,
-    EndpointTable,
-    EventTable,
-    ReplayTable,
-    SequenceTable,
-    count_edition,
-)
+from webhookd.journal.schema import DeliveryTable, EventTable, ReplayTable, SequenceTable, count_edition
 from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT, DeliveryStatus, ReplayKind, ReplayStatus, Trigger
 
 A_STEP = 250
@@ -118,18 +110,10 @@ def of_endpoint(database: Database, endpoint_pk: int, limit: int) -> list[Replay
     return [_replay(row) for row in query.order_by(ReplayTable.id.desc()).limit(limit).tuples().execute(database)]
 
 
-def running(database: Database) -> dict[str | None, list[ReplayRow]]:
-    """Return those that have something left to do by the organization of their webhooks, each time the oldest first."""
-    query = (
-        ReplayTable.select(EndpointTable.organization_id, *_COLUMNS)
-        .join(EndpointTable, on=(EndpointTable.pk == ReplayTable.endpoint_pk))
-        .where(ReplayTable.status == ReplayStatus.RUNNING.value)
-        .order_by(ReplayTable.id)
-    )
-    found: dict[str | None, list[ReplayRow]] = {}
-    for organization_id, *row in query.tuples().execute(database):
-        found.setdefault(organization_id, []).append(_replay(row))
-    return found
+def running(database: Database) -> list[ReplayRow]:
+    """Return those that have something left to do, the oldest first."""
+    query = ReplayTable.select(*_COLUMNS).where(ReplayTable.status == ReplayStatus.RUNNING.value)
+    return [_replay(row) for row in query.order_by(ReplayTable.id).tuples().execute(database)]
 
 
 def stop(database: Database, endpoint_pk: int, replay_id: str) -> ReplayRow:
@@ -186,8 +170,18 @@ def _recover(
     if end is not None:
         query = query.where(DeliveryTable.sequence <= end)
     found = list(query.tuples().execute(database))
-    again = transitions.queued_again(Trigger.RECOVER, queued_as.at, queued_as.max_age_seconds)
-    DeliveryTable.update(again).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
+    DeliveryTable.update(
+        {
+            "status": DeliveryStatus.PENDING.value,
+            "trigger": Trigger.RECOVER.value,
+            "refusals": 0,
+            "backoff_step": 0,
+            "next_attempt_at": queued_as.at,
+            "expires_at": queued_as.at + queued_as.max_age_seconds,
+            "completed_at": None,
+            "error": None,
+        }
+    ).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
     if found:
         count_edition(database, wanted.endpoint_pk)
     return (found[-1][1] if len(found) == A_STEP else end), len(found)

@@ -57,14 +57,14 @@ class WindowRequest(Struct, frozen=True, kw_only=True):
 class Window(Struct, frozen=True, kw_only=True):
     """A part of an endpoint's queue.
 
-    `line`: pending deliveries in the order they go; `parked`: parked ones that are due; `expired`: those of both kinds
-    whose age has passed, which are in neither. `complete`: `line` holds all that is pending and may be sent.
+    `pending`: pending deliveries in the order they go; `parked`: parked ones that are due; `expired`: those of both
+    kinds whose age has passed, which are in neither. `complete`: `pending` holds all that is pending and may be sent.
     `next_attempt_at`: the earliest later moment at which a parked delivery (out of strict order: or a pending one)
     falls due; `next_expiry_at`: the earliest expiry. `last_sequence` is that of the delivery that was queued last;
     `edition` is another one once what was queued before has been changed by a retry, a recover or a cancelation.
     """
 
-    line: tuple[QueuedDelivery, ...]
+    pending: tuple[QueuedDelivery, ...]
     parked: tuple[QueuedDelivery, ...]
     expired: tuple[QueuedDelivery, ...]
     complete: bool

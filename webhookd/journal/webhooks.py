@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from peewee import Database
 
-from webhookd.delivery.renewal import renew
+from webhookd.delivery.correction import Bounds
+from webhookd.delivery.forgiveness import forgive
 from webhookd.hidden import Secret
 from webhookd.journal import audit, directory, endpoints, quotas, schedule
 from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
@@ -58,7 +59,7 @@ class Webhooks:
         return await self._transactions.read(endpoints.state, endpoint_pk)
 
     async def load(
-        self, vault: Vault, endpoint_pk: int, bounds: schedule.Bounds, clock: Callable[[], float]
+        self, vault: Vault, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]
     ) -> tuple[schedule.Loaded | None, bool]:
         """Return a webhook, its secrets and its state as of one moment (None once it is deleted).
 
@@ -66,7 +67,7 @@ class Webhooks:
         """
         return await self._transactions.read(schedule.load, vault, endpoint_pk, bounds, clock)
 
-    async def bring_in(self, endpoint_pk: int, bounds: schedule.Bounds, clock: Callable[[], float]) -> None:
+    async def bring_in(self, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
         """Bring what lies too far ahead of a webhook back within `bounds`."""
         await self._transactions.insist(schedule.bring_in, endpoint_pk, bounds, clock)
 
@@ -91,14 +92,14 @@ class Webhooks:
         entry: audit.Deed | None,
         condition: endpoints.Condition | None,
     ) -> Endpoint:
-        """Change what `changes` names, and the webhook's past as `renew` says."""
+        """Change what `changes` names, and the webhook's past as `forgive` says."""
 
         def change(database: Database) -> WebhookChanged:
             before = endpoints.get(database, endpoint_id)
             headers = _headers(database, vault, before, now)
             after = endpoints.update(database, vault, endpoint_id, changes, now, condition=condition)
             has_new_secrets = headers != _headers(database, vault, after, now)
-            return _renewed(database, before, after, now, has_new_secrets=has_new_secrets)
+            return _forgiven(database, before, after, now, has_new_secrets=has_new_secrets)
 
         return await self._change(change, entry)
 
@@ -121,7 +122,7 @@ class Webhooks:
             after = endpoints.rotate(
                 database, vault, endpoint_id, secret, secret_hint, overlap_seconds, now, condition=condition
             )
-            return _renewed(database, before, after, now, has_new_secrets=True)
+            return _forgiven(database, before, after, now, has_new_secrets=True)
 
         return await self._change(change, entry)
 
@@ -170,12 +171,12 @@ def _headers(database: Database, vault: Vault, endpoint: Endpoint, now: float) -
     return [(name, value.reveal()) for name, value in credentials.headers]
 
 
-def _renewed(
+def _forgiven(
     database: Database, before: Endpoint, after: Endpoint, now: float, *, has_new_secrets: bool
 ) -> WebhookChanged:
     state = endpoints.state(database, after.pk)
-    renewal = renew(before, after, state, now, has_new_secrets=has_new_secrets)
-    if renewal is not None:
-        endpoints.set_state(database, after.pk, renewal.state)
-        endpoints.hasten(database, after.pk, renewal.due_at)
-    return WebhookChanged(after, renewal)
+    forgiveness = forgive(before, after, state, now, has_new_secrets=has_new_secrets)
+    if forgiveness is not None:
+        endpoints.set_state(database, after.pk, forgiveness.state)
+        endpoints.end_backoffs(database, after.pk, forgiveness.due_at)
+    return WebhookChanged(after, forgiveness)

@@ -35,7 +35,7 @@ def _earliest_of(column: object, chosen: Expression) -> str:
     return sql_of(DeliveryTable.select(fn.MIN(column)).where(chosen))
 
 
-def _lines() -> dict[Ordering, str]:
+def _queued() -> dict[Ordering, str]:
     alive = _PENDING & (DeliveryTable.sequence >= SQL(":floor")) & (DeliveryTable.expires_at > _NOW)
     is_due = DeliveryTable.next_attempt_at <= _NOW
     blocked = SQL("(SELECT value FROM json_each(:blocked_keys))")
@@ -49,7 +49,7 @@ def _lines() -> dict[Ordering, str]:
     }
 
 
-_LINES = _lines()
+_QUEUED = _queued()
 _DUE_PARKED = _deliveries(
     _PARKED & (DeliveryTable.expires_at > _NOW) & (DeliveryTable.next_attempt_at <= _NOW),
     DeliveryTable.next_attempt_at,
@@ -81,9 +81,9 @@ def read(database: Database, request: WindowRequest) -> Window:
         # What is in flight may be among the first, so as many more are read.
         "limit": request.limit + len(in_flight),
     }
-    line = _LINES[request.ordering]
+    query = _QUEUED[request.ordering]
     keys = {"blocked_keys": msgspec.json.encode(sorted(request.blocked_keys)).decode()}
-    pending = _rows(connection, line, values | keys if request.ordering is Ordering.KEY else values)
+    pending = _rows(connection, query, values | keys if request.ordering is Ordering.KEY else values)
     parked = _rows(connection, _DUE_PARKED, values)
     expired = _rows(connection, _EXPIRED, values | {"limit": EXPIRED_A_READ})
     later = [_one(connection, _LATER_PARKED, values)]
@@ -91,9 +91,9 @@ def read(database: Database, request: WindowRequest) -> Window:
         later.append(_one(connection, _LATER_PENDING, values))
     last_sequence, edition = next(iter(connection.execute(_SEQUENCE, values)), (0, 0))
     return Window(
-        line=_grounded(pending, in_flight),
-        parked=_grounded(parked, in_flight),
-        expired=_grounded(expired, in_flight),
+        pending=_not_in_flight(pending, in_flight),
+        parked=_not_in_flight(parked, in_flight),
+        expired=_not_in_flight(expired, in_flight),
         complete=max(len(pending), len(parked)) < request.limit + len(in_flight),
         next_attempt_at=min((at for at in later if at is not None), default=None),
         next_expiry_at=_one(connection, _NEXT_EXPIRY, values),
@@ -104,7 +104,7 @@ def read(database: Database, request: WindowRequest) -> Window:
 
 def statements() -> list[str]:
     """Return every statement of a read, with its parameters by name."""
-    return [*_LINES.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _SEQUENCE]
+    return [*_QUEUED.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _SEQUENCE]
 
 
 def _one(connection: Connection, sql: str, values: dict[str, object]) -> float | None:
@@ -136,5 +136,5 @@ def _delivery(row: Row) -> QueuedDelivery:
     )
 
 
-def _grounded(found: list[QueuedDelivery], in_flight: Collection[int]) -> tuple[QueuedDelivery, ...]:
+def _not_in_flight(found: list[QueuedDelivery], in_flight: Collection[int]) -> tuple[QueuedDelivery, ...]:
     return tuple([delivery for delivery in found if delivery.pk not in in_flight])

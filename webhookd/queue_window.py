@@ -1,11 +1,9 @@
-"""What an actor knows of its endpoint's queue: the window it last read from the journal, and when to read again.
+"""The window onto one endpoint's queue: what of it was last read from the journal, and when to read again.
 
 Pure bookkeeping, without I/O. The window never grows past what one read may return, whatever the backlog is.
 """
 
-from collections import deque
 from collections.abc import Collection, Container, Iterable
-from itertools import islice
 
 from webhookd.journal import Window
 from webhookd.models import Ordering, QueuedDelivery, Trigger
@@ -13,8 +11,8 @@ from webhookd.models import Ordering, QueuedDelivery, Trigger
 BODIES_AHEAD = 16
 
 
-class Line:
-    """The window onto one endpoint's queue.
+class QueueWindow:
+    """What is known of an endpoint's queue.
 
     `is_being_read`: the journal has been asked and hasn't answered yet. `is_stale`: the journal was changed behind the
     window. `has_more`: the journal may hold deliveries that came after it was read. `lacks_keys`: deliveries of some
@@ -25,43 +23,46 @@ class Line:
         self.is_stale = True
         self.has_more = False
         self.lacks_keys = False
+        self.is_being_read = False
         self.expired: tuple[QueuedDelivery, ...] = ()
-        self._pending: deque[QueuedDelivery] = deque()
-        self._parked: deque[QueuedDelivery] = deque()
+        self._pending: list[QueuedDelivery] = []
+        self._parked: list[QueuedDelivery] = []
         self._waiting: dict[str, float] = {}
         self._refill_at: float | None = None
         self._was_taken_from = False
-        self.is_being_read = False
         self._limit = 0
         self._last_sequence = 0
 
-    def begin_refill(self, blocked_keys: Collection[str]) -> None:
-        """Note that the journal is about to be read, without these keys; what changes from now on is noted again.
+    def __len__(self) -> int:
+        return len(self._pending) + len(self._parked) + len(self.expired)
 
-        Until it has been read nothing may be taken: what is held may be out of date.
+    def begin_read(self, limit: int, *, lacks_keys: bool) -> None:
+        """Note that the journal is about to be read; what changes from now on is noted again.
+
+        Until it has been read nothing may be taken: what the window holds may be out of date.
         """
         self.is_stale = self.has_more = False
-        self.lacks_keys = bool(blocked_keys)
         self.is_being_read = True
-
-    def load(self, window: Window, limit: int) -> None:
-        """Take in what the journal answered; so many deliveries at most are then held."""
-        self.is_being_read = False
+        self.lacks_keys = lacks_keys
         self._limit = limit
-        self._last_sequence = window.last_sequence
-        self._pending = deque(window.line)
-        self._parked = deque(window.parked)
+
+    def load(self, window: Window) -> None:
+        """Take in what the journal answered."""
+        self.is_being_read = False
         self.expired = window.expired
-        self._was_taken_from = False
         self.has_more = self.has_more or not window.complete
+        self._last_sequence = window.last_sequence
+        self._pending = list(window.pending)
+        self._parked = list(window.parked)
+        self._was_taken_from = False
         self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
 
     def append(self, delivery: QueuedDelivery) -> bool:
         """Take in a delivery that was queued behind all others, or note that the journal has more.
 
-        It may only join a window that holds everything before it, and that isn't being read anew. A gap in the
-        sequences means that something was queued in another way. Return whether it says anything new to a line whose
-        head is all that counts: where that holds its deliveries back, one more behind them says nothing.
+        It may only join a window that holds everything before it, and that isn't being read. A gap in the sequences
+        means that something was queued in another way. Return whether it says anything new about a queue of which the
+        head is all that counts: while that holds the others back, one more behind them says nothing.
         """
         before = bool(self._pending), self.has_more, self._refill_at
         knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self.is_being_read)
@@ -77,39 +78,35 @@ class Line:
     @property
     def is_empty(self) -> bool:
         """Whether nothing is known that is to be sent, now or later."""
-        return self._holds_nothing and self._refill_at is None
+        return not len(self) and self._refill_at is None
 
     @property
     def is_spent(self) -> bool:
         """Whether all that the window held has been sent, so that only the journal knows what is left for later."""
-        return self._holds_nothing and self._was_taken_from
+        return not len(self) and self._was_taken_from
 
-    @property
-    def _holds_nothing(self) -> bool:
-        return not (self._pending or self._parked or self.expired)
-
-    def needs_refill(self, now: float, ordering: Ordering, *, found: bool) -> bool:
+    def needs_read(self, now: float, ordering: Ordering, *, found: bool) -> bool:
         """Whether the journal must be read before the next move; `found` says that there is something to send.
 
-        A head that waits for its back-off is all there is to know of a strict line, whatever comes in behind it.
+        In strict order a head that waits for its back-off is all there is to know, whatever comes in behind it.
         """
         if self.is_stale or (self._refill_at is not None and now >= self._refill_at):
             return True
         return self.has_more and not found and not (ordering is Ordering.STRICT and self._pending)
 
     def next_event_at(self, now: float, ordering: Ordering) -> float | None:
-        """When this line has something to do next, as far as is known: a delivery falls due or one expires."""
-        heads = [self._pending[0]] if ordering is Ordering.STRICT and self._pending else self._pending
+        """When there is something to do next, as far as is known: a delivery falls due or one expires."""
+        heads = self._pending[:1] if ordering is Ordering.STRICT else self._pending
         waiting = [delivery.next_attempt_at for delivery in heads if delivery.next_attempt_at > now]
         return earliest(self._refill_at, *waiting)
 
     def candidate(
         self, now: float, ordering: Ordering, *, busy_keys: Container[str], held: Collection[int], by_hand_first: bool
     ) -> QueuedDelivery | None:
-        """Return the delivery that goes next once the gate opens, or None.
+        """Return the delivery that goes next once the endpoint takes one, or None.
 
         Parked ones that are due go first: they are few and have waited longest. With `by_hand_first` (an open breaker)
-        one that somebody asked for is preferred, since it may be the probe.
+        one that was retried by hand is preferred, since it may be the probe.
         """
         if ordering is Ordering.STRICT and not (self._parked or held or by_hand_first):
             head = self._pending[0] if self._pending else None
@@ -126,15 +123,15 @@ class Line:
     def take(self, delivery: QueuedDelivery) -> None:
         """Remove a delivery that is sent now."""
         self._was_taken_from = True
-        for queue in (self._pending, self._parked):
-            if queue and queue[0] is delivery:
-                queue.popleft()
+        for waiting in (self._pending, self._parked):
+            if waiting and waiting[0] is delivery:
+                del waiting[0]
                 return
         (self._parked if delivery in self._parked else self._pending).remove(delivery)
 
     def upcoming(self) -> list[int]:
         """Return the events of the next deliveries, by row number."""
-        return [delivery.event_pk for delivery in islice(self._pending, BODIES_AHEAD)]
+        return [delivery.event_pk for delivery in self._pending[:BODIES_AHEAD]]
 
     def waiting_keys(self, now: float) -> frozenset[str]:
         """Return the ordering keys whose head waits for its back-off, those that earlier windows held included.
@@ -142,7 +139,7 @@ class Line:
         A window can be full of what waits behind one head; without a memory the next one would be full of another's.
         """
         if self.is_stale:
-            self._waiting.clear()  # somebody may have ended a back-off by hand
+            self._waiting.clear()  # a back-off may have been ended by hand
         else:
             self._waiting = {key: at for key, at in self._waiting.items() if at > now}
             for delivery in self._pending:
@@ -154,8 +151,7 @@ class Line:
     def _eligible(self, now: float, ordering: Ordering, busy_keys: Container[str]) -> Iterable[QueuedDelivery]:
         yield from (delivery for delivery in self._parked if delivery.next_attempt_at <= now)
         if ordering is Ordering.STRICT:
-            if self._pending and self._pending[0].next_attempt_at <= now:
-                yield self._pending[0]
+            yield from (delivery for delivery in self._pending[:1] if delivery.next_attempt_at <= now)
             return
         seen: set[str] = set()
         for delivery in self._pending:

@@ -6,7 +6,7 @@ import pytest
 from tests.delivery.test_retry import MIDDLE, POLICY, answered
 from tests.samples import AT, endpoint, queued_delivery
 from webhookd.delivery.breaker import admit
-from webhookd.delivery.renewal import renew
+from webhookd.delivery.forgiveness import forgive
 from webhookd.delivery.retry import Since, decide
 from webhookd.models import (
     BreakerState,
@@ -45,7 +45,7 @@ def test_another_place_or_another_proof_forgets_the_outage(
     before: Endpoint, after: Endpoint, *, has_new_secrets: bool
 ) -> None:
     """A change of where requests go, or of what they prove themselves with, lets one request try it at once."""
-    opened = renew(before, after, OPEN, AT, has_new_secrets=has_new_secrets)
+    opened = forgive(before, after, OPEN, AT, has_new_secrets=has_new_secrets)
     assert opened is not None
     assert (opened.state.breaker, opened.state.retry_at, opened.state.failing_since) == (
         BreakerState.HALF_OPEN,
@@ -54,27 +54,27 @@ def test_another_place_or_another_proof_forgets_the_outage(
     )
     assert opened.state.warned_at == OPEN.warned_at  # its end is still to be told
     assert opened.due_at == AT
-    paused = renew(before, after, PAUSED, AT, has_new_secrets=has_new_secrets)
+    paused = forgive(before, after, PAUSED, AT, has_new_secrets=has_new_secrets)
     assert paused is not None
     assert (paused.state.pauses, paused.state.needs_probe) == (0, True)
     assert admit(paused.state, AT - 31_536_000, probing=False) is None  # whatever the clock is set to
-    well = renew(before, after, WELL, AT, has_new_secrets=has_new_secrets)
+    well = forgive(before, after, WELL, AT, has_new_secrets=has_new_secrets)
     assert well is not None
     assert well.state == WELL
 
 
 def test_an_endpoint_that_was_disabled_begins_as_after_an_outage() -> None:
     """Enabled again it is tried with one request, though nothing was wrong with it: events have piled up."""
-    enabled = renew(DISABLED, endpoint(), WELL, AT, has_new_secrets=False)
+    enabled = forgive(DISABLED, endpoint(), WELL, AT, has_new_secrets=False)
     assert enabled is not None
     assert enabled.state.needs_probe
 
 
-def test_what_changes_nothing_that_is_sent_renews_nothing() -> None:
+def test_what_changes_nothing_that_is_sent_forgives_nothing() -> None:
     """The same again, and being disabled, leave the past as it is; so does a move of what stays disabled its state."""
-    assert renew(endpoint(), endpoint(), OPEN, AT, has_new_secrets=False) is None
-    assert renew(endpoint(), DISABLED, OPEN, AT, has_new_secrets=False) is None
-    moved = renew(DISABLED, msgspec.structs.replace(MOVED, is_active=False), OPEN, AT, has_new_secrets=False)
+    assert forgive(endpoint(), endpoint(), OPEN, AT, has_new_secrets=False) is None
+    assert forgive(endpoint(), DISABLED, OPEN, AT, has_new_secrets=False) is None
+    moved = forgive(DISABLED, msgspec.structs.replace(MOVED, is_active=False), OPEN, AT, has_new_secrets=False)
     assert moved is not None
     assert moved.state == OPEN
 
@@ -85,7 +85,7 @@ SENT_AGAIN = (DeliveryStatus.PENDING, 0, AT)
 
 
 @pytest.mark.parametrize(
-    ("outcome", "moved", "renewed"),
+    ("outcome", "moved", "changed"),
     [
         (answered(500), SENT_AGAIN, SENT_AGAIN),
         (TIMEOUT, SENT_AGAIN, SENT_AGAIN),
@@ -97,10 +97,10 @@ SENT_AGAIN = (DeliveryStatus.PENDING, 0, AT)
     ],
 )
 def test_what_was_in_flight_has_little_to_say(
-    outcome: Outcome, moved: tuple[object, ...], renewed: tuple[object, ...]
+    outcome: Outcome, moved: tuple[object, ...], changed: tuple[object, ...]
 ) -> None:
     """Of the endpoint as it is now an older answer says nothing, but that the same receiver wants to be left alone."""
-    for since, expected in ((Since.MOVED, moved), (Since.RENEWED, renewed)):
+    for since, expected in ((Since.MOVED, moved), (Since.CHANGED, changed)):
         verdict = decide(outcome, queued_delivery(), WELL, POLICY, now=AT, sample=MIDDLE, is_probe=False, since=since)
         assert (verdict.status, verdict.refusals, verdict.next_attempt_at) == expected
         assert verdict.disable is None
@@ -112,6 +112,6 @@ def test_what_was_in_flight_has_little_to_say(
 def test_the_last_refusal_of_the_same_receiver_still_fails() -> None:
     """A refusal that is counted may be one too many."""
     refused_often = msgspec.structs.replace(queued_delivery(), refusals=POLICY.max_refusals - 1)
-    for since, status in ((Since.RENEWED, DeliveryStatus.FAILED), (Since.MOVED, DeliveryStatus.PENDING)):
+    for since, status in ((Since.CHANGED, DeliveryStatus.FAILED), (Since.MOVED, DeliveryStatus.PENDING)):
         verdict = decide(answered(422), refused_often, WELL, POLICY, now=AT, sample=MIDDLE, since=since)
         assert verdict.status is status
