@@ -3,8 +3,10 @@
 Nothing is sent later than its back-off says, plus a minute where the machine slept, and nothing above its rate.
 """
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
@@ -17,7 +19,7 @@ from webhookd.clock import DOUBT_SECONDS, LONGEST_WAIT_SECONDS, STEP_SECONDS, Ti
 from webhookd.delivery.retry import FAILURES_TO_DISABLE
 from webhookd.delivery.signing import generate_secret
 from webhookd.hidden import Secret
-from webhookd.journal import EndpointChanges, endpoints
+from webhookd.journal import EndpointChanges, InlineRunner, endpoints
 from webhookd.models import (
     DeliveryError,
     DeliveryStatus,
@@ -29,6 +31,7 @@ from webhookd.models import (
     RetryOverrides,
 )
 
+T = TypeVar("T")
 DAY, YEAR = 86_400.0, 31_536_000.0
 STEPS = (-YEAR, -DAY, -600.0, 600.0, DAY, YEAR)
 QUICK_STEPS = {-DAY, YEAR}
@@ -81,6 +84,38 @@ async def test_a_clock_that_is_set_moves_no_pause(tmp_path: Path, autojump_clock
         machine.jump(seconds)
         await trio.sleep(200)
         assert sender.times() == [0, 100]
+
+
+@pytest.mark.parametrize("times", [1, 4])
+@pytest.mark.parametrize("nth", [3, 4, 5, 6])
+async def test_a_clock_that_is_set_as_an_actor_starts_ends_no_pause(
+    tmp_path: Path, autojump_clock: MockClock, nth: int, times: int
+) -> None:
+    """What an actor has just read of its endpoint goes with a clock that is set before it looks at the time."""
+    machine = SimulatedClock()
+
+    class SetsTheClock(InlineRunner):
+        """Has the clock set after some of the reads with which a server starts."""
+
+        reads = 0
+
+        async def run(self, function: Callable[[], T]) -> T:
+            answer = await super().run(function)
+            self.reads += 1
+            if nth <= self.reads < nth + times:
+                machine.jump(DAY)
+            return answer
+
+    slow = Outcome(duration_seconds=0, status=503, headers=(("retry-after", "100"),))
+    async with world(tmp_path, sender=WorldSender(script=lambda _: slow)) as w:
+        await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE))
+        await w.publish("e0")
+        await trio.sleep(10)
+        await w.publish("e1")
+    sender = WorldSender()
+    async with world(tmp_path, sender=sender, machine=machine, reads=SetsTheClock()):
+        await trio.sleep(200)
+    assert sender.times() == [90, 90]
 
 
 @pytest.mark.parametrize("seconds", LONG_STEPS)

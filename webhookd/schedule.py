@@ -59,8 +59,8 @@ class Schedule:
     async def load(self, endpoint: Endpoint) -> Loaded | None:
         """Read an endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
         while True:
-            await self.settled()
             self._clock.now()  # which sees whether it was set
+            await self.settled()
             bounds, moves, clock = _bounds(self._policy(endpoint)), self._moves, self._clock.running()
             loaded, is_beyond = await self._store.webhooks.load(self._vault, endpoint.pk, bounds, clock)
             if self._moves != moves:
