@@ -348,3 +348,22 @@ async def test_an_id_of_the_producers_own_is_taken_once(tmp_path: Path, autojump
         await trio.sleep(60)
     assert [(answer.deliveries, answer.duplicate) for answer in answers] == [(1, False), (1, True), (1, True)]
     assert w.sender.events() == ["mine"]
+
+
+async def test_nobodys_receivers_take_all_requests(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Webhooks of one organization whose receivers hang don't keep another organization's delivery waiting."""
+    sender = WorldSender(seconds_of=lambda sent: 0.1 if sent.url == GOOD else 1000.0)
+    overrides = PolicyOverrides(ordering=Ordering.NONE, concurrency=256, timeout_seconds=30)
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint(GOOD, organization_id="good")
+        for number in range(3):
+            await w.endpoint(f"https://hang.example/{number}", organization_id="hanging", overrides=overrides)
+        for number in range(300):
+            await w.publish(f"e{number}", organizationId="hanging")
+        await wait_all_tasks_blocked()
+        assert w.router.registry.in_flight == 342
+        assert w.router.registry.waiting_for_a_slot > 0
+        began_at = trio.current_time()
+        await w.publish("other", organizationId="good")
+        await trio.sleep(1)
+        assert sender.times(GOOD)[0] == pytest.approx(began_at - sender.began_at, abs=0.2)

@@ -29,6 +29,7 @@ from webhookd.ids import IdFactory
 from webhookd.journal import Window, WindowRequest
 from webhookd.lane import Expire, Landing, Lane, Send, Step, Wait, Why
 from webhookd.models import Credentials, Endpoint, EndpointState, Ordering, QueuedDelivery
+from webhookd.slots import Slots
 
 
 class Queue(attempt.Queue, Protocol):
@@ -58,7 +59,7 @@ class Owner(attempt.Owner, Protocol):
 class Actor:
     """The actor of one lane; `run` it under a supervisor, once at a time.
 
-    `slots` bounds the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
+    `slots` are those of all requests in flight; `sample` returns random numbers in [0, 1) for jitter.
     """
 
     def __init__(
@@ -71,15 +72,15 @@ class Actor:
         owner: Owner,
         clock: Clock,
         ids: IdFactory,
-        slots: trio.Semaphore,
+        slots: Slots,
         sample: Callable[[], float],
     ) -> None:
         self._lane = lane
-        self._attempts = Attempts(lane, changing, queue, sender, owner, clock, ids, slots, sample)
+        self._slots = slots.share(lane.endpoint.organization_id or lane.endpoint.id)
+        self._attempts = Attempts(lane, changing, queue, sender, owner, clock, ids, self._slots, sample)
         self._queue = queue
         self._owner = owner
         self._clock = clock
-        self._slots = slots
         self._notified = trio.Event()
 
     def notify(self) -> None:

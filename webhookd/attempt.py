@@ -22,6 +22,7 @@ from webhookd.models import (
     Outcome,
     QueuedDelivery,
 )
+from webhookd.slots import Share
 
 
 class Sender(Protocol):
@@ -90,7 +91,7 @@ class Attempts:
     owner: Owner
     clock: Clock
     ids: IdFactory
-    slots: trio.Semaphore
+    slots: Share
     sample: Callable[[], float]
     receiver: Receiver | None = None
     unrecorded: set[Ticket[None]] = field(default_factory=set)

@@ -16,6 +16,7 @@ from webhookd.clock import Clock
 from webhookd.delivery.forgiveness import Forgiveness
 from webhookd.lane import Lane
 from webhookd.models import Endpoint, Policy, QueuedDelivery
+from webhookd.slots import Slots
 from webhookd.supervisor import Supervisor
 
 
@@ -34,7 +35,7 @@ class _Entry:
 class Registry:
     """Knows every endpoint and runs the actors of those with work."""
 
-    def __init__(self, clock: Clock, slots: trio.Semaphore, make_actor: Callable[[Lane, trio.Lock], Actor]) -> None:
+    def __init__(self, clock: Clock, slots: Slots, make_actor: Callable[[Lane, trio.Lock], Actor]) -> None:
         self._clock = clock
         self._slots = slots
         self._make_actor = make_actor
@@ -160,7 +161,12 @@ class Registry:
     @property
     def in_flight(self) -> int:
         """How many requests are in flight in the whole process."""
-        return (self._slots.max_value or 0) - self._slots.value
+        return self._slots.taken
+
+    @property
+    def waiting_for_a_slot(self) -> int:
+        """How many actors have something to send and may not begin another request yet."""
+        return self._slots.waiting
 
     def wake(self, endpoint_pk: int) -> Lane | None:
         """Have the endpoint's actor look at its queue, and start it if need be.

@@ -65,6 +65,7 @@ from webhookd.registry import Registry
 from webhookd.replayer import Replayer
 from webhookd.schedule import Schedule
 from webhookd.secrets import Vault
+from webhookd.slots import Slots
 from webhookd.subscriptions import Subscriptions
 from webhookd.supervisor import Supervisor
 from webhookd.tester import Tester, own_event
@@ -114,7 +115,7 @@ class Router:
         self._config = config
         self._measures = measures
         self._subscriptions = Subscriptions()
-        slots = trio.Semaphore(config.delivery.max_in_flight, max_value=config.delivery.max_in_flight)
+        slots = Slots(config.delivery.max_in_flight)
         make_actor = partial(
             Actor, queue=store, sender=sender, owner=self, clock=clock, ids=ids, slots=slots, sample=sample
         )

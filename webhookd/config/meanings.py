@@ -99,7 +99,7 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "breaker_threshold": (
                 "Faults in a row, of the endpoint and not of one message, that open its circuit breaker."
             ),
-            "max_in_flight": "Requests in flight at a time, over all webhooks.",
+            "max_in_flight": "Requests in flight at a time, over all webhooks. An organization, or a webhook that belongs to none, begins another one while it has fewer than twice as many as are free, so that nobody takes all.",
             "drain_seconds": (
                 "How long requests in flight, producers and clients of the API may go on after SIGTERM, all together."
             ),

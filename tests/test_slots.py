@@ -1,0 +1,109 @@
+"""The slots of requests in flight: shared out among owners, in turn among those that wait, and none is ever lost."""
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from webhookd.slots import Slots
+
+
+def take_all(slots: Slots, owner: str) -> int:
+    """Take what an owner may have; return how many that are."""
+    for count in range(slots.most + 1):
+        try:
+            slots.acquire_nowait(owner)
+        except trio.WouldBlock:
+            return count
+    raise AssertionError("it could have more than there are")
+
+
+def test_who_takes_all_it_can_leaves_a_third() -> None:
+    """One owner ends at two thirds, a second gets a part of the rest, and each further one still finds some."""
+    slots = Slots(512)
+    assert take_all(slots, "first") == 342
+    shares = [take_all(slots, f"owner {number}") for number in range(3)]
+    assert shares == [114, 38, 12]
+    slots.acquire_nowait("another")
+
+
+def test_few_slots_are_all_of_use() -> None:
+    """However few there are, an owner that is alone can have one, and two where there are two."""
+    assert [take_all(Slots(most), "alone") for most in (1, 2, 3)] == [1, 2, 2]
+
+
+def test_many_owners_use_all() -> None:
+    """With one request for each owner, as in strict order, every slot is taken."""
+    slots = Slots(512)
+    for number in range(512):
+        slots.acquire_nowait(f"webhook {number}")
+    assert slots.taken == 512
+    with pytest.raises(trio.WouldBlock):
+        slots.acquire_nowait("one more")
+
+
+async def test_owners_that_wait_have_their_turn(autojump_clock: trio.testing.MockClock) -> None:
+    """Each slot that is given back goes to the owner whose turn it is, not to who has waited most often."""
+    slots, got = Slots(2), list[str]()
+    for owner in ("a", "b"):
+        slots.acquire_nowait(owner)
+
+    async def wait_for(owner: str) -> None:
+        await slots.acquire(owner)
+        got.append(owner)
+
+    async with trio.open_nursery() as nursery:
+        for owner in ("c", "c", "c", "d"):
+            nursery.start_soon(wait_for, owner)
+            await wait_all_tasks_blocked()
+        for owner in ("a", "b", "c", "d"):
+            slots.release(owner)
+            await wait_all_tasks_blocked()
+    assert got == ["c", "d", "c", "c"]
+
+
+async def test_a_slot_that_came_too_late_goes_on(autojump_clock: trio.testing.MockClock) -> None:
+    """Who is canceled as the slot is granted gives it to the next; who waits no longer is passed over."""
+    slots, got = Slots(1), list[str]()
+    slots.acquire_nowait("a")
+
+    async def wait_for(owner: str, scope: trio.CancelScope) -> None:
+        with scope:
+            await slots.acquire(owner)
+            got.append(owner)
+
+    async with trio.open_nursery() as nursery:
+        scopes = {owner: trio.CancelScope() for owner in "bcd"}
+        for owner, scope in scopes.items():
+            nursery.start_soon(wait_for, owner, scope)
+            await wait_all_tasks_blocked()
+        scopes["c"].cancel()
+        await wait_all_tasks_blocked()
+        slots.release("a")
+        scopes["b"].cancel()  # in the same step: it has been granted, and doesn't know
+        await wait_all_tasks_blocked()
+        assert slots.taken == 1
+        assert got in (["d"], ["b"])
+        nursery.cancel_scope.cancel()
+
+
+@given(
+    most=st.integers(1, 40),
+    steps=st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=200),
+)
+def test_no_owner_shuts_out_another(most: int, steps: list[tuple[str, bool]]) -> None:
+    """Whatever was taken and given back, none is lost, and while one is free an owner that has none may have it."""
+    slots, taken = Slots(most), dict.fromkeys("abcdef", 0)
+    for owner, takes in steps:
+        if takes:
+            try:
+                slots.acquire_nowait(owner)
+            except trio.WouldBlock:
+                assert taken[owner] or slots.taken == most
+            else:
+                taken[owner] += 1
+        elif taken[owner]:
+            slots.release(owner)
+            taken[owner] -= 1
+        assert slots.taken == sum(taken.values()) <= most
