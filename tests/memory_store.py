@@ -82,21 +82,21 @@ class MemoryStore(Store):
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         await self.tables.run(task_status=task_status)
 
-    async def room(self, lane: Hashable = None) -> None:
+    async def room(self, flow: Hashable = None) -> None:
         await trio.lowlevel.checkpoint()
 
-    def has_room(self, lane: Hashable) -> bool:
+    def has_room(self, flow: Hashable) -> bool:
         return True
 
     def publish(
-        self, event: AcceptedEvent, targets: tuple[Target, ...], *, lane: Hashable = None, may_repeat: bool = True
+        self, event: AcceptedEvent, targets: tuple[Target, ...], *, flow: Hashable = None, may_repeat: bool = True
     ) -> Ticket[PublishResult]:
-        operation = Publish(event, targets, self._tell, lane=lane, insists=False, may_repeat=may_repeat)
+        operation = Publish(event, targets, self._tell, flow=flow, insists=False, may_repeat=may_repeat)
         self.tables.submit(operation)
         return operation.ticket
 
     def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
-        return Publish(event, targets, self._tell, lane=None, insists=True, may_repeat=False)
+        return Publish(event, targets, self._tell, flow=None, insists=True, may_repeat=False)
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         operation = Record(record, notices)

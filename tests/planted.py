@@ -253,7 +253,7 @@ def _make_intake_small() -> None:
 @_plants("acknowledges what it refuses")
 def _acknowledge_what_is_refused() -> None:
     class Polite(Writer):
-        async def room(self, lane: Hashable) -> None:
+        async def room(self, flow: Hashable) -> None:
             await trio.lowlevel.checkpoint()
 
         def submit(self, operation: Operation) -> None:
@@ -268,7 +268,7 @@ def _acknowledge_what_is_refused() -> None:
 @_plants("stores what it refuses")
 def _store_what_is_refused() -> None:
     class Greedy(Writer):
-        async def room(self, lane: Hashable) -> None:
+        async def room(self, flow: Hashable) -> None:
             await trio.lowlevel.checkpoint()
 
         def submit(self, operation: Operation) -> None:

@@ -176,24 +176,24 @@ class Router:
         backlog = await self._store.deliveries.backlog()
         return {endpoint_pk for endpoint_pk in backlog if self.registry.running(endpoint_pk) is None}
 
-    async def room(self, lane: Hashable = None) -> None:
-        """Wait until the journal takes another event in a lane; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
-        await self._store.room(lane)
+    async def room(self, flow: Hashable = None) -> None:
+        """Wait until the journal takes another event in a flow; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
+        await self._store.room(flow)
 
-    def has_room(self, lane: Hashable) -> bool:
+    def has_room(self, flow: Hashable) -> bool:
         """Whether `room` would return, or refuse, at once."""
-        return self._store.has_room(lane)
+        return self._store.has_room(flow)
 
-    def publish(self, new: NewEvent, lane: Hashable = None) -> Ticket[PublishResult]:
+    def publish(self, new: NewEvent, flow: Hashable = None) -> Ticket[PublishResult]:
         """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
 
-        Events of one lane are stored in the order in which they come; different lanes take turns. Raises Rejected
+        Events of one flow are stored in the order in which they come; different flows take turns. Raises Rejected
         UNKNOWN_EVENT_TYPE. Call it right after `room`.
         """
         self._check_type(new.type)
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
         targets = self._subscriptions.targets(event.type, event.organization_id)
-        return self._store.publish(event, targets, lane=lane, may_repeat=new.id is not None)
+        return self._store.publish(event, targets, flow=flow, may_repeat=new.id is not None)
 
     def _check_type(self, name: str) -> None:
         if name in OPERATIONAL_EVENTS or name == TEST_EVENT:

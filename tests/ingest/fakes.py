@@ -44,13 +44,13 @@ class FakePublisher:
         self.has_room.set()
         self.refuse: Callable[[NewEvent], Rejected | None] = lambda _new: None
 
-    async def room(self, lane: Hashable) -> None:
+    async def room(self, flow: Hashable) -> None:
         if not self.has_room.is_set():
             await self.has_room.wait()
         if self.no_room is not None:
             raise self.no_room
 
-    def publish(self, new: NewEvent, lane: Hashable) -> FakeTicket:
+    def publish(self, new: NewEvent, flow: Hashable) -> FakeTicket:
         refusal = self.refuse(new)
         if refusal is not None:
             raise refusal

@@ -215,12 +215,12 @@ async def test_disconnect_midway_loses_nothing_accepted(path: Path) -> None:
 class BrokenPublisher(FakePublisher):
     """Fails as a bug does, or as a journal does, on events named so."""
 
-    def publish(self, new: NewEvent, lane: Hashable) -> FakeTicket:
+    def publish(self, new: NewEvent, flow: Hashable) -> FakeTicket:
         if new.id == "evt_bug":
             raise RuntimeError("a bug")
         if new.id == "evt_journal":
             raise JournalError("the sync failed")
-        return super().publish(new, lane)
+        return super().publish(new, flow)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Whose turn it is to be written: lanes by what they cost, changes first, and nothing past what divides."""
+"""Whose turn it is to be written: flows by what they cost, changes first, and nothing past what divides."""
 
 from collections.abc import Hashable, Iterator
 from itertools import count
@@ -17,7 +17,7 @@ TARGET = Target(endpoint_pk=1, status=DeliveryStatus.PENDING, max_age_seconds=60
 _numbers = count()
 
 
-def event(lane: Hashable, deliveries: int = 0, *, size: int = 2, insists: bool = False) -> Publish:
+def event(flow: Hashable, deliveries: int = 0, *, size: int = 2, insists: bool = False) -> Publish:
     accepted = AcceptedEvent(
         id=f"e{next(_numbers)}",
         type="user.created",
@@ -28,7 +28,7 @@ def event(lane: Hashable, deliveries: int = 0, *, size: int = 2, insists: bool =
         accepted_at=AT,
         body=b" " * size,
     )
-    return Publish(accepted, (TARGET,) * deliveries, lambda _: None, lane=lane, insists=insists, may_repeat=True)
+    return Publish(accepted, (TARGET,) * deliveries, lambda _: None, flow=flow, insists=insists, may_repeat=True)
 
 
 def change(*, divides: bool = False) -> Call:
@@ -52,9 +52,9 @@ def batches(queue: FairQueue) -> Iterator[list[Operation]]:
         yield queue.take(COST, SIZE)
 
 
-def test_a_short_lane_is_served_at_once() -> None:
-    """An event of a lane that had nothing waiting is in the very next batch, however much waits in others."""
-    queue = queue_of(*(event(lane, 20) for _ in range(50) for lane in ("a", "b", "c")))
+def test_a_short_flow_is_served_at_once() -> None:
+    """An event of a flow that had nothing waiting is in the very next batch, however much waits in others."""
+    queue = queue_of(*(event(flow, 20) for _ in range(50) for flow in ("a", "b", "c")))
     for _ in range(10):
         assert len(queue.take(COST, SIZE)) == 2
         late = event("late")
@@ -62,14 +62,14 @@ def test_a_short_lane_is_served_at_once() -> None:
         assert late in queue.take(COST, SIZE)
 
 
-def test_lanes_with_much_get_equal_shares() -> None:
-    """What lanes get is counted in what it costs, not in operations, so a lane of large events is served less often."""
+def test_flows_with_much_get_equal_shares() -> None:
+    """What flows get is counted in what it costs, not in operations, so a flow of large events is served less often."""
     queue = queue_of(*(event("large", 20) for _ in range(100)), *(event("small", 2) for _ in range(1000)))
     costs = {"large": 0, "small": 0}
     for _ in range(30):
         for operation in queue.take(COST, SIZE):
             assert isinstance(operation, Publish)
-            costs[str(operation.lane)] += cost_of(operation)
+            costs[str(operation.flow)] += cost_of(operation)
     assert abs(costs["large"] - costs["small"]) <= COST
 
 
@@ -94,12 +94,12 @@ def test_a_batch_is_bounded_by_cost_and_bytes() -> None:
     """A batch holds what fits; one group that fits into none is a batch of its own."""
     for queue in (
         queue_of(*(event("a", 3) for _ in range(100))),
-        queue_of(*(event(lane, 3) for lane in range(100))),
+        queue_of(*(event(flow, 3) for flow in range(100))),
         queue_of(*(change() for _ in range(40)), *(event("a", 3) for _ in range(40))),
     ):
         for batch in batches(queue):
             assert sum(map(cost_of, batch)) <= COST * 3 // 2
-    large = queue_of(*(event("a", size=SIZE // 2 + 1) for _ in range(3)), *(event(lane, 500) for lane in "bc"))
+    large = queue_of(*(event("a", size=SIZE // 2 + 1) for _ in range(3)), *(event(flow, 500) for flow in "bc"))
     assert [len(batch) for batch in batches(large)] == [1] * 5
 
 
@@ -123,7 +123,7 @@ def test_an_event_does_not_pass_an_earlier_change() -> None:
 
 
 def test_nothing_passes_what_divides() -> None:
-    """All that came before is taken before it, all that came after after it, whatever their lanes and kinds."""
+    """All that came before is taken before it, all that came after after it, whatever their flows and kinds."""
     before: list[Operation] = [event("a", 40), change(), record(), event("b")]
     divide, again = change(divides=True), change(divides=True)
     after: list[Operation] = [event("b"), change(), record()]
@@ -137,7 +137,7 @@ def test_nothing_passes_what_divides() -> None:
 
 def test_what_is_put_back_is_next() -> None:
     """A batch that found no room is taken again as it was, before all that waits."""
-    queue = queue_of(*(event(lane) for lane in "abc"), change())
+    queue = queue_of(*(event(flow) for flow in "abc"), change())
     batch = queue.take(COST, SIZE)
     queue.put(change())
     queue.put_back(batch)
@@ -181,13 +181,13 @@ def test_a_batch_is_in_the_order_of_submission() -> None:
     assert queue_of(*submitted).take(10 * COST, SIZE) == submitted
 
 
-def test_lanes_are_forgotten() -> None:
-    """Any number of producers that came once, while one goes on, leaves no more than a bounded number of lanes."""
+def test_flows_are_forgotten() -> None:
+    """Any number of producers that came once, while one goes on, leaves no more than a bounded number of flows."""
     queue = queue_of(*(event("a", 40) for _ in range(10 * MOST_LANES)))
     for number in range(3 * MOST_LANES):
         queue.put(event(f"once{number}"))
         queue.take(COST, SIZE)
-    assert len(queue._lanes) <= MOST_LANES
+    assert len(queue._flows) <= MOST_LANES
 
 
 def other_delivery() -> QueuedDelivery:
@@ -207,8 +207,8 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-def test_everything_is_taken_once_and_in_the_order_of_its_lane(script: list[Operation | None]) -> None:
-    """Whatever is submitted and taken when: nothing is lost or taken twice, and a lane's order and the counts hold."""
+def test_everything_is_taken_once_and_in_the_order_of_its_flow(script: list[Operation | None]) -> None:
+    """Whatever is submitted and taken when: nothing is lost or taken twice, and a flow's order and the counts hold."""
     queue, submitted, taken = FairQueue(), [], []
     for step in script:
         if step is None:
@@ -222,10 +222,10 @@ def test_everything_is_taken_once_and_in_the_order_of_its_lane(script: list[Oper
         taken += batch
     assert len(taken) == len(set(taken))
     assert set(taken) == set(submitted)
-    for lane in ("a", "b", "c", "d", ("endpoint", 1), None):
-        assert of_lane(taken, lane) == of_lane(submitted, lane)
-    assert (queue.size, queue._heap, queue._lanes) == (0, [], {})
+    for flow in ("a", "b", "c", "d", ("endpoint", 1), None):
+        assert of_flow(taken, flow) == of_flow(submitted, flow)
+    assert (queue.size, queue._heap, queue._flows) == (0, [], {})
 
 
-def of_lane(operations: list[Operation], lane: Hashable) -> list[Operation]:
-    return [each for each in operations if (None if isinstance(each, Call) else each.lane) == lane]
+def of_flow(operations: list[Operation], flow: Hashable) -> list[Operation]:
+    return [each for each in operations if (None if isinstance(each, Call) else each.flow) == flow]

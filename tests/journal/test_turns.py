@@ -62,7 +62,7 @@ async def test_an_event_and_its_deliveries_are_one_commit(path: Path) -> None:
         most = tuple(targets(2)[number % 2] for number in range(fanned_out))
         commits = Commits(journal)
         large = [journal.publish(event(f"large{number}"), most) for number in range(3)]
-        beside = journal.publish(event("beside"), (), lane="beside")
+        beside = journal.publish(event("beside"), (), flow="beside")
         for ticket in (*large, beside):
             await ticket.wait()
         assert sum(rows > fanned_out for rows in commits.rows) == 3
@@ -73,12 +73,12 @@ async def test_another_producers_event_is_in_one_of_the_next_two_commits(path: P
     """What one producer has submitted, however much that is, keeps nobody else waiting for more than that."""
     async with running(path) as journal:
         await add_endpoints(journal, CROWD)
-        crowd = [journal.publish(event(f"e{number}"), targets(CROWD), lane="crowd") for number in range(400)]
+        crowd = [journal.publish(event(f"e{number}"), targets(CROWD), flow="crowd") for number in range(400)]
         await crowd[0].wait()
         commits = Commits(journal)
         for number in range(5):
             commits.rows.clear()
-            await journal.publish(event(f"other{number}"), (), lane=f"other{number}").wait()
+            await journal.publish(event(f"other{number}"), (), flow=f"other{number}").wait()
             assert len(commits.rows) <= 2
             commits.rows.clear()
             await journal.record(msgspec.structs.replace(attempt_record(), number=number + 1)).wait()
@@ -89,17 +89,17 @@ async def test_another_producers_event_is_in_one_of_the_next_two_commits(path: P
 
 
 async def test_a_producer_may_have_only_so_much_waiting(path: Path) -> None:
-    """A lane that is full makes its own producer wait for room, and no other; there is room again as it is written."""
+    """A flow that is full makes its own producer wait for room, and no other; there is room again as it is written."""
     async with running(path) as journal:
         await add_endpoints(journal, CROWD)
         count = 0
         while journal.has_room("crowd"):
-            journal.publish(event(f"e{count}"), targets(CROWD), lane="crowd")
+            journal.publish(event(f"e{count}"), targets(CROWD), flow="crowd")
             count += 1
         assert count == -(-MAX_LANE_COST // (1 + 2 * CROWD))
         with trio.move_on_after(0):
             await journal.room("other")
-            other = journal.publish(event("other"), (), lane="other")
+            other = journal.publish(event("other"), (), flow="other")
         assert (await other.wait()).deliveries == 0
         with trio.fail_after(PATIENCE_SECONDS):
             await journal.room("crowd")

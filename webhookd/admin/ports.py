@@ -65,16 +65,16 @@ class Router(Protocol):
         """The names of the catalogue."""
         ...
 
-    async def room(self, lane: Hashable) -> None:
-        """Return when a lane can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
+    async def room(self, flow: Hashable) -> None:
+        """Return when a flow can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
         ...
 
-    def has_room(self, lane: Hashable) -> bool:
+    def has_room(self, flow: Hashable) -> bool:
         """Whether `room` would return, or refuse, at once."""
         ...
 
-    def publish(self, new: NewEvent, lane: Hashable) -> Ticket[PublishResult]:
-        """Take one event, in one step; those of one lane keep their order, and lanes take turns."""
+    def publish(self, new: NewEvent, flow: Hashable) -> Ticket[PublishResult]:
+        """Take one event, in one step; those of one flow keep their order, and flows take turns."""
         ...
 
     async def create_endpoint(self, new: NewEndpoint, deed: Deed | None) -> Endpoint:

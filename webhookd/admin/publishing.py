@@ -5,7 +5,7 @@ but the answer. Of a stream, what has come in is submitted together and committe
 more of it is read; a line that is bad costs only itself. A stream may outlive the key or token it came with, so each
 line asks whether that is still in force.
 
-All single events of an organization wait in one lane of the journal, and so do all streams that its keys and tokens
+All single events of an organization wait in one flow of the journal, and so do all streams that its keys and tokens
 send, however many requests these are: what an organization sends delays itself and nobody else. The streams of a caller
 who belongs to none wait each for itself, since their order is kept and their events may be of any organization.
 """
@@ -60,10 +60,10 @@ async def _publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
     timeout_seconds = services.config.server.request_timeout_seconds
     text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
     new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
-    lane = ("posts", new.organization_id)
-    await services.router.room(lane)
+    flow = ("posts", new.organization_id)
+    await services.router.room(flow)
     note_change(call.request)
-    result = await services.router.publish(new, lane).wait()
+    result = await services.router.publish(new, flow).wait()
     value = Submitted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
     return Answer(value=value, status=HTTPStatus.ACCEPTED)
 
@@ -92,14 +92,14 @@ class _Stream:
         self._caller = caller
         self._traceparent = traceparent
         self._max_bytes = services.config.ingest.max_event_bytes
-        self._lane: Hashable = object() if bound_to is None else ("streams", bound_to)
+        self._flow: Hashable = object() if bound_to is None else ("streams", bound_to)
         self._lines = 0
         self._most_lines = inf if bound_to is None else quotas.max_events_per_request
 
     @property
     def has_room(self) -> bool:
         """Whether the next line can be submitted without waiting for those before it."""
-        return self._services.router.has_room(self._lane)
+        return self._services.router.has_room(self._flow)
 
     async def submit(self, line: Line) -> Ticket[PublishResult]:
         """Submit a line; Rejected where it isn't taken."""
@@ -116,10 +116,10 @@ class _Stream:
                 ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {self._max_bytes} bytes are taken"
             )
         new = in_trace(_decode(line, self._max_bytes, self._caller), self._traceparent)
-        await services.router.room(self._lane)
+        await services.router.room(self._flow)
         if not services.keys.is_in_force(self._caller, services.clock.now()):
             raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this stream is no longer in force")
-        return services.router.publish(new, self._lane)
+        return services.router.publish(new, self._flow)
 
 
 async def _results(services: Services, caller: Caller, request: Request) -> AsyncGenerator[bytes, None]:

@@ -43,12 +43,12 @@ class Ticket(Protocol):
 class Publisher(Protocol):
     """What the socket needs of the router."""
 
-    async def room(self, lane: Hashable) -> None:
-        """Return when a lane can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
+    async def room(self, flow: Hashable) -> None:
+        """Return when a flow can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
         ...
 
-    def publish(self, new: NewEvent, lane: Hashable) -> Ticket:
-        """Take one event, in one step, behind those of the same lane; Rejected for what isn't accepted."""
+    def publish(self, new: NewEvent, flow: Hashable) -> Ticket:
+        """Take one event, in one step, behind those of the same flow; Rejected for what isn't accepted."""
         ...
 
 
@@ -96,7 +96,7 @@ class Connection:
         self._write_timeout_seconds = write_timeout_seconds
         self._log = log
         self._refused = refused
-        self._lane = object()  # its events keep their order, and wait for nobody else's
+        self._flow = object()  # its events keep their order, and wait for nobody else's
         self._splitter = LineSplitter(max_event_bytes)
         self._intake = trio.CancelScope()
         self._lines: deque[Line] = deque()
@@ -153,8 +153,8 @@ class Connection:
             return self._too_large()
         try:
             new = decode_event(line, max_bytes=self._max_event_bytes)
-            await self._publisher.room(self._lane)
-            return self._publisher.publish(new, self._lane)
+            await self._publisher.room(self._flow)
+            return self._publisher.publish(new, self._flow)
         except Rejected as refused:
             return self._refusal_line(refused.code, refused.detail)
 

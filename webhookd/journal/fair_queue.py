@@ -1,15 +1,15 @@
 """What waits to be written, and whose turn it is. Pure bookkeeping, without a clock or I/O.
 
-An event waits in the lane of its producer; a lane keeps its order. Among lanes it is start-time fair queueing (Goyal,
-Vin and Cheng, 1996), counted in what operations cost: a lane starts where its last one ended or, if that is past, where
-the queue is, and what starts first is next. So a lane with little to write is served at once, however much waits in
-another one, and lanes with much get equal shares.
+An event waits in the flow of its producer; a flow keeps its order. Among flows it is start-time fair queueing (Goyal,
+Vin and Cheng, 1996), counted in what operations cost: a flow starts where its last one ended or, if that is past, where
+the queue is, and what starts first is next. So a flow with little to write is served at once, however much waits in
+another one, and flows with much get equal shares.
 
 Changes and attempts come first, in their order, and an event never passes one that was submitted before it. An attempt
-that has events told of it may be as large as those are: it waits in a lane of its endpoint, and so does what the same
-endpoint's next attempts write, until that lane is empty. What divides is passed by nothing: all that comes after it
+that has events told of it may be as large as those are: it waits in a flow of its endpoint, and so does what the same
+endpoint's next attempts write, until that flow is empty. What divides is passed by nothing: all that comes after it
 waits behind it. What is taken together is in the order of its submission. An operation costs the logarithm of the
-number of lanes.
+number of flows.
 """
 
 from collections import deque
@@ -32,7 +32,7 @@ class _Waiting:
         self.size = size_of(operation)
 
 
-class _Lane:
+class _Flow:
     __slots__ = ("cost", "size", "start", "waiting")
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class _Lane:
         self.size = 0
 
 
-_Entry = tuple[int, int, _Lane]  # where it starts, the number of its first, which no other lane has, and the lane
+_Entry = tuple[int, int, _Flow]  # where it starts, the number of its first, which no other flow has, and the flow
 
 
 class FairQueue:
@@ -52,12 +52,12 @@ class FairQueue:
         self.size = 0  # roughly the bytes that it adds to the log
         self._length = 0
         self._number = 0
-        self._now = 0  # where the lane started that was served last
+        self._now = 0  # where the flow started that was served last
         self._again: list[Operation] = []  # taken once, and there was no room
         self._first: deque[_Waiting] = deque()  # changes and attempts
-        self._lanes: dict[Hashable, _Lane] = {}
-        self._forget_lanes_at = MOST_LANES
-        self._heap: list[_Entry] = []  # the lanes in which something waits
+        self._flows: dict[Hashable, _Flow] = {}
+        self._forget_flows_at = MOST_LANES
+        self._heap: list[_Entry] = []  # the flows in which something waits
         self._behind: deque[_Waiting] = deque()  # what divides, what came after it, the next that divides, …
 
     def __len__(self) -> int:
@@ -68,9 +68,9 @@ class FairQueue:
         """Whether something waits that nothing may pass."""
         return bool(self._behind)
 
-    def waiting_in(self, lane: Hashable) -> tuple[int, int]:
-        """Return what it costs to write what waits in a lane, and its size in bytes."""
-        found = self._lanes.get(lane)
+    def waiting_in(self, flow: Hashable) -> tuple[int, int]:
+        """Return what it costs to write what waits in a flow, and its size in bytes."""
+        found = self._flows.get(flow)
         return (0, 0) if found is None else (found.cost, found.size)
 
     def put(self, operation: Operation) -> None:
@@ -110,19 +110,19 @@ class FairQueue:
         self._length -= len(taken)
         self.size -= sum(map(size_of, taken))
         if not self._length:
-            self._lanes.clear()
+            self._flows.clear()
             self._now = 0
         return taken
 
     def drop_events(self, *, behind: bool) -> list[Operation]:
         """Forget the events that can wait, and return them: of those behind what divides only where that is asked."""
         dropped: list[_Waiting] = []
-        for lane in self._lanes.values():
+        for flow in self._flows.values():
             before = len(dropped)
-            lane.waiting = _less(lane.waiting, dropped)
-            lane.cost -= sum(waiting.cost for waiting in dropped[before:])
-            lane.size -= sum(waiting.size for waiting in dropped[before:])
-        self._heap = [(lane.start, lane.waiting[0].number, lane) for lane in self._lanes.values() if lane.waiting]
+            flow.waiting = _less(flow.waiting, dropped)
+            flow.cost -= sum(waiting.cost for waiting in dropped[before:])
+            flow.size -= sum(waiting.size for waiting in dropped[before:])
+        self._heap = [(flow.start, flow.waiting[0].number, flow) for flow in self._flows.values() if flow.waiting]
         heapify(self._heap)
         if behind:
             self._behind = _less(self._behind, dropped)
@@ -133,38 +133,38 @@ class FairQueue:
     def in_order(self) -> Iterator[Operation]:
         """Yield everything as it was submitted, what was put back first."""
         yield from self._again
-        waiting = [*self._first, *(each for lane in self._lanes.values() for each in lane.waiting)]
+        waiting = [*self._first, *(each for flow in self._flows.values() for each in flow.waiting)]
         for each in (*sorted(waiting, key=_number_of), *self._behind):
             yield each.operation
 
     def _place(self, waiting: _Waiting) -> None:
         operation = waiting.operation
         if isinstance(operation, Publish) or (
-            isinstance(operation, Record) and (operation.notices or self._has_waiting(operation.lane))
+            isinstance(operation, Record) and (operation.notices or self._has_waiting(operation.flow))
         ):
-            self._place_in(self._lanes.get(operation.lane) or self._new_lane(operation.lane), waiting)
+            self._place_in(self._flows.get(operation.flow) or self._new_flow(operation.flow), waiting)
         else:
             self._first.append(waiting)
 
     def _has_waiting(self, name: Hashable) -> bool:
-        lane = self._lanes.get(name)
-        return lane is not None and bool(lane.waiting)
+        flow = self._flows.get(name)
+        return flow is not None and bool(flow.waiting)
 
-    def _place_in(self, lane: _Lane, waiting: _Waiting) -> None:
-        if not lane.waiting:
-            lane.start = max(lane.start, self._now)
-            heappush(self._heap, (lane.start, waiting.number, lane))
-        lane.waiting.append(waiting)
-        lane.cost += waiting.cost
-        lane.size += waiting.size
+    def _place_in(self, flow: _Flow, waiting: _Waiting) -> None:
+        if not flow.waiting:
+            flow.start = max(flow.start, self._now)
+            heappush(self._heap, (flow.start, waiting.number, flow))
+        flow.waiting.append(waiting)
+        flow.cost += waiting.cost
+        flow.size += waiting.size
 
-    def _new_lane(self, name: Hashable) -> _Lane:
-        if len(self._lanes) >= self._forget_lanes_at:
-            # What such a lane has had lately is forgotten with it, which costs the others a turn at most.
-            self._lanes = {name: lane for name, lane in self._lanes.items() if lane.waiting}
-            self._forget_lanes_at = max(MOST_LANES, 2 * len(self._lanes))
-        lane = self._lanes[name] = _Lane()
-        return lane
+    def _new_flow(self, name: Hashable) -> _Flow:
+        if len(self._flows) >= self._forget_flows_at:
+            # What such a flow has had lately is forgotten with it, which costs the others a turn at most.
+            self._flows = {name: flow for name, flow in self._flows.items() if flow.waiting}
+            self._forget_flows_at = max(MOST_LANES, 2 * len(self._flows))
+        flow = self._flows[name] = _Flow()
+        return flow
 
     def _take_first(self, chosen: list[_Waiting], cost: int) -> int:
         """Take as many changes and attempts as fit, at least one; return what is left of the cost."""
@@ -175,36 +175,36 @@ class FairQueue:
         return cost
 
     def _take_turns(self, chosen: list[_Waiting], cost: int, size: int, *, most_beside: int, events: bool) -> None:
-        """Take from lane after lane until cost or size is used up, at least one operation."""
+        """Take from flow after flow until cost or size is used up, at least one operation."""
         heap = self._heap
         passed: list[_Entry] = []
         first_left = self._first[0].number if self._first else None
-        served: set[_Lane] = set()
+        served: set[_Flow] = set()
         entry = heappop(heap) if heap else None
         while entry is not None:
-            lane = entry[2]
-            waiting = lane.waiting[0]
+            flow = entry[2]
+            waiting = flow.waiting[0]
             is_held = not events or (first_left is not None and waiting.number > first_left)
             if is_held and can_wait(waiting.operation):
                 passed.append(entry)
                 entry = heappop(heap) if heap else None
                 continue
             if served and (waiting.cost > min(cost, most_beside) or waiting.size > size):
-                # What comes meanwhile doesn't pass a lane that had no turn, or it might never fit.
-                heappush(heap, entry if lane in served else (_AT_ONCE, waiting.number, lane))
+                # What comes meanwhile doesn't pass a flow that had no turn, or it might never fit.
+                heappush(heap, entry if flow in served else (_AT_ONCE, waiting.number, flow))
                 break
-            served.add(lane)
+            served.add(flow)
             chosen.append(waiting)
             cost -= waiting.cost
             size -= waiting.size
-            self._now = max(self._now, lane.start)
-            lane.waiting.popleft()
-            lane.start += waiting.cost
-            lane.cost -= waiting.cost
-            lane.size -= waiting.size
+            self._now = max(self._now, flow.start)
+            flow.waiting.popleft()
+            flow.start += waiting.cost
+            flow.cost -= waiting.cost
+            flow.size -= waiting.size
             is_full = cost <= 0 or size <= 0
-            if lane.waiting:
-                following = (lane.start, lane.waiting[0].number, lane)
+            if flow.waiting:
+                following = (flow.start, flow.waiting[0].number, flow)
                 if is_full:
                     heappush(heap, following)
                     break

@@ -68,7 +68,7 @@ class Publish:
     """Store an event and its deliveries.
 
     One that `insists` belongs to a record or a change, with which it waits for room; one that `may_repeat` has an id
-    that somebody else chose. Those of one `lane` keep their order. `event_pk` is None for a duplicate, and `queued` are
+    that somebody else chose. Those of one `flow` keep their order. `event_pk` is None for a duplicate, and `queued` are
     the deliveries that came of it.
     """
 
@@ -77,8 +77,8 @@ class Publish:
         "error",
         "event",
         "event_pk",
+        "flow",
         "insists",
-        "lane",
         "may_repeat",
         "queued",
         "result",
@@ -92,11 +92,11 @@ class Publish:
         targets: tuple[Target, ...],
         committed: Published,
         *,
-        lane: Hashable,
+        flow: Hashable,
         insists: bool,
         may_repeat: bool,
     ) -> None:
-        self.lane = lane
+        self.flow = flow
         self.insists = insists
         self.may_repeat = may_repeat
         self.event = event
@@ -112,12 +112,12 @@ class Publish:
 class Record:
     """Store an attempt, what it made of its delivery and endpoint, and the events that tell of it."""
 
-    __slots__ = ("error", "lane", "notices", "record", "ticket")
+    __slots__ = ("error", "flow", "notices", "record", "ticket")
 
     def __init__(self, record: AttemptRecord, notices: Sequence[Publish]) -> None:
         self.record = record
         self.notices = notices
-        self.lane: Hashable = ("endpoint", record.delivery.endpoint_pk)
+        self.flow: Hashable = ("endpoint", record.delivery.endpoint_pk)
         self.ticket: Ticket[None] = Ticket()
         self.error: Exception | None = None
 

@@ -244,16 +244,16 @@ class Store:
         """Cut off every query, now and from now on: the server is ending and waits for none."""
         self._read_limit.end()
 
-    async def room(self, lane: Hashable = None) -> None:
-        """Return when an event can be published in a lane.
+    async def room(self, flow: Hashable = None) -> None:
+        """Return when an event can be published in a flow.
 
         Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon.
         """
-        await self._writer.room(lane)
+        await self._writer.room(flow)
 
-    def has_room(self, lane: Hashable) -> bool:
+    def has_room(self, flow: Hashable) -> bool:
         """Whether `room` would return, or refuse, at once."""
-        return self._writer.has_room(lane)
+        return self._writer.has_room(flow)
 
     def refuse_events(self) -> None:
         """Take no more events from now on."""
@@ -264,21 +264,21 @@ class Store:
         event: AcceptedEvent,
         targets: tuple[Target, ...],
         *,
-        lane: Hashable = None,
+        flow: Hashable = None,
         may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
-        Events of one `lane` are stored in their order; lanes take turns. Without `may_repeat` its id is known to be
+        Events of one `flow` are stored in their order; flows take turns. Without `may_repeat` its id is known to be
         new.
         """
-        operation = Publish(event, targets, self._queued, lane=lane, insists=False, may_repeat=may_repeat)
+        operation = Publish(event, targets, self._queued, flow=flow, insists=False, may_repeat=may_repeat)
         self._writer.submit(operation)
         return operation.ticket
 
     def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
         """Return an event of webhookd's own, to be submitted with what it tells of."""
-        return Publish(event, targets, self._queued, lane=None, insists=True, may_repeat=False)
+        return Publish(event, targets, self._queued, flow=None, insists=True, may_repeat=False)
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         """Submit an attempt with what it made of its delivery and endpoint, and the events that tell of that."""

@@ -113,19 +113,19 @@ class Writer:
         )
         self._drained.set()
 
-    async def room(self, lane: Hashable) -> None:
-        """Return when an event can be submitted in a lane; Rejected where that won't be soon."""
-        if self._has_room(lane):
+    async def room(self, flow: Hashable) -> None:
+        """Return when an event can be submitted in a flow; Rejected where that won't be soon."""
+        if self._has_room(flow):
             return
         with trio.move_on_after(PATIENCE_SECONDS):
-            while not self._has_room(lane):
+            while not self._has_room(flow):
                 await self._drained.wait()
             return
         raise full()
 
-    def has_room(self, lane: Hashable) -> bool:
+    def has_room(self, flow: Hashable) -> bool:
         """Whether `room` would return, or refuse, at once."""
-        return self._refusal is not None or self._failure is not None or self.is_full or self._has_room(lane)
+        return self._refusal is not None or self._failure is not None or self.is_full or self._has_room(flow)
 
     def cut_log(self) -> None:
         """Have the write-ahead log emptied after the next commit, which comes at once."""
@@ -187,14 +187,14 @@ class Writer:
             self._fail_all(error)
             raise
 
-    def _has_room(self, lane: Hashable) -> bool:
+    def _has_room(self, flow: Hashable) -> bool:
         if self._refusal is not None:
             raise self._refusal
         if self._failure is not None or self.is_full:
             raise full()
         if self._held_since is not None:
             return False
-        cost, size = self._queue.waiting_in(lane)
+        cost, size = self._queue.waiting_in(flow)
         if not cost:
             return True  # however much others have submitted
         if cost >= MAX_LANE_COST or size >= MAX_LANE_BYTES:
