@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 INTRODUCTION = (
-    "`webhookd serve --config FILE` reads a TOML file; without one the defaults are in force and everything is below "
+    "`webhookd serve --config FILE` reads a TOML file; without one it uses the defaults, with everything below "
     "`./var`. Relative paths start from the directory of the file. Every key may also come from the environment, as "
     "`WEBHOOKD_<SECTION>__<KEY>` (`WEBHOOKD_SERVER__PORT=9000`; lists as in TOML: `WEBHOOKD_EGRESS__PORTS='[443]'`), "
-    "which wins over the file. `webhookd check-config --config FILE` names what is wrong by file, line and key, or "
-    "prints what is in force. A key that doesn't exist is an error."
+    "which overrides the file. `webhookd check-config --config FILE` names errors by file, line and key, or prints the "
+    "configuration in force. An unknown key is an error."
 )
 
 SECTIONS: Mapping[str, str] = MappingProxyType(
@@ -20,15 +20,14 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
             '= ["127.0.0.0/8", "::1/128"]`.'
         ),
         "organizations": (
-            "The most that one organization may have or send, so that none takes what all share. These are for "
-            "organizations: what belongs to none has no such limit. Lowering one removes nothing: what is there goes "
-            "on, and nothing is added until there is less."
+            "Limits for each organization. What belongs to no organization has none. Lowering a limit removes nothing, "
+            "but nothing is added while there is more."
         ),
         "jwt": (
-            "Tokens (JWT) of your application's own sign-in, taken as `Authorization: Bearer <token>` beside API "
-            "keys once one of the three files is set. What a token is checked with is fixed by the key: one "
-            "algorithm for each kind, so that `none` and a public key used as a secret are no way in. "
-            "[operations.md](operations.md#tokens-of-your-own-application) shows an example."
+            "Tokens (JWT) of your application's own sign-in, accepted as `Authorization: Bearer <token>` in addition "
+            "to API keys once one of the three files is set. The key fixes the algorithm, so that `none` and a public "
+            "key used as a secret are refused. "
+            "[operations.md](operations.md#tokens-of-your-own-application) has an example."
         ),
     }
 )
@@ -38,25 +37,22 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "server": {
             "host": (
-                'The address the admin API listens on, or a list of them: `["127.0.0.1", "::1"]`. `"::"` is every '
-                "address, of IPv4 as well."
+                'The address of the admin API, or a list: `["127.0.0.1", "::1"]`. `"::"` is every address, also IPv4.'
             ),
-            "port": 'Its port; 0 takes a free one, which the line that says "ready" names.',
-            "control_socket": (
-                "The same API for this machine's operator: mode 0600, no key needed by the server's own user and root."
-            ),
-            "max_connections": "Connections to the API over TCP at a time.",
+            "port": "Its port; 0 takes a free one, which the ready line names.",
+            "control_socket": "The same API without a key, for the server's own user and root: mode 0600.",
+            "max_connections": "Concurrent connections to the API over TCP.",
             "max_connections_per_address": (
-                "How many of them from one address, for IPv6 from one /64. Behind a proxy all have the proxy's."
+                "Those from one address, for IPv6 from one /64. Behind a proxy all have the proxy's address."
             ),
             "request_timeout_seconds": (
-                "How long a client may take to send a request's body, or one line of a stream of events."
+                "How long a client may take to send a body, or one line of a stream of events."
             ),
             "rate_limit_per_second": (
-                "How many requests a second one API key may make; events, the control socket and the pages of the "
-                "dashboard are never limited. Such as `20`."
+                "Requests a second for one API key. Events, the control socket and the dashboard's pages are never "
+                "limited. Example: `20`."
             ),
-            "rate_limit_burst": "How many of them may come in a burst.",
+            "rate_limit_burst": "How many of them may arrive in a burst.",
             "dashboard": "Serve the [dashboard](dashboard.md) at `/` of the same listeners.",
         },
         "ingest": {
@@ -64,124 +60,113 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
                 "The socket for producers on this machine, mode 0660: one JSON event a line in, one result a line out."
             ),
             "allowed_uids": (
-                "The users who may use it, by the kernel's word, of those whom its file mode admits. Both lists "
-                "empty: all of these."
+                "The users who may use it, among those whom its file mode admits. If both lists are empty: all of "
+                "these."
             ),
-            "allowed_gids": "The groups whose members may, supplementary ones included.",
+            "allowed_gids": "The groups whose members may use it, supplementary groups included.",
             "max_event_bytes": "The size of one event, on the socket and over HTTP; at most 1048576.",
-            "max_connections": "Connections to the socket at a time.",
+            "max_connections": "Concurrent connections to the socket.",
         },
         "journal": {
-            "path": "The SQLite file that holds everything; it wants a local disk.",
-            "retention_days": (
-                "How long events, deliveries and attempts stay once nothing of them is to be sent any more."
-            ),
+            "path": "The SQLite file that holds everything; it needs a local disk.",
+            "retention_days": "How long events, deliveries and attempts are kept once nothing of them is pending.",
             "max_bytes": (
-                "The size of what the file holds at which events are refused until there is room again; without it the "
-                "disk is the limit. A soft bound: attempts and changes still go in, and one commit may go above it. "
-                "Such as `10737418240`."
+                "Above this size of the data, events are refused until there is room; if it is not set, the disk is "
+                "the limit. A soft limit: attempts and changes still go in, and one commit may exceed it. Example: "
+                "`10737418240`."
             ),
         },
         "delivery": {
-            "timeout_seconds": "One deadline over a whole attempt, 1 to 30.",
+            "timeout_seconds": "The deadline of a whole attempt, 1 to 30.",
             "connect_timeout_seconds": (
-                "How much of it may go into DNS, connecting and TLS, over all addresses of the receiver's name."
+                "The part of it for DNS, connecting and TLS, over all addresses of the receiver's name."
             ),
             "connection_max_age_seconds": (
-                "The greatest age of a connection: after 80 to 100 % of it the next request opens another one, for "
-                "which the name is resolved and its addresses and the certificate are checked again."
+                "The maximum age of a connection: after 80 to 100 % of it the next request opens a new one, for which "
+                "name, addresses and certificate are checked again."
             ),
-            "retry_delays": "How long to wait after each failed attempt; the last one repeats.",
-            "retry_jitter": "Each wait is varied by plus or minus this share.",
-            "max_refusals": "So many refusals of the message by its receiver fail a delivery.",
-            "max_age_seconds": "So does this age.",
-            "park_after": "Refusals after which a delivery stops holding up the ones behind it.",
-            "breaker_threshold": (
-                "Faults in a row, of the endpoint and not of one message, that open its circuit breaker."
+            "retry_delays": "The waits after failed attempts; the last one repeats.",
+            "retry_jitter": "Each wait varies by plus or minus this share.",
+            "max_refusals": "This many refusals of the message fail a delivery.",
+            "max_age_seconds": "A delivery that is older fails.",
+            "park_after": "After this many refusals a delivery is parked and no longer holds up those behind it.",
+            "breaker_threshold": "This many faults of the endpoint in a row open its circuit breaker.",
+            "max_in_flight": (
+                "Requests in flight, over all webhooks. An organization, or a webhook without one, starts another "
+                "only while it has fewer than twice as many in flight as are free, so that none takes all."
             ),
-            "max_in_flight": "Requests in flight at a time, over all webhooks. An organization, or a webhook that belongs to none, begins another one while it has fewer than twice as many as are free, so that nobody takes all.",
             "drain_seconds": (
-                "How long requests in flight, producers and clients of the API may go on after SIGTERM, all together."
+                "How long requests in flight, producers and API clients together may continue after SIGTERM."
             ),
             "ordering": (
                 '"strict": one at a time, in order. "key": the same for each ordering key. "none": any order.'
             ),
-            "concurrency": "Requests in flight for one webhook, where its ordering allows more than one.",
-            "rate_limit_per_second": "How many deliveries a second a webhook gets at most. Such as `50`.",
-            "rate_limit_burst": "How many of them may come in a burst.",
-            "when_inactive": (
-                'What becomes of an event for a webhook that is switched off: `"hold"` until it is on again, or '
-                '`"drop"`.'
-            ),
+            "concurrency": "Requests in flight for one webhook, if its ordering allows more than one.",
+            "rate_limit_per_second": "The most deliveries a second for one webhook. Example: `50`.",
+            "rate_limit_burst": "How many of them may be sent in a burst.",
+            "when_inactive": 'Events for a disabled webhook: `"hold"` them until it is enabled, or `"drop"` them.',
             "disable_after_seconds": (
-                "How long a webhook may fail without one success, in at least ten attempts, before it is switched off."
+                "A webhook that fails this long without a success, in at least ten attempts, is disabled."
             ),
-            "warn_after_seconds": ("How long before `webhook.failing` warns of it; it must not be above the other."),
+            "warn_after_seconds": "After this time `webhook.failing` warns of it; at most `disable_after_seconds`.",
         },
         "egress": {
-            "allow_http": "Whether `http://` is dialed as well as `https://`.",
-            "ports": "The ports a webhook's URL may name; empty: any that isn't known as another protocol's.",
-            "allow_networks": (
-                'Networks that may be dialed although they are private, local or reserved, such as `["10.1.0.0/16"]`.'
-            ),
+            "allow_http": "Also allow `http://` URLs.",
+            "ports": "The ports a webhook's URL may name; empty: any that is not known to belong to another protocol.",
+            "allow_networks": ('Private, local or reserved networks that may be dialed. Example: `["10.1.0.0/16"]`.'),
             "proxy": (
-                "An HTTP proxy to go through; it then resolves the names and webhookd can't check the addresses. "
-                'Such as `"http://proxy.example.com:3128"`.'
+                "An HTTP proxy for all requests; it resolves the names, and webhookd can't check the addresses. "
+                'Example: `"http://proxy.example.com:3128"`.'
             ),
         },
         "events": {
-            "unknown_event_types": (
-                'What becomes of an event whose type the catalogue doesn\'t know: "reject" or "accept".'
-            ),
+            "unknown_event_types": ('An event whose type is not in the catalogue: "reject" or "accept".'),
         },
         "organizations": {
             "max_webhooks": "Webhooks of one organization; one more is refused with `QUOTA_EXCEEDED`.",
-            "max_keys": "API keys bound to it, expired ones that have not been revoked included; the same.",
-            "max_live_pages": "Pages of the dashboard that its keys and tokens may keep open at a time.",
+            "max_keys": "API keys bound to it, expired keys included until they are revoked.",
+            "max_live_pages": "Live pages of the dashboard that its keys and tokens may keep open.",
             "max_events_per_request": (
-                "Lines of one NDJSON request with a key or token that is bound to it. The line after them gets an "
-                "error, and the rest isn't read."
+                "Lines of one NDJSON request with a key or token bound to it. The next line gets an error, and the "
+                "rest isn't read."
             ),
         },
         "secrets": {
             "master_key_file": (
-                "The key that encrypts the webhooks' secrets; without this key, the credential below where there is "
-                'one, else master.key beside the journal. Such as `"/etc/webhookd/master.key"`.'
+                "The file of the master key, which encrypts the webhooks' secrets. Not set: the credential below if "
+                'it exists, else `master.key` next to the journal. Example: `"/etc/webhookd/master.key"`.'
             ),
             "master_key_credential": (
-                "The name of the credential in which a service manager hands the key over: a file in the directory "
-                "that `CREDENTIALS_DIRECTORY` names (systemd's "
-                "`LoadCredential=webhookd-master-key:/etc/webhookd/master.key`)."
+                "The name of the service manager's credential with the master key: a file in the directory "
+                "`$CREDENTIALS_DIRECTORY` (systemd: `LoadCredential=webhookd-master-key:/etc/webhookd/master.key`)."
             ),
         },
         "jwt": {
             "secret_file": (
-                "HS256: a file with the shared secret, at least 32 bytes, mode 0600; a newline at its end is not "
-                'part of it. Such as `"/etc/webhookd/jwt.secret"`.'
+                "HS256: a file with the shared secret, at least 32 bytes, mode 0600; a final newline is not part of "
+                'it. Example: `"/etc/webhookd/jwt.secret"`.'
             ),
             "public_key_file": (
                 "RS256 (RSA of at least 2048 bits), ES256 (P-256) or EdDSA (Ed25519): the PEM of one public key. "
-                'Such as `"/etc/webhookd/jwt.pem"`.'
+                'Example: `"/etc/webhookd/jwt.pem"`.'
             ),
             "jwks_file": (
-                "A JWKS (RFC 7517) of such keys; `kid` chooses where a token has one. It is never fetched: whoever "
-                'rotates keys writes the file. Such as `"/etc/webhookd/jwks.json"`.'
+                "A file with a JWKS (RFC 7517) of such keys; a token's `kid` chooses among them. It is never fetched: "
+                'write the file when you rotate keys. Example: `"/etc/webhookd/jwks.json"`.'
             ),
-            "issuer": "Who makes the tokens: `iss` must be exactly this. Needed with a key file.",
-            "audience": "For whom they are: `aud` must be or hold this. Needed with a key file.",
-            "leeway_seconds": (
-                "How far the clocks may be apart, at most 300, when `exp`, `nbf` and `iat` are looked at."
-            ),
-            "role_claim": "The claim that gives the role: a string, or a list of which the mightiest counts.",
-            "roles": "Which value of that claim is which role. A token with no value of these is a 403.",
+            "issuer": "The required `iss`. Needed with a key file.",
+            "audience": "The required `aud`, or one of its values. Needed with a key file.",
+            "leeway_seconds": "The allowed clock difference for `exp`, `nbf` and `iat`, at most 300.",
+            "role_claim": "The claim with the role: a string, or a list, of which the highest role counts.",
+            "roles": "The role for each value of that claim. A token with none of these values is a 403.",
             "organization_claim": (
-                'The claim that names the organization a token is bound to, as a key may be; `"*"` in it stands for '
-                "all. With this key set, a token without the claim is a 403."
+                'The claim with the organization that a token is bound to; `"*"` means all. If this is set, a token '
+                "without the claim is a 403."
             ),
         },
         "log": {
-            "level": '"debug", "info", "warning" or "error", to standard error.',
-            "format": '"json", "console", or "auto": for a person on a terminal, else one JSON object a line.',
+            "level": '"debug", "info", "warning" or "error".',
+            "format": '"json", "console", or "auto": console on a terminal, else JSON.',
         },
     }
 )
