@@ -1,10 +1,10 @@
 """Disks that fail and disks that are full, under the real server: `python -m tests.disk`.
 
 `errors` has the kernel answer the server's syncs, writes or reads with EIO (strace injects it): the process must end
-with status 70 and one line, acknowledge nothing any more, and have all that it acknowledged when it is started again.
-`full` runs it on a small disk, a tmpfs, and fills that: events are refused over HTTP and over the socket, attempts are
-still recorded, and once there is room it goes on by itself. How many seconds the end and the room took is printed and
-not judged. Needs root and strace.
+with status 70 and one line, acknowledge nothing more, and have everything acknowledged after the next start. `full`
+runs it on a small disk, a tmpfs, and fills that: events are refused over HTTP and over the socket, attempts are still
+recorded, also after a stop and a start on the full disk, and once there is room it continues by itself. The seconds
+until the end, and until events were accepted again, are printed and not judged. Needs root and strace.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""What forgetting and slow readers cost the real server: `python -m tests.retention`.
+"""What retention and slow readers cost the real server: `python -m tests.retention`.
 
-`steps`: one producer sends event after event while a long history is forgotten; the program counts of each commit how
-many steps of retention it held, and the rows and pages that they took, since that is what the others in it wait for. No
-more than one step of bounded size may be in a commit, and the file's size before and after says whether its space was
-given back. How long the longest commit took, with and without retention, is printed and not judged: whatever else the
-machine does makes some commit slow. `log`: another program holds a snapshot while large events come in as fast as they
-are taken, until these wait for it; printed is the most that the write-ahead log had, which must stay below 64 MiB, and
-how long changes took that were made meanwhile.
+`steps`: one producer sends event after event while a long history is deleted. The program counts for each commit the
+steps of retention in it, and their rows and pages, since that is what the others in the commit wait for. A commit may
+hold one step of bounded size, and the file's size before and after shows whether its space was returned. The time of
+the longest commit, with and without retention, is printed and not judged: anything else on the machine makes some
+commit slow. `log`: another program holds a snapshot while large events come in as fast as they are accepted, until
+they wait for it. The size of the write-ahead log must stay below 64 MiB; it is printed, with the time that changes took
+meanwhile.
 """
 
 import argparse

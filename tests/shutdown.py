@@ -1,11 +1,11 @@
-"""Stop a server that everybody holds on to, again and again: `python -m tests.shutdown --times 20`.
+"""Stop a server while its clients hold their connections open, again and again: `python -m tests.shutdown --times 20`.
 
-At the signal there are producers and clients who don't read, who drip, who are silent in the middle of what they send,
-receivers that never answer, a test of a webhook that waits for one of them, and events that come in as fast as they are
-taken, over the socket and over HTTP. None of them ever lets go, so a stop that ends at all has cut them off; it must
-end with status 0. Then every event that was acknowledged is in the journal, every request that a receiver saw is on
-record, and once the receivers answer everything is delivered. Prints each stop with its seconds, which are not judged;
-the status is 1 where one of them was not so.
+At the signal there are producers and clients that don't read, that drip, or that are silent in the middle of what they
+send, receivers that never answer, a test of a webhook that waits for one of them, and events that arrive as fast as
+they are accepted, over the socket and over HTTP. None of them ever lets go, so a stop that ends at all has cut them
+off; it must end with status 0. Then every acknowledged event is in the journal, every request that a receiver saw is
+recorded, and once the receivers answer everything is delivered. Prints each stop with its seconds, which are not
+judged; the status is 1 where one stop broke a promise.
 """
 
 import argparse
