@@ -15,7 +15,7 @@ has said so. The order of the looks in `next` is that in which an operator would
 webhook active, is the endpoint well, has its pace room.
 """
 
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
 
 import msgspec
@@ -109,9 +109,11 @@ class Flight:
     verdict: Verdict | None = None
 
 
+_CLEAN = EndpointState()
 _WHY = {Hold.PAUSED: Why.PAUSED, Hold.OPEN: Why.OPEN, Hold.PROBING: Why.PROBING}
 
 
+@dataclass(slots=True, eq=False)
 class Lane:
     """One endpoint's decisions.
 
@@ -119,20 +121,22 @@ class Lane:
     forgave something; what was in flight across one has little to say of the endpoint as it is now.
     """
 
-    def __init__(self, endpoint: Endpoint, policy: Policy, now: float) -> None:
-        self.endpoint = endpoint
-        self.policy = policy
-        self.bucket: TokenBucket | None = None
-        self.state = EndpointState()
-        self.queue = QueueWindow()
-        self.in_flight: dict[int, Flight] = {}
-        self.needs_load = True
-        self.is_retired = False
-        self._held: list[int] = []
-        self._probe: int | None = None
-        self._revision = 0
-        self._active_at = now
-        self._is_ahead = False
+    endpoint: Endpoint
+    policy: Policy
+    now: InitVar[float]
+    bucket: TokenBucket | None = None
+    state: EndpointState = _CLEAN
+    queue: QueueWindow = field(default_factory=QueueWindow)
+    in_flight: dict[int, Flight] = field(default_factory=dict)
+    needs_load: bool = True
+    is_retired: bool = False
+    _held: tuple[int, ...] = ()
+    _probe: int | None = None
+    _revision: int = 0
+    _active_at: float = 0.0
+    _is_ahead: bool = False
+
+    def __post_init__(self, now: float) -> None:
         self.resize(now)
 
     def begin(self, now: float) -> None:
@@ -189,11 +193,12 @@ class Lane:
 
     def hold(self, delivery_pk: int) -> None:
         """Keep a delivery from being sent while its row is changed by hand."""
-        self._held.append(delivery_pk)
+        self._held = (*self._held, delivery_pk)
 
     def release(self, delivery_pk: int) -> None:
         """End one `hold`; the journal says what became of the delivery."""
-        self._held.remove(delivery_pk)
+        at = self._held.index(delivery_pk)
+        self._held = self._held[:at] + self._held[at + 1 :]
         self.reload()
 
     def next(self, now: float) -> Move:

@@ -418,14 +418,14 @@ class Outcome(_Data, frozen=True, kw_only=True):
 class Verdict(_Data, frozen=True, kw_only=True):
     """What becomes of a delivery, and of its endpoint, after an attempt; `disable` says why that is disabled."""
 
-    error: DeliveryError | None
-    retry_after_seconds: float | None
     status: DeliveryStatus
     refusals: int
     backoff_step: int
-    next_attempt_at: float | None
-    completed_at: float | None
     endpoint: EndpointState
+    error: DeliveryError | None = None
+    retry_after_seconds: float | None = None
+    next_attempt_at: float | None = None
+    completed_at: float | None = None
     disable: DisabledReason | None = None
 
 

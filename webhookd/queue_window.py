@@ -4,6 +4,7 @@ Pure bookkeeping, without I/O. The window never grows past what one read may ret
 """
 
 from collections.abc import Collection, Container, Iterable
+from dataclasses import dataclass, field
 
 from webhookd.journal import Window
 from webhookd.models import Ordering, QueuedDelivery, Trigger
@@ -11,6 +12,7 @@ from webhookd.models import Ordering, QueuedDelivery, Trigger
 BODIES_AHEAD = 16
 
 
+@dataclass(slots=True, eq=False)
 class QueueWindow:
     """What is known of an endpoint's queue.
 
@@ -19,19 +21,18 @@ class QueueWindow:
     ordering keys were left out of it. `expired` are deliveries whose age has passed and that only need recording.
     """
 
-    def __init__(self) -> None:
-        self.is_stale = True
-        self.has_more = False
-        self.lacks_keys = False
-        self.is_being_read = False
-        self.expired: tuple[QueuedDelivery, ...] = ()
-        self._pending: list[QueuedDelivery] = []
-        self._parked: list[QueuedDelivery] = []
-        self._waiting: dict[str, float] = {}
-        self._refill_at: float | None = None
-        self._was_taken_from = False
-        self._limit = 0
-        self._last_sequence = 0
+    is_stale: bool = True
+    has_more: bool = False
+    lacks_keys: bool = False
+    is_being_read: bool = False
+    expired: tuple[QueuedDelivery, ...] = ()
+    _pending: list[QueuedDelivery] = field(default_factory=list)
+    _parked: list[QueuedDelivery] = field(default_factory=list)
+    _waiting: dict[str, float] = field(default_factory=dict)
+    _refill_at: float | None = None
+    _was_taken_from: bool = False
+    _limit: int = 0
+    _last_sequence: int = 0
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._parked) + len(self.expired)

@@ -110,11 +110,9 @@ class Tester:
             started_at=delivery.created_at,
             outcome=outcome,
             error=found.error,
-            retry_after_seconds=None,
             status=DeliveryStatus.SUCCEEDED if found.answer is Answer.SUCCESS else DeliveryStatus.FAILED,
             refusals=0,
             backoff_step=0,
-            next_attempt_at=None,
             completed_at=self._clock.now(),
             endpoint=EndpointState(),
         )

@@ -44,6 +44,8 @@ class ForgetsToForgive(Router):
 class HastyLane(Lane):
     """Takes a pause that is over for no pause at all."""
 
+    __slots__ = ()
+
     def next(self, now: float) -> Move:
         is_over = self.state.paused_until is not None and not breaker.is_paused(self.state, now)
         if is_over and self.state.breaker is BreakerState.CLOSED:
@@ -53,6 +55,8 @@ class HastyLane(Lane):
 
 class SuddenLane(Lane):
     """Knows no ramp."""
+
+    __slots__ = ()
 
     def next(self, now: float) -> Move:
         self.state = msgspec.structs.replace(self.state, recovered_at=None)

@@ -213,8 +213,6 @@ def _verdict(
         refusals=delivery.refusals,
         backoff_step=delivery.backoff_step,
         next_attempt_at=next_attempt_at,
-        completed_at=None,
-        retry_after_seconds=None,
         endpoint=state,
     )
 
@@ -223,13 +221,10 @@ def _succeeded(
     delivery: QueuedDelivery, endpoint: EndpointState, disable: DisabledReason | None, now: float
 ) -> Verdict:
     return Verdict(
-        error=None,
         status=DeliveryStatus.SUCCEEDED,
         refusals=delivery.refusals,
         backoff_step=delivery.backoff_step + 1,
-        next_attempt_at=None,
         completed_at=now,
-        retry_after_seconds=None,
         endpoint=endpoint,
         disable=disable,
     )
