@@ -22,9 +22,9 @@ from typing import Protocol
 import trio
 
 from webhookd import attempt
-from webhookd.attempt import Attempts, Sender
+from webhookd.attempt import Attempts
 from webhookd.clock import Clock, wait_seconds
-from webhookd.delivery.requests import Receiver
+from webhookd.delivery.requests import Receiver, RequestSender
 from webhookd.ids import IdFactory
 from webhookd.journal import Window, WindowRequest
 from webhookd.lane import Expire, Landing, Lane, Send, Step, Wait, Why
@@ -68,7 +68,7 @@ class Actor:
         changing: trio.Lock,
         *,
         queue: Queue,
-        sender: Sender,
+        sender: RequestSender,
         owner: Owner,
         clock: Clock,
         ids: IdFactory,

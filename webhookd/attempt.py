@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from webhookd.clock import Clock
-from webhookd.delivery.requests import Receiver, compose
+from webhookd.delivery.requests import Receiver, RequestSender, compose
 from webhookd.ids import IdFactory, Prefix
 from webhookd.journal import Publish, Ticket
 from webhookd.lane import Lane
@@ -23,16 +23,6 @@ from webhookd.models import (
     QueuedDelivery,
 )
 from webhookd.slots import Share
-
-
-class Sender(Protocol):
-    """What an attempt needs of the transport: every outcome is a value."""
-
-    async def send(
-        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-    ) -> Outcome:
-        """Make one request."""
-        ...
 
 
 class Queue(Protocol):
@@ -87,7 +77,7 @@ class Attempts:
     lane: Lane
     changing: trio.Lock
     queue: Queue
-    sender: Sender
+    sender: RequestSender
     owner: Owner
     clock: Clock
     ids: IdFactory

@@ -14,10 +14,10 @@ import trio
 
 from webhookd import notices
 from webhookd.actor import Actor
-from webhookd.attempt import Sender
 from webhookd.clock import Timeline
 from webhookd.config import Config
 from webhookd.delivery.policy import resolve
+from webhookd.delivery.requests import RequestSender
 from webhookd.delivery.signing import secret_hint
 from webhookd.envelope import accept
 from webhookd.errors import ErrorCode, Rejected
@@ -81,7 +81,7 @@ Announce = Callable[[dict[str, object]], Sequence[Publish]]
 _log = get_logger("router")
 
 
-class EndpointSender(Sender, Protocol):
+class EndpointSender(RequestSender, Protocol):
     """A sender that keeps connections for each endpoint."""
 
     async def forget(self, endpoint_id: str) -> None:

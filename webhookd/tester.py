@@ -8,10 +8,9 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import trio
 
-from webhookd.attempt import Sender
 from webhookd.clock import Clock
 from webhookd.delivery.breaker import Answer
-from webhookd.delivery.requests import Receiver, compose
+from webhookd.delivery.requests import Receiver, RequestSender, compose
 from webhookd.delivery.retry import classify
 from webhookd.envelope import seal_envelope
 from webhookd.errors import ErrorCode, Rejected
@@ -44,7 +43,7 @@ class Tester:
     def __init__(
         self,
         store: Store,
-        sender: Sender,
+        sender: RequestSender,
         clock: Clock,
         ids: IdFactory,
         *,

@@ -1,9 +1,21 @@
 """The request of one attempt: its headers, in the order the wire contract lists them."""
 
+from typing import Protocol
+
 from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import Signer
-from webhookd.models import Credentials, Endpoint, Message
+from webhookd.models import Credentials, Endpoint, Message, Outcome
 from webhookd.version import USER_AGENT
+
+
+class RequestSender(Protocol):
+    """What sends a request: every outcome is a value."""
+
+    async def send(
+        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
+    ) -> Outcome:
+        """Make one request."""
+        ...
 
 
 class Receiver:
