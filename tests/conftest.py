@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
-from webhookd import logs
 from webhookd.config import LogConfig
+from webhookd.observe import logs
 
 
 def pytest_configure(config: pytest.Config) -> None:

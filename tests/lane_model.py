@@ -9,10 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from tests.samples import AT, endpoint, queued_delivery
-from webhookd.delivery.forgiveness import Forgiveness
-from webhookd.delivery.requests import Receiver
-from webhookd.journal import Window, WindowRequest
-from webhookd.models import (
+from webhookd.base.models import (
     BreakerState,
     DeliveryStatus,
     Endpoint,
@@ -24,6 +21,9 @@ from webhookd.models import (
     Trigger,
     Verdict,
 )
+from webhookd.delivery.policy.forgiveness import Forgiveness
+from webhookd.delivery.request import Receiver
+from webhookd.journal import Window, WindowRequest
 
 RAMP_SECONDS = 10.0
 ROUNDING = 1e-6

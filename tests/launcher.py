@@ -23,15 +23,17 @@ from peewee import Database
 
 from webhookd import server
 from webhookd.admin import framing
+from webhookd.base.models import AcceptedEvent, Message, Outcome, PublishResult, Target
 from webhookd.cli import main
-from webhookd.delivery.sender import Sender
-from webhookd.journal import Store, Ticket, Window, WindowRequest, backup, batch, copies, database, deliveries
+from webhookd.delivery.http.sender import Sender
+from webhookd.journal import Store, Ticket, Window, WindowRequest
 from webhookd.journal import store as facade
-from webhookd.journal.batch import Batches
-from webhookd.journal.bulk import BulkInsert, Connection
-from webhookd.journal.copies import UnfinishedFile
-from webhookd.journal.schema import AttemptTable
-from webhookd.models import AcceptedEvent, Message, Outcome, PublishResult, Target
+from webhookd.journal.queries import deliveries
+from webhookd.journal.queries.bulk import BulkInsert, Connection
+from webhookd.journal.queries.schema import AttemptTable
+from webhookd.journal.sqlite import backup, batch, copies, database
+from webhookd.journal.sqlite.batch import Batches
+from webhookd.journal.sqlite.copies import UnfinishedFile
 
 _SOMETIMES = 0.1
 LONG_STEP_SECONDS = 0.1

@@ -14,9 +14,27 @@ import trio
 from msgspec import UNSET
 
 from tests.memory_tables import Stored, Tables, Webhook, window_of
-from webhookd.delivery.forgiveness import forgive
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.ids import IdFactory
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import IdFactory
+from webhookd.base.models import (
+    STARTING_EVENT_TYPES,
+    AcceptedEvent,
+    AttemptRecord,
+    Credentials,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledReason,
+    Endpoint,
+    EndpointState,
+    Message,
+    Ordering,
+    PublishResult,
+    QueuedDelivery,
+    Target,
+    Trigger,
+)
+from webhookd.crypto.vault import Vault
+from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal import (
     DeliveriesQueued,
     DeliveryDetail,
@@ -38,27 +56,9 @@ from webhookd.journal import (
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.history import Deliveries, Replays
 from webhookd.journal.operations import Record
+from webhookd.journal.queries.clock_steps import Loaded
 from webhookd.journal.rows import AttemptRow
-from webhookd.journal.schedule import Loaded
 from webhookd.journal.webhooks import Webhooks
-from webhookd.models import (
-    STARTING_EVENT_TYPES,
-    AcceptedEvent,
-    AttemptRecord,
-    Credentials,
-    DeliveryError,
-    DeliveryStatus,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
-    Message,
-    Ordering,
-    PublishResult,
-    QueuedDelivery,
-    Target,
-    Trigger,
-)
-from webhookd.secrets import Vault
 
 
 @asynccontextmanager
@@ -80,7 +80,8 @@ class MemoryStore(Store):
         self.replays = NoReplays()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        await self.tables.run(task_status=task_status)
+        task_status.started()
+        await self.tables.run()
 
     async def room(self, flow: Hashable = None) -> None:
         await trio.lowlevel.checkpoint()

@@ -10,20 +10,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 import trio
 
-from webhookd.delivery import breaker
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import (
-    Feed,
-    Publish,
-    Ticket,
-    Window,
-    WindowRequest,
-)
-from webhookd.journal.operations import Record
-from webhookd.journal.planning import Numbers, plan, settle
-from webhookd.journal.windows import EXPIRED_A_READ
-from webhookd.models import (
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import (
     AcceptedEvent,
     AttemptRecord,
     Credentials,
@@ -35,6 +24,11 @@ from webhookd.models import (
     QueuedDelivery,
     Trigger,
 )
+from webhookd.delivery.policy import breaker
+from webhookd.journal import Feed, Publish, Ticket, Window, WindowRequest
+from webhookd.journal.operations import Record
+from webhookd.journal.planning import Numbers, plan, settle
+from webhookd.journal.queries.windows import EXPIRED_A_READ
 
 T = TypeVar("T")
 TO_BE_SENT = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
@@ -111,8 +105,7 @@ class Tables:
         self.submit(change)
         return change.ticket
 
-    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
-        task_status.started()
+    async def run(self) -> None:
         try:
             while True:
                 await self._woken.wait()

@@ -15,21 +15,23 @@ from typing import Any, TypeVar
 import trio
 from peewee import Database
 
-from webhookd import cli, lane, server
+from webhookd import cli, server
 from webhookd.admin.guard import Guard
-from webhookd.errors import JournalError
+from webhookd.base.errors import JournalError
+from webhookd.base.models import DeliveryError, PublishResult
+from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
-from webhookd.journal import retention, writer
 from webhookd.journal import store as facade
-from webhookd.journal.batch import Batches
-from webhookd.journal.copies import Pages
-from webhookd.journal.log import WriteAheadLog
 from webhookd.journal.operations import Operation, Publish, Record
 from webhookd.journal.planning import full
-from webhookd.journal.reserve import Reserve
-from webhookd.journal.writer import Writer
-from webhookd.logs import get_logger
-from webhookd.models import DeliveryError, PublishResult
+from webhookd.journal.queries import retention
+from webhookd.journal.sqlite import writer
+from webhookd.journal.sqlite.batch import Batches
+from webhookd.journal.sqlite.copies import Pages
+from webhookd.journal.sqlite.reserve import Reserve
+from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
+from webhookd.journal.sqlite.writer import Writer
+from webhookd.observe.logs import get_logger
 
 T = TypeVar("T")
 Plant = Callable[[], None]

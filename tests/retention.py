@@ -29,9 +29,9 @@ from tests.journal.old import ask
 from tests.patience import PATIENCE_SECONDS, until
 from tests.planted import program as planted
 from tests.planted import show as show_planted
+from webhookd.base.errors import Rejected
 from webhookd.client import Client, Event
-from webhookd.errors import Rejected
-from webhookd.journal import retention
+from webhookd.journal.queries import retention
 
 MEBIBYTE = 1024 * 1024
 LOG_BYTES = 64 * MEBIBYTE

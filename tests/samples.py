@@ -1,6 +1,6 @@
 """Ordinary values of the models, for tests that care about one field of them."""
 
-from webhookd.models import (
+from webhookd.base.models import (
     AttemptRecord,
     DeliveryError,
     DeliveryStatus,

@@ -11,10 +11,10 @@ from msgspec import Meta
 
 from tests.foreign import PHRASES
 from tests.linear import MOST_GROWTH, growth
-from webhookd.accepted import MOST_COMPLAINTS, accepted_form, complaints, type_info
 from webhookd.admin.app import all_operations
 from webhookd.admin.schemas import EventTypeInput, NewKey, NewWebhook, ReplayRequest, Rotation, WebhookSettings
-from webhookd.models import NewEvent
+from webhookd.base.models import NewEvent
+from webhookd.base.validation import MOST_COMPLAINTS, accepted_form, complaints, type_info
 
 KINDS = (NewWebhook, WebhookSettings, Rotation, ReplayRequest, NewKey, EventTypeInput, NewEvent)
 NAMES = sorted({field.encode_name for kind in KINDS for field in msgspec.structs.fields(kind)} | {

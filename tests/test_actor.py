@@ -8,8 +8,7 @@ from trio.testing import MockClock
 
 from tests.world import OK, Answer, Sent, WorldSender, steady, world
 from webhookd.admin.reason_text import reason_text
-from webhookd.journal import EndpointChanges
-from webhookd.models import (
+from webhookd.base.models import (
     BreakerState,
     DeliveryError,
     DeliveryStatus,
@@ -21,6 +20,7 @@ from webhookd.models import (
     RetryOverrides,
     Trigger,
 )
+from webhookd.journal import EndpointChanges
 
 
 def failing(times: dict[str, int], answer: Answer = 500) -> WorldSender:

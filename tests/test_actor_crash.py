@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.world import OK, Sent, WorldSender, world
-from webhookd.metrics import Measures
-from webhookd.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, PolicyOverrides
+from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, PolicyOverrides
+from webhookd.observe.metrics import Measures
 
 T = TypeVar("T")
 

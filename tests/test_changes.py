@@ -8,11 +8,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.world import OK, HeldRunner, Script, World, WorldSender, world
-from webhookd.delivery.signing import generate_secret
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
-from webhookd.journal import EndpointChanges, endpoints
-from webhookd.models import (
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import (
     BreakerState,
     DeliveryStatus,
     Endpoint,
@@ -24,6 +21,10 @@ from webhookd.models import (
     SignatureChoice,
     SignatureForm,
 )
+from webhookd.base.secret import Secret
+from webhookd.delivery.signing import generate_secret
+from webhookd.journal import EndpointChanges
+from webhookd.journal.queries import endpoints
 
 OLD, NEW = "https://old.example/", "https://new.example/"
 DELAY = 900.0

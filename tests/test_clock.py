@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from webhookd.clock import LONGEST_WAIT_SECONDS, TICK_SECONDS, SystemClock, VirtualClock, iso, parse_iso, wait_seconds
+from webhookd.base.clock import (
+    LONGEST_WAIT_SECONDS,
+    TICK_SECONDS,
+    SystemClock,
+    VirtualClock,
+    iso,
+    parse_iso,
+    wait_seconds,
+)
 
 
 @given(st.integers(min_value=0, max_value=253_402_300_799_999))

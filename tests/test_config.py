@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.linear import MOST_GROWTH, growth
+from webhookd.base.errors import ConfigError
+from webhookd.base.models import Role
 from webhookd.config import Config, describe, load_config
-from webhookd.errors import ConfigError
-from webhookd.models import Role
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,11 +12,11 @@ import click
 import pytest
 
 from tests.lock import DEVELOPMENT, PRODUCT
+from webhookd.base.errors import ErrorCode
+from webhookd.base.models import STARTING_EVENT_TYPES, DeliveryError
 from webhookd.cli import program
 from webhookd.config import KEYS, Config, reference
 from webhookd.config.meanings import MEANINGS, SECTIONS
-from webhookd.errors import ErrorCode
-from webhookd.models import STARTING_EVENT_TYPES, DeliveryError
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.linear import MOST_GROWTH, growth
-from webhookd.envelope import MAX_DEPTH, accept, check_json_text, decode_event
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import MAX_DEPTH, accept, check_json_text, decode_event
 
 LIMIT = 262_144
 JSON = st.recursive(

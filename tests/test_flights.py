@@ -12,8 +12,8 @@ from trio.testing import MockClock
 
 from tests.patience import PATIENCE_SECONDS
 from tests.world import OK, Answer, Sent, World, WorldSender, world
+from webhookd.base.models import DeliveryStatus, Ordering, Outcome, PolicyOverrides, RateLimit
 from webhookd.journal import EndpointChanges
-from webhookd.models import DeliveryStatus, Ordering, Outcome, PolicyOverrides, RateLimit
 
 T = TypeVar("T")
 ABORT = Outcome(duration_seconds=1.0, status=400, headers=(("webhook-delivery", "abort"),))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trio
 
-from webhookd.footprint import FRESH_SECONDS, PATIENCE_SECONDS, Footprint, Footprints, Threads
+from webhookd.observe.footprint import FRESH_SECONDS, PATIENCE_SECONDS, Footprint, Footprints, Threads
 
 
 class Disk:

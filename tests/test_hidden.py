@@ -8,8 +8,8 @@ import traceback
 import msgspec
 import pytest
 
-from webhookd.hidden import Secret
-from webhookd.models import Credentials
+from webhookd.base.models import Credentials
+from webhookd.base.secret import Secret
 
 TEXT = "hunter2-is-not-a-password"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from webhookd import journald, logs
 from webhookd.config import LogConfig
-from webhookd.output import Output
+from webhookd.observe import journald, logs
+from webhookd.observe.output import Output
 
 
 def stream_of(file: int) -> str:

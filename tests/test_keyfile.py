@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from webhookd.base.errors import ConfigError, MasterKeyError
+from webhookd.base.secret import Secret
 from webhookd.config import load_config
-from webhookd.errors import ConfigError, MasterKeyError
-from webhookd.hidden import Secret
-from webhookd.keyfile import (
+from webhookd.crypto.key_file import (
     CREDENTIALS_DIRECTORY,
     KeyPlace,
     create_master_key,
@@ -18,7 +18,7 @@ from webhookd.keyfile import (
     missing_key,
     parse_master_key,
 )
-from webhookd.secrets import new_master_key
+from webhookd.crypto.vault import new_master_key
 
 TEXT = b"A" * 43 + b"="
 

@@ -10,7 +10,7 @@ import yaml
 
 from webhookd.cli.systemd_unit import STOP_MARGIN_SECONDS
 from webhookd.config import load_config
-from webhookd.keyfile import create_master_key, find_key_place
+from webhookd.crypto.key_file import create_master_key, find_key_place
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCKERFILE = (ROOT / "docs/deploy/Dockerfile").read_text()

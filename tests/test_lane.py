@@ -20,14 +20,7 @@ from hypothesis.stateful import (
 
 from tests.lane_model import ROUNDING, InFlight, Model, paced
 from tests.long import long
-from webhookd.config import DeliveryConfig
-from webhookd.delivery.forgiveness import forgive
-from webhookd.delivery.policy import resolve
-from webhookd.delivery.requests import Receiver
-from webhookd.hidden import Secret
-from webhookd.journal import Window
-from webhookd.lane import Expire, Landing, Lane, Send, Step, Wait, Why
-from webhookd.models import (
+from webhookd.base.models import (
     Credentials,
     DeliveryError,
     Endpoint,
@@ -39,6 +32,13 @@ from webhookd.models import (
     RetryOverrides,
     Trigger,
 )
+from webhookd.base.secret import Secret
+from webhookd.config import DeliveryConfig
+from webhookd.delivery.policy.forgiveness import forgive
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.delivery.request import Receiver
+from webhookd.dispatch.lane import Expire, Landing, Lane, Send, Step, Wait, Why
+from webhookd.journal import Window
 
 CREDENTIALS = Credentials(
     secret=Secret("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"),

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from webhookd.lines import Line, LineSplitter, Oversized
+from webhookd.base.line_splitter import Line, LineSplitter, Oversized
 
 LIMIT = 8
 pieces = st.sampled_from([b"a", b"bc", b"\n", b" ", b"\r", b"12345678", b"123456789", b"\xff"])

@@ -11,10 +11,10 @@ import pytest
 import structlog
 
 from tests.samples import attempt_record, endpoint, message
-from webhookd import logs
+from webhookd.base.models import DeliveryError, DeliveryStatus
 from webhookd.config import LogConfig
-from webhookd.models import DeliveryError, DeliveryStatus
-from webhookd.output import Output
+from webhookd.observe import logs
+from webhookd.observe.output import Output
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.foreign import PHRASES
 from tests.linear import MOST_GROWTH, growth
-from webhookd.envelope import decode_body, decode_event
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.malformed import BOM, find_repeated, reason
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import decode_body, decode_event
+from webhookd.base.json_errors import BOM, find_repeated, reason
 
 ANY = msgspec.json.Decoder(object)
 LIMIT = 262_144

@@ -15,9 +15,10 @@ from prometheus_client.samples import Sample
 from tests.admin.inprocess import Api, Signer, api_in_process
 from tests.journal.harness import add_endpoint, running
 from tests.world import Sent, new_event, world
-from webhookd.journal import Store, census
-from webhookd.metrics import Histogram
-from webhookd.scraper import KEPT_SECONDS
+from webhookd.admin.exposition import KEPT_SECONDS
+from webhookd.journal import Store
+from webhookd.journal.queries import census
+from webhookd.observe.metrics import Histogram
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/metrics.md").read_text()

@@ -12,10 +12,10 @@ from trio.testing import MockClock
 
 from tests.journal.harness import Commits
 from tests.world import OK, World, WorldSender, steady, world
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
+from webhookd.dispatch.router import TOLD_A_STEP
 from webhookd.journal import EndpointChanges, InlineRunner, Store
-from webhookd.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
-from webhookd.router import TOLD_A_STEP
 
 T = TypeVar("T")
 WATCHER = "https://watcher.example/"

@@ -10,7 +10,7 @@ import pytest
 
 import webhookd
 
-PRINTS = "from webhookd.onefile import own_command\nprint(*own_command(), sep='\\n')\n"
+PRINTS = "from webhookd.base.program import own_command\nprint(*own_command(), sep='\\n')\n"
 RUNS = "from webhookd.cli import main\nmain()\n"
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.output import CHUNK_BYTES, Output
+from webhookd.observe.output import CHUNK_BYTES, Output
 
 PIPE_BYTES = 65_536  # at most, as Linux makes them
 SECONDS = 30
 HEAD = """
 import sys
-from webhookd.output import StandardStreams
+from webhookd.observe.output import StandardStreams
 streams = StandardStreams(lambda lines: b"")
 """
 

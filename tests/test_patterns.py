@@ -12,7 +12,7 @@ from tests.patterns import Use, find, slow_text
 
 ROOT = Path(__file__).parents[1]
 # What a type's own pattern is matched with: each `Meta(pattern=…)` is found and measured where it is written.
-OF_A_TYPE = {"webhookd/accepted.py": "re.search(kind.pattern, "}
+OF_A_TYPE = {"webhookd/base/validation.py": "re.search(kind.pattern, "}
 
 
 def is_of_a_type(place: str) -> bool:

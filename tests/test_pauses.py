@@ -10,8 +10,9 @@ from trio.testing import MockClock
 from tests.long import long
 from tests.simulation.model import YEAR, SimulatedClock
 from tests.world import OK, Answer, World, WorldSender, world
-from webhookd.journal import EndpointChanges, endpoints
-from webhookd.models import DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides, RateLimit, RetryOverrides
+from webhookd.base.models import DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides, RateLimit, RetryOverrides
+from webhookd.journal import EndpointChanges
+from webhookd.journal.queries import endpoints
 
 CONCURRENCY = 40
 QUEUED = 160

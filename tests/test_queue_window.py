@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from tests.samples import AT, queued_delivery
+from webhookd.base.models import Ordering, QueuedDelivery
+from webhookd.dispatch.queue_window import QueueWindow
 from webhookd.journal import Window
-from webhookd.models import Ordering, QueuedDelivery
-from webhookd.queue_window import QueueWindow
 
 LIMIT = 3
 

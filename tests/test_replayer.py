@@ -9,10 +9,8 @@ from peewee import Database
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.world import OK, HeldRunner, World, WorldSender, steady, world
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EndpointChanges, ReplayRow, replays
-from webhookd.journal.schema import DeliveryTable, EventTable
-from webhookd.models import (
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import (
     DeliveryStatus,
     Endpoint,
     PolicyOverrides,
@@ -22,7 +20,10 @@ from webhookd.models import (
     Trigger,
     WhenInactive,
 )
-from webhookd.replayer import selection
+from webhookd.jobs.replay import selection
+from webhookd.journal import EndpointChanges, ReplayRow
+from webhookd.journal.queries import replays
+from webhookd.journal.queries.schema import DeliveryTable, EventTable
 
 
 async def ask(

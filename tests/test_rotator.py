@@ -12,13 +12,14 @@ from peewee import Database
 
 from tests.journal.harness import CLOCK, add_endpoint, running
 from tests.patience import PATIENCE_SECONDS
+from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
+from webhookd.base.secret import Secret
 from webhookd.config import Config, load_config
-from webhookd.errors import ErrorCode, MasterKeyError, Rejected
-from webhookd.hidden import Secret
-from webhookd.journal import KeptAnswer, Store, endpoints, idempotency
-from webhookd.keyfile import CREDENTIALS_DIRECTORY, create_master_key, format_master_key, load_master_key
-from webhookd.rotator import Rotator, Stage, unlock
-from webhookd.secrets import Vault, key_id, new_master_key
+from webhookd.crypto.key_file import CREDENTIALS_DIRECTORY, create_master_key, format_master_key, load_master_key
+from webhookd.crypto.vault import Vault, key_id, new_master_key
+from webhookd.jobs.key_rotation import Rotator, Stage, unlock
+from webhookd.journal import KeptAnswer, Store
+from webhookd.journal.queries import endpoints, idempotency
 
 STEP = 10
 ENDPOINTS = STEP + 2

@@ -9,9 +9,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.world import OK, HeldRunner, World, WorldSender, new_event, steady, world
 from webhookd.admin.reason_text import reason_text
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EndpointChanges, EventTypeRow, retention
-from webhookd.models import (
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import (
     BreakerState,
     DeliveryError,
     DeliveryStatus,
@@ -24,6 +23,8 @@ from webhookd.models import (
     Trigger,
     WhenInactive,
 )
+from webhookd.journal import EndpointChanges, EventTypeRow
+from webhookd.journal.queries import retention
 
 BAD = "https://bad.example/"
 GOOD = "https://good.example/"

@@ -21,26 +21,26 @@ from webhookd.admin.framing import Framing
 from webhookd.admin.preconditions import read_preconditions
 from webhookd.admin.schemas import NewWebhook, NoQuery
 from webhookd.admin.tokens import TokenKeys
+from webhookd.base.clock import parse_iso
+from webhookd.base.errors import MasterKeyError, Rejected
+from webhookd.base.event_format import decode_body, decode_event
+from webhookd.base.line_splitter import LineSplitter
+from webhookd.base.models import Outcome
 from webhookd.cli.terminal import plain
 from webhookd.client.answers import Lost, read_failure, read_line
 from webhookd.client.outbox import Outbox
-from webhookd.clock import parse_iso
 from webhookd.config import EgressConfig, JwtConfig
+from webhookd.crypto.key_file import parse_master_key
+from webhookd.dashboard.form_times import read_moment
 from webhookd.dashboard.forms import parse_form
 from webhookd.dashboard.live import event
-from webhookd.dashboard.moments import read_moment
 from webhookd.dashboard.payloads import indented
 from webhookd.delivery import custom_headers
-from webhookd.delivery.egress import BlockedError, EgressPolicy
-from webhookd.delivery.retry import classify, retry_after_seconds
-from webhookd.delivery.wire import MAX_RESPONSE_BYTES, ResponseReader, WireError
-from webhookd.envelope import decode_body, decode_event
-from webhookd.errors import MasterKeyError, Rejected
-from webhookd.journal import cursors
-from webhookd.keyfile import parse_master_key
-from webhookd.lines import LineSplitter
-from webhookd.logs import redact
-from webhookd.models import Outcome
+from webhookd.delivery.egress.rules import BlockedError, EgressPolicy
+from webhookd.delivery.http.wire import MAX_RESPONSE_BYTES, ResponseReader, WireError
+from webhookd.delivery.policy.retry import classify, retry_after_seconds
+from webhookd.journal.queries import cursors
+from webhookd.observe.logs import redact
 from webhookd.verify import VerificationError, verify
 
 LONGEST = 65_536

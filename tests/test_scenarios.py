@@ -11,8 +11,7 @@ from trio.testing import MockClock
 
 from tests.long import long
 from tests.world import OK, Answer, Script, World, WorldSender, world
-from webhookd.journal import EndpointChanges
-from webhookd.models import (
+from webhookd.base.models import (
     DeliveryError,
     DeliveryStatus,
     Endpoint,
@@ -22,6 +21,7 @@ from webhookd.models import (
     RateLimit,
     RetryOverrides,
 )
+from webhookd.journal import EndpointChanges
 
 DOWN = "https://down.example/"
 WELL = "https://well.example/"

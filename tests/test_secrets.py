@@ -7,9 +7,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.errors import MasterKeyError
-from webhookd.hidden import Secret
-from webhookd.secrets import Vault, hash_api_key, key_id, new_master_key
+from webhookd.base.errors import MasterKeyError
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault, hash_api_key, key_id, new_master_key
 
 KEY = Secret(bytes(range(32)))
 OTHER = Secret(bytes(32))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from webhookd.slots import Slots
+from webhookd.dispatch.slots import Slots
 
 
 def take_all(slots: Slots, owner: str) -> int:

@@ -18,11 +18,11 @@ import trio
 from tests.admin.inprocess import Signer, api_in_process
 from tests.patience import PATIENCE_SECONDS
 from tests.test_metrics import exposed
-from webhookd import logs
-from webhookd.clock import SystemClock
+from webhookd.base.clock import SystemClock
 from webhookd.config import LogConfig
-from webhookd.stalls import BEAT_SECONDS, KEPT_SECONDS, LOG_PAUSE_SECONDS, LoopWatch, Stall, Stalls
-from webhookd.supervisor import Supervisor
+from webhookd.dispatch.supervisor import Supervisor
+from webhookd.observe import logs
+from webhookd.observe.loop_watch import BEAT_SECONDS, KEPT_SECONDS, LOG_PAUSE_SECONDS, LoopWatch, Stall, Stalls
 
 LONG_SECONDS = 0.35
 

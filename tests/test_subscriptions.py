@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from tests.samples import endpoint
+from webhookd.base.models import DeliveryStatus, PolicyOverrides, WhenInactive
 from webhookd.config import DeliveryConfig
-from webhookd.delivery.policy import resolve
-from webhookd.models import DeliveryStatus, PolicyOverrides, WhenInactive
-from webhookd.subscriptions import Subscriptions
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.dispatch.subscriptions import Subscriptions
 
 POLICY = resolve(PolicyOverrides(), DeliveryConfig())
 

@@ -3,7 +3,7 @@
 import trio
 from trio.testing import MockClock
 
-from webhookd.supervisor import Supervisor
+from webhookd.dispatch.supervisor import Supervisor
 
 
 class Crashing:

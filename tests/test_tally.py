@@ -2,7 +2,7 @@
 
 import pytest
 
-from webhookd.models import (
+from webhookd.base.models import (
     AttemptRecord,
     DeliveryError,
     DeliveryStatus,
@@ -14,7 +14,7 @@ from webhookd.models import (
     SignatureChoice,
     Trigger,
 )
-from webhookd.tally import HOUR, LATENCIES, MINUTE, QUARTER, SERVER, Counts, Key, Tally
+from webhookd.observe.statistics import HOUR, LATENCIES, MINUTE, QUARTER, SERVER, Counts, Key, Tally
 
 NOW = 1_700_003_000  # 50 s into a minute, 5 minutes into a quarter, 3 minutes before the hour is over
 MIDDLE = NOW // MINUTE * MINUTE

@@ -15,12 +15,8 @@ from trio.testing import MockClock
 from tests.long import long
 from tests.simulation.model import SimulatedClock
 from tests.world import OK, Answer, HeldRunner, World, WorldSender, steady, world
-from webhookd.clock import DOUBT_SECONDS, LONGEST_WAIT_SECONDS, STEP_SECONDS, Timeline
-from webhookd.delivery.retry import FAILURES_TO_DISABLE
-from webhookd.delivery.signing import generate_secret
-from webhookd.hidden import Secret
-from webhookd.journal import EndpointChanges, InlineRunner, endpoints
-from webhookd.models import (
+from webhookd.base.clock import DOUBT_SECONDS, LONGEST_WAIT_SECONDS, STEP_SECONDS, Timeline
+from webhookd.base.models import (
     DeliveryError,
     DeliveryStatus,
     Endpoint,
@@ -30,6 +26,11 @@ from webhookd.models import (
     RateLimit,
     RetryOverrides,
 )
+from webhookd.base.secret import Secret
+from webhookd.delivery.policy.retry import FAILURES_TO_DISABLE
+from webhookd.delivery.signing import generate_secret
+from webhookd.journal import EndpointChanges, InlineRunner
+from webhookd.journal.queries import endpoints
 
 T = TypeVar("T")
 DAY, YEAR = 86_400.0, 31_536_000.0

@@ -11,10 +11,10 @@ import trio
 from tests.admin.inprocess import Signer, api_in_process
 from tests.journal.harness import CLOCK, running
 from tests.world import World, WorldSender, world
-from webhookd.clock import VIRTUAL_EPOCH
-from webhookd.journal import statistics
-from webhookd.tally import HOUR, MINUTE, QUARTER, SERVER, Counts, Key
-from webhookd.trends import Span, Trends
+from webhookd.base.clock import VIRTUAL_EPOCH
+from webhookd.jobs.statistics import Span, Trends
+from webhookd.journal.queries import statistics
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key
 
 
 @asynccontextmanager

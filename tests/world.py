@@ -13,25 +13,19 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from webhookd.clock import SteadyClock, Timeline, VirtualClock
+from webhookd.base.clock import SteadyClock, Timeline, VirtualClock
+from webhookd.base.event_format import decode_event
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import DeliveryError, Endpoint, NewEvent, Outcome, PolicyOverrides, PublishResult
+from webhookd.base.secret import Secret
 from webhookd.config import Config, DeliveryConfig
+from webhookd.crypto.vault import Vault
 from webhookd.delivery.signing import generate_secret, secret_hint
-from webhookd.envelope import decode_event
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, deliveries, open_store
+from webhookd.dispatch.router import Router
+from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, open_store
+from webhookd.journal.queries import deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
-from webhookd.metrics import Measures
-from webhookd.models import (
-    DeliveryError,
-    Endpoint,
-    NewEvent,
-    Outcome,
-    PolicyOverrides,
-    PublishResult,
-)
-from webhookd.router import Router
-from webhookd.secrets import Vault
+from webhookd.observe.metrics import Measures
 
 OK = 200
 T = TypeVar("T")

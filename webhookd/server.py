@@ -27,42 +27,37 @@ import trio
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing, new_key
 from webhookd.admin.binding import bind_tcp, urls_of
+from webhookd.admin.exposition import LogStream, Scraper
 from webhookd.admin.guard import Guard
 from webhookd.admin.last_use import save_uses
 from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import open_tokens
-from webhookd.clock import Clock, SystemClock, Timeline
+from webhookd.base.clock import Clock, SystemClock, Timeline
+from webhookd.base.errors import JournalError, WebhookdError
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import Role
+from webhookd.base.secret import Secret
+from webhookd.base.version import VERSION
 from webhookd.config import Config
-from webhookd.copier import Copier
+from webhookd.crypto.vault import hash_api_key
 from webhookd.dashboard.app import add_dashboard
 from webhookd.delivery import custom_headers
-from webhookd.delivery.sender import Sender
-from webhookd.errors import JournalError, WebhookdError
-from webhookd.footprint import Footprints, Threads
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory, Prefix
+from webhookd.delivery.http.sender import Sender
+from webhookd.dispatch.router import Router
+from webhookd.dispatch.supervisor import Supervisor
 from webhookd.ingest import IngestServer
 from webhookd.ingest.listener import bind_unix, file_identity
-from webhookd.journal import (
-    SQLITE_VERSION,
-    KeyRow,
-    Store,
-    audit,
-    open_store,
-)
-from webhookd.logs import get_logger
-from webhookd.metrics import Measures
-from webhookd.models import Role
-from webhookd.rotator import unlock
-from webhookd.router import Router
-from webhookd.scraper import LogStream, Scraper
-from webhookd.sdnotify import STOPPING, alive, notify
-from webhookd.secrets import hash_api_key
+from webhookd.jobs.backup import Copier
+from webhookd.jobs.key_rotation import unlock
+from webhookd.jobs.statistics import Trends
+from webhookd.journal import SQLITE_VERSION, KeyRow, Store, open_store
+from webhookd.journal.queries import audit
+from webhookd.observe.footprint import Footprints, Threads
+from webhookd.observe.logs import get_logger
+from webhookd.observe.loop_watch import LoopWatch, Stalls
+from webhookd.observe.metrics import Measures
+from webhookd.observe.sdnotify import STOPPING, alive, notify
 from webhookd.signals import hearing
-from webhookd.stalls import LoopWatch, Stalls
-from webhookd.supervisor import Supervisor
-from webhookd.trends import Trends
-from webhookd.version import VERSION
 
 EDGE_DRAIN_SECONDS = 10.0
 LAST_ANSWERS_SECONDS = 0.5  # what an edge gets even where the budget is used up

@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from webhookd.base.errors import WebhookdError
 from webhookd.config import KEYS, Config
-from webhookd.errors import WebhookdError
-from webhookd.logs import get_logger
-from webhookd.supervisor import Supervisor
+from webhookd.dispatch.supervisor import Supervisor
+from webhookd.observe.logs import get_logger
 
 SURVIVED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -18,20 +18,20 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.world import World, steady, world
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing
+from webhookd.admin.exposition import Scraper
 from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.ports import Readiness, Services
 from webhookd.admin.tokens import TokenKeys
+from webhookd.base.secret import Secret
 from webhookd.config import JwtConfig
-from webhookd.copier import Copier
+from webhookd.crypto.key_file import KeyPlace
 from webhookd.delivery import custom_headers
-from webhookd.footprint import Footprints
-from webhookd.hidden import Secret
+from webhookd.jobs.backup import Copier
+from webhookd.jobs.key_rotation import Rotator
+from webhookd.jobs.statistics import Trends
 from webhookd.journal import InlineRunner, Runner
-from webhookd.keyfile import KeyPlace
-from webhookd.rotator import Rotator
-from webhookd.scraper import Scraper
-from webhookd.stalls import Stalls
-from webhookd.trends import Trends
+from webhookd.observe.footprint import Footprints
+from webhookd.observe.loop_watch import Stalls
 
 ISSUER, AUDIENCE = "https://app.example/", "webhookd"
 ORGANIZATION_CLAIM = "org"

@@ -9,8 +9,8 @@ from msgspec import structs
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
 from tests.samples import attempt_record, endpoint, message
-from webhookd.models import DeliveryError
-from webhookd.recent import MOST_KEPT, RecentAttempts
+from webhookd.base.models import DeliveryError
+from webhookd.observe.attempt_feed import MOST_KEPT, RecentAttempts
 
 
 @pytest.fixture

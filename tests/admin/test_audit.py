@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
-from webhookd.journal import audit
+from webhookd.journal.queries import audit
 
 A, B = "org-a", "org-b"
 NEW_WEBHOOK = {"url": "https://hook.example/", "events": ["*"], "isActive": False, "organizationId": A}

@@ -12,11 +12,12 @@ import trio
 from tests.admin.inprocess import OWN_UID, Signer, api_in_process
 from webhookd.admin.auth import KeyRing, new_key
 from webhookd.admin.last_use import SAVE_SECONDS, save_uses
-from webhookd.clock import SystemClock
-from webhookd.ids import IdFactory
-from webhookd.journal import KeyRow, keys
-from webhookd.models import Role
-from webhookd.secrets import hash_api_key
+from webhookd.base.clock import SystemClock
+from webhookd.base.ids import IdFactory
+from webhookd.base.models import Role
+from webhookd.crypto.vault import hash_api_key
+from webhookd.journal import KeyRow
+from webhookd.journal.queries import keys
 
 IDS = IdFactory(SystemClock().now)
 NOW = 1_736_937_000.0

@@ -12,10 +12,11 @@ import trio
 from trio.testing import MockClock
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
-from webhookd.errors import ReadTimeoutError
-from webhookd.journal import KeptAnswer, idempotency
-from webhookd.models import Endpoint
-from webhookd.router import Router
+from webhookd.base.errors import ReadTimeoutError
+from webhookd.base.models import Endpoint
+from webhookd.dispatch.router import Router
+from webhookd.journal import KeptAnswer
+from webhookd.journal.queries import idempotency
 
 HEADERS = {"Idempotency-Key": "once"}
 WEBHOOK = {"url": "https://a.example/", "events": ["*"], "isActive": False}

@@ -6,7 +6,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
-from webhookd.models import DeliveryError, Outcome
+from webhookd.base.models import DeliveryError, Outcome
 
 
 async def made(api: Api) -> str:

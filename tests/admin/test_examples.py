@@ -13,8 +13,8 @@ from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
 from webhookd.admin.app import all_operations
 from webhookd.admin.example_story import SECRET
 from webhookd.admin.examples import EXAMPLES, REFUSALS
-from webhookd.clock import parse_iso
-from webhookd.errors import ErrorCode
+from webhookd.base.clock import parse_iso
+from webhookd.base.errors import ErrorCode
 from webhookd.verify import verify
 
 ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"

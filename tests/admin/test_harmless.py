@@ -6,7 +6,7 @@ import pytest
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
 from tests.dashboard.browsing import site_in_process
-from webhookd.malformed import BOM
+from webhookd.base.json_errors import BOM
 
 WEBHOOK = b'{"url": "https://a.example/", "events": ["*"], "isActive": false}'
 EVENT = b'{"type": "user.created", "data": {}, "id": "%d"}'

@@ -22,7 +22,7 @@ from webhookd.admin.binding import bind_tcp
 from webhookd.admin.bodies import chunks, with_bodies
 from webhookd.admin.guard import Guard
 from webhookd.admin.limits import MOST_BUCKETS, RateLimits, site_of
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 

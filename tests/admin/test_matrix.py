@@ -16,10 +16,11 @@ from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process, by_hand,
 from tests.long import long
 from webhookd.admin.app import all_operations, check_routes, create_app
 from webhookd.admin.auth import Permission, new_key
-from webhookd.errors import RouteError
-from webhookd.journal import KeyRow, audit, keys
-from webhookd.models import Role
-from webhookd.secrets import hash_api_key
+from webhookd.base.errors import RouteError
+from webhookd.base.models import Role
+from webhookd.crypto.vault import hash_api_key
+from webhookd.journal import KeyRow
+from webhookd.journal.queries import audit, keys
 
 READERS, OPERATORS, ADMINS = "admin operator viewer", "admin operator", "admin"
 LOCAL = "the machine's own administrator"

@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
+from webhookd.dispatch.router import CANCELED_A_STEP
 from webhookd.journal import InlineRunner
-from webhookd.router import CANCELED_A_STEP
 
 WEBHOOK = {"url": "https://a.example/", "events": ["*"], "isActive": False}
 STEPS = 5

@@ -11,9 +11,10 @@ import trio
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
 from webhookd.admin.app import all_operations
 from webhookd.admin.operations import takes_preconditions
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import EndpointChanges, endpoints
-from webhookd.models import DisabledReason
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import DisabledReason
+from webhookd.journal import EndpointChanges
+from webhookd.journal.queries import endpoints
 
 WEBHOOK = {"url": "https://a.example/", "events": ["*"]}
 OLD = '"194aa2b8e5c"'

@@ -8,7 +8,7 @@ import pytest
 from tests.admin.conftest import Api
 from tests.admin.raw import Reply, exchange, split_replies
 from tests.patience import PATIENCE_SECONDS
-from webhookd.errors import ErrorCode
+from webhookd.base.errors import ErrorCode
 
 BEHIND = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 GET = b"GET /healthz HTTP/1.1\r\n"

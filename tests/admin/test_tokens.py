@@ -16,9 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.admin.inprocess import AUDIENCE, ISSUER, ORGANIZATION_CLAIM, by_hand, full_claims, segment
 from webhookd.admin.auth import Caller
 from webhookd.admin.tokens import TokenKeys, open_tokens
+from webhookd.base.errors import ConfigError, ErrorCode, Rejected
+from webhookd.base.models import Role
 from webhookd.config import JwtConfig
-from webhookd.errors import ConfigError, ErrorCode, Rejected
-from webhookd.models import Role
 
 SECRET = b"a-shared-secret-of-more-than-32-bytes"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

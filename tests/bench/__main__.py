@@ -19,8 +19,8 @@ from rich.console import Console
 from tests.bench.cases import CASES, Case
 from tests.bench.load import Load
 from tests.bench.report import Result, as_json, as_markdown, show
+from webhookd.base.version import VERSION
 from webhookd.journal import SQLITE_VERSION
-from webhookd.version import VERSION
 
 WIDTH = 150
 

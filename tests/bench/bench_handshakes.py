@@ -20,10 +20,10 @@ from time import process_time
 import trio
 import trustme
 
-from webhookd import logs
 from webhookd.config import DeliveryConfig, EgressConfig, LogConfig
-from webhookd.delivery.sender import Sender
-from webhookd.delivery.transport import LEAST_SHARE_OF_AGE
+from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.http.transport import LEAST_SHARE_OF_AGE
+from webhookd.observe import logs
 
 ROUNDS = 5
 AT_ONCE = 8

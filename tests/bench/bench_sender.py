@@ -13,7 +13,7 @@ import httpx
 import trio
 
 from webhookd.config import DeliveryConfig, EgressConfig
-from webhookd.delivery.sender import Sender
+from webhookd.delivery.http.sender import Sender
 
 HEADERS = [
     ("content-type", "application/json"),

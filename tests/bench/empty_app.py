@@ -9,7 +9,7 @@ from quart_trio import QuartTrio
 
 from webhookd.admin.binding import bind_tcp
 from webhookd.admin.guard import Guard
-from webhookd.ids import IdFactory, Prefix
+from webhookd.base.ids import IdFactory, Prefix
 
 
 async def main() -> None:

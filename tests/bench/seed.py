@@ -19,16 +19,17 @@ import trio
 
 from tests.bench.generator import DATA, EVENT_TYPE
 from tests.bench.server import write_config
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import PolicyOverrides, SignatureChoice
+from webhookd.base.secret import Secret
+from webhookd.cli.offline import initialize
 from webhookd.config import load_config
+from webhookd.crypto.key_file import find_key_place
+from webhookd.crypto.vault import Vault
 from webhookd.delivery.signing import generate_secret, secret_hint
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import NewEndpoint, endpoints
-from webhookd.journal.database import open_writer
-from webhookd.keyfile import find_key_place
-from webhookd.models import PolicyOverrides, SignatureChoice
-from webhookd.offline import initialize
-from webhookd.secrets import Vault
+from webhookd.journal import NewEndpoint
+from webhookd.journal.queries import endpoints
+from webhookd.journal.sqlite.database import open_writer
 
 MAX_AGE_SECONDS = 259_200
 

@@ -19,8 +19,8 @@ import trio
 
 from tests.bench.generator import DATA, EVENT_TYPE
 from tests.bench.server import BrokenCaseError
-from webhookd.ids import IdFactory, Prefix
-from webhookd.journal.database import open_writer
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.journal.sqlite.database import open_writer
 
 CONNECTIONS = 50
 ROWS_A_COMMIT = 100

@@ -15,11 +15,11 @@ from click.testing import CliRunner, Result
 from tests.e2e.harness import CONFIG, PROGRAM
 from tests.forked import Process
 from tests.patience import wait_until
+from webhookd.base.errors import WebhookdError
 from webhookd.cli import program
 from webhookd.cli.control import Control
 from webhookd.cli.receiver import Receiver
 from webhookd.client import Client
-from webhookd.errors import WebhookdError
 
 BILLING, BROKEN = "billing", "broken"
 EVENTS, FAILURES = 4, 2

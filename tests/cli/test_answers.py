@@ -9,9 +9,9 @@ import pytest
 
 from tests.patience import PATIENCE_SECONDS
 from webhookd.admin.schemas import Webhook
+from webhookd.base.errors import CommandError
 from webhookd.cli.api import Refused, Remote
 from webhookd.cli.receiver import Received, Receiver
-from webhookd.errors import CommandError
 
 
 @contextmanager

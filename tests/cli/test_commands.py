@@ -17,12 +17,12 @@ import pytest
 from tests import forked
 from tests.admin.inprocess import AUDIENCE, ISSUER, by_hand, full_claims
 from tests.e2e.harness import CONFIG, PROGRAM
+from webhookd.base.models import Credentials, SignatureChoice
+from webhookd.base.secret import Secret
 from webhookd.cli.control import Control
 from webhookd.cli.init import template
 from webhookd.client import Client
 from webhookd.delivery.signing import Signer
-from webhookd.hidden import Secret
-from webhookd.models import Credentials, SignatureChoice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

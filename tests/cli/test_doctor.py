@@ -16,8 +16,8 @@ from tests.e2e.harness import CONFIG
 from webhookd.cli import program
 from webhookd.cli.checks import CHECKS, Level, Stall, of_sqlite, of_stall
 from webhookd.cli.control import Control
-from webhookd.journal import migrations
-from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.journal.sqlite import migrations
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import invoke
+from webhookd.base.models import Credentials, SignatureChoice
+from webhookd.base.secret import Secret
 from webhookd.config import load_config
 from webhookd.delivery.signing import Signer
-from webhookd.hidden import Secret
-from webhookd.models import Credentials, SignatureChoice
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 

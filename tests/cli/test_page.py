@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from tests.cli.conftest import BILLING, BROKEN, Scene
 from tests.cli.test_terminals import commands
 from tests.patience import wait_until
+from webhookd.base.errors import WebhookdError
 from webhookd.cli import program
-from webhookd.errors import WebhookdError
 
 PAGE = (Path(__file__).parents[2] / "docs/cli.md").read_text()
 SECTIONS = {

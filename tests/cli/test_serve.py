@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from webhookd.base.secret import Secret
 from webhookd.cli.serve import _announce
-from webhookd.hidden import Secret
 from webhookd.server import Ready
 
 

@@ -20,7 +20,7 @@ from tests.e2e.harness import CONFIG, Server
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client
-from webhookd.sdnotify import alive, notify, watchdog_seconds
+from webhookd.observe.sdnotify import alive, notify, watchdog_seconds
 
 WORST_SCORE = 1.5
 

@@ -14,10 +14,10 @@ from tests.client.scripted import Answer, accepted, refused, scripted
 from tests.ingest.fakes import FakePublisher
 from tests.ingest.producer import serving
 from tests.patience import PATIENCE_SECONDS, wait_until
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import Prefix, is_id
+from webhookd.base.models import PublishResult
 from webhookd.client import Client, Event, ServerUnavailable
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.ids import Prefix, is_id
-from webhookd.models import PublishResult
 
 SHORT_SECONDS = 1.5  # until it is given up, and plenty for the answers that come
 

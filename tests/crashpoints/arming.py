@@ -20,9 +20,9 @@ from typing import Any
 import apsw
 from msgspec import Struct, structs
 
-from webhookd import trends
+from webhookd.jobs import statistics
 from webhookd.journal import Store
-from webhookd.journal.retention import Pruned
+from webhookd.journal.queries.retention import Pruned
 from webhookd.journal.transactions import Transactions
 
 DISK = "disk"
@@ -127,7 +127,7 @@ def arm(place: Place, directory: Path) -> object:
 
 def save_no_statistics() -> None:
     """Have a server of this process save its counts only at its end: a minute's end would be one more commit."""
-    setattr(trends, "MINUTE", _A_DAY)  # noqa: B010 - to mypy a name of another module isn't assigned to
+    setattr(statistics, "MINUTE", _A_DAY)  # noqa: B010 - to mypy a name of another module isn't assigned to
 
 
 def tell_when_settled(directory: Path) -> None:

@@ -8,10 +8,10 @@ import httpx
 import trio
 
 from tests.crashpoints.site import BrokenError, Site, expect, verify
+from webhookd.base.errors import CommandError
+from webhookd.crypto.key_file import load_master_key
+from webhookd.crypto.vault import key_id
 from webhookd.delivery.signing import generate_secret
-from webhookd.errors import CommandError
-from webhookd.keyfile import load_master_key
-from webhookd.secrets import key_id
 
 QUEUED = tuple(f"queued{number}" for number in range(4))
 

@@ -10,11 +10,11 @@ from tests.crashpoints.site import BrokenError, Site, expect, verify
 from tests.e2e.harness import CONFIG
 from tests.journal.harness import MASTER_KEY
 from tests.journal.old import ask, make_old, tables_of
-from webhookd.errors import WebhookdError
+from webhookd.base.errors import WebhookdError
+from webhookd.crypto.key_file import format_master_key
 from webhookd.journal import Contents, copy_before_upgrade
-from webhookd.journal.inspection import verified
-from webhookd.journal.migrations import CURRENT_VERSION
-from webhookd.keyfile import format_master_key
+from webhookd.journal.sqlite.inspection import verified
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 _BIG, _TEXT = 10, "x" * 100_000
 _BEFORE, _LATER = "before", "later"

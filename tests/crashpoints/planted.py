@@ -12,15 +12,17 @@ from typing import Any
 import trio
 from peewee import Database
 
-from webhookd.attempt import Attempts
-from webhookd.journal import Ticket, audit, batch, copies, database, migrations, replays, restoring
-from webhookd.journal.bulk import Connection
-from webhookd.journal.schema import ReplayTable
+from webhookd.base.models import AcceptedEvent, Outcome, PublishResult
+from webhookd.crypto.key_file import KeyPlace
+from webhookd.dispatch.attempt import Attempts
+from webhookd.dispatch.router import Router
+from webhookd.journal import Ticket
+from webhookd.journal.queries import audit, replays
+from webhookd.journal.queries.bulk import Connection
+from webhookd.journal.queries.schema import ReplayTable
+from webhookd.journal.sqlite import batch, copies, database, migrations, restore
+from webhookd.journal.sqlite.writer import Writer
 from webhookd.journal.store import Store
-from webhookd.journal.writer import Writer
-from webhookd.keyfile import KeyPlace
-from webhookd.models import AcceptedEvent, Outcome, PublishResult
-from webhookd.router import Router
 
 _SLOW_DISK_SECONDS = 0.1
 
@@ -118,14 +120,14 @@ def _copy_to_the_name() -> None:
 
 
 def _move_away_first() -> None:
-    put_aside = restoring._put_aside
+    put_aside = restore._put_aside
 
     def move_away(journal: Path, kept: Path) -> Path | None:
         path = put_aside(journal, kept)
         journal.unlink()
         return path
 
-    _put(restoring, "_put_aside", move_away)
+    _put(restore, "_put_aside", move_away)
 
 
 def _install_early() -> None:

@@ -5,7 +5,7 @@ from tests.crashpoints.delivery import Submitted
 from tests.crashpoints.point import after, before
 from tests.crashpoints.stopping import Draining, checkpointed, resumed
 
-_BATCH = "webhookd.journal.batch"
+_BATCH = "webhookd.journal.sqlite.batch"
 _COMMIT = f"{_BATCH}:Batches.commit"
 _LOG, _FILE = "webhookd.db-wal", "webhookd.db"
 _SLOW = "200@0.3"
@@ -21,7 +21,7 @@ _INTERRUPTED = Draining(seen=(1, 2), on_record=1, script="hang,200", drain_secon
 WRITE = (
     before(
         "write.submitted",
-        "webhookd.journal.writer:Writer._write",
+        "webhookd.journal.sqlite.writer:Writer._write",
         "Nothing is on disk and nobody was told. Submitted again the event is new, and it is delivered once.",
         _LOST,
     ),
@@ -104,25 +104,25 @@ ACK = (
 WAKE = (
     before(
         "wake.offer",
-        "webhookd.registry:Registry.offer",
+        "webhookd.dispatch.registry:Registry.offer",
         "The event is on disk and its webhook's actor doesn't know: the next start finds it, and it is delivered once.",
         _KEPT,
     ),
     before(
         "wake.actor",
-        "webhookd.actor:Actor.run",
+        "webhookd.dispatch.actor:Actor.run",
         "The webhook's actor is to be started for its first event: the next start does, and it is delivered once.",
         _COLD,
     ),
     after(
         "wake.refill",
-        "webhookd.actor:Actor._refill",
+        "webhookd.dispatch.actor:Actor._refill",
         "The actor has read its queue and sent nothing: the event is delivered once.",
         _COLD,
     ),
     before(
         "wake.start",
-        "webhookd.registry:Registry.wake",
+        "webhookd.dispatch.registry:Registry.wake",
         "A start dies between waking two webhooks that have a backlog: the next one wakes all three.",
         resumed,
         nth=2,
@@ -132,25 +132,25 @@ WAKE = (
 SEND = (
     before(
         "send.composed",
-        "webhookd.delivery.sender:Sender.send",
+        "webhookd.delivery.http.sender:Sender.send",
         "The request is signed and not sent: the event is delivered once.",
         _UNTOLD,
     ),
     after(
         "send.written",
-        "webhookd.delivery.streams:Stream.send_all",
+        "webhookd.delivery.http.streams:Stream.send_all",
         "The request is out, its answer never read: the same delivery id and attempt is sent once more.",
         Submitted(is_told=None, is_stored=True, seen=(1, 1)),
     ),
     after(
         "send.answered",
-        "webhookd.delivery.sender:Sender.send",
+        "webhookd.delivery.http.sender:Sender.send",
         "The answer was 200, nothing is on record: the same delivery id and attempt is sent once more.",
         _REPEATED,
     ),
     after(
         "send.failed",
-        "webhookd.delivery.sender:Sender.send",
+        "webhookd.delivery.http.sender:Sender.send",
         "The answer was 500, nothing is on record: the same attempt is made once more and counts once.",
         Submitted(is_told=True, is_stored=True, seen=(1, 1), script="500@0.3,200"),
     ),
@@ -193,7 +193,7 @@ RECORD = (
     ),
     before(
         "record.landed",
-        "webhookd.lane:Lane.landed",
+        "webhookd.dispatch.lane:Lane.landed",
         "The record is on disk and the lane hasn't gone on: nothing is sent again, its successor goes out.",
         _RECORDED,
     ),
@@ -206,7 +206,7 @@ RECORD = (
     ),
     before(
         "record.gone",
-        "webhookd.journal.endpoints:disable",
+        "webhookd.journal.queries.endpoints:disable",
         "A 410 is on its way to the disk with the webhook's being switched off: neither is kept, the attempt is made "
         "once more.",
         Submitted(is_told=True, is_stored=True, seen=(1, 1), script="410@0.3,200"),
@@ -248,13 +248,13 @@ CHECKPOINT = (
 DRAIN = (
     before(
         "drain.begun",
-        "webhookd.registry:Registry.drain",
+        "webhookd.dispatch.registry:Registry.drain",
         "Events are refused, a request is in flight: its attempt is made once more.",
         Draining(seen=(1, 1), on_record=0, script="hang,200", drain_seconds=10),
     ),
     after(
         "drain.finished",
-        "webhookd.registry:Registry.drain",
+        "webhookd.dispatch.registry:Registry.drain",
         "The request in flight was answered and is on record: nothing is sent again, its successor goes out.",
         Draining(seen=(1,), on_record=1, script="200@1,200", drain_seconds=10),
     ),
@@ -272,13 +272,13 @@ DRAIN = (
     ),
     before(
         "drain.checkpoint",
-        "webhookd.journal.log:WriteAheadLog._checkpoint",
+        "webhookd.journal.sqlite.write_ahead_log:WriteAheadLog._checkpoint",
         "All is committed, the last checkpoint not begun: the next start goes on with the second attempt.",
         _INTERRUPTED,
     ),
     after(
         "drain.closed",
-        "webhookd.journal.writer:Writer._finish",
+        "webhookd.journal.sqlite.writer:Writer._finish",
         "All is committed and in the file, the process not ended: the next start goes on with the second attempt.",
         _INTERRUPTED,
     ),

@@ -3,10 +3,10 @@
 from tests.crashpoints.files import BackedUp, Migrated, Restored
 from tests.crashpoints.point import after, before
 from tests.crashpoints.steps import FirstStart
-from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 _SQL = "playhouse.apsw_ext:APSWDatabase.execute_sql"
-_COPIES, _RESTORING = "webhookd.journal.copies", "webhookd.journal.restoring"
+_COPIES, _RESTORING = "webhookd.journal.sqlite.copies", "webhookd.journal.sqlite.restore"
 
 START = (
     after(
@@ -17,7 +17,7 @@ START = (
     ),
     after(
         "start.key-file",
-        "webhookd.keyfile:KeyPlace.create",
+        "webhookd.crypto.key_file:KeyPlace.create",
         "The master key's file is there, the journal hasn't taken it: the next start takes it.",
         FirstStart(is_key_shown=True),
     ),
@@ -38,7 +38,7 @@ START = (
 MIGRATION = (
     before(
         "migration.begun",
-        "webhookd.journal.database:copy_aside",
+        "webhookd.journal.sqlite.database:copy_aside",
         "Nothing is done: the journal has its version, the next start copies and upgrades it.",
         Migrated(is_done=False, is_copied=False),
     ),
@@ -50,7 +50,7 @@ MIGRATION = (
     ),
     after(
         "migration.copied",
-        "webhookd.journal.database:copy_aside",
+        "webhookd.journal.sqlite.database:copy_aside",
         "The copy is whole and there, the journal of its version: the next start upgrades it.",
         Migrated(is_done=False),
     ),
@@ -77,7 +77,7 @@ MIGRATION = (
     ),
     after(
         "migration.committed",
-        "webhookd.journal.database:migrate",
+        "webhookd.journal.sqlite.database:migrate",
         "The journal has the new version and the copy is of the old one.",
         Migrated(is_done=True),
     ),

@@ -21,9 +21,9 @@ from tests.e2e.harness import CONFIG, Server
 from tests.journal.old import ask
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Request, Script
+from webhookd.base.errors import Rejected, WebhookdError
 from webhookd.client import Client, Event
-from webhookd.errors import Rejected, WebhookdError
-from webhookd.journal.inspection import inspect
+from webhookd.journal.sqlite.inspection import inspect
 
 _LOOK_SECONDS = 0.005
 _FAULT_SECONDS = 5.0

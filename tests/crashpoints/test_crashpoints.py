@@ -59,7 +59,7 @@ def test_a_points_function_is_still_there(at: str) -> None:
 async def test_what_isnt_there_or_isnt_reached_is_a_failure() -> None:
     """A point whose function is gone, and one that the process never comes to, are broken and not passed over."""
     point = next(point for point in POINTS if point.name == "audit.committed")
-    gone = replace(point, name="gone", place=Place(at="webhookd.journal.batch:Batches.gone"))
+    gone = replace(point, name="gone", place=Place(at="webhookd.journal.sqlite.batch:Batches.gone"))
     unreached = replace(point, name="unreached", place=Place(at=point.place.at, nth=1000))
     elsewhere = replace(point, name="elsewhere", place=Place(at="disk:xSync", about="no-such-file"))
     found = await play_all([gone, unreached, elsewhere], limit_seconds=IMPATIENT_SECONDS)

@@ -21,17 +21,18 @@ import trio
 from tests.dashboard.kinds import KINDS, Kind
 from tests.e2e.harness import CONFIG, PROGRAM
 from tests.forked import Process
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import Role
+from webhookd.base.secret import Secret
+from webhookd.cli.offline import create_key, initialize
 from webhookd.config import load_config
+from webhookd.crypto.key_file import find_key_place
+from webhookd.crypto.vault import Vault
 from webhookd.delivery.signing import generate_secret, secret_hint
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import NewEndpoint, audit, endpoints, statistics
-from webhookd.journal.database import open_writer
-from webhookd.keyfile import find_key_place
-from webhookd.models import Role
-from webhookd.offline import create_key, initialize
-from webhookd.secrets import Vault
-from webhookd.tally import HOUR, MINUTE, QUARTER, SERVER, Counts, Key, Row
+from webhookd.journal import NewEndpoint
+from webhookd.journal.queries import audit, endpoints, statistics
+from webhookd.journal.sqlite.database import open_writer
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key, Row
 
 DAY = 86_400
 EVENTS = 1500

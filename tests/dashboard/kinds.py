@@ -2,7 +2,7 @@
 
 import msgspec
 
-from webhookd.models import Ordering, PolicyOverrides, RateLimit
+from webhookd.base.models import Ordering, PolicyOverrides, RateLimit
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):

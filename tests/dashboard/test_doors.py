@@ -8,7 +8,8 @@ import trio
 
 from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
 from webhookd.admin.auth import Caller, KeyRing
-from webhookd.dashboard.doors import own_path
+from webhookd.base.models import Role
+from webhookd.dashboard.browser_guard import own_path
 from webhookd.dashboard.forms import FORM
 from webhookd.dashboard.sessions import (
     IDLE_SECONDS,
@@ -20,8 +21,7 @@ from webhookd.dashboard.sessions import (
 )
 from webhookd.dashboard.signing_in import FAILURES_AT_ONCE
 from webhookd.journal import KeyRow
-from webhookd.journal.audit import Actor, ActorKind
-from webhookd.models import Role
+from webhookd.journal.queries.audit import Actor, ActorKind
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:

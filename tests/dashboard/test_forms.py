@@ -7,9 +7,9 @@ import pytest
 
 from tests.dashboard.browsing import Site, text_of
 from tests.linear import calls
+from webhookd.base.errors import Rejected
 from webhookd.dashboard.forms import MOST_BYTES, MOST_LINES, Form, parse_form
 from webhookd.dashboard.webhook_forms import document_of
-from webhookd.errors import Rejected
 
 T = TypeVar("T")
 

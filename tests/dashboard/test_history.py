@@ -8,11 +8,11 @@ import trio
 
 from tests.dashboard.browsing import Site, text_of
 from tests.world import Sent, World
-from webhookd.dashboard.moments import EXPECTED, read_moment
+from webhookd.base.models import DeliveryError, DeliveryStatus, Endpoint, Outcome
+from webhookd.dashboard.error_hints import REASONS
+from webhookd.dashboard.form_times import EXPECTED, read_moment
 from webhookd.dashboard.payloads import indented
-from webhookd.dashboard.reasons import REASONS
-from webhookd.journal import audit
-from webhookd.models import DeliveryError, DeliveryStatus, Endpoint, Outcome
+from webhookd.journal.queries import audit
 
 MARKUP = '<img src=x onerror="alert(1)">'
 

@@ -12,9 +12,9 @@ import trio
 from tests.admin.inprocess import OWN_UID
 from tests.dashboard.browsing import Site, Visitor
 from webhookd.admin.auth import Permission
+from webhookd.base.errors import RouteError
 from webhookd.dashboard.app import add_dashboard, all_pages
 from webhookd.dashboard.pages import page
-from webhookd.errors import RouteError
 
 READERS, OPERATORS, ADMINS = "admin operator viewer", "admin operator", "admin"
 A, B = "org-a", "org-b"

@@ -4,8 +4,8 @@ import trio
 
 from tests.dashboard.browsing import Site, text_of
 from tests.world import OK
-from webhookd.models import DeliveryError
-from webhookd.stalls import Stall
+from webhookd.base.models import DeliveryError
+from webhookd.observe.loop_watch import Stall
 
 
 async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.testing.MockClock) -> None:

@@ -21,11 +21,11 @@ from tests.long import long
 from webhookd.admin.app import all_operations
 from webhookd.admin.examples import EXAMPLES
 from webhookd.admin.operations import Operation
+from webhookd.base.errors import ConfigError
 from webhookd.config import load_config
 from webhookd.dashboard.app import all_pages
 from webhookd.dashboard.forms import FORM
 from webhookd.dashboard.webhook_forms import FIELDS
-from webhookd.errors import ConfigError
 
 TEXTS = (
     *("", " ", "x", "-1", "0", "1.5", "1e3", "true", "null", "9" * 400, "9" * 5000, "é", "a b", "a\tb", "[]", "{}"),
@@ -248,9 +248,9 @@ def test_every_mistake_of_a_configuration(tmp_path: Path, text: str) -> None:
 
 ALLOWED = {
     # What a receiver, a proxy or the network did is told with the reason that OpenSSL, httptools or the system gives.
-    "delivery/proxy.py",
-    "delivery/tunnel.py",
-    "delivery/wire.py",
+    "delivery/http/proxy.py",
+    "delivery/http/tunnel.py",
+    "delivery/http/wire.py",
     # Whoever writes a program with the client sees why its connection broke.
     "client/aio.py",
     # The log's reader is the operator, who wants to know what the library said.

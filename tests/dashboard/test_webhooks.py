@@ -4,7 +4,7 @@ import re
 from html import unescape
 
 from tests.dashboard.browsing import Site, Visitor, text_of
-from webhookd.journal import audit
+from webhookd.journal.queries import audit
 
 SCRIPT = '<script>alert("x")</script>'
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from webhookd.admin.webhooks import merge
-from webhookd.dashboard import words
+from webhookd.base.errors import Rejected
+from webhookd.dashboard import formatting
 from webhookd.dashboard.charts import Wish, chart, sparkline
 from webhookd.dashboard.forms import Form, parse_form
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
 from webhookd.dashboard.webhook_page import with_zone
-from webhookd.errors import Rejected
-from webhookd.tally import Counts
-from webhookd.trends import Point, Series
+from webhookd.jobs.statistics import Point, Series
+from webhookd.observe.statistics import Counts
 
 LEAVES = st.text("ab", max_size=2) | st.integers() | st.booleans() | st.lists(st.integers(), max_size=2)
 DOCUMENTS = st.dictionaries(
@@ -23,7 +23,7 @@ DOCUMENTS = st.dictionaries(
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (None, words.NOTHING),
+        (None, formatting.NOTHING),
         (0, "0 ms"),
         (0.0456, "46 ms"),
         (1.25, "1.2 s"),
@@ -38,25 +38,30 @@ DOCUMENTS = st.dictionaries(
 )
 def test_durations(seconds: float | None, said: str) -> None:
     """Two units at most, and none that says nothing."""
-    assert words.duration(seconds) == said
+    assert formatting.duration(seconds) == said
 
 
 def test_ages_sizes_and_counts() -> None:
     """What was, what is to come, and large numbers read as a person would say them."""
-    assert words.age(1000, 1200) == "3 min ago"
-    assert words.age(1200, 1000) == "in 3 min"
-    assert words.age("1970-01-01T00:00:10.000Z", 10) == "now"
-    assert words.age(None, 10) == words.NOTHING
-    assert words.when(0) == "1970-01-01 00:00:00"
-    assert [words.size(number) for number in (12, 2048, 15_000_000, 3e12)] == ["12 B", "2.0 KiB", "14.3 MiB", "2.7 TiB"]
-    assert words.count(1_234_567) == "1\u202f234\u202f567"
-    assert words.shortened("dlv_01JHMVZ3X5N7Q9S1T3V5W7Y9A1") == "dlv_…W7Y9A1"
-    assert words.shortened("mine") == "mine"
+    assert formatting.age(1000, 1200) == "3 min ago"
+    assert formatting.age(1200, 1000) == "in 3 min"
+    assert formatting.age("1970-01-01T00:00:10.000Z", 10) == "now"
+    assert formatting.age(None, 10) == formatting.NOTHING
+    assert formatting.when(0) == "1970-01-01 00:00:00"
+    assert [formatting.size(number) for number in (12, 2048, 15_000_000, 3e12)] == [
+        "12 B",
+        "2.0 KiB",
+        "14.3 MiB",
+        "2.7 TiB",
+    ]
+    assert formatting.count(1_234_567) == "1\u202f234\u202f567"
+    assert formatting.shortened("dlv_01JHMVZ3X5N7Q9S1T3V5W7Y9A1") == "dlv_…W7Y9A1"
+    assert formatting.shortened("mine") == "mine"
 
 
 def test_times_in_sentences() -> None:
     """A sentence of the API that holds a time says it as every page does."""
-    said = words.readable("Paused by Retry-After until 2025-01-31T12:00:05.000Z")
+    said = formatting.readable("Paused by Retry-After until 2025-01-31T12:00:05.000Z")
     assert said == "Paused by Retry-After until 2025-01-31 12:00:05 UTC"
 
 
@@ -68,12 +73,12 @@ def series(*delivered: int) -> Series:
 def test_a_chart_fits_its_box() -> None:
     """The scale ends on a round number above the greatest value, nothing is no line, and one value is a dash."""
     wish = Wish(name="delivered", value=lambda point: point.counts.delivered or None, total="9")
-    drawn = chart("Deliveries", series(0, 7, 0, 9), [wish], words.count)
+    drawn = chart("Deliveries", series(0, 7, 0, 9), [wish], formatting.count)
     assert (drawn.top, drawn.middle, drawn.is_empty) == ("10", "5", False)
     assert drawn.lines[0].path == "M225.0 36.0h1.5M525.0 12.0h1.5"
     assert drawn.spots[1].text == "00:01: delivered 7"
     assert drawn.times == ("00:00", "00:01", "00:02", "00:03")
-    assert chart("Deliveries", series(0, 0), [wish], words.count).is_empty
+    assert chart("Deliveries", series(0, 0), [wish], formatting.count).is_empty
     assert sparkline(series(0, 4))[0] == "M48.5 22.0v-22.0h47.0v22.0z"
     assert sparkline(series(0, 4))[2] == "Last 24 hours: 4 delivered, 0 failed attempts"
 

@@ -21,8 +21,8 @@ import trio
 from tests.delivery.hostile import Hostile, Proxy, Script, forever, saying
 from tests.delivery.out import Out, sending
 from tests.patience import PATIENCE_SECONDS
-from webhookd import logs
 from webhookd.config import EgressConfig, LogConfig
+from webhookd.observe import logs
 
 BOMBS = 50
 HEALTHY = 10

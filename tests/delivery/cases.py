@@ -30,7 +30,7 @@ from tests.delivery.receivers import (
     wanting_a_certificate,
     wants_a_certificate,
 )
-from webhookd.models import DeliveryError
+from webhookd.base.models import DeliveryError
 
 CONNECT, PROTOCOL, TIMEOUT, TLS = (
     DeliveryError.CONNECT,

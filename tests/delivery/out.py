@@ -10,11 +10,11 @@ import trustme
 
 from tests.delivery.hostile import Proxy
 from tests.patience import until
+from webhookd.base.models import Outcome
 from webhookd.config import DeliveryConfig, EgressConfig
-from webhookd.delivery.proxy import ProxyTransport
-from webhookd.delivery.sender import Sender
-from webhookd.delivery.transport import DirectTransport
-from webhookd.models import Outcome
+from webhookd.delivery.http.proxy import ProxyTransport
+from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.http.transport import DirectTransport
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 LOOPBACK = EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8", "::1/128"))

@@ -14,13 +14,13 @@ from math import inf
 import trio
 
 from tests.delivery.rebinding import FAR, LITERALS, NEAR, PORT, PUBLIC, ROUNDS, name_of
-from webhookd import logs
 from webhookd.config import DeliveryConfig, EgressConfig, LogConfig
-from webhookd.delivery.addresses import Address
-from webhookd.delivery.egress import EgressPolicy, Target
-from webhookd.delivery.resolver import SystemResolver
-from webhookd.delivery.sender import Sender
-from webhookd.delivery.transport import DirectTransport, Progress, TransportError
+from webhookd.delivery.egress.addresses import Address
+from webhookd.delivery.egress.resolver import SystemResolver
+from webhookd.delivery.egress.rules import EgressPolicy, Target
+from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.http.transport import DirectTransport, Progress, TransportError
+from webhookd.observe import logs
 
 
 async def send() -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from tests.long import long
 from webhookd.config import EgressConfig
-from webhookd.delivery.addresses import is_public, own_addresses
-from webhookd.delivery.egress import BlockedError, EgressPolicy
+from webhookd.delivery.egress.addresses import is_public, own_addresses
+from webhookd.delivery.egress.rules import BlockedError, EgressPolicy
 
 # https://www.iana.org/assignments/iana-ipv4-special-registry: every block, whether or not it is reachable globally,
 # since none of them is anybody's receiver.

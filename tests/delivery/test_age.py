@@ -9,9 +9,9 @@ from tests.delivery import receivers
 from tests.delivery.hostile import Stream, proxying, read_request, saying, serving
 from tests.delivery.out import OK, StubResolver, sending, server_context, through
 from tests.patience import until
+from webhookd.base.models import DeliveryError
 from webhookd.config import EgressConfig
-from webhookd.delivery.transport import LEAST_SHARE_OF_AGE
-from webhookd.models import DeliveryError
+from webhookd.delivery.http.transport import LEAST_SHARE_OF_AGE
 
 NAME = "receiver.example.com"
 OPEN = saying(OK, then_close=False)

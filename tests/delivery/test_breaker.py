@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.samples import AT
+from webhookd.base.models import BreakerState, DeliveryError, EndpointState, Ordering, PolicyOverrides, RateLimit
 from webhookd.config import DeliveryConfig
-from webhookd.delivery import breaker
-from webhookd.delivery.breaker import Answer, Hold
-from webhookd.delivery.limiter import TokenBucket, allowed_in_flight, new_bucket
-from webhookd.delivery.policy import resolve
-from webhookd.models import BreakerState, DeliveryError, EndpointState, Ordering, PolicyOverrides, RateLimit
+from webhookd.delivery.policy import breaker
+from webhookd.delivery.policy.breaker import Answer, Hold
+from webhookd.delivery.policy.rate_limit import TokenBucket, allowed_in_flight, new_bucket
+from webhookd.delivery.policy.resolve import resolve
 
 THRESHOLD = 3
 DELAY = 30.0

@@ -19,11 +19,11 @@ from tests.delivery.out import LOOPBACK, OK, StubResolver, client_context, sendi
 from tests.patience import until
 from tests.ports import held_port
 from tests.receiver import Receiver, Reply, always, steps
+from webhookd.base.models import DeliveryError
 from webhookd.config import EgressConfig
-from webhookd.delivery.egress import EgressPolicy
-from webhookd.delivery.resolver import SystemResolver
-from webhookd.delivery.transport import MAX_IDLE_AN_ENDPOINT, DirectTransport
-from webhookd.models import DeliveryError
+from webhookd.delivery.egress.resolver import SystemResolver
+from webhookd.delivery.egress.rules import EgressPolicy
+from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT, DirectTransport
 
 
 async def test_a_connection_is_kept_for_its_endpoint() -> None:

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from tests.samples import endpoint
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import Credentials, Message, SignatureChoice, SignatureForm
+from webhookd.base.secret import Secret
 from webhookd.delivery import custom_headers
 from webhookd.delivery.custom_headers import MOST_BYTES, RESERVED, as_stored, check, reserved, sent
-from webhookd.delivery.requests import Receiver, compose
+from webhookd.delivery.request import Receiver, compose
 from webhookd.delivery.signing import generate_secret
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
-from webhookd.models import Credentials, Message, SignatureChoice, SignatureForm
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CONTRACT = Path(__file__).parents[2] / "docs" / "contract.md"

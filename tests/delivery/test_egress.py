@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from webhookd.base.errors import ConfigError, ErrorCode, Rejected
 from webhookd.config import EgressConfig
-from webhookd.delivery.egress import BlockedError, EgressPolicy, Target
-from webhookd.errors import ConfigError, ErrorCode, Rejected
+from webhookd.delivery.egress.rules import BlockedError, EgressPolicy, Target
 
 _ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\r": "\r", "\\n": "\n"}
 

@@ -5,10 +5,7 @@ import pytest
 
 from tests.delivery.test_retry import MIDDLE, POLICY, answered
 from tests.samples import AT, endpoint, queued_delivery
-from webhookd.delivery.breaker import admit
-from webhookd.delivery.forgiveness import forgive
-from webhookd.delivery.retry import Since, decide
-from webhookd.models import (
+from webhookd.base.models import (
     BreakerState,
     DeliveryError,
     DeliveryStatus,
@@ -18,6 +15,9 @@ from webhookd.models import (
     SignatureChoice,
     SignatureForm,
 )
+from webhookd.delivery.policy.breaker import admit
+from webhookd.delivery.policy.forgiveness import forgive
+from webhookd.delivery.policy.retry import Since, decide
 
 OPEN = EndpointState(
     breaker=BreakerState.OPEN,

@@ -11,9 +11,9 @@ from tests.delivery import receivers
 from tests.delivery.hostile import Stream, proxying, saying, serving, swallowing
 from tests.delivery.out import OK, StubResolver, sending, server_context
 from tests.patience import until
+from webhookd.base.models import DeliveryError
 from webhookd.config import EgressConfig
-from webhookd.delivery.racing import ATTEMPT_DELAY_SECONDS
-from webhookd.models import DeliveryError
+from webhookd.delivery.http.happy_eyeballs import ATTEMPT_DELAY_SECONDS
 
 NAME = "receiver.example.com"
 

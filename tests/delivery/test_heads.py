@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tests.delivery.hostile import Stream, proxying, read_request, serving
 from tests.delivery.out import Out, sending, through
+from webhookd.base.models import DeliveryError, Outcome
 from webhookd.config import EgressConfig
-from webhookd.delivery.heads import HeadError, plain_end, rewritten
-from webhookd.delivery.wire import MAX_PARTS, MAX_RESPONSE_BYTES, ResponseReader, WireError
-from webhookd.models import DeliveryError, Outcome
+from webhookd.delivery.http.heads import HeadError, plain_end, rewritten
+from webhookd.delivery.http.wire import MAX_PARTS, MAX_RESPONSE_BYTES, ResponseReader, WireError
 
 HEAD = b"HTTP/1.1 200 OK\r\n"
 LENGTH = b"content-length: 2\r\n"

@@ -10,8 +10,8 @@ from tests.delivery.cases import CASES, TIMEOUT, Case, Proxied
 from tests.delivery.hostile import proxying, serving
 from tests.delivery.out import Out, sending, through
 from tests.patience import PATIENCE_SECONDS
-from webhookd.delivery.wire import KEPT_BODY_BYTES
-from webhookd.models import Outcome
+from webhookd.base.models import Outcome
+from webhookd.delivery.http.wire import KEPT_BODY_BYTES
 
 AT_ONCE = 24
 DEADLINE_SECONDS = 0.5  # for those who never answer; the others have far more than they need

@@ -11,10 +11,10 @@ from tests.delivery.hostile import saying, serving, swallowing
 from tests.delivery.out import OK, StubResolver, sending
 from tests.patience import PATIENCE_SECONDS, until
 from tests.ports import held_port
+from webhookd.base.models import DeliveryError
 from webhookd.config import EgressConfig
-from webhookd.delivery.egress import MAX_ANSWERS, MAX_DIALED
-from webhookd.delivery.resolver import SLOW_SECONDS, SystemResolver
-from webhookd.models import DeliveryError
+from webhookd.delivery.egress.resolver import SLOW_SECONDS, SystemResolver
+from webhookd.delivery.egress.rules import MAX_ANSWERS, MAX_DIALED
 
 # All of it is this machine, and none of it is written out anywhere else.
 MANY = [f"127.{number >> 8}.{number & 255}.9" for number in range(1, MAX_ANSWERS + 1)]

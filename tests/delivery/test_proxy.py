@@ -12,12 +12,12 @@ from tests.delivery.hostile import Stream, proxying, read_request, saying, servi
 from tests.delivery.out import OK, StubResolver, sending, server_context, through
 from tests.patience import until
 from tests.ports import held_port
+from webhookd.base.errors import ConfigError
+from webhookd.base.models import DeliveryError
 from webhookd.config import DeliveryConfig, EgressConfig
-from webhookd.delivery.resolver import SystemResolver
-from webhookd.delivery.sender import Sender
-from webhookd.delivery.tunnel import ToTheProxy
-from webhookd.errors import ConfigError
-from webhookd.models import DeliveryError
+from webhookd.delivery.egress.resolver import SystemResolver
+from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.http.tunnel import ToTheProxy
 
 
 async def test_a_proxy_is_used_and_named_when_it_fails() -> None:

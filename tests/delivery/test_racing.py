@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from webhookd.delivery.addresses import interleaved
-from webhookd.delivery.racing import (
+from webhookd.delivery.egress.addresses import interleaved
+from webhookd.delivery.http.happy_eyeballs import (
     ATTEMPT_DELAY_SECONDS,
     LEAST_DELAY_SECONDS,
     MAX_AT_ONCE,

@@ -9,10 +9,7 @@ from hypothesis import strategies as st
 
 from tests.linear import calls
 from tests.samples import AT, queued_delivery
-from webhookd.config import DeliveryConfig
-from webhookd.delivery.policy import resolve
-from webhookd.delivery.retry import backoff_seconds, decide, retry_after_seconds
-from webhookd.models import (
+from webhookd.base.models import (
     BreakerState,
     DeliveryError,
     DeliveryStatus,
@@ -25,7 +22,10 @@ from webhookd.models import (
     RetryOverrides,
     Verdict,
 )
-from webhookd.retry_after import parse_date
+from webhookd.base.retry_after import parse_date
+from webhookd.config import DeliveryConfig
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.delivery.policy.retry import backoff_seconds, decide, retry_after_seconds
 
 POLICY = resolve(PolicyOverrides(), DeliveryConfig())
 MIDDLE = 0.5  # the sample that jitter turns into no change

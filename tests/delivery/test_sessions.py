@@ -11,8 +11,8 @@ import pytest
 
 from tests.delivery.hostile import saying, serving
 from tests.delivery.out import OK, client_context, sending, server_context
-from webhookd.delivery.sessions import MAX_SESSIONS, Resumable, Sessions
-from webhookd.models import DeliveryError
+from webhookd.base.models import DeliveryError
+from webhookd.delivery.http.tls_sessions import MAX_SESSIONS, Resumable, Sessions
 
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
 SERVER = ("receiver.example", 443)

@@ -16,16 +16,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webhookd.delivery.signing import (
-    Signer,
-    ed25519_public,
-    generate_ed25519,
-    generate_secret,
-    secret_hint,
-    secret_key,
-)
-from webhookd.hidden import Secret
-from webhookd.models import Credentials, SignatureChoice, SignatureForm
+from webhookd.base.models import Credentials, SignatureChoice, SignatureForm
+from webhookd.base.secret import Secret
+from webhookd.delivery.signing import Signer, ed25519_public, generate_ed25519, generate_secret, secret_hint, secret_key
 
 VECTORS: list[dict[str, Any]] = msgspec.json.decode((Path(__file__).parents[1] / "vectors.json").read_bytes())
 NAMES = [vector["name"] for vector in VECTORS]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.delivery.test_egress import agree, verdict
 from webhookd.config import EgressConfig
-from webhookd.delivery.egress import MAX_ANSWERS, MAX_DIALED, BlockedError, EgressPolicy
+from webhookd.delivery.egress.rules import MAX_ANSWERS, MAX_DIALED, BlockedError, EgressPolicy
 
 PUBLIC = ["93.184.216.34"]
 ANY_PORT = EgressPolicy(EgressConfig(allow_http=True, ports=()))

@@ -14,11 +14,11 @@ from tests.journal.old import VERSIONS, ask, make_old, version_of
 from tests.patience import PATIENCE_SECONDS
 from tests.planted import program as planted
 from tests.receiver import Receiver
+from webhookd.base.errors import CommandError, WebhookdError
 from webhookd.cli import program
 from webhookd.client import Client
-from webhookd.errors import CommandError, WebhookdError
-from webhookd.journal.database import exclusive_lock
-from webhookd.keyfile import create_master_key, format_master_key
+from webhookd.crypto.key_file import create_master_key, format_master_key
+from webhookd.journal.sqlite.database import exclusive_lock
 
 Change = Callable[[Path], object]
 EVENTS = "SELECT id FROM events ORDER BY pk"

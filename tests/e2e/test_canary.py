@@ -21,10 +21,10 @@ from tests.receiver import Receiver, Reply, in_turn
 from webhookd.admin.app import all_operations
 from webhookd.client import Client
 from webhookd.config import load_config
+from webhookd.crypto.key_file import create_master_key, format_master_key, load_master_key
 from webhookd.delivery.signing import generate_secret
-from webhookd.journal import endpoints
-from webhookd.keyfile import create_master_key, format_master_key, load_master_key
-from webhookd.rotator import unlock
+from webhookd.jobs.key_rotation import unlock
+from webhookd.journal.queries import endpoints
 
 DEBUG = CONFIG + '[log]\nlevel = "debug"\nformat = "json"\n'
 PROXY_PASSWORD = "canary-of-the-proxy-7f3a"

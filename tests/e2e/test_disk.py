@@ -16,7 +16,7 @@ from tests.e2e.harness import CONFIG, PROGRAM, running, submit
 from tests.forked import run_soon
 from tests.journal.old import ask
 from tests.patience import PATIENCE_SECONDS
-from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 MEBIBYTE = 1024 * 1024
 BOUND = 16 * MEBIBYTE

@@ -14,8 +14,8 @@ from tests.forked import run_soon
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client
-from webhookd.keyfile import CREDENTIALS_DIRECTORY, create_master_key, load_master_key
-from webhookd.secrets import key_id
+from webhookd.crypto.key_file import CREDENTIALS_DIRECTORY, create_master_key, load_master_key
+from webhookd.crypto.vault import key_id
 
 KILLS = 3
 WEBHOOKS = 40

@@ -17,10 +17,10 @@ from tests.admin.raw import Reply, split_replies
 from tests.e2e.harness import CONFIG, Server, running
 from tests.e2e.posting import connect
 from tests.patience import PATIENCE_SECONDS
+from webhookd.base.errors import WebhookdError
+from webhookd.base.models import PublishResult
 from webhookd.cli import program
 from webhookd.client import Client, Event
-from webhookd.errors import WebhookdError
-from webhookd.models import PublishResult
 
 HOOK: Mapping[str, object] = {"url": "http://127.0.0.1:9999/", "events": ["*"]}
 MOST = 3

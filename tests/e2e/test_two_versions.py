@@ -14,7 +14,7 @@ from tests.e2e.test_master_key import command
 from tests.journal.old import version_of
 from tests.receiver import Receiver, Reply
 from webhookd.client import Client
-from webhookd.journal.migrations import CURRENT_VERSION
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 NEXT = CURRENT_VERSION + 1
 STEP = """
@@ -33,7 +33,7 @@ def next_version(directory: Path) -> dict[str, str]:
     """Write the next webhookd's source; return the environment in which it is what `python -m webhookd` runs."""
     package = directory / "webhookd"
     shutil.copytree(Path(webhookd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    with (package / "journal/migrations.py").open("a") as source:
+    with (package / "journal/sqlite/migrations.py").open("a") as source:
         source.write(STEP)
     return {"PYTHONPATH": str(directory), "PYTHONSAFEPATH": "1"}
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Hashable
 
 import trio
 
-from webhookd.errors import Rejected
-from webhookd.models import NewEvent, PublishResult
+from webhookd.base.errors import Rejected
+from webhookd.base.models import NewEvent, PublishResult
 
 
 class FakeTicket:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.errors import CommandError, ConfigError
+from webhookd.base.errors import CommandError, ConfigError
 from webhookd.ingest.listener import MOST_PATH_BYTES, bind_unix
 
 

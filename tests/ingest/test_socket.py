@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 from tests.ingest.fakes import FakePublisher, FakeTicket
 from tests.ingest.producer import LIMIT, code, connected, eventually, ids, line, serving
 from tests.patience import PATIENCE_SECONDS
-from webhookd.errors import ErrorCode, JournalError, Rejected
-from webhookd.models import NewEvent, PublishResult
+from webhookd.base.errors import ErrorCode, JournalError, Rejected
+from webhookd.base.models import NewEvent, PublishResult
 
 
 async def test_results_come_in_the_order_of_the_lines(path: Path) -> None:

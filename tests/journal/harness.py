@@ -7,13 +7,14 @@ from typing import Any
 
 import trio
 
-from webhookd.clock import SystemClock
+from webhookd.base.clock import SystemClock
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault
 from webhookd.delivery.signing import generate_secret, secret_hint
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory, Prefix
-from webhookd.journal import DeliveryRow, NewEndpoint, Store, Ticket, deliveries, endpoints, open_store
-from webhookd.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
-from webhookd.secrets import Vault
+from webhookd.journal import DeliveryRow, NewEndpoint, Store, Ticket, open_store
+from webhookd.journal.queries import deliveries, endpoints
 
 CLOCK = SystemClock()
 IDS = IdFactory(CLOCK.now)

@@ -6,7 +6,7 @@ from pathlib import Path
 import trio
 
 from tests.journal.harness import add_endpoint, event, publish, running
-from webhookd.journal import endpoints
+from webhookd.journal.queries import endpoints
 
 _TOGETHER = 20
 

@@ -10,10 +10,11 @@ import pytest
 from peewee import Database
 
 from tests.journal.harness import CLOCK, VAULT, new_endpoint, running
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Store, audit, endpoints
-from webhookd.journal.audit import Action, Actor, ActorKind, Deed
-from webhookd.models import Role
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import Role
+from webhookd.journal import Store
+from webhookd.journal.queries import audit, endpoints
+from webhookd.journal.queries.audit import Action, Actor, ActorKind, Deed
 
 EVE_SAYS = (
     "(sequence, at, actor_kind, actor, action, object, fields, hash) "

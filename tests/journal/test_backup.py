@@ -12,11 +12,11 @@ import trio
 
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.journal.old import ask
-from webhookd.errors import CommandError, JournalError
+from webhookd.base.errors import CommandError, JournalError
+from webhookd.base.models import Endpoint
 from webhookd.journal import Store, check_place
-from webhookd.journal.copies import _MOST_PAGES
-from webhookd.journal.inspection import verified
-from webhookd.models import Endpoint
+from webhookd.journal.sqlite.copies import _MOST_PAGES
+from webhookd.journal.sqlite.inspection import verified
 
 MANY = 120  # batches of 50 events of 4 KB: some 25 MB
 

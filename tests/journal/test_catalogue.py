@@ -7,11 +7,12 @@ from msgspec.structs import replace
 from peewee import Database
 
 from tests.journal.harness import CLOCK, IDS, running
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.ids import Prefix
-from webhookd.journal import EventTypeRow, KeyRow, event_types, keys
-from webhookd.journal.event_types import MOST_BYTES, MOST_TYPES
-from webhookd.models import STARTING_EVENT_TYPES, Role
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import Prefix
+from webhookd.base.models import STARTING_EVENT_TYPES, Role
+from webhookd.journal import EventTypeRow, KeyRow
+from webhookd.journal.queries import event_types, keys
+from webhookd.journal.queries.event_types import MOST_BYTES, MOST_TYPES
 
 
 def event_type(name: str, **said: str) -> EventTypeRow:

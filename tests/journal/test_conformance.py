@@ -16,9 +16,20 @@ import trio
 from tests import samples
 from tests.journal.harness import CLOCK, IDS, VAULT, event, new_endpoint, publish
 from tests.memory_store import open_memory_store
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import (
+    BreakerState,
+    DeliveryError,
+    DeliveryStatus,
+    DisabledReason,
+    Endpoint,
+    EndpointState,
+    Ordering,
+    Target,
+    Trigger,
+)
+from webhookd.base.secret import Secret
 from webhookd.delivery.signing import generate_secret
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
 from webhookd.journal import (
     DeliveriesQueued,
     DeliveryRow,
@@ -30,17 +41,6 @@ from webhookd.journal import (
     Window,
     WindowRequest,
     open_store,
-)
-from webhookd.models import (
-    BreakerState,
-    DeliveryError,
-    DeliveryStatus,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
-    Ordering,
-    Target,
-    Trigger,
 )
 
 MOST = 1000

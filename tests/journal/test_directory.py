@@ -5,9 +5,9 @@ from pathlib import Path
 import trio
 
 from tests.world import OK, World, world
-from webhookd.journal import directory
-from webhookd.journal.directory import Kind, Order, Wanted
-from webhookd.models import DeliveryError
+from webhookd.base.models import DeliveryError
+from webhookd.journal.queries import directory
+from webhookd.journal.queries.directory import Kind, Order, Wanted
 
 
 async def urls(w: World, **wanted: object) -> list[str]:

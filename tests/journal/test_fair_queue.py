@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.samples import AT, attempt_record, queued_delivery
+from webhookd.base.models import AcceptedEvent, DeliveryStatus, QueuedDelivery, Target
 from webhookd.journal.fair_queue import MOST_LANES, FairQueue
 from webhookd.journal.operations import Call, Operation, Publish, Record, cost_of
-from webhookd.models import AcceptedEvent, DeliveryStatus, QueuedDelivery, Target
 
 COST, SIZE = 100, 1_000_000
 TARGET = Target(endpoint_pk=1, status=DeliveryStatus.PENDING, max_age_seconds=60)

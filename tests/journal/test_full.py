@@ -12,10 +12,10 @@ from peewee import Database
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import Outcome
 from webhookd.journal import Store, Ticket
-from webhookd.journal.schema import AttemptTable, EventTable, EventTypeTable
-from webhookd.models import Outcome
+from webhookd.journal.queries.schema import AttemptTable, EventTable, EventTypeTable
 
 
 def allow_pages(database: Database, pages: int) -> None:

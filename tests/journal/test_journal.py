@@ -13,16 +13,12 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import CLOCK, IDS, add_endpoint, all_deliveries, event, publish, running
-from webhookd.errors import CommandError, ErrorCode, JournalError, Rejected
-from webhookd.journal import (
-    endpoints,
-    events,
-    open_store,
-    retention,
-)
-from webhookd.journal.migrations import CURRENT_VERSION
-from webhookd.journal.schema import DeliveryTable, EndpointTable, EventTable
-from webhookd.models import DeliveryStatus
+from webhookd.base.errors import CommandError, ErrorCode, JournalError, Rejected
+from webhookd.base.models import DeliveryStatus
+from webhookd.journal import open_store
+from webhookd.journal.queries import endpoints, events, retention
+from webhookd.journal.queries.schema import DeliveryTable, EndpointTable, EventTable
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 
 @pytest.fixture

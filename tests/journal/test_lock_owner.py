@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.journal.database import exclusive_lock
+from webhookd.journal.sqlite.database import exclusive_lock
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 SERVER = 54_321

@@ -9,12 +9,13 @@ from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS
-from webhookd.errors import ReadTimeoutError, Rejected
-from webhookd.journal import Store, events
-from webhookd.journal.database import BUSY_TIMEOUT_SECONDS
-from webhookd.journal.log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
-from webhookd.journal.schema import EventTable
-from webhookd.journal.writer import MAX_BATCH_COST
+from webhookd.base.errors import ReadTimeoutError, Rejected
+from webhookd.journal import Store
+from webhookd.journal.queries import events
+from webhookd.journal.queries.schema import EventTable
+from webhookd.journal.sqlite.database import BUSY_TIMEOUT_SECONDS
+from webhookd.journal.sqlite.write_ahead_log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
+from webhookd.journal.sqlite.writer import MAX_BATCH_COST
 
 SIZE = MEBIBYTE
 

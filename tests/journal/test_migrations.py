@@ -13,11 +13,13 @@ from playhouse.apsw_ext import APSWDatabase
 
 from tests.journal.harness import CLOCK, VAULT, all_deliveries, event, publish, running
 from tests.journal.old import VERSIONS, ask, make_old, tables_of, version_of
-from webhookd.errors import JournalError
-from webhookd.journal import audit, copy_before_upgrade, endpoints, migrations
-from webhookd.journal.inspection import inspect
-from webhookd.journal.migrations import CURRENT_VERSION, migrate
-from webhookd.models import DeliveryStatus
+from webhookd.base.errors import JournalError
+from webhookd.base.models import DeliveryStatus
+from webhookd.journal import copy_before_upgrade
+from webhookd.journal.queries import audit, endpoints
+from webhookd.journal.sqlite import migrations
+from webhookd.journal.sqlite.inspection import inspect
+from webhookd.journal.sqlite.migrations import CURRENT_VERSION, migrate
 
 OLDER = VERSIONS[:-1]
 

@@ -7,10 +7,11 @@ import pytest
 
 from tests.journal.harness import CLOCK, MASTER_KEY
 from tests.journal.old import VERSIONS, ask, make_old
-from webhookd.errors import CommandError, MasterKeyError
-from webhookd.hidden import Secret
-from webhookd.journal import Restored, audit, restore_journal
-from webhookd.journal.inspection import inspect
+from webhookd.base.errors import CommandError, MasterKeyError
+from webhookd.base.secret import Secret
+from webhookd.journal import Restored, restore_journal
+from webhookd.journal.queries import audit
+from webhookd.journal.sqlite.inspection import inspect
 
 COUNT = "SELECT count(*) FROM events"
 MORE = (

@@ -9,11 +9,13 @@ import pytest
 from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
-from webhookd.delivery.correction import Bounds, correct
-from webhookd.errors import Rejected
-from webhookd.journal import (
-    Store,
+from webhookd.base.errors import Rejected
+from webhookd.base.models import DeliveryStatus, EndpointState, Ordering
+from webhookd.delivery.policy.correction import Bounds, correct
+from webhookd.journal import Store
+from webhookd.journal.queries import (
     audit,
+    clock_steps,
     cursors,
     deliveries,
     endpoints,
@@ -21,13 +23,11 @@ from webhookd.journal import (
     events,
     keys,
     quotas,
-    schedule,
     schema,
     windows,
 )
-from webhookd.journal.bulk import Connection
-from webhookd.journal.retention import give_back_pages, next_rows, prune
-from webhookd.models import DeliveryStatus, EndpointState, Ordering
+from webhookd.journal.queries.bulk import Connection
+from webhookd.journal.queries.retention import give_back_pages, next_rows, prune
 
 TABLES = [
     kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
@@ -94,7 +94,7 @@ async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
         now = CLOCK.now()
         failed = EndpointState(last_failure_at=now + 60.0)
         corrected = await journal.transactions.write(
-            explaining(schedule.correct_queue, endpoint.pk, correct(failed, bounds, now))
+            explaining(clock_steps.correct_queue, endpoint.pk, correct(failed, bounds, now))
         )
     partial = ("deliveries_due (", "deliveries_parked (", "deliveries_expiry (")
     assert [line.split("INDEX ")[1] for line in ended] == [

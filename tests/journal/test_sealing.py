@@ -10,21 +10,13 @@ from peewee import Database
 
 from tests.journal.harness import CLOCK, MASTER_KEY, VAULT, add_endpoint, new_endpoint, running
 from tests.patience import PATIENCE_SECONDS
+from webhookd.base.errors import MasterKeyError
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault, new_master_key
 from webhookd.delivery.signing import generate_secret
-from webhookd.errors import MasterKeyError
-from webhookd.hidden import Secret
-from webhookd.journal import (
-    EndpointChanges,
-    KeptAnswer,
-    MasterKeys,
-    Position,
-    Store,
-    endpoints,
-    idempotency,
-    sealing,
-)
-from webhookd.journal.master import adopt_master_key, begin_change, forget_master_key, holds_secrets, reseal
-from webhookd.secrets import Vault, new_master_key
+from webhookd.journal import EndpointChanges, KeptAnswer, MasterKeys, Position, Store
+from webhookd.journal.queries import endpoints, idempotency, sealing
+from webhookd.journal.queries.master_key import adopt_master_key, begin_change, forget_master_key, holds_secrets, reseal
 
 HEADER_VALUE = "hunter2-is-not-a-password"
 Cell = tuple[str, tuple[object, ...]]

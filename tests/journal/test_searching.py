@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from tests.journal.harness import add_endpoint, event, publish, running
-from webhookd.errors import Rejected
-from webhookd.journal import Store, deliveries, searching
-from webhookd.models import AcceptedEvent
+from webhookd.base.errors import Rejected
+from webhookd.base.models import AcceptedEvent
+from webhookd.journal import Store
+from webhookd.journal.queries import deliveries, searching
 
 NOW = 1_700_000_000.0
 

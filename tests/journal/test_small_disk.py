@@ -13,10 +13,11 @@ from tests.disk import NotPossibleError, fill, small_disk
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import Store, events
-from webhookd.journal.schema import EventTypeTable
-from webhookd.models import AttemptRecord, Outcome
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import AttemptRecord, Outcome
+from webhookd.journal import Store
+from webhookd.journal.queries import events
+from webhookd.journal.queries.schema import EventTypeTable
 
 SIZE = 4 * 1024 * 1024
 KIB = 1024

@@ -95,7 +95,7 @@ systemctl daemon-reload
 kill $listener
 seq 200 | sed 's/.*/{{"type": "user.created", "data": {{"number": &}}}}/' | webhookd send $config >/tmp/results
 cp -r /source /source.before
-cat >>/source/webhookd/journal/migrations.py <<'STEP'
+cat >>/source/webhookd/journal/sqlite/migrations.py <<'STEP'
 {step}
 STEP
 installing() {{ /opt/webhookd/bin/pip install -q --force-reinstall --no-deps --no-build-isolation "$1"; }}

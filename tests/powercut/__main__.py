@@ -17,8 +17,8 @@ import trio
 
 from tests.powercut.cuts import Result, cut
 from tests.powercut.record import record, why_not
-from webhookd import logs
 from webhookd.config import LogConfig
+from webhookd.observe import logs
 
 PAGES = 60
 """The log is brought into the file after so many pages, so that a short run shows it often."""

@@ -15,14 +15,14 @@ import trio
 from peewee import Database
 
 from tests.powercut.trace import Send
-from webhookd.clock import SystemClock
+from webhookd.base.clock import SystemClock
+from webhookd.base.ids import IdFactory
 from webhookd.config import Config
-from webhookd.ids import IdFactory
-from webhookd.journal import audit
-from webhookd.journal.bulk import Connection, Row
-from webhookd.journal.database import copy_before_upgrade
-from webhookd.journal.inspection import Inspection, inspect_copy, verified
-from webhookd.rotator import unlock
+from webhookd.jobs.key_rotation import unlock
+from webhookd.journal.queries import audit
+from webhookd.journal.queries.bulk import Connection, Row
+from webhookd.journal.sqlite.database import copy_before_upgrade
+from webhookd.journal.sqlite.inspection import Inspection, inspect_copy, verified
 from webhookd.server import unwrapped, writing
 
 _STORED = re.compile(rb'"id":"([^"]+)","deliveries":(\d+),"duplicate":(?:true|false)')

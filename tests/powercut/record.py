@@ -26,7 +26,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.powercut.disk import IGNORED
 from tests.powercut.trace import STRACE, is_whole
 from tests.receiver import Receiver, Reply, Request
-from webhookd.keyfile import format_master_key
+from webhookd.crypto.key_file import format_master_key
 
 ROOT = Path(__file__).parents[2]
 BACKUP = Path("backups/copy.db")

@@ -19,8 +19,8 @@ import msgspec
 
 from tests.simulation.driver import Result, play
 from tests.simulation.planted import MOST_SEEDS, PLANTED
-from webhookd import logs
 from webhookd.config import LogConfig
+from webhookd.observe import logs
 
 
 def main(arguments: Sequence[str]) -> int:

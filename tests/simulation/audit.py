@@ -7,7 +7,7 @@ import msgspec
 from peewee import Database
 
 from tests.simulation.model import Request, World
-from webhookd.clock import parse_iso
+from webhookd.base.clock import parse_iso
 from webhookd.journal import Store
 
 

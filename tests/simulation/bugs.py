@@ -8,20 +8,7 @@ import trio
 
 from tests.simulation.audit import rows
 from tests.simulation.model import World
-from webhookd.config import DeliveryConfig
-from webhookd.delivery.policy import resolve
-from webhookd.journal import (
-    DeliveriesQueued,
-    DeliveryRow,
-    Publish,
-    Store,
-    Ticket,
-    WebhookChanged,
-    Window,
-    WindowRequest,
-)
-from webhookd.journal.history import Deliveries
-from webhookd.models import (
+from webhookd.base.models import (
     AcceptedEvent,
     AttemptRecord,
     Credentials,
@@ -35,7 +22,20 @@ from webhookd.models import (
     PublishResult,
     Target,
 )
-from webhookd.router import EndpointSender, Router
+from webhookd.config import DeliveryConfig
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.dispatch.router import EndpointSender, Router
+from webhookd.journal import (
+    DeliveriesQueued,
+    DeliveryRow,
+    Publish,
+    Store,
+    Ticket,
+    WebhookChanged,
+    Window,
+    WindowRequest,
+)
+from webhookd.journal.history import Deliveries
 
 T = TypeVar("T")
 

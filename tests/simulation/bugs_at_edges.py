@@ -7,10 +7,7 @@ import msgspec
 
 from tests.simulation.bugs import BadJournal, BadPolicy, BadSender
 from tests.simulation.model import World
-from webhookd.ingest.connection import Connection
-from webhookd.journal import EventTypeRow, Publish, Store, Ticket, audit, event_types
-from webhookd.journal.operations import Record
-from webhookd.models import (
+from webhookd.base.models import (
     AcceptedEvent,
     AttemptRecord,
     Credentials,
@@ -24,7 +21,11 @@ from webhookd.models import (
     Target,
     WhenInactive,
 )
-from webhookd.router import Announce, Router
+from webhookd.dispatch.router import Announce, Router
+from webhookd.ingest.connection import Connection
+from webhookd.journal import EventTypeRow, Publish, Store, Ticket
+from webhookd.journal.operations import Record
+from webhookd.journal.queries import audit, event_types
 
 
 class ForgetsIdsOnRestart(BadJournal):

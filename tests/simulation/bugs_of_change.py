@@ -5,13 +5,13 @@ from typing import Any
 import msgspec
 
 from tests.simulation.bugs import BadPolicy
-from webhookd.delivery import breaker
-from webhookd.delivery.forgiveness import Forgiveness
+from webhookd.base.models import BreakerState, Endpoint, Policy
+from webhookd.delivery.policy import breaker
+from webhookd.delivery.policy.forgiveness import Forgiveness
+from webhookd.dispatch.lane import Lane, Move
+from webhookd.dispatch.registry import Registry
+from webhookd.dispatch.router import Router
 from webhookd.journal import WebhookChanged
-from webhookd.lane import Lane, Move
-from webhookd.models import BreakerState, Endpoint, Policy
-from webhookd.registry import Registry
-from webhookd.router import Router
 
 
 class HeedfulRegistry(Registry):

@@ -9,18 +9,14 @@ import msgspec
 
 from tests.simulation.bugs import BadJournal
 from tests.simulation.model import World
-from webhookd.clock import Timeline
-from webhookd.delivery.correction import Bounds
-from webhookd.delivery.retry import FAILURES_TO_DISABLE
+from webhookd.base.clock import Timeline
+from webhookd.base.models import Credentials, Endpoint, EndpointState
+from webhookd.delivery.policy.correction import Bounds
+from webhookd.delivery.policy.retry import FAILURES_TO_DISABLE
+from webhookd.dispatch.registry import Registry
+from webhookd.dispatch.router import Router
 from webhookd.journal import Store, Ticket
 from webhookd.journal.webhooks import Webhooks
-from webhookd.models import (
-    Credentials,
-    Endpoint,
-    EndpointState,
-)
-from webhookd.registry import Registry
-from webhookd.router import Router
 
 
 class WallClock(Timeline):

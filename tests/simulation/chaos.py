@@ -12,12 +12,9 @@ import trio
 from tests.simulation import audit
 from tests.simulation.life import Life
 from tests.simulation.model import EXTRA_TYPE, PARK_AFTER, Signing, Subject, World
-from webhookd.delivery.signing import generate_secret, secret_hint
-from webhookd.errors import Rejected
-from webhookd.hidden import Secret
-from webhookd.ids import Prefix
-from webhookd.journal import EndpointChanges, EventTypeRow, NewEndpoint, deliveries, endpoints
-from webhookd.models import (
+from webhookd.base.errors import Rejected
+from webhookd.base.ids import Prefix
+from webhookd.base.models import (
     DeliveryStatus,
     OperationalEvent,
     Ordering,
@@ -27,7 +24,11 @@ from webhookd.models import (
     RetryOverrides,
     WhenInactive,
 )
-from webhookd.replayer import selection
+from webhookd.base.secret import Secret
+from webhookd.delivery.signing import generate_secret, secret_hint
+from webhookd.jobs.replay import selection
+from webhookd.journal import EndpointChanges, EventTypeRow, NewEndpoint
+from webhookd.journal.queries import deliveries, endpoints
 
 MOST_ENDPOINTS = 6
 HASTY = 4

@@ -19,9 +19,10 @@ from tests.simulation.life import Life, Parts, copy_files, limit_pages, living
 from tests.simulation.model import World
 from tests.simulation.monitor import monitor
 from tests.simulation.producers import Producer
-from webhookd.journal import EndpointChanges, endpoints
-from webhookd.models import Endpoint, ReplayKind
-from webhookd.replayer import selection
+from webhookd.base.models import Endpoint, ReplayKind
+from webhookd.jobs.replay import selection
+from webhookd.journal import EndpointChanges
+from webhookd.journal.queries import endpoints
 
 HEALING_ROUNDS = 240
 RECORD_SECONDS = 1.0

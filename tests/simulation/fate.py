@@ -4,8 +4,9 @@ import trio
 
 from tests.simulation.life import RETENTION_DAYS, Life, limit_pages
 from tests.simulation.model import DAY, UNHEARD_SECONDS, YEAR, Subject, World
-from webhookd.journal import Store, endpoints, event_types
-from webhookd.models import BreakerState, DisabledReason, EndpointState, Ordering
+from webhookd.base.models import BreakerState, DisabledReason, EndpointState, Ordering
+from webhookd.journal import Store
+from webhookd.journal.queries import endpoints, event_types
 
 LONG_AGO = -10.0
 STEPS = (-YEAR, -DAY, -120.0, -5.0, -0.5, 0.5, 30.0, 600.0, DAY, YEAR)

@@ -18,15 +18,15 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair
 from tests.simulation.model import World
 from tests.simulation.receivers import SimulatedSender
 from tests.world import steady
-from webhookd.clock import Timeline
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory
+from webhookd.base.clock import Timeline
+from webhookd.base.ids import IdFactory
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault
+from webhookd.dispatch.router import EndpointSender, Router
 from webhookd.ingest.connection import Connection
 from webhookd.journal import Store, open_store
-from webhookd.logs import get_logger
-from webhookd.metrics import Measures
-from webhookd.router import EndpointSender, Router
-from webhookd.secrets import Vault
+from webhookd.observe.logs import get_logger
+from webhookd.observe.metrics import Measures
 
 T = TypeVar("T")
 FILE = "journal.db"

@@ -7,8 +7,8 @@ from random import Random
 
 import trio
 
-from webhookd.clock import VIRTUAL_EPOCH
-from webhookd.models import Ordering, Outcome, PolicyOverrides, WhenInactive
+from webhookd.base.clock import VIRTUAL_EPOCH
+from webhookd.base.models import Ordering, Outcome, PolicyOverrides, WhenInactive
 
 MOST_STEPS = 120_000
 TYPES = ("user.created", "user.deleted", "organization.created")

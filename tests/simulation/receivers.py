@@ -4,7 +4,7 @@ import trio
 
 from tests.simulation import watch
 from tests.simulation.model import Request, World
-from webhookd.models import DeliveryError, Outcome
+from webhookd.base.models import DeliveryError, Outcome
 
 OUTAGE_SECONDS = 30
 TROUBLES = (

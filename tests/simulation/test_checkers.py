@@ -6,8 +6,8 @@ from trio.testing import MockClock
 
 from tests.simulation import audit, fate
 from tests.simulation.model import YEAR, Request, Subject, World
-from webhookd.clock import iso
-from webhookd.models import BreakerState, EndpointState, Ordering, Outcome, PolicyOverrides
+from webhookd.base.clock import iso
+from webhookd.base.models import BreakerState, EndpointState, Ordering, Outcome, PolicyOverrides
 
 
 def _subject() -> Subject:

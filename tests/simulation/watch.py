@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import trio
 
 from tests.simulation.model import GRACE_SECONDS, PARK_AFTER, SMALL_STEPS_SECONDS, Request, Subject, World
-from webhookd.models import DeliveryError, Ordering, Outcome
+from webhookd.base.models import DeliveryError, Ordering, Outcome
 
 RAMP_SECONDS = 10.0
 ROUNDING_SECONDS = 0.01

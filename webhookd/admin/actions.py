@@ -7,12 +7,12 @@ from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplayStarted, ReplayView
 from webhookd.admin.views import attempt
-from webhookd.envelope import invalid
-from webhookd.errors import ErrorCode
+from webhookd.base.errors import ErrorCode
+from webhookd.base.event_format import invalid
+from webhookd.base.models import Endpoint, ReplayKind
+from webhookd.jobs.replay import selection
 from webhookd.journal import ReplayRow
-from webhookd.journal.audit import Action
-from webhookd.models import Endpoint, ReplayKind
-from webhookd.replayer import selection
+from webhookd.journal.queries.audit import Action
 
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:

@@ -42,9 +42,9 @@ from webhookd.admin.problems import (
     problem_of_status,
     words_of,
 )
-from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
-from webhookd.ids import Prefix
-from webhookd.logs import get_logger
+from webhookd.base.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
+from webhookd.base.ids import Prefix
+from webhookd.observe.logs import get_logger
 
 _NEEDS_A_KEY = "/api/"
 

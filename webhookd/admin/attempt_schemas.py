@@ -6,7 +6,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from webhookd.admin.schemas import EventPattern, Input, Output
-from webhookd.models import BreakerState, DeliveryError, DeliveryStatus, Trigger
+from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, Trigger
 
 
 class AttemptOutcome(StrEnum):

@@ -10,11 +10,11 @@ from webhookd.admin.attempt_schemas import AttemptOutcome, AttemptQuery, RecentA
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.views import MOST_ROWS, iso_or_none
-from webhookd.clock import iso
-from webhookd.errors import ErrorCode
-from webhookd.journal import cursors
-from webhookd.recent import RecentAttempt
-from webhookd.subscriptions import matches
+from webhookd.base.clock import iso
+from webhookd.base.errors import ErrorCode
+from webhookd.dispatch.subscriptions import matches
+from webhookd.journal.queries import cursors
+from webhookd.observe.attempt_feed import RecentAttempt
 
 _LIST = "attempts"
 

@@ -10,11 +10,11 @@ from webhookd.admin.deliveries import query_time
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.schemas import ListQuery, Output, Page
 from webhookd.admin.views import MOST_ROWS
-from webhookd.clock import iso
-from webhookd.errors import ErrorCode
-from webhookd.journal import audit
-from webhookd.journal.audit import Action, ActorKind
-from webhookd.models import Role, Time
+from webhookd.base.clock import iso
+from webhookd.base.errors import ErrorCode
+from webhookd.base.models import Role, Time
+from webhookd.journal.queries import audit
+from webhookd.journal.queries.audit import Action, ActorKind
 
 
 class ActorView(Output, frozen=True, kw_only=True):

@@ -14,13 +14,13 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory, Prefix
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import Role
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import hash_api_key
 from webhookd.journal import Feed, KeyAdded, KeyRevoked
-from webhookd.journal.audit import Actor, ActorKind
-from webhookd.models import Role
-from webhookd.secrets import hash_api_key
+from webhookd.journal.queries.audit import Actor, ActorKind
 
 _SECRET_BYTES = 32
 _LONGEST_KEY = 128

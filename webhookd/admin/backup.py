@@ -9,11 +9,11 @@ from msgspec import Meta
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Input, Output
-from webhookd.clock import iso
-from webhookd.copier import CopyProgress, CopyStage
-from webhookd.errors import ErrorCode, JournalError, Rejected
+from webhookd.base.clock import iso
+from webhookd.base.errors import ErrorCode, JournalError, Rejected
+from webhookd.jobs.backup import CopyProgress, CopyStage
 from webhookd.journal import Contents
-from webhookd.journal.audit import Action
+from webhookd.journal.queries.audit import Action
 
 PATH = "/api/backup"
 

@@ -4,7 +4,7 @@ import errno
 import socket
 from collections.abc import Sequence
 
-from webhookd.errors import CommandError
+from webhookd.base.errors import CommandError
 
 _BACKLOG = 512
 _EVERY_IPV6, _EVERY_IPV4 = "::", "0.0.0.0"

@@ -15,9 +15,9 @@ from quart import Request, request
 from werkzeug.exceptions import RequestTimeout
 from werkzeug.local import LocalProxy
 
-from webhookd.accepted import accepted_form, complaints, name_hint, shortened, step, type_info
-from webhookd.envelope import invalid
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import invalid
+from webhookd.base.validation import accepted_form, complaints, name_hint, shortened, step, type_info
 
 T = TypeVar("T")
 Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Coroutine[object, object, None]]

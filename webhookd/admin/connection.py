@@ -31,7 +31,7 @@ from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Connec
 
 from webhookd.admin.framing import StrictConnection
 from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
-from webhookd.logs import Log
+from webhookd.observe.logs import Log
 
 _MOST_READ_BYTES = 65_536
 _LAST_ANSWER_SECONDS = 1.0

@@ -15,12 +15,12 @@ from webhookd.admin.schemas import (
     Page,
 )
 from webhookd.admin.views import MOST_ROWS, delivery, detailed, hidden_headers
-from webhookd.clock import TimeError, parse_iso
-from webhookd.delivery.requests import Receiver, compose
-from webhookd.envelope import invalid
-from webhookd.errors import ErrorCode
+from webhookd.base.clock import TimeError, parse_iso
+from webhookd.base.errors import ErrorCode
+from webhookd.base.event_format import invalid
+from webhookd.delivery.request import Receiver, compose
 from webhookd.journal import DeliveryDetail, DeliveryRow
-from webhookd.journal.audit import Action
+from webhookd.journal.queries.audit import Action
 
 
 async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:

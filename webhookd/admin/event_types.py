@@ -7,16 +7,16 @@ from http import HTTPStatus
 import msgspec
 from msgspec import Raw
 
-from webhookd.accepted import accepted_form, type_info
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, Page
 from webhookd.admin.views import MOST_ROWS
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import OPERATIONAL_EVENTS, TEST_EVENT, EventTypeName
+from webhookd.base.validation import accepted_form, type_info
 from webhookd.journal import EventTypeRow
-from webhookd.journal.audit import Action
-from webhookd.models import OPERATIONAL_EVENTS, TEST_EVENT, EventTypeName
+from webhookd.journal.queries.audit import Action
 
 _CATALOGUE = "the catalogue"
 _TAG_DIGITS = 20

@@ -8,8 +8,8 @@ from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
 from webhookd.admin.publishing import publish
 from webhookd.admin.schemas import EventQuery, EventView, Page, Submitted, SubmittedLine
 from webhookd.admin.views import MOST_ROWS, event
-from webhookd.errors import ErrorCode
-from webhookd.models import NewEvent
+from webhookd.base.errors import ErrorCode
+from webhookd.base.models import NewEvent
 
 
 async def list_events(call: Call[EventQuery, NoBody]) -> Answer:

@@ -22,9 +22,7 @@ from webhookd.admin.schemas import (
     Webhook,
     WebhookWithSecret,
 )
-from webhookd.copier import CopyStage
-from webhookd.journal.audit import Action, ActorKind
-from webhookd.models import (
+from webhookd.base.models import (
     BreakerState,
     DeliveryError,
     DeliveryStatus,
@@ -36,7 +34,9 @@ from webhookd.models import (
     Trigger,
     WhenInactive,
 )
-from webhookd.version import VERSION
+from webhookd.base.version import VERSION
+from webhookd.jobs.backup import CopyStage
+from webhookd.journal.queries.audit import Action, ActorKind
 
 ORGANIZATION = "acme"
 URL = "https://shop.example.com/webhooks"

@@ -27,10 +27,10 @@ from webhookd.admin.schemas import (
     WebhookWithSecret,
 )
 from webhookd.admin.stats import CountsView, LatencyView, PointView, StatsView
-from webhookd.errors import ErrorCode
-from webhookd.models import ReplayStatus, Trigger
-from webhookd.rotator import Stage
-from webhookd.version import VERSION
+from webhookd.base.errors import ErrorCode
+from webhookd.base.models import ReplayStatus, Trigger
+from webhookd.base.version import VERSION
+from webhookd.jobs.key_rotation import Stage
 
 PATH_PARTS: Mapping[str, str] = {
     "webhookId": story.WEBHOOK_ID,

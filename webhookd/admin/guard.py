@@ -26,7 +26,7 @@ from hypercorn.typing import ASGIFramework, LifespanState
 
 from webhookd.admin.connection import Connection, NewRequestId, Turns, refusal
 from webhookd.admin.limits import site_of
-from webhookd.logs import Log, get_logger
+from webhookd.observe.logs import Log, get_logger
 
 LOCAL_ADMIN = "webhookd.local_admin"
 """In an ASGI scope's state, the uid of a caller whom the kernel vouches for; only the control socket sets it."""

@@ -20,8 +20,9 @@ from quart import Request, Response
 from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, asks_for_a_change, media_type, read_body
 from webhookd.admin.ports import Services
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import KeptAnswer, Ticket, idempotency
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.journal import KeptAnswer, Ticket
+from webhookd.journal.queries import idempotency
 
 HEADER = "Idempotency-Key"
 REPLAYED = "idempotency-replayed"

@@ -10,11 +10,11 @@ from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
 from webhookd.admin.views import MOST_ROWS, key
-from webhookd.envelope import invalid
-from webhookd.errors import ErrorCode
+from webhookd.base.errors import ErrorCode
+from webhookd.base.event_format import invalid
+from webhookd.crypto.vault import hash_api_key
 from webhookd.journal import KeyRow
-from webhookd.journal.audit import Action
-from webhookd.secrets import hash_api_key
+from webhookd.journal.queries.audit import Action
 
 
 async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:

@@ -3,7 +3,7 @@
 import trio
 
 from webhookd.admin.auth import KeyRing
-from webhookd.errors import Rejected
+from webhookd.base.errors import Rejected
 from webhookd.journal import Store, finished
 
 SAVE_SECONDS = 60.0

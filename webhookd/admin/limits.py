@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import trio
 
-from webhookd.delivery.limiter import TokenBucket
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.models import RateLimit
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import RateLimit
+from webhookd.delivery.policy.rate_limit import TokenBucket
 
 POLICY_HEADER = "ratelimit-policy"
 LIMIT_HEADER = "ratelimit"

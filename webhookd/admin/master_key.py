@@ -8,10 +8,10 @@ from msgspec import Meta
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.schemas import Input, Output
-from webhookd.errors import ErrorCode, MasterKeyError, Rejected
-from webhookd.journal.audit import Action
-from webhookd.keyfile import parse_master_key
-from webhookd.rotator import Progress, Stage
+from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
+from webhookd.crypto.key_file import parse_master_key
+from webhookd.jobs.key_rotation import Progress, Stage
+from webhookd.journal.queries.audit import Action
 
 PATH = "/api/master-key"
 

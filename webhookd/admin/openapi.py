@@ -13,9 +13,9 @@ from webhookd.admin.example_story import REQUEST_ID
 from webhookd.admin.examples import EXAMPLES, PATH_PARTS, REFUSALS, Example
 from webhookd.admin.operations import Operation
 from webhookd.admin.problems import AUTHENTICATE, MEDIA_TYPE, REQUEST_ID_HEADER, Problem, problem_of
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.version import VERSION
 from webhookd.journal import EventTypeRow
-from webhookd.version import VERSION
 
 Json = Mapping[str, object]
 T = TypeVar("T")

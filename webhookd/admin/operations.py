@@ -13,20 +13,13 @@ from msgspec import NODEFAULT, Struct
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
-from webhookd.admin.bodies import (
-    JSON,
-    MAX_JSON_BYTES,
-    decode_query,
-    expect_media_type,
-    note_change,
-    read_body,
-)
+from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, decode_query, expect_media_type, note_change, read_body
 from webhookd.admin.ports import Services
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
 from webhookd.admin.schemas import Input, NoQuery
-from webhookd.envelope import decode_body
-from webhookd.errors import ErrorCode
-from webhookd.journal.audit import Action, Deed
+from webhookd.base.errors import ErrorCode
+from webhookd.base.event_format import decode_body
+from webhookd.journal.queries.audit import Action, Deed
 
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)

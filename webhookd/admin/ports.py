@@ -10,33 +10,26 @@ from typing import Protocol
 import trio
 
 from webhookd.admin.auth import KeyRing, Tokens
-from webhookd.clock import Clock
+from webhookd.base.clock import Clock
+from webhookd.base.ids import IdFactory
+from webhookd.base.models import Endpoint, NewEvent, PublishResult
+from webhookd.base.secret import Secret
 from webhookd.config import Config
-from webhookd.copier import Copier
-from webhookd.footprint import Footprints
-from webhookd.health import Health, Inside
-from webhookd.hidden import Secret
-from webhookd.ids import IdFactory
-from webhookd.journal import (
-    DeliveryRow,
-    EndpointChanges,
-    EventTypeRow,
-    NewEndpoint,
-    Store,
-    Ticket,
-    endpoints,
-)
-from webhookd.journal.audit import Deed
-from webhookd.journal.event_types import Condition as EventTypeCondition
-from webhookd.metrics import Measures
-from webhookd.models import Endpoint, NewEvent, PublishResult
-from webhookd.recent import RecentAttempts
-from webhookd.replayer import Replayer
-from webhookd.rotator import Rotator
-from webhookd.secrets import Vault
-from webhookd.stalls import Stalls
-from webhookd.tester import Tester
-from webhookd.trends import Trends
+from webhookd.crypto.vault import Vault
+from webhookd.dispatch.health import Health, Inside
+from webhookd.jobs.backup import Copier
+from webhookd.jobs.key_rotation import Rotator
+from webhookd.jobs.replay import Replayer
+from webhookd.jobs.statistics import Trends
+from webhookd.jobs.test_delivery import Tester
+from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, NewEndpoint, Store, Ticket
+from webhookd.journal.queries import endpoints
+from webhookd.journal.queries.audit import Deed
+from webhookd.journal.queries.event_types import Condition as EventTypeCondition
+from webhookd.observe.attempt_feed import RecentAttempts
+from webhookd.observe.footprint import Footprints
+from webhookd.observe.loop_watch import Stalls
+from webhookd.observe.metrics import Measures
 
 
 class Router(Protocol):

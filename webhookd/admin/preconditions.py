@@ -12,7 +12,7 @@ from typing import Protocol
 
 from quart import Response
 
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
 
 IF_MATCH, IF_NONE_MATCH, ETAG = "If-Match", "If-None-Match", "ETag"
 

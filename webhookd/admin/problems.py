@@ -7,7 +7,7 @@ from msgspec import Struct
 from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.bodies import BodyTimeout
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
 
 MEDIA_TYPE = "application/problem+json"
 REQUEST_ID_HEADER = "x-request-id"

@@ -24,11 +24,11 @@ from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_medi
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, SubmittedLine
-from webhookd.envelope import decode_event, in_trace
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import decode_event, in_trace
+from webhookd.base.line_splitter import Line, LineSplitter, Oversized
+from webhookd.base.models import NewEvent, PublishResult
 from webhookd.journal import Ticket
-from webhookd.lines import Line, LineSplitter, Oversized
-from webhookd.models import NewEvent, PublishResult
 
 _MOST_SUBMITTED = 1024  # lines of one stream that wait for their commit together
 _FAIR_LINES = 64  # after so many others get a turn

@@ -2,9 +2,9 @@
 
 from math import ceil
 
-from webhookd.clock import iso
-from webhookd.health import Cause, Health, Reason
-from webhookd.models import DisabledReason
+from webhookd.base.clock import iso
+from webhookd.base.models import DisabledReason
+from webhookd.dispatch.health import Cause, Health, Reason
 
 
 def reason_text(health: Health) -> str | None:

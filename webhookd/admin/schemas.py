@@ -9,8 +9,7 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from webhookd.delivery.custom_headers import MOST_BYTES
-from webhookd.models import (
+from webhookd.base.models import (
     ACCEPTS,
     BreakerState,
     BreakerThreshold,
@@ -32,6 +31,7 @@ from webhookd.models import (
     Trigger,
     WhenInactive,
 )
+from webhookd.delivery.custom_headers import MOST_BYTES
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from typing import Any
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
 from webhookd.admin.schemas import Input, Output
-from webhookd.clock import iso
-from webhookd.errors import ErrorCode
-from webhookd.tally import Counts
-from webhookd.trends import Series, Span
+from webhookd.base.clock import iso
+from webhookd.base.errors import ErrorCode
+from webhookd.jobs.statistics import Series, Span
+from webhookd.observe.statistics import Counts
 
 
 class StatsQuery(Input, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, operation
 from webhookd.admin.ports import Readiness
 from webhookd.admin.schemas import Health, LoopView, ReadinessView, StallView
-from webhookd.clock import iso
+from webhookd.base.clock import iso
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
 

@@ -22,14 +22,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from webhookd.access import open_file
 from webhookd.admin.auth import Caller
+from webhookd.base.errors import ConfigError, ErrorCode, Rejected
+from webhookd.base.file_errors import open_file
+from webhookd.base.json_errors import BOM
+from webhookd.base.models import OrganizationId, Role
 from webhookd.config import JwtConfig
-from webhookd.errors import ConfigError, ErrorCode, Rejected
-from webhookd.journal.audit import Actor, ActorKind
-from webhookd.logs import get_logger
-from webhookd.malformed import BOM
-from webhookd.models import OrganizationId, Role
+from webhookd.journal.queries.audit import Actor, ActorKind
+from webhookd.observe.logs import get_logger
 
 EVERY_ORGANIZATION = "*"
 

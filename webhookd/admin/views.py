@@ -19,14 +19,14 @@ from webhookd.admin.schemas import (
     Webhook,
     WebhookWithSecret,
 )
-from webhookd.clock import iso
+from webhookd.base.clock import iso
+from webhookd.base.models import Endpoint
+from webhookd.base.secret import Secret
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.custom_headers import sent
-from webhookd.delivery.policy import resolve
-from webhookd.health import Health
-from webhookd.hidden import Secret
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.dispatch.health import Health
 from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow
-from webhookd.models import Endpoint
 
 HIDDEN = "[hidden]"
 MOST_ROWS = 100

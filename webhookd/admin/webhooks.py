@@ -32,6 +32,11 @@ from webhookd.admin.schemas import (
     WebhookWithSecret,
 )
 from webhookd.admin.views import MOST_ROWS, webhook, with_secret
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import decode_body, invalid
+from webhookd.base.ids import Prefix
+from webhookd.base.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, Role
+from webhookd.base.secret import Secret
 from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import (
     SecretError,
@@ -41,13 +46,9 @@ from webhookd.delivery.signing import (
     secret_hint,
     secret_key,
 )
-from webhookd.envelope import decode_body, invalid
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
-from webhookd.ids import Prefix
-from webhookd.journal import EndpointChanges, NewEndpoint, endpoints
-from webhookd.journal.audit import Action
-from webhookd.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, Role
+from webhookd.journal import EndpointChanges, NewEndpoint
+from webhookd.journal.queries import endpoints
+from webhookd.journal.queries.audit import Action
 
 MERGE_PATCH = "application/merge-patch+json"
 T = TypeVar("T")

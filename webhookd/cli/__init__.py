@@ -10,9 +10,9 @@ from types import MappingProxyType
 
 import click
 
-from webhookd import journald
-from webhookd.errors import WebhookdError
-from webhookd.version import VERSION
+from webhookd.base.errors import WebhookdError
+from webhookd.base.version import VERSION
+from webhookd.observe import journald
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _MODULES = MappingProxyType(

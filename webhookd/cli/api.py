@@ -15,8 +15,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
-from webhookd.errors import CommandError, ErrorCode
-from webhookd.retry_after import read_retry_after
+from webhookd.base.errors import CommandError, ErrorCode
+from webhookd.base.retry_after import read_retry_after
 
 T = TypeVar("T")
 

@@ -11,14 +11,15 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from webhookd import logs, offline
 from webhookd.admin.backup import PATH, BackupView, ContentsView, contents_view
+from webhookd.base.errors import CommandError, JournalError
+from webhookd.cli import offline
 from webhookd.cli.control import Control
 from webhookd.cli.options import prints_json, takes_config
 from webhookd.cli.terminal import show_json
 from webhookd.config import Config, LogConfig
-from webhookd.copier import CopyStage
-from webhookd.errors import CommandError, JournalError
+from webhookd.jobs.backup import CopyStage
+from webhookd.observe import logs
 
 _LOOK_SECONDS = 0.2
 

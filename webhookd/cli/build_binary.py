@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
-from webhookd.access import make_directory
+from webhookd.base.errors import CommandError
+from webhookd.base.file_errors import make_directory
+from webhookd.base.program import is_one_file
+from webhookd.base.version import VERSION
 from webhookd.cli.init import template_file
-from webhookd.errors import CommandError
-from webhookd.onefile import is_one_file
-from webhookd.version import VERSION
 
 _ENTRY = "from webhookd.cli import main\n\nmain()\n"
 _LOG_LINES_SHOWN = 20

@@ -17,14 +17,14 @@ from pathlib import Path
 import msgspec
 
 from webhookd.admin.tokens import open_tokens
+from webhookd.base.errors import JournalError, WebhookdError
 from webhookd.cli.control import Control
 from webhookd.cli.health import Readiness
 from webhookd.config import Config
+from webhookd.crypto.key_file import find_key_place
 from webhookd.delivery.custom_headers import reserved
-from webhookd.errors import JournalError, WebhookdError
 from webhookd.journal import SQLITE_VERSION, copy_before_upgrade
-from webhookd.journal.inspection import Inspection
-from webhookd.keyfile import find_key_place
+from webhookd.journal.sqlite.inspection import Inspection
 
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 _FULL_SHARE = 0.9

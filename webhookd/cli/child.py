@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
-from webhookd.errors import CommandError
-from webhookd.onefile import own_command
+from webhookd.base.errors import CommandError
+from webhookd.base.program import own_command
 
 # A build machine may be busy, and the first start compiles every module.
 _READY_SECONDS = 60.0

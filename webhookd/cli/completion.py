@@ -3,7 +3,7 @@
 import click
 from click.shell_completion import get_completion_class
 
-from webhookd.errors import CommandError
+from webhookd.base.errors import CommandError
 
 _VARIABLE = "_WEBHOOKD_COMPLETE"  # as click derives it from the program's name
 _SHELLS = ("bash", "zsh", "fish")

@@ -5,8 +5,8 @@ import http.client
 import socket
 from pathlib import Path
 
+from webhookd.base.errors import CommandError
 from webhookd.cli.api import TIMEOUT_SECONDS, Api
-from webhookd.errors import CommandError
 
 
 class Control(Api):

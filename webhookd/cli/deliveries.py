@@ -3,12 +3,12 @@
 import click
 
 from webhookd.admin.schemas import AttemptView, DeliveryDetailView, DeliveryView
+from webhookd.base.models import DeliveryStatus
 from webhookd.cli.api import part
 from webhookd.cli.names import Moment, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
-from webhookd.models import DeliveryStatus
 
 _STATUSES = click.Choice([status.value for status in DeliveryStatus])
 

@@ -14,14 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from webhookd.admin.schemas import DeliveryView, Page, WebhookWithSecret
+from webhookd.base.errors import CommandError, Rejected
+from webhookd.base.models import DeliveryStatus
 from webhookd.cli.child import serving
 from webhookd.cli.control import Control
 from webhookd.cli.options import checks_config
 from webhookd.cli.receiver import Received, Receiver
 from webhookd.client import Client, Event
 from webhookd.config import load_config
-from webhookd.errors import CommandError, Rejected
-from webhookd.models import DeliveryStatus
 from webhookd.verify import VerificationError, verify
 
 _ARRIVAL_SECONDS = 60.0

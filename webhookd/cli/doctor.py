@@ -4,11 +4,11 @@ import json
 
 import click
 
+from webhookd.base.errors import CommandError, JournalError
 from webhookd.cli.checks import Finding, Level, Subject, examine
 from webhookd.cli.options import takes_config
 from webhookd.config import Config
-from webhookd.errors import CommandError, JournalError
-from webhookd.journal.inspection import inspect
+from webhookd.journal.sqlite.inspection import inspect
 
 _STATUS = {Level.OK: 0, Level.PROBLEM: 1, Level.DAMAGED: JournalError.exit_status}
 _SUMMARY = {

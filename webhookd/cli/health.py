@@ -6,11 +6,11 @@ from http import HTTPStatus
 import click
 import msgspec
 
+from webhookd.base.errors import CommandError
 from webhookd.cli.api import Refused
 from webhookd.cli.control import Control
 from webhookd.cli.options import Seconds, prints_json, takes_config
 from webhookd.config import Config
-from webhookd.errors import CommandError
 
 
 class Readiness(msgspec.Struct):

@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 import trio
 
-from webhookd import offline
-from webhookd.access import make_directory
+from webhookd.base.errors import CommandError
+from webhookd.base.file_errors import make_directory
+from webhookd.cli import offline
 from webhookd.cli.options import load, prints_json
 from webhookd.cli.terminal import show_json
-from webhookd.errors import CommandError
-from webhookd.keyfile import find_key_place
+from webhookd.crypto.key_file import find_key_place
 
 
 @click.command("init")

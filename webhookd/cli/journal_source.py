@@ -12,14 +12,14 @@ from msgspec.structs import replace
 
 from webhookd.admin.schemas import DeliveryDetailView, DeliveryView, EventView, Page, Webhook
 from webhookd.admin.views import MOST_ROWS, delivery, detailed, event, webhook
+from webhookd.base.clock import parse_iso
+from webhookd.base.errors import CommandError
+from webhookd.base.models import DeliveryStatus, Endpoint
 from webhookd.cli.sources import Filters
-from webhookd.clock import parse_iso
 from webhookd.config import Config
-from webhookd.delivery.policy import resolve
-from webhookd.errors import CommandError
-from webhookd.health import assess
-from webhookd.journal.inspection import Inspection, inspect
-from webhookd.models import DeliveryStatus, Endpoint
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.dispatch.health import assess
+from webhookd.journal.sqlite.inspection import Inspection, inspect
 
 NO_SERVER = "No server is running"
 

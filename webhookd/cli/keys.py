@@ -7,17 +7,17 @@ import click
 import msgspec
 import trio
 
-from webhookd import offline
-from webhookd.accepted import complaints
 from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, NewKey, Page
 from webhookd.admin.views import key as key_view
+from webhookd.base.clock import TimeError, parse_iso
+from webhookd.base.models import Role
+from webhookd.base.validation import complaints
+from webhookd.cli import offline
 from webhookd.cli.api import Api, part, target
 from webhookd.cli.names import MOST_ON_A_PAGE
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import show_json, show_table
-from webhookd.clock import TimeError, parse_iso
-from webhookd.models import Role
 
 _PATH = "/api/keys"
 

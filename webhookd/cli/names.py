@@ -10,11 +10,11 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from webhookd.admin.schemas import EventPattern, Page, Webhook
+from webhookd.base.clock import TimeError, iso, parse_iso
+from webhookd.base.errors import CommandError, WebhookdError
 from webhookd.cli.control import Control
 from webhookd.cli.places import place_of
 from webhookd.cli.sources import ApiSource, Source
-from webhookd.clock import TimeError, iso, parse_iso
-from webhookd.errors import CommandError, WebhookdError
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])

@@ -10,12 +10,12 @@ from typing import Concatenate, ParamSpec, TypeVar
 import click
 from click.core import ParameterSource
 
+from webhookd.base.errors import CommandError
 from webhookd.cli.api import Api, Remote
 from webhookd.cli.control import Control
 from webhookd.cli.options import load
 from webhookd.cli.sources import ApiSource, Source
 from webhookd.config import Config
-from webhookd.errors import CommandError
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from socketserver import TCPServer
 from threading import Lock, Thread
 from typing import cast
 
-from webhookd.errors import CommandError
+from webhookd.base.errors import CommandError
 
 _MOST_BODY_BYTES = 2_097_152
 _LONGEST_NUMBER = 9

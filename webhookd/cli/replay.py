@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from webhookd.admin.schemas import Matched, ReplayStarted, ReplayView, Webhook
+from webhookd.base.errors import CommandError
+from webhookd.base.models import ReplayStatus
 from webhookd.cli.api import Api, Refused, Unreachable, part
 from webhookd.cli.names import Moment, Pattern, find_webhook, names_webhook
 from webhookd.cli.options import prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
 from webhookd.cli.terminal import confirm, show_json
-from webhookd.errors import CommandError
-from webhookd.models import ReplayStatus
 
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 60.0

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import click
 
-from webhookd import offline
 from webhookd.admin.backup import contents_view
+from webhookd.base.errors import CommandError
+from webhookd.cli import offline
 from webhookd.cli.backup import describe
 from webhookd.cli.control import Control
 from webhookd.cli.options import prints_json, takes_config
 from webhookd.cli.terminal import show_json
 from webhookd.config import Config
-from webhookd.errors import CommandError
 
 
 @click.command("restore")

@@ -7,15 +7,16 @@ from pathlib import Path
 import click
 import trio
 
-from webhookd import logs, offline
 from webhookd.admin.master_key import PATH, MasterKeyView, master_key_view
+from webhookd.base.secret import Secret
+from webhookd.cli import offline
 from webhookd.cli.control import Control
 from webhookd.cli.options import prints_json, takes_config
 from webhookd.cli.terminal import show_json
 from webhookd.config import Config, LogConfig
-from webhookd.hidden import Secret
-from webhookd.keyfile import format_master_key, load_master_key
-from webhookd.rotator import Stage
+from webhookd.crypto.key_file import format_master_key, load_master_key
+from webhookd.jobs.key_rotation import Stage
+from webhookd.observe import logs
 
 _LOOK_SECONDS = 0.2
 

@@ -13,14 +13,14 @@ from typing import cast
 import click
 import msgspec
 
-from webhookd.access import user
+from webhookd.base.errors import CommandError, ErrorCode, Rejected
+from webhookd.base.event_format import check_json_text, decode_event, decode_json
+from webhookd.base.file_errors import user
+from webhookd.base.line_splitter import Line, LineSplitter, Oversized
+from webhookd.base.models import PublishResult
 from webhookd.cli.options import Seconds, takes_config
 from webhookd.client import Client, Event
 from webhookd.config import Config
-from webhookd.envelope import check_json_text, decode_event, decode_json
-from webhookd.errors import CommandError, ErrorCode, Rejected
-from webhookd.lines import Line, LineSplitter, Oversized
-from webhookd.models import PublishResult
 
 _PROBE_SECONDS = 1.0
 _CHUNK_BYTES = 65_536

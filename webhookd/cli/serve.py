@@ -8,13 +8,14 @@ from pathlib import Path
 import click
 import trio
 
-from webhookd import logs, server, signals
+from webhookd import server, signals
 from webhookd.admin.tokens import open_tokens
+from webhookd.base.version import VERSION
 from webhookd.cli.options import configuration_file, load, takes_config
 from webhookd.config import Config
-from webhookd.output import StandardStreams
-from webhookd.sdnotify import READY, notify
-from webhookd.version import VERSION
+from webhookd.observe import logs
+from webhookd.observe.output import StandardStreams
+from webhookd.observe.sdnotify import READY, notify
 
 YOUNG_OBJECTS = 20_000
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import click
 
+from webhookd.base.errors import CommandError
+from webhookd.base.program import archive, is_one_file, own_command, own_file
 from webhookd.cli.options import load
 from webhookd.config import Config
-from webhookd.errors import CommandError
-from webhookd.onefile import archive, is_one_file, own_command, own_file
 
 _STANDARD_CONFIG = Path("/etc/webhookd/config.toml")
 _STANDARD_KEY = Path("/etc/webhookd/master.key")

@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.text import Text
 
 from webhookd.admin.attempt_schemas import AttemptOutcome, RecentAttempts, RecentAttemptView
+from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus
 from webhookd.cli.api import Api, Refused, Unreachable, target
 from webhookd.cli.names import Pattern, find_webhook, takes_webhook_option
 from webhookd.cli.options import prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
 from webhookd.cli.terminal import plain, show_json_line, style_of
-from webhookd.models import BreakerState, DeliveryError, DeliveryStatus
 
 _LOOK_SECONDS = 0.25
 _LOOK_FAR_SECONDS = 1.0  # over a network, and against a key's rate

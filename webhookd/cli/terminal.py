@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from webhookd.admin.schemas import Page
-from webhookd.errors import CommandError
+from webhookd.base.errors import CommandError
 
 T = TypeVar("T")
 

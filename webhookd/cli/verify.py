@@ -4,10 +4,10 @@ from typing import BinaryIO
 
 import click
 
+from webhookd.base.clock import iso
+from webhookd.base.errors import CommandError
 from webhookd.cli.options import Seconds, checks_config, prints_json
 from webhookd.cli.terminal import show_json
-from webhookd.clock import iso
-from webhookd.errors import CommandError
 from webhookd.verify import VerificationError, verify
 
 _MOST_BODY_BYTES = 16 * 1024 * 1024

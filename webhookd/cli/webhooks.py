@@ -4,15 +4,15 @@ import click
 import msgspec
 
 from webhookd.admin.schemas import AttemptView, Deleted, Webhook, WebhookWithSecret
+from webhookd.base.errors import Rejected
+from webhookd.base.event_format import decode_body
+from webhookd.base.models import BreakerState
 from webhookd.cli.api import part
 from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
 from webhookd.cli.terminal import confirm, plain, show_json, show_record, show_table, tell_of_more
-from webhookd.envelope import decode_body
-from webhookd.errors import Rejected
-from webhookd.models import BreakerState
 
 _WEEK = 604_800
 _settings_decoder = msgspec.json.Decoder(dict[str, object])

@@ -4,10 +4,10 @@
 are shells around one state machine, `outbox`, which does no I/O.
 """
 
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import PublishResult
 from webhookd.client.blocking import Client
 from webhookd.client.events import Event
 from webhookd.client.outbox import ServerUnavailable
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.models import PublishResult
 
 __all__ = ["Client", "ErrorCode", "Event", "PublishResult", "Rejected", "ServerUnavailable"]

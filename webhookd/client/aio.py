@@ -19,13 +19,13 @@ import anyio
 import httpx
 from anyio.abc import ByteStream, TaskGroup
 
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import PublishResult
 from webhookd.client import http, socket
 from webhookd.client.answers import Lost
 from webhookd.client.events import Event
 from webhookd.client.outbox import MOST_UNANSWERED, Outbox, Submission
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.ids import IdFactory, Prefix
-from webhookd.models import PublishResult
 
 T = TypeVar("T")
 

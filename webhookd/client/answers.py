@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.models import PublishResult
-from webhookd.retry_after import read_retry_after
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import PublishResult
+from webhookd.base.retry_after import read_retry_after
 
 # Said of the moment, the connection or the request, never of an event: sending again in another one may help.
 _TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"})

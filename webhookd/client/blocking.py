@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import PublishResult
 from webhookd.client.answers import Lost
 from webhookd.client.events import Event
 from webhookd.client.outbox import MOST_UNANSWERED, Outbox, Submission
 from webhookd.client.socket import SocketLinks
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.ids import IdFactory, Prefix
-from webhookd.models import PublishResult
 
 _MOST_IDLE = 16
 

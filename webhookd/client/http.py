@@ -9,11 +9,11 @@ import time
 
 import httpx
 
+from webhookd.base.errors import ErrorCode
+from webhookd.base.version import VERSION
 from webhookd.client.answers import Lost, read_failure
 from webhookd.client.outbox import Outbox
 from webhookd.client.socket import seconds_left
-from webhookd.errors import ErrorCode
-from webhookd.version import VERSION
 
 # Said of the key.
 FINAL_CODES = frozenset({ErrorCode.UNAUTHORIZED})

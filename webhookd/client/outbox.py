@@ -15,10 +15,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from webhookd.base.errors import ErrorCode, Rejected, WebhookdError
+from webhookd.base.models import PublishResult
 from webhookd.client.answers import Lost, read_line
 from webhookd.client.events import Event, encode
-from webhookd.errors import ErrorCode, Rejected, WebhookdError
-from webhookd.models import PublishResult
 
 MOST_UNANSWERED = 1024  # well under what the server takes from one connection before it stops reading
 MOST_UNANSWERED_BYTES = 4_194_304

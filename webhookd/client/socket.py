@@ -3,9 +3,9 @@
 import socket
 import time
 
+from webhookd.base.errors import ErrorCode
 from webhookd.client.answers import Lost
 from webhookd.client.outbox import Outbox
-from webhookd.errors import ErrorCode
 
 CHUNK_BYTES = 262_144
 _LONGEST_WAIT_SECONDS = 86_400.0

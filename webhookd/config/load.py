@@ -19,11 +19,11 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import fields
 
-from webhookd.accepted import with_values
+from webhookd.base.errors import ConfigError
+from webhookd.base.json_errors import BOM
+from webhookd.base.validation import with_values
 from webhookd.config.tree import JWT_KEY_FILES, Config, JwtConfig
 from webhookd.config.words import KEYS, accepted_form, shortened, to_toml
-from webhookd.errors import ConfigError
-from webhookd.malformed import BOM
 
 _PREFIX = "WEBHOOKD_"
 _MOST_BYTES = 262_144

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from webhookd.models import (
+from webhookd.base.models import (
     ACCEPTS,
     BreakerThreshold,
     Concurrency,

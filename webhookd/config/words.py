@@ -8,7 +8,7 @@ from types import MappingProxyType
 from msgspec import inspect
 from msgspec.structs import fields, replace
 
-from webhookd import accepted
+from webhookd.base import validation
 from webhookd.config.tree import Config
 
 KEYS = MappingProxyType(
@@ -44,11 +44,11 @@ def accepted_form(kind: inspect.Type) -> str:
     """Say in words what a key takes."""
     match kind:
         case inspect.DictType():
-            return f"a table such as {{ name = value }}, each value {accepted.accepted_form(kind.value_type)}"
+            return f"a table such as {{ name = value }}, each value {validation.accepted_form(kind.value_type)}"
         case inspect.UnionType():
-            return " or ".join(accepted_form(each) for each in accepted.with_values(kind))
+            return " or ".join(accepted_form(each) for each in validation.with_values(kind))
         case _:
-            return accepted.accepted_form(kind)
+            return validation.accepted_form(kind)
 
 
 def to_toml(value: object) -> str:

@@ -17,10 +17,11 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import current_request
 from webhookd.admin.ports import Services
 from webhookd.admin.problems import MEDIA_TYPE, words_of
+from webhookd.base.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
 from webhookd.dashboard import (
     audit,
+    browser_guard,
     delivery,
-    doors,
     event_types,
     events,
     keys,
@@ -30,15 +31,14 @@ from webhookd.dashboard import (
     webhook_list,
     webhook_page,
 )
+from webhookd.dashboard.cache import Kept
 from webhookd.dashboard.forms import Form, read_form
-from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
 from webhookd.dashboard.sessions import Session, Sessions
 from webhookd.dashboard.signing_in import SignIn
 from webhookd.dashboard.streams import Streams
-from webhookd.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
-from webhookd.logs import get_logger
+from webhookd.observe.logs import get_logger
 
 _FOR_EVER = "public, max-age=31536000, immutable"
 _RELOADED = b'<!doctype html><html lang="en"><meta http-equiv="refresh" content="0"><title>webhookd</title></html>'
@@ -103,7 +103,7 @@ class Dashboard:
             return response
         await self._compile()
         page = self._problem(HTTPStatus(response.status_code), "there is no such page here")
-        page.headers.update(doors.HEADERS)
+        page.headers.update(browser_guard.HEADERS)
         return page
 
     async def _compile(self) -> None:
@@ -126,7 +126,7 @@ class Dashboard:
         async def view(**variables: str) -> Response:
             async def answer() -> Response:
                 request = current_request()
-                session = doors.session_of(request, self.sessions)
+                session = browser_guard.session_of(request, self.sessions)
                 if session is None:
                     return self._turn_away()
                 self._services.keys.note_use(session.caller, self._services.clock.now())
@@ -152,17 +152,17 @@ class Dashboard:
 
     async def _checked_form(self, session: Session) -> Form:
         request = current_request()
-        if not doors.comes_from_here(request):
+        if not browser_guard.comes_from_here(request):
             raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
         form = await read_form(request, self._services.config.server.request_timeout_seconds)
-        if not session.vouches(request.headers.get(doors.CSRF_HEADER) or form.get(doors.CSRF_FIELD)):
+        if not session.vouches(request.headers.get(browser_guard.CSRF_HEADER) or form.get(browser_guard.CSRF_FIELD)):
             raise Rejected(
                 ErrorCode.FORBIDDEN, "this form is from before you signed in; go back and load its page again"
             )
         return form
 
     async def _end_session(self) -> Response:
-        session = doors.session_of(current_request(), self.sessions)
+        session = browser_guard.session_of(current_request(), self.sessions)
         if session is None:
             return self._turn_away()
         await self._checked_form(session)
@@ -170,7 +170,7 @@ class Dashboard:
 
     def _turn_away(self) -> Response:
         request = current_request()
-        where = doors.sign_in_path(request)
+        where = browser_guard.sign_in_path(request)
         if "HX-Request" in request.headers or "text/event-stream" in request.headers.get("Accept", ""):
             return Response("", HTTPStatus.UNAUTHORIZED, {"HX-Redirect": "/sign-in"}, content_type=HTML)
         if request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site":
@@ -205,7 +205,7 @@ class Dashboard:
                 )
                 detail = "the page failed inside webhookd; its log tells more under this request id"
                 response = self._problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
-            response.headers.update(doors.HEADERS)
+            response.headers.update(browser_guard.HEADERS)
             return response
 
         return view
@@ -227,7 +227,7 @@ def add_dashboard(app: QuartTrio, services: Services, pages: Sequence[Page] | No
 def _serve(file: StaticFile) -> Callable[[], Awaitable[Response]]:
     async def view() -> Response:
         response = Response(file.content, content_type=file.media_type)
-        response.headers.update({**doors.HEADERS, "cache-control": _FOR_EVER})
+        response.headers.update({**browser_guard.HEADERS, "cache-control": _FOR_EVER})
         return response
 
     return view

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.reason_text import reason_text
-from webhookd.dashboard import words
-from webhookd.dashboard.conditions import condition
+from webhookd.base.models import Endpoint
+from webhookd.dashboard import formatting
 from webhookd.dashboard.pages import Visit
-from webhookd.journal import directory
-from webhookd.journal.directory import Found, Kind, Order, Wanted
-from webhookd.models import Endpoint
+from webhookd.dashboard.webhook_states import condition
+from webhookd.journal.queries import directory
+from webhookd.journal.queries.directory import Found, Kind, Order, Wanted
 
 MOST_WEBHOOKS = 12
 OLD_SECONDS = 900.0
@@ -51,11 +51,13 @@ async def _of_the_server(visit: Visit) -> list[Concern]:
     footprint = await visit.services.footprints.look()
     size = footprint.journal_bytes
     if limit is not None and size > limit * _NEARLY_FULL:
-        sentence = f"The journal has {words.size(size)} of the {words.size(limit)} that journal.max_bytes allows."
+        sentence = (
+            f"The journal has {formatting.size(size)} of the {formatting.size(limit)} that journal.max_bytes allows."
+        )
         found.append(Concern(tone="warn", word="nearly full", sentence=sentence))
     free, whole = footprint.disk_free_bytes, footprint.disk_bytes
     if free < whole * _LITTLE_ROOM and not store.is_full:
-        sentence = f"{words.size(free)} are left on the journal's disk of {words.size(whole)}."
+        sentence = f"{formatting.size(free)} are left on the journal's disk of {formatting.size(whole)}."
         found.append(Concern(tone="warn", word="disk", sentence=sentence))
     return found
 
@@ -68,8 +70,8 @@ def _of_age(visit: Visit, situation: directory.Situation) -> list[Concern]:
         Concern(
             tone="warn",
             word="late",
-            sentence=f"The oldest undelivered event came {words.when(oldest)} UTC; "
-            f"{words.plural(situation.pending, 'delivery waits', 'deliveries wait')}.",
+            sentence=f"The oldest undelivered event came {formatting.when(oldest)} UTC; "
+            f"{formatting.plural(situation.pending, 'delivery waits', 'deliveries wait')}.",
             path="/webhooks?order=queued",
         )
     ]
@@ -90,16 +92,16 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
         word, tone = condition(endpoint, health)
         if tone == "good":
             continue  # it has recovered since
-        waiting = f" {words.plural(health.queued, 'delivery waits', 'deliveries wait')}." if health.queued else ""
-        parked = f" {words.plural(health.parked, 'is', 'are')} parked." if health.parked else ""
-        sentence = f"{words.readable(reason_text(health) or 'Sending')}.{waiting}{parked}"
+        waiting = f" {formatting.plural(health.queued, 'delivery waits', 'deliveries wait')}." if health.queued else ""
+        parked = f" {formatting.plural(health.parked, 'is', 'are')} parked." if health.parked else ""
+        sentence = f"{formatting.readable(reason_text(health) or 'Sending')}.{waiting}{parked}"
         tone = "warn" if tone == "busy" else tone
         found.append(
             Concern(tone=tone, word=word, sentence=sentence, path=f"/webhooks/{endpoint.id}", subject=_name(endpoint))
         )
     more = listed.total - len(listed.endpoints)
     if more > 0:
-        sentence = f"And {words.plural(more, 'webhook')} more that are not well."
+        sentence = f"And {formatting.plural(more, 'webhook')} more that are not well."
         found.append(Concern(tone="warn", word="more", sentence=sentence, path="/webhooks?kind=troubled&order=trouble"))
     return found
 
@@ -117,7 +119,7 @@ async def _of_keys(visit: Visit) -> list[Concern]:
         Concern(
             tone="warn",
             word="key ends",
-            sentence=f"The {row.role.value} key {row.name or row.id} ends {words.when(row.expires_at)} UTC.",
+            sentence=f"The {row.role.value} key {row.name or row.id} ends {formatting.when(row.expires_at)} UTC.",
             path="/keys",
         )
         for row in soon

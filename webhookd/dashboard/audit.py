@@ -11,11 +11,11 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import Input
 from webhookd.admin.schemas import Page as ListPage
-from webhookd.clock import iso
-from webhookd.dashboard.moments import read_moment
+from webhookd.base.clock import iso
+from webhookd.base.errors import ReadTimeoutError
+from webhookd.dashboard.form_times import read_moment
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.errors import ReadTimeoutError
-from webhookd.journal.audit import Action
+from webhookd.journal.queries.audit import Action
 
 ROWS = 50
 # So many entries are checked in some tens of milliseconds; more are when somebody asks for it.

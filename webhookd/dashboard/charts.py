@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor, log10
 
-from webhookd.clock import iso
-from webhookd.trends import Point, Series
+from webhookd.base.clock import iso
+from webhookd.jobs.statistics import Point, Series
 
 WIDTH, HEIGHT = 600, 120
 SPARK_WIDTH, SPARK_HEIGHT = 96, 22

@@ -12,14 +12,15 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import delivery_view, receiver_of, request_headers, retry_delivery
 from webhookd.admin.schemas import DeliveryView, Force, Input, NoQuery
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import DeliveryStatus, Endpoint, SignatureForm
+from webhookd.dashboard.error_hints import REASONS
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown
-from webhookd.dashboard.reasons import REASONS
-from webhookd.delivery.requests import Receiver
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.journal import AttemptRow, DeliveryDetail, audit
-from webhookd.models import DeliveryStatus, Endpoint, SignatureForm
+from webhookd.delivery.request import Receiver
+from webhookd.journal import AttemptRow, DeliveryDetail
+from webhookd.journal.queries import audit
 
 MOST_ATTEMPTS = 20
 # A longer body is a file to curl: terminals and shells have their limits.

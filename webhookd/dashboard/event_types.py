@@ -16,10 +16,10 @@ from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import NO_PRECONDITIONS, AnyTag, Preconditions
 from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import decode_body
 from webhookd.dashboard.pages import Form, Visit, answered, page, problems_of
 from webhookd.dashboard.payloads import indented
-from webhookd.envelope import decode_body
-from webhookd.errors import ErrorCode, Rejected
 
 ROWS = 100
 _PATH = "/event-types"

@@ -11,13 +11,14 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import delivery_view
 from webhookd.admin.schemas import EventPattern, Input
-from webhookd.clock import iso
-from webhookd.dashboard.moments import read_moment
+from webhookd.base.clock import iso
+from webhookd.base.ids import Prefix
+from webhookd.base.models import OrganizationId
+from webhookd.dashboard.form_times import read_moment
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown
-from webhookd.ids import Prefix
-from webhookd.journal import EventRow, searching
-from webhookd.models import OrganizationId
+from webhookd.journal import EventRow
+from webhookd.journal.queries import searching
 
 ROWS = 50
 DELIVERIES = 100

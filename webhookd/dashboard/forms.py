@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from quart import Request
 
 from webhookd.admin.bodies import expect_media_type, read_body
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
 
 FORM = "application/x-www-form-urlencoded"
 MOST_BYTES = 262_144

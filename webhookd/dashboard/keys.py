@@ -13,10 +13,10 @@ from webhookd.admin.keys import create_key, list_keys, revoke_key
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import Input, KeyWithText, ListQuery, NewKey, NoQuery
 from webhookd.admin.schemas import Page as ListPage
-from webhookd.clock import iso
+from webhookd.base.clock import iso
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import Role
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.models import Role
 
 ROWS = 50
 _DAY = 86_400

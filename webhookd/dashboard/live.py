@@ -16,8 +16,8 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Readiness
+from webhookd.base.errors import ReadTimeoutError, Rejected
 from webhookd.dashboard.pages import Page, Visit, page
-from webhookd.errors import ReadTimeoutError, Rejected
 
 MEDIA_TYPE = "text/event-stream"
 TICK_SECONDS = 1.0

@@ -7,14 +7,14 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import NoBody
 from webhookd.admin.stats import StatsQuery, StatsView, get_stats
-from webhookd.dashboard import words
+from webhookd.dashboard import formatting
 from webhookd.dashboard.attention import concerns
 from webhookd.dashboard.charts import Chart, Wish, chart
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.journal.directory import Situation
-from webhookd.tally import Counts
-from webhookd.trends import Point, Series
+from webhookd.jobs.statistics import Point, Series
+from webhookd.journal.queries.directory import Situation
+from webhookd.observe.statistics import Counts
 
 PARTS = ("said", "attention", "numbers", "charts")
 CHARTS_KEPT_SECONDS = 5.0
@@ -84,10 +84,14 @@ def charts_of(series: Series) -> tuple[Chart, ...]:
             "Events and deliveries",
             series,
             (
-                Wish(name="delivered", value=lambda point: point.counts.delivered, total=words.count(total.delivered)),
-                Wish(name="events in", value=lambda point: point.counts.events, total=words.count(total.events)),
+                Wish(
+                    name="delivered",
+                    value=lambda point: point.counts.delivered,
+                    total=formatting.count(total.delivered),
+                ),
+                Wish(name="events in", value=lambda point: point.counts.events, total=formatting.count(total.events)),
             ),
-            words.count,
+            formatting.count,
         ),
         chart(
             "Failures",
@@ -96,11 +100,11 @@ def charts_of(series: Series) -> tuple[Chart, ...]:
                 Wish(
                     name="failed attempts",
                     value=lambda point: point.counts.failures,
-                    total=words.count(total.failures),
+                    total=formatting.count(total.failures),
                 ),
-                Wish(name="given up", value=lambda point: point.counts.failed, total=words.count(total.failed)),
+                Wish(name="given up", value=lambda point: point.counts.failed, total=formatting.count(total.failed)),
             ),
-            words.count,
+            formatting.count,
         ),
         chart(
             "Latency",
@@ -109,11 +113,11 @@ def charts_of(series: Series) -> tuple[Chart, ...]:
                 Wish(
                     name=f"p{share * 100:.0f}",
                     value=_quantile(share),
-                    total=words.duration(total.quantile_seconds(share)),
+                    total=formatting.duration(total.quantile_seconds(share)),
                 )
                 for share in (0.5, 0.95, 0.99)
             ),
-            words.duration,
+            formatting.duration,
         ),
     )
 

@@ -18,12 +18,12 @@ from webhookd.admin.bodies import decode_query
 from webhookd.admin.operations import Answer, Call
 from webhookd.admin.ports import Services
 from webhookd.admin.schemas import Input
+from webhookd.base.errors import Rejected
+from webhookd.dashboard.cache import Kept
 from webhookd.dashboard.forms import Form
-from webhookd.dashboard.kept import Kept
 from webhookd.dashboard.rendering import Templates
 from webhookd.dashboard.sessions import Session
 from webhookd.dashboard.streams import Streams
-from webhookd.errors import Rejected
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound=Struct)

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from webhookd.jsontext import depth
+from webhookd.base.json_text import depth
 
 # Enough to see what it is; a browser shows no quarter of a megabyte in one piece with pleasure.
 MOST_SHOWN = 16_384

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from webhookd.dashboard import words
-from webhookd.version import VERSION
+from webhookd.base.version import VERSION
+from webhookd.dashboard import formatting
 
 _HERE = Path(__file__).parent
 _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml", ".txt": "text/plain"}
@@ -65,9 +65,9 @@ def _environment(static: tuple[str, ...]) -> Environment:
         auto_reload=False,
         cache_size=-1,
     )
-    environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": words.plural}
+    environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": formatting.plural}
     for name in ("duration", "when", "count", "size", "shortened", "epoch", "age", "readable"):
-        environment.filters[name] = getattr(words, name)
+        environment.filters[name] = getattr(formatting, name)
     for name in environment.list_templates():
         environment.get_template(name)  # which is kept
     return environment

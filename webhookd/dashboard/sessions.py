@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import trio
 
 from webhookd.admin.auth import Caller, KeyRing
-from webhookd.hidden import Secret
+from webhookd.base.secret import Secret
 
 IDLE_SECONDS = 3600.0
 LONGEST_SECONDS = 12 * 3600.0

@@ -8,13 +8,13 @@ from quart import Request, Response
 from webhookd.admin.auth import Permission, authenticate
 from webhookd.admin.limits import RateLimits, site_of
 from webhookd.admin.ports import Services
-from webhookd.dashboard import doors
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.dashboard import browser_guard
 from webhookd.dashboard.forms import read_form
 from webhookd.dashboard.pages import HTML, see
 from webhookd.dashboard.rendering import Templates
 from webhookd.dashboard.sessions import Session, Sessions
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.logs import get_logger
+from webhookd.observe.logs import get_logger
 
 FAILURES_PER_SECOND = 0.2
 FAILURES_AT_ONCE = 10
@@ -40,9 +40,9 @@ class SignIn:
 
     async def show(self, request: Request) -> Response:
         """Ask for a key."""
-        if doors.session_of(request, self._sessions) is not None:
+        if browser_guard.session_of(request, self._sessions) is not None:
             return see("/")
-        return self._page(doors.own_path(request.args.get("next", "/")))
+        return self._page(browser_guard.own_path(request.args.get("next", "/")))
 
     async def begin(self, request: Request) -> Response:
         """Take a key and begin a session."""
@@ -50,8 +50,8 @@ class SignIn:
         form = await read_form(
             request, services.config.server.request_timeout_seconds, max_bytes=MOST_BYTES_BEFORE_SIGNING_IN
         )
-        next_path = doors.own_path(form.get("next", "/"))
-        if not doors.comes_from_here(request):
+        next_path = browser_guard.own_path(form.get("next", "/"))
+        if not browser_guard.comes_from_here(request):
             raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
         address = request.remote_addr or "local"
         text = form.text("key")
@@ -60,12 +60,12 @@ class SignIn:
             caller.require(Permission.READ)
         except Rejected as refused:
             return self._refuse(refused, address, next_path, text)
-        before = doors.session_of(request, self._sessions)
+        before = browser_guard.session_of(request, self._sessions)
         if before is not None:
             self._sessions.end(before)  # nobody would hold its cookie any more
-        secure = doors.is_secure(request)
+        secure = browser_guard.is_secure(request)
         response = see(next_path)
-        doors.give_cookie(response, self._sessions.begin(caller, is_secure=secure), secure=secure)
+        browser_guard.give_cookie(response, self._sessions.begin(caller, is_secure=secure), secure=secure)
         _log.info("dashboard.signed_in", address=address, caller=caller.place)
         return response
 
@@ -85,7 +85,7 @@ class SignIn:
         """End a session."""
         self._sessions.end(session)
         response = see("/sign-in")
-        doors.take_cookie(response, secure=session.is_secure)
+        browser_guard.take_cookie(response, secure=session.is_secure)
         return response
 
     def _now(self) -> float:

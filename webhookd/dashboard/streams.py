@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from webhookd.admin.auth import Caller
+from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.dashboard.sessions import Session, Sessions
-from webhookd.errors import ErrorCode, Rejected
 
 MOST_STREAMS = 64
 MOST_OF_ONE_CALLER = 32

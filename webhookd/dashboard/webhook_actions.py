@@ -20,13 +20,13 @@ from webhookd.admin.schemas import (
     WebhookWithSecret,
 )
 from webhookd.admin.webhooks import apply_patch, delete_webhook, rotate_secret
-from webhookd.dashboard import words
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import ReplayKind, WhenInactive
+from webhookd.base.secret import Secret
+from webhookd.dashboard import formatting
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
 from webhookd.dashboard.webhook_page import field_time, find, with_zone
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
-from webhookd.models import ReplayKind, WhenInactive
 
 _HOUR = 3600.0
 OVERLAPS = {"0": "not at all", "1": "for 1 hour", "24": "for 24 hours", "72": "for 3 days", "168": "for 7 days"}
@@ -37,7 +37,7 @@ async def send_test(visit: Visit) -> Response:
     endpoint = await find(visit)
     call = visit.call(NoQuery(), NoBody(), webhookId=endpoint.id)
     attempt = await answered(AttemptView, test_webhook(call))
-    took = words.duration(attempt.duration_ms / 1000)
+    took = formatting.duration(attempt.duration_ms / 1000)
     if attempt.error is None:
         said = f"The test was delivered: the receiver answered {attempt.response_status} after {took}."
     else:

@@ -13,14 +13,14 @@ from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
 from webhookd.admin.schemas import NewWebhook, NoQuery, WebhookSettings, WebhookWithSecret
 from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document, etag
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import OPERATIONAL_EVENTS, Endpoint
+from webhookd.base.secret import Secret
 from webhookd.dashboard.forms import Form
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
 from webhookd.dashboard.webhook_page import find
 from webhookd.delivery.custom_headers import folded
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.hidden import Secret
-from webhookd.models import OPERATIONAL_EVENTS, Endpoint
 
 _URL, _EVENTS = "url", "events"
 _ANY_URL = "https://receiver.example/"

@@ -7,8 +7,8 @@ wanted stays text, so that the API's own check says what it takes.
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.dashboard.forms import Form
-from webhookd.errors import ErrorCode, Rejected
 
 Document = dict[str, object]
 

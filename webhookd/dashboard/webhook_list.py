@@ -10,13 +10,13 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.schemas import Input
+from webhookd.base.models import Endpoint
 from webhookd.dashboard.charts import sparkline
-from webhookd.dashboard.conditions import condition
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, page
-from webhookd.health import Health
-from webhookd.journal.directory import Kind, Order, Wanted
-from webhookd.models import Endpoint
+from webhookd.dashboard.webhook_states import condition
+from webhookd.dispatch.health import Health
+from webhookd.journal.queries.directory import Kind, Order, Wanted
 
 ROWS = 25
 _MOST_PAGES = 1_000_000

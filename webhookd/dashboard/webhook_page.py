@@ -17,13 +17,13 @@ from webhookd.admin.schemas import DeliveryQuery, DeliveryView, Input, NoQuery, 
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.admin.stats import StatsView, get_webhook_stats
 from webhookd.admin.webhooks import get_webhook
-from webhookd.clock import iso
+from webhookd.base.clock import iso
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import DeliveryStatus, Endpoint
 from webhookd.dashboard.charts import sparkline
-from webhookd.dashboard.conditions import condition
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.errors import ErrorCode, Rejected
-from webhookd.models import DeliveryStatus, Endpoint
+from webhookd.dashboard.webhook_states import condition
 
 PARTS = ("said", "health", "queue", "latest", "replays")
 QUEUE_ROWS = 15

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from webhookd.accepted import shortened, step
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.validation import shortened, step
 
 T = TypeVar("T")
 

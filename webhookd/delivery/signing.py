@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from webhookd.models import Credentials, SignatureChoice, SignatureForm
+from webhookd.base.models import Credentials, SignatureChoice, SignatureForm
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix
 PRIVATE_KEY_PREFIX = "whsk_"

@@ -15,11 +15,11 @@ import msgspec
 import trio
 from msgspec import Struct
 
-from webhookd.envelope import decode_event
-from webhookd.errors import ErrorCode, Rejected, WebhookdError
-from webhookd.lines import Line, LineSplitter, Oversized
-from webhookd.logs import Log
-from webhookd.models import NewEvent, PublishResult
+from webhookd.base.errors import ErrorCode, Rejected, WebhookdError
+from webhookd.base.event_format import decode_event
+from webhookd.base.line_splitter import Line, LineSplitter, Oversized
+from webhookd.base.models import NewEvent, PublishResult
+from webhookd.observe.logs import Log
 
 _CHUNK_BYTES = 65_536
 _MOST_OUTCOMES = 4096  # lines in the works for one connection; a client may pipeline so many unanswered ones

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from webhookd.access import make_directory, refusal
-from webhookd.errors import CommandError, ConfigError
+from webhookd.base.errors import CommandError, ConfigError
+from webhookd.base.file_errors import make_directory, refusal
 
 MOST_PATH_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing zero (unix(7))
 _PROBE_SECONDS = 1.0

@@ -11,12 +11,12 @@ from math import inf
 
 import trio
 
+from webhookd.base.errors import ErrorCode
 from webhookd.config import IngestConfig
-from webhookd.errors import ErrorCode
 from webhookd.ingest.connection import Connection, Publisher, Ticket, encode_refusal
 from webhookd.ingest.listener import bind_unix, file_identity
 from webhookd.ingest.peer import is_allowed, read_peer
-from webhookd.logs import Log, get_logger
+from webhookd.observe.logs import Log, get_logger
 
 __all__ = ["IngestServer", "Publisher", "Ticket"]
 

@@ -1,8 +1,5 @@
 """The journal: peewee on SQLite, the queue and the only truth. Nothing outside this package knows that it is SQLite."""
 
-from webhookd.journal import audit, directory, endpoints, event_types, idempotency, replays
-from webhookd.journal.backup import check_place
-from webhookd.journal.database import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.feed import (
     DeliveriesQueued,
     EventTypeAdded,
@@ -13,11 +10,10 @@ from webhookd.journal.feed import (
     WebhookChanged,
     WebhookDeleted,
 )
-from webhookd.journal.inspection import Contents
-from webhookd.journal.master import MasterKeys, Position
 from webhookd.journal.operations import Publish, Ticket
-from webhookd.journal.restoring import Restored
-from webhookd.journal.restoring import restore as restore_journal
+from webhookd.journal.queries import audit, directory, endpoints, event_types, idempotency, replays
+from webhookd.journal.queries.clock_steps import Loaded
+from webhookd.journal.queries.master_key import MasterKeys, Position
 from webhookd.journal.rows import (
     AttemptRow,
     Census,
@@ -35,8 +31,12 @@ from webhookd.journal.rows import (
     Window,
     WindowRequest,
 )
-from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
-from webhookd.journal.schedule import Loaded
+from webhookd.journal.sqlite.backup import check_place
+from webhookd.journal.sqlite.database import SQLITE_VERSION, copy_before_upgrade
+from webhookd.journal.sqlite.inspection import Contents
+from webhookd.journal.sqlite.restore import Restored
+from webhookd.journal.sqlite.restore import restore as restore_journal
+from webhookd.journal.sqlite.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.store import READ_LIMIT_SECONDS, Store, open_store
 from webhookd.journal.transactions import finished
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from webhookd.hidden import Secret
-from webhookd.journal import audit, event_types, idempotency, keys, master, quotas, statistics
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault
+from webhookd.crypto.vault import key_id as master_key_id
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, Feed, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
+from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
 from webhookd.journal.rows import EventTypeRow, KeptAnswer, KeyRow, Page
 from webhookd.journal.transactions import Transactions, finished
-from webhookd.secrets import Vault
-from webhookd.secrets import key_id as master_key_id
-from webhookd.tally import Counts, Key, Row
+from webhookd.observe.statistics import Counts, Key, Row
 
 
 class EventTypes:
@@ -199,36 +199,38 @@ class MasterKeyState:
 
     async def holds_secrets(self) -> bool:
         """Whether the journal holds a secret that a new master key couldn't open."""
-        return await self._transactions.read(master.holds_secrets)
+        return await self._transactions.read(master_key.holds_secrets)
 
     async def forget(self) -> None:
         """Let a journal that holds no secret take another master key as its own."""
-        await self._transactions.write(master.forget_master_key)
+        await self._transactions.write(master_key.forget_master_key)
 
-    async def adopt(self, installed: Secret[bytes]) -> master.MasterKeys:
+    async def adopt(self, installed: Secret[bytes]) -> master_key.MasterKeys:
         """Return the journal's keys, given the one that was found; MasterKeyError where it is another journal's."""
-        return await self._transactions.insist(master.adopt_master_key, installed)
+        return await self._transactions.insist(master_key.adopt_master_key, installed)
 
     async def begin_rotation(
         self,
-        keys: master.MasterKeys,
+        keys: master_key.MasterKeys,
         new: Secret[bytes],
         *,
         entry: audit.Deed | None,
-        committed: Callable[[master.MasterKeys], None],
+        committed: Callable[[master_key.MasterKeys], None],
     ) -> None:
         """Make `new` the key that seals; everything stays openable with the key that is installed."""
-        change = audit.recorded(master.begin_change, entry, lambda _: (master_key_id(new).hex(), None))
+        change = audit.recorded(master_key.begin_change, entry, lambda _: (master_key_id(new).hex(), None))
         await finished(self._transactions.submit(lambda database: change(database, keys, new), committed))
 
-    async def reseal(self, vault: Vault, position: master.Position, limit: int) -> tuple[master.Position | None, int]:
+    async def reseal(
+        self, vault: Vault, position: master_key.Position, limit: int
+    ) -> tuple[master_key.Position | None, int]:
         """Seal the next rows under the vault's key; return where to go on (None: all is done) and how many it were."""
-        return await self._transactions.insist(master.reseal, vault, position, limit)
+        return await self._transactions.insist(master_key.reseal, vault, position, limit)
 
     async def forget_previous(self, committed: Callable[[None], None]) -> None:
         """Delete the previous key: nothing is sealed with it any more."""
-        await self._transactions.submit(master.forget_previous, committed, insists=True).wait()
+        await self._transactions.submit(master_key.forget_previous, committed, insists=True).wait()
 
     async def end_rotation(self, committed: Callable[[None], None]) -> None:
         """End a rotation: the key that seals is the one that is found in its place."""
-        await self._transactions.submit(master.end_change, committed, insists=True).wait()
+        await self._transactions.submit(master_key.end_change, committed, insists=True).wait()

@@ -6,9 +6,9 @@ Memory follows the disk and never runs ahead of it, and two changes never cross.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from webhookd.delivery.forgiveness import Forgiveness
+from webhookd.base.models import Endpoint, QueuedDelivery
+from webhookd.delivery.policy.forgiveness import Forgiveness
 from webhookd.journal.rows import KeyRow
-from webhookd.models import Endpoint, QueuedDelivery
 
 C = TypeVar("C", bound="Change")
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
-from webhookd.ids import IdFactory
-from webhookd.journal import audit, deliveries, endpoints, events, replays, searching, trials
+from webhookd.base.ids import IdFactory
+from webhookd.base.models import AcceptedEvent, AttemptRecord, DeliveryStatus, Endpoint, Ordering
 from webhookd.journal.operations import Publish, Ticket
+from webhookd.journal.queries import audit, deliveries, endpoints, events, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, Page, ReplayRow
 from webhookd.journal.transactions import Transactions
-from webhookd.models import AcceptedEvent, AttemptRecord, DeliveryStatus, Endpoint, Ordering
 
 
 class Events:
@@ -154,7 +154,7 @@ class Deliveries:
         self, event: AcceptedEvent, record: AttemptRecord, endpoint: Endpoint, entry: audit.Deed | None
     ) -> Ticket[DeliveryDetail]:
         """Store a test that has been made; its sequence is 0, since it has no place in the queue."""
-        insert = audit.recorded(trials.insert, entry, lambda _: endpoints.about(endpoint))
+        insert = audit.recorded(test_deliveries.insert, entry, lambda _: endpoints.about(endpoint))
         return self._transactions.submit(lambda database: insert(database, event, record), insists=True)
 
 

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 import trio
 from peewee import Database
 
-from webhookd.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedDelivery, Target
+from webhookd.base.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedDelivery, Target
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ Pure: whoever carries a plan out says what is stored already, and writes what th
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from webhookd.errors import ErrorCode, Rejected
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.models import AcceptedEvent, PublishResult, QueuedDelivery, Target, Trigger
 from webhookd.journal.operations import Publish
-from webhookd.models import AcceptedEvent, PublishResult, QueuedDelivery, Target, Trigger
 
 FULL_RETRY_SECONDS = 5
 

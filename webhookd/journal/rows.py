@@ -6,8 +6,7 @@ from typing import Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from webhookd.hidden import Secret
-from webhookd.models import (
+from webhookd.base.models import (
     DeliveryError,
     DeliveryStatus,
     Endpoint,
@@ -21,6 +20,7 @@ from webhookd.models import (
     SignatureChoice,
     Trigger,
 )
+from webhookd.base.secret import Secret
 
 T = TypeVar("T")
 S = TypeVar("S", bound=Struct)

@@ -16,20 +16,18 @@ from pathlib import Path
 import trio
 from peewee import Database
 
-from webhookd.clock import Clock
-from webhookd.ids import IdFactory
-from webhookd.journal import census, idempotency, replays, retention, sealing
-from webhookd.journal.administration import (
-    AuditLog,
-    EventTypes,
-    KeptAnswers,
-    Keys,
-    MasterKeyState,
-    Statistics,
-)
-from webhookd.journal.backup import Report, back_up
-from webhookd.journal.batch import Batches
-from webhookd.journal.database import (
+from webhookd.base.clock import Clock
+from webhookd.base.ids import IdFactory
+from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
+from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
+from webhookd.journal.feed import DeliveriesQueued, Feed
+from webhookd.journal.history import Deliveries, Events, Replays
+from webhookd.journal.operations import Publish, Record, Ticket
+from webhookd.journal.queries import census, idempotency, replays, retention, sealing
+from webhookd.journal.rows import Census, Window, WindowRequest
+from webhookd.journal.sqlite.backup import Report, back_up
+from webhookd.journal.sqlite.batch import Batches
+from webhookd.journal.sqlite.database import (
     DiskError,
     JournalFullError,
     Reader,
@@ -38,20 +36,15 @@ from webhookd.journal.database import (
     leave_log,
     open_writer,
 )
-from webhookd.journal.feed import DeliveriesQueued, Feed
-from webhookd.journal.history import Deliveries, Events, Replays
-from webhookd.journal.inspection import Contents
-from webhookd.journal.log import WriteAheadLog
-from webhookd.journal.operations import Publish, Record, Ticket
-from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
-from webhookd.journal.reserve import Reserve
-from webhookd.journal.rows import Census, Window, WindowRequest
-from webhookd.journal.runners import Runner, ThreadRunner
+from webhookd.journal.sqlite.inspection import Contents
+from webhookd.journal.sqlite.reader import Gathering, Messages, Readers, read_messages, read_windows
+from webhookd.journal.sqlite.reserve import Reserve
+from webhookd.journal.sqlite.runners import Runner, ThreadRunner
+from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
+from webhookd.journal.sqlite.writer import Writer
 from webhookd.journal.transactions import Transactions
 from webhookd.journal.webhooks import Webhooks
-from webhookd.journal.writer import Writer
-from webhookd.metrics import Measures
-from webhookd.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
+from webhookd.observe.metrics import Measures
 
 READERS = 3
 READ_LIMIT_SECONDS = 5.0

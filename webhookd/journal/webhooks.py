@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from peewee import Database
 
-from webhookd.delivery.correction import Bounds
-from webhookd.delivery.forgiveness import forgive
-from webhookd.hidden import Secret
-from webhookd.journal import audit, directory, endpoints, quotas, schedule
+from webhookd.base.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault
+from webhookd.delivery.policy.correction import Bounds
+from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
 from webhookd.journal.operations import Publish, Ticket
+from webhookd.journal.queries import audit, clock_steps, directory, endpoints, quotas
 from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts
 from webhookd.journal.transactions import Transactions, finished
-from webhookd.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
-from webhookd.secrets import Vault
 
 
 class Webhooks:
@@ -60,16 +60,16 @@ class Webhooks:
 
     async def load(
         self, vault: Vault, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]
-    ) -> tuple[schedule.Loaded | None, bool]:
+    ) -> tuple[clock_steps.Loaded | None, bool]:
         """Return a webhook, its secrets and its state as of one moment (None once it is deleted).
 
         The second value says whether anything of it lies further ahead than `bounds` allow.
         """
-        return await self._transactions.read(schedule.load, vault, endpoint_pk, bounds, clock)
+        return await self._transactions.read(clock_steps.load, vault, endpoint_pk, bounds, clock)
 
     async def bring_in(self, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
         """Bring what lies too far ahead of a webhook back within `bounds`."""
-        await self._transactions.insist(schedule.bring_in, endpoint_pk, bounds, clock)
+        await self._transactions.insist(clock_steps.bring_in, endpoint_pk, bounds, clock)
 
     async def health_facts(self, orderings: Mapping[int, Ordering]) -> dict[int, tuple[EndpointState, QueueFacts]]:
         """Return what the journal knows of the health of webhooks, by row number."""
@@ -153,7 +153,7 @@ class Webhooks:
         What was submitted before is moved, what is submitted afterwards is not.
         """
         return self._transactions.submit(
-            lambda database: schedule.move(database, seconds), committed, insists=True, divides=True
+            lambda database: clock_steps.move(database, seconds), committed, insists=True, divides=True
         )
 
     async def _change(self, change: Callable[[Database], WebhookChanged], entry: audit.Deed | None) -> Endpoint:

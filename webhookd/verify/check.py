@@ -15,8 +15,8 @@ from typing import Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from webhookd.base.errors import WebhookdError
 from webhookd.delivery.signing import SecretError, secret_key
-from webhookd.errors import WebhookdError
 from webhookd.verify.guesses import OTHER_HEADER, STANDARD_HEADER, from_base64, other_bodies, other_keys, other_prefixes
 
 _HEX_DIGEST = re.compile(r"[0-9a-fA-F]{64}")

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from webhookd.jsontext import depth
+from webhookd.base.json_text import depth
 
 STANDARD_HEADER = "webhook-signature"
 OTHER_HEADER = "x-webhook-signature"

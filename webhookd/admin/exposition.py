@@ -1,0 +1,295 @@
+"""`/metrics`: the counts of the process and the state of its parts, as Prometheus reads them.
+
+Nothing here is on the way of an event. Counters and histograms are kept where things happen, as plain numbers; most
+gauges are looked up in memory when somebody asks. What only the journal knows (what waits, the breakers) is counted
+beside, by `run`, never by a scrape: a whole count reads every delivery that waits, so it is made at most 1 % of the
+time and says when it was made. An exposition is kept for a second.
+
+No label has a value that a caller can choose: neither endpoints nor organizations nor event types are told apart.
+"""
+
+import platform
+import resource
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+import trio
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from webhookd.base.clock import Clock
+from webhookd.base.errors import ErrorCode, ReadTimeoutError
+from webhookd.base.models import BreakerState, DeliveryError
+from webhookd.base.version import VERSION
+from webhookd.dispatch.router import Router
+from webhookd.journal import SQLITE_VERSION, Census, Store
+from webhookd.observe.footprint import Footprint, Footprints
+from webhookd.observe.logs import get_logger
+from webhookd.observe.loop_watch import Stalls
+from webhookd.observe.metrics import SUCCESS, Histogram, Measures
+
+KEPT_SECONDS = 1.0
+CENSUS_SECONDS = 2.0
+CENSUS_SHARE = 0.01
+CENSUS_PAUSE_SECONDS = 600.0
+
+# The others are of a delivery that was never sent, which is counted by itself.
+_OUTCOMES = (SUCCESS, *(error.value for error in DeliveryError if error is not DeliveryError.EXPIRED))
+_REFUSALS = (
+    ErrorCode.VALIDATION_ERROR,
+    ErrorCode.MALFORMED_JSON,
+    ErrorCode.UNKNOWN_EVENT_TYPE,
+    ErrorCode.PAYLOAD_TOO_LARGE,
+    ErrorCode.CONFLICT,
+    ErrorCode.QUOTA_EXCEEDED,
+    ErrorCode.JOURNAL_FULL,
+    ErrorCode.SHUTTING_DOWN,
+)
+
+_log = get_logger("metrics")
+
+
+class Connections(Protocol):
+    """What a scrape asks of the sender."""
+
+    @property
+    def idle_connections(self) -> int:
+        """How many connections wait for their next request."""
+        ...
+
+    @property
+    def connections_opened(self) -> int:
+        """How many requests got a new connection."""
+        ...
+
+    @property
+    def connections_reused(self) -> int:
+        """How many requests got one that was open already."""
+        ...
+
+
+class Producers(Protocol):
+    """What a scrape asks of the ingest socket."""
+
+    @property
+    def connections(self) -> int:
+        """How many producers are connected now."""
+        ...
+
+
+class LogStream(Protocol):
+    """What a scrape asks of the log's output."""
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were dropped since nobody read them, or the disk had no room."""
+        ...
+
+
+class Lifecycle(Protocol):
+    """Where the server is between its start and its end."""
+
+    def readiness(self) -> tuple[str, tuple[str, ...]]:
+        """Return the state's name, and why it is degraded."""
+        ...
+
+
+class Scraper(Collector):
+    """Makes expositions; `run` it beside, which counts what waits."""
+
+    media_type = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(
+        self,
+        measures: Measures,
+        *,
+        store: Store,
+        router: Router,
+        sender: Connections,
+        lifecycle: Lifecycle,
+        ingest: Producers,
+        log: LogStream,
+        stalls: Stalls,
+        footprints: Footprints,
+        clock: Clock,
+        max_in_flight: int,
+    ) -> None:
+        self._measures = measures
+        self._store = store
+        self._router = router
+        self._sender = sender
+        self._lifecycle = lifecycle
+        self._ingest = ingest
+        self._log = log
+        self._stalls = stalls
+        self._clock = clock
+        self._max_in_flight = max_in_flight
+        self._census: tuple[float, Census] | None = None
+        self._kept: tuple[float, bytes] | None = None
+        # Of our own: the library's default one is the whole process's.
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._footprints = footprints
+        self._footprint: Footprint | None = None
+        self._exposing = trio.Lock()
+        self._started_at = clock.now()
+
+    async def expose(self) -> bytes:
+        """Return an exposition, which may be a second old."""
+        async with self._exposing:  # one makes it for all who ask meanwhile
+            now = trio.current_time()
+            if self._kept is None or now - self._kept[0] >= KEPT_SECONDS:
+                self._footprint = await self._footprints.look(fresh_seconds=0)
+                self._kept = (now, generate_latest(self._registry))
+            return self._kept[1]
+
+    async def run(self) -> None:
+        """Count what waits, now and again, until canceled."""
+        while True:
+            began_at, counted_at = trio.current_time(), self._clock.now()
+            try:
+                taken = await self._store.take_census()
+            except ReadTimeoutError:
+                _log.warning("metrics.census_too_slow", pause_seconds=CENSUS_PAUSE_SECONDS)
+                await trio.sleep(CENSUS_PAUSE_SECONDS)
+                continue
+            self._census = (counted_at, taken)
+            await trio.sleep(max(CENSUS_SECONDS, (trio.current_time() - began_at) / CENSUS_SHARE))
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: registering must not ask for what isn't there yet."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        yield from self._events()
+        yield from self._sending()
+        yield from self._writing()
+        yield from self._server()
+        yield from self._process()
+        if self._census is not None:
+            yield from self._waiting(*self._census)
+
+    def _events(self) -> Iterator[Metric]:
+        measures = self._measures
+        yield _counter("events_accepted", "Events that are on disk", measures.accepted)
+        yield _counter(
+            "events_duplicate", "Events answered with the result of their first submission", measures.duplicates
+        )
+        refused = {code.value: 0 for code in _REFUSALS} | measures.refused
+        yield _counters("events_refused", "Events that were not taken, by error code", "code", refused)
+        yield _gauge("ingest_connections", "Producers connected to the ingest socket", self._ingest.connections)
+
+    def _sending(self) -> Iterator[Metric]:
+        measures, registry = self._measures, self._router.registry
+        attempts = dict.fromkeys(_OUTCOMES, 0) | measures.attempts
+        yield _counters("attempts", "Requests made, by what came of them", "outcome", attempts)
+        yield _counter("deliveries_failed", "Deliveries given up for good", measures.failed_deliveries)
+        yield _histogram("attempt_duration_seconds", "Time from the start of an attempt to its end", measures.durations)
+        yield _histogram("delivery_lag_seconds", "Time from an event's acceptance to its first attempt", measures.lags)
+        yield _gauge("requests_in_flight", "Requests that wait for their answer", registry.in_flight)
+        yield _gauge("requests_in_flight_limit", "How many there may be", self._max_in_flight)
+        waiting = "Webhooks that have something to send while their owner may have no more requests in flight"
+        yield _gauge("requests_waiting", waiting, registry.waiting_for_a_slot)
+        yield _gauge("actors_running", "Webhooks that have something to be sent, or had a moment ago", registry.actors)
+        yield _counter("actor_crashes", "Crashes of an actor, each a bug in webhookd", registry.crashes)
+        yield _gauge("webhooks_halted", "Webhooks that crashed five times in five minutes", len(registry.halted()))
+        found = self._router.sweeps_that_found_work
+        yield _counter("sweeps_found_work", "Endpoints whose work no wake-up had told of", found)
+        uses = {"new": self._sender.connections_opened, "reused": self._sender.connections_reused}
+        yield _counters("connections_used", "Connections that requests went over", "connection", uses)
+        yield _gauge("connections_idle", "Connections kept for the next request", self._sender.idle_connections)
+
+    def _writing(self) -> Iterator[Metric]:
+        measures, footprint = self._measures, self._footprint
+        assert footprint is not None  # noqa: S101 - whoever exposes has looked
+        yield _histogram("commit_duration_seconds", "Time that a batch took to be on disk", measures.commits)
+        yield _histogram("commit_batch_size", "Operations in a batch", measures.batches)
+        failed = measures.commits_without_room
+        yield _counter("commits_failed", "Batches that the disk had no room for", failed)
+        yield _gauge("commit_queue_length", "Operations that wait for the next batch", self._store.queue_length)
+        yield _gauge(
+            "journal_full",
+            "1 while the journal takes no events: no room on the disk, or max_bytes is reached",
+            int(self._store.is_full or self._store.is_at_bound),
+        )
+        yield _gauge("journal_bytes", "Size of the journal's file", footprint.journal_bytes)
+        yield _gauge("wal_bytes", "Size of the journal's write-ahead log", footprint.log_bytes)
+        yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", footprint.disk_free_bytes)
+
+    def _server(self) -> Iterator[Metric]:
+        state, _ = self._lifecycle.readiness()
+        yield _gauge("ready", "1 while the server takes work", int(state in {"ok", "degraded"}))
+        yield _gauge("degraded", "1 while /readyz says degraded", int(state == "degraded"))
+        yield _histogram("loop_delay_seconds", "How late the event loop's heartbeat was", self._stalls.delays)
+        longest = self._stalls.longest()
+        yield _gauge(
+            "loop_longest_stall_seconds",
+            "The longest time of the last hour for which the loop did one thing, 0 where none took 20 ms",
+            0 if longest is None else longest.seconds,
+        )
+        yield _counter("log_lines_dropped", "Lines of the log that its reader didn't take", self._log.dropped)
+        build = GaugeMetricFamily(
+            "webhookd_build_info", "1, with the versions in use", labels=("version", "python", "sqlite")
+        )
+        build.add_metric((VERSION, platform.python_version(), SQLITE_VERSION), 1)
+        yield build
+
+    def _process(self) -> Iterator[Metric]:
+        footprint = self._footprint
+        assert footprint is not None  # noqa: S101 - as above
+        # The library's collector also reads /proc/stat, and says nothing where the service manager hides that.
+        yield CounterMetricFamily("process_cpu_seconds", "CPU time, all threads", value=time.process_time())
+        yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=footprint.resident_bytes)
+        yield GaugeMetricFamily("process_start_time_seconds", "When the server started", value=self._started_at)
+        yield GaugeMetricFamily("process_open_fds", "Open descriptors", value=footprint.descriptors)
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        yield GaugeMetricFamily("process_max_fds", "How many there may be", value=most)
+
+    def _waiting(self, counted_at: float, taken: Census) -> Iterator[Metric]:
+        backlog = {"pending": taken.pending, "parked": taken.parked}
+        yield _gauges("backlog_deliveries", "Deliveries still to be sent", "status", backlog)
+        oldest = taken.oldest_pending_at
+        age = 0.0 if oldest is None else max(0.0, self._clock.now() - oldest)
+        yield _gauge("oldest_pending_age_seconds", "Age of the oldest pending delivery of an active webhook", age)
+        webhooks = {"active": taken.active_endpoints, "inactive": taken.inactive_endpoints}
+        yield _gauges("webhooks", "Webhooks there are", "state", webhooks)
+        breakers = {state.value: 0 for state in BreakerState} | dict(taken.breakers)
+        yield _gauges("breakers", "Webhooks by the state of their circuit breaker", "state", breakers)
+        yield _gauge("backlog_counted_timestamp_seconds", "When the backlog and the breakers were counted", counted_at)
+
+
+def _counter(name: str, about: str, value: float) -> Metric:
+    return CounterMetricFamily(f"webhookd_{name}", about, value=value)
+
+
+def _gauge(name: str, about: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"webhookd_{name}", about, value=value)
+
+
+def _counters(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
+    return _labeled(CounterMetricFamily(f"webhookd_{name}", about, labels=(label,)), values)
+
+
+def _gauges(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
+    return _labeled(GaugeMetricFamily(f"webhookd_{name}", about, labels=(label,)), values)
+
+
+def _labeled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
+    for value, number in values.items():
+        family.add_metric((value,), number)
+    return family
+
+
+def _histogram(name: str, about: str, histogram: Histogram) -> Metric:
+    family = HistogramMetricFamily(f"webhookd_{name}", about)
+    buckets: list[tuple[str, float]] = []
+    upto = 0
+    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+        upto += count
+        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), upto))
+    family.add_metric((), buckets, histogram.total)
+    return family

@@ -1,0 +1,1 @@
+"""What every part uses: models, clock, ids, errors, and how input is read. Imports nothing else of webhookd."""

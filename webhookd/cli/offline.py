@@ -1,0 +1,105 @@
+"""What the command line does to a journal while no server runs; each takes the journal's lock.
+
+Every change leaves its entry in the audit log, under the uid of whoever runs the command. Call what is async
+under `trio.run`.
+"""
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from webhookd.base.clock import SystemClock
+from webhookd.base.errors import CommandError
+from webhookd.base.ids import IdFactory
+from webhookd.base.models import Role
+from webhookd.base.secret import Secret
+from webhookd.config import Config
+from webhookd.crypto.key_file import find_key_place
+from webhookd.jobs.key_rotation import Progress, unlock
+from webhookd.journal import Contents, KeyRow, Restored, check_place, restore_journal
+from webhookd.journal.queries import audit
+from webhookd.server import ensure_admin_key, make_key, own_deed, unwrapped, writing
+
+
+async def initialize(config: Config) -> Secret[str] | None:
+    """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    with unwrapped():
+        async with writing(config, clock, ids) as store:
+            await unlock(store, config, os.environ)
+            return await ensure_admin_key(store, ids, clock)
+
+
+async def create_key(
+    config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
+) -> tuple[KeyRow, Secret[str]]:
+    """Make an API key; return it and its text, which nothing shows again. Rejected QUOTA_EXCEEDED."""
+    clock = SystemClock()
+    ids = IdFactory(clock.now)
+    row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
+    optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
+    fields = ("role", *(field for field, value in optional.items() if value))
+    entry = own_deed(audit.Action.KEY_CREATE, clock, fields)
+    with unwrapped():
+        async with writing(config, clock, ids) as store:
+            await store.keys.create(row, most=config.organizations.max_keys, entry=entry)
+    return row, text
+
+
+async def list_keys(config: Config) -> list[KeyRow]:
+    """Return every API key."""
+    clock = SystemClock()
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            return await store.keys.all()
+
+
+async def revoke_key(config: Config, key_id: str) -> None:
+    """Revoke an API key; Rejected NOT_FOUND."""
+    clock = SystemClock()
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            await store.keys.revoke(key_id, None, own_deed(audit.Action.KEY_REVOKE, clock))
+
+
+async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Progress:
+    """Change the master key, to this one or one that is made, as far as it can be done here; MasterKeyError, Rejected.
+
+    A change that was cut off is carried out first.
+    """
+    clock = SystemClock()
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            rotator = await unlock(store, config, os.environ)
+            while await rotator.step():
+                pass
+            await rotator.begin(new, own_deed(audit.Action.MASTER_KEY_ROTATE, clock))
+            while await rotator.step():
+                pass
+            return rotator.progress()
+
+
+async def back_up(config: Config, file: Path, *, replace: bool, report: Callable[[int, int], None]) -> Contents:
+    """Copy the journal to a file and return what the copy holds; CommandError, JournalError for a damaged one."""
+    clock = SystemClock()
+    path = config.journal.path
+    if not path.exists():
+        raise CommandError(f"there is no journal {path} yet")
+    check_place(file, path, replace=replace)
+    with unwrapped():
+        async with writing(config, clock, IdFactory(clock.now)) as store:
+            deed = own_deed(audit.Action.JOURNAL_BACKUP, clock, ("file", *(("force",) if replace else ())))
+            await store.audit.append(deed, str(file), None)
+            return await store.back_up(file, replace=replace, report=report)
+
+
+def restore(config: Config, file: Path) -> Restored:
+    """Put a backup in the journal's place; CommandError, JournalError, MasterKeyError. Blocks, and needs no `trio`."""
+    now = SystemClock().now()
+    path = config.journal.path
+    deed = own_deed(audit.Action.JOURNAL_RESTORE, SystemClock(), ("file",))
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    place = find_key_place(config, os.environ)
+    return restore_journal(file, path, load_key=place.load, kept_name=f"{path.name}.replaced-{moment}", deed=deed)

@@ -1,0 +1,1 @@
+"""What keeps secrets unreadable at rest: the vault, and where its master key comes from."""

@@ -1,0 +1,25 @@
+"""Times that somebody types into a form, in UTC as the pages show them. Pure."""
+
+from webhookd.base.clock import TimeError, parse_iso
+
+EXPECTED = "Write a time in UTC, such as 2025-01-31 12:00."
+_TO_THE_DAY, _TO_THE_MINUTE, _TO_THE_SECOND = len("2025-01-31"), len("2025-01-31T12:00"), len("2025-01-31T12:00:05")
+
+
+def read_moment(text: str | None) -> tuple[float | None, str | None]:
+    """Return a time as epoch seconds, and what is wrong with its text; nothing at all is no time.
+
+    Taken are a day, a time to the minute or second as the browser's own field or a person writes it, and ISO-8601.
+    """
+    if text is None or not text.strip():
+        return None, None
+    # Between day and time a space stands for a T; behind the time it was a + that nobody encoded.
+    spelled = text.strip()[:_TO_THE_MINUTE].replace(" ", "T") + text.strip()[_TO_THE_MINUTE:].replace(" ", "+")
+    if len(spelled) == _TO_THE_DAY:
+        spelled += "T00:00:00Z"
+    elif len(spelled) in {_TO_THE_MINUTE, _TO_THE_SECOND}:
+        spelled += "Z"
+    try:
+        return parse_iso(spelled), None
+    except TimeError:
+        return None, EXPECTED

@@ -1,0 +1,29 @@
+"""How a webhook is, in one word."""
+
+from webhookd.base.models import BreakerState, DisabledReason, Endpoint
+from webhookd.dispatch.health import Cause, Health
+
+_BY_CAUSE = {Cause.HALTED: ("halted", "bad"), Cause.PAUSED: ("slowed down", "warn")}
+
+
+def condition(endpoint: Endpoint, health: Health) -> tuple[str, str]:
+    """Return the word and its tone: `good`, `busy`, `idle`, `warn` or `bad`."""
+    if not endpoint.is_active:
+        if endpoint.disabled_reason not in {None, DisabledReason.MANUAL}:
+            return "disabled", "bad"
+        return "paused", "warn" if health.queued or health.parked else "idle"
+    if health.reason is not None and health.reason.cause in _BY_CAUSE:
+        return _BY_CAUSE[health.reason.cause]
+    if health.breaker is BreakerState.OPEN:
+        return "circuit open", "bad"
+    if health.breaker is BreakerState.HALF_OPEN:
+        return "probing", "warn"
+    if health.consecutive_failures:
+        return "failing", "warn"
+    if health.parked:
+        return "parked", "warn"
+    if health.sending:
+        return "sending", "busy"
+    if health.last_success_at is None and health.last_failure_at is None:
+        return "new", "idle"
+    return "healthy", "good"

@@ -1,0 +1,1 @@
+"""Where requests may go, and how: the verdict on URLs and addresses, names, and the egress proxy."""

@@ -1,0 +1,1 @@
+"""The HTTP client that delivers: connections, TLS, one request and its answer."""

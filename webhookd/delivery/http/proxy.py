@@ -1,0 +1,249 @@
+"""The way out through an egress proxy: pools of httpcore's over connections of ours.
+
+The proxy resolves and dials, so the policy checks the URL and its literal address alone. Each endpoint has a pool of
+its own. One in which something went wrong is used no more: httpcore keeps a tunnel whose handshake failed, or was cut
+off, as busy for ever.
+"""
+
+import random
+import ssl
+from collections import OrderedDict
+
+import httpcore
+import httpx
+import trio
+
+from webhookd.base.errors import ConfigError
+from webhookd.base.models import DeliveryError
+from webhookd.delivery.egress.rules import BlockedError, EgressPolicy, Resolver, Target
+from webhookd.delivery.http.transport import (
+    IDLE_SECONDS,
+    LEAST_SHARE_OF_AGE,
+    Exchanged,
+    Headers,
+    Progress,
+    TooLateError,
+    TransportError,
+)
+from webhookd.delivery.http.tunnel import ClosedWhileIdleError, EnoughError, Stream, TlsError, ToTheProxy, reason_of
+from webhookd.delivery.http.wire import ResponseReader
+
+MAX_POOLS = 1024
+MAX_IDLE_AN_ENDPOINT = 32
+
+
+class ProxyTransport:
+    """Sends requests through the proxy of `egress.proxy`; ConfigError where that is no proxy's URL."""
+
+    def __init__(
+        self,
+        proxy: str,
+        policy: EgressPolicy,
+        resolver: Resolver,
+        ssl_context: ssl.SSLContext,
+        *,
+        connect_timeout_seconds: float,
+        connection_max_age_seconds: float,
+    ) -> None:
+        self._policy = policy
+        self._timeout = {"connect": connect_timeout_seconds}
+        self._connection_max_age_seconds = connection_max_age_seconds
+        self._ssl_context = ssl_context
+        self._pools: OrderedDict[str, _Pool] = OrderedDict()  # the one that was used the longest ago first
+        try:
+            url = httpx.Proxy(proxy)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ConfigError("egress.proxy takes a URL such as http://proxy.example:3128") from error
+        if url.url.scheme not in {"http", "https"} or not url.url.host:
+            raise ConfigError("egress.proxy: only HTTP proxies are spoken to; write http://proxy.example:3128")
+        port = url.url.port or (443 if url.url.scheme == "https" else 80)
+        self._place = (url.url.host, port)
+        self._resolver = resolver
+        self.opened = 0
+        self.reused = 0
+        self._proxys_ssl_context = ssl_context if url.url.scheme == "https" else None
+        self._proxy = httpcore.Proxy(
+            httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=port, target=b"/"),
+            auth=url.auth,
+            ssl_context=self._proxys_ssl_context,
+        )
+
+    @property
+    def idle_connections(self) -> int:
+        """How many connections wait for their next request."""
+        return sum(connection.is_idle() for pool in self._pools.values() for connection in pool.http.connections)
+
+    async def exchange(
+        self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
+    ) -> Exchanged:
+        """Send one POST and return its response; TransportError for everything that keeps it from coming."""
+        try:
+            target = self._policy.parse(url)
+        except BlockedError as error:
+            raise TransportError(DeliveryError.BLOCKED, str(error)) from error
+        progress.doing = "waiting for the proxy's answer"
+        request = _request(target, headers, body, self._timeout)
+        with trio.CancelScope(deadline=progress.deadline):
+            try:
+                return await self._exchange(endpoint_id, request, progress)
+            except ClosedWhileIdleError:
+                # As on connections of our own: most likely the request never got there.
+                progress.doing = "connecting to the proxy again"
+            try:
+                return await self._exchange(endpoint_id, request, progress)
+            except ClosedWhileIdleError as error:
+                raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
+        raise TooLateError
+
+    def cut_off_late(self, now: float) -> None:
+        """Do nothing: each exchange has a scope of its own."""
+
+    async def forget(self, endpoint_id: str) -> None:
+        """Close the idle connections of an endpoint."""
+        if endpoint_id in self._pools:
+            self._retire(endpoint_id, self._pools[endpoint_id])
+        await trio.lowlevel.checkpoint()
+
+    def close_idle(self, before: float) -> None:
+        """Close the connections that have been idle since before that time (trio's clock)."""
+        for endpoint_id, pool in list(self._pools.items()):
+            if not pool.users and pool.idle_since < before:
+                self._retire(endpoint_id, pool)
+
+    def close_old(self, now: float) -> None:
+        """Take the pools out of use that are too old (trio's clock); their idle connections are closed."""
+        for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
+            self._retire(endpoint_id, pool)
+
+    async def aclose(self) -> None:
+        """Close every idle connection."""
+        self.close_idle(float("inf"))
+        await trio.lowlevel.checkpoint()
+
+    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: Progress) -> Exchanged:
+        kept = self._pools.get(endpoint_id)
+        if kept is not None and kept.expires_at <= trio.current_time():
+            self._retire(endpoint_id, kept)
+        pool = self._pools.pop(endpoint_id, None) or self._new_pool()
+        self._pools[endpoint_id] = pool
+        pool.users += 1
+        is_well = False
+        # httpcore doesn't say which it was; it takes an idle one wherever there is one.
+        progress.is_reused = any(connection.is_idle() for connection in pool.http.connections)
+        if progress.is_reused:
+            self.reused += 1
+        else:
+            self.opened += 1
+        try:
+            reader = await _read(await pool.http.handle_async_request(request))
+            is_well = True
+        except EnoughError as error:
+            reader = error.reader
+        except ClosedWhileIdleError:
+            raise
+        except httpcore.TimeoutException as error:
+            raise TransportError(DeliveryError.TIMEOUT, "connecting through the proxy took too long") from error
+        except TlsError as error:
+            raise TransportError(DeliveryError.TLS, f"through the proxy: {error}") from error
+        except (httpcore.ConnectError, httpcore.ProxyError) as error:
+            raise TransportError(DeliveryError.CONNECT, f"through the proxy: {reason_of(error)}") from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise TransportError(DeliveryError.PROTOCOL, f"through the proxy: {reason_of(error)}") from error
+        finally:
+            pool.users -= 1
+            pool.idle_since = trio.current_time()
+            if not is_well:
+                self._retire(endpoint_id, pool)
+            elif pool.is_retired and not pool.users:
+                pool.close()
+        return Exchanged(
+            status=reader.status,
+            headers=tuple(reader.headers),
+            body=bytes(reader.body),
+            is_truncated=reader.is_truncated,
+        )
+
+    def _retire(self, endpoint_id: str, pool: "_Pool") -> None:
+        """Take a pool out of use; those who are using it finish."""
+        if self._pools.get(endpoint_id) is pool:
+            del self._pools[endpoint_id]
+        pool.is_retired = True
+        if not pool.users:
+            pool.close()
+
+    def _new_pool(self) -> "_Pool":
+        if len(self._pools) >= MAX_POOLS:
+            oldest = next(((name, pool) for name, pool in self._pools.items() if not pool.users), None)
+            if oldest is not None:
+                self._retire(*oldest)
+        backend = ToTheProxy(*self._place, self._resolver, self._proxys_ssl_context)
+        age = self._connection_max_age_seconds * random.uniform(LEAST_SHARE_OF_AGE, 1.0)  # noqa: S311 - no secret
+        return _Pool(self._proxy, self._ssl_context, backend, expires_at=trio.current_time() + age)
+
+
+class _Pool:
+    """The connections of one endpoint, and how many exchanges use them; none is older than the pool itself."""
+
+    def __init__(
+        self, proxy: httpcore.Proxy, ssl_context: ssl.SSLContext, backend: ToTheProxy, *, expires_at: float
+    ) -> None:
+        self._backend = backend
+        self.expires_at = expires_at
+        self.http = httpcore.AsyncConnectionPool(
+            ssl_context=ssl_context,
+            proxy=proxy,
+            max_connections=None,  # how much may be in flight is bounded before it comes here
+            max_keepalive_connections=MAX_IDLE_AN_ENDPOINT,
+            keepalive_expiry=IDLE_SECONDS,
+            network_backend=backend,
+        )
+        self.users = 0
+        self.idle_since = 0.0
+        self.is_retired = False
+
+    def close(self) -> None:
+        """Close at once whatever is open; a goodbye could block."""
+        self._backend.close()
+
+
+class _Body:
+    """A request's body; httpcore's own iterator is a generator, left unfinished when the receiver hangs up early."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._left: list[bytes] = []
+
+    def __aiter__(self) -> "_Body":
+        self._left = [self._data] if self._data else []
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._left:
+            raise StopAsyncIteration
+        return self._left.pop()
+
+
+def _request(target: Target, headers: Headers, body: bytes, timeout: dict[str, float]) -> httpcore.Request:
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    # httpcore writes the port into the absolute form and takes its absence for the scheme's own.
+    port = None if target.is_default_port else target.port
+    return httpcore.Request(
+        "POST",
+        httpcore.URL(scheme=target.scheme.encode(), host=host.encode(), port=port, target=target.raw.encode()),
+        headers=[("host", target.authority), *headers, ("content-length", str(len(body)))],
+        content=_Body(body),
+        extensions={"timeout": timeout},
+    )
+
+
+async def _read(response: httpcore.Response) -> ResponseReader:
+    """Let httpcore read an answer to its end, and return what our own reader has made of it."""
+    try:
+        async for _ in response.aiter_stream():
+            pass
+    finally:
+        await response.aclose()
+    stream = response.extensions["network_stream"]
+    if not isinstance(stream, Stream):
+        raise httpcore.RemoteProtocolError("the receiver wants to change the protocol")
+    return stream.reader

@@ -1,0 +1,1 @@
+"""From an event to its requests: who gets it, and one actor with one lane for each endpoint."""

@@ -1,0 +1,119 @@
+"""An endpoint's state as an operator asks for it: above all why nothing is being sent. Pure."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from webhookd.base.models import BreakerState, DisabledReason, Endpoint, EndpointState, Policy
+from webhookd.delivery.policy.rate_limit import TokenBucket
+from webhookd.dispatch.lane import Move, Wait, Why
+from webhookd.journal import QueueFacts
+
+
+class Cause(Enum):
+    """Why nothing is being sent to an endpoint."""
+
+    DISABLED = "disabled"
+    NOTHING_QUEUED = "nothing_queued"
+    HALTED = "halted"
+    PAUSED = "paused"
+    CIRCUIT_OPEN = "circuit_open"
+    RATE_LIMITED = "rate_limited"
+    BACKING_OFF = "backing_off"
+    ONLY_PARKED = "only_parked"
+    DUE = "due"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """A cause, with what belongs to it: when it ends as far as that is known, and the last failure."""
+
+    cause: Cause
+    until: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How an endpoint is as of `at`; `reason` is None while something is being sent."""
+
+    at: float
+    breaker: BreakerState
+    sending: bool
+    reason: Reason | None
+    disabled_reason: DisabledReason | None
+    queued: int
+    parked: int
+    oldest_pending_at: float | None
+    next_attempt_at: float | None
+    consecutive_failures: int
+    failing_since: float | None
+    last_success_at: float | None
+    last_failure_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inside:
+    """By what an endpoint's actor decides: its past, its policy, and its bucket where it has a rate limit."""
+
+    state: EndpointState
+    policy: Policy
+    bucket: TokenBucket | None
+
+
+def assess(
+    endpoint: Endpoint,
+    state: EndpointState,
+    queue: QueueFacts,
+    *,
+    move: Move | None,
+    sending: bool,
+    halted: str | None,
+    now: float,
+) -> Health:
+    """Put together what actor and journal know; `move` is the actor's next (None: no actor is running).
+
+    `halted` is the last crash of an actor that is no longer tried.
+    """
+    return Health(
+        at=now,
+        breaker=state.breaker,
+        sending=sending,
+        reason=None if sending else _reason(endpoint, state, queue, move=move, halted=halted, now=now),
+        disabled_reason=endpoint.disabled_reason,
+        queued=queue.queued,
+        parked=queue.parked,
+        oldest_pending_at=queue.oldest_pending_at,
+        next_attempt_at=_next_attempt_at(endpoint, state, queue),
+        consecutive_failures=state.consecutive_faults,
+        failing_since=state.failing_since,
+        last_success_at=state.last_success_at,
+        last_failure_at=state.last_failure_at,
+    )
+
+
+def _reason(
+    endpoint: Endpoint, state: EndpointState, queue: QueueFacts, *, move: Move | None, halted: str | None, now: float
+) -> Reason:
+    if not endpoint.is_active:
+        return Reason(cause=Cause.DISABLED)
+    if not queue.queued and not queue.parked:
+        return Reason(cause=Cause.NOTHING_QUEUED)
+    if halted is not None:
+        return Reason(cause=Cause.HALTED, error=halted)
+    if state.paused_until is not None and now < state.paused_until:
+        return Reason(cause=Cause.PAUSED, until=state.paused_until, error=state.last_error)
+    if state.breaker is BreakerState.OPEN and state.retry_at is not None:
+        return Reason(cause=Cause.CIRCUIT_OPEN, until=state.retry_at, error=state.last_error)
+    if isinstance(move, Wait) and move.why is Why.RATE:
+        return Reason(cause=Cause.RATE_LIMITED, until=move.until)
+    if queue.next_attempt_at is not None and queue.next_attempt_at > now:
+        cause = Cause.BACKING_OFF if queue.queued else Cause.ONLY_PARKED
+        return Reason(cause=cause, until=queue.next_attempt_at, error=state.last_error)
+    return Reason(cause=Cause.DUE)
+
+
+def _next_attempt_at(endpoint: Endpoint, state: EndpointState, queue: QueueFacts) -> float | None:
+    if not endpoint.is_active or queue.next_attempt_at is None:
+        return None
+    held_until = state.retry_at if state.breaker is BreakerState.OPEN else None
+    return max(queue.next_attempt_at, held_until or 0.0, state.paused_until or 0.0)

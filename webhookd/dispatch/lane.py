@@ -1,0 +1,346 @@
+"""A lane: all that decides when and what is sent to one endpoint, and every change of it as one synchronous step.
+
+It is pure: no I/O, no clock, no randomness; `now` and samples are given. It holds the endpoint's settings, the window
+onto its queue, its breaker (`EndpointState`), its token bucket, its probe, what is in flight and what is held. What a
+change forgives is decided by `forgiveness.forgive`, in the change's transaction; the lane takes over the result.
+
+    queued --take--> in flight --settle--> settled --landed--> written, or failed, or refused
+
+A delivery in flight is settled once its answer is known: the verdict it returns is what the journal is to record. It
+stays in flight until that record has landed, so its successor leaves only then. A record that wasn't written leaves
+the lane ahead of the journal: nothing is sent until it begins again.
+
+Whatever isn't plain success makes the window stale: the journal then says what comes next, and nothing leaves until it
+has said so. The order of the looks in `next` is that in which an operator would ask: is there something to send, is the
+webhook active, is the endpoint well, has its pace room.
+"""
+
+from dataclasses import InitVar, dataclass, field
+from enum import Enum
+
+import msgspec
+
+from webhookd.base.models import (
+    BreakerState,
+    DeliveryStatus,
+    Endpoint,
+    EndpointState,
+    Ordering,
+    Outcome,
+    Policy,
+    QueuedDelivery,
+    Trigger,
+    Verdict,
+)
+from webhookd.delivery.policy import breaker, rate_limit
+from webhookd.delivery.policy.breaker import Hold
+from webhookd.delivery.policy.forgiveness import Forgiveness
+from webhookd.delivery.policy.rate_limit import TokenBucket, new_bucket
+from webhookd.delivery.policy.retry import Since, decide
+from webhookd.delivery.request import Receiver
+from webhookd.dispatch.queue_window import QueueWindow, earliest
+from webhookd.journal import Window, WindowRequest
+
+LINGER_SECONDS = 30.0
+MIN_WINDOW = 50
+NO_KEYS: frozenset[str] = frozenset()
+
+
+class Why(Enum):
+    """What is waited for."""
+
+    READING = "reading"
+    HELD = "held"
+    IDLE = "idle"
+    INACTIVE = "inactive"
+    PAUSED = "paused"
+    OPEN = "open"
+    PROBING = "probing"
+    BACK_OFF = "back_off"
+    RATE = "rate"
+    SENDING = "sending"
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send this delivery now."""
+
+    delivery: QueuedDelivery
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """Record these deliveries, whose age has passed, as failed."""
+
+    deliveries: tuple[QueuedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait for a change of the lane, until then at most (None: however long it takes)."""
+
+    until: float | None
+    why: Why
+
+
+class Step(Enum):
+    """The moves that need no more said."""
+
+    REFILL = "refill"
+    LEAVE = "leave"
+
+
+Move = Send | Expire | Wait | Step
+
+
+class Landing(Enum):
+    """What became of the record of an attempt."""
+
+    WRITTEN = "written"
+    FAILED = "failed"  # not known to be on disk; or there was none, since the attempt was never settled
+    REFUSED = "refused"  # not on disk: it was fenced off
+
+
+@dataclass(slots=True)
+class Flight:
+    """A delivery in flight, with its verdict once it is settled."""
+
+    delivery: QueuedDelivery
+    verdict: Verdict | None = None
+
+
+_CLEAN = EndpointState()
+_WHY = {Hold.PAUSED: Why.PAUSED, Hold.OPEN: Why.OPEN, Hold.PROBING: Why.PROBING}
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """One endpoint's decisions.
+
+    `needs_load`: settings and secrets are to be read again before anything is taken. `revision` counts the changes that
+    forgave something; what was in flight across one has little to say of the endpoint as it is now.
+    """
+
+    endpoint: Endpoint
+    policy: Policy
+    now: InitVar[float]
+    bucket: TokenBucket | None = None
+    state: EndpointState = _CLEAN
+    queue: QueueWindow = field(default_factory=QueueWindow)
+    in_flight: dict[int, Flight] = field(default_factory=dict)
+    needs_load: bool = True
+    is_retired: bool = False
+    _held: tuple[int, ...] = ()
+    _probe: int | None = None
+    _revision: int = 0
+    _active_at: float = 0.0
+    _is_ahead: bool = False
+
+    def __post_init__(self, now: float) -> None:
+        self.resize(now)
+
+    def begin(self, now: float) -> None:
+        """Start over, with nothing in flight; settings, secrets and `state` are read before anything is taken."""
+        self.queue = QueueWindow()  # the last one may have been left in the middle of a read
+        self.needs_load = True
+        self._active_at = now
+        self._is_ahead = False
+
+    def begin_load(self) -> int:
+        """Note that settings and secrets are about to be read; return the revision that they belong to."""
+        self.needs_load = False
+        return self._revision
+
+    def retire(self) -> None:
+        """Send nothing more; what is in flight still ends and is recorded."""
+        self.is_retired = True
+
+    def offer(self, delivery: QueuedDelivery) -> bool:
+        """Take in the delivery that was queued last; return whether there may be something to do now.
+
+        A queue that only grows, behind a head that waits or of a webhook that is disabled, costs no look at it.
+        """
+        is_news = self.queue.append(delivery)
+        return is_news or (self.endpoint.is_active and self.policy.ordering is not Ordering.STRICT)
+
+    def expect_more(self) -> None:
+        """Note that the journal may hold more deliveries, behind those that are known."""
+        self.queue.has_more = True
+
+    def reload(self) -> None:
+        """Note that the journal was changed behind the window."""
+        self.queue.is_stale = True
+
+    def begin_refill(self, now: float) -> WindowRequest:
+        """Note that the queue is about to be read; return what is to be asked for."""
+        blocked_keys = NO_KEYS
+        if self.policy.ordering is Ordering.KEY:
+            blocked_keys = self._busy_keys() | self.queue.waiting_keys(now)
+        limit = max(MIN_WINDOW, 2 * self.policy.concurrency)
+        self.queue.begin_read(limit, lacks_keys=bool(blocked_keys))
+        return WindowRequest(
+            endpoint_pk=self.endpoint.pk,
+            ordering=self.policy.ordering,
+            limit=limit,
+            now=now,
+            blocked_keys=blocked_keys,
+            in_flight=frozenset(self.in_flight),
+        )
+
+    def load(self, window: Window) -> None:
+        """Take in what the journal answered to `begin_refill`."""
+        self.queue.load(window)
+
+    def hold(self, delivery_pk: int) -> None:
+        """Keep a delivery from being sent while its row is changed by hand."""
+        self._held = (*self._held, delivery_pk)
+
+    def release(self, delivery_pk: int) -> None:
+        """End one `hold`; the journal says what became of the delivery."""
+        at = self._held.index(delivery_pk)
+        self._held = self._held[:at] + self._held[at + 1 :]
+        self.reload()
+
+    def next(self, now: float) -> Move:
+        """Return the next move, as things stand."""
+        if self.is_retired or self._is_ahead:
+            return Step.LEAVE
+        queue, ordering, state = self.queue, self.policy.ordering, self.state
+        if queue.is_being_read:
+            return Wait(None, Why.READING)
+        if queue.expired and not queue.is_stale:
+            expired = tuple([delivery for delivery in queue.expired if delivery.pk not in self._held])
+            return Expire(expired) if expired else Wait(None, Why.HELD)
+        candidate = queue.candidate(
+            now,
+            ordering,
+            busy_keys=self._busy_keys() if ordering is Ordering.KEY else NO_KEYS,
+            held=self._held,
+            by_hand_first=state.breaker is not BreakerState.CLOSED,
+        )
+        if queue.needs_read(now, ordering, found=candidate is not None):
+            return Step.REFILL
+        if candidate is None or not self.endpoint.is_active:
+            return self._without_candidate(now)
+        is_by_hand = candidate.trigger is Trigger.MANUAL
+        if (hold := breaker.admit(state, now, probing=self._probe is not None, by_hand=is_by_hand)) is not None:
+            until, why = hold[1], _WHY[hold[0]]
+        elif len(self.in_flight) >= (most := rate_limit.allowed_in_flight(self.policy, state.recovered_at, now))[0]:
+            until, why = most[1], Why.SENDING
+        elif self.bucket is not None and (ready_at := self.bucket.ready_at(now)) > now:
+            until, why = ready_at, Why.RATE
+        else:
+            return Send(candidate)
+        return Wait(earliest(until, queue.next_event_at(now, ordering)), why)
+
+    def _without_candidate(self, now: float) -> Move:
+        event_at = self.queue.next_event_at(now, self.policy.ordering)
+        if self.in_flight:
+            return Wait(event_at, Why.SENDING)
+        if self.queue.is_spent or self.queue.is_empty:
+            leave_at = self._active_at + LINGER_SECONDS
+            if now < leave_at:
+                return Wait(earliest(leave_at, event_at), Why.IDLE)
+            return Step.REFILL if self.queue.is_spent else Step.LEAVE
+        return Wait(event_at, Why.BACK_OFF if self.endpoint.is_active else Why.INACTIVE)
+
+    def _busy_keys(self) -> frozenset[str]:
+        keys = (flight.delivery.ordering_key for flight in self.in_flight.values())
+        return frozenset([key for key in keys if key is not None])
+
+    def drained(self, now: float) -> None:
+        """Note that the backlog is gone: bursts may be saved up again."""
+        if self.bucket is not None:
+            self.bucket = self.bucket.drained(now)
+
+    def take(self, now: float) -> QueuedDelivery | None:
+        """Commit to the delivery that goes now, and give it the token and the probe; None where none may."""
+        if self.needs_load or not isinstance(move := self.next(now), Send):
+            return None
+        delivery = move.delivery
+        self._active_at = now
+        self.queue.take(delivery)
+        self.in_flight[delivery.pk] = Flight(delivery)
+        if self.bucket is not None:
+            self.bucket = self.bucket.take(now)
+        if self.state.needs_probe:
+            self.state = breaker.probe(self.state)
+            self._probe = delivery.pk
+        return delivery
+
+    def settle(
+        self, delivery: QueuedDelivery, outcome: Outcome, receiver: Receiver, *, now: float, sample: float
+    ) -> Verdict:
+        """Decide what the outcome of an attempt that went to `receiver` means; return what is to be recorded.
+
+        `sample` is random, uniform in [0, 1). The verdict's `disable` is set only where this disables the webhook.
+        """
+        before = self.state
+        verdict = decide(
+            outcome,
+            delivery,
+            before,
+            self.policy,
+            now=now,
+            sample=sample,
+            is_probe=delivery.pk == self._probe,
+            since=self._changed_since(receiver),
+        )
+        self.state = verdict.endpoint
+        if self.bucket is not None and before.is_unhealthy and not self.state.is_unhealthy:
+            self.bucket = self.bucket.emptied(now)
+        if not self.endpoint.is_active:
+            verdict = msgspec.structs.replace(verdict, disable=None)
+        elif verdict.disable is not None:
+            self.endpoint = msgspec.structs.replace(
+                self.endpoint, is_active=False, disabled_reason=verdict.disable, disabled_at=now
+            )
+        self.in_flight[delivery.pk].verdict = verdict
+        return verdict
+
+    def _changed_since(self, receiver: Receiver) -> Since:
+        if receiver.revision == self._revision:
+            return Since.NOTHING
+        return Since.CHANGED if receiver.url == self.endpoint.url else Since.MOVED
+
+    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
+        """Take a delivery out of flight, as its record came back."""
+        flight = self.in_flight.pop(delivery.pk)
+        if self._probe == delivery.pk:
+            self._probe = None
+        if landing is not Landing.WRITTEN:
+            self._is_ahead = True
+        elif flight.verdict is None or flight.verdict.status is not DeliveryStatus.SUCCEEDED:
+            self.queue.is_stale = True
+        elif self.queue.lacks_keys:
+            self.queue.has_more = True  # among them may be its key's successor
+
+    def change(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None) -> None:
+        """Take over changed settings, and what the change forgives; `resize` the bucket after it."""
+        self.endpoint, self.policy = endpoint, policy
+        if forgiveness is not None:
+            self.state = forgiveness.state
+            self._revision += 1
+            self._probe = None  # what is in flight has nothing more to say of the endpoint
+        self.reload_all()
+
+    def resize(self, now: float) -> None:
+        """Give the bucket the size that the settings say, with the tokens it has as far as they fit."""
+        limit, bucket = self.policy.rate_limit, self.bucket
+        if limit is None or bucket is None:
+            self.bucket = None if limit is None else new_bucket(limit, now)
+        else:
+            self.bucket = bucket.resized(limit, now)
+
+    def reload_all(self) -> None:
+        """Note that settings, secrets and queue are to be read again."""
+        self.needs_load = True
+        self.reload()
+
+    def shift(self, seconds: float) -> None:
+        """Follow a clock that was set by so many seconds; the journal follows too, and is to be read again then."""
+        self.state = breaker.shifted(self.state, seconds)
+        if self.bucket is not None:
+            self.bucket = self.bucket.shifted(seconds)
+        self._active_at += seconds
+        self.reload()

@@ -1,0 +1,170 @@
+"""The window onto one endpoint's queue: what of it was last read from the journal, and when to read again.
+
+Pure bookkeeping, without I/O. The window never grows past what one read may return, whatever the backlog is.
+"""
+
+from collections.abc import Collection, Container, Iterable
+from dataclasses import dataclass, field
+
+from webhookd.base.models import Ordering, QueuedDelivery, Trigger
+from webhookd.journal import Window
+
+BODIES_AHEAD = 16
+
+
+@dataclass(slots=True, eq=False)
+class QueueWindow:
+    """What is known of an endpoint's queue.
+
+    `is_being_read`: the journal has been asked and hasn't answered yet. `is_stale`: the journal was changed behind the
+    window. `has_more`: the journal may hold deliveries that came after it was read. `lacks_keys`: deliveries of some
+    ordering keys were left out of it. `expired` are deliveries whose age has passed and that only need recording.
+    """
+
+    is_stale: bool = True
+    has_more: bool = False
+    lacks_keys: bool = False
+    is_being_read: bool = False
+    expired: tuple[QueuedDelivery, ...] = ()
+    _pending: list[QueuedDelivery] = field(default_factory=list)
+    _parked: list[QueuedDelivery] = field(default_factory=list)
+    _waiting: dict[str, float] = field(default_factory=dict)
+    _refill_at: float | None = None
+    _was_taken_from: bool = False
+    _limit: int = 0
+    _last_sequence: int = 0
+
+    def __len__(self) -> int:
+        return len(self._pending) + len(self._parked) + len(self.expired)
+
+    def begin_read(self, limit: int, *, lacks_keys: bool) -> None:
+        """Note that the journal is about to be read; what changes from now on is noted again.
+
+        Until it has been read nothing may be taken: what the window holds may be out of date.
+        """
+        self.is_stale = self.has_more = False
+        self.is_being_read = True
+        self.lacks_keys = lacks_keys
+        self._limit = limit
+
+    def load(self, window: Window) -> None:
+        """Take in what the journal answered."""
+        self.is_being_read = False
+        self.expired = window.expired
+        self.has_more = self.has_more or not window.complete
+        self._last_sequence = window.last_sequence
+        self._pending = list(window.pending)
+        self._parked = list(window.parked)
+        self._was_taken_from = False
+        self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
+
+    def append(self, delivery: QueuedDelivery) -> bool:
+        """Take in a delivery that was queued behind all others, or note that the journal has more.
+
+        It may only join a window that holds everything before it, and that isn't being read. A gap in the sequences
+        means that something was queued in another way. Return whether it says anything new about a queue of which the
+        head is all that counts: while that holds the others back, one more behind them says nothing.
+        """
+        before = bool(self._pending), self.has_more, self._refill_at
+        knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self.is_being_read)
+        follows = delivery.sequence == self._last_sequence + 1
+        if not (knows_all and follows) or len(self._pending) >= self._limit:
+            self.has_more = True
+        else:
+            self._last_sequence += 1
+            self._pending.append(delivery)
+            self._refill_at = earliest(self._refill_at, delivery.expires_at)
+        return before != (True, self.has_more, self._refill_at)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is known that is to be sent, now or later."""
+        return not len(self) and self._refill_at is None
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all that the window held has been sent, so that only the journal knows what is left for later."""
+        return not len(self) and self._was_taken_from
+
+    def needs_read(self, now: float, ordering: Ordering, *, found: bool) -> bool:
+        """Whether the journal must be read before the next move; `found` says that there is something to send.
+
+        In strict order a head that waits for its back-off is all there is to know, whatever comes in behind it.
+        """
+        if self.is_stale or (self._refill_at is not None and now >= self._refill_at):
+            return True
+        return self.has_more and not found and not (ordering is Ordering.STRICT and self._pending)
+
+    def next_event_at(self, now: float, ordering: Ordering) -> float | None:
+        """When there is something to do next, as far as is known: a delivery falls due or one expires."""
+        heads = self._pending[:1] if ordering is Ordering.STRICT else self._pending
+        waiting = [delivery.next_attempt_at for delivery in heads if delivery.next_attempt_at > now]
+        return earliest(self._refill_at, *waiting)
+
+    def candidate(
+        self, now: float, ordering: Ordering, *, busy_keys: Container[str], held: Collection[int], by_hand_first: bool
+    ) -> QueuedDelivery | None:
+        """Return the delivery that goes next once the endpoint takes one, or None.
+
+        Parked ones that are due go first: they are few and have waited longest. With `by_hand_first` (an open breaker)
+        one that was retried by hand is preferred, since it may be the probe.
+        """
+        if ordering is Ordering.STRICT and not (self._parked or held or by_hand_first):
+            head = self._pending[0] if self._pending else None
+            return head if head is not None and head.next_attempt_at <= now else None
+        chosen = None
+        for delivery in self._eligible(now, ordering, busy_keys):
+            if delivery.pk in held:
+                continue
+            if not by_hand_first or delivery.trigger is Trigger.MANUAL:
+                return delivery
+            chosen = chosen or delivery
+        return chosen
+
+    def take(self, delivery: QueuedDelivery) -> None:
+        """Remove a delivery that is sent now."""
+        self._was_taken_from = True
+        for waiting in (self._pending, self._parked):
+            if waiting and waiting[0] is delivery:
+                del waiting[0]
+                return
+        (self._parked if delivery in self._parked else self._pending).remove(delivery)
+
+    def upcoming(self) -> list[int]:
+        """Return the events of the next deliveries, by row number."""
+        return [delivery.event_pk for delivery in self._pending[:BODIES_AHEAD]]
+
+    def waiting_keys(self, now: float) -> frozenset[str]:
+        """Return the ordering keys whose head waits for its back-off, those that earlier windows held included.
+
+        A window can be full of what waits behind one head; without a memory the next one would be full of another's.
+        """
+        if self.is_stale:
+            self._waiting.clear()  # a back-off may have been ended by hand
+        else:
+            self._waiting = {key: at for key, at in self._waiting.items() if at > now}
+            for delivery in self._pending:
+                key = delivery.ordering_key
+                if key is not None and key not in self._waiting and delivery.next_attempt_at > now:
+                    self._waiting[key] = delivery.next_attempt_at
+        return frozenset(self._waiting)
+
+    def _eligible(self, now: float, ordering: Ordering, busy_keys: Container[str]) -> Iterable[QueuedDelivery]:
+        yield from (delivery for delivery in self._parked if delivery.next_attempt_at <= now)
+        if ordering is Ordering.STRICT:
+            yield from (delivery for delivery in self._pending[:1] if delivery.next_attempt_at <= now)
+            return
+        seen: set[str] = set()
+        for delivery in self._pending:
+            key = delivery.ordering_key if ordering is Ordering.KEY else None
+            if key is not None:
+                if key in seen or key in busy_keys:
+                    continue
+                seen.add(key)
+            if delivery.next_attempt_at <= now:
+                yield delivery
+
+
+def earliest(*times: float | None) -> float | None:
+    """Return the earliest of the times that are known."""
+    return min([at for at in times if at is not None], default=None)

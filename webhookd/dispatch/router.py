@@ -1,0 +1,440 @@
+"""Who gets an event, and the one place through which anything about an endpoint changes.
+
+The journal is changed first; what the process remembers (subscriptions, actors, catalogue) follows in the commit's
+callback, on the loop and in the order of commits, so memory never runs ahead of the disk and two changes never cross.
+Publishing itself needs no query: targets come from memory, and a target that is deleted before the commit is dropped
+there.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from webhookd.base.clock import Timeline
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import accept
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import (
+    OPERATIONAL_EVENTS,
+    TEST_EVENT,
+    AttemptRecord,
+    Credentials,
+    DeliveryStatus,
+    DisabledReason,
+    Endpoint,
+    EndpointState,
+    Message,
+    NewEvent,
+    OperationalEvent,
+    Policy,
+    PublishResult,
+    QueuedDelivery,
+)
+from webhookd.base.secret import Secret
+from webhookd.config import Config
+from webhookd.crypto.vault import Vault
+from webhookd.delivery.policy.resolve import resolve
+from webhookd.delivery.request import RequestSender
+from webhookd.delivery.signing import secret_hint
+from webhookd.dispatch import operational_events
+from webhookd.dispatch.actor import Actor
+from webhookd.dispatch.clock_steps import Schedule
+from webhookd.dispatch.health import Health, Inside, assess
+from webhookd.dispatch.registry import Registry
+from webhookd.dispatch.slots import Slots
+from webhookd.dispatch.subscriptions import Subscriptions
+from webhookd.dispatch.supervisor import Supervisor
+from webhookd.jobs.replay import Replayer
+from webhookd.jobs.test_delivery import Tester, own_event
+from webhookd.journal import (
+    DeliveriesQueued,
+    DeliveryRow,
+    EndpointChanges,
+    EventTypeAdded,
+    EventTypeRemoved,
+    EventTypeRow,
+    NewEndpoint,
+    Publish,
+    QueueFacts,
+    Store,
+    Ticket,
+    WebhookChanged,
+    WebhookDeleted,
+)
+from webhookd.journal.queries import audit, endpoints, event_types
+from webhookd.observe.attempt_feed import RecentAttempts
+from webhookd.observe.logs import delivery_attempted, get_logger
+from webhookd.observe.metrics import Measures
+
+SWEEP_SECONDS = 60.0
+SECOND_LOOK_SECONDS = 1.0
+BOOT_WAKE_INTERVAL_SECONDS = 0.002
+CANCELED_A_STEP = 500
+TOLD_A_STEP = 500  # events and deliveries that tell of what has expired
+
+Announce = Callable[[dict[str, object]], Sequence[Publish]]
+
+_log = get_logger("router")
+
+
+class EndpointSender(RequestSender, Protocol):
+    """A sender that keeps connections for each endpoint."""
+
+    async def forget(self, endpoint_id: str) -> None:
+        """Close an endpoint's connections."""
+        ...
+
+
+class Router:
+    """Publishes events and changes endpoints; owns the registry of actors."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        sender: EndpointSender,
+        vault: Vault,
+        clock: Timeline,
+        ids: IdFactory,
+        config: Config,
+        sample: Callable[[], float],
+        measures: Measures,
+    ) -> None:
+        self.event_types: set[str] = set()
+        self.sweeps_that_found_work = 0
+        self.recent = RecentAttempts()
+        self._store = store
+        self._sender = sender
+        self._vault = vault
+        self._clock = clock
+        self._ids = ids
+        self._config = config
+        self._measures = measures
+        self._subscriptions = Subscriptions()
+        slots = Slots(config.delivery.max_in_flight)
+        make_actor = partial(
+            Actor, queue=store, sender=sender, owner=self, clock=clock, ids=ids, slots=slots, sample=sample
+        )
+        self.registry = Registry(clock, slots, make_actor)
+        self.replayer = Replayer(store, clock, ids, wake=self.registry.requeued, policy=self._policy)
+        self.tester = Tester(store, sender, clock, ids, load=self.load, policy=self._policy)
+        self._schedule = Schedule(store, clock, vault, self.registry, self._policy)
+
+    async def begin(self) -> None:
+        """Read endpoints and catalogue from the journal; nothing may be published before."""
+        self._schedule.begin()
+        feed = self._store.feed
+        feed.follow(DeliveriesQueued, self._offer)
+        feed.follow(WebhookChanged, self._adopt)
+        feed.follow(WebhookDeleted, self._abandon)
+        feed.follow(EventTypeAdded, lambda added: self.event_types.add(added.name))
+        feed.follow(EventTypeRemoved, lambda removed: self.event_types.discard(removed.name))
+        for endpoint in await self._store.webhooks.all():
+            self._adopt(WebhookChanged(endpoint))
+        self.event_types = {row.name for row in await self._store.event_types.all()}
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run the actors until canceled; endpoints with a backlog are woken one after the other, not all at once."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.registry.run)
+            nursery.start_soon(Supervisor("resume").run, self._resume)
+            nursery.start_soon(Supervisor("replay").run, self.replayer.run)
+            task_status.started()
+
+    async def drain(self) -> None:
+        """Send nothing more; return once every request in flight has ended and is on record."""
+        await self.registry.drain()
+
+    async def _resume(self) -> None:
+        backlog = await self._store.deliveries.backlog()
+        for endpoint_pk in backlog:
+            if self.registry.wake(endpoint_pk) is not None:
+                await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
+        for endpoint_pk in backlog:
+            if self.registry.lane(endpoint_pk) is None:
+                await self._cancel_queue(endpoint_pk)  # deleted, and stopped on the way; others don't wait for it
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Wake endpoints that have work and no actor: the net below the wakes, which should never catch anything."""
+        idle = await self._idle_with_work()
+        if not idle:
+            return
+        await trio.sleep(SECOND_LOOK_SECONDS)  # whoever has just queued something may be about to tell
+        for endpoint_pk in idle & await self._idle_with_work():
+            if self.registry.wake(endpoint_pk) is not None:
+                self.sweeps_that_found_work += 1
+                _log.warning("sweep.found_work", endpoint_pk=endpoint_pk)
+
+    async def _idle_with_work(self) -> set[int]:
+        backlog = await self._store.deliveries.backlog()
+        return {endpoint_pk for endpoint_pk in backlog if self.registry.running(endpoint_pk) is None}
+
+    async def room(self, flow: Hashable = None) -> None:
+        """Wait until the journal takes another event in a flow; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
+        await self._store.room(flow)
+
+    def has_room(self, flow: Hashable) -> bool:
+        """Whether `room` would return, or refuse, at once."""
+        return self._store.has_room(flow)
+
+    def publish(self, new: NewEvent, flow: Hashable = None) -> Ticket[PublishResult]:
+        """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
+
+        Events of one flow are stored in the order in which they come; different flows take turns. Raises Rejected
+        UNKNOWN_EVENT_TYPE. Call it right after `room`.
+        """
+        self._check_type(new.type)
+        event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
+        targets = self._subscriptions.targets(event.type, event.organization_id)
+        return self._store.publish(event, targets, flow=flow, may_repeat=new.id is not None)
+
+    def _check_type(self, name: str) -> None:
+        if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
+            raise Rejected(ErrorCode.UNKNOWN_EVENT_TYPE, f"{name} is webhookd's own and can't be published")
+        if name not in self.event_types and self._config.events.unknown_event_types == "reject":
+            raise Rejected(
+                ErrorCode.UNKNOWN_EVENT_TYPE,
+                f"{name} isn't in the catalogue: add it with PUT /api/event-types/{name}, or set "
+                'events.unknown_event_types = "accept"',
+                errors=(("/type", "a name of the catalogue"),),
+            )
+
+    def _offer(self, queued: DeliveriesQueued) -> None:
+        for delivery in queued.deliveries:
+            if delivery.status is DeliveryStatus.PENDING:
+                self.registry.offer(delivery)
+
+    async def create_endpoint(self, new: NewEndpoint, deed: audit.Deed | None = None) -> Endpoint:
+        """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
+        most = self._config.organizations.max_webhooks
+        return await self._store.webhooks.create(self._vault, new, most=most, entry=deed)
+
+    async def update_endpoint(
+        self,
+        endpoint_id: str,
+        changes: EndpointChanges,
+        deed: audit.Deed | None = None,
+        condition: endpoints.Condition | None = None,
+    ) -> Endpoint:
+        """Change an endpoint, and try it at once where `forgive` says so, whatever was before.
+
+        Raises Rejected NOT_FOUND, or what `condition` raises in the transaction of the change.
+        """
+        async with self.registry.changing(endpoint_id):
+            return await self._store.webhooks.update(
+                self._vault, endpoint_id, changes, self._clock.now(), entry=deed, condition=condition
+            )
+
+    async def rotate_secret(
+        self,
+        endpoint_id: str,
+        secret: Secret[str],
+        overlap_seconds: float,
+        deed: audit.Deed | None = None,
+        condition: endpoints.Condition | None = None,
+    ) -> Endpoint:
+        """Give an endpoint a new secret; the one before signs beside it for the overlap.
+
+        Raises as `update_endpoint`.
+        """
+        async with self.registry.changing(endpoint_id):
+            return await self._store.webhooks.rotate(
+                self._vault,
+                endpoint_id,
+                self._clock.now(),
+                secret=secret,
+                secret_hint=secret_hint(secret.reveal()),
+                overlap_seconds=overlap_seconds,
+                entry=deed,
+                condition=condition,
+            )
+
+    async def delete_endpoint(
+        self, endpoint_id: str, deed: audit.Deed | None = None, condition: endpoints.Condition | None = None
+    ) -> Endpoint:
+        """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded.
+
+        Raises as `update_endpoint`.
+        """
+        endpoint = await self._store.webhooks.delete(endpoint_id, self._clock.now(), entry=deed, condition=condition)
+        await self._cancel_queue(endpoint.pk)
+        await self._sender.forget(endpoint_id)
+        return endpoint
+
+    async def _cancel_queue(self, endpoint_pk: int) -> None:
+        # In steps, so that a long queue keeps nobody else from the disk.
+        while await self._store.deliveries.cancel(endpoint_pk, self._clock.now(), CANCELED_A_STEP):
+            pass
+
+    async def retry(
+        self, delivery_id: str, organization_id: str | None, deed: audit.Deed | None = None, *, force: bool
+    ) -> DeliveryRow:
+        """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
+        row = await self._store.deliveries.find(delivery_id, organization_id)
+        lane = self.registry.wake(row.endpoint_pk)
+        if lane is None:
+            raise Rejected(ErrorCode.CONFLICT, "the webhook of this delivery has been deleted")
+        if row.pk in lane.in_flight:
+            raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
+        endpoint, policy = lane.endpoint, lane.policy
+        with self.registry.holding(row.endpoint_pk, row.pk):
+            again = await self._store.deliveries.retry(
+                row.pk,
+                force=force,
+                now=self._clock.now(),
+                max_age_seconds=policy.max_age_seconds,
+                ordering=policy.ordering,
+                entry=deed,
+                organization_id=endpoint.organization_id,
+            )
+        self.registry.requeued(row.endpoint_pk)  # the actor may have left meanwhile
+        return again
+
+    async def put_event_type(
+        self, row: EventTypeRow, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+    ) -> EventTypeRow:
+        """Add a name to the catalogue or change what is said of it; Rejected where `condition` raises it."""
+        return await self._store.event_types.put(row, self._clock.now(), entry=deed, condition=condition)
+
+    async def delete_event_type(
+        self, name: str, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+    ) -> None:
+        """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
+        await self._store.event_types.delete(name, entry=deed, condition=condition)
+
+    async def health(self, subjects: list[Endpoint]) -> list[Health]:
+        """Say how endpoints are: what their lanes know, and the journal where no actor is running."""
+        now = self._clock.now()
+        orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
+        facts = await self._store.webhooks.health_facts(orderings)
+        return [self._assess(endpoint, *facts[endpoint.pk], now) for endpoint in subjects]
+
+    def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> Health:
+        lane = self.registry.running(endpoint.pk)
+        supervisor = self.registry.supervisor(endpoint.pk)
+        return assess(
+            endpoint,
+            stored if lane is None else lane.state,
+            queue,
+            move=None if lane is None else lane.next(now),
+            sending=lane is not None and bool(lane.in_flight),
+            halted=supervisor.last_crash if supervisor is not None and supervisor.is_halted else None,
+            now=now,
+        )
+
+    async def inside(self, endpoint: Endpoint) -> Inside:
+        """Say by what an endpoint's actor decides."""
+        running, lane = self.registry.running(endpoint.pk), self.registry.lane(endpoint.pk)
+        state = await self._store.webhooks.state(endpoint.pk) if running is None else running.state
+        return Inside(state=state, policy=self._policy(endpoint), bucket=None if lane is None else lane.bucket)
+
+    def halted(self) -> list[Endpoint]:
+        """Return the endpoints to which sending keeps crashing inside webhookd."""
+        return self.registry.halted()
+
+    def in_flight(self, endpoint_pk: int) -> frozenset[int]:
+        """Return the row numbers of the deliveries that are being sent to an endpoint now."""
+        lane = self.registry.lane(endpoint_pk)
+        return frozenset() if lane is None else frozenset(lane.in_flight)
+
+    def _policy(self, endpoint: Endpoint) -> Policy:
+        return resolve(endpoint.overrides, self._config.delivery)
+
+    def _adopt(self, changed: WebhookChanged) -> None:
+        endpoint, forgiveness = changed
+        policy = self._policy(endpoint)
+        self._subscriptions.put(endpoint, policy)
+        self.registry.put(endpoint, policy, forgiveness)
+        if forgiveness is not None and endpoint.is_active:
+            self.registry.wake(endpoint.pk)
+
+    def _abandon(self, deleted: WebhookDeleted) -> None:
+        self._subscriptions.remove(deleted.endpoint.pk)
+        self.registry.remove(deleted.endpoint.pk)
+
+    # What actors ask for.
+
+    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+        """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
+        return await self._schedule.load(endpoint)
+
+    async def settled(self) -> None:
+        """Return once the journal's times are those of the clock, if that was set."""
+        await self._schedule.settled()
+
+    async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
+        """Record deliveries whose age has passed as failed, so many at a time that their notices aren't too many."""
+        targets = self._subscriptions.targets(OperationalEvent.DELIVERY_FAILED.value, endpoint.organization_id)
+        step = max(TOLD_A_STEP // (1 + len(targets)), 1)
+        for start in range(0, len(expired), step):
+            await self._expire(endpoint, [delivery.pk for delivery in expired[start : start + step]])
+
+    async def _expire(self, endpoint: Endpoint, pks: Sequence[int]) -> None:
+        now = self._clock.now()
+        announce = self._announcer(endpoint, OperationalEvent.DELIVERY_FAILED)
+
+        def tell(rows: list[DeliveryRow]) -> list[Publish]:
+            told = [
+                operational_events.of_expired(endpoint, row)
+                for row in rows
+                if not operational_events.is_own(row.event_type)
+            ]
+            return [publish for data in told for publish in announce(data)]
+
+        for row in await self._store.deliveries.expire(pks, now, tell):
+            self._measures.expired(endpoint, now)
+            _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
+
+    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
+        """Switch an endpoint off, in the journal and for the router."""
+        now = self._clock.now()
+        _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
+        announce = self._announcer(endpoint, OperationalEvent.DISABLED)
+
+        def tell(stored: Endpoint) -> Sequence[Publish]:
+            is_new = stored.disabled_at == now  # else somebody has switched it off before
+            return announce(operational_events.disabled(endpoint, reason, now)) if is_new else ()
+
+        self._store.webhooks.disable(endpoint.pk, reason, now, tell)
+
+    def notices(
+        self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
+    ) -> list[Publish]:
+        """Return the events that tell of an attempt."""
+        return [
+            publish
+            for name, data in operational_events.after_attempt(endpoint, message.event_id, message.type, record, before)
+            for publish in self._announcer(endpoint, name)(data)
+        ]
+
+    def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
+        """Hear of an attempt whose record has been submitted."""
+        self._measures.attempted(endpoint, record)
+        self.recent.add(endpoint, message, record)
+        delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
+        if before.breaker is not record.endpoint.breaker:
+            _log.info(
+                "breaker.changed",
+                endpoint=endpoint.id,
+                breaker=record.endpoint.breaker.value,
+                faults=record.endpoint.consecutive_faults,
+                last_error=record.endpoint.last_error,
+            )
+
+    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
+        """Return what makes an operational event for the commit of what it tells of; none where nobody subscribes."""
+        targets = self._subscriptions.targets(name.value, endpoint.organization_id)
+        now = self._clock.now()
+
+        def announce(data: dict[str, object]) -> Sequence[Publish]:
+            if not targets:
+                return ()
+            event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=now)
+            return (self._store.notice(event, targets),)
+
+        return announce

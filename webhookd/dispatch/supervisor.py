@@ -1,0 +1,96 @@
+"""Supervision: restart what crashes, back off, and halt what keeps crashing. Knows nothing of webhooks.
+
+A crash is a bug, never a remote's fault. Each supervised task is its own island: its exception is logged with the
+traceback and goes no further, so ten thousand neighbours never notice. Only a journal that can't be trusted any more is
+no crash of its own: that ends them all. Five crashes in five minutes halt it; a halted
+task is tried again every fifteen minutes, and at once when someone kicks it.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from webhookd.base.errors import JournalError
+from webhookd.observe.logs import get_logger
+
+RESTART_DELAYS_SECONDS = (0.1, 0.5, 2.0, 10.0)
+CRASHES_TO_HALT = 5
+CRASH_WINDOW_SECONDS = 300.0
+HALT_SECONDS = 900.0
+
+_log = get_logger("supervisor")
+
+
+class Supervisor:
+    """Runs one task until it returns, restarting it when it raises.
+
+    `is_halted` is true from the last crash of a series until the next try; `crashes` counts all of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.is_halted = False
+        self.crashes = 0
+        self.last_crash: str | None = None
+        self._recent: deque[float] = deque(maxlen=CRASHES_TO_HALT)
+        self._kicked = trio.Event()
+
+    def kick(self) -> None:
+        """Try a crashed or halted task again now, with a clean record; nothing happens to a running one."""
+        self._recent.clear()
+        self._kicked.set()
+
+    async def run(self, task: Callable[[], Awaitable[None]]) -> None:
+        """Run `task` until it returns; only cancellation and JournalError get out."""
+        trio.lowlevel.current_task().name = self.name  # else all supervised tasks have this function's
+        while True:
+            try:
+                await task()
+            except Exception as error:
+                if _is_of_journal(error):
+                    raise
+                self._count(error)
+            else:
+                return
+            await self._pause()
+
+    def _count(self, error: Exception) -> None:
+        now = trio.current_time()
+        self.crashes += 1
+        cause = _innermost(error)
+        self.last_crash = f"{type(cause).__name__}: {cause}"
+        while self._recent and now - self._recent[0] > CRASH_WINDOW_SECONDS:
+            self._recent.popleft()
+        self._recent.append(now)
+        self.is_halted = len(self._recent) == CRASHES_TO_HALT
+        _log.error(
+            "task.halted" if self.is_halted else "task.crashed",
+            task=self.name,
+            crashes=self.crashes,
+            exc_info=error,
+        )
+
+    async def _pause(self) -> None:
+        if self.is_halted:
+            delay = HALT_SECONDS
+        else:
+            delay = RESTART_DELAYS_SECONDS[min(len(self._recent), len(RESTART_DELAYS_SECONDS)) - 1]
+        self._kicked = trio.Event()
+        with trio.move_on_after(delay):
+            await self._kicked.wait()
+        self.is_halted = False
+
+
+def _is_of_journal(error: Exception) -> bool:
+    """Whether the journal has failed under the task, however nurseries have wrapped that."""
+    if isinstance(error, ExceptionGroup):
+        return error.subgroup(JournalError) is not None
+    return isinstance(error, JournalError)
+
+
+def _innermost(error: Exception) -> Exception:
+    """Return the error itself where nurseries have wrapped it, one in the other."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

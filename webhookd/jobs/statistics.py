@@ -1,0 +1,119 @@
+"""The last hour and day in numbers: of the server, of an organization, and of single webhooks.
+
+The running periods are held in memory and go to the journal once a minute and when the server stops, so a crash costs
+the charts a minute at most and deliveries nothing.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from copy import copy
+from enum import StrEnum
+
+import trio
+from msgspec import Struct
+
+from webhookd.base.clock import Clock
+from webhookd.base.errors import Rejected
+from webhookd.journal import Store, finished
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key, Row, Tally
+
+ROWS_A_STEP = 1000
+
+
+class Span(StrEnum):
+    """How far back: an hour by minutes, or a day by quarters of an hour."""
+
+    HOUR = "hour"
+    DAY = "day"
+
+
+_PERIODS = {Span.HOUR: (MINUTE, 60), Span.DAY: (QUARTER, 96)}
+_HOURS = 24
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """One period: its start, and what happened in it."""
+
+    at: int
+    counts: Counts
+
+
+class Series(Struct, frozen=True, kw_only=True):
+    """Periods of `seconds` each, oldest first, without a gap; the last one is still running."""
+
+    seconds: int
+    points: tuple[Point, ...]
+
+    @property
+    def total(self) -> Counts:
+        """All of it."""
+        total = Counts()
+        for point in self.points:
+            total.add(point.counts)
+        return total
+
+
+class Trends:
+    """Saves what a tally counts while `run` runs, and tells it together with what is on disk."""
+
+    def __init__(self, tally: Tally, store: Store, clock: Clock) -> None:
+        self._tally = tally
+        self._store = store
+        self._clock = clock
+
+    async def begin(self) -> None:
+        """Go on with the running periods as the last server left them."""
+        self._tally.adopt(await self._store.statistics.running(self._clock.now()))
+
+    async def run(self) -> None:
+        """Save what was counted, each time a minute ends and once more at the end, until canceled."""
+        try:
+            while True:
+                await trio.sleep(MINUTE - self._clock.now() % MINUTE)
+                await self._save()
+        finally:
+            # Only submitted: the writer outlives this and puts what it has on disk before it ends.
+            for rows in _steps(self._tally.take(self._clock.now())):
+                self._store.statistics.put(rows)
+
+    async def recent(self, span: Span, organization_id: str | None) -> Series:
+        """Return the last hour or day of the whole server, or of one organization."""
+        subject = SERVER if organization_id is None else organization_id
+        [series] = await self._series(*_PERIODS[span], [subject])
+        return series
+
+    async def of_webhooks(self, webhook_ids: Sequence[str]) -> dict[str, Series]:
+        """Return the last 24 hours of webhooks, by the hour."""
+        return dict(zip(webhook_ids, await self._series(HOUR, _HOURS, webhook_ids), strict=True))
+
+    async def _series(self, seconds: int, periods: int, subjects: Sequence[str]) -> list[Series]:
+        now = self._clock.now()
+        last = int(now) // seconds * seconds
+        starts = [last - seconds * back for back in reversed(range(periods))]
+        stored = await self._store.statistics.find(seconds=seconds, starts=starts, subjects=subjects)
+        held = self._tally.present(now)
+
+        def point(at: int, subject: str) -> Point:
+            key = Key(seconds, at, subject)
+            # A copy, since what is held goes on counting.
+            return Point(at=at, counts=copy(held.get(key) or stored.get(key) or Counts()))
+
+        return [Series(seconds=seconds, points=tuple(point(at, subject) for at in starts)) for subject in subjects]
+
+    async def _save(self) -> None:
+        now = self._clock.now()
+        steps = deque(_steps(self._tally.take(now)))
+        try:
+            while steps:
+                await finished(self._store.statistics.put(steps[0]))
+                steps.popleft()
+            while await self._store.statistics.prune(now, ROWS_A_STEP):
+                pass
+        except Rejected:  # the disk has no room: the next minute tries again
+            for rows in steps:
+                self._tally.put_back(rows)
+
+
+def _steps(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
+    """Cut rows into writes that keep nobody else from the disk for long."""
+    return (rows[start : start + ROWS_A_STEP] for start in range(0, len(rows), ROWS_A_STEP))

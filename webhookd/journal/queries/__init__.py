@@ -1,0 +1,1 @@
+"""The statements behind the store's methods, as functions over a peewee database."""

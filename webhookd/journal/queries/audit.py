@@ -1,0 +1,224 @@
+"""The audit log: who changed what, added in the transaction of the change itself and chained by hashes.
+
+The hash of an entry is SHA-256 over the hash before it (32 zero bytes before the first) and the entry's canonical
+bytes: what is altered, taken out or put in afterwards shows at its place. Triggers refuse to change or remove a row.
+An entry names fields, never what is in them.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import msgspec
+from msgspec import Struct
+from peewee import Database
+
+from webhookd.base.models import Role
+from webhookd.journal.queries import cursors
+from webhookd.journal.queries.schema import AuditTable
+from webhookd.journal.rows import Page, row_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+GENESIS = bytes(32)
+
+_LIST = "audit"
+
+
+class ActorKind(StrEnum):
+    """By what somebody was known: an API key, a token (JWT), the control socket, or as the user of a command."""
+
+    KEY = "key"
+    TOKEN = "token"  # noqa: S105 - the name of a kind
+    CONTROL = "control"
+    COMMAND = "command"
+
+
+class Action(StrEnum):
+    """What was done."""
+
+    WEBHOOK_CREATE = "webhook.create"
+    WEBHOOK_CHANGE = "webhook.change"
+    WEBHOOK_DELETE = "webhook.delete"
+    WEBHOOK_ROTATE_SECRET = "webhook.rotate_secret"  # noqa: S105 - the name of an action
+    WEBHOOK_TEST = "webhook.test"
+    WEBHOOK_RECOVER = "webhook.recover"
+    WEBHOOK_REPLAY = "webhook.replay"
+    WEBHOOK_STOP_REPLAY = "webhook.stop_replay"
+    DELIVERY_RETRY = "delivery.retry"
+    EVENT_TYPE_PUT = "event_type.put"
+    EVENT_TYPE_DELETE = "event_type.delete"
+    KEY_CREATE = "key.create"
+    KEY_REVOKE = "key.revoke"
+    MASTER_KEY_ROTATE = "master_key.rotate"
+    JOURNAL_BACKUP = "journal.backup"
+    JOURNAL_RESTORE = "journal.restore"
+
+
+class Actor(Struct, frozen=True, kw_only=True):
+    """Who: a key's id, a token's subject, or a uid."""
+
+    kind: ActorKind
+    id: str
+    role: Role | None = None
+
+
+class Deed(Struct, frozen=True, kw_only=True):
+    """What somebody asked for; the entry also says on what it was done. `fields` are the names of what was given."""
+
+    actor: Actor
+    action: Action
+    at: float
+    request_id: str | None = None
+    fields: tuple[str, ...] = ()
+
+
+class AuditRow(Struct, frozen=True, kw_only=True):
+    """One entry."""
+
+    sequence: int
+    at: float
+    actor_kind: ActorKind
+    actor: str
+    role: Role | None
+    action: Action
+    object: str
+    organization_id: str | None
+    request_id: str | None
+    fields: tuple[str, ...]
+    hash: bytes
+
+
+class Chain(Struct, frozen=True, kw_only=True):
+    """What became of checking the log: how many entries hold from the start, the last hash of them, and the break."""
+
+    entries: int
+    head: bytes
+    broken: str | None
+
+
+_COLUMNS = [getattr(AuditTable, name) for name in AuditRow.__struct_fields__]
+_HASHED = len(_COLUMNS) - 1  # all but the hash, which is the last
+
+
+def recorded(
+    change: Callable[Concatenate[Database, P], T],
+    deed: Deed | None,
+    about: Callable[[T], tuple[str, str | None]],
+) -> Callable[Concatenate[Database, P], T]:
+    """Return `change` together with its entry: one commit has both or neither.
+
+    `about` finds the object and its organization in the result. Without a deed nobody asked for the change.
+    """
+    if deed is None:
+        return change
+
+    def run(database: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result = change(database, *args, **kwargs)
+        append(database, deed, *about(result))
+        return result
+
+    return run
+
+
+def append(database: Database, deed: Deed, what: str, organization_id: str | None) -> None:
+    """Add an entry; for use inside the transaction of what it tells of."""
+    last = AuditTable.select(AuditTable.sequence, AuditTable.hash).order_by(AuditTable.sequence.desc()).limit(1)
+    sequence, before = next(iter(last.tuples().execute(database)), (0, GENESIS))
+    actor = deed.actor
+    entry = (
+        sequence + 1,
+        deed.at,
+        actor.kind.value,
+        actor.id,
+        None if actor.role is None else actor.role.value,
+        deed.action.value,
+        what,
+        organization_id,
+        deed.request_id,
+        json.dumps(deed.fields),
+    )
+    row = dict(zip(AuditRow.__struct_fields__, (*entry, chained(bytes(before), entry)), strict=True))
+    AuditTable.insert(row).execute(database)
+
+
+def chained(before: bytes, entry: Sequence[object]) -> bytes:
+    """Return the hash of an entry, given as its columns in their order, after the hash before it."""
+    canonical = json.dumps(list(entry), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(before + canonical.encode()).digest()
+
+
+def page(
+    database: Database,
+    organization_id: str | None,
+    *,
+    actor: str | None,
+    action: Action | None,
+    what: str | None,
+    since: float | None,
+    until: float | None,
+    limit: int,
+    cursor: str | None,
+) -> Page[AuditRow]:
+    """Return a page of the log, newest first; of one organization where one is given."""
+    query = AuditTable.select(*_COLUMNS).order_by(AuditTable.sequence.desc()).limit(limit + 1)
+    for column, wanted in (
+        (AuditTable.organization_id, organization_id),
+        (AuditTable.actor, actor),
+        (AuditTable.action, None if action is None else action.value),
+        (AuditTable.object, what),
+    ):
+        if wanted is not None:
+            query = query.where(column == wanted)
+    if since is not None:
+        query = query.where(AuditTable.at >= since)
+    if until is not None:
+        query = query.where(AuditTable.at < until)
+    if cursor is not None:
+        (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
+        query = query.where(AuditTable.sequence < last)
+    found = [_entry(row) for row in query.tuples().execute(database)]
+    return cursors.page(found, limit, _LIST, lambda row: [row.sequence])
+
+
+def verify(database: Database) -> Chain:
+    """Follow the chain from its start to its end, or to where it breaks."""
+    entries, head = 0, GENESIS
+    for row in _stored(database):
+        if row[0] != entries + 1:
+            gap = f"entry {entries + 1} is missing" if row[0] > entries + 1 else f"entry {row[0]} has no place there"
+            return Chain(entries=entries, head=head, broken=gap)
+        if not _holds(row, head):
+            broken = f"entry {row[0]} ({row[5]} of {row[6]}) isn't what was written, or an entry before it isn't"
+            return Chain(entries=entries, head=head, broken=broken)
+        entries, head = entries + 1, bytes(row[_HASHED])
+    counter = database.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
+    missing = (0 if counter is None else counter[0]) - entries
+    cut = f"entry {entries + 1} is missing: {missing} at the end were taken out" if missing > 0 else None
+    return Chain(entries=entries, head=head, broken=cut)
+
+
+def last_sequence(database: Database) -> int:
+    """Return the number of the last entry, 0 without any."""
+    return int(database.execute_sql("SELECT coalesce(max(sequence), 0) FROM audit").fetchone()[0])
+
+
+def _stored(database: Database) -> Iterator[Sequence[Any]]:
+    # Past peewee, which would hold every row until the last.
+    names = ", ".join(AuditRow.__struct_fields__)
+    return iter(database.execute_sql(f"SELECT {names} FROM audit ORDER BY sequence"))  # noqa: S608 - names of columns
+
+
+def _holds(row: Sequence[Any], before: bytes) -> bool:
+    try:
+        return bool(row[_HASHED] == chained(before, row[:_HASHED]))
+    except (TypeError, ValueError):  # a value of a kind that was never written
+        return False
+
+
+def _entry(row: Sequence[Any]) -> AuditRow:
+    values = dict(zip(AuditRow.__struct_fields__, row, strict=True))
+    return row_of(AuditRow, row, fields=tuple(msgspec.json.decode(values["fields"])))

@@ -1,0 +1,105 @@
+"""The times that deliveries and endpoints wait for, where the clock that they were taken from turns out to be wrong.
+
+What becomes of them is decided by `breaker.shifted` and `correction.correct`; here it is done to rows. `move` is for a
+clock that was set while the server ran: all goes with it. `bring_in` is for one that was set back while none did: what
+lies further ahead than any wait can be comes earlier.
+"""
+
+from collections.abc import Callable
+
+from peewee import SQL, Database, Field, Model, Query, fn
+
+from webhookd.base.models import Credentials, DeliveryError, Endpoint, EndpointState
+from webhookd.crypto.vault import Vault
+from webhookd.delivery.policy.correction import Bounds, Correction, correct
+from webhookd.journal.queries import endpoints
+from webhookd.journal.queries.bulk import Connection, sql_of
+from webhookd.journal.queries.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
+
+Loaded = tuple[Endpoint, Credentials, EndpointState]
+
+_ROUNDING_SECONDS = 0.01
+_TO_BE_SENT = SQL("status IN ('pending', 'parked')")
+_OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
+_LONG_OFF = (DeliveryTable.next_attempt_at > SQL(":retry_at")) & (
+    SQL("error IS NOT 'throttled'") | (DeliveryTable.next_attempt_at > SQL(":throttled_at"))
+)
+# One for each partial index, which finds nothing in no time.
+_BEYOND = [
+    sql_of(DeliveryTable.select(SQL("1")).where(_OWN & SQL(chosen) & beyond).limit(SQL("1")))
+    for chosen, beyond in (
+        ("status = 'pending'", _LONG_OFF),
+        ("status = 'parked'", _LONG_OFF),
+        ("status IN ('pending', 'parked')", DeliveryTable.expires_at > SQL(":expires_at")),
+    )
+]
+
+
+def move(database: Database, seconds: float) -> None:
+    """Move all that is scheduled by so many seconds."""
+    _add(DeliveryTable, seconds, DeliveryTable.next_attempt_at, DeliveryTable.expires_at).where(_TO_BE_SENT).execute(
+        database
+    )
+    columns = [getattr(EndpointStateTable, name) for name in EndpointState.SHIFTED]
+    _add(EndpointStateTable, seconds, *columns).execute(database)
+    _add(EndpointTable, seconds, EndpointTable.previous_secret_expires_at).execute(database)
+
+
+def load(
+    database: Database, vault: Vault, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]
+) -> tuple[Loaded | None, bool]:
+    """Return an endpoint with its secrets and state, and whether anything of it lies further ahead than it can."""
+    credentials = endpoints.credentials(database, vault, endpoint_pk, clock())
+    if credentials is None:
+        return None, False
+    # After the first query, which fixes what is seen: all of it is from before, however long this waited for its turn.
+    state = endpoints.state(database, endpoint_pk)
+    correction = correct(state, bounds, clock())
+    beyond = correction.state != state or is_beyond(database, endpoint_pk, correction)
+    return (endpoints.by_pk(database, endpoint_pk)[0], credentials, state), beyond
+
+
+def bring_in(database: Database, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
+    """Bring an endpoint's state, and what it has queued, back within `bounds`."""
+    correction = correct(endpoints.state(database, endpoint_pk), bounds, clock())
+    endpoints.set_state(database, endpoint_pk, correction.state)
+    correct_queue(database, endpoint_pk, correction)
+
+
+def is_beyond(database: Database, endpoint_pk: int, correction: Correction) -> bool:
+    """Whether something that an endpoint has queued is later than it can be."""
+    connection: Connection = database.connection()
+    values = {
+        "endpoint_pk": endpoint_pk,
+        "retry_at": correction.retry_at + _ROUNDING_SECONDS,
+        "throttled_at": correction.throttled_at + _ROUNDING_SECONDS,
+        "expires_at": correction.expires_at + _ROUNDING_SECONDS,
+    }
+    return any(list(connection.execute(query, values)) for query in _BEYOND)
+
+
+def correct_queue(database: Database, endpoint_pk: int, correction: Correction) -> None:
+    """Correct the times of what an endpoint has queued."""
+    due, now, earlier = DeliveryTable.next_attempt_at, correction.now, correction.earlier_seconds
+    is_throttled = DeliveryTable.error == DeliveryError.THROTTLED.value
+    for chosen in TO_BE_SENT_BY_STATUS:
+        own = (DeliveryTable.endpoint_pk == endpoint_pk) & chosen
+        if earlier:
+            _at_most(due, now).where(own & (due > now) & (due <= now + earlier)).execute(database)
+            _add(DeliveryTable, -earlier, due).where(own & (due > now + earlier)).execute(database)
+        for which, latest in (
+            (is_throttled, correction.throttled_at),
+            (~is_throttled | DeliveryTable.error.is_null(), correction.retry_at),
+        ):
+            _at_most(due, latest).where(own & which & (due > latest)).execute(database)
+    expiry, latest = DeliveryTable.expires_at, correction.expires_at
+    own = (DeliveryTable.endpoint_pk == endpoint_pk) & _TO_BE_SENT
+    _at_most(expiry, latest).where(own & (expiry > latest)).execute(database)
+
+
+def _add(table: type[Model], seconds: float, *columns: Field) -> Query:
+    return table.update({column: fn.ROUND(column + seconds, 3) for column in columns})
+
+
+def _at_most(column: Field, at: float) -> Query:
+    return DeliveryTable.update({column: round(at, 3)})

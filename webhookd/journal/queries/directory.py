@@ -1,0 +1,174 @@
+"""Looking over many webhooks at once: which there are, in which order, and which of them need somebody.
+
+A question reads every webhook that the asker may see, which takes some tens of milliseconds for each ten thousand, and
+never their deliveries: what waits is found along the partial indexes.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+from peewee import SQL, Database, ModelSelect
+
+from webhookd.base.models import Endpoint
+from webhookd.journal.queries import endpoints
+from webhookd.journal.queries.schema import EndpointStateTable, EndpointTable
+
+_ESCAPE = "\\"
+
+# What a webhook's last attempts left of it, worst first. A webhook that is off by hand is as somebody wants it.
+_PARKED = (
+    "EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked' AND endpoint_pk = t1.pk)"
+)
+_WAITING = (
+    "EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending' AND endpoint_pk = t1.pk)"
+)
+_RANK = f"""CASE
+    WHEN NOT t1.is_active AND t1.disabled_reason <> 'manual' THEN 6
+    WHEN t2.breaker = 'open' THEN 5
+    WHEN t2.breaker = 'half_open' THEN 4
+    WHEN t2.paused_until > {{now}} OR t2.consecutive_faults > 0 THEN 3
+    WHEN {_PARKED} THEN 2
+    WHEN NOT t1.is_active AND {_WAITING} THEN 1
+    ELSE 0 END"""
+
+_QUEUED = (
+    "(SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending' AND endpoint_pk = t1.pk)"
+)
+_OLDEST = (
+    "(SELECT created_at FROM deliveries INDEXED BY deliveries_line "
+    "WHERE status = 'pending' AND endpoint_pk = t1.pk ORDER BY sequence LIMIT 1)"
+)
+
+
+class Order(StrEnum):
+    """By what a list of webhooks is sorted."""
+
+    CREATED = "created"
+    URL = "url"
+    TROUBLE = "trouble"
+    QUEUED = "queued"
+
+
+class Kind(StrEnum):
+    """Which webhooks a list is narrowed down to."""
+
+    TROUBLED = "troubled"
+    ON = "on"
+    OFF = "off"
+
+
+class Wanted(Struct, frozen=True, kw_only=True):
+    """What to look for: `text` in URL, description, organization or as the start of the id; `descending` as sorted."""
+
+    organization_id: str | None
+    text: str = ""
+    kind: Kind | None = None
+    order: Order = Order.CREATED
+    descending: bool = True
+    limit: int = 25
+    offset: int = 0
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """A part of what was found, and how many there are of it in all."""
+
+    endpoints: list[Endpoint]
+    total: int
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """What waits, and how many webhooks are in which state: of one organization, or of all.
+
+    `oldest_pending_at` is that of webhooks which are switched on: the others hold on purpose.
+    """
+
+    webhooks: int
+    off: int
+    troubled: int
+    open: int
+    pending: int
+    parked: int
+    oldest_pending_at: float | None
+
+
+def find(database: Database, wanted: Wanted, now: float) -> Found:
+    """Return the part of the list that is wanted."""
+    rank = _rank(now)
+    query = _alive(wanted.organization_id)
+    if wanted.text:
+        pattern = f"%{_literal(wanted.text)}%"
+        query = query.where(
+            SQL(
+                "(t1.url LIKE ? ESCAPE ? OR t1.description LIKE ? ESCAPE ? OR t1.organization_id LIKE ? ESCAPE ? "
+                "OR t1.id LIKE ? ESCAPE ?)",
+                [*[pattern, _ESCAPE] * 3, f"{_literal(wanted.text)}%", _ESCAPE],
+            )
+        )
+    match wanted.kind:
+        case Kind.TROUBLED:
+            query = query.where(SQL(f"({rank}) > 0"))
+        case Kind.ON:
+            query = query.where(EndpointTable.is_active)
+        case Kind.OFF:
+            query = query.where(~EndpointTable.is_active)
+    total: int = query.count(database)
+    column = {
+        Order.CREATED: "t1.pk",
+        Order.URL: "t1.url",
+        Order.TROUBLE: rank,
+        Order.QUEUED: _QUEUED,
+    }[wanted.order]
+    direction = "DESC" if wanted.descending else "ASC"
+    rows = (
+        query.order_by(SQL(f"{column} {direction}"), SQL(f"t1.pk {direction}"))
+        .limit(wanted.limit)
+        .offset(wanted.offset)
+        .tuples()
+        .execute(database)
+    )
+    return Found(endpoints=[endpoints.from_row(row) for row in rows], total=total)
+
+
+def situation(database: Database, organization_id: str | None, now: float) -> Situation:
+    """Count what waits and how the webhooks are, all of it as of one moment."""
+    rank = _rank(now)
+    where = "t1.deleted_at IS NULL" + ("" if organization_id is None else " AND t1.organization_id = ?")
+    parked = (
+        "(SELECT count(*) FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked' AND endpoint_pk = t1.pk)"
+    )
+    sql = f"""
+    SELECT count(*), sum(NOT t1.is_active), sum(({rank}) > 0), sum(t2.breaker <> 'closed' AND t1.is_active),
+        sum({_QUEUED}), sum({parked}), min(CASE WHEN t1.is_active THEN {_OLDEST} END)
+    FROM endpoints AS t1 CROSS JOIN endpoint_state AS t2 ON t2.endpoint_pk = t1.pk WHERE {where}
+    """  # noqa: S608 - put together from the texts above
+    parameters: Sequence[Any] = () if organization_id is None else (organization_id,)
+    row = database.execute_sql(sql, parameters).fetchone()
+    webhooks, off, troubled, is_open, pending, parked_count, oldest = row
+    return Situation(
+        webhooks=webhooks,
+        off=off or 0,
+        troubled=troubled or 0,
+        open=is_open or 0,
+        pending=pending or 0,
+        parked=parked_count or 0,
+        oldest_pending_at=oldest,
+    )
+
+
+def _alive(organization_id: str | None) -> "ModelSelect[EndpointTable]":
+    query = endpoints.alive().join(EndpointStateTable, on=(EndpointStateTable.endpoint_pk == EndpointTable.pk))
+    if organization_id is not None:
+        query = query.where(EndpointTable.organization_id == organization_id)
+    return query
+
+
+def _rank(now: float) -> str:
+    return _RANK.format(now=float(now))
+
+
+def _literal(text: str) -> str:
+    for character in (_ESCAPE, "%", "_"):
+        text = text.replace(character, _ESCAPE + character)
+    return text

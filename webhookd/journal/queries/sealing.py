@@ -1,0 +1,119 @@
+"""The sealed secrets of endpoints: each is bound to its table, its kind and its endpoint's id.
+
+What is replaced or removed is overwritten in the file: a key that has leaked must open nothing that isn't stored any
+more.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from peewee import Database, Tuple
+
+from webhookd.base.errors import MasterKeyError
+from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault
+from webhookd.journal.queries.schema import EndpointTable, SecretTable
+from webhookd.observe.logs import get_logger
+
+CURRENT, PREVIOUS, ED25519, HEADERS = "current", "previous", "ed25519", "headers"
+
+_log = get_logger("journal")
+
+
+@contextmanager
+def erasing(database: Database) -> Iterator[None]:
+    """Overwrite with zeros what is deleted meanwhile, in the file's pages and in those that become free."""
+    database.execute_sql("PRAGMA secure_delete = ON").fetchall()
+    try:
+        yield
+    finally:
+        database.execute_sql("PRAGMA secure_delete = OFF").fetchall()
+
+
+def seal(database: Database, vault: Vault, pk: int, endpoint_id: str, *, kind: str, plain: Secret[str]) -> None:
+    """Store a secret of an endpoint, in place of an older one of its kind."""
+    sealed = vault.encrypt(plain.reveal().encode(), context=_context(kind, endpoint_id))
+    with erasing(database):
+        SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
+
+
+def unseal(database: Database, vault: Vault, pk: int, endpoint_id: str) -> dict[str, Secret[str]]:
+    """Return the secrets of an endpoint by kind.
+
+    Raises MasterKeyError for a value that doesn't open: the file was changed by someone without the key.
+    """
+    query = SecretTable.select(SecretTable.kind, SecretTable.sealed).where(SecretTable.endpoint_pk == pk)
+    return {
+        kind: Secret(vault.decrypt(bytes(sealed), context=_context(kind, endpoint_id)).decode())
+        # All of them first: an error in mid-query would keep its cursor, and with it the log from being cut.
+        for kind, sealed in list(query.tuples().execute(database))
+    }
+
+
+def remove(database: Database, pk: int, *kinds: str) -> None:
+    """Remove the secrets of these kinds of an endpoint, as far as it has them."""
+    with erasing(database):
+        SecretTable.delete().where((SecretTable.endpoint_pk == pk) & SecretTable.kind.in_(kinds)).execute(database)
+
+
+def expired(database: Database, now: float) -> list[int]:
+    """Return the endpoints that still have the secret of before although its overlap has ended."""
+    query = (
+        SecretTable.select(SecretTable.endpoint_pk)
+        .join(EndpointTable, on=(EndpointTable.pk == SecretTable.endpoint_pk))
+        .where((SecretTable.kind == PREVIOUS) & (EndpointTable.previous_secret_expires_at <= now))
+    )
+    return [pk for (pk,) in query.tuples().execute(database)]
+
+
+def forget_expired(database: Database, pks: Sequence[int], now: float) -> int:
+    """Remove the secret of before of those of `pks` whose overlap has ended; return how many there were."""
+    ended = EndpointTable.select(EndpointTable.pk).where(
+        EndpointTable.pk.in_(pks) & (EndpointTable.previous_secret_expires_at <= now)
+    )
+    query = SecretTable.delete().where((SecretTable.kind == PREVIOUS) & SecretTable.endpoint_pk.in_(ended))
+    with erasing(database):
+        count: int = query.execute(database)
+    return count
+
+
+def reseal(
+    database: Database, vault: Vault, after: tuple[int, str] | None, limit: int
+) -> tuple[tuple[int, str] | None, int]:
+    """Seal the next secrets under the vault's key; return the place of the last one (None: that was all) and a count.
+
+    One that doesn't open stays as it is: it was tampered with, and its endpoint says so whenever it is needed.
+    """
+    query = (
+        SecretTable.select(SecretTable.endpoint_pk, SecretTable.kind, SecretTable.sealed, EndpointTable.id)
+        .join(EndpointTable, on=(EndpointTable.pk == SecretTable.endpoint_pk))
+        .order_by(SecretTable.endpoint_pk, SecretTable.kind)
+        .limit(limit)
+    )
+    if after is not None:
+        query = query.where(Tuple(SecretTable.endpoint_pk, SecretTable.kind) > after)
+    rows = list(query.tuples().execute(database))
+    changed = [
+        {"endpoint_pk": pk, "kind": kind, "sealed": again}
+        for pk, kind, sealed, endpoint_id in rows
+        if (again := resealed(vault, bytes(sealed), _context(kind, endpoint_id))) is not None
+    ]
+    if changed:
+        with erasing(database):
+            SecretTable.replace_many(changed).execute(database)
+    return ((rows[-1][0], rows[-1][1]) if len(rows) == limit else None), len(changed)
+
+
+def resealed(vault: Vault, sealed: bytes, context: str) -> bytes | None:
+    """Return a sealed value under the vault's key; None for one that is so already, or that doesn't open."""
+    if vault.seals_like(sealed):
+        return None
+    try:
+        return vault.encrypt(vault.decrypt(sealed, context=context), context=context)
+    except MasterKeyError as error:
+        _log.error("secret.does_not_open", place=context, error=str(error))
+        return None
+
+
+def _context(kind: str, endpoint_id: str) -> str:
+    return f"secrets:{kind}:{endpoint_id}"

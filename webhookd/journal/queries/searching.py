@@ -1,0 +1,119 @@
+"""Looking for events by what is remembered of them: the start of an id, a type, a time, an organization.
+
+There is no index by type, which each event would pay for when it comes in. So a page looks at a bounded number of
+events, newest first, and says where it stopped: what it costs doesn't depend on how rare the type is.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from msgspec import Struct
+from peewee import Database
+
+from webhookd.journal.queries import cursors
+from webhookd.journal.queries.schema import EventTable
+from webhookd.journal.rows import EventRow, row_of
+
+LOOKED_AT = 10_000
+# Events of one commit may lie in another order than they came; a clock may have been set a little.
+_MARGIN_SECONDS = 60.0
+_LIST = "search"
+_COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
+
+_FIRST_FROM = "SELECT pk FROM events WHERE accepted_at >= ? ORDER BY accepted_at LIMIT 1"
+_LAST_BEFORE = "SELECT pk FROM events WHERE accepted_at < ? ORDER BY accepted_at DESC LIMIT 1"
+_NEWEST = "SELECT pk, type, accepted_at FROM events WHERE pk < ? AND pk >= ? ORDER BY pk DESC LIMIT ?"
+_NEWEST_OF_ONE = (
+    "SELECT pk, type, accepted_at FROM events WHERE organization_id = ? AND pk < ? AND pk >= ? ORDER BY pk DESC LIMIT ?"
+)
+_BY_ID = "SELECT pk, organization_id FROM events WHERE id >= ? AND id < ? ORDER BY id LIMIT ?"
+_PAST_ALL = 2**62
+# The greatest character of an id is `z`.
+_AFTER_IDS = "~"
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """A page of a search, newest first; without `has_ended` there may be more, from `next_cursor` on.
+
+    `looked_back_to` is when the last event came that was looked at; None where that is the page's last one.
+    """
+
+    items: list[EventRow]
+    next_cursor: str | None
+    looked_back_to: float | None
+
+
+def search(
+    database: Database,
+    organization_id: str | None,
+    *,
+    pattern: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
+    limit: int,
+    cursor: str | None = None,
+    looked_at: int = LOOKED_AT,
+) -> Found:
+    """Return a page of the events that fit, newest first; `pattern` is a name, `user.*` or `*`, as for webhooks.
+
+    `since` is inclusive, `until` is not. Raises Rejected INVALID_CURSOR.
+    """
+    before = _PAST_ALL if cursor is None else cursors.decode(cursor, _LIST, tuple[cursors.Number])[0]
+    if until is not None:
+        before = min(before, 1 + _number(database, _LAST_BEFORE, until + _MARGIN_SECONDS, 0))
+    first = 0 if since is None else _number(database, _FIRST_FROM, since - _MARGIN_SECONDS, _PAST_ALL)
+    fits = _fitting(pattern)
+    chosen: list[int] = []
+    looked, last, last_at = 0, 0, 0.0
+    for pk, event_type, at in _newest(database, organization_id, before, first, looked_at):
+        looked, last, last_at = looked + 1, pk, at
+        if (since is None or at >= since) and (until is None or at < until) and fits(event_type):
+            chosen.append(pk)
+            if len(chosen) > limit:
+                break
+    items = _rows(database, chosen[:limit])
+    if len(chosen) > limit:
+        return Found(items=items, next_cursor=cursors.encode(_LIST, [chosen[limit - 1]]), looked_back_to=None)
+    if looked == looked_at:
+        return Found(items=items, next_cursor=cursors.encode(_LIST, [last]), looked_back_to=last_at)
+    return Found(items=items, next_cursor=None, looked_back_to=None)
+
+
+def by_id(database: Database, organization_id: str | None, start: str, limit: int) -> list[EventRow]:
+    """Return the events whose ids begin so, by id; of one organization where one is given, among the first 10,000."""
+    rows = database.execute_sql(_BY_ID, (start, start + _AFTER_IDS, LOOKED_AT))
+    chosen: list[int] = []
+    for pk, owner in rows:
+        if organization_id in {None, owner}:
+            chosen.append(pk)
+            if len(chosen) == limit:
+                break
+    return sorted(_rows(database, chosen), key=lambda row: row.id)
+
+
+def _newest(
+    database: Database, organization_id: str | None, before: int, first: int, most: int
+) -> Iterator[tuple[int, str, float]]:
+    if organization_id is None:
+        rows = database.execute_sql(_NEWEST, (before, first, most))
+    else:
+        rows = database.execute_sql(_NEWEST_OF_ONE, (organization_id, before, first, most))
+    return iter(rows)
+
+
+def _fitting(pattern: str | None) -> Callable[[str], bool]:
+    if pattern is None or pattern == "*":
+        return lambda _: True
+    if pattern.endswith(".*"):
+        start = pattern.removesuffix("*")
+        return lambda name: name.startswith(start)
+    return lambda name: name == pattern
+
+
+def _number(database: Database, sql: str, at: float, default: int) -> int:
+    row = database.execute_sql(sql, (at,)).fetchone()
+    return default if row is None else int(row[0])
+
+
+def _rows(database: Database, pks: Sequence[int]) -> list[EventRow]:
+    query = EventTable.select(*_COLUMNS).where(EventTable.pk.in_(pks)).order_by(EventTable.pk.desc())
+    return [row_of(EventRow, row) for row in query.tuples().execute(database)]

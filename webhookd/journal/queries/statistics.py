@@ -1,0 +1,74 @@
+"""The counts of past periods: rows that replace each other, found by their period and subject.
+
+Rows lie in the order of time, so what is written together lies together and forgetting is a range. A query asks for
+each row it wants by its whole key: how many other subjects there are costs it nothing.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+from peewee import Database
+
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, Counts, Key, Row
+
+KEPT_SECONDS = {MINUTE: 2 * 3600, QUARTER: 48 * 3600, HOUR: 48 * 3600}
+
+_PUT = """
+INSERT OR REPLACE INTO statistics (seconds, at, subject, counts)
+SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)
+"""
+ROWS = """
+SELECT statistics.seconds, statistics.at, statistics.subject, statistics.counts
+FROM json_each(:subjects) AS subject CROSS JOIN json_each(:starts) AS start CROSS JOIN statistics
+ON statistics.seconds = :seconds AND statistics.at = start.value AND statistics.subject = subject.value
+"""
+_RUNNING = "SELECT seconds, at, subject, counts FROM statistics WHERE seconds = ? AND at = ?"
+_FORGET = """
+DELETE FROM statistics WHERE (seconds, at, subject) IN (
+    SELECT seconds, at, subject FROM statistics WHERE seconds = ? AND at < ? ORDER BY at LIMIT ?
+)
+"""
+
+_encode = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Counts)
+
+
+def encode(rows: Sequence[Row]) -> bytes:
+    """Return rows as `put` takes them; what is counted afterwards is not in it."""
+    return _encode([(*key, counts) for key, counts in rows])
+
+
+def put(database: Database, rows: bytes) -> None:
+    """Store rows, each in place of the one with its key."""
+    database.execute_sql(_PUT, (rows.decode(),))
+
+
+def find(database: Database, *, seconds: int, starts: Sequence[int], subjects: Sequence[str]) -> dict[Key, Counts]:
+    """Return the rows there are of these subjects, for periods of that length with these starts."""
+    asked = {"seconds": seconds, "starts": _encode(starts).decode(), "subjects": _encode(subjects).decode()}
+    return dict(_row(row) for row in database.connection().execute(ROWS, asked))
+
+
+def running(database: Database, now: float) -> list[Row]:
+    """Return the rows of every period that has not ended yet."""
+    return [
+        _row(row)
+        for seconds in KEPT_SECONDS
+        for row in database.execute_sql(_RUNNING, (seconds, int(now) // seconds * seconds))
+    ]
+
+
+def prune(database: Database, now: float, rows: int) -> bool:
+    """Forget what is past keeping, at most `rows` of each length; return whether there may be more."""
+    more = False
+    for seconds, kept_seconds in KEPT_SECONDS.items():
+        database.execute_sql(_FORGET, (seconds, now - kept_seconds, rows))
+        more = more or database.connection().changes() == rows
+    return more
+
+
+def _row(row: Sequence[object]) -> Row:
+    seconds, at, subject, counts = row
+    key = msgspec.convert((seconds, at, subject), Key)
+    assert isinstance(counts, str)  # noqa: S101 - the column's type
+    return key, _decoder.decode(counts)

@@ -1,0 +1,120 @@
+"""Backups: a copy of a journal in use, made between its commits, verified, synced, and only then given its name.
+
+The writer is held for some 5 ms at a time, and for as long again it is left alone. What is read to verify the copy,
+and each sync of it, is done in a thread beside the writer's.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import apsw
+import trio
+from peewee import Database
+
+from webhookd.base.errors import CommandError, JournalError
+from webhookd.base.file_errors import refusal
+from webhookd.journal.sqlite.copies import Pages, UnfinishedFile, already_there
+from webhookd.journal.sqlite.inspection import Contents, verified
+from webhookd.journal.sqlite.runners import Runner
+
+SYNC_BYTES = 8 * 1024 * 1024
+_LEAST_PAUSE_SECONDS = 0.001
+
+Report = Callable[[int, int], None]
+"""Is told how many pages were copied, of how many; both are equal once the copy is being verified."""
+
+
+def check_place(file: Path, journal: Path, *, replace: bool) -> None:
+    """Raise CommandError where a backup can't be put at `file`.
+
+    It is taken, or no place for a file, or the journal's own. A device, a pipe or a socket is never replaced: root
+    would take it from all others on the machine.
+    """
+    own = [journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))]
+    try:
+        if not file.parent.is_dir():
+            raise CommandError(f"{file.parent} is no directory")
+        if any(
+            os.path.realpath(file) == os.path.realpath(each)
+            or (file.exists() and each.exists() and file.samefile(each))
+            for each in own
+        ):
+            raise CommandError(f"{file} is the journal's own: take another name")
+        if file.is_dir():
+            raise CommandError(f"{file} is a directory: name a file in it")
+        if file.exists() and not file.is_file():
+            raise CommandError(f"{file} is a device, a pipe or a socket: take another name")
+        is_taken = os.path.lexists(file)
+    except OSError as error:  # such as a name that is too long
+        raise CommandError(f"can't write {file}: {refusal(error, file, 'name another file')}") from error
+    if is_taken and not replace:
+        raise already_there(file)
+
+
+async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool, report: Report) -> Contents:
+    """Copy the journal that `source` writes to, whose calls `runner` makes one at a time, and return what is in it.
+
+    Raises CommandError where the file can't be written, JournalError where what was copied is damaged. On an error,
+    and when canceled, nothing is left behind and a file that was there is as before.
+    """
+    threads = trio.CapacityLimiter(1)
+    target = await trio.to_thread.run_sync(UnfinishedFile, file, limiter=threads)
+    try:
+        counters = await _copy(source, runner, target, threads, report)
+        # Only reads, so a server that stops need not wait for it.
+        contents = await trio.to_thread.run_sync(
+            partial(verified, target.unfinished, called=file), limiter=threads, abandon_on_cancel=True
+        )
+        if list(contents.counters) != counters:
+            raise CommandError(f"{file} isn't what was to be copied: {contents.counters} instead of {counters}")
+        await trio.to_thread.run_sync(partial(target.finish, replace=replace), limiter=threads)
+        return contents
+    finally:
+        with trio.CancelScope(shield=True):
+            # Not in turn: a verification that was given up may still be at it.
+            await trio.to_thread.run_sync(target.discard, limiter=trio.CapacityLimiter(1))
+
+
+async def _copy(
+    source: Database, runner: Runner, target: UnfinishedFile, threads: trio.CapacityLimiter, report: Report
+) -> list[tuple[object, ...]]:
+    with _told(target.path):
+        pages = await runner.run(partial(Pages, source.connection(), target.unfinished))
+        synced = 0
+        try:
+            while not await runner.run(pages.step):
+                report(pages.copied, max(pages.total, pages.copied + 1))
+                if abs(pages.copied - synced) * pages.page_bytes > SYNC_BYTES:
+                    # Much that is written and not synced would have the journal's own sync wait for it.
+                    await trio.to_thread.run_sync(target.sync, limiter=threads)
+                    synced = pages.copied
+                await trio.sleep(max(pages.last_seconds, _LEAST_PAUSE_SECONDS))
+        finally:
+            with trio.CancelScope(shield=True):
+                await runner.run(pages.close)
+    report(pages.total, pages.total)
+    return pages.counters
+
+
+_REASONS = (
+    (apsw.CantOpenError, "it can't be opened; look at its directory and who may write there"),
+    (apsw.ReadOnlyError, "it may only be read"),
+    (apsw.BusyError, "another program is using it"),
+    (apsw.IOError, "its disk fails"),
+)
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (apsw.CorruptError, apsw.NotADBError) as error:
+        raise JournalError(f"the journal can't be copied to {file}: it is damaged") from error
+    except apsw.FullError as error:
+        raise CommandError(f"no room for {file}") from error
+    except apsw.Error as error:
+        why = next((words for kind, words in _REASONS if isinstance(error, kind)), "SQLite doesn't take it")
+        raise CommandError(f"can't write {file}: {why}") from error

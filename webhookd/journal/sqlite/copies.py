@@ -1,0 +1,170 @@
+"""Copying a journal page by page, into a file that takes its name only once it is whole and on disk.
+
+`Pages` runs on the connection that writes (SQLite's backup API): what that connection commits between two steps is
+brought into what was copied already, so the copy is the journal as it is at the last step. A second connection would
+have to start over at each commit, or hold a snapshot that keeps the write-ahead log growing. It raises apsw's errors.
+"""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import apsw
+
+from webhookd.base.errors import CommandError
+from webhookd.base.file_errors import refusal
+
+STEP_SECONDS = 0.005
+FIRST_STEP_PAGES = 64
+_FEWEST_PAGES, _MOST_PAGES = 8, 1024
+_MOST_RESTARTS = 10
+_COUNTED = "SELECT name, seq FROM sqlite_sequence ORDER BY name"
+_SIDES = ("-wal", "-shm", "-journal")
+
+
+class UnfinishedFile:
+    """A file beside `path`, of mode 0600, on its way to `path`; `owner` (uid, gid) is given it where root makes it."""
+
+    def __init__(self, path: Path, *, owner: tuple[int, int] | None = None) -> None:
+        self.path = path
+        self.unfinished = path.with_name(f".{path.name}.unfinished")
+        try:
+            # What a killed process left.
+            self._remove()
+            self._descriptor = os.open(self.unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise CommandError(f"can't write {path}: {refusal(error, path, 'name another file')}") from error
+        if owner is not None and os.geteuid() == 0:
+            os.fchown(self._descriptor, *owner)
+
+    def fill(self, source: Path) -> None:
+        """Copy a file into it; CommandError."""
+        try:
+            with source.open("rb") as file:
+                while os.sendfile(self._descriptor, file.fileno(), None, 1 << 24):
+                    pass
+        except OSError as error:
+            raise CommandError(f"can't copy {source} to {self.path}: {error.strerror}") from error
+
+    def sync(self) -> None:
+        """Put on disk what was written so far."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise CommandError(f"can't write {self.path}: {error.strerror}") from error
+
+    def finish(self, *, replace: bool) -> None:
+        """Sync it and give it its name, in one step; CommandError where another file has that and isn't replaced."""
+        self.sync()
+        try:
+            if replace:
+                self.unfinished.rename(self.path)
+            else:
+                # A rename would replace what has come meanwhile.
+                os.link(self.unfinished, self.path)
+            self.discard()
+            sync_directory(self.path.parent)
+        except FileExistsError as error:
+            raise already_there(self.path) from error
+        except OSError as error:
+            raise CommandError(f"can't write {self.path}: {error.strerror}") from error
+
+    def discard(self) -> None:
+        """Take away what isn't finished; may be called at any time."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        with suppress(OSError):
+            self._remove()
+
+    def _remove(self) -> None:
+        self.unfinished.unlink(missing_ok=True)
+        for end in _SIDES:
+            self.unfinished.with_name(self.unfinished.name + end).unlink(missing_ok=True)
+
+
+class Pages:
+    """The pages of one database on their way into another file; every method is for the writer's turn.
+
+    `counters` are the last numbers that rows were given, as of the last step.
+    """
+
+    def __init__(self, source: apsw.Connection, path: Path) -> None:
+        self._source = source
+        # Not synced here: that would hold the writer. Nor kept in a log: what isn't finished is thrown away.
+        self._target = apsw.Connection(str(path))
+        try:
+            self._target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").fetchall()
+            self._backup = self._target.backup("main", source, "main")
+        except BaseException:
+            self._target.close()
+            raise
+        self._at_once = FIRST_STEP_PAGES
+        self._restarts = 0
+        self.copied = 0
+        self.total = 0
+        self.last_seconds = 0.0
+        self.page_bytes = int(next(source.execute("PRAGMA page_size"))[0])
+        self.counters: list[tuple[object, ...]] = []
+
+    def step(self, pages: int | None = None) -> bool:
+        """Copy so many pages, or as many as take some 5 ms; True once all are copied.
+
+        Raises CommandError where another program goes on writing to the journal.
+        """
+        began = time.perf_counter()
+        done = self._backup.step(self._at_once if pages is None else pages)
+        took = self.last_seconds = time.perf_counter() - began
+        # Grows slowly: what was quick may have been in memory, and what comes next on the disk.
+        fitting = min(int(self._at_once * STEP_SECONDS / max(took, 1e-5)), self._at_once * 2)
+        self._at_once = min(max(fitting, _FEWEST_PAGES), _MOST_PAGES)
+        before, self.total = self.copied, self._backup.page_count
+        self.copied = self.total - self._backup.remaining
+        if self.copied < before:
+            self._restarts += 1
+            if self._restarts > _MOST_RESTARTS:
+                raise CommandError("another program keeps writing to the journal: stop it and try again")
+        if done:
+            self.counters = counters(self._source)
+        return bool(done)
+
+    def close(self) -> None:
+        """End the copying, whether all was copied or not."""
+        self._backup.close(force=True)
+        self._target.close()
+
+
+def counters(connection: apsw.Connection) -> list[tuple[object, ...]]:
+    """Return the last number that rows of each table were given: it grows with each event, delivery and change."""
+    return list(connection.execute(_COUNTED))
+
+
+def copy_aside(source: apsw.Connection, journal: Path, name: str) -> Path:
+    """Copy a journal that nobody else uses whole into a file beside it, replacing one of that name; blocks."""
+    status = journal.stat()
+    file = UnfinishedFile(journal.with_name(name), owner=(status.st_uid, status.st_gid))
+    try:
+        pages = Pages(source, file.unfinished)
+        try:
+            pages.step(-1)
+        finally:
+            pages.close()
+        file.finish(replace=True)
+    finally:
+        file.discard()
+    return file.path
+
+
+def already_there(path: Path) -> CommandError:
+    """Return the refusal to overwrite a file."""
+    return CommandError(f"{path} is there already: take another name, or --force to replace it")
+
+
+def sync_directory(path: Path) -> None:
+    """Put a directory's entries on disk."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,151 @@
+"""Reading beside the writer: a few query-only connections, and the actors' questions gathered into single hops.
+
+A hop to a thread costs more than the query it carries. So all actors that ask for a window, or for a body, while one
+hop is under way are answered together by the next; with a body come those that its endpoint needs next.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Generic, TypeVar
+
+import trio
+from peewee import Database
+
+from webhookd.base.models import Message
+from webhookd.journal.operations import Ticket
+from webhookd.journal.queries import events, windows
+from webhookd.journal.rows import Window, WindowRequest
+from webhookd.journal.sqlite.database import DiskError, Reader
+from webhookd.journal.sqlite.runners import Runner
+
+T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
+
+CACHE_BYTES = 4 * 1024 * 1024
+PREFETCH_BYTES = 1024 * 1024
+MAX_HOP = 200
+
+
+class Messages:
+    """The bodies that were accepted or sent last, up to 4 MiB of them."""
+
+    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._messages: OrderedDict[int, Message] = OrderedDict()
+
+    def __contains__(self, event_pk: object) -> bool:
+        return event_pk in self._messages
+
+    def get(self, event_pk: int) -> Message | None:
+        """Return a message that is here, which keeps it here longer."""
+        message = self._messages.get(event_pk)
+        if message is not None:
+            self._messages.move_to_end(event_pk)
+        return message
+
+    def put(self, event_pk: int, message: Message) -> None:
+        """Keep a message, letting go of those that nobody asked for the longest."""
+        if event_pk in self._messages:
+            return
+        self._messages[event_pk] = message
+        self._bytes += len(message.body)
+        while self._bytes > self._max_bytes:
+            _, oldest = self._messages.popitem(last=False)
+            self._bytes -= len(oldest.body)
+
+
+class Readers:
+    """The query-only connections; each query takes one that is free.
+
+    `watch` raises what makes the journal one that can't be trusted: a page that is damaged, a disk that doesn't read.
+    """
+
+    def __init__(self, readers: Sequence[Reader], runner: Runner) -> None:
+        self._failure: DiskError | None = None
+        self._has_failed = trio.Event()
+        self._free = list(readers)
+        self._all = tuple(readers)
+        self._runner = runner
+        self._tokens = trio.Semaphore(len(self._free))
+
+    async def run(self, query: Callable[[Database], T]) -> T:
+        """Run a query on one snapshot; ReadTimeoutError past the time limit."""
+        async with self._tokens:
+            reader = self._free.pop()
+            try:
+                return await self._runner.run(partial(reader.run, query))
+            except DiskError as error:
+                self._failure = error
+                self._has_failed.set()
+                raise
+            finally:
+                self._free.append(reader)
+
+    async def watch(self) -> None:
+        """Wait until a query finds the journal damaged or unreadable, and raise that DiskError."""
+        await self._has_failed.wait()
+        assert self._failure is not None  # noqa: S101 - set with the event
+        raise self._failure
+
+    def close(self) -> None:
+        """Close the connections."""
+        for reader in self._all:
+            reader.close()
+
+
+class Gathering(Generic[Q, A]):
+    """Answers questions while `run` runs: all that are asked during one hop to a thread share the next one.
+
+    `answer` is called in the thread with the questions, and returns their answers in the same order.
+    """
+
+    def __init__(self, readers: Readers, answer: Callable[[Sequence[Q], Database], list[A]]) -> None:
+        self._readers = readers
+        self._answer = answer
+        self._asked: list[tuple[Q, Ticket[A]]] = []
+        self._was_asked = trio.Event()
+        self.asked = 0
+
+    async def ask(self, question: Q) -> A:
+        """Return the answer as of a moment after this call."""
+        ticket: Ticket[A] = Ticket()
+        self.asked += 1
+        self._asked.append((question, ticket))
+        self._was_asked.set()
+        return await ticket.wait()
+
+    async def run(self) -> None:
+        """Answer until canceled."""
+        while True:
+            await self._was_asked.wait()
+            hop, self._asked = self._asked[:MAX_HOP], self._asked[MAX_HOP:]
+            if not self._asked:
+                self._was_asked = trio.Event()
+            try:
+                answers = await self._readers.run(partial(self._answer, [question for question, _ in hop]))
+            except Exception as error:  # noqa: BLE001 - each asker gets it, and its supervisor logs it
+                for _, ticket in hop:
+                    ticket.fail(error)
+                continue
+            for (_, ticket), answer in zip(hop, answers, strict=True):
+                ticket.succeed(answer)
+
+
+def read_windows(requests: Sequence[WindowRequest], database: Database) -> list[Window]:
+    """Return the windows that were asked for."""
+    return [windows.read(database, request) for request in requests]
+
+
+def read_messages(asked: Sequence[tuple[int, ...]], database: Database) -> list[dict[int, Message]]:
+    """Return the bodies that were asked for: the first of each question for sure, the others while they are small.
+
+    The others are what is sent next; 1 MiB of them for one hop is enough to save most later ones.
+    """
+    needed = events.messages(database, {question[0] for question in asked})
+    ahead = {event_pk for question in asked for event_pk in question[1:]} - needed.keys()
+    further = events.messages(database, ahead, max_bytes=PREFETCH_BYTES)
+    found = needed | further
+    return [{event_pk: found[event_pk] for event_pk in question if event_pk in found} for question in asked]

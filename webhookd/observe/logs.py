@@ -1,0 +1,254 @@
+"""Logging: one structlog set-up for the process, to standard error, as JSON lines or for a person's eyes.
+
+No secret leaves through here: whatever looks like one is cut out of the finished line. Writing a line never raises,
+and in the server never waits (see `output`): a log that nobody reads any more must not stop a delivery.
+"""
+
+import json
+import logging
+import re
+import sys
+from typing import Protocol, TextIO
+
+import msgspec
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from webhookd.base.clock import SystemClock, iso
+from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Message
+from webhookd.config import LogConfig
+from webhookd.observe import journald
+from webhookd.observe.output import Output
+
+# API keys, endpoint secrets and private keys: the prefix stays, so that a reader sees what stood there.
+# One literal start for all, so that the search is quick.
+_SECRET = re.compile(r"(wh(?:sec|sk|d)_)[A-Za-z0-9+/=_-]+")
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+# Escaped to ASCII, so that a lone surrogate in a fact, or a stream of another encoding, can't make the write fail.
+_encode_to_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
+
+
+class Log(Protocol):
+    """What a component needs of its logger: a name for what happened, and facts as keywords."""
+
+    def debug(self, event: str, **facts: object) -> None:
+        """What helps in finding a bug, off by default."""
+
+    def info(self, event: str, **facts: object) -> None:
+        """What happens in the ordinary course."""
+
+    def warning(self, event: str, **facts: object) -> None:
+        """What somebody should know of, though nothing needs doing at once."""
+
+    def error(self, event: str, **facts: object) -> None:
+        """What needs somebody."""
+
+    def exception(self, event: str, **facts: object) -> None:
+        """A bug, with the traceback of the exception being handled."""
+
+
+def get_logger(name: str) -> Log:
+    """Return the logger of a component.
+
+    It may be made before `configure` ran and follows the set-up in force at each call.
+    """
+    log: Log = structlog.get_logger(component=name)
+    return log
+
+
+def configure(config: LogConfig, target: TextIO | Output | None = None) -> None:
+    """Set up the process's logging to `target` (standard error unless given), the standard library's included.
+
+    The last call is in force. Format `auto` means for a person where the target is a terminal, else JSON lines. Where
+    systemd's journal reads the target, each line begins with its priority.
+    """
+    out = _Stream(sys.stderr if target is None else target) if not isinstance(target, Output) else target
+    level = logging.getLevelNamesMapping()[config.level.upper()]
+    for_person = config.format == "console" or (config.format == "auto" and out.is_terminal)
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        processors=[
+            structlog.processors.add_log_level,
+            _add_time,
+            structlog.processors.StackInfoRenderer(),
+            *(_for_person(colors=out.is_terminal) if for_person else _for_program()),
+        ],
+        logger_factory=_LineLoggerFactory(out, is_for_journal=journald.reads(out.descriptor)),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [_ToStructlog()]
+    root.setLevel(level)
+    # Their own handlers would write beside ours.
+    for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving"):
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+
+
+def delivery_attempted(log: Log, *, endpoint: Endpoint, message: Message, record: AttemptRecord) -> None:
+    """Write the one wide line of an attempt: all that a question about it needs, under one name."""
+    delivery, outcome = record.delivery, record.outcome
+    succeeded = record.status is DeliveryStatus.SUCCEEDED
+    # The standard library's root follows the same level, and asking it is ten times as quick.
+    if not logging.getLogger().isEnabledFor(logging.INFO if succeeded else logging.WARNING):
+        return
+    say = log.info if succeeded else log.warning
+    say(
+        "delivery.attempted",
+        endpoint=endpoint.id,
+        organization=endpoint.organization_id,
+        delivery=delivery.id,
+        sequence=delivery.sequence,
+        event_id=message.event_id,
+        event_type=message.type,
+        trace_id=None if message.traceparent is None else message.traceparent.split("-")[1],
+        attempt=record.attempt_id,
+        number=record.number,
+        trigger=record.trigger.value,
+        started_at=iso(record.started_at),
+        duration_ms=round(outcome.duration_seconds * 1000, 1),
+        waited_ms=max(round((record.started_at - delivery.created_at) * 1000), 0),  # the clock may have been set back
+        bytes=len(message.body),
+        remote_address=outcome.remote_address,
+        reused=outcome.is_reused,
+        response_status=outcome.status,
+        error=None if record.error is None else record.error.value,
+        detail=outcome.detail or None,
+        retry_after_seconds=record.retry_after_seconds,
+        status=record.status.value,
+        refusals=record.refusals,
+        next_attempt_at=None if record.next_attempt_at is None else iso(record.next_attempt_at),
+        breaker=record.endpoint.breaker.value,
+        consecutive_faults=record.endpoint.consecutive_faults,
+    )
+
+
+def dropped_line(lines: int) -> bytes:
+    """Return the line that says how many were dropped in its place; none where the level hides it."""
+    held = _Held()
+    in_force = structlog.get_config()["logger_factory"]
+    is_for_journal = isinstance(in_force, _LineLoggerFactory) and in_force.is_for_journal
+    log = structlog.wrap_logger(_LineLogger(held, is_for_journal=is_for_journal), component="log")
+    log.warning("log.dropped", lines=lines)
+    return held.line
+
+
+def redact(line: str) -> str:
+    """Cut secrets, private keys and API keys out of a finished line."""
+    return _SECRET.sub(r"\1[redacted]", line)
+
+
+def _add_time(_logger: WrappedLogger, _method: str, facts: EventDict) -> EventDict:
+    facts["timestamp"] = iso(SystemClock().now())
+    return facts
+
+
+def _for_program() -> tuple[structlog.typing.Processor, ...]:
+    return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json))
+
+
+def _for_person(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
+    # The default traceback shows local variables, and those hold secrets. Strings are shown as Python literals: a
+    # receiver's answer must not move the reader's cursor or forge a line.
+    renderer = structlog.dev.ConsoleRenderer(
+        colors=colors, repr_native_str=True, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
+    )
+    return (renderer,)
+
+
+def _to_json(facts: EventDict, **_options: object) -> str:
+    try:
+        line = _encode(facts)
+    except (UnicodeEncodeError, TypeError, ValueError):
+        return _encode_to_ascii(facts)
+    return line.decode() if line.isascii() else _encode_to_ascii(facts)
+
+
+class _Target(Protocol):
+    """Where finished lines go."""
+
+    def write(self, line: bytes) -> None:
+        """Take a line with its line break, without raising."""
+
+
+class _Stream:
+    """A text stream that lines are written to at once; gives up silently where it is gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.is_terminal = stream.isatty()
+        try:
+            self.descriptor = stream.fileno()
+        except OSError:  # it is in memory
+            self.descriptor = -1
+
+    def write(self, line: bytes) -> None:
+        try:
+            self._stream.write(line.decode())
+            self._stream.flush()
+        except (OSError, ValueError):
+            # The reader of the log has gone (EPIPE, a closed file): there is nobody left to tell.
+            return
+
+
+class _Held:
+    """Keeps the line instead of writing it."""
+
+    line = b""
+
+    def write(self, line: bytes) -> None:
+        self.line = line
+
+
+class _LineLogger:
+    """Hands finished lines on, redacted; for systemd's journal each begins with its priority."""
+
+    def __init__(self, target: _Target, *, is_for_journal: bool) -> None:
+        self._target = target
+        self._is_for_journal = is_for_journal
+
+    def debug(self, line: str) -> None:
+        self._write("debug", line)
+
+    def info(self, line: str) -> None:
+        self._write("info", line)
+
+    def warning(self, line: str) -> None:
+        self._write("warning", line)
+
+    def error(self, line: str) -> None:
+        self._write("error", line)
+
+    def _write(self, level: str, line: str) -> None:
+        line = redact(line)
+        if self._is_for_journal:
+            mark = journald.priority(level)
+            line = mark + line.replace("\n", f"\n{mark}")
+        self._target.write((line + "\n").encode(errors="backslashreplace"))
+
+
+class _LineLoggerFactory:
+    """Hands every logger the one target of the process."""
+
+    def __init__(self, target: _Target, *, is_for_journal: bool) -> None:
+        self.is_for_journal = is_for_journal
+        self._logger = _LineLogger(target, is_for_journal=is_for_journal)
+
+    def __call__(self, *_args: object) -> _LineLogger:
+        return self._logger
+
+
+class _ToStructlog(logging.Handler):
+    """Passes the standard library's records (Hypercorn, Quart, trio) on to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            log = structlog.get_logger(component=record.name)
+            say = log.error if record.levelno >= logging.ERROR else log.warning
+            if record.levelno < logging.WARNING:
+                say = log.info if record.levelno >= logging.INFO else log.debug
+            say(record.getMessage(), **({"exc_info": record.exc_info} if record.exc_info else {}))
+        except Exception:  # noqa: BLE001 - the standard library's own way of a record that can't be formatted
+            self.handleError(record)
