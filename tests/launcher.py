@@ -29,7 +29,7 @@ from webhookd.delivery.http.sender import Sender
 from webhookd.journal import Store, Ticket, Window, WindowRequest
 from webhookd.journal import store as facade
 from webhookd.journal.queries import deliveries
-from webhookd.journal.queries.bulk import BulkInsert, Connection
+from webhookd.journal.queries.bulk import BulkInsert, SqlConnection
 from webhookd.journal.queries.schema import AttemptTable
 from webhookd.journal.sqlite import backup, batch, copies, database
 from webhookd.journal.sqlite.batch import Batches
@@ -84,7 +84,7 @@ class SkipsSequences(Batches):
 class LosesAttempts(BulkInsert):
     """Leaves an attempt out of the record, once in a while."""
 
-    def run(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    def run(self, connection: SqlConnection, rows: Sequence[tuple[object, ...]]) -> None:
         super().run(connection, [row for row in rows if not _rarely()])
 
 

@@ -42,10 +42,10 @@ from webhookd.journal import (
     EndpointChanges,
     EventTypeRow,
     NewEndpoint,
-    Page,
     Publish,
     QueueFacts,
     ReplayRow,
+    RowPage,
     Store,
     Ticket,
     WebhookChanged,
@@ -126,11 +126,11 @@ class MemoryWebhooks(Webhooks):
     async def all(self) -> list[Endpoint]:
         return [each.endpoint for each in self._tables.webhooks.values() if each.state is not None]
 
-    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> Page[Endpoint]:
+    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[Endpoint]:
         found = [each for each in await self.all() if organization_id in {None, each.organization_id}]
         newest = sorted(found, key=lambda each: -each.pk)
         left = [each for each in newest if cursor is None or each.pk < int(cursor)]
-        return Page(items=left[:limit], next_cursor=str(left[limit - 1].pk) if len(left) > limit else None)
+        return RowPage(items=left[:limit], next_cursor=str(left[limit - 1].pk) if len(left) > limit else None)
 
     async def get(self, endpoint_id: str, organization_id: str | None = None) -> Endpoint:
         endpoint = self._tables.alive(endpoint_id).endpoint
@@ -295,11 +295,11 @@ class MemoryDeliveries(Deliveries):
 
     async def page(
         self, endpoint_pk: int, *, status: DeliveryStatus | None, limit: int, **filters: Any
-    ) -> Page[DeliveryRow]:
+    ) -> RowPage[DeliveryRow]:
         assert all(value is None for value in filters.values()), "filters are tested on disk"
         own = self._tables.of(endpoint_pk, *([] if status is None else [status]))
         newest = sorted(own, key=lambda each: (-each.queued.created_at, -each.queued.pk))
-        return Page(items=[self._row(each) for each in newest[:limit]], next_cursor=None)
+        return RowPage(items=[self._row(each) for each in newest[:limit]], next_cursor=None)
 
     async def queue(self, endpoint_pk: int, limit: int) -> list[DeliveryRow]:
         pending = self._tables.of(endpoint_pk, DeliveryStatus.PENDING)

@@ -22,7 +22,7 @@ from webhookd.base.models import DeliveryError, PublishResult
 from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
 from webhookd.journal import store as facade
-from webhookd.journal.operations import Operation, Publish, Record
+from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.journal.planning import full
 from webhookd.journal.queries import retention
 from webhookd.journal.sqlite import writer
@@ -101,7 +101,7 @@ def _drop_what_is_queued() -> None:
     class Hasty(Writer):
         """Acknowledges an event before its commit, and forgets what waits when the server stops."""
 
-        def submit(self, operation: Operation) -> None:
+        def submit(self, operation: Submission) -> None:
             super().submit(operation)
             if isinstance(operation, Publish):
                 early = PublishResult(id=operation.event.id, deliveries=len(operation.targets), duplicate=False)
@@ -117,7 +117,7 @@ def _drop_what_is_queued() -> None:
 @_plants("records no interruption")
 def _record_no_interruption() -> None:
     class Forgetful(Writer):
-        def submit(self, operation: Operation) -> None:
+        def submit(self, operation: Submission) -> None:
             if isinstance(operation, Record) and operation.record.error is DeliveryError.INTERRUPTED:
                 operation.ticket.succeed(None)
             else:
@@ -129,7 +129,7 @@ def _record_no_interruption() -> None:
 @_plants("goes on after a failed sync")
 def _go_on_after_a_failed_sync() -> None:
     class Trusting(Writer):
-        def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+        def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
             try:
                 return super()._commit(batch)
             except JournalError:
@@ -197,7 +197,7 @@ def _count_what_is_forgotten() -> None:
         pages.append(before - free_pages(database))
         return are_left
 
-    def committing(self: Batches, operations: Sequence[Operation]) -> None:
+    def committing(self: Batches, operations: Sequence[Submission]) -> None:
         rows.clear()
         pages.clear()
         commit(self, operations)
@@ -258,7 +258,7 @@ def _acknowledge_what_is_refused() -> None:
         async def room(self, flow: Hashable) -> None:
             await trio.lowlevel.checkpoint()
 
-        def submit(self, operation: Operation) -> None:
+        def submit(self, operation: Submission) -> None:
             if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
                 operation.ticket.succeed(PublishResult(id=operation.event.id, deliveries=0, duplicate=False))
             else:
@@ -273,7 +273,7 @@ def _store_what_is_refused() -> None:
         async def room(self, flow: Hashable) -> None:
             await trio.lowlevel.checkpoint()
 
-        def submit(self, operation: Operation) -> None:
+        def submit(self, operation: Submission) -> None:
             if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
                 operation.ticket.fail(full())
             super().submit(operation)

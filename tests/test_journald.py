@@ -10,7 +10,7 @@ import pytest
 
 from webhookd.config import LogConfig
 from webhookd.observe import journald, logs
-from webhookd.observe.output import Output
+from webhookd.observe.output import BufferedOutput
 
 
 def stream_of(file: int) -> str:
@@ -34,7 +34,7 @@ def test_each_line_of_a_record_has_the_priority(tmp_path: Path, monkeypatch: pyt
     """A traceback for a person is many lines of one priority; what was dropped is a warning."""
     with (tmp_path / "log").open("wb") as file:
         monkeypatch.setenv("JOURNAL_STREAM", stream_of(file.fileno()))
-        output = Output(file.fileno(), tell_dropped=logs.dropped_line)
+        output = BufferedOutput(file.fileno(), tell_dropped=logs.dropped_line)
         logs.configure(LogConfig(format="console", level="debug"), output)
         log = logs.get_logger("x")
         log.debug("one")

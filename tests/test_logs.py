@@ -14,7 +14,7 @@ from tests.samples import attempt_record, endpoint, message
 from webhookd.base.models import DeliveryError, DeliveryStatus
 from webhookd.config import LogConfig
 from webhookd.observe import logs
-from webhookd.observe.output import Output
+from webhookd.observe.output import BufferedOutput
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -119,7 +119,7 @@ def test_dropped_lines_are_said_in_the_form_of_the_log() -> None:
 def test_an_output_gets_each_line_as_bytes() -> None:
     """The server's log goes through an output, console lines in UTF-8 included."""
     reading, writing = os.pipe()
-    output = Output(writing)
+    output = BufferedOutput(writing)
     logs.configure(LogConfig(format="console"), output)
     logs.get_logger("x").info("größe", value="\ud800")
     assert output.flush(30)

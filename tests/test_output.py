@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.observe.output import CHUNK_BYTES, Output
+from webhookd.observe.output import CHUNK_BYTES, BufferedOutput
 
 PIPE_BYTES = 65_536  # at most, as Linux makes them
 SECONDS = 30
@@ -53,7 +53,7 @@ def numbered(count: int) -> list[bytes]:
 def test_lines_of_a_stream_nobody_reads_are_dropped_in_their_place() -> None:
     """Writing goes on past a full pipe and a full buffer; the reader then finds whole lines, in order, and the gap."""
     with pipe() as (reading, writing):
-        output = Output(writing, tell_dropped=told, bound_bytes=200_000)
+        output = BufferedOutput(writing, tell_dropped=told, bound_bytes=200_000)
         lines = numbered(10_000)
         for line in lines:
             output.write(line)
@@ -71,7 +71,7 @@ def test_lines_of_a_stream_nobody_reads_are_dropped_in_their_place() -> None:
 def test_a_reader_that_is_slow_hears_of_few_gaps() -> None:
     """Once lines are dropped, half of the buffer is written before one is taken again."""
     with pipe() as (reading, writing):
-        output = Output(writing, tell_dropped=told, bound_bytes=1_000_000)
+        output = BufferedOutput(writing, tell_dropped=told, bound_bytes=1_000_000)
         lines = iter(numbered(100_000))
         while not output.dropped:
             output.write(next(lines))
@@ -87,7 +87,7 @@ def test_a_reader_that_is_slow_hears_of_few_gaps() -> None:
 def test_what_is_longer_than_the_buffer_is_dropped_alone() -> None:
     """A line that could never be held costs itself and no other."""
     with pipe() as (reading, writing):
-        output = Output(writing, tell_dropped=told, bound_bytes=1000)
+        output = BufferedOutput(writing, tell_dropped=told, bound_bytes=1000)
         output.write(b"x" * 2000 + b"\n")
         assert read_until(reading, told(1)) == [b"dropped 1"]
         output.write(b"small\n")
@@ -98,7 +98,7 @@ def test_a_write_that_is_taken_in_part_goes_on() -> None:
     """A descriptor that another process has made non-blocking takes a part at a time; every byte arrives once."""
     with pipe() as (reading, writing):
         os.set_blocking(writing, False)
-        output = Output(writing)
+        output = BufferedOutput(writing)
         lines = numbered(10_000)
         for line in lines:
             output.write(line)
@@ -109,7 +109,7 @@ def test_a_write_that_is_taken_in_part_goes_on() -> None:
 def test_lines_of_threads_stay_whole_and_in_their_order() -> None:
     """Each thread's lines arrive in the order in which it wrote them."""
     with pipe() as (reading, writing):
-        output = Output(writing, linger_seconds=0.001)
+        output = BufferedOutput(writing, linger_seconds=0.001)
 
         def write(name: int) -> None:
             for number in range(2000):
@@ -129,7 +129,7 @@ def test_lines_of_threads_stay_whole_and_in_their_order() -> None:
 def test_a_stream_whose_reader_has_gone_counts_what_is_lost() -> None:
     """Every line that a broken pipe refuses is counted, and nothing is raised."""
     reading, writing = os.pipe()
-    output = Output(writing, tell_dropped=told)
+    output = BufferedOutput(writing, tell_dropped=told)
     os.close(reading)
     for line in numbered(500):
         output.write(line)
@@ -141,7 +141,7 @@ def test_a_disk_that_has_room_again_shows_what_was_lost() -> None:
     """After a failed write the next line is preceded by how many are missing, and by a break where one was torn."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        output = Output(ours.fileno(), tell_dropped=told)
+        output = BufferedOutput(ours.fileno(), tell_dropped=told)
         output.write(b"first\n")
         assert output.flush(SECONDS)
         elsewhere = os.open("/dev/full", os.O_WRONLY)
@@ -161,7 +161,7 @@ def test_a_disk_that_has_room_again_shows_what_was_lost() -> None:
 def test_flushing_is_bounded() -> None:
     """It says whether all is written: not while nobody reads, and at once when all has been."""
     with pipe() as (reading, writing):
-        output = Output(writing, linger_seconds=SECONDS)
+        output = BufferedOutput(writing, linger_seconds=SECONDS)
         for line in numbered(2000):
             output.write(line)
         assert not output.flush(0.01)
@@ -175,7 +175,7 @@ def test_flushing_is_bounded() -> None:
 def test_a_destructor_may_warn_in_the_middle_of_a_write() -> None:
     """What the garbage collector says while a line is taken is a line as well, and nothing waits for itself."""
     with pipe() as (reading, writing):
-        output = Output(writing)
+        output = BufferedOutput(writing)
 
         warnings = [b"warning\n"]
 
@@ -192,7 +192,7 @@ def test_a_destructor_may_warn_in_the_middle_of_a_write() -> None:
 def test_python_writes_whole_lines() -> None:
     """What is printed in pieces becomes a line, text that UTF-8 can't say is escaped, and the prefix is before each."""
     with pipe() as (reading, writing):
-        stream = Output(writing).as_text(b"<3>")
+        stream = BufferedOutput(writing).as_text(b"<3>")
         print("one", "\ud800", file=stream)
         print("two\nthree", file=stream)
         assert read_until(reading, b"three\n") == [b"<3>one \\ud800", b"<3>two", b"<3>three"]

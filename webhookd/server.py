@@ -348,13 +348,13 @@ async def ensure_admin_key(store: Store, ids: IdFactory, clock: Clock) -> Secret
     if await store.keys.all():  # a start on a full disk must not write
         return None
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
-    return text if await store.keys.create_first(row, own_deed(audit.Action.KEY_CREATE, clock)) else None
+    return text if await store.keys.create_first(row, command_entry(audit.Action.KEY_CREATE, clock)) else None
 
 
-def own_deed(action: audit.Action, clock: Clock, fields: Iterable[str] = ()) -> audit.Deed:
+def command_entry(action: audit.Action, clock: Clock, fields: Iterable[str] = ()) -> audit.AuditEntry:
     """Return what the user who runs this process does, for the audit log."""
-    actor = audit.Actor(kind=audit.ActorKind.COMMAND, id=str(os.getuid()))
-    return audit.Deed(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
+    actor = audit.AuditActor(kind=audit.AuditActorKind.COMMAND, id=str(os.getuid()))
+    return audit.AuditEntry(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
 
 
 def make_key(

@@ -10,7 +10,7 @@ from msgspec import structs
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
 from tests.samples import attempt_record, endpoint, message
 from webhookd.base.models import DeliveryError
-from webhookd.observe.attempt_feed import MOST_KEPT, RecentAttempts
+from webhookd.observe.attempt_feed import MOST_KEPT, AttemptFeed
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ async def api(tmp_path: Path, autojump_clock: object) -> AsyncIterator[Api]:
         yield api
 
 
-def add(recent: RecentAttempts, name: str, *, error: DeliveryError | None = None, **fields: Any) -> None:
+def add(recent: AttemptFeed, name: str, *, error: DeliveryError | None = None, **fields: Any) -> None:
     """Add an attempt with this id; `fields` are the endpoint's."""
     record = structs.replace(attempt_record(error=error), attempt_id=name)
     kind = fields.pop("event", "user.created")

@@ -18,7 +18,7 @@ from tests.patience import wait_until
 from webhookd.base.errors import WebhookdError
 from webhookd.cli import program
 from webhookd.cli.control import Control
-from webhookd.cli.receiver import Receiver
+from webhookd.cli.receiver import LocalReceiver
 from webhookd.client import Client
 
 BILLING, BROKEN = "billing", "broken"
@@ -72,7 +72,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     directory = tmp_path_factory.mktemp("scene")
     config = directory / "config.toml"
     config.write_text(CONFIG.replace("retry_delays = [0.05]", "retry_delays = [0.05]\nmax_refusals = 2"))
-    receiver = Receiver("127.0.0.1", 0, lambda request: 422 if request.path == f"/{BROKEN}" else 200)
+    receiver = LocalReceiver("127.0.0.1", 0, lambda request: 422 if request.path == f"/{BROKEN}" else 200)
     receiver.start()
     command = [*PROGRAM, "serve", "--config", str(config)]
     with Process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:

@@ -11,7 +11,7 @@ from tests.patience import PATIENCE_SECONDS
 from webhookd.admin.schemas import Webhook
 from webhookd.base.errors import CommandError
 from webhookd.cli.api import Refused, Remote
-from webhookd.cli.receiver import Received, Receiver
+from webhookd.cli.receiver import LocalReceiver, Received
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def test_the_receiver_of_listen_reads_a_length_or_refuses_it(length: bytes, stat
         received.append(request)
         return 200
 
-    receiver = Receiver("127.0.0.1", 0, take)
+    receiver = LocalReceiver("127.0.0.1", 0, take)
     receiver.start()
     try:
         with socket.create_connection(

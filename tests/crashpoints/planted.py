@@ -18,7 +18,7 @@ from webhookd.dispatch.attempt import Attempts
 from webhookd.dispatch.router import Router
 from webhookd.journal import Ticket
 from webhookd.journal.queries import audit, replays
-from webhookd.journal.queries.bulk import Connection
+from webhookd.journal.queries.bulk import SqlConnection
 from webhookd.journal.queries.schema import ReplayTable
 from webhookd.journal.sqlite import batch, copies, database, migrations, restore
 from webhookd.journal.sqlite.writer import Writer
@@ -78,7 +78,7 @@ def _record_early() -> None:
 def _record_in_parts() -> None:
     insert = batch._INSERT_ATTEMPT.run
 
-    def insert_and_commit(connection: Connection, rows: Any) -> None:
+    def insert_and_commit(connection: SqlConnection, rows: Any) -> None:
         insert(connection, rows)
         for statement in ("COMMIT", "BEGIN IMMEDIATE"):
             connection.execute(statement)

@@ -76,7 +76,7 @@ ACK = (
     ),
     after(
         "ack.encoded",
-        "webhookd.ingest.connection:Connection._result_line",
+        "webhookd.ingest.connection:ProducerConnection._result_line",
         "The result line is made and not sent: the event is on disk, nobody was told. A request that has left beside "
         "it is made once more.",
         Submitted(is_told=False, is_stored=True, seen=(1,), or_seen=(1, 1)),
@@ -138,7 +138,7 @@ SEND = (
     ),
     after(
         "send.written",
-        "webhookd.delivery.http.streams:Stream.send_all",
+        "webhookd.delivery.http.streams:ByteStream.send_all",
         "The request is out, its answer never read: the same delivery id and attempt is sent once more.",
         Submitted(is_told=None, is_stored=True, seen=(1, 1)),
     ),

@@ -32,7 +32,7 @@ from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.journal import NewEndpoint
 from webhookd.journal.queries import audit, endpoints, statistics
 from webhookd.journal.sqlite.database import open_writer
-from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key, Row
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, CountsRow, Key
 
 DAY = 86_400
 EVENTS = 1500
@@ -188,9 +188,11 @@ class _Filling:
                 created_at=self._at,
             )
             self._day.webhooks[kind.name] = endpoints.insert(self._database, self._vault, new).id
-            actor = audit.Actor(kind=audit.ActorKind.COMMAND, id="1000")
-            deed = audit.Deed(actor=actor, action=audit.Action.WEBHOOK_CREATE, at=self._at, fields=("url", "events"))
-            audit.append(self._database, deed, new.id, kind.organization)
+            actor = audit.AuditActor(kind=audit.AuditActorKind.COMMAND, id="1000")
+            entry = audit.AuditEntry(
+                actor=actor, action=audit.Action.WEBHOOK_CREATE, at=self._at, fields=("url", "events")
+            )
+            audit.append(self._database, entry, new.id, kind.organization)
 
     def _event(self, number: int) -> tuple[object, ...]:
         """Return an event's row, and have its deliveries in the lists."""
@@ -306,7 +308,7 @@ class _Filling:
                     add(QUARTER, at, subject, counts)
                     if minute <= 61:
                         add(MINUTE, at, subject, counts)
-        listed: list[Row] = sorted(rows.items())
+        listed: list[CountsRow] = sorted(rows.items())
         statistics.put(self._database, statistics.encode(listed))
 
     def _insert(self, table: str, rows: Sequence[tuple[object, ...]]) -> None:

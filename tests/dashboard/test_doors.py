@@ -17,11 +17,11 @@ from webhookd.dashboard.sessions import (
     MOST_NOTICES,
     MOST_OF_ONE_CALLER,
     MOST_SESSIONS,
-    Sessions,
+    BrowserSessions,
 )
 from webhookd.dashboard.signing_in import FAILURES_AT_ONCE
 from webhookd.journal import KeyRow
-from webhookd.journal.queries.audit import Actor, ActorKind
+from webhookd.journal.queries.audit import AuditActor, AuditActorKind
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:
@@ -206,10 +206,10 @@ def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
     of_others = [key("key_other", "other"), key("key_unbound", None)]
     of_acme = [key(f"key_{number}", "acme") for number in range(MOST_SESSIONS // 10)]
     seconds = itertools.count()
-    sessions = Sessions(KeyRing([*of_others, *of_acme]), lambda: 0.0, clock=lambda: next(seconds) / 1e6)
+    sessions = BrowserSessions(KeyRing([*of_others, *of_acme]), lambda: 0.0, clock=lambda: next(seconds) / 1e6)
 
     def begin(row: KeyRow) -> str:
-        actor = Actor(kind=ActorKind.KEY, id=row.id, role=row.role)
+        actor = AuditActor(kind=AuditActorKind.KEY, id=row.id, role=row.role)
         return sessions.begin(Caller(role=row.role, organization_id=row.organization_id, actor=actor), is_secure=False)
 
     oldest = [begin(row) for row in of_others]

@@ -17,9 +17,9 @@ from tests.delivery.rebinding import FAR, LITERALS, NEAR, PORT, PUBLIC, ROUNDS, 
 from webhookd.config import DeliveryConfig, EgressConfig, LogConfig
 from webhookd.delivery.egress.addresses import Address
 from webhookd.delivery.egress.resolver import SystemResolver
-from webhookd.delivery.egress.rules import EgressPolicy, Target
+from webhookd.delivery.egress.rules import DialTarget, EgressPolicy
 from webhookd.delivery.http.sender import Sender
-from webhookd.delivery.http.transport import DirectTransport, Progress, TransportError
+from webhookd.delivery.http.transport import DirectTransport, RequestProgress, TransportError
 from webhookd.observe import logs
 
 
@@ -58,7 +58,7 @@ async def send() -> None:
 class Careless(EgressPolicy):
     """The planted fault: a policy that looks at URLs, and not at what is dialled."""
 
-    def check(self, target: Target, answers: Sequence[str]) -> list[Address]:
+    def check(self, target: DialTarget, answers: Sequence[str]) -> list[Address]:
         return [ip_address(answer) for answer in answers]
 
     def check_address(self, address: Address) -> None:
@@ -76,7 +76,7 @@ async def send_carelessly() -> None:
     )
     became: Counter[str] = Counter()
     for bad in NEAR + FAR:
-        progress = Progress(inf)
+        progress = RequestProgress(inf)
         url = f"http://{name_of(bad)}:{PORT}/hook"
         try:
             exchanged = await transport.exchange(url, url, [], b"{}", progress)

@@ -9,7 +9,7 @@ from tests.samples import AT
 from webhookd.base.models import BreakerState, DeliveryError, EndpointState, Ordering, PolicyOverrides, RateLimit
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy import breaker
-from webhookd.delivery.policy.breaker import Answer, Hold
+from webhookd.delivery.policy.breaker import AnswerKind, Hold
 from webhookd.delivery.policy.rate_limit import TokenBucket, allowed_in_flight, new_bucket
 from webhookd.delivery.policy.resolve import resolve
 
@@ -17,8 +17,8 @@ THRESHOLD = 3
 DELAY = 30.0
 
 
-def answer(state: EndpointState, kind: Answer, now: float) -> EndpointState:
-    error = None if kind is Answer.SUCCESS else DeliveryError.CONNECT
+def answer(state: EndpointState, kind: AnswerKind, now: float) -> EndpointState:
+    error = None if kind is AnswerKind.SUCCESS else DeliveryError.CONNECT
     return breaker.after(
         state, kind, now=now, threshold=THRESHOLD, resume_at=now + DELAY, error=error, detail="connect refused"
     )
@@ -39,8 +39,8 @@ class BreakerMachine(RuleBasedStateMachine):
         self.now += seconds
 
     @precondition(lambda self: breaker.admit(self.state, self.now, probing=False) is None)
-    @rule(kind=st.sampled_from(list(Answer)))
-    def request_is_answered(self, kind: Answer) -> None:
+    @rule(kind=st.sampled_from(list(AnswerKind)))
+    def request_is_answered(self, kind: AnswerKind) -> None:
         was_open = self.state.breaker is not BreakerState.CLOSED
         self.state = breaker.probe(self.state)
         if was_open:
@@ -49,12 +49,12 @@ class BreakerMachine(RuleBasedStateMachine):
             assert held is not None
             assert held[0] is Hold.PROBING, "one probe at a time"
         self.state = answer(self.state, kind, self.now)
-        self.faults_in_a_row = self.faults_in_a_row + 1 if kind is Answer.FAULT else 0
-        if kind in {Answer.SUCCESS, Answer.REFUSAL}:
+        self.faults_in_a_row = self.faults_in_a_row + 1 if kind is AnswerKind.FAULT else 0
+        if kind in {AnswerKind.SUCCESS, AnswerKind.REFUSAL}:
             assert self.state.breaker is BreakerState.CLOSED
-        if kind is Answer.FAULT and was_open:
+        if kind is AnswerKind.FAULT and was_open:
             assert self.state.breaker is BreakerState.OPEN
-        if kind is Answer.THROTTLED:
+        if kind is AnswerKind.THROTTLED:
             assert self.state.breaker is (BreakerState.HALF_OPEN if was_open else BreakerState.CLOSED)
             held = breaker.admit(self.state, self.now, probing=False)
             assert held == (Hold.PAUSED, self.now + DELAY)
@@ -98,12 +98,12 @@ def test_a_retry_by_hand_is_the_probe_of_an_open_breaker() -> None:
 def test_a_straggler_neither_reopens_nor_delays_the_probe() -> None:
     """A fault of a request that left before the trip is counted, and moves nothing else."""
     state = EndpointState(breaker=BreakerState.OPEN, retry_at=AT + 9, consecutive_faults=3)
-    later = answer(state, Answer.FAULT, AT + 5)
+    later = answer(state, AnswerKind.FAULT, AT + 5)
     assert (later.retry_at, later.reopenings, later.consecutive_faults) == (AT + 9, 0, 4)
     probing = breaker.probe(later)
     still = breaker.after(
         probing,
-        Answer.FAULT,
+        AnswerKind.FAULT,
         now=AT + 10,
         threshold=THRESHOLD,
         resume_at=AT + 10 + DELAY,
@@ -166,11 +166,11 @@ def test_concurrency_ramps_up_after_an_outage() -> None:
 
 def test_only_time_ends_a_pause() -> None:
     """What left before a pause ends it with no answer, makes it no shorter, and is not counted as another."""
-    paused = answer(EndpointState(), Answer.THROTTLED, AT)
+    paused = answer(EndpointState(), AnswerKind.THROTTLED, AT)
     assert (paused.paused_until, paused.pauses) == (AT + DELAY, 1)
-    for kind in Answer:
+    for kind in AnswerKind:
         later = answer(paused, kind, AT + 1)
-        assert later.paused_until == AT + DELAY + (kind is Answer.THROTTLED)
+        assert later.paused_until == AT + DELAY + (kind is AnswerKind.THROTTLED)
         assert (later.pauses, later.recovered_at) == (1, None)
         assert breaker.admit(later, AT + 1, probing=False) == (Hold.PAUSED, later.paused_until)
 
@@ -178,24 +178,24 @@ def test_only_time_ends_a_pause() -> None:
 def test_after_a_pause_one_probe_at_a_time() -> None:
     """Once it is over one request leaves; its good answer begins the ramp, that of one from before does not."""
     over = AT + DELAY
-    paused = answer(EndpointState(), Answer.THROTTLED, AT)
+    paused = answer(EndpointState(), AnswerKind.THROTTLED, AT)
     assert breaker.admit(paused, over, probing=False) is None
     assert breaker.admit(paused, over, probing=True) == (Hold.PROBING, None)
-    assert answer(paused, Answer.SUCCESS, over) == EndpointState(
+    assert answer(paused, AnswerKind.SUCCESS, over) == EndpointState(
         last_success_at=over, last_failure_at=AT, last_error="connect refused", recovered_at=over
     )
-    assert answer(paused, Answer.REFUSAL, over).recovered_at == over
+    assert answer(paused, AnswerKind.REFUSAL, over).recovered_at == over
     assert breaker.succeeded(paused, over, is_probe=False).needs_probe
-    assert answer(paused, Answer.FAULT, over).needs_probe
-    again = answer(paused, Answer.THROTTLED, over)
+    assert answer(paused, AnswerKind.FAULT, over).needs_probe
+    again = answer(paused, AnswerKind.THROTTLED, over)
     assert (again.pauses, again.paused_until) == (2, over + DELAY)
 
 
 def test_no_answer_shortens_a_pause() -> None:
     """Another answer that asks for less leaves the end of the pause, and so do faults that open the breaker."""
     paused = msgspec.structs.replace(EndpointState(), paused_until=AT + 10 * DELAY)
-    assert answer(paused, Answer.THROTTLED, AT).paused_until == AT + 10 * DELAY
+    assert answer(paused, AnswerKind.THROTTLED, AT).paused_until == AT + 10 * DELAY
     for _ in range(THRESHOLD):
-        paused = answer(paused, Answer.FAULT, AT)
+        paused = answer(paused, AnswerKind.FAULT, AT)
     assert (paused.breaker, paused.paused_until) == (BreakerState.OPEN, AT + 10 * DELAY)
     assert breaker.admit(paused, AT + 2 * DELAY, probing=False) == (Hold.PAUSED, AT + 10 * DELAY)

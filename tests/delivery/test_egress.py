@@ -9,7 +9,7 @@ import pytest
 
 from webhookd.base.errors import ConfigError, ErrorCode, Rejected
 from webhookd.config import EgressConfig
-from webhookd.delivery.egress.rules import BlockedError, EgressPolicy, Target
+from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy
 
 _ESCAPES = {"\\\\": "\\", "\\t": "\t", "\\r": "\r", "\\n": "\n"}
 
@@ -47,7 +47,7 @@ class StubResolver:
         return self.answers
 
 
-def verdict(url: str, answers: list[str], policy: EgressPolicy = POLICY) -> tuple[str, Target | None]:
+def verdict(url: str, answers: list[str], policy: EgressPolicy = POLICY) -> tuple[str, DialTarget | None]:
     try:
         target = policy.parse(url)
         policy.check(target, answers)
@@ -71,7 +71,7 @@ async def test_each_case_of_the_table(url: str, answers: list[str], expected: st
     agree(url, target)
 
 
-def agree(url: str, target: Target) -> None:
+def agree(url: str, target: DialTarget) -> None:
     """Assert that httpx would dial what we would, and name it the same."""
     theirs = httpx.URL(url)
     host = theirs.raw_host.decode()

@@ -14,7 +14,7 @@ from webhookd.delivery.http.happy_eyeballs import (
     ATTEMPT_DELAY_SECONDS,
     LEAST_DELAY_SECONDS,
     MAX_AT_ONCE,
-    Lost,
+    FailedAddress,
     attempt_delay_seconds,
     most_telling,
     race,
@@ -47,7 +47,7 @@ class Dialer:
     most_at_once: int = 0
     together: trio.Event = field(default_factory=trio.Event)
 
-    async def connect(self, address: str) -> Made | Lost[OSError]:
+    async def connect(self, address: str) -> Made | FailedAddress[OSError]:
         seconds, comes_to = self.script[address]
         self.began[address] = trio.current_time()
         self.at_once += 1
@@ -64,7 +64,7 @@ class Dialer:
             self.at_once -= 1
         if comes_to != "200":
             error = OSError(comes_to)
-            return Lost(error, address, got_through=comes_to == "tls", is_final=comes_to == "blocked")
+            return FailedAddress(error, address, got_through=comes_to == "tls", is_final=comes_to == "blocked")
         self.made.append(Made(address))
         return self.made[-1]
 
@@ -80,7 +80,7 @@ class Result:
 
 
 def run(dialer: Dialer, seconds: float = NEVER) -> Result:
-    lost: list[Lost[OSError]] = []
+    lost: list[FailedAddress[OSError]] = []
 
     async def main() -> Result:
         winner = None
@@ -214,9 +214,12 @@ def test_the_delay_is_shorter_where_time_is_short(count: int, left: float, delay
 
 def test_the_most_telling_failure_is_told() -> None:
     """What must not be dialled comes before what was reached and said something wrong, and that before the first."""
-    refused, reset = Lost(OSError("refused"), "a"), Lost(OSError("reset"), "b")
-    tls, expired = Lost(OSError("tls"), "c", got_through=True), Lost(OSError("expired"), "d", got_through=True)
-    blocked = Lost(OSError("blocked"), "e", is_final=True)
+    refused, reset = FailedAddress(OSError("refused"), "a"), FailedAddress(OSError("reset"), "b")
+    tls, expired = (
+        FailedAddress(OSError("tls"), "c", got_through=True),
+        FailedAddress(OSError("expired"), "d", got_through=True),
+    )
+    blocked = FailedAddress(OSError("blocked"), "e", is_final=True)
     assert most_telling([refused, reset]) is refused
     assert most_telling([refused, tls, expired]) is tls
     assert most_telling([tls, refused, blocked]) is blocked

@@ -12,7 +12,7 @@ import pytest
 from tests.delivery.hostile import saying, serving
 from tests.delivery.out import OK, client_context, sending, server_context
 from webhookd.base.models import DeliveryError
-from webhookd.delivery.http.tls_sessions import MAX_SESSIONS, Resumable, Sessions
+from webhookd.delivery.http.tls_sessions import MAX_SESSIONS, Resumable, TlsSessions
 
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
 SERVER = ("receiver.example", 443)
@@ -109,7 +109,7 @@ def session() -> ssl.SSLSession:
 
 def test_a_session_is_given_out_once_and_until_it_expires(session: ssl.SSLSession) -> None:
     """Whoever takes a session has it alone; from the moment it expires it isn't given out."""
-    sessions = Sessions()
+    sessions = TlsSessions()
     for now in (0.0, 159.0):
         sessions.put(SERVER, Resumable(session, 160.0))
         assert sessions.take(SERVER, now) == Resumable(session, 160.0)
@@ -120,7 +120,7 @@ def test_a_session_is_given_out_once_and_until_it_expires(session: ssl.SSLSessio
 
 def test_sessions_are_bounded(session: ssl.SSLSession) -> None:
     """The oldest sessions go when there are too many."""
-    sessions = Sessions()
+    sessions = TlsSessions()
     for number in range(MAX_SESSIONS + 1):
         sessions.put((f"h{number}", 443), Resumable(session, 1.0))
     assert sessions.take(("h0", 443), 0.0) is None

@@ -14,17 +14,17 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Role
 from webhookd.journal import Store
 from webhookd.journal.queries import audit, endpoints
-from webhookd.journal.queries.audit import Action, Actor, ActorKind, Deed
+from webhookd.journal.queries.audit import Action, AuditActor, AuditActorKind, AuditEntry
 
 EVE_SAYS = (
     "(sequence, at, actor_kind, actor, action, object, fields, hash) "
     "VALUES ({}, 0, 'key', 'eve', 'key.create', 'x', '[]', x'00')"
 )
-ADA = Actor(kind=ActorKind.KEY, id="key_ada", role=Role.ADMIN)
+ADA = AuditActor(kind=AuditActorKind.KEY, id="key_ada", role=Role.ADMIN)
 
 
-def deed(action: Action = Action.WEBHOOK_CREATE, **fields: Any) -> Deed:
-    return Deed(actor=ADA, action=action, at=CLOCK.now(), **fields)
+def new_entry(action: Action = Action.WEBHOOK_CREATE, **fields: Any) -> AuditEntry:
+    return AuditEntry(actor=ADA, action=action, at=CLOCK.now(), **fields)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def journal(tmp_path: Path) -> AsyncIterator[Store]:
 
 
 async def add(journal: Store, count: int) -> None:
-    insert = audit.recorded(endpoints.insert, deed(fields=("url",)), endpoints.about)
+    insert = audit.recorded(endpoints.insert, new_entry(fields=("url",)), endpoints.about)
     for _ in range(count):
         await journal.transactions.write(insert, VAULT, new_endpoint())
 
@@ -53,13 +53,13 @@ def run(sql: str) -> Any:
 
 async def test_a_change_and_its_entry_are_one_commit(journal: Store) -> None:
     """What is refused leaves no entry, and where the entry can't be made the change isn't either."""
-    delete = audit.recorded(endpoints.delete, deed(Action.WEBHOOK_DELETE), endpoints.about)
+    delete = audit.recorded(endpoints.delete, new_entry(Action.WEBHOOK_DELETE), endpoints.about)
     with pytest.raises(Rejected) as refused:
         await journal.transactions.write(delete, "wh_none", CLOCK.now())
     assert refused.value.code is ErrorCode.NOT_FOUND
     assert await log(journal) == []
     new = new_endpoint(organization_id="acme")
-    await journal.transactions.write(audit.recorded(endpoints.insert, deed(), endpoints.about), VAULT, new)
+    await journal.transactions.write(audit.recorded(endpoints.insert, new_entry(), endpoints.about), VAULT, new)
     [entry] = await log(journal)
     assert (entry.sequence, entry.object, entry.organization_id) == (1, new.id, "acme")
     await journal.transactions.write(
@@ -71,15 +71,15 @@ async def test_a_change_and_its_entry_are_one_commit(journal: Store) -> None:
 
 
 async def test_nobody_in_particular_leaves_no_entry(journal: Store) -> None:
-    """What webhookd does by itself is no entry: without a deed the change is as it was."""
+    """What webhookd does by itself is no entry: without a entry the change is as it was."""
     assert audit.recorded(endpoints.insert, None, endpoints.about) is endpoints.insert
     assert await journal.transactions.read(audit.verify) == audit.Chain(entries=0, head=audit.GENESIS, broken=None)
 
 
 async def test_changes_of_one_commit_are_chained_too(journal: Store) -> None:
     """What was submitted together, with changes among them that are refused, has numbers without a gap."""
-    insert = audit.recorded(endpoints.insert, deed(), endpoints.about)
-    delete = audit.recorded(endpoints.delete, deed(Action.WEBHOOK_DELETE), endpoints.about)
+    insert = audit.recorded(endpoints.insert, new_entry(), endpoints.about)
+    delete = audit.recorded(endpoints.delete, new_entry(Action.WEBHOOK_DELETE), endpoints.about)
     made = [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
     refused = [
         journal.transactions.submit(partial(delete, endpoint_id=f"wh_{number}", now=CLOCK.now()))

@@ -1,4 +1,4 @@
-"""Whose turn it is to be written: flows by what they cost, changes first, and nothing past what divides."""
+"""Whose turn it is to be written: flows by what they cost, changes first, and nothing past a barrier."""
 
 from collections.abc import Hashable, Iterator
 from itertools import count
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.samples import AT, attempt_record, queued_delivery
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, QueuedDelivery, Target
 from webhookd.journal.fair_queue import MOST_LANES, FairQueue
-from webhookd.journal.operations import Call, Operation, Publish, Record, cost_of
+from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission, cost_of
 
 COST, SIZE = 100, 1_000_000
 TARGET = Target(endpoint_pk=1, status=DeliveryStatus.PENDING, max_age_seconds=60)
@@ -31,8 +31,8 @@ def event(flow: Hashable, deliveries: int = 0, *, size: int = 2, insists: bool =
     return Publish(accepted, (TARGET,) * deliveries, lambda _: None, flow=flow, insists=insists, may_repeat=True)
 
 
-def change(*, divides: bool = False) -> Call:
-    return Call(lambda _: None, None, insists=divides, divides=divides)
+def change(*, is_barrier: bool = False) -> DatabaseCall:
+    return DatabaseCall(lambda _: None, None, insists=is_barrier, is_barrier=is_barrier)
 
 
 def record(notices: int = 0) -> Record:
@@ -40,14 +40,14 @@ def record(notices: int = 0) -> Record:
     return Record(attempt_record(), [event(None, 5, insists=True) for _ in range(notices)])
 
 
-def queue_of(*operations: Operation) -> FairQueue:
+def queue_of(*operations: Submission) -> FairQueue:
     queue = FairQueue()
     for operation in operations:
         queue.put(operation)
     return queue
 
 
-def batches(queue: FairQueue) -> Iterator[list[Operation]]:
+def batches(queue: FairQueue) -> Iterator[list[Submission]]:
     while queue:
         yield queue.take(COST, SIZE)
 
@@ -124,9 +124,9 @@ def test_an_event_does_not_pass_an_earlier_change() -> None:
 
 def test_nothing_passes_what_divides() -> None:
     """All that came before is taken before it, all that came after after it, whatever their flows and kinds."""
-    before: list[Operation] = [event("a", 40), change(), record(), event("b")]
-    divide, again = change(divides=True), change(divides=True)
-    after: list[Operation] = [event("b"), change(), record()]
+    before: list[Submission] = [event("a", 40), change(), record(), event("b")]
+    divide, again = change(is_barrier=True), change(is_barrier=True)
+    after: list[Submission] = [event("b"), change(), record()]
     queue = queue_of(*before, divide, *after, again, event("c"))
     order = [operation for batch in batches(queue) for operation in batch]
     assert set(order[: len(before)]) == set(before)
@@ -147,13 +147,13 @@ def test_what_is_put_back_is_next() -> None:
 
 
 def test_events_that_can_wait_are_held_and_dropped() -> None:
-    """While the log is long events stay, and are given back in their order: those before what divides, or all."""
+    """While the log is long events stay, and are given back in their order: those before a barrier, or all."""
     first, second, own, last = event("a"), event("b"), record(1), event("a")
-    divide = change(divides=True)
+    divide = change(is_barrier=True)
     queue = queue_of(first, own, second, divide, last)
     assert queue.take(COST, SIZE, events=False) == [own]
     assert queue.take(COST, SIZE, events=False) == []
-    assert queue.is_divided
+    assert queue.holds_barrier
     assert queue.drop_events(behind=False) == [first, second]
     assert queue.take(COST, SIZE, events=False) == [divide]
     assert queue.take(COST, SIZE, events=False) == []
@@ -177,7 +177,7 @@ def test_attempts_that_are_told_of_take_turns() -> None:
 
 def test_a_batch_is_in_the_order_of_submission() -> None:
     """What is taken together is written as it was submitted: an attempt before a change of its webhook stays before."""
-    submitted: list[Operation] = [record(), change(), record(1), event("a"), change(), record(), event("b"), change()]
+    submitted: list[Submission] = [record(), change(), record(1), event("a"), change(), record(), event("b"), change()]
     assert queue_of(*submitted).take(10 * COST, SIZE) == submitted
 
 
@@ -199,7 +199,7 @@ OPERATIONS = st.lists(
         st.tuples(st.sampled_from("abcd"), st.integers(0, 120)).map(lambda made: event(made[0], made[1])),
         st.integers(0, 3).map(record),
         st.builds(change),
-        st.builds(lambda: change(divides=True)),
+        st.builds(lambda: change(is_barrier=True)),
         st.just(None),  # a batch is taken
     ),
     max_size=60,
@@ -207,7 +207,7 @@ OPERATIONS = st.lists(
 
 
 @given(OPERATIONS)
-def test_everything_is_taken_once_and_in_the_order_of_its_flow(script: list[Operation | None]) -> None:
+def test_everything_is_taken_once_and_in_the_order_of_its_flow(script: list[Submission | None]) -> None:
     """Whatever is submitted and taken when: nothing is lost or taken twice, and a flow's order and the counts hold."""
     queue, submitted, taken = FairQueue(), [], []
     for step in script:
@@ -227,5 +227,5 @@ def test_everything_is_taken_once_and_in_the_order_of_its_flow(script: list[Oper
     assert (queue.size, queue._heap, queue._flows) == (0, [], {})
 
 
-def of_flow(operations: list[Operation], flow: Hashable) -> list[Operation]:
-    return [each for each in operations if (None if isinstance(each, Call) else each.flow) == flow]
+def of_flow(operations: list[Submission], flow: Hashable) -> list[Submission]:
+    return [each for each in operations if (None if isinstance(each, DatabaseCall) else each.flow) == flow]

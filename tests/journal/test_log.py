@@ -113,7 +113,7 @@ async def test_an_event_is_not_held_back_past_what_divides(path: Path) -> None:
     async with running(path) as journal:
         reader = await hold_log_long(journal, path)
         waiting = publish(journal, event("before"))
-        dividing = journal.transactions.submit(lambda _: None, insists=True, divides=True)
+        dividing = journal.transactions.submit(lambda _: None, insists=True, is_barrier=True)
         later = publish(journal, event("after"))
         with trio.fail_after(PATIENCE_SECONDS):
             await dividing.wait()

@@ -21,13 +21,13 @@ MORE = (
 
 
 def restore(tmp_path: Path, key: Secret[bytes] = MASTER_KEY) -> Restored:
-    deed = audit.Deed(
-        actor=audit.Actor(kind=audit.ActorKind.COMMAND, id="1000"),
+    entry = audit.AuditEntry(
+        actor=audit.AuditActor(kind=audit.AuditActorKind.COMMAND, id="1000"),
         action=audit.Action.JOURNAL_RESTORE,
         at=CLOCK.now(),
     )
     path = tmp_path / "journal.db"
-    return restore_journal(tmp_path / "copy.db", path, load_key=lambda: key, kept_name="kept.db", deed=deed)
+    return restore_journal(tmp_path / "copy.db", path, load_key=lambda: key, kept_name="kept.db", entry=entry)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from webhookd.journal.queries import (
     schema,
     windows,
 )
-from webhookd.journal.queries.bulk import Connection
+from webhookd.journal.queries.bulk import SqlConnection
 from webhookd.journal.queries.retention import give_back_pages, next_rows, prune
 
 TABLES = [
@@ -141,7 +141,7 @@ async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
     }
 
     def explain(database: Database) -> list[str]:
-        connection: Connection = database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
+        connection: SqlConnection = database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
         return [
             str(row[3])
             for sql in (*windows.statements(), events.MESSAGES)

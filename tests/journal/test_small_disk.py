@@ -136,7 +136,7 @@ async def test_nothing_passes_what_divides(disk: Path) -> None:
         await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
         before = journal.transactions.submit(lambda _: None, lambda _: order.append("before"), insists=True)
-        dividing = journal.transactions.submit(grow, lambda _: order.append("dividing"), insists=True, divides=True)
+        dividing = journal.transactions.submit(grow, lambda _: order.append("dividing"), insists=True, is_barrier=True)
         after = journal.record(attempt(1))
         later = journal.transactions.submit(lambda _: None, lambda _: order.append("after"), insists=True)
         with trio.fail_after(PATIENCE_SECONDS):
@@ -156,7 +156,7 @@ async def test_what_divides_passes_nothing(disk: Path) -> None:
         ballast = fill(disk, left=64 * KIB)
         large = journal.record(attempt(800 * KIB))
         await until(lambda: journal._writer._is_stuck)
-        dividing = journal.transactions.submit(lambda _: None, insists=True, divides=True)
+        dividing = journal.transactions.submit(lambda _: None, insists=True, is_barrier=True)
         await looked_for_room(journal)
         assert (large.is_done, dividing.is_done) == (False, False)
         ballast.unlink()

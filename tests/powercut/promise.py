@@ -20,7 +20,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.config import Config
 from webhookd.jobs.key_rotation import unlock
 from webhookd.journal.queries import audit
-from webhookd.journal.queries.bulk import Connection, Row
+from webhookd.journal.queries.bulk import SqlConnection, SqlRow
 from webhookd.journal.sqlite.database import copy_before_upgrade
 from webhookd.journal.sqlite.inspection import Inspection, inspect_copy, verified
 from webhookd.server import unwrapped, writing
@@ -139,9 +139,9 @@ async def _look(config: Config) -> Found:
 
 
 def _contents(database: Database, path: Path) -> Found:
-    connection: Connection = database.connection()  # type: ignore[no-untyped-call]  # peewee's
+    connection: SqlConnection = database.connection()  # type: ignore[no-untyped-call]  # peewee's
 
-    def ask(sql: str) -> list[Row]:
+    def ask(sql: str) -> list[SqlRow]:
         return list(connection.execute(sql))
 
     inspection = Inspection(path, database)

@@ -22,7 +22,7 @@ from webhookd.base.models import (
     WhenInactive,
 )
 from webhookd.dispatch.router import Announce, Router
-from webhookd.ingest.connection import Connection
+from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import EventTypeRow, Publish, Store, Ticket
 from webhookd.journal.operations import Record
 from webhookd.journal.queries import audit, event_types
@@ -80,7 +80,10 @@ class ForgetsCatalogue(Router):
     """Acknowledges a type that it doesn't store."""
 
     async def put_event_type(
-        self, row: EventTypeRow, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+        self,
+        row: EventTypeRow,
+        entry: audit.AuditEntry | None = None,
+        condition: event_types.EventTypeCondition | None = None,
     ) -> EventTypeRow:
         self.event_types.add(row.name)
         return row
@@ -130,7 +133,7 @@ class ForgetsSecrets(Router):
         return found[0], alone, found[2]
 
 
-class AnswersOutOfTurn(Connection):
+class AnswersOutOfTurn(ProducerConnection):
     """Answers the last of several lines first, once in a while."""
 
     def _put(self, outcome: Any) -> None:
@@ -139,7 +142,7 @@ class AnswersOutOfTurn(Connection):
             self._outcomes.rotate()
 
 
-class KeepsDeaf(Connection):
+class KeepsDeaf(ProducerConnection):
     """Waits for a client that reads nothing for as long as it takes."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -48,7 +48,7 @@ class Chaos:
         await self._retry_old()
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
-        deeds = [
+        actions = [
             self._create,
             self._delete,
             self._move,
@@ -58,14 +58,14 @@ class Chaos:
             self._rotate,
             self._list_type,
         ]
-        deeds += [*[self._change] * 3, *[self._switch] * 3, *[self._retry] * 3]
+        actions += [*[self._change] * 3, *[self._switch] * 3, *[self._retry] * 3]
         while True:
             await trio.sleep(self._dice.choice((0.01, 1.0, 4.0, 15.0)))
-            await self._attempt(self._dice.choice(deeds))
+            await self._attempt(self._dice.choice(actions))
 
-    async def _attempt(self, deed: Callable[[], Awaitable[None]]) -> None:
+    async def _attempt(self, action: Callable[[], Awaitable[None]]) -> None:
         try:
-            await deed()
+            await action()
         except Rejected as refused:
             self._world.note(f"no: {refused.code}")
 

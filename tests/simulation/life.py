@@ -23,7 +23,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.dispatch.router import EndpointSender, Router
-from webhookd.ingest.connection import Connection
+from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import Store, open_store
 from webhookd.observe.logs import get_logger
 from webhookd.observe.metrics import Measures
@@ -43,7 +43,7 @@ class Parts:
     sender: Callable[[EndpointSender, World], EndpointSender] = lambda sender, _: sender
     router: type[Router] = Router
     clock: type[Timeline] = Timeline
-    connection: type[Connection] = Connection
+    connection: type[ProducerConnection] = ProducerConnection
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,8 @@ class Life:
     router: Router
     ids: IdFactory
     edges: trio.Nursery
-    connections: list[Connection]
-    connection: type[Connection]
+    connections: list[ProducerConnection]
+    connection: type[ProducerConnection]
 
     def connect(self, *, in_lockstep: bool = False) -> trio.abc.Stream:
         """Return a producer's end of a new connection; in lockstep nothing is sent that the other doesn't read."""

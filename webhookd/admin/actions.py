@@ -17,7 +17,7 @@ from webhookd.journal.queries.audit import Action
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Send a test now and answer with its attempt."""
-    detail = await call.services.router.tester.test(await _find(call), call.deed(Action.WEBHOOK_TEST))
+    detail = await call.services.router.tester.test(await _find(call), call.audit_entry(Action.WEBHOOK_TEST))
     [row] = detail.attempts
     return Answer(value=attempt(row))
 
@@ -41,8 +41,8 @@ async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
 async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
     """Stop a recover or replay; what it queued stays."""
     endpoint = await _find(call)
-    deed = call.deed(Action.WEBHOOK_STOP_REPLAY)
-    return Answer(value=_view(await call.services.router.replayer.stop(endpoint, call.path["replayId"], deed)))
+    entry = call.audit_entry(Action.WEBHOOK_STOP_REPLAY)
+    return Answer(value=_view(await call.services.router.replayer.stop(endpoint, call.path["replayId"], entry)))
 
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
@@ -56,7 +56,7 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
     if asked.dry_run:
         return Answer(value=Matched(matched=await services.router.replayer.count(wanted)))
     action = Action.WEBHOOK_RECOVER if kind is ReplayKind.RECOVER else Action.WEBHOOK_REPLAY
-    row = await services.router.replayer.start(endpoint, wanted, call.deed(action, given(asked)))
+    row = await services.router.replayer.start(endpoint, wanted, call.audit_entry(action, given(asked)))
     return Answer(
         value=ReplayStarted(id=row.id, matched=row.matched),
         status=HTTPStatus.ACCEPTED,

@@ -14,13 +14,13 @@ from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import Role, Time
 from webhookd.journal.queries import audit
-from webhookd.journal.queries.audit import Action, ActorKind
+from webhookd.journal.queries.audit import Action, AuditActorKind
 
 
 class ActorView(Output, frozen=True, kw_only=True):
     """Who did something: `id` is a key's id, a token's subject, or a uid on the control socket or of a command."""
 
-    kind: ActorKind
+    kind: AuditActorKind
     id: str
     role: Role | None
 

@@ -20,7 +20,7 @@ from webhookd.base.models import Role
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import hash_api_key
 from webhookd.journal import Feed, KeyAdded, KeyRevoked
-from webhookd.journal.queries.audit import Actor, ActorKind
+from webhookd.journal.queries.audit import AuditActor, AuditActorKind
 
 _SECRET_BYTES = 32
 _LONGEST_KEY = 128
@@ -89,20 +89,20 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     role: Role | None
     organization_id: str | None = None
-    actor: Actor | None = None
+    actor: AuditActor | None = None
     expires_at: float | None = None
 
     @property
     def is_local(self) -> bool:
         """Whether it is the machine's own administrator, by the kernel's word."""
-        return self.actor is not None and self.actor.kind is ActorKind.CONTROL
+        return self.actor is not None and self.actor.kind is AuditActorKind.CONTROL
 
     @property
     def place(self) -> str:
         """What tells this caller from every other: what is kept for one is for no other to see."""
-        if self.actor is None or self.actor.kind is ActorKind.CONTROL:
+        if self.actor is None or self.actor.kind is AuditActorKind.CONTROL:
             return "local"
-        if self.actor.kind is ActorKind.KEY:
+        if self.actor.kind is AuditActorKind.KEY:
             return self.actor.id
         # No organization's id has a slash or is a star.
         return f"jwt/{self.organization_id or '*'}/{self.actor.id}"
@@ -144,7 +144,7 @@ NOBODY = Caller(role=None)
 
 def local_administrator(uid: int) -> Caller:
     """Return the caller whom the kernel vouches for on the control socket."""
-    return Caller(role=Role.ADMIN, actor=Actor(kind=ActorKind.CONTROL, id=str(uid), role=Role.ADMIN))
+    return Caller(role=Role.ADMIN, actor=AuditActor(kind=AuditActorKind.CONTROL, id=str(uid), role=Role.ADMIN))
 
 
 def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, Secret[str]]:
@@ -191,12 +191,12 @@ class KeyRing:
             return None
         self._used[key.id] = now
         self._unsaved.add(key.id)
-        actor = Actor(kind=ActorKind.KEY, id=key.id, role=key.role)
+        actor = AuditActor(kind=AuditActorKind.KEY, id=key.id, role=key.role)
         return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
 
     def is_in_force(self, caller: Caller, now: float) -> bool:
         """Whether what a caller came with still lets it in: a stream may outlive its key."""
-        if caller.actor is not None and caller.actor.kind is ActorKind.KEY:
+        if caller.actor is not None and caller.actor.kind is AuditActorKind.KEY:
             key = self._keys.get(caller.actor.id)
             return key is not None and not _has_ended(key.expires_at, now)
         return not _has_ended(caller.expires_at, now)
@@ -205,10 +205,10 @@ class KeyRing:
         """Return who a caller is by now, with the role and organization that its key has; None once it may no more."""
         if not self.is_in_force(caller, now):
             return None
-        if caller.actor is None or caller.actor.kind is not ActorKind.KEY:
+        if caller.actor is None or caller.actor.kind is not AuditActorKind.KEY:
             return caller
         key = self._keys[caller.actor.id]
-        actor = Actor(kind=ActorKind.KEY, id=key.id, role=key.role)
+        actor = AuditActor(kind=AuditActorKind.KEY, id=key.id, role=key.role)
         return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
 
     def note_use(self, caller: Caller, now: float) -> None:

@@ -60,8 +60,8 @@ async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
     if not file.is_absolute() or "\0" in call.body.file:
         wanted = "an absolute path"
         raise Rejected(ErrorCode.VALIDATION_ERROR, f"/file: {wanted}", errors=(("/file", wanted),))
-    deed = call.deed(Action.JOURNAL_BACKUP, given(call.body))
-    progress = await call.services.copier.begin(file, deed, replace=call.body.force)
+    entry = call.audit_entry(Action.JOURNAL_BACKUP, given(call.body))
+    progress = await call.services.copier.begin(file, entry, replace=call.body.force)
     return Answer(value=_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
 
 

@@ -82,7 +82,7 @@ class Turns:
             await trio.lowlevel.checkpoint()
 
 
-class Connection:
+class HttpConnection:
     """Serves one accepted stream; `run` returns when it is closed, and raises only for a bug.
 
     `cancel` ends it at once, whatever it is doing.

@@ -71,9 +71,9 @@ async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
 
 async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
     """Send a delivery again."""
-    deed = call.deed(Action.DELIVERY_RETRY, given(call.body))
+    entry = call.audit_entry(Action.DELIVERY_RETRY, given(call.body))
     row = await call.services.router.retry(
-        call.path["deliveryId"], call.caller.organization_id, deed, force=call.body.force
+        call.path["deliveryId"], call.caller.organization_id, entry, force=call.body.force
     )
     return Answer(value=delivery_view(call.services, row))
 

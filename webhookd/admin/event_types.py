@@ -42,7 +42,7 @@ async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
             example_json=_text(said.example),
             deprecated=said.deprecated,
         ),
-        call.deed(Action.EVENT_TYPE_PUT, given(said)),
+        call.audit_entry(Action.EVENT_TYPE_PUT, given(said)),
         lambda before: call.preconditions.check_change(None if before is None else etag(before)),
     )
     return Answer(value=_view(stored), headers={ETAG: etag(stored)})
@@ -54,7 +54,7 @@ async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
     name = _name(call.path["name"])
     await call.services.router.delete_event_type(
         name,
-        call.deed(Action.EVENT_TYPE_DELETE),
+        call.audit_entry(Action.EVENT_TYPE_DELETE),
         lambda before: call.preconditions.check_change(None if before is None else etag(before)),
     )
     return Answer(value=Deleted(id=name))

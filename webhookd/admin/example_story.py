@@ -36,7 +36,7 @@ from webhookd.base.models import (
 )
 from webhookd.base.version import VERSION
 from webhookd.jobs.backup import CopyStage
-from webhookd.journal.queries.audit import Action, ActorKind
+from webhookd.journal.queries.audit import Action, AuditActorKind
 
 ORGANIZATION = "acme"
 URL = "https://shop.example.com/webhooks"
@@ -239,7 +239,7 @@ event_type = EventTypeView(
 entry = AuditView(
     sequence=12,
     at=CREATED,
-    actor=ActorView(kind=ActorKind.TOKEN, id="ada@acme.example", role=Role.ADMIN),
+    actor=ActorView(kind=AuditActorKind.TOKEN, id="ada@acme.example", role=Role.ADMIN),
     action=Action.WEBHOOK_CREATE,
     object=WEBHOOK_ID,
     organization_id=ORGANIZATION,

@@ -89,7 +89,7 @@ class LogStream(Protocol):
         ...
 
 
-class Lifecycle(Protocol):
+class ReadinessSource(Protocol):
     """Where the server is between its start and its end."""
 
     def readiness(self) -> tuple[str, tuple[str, ...]]:
@@ -109,7 +109,7 @@ class Scraper(Collector):
         store: Store,
         router: Router,
         sender: Connections,
-        lifecycle: Lifecycle,
+        lifecycle: ReadinessSource,
         ingest: Producers,
         log: LogStream,
         stalls: Stalls,

@@ -24,7 +24,7 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
 
-from webhookd.admin.connection import Connection, NewRequestId, Turns, refusal
+from webhookd.admin.connection import HttpConnection, NewRequestId, Turns, refusal
 from webhookd.admin.limits import site_of
 from webhookd.observe.logs import Log, get_logger
 
@@ -77,7 +77,7 @@ class Guard:
         self._config = _hypercorn_config(head_timeout_seconds)
         self._context = WorkerContext(None)
         self._turns = Turns()
-        self._connections: dict[bool, set[Connection]] = {False: set(), True: set()}
+        self._connections: dict[bool, set[HttpConnection]] = {False: set(), True: set()}
         self._addresses: Counter[str] = Counter()
         self._turned_away = 0
         self._complained_at = -_COMPLAINT_PAUSE_SECONDS
@@ -182,11 +182,11 @@ class Guard:
             return None
         return HTTPStatus.TOO_MANY_REQUESTS, detail
 
-    def _connection(self, stream: trio.SocketStream, *, is_control: bool) -> Connection:
+    def _connection(self, stream: trio.SocketStream, *, is_control: bool) -> HttpConnection:
         state = LifespanState()
         if is_control:
             state[LOCAL_ADMIN] = _peer_uid(stream)
-        return Connection(
+        return HttpConnection(
             ASGIWrapper(self._app),
             self._config,
             self._context,
@@ -198,7 +198,7 @@ class Guard:
             log=self._log,
         )
 
-    async def _serve(self, connection: Connection, is_control: bool, address: str) -> None:
+    async def _serve(self, connection: HttpConnection, is_control: bool, address: str) -> None:
         try:
             await connection.run()
         except* Exception:  # noqa: BLE001 - a connection's root: what it raises ends here, with its traceback

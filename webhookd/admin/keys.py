@@ -44,7 +44,7 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
         expires_at=expires_at,
     )
     most = services.config.organizations.max_keys
-    await services.store.keys.create(row, most=most, entry=call.deed(Action.KEY_CREATE, given(wanted)))
+    await services.store.keys.create(row, most=most, entry=call.audit_entry(Action.KEY_CREATE, given(wanted)))
     view = KeyWithText(**{name: getattr(key(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal())
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
@@ -52,7 +52,7 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
 async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
     """Revoke a key; it has stopped working when this is answered."""
     key_id = call.path["keyId"]
-    await call.services.store.keys.revoke(key_id, call.caller.organization_id, call.deed(Action.KEY_REVOKE))
+    await call.services.store.keys.revoke(key_id, call.caller.organization_id, call.audit_entry(Action.KEY_REVOKE))
     return Answer(value=Deleted(id=key_id))
 
 

@@ -10,7 +10,7 @@ from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, oper
 from webhookd.admin.schemas import Input, Output
 from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.crypto.key_file import parse_master_key
-from webhookd.jobs.key_rotation import Progress, Stage
+from webhookd.jobs.key_rotation import RotationProgress, Stage
 from webhookd.journal.queries.audit import Action
 
 PATH = "/api/master-key"
@@ -46,11 +46,11 @@ async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
             raise Rejected(
                 ErrorCode.VALIDATION_ERROR, f"/newKey: {error}", errors=(("/newKey", str(error)),)
             ) from error
-    progress = await call.services.rotator.begin(new_key, call.deed(Action.MASTER_KEY_ROTATE, given(call.body)))
+    progress = await call.services.rotator.begin(new_key, call.audit_entry(Action.MASTER_KEY_ROTATE, given(call.body)))
     return Answer(value=master_key_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
 
 
-def master_key_view(progress: Progress) -> MasterKeyView:
+def master_key_view(progress: RotationProgress) -> MasterKeyView:
     """Return what is told of the master key and its change."""
     return MasterKeyView(
         key_id=progress.key_id, stage=progress.stage, resealed=progress.resealed, instruction=progress.instruction

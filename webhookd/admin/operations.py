@@ -19,7 +19,7 @@ from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_p
 from webhookd.admin.schemas import Input, NoQuery
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import decode_body
-from webhookd.journal.queries.audit import Action, Deed
+from webhookd.journal.queries.audit import Action, AuditEntry
 
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)
@@ -45,14 +45,14 @@ class Call(Generic[Q, B]):
     body: B
     preconditions: Preconditions = NO_PRECONDITIONS
 
-    def deed(self, action: Action, fields: Iterable[str] = ()) -> Deed:
+    def audit_entry(self, action: Action, fields: Iterable[str] = ()) -> AuditEntry:
         """Return what the caller asks for, for the audit log; `fields` are the names of what was given.
 
         From here on the request may have changed something, whatever becomes of it.
         """
         note_change(self.request)
         assert self.caller.actor is not None  # noqa: S101 - nobody has a role, and so gets to no change
-        return Deed(
+        return AuditEntry(
             actor=self.caller.actor,
             action=action,
             at=self.services.clock.now(),
@@ -72,7 +72,7 @@ class Answer:
 
 Handler = Callable[[Call[Q, B]], Awaitable["Answer | Response"]]
 """Answers one call; a Rejected that it raises means that nothing was changed."""
-Runner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable["Answer | Response"]]
+OperationRunner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable["Answer | Response"]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class Operation:
     path: str
     permission: Permission
     summary: str
-    run: Runner
+    run: OperationRunner
     query: type[Struct]
     takes: Mapping[str, object]
     requires_body: bool

@@ -16,7 +16,7 @@ from webhookd.base.models import Endpoint, NewEvent, PublishResult
 from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.vault import Vault
-from webhookd.dispatch.health import Health, Inside
+from webhookd.dispatch.health import EndpointHealth, Inside
 from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.replay import Replayer
@@ -24,18 +24,18 @@ from webhookd.jobs.statistics import Trends
 from webhookd.jobs.test_delivery import Tester
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, NewEndpoint, Store, Ticket
 from webhookd.journal.queries import endpoints
-from webhookd.journal.queries.audit import Deed
-from webhookd.journal.queries.event_types import Condition as EventTypeCondition
-from webhookd.observe.attempt_feed import RecentAttempts
+from webhookd.journal.queries.audit import AuditEntry
+from webhookd.journal.queries.event_types import EventTypeCondition
+from webhookd.observe.attempt_feed import AttemptFeed
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.loop_watch import Stalls
 from webhookd.observe.metrics import Measures
 
 
-class Router(Protocol):
+class EventRouter(Protocol):
     """What takes events and changes endpoints; every refusal is a Rejected.
 
-    A `deed` goes into the audit log in the commit of the change it stands for, and a `condition` is asked in it first.
+    A `entry` goes into the audit log in the commit of the change it stands for, and a `condition` is asked in it first.
     """
 
     @property
@@ -49,7 +49,7 @@ class Router(Protocol):
         ...
 
     @property
-    def recent(self) -> RecentAttempts:
+    def recent(self) -> AttemptFeed:
         """The last attempts."""
         ...
 
@@ -70,7 +70,7 @@ class Router(Protocol):
         """Take one event, in one step; those of one flow keep their order, and flows take turns."""
         ...
 
-    async def create_endpoint(self, new: NewEndpoint, deed: Deed | None) -> Endpoint:
+    async def create_endpoint(self, new: NewEndpoint, entry: AuditEntry | None) -> Endpoint:
         """Register an endpoint."""
         ...
 
@@ -78,8 +78,8 @@ class Router(Protocol):
         self,
         endpoint_id: str,
         changes: EndpointChanges,
-        deed: Deed | None,
-        condition: endpoints.Condition | None = None,
+        entry: AuditEntry | None,
+        condition: endpoints.EndpointCondition | None = None,
     ) -> Endpoint:
         """Change an endpoint."""
         ...
@@ -89,37 +89,37 @@ class Router(Protocol):
         endpoint_id: str,
         secret: Secret[str],
         overlap_seconds: float,
-        deed: Deed | None,
-        condition: endpoints.Condition | None = None,
+        entry: AuditEntry | None,
+        condition: endpoints.EndpointCondition | None = None,
     ) -> Endpoint:
         """Give an endpoint a new secret."""
         ...
 
     async def delete_endpoint(
-        self, endpoint_id: str, deed: Deed | None, condition: endpoints.Condition | None = None
+        self, endpoint_id: str, entry: AuditEntry | None, condition: endpoints.EndpointCondition | None = None
     ) -> Endpoint:
         """Delete an endpoint and cancel what it had queued."""
         ...
 
     async def retry(
-        self, delivery_id: str, organization_id: str | None, deed: Deed | None, *, force: bool
+        self, delivery_id: str, organization_id: str | None, entry: AuditEntry | None, *, force: bool
     ) -> DeliveryRow:
         """Send a delivery again by hand."""
         ...
 
     async def put_event_type(
-        self, row: EventTypeRow, deed: Deed | None, condition: EventTypeCondition | None = None
+        self, row: EventTypeRow, entry: AuditEntry | None, condition: EventTypeCondition | None = None
     ) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it."""
         ...
 
     async def delete_event_type(
-        self, name: str, deed: Deed | None, condition: EventTypeCondition | None = None
+        self, name: str, entry: AuditEntry | None, condition: EventTypeCondition | None = None
     ) -> None:
         """Take a name out of the catalogue."""
         ...
 
-    async def health(self, subjects: list[Endpoint]) -> list[Health]:
+    async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:
         """Say how endpoints are, in their order."""
         ...
 
@@ -195,7 +195,7 @@ class Services:
     its id, for whoever reads it in order to change it.
     """
 
-    router: Router
+    router: EventRouter
     store: Store
     lifecycle: Lifecycle
     keys: KeyRing

@@ -28,7 +28,7 @@ class AnyTag(Enum):
 Tags = tuple[str, ...] | AnyTag
 
 
-class Headers(Protocol):
+class ConditionalHeaders(Protocol):
     """The header fields of a request."""
 
     def getlist(self, key: str, /) -> list[str]:
@@ -72,7 +72,7 @@ class Preconditions:
 NO_PRECONDITIONS = Preconditions()
 
 
-def read_preconditions(headers: Headers) -> Preconditions:
+def read_preconditions(headers: ConditionalHeaders) -> Preconditions:
     """Return the conditions of a request; Rejected VALIDATION_ERROR for a field that is no list of entity tags."""
     match, none_match = (headers.getlist(name) for name in (IF_MATCH, IF_NONE_MATCH))
     return Preconditions(

@@ -4,15 +4,15 @@ from math import ceil
 
 from webhookd.base.clock import iso
 from webhookd.base.models import DisabledReason
-from webhookd.dispatch.health import Cause, Health, Reason
+from webhookd.dispatch.health import Cause, EndpointHealth, Reason
 
 
-def reason_text(health: Health) -> str | None:
+def reason_text(health: EndpointHealth) -> str | None:
     """Return the sentence; None while something is being sent."""
     return None if health.reason is None else _sentence(health, health.reason)
 
 
-def _sentence(health: Health, reason: Reason) -> str:
+def _sentence(health: EndpointHealth, reason: Reason) -> str:
     match reason.cause:
         case Cause.DISABLED:
             return f"Held: {_disabled(health)}"
@@ -37,11 +37,11 @@ def _sentence(health: Health, reason: Reason) -> str:
             return "About to send"
 
 
-def _after_failure(health: Health, reason: Reason) -> str:
+def _after_failure(health: EndpointHealth, reason: Reason) -> str:
     return f"after a failure, last: {reason.error}; next attempt {_in(reason.until or health.at, health.at)}"
 
 
-def _disabled(health: Health) -> str:
+def _disabled(health: EndpointHealth) -> str:
     since = "" if health.failing_since is None else f" as failing since {iso(health.failing_since)}"
     match health.disabled_reason:
         case DisabledReason.FAILING:

@@ -28,7 +28,7 @@ from webhookd.base.file_errors import open_file
 from webhookd.base.json_errors import BOM
 from webhookd.base.models import OrganizationId, Role
 from webhookd.config import JwtConfig
-from webhookd.journal.queries.audit import Actor, ActorKind
+from webhookd.journal.queries.audit import AuditActor, AuditActorKind
 from webhookd.observe.logs import get_logger
 
 EVERY_ORGANIZATION = "*"
@@ -100,7 +100,7 @@ class TokenKeys:
         return Caller(
             role=role,
             organization_id=self._organization(claims),
-            actor=Actor(kind=ActorKind.TOKEN, id=known.sub, role=role),
+            actor=AuditActor(kind=AuditActorKind.TOKEN, id=known.sub, role=role),
             expires_at=known.exp + self._config.leeway_seconds,
         )
 

@@ -25,7 +25,7 @@ from webhookd.base.secret import Secret
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.custom_headers import sent
 from webhookd.delivery.policy.resolve import resolve
-from webhookd.dispatch.health import Health
+from webhookd.dispatch.health import EndpointHealth
 from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow
 
 HIDDEN = "[hidden]"
@@ -45,7 +45,7 @@ def iso_or_none(at: float | None) -> str | None:
     return None if at is None else iso(at)
 
 
-def webhook(endpoint: Endpoint, health: Health, defaults: DeliveryConfig) -> Webhook:
+def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig) -> Webhook:
     """Return an endpoint as the API shows it, with the policy in force."""
     policy = resolve(endpoint.overrides, defaults)
     return Webhook(

@@ -96,7 +96,7 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
             ed25519_public_key=None if private_key is None else ed25519_public(private_key.reveal()),
             created_at=services.clock.now(),
         ),
-        call.deed(Action.WEBHOOK_CREATE, given(wanted)),
+        call.audit_entry(Action.WEBHOOK_CREATE, given(wanted)),
     )
     view = with_secret(await _view(services, endpoint), secret)
     headers = {"Location": f"/api/webhooks/{endpoint.id}", ETAG: etag(endpoint)}
@@ -135,8 +135,8 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
     async with services.changing.holding(call.path["webhookId"]):
         endpoint = await _find(call)
         changes = await _changes(services, endpoint, patch)
-        deed = call.deed(Action.WEBHOOK_CHANGE, patch)
-        changed = await services.router.update_endpoint(endpoint.id, changes, deed, _condition(call.preconditions))
+        entry = call.audit_entry(Action.WEBHOOK_CHANGE, patch)
+        changed = await services.router.update_endpoint(endpoint.id, changes, entry, _condition(call.preconditions))
     return Answer(value=await _view(services, changed), headers={ETAG: etag(changed)})
 
 
@@ -144,8 +144,8 @@ async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Delete a webhook; what it had queued is canceled."""
     # Nothing of what is read here is written, and a long queue takes a while: others may find the webhook gone.
     endpoint = await _find(call)
-    deed, condition = call.deed(Action.WEBHOOK_DELETE), _condition(call.preconditions)
-    await call.services.router.delete_endpoint(endpoint.id, deed, condition)
+    entry, condition = call.audit_entry(Action.WEBHOOK_DELETE), _condition(call.preconditions)
+    await call.services.router.delete_endpoint(endpoint.id, entry, condition)
     return Answer(value=Deleted(id=endpoint.id))
 
 
@@ -155,9 +155,9 @@ async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
     secret = Secret(generate_secret()) if call.body.secret is None else _imported(call.body.secret)
     async with services.changing.holding(call.path["webhookId"]):
         endpoint = await _find(call)
-        deed = call.deed(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
+        entry = call.audit_entry(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
         rotated = await services.router.rotate_secret(
-            endpoint.id, secret, call.body.overlap_seconds, deed, _condition(call.preconditions)
+            endpoint.id, secret, call.body.overlap_seconds, entry, _condition(call.preconditions)
         )
     return Answer(value=with_secret(await _view(services, rotated), secret), headers={ETAG: etag(rotated)})
 
@@ -167,7 +167,7 @@ def etag(endpoint: Endpoint) -> str:
     return tag_of(f"{round(endpoint.updated_at * 1000):x}")
 
 
-def _condition(preconditions: Preconditions) -> endpoints.Condition:
+def _condition(preconditions: Preconditions) -> endpoints.EndpointCondition:
     return lambda endpoint: preconditions.check_change(etag(endpoint))
 
 

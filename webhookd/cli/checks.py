@@ -19,7 +19,7 @@ import msgspec
 from webhookd.admin.tokens import open_tokens
 from webhookd.base.errors import JournalError, WebhookdError
 from webhookd.cli.control import Control
-from webhookd.cli.health import Readiness
+from webhookd.cli.health import ReadinessAnswer
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.delivery.custom_headers import reserved
@@ -50,7 +50,7 @@ class Finding:
     detail: str
 
 
-class Stall(msgspec.Struct, rename="camel"):
+class LongestStall(msgspec.Struct, rename="camel"):
     """A time for which a server's event loop stood still."""
 
     ended_at: str
@@ -62,7 +62,7 @@ class Stall(msgspec.Struct, rename="camel"):
 class Loop(msgspec.Struct, rename="camel"):
     """What `/api/loop` answers."""
 
-    longest_stall: Stall | None
+    longest_stall: LongestStall | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +85,7 @@ def server(subject: Subject) -> Iterator[Finding]:
     if not control.is_served():
         yield _ok("none is running")
         return
-    readiness = control.get("/readyz", Readiness)
+    readiness = control.get("/readyz", ReadinessAnswer)
     for reason in readiness.reasons:
         yield _problem(reason)
     if not readiness.reasons:
@@ -93,7 +93,7 @@ def server(subject: Subject) -> Iterator[Finding]:
     yield of_stall(control.get("/api/loop", Loop).longest_stall)
 
 
-def of_stall(stall: Stall | None) -> Finding:
+def of_stall(stall: LongestStall | None) -> Finding:
     """Judge the event loop by its longest stall of an hour; what the machine made it wait for is not its fault."""
     if stall is None:
         return _ok("the event loop never stood still for 20 ms in the last hour")

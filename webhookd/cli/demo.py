@@ -19,7 +19,7 @@ from webhookd.base.models import DeliveryStatus
 from webhookd.cli.child import serving
 from webhookd.cli.control import Control
 from webhookd.cli.options import checks_config
-from webhookd.cli.receiver import Received, Receiver
+from webhookd.cli.receiver import LocalReceiver, Received
 from webhookd.client import Client, Event
 from webhookd.config import load_config
 from webhookd.verify import VerificationError, verify
@@ -64,7 +64,7 @@ class _Line:
         self.name = name
         self.faults = faults
         self.requests: list[Received] = []
-        self.receiver = Receiver("127.0.0.1", 0, self._take)
+        self.receiver = LocalReceiver("127.0.0.1", 0, self._take)
         self.id = self.secret = ""
         self.deliveries: list[DeliveryView] = []
 

@@ -13,7 +13,7 @@ from webhookd.cli.options import Seconds, prints_json, takes_config
 from webhookd.config import Config
 
 
-class Readiness(msgspec.Struct):
+class ReadinessAnswer(msgspec.Struct):
     """What `/readyz` answers."""
 
     status: str
@@ -44,7 +44,7 @@ def command(config: Config, timeout_seconds: float, as_json: bool) -> None:
     if not control.is_served():
         raise CommandError(f"no server listens on {config.server.control_socket}")
     try:
-        readiness = control.get("/readyz", Readiness)
+        readiness = control.get("/readyz", ReadinessAnswer)
     except Refused as refused:
         if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
             raise CommandError("the server takes no work now: it is starting or stopping") from refused

@@ -6,7 +6,7 @@ from itertools import chain, repeat
 import click
 
 from webhookd.cli.options import checks_config
-from webhookd.cli.receiver import Received, Receiver
+from webhookd.cli.receiver import LocalReceiver, Received
 from webhookd.cli.terminal import show_json_line
 from webhookd.verify import VerificationError, verify
 
@@ -40,7 +40,7 @@ def command(host: str, port: int, secret: str | None, respond: list[int], as_jso
     The server has to be allowed to send here: egress.allow_http = true, egress.ports = [] and
     egress.allow_networks = ["127.0.0.0/8", "::1/128"].
     """
-    receiver = Receiver(host, port, _printing(secret, respond, _show_json if as_json else _show))
+    receiver = LocalReceiver(host, port, _printing(secret, respond, _show_json if as_json else _show))
     click.echo(f"listening on {receiver.url}", err=as_json)
     receiver.run()
 

@@ -27,7 +27,7 @@ class Received:
     body: bytes
 
 
-class Receiver:
+class LocalReceiver:
     """Listens from its construction on; `take` is called with one request at a time and returns the status to answer.
 
     Raises CommandError where the place can't be had.

@@ -112,7 +112,7 @@ class _HttpWire:
             verify=http.tls(url, ssl_context),
             timeout=None,  # noqa: S113 - as above
         )
-        self._batches = http.Batches()
+        self._batches = http.EventBatches()
 
     async def talk(self, outbox: Outbox, work: _Bell) -> None:  # noqa: ARG002 - what rings meanwhile goes with the next request
         while lines := self._batches.take(outbox):

@@ -22,7 +22,7 @@ _MOST_REQUEST_BYTES = 524_288
 _PATH = "/api/events"
 
 
-class Batches:
+class EventBatches:
     """Cuts an outbox into requests, smaller ones where a proxy takes no larger."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class HttpLink:
 
     def __init__(self, links: HttpLinks) -> None:
         self._links = links
-        self._batches = Batches()
+        self._batches = EventBatches()
 
     def close(self) -> None:
         """Do nothing: the pool drops a connection by itself that a request has left in disorder."""

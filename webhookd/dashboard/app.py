@@ -33,9 +33,9 @@ from webhookd.dashboard import (
 )
 from webhookd.dashboard.cache import Kept
 from webhookd.dashboard.forms import Form, read_form
-from webhookd.dashboard.pages import HTML, NavigationEntry, Page, Visit
+from webhookd.dashboard.pages import HTML, DashboardPage, NavigationEntry, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
-from webhookd.dashboard.sessions import Session, Sessions
+from webhookd.dashboard.sessions import BrowserSessions, Session
 from webhookd.dashboard.signing_in import SignIn
 from webhookd.dashboard.streams import Streams
 from webhookd.observe.logs import get_logger
@@ -46,7 +46,7 @@ _RELOADED = b'<!doctype html><html lang="en"><meta http-equiv="refresh" content=
 _log = get_logger("dashboard")
 
 
-def all_pages() -> tuple[Page, ...]:
+def all_pages() -> tuple[DashboardPage, ...]:
     """Return every page; those with a label stand in the navigation in this order."""
     return (
         *overview.PAGES,
@@ -65,8 +65,8 @@ def all_pages() -> tuple[Page, ...]:
 class Dashboard:
     """The pages on an application; made by `add_dashboard`."""
 
-    def __init__(self, services: Services, pages: Sequence[Page]) -> None:
-        self.sessions = Sessions(services.keys, services.clock.now)
+    def __init__(self, services: Services, pages: Sequence[DashboardPage]) -> None:
+        self.sessions = BrowserSessions(services.keys, services.clock.now)
         most_live_pages = services.config.organizations.max_live_pages
         self.streams = Streams(self.sessions, most_of_organization=most_live_pages)
         self._kept = Kept()
@@ -122,7 +122,7 @@ class Dashboard:
         endpoint = f"dashboard {name}".replace(".", "_")
         app.add_url_rule(rule, endpoint, view, methods=[method], provide_automatic_options=False)
 
-    def _behind_the_door(self, page: Page) -> Callable[..., Awaitable[Response]]:
+    def _behind_the_door(self, page: DashboardPage) -> Callable[..., Awaitable[Response]]:
         async def view(**variables: str) -> Response:
             async def answer() -> Response:
                 request = current_request()
@@ -217,7 +217,7 @@ class Dashboard:
         return Response(page, status, content_type=HTML)
 
 
-def add_dashboard(app: QuartTrio, services: Services, pages: Sequence[Page] | None = None) -> Dashboard:
+def add_dashboard(app: QuartTrio, services: Services, pages: Sequence[DashboardPage] | None = None) -> Dashboard:
     """Add all pages, or these, to the API's application."""
     dashboard = Dashboard(services, all_pages() if pages is None else pages)
     dashboard.add_to(app)

@@ -9,7 +9,7 @@ from webhookd.dashboard import formatting
 from webhookd.dashboard.pages import Visit
 from webhookd.dashboard.webhook_states import condition
 from webhookd.journal.queries import directory
-from webhookd.journal.queries.directory import Found, Kind, Order, Wanted
+from webhookd.journal.queries.directory import FoundWebhooks, Kind, Order, Wanted
 
 MOST_WEBHOOKS = 12
 OLD_SECONDS = 900.0
@@ -82,7 +82,7 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
     wanted = Wanted(
         organization_id=organization_id, kind=Kind.TROUBLED, order=Order.TROUBLE, descending=True, limit=MOST_WEBHOOKS
     )
-    listed: Found = await services.store.webhooks.search(wanted, visit.now)
+    listed: FoundWebhooks = await services.store.webhooks.search(wanted, visit.now)
     halted = [one for one in services.router.halted() if organization_id in {None, one.organization_id}]
     known = {one.id for one in halted}
     subjects = [*halted[:MOST_WEBHOOKS], *(one for one in listed.endpoints if one.id not in known)]

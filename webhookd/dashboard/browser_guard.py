@@ -5,7 +5,7 @@ from urllib.parse import quote, urlsplit
 
 from quart import Request, Response
 
-from webhookd.dashboard.sessions import LONGEST_SECONDS, Session, Sessions
+from webhookd.dashboard.sessions import LONGEST_SECONDS, BrowserSessions, Session
 
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
@@ -58,7 +58,7 @@ def is_secure(request: Request) -> bool:
     return forwarded.lower() == _HTTPS or request.headers.get("Origin", "").startswith(f"{_HTTPS}://")
 
 
-def session_of(request: Request, sessions: Sessions) -> Session | None:
+def session_of(request: Request, sessions: BrowserSessions) -> Session | None:
     """Return the session that a request's cookie stands for."""
     for name, secure in ((_SECURE_COOKIE, True), (_CLEAR_COOKIE, False)):
         text = request.cookies.get(name)

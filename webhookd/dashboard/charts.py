@@ -17,7 +17,7 @@ _LABELS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ChartLine:
     """One line: its name, its class (the pattern), its path, the path of what is below it, and its sum or peak."""
 
     name: str
@@ -45,7 +45,7 @@ class Chart:
     top: str
     middle: str
     times: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     spots: tuple[Spot, ...]
     is_empty: bool
 
@@ -68,7 +68,7 @@ def chart(title: str, series: Series, wishes: Sequence[Wish], write: Callable[[f
     known = [value for line in values for value in line if value is not None]
     top = _round_up(max(known, default=0))
     lines = tuple(
-        Line(
+        ChartLine(
             name=wish.name,
             pattern=pattern,
             path=_path(line, top),

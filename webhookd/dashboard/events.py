@@ -56,12 +56,12 @@ async def search(visit: Visit) -> Response:
     organization_id = visit.caller.organization_id or asked.organization
     since, since_problem = read_moment(asked.since)
     until, until_problem = read_moment(asked.until)
-    found = searching.Found(items=[], next_cursor=None, looked_back_to=None)
+    found = searching.FoundEvents(items=[], next_cursor=None, looked_back_to=None)
     if text:
         rows = await visit.services.store.events.starting_with(organization_id, text, ROWS)
         if any(row.id == text for row in rows) and len(rows) == 1:
             return visit.go(f"/events/{text}")
-        found = searching.Found(items=rows, next_cursor=None, looked_back_to=None)
+        found = searching.FoundEvents(items=rows, next_cursor=None, looked_back_to=None)
     elif not since_problem and not until_problem:
         found = await visit.services.store.events.search(
             organization_id,

@@ -17,7 +17,7 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.ports import Readiness
 from webhookd.base.errors import ReadTimeoutError, Rejected
-from webhookd.dashboard.pages import Page, Visit, page
+from webhookd.dashboard.pages import DashboardPage, Visit, page
 
 MEDIA_TYPE = "text/event-stream"
 TICK_SECONDS = 1.0
@@ -32,7 +32,7 @@ _PARTING = "This page is no longer live: your session has ended."
 _LINE_ENDS = re.compile(r"\r\n|\r|\n")
 
 
-def live(name: str, route: str, permission: Permission, parts: Parts) -> Page:
+def live(name: str, route: str, permission: Permission, parts: Parts) -> DashboardPage:
     """State the stream beside a page: `parts` returns HTML by the name that the page gave to `live_part`."""
 
     async def view(visit: Visit) -> Response:

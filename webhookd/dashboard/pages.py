@@ -117,7 +117,7 @@ View = Callable[[Visit], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class DashboardPage:
     """One method of one path; with a `label` it stands in the navigation, in the order of the pages."""
 
     name: str
@@ -128,10 +128,10 @@ class Page:
     label: str | None = None
 
 
-def page(name: str, route: str, permission: Permission, view: View, *, label: str | None = None) -> Page:
+def page(name: str, route: str, permission: Permission, view: View, *, label: str | None = None) -> DashboardPage:
     """State a page; `route` is its method, GET or POST, and its path, such as `GET /webhooks/{webhookId}`."""
     method, _, path = route.partition(" ")
-    return Page(name=name, method=method, path=path, permission=permission, view=view, label=label)
+    return DashboardPage(name=name, method=method, path=path, permission=permission, view=view, label=label)
 
 
 class NoFields(Input, frozen=True, kw_only=True):
@@ -168,10 +168,10 @@ def problems_of(refused: Rejected) -> dict[str, str]:
 
 
 __all__ = [
+    "DashboardPage",
     "Form",
     "NavigationEntry",
     "NoFields",
-    "Page",
     "View",
     "Visit",
     "answered",

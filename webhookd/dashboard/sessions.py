@@ -67,7 +67,7 @@ class Session:
         return csrf_token is not None and hmac.compare_digest(csrf_token.encode(), self.csrf_token.encode())
 
 
-class Sessions:
+class BrowserSessions:
     """The sessions there are. Their times run on the loop's own clock, which nobody sets."""
 
     def __init__(

@@ -13,7 +13,7 @@ from webhookd.dashboard import browser_guard
 from webhookd.dashboard.forms import read_form
 from webhookd.dashboard.pages import HTML, see
 from webhookd.dashboard.rendering import Templates
-from webhookd.dashboard.sessions import Session, Sessions
+from webhookd.dashboard.sessions import BrowserSessions, Session
 from webhookd.observe.logs import get_logger
 
 FAILURES_PER_SECOND = 0.2
@@ -32,7 +32,7 @@ class SignIn:
     guessed anyhow.
     """
 
-    def __init__(self, services: Services, sessions: Sessions, templates: Templates) -> None:
+    def __init__(self, services: Services, sessions: BrowserSessions, templates: Templates) -> None:
         self._services = services
         self._sessions = sessions
         self._templates = templates

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from webhookd.admin.auth import Caller
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.dashboard.sessions import Session, Sessions
+from webhookd.dashboard.sessions import BrowserSessions, Session
 
 MOST_STREAMS = 64
 MOST_OF_ONE_CALLER = 32
@@ -22,7 +22,7 @@ RETRY_SECONDS = 60
 class Streams:
     """Counts the streams that are open."""
 
-    def __init__(self, sessions: Sessions, *, most_of_organization: int) -> None:
+    def __init__(self, sessions: BrowserSessions, *, most_of_organization: int) -> None:
         self._sessions = sessions
         self._most_of_organization = most_of_organization
         self._of_callers: Counter[str] = Counter()

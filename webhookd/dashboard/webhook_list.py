@@ -15,7 +15,7 @@ from webhookd.dashboard.charts import sparkline
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.webhook_states import condition
-from webhookd.dispatch.health import Health
+from webhookd.dispatch.health import EndpointHealth
 from webhookd.journal.queries.directory import Kind, Order, Wanted
 
 ROWS = 25
@@ -35,11 +35,11 @@ class ListOfWebhooks(Input, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ListedWebhook:
     """One webhook of the list."""
 
     endpoint: Endpoint
-    health: Health
+    health: EndpointHealth
     word: str
     tone: str
     day: tuple[str, str, str]
@@ -72,7 +72,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     states = await services.router.health(found.endpoints)
     days = await services.trends.of_webhooks([endpoint.id for endpoint in found.endpoints])
     rows = [
-        Row(endpoint, health, *condition(endpoint, health), sparkline(days[endpoint.id]))
+        ListedWebhook(endpoint, health, *condition(endpoint, health), sparkline(days[endpoint.id]))
         for endpoint, health in zip(found.endpoints, states, strict=True)
     ]
     asked = {

@@ -81,7 +81,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     }
 
 
-class Filters(Input, frozen=True, kw_only=True):
+class DeliveryFilters(Input, frozen=True, kw_only=True):
     """Which deliveries; times are UTC, as a browser's field for them sends it or with their zone."""
 
     status: DeliveryStatus | None = None
@@ -94,7 +94,7 @@ class Filters(Input, frozen=True, kw_only=True):
 
 async def show_deliveries(visit: Visit) -> Response:
     """Show a webhook's deliveries, narrowed down by status, type and time."""
-    filters, endpoint = visit.query(Filters), await find(visit)
+    filters, endpoint = visit.query(DeliveryFilters), await find(visit)
     problem = None
     found: ListPage[DeliveryView] = ListPage(data=[], next_cursor=None)
     try:
@@ -122,7 +122,7 @@ async def show_deliveries(visit: Visit) -> Response:
     )
 
 
-def _wanted(filters: Filters) -> DeliveryQuery:
+def _wanted(filters: DeliveryFilters) -> DeliveryQuery:
     document = {
         "limit": LIST_ROWS,
         "status": filters.status,

@@ -1,12 +1,12 @@
 """How a webhook is, in one word."""
 
 from webhookd.base.models import BreakerState, DisabledReason, Endpoint
-from webhookd.dispatch.health import Cause, Health
+from webhookd.dispatch.health import Cause, EndpointHealth
 
 _BY_CAUSE = {Cause.HALTED: ("halted", "bad"), Cause.PAUSED: ("slowed down", "warn")}
 
 
-def condition(endpoint: Endpoint, health: Health) -> tuple[str, str]:
+def condition(endpoint: Endpoint, health: EndpointHealth) -> tuple[str, str]:
     """Return the word and its tone: `good`, `busy`, `idle`, `warn` or `bad`."""
     if not endpoint.is_active:
         if endpoint.disabled_reason not in {None, DisabledReason.MANUAL}:

@@ -32,7 +32,7 @@ from webhookd.dispatch.slots import Slots
 from webhookd.journal import Window, WindowRequest
 
 
-class Queue(attempt.Queue, Protocol):
+class ActorQueue(attempt.AttemptQueue, Protocol):
     """What an actor needs of the journal."""
 
     async def window(self, request: WindowRequest) -> Window:
@@ -40,7 +40,7 @@ class Queue(attempt.Queue, Protocol):
         ...
 
 
-class Owner(attempt.Owner, Protocol):
+class ActorOwner(attempt.AttemptOwner, Protocol):
     """What an actor asks of the part that keeps the endpoints."""
 
     async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
@@ -67,9 +67,9 @@ class Actor:
         lane: Lane,
         changing: trio.Lock,
         *,
-        queue: Queue,
+        queue: ActorQueue,
         sender: RequestSender,
-        owner: Owner,
+        owner: ActorOwner,
         clock: Clock,
         ids: IdFactory,
         slots: Slots,

@@ -25,7 +25,7 @@ from webhookd.dispatch.slots import Share
 from webhookd.journal import Publish, Ticket
 
 
-class Queue(Protocol):
+class AttemptQueue(Protocol):
     """What an attempt needs of the journal."""
 
     async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]]) -> Message:
@@ -37,7 +37,7 @@ class Queue(Protocol):
         ...
 
 
-class Owner(Protocol):
+class AttemptOwner(Protocol):
     """What an attempt tells the part that keeps the endpoints; `before` is the endpoint's state until then."""
 
     def notices(
@@ -76,9 +76,9 @@ class Attempts:
 
     lane: Lane
     changing: trio.Lock
-    queue: Queue
+    queue: AttemptQueue
     sender: RequestSender
-    owner: Owner
+    owner: AttemptOwner
     clock: Clock
     ids: IdFactory
     slots: Share

@@ -33,7 +33,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
+class EndpointHealth:
     """How an endpoint is as of `at`; `reason` is None while something is being sent."""
 
     at: float
@@ -69,12 +69,12 @@ def assess(
     sending: bool,
     halted: str | None,
     now: float,
-) -> Health:
+) -> EndpointHealth:
     """Put together what actor and journal know; `move` is the actor's next (None: no actor is running).
 
     `halted` is the last crash of an actor that is no longer tried.
     """
-    return Health(
+    return EndpointHealth(
         at=now,
         breaker=state.breaker,
         sending=sending,

@@ -41,7 +41,7 @@ from webhookd.delivery.signing import secret_hint
 from webhookd.dispatch import operational_events
 from webhookd.dispatch.actor import Actor
 from webhookd.dispatch.clock_steps import Schedule
-from webhookd.dispatch.health import Health, Inside, assess
+from webhookd.dispatch.health import EndpointHealth, Inside, assess
 from webhookd.dispatch.registry import Registry
 from webhookd.dispatch.slots import Slots
 from webhookd.dispatch.subscriptions import Subscriptions
@@ -64,7 +64,7 @@ from webhookd.journal import (
     WebhookDeleted,
 )
 from webhookd.journal.queries import audit, endpoints, event_types
-from webhookd.observe.attempt_feed import RecentAttempts
+from webhookd.observe.attempt_feed import AttemptFeed
 from webhookd.observe.logs import delivery_attempted, get_logger
 from webhookd.observe.metrics import Measures
 
@@ -104,7 +104,7 @@ class Router:
     ) -> None:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
-        self.recent = RecentAttempts()
+        self.recent = AttemptFeed()
         self._store = store
         self._sender = sender
         self._vault = vault
@@ -209,17 +209,17 @@ class Router:
             if delivery.status is DeliveryStatus.PENDING:
                 self.registry.offer(delivery)
 
-    async def create_endpoint(self, new: NewEndpoint, deed: audit.Deed | None = None) -> Endpoint:
+    async def create_endpoint(self, new: NewEndpoint, entry: audit.AuditEntry | None = None) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
         most = self._config.organizations.max_webhooks
-        return await self._store.webhooks.create(self._vault, new, most=most, entry=deed)
+        return await self._store.webhooks.create(self._vault, new, most=most, entry=entry)
 
     async def update_endpoint(
         self,
         endpoint_id: str,
         changes: EndpointChanges,
-        deed: audit.Deed | None = None,
-        condition: endpoints.Condition | None = None,
+        entry: audit.AuditEntry | None = None,
+        condition: endpoints.EndpointCondition | None = None,
     ) -> Endpoint:
         """Change an endpoint, and try it at once where `forgive` says so, whatever was before.
 
@@ -227,7 +227,7 @@ class Router:
         """
         async with self.registry.changing(endpoint_id):
             return await self._store.webhooks.update(
-                self._vault, endpoint_id, changes, self._clock.now(), entry=deed, condition=condition
+                self._vault, endpoint_id, changes, self._clock.now(), entry=entry, condition=condition
             )
 
     async def rotate_secret(
@@ -235,8 +235,8 @@ class Router:
         endpoint_id: str,
         secret: Secret[str],
         overlap_seconds: float,
-        deed: audit.Deed | None = None,
-        condition: endpoints.Condition | None = None,
+        entry: audit.AuditEntry | None = None,
+        condition: endpoints.EndpointCondition | None = None,
     ) -> Endpoint:
         """Give an endpoint a new secret; the one before signs beside it for the overlap.
 
@@ -250,18 +250,21 @@ class Router:
                 secret=secret,
                 secret_hint=secret_hint(secret.reveal()),
                 overlap_seconds=overlap_seconds,
-                entry=deed,
+                entry=entry,
                 condition=condition,
             )
 
     async def delete_endpoint(
-        self, endpoint_id: str, deed: audit.Deed | None = None, condition: endpoints.Condition | None = None
+        self,
+        endpoint_id: str,
+        entry: audit.AuditEntry | None = None,
+        condition: endpoints.EndpointCondition | None = None,
     ) -> Endpoint:
         """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded.
 
         Raises as `update_endpoint`.
         """
-        endpoint = await self._store.webhooks.delete(endpoint_id, self._clock.now(), entry=deed, condition=condition)
+        endpoint = await self._store.webhooks.delete(endpoint_id, self._clock.now(), entry=entry, condition=condition)
         await self._cancel_queue(endpoint.pk)
         await self._sender.forget(endpoint_id)
         return endpoint
@@ -272,7 +275,7 @@ class Router:
             pass
 
     async def retry(
-        self, delivery_id: str, organization_id: str | None, deed: audit.Deed | None = None, *, force: bool
+        self, delivery_id: str, organization_id: str | None, entry: audit.AuditEntry | None = None, *, force: bool
     ) -> DeliveryRow:
         """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
         row = await self._store.deliveries.find(delivery_id, organization_id)
@@ -289,32 +292,35 @@ class Router:
                 now=self._clock.now(),
                 max_age_seconds=policy.max_age_seconds,
                 ordering=policy.ordering,
-                entry=deed,
+                entry=entry,
                 organization_id=endpoint.organization_id,
             )
         self.registry.requeued(row.endpoint_pk)  # the actor may have left meanwhile
         return again
 
     async def put_event_type(
-        self, row: EventTypeRow, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+        self,
+        row: EventTypeRow,
+        entry: audit.AuditEntry | None = None,
+        condition: event_types.EventTypeCondition | None = None,
     ) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it; Rejected where `condition` raises it."""
-        return await self._store.event_types.put(row, self._clock.now(), entry=deed, condition=condition)
+        return await self._store.event_types.put(row, self._clock.now(), entry=entry, condition=condition)
 
     async def delete_event_type(
-        self, name: str, deed: audit.Deed | None = None, condition: event_types.Condition | None = None
+        self, name: str, entry: audit.AuditEntry | None = None, condition: event_types.EventTypeCondition | None = None
     ) -> None:
         """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
-        await self._store.event_types.delete(name, entry=deed, condition=condition)
+        await self._store.event_types.delete(name, entry=entry, condition=condition)
 
-    async def health(self, subjects: list[Endpoint]) -> list[Health]:
+    async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:
         """Say how endpoints are: what their lanes know, and the journal where no actor is running."""
         now = self._clock.now()
         orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
         facts = await self._store.webhooks.health_facts(orderings)
         return [self._assess(endpoint, *facts[endpoint.pk], now) for endpoint in subjects]
 
-    def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> Health:
+    def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> EndpointHealth:
         lane = self.registry.running(endpoint.pk)
         supervisor = self.registry.supervisor(endpoint.pk)
         return assess(

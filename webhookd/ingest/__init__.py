@@ -1,6 +1,6 @@
 """The local socket: events in, one JSON line each; results out, in the order of the lines."""
 
 from webhookd.ingest.listener import bind_unix
-from webhookd.ingest.server import IngestServer, Publisher, Ticket
+from webhookd.ingest.server import EventTicket, IngestServer, Publisher
 
-__all__ = ["IngestServer", "Publisher", "Ticket", "bind_unix"]
+__all__ = ["EventTicket", "IngestServer", "Publisher", "bind_unix"]

@@ -29,7 +29,7 @@ _SEND_BYTES = 65_536  # what must leave within one write deadline
 _NOT_TAKEN = "the server is stopping; the event was not accepted"
 
 
-class Ticket(Protocol):
+class EventTicket(Protocol):
     """A submitted event on its way to the disk."""
 
     async def wait(self) -> PublishResult:
@@ -47,7 +47,7 @@ class Publisher(Protocol):
         """Return when a flow can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
         ...
 
-    def publish(self, new: NewEvent, flow: Hashable) -> Ticket:
+    def publish(self, new: NewEvent, flow: Hashable) -> EventTicket:
         """Take one event, in one step, behind those of the same flow; Rejected for what isn't accepted."""
         ...
 
@@ -77,7 +77,7 @@ def encode_refusal(code: ErrorCode, message: str) -> bytes:
     return _encoder.encode(_Refused(error=_Error(code=code.value, message=message))) + b"\n"
 
 
-class Connection:
+class ProducerConnection:
     """One connection from its first byte to its close."""
 
     def __init__(
@@ -100,7 +100,7 @@ class Connection:
         self._splitter = LineSplitter(max_event_bytes)
         self._intake = trio.CancelScope()
         self._lines: deque[Line] = deque()
-        self._outcomes: deque[Ticket | bytes] = deque()
+        self._outcomes: deque[EventTicket | bytes] = deque()
         self._unsent = bytearray()
         self._has_read_all = False
         self._has_collected_all = False
@@ -148,7 +148,7 @@ class Connection:
         self._has_read_all = True
         self._collector.unpark()
 
-    async def _submit(self, line: Line) -> Ticket | bytes:
+    async def _submit(self, line: Line) -> EventTicket | bytes:
         if line is Oversized.LINE:
             return self._too_large()
         try:
@@ -173,7 +173,7 @@ class Connection:
         detail = f"the line is too long; at most {self._max_event_bytes} bytes are taken"
         return self._refusal_line(ErrorCode.PAYLOAD_TOO_LARGE, detail)
 
-    def _put(self, outcome: Ticket | bytes) -> None:
+    def _put(self, outcome: EventTicket | bytes) -> None:
         self._outcomes.append(outcome)
         if self._collector:
             self._collector.unpark()
@@ -206,7 +206,7 @@ class Connection:
                 with trio.fail_after(self._write_timeout_seconds):
                     await self._stream.send_all(ready[start : start + _SEND_BYTES])
 
-    async def _result_line(self, ticket: Ticket) -> bytes:
+    async def _result_line(self, ticket: EventTicket) -> bytes:
         try:
             result = await ticket.wait()
         except Rejected as refused:

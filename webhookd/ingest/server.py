@@ -13,12 +13,12 @@ import trio
 
 from webhookd.base.errors import ErrorCode
 from webhookd.config import IngestConfig
-from webhookd.ingest.connection import Connection, Publisher, Ticket, encode_refusal
+from webhookd.ingest.connection import EventTicket, ProducerConnection, Publisher, encode_refusal
 from webhookd.ingest.listener import bind_unix, file_identity
 from webhookd.ingest.peer import is_allowed, read_peer
 from webhookd.observe.logs import Log, get_logger
 
-__all__ = ["IngestServer", "Publisher", "Ticket"]
+__all__ = ["EventTicket", "IngestServer", "Publisher"]
 
 _MODE = 0o660
 _BACKLOG = 512
@@ -72,7 +72,7 @@ class IngestServer:
         self._write_timeout_seconds = write_timeout_seconds
         self._listener: socket.socket | None = None
         self._identity: tuple[int, int] | None = None
-        self._connections: set[Connection] = set()
+        self._connections: set[ProducerConnection] = set()
         self._peers_refused = _Complaint()
         self._turned_away = _Complaint()
         self._accepting = trio.CancelScope()
@@ -156,7 +156,7 @@ class IngestServer:
         if refusal is not None:
             await self._refuse(stream, *refusal)
             return
-        connection = Connection(
+        connection = ProducerConnection(
             stream,
             self._publisher,
             max_event_bytes=self._config.max_event_bytes,

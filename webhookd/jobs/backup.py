@@ -52,7 +52,7 @@ class Copier:
         """Say how far it is."""
         return self._progress
 
-    async def begin(self, file: Path, deed: audit.Deed, *, replace: bool) -> CopyProgress:
+    async def begin(self, file: Path, entry: audit.AuditEntry, *, replace: bool) -> CopyProgress:
         """Have a backup made; the entry of it in the audit log is in the backup as well.
 
         Raises Rejected: CONFLICT while another is being made, VALIDATION_ERROR for a place where none can be put.
@@ -62,7 +62,7 @@ class Copier:
         self._is_taken = True
         try:
             await trio.to_thread.run_sync(lambda: check_place(file, self._store.path, replace=replace))
-            await self._store.audit.append(deed, str(file), None)
+            await self._store.audit.append(entry, str(file), None)
         except CommandError as error:
             self._is_taken = False
             raise Rejected(ErrorCode.VALIDATION_ERROR, str(error), errors=(("/file", str(error)),)) from error

@@ -51,7 +51,7 @@ class Stage(StrEnum):
     TO_BE_INSTALLED = "to_be_installed"  # by the operator
 
 
-class Progress(Struct, frozen=True, kw_only=True):
+class RotationProgress(Struct, frozen=True, kw_only=True):
     """Where a change is: the id of the key that seals, how many values were sealed anew, and what is left to do."""
 
     key_id: str
@@ -82,20 +82,20 @@ class Rotator:
         self._threads = trio.CapacityLimiter(1)
         self._is_replaceable = place.is_replaceable
 
-    def progress(self) -> Progress:
+    def progress(self) -> RotationProgress:
         """Say where the change is, or that there is none."""
         keys = self._keys
         stage = Stage.SETTLED if keys.is_settled else Stage.CHANGING
         if keys.previous is None and keys.sealing != keys.installed and not self._can_install:
             stage = Stage.TO_BE_INSTALLED
-        return Progress(
+        return RotationProgress(
             key_id=self.vault.key_id.hex(),
             stage=stage,
             resealed=self._resealed,
             instruction=self._instruction() if stage is Stage.TO_BE_INSTALLED else None,
         )
 
-    async def begin(self, new: Secret[bytes] | None, deed: audit.Deed | None = None) -> Progress:
+    async def begin(self, new: Secret[bytes] | None, entry: audit.AuditEntry | None = None) -> RotationProgress:
         """Begin to change to this key, or to one that is made here; the rest goes on by itself.
 
         Rejected CONFLICT where the last change isn't through or this key seals already, VALIDATION_ERROR where only
@@ -109,7 +109,7 @@ class Rotator:
             key = new_master_key() if new is None else new
             if self._is_replaceable:
                 await self._stage(key)
-            await self._store.master_key.begin_rotation(self._keys, key, entry=deed, committed=self._change_over)
+            await self._store.master_key.begin_rotation(self._keys, key, entry=entry, committed=self._change_over)
         return self.progress()
 
     async def run(self) -> None:

@@ -50,19 +50,21 @@ class Replayer:
         matched = await self._store.replays.match(wanted)
         return matched.count
 
-    async def start(self, endpoint: Endpoint, wanted: replays.Selection, deed: audit.Deed | None = None) -> ReplayRow:
+    async def start(
+        self, endpoint: Endpoint, wanted: replays.Selection, entry: audit.AuditEntry | None = None
+    ) -> ReplayRow:
         """Begin, and return what it matched; the work goes on by itself."""
         matched = await self._store.replays.match(wanted)
         replay_id = self._ids.new(Prefix.REPLAY)
         row = await self._store.replays.start(
-            wanted, matched, replay_id, self._clock.now(), endpoint=endpoint, entry=deed
+            wanted, matched, replay_id, self._clock.now(), endpoint=endpoint, entry=entry
         )
         self._asked.set()
         return row
 
-    async def stop(self, endpoint: Endpoint, replay_id: str, deed: audit.Deed | None = None) -> ReplayRow:
+    async def stop(self, endpoint: Endpoint, replay_id: str, entry: audit.AuditEntry | None = None) -> ReplayRow:
         """Stop one; what it queued stays. Rejected NOT_FOUND."""
-        return await self._store.replays.stop(endpoint, replay_id, deed)
+        return await self._store.replays.stop(endpoint, replay_id, entry)
 
     async def run(self) -> None:
         """Carry out what is asked for, in turns, until canceled."""

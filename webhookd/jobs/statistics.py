@@ -15,7 +15,7 @@ from msgspec import Struct
 from webhookd.base.clock import Clock
 from webhookd.base.errors import Rejected
 from webhookd.journal import Store, finished
-from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key, Row, Tally
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, CountsRow, Key, Tally
 
 ROWS_A_STEP = 1000
 
@@ -114,6 +114,6 @@ class Trends:
                 self._tally.put_back(rows)
 
 
-def _steps(rows: Sequence[Row]) -> Iterable[Sequence[Row]]:
+def _steps(rows: Sequence[CountsRow]) -> Iterable[Sequence[CountsRow]]:
     """Cut rows into writes that keep nobody else from the disk for long."""
     return (rows[start : start + ROWS_A_STEP] for start in range(0, len(rows), ROWS_A_STEP))

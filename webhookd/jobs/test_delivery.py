@@ -27,7 +27,7 @@ from webhookd.base.models import (
     QueuedDelivery,
     Trigger,
 )
-from webhookd.delivery.policy.breaker import Answer
+from webhookd.delivery.policy.breaker import AnswerKind
 from webhookd.delivery.policy.retry import classify
 from webhookd.delivery.request import Receiver, RequestSender, compose
 from webhookd.journal import DeliveryDetail, Store
@@ -59,7 +59,7 @@ class Tester:
         self._policy = policy
         self._slots = trio.Semaphore(MOST_AT_ONCE, max_value=MOST_AT_ONCE)
 
-    async def test(self, endpoint: Endpoint, deed: audit.Deed | None = None) -> DeliveryDetail:
+    async def test(self, endpoint: Endpoint, entry: audit.AuditEntry | None = None) -> DeliveryDetail:
         """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
         async with self._slots:
             if (loaded := await self._load(endpoint)) is None:
@@ -96,9 +96,9 @@ class Tester:
             except trio.Cancelled:
                 seconds = trio.current_time() - began_at
                 cut_off = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="given up")
-                self._store.deliveries.add_test(event, self._record(delivery, cut_off), endpoint, deed)
+                self._store.deliveries.add_test(event, self._record(delivery, cut_off), endpoint, entry)
                 raise
-            return await self._store.deliveries.add_test(event, self._record(delivery, outcome), endpoint, deed).wait()
+            return await self._store.deliveries.add_test(event, self._record(delivery, outcome), endpoint, entry).wait()
 
     def _record(self, delivery: QueuedDelivery, outcome: Outcome) -> AttemptRecord:
         found = classify(outcome)
@@ -110,7 +110,7 @@ class Tester:
             started_at=delivery.created_at,
             outcome=outcome,
             error=found.error,
-            status=DeliveryStatus.SUCCEEDED if found.answer is Answer.SUCCESS else DeliveryStatus.FAILED,
+            status=DeliveryStatus.SUCCEEDED if found.answer is AnswerKind.SUCCESS else DeliveryStatus.FAILED,
             refusals=0,
             backoff_step=0,
             completed_at=self._clock.now(),

@@ -8,9 +8,9 @@ from webhookd.crypto.vault import key_id as master_key_id
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, Feed, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
-from webhookd.journal.rows import EventTypeRow, KeptAnswer, KeyRow, Page
+from webhookd.journal.rows import EventTypeRow, KeptAnswer, KeyRow, RowPage
 from webhookd.journal.transactions import Transactions, finished
-from webhookd.observe.statistics import Counts, Key, Row
+from webhookd.observe.statistics import Counts, CountsRow, Key
 
 
 class EventTypes:
@@ -24,7 +24,7 @@ class EventTypes:
         """Return the whole catalogue, by name."""
         return await self._transactions.read(event_types.all)
 
-    async def page(self, *, limit: int, cursor: str | None) -> Page[EventTypeRow]:
+    async def page(self, *, limit: int, cursor: str | None) -> RowPage[EventTypeRow]:
         """Return a part of the catalogue, by name; Rejected INVALID_CURSOR."""
         return await self._transactions.read(event_types.page, limit=limit, cursor=cursor)
 
@@ -33,7 +33,12 @@ class EventTypes:
         return await self._transactions.read(event_types.find, name)
 
     async def put(
-        self, row: EventTypeRow, now: float, *, entry: audit.Deed | None, condition: event_types.Condition | None
+        self,
+        row: EventTypeRow,
+        now: float,
+        *,
+        entry: audit.AuditEntry | None,
+        condition: event_types.EventTypeCondition | None,
     ) -> EventTypeRow:
         """Add a name, or replace what is said of it; Rejected where `condition` raises it, or QUOTA_EXCEEDED."""
         put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
@@ -42,7 +47,9 @@ class EventTypes:
             lambda stored: self._feed.tell(EventTypeAdded(stored.name)),
         ).wait()
 
-    async def delete(self, name: str, *, entry: audit.Deed | None, condition: event_types.Condition | None) -> None:
+    async def delete(
+        self, name: str, *, entry: audit.AuditEntry | None, condition: event_types.EventTypeCondition | None
+    ) -> None:
         """Take a name out; Rejected NOT_FOUND, or where `condition` raises it."""
         delete = audit.recorded(event_types.delete, entry, lambda _: (name, None))
         await self._transactions.submit(
@@ -62,7 +69,7 @@ class Keys:
         """Return every key, oldest first; expired ones too."""
         return await self._transactions.read(keys.all)
 
-    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> Page[KeyRow]:
+    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[KeyRow]:
         """Return a page of the keys, newest first; of one organization where one is given."""
         return await self._transactions.read(keys.page, organization_id, limit=limit, cursor=cursor)
 
@@ -70,18 +77,18 @@ class Keys:
         """Return the oldest of the keys that expire between two times; of one organization where one is given."""
         return await self._transactions.read(keys.ending, organization_id, after=after, before=before, limit=limit)
 
-    async def create(self, row: KeyRow, *, most: int, entry: audit.Deed | None) -> KeyRow:
+    async def create(self, row: KeyRow, *, most: int, entry: audit.AuditEntry | None) -> KeyRow:
         """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
         insert = audit.recorded(quotas.insert_key, entry, keys.about)
         return await self._transactions.submit(
             lambda database: insert(database, row, most=most), lambda stored: self._feed.tell(KeyAdded(stored))
         ).wait()
 
-    async def create_first(self, row: KeyRow, entry: audit.Deed) -> bool:
+    async def create_first(self, row: KeyRow, entry: audit.AuditEntry) -> bool:
         """Store a key, and who made it, if the journal holds none yet; return whether it did."""
         return await self._transactions.write(keys.insert_first, row, entry)
 
-    async def revoke(self, key_id: str, organization_id: str | None, entry: audit.Deed | None) -> KeyRow:
+    async def revoke(self, key_id: str, organization_id: str | None, entry: audit.AuditEntry | None) -> KeyRow:
         """Remove a key; Rejected NOT_FOUND, for another organization's key too."""
         revoke = audit.recorded(keys.revoke, entry, keys.about)
         return await self._transactions.submit(
@@ -99,7 +106,7 @@ class AuditLog:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def append(self, entry: audit.Deed, what: str, organization_id: str | None) -> None:
+    async def append(self, entry: audit.AuditEntry, what: str, organization_id: str | None) -> None:
         """Add an entry for what changes nothing in the journal."""
         await self._transactions.write(audit.append, entry, what, organization_id)
 
@@ -114,7 +121,7 @@ class AuditLog:
         until: float | None = None,
         limit: int,
         cursor: str | None = None,
-    ) -> Page[audit.AuditRow]:
+    ) -> RowPage[audit.AuditRow]:
         """Return a page of the log, newest first; of one organization where one is given."""
         return await self._transactions.read(
             audit.page,
@@ -170,7 +177,7 @@ class Statistics:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def running(self, now: float) -> list[Row]:
+    async def running(self, now: float) -> list[CountsRow]:
         """Return the rows of every period that has not ended yet."""
         return await self._transactions.read(statistics.running, now)
 
@@ -178,7 +185,7 @@ class Statistics:
         """Return the rows there are of these subjects, for periods of that length with these starts."""
         return await self._transactions.read(statistics.find, seconds=seconds, starts=starts, subjects=subjects)
 
-    def put(self, rows: Sequence[Row]) -> Ticket[None]:
+    def put(self, rows: Sequence[CountsRow]) -> Ticket[None]:
         """Store rows as they are now, each in place of the one with its key."""
         encoded = statistics.encode(rows)
         return self._transactions.submit(lambda database: statistics.put(database, encoded))
@@ -214,7 +221,7 @@ class MasterKeyState:
         keys: master_key.MasterKeys,
         new: Secret[bytes],
         *,
-        entry: audit.Deed | None,
+        entry: audit.AuditEntry | None,
         committed: Callable[[master_key.MasterKeys], None],
     ) -> None:
         """Make `new` the key that seals; everything stays openable with the key that is installed."""

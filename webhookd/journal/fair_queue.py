@@ -7,7 +7,7 @@ another one, and flows with much get equal shares.
 
 Changes and attempts come first, in their order, and an event never passes one that was submitted before it. An attempt
 that has events told of it may be as large as those are: it waits in a flow of its endpoint, and so does what the same
-endpoint's next attempts write, until that flow is empty. What divides is passed by nothing: all that comes after it
+endpoint's next attempts write, until that flow is empty. A barrier is passed by nothing: all that comes after it
 waits behind it. What is taken together is in the order of its submission. An operation costs the logarithm of the
 number of flows.
 """
@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush, heappushpop
 
-from webhookd.journal.operations import Operation, Publish, Record, can_wait, cost_of, divides, size_of
+from webhookd.journal.operations import Publish, Record, Submission, can_wait, cost_of, is_barrier, size_of
 
 MOST_LANES = 4096  # that are remembered although nothing waits in them
 _AT_ONCE = -1  # before every start
@@ -25,7 +25,7 @@ _AT_ONCE = -1  # before every start
 class _Waiting:
     __slots__ = ("cost", "number", "operation", "size")
 
-    def __init__(self, number: int, operation: Operation) -> None:
+    def __init__(self, number: int, operation: Submission) -> None:
         self.number = number
         self.operation = operation
         self.cost = cost_of(operation)
@@ -53,18 +53,18 @@ class FairQueue:
         self._length = 0
         self._number = 0
         self._now = 0  # where the flow started that was served last
-        self._again: list[Operation] = []  # taken once, and there was no room
+        self._again: list[Submission] = []  # taken once, and there was no room
         self._first: deque[_Waiting] = deque()  # changes and attempts
         self._flows: dict[Hashable, _Flow] = {}
         self._forget_flows_at = MOST_LANES
         self._heap: list[_Entry] = []  # the flows in which something waits
-        self._behind: deque[_Waiting] = deque()  # what divides, what came after it, the next that divides, …
+        self._behind: deque[_Waiting] = deque()  # a barrier, what came after it, the next barrier, …
 
     def __len__(self) -> int:
         return self._length
 
     @property
-    def is_divided(self) -> bool:
+    def holds_barrier(self) -> bool:
         """Whether something waits that nothing may pass."""
         return bool(self._behind)
 
@@ -73,24 +73,24 @@ class FairQueue:
         found = self._flows.get(flow)
         return (0, 0) if found is None else (found.cost, found.size)
 
-    def put(self, operation: Operation) -> None:
+    def put(self, operation: Submission) -> None:
         """Add an operation."""
         self._number += 1
         waiting = _Waiting(self._number, operation)
         self._length += 1
         self.size += waiting.size
-        if self._behind or divides(operation):
+        if self._behind or is_barrier(operation):
             self._behind.append(waiting)
         else:
             self._place(waiting)
 
-    def put_back(self, operations: Sequence[Operation]) -> None:
+    def put_back(self, operations: Sequence[Submission]) -> None:
         """Put back what was taken last and isn't written: it is the next to be taken, in the same order."""
         self._again[:0] = operations
         self._length += len(operations)
         self.size += sum(map(size_of, operations))
 
-    def take(self, cost: int, size: int, *, events: bool = True) -> list[Operation]:
+    def take(self, cost: int, size: int, *, events: bool = True) -> list[Submission]:
         """Take what is next, up to so much cost and so many bytes, or one operation that has more.
 
         Changes and attempts leave half of the cost to others. An operation that takes more than half goes alone: what
@@ -104,7 +104,7 @@ class FairQueue:
             chosen.sort(key=_number_of)
             if self._behind and not (self._first or self._heap):
                 chosen.append(self._behind.popleft())
-                while self._behind and not divides(self._behind[0].operation):
+                while self._behind and not is_barrier(self._behind[0].operation):
                     self._place(self._behind.popleft())
             taken = [waiting.operation for waiting in chosen]
         self._length -= len(taken)
@@ -114,8 +114,8 @@ class FairQueue:
             self._now = 0
         return taken
 
-    def drop_events(self, *, behind: bool) -> list[Operation]:
-        """Forget the events that can wait, and return them: of those behind what divides only where that is asked."""
+    def drop_events(self, *, behind: bool) -> list[Submission]:
+        """Forget the events that can wait, and return them: of those behind a barrier only where that is asked."""
         dropped: list[_Waiting] = []
         for flow in self._flows.values():
             before = len(dropped)
@@ -130,7 +130,7 @@ class FairQueue:
         self.size -= sum(waiting.size for waiting in dropped)
         return [waiting.operation for waiting in sorted(dropped, key=_number_of)]
 
-    def in_order(self) -> Iterator[Operation]:
+    def in_order(self) -> Iterator[Submission]:
         """Yield everything as it was submitted, what was put back first."""
         yield from self._again
         waiting = [*self._first, *(each for flow in self._flows.values() for each in flow.waiting)]

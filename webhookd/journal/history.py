@@ -6,7 +6,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, DeliveryStatus, Endpoint, Ordering
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, deliveries, endpoints, events, replays, searching, test_deliveries
-from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, Page, ReplayRow
+from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, ReplayRow, RowPage
 from webhookd.journal.transactions import Transactions
 
 
@@ -18,7 +18,7 @@ class Events:
 
     async def page(
         self, organization_id: str | None, *, limit: int, cursor: str | None, after: str | None
-    ) -> Page[EventRow]:
+    ) -> RowPage[EventRow]:
         """Return a part of the feed, oldest first; of one organization where one is given.
 
         `after` is the id of the last event seen, or a cursor: who goes on from there skips nothing. Rejected
@@ -39,7 +39,7 @@ class Events:
         until: float | None,
         limit: int,
         cursor: str | None,
-    ) -> searching.Found:
+    ) -> searching.FoundEvents:
         """Return a page of the events that fit, newest first; it looks at 10,000 events at most."""
         return await self._transactions.read(
             searching.search, organization_id, pattern=pattern, since=since, until=until, limit=limit, cursor=cursor
@@ -67,7 +67,7 @@ class Deliveries:
         until: float | None,
         limit: int,
         cursor: str | None,
-    ) -> Page[DeliveryRow]:
+    ) -> RowPage[DeliveryRow]:
         """Return a page of a webhook's deliveries, newest first; made from `since` on and before `until`."""
         return await self._transactions.read(
             deliveries.page,
@@ -83,7 +83,7 @@ class Deliveries:
 
     async def of_event(
         self, event_pk: int, organization_id: str | None, *, limit: int, cursor: str | None
-    ) -> Page[DeliveryRow]:
+    ) -> RowPage[DeliveryRow]:
         """Return a page of where an event went, oldest first; to webhooks of one organization where one is given."""
         return await self._transactions.read(deliveries.of_event, event_pk, organization_id, limit=limit, cursor=cursor)
 
@@ -121,7 +121,7 @@ class Deliveries:
         now: float,
         max_age_seconds: float,
         ordering: Ordering,
-        entry: audit.Deed | None,
+        entry: audit.AuditEntry | None,
         organization_id: str | None,
     ) -> DeliveryRow:
         """Queue a delivery again with its sequence; its age and refusals start again.
@@ -151,7 +151,7 @@ class Deliveries:
         return await self._transactions.write(deliveries.cancel, endpoint_pk, now, limit)
 
     def add_test(
-        self, event: AcceptedEvent, record: AttemptRecord, endpoint: Endpoint, entry: audit.Deed | None
+        self, event: AcceptedEvent, record: AttemptRecord, endpoint: Endpoint, entry: audit.AuditEntry | None
     ) -> Ticket[DeliveryDetail]:
         """Store a test that has been made; its sequence is 0, since it has no place in the queue."""
         insert = audit.recorded(test_deliveries.insert, entry, lambda _: endpoints.about(endpoint))
@@ -164,7 +164,7 @@ class Replays:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def match(self, wanted: replays.Selection) -> replays.Matched:
+    async def match(self, wanted: replays.Selection) -> replays.ReplayMatch:
         """Return what a recover or replay matches now; it looks at the whole time range."""
         return await self._transactions.read(replays.match, wanted)
 
@@ -183,18 +183,18 @@ class Replays:
     async def start(
         self,
         wanted: replays.Selection,
-        matched: replays.Matched,
+        matched: replays.ReplayMatch,
         replay_id: str,
         now: float,
         *,
         endpoint: Endpoint,
-        entry: audit.Deed | None,
+        entry: audit.AuditEntry | None,
     ) -> ReplayRow:
         """Store a recover or replay of what it matches."""
         start = audit.recorded(replays.start, entry, lambda _: endpoints.about(endpoint))
         return await self._transactions.write(start, wanted, matched, replay_id, now)
 
-    async def stop(self, endpoint: Endpoint, replay_id: str, entry: audit.Deed | None) -> ReplayRow:
+    async def stop(self, endpoint: Endpoint, replay_id: str, entry: audit.AuditEntry | None) -> ReplayRow:
         """Stop one that is running; what it queued stays. Rejected NOT_FOUND."""
         stop = audit.recorded(replays.stop, entry, lambda _: endpoints.about(endpoint))
         return await self._transactions.write(stop, endpoint.pk, replay_id)

@@ -14,7 +14,7 @@ _DELIVERY_BYTES = 500  # of one row with its place in the indexes, roughly
 _DELIVERY_COST = 2  # its indexes are many
 _RECORD_COST = 2  # an attempt, its delivery, its endpoint
 _CALL_COST = 20  # a few statements in a savepoint, and an entry in the audit log
-Published = Callable[[Sequence[QueuedDelivery]], None]
+QueuedCallback = Callable[[Sequence[QueuedDelivery]], None]
 
 
 class Ticket(Generic[T]):
@@ -90,7 +90,7 @@ class Publish:
         self,
         event: AcceptedEvent,
         targets: tuple[Target, ...],
-        committed: Published,
+        committed: QueuedCallback,
         *,
         flow: Hashable,
         insists: bool,
@@ -122,14 +122,14 @@ class Record:
         self.error: Exception | None = None
 
 
-class Call:
+class DatabaseCall:
     """Run a function on the database, in a savepoint of its own; one that `insists` waits for room on a full disk.
 
-    One that `divides` changes what is on disk by then and nothing else: no operation passes it, in either direction.
+    A barrier changes what is on disk by then and nothing else: no operation passes it, in either direction.
     `tell` makes the events that tell of the result, which are stored with it.
     """
 
-    __slots__ = ("change", "committed", "divides", "error", "insists", "notices", "result", "tell", "ticket")
+    __slots__ = ("change", "committed", "error", "insists", "is_barrier", "notices", "result", "tell", "ticket")
 
     def __init__(
         self,
@@ -137,10 +137,10 @@ class Call:
         committed: Callable[[object], None] | None,
         *,
         insists: bool,
-        divides: bool = False,
+        is_barrier: bool = False,
         tell: Callable[[object], Sequence[Publish]] | None = None,
     ) -> None:
-        self.divides = divides
+        self.is_barrier = is_barrier
         self.tell = tell
         self.notices: Sequence[Publish] = ()
         self.change = change
@@ -151,17 +151,17 @@ class Call:
         self.error: Exception | None = None
 
 
-Operation = Publish | Record | Call
+Submission = Publish | Record | DatabaseCall
 
 
-def size_of(operation: Operation) -> int:
+def size_of(operation: Submission) -> int:
     """Return roughly what an operation adds to the log."""
     if not isinstance(operation, Publish):
         return sum(map(size_of, operation.notices))
     return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
 
 
-def cost_of(operation: Operation) -> int:
+def cost_of(operation: Submission) -> int:
     """Return roughly what the rows of an operation cost the disk, the row of an event being 1."""
     if isinstance(operation, Publish):
         return 1 + len(operation.targets) * _DELIVERY_COST
@@ -169,16 +169,16 @@ def cost_of(operation: Operation) -> int:
     return own + sum(map(cost_of, operation.notices))
 
 
-def can_wait(operation: Operation) -> bool:
+def can_wait(operation: Submission) -> bool:
     """Whether it is an event, which waits while the log is long."""
     return isinstance(operation, Publish)
 
 
-def divides(operation: Operation) -> bool:
+def is_barrier(operation: Submission) -> bool:
     """Whether nothing may pass it."""
-    return isinstance(operation, Call) and operation.divides
+    return isinstance(operation, DatabaseCall) and operation.is_barrier
 
 
-def is_kept(operation: Operation) -> bool:
+def is_kept(operation: Submission) -> bool:
     """Whether nobody could submit it again: an attempt was made, a moment has passed."""
-    return isinstance(operation, Record) or (isinstance(operation, Call) and operation.insists)
+    return isinstance(operation, Record) or (isinstance(operation, DatabaseCall) and operation.insists)

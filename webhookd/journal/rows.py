@@ -32,7 +32,7 @@ def row_of(kind: type[S], values: Iterable[object], **replaced: object) -> S:
     return msgspec.convert(fields | replaced, kind, builtin_types=(bytes,))
 
 
-class Page(Struct, Generic[T], frozen=True, kw_only=True):
+class RowPage(Struct, Generic[T], frozen=True, kw_only=True):
     """One page of a list, and the opaque cursor of the next one (None: this was the last)."""
 
     items: list[T]

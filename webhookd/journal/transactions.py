@@ -6,7 +6,7 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 import trio
 from peewee import Database
 
-from webhookd.journal.operations import Call, Publish, Ticket
+from webhookd.journal.operations import DatabaseCall, Publish, Ticket
 from webhookd.journal.sqlite.reader import Readers
 from webhookd.journal.sqlite.writer import Writer
 
@@ -31,21 +31,21 @@ class Transactions:
         committed: Callable[[T], None] | None = None,
         *,
         insists: bool = False,
-        divides: bool = False,
+        is_barrier: bool = False,
         tell: Callable[[T], Sequence[Publish]] | None = None,
     ) -> Ticket[T]:
         """Submit a change, which runs in a savepoint of its own: a Rejected that it raises undoes it alone.
 
         `committed` is called on the loop after the commit. One that `insists` can't be asked for again, so it waits
-        while the disk is full, where others fail. One that `divides` stays between what was submitted before and after
+        while the disk is full, where others fail. A barrier stays between what was submitted before and after
         it; elsewhere what has to wait for room may be passed. `tell` returns the events that tell of the result, which
         are in the same commit; it is called in the writer's thread.
         """
-        operation = Call(
+        operation = DatabaseCall(
             change,
             cast("Callable[[object], None] | None", committed),
             insists=insists,
-            divides=divides,
+            is_barrier=is_barrier,
             tell=cast("Callable[[object], Sequence[Publish]] | None", tell),
         )
         self._writer.submit(operation)

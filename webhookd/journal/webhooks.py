@@ -12,7 +12,7 @@ from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, clock_steps, directory, endpoints, quotas
-from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts
+from webhookd.journal.rows import EndpointChanges, NewEndpoint, QueueFacts, RowPage
 from webhookd.journal.transactions import Transactions, finished
 
 
@@ -30,11 +30,11 @@ class Webhooks:
         """Return every webhook."""
         return await self._transactions.read(endpoints.all)
 
-    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> Page[Endpoint]:
+    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[Endpoint]:
         """Return a page of the webhooks, newest first; of one organization where one is given."""
         return await self._transactions.read(endpoints.page, organization_id, limit, cursor)
 
-    async def search(self, wanted: directory.Wanted, now: float) -> directory.Found:
+    async def search(self, wanted: directory.Wanted, now: float) -> directory.FoundWebhooks:
         """Return the part of the sorted list that is wanted, and how many there are in all."""
         return await self._transactions.read(directory.find, wanted, now)
 
@@ -75,7 +75,7 @@ class Webhooks:
         """Return what the journal knows of the health of webhooks, by row number."""
         return await self._transactions.read(endpoints.health_facts, orderings)
 
-    async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: audit.Deed | None) -> Endpoint:
+    async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: audit.AuditEntry | None) -> Endpoint:
         """Register a webhook; Rejected QUOTA_EXCEEDED where its organization has `most`."""
         insert = audit.recorded(quotas.insert_endpoint, entry, endpoints.about)
         return await self._transactions.submit(
@@ -89,8 +89,8 @@ class Webhooks:
         changes: EndpointChanges,
         now: float,
         *,
-        entry: audit.Deed | None,
-        condition: endpoints.Condition | None,
+        entry: audit.AuditEntry | None,
+        condition: endpoints.EndpointCondition | None,
     ) -> Endpoint:
         """Change what `changes` names, and the webhook's past as `forgive` says."""
 
@@ -112,8 +112,8 @@ class Webhooks:
         secret: Secret[str],
         secret_hint: str,
         overlap_seconds: float,
-        entry: audit.Deed | None,
-        condition: endpoints.Condition | None,
+        entry: audit.AuditEntry | None,
+        condition: endpoints.EndpointCondition | None,
     ) -> Endpoint:
         """Make `secret` the current one; the previous one signs next to it for the overlap."""
 
@@ -127,7 +127,12 @@ class Webhooks:
         return await self._change(change, entry)
 
     async def delete(
-        self, endpoint_id: str, now: float, *, entry: audit.Deed | None, condition: endpoints.Condition | None
+        self,
+        endpoint_id: str,
+        now: float,
+        *,
+        entry: audit.AuditEntry | None,
+        condition: endpoints.EndpointCondition | None,
     ) -> Endpoint:
         """Delete a webhook with its secrets; what it has queued is for `Deliveries.cancel`."""
         delete = audit.recorded(endpoints.delete, entry, endpoints.about)
@@ -153,10 +158,10 @@ class Webhooks:
         What was submitted before is moved, what is submitted afterwards is not.
         """
         return self._transactions.submit(
-            lambda database: clock_steps.move(database, seconds), committed, insists=True, divides=True
+            lambda database: clock_steps.move(database, seconds), committed, insists=True, is_barrier=True
         )
 
-    async def _change(self, change: Callable[[Database], WebhookChanged], entry: audit.Deed | None) -> Endpoint:
+    async def _change(self, change: Callable[[Database], WebhookChanged], entry: audit.AuditEntry | None) -> Endpoint:
         recorded = audit.recorded(change, entry, lambda changed: endpoints.about(changed.endpoint))
         changed = await finished(self._transactions.submit(recorded, self._feed.tell))
         return changed.endpoint

@@ -44,7 +44,7 @@ class RecentAttempt(Struct, frozen=True, kw_only=True, gc=False):
     breaker: BreakerState
 
 
-class RecentAttempts:
+class AttemptFeed:
     """Keeps the last 1,000."""
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ class Footprint(Struct, frozen=True, kw_only=True):
     descriptors: int
 
 
-class Runner(Protocol):
+class FootprintRunner(Protocol):
     """Makes a call that may wait."""
 
     async def run(self, function: Callable[[], Footprint]) -> Footprint:
@@ -46,7 +46,7 @@ class Threads:
 class Footprints:
     """Looks the sizes up for whoever asks; made before the server serves, since the first look waits for the disk."""
 
-    def __init__(self, journal: Path, runner: Runner) -> None:
+    def __init__(self, journal: Path, runner: FootprintRunner) -> None:
         self._journal = journal
         self._runner = runner
         self._last = self._measure()

@@ -18,7 +18,7 @@ from webhookd.base.clock import SystemClock, iso
 from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Message
 from webhookd.config import LogConfig
 from webhookd.observe import journald
-from webhookd.observe.output import Output
+from webhookd.observe.output import BufferedOutput
 
 # API keys, endpoint secrets and private keys: the prefix stays, so that a reader sees what stood there.
 # One literal start for all, so that the search is quick.
@@ -57,13 +57,13 @@ def get_logger(name: str) -> Log:
     return log
 
 
-def configure(config: LogConfig, target: TextIO | Output | None = None) -> None:
+def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) -> None:
     """Set up the process's logging to `target` (standard error unless given), the standard library's included.
 
     The last call is in force. Format `auto` means for a person where the target is a terminal, else JSON lines. Where
     systemd's journal reads the target, each line begins with its priority.
     """
-    out = _Stream(sys.stderr if target is None else target) if not isinstance(target, Output) else target
+    out = _Stream(sys.stderr if target is None else target) if not isinstance(target, BufferedOutput) else target
     level = logging.getLevelNamesMapping()[config.level.upper()]
     for_person = config.format == "console" or (config.format == "auto" and out.is_terminal)
     structlog.configure(

@@ -1,6 +1,6 @@
 """Standard output and standard error of the server, written by threads: whoever reads them may stop reading.
 
-An `Output` is one stream: a bounded buffer, and a thread that alone writes to the descriptor and may wait there.
+A `BufferedOutput` is one stream: a bounded buffer, and a thread that alone writes to the descriptor and may wait.
 `write` never waits and never raises, on the event loop or in any thread. Lines keep their order. Once the buffer is
 full, lines are dropped until half of it is written; a line in their place says how many. What the process still holds
 when it ends gets `FLUSH_SECONDS`; what it holds when it is killed is lost.
@@ -42,7 +42,7 @@ _Part = bytes | _Gap | threading.Event
 """What the buffer holds: a line, a gap, or what is set once all before it is written."""
 
 
-class Output:
+class BufferedOutput:
     """A stream that takes finished lines at any time and writes them as fast as they are read.
 
     `tell_dropped` makes the line that stands for so many dropped ones; the thread calls it. With `linger_seconds` the
@@ -192,7 +192,7 @@ class Output:
 class _Lines(io.BufferedIOBase):
     """What a text stream writes its bytes to: passes whole lines on to an output, each behind a prefix."""
 
-    def __init__(self, output: Output, prefix: bytes) -> None:
+    def __init__(self, output: BufferedOutput, prefix: bytes) -> None:
         self._output = output
         self._prefix = prefix
         self._begun = b""
@@ -235,8 +235,8 @@ class StandardStreams:
     """
 
     def __init__(self, tell_dropped: Callable[[int], bytes]) -> None:
-        self.out = Output(_descriptor(sys.stdout))
-        self.error = Output(_descriptor(sys.stderr), tell_dropped=tell_dropped, linger_seconds=LINGER_SECONDS)
+        self.out = BufferedOutput(_descriptor(sys.stdout))
+        self.error = BufferedOutput(_descriptor(sys.stderr), tell_dropped=tell_dropped, linger_seconds=LINGER_SECONDS)
         self._flush_by: float | None = None
         # What comes past the log is a traceback or why the process ends.
         mark = journald.priority(journald.ERROR) if journald.reads(self.error.descriptor) else ""

@@ -80,7 +80,7 @@ class Key(NamedTuple):
     subject: str
 
 
-Row = tuple[Key, Counts]
+CountsRow = tuple[Key, Counts]
 
 
 class Tally:
@@ -119,14 +119,14 @@ class Tally:
         """Count a delivery that was given up by age."""
         self._of(endpoint, at).failed += 1
 
-    def adopt(self, stored: Iterable[Row]) -> None:
+    def adopt(self, stored: Iterable[CountsRow]) -> None:
         """Go on from rows of periods that are still running, as a server before this one left them."""
         self._fold()
         for key, counts in stored:
             counts.add(self._rows.get(key, Counts()))
             self._rows[key] = counts
 
-    def take(self, now: float) -> list[Row]:
+    def take(self, now: float) -> list[CountsRow]:
         """Return the rows that have changed since they were taken last, and forget those of periods that have ended.
 
         The rows are this object's own: encode them before it counts on.
@@ -137,7 +137,7 @@ class Tally:
         self._rows = {key: counts for key, counts in self._rows.items() if key.at + key.seconds > now}
         return taken
 
-    def put_back(self, taken: Iterable[Row]) -> None:
+    def put_back(self, taken: Iterable[CountsRow]) -> None:
         """Take back rows that could not be saved, for the next time."""
         for key, counts in taken:
             # One of a period that is still running has been counted on.

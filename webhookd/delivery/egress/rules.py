@@ -56,7 +56,7 @@ class BlockedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DialTarget:
     """Where a URL points: `host` is an ASCII name or a numeric address without brackets, `raw` the path and query.
 
     `internal_name` says why the name alone is refused, unless all its addresses are of allowed networks.
@@ -103,7 +103,7 @@ class EgressPolicy:
         except ValueError as error:
             raise ConfigError("egress.allow_networks takes networks such as 10.1.0.0/16 or fd00::/8") from error
 
-    def parse(self, url: str) -> Target:
+    def parse(self, url: str) -> DialTarget:
         """Return where a URL points; BlockedError for one that this policy refuses, its literal address included."""
         target = self._read(url)
         if target.scheme not in self._schemes:
@@ -119,7 +119,7 @@ class EgressPolicy:
             raise BlockedError(target.internal_name)
         return target
 
-    def check(self, target: Target, answers: Sequence[str]) -> list[Address]:
+    def check(self, target: DialTarget, answers: Sequence[str]) -> list[Address]:
         """Return what to dial of a name's answers, in which order; BlockedError if a single one may not be dialled.
 
         All are checked, at most 256, and 16 are returned: the two families in turn, each in its order.
@@ -164,7 +164,7 @@ class EgressPolicy:
             ) from error
 
 
-def _parse(url: str) -> Target:
+def _parse(url: str) -> DialTarget:
     if len(url) > MAX_URL_CHARACTERS:
         raise BlockedError(f"the URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are taken")
     if _FORBIDDEN.search(url):
@@ -187,7 +187,7 @@ def _parse(url: str) -> Target:
     number = int(port) if port else _DEFAULT_PORTS[scheme]
     if host.startswith("["):
         address = _parse_ipv6(host[1:-1])
-        return Target(scheme, str(address), number, raw, address, None)
+        return DialTarget(scheme, str(address), number, raw, address, None)
     return _named(scheme, host, number, raw)
 
 
@@ -201,7 +201,7 @@ def _split(authority: str) -> tuple[str, str, str]:
     return authority.partition(":")
 
 
-def _named(scheme: str, host: str, port: int, raw: str) -> Target:
+def _named(scheme: str, host: str, port: int, raw: str) -> DialTarget:
     host = host.removesuffix(".")
     if "%" in host:
         raise BlockedError("the URL's host must not be percent-encoded")
@@ -218,13 +218,13 @@ def _named(scheme: str, host: str, port: int, raw: str) -> Target:
             address = IPv4Address(name)
         except AddressValueError as error:
             raise BlockedError("the URL's host is a number but no dotted quad such as 192.0.2.1") from error
-        return Target(scheme, name, port, raw, address, None)
+        return DialTarget(scheme, name, port, raw, address, None)
     if labels[-1].startswith("xn--") and idna.ulabel(labels[-1]).isdecimal():
         raise BlockedError("the URL's host is a number in digits that are not ASCII's")
     internal = None
     if len(labels) == 1 or labels[-1] in _INTERNAL_NAMES:
         internal = f"{name} is a name of an internal network"
-    return Target(scheme, name, port, raw, None, internal)
+    return DialTarget(scheme, name, port, raw, None, internal)
 
 
 def _ascii_label(label: str, *, is_idna: bool) -> str:

@@ -30,7 +30,7 @@ Failure = TypeVar("Failure", bound=Exception)
 
 
 @dataclass(frozen=True, slots=True)
-class Lost(Generic[Failure]):
+class FailedAddress(Generic[Failure]):
     """What went wrong `at` an address.
 
     A final one ends the race for all of them. One that `got_through` reached a server that then said something wrong,
@@ -51,13 +51,15 @@ def attempt_delay_seconds(count: int, left: float) -> float:
     return max(min(ATTEMPT_DELAY_SECONDS, left / (2 * max(count - 1, 1))), LEAST_DELAY_SECONDS)
 
 
-def most_telling(lost: Sequence[Lost[Failure]]) -> Lost[Failure]:
+def most_telling(lost: Sequence[FailedAddress[Failure]]) -> FailedAddress[Failure]:
     """Return which of several failures to report: a final one, else one that got through, else the first."""
     return min(lost, key=lambda each: (not each.is_final, not each.got_through))
 
 
 async def race(
-    addresses: Sequence[str], connect: Callable[[str], Awaitable[Connected | Lost[Failure]]], lost: list[Lost[Failure]]
+    addresses: Sequence[str],
+    connect: Callable[[str], Awaitable[Connected | FailedAddress[Failure]]],
+    lost: list[FailedAddress[Failure]],
 ) -> Connected | None:
     """Connect to the first of `addresses` that answers; None where none does.
 
@@ -67,7 +69,7 @@ async def race(
     """
     if len(addresses) == 1:
         only = await connect(addresses[0])
-        if isinstance(only, Lost):
+        if isinstance(only, FailedAddress):
             lost.append(only)
             return None
         return only
@@ -80,7 +82,7 @@ async def race(
     async def attempt(address: str, seconds: float, is_over: trio.Event) -> None:
         with trio.move_on_after(seconds):
             found = await connect(address)
-            if isinstance(found, Lost):
+            if isinstance(found, FailedAddress):
                 lost.append(found)
                 if found.is_final:
                     nursery.cancel_scope.cancel()

@@ -15,17 +15,24 @@ import trio
 
 from webhookd.base.errors import ConfigError
 from webhookd.base.models import DeliveryError
-from webhookd.delivery.egress.rules import BlockedError, EgressPolicy, Resolver, Target
+from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy, Resolver
 from webhookd.delivery.http.transport import (
     IDLE_SECONDS,
     LEAST_SHARE_OF_AGE,
     Exchanged,
-    Headers,
-    Progress,
+    HeaderList,
+    RequestProgress,
     TooLateError,
     TransportError,
 )
-from webhookd.delivery.http.tunnel import ClosedWhileIdleError, EnoughError, Stream, TlsError, ToTheProxy, reason_of
+from webhookd.delivery.http.tunnel import (
+    ClosedWhileIdleError,
+    EnoughError,
+    TlsError,
+    ToTheProxy,
+    TunnelStream,
+    reason_of,
+)
 from webhookd.delivery.http.wire import ResponseReader
 
 MAX_POOLS = 1024
@@ -74,7 +81,7 @@ class ProxyTransport:
         return sum(connection.is_idle() for pool in self._pools.values() for connection in pool.http.connections)
 
     async def exchange(
-        self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
+        self, endpoint_id: str, url: str, headers: HeaderList, body: bytes, progress: RequestProgress
     ) -> Exchanged:
         """Send one POST and return its response; TransportError for everything that keeps it from coming."""
         try:
@@ -120,7 +127,7 @@ class ProxyTransport:
         self.close_idle(float("inf"))
         await trio.lowlevel.checkpoint()
 
-    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: Progress) -> Exchanged:
+    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: RequestProgress) -> Exchanged:
         kept = self._pools.get(endpoint_id)
         if kept is not None and kept.expires_at <= trio.current_time():
             self._retire(endpoint_id, kept)
@@ -223,7 +230,7 @@ class _Body:
         return self._left.pop()
 
 
-def _request(target: Target, headers: Headers, body: bytes, timeout: dict[str, float]) -> httpcore.Request:
+def _request(target: DialTarget, headers: HeaderList, body: bytes, timeout: dict[str, float]) -> httpcore.Request:
     host = f"[{target.host}]" if ":" in target.host else target.host
     # httpcore writes the port into the absolute form and takes its absence for the scheme's own.
     port = None if target.is_default_port else target.port
@@ -244,6 +251,6 @@ async def _read(response: httpcore.Response) -> ResponseReader:
     finally:
         await response.aclose()
     stream = response.extensions["network_stream"]
-    if not isinstance(stream, Stream):
+    if not isinstance(stream, TunnelStream):
         raise httpcore.RemoteProtocolError("the receiver wants to change the protocol")
     return stream.reader

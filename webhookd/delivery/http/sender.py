@@ -16,8 +16,8 @@ from webhookd.delivery.http.transport import (
     IDLE_SECONDS,
     DirectTransport,
     Exchanged,
-    Headers,
-    Progress,
+    HeaderList,
+    RequestProgress,
     TooLateError,
     TransportError,
 )
@@ -48,7 +48,7 @@ class Transport(Protocol):
         ...
 
     async def exchange(
-        self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
+        self, endpoint_id: str, url: str, headers: HeaderList, body: bytes, progress: RequestProgress
     ) -> Exchanged:
         """Send one POST and return its response; TransportError for everything that keeps it from coming.
 
@@ -128,11 +128,11 @@ class Sender:
         await self._policy.check_for_saving(url, self._resolver)
 
     async def send(
-        self, *, endpoint_id: str, url: str, headers: Headers, body: bytes, timeout_seconds: float
+        self, *, endpoint_id: str, url: str, headers: HeaderList, body: bytes, timeout_seconds: float
     ) -> Outcome:
         """Make one POST request; only cancellation is raised."""
         started_at = trio.current_time()
-        progress = Progress(started_at + timeout_seconds)
+        progress = RequestProgress(started_at + timeout_seconds)
         try:
             answer = await self._transport.exchange(endpoint_id, url, headers, body, progress)
         except TransportError as error:
@@ -173,7 +173,7 @@ class Sender:
                 await self._transport.aclose()
 
 
-def _failed(started_at: float, progress: Progress, code: DeliveryError, detail: str) -> Outcome:
+def _failed(started_at: float, progress: RequestProgress, code: DeliveryError, detail: str) -> Outcome:
     return Outcome(
         duration_seconds=trio.current_time() - started_at,
         remote_address=progress.remote_address,

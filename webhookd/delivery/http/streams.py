@@ -14,7 +14,7 @@ import ssl
 import trio
 
 
-class Stream:
+class ByteStream:
     """A connected stream to the numeric address `peer`; used by one task at a time, closed by whoever has it."""
 
     __slots__ = ("_poll", "_socket", "_tls", "peer")
@@ -103,13 +103,13 @@ class Stream:
         self._socket.close()
 
 
-async def dial(address: str, port: int) -> Stream:
+async def dial(address: str, port: int) -> ByteStream:
     """Connect to a numeric address; OSError where that fails."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dialed = socket.socket(family, socket.SOCK_STREAM)
     try:
         await _connect(dialed, address, port)
-        return Stream(dialed)
+        return ByteStream(dialed)
     except BaseException:
         dialed.close()
         raise

@@ -22,7 +22,7 @@ class Resumable:
     expires_at: float
 
 
-class Sessions:
+class TlsSessions:
     """Keeps at most one session for each server."""
 
     def __init__(self) -> None:

@@ -21,10 +21,10 @@ import httpx
 import trio
 
 from webhookd.base.models import DeliveryError
-from webhookd.delivery.egress.rules import BlockedError, EgressPolicy, Resolver, Target
-from webhookd.delivery.http.happy_eyeballs import Lost, most_telling, race
-from webhookd.delivery.http.streams import Stream, dial
-from webhookd.delivery.http.tls_sessions import Resumable, Sessions
+from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy, Resolver
+from webhookd.delivery.http.happy_eyeballs import FailedAddress, most_telling, race
+from webhookd.delivery.http.streams import ByteStream, dial
+from webhookd.delivery.http.tls_sessions import Resumable, TlsSessions
 from webhookd.delivery.http.wire import ResponseReader, WireError
 
 IDLE_SECONDS = 30.0
@@ -40,7 +40,7 @@ _ENDPOINT = "webhookd.endpoint"
 _CONNECTING = "connecting"
 _SHAKING_HANDS = "the TLS handshake"
 
-Headers = Iterable[tuple[str, str]]
+HeaderList = Iterable[tuple[str, str]]
 
 
 class TransportError(Exception):
@@ -57,7 +57,7 @@ class TooLateError(Exception):
 
 
 @dataclass(slots=True)
-class Progress:
+class RequestProgress:
     """By when an exchange has to be done (trio's clock), and how far it has come; still there when it is cut off."""
 
     deadline: float
@@ -86,7 +86,7 @@ class _Connection:
     endpoint_id: str
     url: str
     server: tuple[str, int]
-    stream: Stream
+    stream: ByteStream
     expires_at: float
     remote_address: str
     head: str
@@ -98,7 +98,7 @@ class _Connection:
 class _Reached:
     """A stream to one of a receiver's addresses, ready for a request, and from when on it may carry none."""
 
-    stream: Stream
+    stream: ByteStream
     remote_address: str
     expires_at: float
 
@@ -129,7 +129,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self._idle: OrderedDict[_Connection, None] = OrderedDict()  # the one that is idle the longest first
         self._idle_of: dict[str, list[_Connection]] = {}
         self._used_until: dict[_Connection, float] = {}
-        self._sessions = Sessions()
+        self._sessions = TlsSessions()
         self.opened = 0
         self.reused = 0
 
@@ -139,7 +139,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return len(self._idle)
 
     async def exchange(
-        self, endpoint_id: str, url: str, headers: Headers, body: bytes, progress: Progress
+        self, endpoint_id: str, url: str, headers: HeaderList, body: bytes, progress: RequestProgress
     ) -> Exchanged:
         """Send one POST and return its response; TransportError for everything that keeps it from coming.
 
@@ -166,7 +166,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         seconds = request.extensions.get("timeout", {}).get("read")
         with trio.move_on_after(inf if seconds is None else seconds):
             try:
-                exchanged = await self.exchange(endpoint_id, str(request.url), headers, body, Progress(inf))
+                exchanged = await self.exchange(endpoint_id, str(request.url), headers, body, RequestProgress(inf))
             except TransportError as error:
                 raise httpx.TransportError(f"{error.code.value}: {error.detail}") from error
             return httpx.Response(exchanged.status, headers=exchanged.headers, stream=httpx.ByteStream(exchanged.body))
@@ -203,7 +203,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
         self.close_idle(inf)
         await trio.lowlevel.checkpoint()
 
-    async def _use(self, connection: _Connection, headers: Headers, body: bytes, progress: Progress) -> Exchanged:
+    async def _use(
+        self, connection: _Connection, headers: HeaderList, body: bytes, progress: RequestProgress
+    ) -> Exchanged:
         progress.remote_address = connection.remote_address
         progress.is_reused = connection.is_reused
         progress.doing = "waiting for the answer"
@@ -256,7 +258,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         except WireError as error:
             raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
 
-    async def _connect(self, endpoint_id: str, url: str, progress: Progress) -> _Connection:
+    async def _connect(self, endpoint_id: str, url: str, progress: RequestProgress) -> _Connection:
         try:
             target = self._policy.parse(url)
         except BlockedError as error:
@@ -265,7 +267,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         patience = min(began + self._connect_timeout_seconds, progress.deadline)
         expires_at = began + self._connection_max_age_seconds * random.uniform(LEAST_SHARE_OF_AGE, 1.0)  # noqa: S311 - no secret
         doing: dict[str, str] = {}  # what is being done at which address
-        lost: list[Lost[TransportError]] = []
+        lost: list[FailedAddress[TransportError]] = []
         with trio.CancelScope(deadline=patience):
             addresses = await self._resolve(target, progress)
             reached = await race(addresses, partial(self._reach, target, expires_at, doing), lost)
@@ -293,14 +295,14 @@ class DirectTransport(httpx.AsyncBaseTransport):
         )
 
     @staticmethod
-    def _failed(lost: list[Lost[TransportError]], progress: Progress) -> TransportError:
+    def _failed(lost: list[FailedAddress[TransportError]], progress: RequestProgress) -> TransportError:
         """Return what to report where none of the addresses led anywhere."""
         told = most_telling(lost)
         progress.remote_address = told.at
         others = f"; {len(lost) - 1} more of its addresses failed" if len(lost) > 1 else ""
         return TransportError(told.error.code, f"{told.error.detail}{others}")
 
-    async def _resolve(self, target: Target, progress: Progress) -> list[str]:
+    async def _resolve(self, target: DialTarget, progress: RequestProgress) -> list[str]:
         progress.remote_address = None
         if target.address is not None:
             return [str(target.address)]
@@ -319,8 +321,8 @@ class DirectTransport(httpx.AsyncBaseTransport):
         return addresses
 
     async def _reach(
-        self, target: Target, expires_at: float, doing: dict[str, str], address: str
-    ) -> _Reached | Lost[TransportError]:
+        self, target: DialTarget, expires_at: float, doing: dict[str, str], address: str
+    ) -> _Reached | FailedAddress[TransportError]:
         """Dial one address and, for https, shake hands: only then is it connected."""
         at = f"[{address}]:{target.port}" if ":" in address else f"{address}:{target.port}"
         doing[at] = _CONNECTING
@@ -331,16 +333,16 @@ class DirectTransport(httpx.AsyncBaseTransport):
                 stream, expires_at = await self._secured(stream, address, target, expires_at)
         except BlockedError as error:
             del doing[at]
-            return Lost(TransportError(DeliveryError.BLOCKED, str(error)), at, is_final=True)
+            return FailedAddress(TransportError(DeliveryError.BLOCKED, str(error)), at, is_final=True)
         except _HandshakeError as error:
             del doing[at]
-            return Lost(TransportError(DeliveryError.TLS, str(error)), at, got_through=True)
+            return FailedAddress(TransportError(DeliveryError.TLS, str(error)), at, got_through=True)
         except OSError as error:
             del doing[at]
-            return Lost(TransportError(DeliveryError.CONNECT, f"can't connect to {at}: {_reason(error)}"), at)
+            return FailedAddress(TransportError(DeliveryError.CONNECT, f"can't connect to {at}: {_reason(error)}"), at)
         return _Reached(stream, at, expires_at)
 
-    async def _dial(self, address: str, port: int) -> Stream:
+    async def _dial(self, address: str, port: int) -> ByteStream:
         self._policy.check_address(ip_address(address))
         stream = await dial(address, port)
         try:
@@ -350,7 +352,9 @@ class DirectTransport(httpx.AsyncBaseTransport):
             raise
         return stream
 
-    async def _secured(self, stream: Stream, address: str, target: Target, expires_at: float) -> tuple[Stream, float]:
+    async def _secured(
+        self, stream: ByteStream, address: str, target: DialTarget, expires_at: float
+    ) -> tuple[ByteStream, float]:
         """Shake hands, with the session that is kept if there is one; return the stream and when it expires."""
         known = self._sessions.take((target.host, target.port), trio.current_time())
         if known is not None:
@@ -365,7 +369,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
         await self._shake_hands(stream, target.host, None)
         return stream, expires_at
 
-    async def _shake_hands(self, stream: Stream, host: str, session: ssl.SSLSession | None) -> None:
+    async def _shake_hands(self, stream: ByteStream, host: str, session: ssl.SSLSession | None) -> None:
         try:
             await stream.secure(self._ssl_context, host, session)
         except (OSError, ValueError) as error:
@@ -424,7 +428,7 @@ class _HandshakeError(Exception):
     """TLS with the receiver failed; the text says why."""
 
 
-def _encode(head: str, headers: Headers, body: bytes) -> bytes:
+def _encode(head: str, headers: HeaderList, body: bytes) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
     return f"{head}{lines}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
 

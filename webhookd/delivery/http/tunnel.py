@@ -17,7 +17,7 @@ import trio
 
 from webhookd.delivery.egress.addresses import interleaved
 from webhookd.delivery.egress.rules import MAX_DIALED, Resolver
-from webhookd.delivery.http.happy_eyeballs import Lost, most_telling, race
+from webhookd.delivery.http.happy_eyeballs import FailedAddress, most_telling, race
 from webhookd.delivery.http.wire import ResponseReader, WireError
 
 _CHUNK_BYTES = 16 * 1024
@@ -61,7 +61,7 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
         """Connect to the proxy, at the first of its addresses that answers."""
         if (host, port) != (self._host, self._port):
             raise httpcore.ConnectError(f"{host}:{port} is not the proxy")
-        lost: list[Lost[httpcore.ConnectError]] = []
+        lost: list[FailedAddress[httpcore.ConnectError]] = []
         with trio.move_on_after(inf if timeout is None else timeout):
             try:
                 answers = await self._resolver.resolve(host, port)
@@ -79,20 +79,20 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
 
     async def _reach(
         self, local_address: str | None, socket_options: Iterable[httpcore.SOCKET_OPTION], address: str
-    ) -> "Stream | Lost[httpcore.ConnectError]":
+    ) -> "TunnelStream | FailedAddress[httpcore.ConnectError]":
         """Dial one of the proxy's addresses and, for https, shake hands: only then is it connected."""
         try:
             inner = await self._dialer.connect_tcp(address, self._port, None, local_address, socket_options)
         except httpcore.ConnectError as error:
-            return Lost(httpcore.ConnectError(f"can't connect to the proxy: {reason_of(error)}"), address)
-        stream = Stream(inner, self._open)
+            return FailedAddress(httpcore.ConnectError(f"can't connect to the proxy: {reason_of(error)}"), address)
+        stream = TunnelStream(inner, self._open)
         if self._ssl_context is None:
             return stream
         try:
             secured = await stream.start_tls(self._ssl_context, self._host)
         except httpcore.ConnectError as error:
             stream.close()
-            return Lost(error, address, got_through=True)
+            return FailedAddress(error, address, got_through=True)
         except BaseException:
             stream.close()
             raise
@@ -105,7 +105,7 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
             self._open.pop().close()
 
 
-class Stream(httpcore.AsyncNetworkStream):
+class TunnelStream(httpcore.AsyncNetworkStream):
     """A connection to the proxy, or through it, on which our own reader looks at each answer as it comes in."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, is_open: set[trio.socket.SocketType]) -> None:
@@ -172,14 +172,14 @@ class Stream(httpcore.AsyncNetworkStream):
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
-    ) -> "Stream":
+    ) -> "TunnelStream":
         """Shake hands with the proxy or, once it has answered CONNECT, with the receiver."""
         if self.is_secured_already:
             self.is_secured_already = False  # httpcore asks for it once more
             return self
         name = server_hostname.strip("[]") if server_hostname else None
         try:
-            return Stream(await self._inner.start_tls(ssl_context, name, timeout), self._open)
+            return TunnelStream(await self._inner.start_tls(ssl_context, name, timeout), self._open)
         except (httpcore.ConnectError, ssl.SSLError, ValueError) as error:
             kind = TlsError if self._requests else httpcore.ConnectError
             raise kind(f"the TLS handshake failed: {reason_of(error)}") from error

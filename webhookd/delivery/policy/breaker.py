@@ -18,7 +18,7 @@ from webhookd.base.models import BreakerState, DeliveryError, EndpointState
 LONG_OVER = 0.0
 
 
-class Answer(Enum):
+class AnswerKind(Enum):
     """What an attempt said about its endpoint."""
 
     SUCCESS = "success"
@@ -73,7 +73,7 @@ def probe(state: EndpointState) -> EndpointState:
 
 def after(
     state: EndpointState,
-    answer: Answer,
+    answer: AnswerKind,
     *,
     now: float,
     threshold: int,
@@ -87,10 +87,10 @@ def after(
     Half-open, or after a pause, it is the probe that decides: what a request has to say that left before the trip or
     the pause is not new.
     """
-    if answer is Answer.SUCCESS:
+    if answer is AnswerKind.SUCCESS:
         return succeeded(state, now, is_probe=is_probe)
     failed = msgspec.structs.replace(state, last_failure_at=now, last_error=_described(error, detail))
-    if answer is Answer.REFUSAL:
+    if answer is AnswerKind.REFUSAL:
         return _answered(failed, now, is_probe=is_probe)
     straggles = is_straggler(state, now, is_probe=is_probe)
     failed = msgspec.structs.replace(
@@ -98,7 +98,7 @@ def after(
         failing_since=now if state.failing_since is None else state.failing_since,
         failures_since_success=state.failures_since_success + 1,
     )
-    if answer is Answer.THROTTLED:
+    if answer is AnswerKind.THROTTLED:
         return msgspec.structs.replace(
             failed,
             consecutive_faults=0,

@@ -23,7 +23,7 @@ from webhookd.base.models import (
 )
 from webhookd.base.retry_after import read_retry_after
 from webhookd.delivery.policy import breaker
-from webhookd.delivery.policy.breaker import Answer
+from webhookd.delivery.policy.breaker import AnswerKind
 
 REFUSING_STATUSES = frozenset({400, 409, 413, 415, 422})
 THROTTLING_STATUSES = frozenset({429, 503})
@@ -33,7 +33,7 @@ FAILURES_TO_DISABLE = 10
 class Classification(Struct, frozen=True, kw_only=True):
     """What one outcome is: `answer` None says nothing about the endpoint (an interrupted attempt)."""
 
-    answer: Answer | None
+    answer: AnswerKind | None
     error: DeliveryError | None
     fails_delivery: bool = False
     disable: DisabledReason | None = None
@@ -61,7 +61,9 @@ def classify(outcome: Outcome) -> Classification:
     }
     disable = DisabledReason.RECEIVER if "disable" in wishes else None
     if "abort" in wishes:
-        return Classification(answer=Answer.REFUSAL, error=DeliveryError.RECEIVER, fails_delivery=True, disable=disable)
+        return Classification(
+            answer=AnswerKind.REFUSAL, error=DeliveryError.RECEIVER, fails_delivery=True, disable=disable
+        )
     if disable is not None:
         return msgspec.structs.replace(plain, disable=plain.disable or disable)
     return plain
@@ -88,15 +90,15 @@ def decide(
     if found.answer is None:
         # It was due; the clock may have been set back since.
         return _verdict(delivery, state, error=found.error, next_attempt_at=min(delivery.next_attempt_at, now))
-    if since is Since.MOVED or (since is Since.CHANGED and found.answer is not Answer.THROTTLED):
+    if since is Since.MOVED or (since is Since.CHANGED and found.answer is not AnswerKind.THROTTLED):
         return _outdated(found, delivery, state, policy, now, is_moved=since is Since.MOVED)
-    if found.answer is Answer.SUCCESS:
+    if found.answer is AnswerKind.SUCCESS:
         return _succeeded(delivery, breaker.succeeded(state, now, is_probe=is_probe), found.disable, now)
-    retry_after = retry_after_seconds(outcome, now) if found.answer is Answer.THROTTLED else None
+    retry_after = retry_after_seconds(outcome, now) if found.answer is AnswerKind.THROTTLED else None
     straggles = breaker.is_straggler(state, now, is_probe=is_probe)
     delay = backoff_seconds(policy, _step(delivery, state, found.answer, straggles=straggles), sample)
     resume_at = round(now + max(delay, retry_after or 0.0), 3)
-    refusals = delivery.refusals + (found.answer is Answer.REFUSAL and not found.fails_delivery)
+    refusals = delivery.refusals + (found.answer is AnswerKind.REFUSAL and not found.fails_delivery)
     endpoint = breaker.after(
         breaker.rested(state, now, most_seconds=_longest_gap_seconds(policy)),
         found.answer,
@@ -132,27 +134,27 @@ def retry_after_seconds(outcome: Outcome, now: float) -> float | None:
 def _classify_transport(error: DeliveryError | None) -> Classification:
     if error is DeliveryError.INTERRUPTED:
         return Classification(answer=None, error=error)
-    return Classification(answer=Answer.FAULT, error=error or DeliveryError.PROTOCOL)
+    return Classification(answer=AnswerKind.FAULT, error=error or DeliveryError.PROTOCOL)
 
 
 def _classify_status(status: int) -> Classification:
     if 200 <= status < 300:
-        return Classification(answer=Answer.SUCCESS, error=None)
+        return Classification(answer=AnswerKind.SUCCESS, error=None)
     if status in REFUSING_STATUSES:
-        return Classification(answer=Answer.REFUSAL, error=DeliveryError.REFUSED)
+        return Classification(answer=AnswerKind.REFUSAL, error=DeliveryError.REFUSED)
     if status == 410:
         return Classification(
-            answer=Answer.REFUSAL, error=DeliveryError.GONE, fails_delivery=True, disable=DisabledReason.GONE
+            answer=AnswerKind.REFUSAL, error=DeliveryError.GONE, fails_delivery=True, disable=DisabledReason.GONE
         )
     if status in THROTTLING_STATUSES:
-        return Classification(answer=Answer.THROTTLED, error=DeliveryError.THROTTLED)
+        return Classification(answer=AnswerKind.THROTTLED, error=DeliveryError.THROTTLED)
     if 300 <= status < 400:
-        return Classification(answer=Answer.FAULT, error=DeliveryError.REDIRECT)
+        return Classification(answer=AnswerKind.FAULT, error=DeliveryError.REDIRECT)
     if 400 <= status < 500:
-        return Classification(answer=Answer.FAULT, error=DeliveryError.HTTP_4XX)
+        return Classification(answer=AnswerKind.FAULT, error=DeliveryError.HTTP_4XX)
     if 500 <= status < 600:
-        return Classification(answer=Answer.FAULT, error=DeliveryError.HTTP_5XX)
-    return Classification(answer=Answer.FAULT, error=DeliveryError.PROTOCOL)
+        return Classification(answer=AnswerKind.FAULT, error=DeliveryError.HTTP_5XX)
+    return Classification(answer=AnswerKind.FAULT, error=DeliveryError.PROTOCOL)
 
 
 def _refused(delivery: QueuedDelivery, refusals: int, policy: Policy) -> DeliveryStatus:
@@ -164,15 +166,15 @@ def _refused(delivery: QueuedDelivery, refusals: int, policy: Policy) -> Deliver
     return delivery.status
 
 
-def _step(delivery: QueuedDelivery, state: EndpointState, answer: Answer, *, straggles: bool) -> int:
+def _step(delivery: QueuedDelivery, state: EndpointState, answer: AnswerKind, *, straggles: bool) -> int:
     """Return the step of the back-off: the delivery's own, or the endpoint's where that has failed for longer.
 
     Without order a fresh delivery is the next probe each time; its own step would never let the delay grow. Requests
     that left together and are all told to slow down make one pause, of one step.
     """
-    if answer is Answer.THROTTLED:
+    if answer is AnswerKind.THROTTLED:
         return max(delivery.backoff_step, state.pauses - straggles)
-    if answer is Answer.FAULT and state.breaker is BreakerState.HALF_OPEN:
+    if answer is AnswerKind.FAULT and state.breaker is BreakerState.HALF_OPEN:
         return max(delivery.backoff_step, state.reopenings + 1)
     return delivery.backoff_step
 
@@ -186,19 +188,19 @@ def _longest_gap_seconds(policy: Policy) -> float:
     return max(longest_delay, policy.disable_after_seconds / FAILURES_TO_DISABLE)
 
 
-def _given_up(endpoint: EndpointState, answer: Answer, policy: Policy, now: float) -> DisabledReason | None:
+def _given_up(endpoint: EndpointState, answer: AnswerKind, policy: Policy, now: float) -> DisabledReason | None:
     """Return `FAILING` once an endpoint has only failed for too long, and not just once or twice in that time."""
     if (
         endpoint.failing_since is None
         or endpoint.failures_since_success < FAILURES_TO_DISABLE
-        or answer is Answer.REFUSAL
+        or answer is AnswerKind.REFUSAL
     ):
         return None
     return DisabledReason.FAILING if now - endpoint.failing_since >= policy.disable_after_seconds else None
 
 
-def _is_time_to_warn(endpoint: EndpointState, answer: Answer, policy: Policy, now: float) -> bool:
-    if endpoint.warned_at is not None or endpoint.failing_since is None or answer is Answer.REFUSAL:
+def _is_time_to_warn(endpoint: EndpointState, answer: AnswerKind, policy: Policy, now: float) -> bool:
+    if endpoint.warned_at is not None or endpoint.failing_since is None or answer is AnswerKind.REFUSAL:
         return False
     return now - endpoint.failing_since >= policy.warn_after_seconds
 
@@ -238,10 +240,10 @@ def _outdated(
     That it was delivered counts in any case. What the same receiver says of the message itself counts too: a refusal,
     or that it is to be failed. All else, 410 as well, is said of a webhook that is no more.
     """
-    if found.answer is Answer.SUCCESS:
+    if found.answer is AnswerKind.SUCCESS:
         return _succeeded(delivery, state, None, now)
     verdict = msgspec.structs.replace(_verdict(delivery, state, error=found.error, next_attempt_at=now), backoff_step=0)
-    if is_moved or found.answer is not Answer.REFUSAL or found.error is DeliveryError.GONE:
+    if is_moved or found.answer is not AnswerKind.REFUSAL or found.error is DeliveryError.GONE:
         return verdict
     refusals = delivery.refusals + (not found.fails_delivery)
     status = DeliveryStatus.FAILED if found.fails_delivery else _refused(delivery, refusals, policy)

@@ -18,7 +18,7 @@ from peewee import Database
 from webhookd.base.models import Role
 from webhookd.journal.queries import cursors
 from webhookd.journal.queries.schema import AuditTable
-from webhookd.journal.rows import Page, row_of
+from webhookd.journal.rows import RowPage, row_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,7 +28,7 @@ GENESIS = bytes(32)
 _LIST = "audit"
 
 
-class ActorKind(StrEnum):
+class AuditActorKind(StrEnum):
     """By what somebody was known: an API key, a token (JWT), the control socket, or as the user of a command."""
 
     KEY = "key"
@@ -58,18 +58,18 @@ class Action(StrEnum):
     JOURNAL_RESTORE = "journal.restore"
 
 
-class Actor(Struct, frozen=True, kw_only=True):
+class AuditActor(Struct, frozen=True, kw_only=True):
     """Who: a key's id, a token's subject, or a uid."""
 
-    kind: ActorKind
+    kind: AuditActorKind
     id: str
     role: Role | None = None
 
 
-class Deed(Struct, frozen=True, kw_only=True):
-    """What somebody asked for; the entry also says on what it was done. `fields` are the names of what was given."""
+class AuditEntry(Struct, frozen=True, kw_only=True):
+    """Who asked for what; as stored it also says for which object. `fields` are the names of what was given."""
 
-    actor: Actor
+    actor: AuditActor
     action: Action
     at: float
     request_id: str | None = None
@@ -81,7 +81,7 @@ class AuditRow(Struct, frozen=True, kw_only=True):
 
     sequence: int
     at: float
-    actor_kind: ActorKind
+    actor_kind: AuditActorKind
     actor: str
     role: Role | None
     action: Action
@@ -106,42 +106,42 @@ _HASHED = len(_COLUMNS) - 1  # all but the hash, which is the last
 
 def recorded(
     change: Callable[Concatenate[Database, P], T],
-    deed: Deed | None,
+    entry: AuditEntry | None,
     about: Callable[[T], tuple[str, str | None]],
 ) -> Callable[Concatenate[Database, P], T]:
     """Return `change` together with its entry: one commit has both or neither.
 
-    `about` finds the object and its organization in the result. Without a deed nobody asked for the change.
+    `about` finds the object and its organization in the result. Without an entry nobody asked for the change.
     """
-    if deed is None:
+    if entry is None:
         return change
 
     def run(database: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
         result = change(database, *args, **kwargs)
-        append(database, deed, *about(result))
+        append(database, entry, *about(result))
         return result
 
     return run
 
 
-def append(database: Database, deed: Deed, what: str, organization_id: str | None) -> None:
+def append(database: Database, entry: AuditEntry, what: str, organization_id: str | None) -> None:
     """Add an entry; for use inside the transaction of what it tells of."""
     last = AuditTable.select(AuditTable.sequence, AuditTable.hash).order_by(AuditTable.sequence.desc()).limit(1)
     sequence, before = next(iter(last.tuples().execute(database)), (0, GENESIS))
-    actor = deed.actor
-    entry = (
+    actor = entry.actor
+    values = (
         sequence + 1,
-        deed.at,
+        entry.at,
         actor.kind.value,
         actor.id,
         None if actor.role is None else actor.role.value,
-        deed.action.value,
+        entry.action.value,
         what,
         organization_id,
-        deed.request_id,
-        json.dumps(deed.fields),
+        entry.request_id,
+        json.dumps(entry.fields),
     )
-    row = dict(zip(AuditRow.__struct_fields__, (*entry, chained(bytes(before), entry)), strict=True))
+    row = dict(zip(AuditRow.__struct_fields__, (*values, chained(bytes(before), values)), strict=True))
     AuditTable.insert(row).execute(database)
 
 
@@ -162,7 +162,7 @@ def page(
     until: float | None,
     limit: int,
     cursor: str | None,
-) -> Page[AuditRow]:
+) -> RowPage[AuditRow]:
     """Return a page of the log, newest first; of one organization where one is given."""
     query = AuditTable.select(*_COLUMNS).order_by(AuditTable.sequence.desc()).limit(limit + 1)
     for column, wanted in (

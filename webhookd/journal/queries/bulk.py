@@ -15,13 +15,13 @@ from peewee import Model, Query
 MOST_ROWS = 128
 
 
-Row = tuple[Any, ...]
+SqlRow = tuple[Any, ...]
 
 
-class Connection(Protocol):
+class SqlConnection(Protocol):
     """What is needed of SQLite's connection."""
 
-    def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Iterable[Row]:
+    def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Iterable[SqlRow]:
         """Run a statement; its parameters go by place or by name."""
         ...
 
@@ -42,7 +42,7 @@ class BulkInsert:
         one = sql_of(table.insert(dict.fromkeys(columns, 0)))
         self._head, _, self._row = one.partition(" VALUES ")
 
-    def run(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+    def run(self, connection: SqlConnection, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert the rows."""
         for block in _blocks(rows):
             connection.execute(self._sql(len(block)), list(chain.from_iterable(block)))
@@ -61,7 +61,7 @@ class BulkUpdate:
         self._row = f"({', '.join('?' * (len(columns) + 1))})"
         self._tail = f') AS new WHERE "{key}" = new.column1' + (f" AND {condition}" if condition else "")
 
-    def run(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> int:
+    def run(self, connection: SqlConnection, rows: Sequence[tuple[object, ...]]) -> int:
         """Update the rows and return how many there were."""
         changed = 0
         for block in _blocks(rows):

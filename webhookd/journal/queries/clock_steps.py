@@ -13,7 +13,7 @@ from webhookd.base.models import Credentials, DeliveryError, Endpoint, EndpointS
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.correction import Bounds, Correction, correct
 from webhookd.journal.queries import endpoints
-from webhookd.journal.queries.bulk import Connection, sql_of
+from webhookd.journal.queries.bulk import SqlConnection, sql_of
 from webhookd.journal.queries.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
 
 Loaded = tuple[Endpoint, Credentials, EndpointState]
@@ -68,7 +68,7 @@ def bring_in(database: Database, endpoint_pk: int, bounds: Bounds, clock: Callab
 
 def is_beyond(database: Database, endpoint_pk: int, correction: Correction) -> bool:
     """Whether something that an endpoint has queued is later than it can be."""
-    connection: Connection = database.connection()
+    connection: SqlConnection = database.connection()
     values = {
         "endpoint_pk": endpoint_pk,
         "retry_at": correction.retry_at + _ROUNDING_SECONDS,

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.journal.rows import Page
+from webhookd.journal.rows import RowPage
 
 T = TypeVar("T")
 
@@ -27,13 +27,13 @@ def encode(list_name: str, position: Sequence[object]) -> str:
     return PREFIX + base64.urlsafe_b64encode(text).decode().rstrip("=")
 
 
-def page(found: Sequence[T], limit: int, list_name: str, position: Callable[[T], Sequence[object]]) -> Page[T]:
+def page(found: Sequence[T], limit: int, list_name: str, position: Callable[[T], Sequence[object]]) -> RowPage[T]:
     """Return the page of `limit` items, of which one more was asked for: it says whether there is another page.
 
     `position` gives the place of an item, which the next page begins after.
     """
     items = list(found[:limit])
-    return Page(items=items, next_cursor=encode(list_name, position(items[-1])) if len(found) > limit else None)
+    return RowPage(items=items, next_cursor=encode(list_name, position(items[-1])) if len(found) > limit else None)
 
 
 def decode(cursor: str, list_name: str, position: type[T]) -> T:

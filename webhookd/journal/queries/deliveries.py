@@ -17,7 +17,7 @@ from webhookd.journal.queries.schema import (
     EventTable,
     count_edition,
 )
-from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, Page, row_of
+from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, RowPage, row_of
 
 MOST_ATTEMPTS = 100  # that are read of one delivery at a time
 
@@ -54,7 +54,7 @@ def page(
     until: float | None,
     limit: int,
     cursor: str | None,
-) -> Page[DeliveryRow]:
+) -> RowPage[DeliveryRow]:
     """Return a page of an endpoint's deliveries, newest first; made from `since` on and before `until`."""
     # What is pending is found along its line, and a line's order is that of its making.
     place = DeliveryTable.sequence if status is DeliveryStatus.PENDING else DeliveryTable.created_at
@@ -88,7 +88,7 @@ def page(
 
 def of_event(
     database: Database, event_pk: int, organization_id: str | None, *, limit: int, cursor: str | None
-) -> Page[DeliveryRow]:
+) -> RowPage[DeliveryRow]:
     """Return a page of where an event went, oldest first; to webhooks of one organization where one is given."""
     query = _select().where(DeliveryTable.event_pk == event_pk).order_by(DeliveryTable.pk).limit(limit + 1)
     if organization_id is not None:

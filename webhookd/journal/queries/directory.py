@@ -71,7 +71,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     offset: int = 0
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class FoundWebhooks(Struct, frozen=True, kw_only=True):
     """A part of what was found, and how many there are of it in all."""
 
     endpoints: list[Endpoint]
@@ -93,7 +93,7 @@ class Situation(Struct, frozen=True, kw_only=True):
     oldest_pending_at: float | None
 
 
-def find(database: Database, wanted: Wanted, now: float) -> Found:
+def find(database: Database, wanted: Wanted, now: float) -> FoundWebhooks:
     """Return the part of the list that is wanted."""
     rank = _rank(now)
     query = _alive(wanted.organization_id)
@@ -128,7 +128,7 @@ def find(database: Database, wanted: Wanted, now: float) -> Found:
         .tuples()
         .execute(database)
     )
-    return Found(endpoints=[endpoints.from_row(row) for row in rows], total=total)
+    return FoundWebhooks(endpoints=[endpoints.from_row(row) for row in rows], total=total)
 
 
 def situation(database: Database, organization_id: str | None, now: float) -> Situation:

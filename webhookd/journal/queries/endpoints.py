@@ -22,7 +22,7 @@ from webhookd.journal.queries.schema import (
     EndpointTable,
     SequenceTable,
 )
-from webhookd.journal.rows import EndpointChanges, NewEndpoint, Page, QueueFacts, row_of
+from webhookd.journal.rows import EndpointChanges, NewEndpoint, QueueFacts, RowPage, row_of
 
 _LIST = "webhooks"
 _CURRENT, _PREVIOUS, _ED25519, _HEADERS = sealing.CURRENT, sealing.PREVIOUS, sealing.ED25519, sealing.HEADERS
@@ -30,7 +30,7 @@ _CURRENT, _PREVIOUS, _ED25519, _HEADERS = sealing.CURRENT, sealing.PREVIOUS, sea
 _COLUMNS = [getattr(EndpointTable, name) for name in Endpoint.__struct_fields__]
 _STATE_COLUMNS = [getattr(EndpointStateTable, name) for name in EndpointState.__struct_fields__]
 
-Condition = Callable[[Endpoint], None]
+EndpointCondition = Callable[[Endpoint], None]
 """Raises a Rejected where an endpoint, as it is, isn't to be changed."""
 
 _JSON_COLUMNS = ("events", "metadata", "overrides", "signature", "header_names")
@@ -91,7 +91,7 @@ def all(database: Database) -> list[Endpoint]:  # noqa: A001 - reads as endpoint
     return [from_row(row) for row in alive().order_by(EndpointTable.pk).tuples().execute(database)]
 
 
-def page(database: Database, organization_id: str | None, limit: int, cursor: str | None) -> Page[Endpoint]:
+def page(database: Database, organization_id: str | None, limit: int, cursor: str | None) -> RowPage[Endpoint]:
     """Return a page of the endpoints, newest first; of one organization where one is given."""
     query = alive().order_by(EndpointTable.pk.desc()).limit(limit + 1)
     if organization_id is not None:
@@ -110,7 +110,7 @@ def update(
     changes: EndpointChanges,
     now: float,
     *,
-    condition: Condition | None = None,
+    condition: EndpointCondition | None = None,
 ) -> Endpoint:
     """Change what `changes` names; Rejected NOT_FOUND, or what `condition` raises of it as it is."""
     before = _changing(database, endpoint_id, condition)
@@ -143,7 +143,7 @@ def rotate(
     overlap_seconds: float,
     now: float,
     *,
-    condition: Condition | None = None,
+    condition: EndpointCondition | None = None,
 ) -> Endpoint:
     """Make `secret` the current one; the one before signs beside it for the overlap. Rejected as by `update`."""
     before = _changing(database, endpoint_id, condition)
@@ -165,7 +165,7 @@ def rotate(
     return get(database, endpoint_id)
 
 
-def delete(database: Database, endpoint_id: str, now: float, *, condition: Condition | None = None) -> Endpoint:
+def delete(database: Database, endpoint_id: str, now: float, *, condition: EndpointCondition | None = None) -> Endpoint:
     """Delete an endpoint and its secrets; Rejected as by `update`. What it had queued is for `deliveries.cancel`."""
     endpoint = _changing(database, endpoint_id, condition)
     EndpointTable.update({"deleted_at": now, "updated_at": now}).where(EndpointTable.pk == endpoint.pk).execute(
@@ -281,7 +281,7 @@ def from_row(row: Sequence[Any]) -> Endpoint:
     return row_of(Endpoint, row, **decoded, is_active=bool(values["is_active"]))
 
 
-def _changing(database: Database, endpoint_id: str, condition: Condition | None) -> Endpoint:
+def _changing(database: Database, endpoint_id: str, condition: EndpointCondition | None) -> Endpoint:
     before = get(database, endpoint_id)
     if condition is not None:
         condition(before)

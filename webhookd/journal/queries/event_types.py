@@ -7,12 +7,12 @@ from peewee import Database
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal.queries import cursors
 from webhookd.journal.queries.schema import EventTypeTable
-from webhookd.journal.rows import EventTypeRow, Page, row_of
+from webhookd.journal.rows import EventTypeRow, RowPage, row_of
 
 MOST_TYPES = 1000
 MOST_BYTES = 4 * 1024 * 1024
 
-Condition = Callable[[EventTypeRow | None], None]
+EventTypeCondition = Callable[[EventTypeRow | None], None]
 """Raises a Rejected where an event type, as it is, isn't to be changed; None: the catalogue doesn't have it yet."""
 
 _LIST = "event-types"
@@ -29,7 +29,7 @@ def all(database: Database) -> list[EventTypeRow]:  # noqa: A001 - reads as even
     return [_row(row) for row in query.tuples().execute(database)]
 
 
-def page(database: Database, *, limit: int, cursor: str | None) -> Page[EventTypeRow]:
+def page(database: Database, *, limit: int, cursor: str | None) -> RowPage[EventTypeRow]:
     """Return a part of the catalogue, by name; Rejected INVALID_CURSOR."""
     query = EventTypeTable.select(*_COLUMNS).order_by(EventTypeTable.name).limit(limit + 1)
     if cursor is not None:
@@ -44,7 +44,9 @@ def find(database: Database, name: str) -> EventTypeRow | None:
     return next((_row(row) for row in list(query.tuples().execute(database))), None)
 
 
-def put(database: Database, row: EventTypeRow, now: float, *, condition: Condition | None = None) -> EventTypeRow:
+def put(
+    database: Database, row: EventTypeRow, now: float, *, condition: EventTypeCondition | None = None
+) -> EventTypeRow:
     """Add a name to the catalogue, or replace what is said of it; Rejected where `condition` raises it.
 
     Rejected QUOTA_EXCEEDED for what would make the catalogue larger than it may be.
@@ -61,7 +63,7 @@ def put(database: Database, row: EventTypeRow, now: float, *, condition: Conditi
     return row
 
 
-def delete(database: Database, name: str, *, condition: Condition | None = None) -> None:
+def delete(database: Database, name: str, *, condition: EventTypeCondition | None = None) -> None:
     """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
     before = find(database, name)
     if condition is not None and before is not None:

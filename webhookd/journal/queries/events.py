@@ -8,9 +8,9 @@ from peewee import SQL, Database, Query
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Message
 from webhookd.journal.queries import cursors
-from webhookd.journal.queries.bulk import Connection, sql_of
+from webhookd.journal.queries.bulk import SqlConnection, sql_of
 from webhookd.journal.queries.schema import EventTable
-from webhookd.journal.rows import EventRow, Page, row_of
+from webhookd.journal.rows import EventRow, RowPage, row_of
 
 _LIST = "events"
 _COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
@@ -25,7 +25,7 @@ MESSAGES = sql_of(
 
 def page(
     database: Database, organization_id: str | None, *, limit: int, cursor: str | None, after: str | None
-) -> Page[EventRow]:
+) -> RowPage[EventRow]:
     """Return a part of the feed, oldest first, in the order of commits; of one organization where one is given.
 
     `after` is the id of the last event seen, or a cursor: whoever goes on from there skips nothing. Raises Rejected
@@ -56,7 +56,7 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     """Return what attempts send of events, by row number, up to `max_bytes` of bodies."""
     found: dict[int, Message] = {}
     left = max_bytes
-    connection: Connection = database.connection()
+    connection: SqlConnection = database.connection()
     asked = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
     for pk, event_id, event_type, organization_id, traceparent, body in connection.execute(MESSAGES, asked):
         if left is not None:

@@ -8,7 +8,7 @@ from peewee import Database, Query
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal.queries import audit, cursors
 from webhookd.journal.queries.schema import KeyTable
-from webhookd.journal.rows import KeyRow, Page, row_of
+from webhookd.journal.rows import KeyRow, RowPage, row_of
 
 _LIST = "keys"
 _COLUMNS = [getattr(KeyTable, name) for name in KeyRow.__struct_fields__]
@@ -20,7 +20,7 @@ def all(database: Database) -> list[KeyRow]:  # noqa: A001 - reads as keys.all
     return [row_of(KeyRow, row) for row in query.tuples().execute(database)]
 
 
-def page(database: Database, organization_id: str | None, *, limit: int, cursor: str | None) -> Page[KeyRow]:
+def page(database: Database, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[KeyRow]:
     """Return a page of the keys, newest first; of one organization where one is given. Rejected INVALID_CURSOR."""
     query = _of(organization_id).order_by(KeyTable.id.desc()).limit(limit + 1)
     if cursor is not None:
@@ -42,12 +42,12 @@ def insert(database: Database, row: KeyRow) -> KeyRow:
     return row
 
 
-def insert_first(database: Database, row: KeyRow, deed: audit.Deed) -> bool:
+def insert_first(database: Database, row: KeyRow, entry: audit.AuditEntry) -> bool:
     """Store a key, and who made it, if the journal holds none yet; return whether it did."""
     if KeyTable.select().exists(database):
         return False
     insert(database, row)
-    audit.append(database, deed, *about(row))
+    audit.append(database, entry, *about(row))
     return True
 
 

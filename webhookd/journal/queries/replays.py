@@ -49,7 +49,7 @@ class QueuedAs(msgspec.Struct, frozen=True, kw_only=True):
     status: DeliveryStatus
 
 
-class Matched(msgspec.Struct, frozen=True, kw_only=True):
+class ReplayMatch(msgspec.Struct, frozen=True, kw_only=True):
     """What a recover or replay matches: how many, and the range of row numbers that holds all of them."""
 
     count: int
@@ -57,7 +57,7 @@ class Matched(msgspec.Struct, frozen=True, kw_only=True):
     last: int
 
 
-def match(database: Database, wanted: Selection) -> Matched:
+def match(database: Database, wanted: Selection) -> ReplayMatch:
     """Return what it matches now. It looks at the whole time range, so it is for a reader."""
     is_recover = wanted.kind is ReplayKind.RECOVER
     table = DeliveryTable if is_recover else EventTable
@@ -65,10 +65,10 @@ def match(database: Database, wanted: Selection) -> Matched:
         _failed(wanted) if is_recover else _replayed(wanted)
     )
     [[number, first, last]] = query.tuples().execute(database)
-    return Matched(count=number, first=first or 0, last=last or 0)
+    return ReplayMatch(count=number, first=first or 0, last=last or 0)
 
 
-def start(database: Database, wanted: Selection, matched: Matched, replay_id: str, now: float) -> ReplayRow:
+def start(database: Database, wanted: Selection, matched: ReplayMatch, replay_id: str, now: float) -> ReplayRow:
     """Store a recover or replay of what it matches."""
     row = ReplayRow(
         id=replay_id,

@@ -31,7 +31,7 @@ _PAST_ALL = 2**62
 _AFTER_IDS = "~"
 
 
-class Found(Struct, frozen=True, kw_only=True):
+class FoundEvents(Struct, frozen=True, kw_only=True):
     """A page of a search, newest first; without `has_ended` there may be more, from `next_cursor` on.
 
     `looked_back_to` is when the last event came that was looked at; None where that is the page's last one.
@@ -52,7 +52,7 @@ def search(
     limit: int,
     cursor: str | None = None,
     looked_at: int = LOOKED_AT,
-) -> Found:
+) -> FoundEvents:
     """Return a page of the events that fit, newest first; `pattern` is a name, `user.*` or `*`, as for webhooks.
 
     `since` is inclusive, `until` is not. Raises Rejected INVALID_CURSOR.
@@ -72,10 +72,10 @@ def search(
                 break
     items = _rows(database, chosen[:limit])
     if len(chosen) > limit:
-        return Found(items=items, next_cursor=cursors.encode(_LIST, [chosen[limit - 1]]), looked_back_to=None)
+        return FoundEvents(items=items, next_cursor=cursors.encode(_LIST, [chosen[limit - 1]]), looked_back_to=None)
     if looked == looked_at:
-        return Found(items=items, next_cursor=cursors.encode(_LIST, [last]), looked_back_to=last_at)
-    return Found(items=items, next_cursor=None, looked_back_to=None)
+        return FoundEvents(items=items, next_cursor=cursors.encode(_LIST, [last]), looked_back_to=last_at)
+    return FoundEvents(items=items, next_cursor=None, looked_back_to=None)
 
 
 def by_id(database: Database, organization_id: str | None, start: str, limit: int) -> list[EventRow]:

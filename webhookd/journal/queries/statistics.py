@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import msgspec
 from peewee import Database
 
-from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, Counts, Key, Row
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, Counts, CountsRow, Key
 
 KEPT_SECONDS = {MINUTE: 2 * 3600, QUARTER: 48 * 3600, HOUR: 48 * 3600}
 
@@ -33,7 +33,7 @@ _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Counts)
 
 
-def encode(rows: Sequence[Row]) -> bytes:
+def encode(rows: Sequence[CountsRow]) -> bytes:
     """Return rows as `put` takes them; what is counted afterwards is not in it."""
     return _encode([(*key, counts) for key, counts in rows])
 
@@ -49,7 +49,7 @@ def find(database: Database, *, seconds: int, starts: Sequence[int], subjects: S
     return dict(_row(row) for row in database.connection().execute(ROWS, asked))
 
 
-def running(database: Database, now: float) -> list[Row]:
+def running(database: Database, now: float) -> list[CountsRow]:
     """Return the rows of every period that has not ended yet."""
     return [
         _row(row)
@@ -67,7 +67,7 @@ def prune(database: Database, now: float, rows: int) -> bool:
     return more
 
 
-def _row(row: Sequence[object]) -> Row:
+def _row(row: Sequence[object]) -> CountsRow:
     seconds, at, subject, counts = row
     key = msgspec.convert((seconds, at, subject), Key)
     assert isinstance(counts, str)  # noqa: S101 - the column's type

@@ -11,7 +11,7 @@ import msgspec
 from peewee import SQL, Database, Expression, fn
 
 from webhookd.base.models import DeliveryStatus, Ordering, QueuedDelivery, Trigger
-from webhookd.journal.queries.bulk import Connection, Row, sql_of
+from webhookd.journal.queries.bulk import SqlConnection, SqlRow, sql_of
 from webhookd.journal.queries.schema import DeliveryTable, SequenceTable
 from webhookd.journal.rows import Window, WindowRequest
 
@@ -72,7 +72,7 @@ def read(database: Database, request: WindowRequest) -> Window:
     those of `blocked_keys`, and of those without a key only what is due. Without order: what is due, longest due first.
     What is in flight is left out.
     """
-    connection: Connection = database.connection()
+    connection: SqlConnection = database.connection()
     in_flight = request.in_flight
     values: dict[str, object] = {
         "endpoint_pk": request.endpoint_pk,
@@ -107,15 +107,15 @@ def statements() -> list[str]:
     return [*_QUEUED.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _SEQUENCE]
 
 
-def _one(connection: Connection, sql: str, values: dict[str, object]) -> float | None:
+def _one(connection: SqlConnection, sql: str, values: dict[str, object]) -> float | None:
     return next((row[0] for row in connection.execute(sql, values)), None)
 
 
-def _rows(connection: Connection, sql: str, values: dict[str, object]) -> list[QueuedDelivery]:
+def _rows(connection: SqlConnection, sql: str, values: dict[str, object]) -> list[QueuedDelivery]:
     return [_delivery(row) for row in connection.execute(sql, values)]
 
 
-def _delivery(row: Row) -> QueuedDelivery:
+def _delivery(row: SqlRow) -> QueuedDelivery:
     pk, id_, endpoint_pk, event_pk, ordering_key, sequence, status, trigger, *counts, due_at, created_at, ends_at = row
     attempts, refusals, backoff_step = counts
     return QueuedDelivery(

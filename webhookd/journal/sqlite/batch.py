@@ -24,7 +24,7 @@ from webhookd.base.models import (
     QueuedDelivery,
     Trigger,
 )
-from webhookd.journal.operations import Call, Operation, Publish, Record
+from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission
 from webhookd.journal.planning import Numbers, Stored, plan, settle
 from webhookd.journal.queries.bulk import BulkInsert, BulkUpdate
 from webhookd.journal.queries.schema import AttemptTable, DeliveryTable, EventTable, SequenceTable
@@ -73,7 +73,7 @@ class Batches:
         self._sequences: dict[int, int] = {}
         self._last_numbers: dict[str, int] = {}
 
-    def commit(self, operations: Sequence[Operation]) -> None:
+    def commit(self, operations: Sequence[Submission]) -> None:
         """Commit all operations in one transaction, leaving each its result or its own error.
 
         What this raises has rolled everything back.
@@ -82,10 +82,10 @@ class Batches:
             with self._database.atomic():
                 if self._max_bytes is not None:
                     self.is_above_bound = size_bytes(self._database) > self._max_bytes
-                for is_call, group in groupby(operations, key=lambda operation: isinstance(operation, Call)):
+                for is_call, group in groupby(operations, key=lambda operation: isinstance(operation, DatabaseCall)):
                     if is_call:
                         for operation in group:
-                            assert isinstance(operation, Call)  # noqa: S101 - the group's key
+                            assert isinstance(operation, DatabaseCall)  # noqa: S101 - the group's key
                             self._call(operation)
                     else:
                         hot = list(group)
@@ -99,7 +99,7 @@ class Batches:
         self._sequences.clear()
         self._last_numbers.clear()
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: DatabaseCall) -> None:
         call.result = call.error = None
         call.notices = ()
         try:
@@ -183,7 +183,7 @@ class Batches:
         )
 
 
-def _publishes(operation: Operation) -> Sequence[Publish]:
+def _publishes(operation: Submission) -> Sequence[Publish]:
     """Return what an operation publishes: itself, or the events that tell of it."""
     return (operation,) if isinstance(operation, Publish) else operation.notices
 

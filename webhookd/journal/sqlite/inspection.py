@@ -19,7 +19,7 @@ from webhookd.base.models import DeliveryStatus, Endpoint, EndpointState, Orderi
 from webhookd.base.secret import Secret
 from webhookd.journal.queries import audit, deliveries, endpoints, events
 from webhookd.journal.queries.master_key import adopt_master_key, holds_secrets, sealing_key_id
-from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, Page, QueueFacts
+from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, QueueFacts, RowPage
 from webhookd.journal.sqlite.copies import counters
 from webhookd.journal.sqlite.database import is_logic_error, refuse_foreign, translated
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION
@@ -71,7 +71,7 @@ class Inspection:
         """Return every webhook."""
         return self._read(endpoints.all)
 
-    def webhook_page(self, limit: int, cursor: str | None) -> Page[Endpoint]:
+    def webhook_page(self, limit: int, cursor: str | None) -> RowPage[Endpoint]:
         """Return a page of the webhooks, newest first."""
         return self._read(endpoints.page, None, limit, cursor)
 
@@ -94,7 +94,7 @@ class Inspection:
         until: float | None,
         limit: int,
         cursor: str | None,
-    ) -> Page[DeliveryRow]:
+    ) -> RowPage[DeliveryRow]:
         """Return a page of a webhook's deliveries, newest first; made from `since` on and before `until`."""
         return self._read(
             deliveries.page,
@@ -112,7 +112,7 @@ class Inspection:
         """Return a delivery with its webhook, its message and its last attempts; Rejected NOT_FOUND."""
         return self._read(deliveries.get, delivery_id, None)
 
-    def event_page(self, limit: int, after: str | None) -> Page[EventRow]:
+    def event_page(self, limit: int, after: str | None) -> RowPage[EventRow]:
         """Return a part of the feed, oldest first, from the event `after` on; Rejected INVALID_CURSOR."""
         return self._read(events.page, None, limit=limit, cursor=None, after=after)
 

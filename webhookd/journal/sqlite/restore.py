@@ -36,7 +36,7 @@ class Restored(Struct, frozen=True, kw_only=True):
 
 
 def restore(
-    file: Path, journal: Path, *, load_key: Callable[[], Secret[bytes]], kept_name: str, deed: audit.Deed
+    file: Path, journal: Path, *, load_key: Callable[[], Secret[bytes]], kept_name: str, entry: audit.AuditEntry
 ) -> Restored:
     """Put the backup `file` in the journal's place, under its lock; blocks.
 
@@ -52,7 +52,7 @@ def restore(
             contents = verified(target.unfinished, called=file)
             has_log = _try_key(target.unfinished, file, contents, load_key)
             if has_log:
-                _note(target.unfinished, file, deed)
+                _note(target.unfinished, file, entry)
             target.sync()
             kept = _put_aside(journal, journal.with_name(kept_name))
             target.finish(replace=True)
@@ -89,14 +89,14 @@ def _try_key(copy: Path, file: Path, contents: Contents, load_key: Callable[[], 
         return found.has_audit_log()
 
 
-def _note(copy: Path, file: Path, deed: audit.Deed) -> None:
+def _note(copy: Path, file: Path, entry: audit.AuditEntry) -> None:
     """Say in the backup's own audit log that it was restored."""
     database = APSWDatabase(str(copy), pragmas={"synchronous": "FULL"}, lock_type="IMMEDIATE", thread_safe=False)
     with translated(file):
         database.connect()
         try:
             with database.atomic():
-                audit.append(database, deed, str(file), None)
+                audit.append(database, entry, str(file), None)
         finally:
             database.close()
 

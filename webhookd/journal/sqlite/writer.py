@@ -29,7 +29,7 @@ from peewee import Database
 
 from webhookd.base.errors import ErrorCode, JournalError, Rejected, WebhookdError
 from webhookd.journal.fair_queue import FairQueue
-from webhookd.journal.operations import Operation, Publish, Record, divides, is_kept
+from webhookd.journal.operations import Publish, Record, Submission, is_barrier, is_kept
 from webhookd.journal.planning import full
 from webhookd.journal.sqlite.batch import Batches
 from webhookd.journal.sqlite.database import JournalFullError, is_logic_error, translated
@@ -53,7 +53,7 @@ LONG_LOG_PAUSE_SECONDS = 0.1
 _log = get_logger("journal")
 
 
-class Published(Protocol):
+class StoredCallback(Protocol):
     """Hears of each event that was stored, with its row number, before anyone else does."""
 
     def __call__(self, publish: Publish) -> None:
@@ -70,7 +70,7 @@ class Writer:
         path: Path,
         batches: Batches,
         runner: Runner,
-        published: Published,
+        published: StoredCallback,
         *,
         log: WriteAheadLog,
         reserve: Reserve,
@@ -132,7 +132,7 @@ class Writer:
         self._log.cut_soon()
         self._submitted.set()
 
-    def submit(self, operation: Operation) -> None:
+    def submit(self, operation: Submission) -> None:
         """Let an operation be written when its turn comes."""
         if self._failure is not None:
             operation.ticket.fail(self._failure)
@@ -206,12 +206,12 @@ class Writer:
         """Whether events wait for the log to be cut; at the end there is no time for that."""
         return self._held_since is not None and self._refusal is None
 
-    def _take(self) -> list[Operation]:
+    def _take(self) -> list[Submission]:
         """Take the next batch out of the queue; while the log is long, all but the events, which wait."""
         if self._is_holding_back:
             assert self._held_since is not None  # noqa: S101 - that is what holds them back
             is_over = trio.current_time() - self._held_since > PATIENCE_SECONDS
-            if is_over or self._queue.is_divided:
+            if is_over or self._queue.holds_barrier:
                 # What must not be passed can't wait for events: those before it are to be submitted again.
                 self._refuse(self._queue.drop_events(behind=is_over))
         batch = self._queue.take(MAX_BATCH_COST, MAX_BATCH_BYTES, events=not self._is_holding_back)
@@ -250,8 +250,8 @@ class Writer:
         self._tell_waiting()
 
     async def _commit_together(
-        self, batch: Sequence[Operation], write: Callable[[Sequence[Operation]], Sequence[Operation]]
-    ) -> Sequence[Operation]:
+        self, batch: Sequence[Submission], write: Callable[[Sequence[Submission]], Sequence[Submission]]
+    ) -> Sequence[Submission]:
         """Commit in the writer's turn and settle what went in; return what found no room."""
         began_at = trio.current_time()
         try:
@@ -269,13 +269,13 @@ class Writer:
             raise
         return left
 
-    def _write(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+    def _write(self, batch: Sequence[Submission]) -> Sequence[Submission]:
         """Commit as `_commit` does, then look after the log."""
         left = self._commit(batch) if batch else ()
         self._log.after_commit()
         return left
 
-    def _write_into_reserve(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+    def _write_into_reserve(self, batch: Sequence[Submission]) -> Sequence[Submission]:
         """Commit what fits once the reserve is given up; where not all does, one operation after the other."""
         self._reserve.release()
         left = self._commit(batch)
@@ -286,17 +286,17 @@ class Writer:
         self._log.after_commit()
         return left
 
-    def _commit_what_fits(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+    def _commit_what_fits(self, batch: Sequence[Submission]) -> Sequence[Submission]:
         """Commit one operation after the other, past those for which there is no room; return these."""
-        left: list[Operation] = []
+        left: list[Submission] = []
         for number, operation in enumerate(batch):
-            if divides(operation) and (left or self._commit([operation])):
+            if is_barrier(operation) and (left or self._commit([operation])):
                 return [*left, *batch[number:]]
-            if not divides(operation) and self._commit([operation]):
+            if not is_barrier(operation) and self._commit([operation]):
                 left.append(operation)
         return left
 
-    def _commit(self, batch: Sequence[Operation]) -> Sequence[Operation]:
+    def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
         """Commit the operations in their order; return those, at the end, for which there was no room."""
         try:
             with translated(self._path):
@@ -341,15 +341,15 @@ class Writer:
         self._drained.set()
         self._drained = trio.Event()
 
-    def _refuse(self, operations: Iterable[Operation]) -> None:
+    def _refuse(self, operations: Iterable[Submission]) -> None:
         for operation in operations:
             operation.ticket.fail(full())
 
-    def _put_back(self, operations: Sequence[Operation]) -> None:
+    def _put_back(self, operations: Sequence[Submission]) -> None:
         self._queue.put_back(operations)
         self._submitted.set()
 
-    async def _settle(self, operations: Sequence[Operation]) -> None:
+    async def _settle(self, operations: Sequence[Submission]) -> None:
         """Give each operation its result, in their order; others get a turn after some rows."""
         told = 0
         for operation in _with_notices(operations):
@@ -368,7 +368,7 @@ class Writer:
         else:
             self._measures.duplicates += 1
 
-    def _answer(self, operation: Operation) -> None:
+    def _answer(self, operation: Submission) -> None:
         if operation.error is not None:
             if not isinstance(operation.error, WebhookdError):
                 _log.error("journal.operation_failed", exc_info=operation.error)
@@ -391,7 +391,7 @@ class Writer:
         self._drained.set()
 
 
-def _with_notices(operations: Iterable[Operation]) -> Iterator[Operation]:
+def _with_notices(operations: Iterable[Submission]) -> Iterator[Submission]:
     """Yield operations, each followed by the events that tell of it."""
     for operation in operations:
         yield operation
