@@ -9,10 +9,10 @@ import psutil
 import pytest
 import trio
 
+from tests.admin.test_metrics import Exposition
 from tests.e2e.harness import Server, running
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, steps
-from tests.test_metrics import Exposition
 from webhookd.client import Client
 
 EVENTS = 20

@@ -27,7 +27,7 @@ ALLOWED = MappingProxyType(
         "os.stat webhookd.ingest.listener.file_identity": "the end: whose socket it is, with nothing left to serve",
         "os.remove webhookd.ingest.server.IngestServer.close": "the end, as above",
         "os.remove webhookd.server._take_away": "the end, as above",
-        "os.truncate webhookd.stalls._Tracer.take": "a file in memory, after the loop stood still",
+        "os.truncate webhookd.observe.loop_watch._Tracer.take": "a file in memory, after the loop stood still",
     }
 )
 PAGES = ("/", "/webhooks", "/keys", "/audit", "/statistics", "/events", "/event-types", "/live?span=hour")

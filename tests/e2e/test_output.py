@@ -7,11 +7,11 @@ from pathlib import Path
 
 import trio
 
+from tests.admin.test_metrics import Exposition
 from tests.e2e.harness import PROGRAM, Server
 from tests.e2e.test_metrics import over_the_control_socket, scrape
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
-from tests.test_metrics import Exposition
 from webhookd.client import Client
 
 EVENTS = 300  # whose log lines are three times what a pipe holds

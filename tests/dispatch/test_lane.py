@@ -18,7 +18,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.lane_model import ROUNDING, InFlight, Model, paced
+from tests.dispatch.lane_model import ROUNDING, InFlight, Model, paced
 from tests.long import long
 from webhookd.base.models import (
     Credentials,

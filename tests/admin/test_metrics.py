@@ -20,7 +20,7 @@ from webhookd.journal import Store
 from webhookd.journal.queries import census
 from webhookd.observe.metrics import Histogram
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/metrics.md").read_text()
 DASHBOARD = (ROOT / "docs/grafana/webhookd.json").read_text()
 RULES = (ROOT / "docs/prometheus/alerts.yml").read_text()

@@ -16,8 +16,8 @@ import pytest
 import trio
 
 from tests.admin.inprocess import Signer, api_in_process
+from tests.admin.test_metrics import exposed
 from tests.patience import PATIENCE_SECONDS
-from tests.test_metrics import exposed
 from webhookd.base.clock import SystemClock
 from webhookd.config import LogConfig
 from webhookd.dispatch.supervisor import Supervisor

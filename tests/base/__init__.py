@@ -1,0 +1,1 @@
+"""How input is read, and what every part uses."""
