@@ -8,6 +8,7 @@ import trio
 from peewee import Database
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from tests.journal.harness import CLOCK, add_endpoint, running
 from tests.world import OK, HeldRunner, World, WorldSender, steady, world
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import (
@@ -157,6 +158,27 @@ async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_cl
         assert (after.matched, after.queued, after.status) == (1300, 1300, ReplayStatus.DONE)
         [health] = await w.router.health([endpoint])
         assert health.queued == 2600
+
+
+async def test_a_webhook_has_a_bounded_number_of_replays(tmp_path: Path) -> None:
+    """The seventeenth that is asked for while sixteen run is refused; once one is stopped there is room for another."""
+    async with running(tmp_path / "journal.db") as store:
+        one, other = await add_endpoint(store), await add_endpoint(store)
+        wanted = [selection(each, ReplayKind.REPLAY, since=0.0, until=CLOCK.now(), events=()) for each in (one, other)]
+        matched = await store.replays.match(wanted[0])
+
+        async def start(number: int, endpoint: Endpoint) -> ReplayRow:
+            asked = wanted[endpoint is other]
+            return await store.replays.start(asked, matched, f"rpl_{number}", 0.0, endpoint=endpoint, entry=None)
+
+        for number in range(replays.MOST_RUNNING):
+            await start(number, one)
+        with pytest.raises(Rejected) as refused:
+            await start(99, one)
+        assert refused.value.code is ErrorCode.CONFLICT
+        assert (await start(100, other)).status is ReplayStatus.RUNNING
+        await store.replays.stop(one, "rpl_0", None)
+        assert (await start(101, one)).status is ReplayStatus.RUNNING
 
 
 async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -19,6 +19,7 @@ from webhookd.journal.queries.schema import DeliveryTable, EventTable, ReplayTab
 from webhookd.journal.rows import ReplayRow, row_of
 
 A_STEP = 250
+MOST_RUNNING = 16  # of one endpoint
 SCANNED_A_STEP = 10_000  # rows that a step looks at, of which it may want none
 
 _COLUMNS = [getattr(ReplayTable, name) for name in ReplayRow.__struct_fields__]
@@ -69,7 +70,13 @@ def match(database: Database, wanted: Selection) -> ReplayMatch:
 
 
 def start(database: Database, wanted: Selection, matched: ReplayMatch, replay_id: str, now: float) -> ReplayRow:
-    """Store a recover or replay of what it matches."""
+    """Store a recover or replay of what it matches; Rejected CONFLICT where the endpoint has 16 that are running."""
+    under_way = (ReplayTable.endpoint_pk == wanted.endpoint_pk) & (ReplayTable.status == ReplayStatus.RUNNING.value)
+    if ReplayTable.select().where(under_way).count(database) >= MOST_RUNNING:
+        raise Rejected(
+            ErrorCode.CONFLICT,
+            f"{MOST_RUNNING} recovers and replays of this webhook are running; wait until one is done, or stop one",
+        )
     row = ReplayRow(
         id=replay_id,
         endpoint_pk=wanted.endpoint_pk,

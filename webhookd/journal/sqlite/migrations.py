@@ -170,6 +170,7 @@ def _sequences(database: Database, _now: float) -> None:
         "INSERT INTO sequences (endpoint_pk, last) SELECT endpoint_pk, last_sequence FROM endpoint_state"
     )
     database.execute_sql("ALTER TABLE endpoint_state DROP COLUMN last_sequence")
+    database.execute_sql("CREATE INDEX replays_endpoint ON replays (endpoint_pk, status)")
 
 
 _STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences)
