@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 import trio
 
+from tests.memory_store import open_memory_store
 from webhookd.base.clock import SteadyClock, Timeline, VirtualClock
 from webhookd.base.event_format import decode_event
 from webhookd.base.ids import IdFactory, Prefix
@@ -23,7 +24,6 @@ from webhookd.crypto.vault import Vault
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.dispatch.router import Router
 from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, open_store
-from webhookd.journal.queries import deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
 from webhookd.observe.metrics import Measures
 
@@ -174,8 +174,7 @@ class World:
 
     async def deliveries(self, endpoint: Endpoint) -> list[DeliveryRow]:
         """Return an endpoint's deliveries, oldest first."""
-        page = await self.journal.transactions.read(
-            deliveries.page,
+        page = await self.journal.deliveries.page(
             endpoint.pk,
             status=None,
             event=None,
@@ -188,7 +187,7 @@ class World:
         return page.items[::-1]
 
     async def detail(self, delivery_id: str) -> DeliveryDetail:
-        return await self.journal.transactions.read(deliveries.get, delivery_id, None)
+        return await self.journal.deliveries.get(delivery_id, None)
 
 
 def new_event(document: object) -> NewEvent:
@@ -202,7 +201,7 @@ def steady(**delivery: object) -> Config:
 
 @asynccontextmanager
 async def world(
-    path: Path,
+    path: Path | None,
     *,
     config: Config | None = None,
     sender: WorldSender | None = None,
@@ -211,7 +210,7 @@ async def world(
     measures: Measures | None = None,
     machine: SteadyClock | None = None,
 ) -> AsyncIterator[World]:
-    """Run a world on the journal in `path` (made if there is none) until the block ends, as a crash would."""
+    """Run a world until the block ends, as a crash would: on the journal in `path`, or in memory without one."""
     config = config or steady()
     sender = sender or WorldSender()
     sender.began_at = trio.current_time()
@@ -221,7 +220,9 @@ async def world(
     inline = InlineRunner()
     measures = measures or Measures()
     async with (
-        open_store(
+        open_memory_store(ids)
+        if path is None
+        else open_store(
             path / "journal.db",
             clock=clock,
             ids=ids,

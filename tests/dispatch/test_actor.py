@@ -28,10 +28,10 @@ def failing(times: dict[str, int], answer: Answer = 500) -> WorldSender:
     return WorldSender(script=lambda sent: answer if sent.number <= times.get(sent.event, 0) else OK)
 
 
-async def test_deliveries_leave_in_sequence_one_at_a_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_deliveries_leave_in_sequence_one_at_a_time(autojump_clock: MockClock) -> None:
     """In strict order each request leaves after the answer to the one before, and each is on record."""
     sender = WorldSender(seconds=0.2)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         for number in range(20):
             await w.publish(f"e{number}")
@@ -49,10 +49,10 @@ async def test_deliveries_leave_in_sequence_one_at_a_time(tmp_path: Path, autoju
         assert detail.message.body == sender.sent[3].body
 
 
-async def test_a_fault_holds_the_line_on_the_schedule(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_fault_holds_the_line_on_the_schedule(autojump_clock: MockClock) -> None:
     """An endpoint at fault is tried again after 5 s, 30 s and 2 min; nothing overtakes."""
     sender = failing({"e0": 3})
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         for number in range(3):
             await w.publish(f"e{number}")
@@ -65,21 +65,21 @@ async def test_a_fault_holds_the_line_on_the_schedule(tmp_path: Path, autojump_c
         assert errors == [DeliveryError.HTTP_5XX] * 3 + [None]
 
 
-async def test_the_last_delay_repeats(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_the_last_delay_repeats(autojump_clock: MockClock) -> None:
     """Past the end of the list each wait is the last one."""
     sender = failing({"e0": 8})
     overrides = PolicyOverrides(retry=RetryOverrides(delays=(1.0, 2.0)), breaker_threshold=1000)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         await w.endpoint(overrides=overrides)
         await w.publish("e0")
         await trio.sleep(100)
         assert sender.times() == [0, 1, 3, 5, 7, 9, 11, 13, 15]
 
 
-async def test_a_refused_message_is_parked_and_lets_the_others_pass(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_refused_message_is_parked_and_lets_the_others_pass(autojump_clock: MockClock) -> None:
     """After three refusals a delivery goes on retrying beside the line until its refusals are used up."""
     sender = failing({"bad": 1000}, 422)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         await w.publish("bad")
         await w.publish("good")
@@ -95,10 +95,10 @@ async def test_a_refused_message_is_parked_and_lets_the_others_pass(tmp_path: Pa
         assert (bad.error, bad.response_status) == (DeliveryError.REFUSED, 422)
 
 
-async def test_five_faults_open_the_breaker_and_one_probe_closes_it(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_five_faults_open_the_breaker_and_one_probe_closes_it(autojump_clock: MockClock) -> None:
     """While the breaker is open nothing is sent but one probe when the back-off says so."""
     sender = failing({"e0": 6}, DeliveryError.CONNECT)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
         await w.publish("e1")
@@ -129,14 +129,14 @@ async def test_an_open_breaker_survives_a_restart(tmp_path: Path, autojump_clock
         assert second.events() == ["e0"]
 
 
-async def test_a_throttling_receiver_pauses_the_whole_endpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_throttling_receiver_pauses_the_whole_endpoint(autojump_clock: MockClock) -> None:
     """A 429 holds everything until Retry-After, counts as no refusal, and the line goes on where it was."""
     answers: list[Answer] = [
         Outcome(duration_seconds=0.0, status=429, headers=(("Retry-After", "60"),)),
         Outcome(duration_seconds=0.0, status=503, headers=(("retry-after", "garbage"),)),
     ]
     sender = WorldSender(script=lambda sent: answers[sent.number - 1] if sent.event == "e0" and sent.number < 3 else OK)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
         await w.publish("e1")
@@ -149,10 +149,10 @@ async def test_a_throttling_receiver_pauses_the_whole_endpoint(tmp_path: Path, a
         assert (first.attempts, first.refusals, first.status) == (3, 0, DeliveryStatus.SUCCEEDED)
 
 
-async def test_410_disables_the_webhook_and_fails_the_delivery(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_410_disables_the_webhook_and_fails_the_delivery(autojump_clock: MockClock) -> None:
     """A receiver that is gone gets nothing more; what comes in later is held."""
     sender = WorldSender(script=lambda _: 410)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         for number in range(3):
             await w.publish(f"e{number}")
@@ -167,13 +167,11 @@ async def test_410_disables_the_webhook_and_fails_the_delivery(tmp_path: Path, a
 
 
 @pytest.mark.parametrize(("wish", "reason"), [("abort", None), ("disable", DisabledReason.RECEIVER)])
-async def test_a_receiver_may_decide(
-    tmp_path: Path, autojump_clock: MockClock, wish: str, reason: DisabledReason | None
-) -> None:
+async def test_a_receiver_may_decide(autojump_clock: MockClock, wish: str, reason: DisabledReason | None) -> None:
     """`webhook-delivery: abort` fails this delivery, `disable` switches the webhook off, whatever the status."""
     answer = Outcome(duration_seconds=0.0, status=500, headers=(("Webhook-Delivery", wish),))
     sender = WorldSender(script=lambda sent: answer if sent.event == "e0" else OK)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
         await w.publish("e1")
@@ -186,10 +184,10 @@ async def test_a_receiver_may_decide(
         assert status is (DeliveryStatus.FAILED if wish == "abort" else DeliveryStatus.PENDING)
 
 
-async def test_a_delivery_that_is_too_old_fails(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_delivery_that_is_too_old_fails(autojump_clock: MockClock) -> None:
     """Age alone ends what an endpoint at fault never took, and the record says so."""
     sender = WorldSender(script=lambda _: DeliveryError.DNS)
-    async with world(tmp_path, sender=sender, config=steady(max_age_seconds=600)) as w:
+    async with world(None, sender=sender, config=steady(max_age_seconds=600)) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
         await trio.sleep(601)
@@ -201,11 +199,11 @@ async def test_a_delivery_that_is_too_old_fails(tmp_path: Path, autojump_clock: 
         )
 
 
-async def test_by_key_only_a_keys_own_line_waits(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_by_key_only_a_keys_own_line_waits(autojump_clock: MockClock) -> None:
     """With `ordering: key` a refused head holds its own key; other keys and those without one go on beside it."""
     sender = failing({"a1": 1}, 400)
     sender.seconds = 1.0
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.KEY, concurrency=3))
         for event, key in (("a1", "a"), ("a2", "a"), ("b1", "b"), ("b2", "b"), ("n1", None), ("n2", None)):
             await w.publish(event, key=key)
@@ -217,10 +215,10 @@ async def test_by_key_only_a_keys_own_line_waits(tmp_path: Path, autojump_clock:
         assert sender.most_in_flight[endpoint.url] == 3
 
 
-async def test_without_order_up_to_concurrency_are_in_flight(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_without_order_up_to_concurrency_are_in_flight(autojump_clock: MockClock) -> None:
     """With `ordering: none` a hanging delivery keeps nobody else, and the bound holds."""
     sender = WorldSender(seconds=1.0)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=4))
         for number in range(40):
             await w.publish(f"e{number}")
@@ -230,10 +228,10 @@ async def test_without_order_up_to_concurrency_are_in_flight(tmp_path: Path, aut
         assert {row.status for row in await w.deliveries(endpoint)} == {DeliveryStatus.SUCCEEDED}
 
 
-async def test_a_rate_limit_paces(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_rate_limit_paces(autojump_clock: MockClock) -> None:
     """A token bucket spaces the requests, and health says what is waited for."""
     sender = WorldSender()
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         limit = RateLimit(per_second=2.0, burst=1)
         endpoint = await w.endpoint(overrides=PolicyOverrides(rate_limit=limit))
         for number in range(6):
@@ -245,10 +243,10 @@ async def test_a_rate_limit_paces(tmp_path: Path, autojump_clock: MockClock) -> 
         assert sender.times() == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5], abs=0.002)
 
 
-async def test_the_window_never_holds_the_backlog(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_the_window_never_holds_the_backlog(autojump_clock: MockClock) -> None:
     """Whatever is queued, a lane knows some hundred deliveries; all of them go out in order."""
     sender = WorldSender()
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint(is_active=False)
         for number in range(1000):
             await w.publish(f"e{number}")
@@ -281,10 +279,10 @@ async def test_a_canceled_request_is_interrupted_and_sent_again(tmp_path: Path, 
         assert health.consecutive_failures == 0
 
 
-async def test_draining_lets_the_request_in_flight_end(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_draining_lets_the_request_in_flight_end(autojump_clock: MockClock) -> None:
     """A drain waits for the answer in flight and its record, and starts nothing more."""
     sender = WorldSender(seconds=3.0)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
         await w.publish("e1")
@@ -302,10 +300,10 @@ async def test_draining_lets_the_request_in_flight_end(tmp_path: Path, autojump_
         ]
 
 
-async def test_an_idle_actor_leaves_and_comes_back(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_an_idle_actor_leaves_and_comes_back(autojump_clock: MockClock) -> None:
     """After a while without work an actor is gone; the next event starts one, and no sweep was needed for it."""
     sender = WorldSender()
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
         await trio.sleep(1)
@@ -318,7 +316,7 @@ async def test_an_idle_actor_leaves_and_comes_back(tmp_path: Path, autojump_cloc
         assert w.router.sweeps_that_found_work == 0
 
 
-async def test_one_dead_endpoint_never_slows_another(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_one_dead_endpoint_never_slows_another(autojump_clock: MockClock) -> None:
     """While one receiver hangs to its timeout each time, another one's events go out at once."""
 
     class Hanging(WorldSender):
@@ -331,7 +329,7 @@ async def test_one_dead_endpoint_never_slows_another(tmp_path: Path, autojump_cl
             )
 
     sender = Hanging()
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         await w.endpoint("https://dead.example/")
         await w.endpoint("https://well.example/")
         published = []

@@ -58,11 +58,11 @@ def check_ramp(sender: WorldSender, since: float) -> None:
 
 @pytest.mark.parametrize("ordering", [Ordering.NONE, Ordering.KEY])
 async def test_one_request_tries_it_after_each_pause_and_then_the_ramp(
-    tmp_path: Path, autojump_clock: MockClock, ordering: Ordering
+    autojump_clock: MockClock, ordering: Ordering
 ) -> None:
     """Forty that are told to slow down make one pause of that length; each time one asks again; then it ramps up."""
     sender = busy()
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await flooded(w, ordering=ordering)
         await trio.sleep(100)
         first = [at for at in sender.times() if at < 1]
@@ -76,10 +76,10 @@ async def test_one_request_tries_it_after_each_pause_and_then_the_ramp(
         assert sender.most_in_flight[endpoint.url] == CONCURRENCY
 
 
-async def test_with_a_rate_limit_the_bucket_starts_empty(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_with_a_rate_limit_the_bucket_starts_empty(autojump_clock: MockClock) -> None:
     """After a pause one request leaves, and then no second carries more than the rate and one."""
     sender = busy()
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         await flooded(w, limit=RateLimit(per_second=10, burst=30))
         await trio.sleep(300)
         times = [at for at in sender.times() if at >= BUSY_SECONDS]
@@ -88,14 +88,14 @@ async def test_with_a_rate_limit_the_bucket_starts_empty(tmp_path: Path, autojum
         assert len(set(sender.events())) == QUEUED
 
 
-async def test_a_success_in_flight_does_not_end_a_pause(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_success_in_flight_does_not_end_a_pause(autojump_clock: MockClock) -> None:
     """One of forty requests in flight is answered with a pause of a minute; successes of the others don't end it."""
     wait = Outcome(duration_seconds=0.0, status=429, headers=(("retry-after", "60"),))
     sender = WorldSender(
         script=lambda sent: wait if (sent.event, sent.number) == ("e0", 1) else OK,
         seconds_of=lambda sent: 0.0 if sent.event == "e0" else ANSWER_SECONDS,
     )
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         await flooded(w)
         await trio.sleep(200)
         assert [at for at in sender.times() if 0.1 < at < 60] == []
@@ -127,12 +127,10 @@ async def test_a_restart_during_a_pause(tmp_path: Path, autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("was_paused", [True, False])
-async def test_an_endpoint_that_is_enabled_again(
-    tmp_path: Path, autojump_clock: MockClock, *, was_paused: bool
-) -> None:
+async def test_an_endpoint_that_is_enabled_again(autojump_clock: MockClock, *, was_paused: bool) -> None:
     """Enabled again it is tried at once, with one request; whether it was paused, or was only held."""
     sender = busy(until=1.0) if was_paused else WorldSender(seconds=ANSWER_SECONDS)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await flooded(w, is_active=was_paused)
         await trio.sleep(1.5)
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=False))
@@ -142,10 +140,10 @@ async def test_an_endpoint_that_is_enabled_again(
         check_ramp(sender, 1.5)
 
 
-async def test_a_limited_endpoint_that_is_enabled_again(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_limited_endpoint_that_is_enabled_again(autojump_clock: MockClock) -> None:
     """Held, with a burst saved up, it is tried at once with one request, and paced from an empty bucket on."""
     sender = WorldSender(seconds=ANSWER_SECONDS)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(None, sender=sender) as w:
         endpoint = await flooded(w, limit=RateLimit(per_second=5, burst=30), is_active=False)
         await trio.sleep(10)
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True))
@@ -158,13 +156,11 @@ async def test_a_limited_endpoint_that_is_enabled_again(tmp_path: Path, autojump
 
 @pytest.mark.parametrize("seconds", long([-86_400.0, -1.0, 3600.0, 86_400.0], lambda seconds: abs(seconds) < 86_400))
 @pytest.mark.parametrize("at", [1.0, 14.0])
-async def test_a_clock_that_is_set_moves_pause_and_ramp(
-    tmp_path: Path, autojump_clock: MockClock, seconds: float, at: float
-) -> None:
+async def test_a_clock_that_is_set_moves_pause_and_ramp(autojump_clock: MockClock, seconds: float, at: float) -> None:
     """Set during the pause or during the ramp, the wall clock changes neither."""
     rest = Outcome(duration_seconds=0.0, status=429, headers=(("retry-after", "11"),))
     sender, machine = busy(until=1.0, answer=rest), SimulatedClock()
-    async with world(tmp_path, sender=sender, machine=machine) as w:
+    async with world(None, sender=sender, machine=machine) as w:
         await flooded(w)
         await trio.sleep(at - trio.current_time() + sender.began_at)
         machine.jump(seconds)
