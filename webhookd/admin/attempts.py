@@ -14,7 +14,7 @@ from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.dispatch.subscriptions import matches
 from webhookd.journal.queries import cursors
-from webhookd.observe.attempt_feed import RecentAttempt
+from webhookd.observe.attempt_feed import AttemptFacts
 
 _LIST = "attempts"
 
@@ -29,17 +29,17 @@ async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer:
         if run != recent.run or place > recent.last:  # of a server that has been started again since
             place, gap = 0, True
         gap = gap or recent.has_gap(place)
-    found = [attempt for attempt in recent.after(place) if _is_wanted(attempt, query, call.caller.organization_id)]
+    found = [each for each in recent.after(place) if _is_wanted(each[1], query, call.caller.organization_id)]
     if query.after is None:
         found, last = found[-limit:], recent.last
     else:
-        last = found[limit - 1].place if len(found) > limit else recent.last
+        last = found[limit - 1][0] if len(found) > limit else recent.last
         found = found[:limit]
     next_cursor = cursors.encode(_LIST, [recent.run, last])
-    return Answer(value=RecentAttempts(data=[_view(attempt) for attempt in found], next_cursor=next_cursor, gap=gap))
+    return Answer(value=RecentAttempts(data=[_view(attempt) for _, attempt in found], next_cursor=next_cursor, gap=gap))
 
 
-def _is_wanted(attempt: RecentAttempt, query: AttemptQuery, organization_id: str | None) -> bool:
+def _is_wanted(attempt: AttemptFacts, query: AttemptQuery, organization_id: str | None) -> bool:
     return (
         organization_id in {None, attempt.organization_id}
         and query.webhook_id in {None, attempt.endpoint_id}
@@ -49,7 +49,7 @@ def _is_wanted(attempt: RecentAttempt, query: AttemptQuery, organization_id: str
     )
 
 
-def _view(attempt: RecentAttempt) -> RecentAttemptView:
+def _view(attempt: AttemptFacts) -> RecentAttemptView:
     return RecentAttemptView(
         id=attempt.id,
         webhook_id=attempt.endpoint_id,

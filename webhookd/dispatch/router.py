@@ -64,7 +64,7 @@ from webhookd.journal import (
     WebhookDeleted,
 )
 from webhookd.journal.queries import audit, endpoints, event_types
-from webhookd.observe.attempt_feed import AttemptFeed
+from webhookd.observe.attempt_feed import AttemptFeed, facts_of
 from webhookd.observe.logs import delivery_attempted, get_logger
 from webhookd.observe.metrics import Measures
 
@@ -421,8 +421,9 @@ class Router:
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Hear of an attempt whose record has been submitted."""
         self._measures.attempted(endpoint, record)
-        self.recent.add(endpoint, message, record)
-        delivery_attempted(_log, endpoint=endpoint, message=message, record=record)
+        attempt = facts_of(endpoint, message, record)
+        self.recent.add(attempt)
+        delivery_attempted(_log, attempt)
         if before.breaker is not record.endpoint.breaker:
             _log.info(
                 "breaker.changed",
