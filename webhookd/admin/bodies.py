@@ -81,7 +81,8 @@ def with_bodies(app: Application) -> Application:
     """Return the application behind a gate that keeps each request's body back, for `chunks` and `read_body` alone.
 
     A framework takes a body into memory as fast as it comes, with an interface that changes from release to release.
-    To this one each request seems to have none; it is still told when the client leaves.
+    To this one each request seems to have none. When the client leaves, the request is canceled here: told of it, the
+    framework would do the same, and some releases also raise what the server then logs as a crash.
     """
 
     async def gate(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -90,6 +91,7 @@ def with_bodies(app: Application) -> Application:
             return
         body = Body()
         has_begun = False
+        serving = trio.CancelScope()
 
         async def receive_rest() -> ASGIReceiveEvent:
             nonlocal has_begun
@@ -99,12 +101,14 @@ def with_bodies(app: Application) -> Application:
             while True:
                 message = await receive()
                 if message["type"] != "http.request":
-                    return message
+                    serving.cancel()
+                    await trio.sleep_forever()
                 await body.feed(message.get("body", b""))
                 if not message.get("more_body", False):
                     body.end()
 
-        await app(cast("Scope", {**scope, _BODY: body}), receive_rest, send)
+        with serving:
+            await app(cast("Scope", {**scope, _BODY: body}), receive_rest, send)
 
     return gate
 
