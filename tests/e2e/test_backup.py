@@ -107,7 +107,8 @@ def test_without_a_server_the_command_makes_it(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "webhookd.db").exists()
     make_old(tmp_path / "webhookd.db", VERSIONS[-1])
     call(tmp_path, "backup", file)
-    assert f"{file}: 0.1 MiB, version {VERSIONS[-1]}; 2 events, the last of 2023-11" in capsys.readouterr().out
+    said = f"{file}: {file.stat().st_size / 2**20:.1f} MiB, version {VERSIONS[-1]}; 2 events, the last of 2023-11"
+    assert said in capsys.readouterr().out
     assert ask(file, "SELECT actor_kind FROM audit WHERE action = 'journal.backup'") == [("command",)]
     with pytest.raises(CommandError, match="is there already"):
         call(tmp_path, "backup", file)
