@@ -429,9 +429,9 @@ class NoReplays(Replays):
     def __init__(self) -> None:
         return
 
-    async def running(self) -> list[ReplayRow]:
+    async def running(self) -> dict[str | None, list[ReplayRow]]:
         await trio.lowlevel.checkpoint()
-        return []
+        return {}
 
 
 def _message(event: AcceptedEvent) -> Message:

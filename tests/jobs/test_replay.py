@@ -181,6 +181,30 @@ async def test_a_webhook_has_a_bounded_number_of_replays(tmp_path: Path) -> None
         assert (await start(101, one)).status is ReplayStatus.RUNNING
 
 
+async def test_organizations_take_turns(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """However many replays an organization has started, another's waits for one step of them between two of its own."""
+    async with world(tmp_path) as w:
+        many = await w.endpoint(organization_id="many", is_active=False)
+        few = await w.endpoint(organization_id="few", is_active=False)
+        for number in range(replays.A_STEP + 50):
+            await w.publish(f"m{number}", organizationId="many")
+            await w.publish(f"f{number}", organizationId="few")
+        last = (await w.deliveries(few))[-1].pk
+        for number, endpoint in enumerate((many, many, few)):
+            wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
+            matched = await w.journal.transactions.read(replays.match, wanted)
+            await w.journal.transactions.write(replays.start, wanted, matched, f"rpl_{number}", w.clock.now())
+    async with world(tmp_path) as w:
+        await trio.sleep(5)
+        queued = {
+            endpoint.organization_id: sorted(row.pk for row in await w.deliveries(endpoint) if row.pk > last)
+            for endpoint in (many, few)
+        }
+        assert len(queued["many"]) == 2 * len(queued["few"]) == 2 * (replays.A_STEP + 50)
+        before = [pk for pk in queued["many"] if pk < queued["few"][-1]]
+        assert len(before) <= 2 * replays.A_STEP
+
+
 async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: MockClock) -> None:
     """What was queued stays, the rest isn't; stopping twice is no error, an unknown id is."""
     async with world(tmp_path) as w:

@@ -6,6 +6,7 @@ one write: live events have their turn between two, and the endpoint's own order
 everything else.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -67,21 +68,30 @@ class Replayer:
         return await self._store.replays.stop(endpoint, replay_id, entry)
 
     async def run(self) -> None:
-        """Carry out what is asked for, in turns, until canceled."""
+        """Carry out what is asked for, until canceled.
+
+        A step of each organization in turn, however many one of them has started: it waits behind its own.
+        """
         while True:
             self._asked = trio.Event()
-            running = await self._store.replays.running()
-            if not running:
+            lines = {owner: deque(rows) for owner, rows in (await self._store.replays.running()).items()}
+            if not lines:
                 await self._asked.wait()
-            for row in running:
-                await self._advance(row)
+            while lines and not self._asked.is_set():
+                for owner, line in list(lines.items()):
+                    row = await self._advance(line.popleft())
+                    if row is not None:
+                        line.append(row)
+                    if not line:
+                        del lines[owner]
 
-    async def _advance(self, row: ReplayRow) -> None:
+    async def _advance(self, row: ReplayRow) -> ReplayRow | None:
+        """Take the next step of one; return it as it is then, None once it has ended."""
         try:
             endpoint, is_deleted = await self._store.webhooks.by_pk(row.endpoint_pk)
             if is_deleted:
                 await self._store.replays.stop_all(row.endpoint_pk)
-                return
+                return None
             policy = self._policy(endpoint)
             after = await self._store.replays.step(
                 row.id,
@@ -95,15 +105,16 @@ class Replayer:
             )
         except Rejected as refused:
             if refused.code is ErrorCode.NOT_FOUND:
-                return  # stopped and removed by its age, all since `running` was read
+                return None  # stopped and removed by its age, all since `running` was read
             if refused.code is not ErrorCode.JOURNAL_FULL:
                 raise
             await trio.sleep(RETRY_SECONDS)
-            return
+            return row
         if after.queued > row.queued:
             self._wake(row.endpoint_pk)
         if after.status is ReplayStatus.DONE:
             _log.info("replay.done", replay=row.id, kind=row.kind.value, endpoint=endpoint.id, queued=after.queued)
+        return after if after.status is ReplayStatus.RUNNING else None
 
 
 def selection(

@@ -176,8 +176,8 @@ class Replays:
         """Return the latest of a webhook, the newest first."""
         return await self._transactions.read(replays.of_endpoint, endpoint_pk, limit)
 
-    async def running(self) -> list[ReplayRow]:
-        """Return those that have something left to do, the oldest first."""
+    async def running(self) -> dict[str | None, list[ReplayRow]]:
+        """Return those that have something left to do by their webhooks' organization, each time the oldest first."""
         return await self._transactions.read(replays.running)
 
     async def start(

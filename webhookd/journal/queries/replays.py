@@ -15,7 +15,14 @@ from peewee import SQL, Database, Expression, fn
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import OPERATIONAL_EVENTS, TEST_EVENT, DeliveryStatus, ReplayKind, ReplayStatus, Trigger
-from webhookd.journal.queries.schema import DeliveryTable, EventTable, ReplayTable, SequenceTable, count_edition
+from webhookd.journal.queries.schema import (
+    DeliveryTable,
+    EndpointTable,
+    EventTable,
+    ReplayTable,
+    SequenceTable,
+    count_edition,
+)
 from webhookd.journal.rows import ReplayRow, row_of
 
 A_STEP = 250
@@ -117,10 +124,18 @@ def of_endpoint(database: Database, endpoint_pk: int, limit: int) -> list[Replay
     return [_replay(row) for row in query.order_by(ReplayTable.id.desc()).limit(limit).tuples().execute(database)]
 
 
-def running(database: Database) -> list[ReplayRow]:
-    """Return those that have something left to do, the oldest first."""
-    query = ReplayTable.select(*_COLUMNS).where(ReplayTable.status == ReplayStatus.RUNNING.value)
-    return [_replay(row) for row in query.order_by(ReplayTable.id).tuples().execute(database)]
+def running(database: Database) -> dict[str | None, list[ReplayRow]]:
+    """Return those that have something left to do by the organization of their webhooks, each time the oldest first."""
+    query = (
+        ReplayTable.select(EndpointTable.organization_id, *_COLUMNS)
+        .join(EndpointTable, on=(EndpointTable.pk == ReplayTable.endpoint_pk))
+        .where(ReplayTable.status == ReplayStatus.RUNNING.value)
+        .order_by(ReplayTable.id)
+    )
+    found: dict[str | None, list[ReplayRow]] = {}
+    for organization_id, *row in query.tuples().execute(database):
+        found.setdefault(organization_id, []).append(_replay(row))
+    return found
 
 
 def stop(database: Database, endpoint_pk: int, replay_id: str) -> ReplayRow:
