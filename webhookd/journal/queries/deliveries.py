@@ -7,8 +7,8 @@ import msgspec
 from peewee import SQL, Database, Expression, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import DeliveryError, DeliveryStatus, Ordering, Trigger
-from webhookd.journal.queries import cursors, endpoints, events
+from webhookd.base.models import DeliveryStatus, Ordering, Trigger
+from webhookd.journal.queries import cursors, endpoints, events, transitions
 from webhookd.journal.queries.schema import (
     TO_BE_SENT_BY_STATUS,
     AttemptTable,
@@ -173,19 +173,9 @@ def retry(
         raise Rejected(
             ErrorCode.CONFLICT, 'the delivery has succeeded; send {"force": true} to have it delivered once more'
         )
-    parked = before.status is DeliveryStatus.PARKED
-    DeliveryTable.update(
-        {
-            "status": (DeliveryStatus.PARKED if parked else DeliveryStatus.PENDING).value,
-            "trigger": Trigger.MANUAL.value,
-            "refusals": 0,
-            "backoff_step": 0,
-            "next_attempt_at": now,
-            "expires_at": now + max_age_seconds,
-            "completed_at": None,
-            "error": None,
-        }
-    ).where(DeliveryTable.pk == pk).execute(database)
+    is_parked = before.status is DeliveryStatus.PARKED
+    again = transitions.queued_again(Trigger.MANUAL, now, max_age_seconds, is_parked=is_parked)
+    DeliveryTable.update(again).where(DeliveryTable.pk == pk).execute(database)
     count_edition(database, before.endpoint_pk)
     if before.status is DeliveryStatus.PENDING:
         _end_back_off(database, pk, ordering, now)
@@ -196,21 +186,14 @@ def expire(database: Database, pks: Sequence[int], now: float) -> list[DeliveryR
     """Record deliveries whose age has passed as failed; return those that had not ended otherwise."""
     chosen = DeliveryTable.pk.in_(pks) & _TO_BE_SENT & (DeliveryTable.expires_at <= now)
     expired = [row[0] for row in DeliveryTable.select(DeliveryTable.pk).where(chosen).tuples().execute(database)]
-    DeliveryTable.update(
-        {
-            "status": DeliveryStatus.FAILED.value,
-            "error": DeliveryError.EXPIRED.value,
-            "completed_at": now,
-            "next_attempt_at": None,
-        }
-    ).where(DeliveryTable.pk.in_(expired)).execute(database)
+    DeliveryTable.update(transitions.expired(now)).where(DeliveryTable.pk.in_(expired)).execute(database)
     return [_by_pk(database, pk) for pk in expired]
 
 
 def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
     """Cancel what a deleted endpoint has queued, at most `limit` deliveries; return how many there were."""
     count = 0
-    canceled = {"status": DeliveryStatus.CANCELED.value, "completed_at": now, "next_attempt_at": None}
+    canceled = transitions.canceled(now)
     for chosen in TO_BE_SENT_BY_STATUS:
         own = DeliveryTable.select(DeliveryTable.pk).where((DeliveryTable.endpoint_pk == endpoint_pk) & chosen)
         some = own.limit(limit - count)

@@ -15,6 +15,7 @@ from peewee import SQL, Database, Expression, fn
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import OPERATIONAL_EVENTS, TEST_EVENT, DeliveryStatus, ReplayKind, ReplayStatus, Trigger
+from webhookd.journal.queries import transitions
 from webhookd.journal.queries.schema import (
     DeliveryTable,
     EndpointTable,
@@ -192,18 +193,8 @@ def _recover(
     if end is not None:
         query = query.where(DeliveryTable.sequence <= end)
     found = list(query.tuples().execute(database))
-    DeliveryTable.update(
-        {
-            "status": DeliveryStatus.PENDING.value,
-            "trigger": Trigger.RECOVER.value,
-            "refusals": 0,
-            "backoff_step": 0,
-            "next_attempt_at": queued_as.at,
-            "expires_at": queued_as.at + queued_as.max_age_seconds,
-            "completed_at": None,
-            "error": None,
-        }
-    ).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
+    again = transitions.queued_again(Trigger.RECOVER, queued_as.at, queued_as.max_age_seconds)
+    DeliveryTable.update(again).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
     if found:
         count_edition(database, wanted.endpoint_pk)
     return (found[-1][1] if len(found) == A_STEP else end), len(found)
