@@ -222,6 +222,18 @@ class Tables:
         raise Rejected(ErrorCode.NOT_FOUND, f"there is no webhook {endpoint_id}")
 
 
+def by_hand_of(pending: Iterable[QueuedDelivery], request: WindowRequest) -> list[QueuedDelivery]:
+    """Return those that were retried by hand, are due, and that no order holds back: they go first."""
+    found = [
+        each
+        for each in pending
+        if each.trigger is Trigger.MANUAL
+        and each.next_attempt_at <= request.now
+        and (request.ordering is Ordering.NONE or (request.ordering is Ordering.KEY and each.ordering_key is None))
+    ]
+    return sorted(found, key=lambda each: (each.next_attempt_at, each.sequence))
+
+
 def window_of(tables: Tables, request: WindowRequest) -> Window:
     """Return what a window shows, by the words of `Window` and of `windows.read`."""
     now, limit = request.now, request.limit + len(request.in_flight)
@@ -240,6 +252,7 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
         case Ordering.NONE:
             due = [each for each in fit if each.next_attempt_at <= now]
             fit = sorted(due, key=lambda each: (each.next_attempt_at, each.sequence))
+    by_hand = by_hand_of(fit, request)
     due_parked = sorted(
         (each for each in parked if each.expires_at > now and each.next_attempt_at <= now),
         key=lambda each: each.next_attempt_at,
@@ -254,7 +267,7 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
         return tuple(each for each in found if each.pk not in request.in_flight)
 
     return Window(
-        pending=grounded(fit[:limit]),
+        pending=grounded([*by_hand, *(each for each in fit[:limit] if each not in by_hand)]),
         parked=grounded(due_parked[:limit]),
         expired=grounded(expired[:EXPIRED_A_READ]),
         complete=max(len(fit), len(due_parked)) < limit,

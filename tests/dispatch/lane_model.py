@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from tests.memory_tables import by_hand_of
 from tests.samples import AT, endpoint, queued_delivery
 from webhookd.base.models import (
     BreakerState,
@@ -181,6 +182,11 @@ class Model:
             return most
         return 1 + int((most - 1) * max(at - recovered_at, 0.0) / RAMP_SECONDS) if at >= recovered_at else most
 
+    def is_retry_with_key(self, delivery: QueuedDelivery) -> bool:
+        """Whether a delivery was retried by hand and has its place in the order of a key."""
+        is_ordered = self.policy.ordering is Ordering.KEY and delivery.ordering_key is not None
+        return is_ordered and delivery.trigger is Trigger.MANUAL
+
     @property
     def _needs_probe(self) -> bool:
         return self.state.breaker is not BreakerState.CLOSED or self.state.paused_until is not None
@@ -225,13 +231,14 @@ class Model:
         ]
         if request.ordering is Ordering.NONE:
             pending.sort(key=lambda each: (each.next_attempt_at, each.sequence))
+        by_hand = by_hand_of(pending, request)
         parked = [each for each in alive if each.status is DeliveryStatus.PARKED]
         due_parked = sorted(
             (each for each in parked if each.next_attempt_at <= request.now), key=lambda each: each.next_attempt_at
         )
         waiting = parked if request.ordering is Ordering.STRICT else queued
         return Window(
-            pending=tuple(pending[: self.window_rows]),
+            pending=(*by_hand, *(each for each in pending[: self.window_rows] if each not in by_hand)),
             parked=tuple(due_parked[: self.window_rows]),
             expired=tuple(each for each in known if each.expires_at <= request.now),
             complete=max(len(pending), len(due_parked)) <= self.window_rows,

@@ -30,7 +30,6 @@ from webhookd.base.models import (
     PolicyOverrides,
     QueuedDelivery,
     RetryOverrides,
-    Trigger,
 )
 from webhookd.base.secret import Secret
 from webhookd.config import DeliveryConfig
@@ -210,8 +209,8 @@ class LaneMachine(RuleBasedStateMachine):
             for at in times:
                 may_be_sent = model.sendable(at) if model.now <= at < until else []
                 if move.why is Why.OPEN and model.window_rows < len(model.rows):
-                    # A retry by hand that is behind a full window isn't known.
-                    may_be_sent = [row for row in may_be_sent if row.delivery.trigger is not Trigger.MANUAL]
+                    # A retry by hand whose key holds it back may be behind a full window, and isn't known then.
+                    may_be_sent = [row for row in may_be_sent if not model.is_retry_with_key(row.delivery)]
                 assert not may_be_sent, move
         elif isinstance(move, Wait) and move.why is Why.RATE:
             limit = model.policy.rate_limit

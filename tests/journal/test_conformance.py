@@ -286,6 +286,26 @@ async def test_a_retry_keeps_the_sequence(store: Store) -> None:
     assert (head.sequence, head.trigger, head.expires_at) == (1, Trigger.MANUAL, now + 600)
 
 
+async def test_a_retry_goes_before_all_that_no_order_puts_before_it(store: Store) -> None:
+    """Behind however many that are due, one retried by hand is the first of a window, and is in it once."""
+    one, now = await add(store), CLOCK.now()
+    for number in range(8):
+        await publish(store, event(f"e{number}", key="k" if number == 6 else None), one).wait()
+    for last in (7, 6):
+        await retry(store, (await rows(store, one))[last], now + 1)
+
+    async def first(ordering: Ordering) -> list[int]:
+        found = await window(store, one, ordering=ordering, limit=3, now=now + 2)
+        return [delivery.sequence for delivery in found.pending]
+
+    assert await first(Ordering.NONE) == [7, 8, 1, 2, 3]
+    assert await first(Ordering.KEY) == [8, 1, 2, 3]  # a key keeps its order
+    assert await first(Ordering.STRICT) == [1, 2, 3]
+    everything = await window(store, one, ordering=Ordering.NONE, limit=20, now=now + 2)
+    assert [delivery.sequence for delivery in everything.pending] == [7, 8, 1, 2, 3, 4, 5, 6]
+    assert [each.sequence for each in (await window(store, one, ordering=Ordering.NONE)).pending] == list(range(1, 7))
+
+
 async def test_a_retry_behind_a_back_off_ends_it(store: Store) -> None:
     """In strict order the head carries the back-off for all behind it: a retry of a later one makes the head due."""
     one, now = await add(store), CLOCK.now()

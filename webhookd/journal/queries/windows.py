@@ -35,21 +35,34 @@ def _earliest_of(column: object, chosen: Expression) -> str:
     return sql_of(DeliveryTable.select(fn.MIN(column)).where(chosen))
 
 
+_ALIVE = _PENDING & (DeliveryTable.sequence >= SQL(":floor")) & (DeliveryTable.expires_at > _NOW)
+_IS_DUE = DeliveryTable.next_attempt_at <= _NOW
+
+
 def _queued() -> dict[Ordering, str]:
-    alive = _PENDING & (DeliveryTable.sequence >= SQL(":floor")) & (DeliveryTable.expires_at > _NOW)
-    is_due = DeliveryTable.next_attempt_at <= _NOW
     blocked = SQL("(SELECT value FROM json_each(:blocked_keys))")
     no_key = DeliveryTable.ordering_key.is_null()
     return {
-        Ordering.STRICT: _deliveries(alive, DeliveryTable.sequence),
+        Ordering.STRICT: _deliveries(_ALIVE, DeliveryTable.sequence),
         Ordering.KEY: _deliveries(
-            alive & ((no_key & is_due) | (~no_key & DeliveryTable.ordering_key.not_in(blocked))), DeliveryTable.sequence
+            _ALIVE & ((no_key & _IS_DUE) | (~no_key & DeliveryTable.ordering_key.not_in(blocked))),
+            DeliveryTable.sequence,
         ),
-        Ordering.NONE: _deliveries(alive & is_due, DeliveryTable.next_attempt_at, DeliveryTable.sequence),
+        Ordering.NONE: _deliveries(_ALIVE & _IS_DUE, DeliveryTable.next_attempt_at, DeliveryTable.sequence),
+    }
+
+
+def _retried_by_hand() -> dict[Ordering, str]:
+    chosen = _ALIVE & _IS_DUE & SQL("trigger = 'manual'")
+    order = DeliveryTable.next_attempt_at, DeliveryTable.sequence
+    return {
+        Ordering.KEY: _deliveries(chosen & DeliveryTable.ordering_key.is_null(), *order),
+        Ordering.NONE: _deliveries(chosen, *order),
     }
 
 
 _QUEUED = _queued()
+_BY_HAND = _retried_by_hand()
 _DUE_PARKED = _deliveries(
     _PARKED & (DeliveryTable.expires_at > _NOW) & (DeliveryTable.next_attempt_at <= _NOW),
     DeliveryTable.next_attempt_at,
@@ -70,7 +83,7 @@ def read(database: Database, request: WindowRequest) -> Window:
 
     Strict order: the first `limit` pending ones by sequence, the head's back-off not looked at. By key: the same, less
     those of `blocked_keys`, and of those without a key only what is due. Without order: what is due, longest due first.
-    What is in flight is left out.
+    Of those that no order holds back, the ones retried by hand come before all others. What is in flight is left out.
     """
     connection: SqlConnection = database.connection()
     in_flight = request.in_flight
@@ -84,6 +97,7 @@ def read(database: Database, request: WindowRequest) -> Window:
     query = _QUEUED[request.ordering]
     keys = {"blocked_keys": msgspec.json.encode(sorted(request.blocked_keys)).decode()}
     pending = _rows(connection, query, values | keys if request.ordering is Ordering.KEY else values)
+    by_hand = _rows(connection, _BY_HAND[request.ordering], values) if request.ordering in _BY_HAND else []
     parked = _rows(connection, _DUE_PARKED, values)
     expired = _rows(connection, _EXPIRED, values | {"limit": EXPIRED_A_READ})
     later = [_one(connection, _LATER_PARKED, values)]
@@ -91,7 +105,7 @@ def read(database: Database, request: WindowRequest) -> Window:
         later.append(_one(connection, _LATER_PENDING, values))
     last_sequence, edition = next(iter(connection.execute(_SEQUENCE, values)), (0, 0))
     return Window(
-        pending=_not_in_flight(pending, in_flight),
+        pending=_not_in_flight(_first(by_hand, pending), in_flight),
         parked=_not_in_flight(parked, in_flight),
         expired=_not_in_flight(expired, in_flight),
         complete=max(len(pending), len(parked)) < request.limit + len(in_flight),
@@ -104,7 +118,23 @@ def read(database: Database, request: WindowRequest) -> Window:
 
 def statements() -> list[str]:
     """Return every statement of a read, with its parameters by name."""
-    return [*_QUEUED.values(), _DUE_PARKED, _EXPIRED, _LATER_PARKED, _LATER_PENDING, _NEXT_EXPIRY, _SEQUENCE]
+    return [
+        *_QUEUED.values(),
+        *_BY_HAND.values(),
+        _DUE_PARKED,
+        _EXPIRED,
+        _LATER_PARKED,
+        _LATER_PENDING,
+        _NEXT_EXPIRY,
+        _SEQUENCE,
+    ]
+
+
+def _first(found: list[QueuedDelivery], others: list[QueuedDelivery]) -> list[QueuedDelivery]:
+    if not found:
+        return others
+    pks = {delivery.pk for delivery in found}
+    return [*found, *(delivery for delivery in others if delivery.pk not in pks)]
 
 
 def _one(connection: SqlConnection, sql: str, values: dict[str, object]) -> float | None:

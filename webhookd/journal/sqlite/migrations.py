@@ -171,6 +171,11 @@ def _sequences(database: Database, _now: float) -> None:
     )
     database.execute_sql("ALTER TABLE endpoint_state DROP COLUMN last_sequence")
     database.execute_sql("CREATE INDEX replays_endpoint ON replays (endpoint_pk, status)")
+    # Few deliveries are retried by hand, and those go before all others that are due.
+    database.execute_sql(
+        "CREATE INDEX deliveries_by_hand ON deliveries (endpoint_pk, next_attempt_at, sequence) "
+        "WHERE status = 'pending' AND trigger = 'manual'"
+    )
 
 
 _STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences)
