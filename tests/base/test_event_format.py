@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.linear import MOST_GROWTH, growth
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.event_format import MAX_DEPTH, accept, check_json_text, decode_event
+from webhookd.base.event_format import MAX_DEPTH, MAX_JSON_DIGITS, accept, check_json_text, decode_event
 
 LIMIT = 262_144
 JSON = st.recursive(
@@ -192,3 +192,34 @@ def test_a_name_that_looks_like_a_place_costs_its_length(unit: str) -> None:
             decode_event(text, max_bytes=2 * LIMIT)
 
     assert growth(line, refuse, LIMIT // 8) < MOST_GROWTH
+
+
+NUMBERS = st.lists(st.integers(0, 10**6), max_size=8).map(lambda numbers: json.dumps(numbers).encode())
+
+
+def is_too_long(text: bytes) -> bool:
+    try:
+        check_json_text(text, most_values=20_000)
+    except Rejected as refused:
+        return "too long" in refused.detail
+    return False
+
+
+@given(ITEMS, st.integers(MAX_JSON_DIGITS - 2, MAX_JSON_DIGITS + 2), NUMBERS)
+def test_a_number_is_bounded_in_digits(before: bytes, digits: int, after: bytes) -> None:
+    """Reading a number costs the square of its length: a longer one is refused, and in a string it is no number."""
+    number = b"7" * digits
+    in_string = b'["' + b"7" * 500 + b'",' + (before + b"," if before else b"") + after + b"]"
+    assert not is_too_long(in_string)
+    assert is_too_long(b"[" + (before + b"," if before else b"") + number + b"]") == (digits > MAX_JSON_DIGITS)
+    assert is_too_long(b'{"a": -' + number + b', "b": ' + in_string + b"}") == (digits > MAX_JSON_DIGITS)
+
+
+@pytest.mark.parametrize("unit", [b"1", b"1" * 400 + b",", b"1,", b'"' + b"1" * 500 + b'",', b'1"', b'1\\"'], ids=len)
+def test_long_numbers_are_found_in_time_linear_in_the_length(unit: bytes) -> None:
+    """No text of digits, quotes and escapes costs more than its length."""
+
+    def text(length: int) -> bytes:
+        return b"[" + unit * (length // len(unit))
+
+    assert growth(text, is_too_long, 1_048_576 // 8) < MOST_GROWTH

@@ -76,7 +76,7 @@ def test_what_is_told_is_what_msgspec_refuses(kind: type, change: Any) -> None:
         ({"ordering": "loose"}, "/ordering", 'takes "strict" or "key" or "none", not a string'),
         ({"retry": {"often": 2}}, "/retry/often", "is not known here; there is delays, jitter"),
         ({"retry": {"jiter": 2}}, "/retry/jiter", "is not known here; did you mean jitter?"),
-        ({"retry": {"delays": [5, -1]}}, "/retry/delays/1", "takes a number from 0.01 to 604800, not -1"),
+        ({"retry": {"delays": [5, -1]}}, "/retry/delays/1", "takes a number from 1 to 604800, not -1"),
         ({"retry": 7}, "/retry", "takes an object, not 7"),
         ({"rateLimit": {}}, "/rateLimit/perSecond", "is missing; takes a number from 0.01 to 10000"),
         ({"metadata": {"a": 1}}, "/metadata/a", "takes a string of at most 500 characters, not 1"),

@@ -86,7 +86,7 @@ async def record(
                 if life == 0:
                     for ordering in ("strict", "key", "none"):
                         url = f"{receiver.url}/{ordering}"
-                        await server.webhook(url, ordering=ordering, retry={"delays": [0.05]})
+                        await server.webhook(url, ordering=ordering)
                 await _live(server, recording, dice, [f"e{life}-{number}" for number in range(events)])
                 if life < lives - 1:
                     await _kill_under_load(server, recording, dice, [f"k{life}-{number}" for number in range(events)])

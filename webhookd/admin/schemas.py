@@ -44,6 +44,7 @@ EventPattern = Annotated[
         extra={ACCEPTS: "a type such as user.created, every type below a prefix, such as user.*, or * for all"},
     ),
 ]
+OwnDelaySeconds = Annotated[float, Meta(ge=1, le=604_800)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=40)]
 MetadataValue = Annotated[str, Meta(max_length=500)]
 
@@ -59,6 +60,16 @@ class Output(Struct, frozen=True, kw_only=True, rename="camel"):
 # Webhooks
 
 
+class RetrySettings(RetryOverrides, frozen=True, kw_only=True):
+    """The retry rules that a webhook may state for itself.
+
+    Delays below a second are the operator's alone, as defaults: a hundred failing webhooks that are tried every 10 ms
+    take the machine from all others.
+    """
+
+    delays: Annotated[tuple[OwnDelaySeconds, ...], Meta(min_length=1, max_length=50)] | None = None
+
+
 class WebhookSettings(Input, frozen=True, kw_only=True):
     """What can be set of a webhook at any time; null or absent means the server's own."""
 
@@ -71,7 +82,7 @@ class WebhookSettings(Input, frozen=True, kw_only=True):
     concurrency: Concurrency | None = None
     rate_limit: RateLimit | None = None
     timeout_seconds: TimeoutSeconds | None = None
-    retry: RetryOverrides = RetryOverrides()
+    retry: RetrySettings = RetrySettings()
     breaker_threshold: BreakerThreshold | None = None
     when_inactive: WhenInactive | None = None
     headers: Annotated[

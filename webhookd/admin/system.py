@@ -1,8 +1,11 @@
 """What tells of the server itself: alive, ready, and the description of this API."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
+import msgspec
+import trio
+from msgspec import Raw
 from quart import Response
 
 from webhookd.admin.auth import Permission
@@ -11,6 +14,7 @@ from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, 
 from webhookd.admin.ports import Readiness
 from webhookd.admin.schemas import Health, LoopView, ReadinessView, StallView
 from webhookd.base.clock import iso
+from webhookd.journal import EventTypeRow
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
 
@@ -51,12 +55,16 @@ async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
     """Return the operations of this module; the description covers `all_operations`, these included."""
 
-    described: list[tuple[object, Mapping[str, object]]] = []  # the last one, by the catalogue that it is of
+    described: list[tuple[object, Raw]] = []  # the last one, by the catalogue that it is of
+
+    def encoded(catalogue: Sequence[EventTypeRow]) -> Raw:
+        return Raw(msgspec.json.encode(describe(all_operations(), catalogue)))
 
     async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer:
         catalogue = await call.services.store.event_types.all()
         if not described or described[0][0] != catalogue:
-            described[:] = [(catalogue, describe(all_operations(), catalogue))]
+            # A full catalogue takes too long for the loop.
+            described[:] = [(catalogue, await trio.to_thread.run_sync(encoded, catalogue))]
         return Answer(value=described[0][1])
 
     return (

@@ -25,6 +25,7 @@ from webhookd.admin.schemas import (
     ListQuery,
     NewWebhook,
     Page,
+    RetrySettings,
     Rotation,
     Webhook,
     WebhookPatch,
@@ -35,7 +36,7 @@ from webhookd.admin.views import MOST_ROWS, webhook, with_secret
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body, invalid
 from webhookd.base.ids import Prefix
-from webhookd.base.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, Role
+from webhookd.base.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, RetryOverrides, Role
 from webhookd.base.secret import Secret
 from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import (
@@ -211,7 +212,7 @@ def _overrides(settings: WebhookSettings) -> PolicyOverrides:
         concurrency=settings.concurrency,
         rate_limit=settings.rate_limit,
         timeout_seconds=settings.timeout_seconds,
-        retry=settings.retry,
+        retry=RetryOverrides(**msgspec.structs.asdict(settings.retry)),
         breaker_threshold=settings.breaker_threshold,
         when_inactive=settings.when_inactive,
     )
@@ -274,7 +275,7 @@ def document(endpoint: Endpoint, headers: Mapping[str, str]) -> dict[str, object
         concurrency=overrides.concurrency,
         rate_limit=overrides.rate_limit,
         timeout_seconds=overrides.timeout_seconds,
-        retry=overrides.retry,
+        retry=RetrySettings(**msgspec.structs.asdict(overrides.retry)),
         breaker_threshold=overrides.breaker_threshold,
         when_inactive=overrides.when_inactive,
         headers=dict(headers),

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from webhookd.base.clock import TimeError, iso, parse_iso
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.json_errors import BOM, find_repeated, reason
-from webhookd.base.json_text import depth, outside_strings
+from webhookd.base.json_text import depth, has_long_number, outside_strings
 from webhookd.base.models import TRACEPARENT_PATTERN, AcceptedEvent, NewEvent
 from webhookd.base.validation import complaints
 
@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 MAX_DEPTH = 128
 MAX_JSON_VALUES = 20_000
+MAX_JSON_DIGITS = 400  # the greatest double has 309
 _OPENING_BRACE = ord("{")
 
 _decoder = msgspec.json.Decoder(NewEvent)
@@ -120,8 +121,9 @@ def seal_envelope(event_id: str, event_type: str, timestamp: float, data: bytes,
 def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
     """Raise Rejected MALFORMED_JSON unless `text` is UTF-8 and nested at most 128 deep.
 
-    PAYLOAD_TOO_LARGE where it may hold more than `most_values`: what is decoded to objects costs the loop 50 times as
-    much for each of them as for a byte.
+    With `most_values` it is decoded to objects, which costs the loop 50 times as much for each of them as for a byte,
+    and the square of its length for each number: PAYLOAD_TOO_LARGE where it may hold more values, or a number is of
+    more than `MAX_JSON_DIGITS` digits.
     """
     try:
         text.decode()
@@ -135,6 +137,11 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
     marks = brackets + text.count(b",")
     if most_values is not None and marks >= most_values and len(outside_strings(text, b"{[,")) >= most_values:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are taken")
+    if most_values is not None and has_long_number(text, MAX_JSON_DIGITS):
+        raise Rejected(
+            ErrorCode.PAYLOAD_TOO_LARGE,
+            f"a number in the JSON is too long; at most {MAX_JSON_DIGITS} digits are taken, and any number in a string",
+        )
     if brackets > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")
 

@@ -11,6 +11,7 @@ from itertools import accumulate
 _STEPS = bytes.maketrans(b"{[}]", b"\x01\x01\xff\xff")
 _ALL_BYTES = frozenset(range(256))
 _QUOTE = ord('"')
+_DIGITS_TO_ZEROS = bytes.maketrans(b"0123456789", b"0" * 10)
 
 
 def depth(text: bytes) -> int:
@@ -25,3 +26,14 @@ def outside_strings(text: bytes, marks: bytes) -> bytes:
     unescaped = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     kept = unescaped.translate(None, bytes(_ALL_BYTES - {_QUOTE, *marks}))
     return b"".join(kept.replace(b'""', b"").split(b'"')[::2])
+
+
+def has_long_number(text: bytes, most_digits: int) -> bool:
+    """Whether more than so many digits stand in a row outside the strings of a JSON text."""
+    too_long = b"0" * (most_digits + 1)
+    if too_long not in text.translate(_DIGITS_TO_ZEROS):
+        return False
+    # Only now is it worth telling strings from numbers; nothing that parts two digits may go.
+    unescaped = text.replace(b"\\\\", b" ").replace(b'\\"', b" ")
+    outside = b" ".join(unescaped.split(b'"')[::2])
+    return too_long in outside.translate(_DIGITS_TO_ZEROS)
