@@ -49,7 +49,7 @@ from webhookd.ingest import IngestServer
 from webhookd.ingest.listener import bind_unix, file_identity
 from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import unlock
-from webhookd.jobs.statistics import Trends
+from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import SQLITE_VERSION, KeyRow, Store, open_store
 from webhookd.journal.queries import audit
 from webhookd.observe.footprint import Footprints, Threads
@@ -176,7 +176,7 @@ async def serve(
                     config=config,
                     measures=measures,
                     metrics=scraper,
-                    trends=Trends(measures.tally, store, clock),
+                    statistics=SavedStatistics(measures.statistics, store, clock),
                     stalls=stalls,
                     footprints=footprints,
                     check_url=sender.check_url,
@@ -198,7 +198,7 @@ async def serve(
                 for row in await store.keys.all():
                     services.keys.put(row)
                 await router.begin()
-                await services.trends.begin()
+                await services.statistics.begin()
                 ready = Ready(
                     urls=urls_of(sockets.tcp),
                     ingest_socket=config.ingest.socket,
@@ -217,7 +217,7 @@ async def serve(
                     sending.start_soon(Supervisor("census").run, scraper.run)
                     if tokens is not None:
                         sending.start_soon(Supervisor("tokens").run, tokens.run)
-                    sending.start_soon(Supervisor("statistics").run, services.trends.run)
+                    sending.start_soon(Supervisor("statistics").run, services.statistics.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, store))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)

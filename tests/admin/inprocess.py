@@ -28,7 +28,7 @@ from webhookd.crypto.key_file import KeyPlace
 from webhookd.delivery import custom_headers
 from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import Rotator
-from webhookd.jobs.statistics import Trends
+from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import InlineRunner, Runner
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.loop_watch import Stalls
@@ -196,7 +196,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
                 clock=w.clock,
                 max_in_flight=w.config.delivery.max_in_flight,
             ),
-            trends=Trends(w.measures.tally, w.journal, w.clock),
+            statistics=SavedStatistics(w.measures.statistics, w.journal, w.clock),
             stalls=stalls,
             footprints=footprints,
             check_url=any_url,

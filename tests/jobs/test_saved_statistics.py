@@ -12,19 +12,19 @@ from tests.admin.inprocess import Signer, api_in_process
 from tests.journal.harness import CLOCK, running
 from tests.world import World, WorldSender, world
 from webhookd.base.clock import VIRTUAL_EPOCH
-from webhookd.jobs.statistics import Span, Trends
+from webhookd.jobs.statistics import SavedStatistics, Span
 from webhookd.journal.queries import statistics
 from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key
 
 
 @asynccontextmanager
-async def saved(w: World) -> AsyncIterator[Trends]:
-    """Run the trends of a world until the block ends."""
-    trends = Trends(w.measures.tally, w.journal, w.clock)
-    await trends.begin()
+async def saved(w: World) -> AsyncIterator[SavedStatistics]:
+    """Run the saved statistics of a world until the block ends."""
+    saved_statistics = SavedStatistics(w.measures.statistics, w.journal, w.clock)
+    await saved_statistics.begin()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(trends.run)
-        yield trends
+        nursery.start_soon(saved_statistics.run)
+        yield saved_statistics
         nursery.cancel_scope.cancel()
 
 
@@ -34,7 +34,7 @@ def rows(database: Any) -> int:
 
 async def test_a_chart_has_every_period(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """What happened lies in its minute, quarter and hour, an hour of minutes or a day of quarters without a gap."""
-    async with world(tmp_path) as w, saved(w) as trends:
+    async with world(tmp_path) as w, saved(w) as saved_statistics:
         bound = await w.endpoint(organization_id="acme")
         await w.endpoint("https://b.example/")
         await trio.sleep(30)
@@ -42,16 +42,16 @@ async def test_a_chart_has_every_period(tmp_path: Path, autojump_clock: trio.tes
         await trio.sleep(65)
         await w.publish("e2")
         await trio.sleep(1)
-        hour, day = await trends.recent(Span.HOUR, None), await trends.recent(Span.DAY, None)
+        hour, day = await saved_statistics.recent(Span.HOUR, None), await saved_statistics.recent(Span.DAY, None)
         assert (hour.seconds, len(hour.points), day.seconds, len(day.points)) == (60, 60, 900, 96)
         assert [point.at for point in hour.points[-2:]] == [VIRTUAL_EPOCH, VIRTUAL_EPOCH + 60]
         assert [point.counts.events for point in hour.points] == [*[0] * 58, 1, 1]
         assert [point.counts.delivered for point in hour.points[-2:]] == [2, 1]
         assert day.points[-1].counts.delivered == 3
-        ours = await trends.recent(Span.HOUR, "acme")
+        ours = await saved_statistics.recent(Span.HOUR, "acme")
         assert (ours.total.events, ours.total.delivered) == (1, 1)
-        assert (await trends.recent(Span.DAY, "other")).total == Counts()
-        by_webhook = await trends.of_webhooks([bound.id, "wh_unknown"])
+        assert (await saved_statistics.recent(Span.DAY, "other")).total == Counts()
+        by_webhook = await saved_statistics.of_webhooks([bound.id, "wh_unknown"])
         assert [len(series.points) for series in by_webhook.values()] == [24, 24]
         assert (by_webhook[bound.id].points[-1].counts.delivered, by_webhook["wh_unknown"].total) == (1, Counts())
 
@@ -60,14 +60,14 @@ async def test_a_restart_goes_on_counting(tmp_path: Path, autojump_clock: trio.t
     """What was counted up to a stop is told after it, and the running periods are gone on with."""
     totals = []
     for number in range(3):
-        async with world(tmp_path) as w, saved(w) as trends:
+        async with world(tmp_path) as w, saved(w) as saved_statistics:
             if not number:
                 await w.endpoint()
             await w.publish(f"e{number}")
             await trio.sleep(1)
-            series = await trends.recent(Span.HOUR, None)
+            series = await saved_statistics.recent(Span.HOUR, None)
             totals.append((series.total.events, series.total.delivered, sum(series.total.latencies)))
-            assert (await trends.recent(Span.DAY, None)).points[-1].counts == series.total
+            assert (await saved_statistics.recent(Span.DAY, None)).points[-1].counts == series.total
     assert totals == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
 
 
@@ -75,9 +75,9 @@ async def test_a_crash_costs_what_was_not_saved(tmp_path: Path, autojump_clock: 
     """Each minute is on disk when it is over."""
     async with world(tmp_path) as w:
         await w.endpoint()
-        trends = Trends(w.measures.tally, w.journal, w.clock)
+        saved_statistics = SavedStatistics(w.measures.statistics, w.journal, w.clock)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trends.run)
+            nursery.start_soon(saved_statistics.run)
             await w.publish("e1")
             await trio.sleep(61)
             await w.publish("e2")
@@ -91,7 +91,7 @@ async def test_a_crash_costs_what_was_not_saved(tmp_path: Path, autojump_clock: 
 
 async def test_old_rows_are_forgotten(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     """Minutes are kept for hours, the rest for two days; nothing accumulates."""
-    async with world(tmp_path, sender=WorldSender()) as w, saved(w) as trends:
+    async with world(tmp_path, sender=WorldSender()) as w, saved(w) as saved_statistics:
         await w.endpoint(organization_id="acme")
         most = 0
         for number in range(72):
@@ -100,7 +100,7 @@ async def test_old_rows_are_forgotten(tmp_path: Path, autojump_clock: trio.testi
             most = max(most, await w.journal.transactions.read(rows))
         # Of each hour that is kept: a quarter of the server and one of the organization, and the webhook's hour.
         assert most <= 3 * 49 + 2 * 3
-        assert (await trends.recent(Span.DAY, "acme")).total.events == 23
+        assert (await saved_statistics.recent(Span.DAY, "acme")).total.events == 23
 
 
 async def test_a_row_replaces_the_one_before(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from webhookd.base.models import (
     SignatureChoice,
     Trigger,
 )
-from webhookd.observe.statistics import HOUR, LATENCIES, MINUTE, QUARTER, SERVER, Counts, Key, Tally
+from webhookd.observe.statistics import HOUR, LATENCIES, MINUTE, QUARTER, SERVER, Counts, Key, RunningStatistics
 
 NOW = 1_700_003_000  # 50 s into a minute, 5 minutes into a quarter, 3 minutes before the hour is over
 MIDDLE = NOW // MINUTE * MINUTE
@@ -94,13 +94,13 @@ def plain(counts: Counts) -> tuple[int, int, int, int]:
 
 def test_each_count_goes_to_whom_it_concerns() -> None:
     """An organization has its own events and its own webhooks' attempts, the server all, a webhook its hour."""
-    tally = Tally()
-    tally.accept("acme", NOW)
-    tally.accept(None, NOW)
-    tally.attempt(OURS, attempt(NOW))
-    tally.attempt(UNBOUND, attempt(NOW, error=DeliveryError.HTTP_5XX, status=DeliveryStatus.PENDING))
-    tally.expire(UNBOUND, NOW)
-    rows = tally.present(NOW)
+    running = RunningStatistics()
+    running.accept("acme", NOW)
+    running.accept(None, NOW)
+    running.attempt(OURS, attempt(NOW))
+    running.attempt(UNBOUND, attempt(NOW, error=DeliveryError.HTTP_5XX, status=DeliveryStatus.PENDING))
+    running.expire(UNBOUND, NOW)
+    rows = running.rows(NOW)
     assert {key: plain(counts) for key, counts in rows.items()} == {
         Key(MINUTE, MIDDLE, SERVER): (2, 1, 1, 1),
         Key(QUARTER, NOW // QUARTER * QUARTER, SERVER): (2, 1, 1, 1),
@@ -113,54 +113,54 @@ def test_each_count_goes_to_whom_it_concerns() -> None:
 
 def test_a_minute_is_that_in_which_the_attempt_ended() -> None:
     """Counts of the next minute start a row; the quarter and the hour go on."""
-    tally = Tally()
-    tally.attempt(OURS, attempt(MIDDLE + 59.5))
-    tally.attempt(OURS, attempt(MIDDLE + 60.0))
-    rows = tally.present(MIDDLE + 61)
+    running = RunningStatistics()
+    running.attempt(OURS, attempt(MIDDLE + 59.5))
+    running.attempt(OURS, attempt(MIDDLE + 60.0))
+    rows = running.rows(MIDDLE + 61)
     assert [rows[Key(MINUTE, at, "acme")].delivered for at in (MIDDLE, MIDDLE + 60)] == [1, 1]
     assert rows[Key(HOUR, MIDDLE // HOUR * HOUR, "wh_ours")].delivered == 2
 
 
 def test_a_clock_that_is_set_back_starts_no_period_anew() -> None:
     """What happens at a time that has passed is counted in the minute that runs."""
-    tally = Tally()
-    tally.accept(None, NOW)
-    tally.accept(None, NOW - 3600)
-    assert tally.present(NOW - 3600)[Key(MINUTE, MIDDLE, SERVER)].events == 2
+    running = RunningStatistics()
+    running.accept(None, NOW)
+    running.accept(None, NOW - 3600)
+    assert running.rows(NOW - 3600)[Key(MINUTE, MIDDLE, SERVER)].events == 2
 
 
 def test_what_was_cut_off_counts_for_nothing() -> None:
     """An interrupted attempt is neither a failure nor a latency; one without an answer has no latency."""
-    tally = Tally()
-    tally.attempt(OURS, attempt(NOW, error=DeliveryError.INTERRUPTED, status=DeliveryStatus.PENDING, answered=False))
-    assert tally.present(NOW) == {}
-    tally.attempt(OURS, attempt(NOW, error=DeliveryError.CONNECT, status=DeliveryStatus.FAILED, answered=False))
-    counts = tally.present(NOW)[Key(MINUTE, MIDDLE, "acme")]
+    running = RunningStatistics()
+    running.attempt(OURS, attempt(NOW, error=DeliveryError.INTERRUPTED, status=DeliveryStatus.PENDING, answered=False))
+    assert running.rows(NOW) == {}
+    running.attempt(OURS, attempt(NOW, error=DeliveryError.CONNECT, status=DeliveryStatus.FAILED, answered=False))
+    counts = running.rows(NOW)[Key(MINUTE, MIDDLE, "acme")]
     assert (plain(counts), counts.latencies) == ((0, 0, 1, 1), [])
-    tally.attempt(OURS, attempt(NOW, error=DeliveryError.TIMEOUT, answered=False, seconds=15.0))
-    assert tally.present(NOW)[Key(MINUTE, MIDDLE, "acme")].quantile_seconds(0.5) == pytest.approx(12.5)
+    running.attempt(OURS, attempt(NOW, error=DeliveryError.TIMEOUT, answered=False, seconds=15.0))
+    assert running.rows(NOW)[Key(MINUTE, MIDDLE, "acme")].quantile_seconds(0.5) == pytest.approx(12.5)
 
 
 def test_rows_are_taken_once_and_whole() -> None:
     """Taking returns what has changed; a running period's next row holds all of it again."""
-    tally = Tally()
-    tally.accept(None, NOW)
-    assert [counts.events for _, counts in tally.take(NOW)] == [1, 1]
-    assert tally.take(NOW) == []
-    tally.accept(None, NOW + 60)
-    taken = tally.take(NOW + 60)
+    running = RunningStatistics()
+    running.accept(None, NOW)
+    assert [counts.events for _, counts in running.take(NOW)] == [1, 1]
+    assert running.take(NOW) == []
+    running.accept(None, NOW + 60)
+    taken = running.take(NOW + 60)
     assert [(key.seconds, counts.events) for key, counts in taken] == [(MINUTE, 1), (QUARTER, 2)]
-    assert set(tally.present(NOW + QUARTER)) == {key for key, _ in taken}
+    assert set(running.rows(NOW + QUARTER)) == {key for key, _ in taken}
 
 
 def test_what_could_not_be_saved_is_saved_next_time() -> None:
     """Rows that are put back are taken again, with what has been counted since."""
-    tally = Tally()
-    tally.accept(None, NOW)
-    taken = tally.take(MIDDLE + 60)
-    tally.accept(None, MIDDLE + 60)
-    tally.put_back(taken)
-    assert [(key.at, counts.events) for key, counts in tally.take(MIDDLE + 60) if key.seconds == MINUTE] == [
+    running = RunningStatistics()
+    running.accept(None, NOW)
+    taken = running.take(MIDDLE + 60)
+    running.accept(None, MIDDLE + 60)
+    running.put_back(taken)
+    assert [(key.at, counts.events) for key, counts in running.take(MIDDLE + 60) if key.seconds == MINUTE] == [
         (MIDDLE, 1),
         (MIDDLE + 60, 1),
     ]

@@ -21,7 +21,7 @@ from webhookd.admin import (
     events,
     keys,
     master_key,
-    stats,
+    statistics,
     system,
     webhooks,
 )
@@ -59,7 +59,7 @@ def all_operations() -> tuple[Operation, ...]:
         *actions.OPERATIONS,
         *deliveries.OPERATIONS,
         *attempts.OPERATIONS,
-        *stats.OPERATIONS,
+        *statistics.OPERATIONS,
         *events.OPERATIONS,
         *event_types.OPERATIONS,
         *keys.OPERATIONS,

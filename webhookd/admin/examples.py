@@ -26,7 +26,7 @@ from webhookd.admin.schemas import (
     SubmittedLine,
     WebhookWithSecret,
 )
-from webhookd.admin.stats import CountsView, LatencyView, PointView, StatsView
+from webhookd.admin.statistics import CountsView, LatencyView, PointView, StatsView
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import ReplayStatus, Trigger
 from webhookd.base.version import VERSION

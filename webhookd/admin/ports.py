@@ -20,7 +20,7 @@ from webhookd.dispatch.health import EndpointHealth, Inside
 from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.replay import Replayer
-from webhookd.jobs.statistics import Trends
+from webhookd.jobs.statistics import SavedStatistics
 from webhookd.jobs.test_delivery import Tester
 from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, NewEndpoint, Store, Ticket
 from webhookd.journal.queries import endpoints
@@ -208,7 +208,7 @@ class Services:
     config: Config
     measures: Measures
     metrics: Metrics
-    trends: Trends
+    statistics: SavedStatistics
     stalls: Stalls
     footprints: Footprints
     check_url: Callable[[str], Awaitable[None]]

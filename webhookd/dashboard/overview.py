@@ -6,7 +6,7 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import NoBody
-from webhookd.admin.stats import StatsQuery, StatsView, get_stats
+from webhookd.admin.statistics import StatsQuery, StatsView, get_stats
 from webhookd.dashboard import formatting
 from webhookd.dashboard.attention import concerns
 from webhookd.dashboard.charts import Chart, Wish, chart
@@ -52,7 +52,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         return await services.store.webhooks.situation(organization_id, visit.now)
 
     async def draw() -> tuple[tuple[Chart, ...], Counts]:
-        series = await services.trends.recent(span, organization_id)
+        series = await services.statistics.recent(span, organization_id)
         return charts_of(series), series.total
 
     situation = await visit.kept.get(("situation", organization_id), SITUATION_KEPT_SECONDS, look)

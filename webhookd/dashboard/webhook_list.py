@@ -70,7 +70,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     )
     found = await services.store.webhooks.search(wanted, visit.now)
     states = await services.router.health(found.endpoints)
-    days = await services.trends.of_webhooks([endpoint.id for endpoint in found.endpoints])
+    days = await services.statistics.of_webhooks([endpoint.id for endpoint in found.endpoints])
     rows = [
         ListedWebhook(endpoint, health, *condition(endpoint, health), sparkline(days[endpoint.id]))
         for endpoint, health in zip(found.endpoints, states, strict=True)

@@ -15,7 +15,7 @@ from webhookd.admin.deliveries import list_deliveries
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import DeliveryQuery, DeliveryView, Input, NoQuery, Webhook
 from webhookd.admin.schemas import Page as ListPage
-from webhookd.admin.stats import StatsView, get_webhook_stats
+from webhookd.admin.statistics import StatsView, get_webhook_stats
 from webhookd.admin.webhooks import get_webhook
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, Rejected
@@ -62,7 +62,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         ListPage,
         list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody(), webhookId=webhook_id)),
     )
-    days = await services.trends.of_webhooks([webhook_id])
+    days = await services.statistics.of_webhooks([webhook_id])
     bucket = inside.bucket
     return {
         "webhook": await answered(Webhook, get_webhook(call)),

@@ -1,7 +1,7 @@
-"""The last hour and day in numbers: of the server, of an organization, and of single webhooks.
+"""Statistics of the last hour and day, for the server, an organization or a webhook.
 
-The running periods are held in memory and go to the journal once a minute and when the server stops, so a crash costs
-the charts a minute at most and deliveries nothing.
+The counts of the current periods are in memory (`observe/statistics.py`) and are saved to the journal once a minute and
+when the server stops. A crash loses at most a minute of them, and no delivery.
 """
 
 from collections import deque
@@ -15,13 +15,13 @@ from msgspec import Struct
 from webhookd.base.clock import Clock
 from webhookd.base.errors import Rejected
 from webhookd.journal import Store, finished
-from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, CountsRow, Key, Tally
+from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, CountsRow, Key, RunningStatistics
 
 ROWS_A_STEP = 1000
 
 
 class Span(StrEnum):
-    """How far back: an hour by minutes, or a day by quarters of an hour."""
+    """The time range: an hour in minutes, or a day in quarters of an hour."""
 
     HOUR = "hour"
     DAY = "day"
@@ -32,48 +32,48 @@ _HOURS = 24
 
 
 class Point(Struct, frozen=True, kw_only=True):
-    """One period: its start, and what happened in it."""
+    """One period: its start, and its counts."""
 
     at: int
     counts: Counts
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """Periods of `seconds` each, oldest first, without a gap; the last one is still running."""
+    """Periods of `seconds` each, oldest first, without a gap; the last one is the current one."""
 
     seconds: int
     points: tuple[Point, ...]
 
     @property
     def total(self) -> Counts:
-        """All of it."""
+        """The sum of all points."""
         total = Counts()
         for point in self.points:
             total.add(point.counts)
         return total
 
 
-class Trends:
-    """Saves what a tally counts while `run` runs, and tells it together with what is on disk."""
+class SavedStatistics:
+    """Saves the running statistics once a minute, and reads them together with the saved ones."""
 
-    def __init__(self, tally: Tally, store: Store, clock: Clock) -> None:
-        self._tally = tally
+    def __init__(self, running: RunningStatistics, store: Store, clock: Clock) -> None:
+        self._running = running
         self._store = store
         self._clock = clock
 
     async def begin(self) -> None:
-        """Go on with the running periods as the last server left them."""
-        self._tally.adopt(await self._store.statistics.running(self._clock.now()))
+        """Load the counts of the current periods that an earlier run of the server has saved."""
+        self._running.adopt(await self._store.statistics.running(self._clock.now()))
 
     async def run(self) -> None:
-        """Save what was counted, each time a minute ends and once more at the end, until canceled."""
+        """Save the counts at the end of each minute, and once more when canceled."""
         try:
             while True:
                 await trio.sleep(MINUTE - self._clock.now() % MINUTE)
                 await self._save()
         finally:
-            # Only submitted: the writer outlives this and puts what it has on disk before it ends.
-            for rows in _steps(self._tally.take(self._clock.now())):
+            # Only submitted: the writer runs longer than this task and commits what was submitted before it ends.
+            for rows in _steps(self._running.take(self._clock.now())):
                 self._store.statistics.put(rows)
 
     async def recent(self, span: Span, organization_id: str | None) -> Series:
@@ -91,29 +91,29 @@ class Trends:
         last = int(now) // seconds * seconds
         starts = [last - seconds * back for back in reversed(range(periods))]
         stored = await self._store.statistics.find(seconds=seconds, starts=starts, subjects=subjects)
-        held = self._tally.present(now)
+        held = self._running.rows(now)
 
         def point(at: int, subject: str) -> Point:
             key = Key(seconds, at, subject)
-            # A copy, since what is held goes on counting.
+            # A copy: the counts in memory still change.
             return Point(at=at, counts=copy(held.get(key) or stored.get(key) or Counts()))
 
         return [Series(seconds=seconds, points=tuple(point(at, subject) for at in starts)) for subject in subjects]
 
     async def _save(self) -> None:
         now = self._clock.now()
-        steps = deque(_steps(self._tally.take(now)))
+        steps = deque(_steps(self._running.take(now)))
         try:
             while steps:
                 await finished(self._store.statistics.put(steps[0]))
                 steps.popleft()
             while await self._store.statistics.prune(now, ROWS_A_STEP):
                 pass
-        except Rejected:  # the disk has no room: the next minute tries again
+        except Rejected:  # the disk is full: the next minute tries again
             for rows in steps:
-                self._tally.put_back(rows)
+                self._running.put_back(rows)
 
 
 def _steps(rows: Sequence[CountsRow]) -> Iterable[Sequence[CountsRow]]:
-    """Cut rows into writes that keep nobody else from the disk for long."""
+    """Split rows into writes that are short enough not to delay other writes."""
     return (rows[start : start + ROWS_A_STEP] for start in range(0, len(rows), ROWS_A_STEP))

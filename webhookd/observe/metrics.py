@@ -1,7 +1,7 @@
-"""What is counted on the way: plain numbers that cost a fraction of a microsecond each.
+"""The process's metrics: plain numbers, each of which costs a fraction of a microsecond to count.
 
-All counting is done on the loop, so nothing here locks. How the numbers look to a scraper is no business of this
-module's: it knows no library, and neither do the places that count.
+All counting is done on the event loop, so nothing here locks. `admin/exposition.py` formats the numbers for Prometheus;
+this module and the code that counts need no library for it.
 """
 
 from bisect import bisect_left
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from webhookd.base.models import AcceptedEvent, AttemptRecord, DeliveryStatus, Endpoint, Trigger
-from webhookd.observe.statistics import Tally
+from webhookd.observe.statistics import RunningStatistics
 
 SUCCESS = "success"
 
@@ -23,7 +23,7 @@ _BATCHES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
 class Histogram:
-    """How often values fell up to each bound; the last count is of those above them all."""
+    """The number of values up to each bound; the last count is of the values above the highest bound."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -33,16 +33,16 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value; one that equals a bound is within it."""
+        """Count a value; a value that equals a bound is within it."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
 
 class Measures:
-    """The counts of one process since it started; made by whoever wires it, and handed to those who count.
+    """The counts of one process since it started.
 
-    `refused` and `attempts` are by stable codes, which are few: nothing that a caller can choose becomes a key. The
-    `tally` tells webhooks and organizations apart, by periods, for the charts.
+    `refused` and `attempts` are counted by stable code. There are few of those: nothing that a caller chooses becomes a
+    key. `statistics` counts the same by period, webhook and organization, for the charts.
     """
 
     def __init__(self) -> None:
@@ -56,20 +56,20 @@ class Measures:
         self.commits = Histogram(_COMMITS)
         self.batches = Histogram(_BATCHES)
         self.commits_without_room = 0
-        self.tally = Tally()
+        self.statistics = RunningStatistics()
 
     def refuse(self, code: str) -> None:
-        """Count an event that was not taken."""
+        """Count an event that was refused, by its error code."""
         self.refused[code] += 1
 
     def accept(self, event: AcceptedEvent) -> None:
-        """Count an event that is on disk."""
+        """Count an accepted event, once it is on disk."""
         self.accepted += 1
-        self.tally.accept(event.organization_id, event.accepted_at)
+        self.statistics.accept(event.organization_id, event.accepted_at)
 
     def attempted(self, endpoint: Endpoint, record: AttemptRecord) -> None:
-        """Count an attempt; the first of a delivery also says how long its event waited for it."""
-        self.tally.attempt(endpoint, record)
+        """Count an attempt; a delivery's first also gives the lag between the event and its first request."""
+        self.statistics.attempt(endpoint, record)
         self.attempts[SUCCESS if record.error is None else record.error.value] += 1
         self.durations.observe(record.outcome.duration_seconds)
         if record.number == 1 and record.trigger is _AUTO:
@@ -79,11 +79,11 @@ class Measures:
             self.failed_deliveries += 1
 
     def expired(self, endpoint: Endpoint, at: float) -> None:
-        """Count a delivery whose age has passed."""
+        """Count a delivery that failed because it was too old."""
         self.failed_deliveries += 1
-        self.tally.expire(endpoint, at)
+        self.statistics.expire(endpoint, at)
 
     def committed(self, operations: int, seconds: float) -> None:
-        """Count a transaction that is on disk."""
+        """Count a committed transaction."""
         self.batches.observe(operations)
         self.commits.observe(seconds)

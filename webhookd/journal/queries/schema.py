@@ -278,7 +278,7 @@ class IdempotencyTable(Model):
 
 
 class StatisticsTable(Model):
-    """What happened in a period of `seconds` from `at` on (tally.Counts), of the server or a part of it."""
+    """The counts (`observe.statistics.Counts`) of a subject in the period of `seconds` that starts at `at`."""
 
     seconds = IntegerField()
     at = IntegerField()

@@ -52,7 +52,7 @@ class StatsView(Output, frozen=True, kw_only=True):
 
 async def get_stats(call: Call[StatsQuery, NoBody]) -> Answer:
     """Answer with the numbers of the server, or of the caller's organization."""
-    series = await call.services.trends.recent(call.query.span, call.caller.organization_id)
+    series = await call.services.statistics.recent(call.query.span, call.caller.organization_id)
     return Answer(value=_view(series))
 
 
@@ -60,7 +60,7 @@ async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with the last 24 hours of a webhook, by the hour."""
     services = call.services
     endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
-    found = await services.trends.of_webhooks([endpoint.id])
+    found = await services.statistics.of_webhooks([endpoint.id])
     return Answer(value=_view(found[endpoint.id]))
 
 
