@@ -4,14 +4,11 @@
 a list of what is refused, IPv6 a list of what is allowed: mapped, translated and tunneled forms fall outside it.
 """
 
-import socket
 from bisect import bisect_right
 from collections.abc import Iterable
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_network
 from itertools import zip_longest
 from typing import TypeVar
-
-import psutil
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -94,14 +91,3 @@ def parse_network(text: str) -> Network:
 
 def _is_outside(number: int, borders: list[int]) -> bool:
     return bisect_right(borders, number) % 2 == 0
-
-
-def own_addresses() -> frozenset[Address]:
-    """Return the addresses of this machine's interfaces."""
-    families = {socket.AF_INET, socket.AF_INET6}
-    return frozenset(
-        ip_address(entry.address.partition("%")[0])
-        for entries in psutil.net_if_addrs().values()
-        for entry in entries
-        if entry.family in families
-    )

@@ -8,7 +8,8 @@ import trio
 
 from webhookd.base.models import DeliveryError, Outcome
 from webhookd.config import DeliveryConfig, EgressConfig
-from webhookd.delivery.egress.addresses import Address, own_addresses
+from webhookd.delivery.egress.addresses import Address
+from webhookd.delivery.egress.own_addresses import own_addresses
 from webhookd.delivery.egress.resolver import SystemResolver
 from webhookd.delivery.egress.rules import EgressPolicy, Resolver
 from webhookd.delivery.http.proxy import ProxyTransport
