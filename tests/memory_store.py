@@ -15,9 +15,9 @@ from msgspec import UNSET
 
 from tests.memory_tables import Stored, Tables, Webhook, window_of
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import (
-    STARTING_EVENT_TYPES,
     AcceptedEvent,
     AttemptRecord,
     Credentials,

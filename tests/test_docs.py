@@ -13,7 +13,8 @@ import pytest
 
 from tests.lock import DEVELOPMENT, PRODUCT
 from webhookd.base.errors import ErrorCode
-from webhookd.base.models import STARTING_EVENT_TYPES, DeliveryError
+from webhookd.base.event_types import STARTING_EVENT_TYPES
+from webhookd.base.models import DeliveryError
 from webhookd.cli import program
 from webhookd.config import KEYS, Config, reference
 from webhookd.config.meanings import MEANINGS, SECTIONS

@@ -8,7 +8,7 @@ from openapi_spec_validator import validate
 
 from tests.admin.conftest import Api
 from tests.patience import wait_until
-from webhookd.base.models import STARTING_EVENT_TYPES
+from webhookd.base.event_types import STARTING_EVENT_TYPES
 
 
 def test_a_webhook_from_its_creation_to_its_end(api: Api) -> None:

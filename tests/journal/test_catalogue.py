@@ -8,8 +8,9 @@ from peewee import Database
 
 from tests.journal.harness import CLOCK, IDS, running
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.ids import Prefix
-from webhookd.base.models import STARTING_EVENT_TYPES, Role
+from webhookd.base.models import Role
 from webhookd.journal import EventTypeRow, KeyRow
 from webhookd.journal.queries import event_types, keys
 from webhookd.journal.queries.event_types import MOST_BYTES, MOST_TYPES

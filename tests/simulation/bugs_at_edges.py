@@ -7,6 +7,7 @@ import msgspec
 
 from tests.simulation.bugs import BadJournal, BadPolicy, BadSender
 from tests.simulation.model import World
+from webhookd.base.event_types import OperationalEvent
 from webhookd.base.models import (
     AcceptedEvent,
     AttemptRecord,
@@ -14,7 +15,6 @@ from webhookd.base.models import (
     DeliveryError,
     Endpoint,
     EndpointState,
-    OperationalEvent,
     Outcome,
     Policy,
     PublishResult,

@@ -13,10 +13,10 @@ from tests.simulation import audit
 from tests.simulation.life import Life
 from tests.simulation.model import EXTRA_TYPE, PARK_AFTER, Signing, Subject, World
 from webhookd.base.errors import Rejected
+from webhookd.base.event_types import OperationalEvent
 from webhookd.base.ids import Prefix
 from webhookd.base.models import (
     DeliveryStatus,
-    OperationalEvent,
     Ordering,
     PolicyOverrides,
     RateLimit,

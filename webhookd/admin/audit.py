@@ -12,7 +12,8 @@ from webhookd.admin.schemas import ListQuery, Output, Page
 from webhookd.admin.views import MOST_ROWS
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
-from webhookd.base.models import Role, Time
+from webhookd.base.fields import Time
+from webhookd.base.models import Role
 from webhookd.journal.queries import audit
 from webhookd.journal.queries.audit import Action, AuditActorKind
 

@@ -13,7 +13,8 @@ from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, Page
 from webhookd.admin.views import MOST_ROWS
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import OPERATIONAL_EVENTS, TEST_EVENT, EventTypeName
+from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
+from webhookd.base.fields import EventTypeName
 from webhookd.base.validation import accepted_form, type_info
 from webhookd.journal import EventTypeRow
 from webhookd.journal.queries.audit import Action

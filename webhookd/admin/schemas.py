@@ -9,25 +9,27 @@ from typing import Annotated, Generic, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from webhookd.base.models import (
+from webhookd.base.fields import (
     ACCEPTS,
-    BreakerState,
     BreakerThreshold,
     Concurrency,
+    EventId,
+    EventTypeName,
+    OrganizationId,
+    Time,
+    TimeoutSeconds,
+)
+from webhookd.base.models import (
+    BreakerState,
     DeliveryError,
     DeliveryStatus,
     DisabledReason,
-    EventId,
-    EventTypeName,
     Ordering,
-    OrganizationId,
     RateLimit,
     ReplayStatus,
     RetryOverrides,
     Role,
     SignatureChoice,
-    Time,
-    TimeoutSeconds,
     Trigger,
     WhenInactive,
 )

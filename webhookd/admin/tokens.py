@@ -24,9 +24,10 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from webhookd.admin.auth import Caller
 from webhookd.base.errors import ConfigError, ErrorCode, Rejected
+from webhookd.base.fields import OrganizationId
 from webhookd.base.file_errors import open_file
 from webhookd.base.json_errors import BOM
-from webhookd.base.models import OrganizationId, Role
+from webhookd.base.models import Role
 from webhookd.config import JwtConfig
 from webhookd.journal.queries.audit import AuditActor, AuditActorKind
 from webhookd.observe.logs import get_logger

@@ -35,8 +35,9 @@ from webhookd.admin.schemas import (
 from webhookd.admin.views import MOST_ROWS, webhook, with_secret
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body, invalid
+from webhookd.base.event_types import OPERATIONAL_EVENTS
 from webhookd.base.ids import Prefix
-from webhookd.base.models import OPERATIONAL_EVENTS, Endpoint, PolicyOverrides, RetryOverrides, Role
+from webhookd.base.models import Endpoint, PolicyOverrides, RetryOverrides, Role
 from webhookd.base.secret import Secret
 from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import (

@@ -15,9 +15,10 @@ from msgspec.structs import replace
 
 from webhookd.base.clock import TimeError, iso, parse_iso
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.fields import TRACEPARENT_PATTERN
 from webhookd.base.json_errors import BOM, find_repeated, reason
 from webhookd.base.json_text import depth, has_long_number, outside_strings
-from webhookd.base.models import TRACEPARENT_PATTERN, AcceptedEvent, NewEvent
+from webhookd.base.models import AcceptedEvent, NewEvent
 from webhookd.base.validation import complaints
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
-"""The vocabulary of the server: what the layers above hand to one another.
+"""The data that the packages of webhookd pass to each other: immutable, without a clock or I/O.
 
-Everything here is immutable data without behaviour that needs a clock or I/O. Times are epoch seconds cut to the
-millisecond; `pk` is the journal's row number and never leaves the process, `id` is the public name.
+Times are epoch seconds, truncated to the millisecond. `pk` is the journal's row number and never leaves the process;
+`id` is the public identifier.
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,28 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta, Struct
 
+from webhookd.base.fields import (
+    BreakerThreshold,
+    Concurrency,
+    EventId,
+    EventTypeName,
+    Jitter,
+    MaxAgeSeconds,
+    MaxRefusals,
+    OrganizationId,
+    ParkAfter,
+    RateBurst,
+    RatePerSecond,
+    RetryDelays,
+    Time,
+    TimeoutSeconds,
+    Traceparent,
+)
 from webhookd.base.secret import Secret
 
 
 class Ordering(StrEnum):
-    """How the deliveries of one endpoint follow each other."""
+    """The order in which an endpoint's deliveries are sent."""
 
     STRICT = "strict"
     KEY = "key"
@@ -23,7 +40,7 @@ class Ordering(StrEnum):
 
 
 class WhenInactive(StrEnum):
-    """What becomes of an event for an endpoint that is switched off."""
+    """What happens to an event for a disabled endpoint."""
 
     HOLD = "hold"
     DROP = "drop"
@@ -39,7 +56,7 @@ class SignatureForm(StrEnum):
 
 
 class DisabledReason(StrEnum):
-    """Why a webhook is off."""
+    """Why a webhook is disabled."""
 
     MANUAL = "manual"
     FAILING = "failing"
@@ -48,7 +65,7 @@ class DisabledReason(StrEnum):
 
 
 class DeliveryStatus(StrEnum):
-    """Where a delivery is in its life; `PENDING` and `PARKED` are still to be sent."""
+    """The state of a delivery; `PENDING` and `PARKED` are not final."""
 
     PENDING = "pending"
     PARKED = "parked"
@@ -68,14 +85,14 @@ class Trigger(StrEnum):
 
 
 class ReplayKind(StrEnum):
-    """What a replay does: send failed deliveries again, or make new deliveries of events."""
+    """What a replay does: retry failed deliveries, or make new deliveries of events."""
 
     RECOVER = "recover"
     REPLAY = "replay"
 
 
 class ReplayStatus(StrEnum):
-    """Where a recover or replay is."""
+    """The state of a recover or replay."""
 
     RUNNING = "running"
     DONE = "done"
@@ -83,7 +100,7 @@ class ReplayStatus(StrEnum):
 
 
 class BreakerState(StrEnum):
-    """The circuit breaker of one endpoint."""
+    """The state of an endpoint's circuit breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -100,7 +117,7 @@ class Role(StrEnum):
 
 
 class DeliveryError(StrEnum):
-    """The stable code of what went wrong with an attempt or a delivery."""
+    """The stable code of why an attempt or a delivery failed."""
 
     TIMEOUT = "timeout"
     DNS = "dns"
@@ -119,89 +136,16 @@ class DeliveryError(StrEnum):
     EXPIRED = "expired"
 
 
-class OperationalEvent(StrEnum):
-    """What webhookd itself reports; a webhook gets these only where it names them."""
-
-    FAILING = "webhook.failing"
-    RECOVERED = "webhook.recovered"
-    DISABLED = "webhook.disabled"
-    DELIVERY_FAILED = "delivery.failed"
-
-
-OPERATIONAL_EVENTS = frozenset(event.value for event in OperationalEvent)
-TEST_EVENT = "webhook.test"
-
-STARTING_EVENT_TYPES = (
-    "user.created",
-    "user.updated",
-    "user.deleted",
-    "user.email_verified",
-    "organization.created",
-    "organization.updated",
-    "organization.deleted",
-    "organization.member_added",
-    "organization.member_removed",
-    "subscription.created",
-    "subscription.updated",
-    "subscription.canceled",
-    "subscription.renewed",
-    "security.account_locked",
-    "security.suspicious_login",
-    "security.2fa_enabled",
-    "security.2fa_disabled",
-)
-
-EVENT_TYPE_PATTERN = r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\Z"
-ORGANIZATION_PATTERN = r"^[A-Za-z0-9_.:-]{1,64}\Z"
-# W3C Trace Context, section 3.2: version, trace, parent and flags.
-TRACEPARENT_PATTERN = r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z"
-EVENT_ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}\Z"
-
-ACCEPTS = "accepts"
-"""The key of `Meta.extra` under which a type says in words what it takes, where a pattern alone would have to."""
-
-_TYPE_WORDS = "words of letters, digits, _ and - joined by dots, such as user.created, of at most 128 characters"
-_TIME_WORDS = "an ISO-8601 time with a zone, such as 2025-01-31T12:00:00.000Z"
-EventTypeName = Annotated[
-    str, Meta(min_length=1, max_length=128, pattern=EVENT_TYPE_PATTERN, extra={ACCEPTS: _TYPE_WORDS})
-]
-EventId = Annotated[str, Meta(pattern=EVENT_ID_PATTERN, extra={ACCEPTS: "1 to 64 letters, digits, _ and -"})]
-OrganizationId = Annotated[
-    str, Meta(pattern=ORGANIZATION_PATTERN, extra={ACCEPTS: "1 to 64 letters, digits, _ . : and -"})
-]
-Traceparent = Annotated[
-    str,
-    Meta(
-        pattern=TRACEPARENT_PATTERN,
-        extra={ACCEPTS: "a W3C traceparent, such as 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
-    ),
-]
-Time = Annotated[str, Meta(max_length=40, extra_json_schema={"format": "date-time"}, extra={ACCEPTS: _TIME_WORDS})]
-
-# Bounds shared by the server-wide defaults and by what a webhook may ask for itself.
-DelaySeconds = Annotated[float, Meta(ge=0.01, le=604_800)]
-RetryDelays = Annotated[tuple[DelaySeconds, ...], Meta(min_length=1, max_length=50)]
-Jitter = Annotated[float, Meta(ge=0, le=1)]
-MaxRefusals = Annotated[int, Meta(ge=1, le=1000)]
-MaxAgeSeconds = Annotated[float, Meta(ge=1, le=2_592_000)]
-ParkAfter = Annotated[int, Meta(ge=1, le=1000)]
-TimeoutSeconds = Annotated[float, Meta(ge=1, le=30)]
-BreakerThreshold = Annotated[int, Meta(ge=1, le=1000)]
-RatePerSecond = Annotated[float, Meta(ge=0.01, le=10_000)]
-RateBurst = Annotated[int, Meta(ge=1, le=10_000)]
-Concurrency = Annotated[int, Meta(ge=1, le=256)]
-
-
 class _Data(Struct, frozen=True, kw_only=True, gc=False):
-    """Base of the plain data below, which can hold no cycle: the collector needn't look at it."""
+    """Base of the data below. It can't be part of a reference cycle, so the garbage collector doesn't track it."""
 
 
 class _Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Base of what crosses an edge as JSON."""
+    """Base of what clients send as JSON."""
 
 
 class NewEvent(_Input, frozen=True, kw_only=True):
-    """One event as a producer submits it, decoded and checked."""
+    """An event as a producer submits it, decoded and checked."""
 
     type: EventTypeName
     data: Annotated[msgspec.Raw, Meta(extra_json_schema={"type": "object"})]
@@ -213,7 +157,7 @@ class NewEvent(_Input, frozen=True, kw_only=True):
 
 
 class AcceptedEvent(_Data, frozen=True, kw_only=True):
-    """An event whose envelope bytes are fixed: `body` is what every attempt sends."""
+    """An event with its final envelope: `body` is what every attempt sends."""
 
     id: str
     type: str
@@ -226,7 +170,7 @@ class AcceptedEvent(_Data, frozen=True, kw_only=True):
 
 
 class PublishResult(_Data, frozen=True, kw_only=True):
-    """The answer to a submitted event, the same for each submission of its id."""
+    """The result of submitting an event; submitting the same id again gives the same result as a duplicate."""
 
     id: str
     deliveries: int
@@ -234,7 +178,7 @@ class PublishResult(_Data, frozen=True, kw_only=True):
 
 
 class Target(_Data, frozen=True, kw_only=True):
-    """One endpoint that an event goes to; `status` is `PENDING`, or `CANCELED` where the endpoint drops events."""
+    """An endpoint that gets an event; `status` is `PENDING`, or `CANCELED` if the endpoint drops events."""
 
     endpoint_pk: int
     status: DeliveryStatus
@@ -242,14 +186,14 @@ class Target(_Data, frozen=True, kw_only=True):
 
 
 class RateLimit(_Input, frozen=True, kw_only=True):
-    """A token bucket: `per_second` tokens a second, at most `burst` saved up."""
+    """A token bucket that gains `per_second` tokens a second and holds at most `burst`."""
 
     per_second: RatePerSecond
     burst: RateBurst = 1
 
 
 class RetryOverrides(_Input, omit_defaults=True, frozen=True, kw_only=True):
-    """The retry rules a webhook states for itself; None keeps the server's."""
+    """A webhook's own retry settings; None means the server's default."""
 
     delays: RetryDelays | None = None
     jitter: Jitter | None = None
@@ -259,7 +203,7 @@ class RetryOverrides(_Input, omit_defaults=True, frozen=True, kw_only=True):
 
 
 class PolicyOverrides(_Input, omit_defaults=True, frozen=True, kw_only=True):
-    """The delivery policy a webhook states for itself; None keeps the server's."""
+    """A webhook's own delivery policy; None means the server's default."""
 
     ordering: Ordering | None = None
     concurrency: Concurrency | None = None
@@ -271,14 +215,14 @@ class PolicyOverrides(_Input, omit_defaults=True, frozen=True, kw_only=True):
 
 
 class SignatureChoice(_Input, frozen=True, kw_only=True):
-    """Which signature headers a webhook's requests carry beside the `v1` of `webhook-signature`."""
+    """The signature headers of a webhook's requests, in addition to the `v1` of `webhook-signature`."""
 
     form: SignatureForm = SignatureForm.TIMESTAMPED
     ed25519: bool = False
 
 
 class Policy(_Data, frozen=True, kw_only=True):
-    """The delivery policy in force for one endpoint: its own wishes over the server's defaults."""
+    """The delivery policy in force for one endpoint: its own settings, else the server's defaults."""
 
     ordering: Ordering
     concurrency: int
@@ -319,7 +263,7 @@ class Endpoint(_Data, frozen=True, kw_only=True):
 
 
 class Credentials(_Data, frozen=True, kw_only=True):
-    """What an endpoint's requests are signed and sent with; never logged, never shown."""
+    """The secrets and custom headers of an endpoint's requests; never logged, never shown."""
 
     secret: Secret[str]
     previous_secret: Secret[str] | None
@@ -329,15 +273,17 @@ class Credentials(_Data, frozen=True, kw_only=True):
 
 
 class EndpointState(_Data, frozen=True, kw_only=True):
-    """What an endpoint's past means for its next request; survives a restart.
+    """What earlier attempts mean for an endpoint's next request; it survives a restart.
 
-    `failing_since` is the first failure since the last success, moved forward by the time in which nothing was tried;
-    `failures_since_success` counts the attempts since that success; `consecutive_faults` counts endpoint faults in a
-    row; `reopenings` the probes that failed in a row;
-    `pauses` the answers in a row that asked to slow down; `retry_at` is when an open breaker lets a probe through;
-    `paused_until` is when a pause ends, and stays until the probe after it has had a good answer; `warned_at` is when
-    `webhook.failing` was sent; `recovered_at` is when the last outage or pause ended with such an answer. `SHIFTED`
-    names the times that go with a clock that is set.
+    - `consecutive_faults`: endpoint faults in a row; `reopenings`: failed probes in a row;
+      `pauses`: 429 and 503 answers in a row.
+    - `retry_at`: when an open breaker lets a probe through.
+    - `paused_until`: when the pause ends. It is kept until the probe after the pause has succeeded.
+    - `failing_since`: the first failure after the last success, plus the time in which nothing was sent;
+      `failures_since_success`: the failed attempts since then.
+    - `warned_at`: when `webhook.failing` was sent; `recovered_at`: when the last outage or pause ended with a success.
+
+    `SHIFTED` names the times that move with the clock when it is set.
     """
 
     SHIFTED: ClassVar = ("last_failure_at", "retry_at", "paused_until", "failing_since", "recovered_at")
@@ -358,17 +304,17 @@ class EndpointState(_Data, frozen=True, kw_only=True):
 
     @property
     def is_unhealthy(self) -> bool:
-        """Whether the endpoint's last answers were faults or asked to slow down."""
+        """Whether the last answers were faults, a 429 or a 503."""
         return self.needs_probe or self.consecutive_faults > 0
 
     @property
     def needs_probe(self) -> bool:
-        """Whether one request, and its answer, comes before all others."""
+        """Whether one request must succeed before any other is sent."""
         return self.breaker is not BreakerState.CLOSED or self.paused_until is not None
 
 
 class QueuedDelivery(_Data, frozen=True, kw_only=True):
-    """A delivery still to be sent, as an actor's window holds it: ids and times, never a body."""
+    """A delivery that is not final, as an actor's window holds it: ids and times, without the body."""
 
     pk: int
     id: str
@@ -387,7 +333,7 @@ class QueuedDelivery(_Data, frozen=True, kw_only=True):
 
 
 class Message(_Data, frozen=True, kw_only=True):
-    """What an attempt sends of its event."""
+    """The parts of an event that an attempt sends."""
 
     event_id: str
     type: str
@@ -397,11 +343,11 @@ class Message(_Data, frozen=True, kw_only=True):
 
 
 class Outcome(_Data, frozen=True, kw_only=True):
-    """What came of one request: a response, or the stable code and the reason of what kept it from one.
+    """The result of one request: a response, or why there was none.
 
-    `error` is one of `timeout dns connect tls protocol blocked interrupted`, or None where a response was read;
-    `body` is at most 4 KiB of it, `truncated` says that there was more. `is_reused` says whether the request went over
-    a connection that was open already, None where it got none.
+    `error` is `timeout`, `dns`, `connect`, `tls`, `protocol`, `blocked` or `interrupted`, and None if a response was
+    read; `detail` is its reason. `body` holds at most 4 KiB of the response, `truncated` is true if there was more.
+    `is_reused` is true if the connection was open already, and None if there was no connection.
     """
 
     duration_seconds: float
@@ -416,7 +362,7 @@ class Outcome(_Data, frozen=True, kw_only=True):
 
 
 class Verdict(_Data, frozen=True, kw_only=True):
-    """What becomes of a delivery, and of its endpoint, after an attempt; `disable` says why that is disabled."""
+    """The state of a delivery and its endpoint after an attempt; `disable` is why the endpoint is disabled by it."""
 
     status: DeliveryStatus
     refusals: int
@@ -430,7 +376,7 @@ class Verdict(_Data, frozen=True, kw_only=True):
 
 
 class AttemptRecord(Verdict, frozen=True, kw_only=True):
-    """One attempt and what it made of its delivery and its endpoint: written in one transaction."""
+    """One attempt and the resulting state of its delivery and endpoint, recorded in one transaction."""
 
     delivery: QueuedDelivery
     attempt_id: str

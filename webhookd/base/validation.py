@@ -16,7 +16,7 @@ from typing import cast
 
 from msgspec import inspect
 
-from webhookd.base.models import ACCEPTS
+from webhookd.base.fields import ACCEPTS
 
 MOST_COMPLAINTS = 20
 _LONGEST_NAME = 64

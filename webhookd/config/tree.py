@@ -8,22 +8,20 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from webhookd.base.models import (
+from webhookd.base.fields import (
     ACCEPTS,
     BreakerThreshold,
     Concurrency,
     Jitter,
     MaxAgeSeconds,
     MaxRefusals,
-    Ordering,
     ParkAfter,
     RateBurst,
     RatePerSecond,
     RetryDelays,
-    Role,
     TimeoutSeconds,
-    WhenInactive,
 )
+from webhookd.base.models import Ordering, Role, WhenInactive
 
 # A file's name in one directory, as systemd takes it: no path, and not hidden.
 CredentialName = Annotated[

@@ -12,8 +12,8 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import delivery_view
 from webhookd.admin.schemas import EventPattern, Input
 from webhookd.base.clock import iso
+from webhookd.base.fields import OrganizationId
 from webhookd.base.ids import Prefix
-from webhookd.base.models import OrganizationId
 from webhookd.dashboard.form_times import read_moment
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown

@@ -14,7 +14,8 @@ from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
 from webhookd.admin.schemas import NewWebhook, NoQuery, WebhookSettings, WebhookWithSecret
 from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document, etag
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import OPERATIONAL_EVENTS, Endpoint
+from webhookd.base.event_types import OPERATIONAL_EVENTS
+from webhookd.base.models import Endpoint
 from webhookd.base.secret import Secret
 from webhookd.dashboard.forms import Form
 from webhookd.dashboard.pages import Visit, answered, page, problems_of

@@ -6,17 +6,8 @@ They go to webhooks that subscribe to them by name. There is never one about the
 from collections.abc import Iterator
 
 from webhookd.base.clock import iso
-from webhookd.base.models import (
-    OPERATIONAL_EVENTS,
-    TEST_EVENT,
-    AttemptRecord,
-    DeliveryError,
-    DeliveryStatus,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
-    OperationalEvent,
-)
+from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT, OperationalEvent
+from webhookd.base.models import AttemptRecord, DeliveryError, DeliveryStatus, DisabledReason, Endpoint, EndpointState
 from webhookd.journal import DeliveryRow
 
 Notice = tuple[OperationalEvent, dict[str, object]]

@@ -15,10 +15,9 @@ import trio
 from webhookd.base.clock import Timeline
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import accept
+from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT, OperationalEvent
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import (
-    OPERATIONAL_EVENTS,
-    TEST_EVENT,
     AttemptRecord,
     Credentials,
     DeliveryStatus,
@@ -27,7 +26,6 @@ from webhookd.base.models import (
     EndpointState,
     Message,
     NewEvent,
-    OperationalEvent,
     Policy,
     PublishResult,
     QueuedDelivery,

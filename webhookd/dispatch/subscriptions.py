@@ -5,7 +5,8 @@ Operational events go to endpoints that name them exactly; `*` and prefixes neve
 
 from collections.abc import Iterator
 
-from webhookd.base.models import OPERATIONAL_EVENTS, DeliveryStatus, Endpoint, Policy, Target, WhenInactive
+from webhookd.base.event_types import OPERATIONAL_EVENTS
+from webhookd.base.models import DeliveryStatus, Endpoint, Policy, Target, WhenInactive
 
 MOST_REMEMBERED = 1000
 

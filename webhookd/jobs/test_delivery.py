@@ -11,9 +11,9 @@ import trio
 from webhookd.base.clock import Clock
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import seal_envelope
+from webhookd.base.event_types import TEST_EVENT
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import (
-    TEST_EVENT,
     AcceptedEvent,
     AttemptRecord,
     Credentials,

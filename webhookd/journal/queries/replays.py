@@ -13,8 +13,9 @@ import msgspec
 from peewee import SQL, Database, Expression, fn
 
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
 from webhookd.base.ids import IdFactory, Prefix
-from webhookd.base.models import OPERATIONAL_EVENTS, TEST_EVENT, DeliveryStatus, ReplayKind, ReplayStatus, Trigger
+from webhookd.base.models import DeliveryStatus, ReplayKind, ReplayStatus, Trigger
 from webhookd.journal.queries import transitions
 from webhookd.journal.queries.schema import (
     DeliveryTable,

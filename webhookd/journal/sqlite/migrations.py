@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from peewee import Database
 
-from webhookd.base.models import STARTING_EVENT_TYPES
+from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.journal.queries.schema import EventTypeTable
 
 APPLICATION_ID = 0x77686B64  # "whkd"
