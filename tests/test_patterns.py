@@ -8,7 +8,8 @@ from textwrap import dedent
 
 import pytest
 
-from tests.patterns import Use, find, slow_text
+from tests.patterns import Use, find
+from tests.slow_patterns import slow_text
 
 ROOT = Path(__file__).parents[1]
 # What a type's own pattern is matched with: each `Meta(pattern=…)` is found and measured where it is written.
