@@ -39,7 +39,7 @@ from webhookd.delivery import custom_headers
 from webhookd.delivery.egress.rules import BlockedError, EgressPolicy
 from webhookd.delivery.http.wire import MAX_RESPONSE_BYTES, ResponseReader, WireError
 from webhookd.delivery.policy.retry import classify, retry_after_seconds
-from webhookd.journal.queries import cursors
+from webhookd.journal import cursors
 from webhookd.observe.logs import redact
 from webhookd.verify import VerificationError, verify
 

@@ -50,8 +50,7 @@ from webhookd.ingest.listener import bind_unix, file_identity
 from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
-from webhookd.journal import SQLITE_VERSION, KeyRow, Store, open_store
-from webhookd.journal.queries import audit
+from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind, AuditEntry, KeyRow, Store, open_store
 from webhookd.observe.footprint import Footprints, Threads
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import LoopWatch, Stalls
@@ -348,13 +347,13 @@ async def ensure_admin_key(store: Store, ids: IdFactory, clock: Clock) -> Secret
     if await store.keys.all():  # a start on a full disk must not write
         return None
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
-    return text if await store.keys.create_first(row, command_entry(audit.Action.KEY_CREATE, clock)) else None
+    return text if await store.keys.create_first(row, command_entry(Action.KEY_CREATE, clock)) else None
 
 
-def command_entry(action: audit.Action, clock: Clock, fields: Iterable[str] = ()) -> audit.AuditEntry:
+def command_entry(action: Action, clock: Clock, fields: Iterable[str] = ()) -> AuditEntry:
     """Return what the user who runs this process does, for the audit log."""
-    actor = audit.AuditActor(kind=audit.AuditActorKind.COMMAND, id=str(os.getuid()))
-    return audit.AuditEntry(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
+    actor = AuditActor(kind=AuditActorKind.COMMAND, id=str(os.getuid()))
+    return AuditEntry(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
 
 
 def make_key(

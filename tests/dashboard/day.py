@@ -29,7 +29,7 @@ from webhookd.config import load_config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.signing import generate_secret, secret_hint
-from webhookd.journal import NewEndpoint
+from webhookd.journal import Action, AuditActor, AuditActorKind, AuditEntry, NewEndpoint
 from webhookd.journal.queries import audit, endpoints, statistics
 from webhookd.journal.sqlite.database import open_writer
 from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, CountsRow, Key
@@ -188,10 +188,8 @@ class _Filling:
                 created_at=self._at,
             )
             self._day.webhooks[kind.name] = endpoints.insert(self._database, self._vault, new).id
-            actor = audit.AuditActor(kind=audit.AuditActorKind.COMMAND, id="1000")
-            entry = audit.AuditEntry(
-                actor=actor, action=audit.Action.WEBHOOK_CREATE, at=self._at, fields=("url", "events")
-            )
+            actor = AuditActor(kind=AuditActorKind.COMMAND, id="1000")
+            entry = AuditEntry(actor=actor, action=Action.WEBHOOK_CREATE, at=self._at, fields=("url", "events"))
             audit.append(self._database, entry, new.id, kind.organization)
 
     def _event(self, number: int) -> tuple[object, ...]:

@@ -10,7 +10,7 @@ import msgspec
 from tests.admin.inprocess import OWN_UID
 from tests.dashboard.browsing import Site, Visitor
 from webhookd.admin.app import all_operations
-from webhookd.journal.queries import cursors
+from webhookd.journal import cursors
 
 PAGES = {
     "/keys": "keys",

@@ -20,8 +20,7 @@ from webhookd.dashboard.sessions import (
     BrowserSessions,
 )
 from webhookd.dashboard.signing_in import FAILURES_AT_ONCE
-from webhookd.journal import KeyRow
-from webhookd.journal.queries.audit import AuditActor, AuditActorKind
+from webhookd.journal import AuditActor, AuditActorKind, KeyRow
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:

@@ -22,7 +22,7 @@ from webhookd.base.models import (
     WhenInactive,
 )
 from webhookd.jobs.replay import selection
-from webhookd.journal import EndpointChanges, ReplayRow
+from webhookd.journal import EndpointChanges, QueuedAs, ReplayRow
 from webhookd.journal.queries import replays
 from webhookd.journal.queries.schema import DeliveryTable, EventTable
 
@@ -149,7 +149,7 @@ async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_cl
         wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
         matched = await w.journal.transactions.read(replays.match, wanted)
         row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
-        queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+        queued_as = QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         half = await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
         assert (half.queued, half.status) == (replays.A_STEP, ReplayStatus.RUNNING)
     async with world(tmp_path) as w:
@@ -214,7 +214,7 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
         wanted = selection(endpoint, ReplayKind.REPLAY, since=0.0, until=w.clock.now() + 1, events=())
         matched = await w.journal.transactions.read(replays.match, wanted)
         row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
-        queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+        queued_as = QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
         stopped = await w.router.replayer.stop(endpoint, row.id)
         assert (stopped.queued, stopped.status) == (replays.A_STEP, ReplayStatus.STOPPED)
@@ -301,7 +301,7 @@ async def test_a_step_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump
             row = await w.journal.transactions.write(
                 replays.start, wanted, matched, f"rpl_{endpoint.pk}", w.clock.now()
             )
-            queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+            queued_as = QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
             queued = []
             while row.status is ReplayStatus.RUNNING:
                 row = await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
@@ -318,7 +318,7 @@ async def test_a_recover_looks_at_a_bounded_number_of_rows(tmp_path: Path, autoj
         wanted = selection(endpoint, ReplayKind.RECOVER, since=0.0, until=w.clock.now(), events=("user.deleted",))
         matched = await w.journal.transactions.read(replays.match, wanted)
         row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
-        queued_as = replays.QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
+        queued_as = QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         queued = []
         while row.status is ReplayStatus.RUNNING:
             row = await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)

@@ -12,9 +12,9 @@ from peewee import Database
 from tests.journal.harness import CLOCK, VAULT, new_endpoint, running
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Role
-from webhookd.journal import Store
+from webhookd.journal import Action, AuditActor, AuditActorKind, AuditEntry, AuditRow, Store
+from webhookd.journal.audit_entries import Chain
 from webhookd.journal.queries import audit, endpoints
-from webhookd.journal.queries.audit import Action, AuditActor, AuditActorKind, AuditEntry
 
 EVE_SAYS = (
     "(sequence, at, actor_kind, actor, action, object, fields, hash) "
@@ -39,7 +39,7 @@ async def add(journal: Store, count: int) -> None:
         await journal.transactions.write(insert, VAULT, new_endpoint())
 
 
-async def log(journal: Store) -> list[audit.AuditRow]:
+async def log(journal: Store) -> list[AuditRow]:
     filters = dict.fromkeys(("actor", "action", "what", "since", "until", "cursor"))
     return (await journal.transactions.read(audit.page, None, limit=100, **filters)).items[::-1]
 
@@ -73,7 +73,7 @@ async def test_a_change_and_its_entry_are_one_commit(journal: Store) -> None:
 async def test_nobody_in_particular_leaves_no_entry(journal: Store) -> None:
     """What webhookd does by itself is no entry: without a entry the change is as it was."""
     assert audit.recorded(endpoints.insert, None, endpoints.about) is endpoints.insert
-    assert await journal.transactions.read(audit.verify) == audit.Chain(entries=0, head=audit.GENESIS, broken=None)
+    assert await journal.transactions.read(audit.verify) == Chain(entries=0, head=audit.GENESIS, broken=None)
 
 
 async def test_changes_of_one_commit_are_chained_too(journal: Store) -> None:

@@ -6,12 +6,12 @@ import trio
 
 from tests.world import OK, World, world
 from webhookd.base.models import DeliveryError
+from webhookd.journal import WebhookKind, WebhookOrder, WebhookSearch
 from webhookd.journal.queries import directory
-from webhookd.journal.queries.directory import Kind, Order, Wanted
 
 
 async def urls(w: World, **wanted: object) -> list[str]:
-    looked_for = Wanted(**{"organization_id": None, **wanted})  # type: ignore[arg-type]  # a test's own
+    looked_for = WebhookSearch(**{"organization_id": None, **wanted})  # type: ignore[arg-type]  # a test's own
     found = await w.journal.webhooks.search(looked_for, w.clock.now())
     assert found.total >= len(found.endpoints)
     return [endpoint.url.split("/")[2].split(".")[0] for endpoint in found.endpoints]
@@ -50,10 +50,15 @@ async def test_the_worst_come_first(tmp_path: Path, autojump_clock: trio.testing
         for number in range(6):
             await w.publish(f"evt_{number}")
         await trio.sleep(3600)
-        assert await urls(w, order=Order.TROUBLE, kind=Kind.TROUBLED) == ["gone", "open", "parked", "held"]
-        assert set(await urls(w, kind=Kind.OFF)) == {"gone", "held", "off"}
-        assert (await urls(w, order=Order.QUEUED))[0] in {"held", "open"}
-        assert await urls(w, order=Order.URL, descending=False, limit=2, offset=1) == ["held", "off"]
+        assert await urls(w, order=WebhookOrder.TROUBLE, kind=WebhookKind.TROUBLED) == [
+            "gone",
+            "open",
+            "parked",
+            "held",
+        ]
+        assert set(await urls(w, kind=WebhookKind.OFF)) == {"gone", "held", "off"}
+        assert (await urls(w, order=WebhookOrder.QUEUED))[0] in {"held", "open"}
+        assert await urls(w, order=WebhookOrder.URL, descending=False, limit=2, offset=1) == ["held", "off"]
         now = await w.journal.transactions.read(directory.situation, None, w.clock.now())
         assert (now.webhooks, now.off, now.troubled, now.open) == (6, 3, 4, 1)
         assert now.pending > 6

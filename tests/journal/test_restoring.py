@@ -9,8 +9,7 @@ from tests.journal.harness import CLOCK, MASTER_KEY
 from tests.journal.old import VERSIONS, ask, make_old
 from webhookd.base.errors import CommandError, MasterKeyError
 from webhookd.base.secret import Secret
-from webhookd.journal import Restored, restore_journal
-from webhookd.journal.queries import audit
+from webhookd.journal import Action, AuditActor, AuditActorKind, AuditEntry, Restored, restore_journal
 from webhookd.journal.sqlite.inspection import inspect
 
 COUNT = "SELECT count(*) FROM events"
@@ -21,9 +20,9 @@ MORE = (
 
 
 def restore(tmp_path: Path, key: Secret[bytes] = MASTER_KEY) -> Restored:
-    entry = audit.AuditEntry(
-        actor=audit.AuditActor(kind=audit.AuditActorKind.COMMAND, id="1000"),
-        action=audit.Action.JOURNAL_RESTORE,
+    entry = AuditEntry(
+        actor=AuditActor(kind=AuditActorKind.COMMAND, id="1000"),
+        action=Action.JOURNAL_RESTORE,
         at=CLOCK.now(),
     )
     path = tmp_path / "journal.db"

@@ -12,11 +12,10 @@ from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.base.errors import Rejected
 from webhookd.base.models import DeliveryStatus, EndpointState, Ordering
 from webhookd.delivery.policy.correction import Bounds, correct
-from webhookd.journal import Store
+from webhookd.journal import Store, cursors
 from webhookd.journal.queries import (
     audit,
     clock_steps,
-    cursors,
     deliveries,
     endpoints,
     event_types,

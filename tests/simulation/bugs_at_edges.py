@@ -23,9 +23,8 @@ from webhookd.base.models import (
 )
 from webhookd.dispatch.router import Announce, Router
 from webhookd.ingest.connection import ProducerConnection
-from webhookd.journal import EventTypeRow, Publish, Store, Ticket
+from webhookd.journal import AuditEntry, EventTypeCondition, EventTypeRow, Publish, Store, Ticket
 from webhookd.journal.operations import Record
-from webhookd.journal.queries import audit, event_types
 
 
 class ForgetsIdsOnRestart(BadJournal):
@@ -82,8 +81,8 @@ class ForgetsCatalogue(Router):
     async def put_event_type(
         self,
         row: EventTypeRow,
-        entry: audit.AuditEntry | None = None,
-        condition: event_types.EventTypeCondition | None = None,
+        entry: AuditEntry | None = None,
+        condition: EventTypeCondition | None = None,
     ) -> EventTypeRow:
         self.event_types.add(row.name)
         return row

@@ -11,8 +11,7 @@ from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
 from webhookd.base.models import Endpoint, ReplayKind
 from webhookd.jobs.replay import selection
-from webhookd.journal import ReplayRow
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action, ReplayRow
 
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:

@@ -13,7 +13,7 @@ from webhookd.admin.views import MOST_ROWS, iso_or_none
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.dispatch.subscriptions import matches
-from webhookd.journal.queries import cursors
+from webhookd.journal import cursors
 from webhookd.observe.attempt_feed import AttemptFacts
 
 _LIST = "attempts"

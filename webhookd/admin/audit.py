@@ -14,8 +14,7 @@ from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.base.fields import Time
 from webhookd.base.models import Role
-from webhookd.journal.queries import audit
-from webhookd.journal.queries.audit import Action, AuditActorKind
+from webhookd.journal import Action, AuditActorKind, AuditRow
 
 
 class ActorView(Output, frozen=True, kw_only=True):
@@ -66,7 +65,7 @@ async def list_audit(call: Call[AuditQuery, NoBody]) -> Answer:
     return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
 
 
-def _view(row: audit.AuditRow) -> AuditView:
+def _view(row: AuditRow) -> AuditView:
     return AuditView(
         sequence=row.sequence,
         at=iso(row.at),

@@ -19,8 +19,7 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import hash_api_key
-from webhookd.journal import Feed, KeyAdded, KeyRevoked
-from webhookd.journal.queries.audit import AuditActor, AuditActorKind
+from webhookd.journal import AuditActor, AuditActorKind, Feed, KeyAdded, KeyRevoked
 
 _SECRET_BYTES = 32
 _LONGEST_KEY = 128

@@ -12,8 +12,7 @@ from webhookd.admin.schemas import Input, Output
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.jobs.backup import CopyProgress, CopyStage
-from webhookd.journal import Contents
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action, Contents
 
 PATH = "/api/backup"
 

@@ -19,8 +19,7 @@ from webhookd.base.clock import TimeError, parse_iso
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
 from webhookd.delivery.request import Receiver, compose
-from webhookd.journal import DeliveryDetail, DeliveryRow
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action, DeliveryDetail, DeliveryRow
 
 
 async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:

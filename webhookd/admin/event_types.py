@@ -16,8 +16,7 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
 from webhookd.base.fields import EventTypeName
 from webhookd.base.validation import accepted_form, type_info
-from webhookd.journal import EventTypeRow
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action, EventTypeRow
 
 _CATALOGUE = "the catalogue"
 _TAG_DIGITS = 20

@@ -36,7 +36,7 @@ from webhookd.base.models import (
 )
 from webhookd.base.version import VERSION
 from webhookd.jobs.backup import CopyStage
-from webhookd.journal.queries.audit import Action, AuditActorKind
+from webhookd.journal import Action, AuditActorKind
 
 ORGANIZATION = "acme"
 URL = "https://shop.example.com/webhooks"

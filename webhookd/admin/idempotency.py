@@ -21,8 +21,7 @@ from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, asks_for_a_change, media_type, read_body
 from webhookd.admin.ports import Services
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.journal import KeptAnswer, Ticket
-from webhookd.journal.queries import idempotency
+from webhookd.journal import BEGUN, KeptAnswer, Ticket, unseal_answer
 
 HEADER = "Idempotency-Key"
 REPLAYED = "idempotency-replayed"
@@ -74,7 +73,7 @@ class Idempotency:
                 route=place[1],
                 key=place[2],
                 body_hash=digest,
-                status=idempotency.BEGUN,
+                status=BEGUN,
                 sealed=b"",
                 created_at=services.clock.now(),
             )
@@ -101,13 +100,13 @@ class Idempotency:
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,
                 "this Idempotency-Key came with another body before; take a new one for another request",
             )
-        if kept.status == idempotency.BEGUN:
+        if kept.status == BEGUN:
             raise Rejected(
                 ErrorCode.CONFLICT,
                 "the first request with this Idempotency-Key was cut off, and what became of it isn't known: look "
                 "whether it was done, and take a new key where it was not",
             )
-        answer = _decoder.decode(idempotency.unseal(self._services.vault, kept))
+        answer = _decoder.decode(unseal_answer(self._services.vault, kept))
         response = Response(answer.body, kept.status, answer.headers)
         response.headers[REPLAYED] = "true"
         return response

@@ -13,8 +13,7 @@ from webhookd.admin.views import MOST_ROWS, key
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
 from webhookd.crypto.vault import hash_api_key
-from webhookd.journal import KeyRow
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action, KeyRow
 
 
 async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:

@@ -11,7 +11,7 @@ from webhookd.admin.schemas import Input, Output
 from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.crypto.key_file import parse_master_key
 from webhookd.jobs.key_rotation import RotationProgress, Stage
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action
 
 PATH = "/api/master-key"
 

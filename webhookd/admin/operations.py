@@ -19,7 +19,7 @@ from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_p
 from webhookd.admin.schemas import Input, NoQuery
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import decode_body
-from webhookd.journal.queries.audit import Action, AuditEntry
+from webhookd.journal import Action, AuditEntry
 
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)

@@ -22,10 +22,17 @@ from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.replay import Replayer
 from webhookd.jobs.statistics import SavedStatistics
 from webhookd.jobs.test_delivery import Tester
-from webhookd.journal import DeliveryRow, EndpointChanges, EventTypeRow, NewEndpoint, Store, Ticket
-from webhookd.journal.queries import endpoints
-from webhookd.journal.queries.audit import AuditEntry
-from webhookd.journal.queries.event_types import EventTypeCondition
+from webhookd.journal import (
+    AuditEntry,
+    DeliveryRow,
+    EndpointChanges,
+    EndpointCondition,
+    EventTypeCondition,
+    EventTypeRow,
+    NewEndpoint,
+    Store,
+    Ticket,
+)
 from webhookd.observe.attempt_feed import AttemptFeed
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.loop_watch import Stalls
@@ -79,7 +86,7 @@ class EventRouter(Protocol):
         endpoint_id: str,
         changes: EndpointChanges,
         entry: AuditEntry | None,
-        condition: endpoints.EndpointCondition | None = None,
+        condition: EndpointCondition | None = None,
     ) -> Endpoint:
         """Change an endpoint."""
         ...
@@ -90,13 +97,13 @@ class EventRouter(Protocol):
         secret: Secret[str],
         overlap_seconds: float,
         entry: AuditEntry | None,
-        condition: endpoints.EndpointCondition | None = None,
+        condition: EndpointCondition | None = None,
     ) -> Endpoint:
         """Give an endpoint a new secret."""
         ...
 
     async def delete_endpoint(
-        self, endpoint_id: str, entry: AuditEntry | None, condition: endpoints.EndpointCondition | None = None
+        self, endpoint_id: str, entry: AuditEntry | None, condition: EndpointCondition | None = None
     ) -> Endpoint:
         """Delete an endpoint and cancel what it had queued."""
         ...

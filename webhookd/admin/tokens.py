@@ -29,7 +29,7 @@ from webhookd.base.file_errors import open_file
 from webhookd.base.json_errors import BOM
 from webhookd.base.models import Role
 from webhookd.config import JwtConfig
-from webhookd.journal.queries.audit import AuditActor, AuditActorKind
+from webhookd.journal import AuditActor, AuditActorKind
 from webhookd.observe.logs import get_logger
 
 EVERY_ORGANIZATION = "*"

@@ -48,9 +48,7 @@ from webhookd.delivery.signing import (
     secret_hint,
     secret_key,
 )
-from webhookd.journal import EndpointChanges, NewEndpoint
-from webhookd.journal.queries import endpoints
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action, EndpointChanges, EndpointCondition, NewEndpoint
 
 MERGE_PATCH = "application/merge-patch+json"
 T = TypeVar("T")
@@ -169,7 +167,7 @@ def etag(endpoint: Endpoint) -> str:
     return tag_of(f"{round(endpoint.updated_at * 1000):x}")
 
 
-def _condition(preconditions: Preconditions) -> endpoints.EndpointCondition:
+def _condition(preconditions: Preconditions) -> EndpointCondition:
     return lambda endpoint: preconditions.check_change(etag(endpoint))
 
 

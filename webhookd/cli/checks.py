@@ -23,8 +23,7 @@ from webhookd.cli.health import ReadinessAnswer
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.delivery.custom_headers import reserved
-from webhookd.journal import SQLITE_VERSION, copy_before_upgrade
-from webhookd.journal.sqlite.inspection import Inspection
+from webhookd.journal import SQLITE_VERSION, Inspection, copy_before_upgrade
 
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 _FULL_SHARE = 0.9

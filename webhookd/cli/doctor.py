@@ -8,7 +8,7 @@ from webhookd.base.errors import CommandError, JournalError
 from webhookd.cli.checks import Finding, Level, Subject, examine
 from webhookd.cli.options import takes_config
 from webhookd.config import Config
-from webhookd.journal.sqlite.inspection import inspect
+from webhookd.journal import inspect
 
 _STATUS = {Level.OK: 0, Level.PROBLEM: 1, Level.DAMAGED: JournalError.exit_status}
 _SUMMARY = {

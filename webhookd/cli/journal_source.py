@@ -19,7 +19,7 @@ from webhookd.cli.sources import Filters
 from webhookd.config import Config
 from webhookd.delivery.policy.resolve import resolve
 from webhookd.dispatch.health import assess
-from webhookd.journal.sqlite.inspection import Inspection, inspect
+from webhookd.journal import Inspection, inspect
 
 NO_SERVER = "No server is running"
 

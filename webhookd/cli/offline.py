@@ -17,8 +17,7 @@ from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.jobs.key_rotation import RotationProgress, unlock
-from webhookd.journal import Contents, KeyRow, Restored, check_place, restore_journal
-from webhookd.journal.queries import audit
+from webhookd.journal import Action, Contents, KeyRow, Restored, check_place, restore_journal
 from webhookd.server import command_entry, ensure_admin_key, make_key, unwrapped, writing
 
 
@@ -41,7 +40,7 @@ async def create_key(
     row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
     optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
     fields = ("role", *(field for field, value in optional.items() if value))
-    entry = command_entry(audit.Action.KEY_CREATE, clock, fields)
+    entry = command_entry(Action.KEY_CREATE, clock, fields)
     with unwrapped():
         async with writing(config, clock, ids) as store:
             await store.keys.create(row, most=config.organizations.max_keys, entry=entry)
@@ -61,7 +60,7 @@ async def revoke_key(config: Config, key_id: str) -> None:
     clock = SystemClock()
     with unwrapped():
         async with writing(config, clock, IdFactory(clock.now)) as store:
-            await store.keys.revoke(key_id, None, command_entry(audit.Action.KEY_REVOKE, clock))
+            await store.keys.revoke(key_id, None, command_entry(Action.KEY_REVOKE, clock))
 
 
 async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> RotationProgress:
@@ -75,7 +74,7 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Rotati
             rotator = await unlock(store, config, os.environ)
             while await rotator.step():
                 pass
-            await rotator.begin(new, command_entry(audit.Action.MASTER_KEY_ROTATE, clock))
+            await rotator.begin(new, command_entry(Action.MASTER_KEY_ROTATE, clock))
             while await rotator.step():
                 pass
             return rotator.progress()
@@ -90,7 +89,7 @@ async def back_up(config: Config, file: Path, *, replace: bool, report: Callable
     check_place(file, path, replace=replace)
     with unwrapped():
         async with writing(config, clock, IdFactory(clock.now)) as store:
-            entry = command_entry(audit.Action.JOURNAL_BACKUP, clock, ("file", *(("force",) if replace else ())))
+            entry = command_entry(Action.JOURNAL_BACKUP, clock, ("file", *(("force",) if replace else ())))
             await store.audit.append(entry, str(file), None)
             return await store.back_up(file, replace=replace, report=report)
 
@@ -99,7 +98,7 @@ def restore(config: Config, file: Path) -> Restored:
     """Put a backup in the journal's place; CommandError, JournalError, MasterKeyError. Blocks, and needs no `trio`."""
     now = SystemClock().now()
     path = config.journal.path
-    entry = command_entry(audit.Action.JOURNAL_RESTORE, SystemClock(), ("file",))
+    entry = command_entry(Action.JOURNAL_RESTORE, SystemClock(), ("file",))
     moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
     place = find_key_place(config, os.environ)
     return restore_journal(file, path, load_key=place.load, kept_name=f"{path.name}.replaced-{moment}", entry=entry)

@@ -8,8 +8,7 @@ from webhookd.base.models import Endpoint
 from webhookd.dashboard import formatting
 from webhookd.dashboard.pages import Visit
 from webhookd.dashboard.webhook_states import condition
-from webhookd.journal.queries import directory
-from webhookd.journal.queries.directory import FoundWebhooks, Kind, Order, Wanted
+from webhookd.journal import FoundWebhooks, Situation, WebhookKind, WebhookOrder, WebhookSearch
 
 MOST_WEBHOOKS = 12
 OLD_SECONDS = 900.0
@@ -29,7 +28,7 @@ class Concern:
     subject: str = ""
 
 
-async def concerns(visit: Visit, situation: directory.Situation) -> list[Concern]:
+async def concerns(visit: Visit, situation: Situation) -> list[Concern]:
     """Return what the caller may know of and should."""
     found = [
         *await _of_the_server(visit),
@@ -62,7 +61,7 @@ async def _of_the_server(visit: Visit) -> list[Concern]:
     return found
 
 
-def _of_age(visit: Visit, situation: directory.Situation) -> list[Concern]:
+def _of_age(visit: Visit, situation: Situation) -> list[Concern]:
     oldest = situation.oldest_pending_at
     if oldest is None or visit.now - oldest < OLD_SECONDS:
         return []
@@ -79,8 +78,12 @@ def _of_age(visit: Visit, situation: directory.Situation) -> list[Concern]:
 
 async def _of_webhooks(visit: Visit) -> list[Concern]:
     services, organization_id = visit.services, visit.caller.organization_id
-    wanted = Wanted(
-        organization_id=organization_id, kind=Kind.TROUBLED, order=Order.TROUBLE, descending=True, limit=MOST_WEBHOOKS
+    wanted = WebhookSearch(
+        organization_id=organization_id,
+        kind=WebhookKind.TROUBLED,
+        order=WebhookOrder.TROUBLE,
+        descending=True,
+        limit=MOST_WEBHOOKS,
     )
     listed: FoundWebhooks = await services.store.webhooks.search(wanted, visit.now)
     halted = [one for one in services.router.halted() if organization_id in {None, one.organization_id}]

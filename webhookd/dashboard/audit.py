@@ -15,7 +15,7 @@ from webhookd.base.clock import iso
 from webhookd.base.errors import ReadTimeoutError
 from webhookd.dashboard.form_times import read_moment
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.journal.queries.audit import Action
+from webhookd.journal import Action
 
 ROWS = 50
 # So many entries are checked in some tens of milliseconds; more are when somebody asks for it.

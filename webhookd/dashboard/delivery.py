@@ -19,8 +19,7 @@ from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown
 from webhookd.delivery.request import Receiver
-from webhookd.journal import AttemptRow, DeliveryDetail
-from webhookd.journal.queries import audit
+from webhookd.journal import Action, AttemptRow, DeliveryDetail
 
 MOST_ATTEMPTS = 20
 # A longer body is a file to curl: terminals and shells have their limits.
@@ -182,7 +181,7 @@ async def _rotated_after(visit: Visit, endpoint: Endpoint, at: float) -> float |
     found = await visit.services.store.audit.page(
         None,
         actor=None,
-        action=audit.Action.WEBHOOK_ROTATE_SECRET,
+        action=Action.WEBHOOK_ROTATE_SECRET,
         what=endpoint.id,
         since=at,
         until=None,

@@ -17,8 +17,7 @@ from webhookd.base.ids import Prefix
 from webhookd.dashboard.form_times import read_moment
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.payloads import indented, shown
-from webhookd.journal import EventRow
-from webhookd.journal.queries import searching
+from webhookd.journal import EventRow, FoundEvents
 
 ROWS = 50
 DELIVERIES = 100
@@ -56,12 +55,12 @@ async def search(visit: Visit) -> Response:
     organization_id = visit.caller.organization_id or asked.organization
     since, since_problem = read_moment(asked.since)
     until, until_problem = read_moment(asked.until)
-    found = searching.FoundEvents(items=[], next_cursor=None, looked_back_to=None)
+    found = FoundEvents(items=[], next_cursor=None, looked_back_to=None)
     if text:
         rows = await visit.services.store.events.starting_with(organization_id, text, ROWS)
         if any(row.id == text for row in rows) and len(rows) == 1:
             return visit.go(f"/events/{text}")
-        found = searching.FoundEvents(items=rows, next_cursor=None, looked_back_to=None)
+        found = FoundEvents(items=rows, next_cursor=None, looked_back_to=None)
     elif not since_problem and not until_problem:
         found = await visit.services.store.events.search(
             organization_id,

@@ -13,7 +13,7 @@ from webhookd.dashboard.charts import Chart, Wish, chart
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page
 from webhookd.jobs.statistics import Point, Series
-from webhookd.journal.queries.directory import Situation
+from webhookd.journal import Situation
 from webhookd.observe.statistics import Counts
 
 PARTS = ("said", "attention", "numbers", "charts")

@@ -16,20 +16,20 @@ from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, page
 from webhookd.dashboard.webhook_states import condition
 from webhookd.dispatch.health import EndpointHealth
-from webhookd.journal.queries.directory import Kind, Order, Wanted
+from webhookd.journal import WebhookKind, WebhookOrder, WebhookSearch
 
 ROWS = 25
 _MOST_PAGES = 1_000_000
 # What is wanted first of each: the newest, the worst, the longest queue, but the first letter.
-_DESCENDS = {Order.CREATED: True, Order.TROUBLE: True, Order.QUEUED: True, Order.URL: False}
+_DESCENDS = {WebhookOrder.CREATED: True, WebhookOrder.TROUBLE: True, WebhookOrder.QUEUED: True, WebhookOrder.URL: False}
 
 
 class ListOfWebhooks(Input, frozen=True, kw_only=True):
     """Which webhooks, in which order, and which part of them; `reverse` turns the order around."""
 
     search: Annotated[str, Meta(max_length=200)] = ""
-    kind: Kind | None = None
-    order: Order = Order.CREATED
+    kind: WebhookKind | None = None
+    order: WebhookOrder = WebhookOrder.CREATED
     reverse: bool = False
     page: Annotated[int, Meta(ge=1, le=_MOST_PAGES)] = 1
 
@@ -59,7 +59,7 @@ async def list_parts(visit: Visit) -> Mapping[str, str]:
 
 async def _values(visit: Visit) -> Mapping[str, object]:
     services, query = visit.services, visit.query(ListOfWebhooks)
-    wanted = Wanted(
+    wanted = WebhookSearch(
         organization_id=visit.caller.organization_id,
         text=query.search.strip(),
         kind=query.kind,
@@ -85,14 +85,16 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "total": found.total,
         "first": wanted.offset + 1,
         "live_query": visit.request.query_string.decode("ascii", "replace"),
-        "headings": [_heading(order, query, asked) for order in (Order.URL, Order.TROUBLE, Order.QUEUED)],
-        "created": _heading(Order.CREATED, query, asked),
+        "headings": [
+            _heading(order, query, asked) for order in (WebhookOrder.URL, WebhookOrder.TROUBLE, WebhookOrder.QUEUED)
+        ],
+        "created": _heading(WebhookOrder.CREATED, query, asked),
         "next_path": _path(asked, query.reverse, query.page + 1) if has_more else None,
         "previous_path": _path(asked, query.reverse, query.page - 1) if query.page > 1 else None,
     }
 
 
-def _heading(order: Order, query: ListOfWebhooks, asked: Mapping[str, str]) -> Mapping[str, object]:
+def _heading(order: WebhookOrder, query: ListOfWebhooks, asked: Mapping[str, str]) -> Mapping[str, object]:
     """Return where a column's heading leads: to its order, or to the other way round where it is sorted by it."""
     is_current = query.order is order
     descends = _DESCENDS[order] is not query.reverse

@@ -47,10 +47,13 @@ from webhookd.dispatch.supervisor import Supervisor
 from webhookd.jobs.replay import Replayer
 from webhookd.jobs.test_delivery import Tester, own_event
 from webhookd.journal import (
+    AuditEntry,
     DeliveriesQueued,
     DeliveryRow,
     EndpointChanges,
+    EndpointCondition,
     EventTypeAdded,
+    EventTypeCondition,
     EventTypeRemoved,
     EventTypeRow,
     NewEndpoint,
@@ -61,7 +64,6 @@ from webhookd.journal import (
     WebhookChanged,
     WebhookDeleted,
 )
-from webhookd.journal.queries import audit, endpoints, event_types
 from webhookd.observe.attempt_feed import AttemptFeed, facts_of
 from webhookd.observe.logs import delivery_attempted, get_logger
 from webhookd.observe.metrics import Measures
@@ -207,7 +209,7 @@ class Router:
             if delivery.status is DeliveryStatus.PENDING:
                 self.registry.offer(delivery)
 
-    async def create_endpoint(self, new: NewEndpoint, entry: audit.AuditEntry | None = None) -> Endpoint:
+    async def create_endpoint(self, new: NewEndpoint, entry: AuditEntry | None = None) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
         most = self._config.organizations.max_webhooks
         return await self._store.webhooks.create(self._vault, new, most=most, entry=entry)
@@ -216,8 +218,8 @@ class Router:
         self,
         endpoint_id: str,
         changes: EndpointChanges,
-        entry: audit.AuditEntry | None = None,
-        condition: endpoints.EndpointCondition | None = None,
+        entry: AuditEntry | None = None,
+        condition: EndpointCondition | None = None,
     ) -> Endpoint:
         """Change an endpoint, and try it at once where `forgive` says so, whatever was before.
 
@@ -233,8 +235,8 @@ class Router:
         endpoint_id: str,
         secret: Secret[str],
         overlap_seconds: float,
-        entry: audit.AuditEntry | None = None,
-        condition: endpoints.EndpointCondition | None = None,
+        entry: AuditEntry | None = None,
+        condition: EndpointCondition | None = None,
     ) -> Endpoint:
         """Give an endpoint a new secret; the one before signs beside it for the overlap.
 
@@ -255,8 +257,8 @@ class Router:
     async def delete_endpoint(
         self,
         endpoint_id: str,
-        entry: audit.AuditEntry | None = None,
-        condition: endpoints.EndpointCondition | None = None,
+        entry: AuditEntry | None = None,
+        condition: EndpointCondition | None = None,
     ) -> Endpoint:
         """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded.
 
@@ -273,7 +275,7 @@ class Router:
             pass
 
     async def retry(
-        self, delivery_id: str, organization_id: str | None, entry: audit.AuditEntry | None = None, *, force: bool
+        self, delivery_id: str, organization_id: str | None, entry: AuditEntry | None = None, *, force: bool
     ) -> DeliveryRow:
         """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
         row = await self._store.deliveries.find(delivery_id, organization_id)
@@ -299,14 +301,14 @@ class Router:
     async def put_event_type(
         self,
         row: EventTypeRow,
-        entry: audit.AuditEntry | None = None,
-        condition: event_types.EventTypeCondition | None = None,
+        entry: AuditEntry | None = None,
+        condition: EventTypeCondition | None = None,
     ) -> EventTypeRow:
         """Add a name to the catalogue or change what is said of it; Rejected where `condition` raises it."""
         return await self._store.event_types.put(row, self._clock.now(), entry=entry, condition=condition)
 
     async def delete_event_type(
-        self, name: str, entry: audit.AuditEntry | None = None, condition: event_types.EventTypeCondition | None = None
+        self, name: str, entry: AuditEntry | None = None, condition: EventTypeCondition | None = None
     ) -> None:
         """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
         await self._store.event_types.delete(name, entry=entry, condition=condition)

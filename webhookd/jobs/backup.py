@@ -10,8 +10,7 @@ import trio
 from msgspec import Struct, structs
 
 from webhookd.base.errors import CommandError, ErrorCode, Rejected, WebhookdError
-from webhookd.journal import Contents, Store, check_place
-from webhookd.journal.queries import audit
+from webhookd.journal import AuditEntry, Contents, Store, check_place
 from webhookd.observe.logs import get_logger
 
 _log = get_logger("backup")
@@ -52,7 +51,7 @@ class Copier:
         """Say how far it is."""
         return self._progress
 
-    async def begin(self, file: Path, entry: audit.AuditEntry, *, replace: bool) -> CopyProgress:
+    async def begin(self, file: Path, entry: AuditEntry, *, replace: bool) -> CopyProgress:
         """Have a backup made; the entry of it in the audit log is in the backup as well.
 
         Raises Rejected: CONFLICT while another is being made, VALIDATION_ERROR for a place where none can be put.

@@ -33,8 +33,7 @@ from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.key_file import KeyPlace, find_key_place, missing_key
 from webhookd.crypto.vault import Vault, key_id, new_master_key
-from webhookd.journal import READ_LIMIT_SECONDS, MasterKeys, Position, Store
-from webhookd.journal.queries import audit
+from webhookd.journal import READ_LIMIT_SECONDS, AuditEntry, MasterKeys, Position, Store
 from webhookd.observe.logs import get_logger
 
 ROWS_A_STEP = 100
@@ -95,7 +94,7 @@ class Rotator:
             instruction=self._instruction() if stage is Stage.TO_BE_INSTALLED else None,
         )
 
-    async def begin(self, new: Secret[bytes] | None, entry: audit.AuditEntry | None = None) -> RotationProgress:
+    async def begin(self, new: Secret[bytes] | None, entry: AuditEntry | None = None) -> RotationProgress:
         """Begin to change to this key, or to one that is made here; the rest goes on by itself.
 
         Rejected CONFLICT where the last change isn't through or this key seals already, VALIDATION_ERROR where only

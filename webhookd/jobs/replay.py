@@ -16,8 +16,7 @@ from webhookd.base.clock import Clock
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import DeliveryStatus, Endpoint, Policy, ReplayKind, ReplayStatus, WhenInactive
-from webhookd.journal import ReplayRow, Store
-from webhookd.journal.queries import audit, replays
+from webhookd.journal import AuditEntry, QueuedAs, ReplayRow, Selection, Store
 from webhookd.observe.logs import get_logger
 
 RETRY_SECONDS = 5.0
@@ -46,14 +45,12 @@ class Replayer:
         self._policy = policy
         self._asked = trio.Event()
 
-    async def count(self, wanted: replays.Selection) -> int:
+    async def count(self, wanted: Selection) -> int:
         """Return how many deliveries or events would be queued."""
         matched = await self._store.replays.match(wanted)
         return matched.count
 
-    async def start(
-        self, endpoint: Endpoint, wanted: replays.Selection, entry: audit.AuditEntry | None = None
-    ) -> ReplayRow:
+    async def start(self, endpoint: Endpoint, wanted: Selection, entry: AuditEntry | None = None) -> ReplayRow:
         """Begin, and return what it matched; the work goes on by itself."""
         matched = await self._store.replays.match(wanted)
         replay_id = self._ids.new(Prefix.REPLAY)
@@ -63,7 +60,7 @@ class Replayer:
         self._asked.set()
         return row
 
-    async def stop(self, endpoint: Endpoint, replay_id: str, entry: audit.AuditEntry | None = None) -> ReplayRow:
+    async def stop(self, endpoint: Endpoint, replay_id: str, entry: AuditEntry | None = None) -> ReplayRow:
         """Stop one; what it queued stays. Rejected NOT_FOUND."""
         return await self._store.replays.stop(endpoint, replay_id, entry)
 
@@ -96,7 +93,7 @@ class Replayer:
             after = await self._store.replays.step(
                 row.id,
                 selection(endpoint, row.kind, since=row.since, until=row.until, events=row.events),
-                replays.QueuedAs(
+                QueuedAs(
                     at=self._clock.now(),
                     max_age_seconds=policy.max_age_seconds,
                     status=DeliveryStatus.CANCELED if _drops(endpoint, policy) else DeliveryStatus.PENDING,
@@ -119,9 +116,9 @@ class Replayer:
 
 def selection(
     endpoint: Endpoint, kind: ReplayKind, *, since: float, until: float, events: tuple[str, ...]
-) -> replays.Selection:
+) -> Selection:
     """Return what a recover or replay of an endpoint looks for."""
-    return replays.Selection(
+    return Selection(
         endpoint_pk=endpoint.pk,
         kind=kind,
         since=since,

@@ -30,8 +30,7 @@ from webhookd.base.models import (
 from webhookd.delivery.policy.breaker import AnswerKind
 from webhookd.delivery.policy.retry import classify
 from webhookd.delivery.request import Receiver, RequestSender, compose
-from webhookd.journal import DeliveryDetail, Store
-from webhookd.journal.queries import audit
+from webhookd.journal import AuditEntry, DeliveryDetail, Store
 
 MOST_AT_ONCE = 16
 
@@ -59,7 +58,7 @@ class Tester:
         self._policy = policy
         self._slots = trio.Semaphore(MOST_AT_ONCE, max_value=MOST_AT_ONCE)
 
-    async def test(self, endpoint: Endpoint, entry: audit.AuditEntry | None = None) -> DeliveryDetail:
+    async def test(self, endpoint: Endpoint, entry: AuditEntry | None = None) -> DeliveryDetail:
         """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
         async with self._slots:
             if (loaded := await self._load(endpoint)) is None:

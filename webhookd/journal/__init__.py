@@ -1,5 +1,7 @@
 """The journal: peewee on SQLite, the queue and the only truth. Nothing outside this package knows that it is SQLite."""
 
+from webhookd.journal import cursors
+from webhookd.journal.audit_entries import Action, AuditActor, AuditActorKind, AuditEntry, AuditRow
 from webhookd.journal.feed import (
     DeliveriesQueued,
     EventTypeAdded,
@@ -11,8 +13,9 @@ from webhookd.journal.feed import (
     WebhookDeleted,
 )
 from webhookd.journal.operations import Publish, Ticket
-from webhookd.journal.queries import audit, directory, endpoints, event_types, idempotency, replays
 from webhookd.journal.queries.clock_steps import Loaded
+from webhookd.journal.queries.idempotency import BEGUN
+from webhookd.journal.queries.idempotency import unseal as unseal_answer
 from webhookd.journal.queries.master_key import MasterKeys, Position
 from webhookd.journal.rows import (
     AttemptRow,
@@ -20,20 +23,31 @@ from webhookd.journal.rows import (
     DeliveryDetail,
     DeliveryRow,
     EndpointChanges,
+    EndpointCondition,
     EventRow,
+    EventTypeCondition,
     EventTypeRow,
+    FoundEvents,
+    FoundWebhooks,
     KeptAnswer,
     KeyRow,
     NewEndpoint,
+    QueuedAs,
     QueueFacts,
+    ReplayMatch,
     ReplayRow,
     RowPage,
+    Selection,
+    Situation,
+    WebhookKind,
+    WebhookOrder,
+    WebhookSearch,
     Window,
     WindowRequest,
 )
 from webhookd.journal.sqlite.backup import check_place
 from webhookd.journal.sqlite.database import SQLITE_VERSION, copy_before_upgrade
-from webhookd.journal.sqlite.inspection import Contents
+from webhookd.journal.sqlite.inspection import Contents, Inspection, inspect
 from webhookd.journal.sqlite.restore import Restored
 from webhookd.journal.sqlite.restore import restore as restore_journal
 from webhookd.journal.sqlite.runners import InlineRunner, Runner, ThreadRunner
@@ -41,21 +55,32 @@ from webhookd.journal.store import READ_LIMIT_SECONDS, Store, open_store
 from webhookd.journal.transactions import finished
 
 __all__ = [
+    "BEGUN",
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
+    "Action",
     "AttemptRow",
+    "AuditActor",
+    "AuditActorKind",
+    "AuditEntry",
+    "AuditRow",
     "Census",
     "Contents",
     "DeliveriesQueued",
     "DeliveryDetail",
     "DeliveryRow",
     "EndpointChanges",
+    "EndpointCondition",
     "EventRow",
     "EventTypeAdded",
+    "EventTypeCondition",
     "EventTypeRemoved",
     "EventTypeRow",
     "Feed",
+    "FoundEvents",
+    "FoundWebhooks",
     "InlineRunner",
+    "Inspection",
     "KeptAnswer",
     "KeyAdded",
     "KeyRevoked",
@@ -66,26 +91,30 @@ __all__ = [
     "Position",
     "Publish",
     "QueueFacts",
+    "QueuedAs",
+    "ReplayMatch",
     "ReplayRow",
     "Restored",
     "RowPage",
     "Runner",
+    "Selection",
+    "Situation",
     "Store",
     "ThreadRunner",
     "Ticket",
     "WebhookChanged",
     "WebhookDeleted",
+    "WebhookKind",
+    "WebhookOrder",
+    "WebhookSearch",
     "Window",
     "WindowRequest",
-    "audit",
     "check_place",
     "copy_before_upgrade",
-    "directory",
-    "endpoints",
-    "event_types",
+    "cursors",
     "finished",
-    "idempotency",
+    "inspect",
     "open_store",
-    "replays",
     "restore_journal",
+    "unseal_answer",
 ]

@@ -5,10 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.crypto.vault import key_id as master_key_id
+from webhookd.journal.audit_entries import Action, AuditEntry, AuditRow, Chain
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, Feed, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
-from webhookd.journal.rows import EventTypeRow, KeptAnswer, KeyRow, RowPage
+from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow, RowPage
 from webhookd.journal.transactions import Transactions, finished
 from webhookd.observe.statistics import Counts, CountsRow, Key
 
@@ -37,8 +38,8 @@ class EventTypes:
         row: EventTypeRow,
         now: float,
         *,
-        entry: audit.AuditEntry | None,
-        condition: event_types.EventTypeCondition | None,
+        entry: AuditEntry | None,
+        condition: EventTypeCondition | None,
     ) -> EventTypeRow:
         """Add a name, or replace what is said of it; Rejected where `condition` raises it, or QUOTA_EXCEEDED."""
         put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
@@ -47,9 +48,7 @@ class EventTypes:
             lambda stored: self._feed.tell(EventTypeAdded(stored.name)),
         ).wait()
 
-    async def delete(
-        self, name: str, *, entry: audit.AuditEntry | None, condition: event_types.EventTypeCondition | None
-    ) -> None:
+    async def delete(self, name: str, *, entry: AuditEntry | None, condition: EventTypeCondition | None) -> None:
         """Take a name out; Rejected NOT_FOUND, or where `condition` raises it."""
         delete = audit.recorded(event_types.delete, entry, lambda _: (name, None))
         await self._transactions.submit(
@@ -77,18 +76,18 @@ class Keys:
         """Return the oldest of the keys that expire between two times; of one organization where one is given."""
         return await self._transactions.read(keys.ending, organization_id, after=after, before=before, limit=limit)
 
-    async def create(self, row: KeyRow, *, most: int, entry: audit.AuditEntry | None) -> KeyRow:
+    async def create(self, row: KeyRow, *, most: int, entry: AuditEntry | None) -> KeyRow:
         """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
         insert = audit.recorded(quotas.insert_key, entry, keys.about)
         return await self._transactions.submit(
             lambda database: insert(database, row, most=most), lambda stored: self._feed.tell(KeyAdded(stored))
         ).wait()
 
-    async def create_first(self, row: KeyRow, entry: audit.AuditEntry) -> bool:
+    async def create_first(self, row: KeyRow, entry: AuditEntry) -> bool:
         """Store a key, and who made it, if the journal holds none yet; return whether it did."""
         return await self._transactions.write(keys.insert_first, row, entry)
 
-    async def revoke(self, key_id: str, organization_id: str | None, entry: audit.AuditEntry | None) -> KeyRow:
+    async def revoke(self, key_id: str, organization_id: str | None, entry: AuditEntry | None) -> KeyRow:
         """Remove a key; Rejected NOT_FOUND, for another organization's key too."""
         revoke = audit.recorded(keys.revoke, entry, keys.about)
         return await self._transactions.submit(
@@ -106,7 +105,7 @@ class AuditLog:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def append(self, entry: audit.AuditEntry, what: str, organization_id: str | None) -> None:
+    async def append(self, entry: AuditEntry, what: str, organization_id: str | None) -> None:
         """Add an entry for what changes nothing in the journal."""
         await self._transactions.write(audit.append, entry, what, organization_id)
 
@@ -115,13 +114,13 @@ class AuditLog:
         organization_id: str | None,
         *,
         actor: str | None = None,
-        action: audit.Action | None = None,
+        action: Action | None = None,
         what: str | None = None,
         since: float | None = None,
         until: float | None = None,
         limit: int,
         cursor: str | None = None,
-    ) -> RowPage[audit.AuditRow]:
+    ) -> RowPage[AuditRow]:
         """Return a page of the log, newest first; of one organization where one is given."""
         return await self._transactions.read(
             audit.page,
@@ -139,7 +138,7 @@ class AuditLog:
         """Return the number of the last entry, 0 without any."""
         return await self._transactions.read(audit.last_sequence)
 
-    async def verify(self) -> audit.Chain:
+    async def verify(self) -> Chain:
         """Follow the chain of hashes from its start to its end, or to where it breaks."""
         return await self._transactions.read(audit.verify)
 
@@ -221,7 +220,7 @@ class MasterKeyState:
         keys: master_key.MasterKeys,
         new: Secret[bytes],
         *,
-        entry: audit.AuditEntry | None,
+        entry: AuditEntry | None,
         committed: Callable[[master_key.MasterKeys], None],
     ) -> None:
         """Make `new` the key that seals; everything stays openable with the key that is installed."""

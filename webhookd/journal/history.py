@@ -4,9 +4,20 @@ from collections.abc import Callable, Sequence
 
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, DeliveryStatus, Endpoint, Ordering
+from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, deliveries, endpoints, events, replays, searching, test_deliveries
-from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, ReplayRow, RowPage
+from webhookd.journal.rows import (
+    DeliveryDetail,
+    DeliveryRow,
+    EventRow,
+    FoundEvents,
+    QueuedAs,
+    ReplayMatch,
+    ReplayRow,
+    RowPage,
+    Selection,
+)
 from webhookd.journal.transactions import Transactions
 
 
@@ -39,7 +50,7 @@ class Events:
         until: float | None,
         limit: int,
         cursor: str | None,
-    ) -> searching.FoundEvents:
+    ) -> FoundEvents:
         """Return a page of the events that fit, newest first; it looks at 10,000 events at most."""
         return await self._transactions.read(
             searching.search, organization_id, pattern=pattern, since=since, until=until, limit=limit, cursor=cursor
@@ -121,7 +132,7 @@ class Deliveries:
         now: float,
         max_age_seconds: float,
         ordering: Ordering,
-        entry: audit.AuditEntry | None,
+        entry: AuditEntry | None,
         organization_id: str | None,
     ) -> DeliveryRow:
         """Queue a delivery again with its sequence; its age and refusals start again.
@@ -151,7 +162,7 @@ class Deliveries:
         return await self._transactions.write(deliveries.cancel, endpoint_pk, now, limit)
 
     def add_test(
-        self, event: AcceptedEvent, record: AttemptRecord, endpoint: Endpoint, entry: audit.AuditEntry | None
+        self, event: AcceptedEvent, record: AttemptRecord, endpoint: Endpoint, entry: AuditEntry | None
     ) -> Ticket[DeliveryDetail]:
         """Store a test that has been made; its sequence is 0, since it has no place in the queue."""
         insert = audit.recorded(test_deliveries.insert, entry, lambda _: endpoints.about(endpoint))
@@ -164,7 +175,7 @@ class Replays:
     def __init__(self, transactions: Transactions) -> None:
         self._transactions = transactions
 
-    async def match(self, wanted: replays.Selection) -> replays.ReplayMatch:
+    async def match(self, wanted: Selection) -> ReplayMatch:
         """Return what a recover or replay matches now; it looks at the whole time range."""
         return await self._transactions.read(replays.match, wanted)
 
@@ -182,19 +193,19 @@ class Replays:
 
     async def start(
         self,
-        wanted: replays.Selection,
-        matched: replays.ReplayMatch,
+        wanted: Selection,
+        matched: ReplayMatch,
         replay_id: str,
         now: float,
         *,
         endpoint: Endpoint,
-        entry: audit.AuditEntry | None,
+        entry: AuditEntry | None,
     ) -> ReplayRow:
         """Store a recover or replay of what it matches."""
         start = audit.recorded(replays.start, entry, lambda _: endpoints.about(endpoint))
         return await self._transactions.write(start, wanted, matched, replay_id, now)
 
-    async def stop(self, endpoint: Endpoint, replay_id: str, entry: audit.AuditEntry | None) -> ReplayRow:
+    async def stop(self, endpoint: Endpoint, replay_id: str, entry: AuditEntry | None) -> ReplayRow:
         """Stop one that is running; what it queued stays. Rejected NOT_FOUND."""
         stop = audit.recorded(replays.stop, entry, lambda _: endpoints.about(endpoint))
         return await self._transactions.write(stop, endpoint.pk, replay_id)
@@ -203,8 +214,6 @@ class Replays:
         """Stop all of a webhook."""
         await self._transactions.write(replays.stop_all, endpoint_pk)
 
-    async def step(
-        self, replay_id: str, wanted: replays.Selection, queued_as: replays.QueuedAs, ids: IdFactory
-    ) -> ReplayRow:
+    async def step(self, replay_id: str, wanted: Selection, queued_as: QueuedAs, ids: IdFactory) -> ReplayRow:
         """Queue the next deliveries, at most 250, and return the progress; Rejected NOT_FOUND for one that is gone."""
         return await self._transactions.write(replays.step, replay_id, wanted, queued_as, ids)

@@ -1,6 +1,7 @@
 """What the journal's queries take and give, as plain data. Times are epoch seconds."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 import msgspec
@@ -114,6 +115,10 @@ class EndpointChanges(Struct, frozen=True, kw_only=True):
     ed25519_public_key: str | UnsetType = UNSET
 
 
+EndpointCondition = Callable[[Endpoint], None]
+"""Raises Rejected if the webhook must not be changed in its present state."""
+
+
 class QueueFacts(Struct, frozen=True, kw_only=True):
     """What an endpoint has queued; `next_attempt_at` is when its line, or something parked, falls due."""
 
@@ -135,6 +140,57 @@ class Census(Struct, frozen=True, kw_only=True):
     active_endpoints: int
     inactive_endpoints: int
     breakers: Mapping[str, int]
+
+
+class WebhookOrder(StrEnum):
+    """By what a list of webhooks is sorted."""
+
+    CREATED = "created"
+    URL = "url"
+    TROUBLE = "trouble"
+    QUEUED = "queued"
+
+
+class WebhookKind(StrEnum):
+    """Which webhooks a list is narrowed down to."""
+
+    TROUBLED = "troubled"
+    ON = "on"
+    OFF = "off"
+
+
+class WebhookSearch(Struct, frozen=True, kw_only=True):
+    """What to look for: `text` in URL, description, organization or as the start of the id; `descending` as sorted."""
+
+    organization_id: str | None
+    text: str = ""
+    kind: WebhookKind | None = None
+    order: WebhookOrder = WebhookOrder.CREATED
+    descending: bool = True
+    limit: int = 25
+    offset: int = 0
+
+
+class FoundWebhooks(Struct, frozen=True, kw_only=True):
+    """A part of what was found, and how many there are of it in all."""
+
+    endpoints: list[Endpoint]
+    total: int
+
+
+class Situation(Struct, frozen=True, kw_only=True):
+    """What waits, and how many webhooks are in which state: of one organization, or of all.
+
+    `oldest_pending_at` is that of webhooks which are switched on: the others hold on purpose.
+    """
+
+    webhooks: int
+    off: int
+    troubled: int
+    open: int
+    pending: int
+    parked: int
+    oldest_pending_at: float | None
 
 
 class DeliveryRow(Struct, frozen=True, kw_only=True):
@@ -203,6 +259,49 @@ class EventRow(Struct, frozen=True, kw_only=True):
     body: bytes
 
 
+class FoundEvents(Struct, frozen=True, kw_only=True):
+    """A page of a search, newest first; without `has_ended` there may be more, from `next_cursor` on.
+
+    `looked_back_to` is when the last event came that was looked at; None where that is the page's last one.
+    """
+
+    items: list[EventRow]
+    next_cursor: str | None
+    looked_back_to: float | None
+
+
+class Selection(Struct, frozen=True, kw_only=True):
+    """What to recover or replay for an endpoint: times are epoch seconds, `since` inclusive, `until` not.
+
+    `events` are patterns that narrow it down, empty for all; `subscribed` are the endpoint's own, which a replay keeps
+    to, as it does to the endpoint's `organization_id`.
+    """
+
+    endpoint_pk: int
+    kind: ReplayKind
+    since: float
+    until: float
+    events: tuple[str, ...]
+    subscribed: tuple[str, ...]
+    organization_id: str | None
+
+
+class QueuedAs(Struct, frozen=True, kw_only=True):
+    """How a step queues: when, for how long, and as what where the endpoint is switched off and drops."""
+
+    at: float
+    max_age_seconds: float
+    status: DeliveryStatus
+
+
+class ReplayMatch(Struct, frozen=True, kw_only=True):
+    """What a recover or replay matches: how many, and the range of row numbers that holds all of them."""
+
+    count: int
+    first: int
+    last: int
+
+
 class ReplayRow(Struct, frozen=True, kw_only=True):
     """A recover or replay: `matched` is what it found when it was asked for, `queued` what it has made go so far."""
 
@@ -240,6 +339,10 @@ class EventTypeRow(Struct, frozen=True, kw_only=True):
     schema_json: str | None = None
     example_json: str | None = None
     deprecated: bool = False
+
+
+EventTypeCondition = Callable[[EventTypeRow | None], None]
+"""Raises Rejected if the event type must not be changed in its present state; None: the catalogue has no such name."""
 
 
 class KeyRow(Struct, frozen=True, kw_only=True):

@@ -9,10 +9,20 @@ from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.correction import Bounds
 from webhookd.delivery.policy.forgiveness import forgive
+from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, clock_steps, directory, endpoints, quotas
-from webhookd.journal.rows import EndpointChanges, NewEndpoint, QueueFacts, RowPage
+from webhookd.journal.rows import (
+    EndpointChanges,
+    EndpointCondition,
+    FoundWebhooks,
+    NewEndpoint,
+    QueueFacts,
+    RowPage,
+    Situation,
+    WebhookSearch,
+)
 from webhookd.journal.transactions import Transactions, finished
 
 
@@ -34,11 +44,11 @@ class Webhooks:
         """Return a page of the webhooks, newest first; of one organization where one is given."""
         return await self._transactions.read(endpoints.page, organization_id, limit, cursor)
 
-    async def search(self, wanted: directory.Wanted, now: float) -> directory.FoundWebhooks:
+    async def search(self, wanted: WebhookSearch, now: float) -> FoundWebhooks:
         """Return the part of the sorted list that is wanted, and how many there are in all."""
         return await self._transactions.read(directory.find, wanted, now)
 
-    async def situation(self, organization_id: str | None, now: float) -> directory.Situation:
+    async def situation(self, organization_id: str | None, now: float) -> Situation:
         """Count what waits and how the webhooks are: of one organization, or of all."""
         return await self._transactions.read(directory.situation, organization_id, now)
 
@@ -75,7 +85,7 @@ class Webhooks:
         """Return what the journal knows of the health of webhooks, by row number."""
         return await self._transactions.read(endpoints.health_facts, orderings)
 
-    async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: audit.AuditEntry | None) -> Endpoint:
+    async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: AuditEntry | None) -> Endpoint:
         """Register a webhook; Rejected QUOTA_EXCEEDED where its organization has `most`."""
         insert = audit.recorded(quotas.insert_endpoint, entry, endpoints.about)
         return await self._transactions.submit(
@@ -89,8 +99,8 @@ class Webhooks:
         changes: EndpointChanges,
         now: float,
         *,
-        entry: audit.AuditEntry | None,
-        condition: endpoints.EndpointCondition | None,
+        entry: AuditEntry | None,
+        condition: EndpointCondition | None,
     ) -> Endpoint:
         """Change what `changes` names, and the webhook's past as `forgive` says."""
 
@@ -112,8 +122,8 @@ class Webhooks:
         secret: Secret[str],
         secret_hint: str,
         overlap_seconds: float,
-        entry: audit.AuditEntry | None,
-        condition: endpoints.EndpointCondition | None,
+        entry: AuditEntry | None,
+        condition: EndpointCondition | None,
     ) -> Endpoint:
         """Make `secret` the current one; the previous one signs next to it for the overlap."""
 
@@ -131,8 +141,8 @@ class Webhooks:
         endpoint_id: str,
         now: float,
         *,
-        entry: audit.AuditEntry | None,
-        condition: endpoints.EndpointCondition | None,
+        entry: AuditEntry | None,
+        condition: EndpointCondition | None,
     ) -> Endpoint:
         """Delete a webhook with its secrets; what it has queued is for `Deliveries.cancel`."""
         delete = audit.recorded(endpoints.delete, entry, endpoints.about)
@@ -161,7 +171,7 @@ class Webhooks:
             lambda database: clock_steps.move(database, seconds), committed, insists=True, is_barrier=True
         )
 
-    async def _change(self, change: Callable[[Database], WebhookChanged], entry: audit.AuditEntry | None) -> Endpoint:
+    async def _change(self, change: Callable[[Database], WebhookChanged], entry: AuditEntry | None) -> Endpoint:
         recorded = audit.recorded(change, entry, lambda changed: endpoints.about(changed.endpoint))
         changed = await finished(self._transactions.submit(recorded, self._feed.tell))
         return changed.endpoint

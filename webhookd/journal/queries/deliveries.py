@@ -8,7 +8,8 @@ from peewee import SQL, Database, Expression, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Ordering, Trigger
-from webhookd.journal.queries import cursors, endpoints, events, transitions
+from webhookd.journal import cursors
+from webhookd.journal.queries import endpoints, events, transitions
 from webhookd.journal.queries.schema import (
     TO_BE_SENT_BY_STATUS,
     AttemptTable,

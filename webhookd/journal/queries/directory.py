@@ -5,15 +5,13 @@ never their deliveries: what waits is found along the partial indexes.
 """
 
 from collections.abc import Sequence
-from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct
 from peewee import SQL, Database, ModelSelect
 
-from webhookd.base.models import Endpoint
 from webhookd.journal.queries import endpoints
 from webhookd.journal.queries.schema import EndpointStateTable, EndpointTable
+from webhookd.journal.rows import FoundWebhooks, Situation, WebhookKind, WebhookOrder, WebhookSearch
 
 _ESCAPE = "\\"
 
@@ -42,58 +40,7 @@ _OLDEST = (
 )
 
 
-class Order(StrEnum):
-    """By what a list of webhooks is sorted."""
-
-    CREATED = "created"
-    URL = "url"
-    TROUBLE = "trouble"
-    QUEUED = "queued"
-
-
-class Kind(StrEnum):
-    """Which webhooks a list is narrowed down to."""
-
-    TROUBLED = "troubled"
-    ON = "on"
-    OFF = "off"
-
-
-class Wanted(Struct, frozen=True, kw_only=True):
-    """What to look for: `text` in URL, description, organization or as the start of the id; `descending` as sorted."""
-
-    organization_id: str | None
-    text: str = ""
-    kind: Kind | None = None
-    order: Order = Order.CREATED
-    descending: bool = True
-    limit: int = 25
-    offset: int = 0
-
-
-class FoundWebhooks(Struct, frozen=True, kw_only=True):
-    """A part of what was found, and how many there are of it in all."""
-
-    endpoints: list[Endpoint]
-    total: int
-
-
-class Situation(Struct, frozen=True, kw_only=True):
-    """What waits, and how many webhooks are in which state: of one organization, or of all.
-
-    `oldest_pending_at` is that of webhooks which are switched on: the others hold on purpose.
-    """
-
-    webhooks: int
-    off: int
-    troubled: int
-    open: int
-    pending: int
-    parked: int
-    oldest_pending_at: float | None
-
-
-def find(database: Database, wanted: Wanted, now: float) -> FoundWebhooks:
+def find(database: Database, wanted: WebhookSearch, now: float) -> FoundWebhooks:
     """Return the part of the list that is wanted."""
     rank = _rank(now)
     query = _alive(wanted.organization_id)
@@ -107,18 +54,18 @@ def find(database: Database, wanted: Wanted, now: float) -> FoundWebhooks:
             )
         )
     match wanted.kind:
-        case Kind.TROUBLED:
+        case WebhookKind.TROUBLED:
             query = query.where(SQL(f"({rank}) > 0"))
-        case Kind.ON:
+        case WebhookKind.ON:
             query = query.where(EndpointTable.is_active)
-        case Kind.OFF:
+        case WebhookKind.OFF:
             query = query.where(~EndpointTable.is_active)
     total: int = query.count(database)
     column = {
-        Order.CREATED: "t1.pk",
-        Order.URL: "t1.url",
-        Order.TROUBLE: rank,
-        Order.QUEUED: _QUEUED,
+        WebhookOrder.CREATED: "t1.pk",
+        WebhookOrder.URL: "t1.url",
+        WebhookOrder.TROUBLE: rank,
+        WebhookOrder.QUEUED: _QUEUED,
     }[wanted.order]
     direction = "DESC" if wanted.descending else "ASC"
     rows = (

@@ -3,7 +3,7 @@
 An endpoint that has been deleted keeps its row for the history of its deliveries; nothing here finds it but `by_pk`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,8 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
-from webhookd.journal.queries import cursors, sealing
+from webhookd.journal import cursors
+from webhookd.journal.queries import sealing
 from webhookd.journal.queries.schema import (
     TO_BE_SENT_BY_STATUS,
     DeliveryTable,
@@ -22,16 +23,13 @@ from webhookd.journal.queries.schema import (
     EndpointTable,
     SequenceTable,
 )
-from webhookd.journal.rows import EndpointChanges, NewEndpoint, QueueFacts, RowPage, row_of
+from webhookd.journal.rows import EndpointChanges, EndpointCondition, NewEndpoint, QueueFacts, RowPage, row_of
 
 _LIST = "webhooks"
 _CURRENT, _PREVIOUS, _ED25519, _HEADERS = sealing.CURRENT, sealing.PREVIOUS, sealing.ED25519, sealing.HEADERS
 
 _COLUMNS = [getattr(EndpointTable, name) for name in Endpoint.__struct_fields__]
 _STATE_COLUMNS = [getattr(EndpointStateTable, name) for name in EndpointState.__struct_fields__]
-
-EndpointCondition = Callable[[Endpoint], None]
-"""Raises a Rejected where an endpoint, as it is, isn't to be changed."""
 
 _JSON_COLUMNS = ("events", "metadata", "overrides", "signature", "header_names")
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])

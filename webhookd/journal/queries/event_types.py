@@ -1,19 +1,16 @@
 """Queries on the catalogue of event types, which is bounded: all of it is in the API's description and in forms."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from peewee import Database
 
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.journal.queries import cursors
+from webhookd.journal import cursors
 from webhookd.journal.queries.schema import EventTypeTable
-from webhookd.journal.rows import EventTypeRow, RowPage, row_of
+from webhookd.journal.rows import EventTypeCondition, EventTypeRow, RowPage, row_of
 
 MOST_TYPES = 1000
 MOST_BYTES = 4 * 1024 * 1024
-
-EventTypeCondition = Callable[[EventTypeRow | None], None]
-"""Raises a Rejected where an event type, as it is, isn't to be changed; None: the catalogue doesn't have it yet."""
 
 _LIST = "event-types"
 _SIZE = """

@@ -7,7 +7,7 @@ from peewee import SQL, Database, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Message
-from webhookd.journal.queries import cursors
+from webhookd.journal import cursors
 from webhookd.journal.queries.bulk import SqlConnection, sql_of
 from webhookd.journal.queries.schema import EventTable
 from webhookd.journal.rows import EventRow, RowPage, row_of

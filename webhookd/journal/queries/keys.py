@@ -6,7 +6,9 @@ import msgspec
 from peewee import Database, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.journal.queries import audit, cursors
+from webhookd.journal import cursors
+from webhookd.journal.audit_entries import AuditEntry
+from webhookd.journal.queries import audit
 from webhookd.journal.queries.schema import KeyTable
 from webhookd.journal.rows import KeyRow, RowPage, row_of
 
@@ -42,7 +44,7 @@ def insert(database: Database, row: KeyRow) -> KeyRow:
     return row
 
 
-def insert_first(database: Database, row: KeyRow, entry: audit.AuditEntry) -> bool:
+def insert_first(database: Database, row: KeyRow, entry: AuditEntry) -> bool:
     """Store a key, and who made it, if the journal holds none yet; return whether it did."""
     if KeyTable.select().exists(database):
         return False

@@ -25,7 +25,7 @@ from webhookd.journal.queries.schema import (
     SequenceTable,
     count_edition,
 )
-from webhookd.journal.rows import ReplayRow, row_of
+from webhookd.journal.rows import QueuedAs, ReplayMatch, ReplayRow, Selection, row_of
 
 A_STEP = 250
 MOST_RUNNING = 16  # of one endpoint
@@ -33,38 +33,6 @@ SCANNED_A_STEP = 10_000  # rows that a step looks at, of which it may want none
 
 _COLUMNS = [getattr(ReplayTable, name) for name in ReplayRow.__struct_fields__]
 _OWN = sorted({*OPERATIONAL_EVENTS, TEST_EVENT})
-
-
-class Selection(msgspec.Struct, frozen=True, kw_only=True):
-    """What to recover or replay for an endpoint: times are epoch seconds, `since` inclusive, `until` not.
-
-    `events` are patterns that narrow it down, empty for all; `subscribed` are the endpoint's own, which a replay keeps
-    to, as it does to the endpoint's `organization_id`.
-    """
-
-    endpoint_pk: int
-    kind: ReplayKind
-    since: float
-    until: float
-    events: tuple[str, ...]
-    subscribed: tuple[str, ...]
-    organization_id: str | None
-
-
-class QueuedAs(msgspec.Struct, frozen=True, kw_only=True):
-    """How a step queues: when, for how long, and as what where the endpoint is switched off and drops."""
-
-    at: float
-    max_age_seconds: float
-    status: DeliveryStatus
-
-
-class ReplayMatch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a recover or replay matches: how many, and the range of row numbers that holds all of them."""
-
-    count: int
-    first: int
-    last: int
 
 
 def match(database: Database, wanted: Selection) -> ReplayMatch:

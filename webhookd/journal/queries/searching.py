@@ -6,12 +6,11 @@ events, newest first, and says where it stopped: what it costs doesn't depend on
 
 from collections.abc import Callable, Iterator, Sequence
 
-from msgspec import Struct
 from peewee import Database
 
-from webhookd.journal.queries import cursors
+from webhookd.journal import cursors
 from webhookd.journal.queries.schema import EventTable
-from webhookd.journal.rows import EventRow, row_of
+from webhookd.journal.rows import EventRow, FoundEvents, row_of
 
 LOOKED_AT = 10_000
 # Events of one commit may lie in another order than they came; a clock may have been set a little.
@@ -29,17 +28,6 @@ _BY_ID = "SELECT pk, organization_id FROM events WHERE id >= ? AND id < ? ORDER 
 _PAST_ALL = 2**62
 # The greatest character of an id is `z`.
 _AFTER_IDS = "~"
-
-
-class FoundEvents(Struct, frozen=True, kw_only=True):
-    """A page of a search, newest first; without `has_ended` there may be more, from `next_cursor` on.
-
-    `looked_back_to` is when the last event came that was looked at; None where that is the page's last one.
-    """
-
-    items: list[EventRow]
-    next_cursor: str | None
-    looked_back_to: float | None
 
 
 def search(

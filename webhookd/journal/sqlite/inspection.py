@@ -17,6 +17,7 @@ from playhouse.apsw_ext import APSWDatabase
 from webhookd.base.errors import CommandError, JournalError
 from webhookd.base.models import DeliveryStatus, Endpoint, EndpointState, Ordering
 from webhookd.base.secret import Secret
+from webhookd.journal.audit_entries import Chain
 from webhookd.journal.queries import audit, deliveries, endpoints, events
 from webhookd.journal.queries.master_key import adopt_master_key, holds_secrets, sealing_key_id
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, QueueFacts, RowPage
@@ -166,7 +167,7 @@ class Inspection:
         """Whether the tables are of a version that keeps one."""
         return self._number("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'") == 1
 
-    def audit_chain(self) -> audit.Chain:
+    def audit_chain(self) -> Chain:
         """Follow the audit log's chain."""
         with _asking(self._path):
             return audit.verify(self._database)

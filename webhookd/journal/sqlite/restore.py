@@ -22,6 +22,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, MasterKeyError
 from webhookd.base.secret import Secret
+from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
 from webhookd.journal.sqlite.copies import UnfinishedFile, sync_directory
 from webhookd.journal.sqlite.database import exclusive_lock, refuse_foreign, translated
@@ -36,7 +37,7 @@ class Restored(Struct, frozen=True, kw_only=True):
 
 
 def restore(
-    file: Path, journal: Path, *, load_key: Callable[[], Secret[bytes]], kept_name: str, entry: audit.AuditEntry
+    file: Path, journal: Path, *, load_key: Callable[[], Secret[bytes]], kept_name: str, entry: AuditEntry
 ) -> Restored:
     """Put the backup `file` in the journal's place, under its lock; blocks.
 
@@ -89,7 +90,7 @@ def _try_key(copy: Path, file: Path, contents: Contents, load_key: Callable[[], 
         return found.has_audit_log()
 
 
-def _note(copy: Path, file: Path, entry: audit.AuditEntry) -> None:
+def _note(copy: Path, file: Path, entry: AuditEntry) -> None:
     """Say in the backup's own audit log that it was restored."""
     database = APSWDatabase(str(copy), pragmas={"synchronous": "FULL"}, lock_type="IMMEDIATE", thread_safe=False)
     with translated(file):
