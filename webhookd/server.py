@@ -37,6 +37,7 @@ from webhookd.base.errors import JournalError, WebhookdError
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
 from webhookd.base.secret import Secret
+from webhookd.base.stages import reached
 from webhookd.base.version import VERSION
 from webhookd.config import Config
 from webhookd.crypto.vault import hash_api_key
@@ -194,6 +195,7 @@ async def serve(
                 )
                 # Only once nothing can fail any more: a key that was not shown is lost.
                 first_admin_key = await ensure_admin_key(store, ids, clock)
+                reached("admin_key.created")
                 for row in await store.keys.all():
                     services.keys.put(row)
                 await router.begin()

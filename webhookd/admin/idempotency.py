@@ -21,6 +21,7 @@ from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, asks_for_a_change, media_type, read_body
 from webhookd.admin.ports import Services
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.stages import reached
 from webhookd.journal import BEGUN, KeptAnswer, Ticket, unseal_answer
 
 HEADER = "Idempotency-Key"
@@ -85,6 +86,7 @@ class Idempotency:
                 is_settled = True
                 if 200 <= response.status_code < 300:
                     await self._settle(self._keep(begun, response, bytes(await response.get_data(as_text=False))))
+                    reached("answer.kept")
                 else:
                     await self._settle(self._forget(place))
                 return response

@@ -15,6 +15,7 @@ from pathlib import Path
 from webhookd.base.errors import MasterKeyError
 from webhookd.base.file_errors import make_directory
 from webhookd.base.secret import Secret
+from webhookd.base.stages import reached
 from webhookd.config import Config
 from webhookd.crypto.vault import KEY_BYTES, new_master_key
 
@@ -75,6 +76,7 @@ class KeyPlace:
         except OSError as error:
             raise MasterKeyError(f"can't remove {self.next_path}: {error.strerror}") from error
         _write(self.next_path, key)
+        reached("master_key.staged")
 
     def install(self, key: Secret[bytes]) -> None:
         """Put `key` in the place of the one in force, in one step that is on disk when this returns."""
@@ -156,6 +158,7 @@ def create_master_key(path: Path) -> Secret[bytes]:
         raise _already_there(path) from error
     except OSError as error:
         raise MasterKeyError(f"can't write the master key {path}: {error.strerror}") from error
+    reached("master_key.created")
     return key
 
 

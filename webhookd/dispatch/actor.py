@@ -24,6 +24,7 @@ import trio
 from webhookd.base.clock import Clock, wait_seconds
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import Credentials, Endpoint, EndpointState, Ordering, QueuedDelivery
+from webhookd.base.stages import reached
 from webhookd.delivery.request import Receiver, RequestSender
 from webhookd.dispatch import attempt
 from webhookd.dispatch.attempt import Attempts
@@ -147,6 +148,7 @@ class Actor:
     async def _refill(self) -> None:
         await self._owner.settled()
         self._lane.load(await self._queue.window(self._lane.begin_refill(self._clock.now())))
+        reached("window.read")
 
     async def _wait(self, until: float | None) -> None:
         with trio.move_on_after(inf if until is None else wait_seconds(self._clock, until)):
@@ -173,6 +175,7 @@ class Actor:
                 if opens:
                     self.notify()
                 await ticket.wait()
+                reached("record.committed")
                 self._attempts.unrecorded.discard(ticket)
                 landing = Landing.WRITTEN
             finally:

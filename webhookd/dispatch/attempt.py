@@ -19,6 +19,7 @@ from webhookd.base.models import (
     Outcome,
     QueuedDelivery,
 )
+from webhookd.base.stages import reached
 from webhookd.delivery.request import Receiver, RequestSender, compose
 from webhookd.dispatch.lane import Lane
 from webhookd.dispatch.slots import Share
@@ -111,6 +112,7 @@ class Attempts:
                 raise
         finally:
             self.slots.release()
+        reached("answer.received")
         return await self._settle(attempt, outcome)
 
     async def _send(self, attempt: _Attempt) -> Outcome:
@@ -123,6 +125,7 @@ class Attempts:
             sequence=delivery.sequence,
             at=attempt.started_at,
         )
+        reached("request.begun")
         return await self.sender.send(
             endpoint_id=self.lane.endpoint.id,
             url=receiver.url,

@@ -31,6 +31,7 @@ from webhookd.base.models import (
     QueuedDelivery,
 )
 from webhookd.base.secret import Secret
+from webhookd.base.stages import reached
 from webhookd.config import Config
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.resolve import resolve
@@ -272,7 +273,7 @@ class Router:
     async def _cancel_queue(self, endpoint_pk: int) -> None:
         # In steps, so that a long queue keeps nobody else from the disk.
         while await self._store.deliveries.cancel(endpoint_pk, self._clock.now(), CANCELED_A_STEP):
-            pass
+            reached("cancel.step")
 
     async def retry(
         self, delivery_id: str, organization_id: str | None, entry: AuditEntry | None = None, *, force: bool

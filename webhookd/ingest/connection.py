@@ -19,6 +19,7 @@ from webhookd.base.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.base.event_format import decode_event
 from webhookd.base.line_splitter import Line, LineSplitter, Oversized
 from webhookd.base.models import NewEvent, PublishResult
+from webhookd.base.stages import reached
 from webhookd.observe.logs import Log
 
 _CHUNK_BYTES = 65_536
@@ -205,6 +206,7 @@ class ProducerConnection:
             for start in range(0, len(ready), _SEND_BYTES):
                 with trio.fail_after(self._write_timeout_seconds):
                     await self._stream.send_all(ready[start : start + _SEND_BYTES])
+            reached("event.acknowledged")
 
     async def _result_line(self, ticket: EventTicket) -> bytes:
         try:

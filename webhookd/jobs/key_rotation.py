@@ -30,6 +30,7 @@ from msgspec import Struct
 
 from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.base.secret import Secret
+from webhookd.base.stages import reached
 from webhookd.config import Config
 from webhookd.crypto.key_file import KeyPlace, find_key_place, missing_key
 from webhookd.crypto.vault import Vault, key_id, new_master_key
@@ -118,6 +119,7 @@ class Rotator:
             is_going_on = True
             while is_going_on:
                 is_going_on = await self.step()
+                reached("master_key.step")
                 await trio.sleep(PAUSE_SECONDS)  # others have their turn at the disk
             if self.progress().stage is Stage.TO_BE_INSTALLED:
                 _log.warning("master_key.to_be_installed", key_id=self.vault.key_id.hex(), todo=self._instruction())

@@ -16,6 +16,7 @@ from webhookd.base.clock import Clock
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import DeliveryStatus, Endpoint, Policy, ReplayKind, ReplayStatus, WhenInactive
+from webhookd.base.stages import reached
 from webhookd.journal import AuditEntry, QueuedAs, ReplayRow, Selection, Store
 from webhookd.observe.logs import get_logger
 
@@ -107,6 +108,7 @@ class Replayer:
                 raise
             await trio.sleep(RETRY_SECONDS)
             return row
+        reached("replay.step")
         if after.queued > row.queued:
             self._wake(row.endpoint_pk)
         if after.status is ReplayStatus.DONE:

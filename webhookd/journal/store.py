@@ -19,6 +19,7 @@ from peewee import Database
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
+from webhookd.base.stages import reached
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
@@ -206,6 +207,7 @@ class Store:
             await insist(replays.prune, before)
             rows = retention.FIRST_ROWS
             while (pruned := await insist(retention.prune, before, rows)).rows:
+                reached("retention.step")
                 rows = retention.next_rows(rows, pruned.seconds)
                 await self._give_back_pages()
             await self._give_back_pages()

@@ -21,6 +21,7 @@ import httpx
 import trio
 
 from webhookd.base.models import DeliveryError
+from webhookd.base.stages import reached
 from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy, Resolver
 from webhookd.delivery.http.happy_eyeballs import FailedAddress, most_telling, race
 from webhookd.delivery.http.streams import ByteStream, dial
@@ -239,6 +240,7 @@ class DirectTransport(httpx.AsyncBaseTransport):
 
         try:
             await stream.send_all(request)
+            reached("request.sent")
         except OSError as error:
             broken.append(error)  # it may have answered before it closed
         try:

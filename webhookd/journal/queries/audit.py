@@ -13,6 +13,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import msgspec
 from peewee import Database
 
+from webhookd.base.stages import reached
 from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditEntry, AuditRow, Chain
 from webhookd.journal.queries.schema import AuditTable
@@ -69,6 +70,7 @@ def append(database: Database, entry: AuditEntry, what: str, organization_id: st
     )
     row = dict(zip(AuditRow.__struct_fields__, (*values, chained(bytes(before), values)), strict=True))
     AuditTable.insert(row).execute(database)
+    reached("change.written")
 
 
 def chained(before: bytes, entry: Sequence[object]) -> bytes:

@@ -24,6 +24,7 @@ from webhookd.base.models import (
     QueuedDelivery,
     Trigger,
 )
+from webhookd.base.stages import reached
 from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission
 from webhookd.journal.planning import Numbers, Stored, plan, settle
 from webhookd.journal.queries.bulk import BulkInsert, BulkUpdate
@@ -94,6 +95,7 @@ class Batches:
         except BaseException:
             self._forget()
             raise
+        reached("batch.committed")
 
     def _forget(self) -> None:
         self._sequences.clear()
@@ -136,6 +138,7 @@ class Batches:
         self._sequences.update(planned.sequences)
         self._last_numbers = {"events": planned.numbers.event, "deliveries": planned.numbers.delivery}
         settle(planned)
+        reached("event.written")
 
     def _known(self, event_ids: Iterable[str]) -> dict[str, Stored]:
         """Return what is stored of these ids: whose event it is and how many deliveries it had."""
@@ -181,6 +184,7 @@ class Batches:
         _UPDATE_STATE.run(
             connection, [(endpoint_pk, *msgspec.structs.astuple(state)) for endpoint_pk, state in states.items()]
         )
+        reached("record.written")
 
 
 def _publishes(operation: Submission) -> Sequence[Publish]:

@@ -14,6 +14,7 @@ import apsw
 
 from webhookd.base.errors import CommandError
 from webhookd.base.file_errors import refusal
+from webhookd.base.stages import reached
 
 STEP_SECONDS = 0.005
 FIRST_STEP_PAGES = 64
@@ -56,6 +57,7 @@ class UnfinishedFile:
 
     def finish(self, *, replace: bool) -> None:
         """Sync it and give it its name, in one step; CommandError where another file has that and isn't replaced."""
+        reached("copy.filled")
         self.sync()
         try:
             if replace:
@@ -63,6 +65,7 @@ class UnfinishedFile:
             else:
                 # A rename would replace what has come meanwhile.
                 os.link(self.unfinished, self.path)
+            reached("copy.named")
             self.discard()
             sync_directory(self.path.parent)
         except FileExistsError as error:

@@ -19,6 +19,7 @@ from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.base.file_errors import check_file, make_directory, open_file, refusal
+from webhookd.base.stages import reached
 from webhookd.journal.sqlite.copies import copy_aside
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
 from webhookd.observe.logs import get_logger
@@ -160,6 +161,7 @@ def open_writer(path: Path, *, now: float) -> Database:
             copy = copy_aside(database.connection(), path, copy_before_upgrade(path).name)
             _log.info("journal.upgrading", version=version, to=CURRENT_VERSION, copy=str(copy))
         migrate(database, version=version, now=now)
+        reached("migration.committed")
     return database
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from peewee import Database
 
 from webhookd.base.event_types import STARTING_EVENT_TYPES
+from webhookd.base.stages import reached
 from webhookd.journal.queries.schema import EventTypeTable
 
 APPLICATION_ID = 0x77686B64  # "whkd"
@@ -194,3 +195,4 @@ def migrate(
         for number, step in enumerate(steps[version:], start=version + 1):
             step(database, now)
             database.execute_sql(f"PRAGMA user_version = {number}")
+            reached("migration.step")
