@@ -36,6 +36,10 @@ def first_attempts(sender: WorldSender, url: str) -> list[str]:
     return list(dict.fromkeys(sender.events(url)))
 
 
+def gaps(times: list[float]) -> list[float]:
+    return [later - earlier for earlier, later in pairwise(times)]
+
+
 async def check_story(w: World, sender: WorldSender, endpoint: Endpoint) -> None:
     """The journal tells the receivers' story: as many attempts as requests, each with the time it was sent at."""
     sent_at: dict[str, list[float]] = {}
@@ -178,6 +182,25 @@ async def test_after_an_outage_the_rate_holds(tmp_path: Path, autojump_clock: Mo
         assert times[-1] - times[0] < 24
         assert first_attempts(sender, DOWN) == [f"e{number}" for number in range(400)]
         assert sender.times(WELL)[-1] == 0
+
+
+async def test_a_backlog_saves_up_no_burst(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """While a backlog drains, a slow request is followed by the usual rate; once all is sent, a burst may leave."""
+    sender = WorldSender(
+        script=lambda sent: 500 if sent.at < 600 else OK, seconds_of=lambda sent: 3.0 if sent.event == "e50" else 0.0
+    )
+    async with world(tmp_path, sender=sender) as w:
+        await w.endpoint(overrides=PolicyOverrides(rate_limit=RateLimit(per_second=10, burst=20)))
+        for number in range(100):
+            await w.publish(f"e{number}")
+        await trio.sleep(3600)
+        drained = gaps([at for at in sender.times() if at >= 600])
+        assert drained == pytest.approx([0.1] * 50 + [3.0] + [0.1] * 48, abs=0.002)
+        sender.sent.clear()
+        for number in range(30):
+            await w.publish(f"later{number}")
+        await trio.sleep(60)
+        assert gaps(sender.times()) == pytest.approx([0.0] * 19 + [0.1] * 10, abs=0.002)
 
 
 async def test_after_an_outage_concurrency_ramps(tmp_path: Path, autojump_clock: MockClock) -> None:
