@@ -26,7 +26,6 @@ import trio
 
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing, new_key
-from webhookd.admin.binding import bind_tcp, urls_of
 from webhookd.admin.exposition import LogStream, Scraper
 from webhookd.admin.guard import Guard
 from webhookd.admin.last_use import save_uses
@@ -47,7 +46,6 @@ from webhookd.delivery.http.sender import Sender
 from webhookd.dispatch.router import Router
 from webhookd.dispatch.supervisor import Supervisor
 from webhookd.ingest import IngestServer
-from webhookd.ingest.listener import bind_unix, file_identity
 from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
@@ -58,6 +56,8 @@ from webhookd.observe.loop_watch import LoopWatch, Stalls
 from webhookd.observe.metrics import Measures
 from webhookd.observe.sdnotify import STOPPING, alive, notify
 from webhookd.signals import hearing
+from webhookd.sockets.tcp import bind_tcp, urls_of
+from webhookd.sockets.unix import bind_unix
 
 EDGE_DRAIN_SECONDS = 10.0
 LAST_ANSWERS_SECONDS = 0.5  # what an edge gets even where the budget is used up
@@ -307,19 +307,14 @@ def _bind(config: Config, router: Router, measures: Measures, bound: ExitStack) 
     ingest = IngestServer(config.ingest, router, refused=measures.refuse)
     ingest.bind()
     bound.callback(ingest.close)
-    path = config.server.control_socket
-    control = bind_unix(path, mode=_CONTROL_MODE, key="server.control_socket", backlog=_CONTROL_BACKLOG)
-    bound.callback(_take_away, control, path, file_identity(path))
+    control = bind_unix(
+        config.server.control_socket, mode=_CONTROL_MODE, key="server.control_socket", backlog=_CONTROL_BACKLOG
+    )
+    bound.callback(control.close)
     tcp = bind_tcp(config.server.host, config.server.port)
     for listener in tcp:
         bound.callback(listener.close)
-    return _Sockets(tcp=tcp, control=control, ingest=ingest)
-
-
-def _take_away(listener: socket.socket, path: Path, identity: tuple[int, int] | None) -> None:
-    if file_identity(path) == identity:
-        path.unlink(missing_ok=True)
-    listener.close()
+    return _Sockets(tcp=tcp, control=control.socket, ingest=ingest)
 
 
 @contextmanager

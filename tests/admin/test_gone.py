@@ -11,9 +11,9 @@ import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from tests.admin.raw import split_replies
-from webhookd.admin.binding import bind_tcp
 from webhookd.admin.guard import Guard
-from webhookd.ingest.listener import bind_unix
+from webhookd.sockets.tcp import bind_tcp
+from webhookd.sockets.unix import bind_unix
 
 ASK = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends RST and drops what is unread
@@ -61,7 +61,7 @@ async def guarded(directory: Path) -> AsyncIterator[tuple[Application, Guard, tu
     app = Application()
     path = directory / "control.sock"
     tcp = bind_tcp("127.0.0.1", 0)
-    control = bind_unix(path, mode=0o600, key="server.control_socket", backlog=512)
+    control = bind_unix(path, mode=0o600, key="server.control_socket", backlog=512).socket
     address: tuple[str, int] = tcp[0].getsockname()
     guard = Guard(
         app,

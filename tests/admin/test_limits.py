@@ -18,11 +18,11 @@ from trio.testing import MockClock
 from tests.admin.raw import exchange, split_replies
 from tests.e2e.harness import CONFIG, Server, running
 from tests.patience import PATIENCE_SECONDS
-from webhookd.admin.binding import bind_tcp
 from webhookd.admin.bodies import chunks, with_bodies
 from webhookd.admin.guard import Guard
 from webhookd.admin.limits import MOST_BUCKETS, RateLimits, site_of
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.sockets.tcp import bind_tcp
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 

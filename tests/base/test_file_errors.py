@@ -14,8 +14,8 @@ from webhookd.base.file_errors import make_directory
 from webhookd.cli import program
 from webhookd.cli.checks import _open_to_others
 from webhookd.crypto.key_file import create_master_key
-from webhookd.ingest.listener import bind_unix
 from webhookd.journal.sqlite.database import exclusive_lock
+from webhookd.sockets.unix import bind_unix
 
 
 @contextmanager

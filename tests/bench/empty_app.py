@@ -7,9 +7,9 @@ import trio
 from quart import Response
 from quart_trio import QuartTrio
 
-from webhookd.admin.binding import bind_tcp
 from webhookd.admin.guard import Guard
 from webhookd.base.ids import IdFactory, Prefix
+from webhookd.sockets.tcp import bind_tcp
 
 
 async def main() -> None:

@@ -24,9 +24,8 @@ from webhookd.client import Client
 
 ALLOWED = MappingProxyType(
     {
-        "os.stat webhookd.ingest.listener.file_identity": "the end: whose socket it is, with nothing left to serve",
-        "os.remove webhookd.ingest.server.IngestServer.close": "the end, as above",
-        "os.remove webhookd.server._take_away": "the end, as above",
+        "os.stat webhookd.sockets.unix._identity": "the end: whose socket it is, with nothing left to serve",
+        "os.remove webhookd.sockets.unix.UnixListener.close": "the end, as above",
         "os.truncate webhookd.observe.loop_watch._Tracer.take": "a file in memory, after the loop stood still",
     }
 )

@@ -8,10 +8,8 @@ listener and for each address: a flood over TCP leaves the control socket free, 
 The control socket is for the server's own user and root, by the kernel's word and not by the file's mode alone.
 """
 
-import errno
 import os
 import socket
-import struct
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,15 +25,13 @@ from hypercorn.typing import ASGIFramework, LifespanState
 from webhookd.admin.connection import HttpConnection, NewRequestId, Turns, refusal
 from webhookd.admin.limits import site_of
 from webhookd.observe.logs import Log, get_logger
+from webhookd.sockets.accept import RefusedConnections, accept
+from webhookd.sockets.peer import read_uid
 
 LOCAL_ADMIN = "webhookd.local_admin"
 """In an ASGI scope's state, the uid of a caller whom the kernel vouches for; only the control socket sets it."""
 
-_UCRED = struct.Struct("=iII")
-_OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_OVERLOAD_PAUSE_SECONDS = 0.5
 _REQUESTS_PER_CONNECTION = 1000
-_COMPLAINT_PAUSE_SECONDS = 1.0
 _MOST_CONTROL_CONNECTIONS = 100
 
 
@@ -79,8 +75,7 @@ class Guard:
         self._turns = Turns()
         self._connections: dict[bool, set[HttpConnection]] = {False: set(), True: set()}
         self._addresses: Counter[str] = Counter()
-        self._turned_away = 0
-        self._complained_at = -_COMPLAINT_PAUSE_SECONDS
+        self._refused = RefusedConnections()
         self._accepting = trio.CancelScope()
         self._is_running = False
         self._is_draining = False
@@ -140,29 +135,25 @@ class Guard:
             self.close()
 
     async def _accept(self, bound: socket.socket, is_control: bool, connections: trio.Nursery) -> None:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(bound))
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in _OVERLOADED:
-                    raise
-                # Clients wait in the backlog meanwhile.
-                self._log.error("http.accept_failed", error=os.strerror(error.errno))
-                await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
-                continue
-            address = "" if is_control else _address(stream)
-            refused = self._control_refusal(stream) if is_control else self._tcp_refusal(address)
-            if refused is not None:
-                self._turn_away(stream, *refused)
-                continue
-            connection = self._connection(stream, is_control=is_control)
-            self._connections[is_control].add(connection)
-            self._addresses[address] += 1
-            connections.start_soon(self._serve, connection, is_control, address)
+        await accept(
+            bound,
+            lambda stream: self._take(stream, is_control, connections),
+            lambda error: self._log.error("http.accept_failed", error=error),
+        )
+
+    def _take(self, stream: trio.SocketStream, is_control: bool, connections: trio.Nursery) -> None:
+        address = "" if is_control else _address(stream)
+        refused = self._control_refusal(stream) if is_control else self._tcp_refusal(address)
+        if refused is not None:
+            self._turn_away(stream, *refused)
+            return
+        connection = self._connection(stream, is_control=is_control)
+        self._connections[is_control].add(connection)
+        self._addresses[address] += 1
+        connections.start_soon(self._serve, connection, is_control, address)
 
     def _control_refusal(self, stream: trio.SocketStream) -> tuple[HTTPStatus, str] | None:
-        uid = _peer_uid(stream)
+        uid = read_uid(stream.socket)
         if uid not in {0, os.geteuid()}:
             return HTTPStatus.FORBIDDEN, f"this socket is for the server's own user and root; you are user {uid}"
         if len(self._connections[True]) >= _MOST_CONTROL_CONNECTIONS:
@@ -185,7 +176,7 @@ class Guard:
     def _connection(self, stream: trio.SocketStream, *, is_control: bool) -> HttpConnection:
         state = LifespanState()
         if is_control:
-            state[LOCAL_ADMIN] = _peer_uid(stream)
+            state[LOCAL_ADMIN] = read_uid(stream.socket)
         return HttpConnection(
             ASGIWrapper(self._app),
             self._config,
@@ -211,10 +202,8 @@ class Guard:
 
     def _turn_away(self, stream: trio.SocketStream, status: HTTPStatus, detail: str) -> None:
         """Answer in one step, without a wait or a line of the log that a flood could multiply."""
-        self._turned_away += 1
-        if trio.current_time() - self._complained_at >= _COMPLAINT_PAUSE_SECONDS:
-            self._log.warning("http.turned_away", connections=self._turned_away, detail=detail)
-            self._turned_away, self._complained_at = 0, trio.current_time()
+        if (count := self._refused.count()) > 0:
+            self._log.warning("http.turned_away", connections=count, detail=detail)
         headers, body = refusal(status, detail, self._new_request_id())
         if status is HTTPStatus.TOO_MANY_REQUESTS:
             headers.append((b"retry-after", b"1"))
@@ -226,12 +215,6 @@ class Guard:
                 turned_away.send(f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() + head + b"\r\n" + body)
             except OSError as error:
                 self._log.debug("http.client_gone", error=str(error))
-
-
-def _peer_uid(stream: trio.SocketStream) -> int:
-    credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    _, uid, _ = _UCRED.unpack(credentials)
-    return int(uid)
 
 
 def _address(stream: trio.SocketStream) -> str:

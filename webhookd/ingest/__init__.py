@@ -1,6 +1,5 @@
-"""The local socket: events in, one JSON line each; results out, in the order of the lines."""
+"""The ingest socket: producers write events, one JSON line each, and read a result for each, in the same order."""
 
-from webhookd.ingest.listener import bind_unix
 from webhookd.ingest.server import EventTicket, IngestServer, Publisher
 
-__all__ = ["EventTicket", "IngestServer", "Publisher", "bind_unix"]
+__all__ = ["EventTicket", "IngestServer", "Publisher"]

@@ -1,22 +1,19 @@
-"""The ingest server: accepts producers on a Unix socket, checks who they are, and drains on request.
+"""The ingest server: accepts producers on a Unix socket, checks their user and groups, and drains on request.
 
-A connection's failure is its own. The socket file is taken away at the end, if it is still ours.
+A failure of one connection doesn't affect the others.
 """
 
-import errno
-import os
-import socket
 from collections.abc import Callable
-from math import inf
 
 import trio
 
 from webhookd.base.errors import ErrorCode
 from webhookd.config import IngestConfig
 from webhookd.ingest.connection import EventTicket, ProducerConnection, Publisher, encode_refusal
-from webhookd.ingest.listener import bind_unix, file_identity
-from webhookd.ingest.peer import is_allowed, read_peer
 from webhookd.observe.logs import Log, get_logger
+from webhookd.sockets.accept import RefusedConnections, accept
+from webhookd.sockets.peer import is_allowed, read_peer
+from webhookd.sockets.unix import UnixListener, bind_unix
 
 __all__ = ["EventTicket", "IngestServer", "Publisher"]
 
@@ -24,36 +21,12 @@ _MODE = 0o660
 _BACKLOG = 512
 _WRITE_TIMEOUT_SECONDS = 30.0
 _REFUSAL_TIMEOUT_SECONDS = 1.0
-_OVERLOADED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_OVERLOAD_PAUSE_SECONDS = 0.5
-_COMPLAINT_PAUSE_SECONDS = 1.0
-
-
-def _untold(_code: str) -> None:
-    """Tell nobody of a refusal."""
-
-
-class _Complaint:
-    """Counts what is to be complained of: whoever connects again and again doesn't fill the log."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._told_at = -inf
-
-    def note(self) -> int:
-        """Count one; return how many there were since it was told last, or 0 where that was just now."""
-        self._count += 1
-        now = trio.current_time()
-        if now - self._told_at < _COMPLAINT_PAUSE_SECONDS:
-            return 0
-        count, self._count, self._told_at = self._count, 0, now
-        return count
 
 
 class IngestServer:
-    """The listener of `[ingest] socket` and its connections; `bind`, then `run` once, then `drain`.
+    """The listener of `[ingest] socket` and its connections; call `bind`, then `run` once, then `drain`.
 
-    `refused` hears the code of each event that isn't taken, and of each producer that is turned away.
+    `refused` is called with the error code of each refused event and each refused connection.
     """
 
     def __init__(
@@ -61,7 +34,7 @@ class IngestServer:
         config: IngestConfig,
         publisher: Publisher,
         *,
-        refused: Callable[[str], None] = _untold,
+        refused: Callable[[str], None] = lambda _code: None,
         log: Log | None = None,
         write_timeout_seconds: float = _WRITE_TIMEOUT_SECONDS,
     ) -> None:
@@ -70,11 +43,10 @@ class IngestServer:
         self._refused = refused
         self._log = get_logger("ingest") if log is None else log
         self._write_timeout_seconds = write_timeout_seconds
-        self._listener: socket.socket | None = None
-        self._identity: tuple[int, int] | None = None
+        self._listener: UnixListener | None = None
         self._connections: set[ProducerConnection] = set()
-        self._peers_refused = _Complaint()
-        self._turned_away = _Complaint()
+        self._forbidden = RefusedConnections()
+        self._over_limit = RefusedConnections()
         self._accepting = trio.CancelScope()
         self._serving = trio.CancelScope()
         self._is_running = False
@@ -82,46 +54,46 @@ class IngestServer:
 
     @property
     def connections(self) -> int:
-        """How many producers are connected now."""
+        """The number of producers that are connected."""
         return len(self._connections)
 
     def bind(self) -> None:
-        """Listen on the socket; clients may connect from now on and are served by `run`.
+        """Listen on the socket; clients may connect from now on, and `run` serves them.
 
-        Raises ConfigError for a path that is too long, CommandError for a place that is taken or can't be used.
+        Raises ConfigError if the path is too long, and CommandError if it is in use or can't be used.
         """
         self._listener = bind_unix(self._config.socket, mode=_MODE, key="ingest.socket", backlog=_BACKLOG)
-        self._identity = file_identity(self._config.socket)
 
     def close(self) -> None:
-        """Stop listening and take the socket file away if it is still ours; may be called at any time."""
-        if self._listener is None:
-            return
-        if self._identity is not None and file_identity(self._config.socket) == self._identity:
-            self._config.socket.unlink(missing_ok=True)
-        self._listener.close()
-        self._listener = None
+        """Stop listening and remove the socket file; may be called at any time."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until drained or cancelled; binds first if that wasn't done."""
-        if self._listener is None:
-            self.bind()
+        """Serve until drained or canceled."""
+        assert self._listener is not None  # noqa: S101 - `bind` was called
+        bound = self._listener.socket
         self._is_running = True
         try:
             with self._serving:
                 async with trio.open_nursery() as nursery:
                     task_status.started()
                     with self._accepting:
-                        await self._accept(nursery)
+                        await accept(
+                            bound,
+                            lambda stream: nursery.start_soon(self._serve, stream),
+                            lambda error: self._log.error("ingest.accept_failed", error=error),
+                        )
                     self.close()
         finally:
             self.close()
             self._ended.set()
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Take no more, answer all that was taken, close; what isn't answered by the deadline is cut off.
+        """Read no more events, answer those that were read, and close; at the deadline close without answering.
 
-        Cut off means unanswered, not lost: what was published is still committed. Returns when all is closed.
+        An event without an answer is not lost: what was published is still committed. Returns when all is closed.
         """
         self._accepting.cancel()
         for connection in self._connections:
@@ -135,21 +107,6 @@ class IngestServer:
             self._log.warning("ingest.drain_cut_off", connections=len(self._connections))
             self._serving.cancel()
             await self._ended.wait()
-
-    async def _accept(self, nursery: trio.Nursery) -> None:
-        assert self._listener is not None  # noqa: S101 - `run` has bound it
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(self._listener))
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                if error.errno not in _OVERLOADED:
-                    raise
-                # Connections wait in the backlog meanwhile.
-                self._log.error("ingest.accept_failed", error=os.strerror(error.errno))
-                await trio.sleep(_OVERLOAD_PAUSE_SECONDS)
-                continue
-            nursery.start_soon(self._serve, stream)
 
     async def _serve(self, stream: trio.SocketStream) -> None:
         refusal = self._refusal(stream)
@@ -173,16 +130,16 @@ class IngestServer:
             self._connections.discard(connection)
 
     def _refusal(self, stream: trio.SocketStream) -> tuple[ErrorCode, str] | None:
-        """Return why this connection isn't served, or None."""
+        """Return why this connection is refused, or None."""
         uids, gids = self._config.allowed_uids, self._config.allowed_gids
         if uids or gids:
             try:
                 peer = read_peer(stream.socket)
             except OSError as error:
                 self._log.error("ingest.peer_unknown", error=str(error))
-                return ErrorCode.FORBIDDEN, "the kernel doesn't say who is asking"
+                return ErrorCode.FORBIDDEN, "the kernel doesn't report your user"
             if not is_allowed(peer, uids, gids):
-                if (connections := self._peers_refused.note()) > 0:
+                if (connections := self._forbidden.count()) > 0:
                     self._log.warning(
                         "ingest.peer_refused",
                         connections=connections,
@@ -196,7 +153,7 @@ class IngestServer:
                 )
         most = self._config.max_connections
         if len(self._connections) >= most:
-            if (connections := self._turned_away.note()) > 0:
+            if (connections := self._over_limit.count()) > 0:
                 self._log.warning("ingest.too_many_connections", connections=connections, most=most)
             return ErrorCode.RATE_LIMITED, f"{most} connections are open, and ingest.max_connections allows no more"
         return None

@@ -1,4 +1,4 @@
-"""Who is at the other end of a Unix socket, by the kernel's word, and whether that peer may submit events."""
+"""The user and groups of the process at the other end of a Unix socket, as the kernel reports them."""
 
 import ctypes
 import errno
@@ -17,7 +17,7 @@ _MOST_GROUPS = 65_536  # a process has no more (NGROUPS_MAX in linux/limits.h)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """A peer's credentials as they were when it connected; `gids` holds its primary and supplementary groups."""
+    """A peer's credentials at the time it connected; `gids` has its primary and its supplementary groups."""
 
     pid: int
     uid: int
@@ -25,7 +25,7 @@ class Peer:
 
 
 class UnixSocket(Protocol):
-    """What is asked of a connected Unix socket, the standard library's or trio's."""
+    """A connected Unix socket of the standard library or of trio."""
 
     def getsockopt(self, level: int, optname: int, buflen: int, /) -> bytes:
         """Return an option's bytes."""
@@ -37,12 +37,12 @@ class UnixSocket(Protocol):
 
 
 def read_peer(connection: UnixSocket) -> Peer:
-    """Ask the kernel for the peer of a connected Unix socket; OSError where it doesn't say.
+    """Return the peer of a connected Unix socket; OSError if the kernel doesn't report it.
 
-    On a kernel before 4.13, which doesn't tell the supplementary groups, the primary group stands alone, so that a rule
-    on the others refuses the peer.
+    A kernel before 4.13 doesn't report supplementary groups. `gids` then has the primary group alone, so that a peer
+    that is allowed by another group only is refused.
     """
-    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = _credentials(connection)
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_OPTION_BYTES)
     except OSError as error:
@@ -56,8 +56,18 @@ def read_peer(connection: UnixSocket) -> Peer:
     return Peer(pid=pid, uid=uid, gids=frozenset({gid, *(group for (group,) in _GID.iter_unpack(packed))}))
 
 
+def read_uid(connection: UnixSocket) -> int:
+    """Return the user id of the peer of a connected Unix socket; OSError if the kernel doesn't report it."""
+    return _credentials(connection)[1]
+
+
+def _credentials(connection: UnixSocket) -> tuple[int, int, int]:
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    return pid, uid, gid
+
+
 def _many_groups(descriptor: int) -> bytes:
-    """Ask the C library itself, which takes a buffer of any size."""
+    """Call the C library's getsockopt, which takes a buffer of any size."""
     buffer = ctypes.create_string_buffer(_MOST_GROUPS * _GID.size)
     size = ctypes.c_uint32(len(buffer))
     library = ctypes.CDLL(None, use_errno=True)
@@ -68,7 +78,7 @@ def _many_groups(descriptor: int) -> bytes:
 
 
 def is_allowed(peer: Peer, uids: tuple[int, ...], gids: tuple[int, ...]) -> bool:
-    """Whether the lists admit the peer: by its user or by any of its groups; two empty lists admit everybody."""
+    """Whether the lists allow the peer: by its user, or by any of its groups; two empty lists allow every peer."""
     if not uids and not gids:
         return True
     return peer.uid in uids or not peer.gids.isdisjoint(gids)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from webhookd.base.errors import CommandError, ConfigError
-from webhookd.ingest.listener import MOST_PATH_BYTES, bind_unix
+from webhookd.sockets.unix import MOST_PATH_BYTES, bind_unix
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def stack() -> Iterator[ExitStack]:
 
 
 def bind(path: Path, stack: ExitStack, mode: int = 0o660) -> socket.socket:
-    return stack.enter_context(bind_unix(path, mode=mode, key="ingest.socket", backlog=8))
+    return stack.enter_context(bind_unix(path, mode=mode, key="ingest.socket", backlog=8).socket)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
@@ -65,7 +65,7 @@ def test_socket_in_use_is_left_alone(tmp_path: Path, stack: ExitStack) -> None:
 def test_socket_with_a_full_backlog_is_in_use(tmp_path: Path, stack: ExitStack) -> None:
     """A server too busy to accept is still a server."""
     path = tmp_path / "s.sock"
-    stack.enter_context(bind_unix(path, mode=0o660, key="ingest.socket", backlog=0))
+    stack.enter_context(bind_unix(path, mode=0o660, key="ingest.socket", backlog=0).socket)
     for _ in range(3):
         client = stack.enter_context(socket.socket(socket.AF_UNIX))
         client.setblocking(False)

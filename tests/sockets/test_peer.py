@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from webhookd.ingest.peer import Peer, is_allowed, read_peer
+from webhookd.sockets.peer import Peer, is_allowed, read_peer
 
 
 def test_kernel_names_this_process_with_all_its_groups() -> None:

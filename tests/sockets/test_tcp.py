@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.patience import PATIENCE_SECONDS
-from webhookd.admin.binding import bind_tcp, urls_of
 from webhookd.base.errors import CommandError, ConfigError
 from webhookd.config import load_config
+from webhookd.sockets.tcp import bind_tcp, urls_of
 
 
 @pytest.fixture

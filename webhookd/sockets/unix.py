@@ -1,4 +1,4 @@
-"""Binding a Unix socket so that it never has the wrong mode, and never takes a running server's place."""
+"""Binding a Unix socket: it never has a wrong mode, and never replaces the socket of a running server."""
 
 import errno
 import fcntl
@@ -7,21 +7,37 @@ import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from webhookd.base.errors import CommandError, ConfigError
 from webhookd.base.file_errors import make_directory, refusal
 
-MOST_PATH_BYTES = 107  # sockaddr_un.sun_path is 108 bytes with its closing zero (unix(7))
+MOST_PATH_BYTES = 107  # sockaddr_un.sun_path has 108 bytes, the final zero included (unix(7))
 _PROBE_SECONDS = 1.0
 _DIRECTORY_MODE = 0o750
 
 
-def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket:
-    """Return a listening socket at `path` with exactly that mode, its missing parent directory made with 0750.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnixListener:
+    """A listening socket and its file, which `identity` (device, inode) distinguishes from a later one."""
 
-    A socket file that nobody listens on is replaced. Raises ConfigError, naming the configuration's `key`, for a path
-    that is too long for the kernel, and CommandError where the place is taken or can't be used.
+    socket: socket.socket
+    path: Path
+    identity: tuple[int, int] | None
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket file unless another server has replaced it; may be called again."""
+        if self.identity is not None and _identity(self.path) == self.identity:
+            self.path.unlink(missing_ok=True)
+        self.socket.close()
+
+
+def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> UnixListener:
+    """Listen on a socket at `path` with exactly that mode; a missing parent directory is created with mode 0750.
+
+    A socket file on which no server listens is replaced. Raises ConfigError, naming the configuration's `key`, if the
+    path is too long for the kernel, and CommandError if the path is in use or can't be used.
     """
     length = len(os.fsencode(path))
     if length > MOST_PATH_BYTES:
@@ -35,7 +51,7 @@ def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket
         with _only_binder(path.parent):
             _clear_place(path)
             listener.bind(str(path))
-            # Until listen() everybody's connect is refused, so nobody gets in by the mode that bind left.
+            # Connections are refused until listen(), so the mode that bind() has left lets no client in.
             path.chmod(mode)
             listener.listen(backlog)
     except OSError as error:
@@ -44,11 +60,10 @@ def bind_unix(path: Path, *, mode: int, key: str, backlog: int) -> socket.socket
     except BaseException:
         listener.close()
         raise
-    return listener
+    return UnixListener(socket=listener, path=path, identity=_identity(path))
 
 
-def file_identity(path: Path) -> tuple[int, int] | None:
-    """Return (device, inode) of the file at `path`, or None if there is none."""
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -58,7 +73,7 @@ def file_identity(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def _only_binder(directory: Path) -> Iterator[None]:
-    """Keep two servers that start at once from taking each other's fresh socket for a stale one."""
+    """Keep two servers that start at the same time from replacing each other's new socket as a stale one."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         try:
@@ -90,9 +105,9 @@ def _is_listened_on(path: Path) -> bool:
         except (ConnectionRefusedError, FileNotFoundError):
             return False
         except (TimeoutError, BlockingIOError):
-            return True  # its backlog is full: somebody listens, and is busy
+            return True  # its backlog is full: a server listens, and is busy
         except OSError as error:
             if error.errno == errno.EPROTOTYPE:
-                return True  # a socket of another kind, such as a datagram one, is in use
+                return True  # a socket of another type, such as a datagram socket, is in use
             raise
     return True

@@ -1,4 +1,4 @@
-"""The TCP listeners of the admin API, bound before anything is served, so that a busy port is known at once."""
+"""Binding the admin API's TCP listeners, before anything is served: a busy port ends the start at once."""
 
 import errno
 import socket
@@ -12,19 +12,19 @@ _TRIES = 8
 
 
 def bind_tcp(hosts: str | Sequence[str], port: int) -> list[socket.socket]:
-    """Return listening sockets for every address of each host, each address once; port 0 takes a free one for all.
+    """Return listening sockets for every address of each host, each address once; port 0 chooses one free port for all.
 
-    `::` stands for IPv4 as well. Raises CommandError naming host and port where one of them can't be had.
+    `::` includes IPv4. Raises CommandError, naming host and port, if one of them can't be used.
     """
     wanted = [hosts] if isinstance(hosts, str) else list(hosts)
     if _EVERY_IPV6 in wanted and _EVERY_IPV4 not in wanted:
-        # As Linux has it for one socket; with one for each family no client looks like ::ffff:192.0.2.1.
+        # As on Linux with one socket. With a socket for each family no client's address looks like ::ffff:192.0.2.1.
         wanted.append(_EVERY_IPV4)
     for _ in range(_TRIES):
         try:
             return _bind(wanted, port)
         except _TakenError:
-            continue  # the free port of the first address is another program's at a later one
+            continue  # another program uses the chosen port at a later address
     raise CommandError(f"can't listen on {', '.join(wanted)} (server.host): no port is free at all of them")
 
 
@@ -35,7 +35,7 @@ def urls_of(listeners: Sequence[socket.socket]) -> tuple[str, ...]:
 
 
 class _TakenError(Exception):
-    """A port that was chosen as free isn't so everywhere."""
+    """The port that was chosen as free is in use at another address."""
 
 
 def _bind(hosts: Sequence[str], port: int) -> list[socket.socket]:
@@ -62,7 +62,7 @@ def _bind_host(host: str, port: int, bound: dict[tuple[object, ...], socket.sock
         listener = bound[place] = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # Its IPv4 addresses have a listener of their own.
+            # IPv4 addresses have their own listener.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         taken = port or next(iter(bound.values())).getsockname()[1]
         listener.bind((address[0], taken, *address[2:]))
