@@ -14,7 +14,8 @@ import msgspec
 import trio
 
 from tests.memory_store import open_memory_store
-from webhookd.base.clock import SteadyClock, Timeline, VirtualClock
+from tests.virtual_clock import VirtualClock
+from webhookd.base.clock import SteadyClock, Timeline
 from webhookd.base.event_format import decode_event
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import DeliveryError, Endpoint, NewEvent, Outcome, PolicyOverrides, PublishResult

@@ -56,11 +56,11 @@ async def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
     [
         (b"", "MALFORMED_JSON", "it is empty; send a JSON object"),
         (b'{"description": "\\ud800"}', "MALFORMED_JSON", "half of a surrogate pair"),
-        (b'{"description": "a", "description": "b"}', "VALIDATION_ERROR", "/description: is there twice"),
-        (b'{"description": "a", "descr\\u0069ption": "b"}', "VALIDATION_ERROR", "/description: is there twice"),
-        (b'{"retry": {"jitter": 0, "jitter": 1}}', "VALIDATION_ERROR", "/retry/jitter: is there twice"),
-        (b'{"headers": {"X-A": "1", "X-A": "2"}}', "VALIDATION_ERROR", "/headers/X-A: is there twice"),
-        (b'{"metadata": {"a": "1", "a": "1"}}', "VALIDATION_ERROR", "/metadata/a: is there twice"),
+        (b'{"description": "a", "description": "b"}', "VALIDATION_ERROR", "/description: is repeated"),
+        (b'{"description": "a", "descr\\u0069ption": "b"}', "VALIDATION_ERROR", "/description: is repeated"),
+        (b'{"retry": {"jitter": 0, "jitter": 1}}', "VALIDATION_ERROR", "/retry/jitter: is repeated"),
+        (b'{"headers": {"X-A": "1", "X-A": "2"}}', "VALIDATION_ERROR", "/headers/X-A: is repeated"),
+        (b'{"metadata": {"a": "1", "a": "1"}}', "VALIDATION_ERROR", "/metadata/a: is repeated"),
     ],
 )
 async def test_a_patch_that_can_not_be_read_says_how_to_mend_it(
@@ -87,4 +87,4 @@ async def test_a_field_twice_costs_its_line_alone(tmp_path: Path) -> None:
         answer = await api.ask("POST", "/api/events", None, content=lines, uid=OWN_UID, headers=NDJSON)
         results = [line.startswith('{"id"') or '"ok":true' in line for line in answer.text.splitlines()]
         assert results == [True, False, False, True]
-        assert answer.text.count("is there twice") == 2
+        assert answer.text.count("is repeated") == 2

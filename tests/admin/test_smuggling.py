@@ -135,7 +135,7 @@ def test_what_could_be_read_in_two_ways_is_refused(api: Api, case: str, *, in_pi
     parts = [sent[at : at + 7] for at in range(0, len(sent), 7)] if in_pieces and len(sent) < 1000 else [sent]
     reply = only(*exchange(address(api), parts))
     assert (reply.status, reply.headers["content-type"]) == (status, "application/problem+json")
-    assert ErrorCode(json.loads(reply.body)["code"]).status == status
+    assert ErrorCode[json.loads(reply.body)["code"]].status == status
     assert reply.headers["connection"] == "close"
 
 

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from tests.virtual_clock import VirtualClock
 from webhookd.base.clock import (
     LONGEST_WAIT_SECONDS,
     TICK_SECONDS,
     SystemClock,
-    VirtualClock,
     iso,
     parse_iso,
     wait_seconds,

@@ -38,13 +38,13 @@ def told(text: bytes) -> str:
         (b'{"a"', "it ends too early"),
         (b"{} {}", "something follows the JSON near byte 4"),
         (b"{'a': 1}", "the name near byte 1 must be in double quotes"),
-        (b'{"a": 1,}', "what stands near byte 8 is no JSON"),
+        (b'{"a": 1,}', "what is near byte 8 is not JSON"),
         (b'{"a" 1}', "a quote, colon, comma or bracket is missing near byte 5"),
         (b'{"a": 01}', "the number near byte 7"),
-        (b'{"a": NaN}', "what stands near byte 6 is no JSON"),
-        (b'{"a": Infinity}', "what stands near byte 6 is no JSON"),
-        (b'{"a": tru}', "what stands near byte"),
-        (b"nonsense", "what stands near byte 4 is no JSON"),
+        (b'{"a": NaN}', "what is near byte 6 is not JSON"),
+        (b'{"a": Infinity}', "what is near byte 6 is not JSON"),
+        (b'{"a": tru}', "what is near byte"),
+        (b"nonsense", "what is near byte 4 is not JSON"),
         (b'{"a": "\x01"}', "byte 7 is a control character"),
         (b'{"a": "\n"}', "byte 7 is a control character"),
         (b'{"a": "\\x"}', "the escape near byte"),
@@ -242,7 +242,7 @@ def test_fields_are_counted_in_linear_time() -> None:
 
 @pytest.mark.parametrize("text", [b'{"type": "user.created", "data": {}}', b'\t{"type": "user.created", "data": {}}'])
 def test_a_byte_order_mark_says_nothing(text: bytes) -> None:
-    """A BOM before an event or a body is left out; within one it is no JSON."""
+    """A BOM before an event or a body is left out; within a text it is not JSON."""
     assert decode_event(BOM + text, max_bytes=LIMIT).type == "user.created"
     assert decode_body(BOM + text, ANY) == json.loads(text)
-    assert "no JSON" in told(BOM + BOM + text)
+    assert "not JSON" in told(BOM + BOM + text)

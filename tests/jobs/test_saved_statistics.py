@@ -10,8 +10,8 @@ import trio
 
 from tests.admin.inprocess import Signer, api_in_process
 from tests.journal.harness import CLOCK, running
+from tests.virtual_clock import VIRTUAL_EPOCH
 from tests.world import World, WorldSender, world
-from webhookd.base.clock import VIRTUAL_EPOCH
 from webhookd.jobs.statistics import SavedStatistics, Span
 from webhookd.journal.queries import statistics
 from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, SERVER, Counts, Key

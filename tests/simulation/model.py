@@ -7,7 +7,7 @@ from random import Random
 
 import trio
 
-from webhookd.base.clock import VIRTUAL_EPOCH
+from tests.virtual_clock import VIRTUAL_EPOCH
 from webhookd.base.models import Ordering, Outcome, PolicyOverrides, WhenInactive
 
 MOST_STEPS = 120_000

@@ -208,7 +208,7 @@ def decode_query(query_string: bytes, kind: type[T]) -> T:
         raw_name, _, raw_value = pair.partition(b"=")
         name, value = _unquote(raw_name, "the query"), _unquote(raw_value, "the query")
         if name in found:
-            raise _bad_parameter(name, "is there twice: leave one of the two out")
+            raise _bad_parameter(name, "is repeated: remove one of the two")
         found[name] = value
     try:
         return msgspec.convert(found, kind, strict=False)

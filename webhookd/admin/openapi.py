@@ -253,7 +253,7 @@ def _refusals(operation: Operation, schemas: Mapping[object, Json]) -> dict[str,
             "content": {
                 MEDIA_TYPE: {
                     "schema": schemas[Problem],
-                    "examples": {name: {"value": _refusal(ErrorCode(name))} for name in sorted(set(names))},
+                    "examples": {name: {"value": _refusal(ErrorCode[name])} for name in sorted(set(names))},
                 }
             },
         }

@@ -1,1 +1,1 @@
-"""What every part uses: models, clock, ids, errors, and how input is read. Imports nothing else of webhookd."""
+"""What every package uses: models, clock, ids, errors and checks of input. It imports no other package of webhookd."""

@@ -1,8 +1,8 @@
-"""Wall time, as epoch seconds cut to the millisecond, and waiting for a moment of it.
+"""Wall time, as epoch seconds truncated to the millisecond, and how long to wait for a moment.
 
-Every stored or compared time comes from one `Clock`, so that a simulation can drive wall time and trio's time by one
-hand. What is scheduled goes by a `Timeline`, which passes as steadily as the machine's boot clock and hears of a wall
-clock that is set. A wait is chopped, since trio's clock stands still while the machine is suspended.
+Every stored or compared time comes from one `Clock`, so that a simulation can control wall time and trio's time
+together. Schedules use a `Timeline`: it advances with the machine's boot clock, and shifts the schedules when the wall
+clock is set. A long wait is split, because trio's clock stops while the machine is suspended.
 """
 
 import time
@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Protocol
 
-import trio
-
 LONGEST_WAIT_SECONDS = 60.0
 TICK_SECONDS = 0.001
 STEP_SECONDS = 2.0
@@ -20,11 +18,10 @@ DOUBT_SECONDS = 86_400.0
 _YEAR_10000 = 253_402_300_800.0
 LONGEST_TIME = 40
 _A_TIME = "an ISO-8601 time with a zone, such as 2025-01-31T12:00:00.000Z"
-VIRTUAL_EPOCH = 1_735_689_600.0  # 2025-01-01T00:00:00Z
 
 
 class TimeError(ValueError):
-    """A text that is no time; its message says what is taken instead, such as "an ISO-8601 time with a zone"."""
+    """A text is not a time; the message says what is accepted, such as "an ISO-8601 time with a zone"."""
 
 
 class Clock(Protocol):
@@ -36,10 +33,10 @@ class Clock(Protocol):
 
 
 class SteadyClock(Clock, Protocol):
-    """A wall clock with a steady one beside it, which nobody can set."""
+    """A wall clock and a steady clock, which can't be set."""
 
     def steady(self) -> float:
-        """Seconds since some moment, those included that the machine was suspended for."""
+        """Seconds since an arbitrary moment, including the time for which the machine was suspended."""
         ...
 
 
@@ -51,28 +48,16 @@ class SystemClock:
         return time.time_ns() // 1_000_000 / 1000
 
     def steady(self) -> float:
-        """Seconds since the machine was started, those included that it was suspended for."""
+        """Seconds since the machine was started, including the time for which it was suspended."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class VirtualClock:
-    """Wall time that follows trio's clock, so that an autojump clock plays hours of schedule in milliseconds."""
-
-    def now(self) -> float:
-        """Epoch seconds, cut to the millisecond; needs a running trio loop."""
-        return round(VIRTUAL_EPOCH + trio.current_time(), 3)
-
-    def steady(self) -> float:
-        """Trio's time."""
-        return trio.current_time()
-
-
 class Timeline:
-    """Wall time that never jumps: it passes as the steady clock does, within `STEP_SECONDS` of the wall clock.
+    """Wall time that advances with the steady clock, and stays within `STEP_SECONDS` of the wall clock.
 
-    A clock that is set by more than that moves the timeline by the difference in one synchronous step, the first time
-    that anybody asks for the time; `stepped`, if it is set, hears of the seconds first and moves what was scheduled, so
-    that nothing comes early or late. Small steps are passed over. It is asked on the loop alone.
+    If the wall clock is set by more than that, the next call of `now` moves the timeline by the difference. Before it
+    returns it calls `stepped`, if set, with the seconds: that moves the schedules by the same amount, so that nothing
+    is early or late. Smaller steps are ignored. Call it on the event loop only.
     """
 
     def __init__(self, clock: SteadyClock) -> None:
@@ -87,7 +72,7 @@ class Timeline:
         """Epoch seconds, cut to the millisecond."""
         steady = self._clock.steady()
         if steady < self._latest:
-            # Virtual machines have moved this one back too; nothing may wait until it has caught up.
+            # Some virtual machines move even this clock back; waits must not last until it has caught up.
             self._base += self._latest - steady
         self._latest = steady
         seconds = round(self._clock.now() - steady - self._base, 3)
@@ -96,14 +81,14 @@ class Timeline:
         return round(steady + self._base, 3)
 
     def running(self) -> Callable[[], float]:
-        """Return what tells the time from here on in any thread, without a look at whether the clock was set."""
+        """Return a function that tells the time in any thread; it doesn't follow a wall clock that is set later."""
         base = self._base
         return lambda: round(self._clock.steady() + base, 3)
 
     def trusted(self) -> float:
-        """Return the time to forget by: a clock that was set forth counts once it has stayed so for a day.
+        """Return the time for retention: a clock that was set forward counts only once it has stayed so for a day.
 
-        Whoever set it by mistake finds what it would have made old.
+        If it was set by mistake, nothing is deleted as too old.
         """
         now = self.now()
         if self._clock.steady() - self._doubted_since >= DOUBT_SECONDS:
@@ -119,9 +104,9 @@ class Timeline:
 
 
 def wait_seconds(clock: Clock, until: float) -> float:
-    """Return how long to sleep now on the way to `until`: 0, or between a tick of the clock and a minute.
+    """Return how long to sleep before the next check of `until`: 0, or from one tick of the clock to one minute.
 
-    Whoever slept less than a tick would find the same time again, and again.
+    After less than a tick the clock would still show the same time.
     """
     left = until - clock.now()
     return 0.0 if left <= 0 else min(max(left, TICK_SECONDS), LONGEST_WAIT_SECONDS)
@@ -139,10 +124,7 @@ def _to_the_second(seconds: int) -> str:
 
 
 def parse_iso(text: str) -> float:
-    """Read an ISO-8601 time with a zone as epoch seconds cut to the millisecond.
-
-    TimeError for anything else.
-    """
+    """Return an ISO-8601 time with a zone as epoch seconds, truncated to the millisecond; TimeError for other texts."""
     if "T" not in text.upper() or len(text) > LONGEST_TIME:
         raise TimeError(_A_TIME)
     try:

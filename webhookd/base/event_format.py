@@ -1,8 +1,8 @@
-"""From a producer's bytes to the bytes every attempt sends: decoding, checking and the envelope.
+"""From a producer's bytes to the body that every attempt sends: decoding, checking and the envelope.
 
-The envelope is made once, when the event is accepted; `data` is carried byte for byte as it came. JSON is untrusted
-here: it is checked as UTF-8, its depth is bounded before a parser sees it, and every failure is a `Rejected` that says
-what and where.
+The envelope is built once, when the event is accepted; `data` keeps its bytes unchanged. JSON is not trusted: it must
+be UTF-8, and its depth is checked before it is parsed. Every failure is a `Rejected` that says what is wrong, and
+where.
 """
 
 import re
@@ -25,24 +25,24 @@ T = TypeVar("T")
 
 MAX_DEPTH = 128
 MAX_JSON_VALUES = 20_000
-MAX_JSON_DIGITS = 400  # the greatest double has 309
+MAX_JSON_DIGITS = 400  # the largest double has 309
 _OPENING_BRACE = ord("{")
 
 _decoder = msgspec.json.Decoder(NewEvent)
 _quote = msgspec.json.Encoder().encode
-_NO_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _UNKNOWN = "unknown field `"
 _LONGEST_MEMBER = 4096
 _LONGEST_NAMED = 16_384
 _EVENT = "the event"
 _QUOTES = b'"'
 _QUOTES_OF_A_FIELD = 4
-_LEAST_QUOTES = 2 + 6 * _QUOTES_OF_A_FIELD  # of an event with all of its fields, but for those in its data
+_LEAST_QUOTES = 2 + 6 * _QUOTES_OF_A_FIELD  # of an event with all fields, without those in its data
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
 
 
 class _Members(msgspec.Struct, rename="camel"):
-    """The fields of an event as they stand in its text, the last one of each name."""
+    """The raw values of an event's fields; of a repeated field the last one."""
 
     type: msgspec.Raw | UnsetType = UNSET
     data: msgspec.Raw | UnsetType = UNSET
@@ -59,8 +59,8 @@ _member_decoder = msgspec.json.Decoder(_Members)
 def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
     """Decode and check one submitted event.
 
-    Raises Rejected: PAYLOAD_TOO_LARGE past `max_bytes`, MALFORMED_JSON for what isn't UTF-8 JSON or is nested deeper
-    than 128, VALIDATION_ERROR (with JSON pointers) for what isn't an event or has a field twice.
+    Raises Rejected: PAYLOAD_TOO_LARGE over `max_bytes`; MALFORMED_JSON if it isn't UTF-8 JSON or is nested deeper than
+    128; VALIDATION_ERROR, with JSON pointers, if it isn't an event or has a field twice.
     """
     if len(line) > max_bytes:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the event has {len(line)} bytes; at most {max_bytes} are taken")
@@ -70,7 +70,7 @@ def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
         new = _decoder.decode(line)
     except msgspec.ValidationError as error:
         raise invalid(_event_complaints(line, error), _EVENT) from error
-    except _NO_JSON as error:
+    except _NOT_JSON as error:
         raise _malformed(line, error) from error
     if memoryview(new.data)[0] != _OPENING_BRACE:
         raise invalid((("/data", "takes an object"),))
@@ -86,9 +86,9 @@ def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
 
 
 def in_trace(new: NewEvent, header: str | None) -> NewEvent:
-    """Return the event in the trace of the request it came with, unless it names one; `header` is its `traceparent`.
+    """Return the event with the request's `traceparent` header, unless it has a traceparent of its own.
 
-    A header that isn't valid is as good as none (W3C Trace Context, section 3.2).
+    An invalid header is ignored (W3C Trace Context, section 3.2).
     """
     if new.traceparent is not None or header is None:
         return new
@@ -97,7 +97,7 @@ def in_trace(new: NewEvent, header: str | None) -> NewEvent:
 
 
 def accept(new: NewEvent, *, event_id: str, now: float) -> AcceptedEvent:
-    """Fix the envelope of a checked event; `now` is its time where the producer stated none."""
+    """Build the envelope of a checked event; `now` is its time if the producer gave none."""
     timestamp = now if new.timestamp is None else parse_iso(new.timestamp)
     return AcceptedEvent(
         id=event_id,
@@ -112,8 +112,8 @@ def accept(new: NewEvent, *, event_id: str, now: float) -> AcceptedEvent:
 
 
 def seal_envelope(event_id: str, event_type: str, timestamp: float, data: bytes, organization_id: str | None) -> bytes:
-    """Join the envelope around `data`, whose bytes stay as they are."""
-    # Id, type and time are checked to hold no character that JSON escapes; so is an organization.
+    """Return the envelope around the unchanged bytes of `data`."""
+    # Id, type and time were checked: they hold no character that JSON escapes.
     tail = b"}" if organization_id is None else b',"organizationId":' + _quote(organization_id) + b"}"
     head = f'{{"id":"{event_id}","type":"{event_type}","timestamp":"{iso(timestamp)}","data":'
     return head.encode() + data + tail
@@ -122,9 +122,9 @@ def seal_envelope(event_id: str, event_type: str, timestamp: float, data: bytes,
 def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
     """Raise Rejected MALFORMED_JSON unless `text` is UTF-8 and nested at most 128 deep.
 
-    With `most_values` it is decoded to objects, which costs the loop 50 times as much for each of them as for a byte,
-    and the square of its length for each number: PAYLOAD_TOO_LARGE where it may hold more values, or a number is of
-    more than `MAX_JSON_DIGITS` digits.
+    With `most_values`, also PAYLOAD_TOO_LARGE for more values, or a number of more than `MAX_JSON_DIGITS` digits. Give
+    it for a text that is decoded to objects: each value takes 50 times as long as a byte, and a number takes time
+    quadratic in its length.
     """
     try:
         text.decode()
@@ -132,9 +132,9 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
         raise Rejected(
             ErrorCode.MALFORMED_JSON, f"byte {error.start} isn't UTF-8; JSON is always UTF-8 (RFC 8259)"
         ) from error
-    # Counting is quick and never too low, so only what might be too much, or too deep, is looked at closely.
+    # Counting is quick and never too low: only a text that may be over a limit is examined further.
     brackets = text.count(b"{") + text.count(b"[")
-    # Each value but the first stands behind a comma or a bracket.
+    # Each value but the first follows a comma or a bracket.
     marks = brackets + text.count(b",")
     if most_values is not None and marks >= most_values and len(outside_strings(text, b"{[,")) >= most_values:
         raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are taken")
@@ -150,42 +150,43 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
 def decode_body(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     """Decode a JSON body.
 
-    Raises Rejected: MALFORMED_JSON, PAYLOAD_TOO_LARGE, or VALIDATION_ERROR with JSON pointers, also for a name that an
-    object has twice.
+    Raises Rejected: MALFORMED_JSON, PAYLOAD_TOO_LARGE, or VALIDATION_ERROR with JSON pointers, also if an object has a
+    name twice.
     """
     text = text.removeprefix(BOM)
     check_json_text(text, most_values=MAX_JSON_VALUES)
     decoded = decode_json(text, decoder)
     if (repeated := find_repeated(text)) is not None:
-        raise invalid(((repeated, "is there twice: leave one of the two out"),))
+        raise invalid(((repeated, "is repeated: remove one of the two"),))
     return decoded
 
 
 def decode_json(text: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Decode checked text; Rejected MALFORMED_JSON or VALIDATION_ERROR with the place of the failure.
+    """Decode a checked text; Rejected MALFORMED_JSON, or VALIDATION_ERROR with JSON pointers.
 
-    Its values must be bounded, as by `check_json_text`: where it isn't what the decoder takes, all are looked at.
+    The number of its values must be bounded, as by `check_json_text`: to explain an error, all are examined.
     """
     try:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
         raise invalid(complaints(_document(text), decoder.type)) from error
-    except _NO_JSON as error:
+    except _NOT_JSON as error:
         raise _malformed(text, error) from error
 
 
 def invalid(found: tuple[tuple[str, str], ...], whole: str = "the body") -> Rejected:
-    """Return the refusal of a document with this wrong in it, as (JSON pointer, what); the first is told."""
-    (pointer, what), *_ = told = found or (("", "isn't taken as it is"),)
-    return Rejected(ErrorCode.VALIDATION_ERROR, f"{pointer or whole}: {what}", errors=tuple(told))
+    """Return VALIDATION_ERROR for a document with these errors, as (JSON pointer, what); `detail` is the first."""
+    errors = found or (("", "isn't accepted"),)
+    pointer, what = errors[0]
+    return Rejected(ErrorCode.VALIDATION_ERROR, f"{pointer or whole}: {what}", errors=errors)
 
 
 def _document(text: bytes) -> object:
     try:
         return msgspec.json.decode(text)
-    except msgspec.ValidationError as error:  # of what takes anything: a number of more digits than Python reads
+    except msgspec.ValidationError as error:  # a number of more digits than Python converts
         raise invalid((("", "a number in it is too large"),)) from error
-    except _NO_JSON as error:
+    except _NOT_JSON as error:
         raise _malformed(text, error) from error
 
 
@@ -194,15 +195,15 @@ def _malformed(text: bytes, error: Exception) -> Rejected:
 
 
 def _event_complaints(line: bytes, refused: msgspec.ValidationError) -> tuple[tuple[str, str], ...]:
-    """Return what is wrong with an event, without reading its data, which may hold any number of values."""
+    """Return what is wrong with an event, without decoding its data, which may have any number of values."""
     try:
         members = _member_decoder.decode(line)
     except msgspec.ValidationError:
         return (("", "takes an object"),)
-    except _NO_JSON as error:
+    except _NOT_JSON as error:
         raise _malformed(line, error) from error
     found: dict[str, object] = {
-        field.encode_name: {} if field.name == "data" else _glance(bytes(raw))
+        field.encode_name: {} if field.name == "data" else _shortened(bytes(raw))
         for field in msgspec.structs.fields(_Members)
         if (raw := getattr(members, field.name)) is not UNSET
     }
@@ -211,8 +212,8 @@ def _event_complaints(line: bytes, refused: msgspec.ValidationError) -> tuple[tu
     return complaints(found, NewEvent)
 
 
-def _glance(value: bytes) -> object:
-    """Return a value that is as long as a field of an event may be; of a longer one what is enough to refuse it."""
+def _shortened(value: bytes) -> object:
+    """Decode the value of a field; if it is too long for any field, return a stand-in of its type."""
     if len(value) <= _LONGEST_MEMBER:
         return _document(value)
     if value.startswith(_QUOTES):
@@ -221,11 +222,10 @@ def _glance(value: bytes) -> object:
 
 
 def _check_once(line: bytes, new: NewEvent) -> None:
-    """Raise Rejected VALIDATION_ERROR where an event has a field twice: the decoder takes the last one in silence.
+    """Raise Rejected VALIDATION_ERROR if an event has a field twice, of which the decoder silently takes the last.
 
-    Quotes are counted. Each name has two, and so has each value but the data's own; so where there are no more than
-    that, no name is there twice. Where there are, a null or a quote within a value may be the reason: then they are
-    counted in each value as it stands in the text.
+    It counts quotes. Each name has two, and so has each value except `data`: if there are no more, no name is repeated.
+    If there are, a null or a quote within a value may be the reason, so the quotes in each raw value are counted too.
     """
     optional = (new.id, new.timestamp, new.organization_id, new.ordering_key, new.traceparent)
     in_all = line.count(_QUOTES)
@@ -237,8 +237,8 @@ def _check_once(line: bytes, new: NewEvent) -> None:
         return
     pointer = find_repeated(line) if len(line) <= _LONGEST_NAMED else None
     if pointer is None or pointer.count("/") > 1:
-        raise invalid((("", "has a field twice: leave one of the two out"),), _EVENT)
-    raise invalid(((pointer, "is there twice: leave one of the two out"),))
+        raise invalid((("", "has a field twice: remove one of the two"),), _EVENT)
+    raise invalid(((pointer, "is repeated: remove one of the two"),))
 
 
 def _is_traceparent(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What to tell an operator whose machine refuses a file: why, to which user, and how to mend it."""
+"""Opening files and creating directories, and error messages that say how to fix a refused path."""
 
 import errno
 import os
@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 
 def refusal(error: OSError, path: Path, otherwise: str) -> str:
-    """Return one sentence on why `path` can't be used, and how to mend it; `otherwise` is the way around.
+    """Return a sentence on why `path` can't be used and how to fix it; `otherwise` is the alternative.
 
-    It names the user that asked, since the files of a service, a volume or a mount often belong to another.
+    It names the process's user: the files of a service, a volume or a mount often belong to another one.
     """
     reason = error.strerror or str(error)
     directory = _existing(path)
@@ -30,15 +30,15 @@ def refusal(error: OSError, path: Path, otherwise: str) -> str:
         case errno.ENOTDIR | errno.EEXIST:
             return f"{directory} is a file, not a directory: move it away, or {otherwise}"
         case errno.EISDIR:
-            return f"it is a directory where a file is wanted: {otherwise}"
+            return f"it is a directory, not a file: {otherwise}"
         case _:
             return reason
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file for reading; OSError for what can't be, and for a pipe, a socket or a device.
+    """Open a regular file for reading; OSError if it can't be opened, or is a pipe, a socket or a device.
 
-    A pipe that nobody writes to would keep its reader waiting, and a signal would not end that.
+    Reading from a pipe without a writer would block for ever, and a signal would not end it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -50,19 +50,19 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def check_file(descriptor: int, path: Path) -> None:
-    """Raise OSError where a descriptor is of no regular file."""
+    """Raise OSError if a descriptor is not a regular file."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, and no file", str(path))
+        raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
 
 
 def make_directory(directory: Path, *, mode: int = 0o755) -> None:
-    """Make a missing directory and the missing ones above it, of which nobody else may replace what is in them.
+    """Create a directory and its missing parents, in which no other user can replace files. Raises OSError.
 
-    Whatever the umask is, none of them is looser than 0755; the last one has exactly `mode` where it was made here. One
-    that is there already is somebody's, and stays as it is. Raises OSError.
+    Parents get at most mode 0755, and the directory itself exactly `mode`, whatever the umask is. A directory that
+    exists is not changed.
     """
     missing = []
     place = directory.absolute()
@@ -71,18 +71,18 @@ def make_directory(directory: Path, *, mode: int = 0o755) -> None:
         place = place.parent
     for each in reversed(missing):
         try:
-            # Made tight at once: between a loose one and a chmod somebody could get in.
+            # Not with a chmod afterwards: another user could get in before it.
             each.mkdir(mode=mode if each is missing[0] else 0o755)
         except FileExistsError:
             if not each.is_dir():
                 raise
         else:
             if each is missing[0]:
-                each.chmod(mode)  # an umask may have taken what its owner needs
+                each.chmod(mode)  # the umask may have removed the owner's bits
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest directory above `path` that exists, or the file that stands where one should be."""
+    """Return the nearest parent of `path` that exists, which may be a file."""
     for parent in path.parents:
         if os.path.lexists(parent):
             return parent
@@ -90,8 +90,8 @@ def _existing(path: Path) -> Path:
 
 
 def user(uid: int) -> str:
-    """Name a user for people: by name and number, or by number alone where it has no name."""
+    """Return a user's name and number for a message, or the number alone if it has no name."""
     try:
         return f"user {pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:  # in a container a number may be all that there is
+    except KeyError:  # in a container a user may have no name
         return f"uid {uid}"

@@ -1,6 +1,6 @@
-"""Public identifiers: a prefix that names the kind, and a ULID that sorts by the time it was made.
+"""Public identifiers: a prefix for the kind, and a ULID, which sorts by the time it was created.
 
-An id never contains a `.`, because the signed content joins id, timestamp and body with one.
+An id never contains a `.`, because the signed content joins id, timestamp and body with dots.
 """
 
 import os
@@ -10,15 +10,14 @@ from enum import StrEnum
 
 _RANDOM_CHARACTERS = 16  # of a ULID, 80 bits
 _STOCK = 256
-# Any byte to the character of its last five bits: Crockford's alphabet, eight times over.
+# Crockford's alphabet; repeated eight times it maps each byte to the character of its last five bits.
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _CROCKFORD = _ALPHABET.encode() * 8
 _ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
-_EVENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Prefix(StrEnum):
-    """What an id names."""
+    """The kind of thing that an id identifies."""
 
     WEBHOOK = "wh"
     EVENT = "evt"
@@ -30,7 +29,7 @@ class Prefix(StrEnum):
 
 
 class IdFactory:
-    """Makes ids from a clock (epoch seconds) and a source of random bytes, both replaceable for a repeatable run."""
+    """Creates ids from a clock (epoch seconds) and a source of random bytes; tests replace both."""
 
     def __init__(self, now: Callable[[], float], random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._now = now
@@ -43,7 +42,7 @@ class IdFactory:
         try:
             random = self._stock.pop()
         except IndexError:
-            # A call to the kernel for each would cost more than the rest.
+            # One system call for each id would cost more than everything else.
             self._stock += self._cut()
             random = self._stock.pop()
         milliseconds = int(self._now() * 1000)
@@ -60,11 +59,6 @@ class IdFactory:
 
 
 def is_id(prefix: Prefix, text: str) -> bool:
-    """Whether `text` is an id of that kind as this server makes them."""
+    """Whether `text` is an id of that kind as `IdFactory` creates them."""
     kind, _, rest = text.partition("_")
     return kind == prefix.value and _ULID.fullmatch(rest) is not None
-
-
-def is_event_id(text: str) -> bool:
-    """Whether `text` can be an event's id: the server's own or the producer's, `[A-Za-z0-9_-]{1,64}`."""
-    return _EVENT_ID.fullmatch(text) is not None

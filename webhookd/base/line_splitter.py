@@ -1,13 +1,13 @@
-"""Cutting a byte stream into lines, pure: the result doesn't depend on how the stream was cut into chunks.
+"""Splits a byte stream into lines, independent of how the stream is divided into chunks. Pure.
 
-No more than one line's limit is ever held: what is longer is dropped as it comes, up to its newline.
+It holds at most one line of the maximum length. A longer line is discarded up to its newline.
 """
 
 from enum import Enum
 
 
 class Oversized(Enum):
-    """Stands in for a line that was over the limit, whose bytes were dropped."""
+    """Takes the place of a line over the limit, whose bytes were discarded."""
 
     LINE = "line"
 
@@ -17,7 +17,7 @@ _BLANK = b" \t\r"
 
 
 class LineSplitter:
-    """Cuts chunks into lines without their newline, leaving out the empty ones."""
+    """Splits chunks into lines without their newline, and skips empty lines."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -35,7 +35,7 @@ class LineSplitter:
         if started is not None:
             lines.append(started)
         *whole, last = rest
-        for line in filter(None, whole):  # empty lines are to cost next to nothing
+        for line in filter(None, whole):  # empty lines must cost next to nothing
             if len(line) > self._max_bytes:
                 lines.append(Oversized.LINE)
             elif line.strip(_BLANK):
@@ -44,7 +44,7 @@ class LineSplitter:
         return lines
 
     def finish(self) -> Line | None:
-        """Return what the stream ended with after its last newline, or None if that is nothing."""
+        """Return what followed the last newline at the end of the stream, or None if there is nothing."""
         return self._take_partial()
 
     def _keep(self, part: bytes) -> None:

@@ -1,7 +1,7 @@
-"""How this program is started again: from an installation, from an archive that Python runs, or as one file.
+"""How this program is started: from an installation, from an archive that Python runs, or as a single file.
 
-`webhookd build-binary` makes the one file: a script that unpacks the interpreter and every library and then becomes the
-program, so that who starts it knows the one process that there is.
+`webhookd build-binary` builds the single file: a script that unpacks the interpreter and the libraries and then
+replaces itself with the program, so that there is only one process.
 """
 
 import os
@@ -13,18 +13,18 @@ _ONE_FILE = "WEBHOOKD_ONE_FILE"  # set by cli/single_file.sh
 
 
 def is_one_file() -> bool:
-    """Return whether the interpreter came out of the program's own file."""
+    """Return whether the program is a single file with its own interpreter."""
     return hasattr(sys, "_MEIPASS")
 
 
 def archive() -> Path | None:
-    """Return the archive that Python runs (zipapp, shiv, pex), None where the program is not in one."""
+    """Return the archive that Python runs (zipapp, shiv, pex), or None."""
     called = Path(sys.argv[0])
     return called.absolute() if called.is_file() and zipfile.is_zipfile(called) else None
 
 
 def own_command() -> list[str]:
-    """Return the words that run this program again, to which its arguments are added."""
+    """Return the command that runs this program, without arguments."""
     if is_one_file():
         return [sys.executable]
     packed = archive()
@@ -32,5 +32,5 @@ def own_command() -> list[str]:
 
 
 def own_file() -> Path:
-    """Return the one file that this program was started from. Only where `is_one_file`."""
+    """Return the single file that this program was started from; call it only if `is_one_file`."""
     return Path(os.environ.get(_ONE_FILE, sys.executable)).absolute()

@@ -1,6 +1,6 @@
-"""A value that doesn't show itself: not in a log line, a traceback, a document or a pickle.
+"""A value that can't leak by accident: not into a log line, a traceback, a document or a pickle.
 
-Whoever needs the value calls `reveal`, so that every such place can be found by that name.
+Code that needs the value calls `reveal`, so that each such place can be found by that name.
 """
 
 import hmac
@@ -12,10 +12,10 @@ _SHOWN = "Secret(hidden)"
 
 
 class Secret(Generic[T]):
-    """Holds a text or bytes that must not be seen.
+    """Holds a secret text or bytes.
 
-    Two secrets are compared in constant time, and one is never equal to the plain value. It has no hash, no length and
-    no truth of its own, can't be pickled or copied, and msgspec and json have no encoding for it.
+    Two secrets are compared in constant time, and a secret never equals a plain value. It has no hash, length or
+    truth value, can't be pickled or copied, and msgspec and json can't encode it.
     """
 
     __slots__ = ("_value",)
@@ -24,7 +24,7 @@ class Secret(Generic[T]):
         self._value: T = value
 
     def reveal(self) -> T:
-        """Return the value itself."""
+        """Return the value."""
         return self._value
 
     def __repr__(self) -> str:
@@ -38,7 +38,7 @@ class Secret(Generic[T]):
             return NotImplemented
         return hmac.compare_digest(_bytes(self._value), _bytes(other.reveal()))
 
-    __hash__ = None  # type: ignore[assignment]  # a hash would be a comparison that takes its own time
+    __hash__ = None  # type: ignore[assignment]  # a look-up by hash would not be in constant time
 
     def __reduce_ex__(self, _protocol: object) -> NoReturn:
         raise TypeError("a secret can't be pickled or copied")

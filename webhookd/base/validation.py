@@ -1,7 +1,7 @@
-"""What a type takes, in words, and where a document isn't so: every sentence here is webhookd's own.
+"""Describes what a type accepts, and what is wrong with a document that it doesn't accept.
 
-msgspec decides whether a document is taken. What is told of one that isn't is found here by walking over it beside its
-type, so that no message of the library reaches a user and each has the place of what it is about.
+msgspec decides whether a document is valid. This module explains why one isn't: it compares the document with the type,
+so that each message is webhookd's own and has the JSON pointer of the value in question.
 """
 
 import difflib
@@ -29,24 +29,24 @@ _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "a str
 
 
 def complaints(document: object, annotation: object) -> tuple[tuple[str, str], ...]:
-    """Return (JSON pointer, what is wrong there) of the first parts of a document that a type doesn't take.
+    """Return (JSON pointer, what is wrong) of the first values of a document that a type doesn't accept.
 
-    Nothing where it takes all of it. The document is what a JSON parser makes of its text; a list in it may be a tuple.
+    The document is decoded JSON; a list in it may be a tuple. The result is empty if the type accepts all of it.
     """
-    return tuple(islice(_look(document, type_info(annotation), ""), MOST_COMPLAINTS))
+    return tuple(islice(_check(document, type_info(annotation), ""), MOST_COMPLAINTS))
 
 
 @lru_cache(maxsize=256)
 def type_info(annotation: object) -> inspect.Type:
-    """Return a type as msgspec sees it."""
+    """Return msgspec's description of a type; cached."""
     return inspect.type_info(annotation)
 
 
 def accepted_form(kind: inspect.Type) -> str:
-    """Say in words what a type takes, such as "a whole number from 1 to 256"."""
+    """Describe what a type accepts, such as "a whole number from 1 to 256"."""
     match kind:
         case inspect.Metadata():
-            return _said(kind) or accepted_form(kind.type)
+            return _description(kind) or accepted_form(kind.type)
         case inspect.IntType() | inspect.FloatType():
             return f"{'a whole number' if isinstance(kind, inspect.IntType) else 'a number'}{_range(kind)}"
         case inspect.StrType():
@@ -66,10 +66,10 @@ def accepted_form(kind: inspect.Type) -> str:
             return _FORMS.get(type(kind), "any value")
 
 
-def _said(kind: inspect.Metadata) -> str | None:
-    """Return the words in which a type says itself what it takes."""
-    words = (kind.extra or {}).get(ACCEPTS)
-    return words if isinstance(words, str) else None
+def _description(kind: inspect.Metadata) -> str | None:
+    """Return the type's own description of what it accepts, if it has one."""
+    text = (kind.extra or {}).get(ACCEPTS)
+    return text if isinstance(text, str) else None
 
 
 def _string(kind: inspect.StrType) -> str:
@@ -84,67 +84,69 @@ def _choices(kind: inspect.EnumType | inspect.LiteralType) -> list[object]:
 
 
 def with_values(kind: inspect.UnionType) -> tuple[inspect.Type, ...]:
-    """Return the parts of a union but null: what an optional value takes where it is there."""
+    """Return the types of a union without null."""
     return tuple(each for each in kind.types if not isinstance(each, inspect.NoneType))
 
 
 def name_hint(name: str, known: list[str]) -> str:
-    """Return which of the known names was meant by another one, as the end of a sentence; else all that there are."""
+    """Return the known name that is most like this one, else all known names, as the end of a sentence."""
     if len(name) <= _LONGEST_NAME and (near := difflib.get_close_matches(name, known, n=1)):
         return f"did you mean {near[0]}?"
-    return f"there is {', '.join(known)}" if known else "nothing is taken here"
+    return f"there is {', '.join(known)}" if known else "nothing is accepted here"
 
 
 def shortened(text: str) -> str:
-    """Cut what would fill a screen."""
+    """Shorten a long text for a message."""
     return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def step(name: str) -> str:
-    """Return one step of a JSON pointer (RFC 6901)."""
+    """Return one step of a JSON pointer, its name escaped and shortened (RFC 6901)."""
     return f"/{shortened(name).replace('~', '~0').replace('/', '~1')}"
 
 
-def _look(value: object, kind: inspect.Type, pointer: str, words: str | None = None) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a value; `words` say what is taken, where a type says so itself."""
+def _check(
+    value: object, kind: inspect.Type, pointer: str, description: str | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a value; `description` is the type's own, if it has one."""
     match kind:
         case inspect.Metadata():
-            yield from _look(value, kind.type, pointer, _said(kind) or words)
+            yield from _check(value, kind.type, pointer, _description(kind) or description)
         case inspect.UnionType():
-            yield from _look_at_options(value, kind, pointer, words)
+            yield from _check_union(value, kind, pointer, description)
         case inspect.StructType() | inspect.DictType() if not isinstance(value, Mapping):
-            yield pointer, _refusal(value, words or "an object")
+            yield pointer, _refusal(value, description or "an object")
         case inspect.StructType():
-            yield from _look_into(cast("Mapping[str, object]", value), kind, pointer)
+            yield from _check_struct(cast("Mapping[str, object]", value), kind, pointer)
         case inspect.DictType():
-            yield from _look_through(cast("Mapping[str, object]", value), kind, pointer)
+            yield from _check_dict(cast("Mapping[str, object]", value), kind, pointer)
         case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list | tuple) and _has_length(
             value, kind
         ):
             for index, item in enumerate(value):
-                yield from _look(item, kind.item_type, f"{pointer}/{index}")
+                yield from _check(item, kind.item_type, f"{pointer}/{index}")
         case _:
-            if not _is_taken(value, kind):
-                yield pointer, _refusal(value, words or accepted_form(kind))
+            if not _is_accepted(value, kind):
+                yield pointer, _refusal(value, description or accepted_form(kind))
 
 
-def _look_at_options(
-    value: object, kind: inspect.UnionType, pointer: str, words: str | None
+def _check_union(
+    value: object, kind: inspect.UnionType, pointer: str, description: str | None
 ) -> Iterator[tuple[str, str]]:
     if value is None and kind.includes_none:
         return
     options = with_values(kind)
     if len(options) == 1:
-        yield from _look(value, options[0], pointer, words)
-    elif all(any(True for _ in _look(value, each, pointer)) for each in options):
-        yield pointer, _refusal(value, words or accepted_form(kind))
+        yield from _check(value, options[0], pointer, description)
+    elif all(any(True for _ in _check(value, each, pointer)) for each in options):
+        yield pointer, _refusal(value, description or accepted_form(kind))
 
 
-def _look_into(value: Mapping[str, object], kind: inspect.StructType, pointer: str) -> Iterator[tuple[str, str]]:
+def _check_struct(value: Mapping[str, object], kind: inspect.StructType, pointer: str) -> Iterator[tuple[str, str]]:
     known = {field.encode_name: field for field in kind.fields}
     for name, field in known.items():
         if name in value:
-            yield from _look(value[name], field.type, pointer + step(name))
+            yield from _check(value[name], field.type, pointer + step(name))
         elif field.required:
             yield pointer + step(name), f"is missing; takes {accepted_form(field.type)}"
     if kind.forbid_unknown_fields:
@@ -153,16 +155,16 @@ def _look_into(value: Mapping[str, object], kind: inspect.StructType, pointer: s
                 yield pointer + step(name), f"is not known here; {name_hint(name, list(known))}"
 
 
-def _look_through(value: Mapping[str, object], kind: inspect.DictType, pointer: str) -> Iterator[tuple[str, str]]:
+def _check_dict(value: Mapping[str, object], kind: inspect.DictType, pointer: str) -> Iterator[tuple[str, str]]:
     if not _has_length(value, kind):
         yield pointer, f"takes {_count(kind.min_length, kind.max_length, 'member')}, and these are {len(value)}"
     for name, item in value.items():
-        for _ in _look(name, kind.key_type, pointer):
-            yield pointer + step(name), f"has a name that isn't taken here: a name is {accepted_form(kind.key_type)}"
-        yield from _look(item, kind.value_type, pointer + step(name))
+        for _ in _check(name, kind.key_type, pointer):
+            yield pointer + step(name), f"has an invalid name: a name is {accepted_form(kind.key_type)}"
+        yield from _check(item, kind.value_type, pointer + step(name))
 
 
-def _is_taken(value: object, kind: inspect.Type) -> bool:
+def _is_accepted(value: object, kind: inspect.Type) -> bool:
     match kind:
         case inspect.IntType():
             return isinstance(value, int) and not isinstance(value, bool) and _is_in_range(value, kind)
@@ -178,7 +180,7 @@ def _is_taken(value: object, kind: inspect.Type) -> bool:
         case inspect.EnumType() | inspect.LiteralType():
             return isinstance(value, str) and value in _choices(kind)
         case _:
-            # Any value, and what is checked elsewhere; of a list it is its kind or its length that is wrong.
+            # Any value, or one that is checked elsewhere. A list gets here only if its type or its length is wrong.
             return not isinstance(kind, inspect.VarTupleType | inspect.ListType)
 
 
@@ -206,7 +208,7 @@ def _has_length(
 
 
 def _refusal(value: object, accepted: str) -> str:
-    """Say what is taken and which kind of value isn't; the value itself may be a secret."""
+    """Return what is accepted and what kind of value was given, but not the value: it may be a secret."""
     kind = _KINDS.get(type(value)) or ("a list" if isinstance(value, list | tuple) else "an object")
     if isinstance(value, str | list | tuple) and kind.partition(" of ")[0] in accepted.partition(" of ")[0]:
         kind = f"{kind} of {len(value)}"

@@ -1,4 +1,4 @@
-"""The one place that states the release; everything else reads it from the installed package."""
+"""The release, from the installed package, and the User-Agent of requests."""
 
 from importlib.metadata import version
 

@@ -160,7 +160,7 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     # The detail speaks of the first field; whoever gave several wrong ones wants to hear of all.
     message += "".join(f"; {field.pointer}: {field.detail}" for field in problem.errors[1:])
     if problem.code in _REMEDIES:
-        message += f". What to do: {_REMEDIES[ErrorCode(problem.code)]}"
+        message += f". What to do: {_REMEDIES[ErrorCode[problem.code]]}"
     values, dates = response.headers.get_all("retry-after", []), response.headers.get_all("date", [])
     wait = read_retry_after(values, dates, time.time())
     seconds = None if wait is None else math.ceil(wait)

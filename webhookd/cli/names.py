@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 from webhookd.admin.schemas import EventPattern, Page, Webhook
 from webhookd.base.clock import TimeError, iso, parse_iso
 from webhookd.base.errors import CommandError, WebhookdError
+from webhookd.base.ids import Prefix, is_id
 from webhookd.cli.control import Control
 from webhookd.cli.places import place_of
 from webhookd.cli.sources import ApiSource, Source
@@ -20,7 +21,6 @@ T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., object])
 
 MOST_ON_A_PAGE = 100
-_ID = re.compile(r"wh_[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FEWEST_OF_AN_ID = len("wh_") + 1
@@ -30,7 +30,7 @@ _COMPLETION_SECONDS = 1.0  # longer than that nobody waits for a Tab
 
 def find_webhook(source: Source, name: str) -> Webhook:
     """Return the webhook of that id, or the only one whose id begins so, or that has this description or URL."""
-    if _ID.fullmatch(name):
+    if is_id(Prefix.WEBHOOK, name):
         return source.webhook(name)
     found = [webhook for webhook in all_webhooks(source) if _answers_to(webhook, name)]
     if len(found) == 1:

@@ -47,7 +47,7 @@ def read_failure(status: int, headers: Mapping[str, str], body: bytes, now: floa
 def _rejected(code: str, message: str) -> Rejected:
     if code not in ErrorCode.__members__:
         return Rejected(ErrorCode.INTERNAL, f"{code}: {message}")
-    return Rejected(ErrorCode(code), message)
+    return Rejected(ErrorCode[code], message)
 
 
 def _read_problem(status: int, body: bytes) -> tuple[str, str]:

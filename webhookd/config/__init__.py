@@ -1,4 +1,4 @@
-"""The configuration: one tree of frozen Structs, from a TOML file and the environment."""
+"""The configuration: a tree of frozen Structs, read from a TOML file and the environment."""
 
 from webhookd.config.load import load_config
 from webhookd.config.reference import reference

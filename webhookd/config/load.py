@@ -1,10 +1,9 @@
-"""Reading the configuration from a TOML file and the environment.
+"""Reads the configuration from a TOML file and the environment.
 
-What can't be used is a ConfigError that says where it stands and what is accepted there. Each key is converted by
-itself, so that the error can name its line.
+An invalid value is a ConfigError with its place and what is accepted there. Each key is converted separately, so that
+the error can name its line.
 """
 
-import difflib
 import ipaddress
 import math
 import os
@@ -21,33 +20,31 @@ from msgspec.structs import fields
 
 from webhookd.base.errors import ConfigError
 from webhookd.base.json_errors import BOM
-from webhookd.base.validation import with_values
+from webhookd.base.validation import name_hint, shortened, with_values
 from webhookd.config.tree import JWT_KEY_FILES, Config, JwtConfig
-from webhookd.config.words import KEYS, accepted_form, shortened, to_toml
+from webhookd.config.words import KEYS, accepted_form, to_toml
 
 _PREFIX = "WEBHOOKD_"
 _MOST_BYTES = 262_144
-_MOST_PARTS = 32  # of a name: the TOML parser's work grows with their square
+_MOST_PARTS = 32  # of a dotted name: the TOML parser's work grows with their square
 _NO_QUOTES = str.maketrans("", "", "\"'")
 _NO_SIGNS = str.maketrans("", "", "._-")
-# Parts of what the parser says, and what it means for whoever writes the file.
+# Parts of the parser's messages, and what they mean for the author of the file.
+_ESCAPE = "in double quotes a backslash starts an escape: write two of them, or use single quotes"
 _TOML_REASONS = (
-    ("Cannot", "this key or section is there twice: leave one of the two out"),
-    ("Expected '=' after a key", "a key needs = and a value behind it"),
-    ("Expected newline", "something follows a value: write one key and its value on a line"),
-    (
-        "Invalid value",
-        "this is no value: put a string in quotes, write a list as [1, 2]",
-    ),
+    ("Cannot", "this key or section is repeated: remove one of the two"),
+    ("Expected '=' after a key", "a key must be followed by = and a value"),
+    ("Expected newline", "there is something after a value: write one key and its value on a line"),
+    ("Invalid value", "this is not a value: put a string in quotes, write a list as [1, 2]"),
     ("Unterminated string", "the quote at the end of a string is missing"),
     ("Expected '", "a quote or bracket is missing"),
     ("Unclosed array", "a list isn't closed with ]"),
-    ("Unescaped", "in double quotes a backslash begins an escape: write two of them, or use single quotes"),
-    ("escape", "in double quotes a backslash begins an escape: write two of them, or use single quotes"),
-    ("hex value", "in double quotes a backslash begins an escape: write two of them, or use single quotes"),
-    ("Illegal character", "this character may not stand there; a string ends on its line"),
-    ("Invalid statement", "what begins here is neither a key nor a [section]"),
-    ("Invalid initial character", "a key is letters, digits, _ and -"),
+    ("Unescaped", _ESCAPE),
+    ("escape", _ESCAPE),
+    ("hex value", _ESCAPE),
+    ("Illegal character", "this character is not allowed there; a string ends on its line"),
+    ("Invalid statement", "this is neither a key nor a [section]"),
+    ("Invalid initial character", "a key consists of letters, digits, _ and -"),
     ("Exceeds the limit", "a number is too long"),
 )
 _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)")
@@ -55,7 +52,7 @@ _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)")
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A value that somebody set; `where` names the place to mend it, `base` is what its relative paths start from."""
+    """A value from the file or the environment; `where` is its place, `base` the directory of relative paths."""
 
     value: object
     where: str
@@ -63,10 +60,10 @@ class _Given:
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
-    """Return what the file at `path` (None: no file) and the environment say; the environment wins.
+    """Return the configuration from the file at `path` (None: no file) and the environment, which overrides the file.
 
-    Paths become absolute: those of a file, and the defaults beside one, start from its directory, all others from the
-    working directory. Raises ConfigError for a file that can't be read and for anything that is not accepted.
+    Paths become absolute. Those in a file, and the defaults if there is a file, start from its directory, all others
+    from the working directory. Raises ConfigError for a file that can't be read and for any invalid setting.
     """
     given: dict[tuple[str, str], _Given] = {}
     if path is not None:
@@ -97,8 +94,8 @@ def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
     try:
         tree = tomllib.loads(text)
     except RecursionError as error:
-        raise ConfigError(f"{path}: not a configuration: a value in it is nested too deep") from error
-    except ValueError as error:  # TOMLDecodeError is one, and so is that of an integer of thousands of digits
+        raise ConfigError(f"{path}: not a configuration: a value in it is nested too deeply") from error
+    except ValueError as error:  # a TOMLDecodeError, or an integer of thousands of digits
         raise _not_toml(path, error) from error
     base = path.absolute().parent
     for section, values in tree.items():
@@ -118,7 +115,7 @@ def _not_toml(path: Path, error: ValueError) -> ConfigError:
     message = str(error)
     line = _TOML_LINE.search(message)
     place = f"{path}:{line[1]}" if line else str(path)
-    why = next((words for part, words in _TOML_REASONS if part in message), "write key = value, one on a line")
+    why = next((words for part, words in _TOML_REASONS if part in message), "write each key = value on its own line")
     return ConfigError(f"{place}: not TOML: {why}")
 
 
@@ -129,7 +126,7 @@ def _read_file(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
     if len(content) > _MOST_BYTES:
-        raise ConfigError(f"{path}: the file is larger than {_MOST_BYTES} bytes, so it is no configuration")
+        raise ConfigError(f"{path}: the file is larger than {_MOST_BYTES} bytes, so it is not a configuration")
     try:
         return content.removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
@@ -150,13 +147,13 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, s
 
 
 def _read_text(annotation: object, text: str) -> object:
-    """Return a variable's value: the text itself where the key takes a string, else what it says as TOML."""
+    """Return a variable's value: the text itself if the key takes a string, else the text read as TOML."""
     kind = inspect.type_info(annotation)
     if isinstance(kind, inspect.UnionType):
         if not text:
             return None
         kinds = with_values(kind)
-        # A key that takes one or several: no single value begins with a bracket.
+        # The key takes one value or a list: no single value begins with a bracket.
         several = next((each for each in kinds if isinstance(each, inspect.VarTupleType)), None)
         is_list = several is not None and text.lstrip().startswith("[")
         kind = several if is_list and several is not None else next(each for each in kinds if each is not several)
@@ -182,7 +179,7 @@ def _convert(name: str, annotation: object, given: _Given) -> object:
         finite = False
     if finite:
         return value
-    # An address with a password in it must not get into a log.
+    # The address of a proxy may hold a password.
     got = "" if name == "egress.proxy" else f", not {shortened(to_toml(given.value))}"
     raise ConfigError(f"{given.where}: {name} takes {accepted_form(inspect.type_info(annotation))}{got}")
 
@@ -193,7 +190,7 @@ def _split(name: str) -> tuple[str, str]:
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield, as (keys that have to do with it, what is wrong with the first), what a key's type doesn't show."""
+    """Yield what the types don't check, as (keys concerned, what is wrong with the first of them)."""
     delivery = config.delivery
     hosts = [config.server.host] if isinstance(config.server.host, str) else config.server.host
     for host in hosts:
@@ -229,10 +226,13 @@ def _jwt_contradictions(jwt: JwtConfig) -> Iterator[tuple[tuple[str, ...], str]]
     files = [f"jwt.{name}" for name in JWT_KEY_FILES if getattr(jwt, name) is not None]
     pinned = [f"jwt.{name}" for name in ("issuer", "audience") if getattr(jwt, name) is not None]
     if len(files) > 1:
-        yield (files[1], files[0]), f"can't be set beside {files[0]}: one key file says what a token is checked with"
+        yield (files[1], files[0]), f"can't be set together with {files[0]}: tokens are checked with one key file"
     if files and len(pinned) < 2:
         missing = "jwt.audience" if "jwt.issuer" in pinned else "jwt.issuer"
-        yield (missing, files[0]), f"must be set where {files[0]} is: only tokens made by it and for it are taken"
+        yield (
+            (missing, files[0]),
+            f"must be set if {files[0]} is: only tokens with this issuer and audience are accepted",
+        )
     if pinned and not files:
         yield (
             (pinned[0],),
@@ -266,12 +266,12 @@ def _is_proxy(text: str) -> bool:
 
 
 class _Places:
-    """Where the names of a file stand, found in one pass over it; ConfigError for a name of too many parts."""
+    """The line of each name in a file, found in one pass; ConfigError for a name of too many parts."""
 
     def __init__(self, path: Path, text: str) -> None:
         self._path = path
         self._lines: dict[str, int] = {}
-        self._first_lines: dict[str, int] = {}  # of anything in a section
+        self._first_lines: dict[str, int] = {}  # of each section, or of its first key
         current = ""
         for number, line in enumerate(text.splitlines(), start=1):
             if _parts(line) > _MOST_PARTS:
@@ -287,20 +287,20 @@ class _Places:
             self._first_lines.setdefault(name.partition(".")[0], number)
 
     def of(self, section: str, key: str | None = None) -> str:
-        """Return `file:line` of a key, of its section where the key can't be found, or the file alone."""
+        """Return `file:line` of a key, or of its section if the key isn't found, or else the file."""
         wanted = section if key is None else f"{section}.{key}"
         number = self._lines.get(wanted, self._first_lines.get(section))
         return str(self._path) if number is None else f"{self._path}:{number}"
 
 
 def _parts(line: str) -> int:
-    """Return how many parts the name may have that a line begins with; dots in quotes are no part of a name."""
+    """Return how many dotted parts a line's name may have; dots in quotes don't separate parts."""
     outside_quotes = line.partition("=")[0].replace("'", '"').split('"')[::2]
     return 1 + sum(part.count(".") for part in outside_quotes)
 
 
 def _header(line: str) -> str | None:
-    """Return the name of a table that a line begins, as TOML's own parser will find it."""
+    """Return the name of the table that starts on a line, as the TOML parser reads it."""
     line = line.lstrip()
     if not line.startswith("["):
         return None
@@ -309,7 +309,7 @@ def _header(line: str) -> str | None:
 
 
 def _assigned(line: str) -> str | None:
-    """Return the name that a line gives a value."""
+    """Return the name that is assigned on a line."""
     name, sign, _ = line.partition("=")
     name = _unquoted(name)
     return name if sign and name.translate(_NO_SIGNS).isalnum() else None
@@ -322,16 +322,11 @@ def _unquoted(name: str) -> str:
 def _unknown_section(name: str, value: object) -> str:
     if not isinstance(value, dict):
         homes = [section for section, keys in KEYS.items() if name in keys]
-        return f"{name} stands in no section" + (f"; it belongs under [{homes[0]}]" if homes else "")
-    return f"there is no section [{name}]{_meant(name, KEYS)}; the sections are {', '.join(KEYS)}"
+        return f"{name} is in no section" + (f"; it belongs under [{homes[0]}]" if homes else "")
+    return f"there is no section [{name}]; {name_hint(name, list(KEYS))}"
 
 
 def _unknown_key(section: str, key: str) -> str:
     homes = [other for other, keys in KEYS.items() if key in keys]
-    meant = f"; it belongs under [{homes[0]}]" if homes else _meant(key, KEYS[section])
-    return f"there is no key {section}.{key}{meant}"
-
-
-def _meant(name: str, known: Mapping[str, object]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    hint = f"it belongs under [{homes[0]}]" if homes else name_hint(key, list(KEYS[section]))
+    return f"there is no key {section}.{key}; {hint}"

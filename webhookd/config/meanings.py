@@ -1,4 +1,4 @@
-"""What each section and key of the configuration is for, in words: the one source of docs/configuration.md."""
+"""The meaning of each section and key, from which docs/configuration.md is generated."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -31,7 +31,7 @@ SECTIONS: Mapping[str, str] = MappingProxyType(
         ),
     }
 )
-"""What is said above a section's keys, where there is something."""
+"""The text above a section's keys, for sections that have one."""
 
 MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {

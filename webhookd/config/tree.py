@@ -1,6 +1,6 @@
-"""What can be configured: one tree of frozen Structs, with the defaults.
+"""Every setting with its bounds and its default, as a tree of frozen Structs.
 
-The defaults stand here and nowhere else; the shipped `config.toml` repeats them for the reader, and a test compares.
+The shipped `config.toml` repeats the defaults for the reader; a test compares the two.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from webhookd.base.fields import (
 )
 from webhookd.base.models import Ordering, Role, WhenInactive
 
-# A file's name in one directory, as systemd takes it: no path, and not hidden.
+# A file name as systemd accepts it for a credential: without a directory, and not hidden.
 CredentialName = Annotated[
     str,
     Meta(
@@ -36,7 +36,7 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of the sections: unknown keys are refused."""
+    """Base of the sections; unknown keys are errors."""
 
 
 class ServerConfig(_Section, frozen=True, kw_only=True):
@@ -54,7 +54,7 @@ class ServerConfig(_Section, frozen=True, kw_only=True):
 
 
 class IngestConfig(_Section, frozen=True, kw_only=True):
-    """`[ingest]`: the local socket."""
+    """`[ingest]`: the socket for local producers."""
 
     socket: Path = Path("var/ingest.sock")
     allowed_uids: tuple[Annotated[int, Meta(ge=0)], ...] = ()
@@ -64,7 +64,7 @@ class IngestConfig(_Section, frozen=True, kw_only=True):
 
 
 class JournalConfig(_Section, frozen=True, kw_only=True):
-    """`[journal]`: the file that holds everything."""
+    """`[journal]`: the SQLite file with all data."""
 
     path: Path = Path("var/webhookd.db")
     retention_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
@@ -72,7 +72,7 @@ class JournalConfig(_Section, frozen=True, kw_only=True):
 
 
 class DeliveryConfig(_Section, frozen=True, kw_only=True):
-    """`[delivery]`: the policy of every webhook that doesn't state its own."""
+    """`[delivery]`: the policy of every webhook that doesn't set its own, and the sender's limits."""
 
     timeout_seconds: TimeoutSeconds = 15
     connect_timeout_seconds: Annotated[float, Meta(ge=0.1, le=30)] = 5
@@ -104,13 +104,13 @@ class EgressConfig(_Section, frozen=True, kw_only=True):
 
 
 class EventsConfig(_Section, frozen=True, kw_only=True):
-    """`[events]`: what is taken in."""
+    """`[events]`: which events are accepted."""
 
     unknown_event_types: Literal["reject", "accept"] = "reject"
 
 
 class OrganizationsConfig(_Section, frozen=True, kw_only=True):
-    """`[organizations]`: the most that one organization may have or send at a time."""
+    """`[organizations]`: the limits of each organization."""
 
     max_webhooks: Annotated[int, Meta(ge=1, le=1_000_000)] = 500
     max_keys: Annotated[int, Meta(ge=1, le=1_000_000)] = 100
@@ -119,14 +119,14 @@ class OrganizationsConfig(_Section, frozen=True, kw_only=True):
 
 
 class SecretsConfig(_Section, frozen=True, kw_only=True):
-    """`[secrets]`: the key that encrypts what must not be read from the journal."""
+    """`[secrets]`: the master key, which encrypts secrets in the journal."""
 
     master_key_file: Path | None = None
     master_key_credential: CredentialName = "webhookd-master-key"
 
 
 class JwtConfig(_Section, frozen=True, kw_only=True):
-    """`[jwt]`: tokens of the application's own sign-in, taken beside API keys once one of the files is set."""
+    """`[jwt]`: tokens of the application's own sign-in, accepted in addition to API keys if one of the files is set."""
 
     secret_file: Path | None = None
     public_key_file: Path | None = None
@@ -140,7 +140,7 @@ class JwtConfig(_Section, frozen=True, kw_only=True):
 
     @property
     def key_file(self) -> tuple[str, Path] | None:
-        """The file that is set and the key that names it, or None where no token is taken."""
+        """The configuration key that is set and its file, or None if no tokens are accepted."""
         for name in JWT_KEY_FILES:
             path: Path | None = getattr(self, name)
             if path is not None:
@@ -152,14 +152,14 @@ JWT_KEY_FILES = ("secret_file", "public_key_file", "jwks_file")
 
 
 class LogConfig(_Section, frozen=True, kw_only=True):
-    """`[log]`: what is written to standard error."""
+    """`[log]`: the log on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
 
 
 class Config(_Section, frozen=True, kw_only=True):
-    """The whole configuration; paths are absolute once loaded."""
+    """The whole configuration; `load_config` makes its paths absolute."""
 
     server: ServerConfig = field(default_factory=ServerConfig)
     ingest: IngestConfig = field(default_factory=IngestConfig)

@@ -1,4 +1,4 @@
-"""The configuration in words: what a key takes, and what is in force as TOML."""
+"""Describes the configuration: what a key accepts, and the values in force as TOML."""
 
 import json
 import re
@@ -14,13 +14,11 @@ from webhookd.config.tree import Config
 KEYS = MappingProxyType(
     {section.name: {key.name: key.type for key in fields(section.type)} for section in fields(Config)}
 )
-"""Section, key, and the key's type."""
-
-_LONGEST_SHOWN = 60
+"""The type of each key, by section and key."""
 
 
 def describe(config: Config) -> str:
-    """Return the configuration as TOML with every key, one that has no value as a comment; proxy credentials hidden."""
+    """Return the configuration as TOML with every key; proxy credentials are hidden, and unset keys are comments."""
     config = shown(config)
     lines = []
     for section, keys in KEYS.items():
@@ -41,7 +39,7 @@ def shown(config: Config) -> Config:
 
 
 def accepted_form(kind: inspect.Type) -> str:
-    """Say in words what a key takes."""
+    """Describe what a key accepts."""
     match kind:
         case inspect.DictType():
             return f"a table such as {{ name = value }}, each value {validation.accepted_form(kind.value_type)}"
@@ -52,7 +50,7 @@ def accepted_form(kind: inspect.Type) -> str:
 
 
 def to_toml(value: object) -> str:
-    """Write a value as TOML does; what TOML can't hold becomes readable text."""
+    """Return a value as TOML; a value that TOML doesn't have becomes readable text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
@@ -62,12 +60,7 @@ def to_toml(value: object) -> str:
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{to_toml(str(key))} = {to_toml(item)}' for key, item in value.items())} }}"
     if isinstance(value, str | Path):
-        # A variable or path may hold bytes that are no UTF-8; TOML escapes DEL, and JSON doesn't.
+        # A variable or path may hold bytes that are not UTF-8. TOML escapes DEL, and JSON doesn't.
         text = str(value).encode(errors="surrogateescape").decode(errors="replace")
         return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
     return str(value)
-
-
-def shortened(text: str) -> str:
-    """Cut what would fill a screen."""
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
