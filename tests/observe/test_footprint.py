@@ -49,5 +49,14 @@ async def test_a_thread_looks(tmp_path: Path) -> None:
     found = await Footprints(tmp_path / "journal", Threads()).look()
     assert (found.journal_bytes, found.log_bytes) == (1, 0)
     assert 0 < found.disk_free_bytes <= found.disk_bytes
+    assert found.resident_bytes is not None
     assert found.resident_bytes > 1_000_000
+    assert found.descriptors is not None
     assert found.descriptors > 2
+
+
+async def test_a_machine_without_proc_says_what_it_can(tmp_path: Path) -> None:
+    """In a bare root directory, or on macOS, sizes of the process are unknown and the others are there."""
+    (tmp_path / "journal").write_bytes(b"x")
+    found = await Footprints(tmp_path / "journal", Threads(), process=tmp_path / "proc").look()
+    assert (found.journal_bytes, found.resident_bytes, found.descriptors) == (1, None, None)

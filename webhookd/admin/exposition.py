@@ -243,9 +243,11 @@ class Scraper(Collector):
         assert footprint is not None  # noqa: S101 - as above
         # The library's collector also reads /proc/stat, and says nothing where the service manager hides that.
         yield CounterMetricFamily("process_cpu_seconds", "CPU time, all threads", value=time.process_time())
-        yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=footprint.resident_bytes)
+        if footprint.resident_bytes is not None:
+            yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=footprint.resident_bytes)
         yield GaugeMetricFamily("process_start_time_seconds", "When the server started", value=self._started_at)
-        yield GaugeMetricFamily("process_open_fds", "Open descriptors", value=footprint.descriptors)
+        if footprint.descriptors is not None:
+            yield GaugeMetricFamily("process_open_fds", "Open descriptors", value=footprint.descriptors)
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         yield GaugeMetricFamily("process_max_fds", "How many there may be", value=most)
 

@@ -11,17 +11,21 @@ from msgspec import Struct
 
 PATIENCE_SECONDS = 1.0
 FRESH_SECONDS = 1.0
+PROCESS = Path("/proc/self")
 
 
 class Footprint(Struct, frozen=True, kw_only=True):
-    """Sizes in bytes as they were at one moment; `disk_*` are of the journal's file system."""
+    """Sizes in bytes at one moment; `disk_*` are of the journal's file system.
+
+    `resident_bytes` and `descriptors` are None where there is no /proc (in a bare root directory, on macOS).
+    """
 
     journal_bytes: int
     log_bytes: int
     disk_free_bytes: int
     disk_bytes: int
-    resident_bytes: int
-    descriptors: int
+    resident_bytes: int | None
+    descriptors: int | None
 
 
 class FootprintRunner(Protocol):
@@ -46,8 +50,9 @@ class Threads:
 class Footprints:
     """Looks the sizes up for whoever asks; made before the server serves, since the first look waits for the disk."""
 
-    def __init__(self, journal: Path, runner: FootprintRunner) -> None:
+    def __init__(self, journal: Path, runner: FootprintRunner, process: Path = PROCESS) -> None:
         self._journal = journal
+        self._process = process
         self._runner = runner
         self._last = self._measure()
         self._looked_at = -FRESH_SECONDS
@@ -67,10 +72,23 @@ class Footprints:
             log_bytes=_size(self._journal.with_name(self._journal.name + "-wal")),
             disk_free_bytes=disk.f_frsize * disk.f_bavail,
             disk_bytes=disk.f_frsize * disk.f_blocks,
-            resident_bytes=int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-            * resource.getpagesize(),
-            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,  # one of them is for looking
+            resident_bytes=_resident_bytes(self._process / "statm"),
+            descriptors=_descriptors(self._process / "fd"),
         )
+
+
+def _resident_bytes(statm: Path) -> int | None:
+    try:
+        return int(statm.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except FileNotFoundError:
+        return None
+
+
+def _descriptors(directory: Path) -> int | None:
+    try:
+        return sum(1 for _ in directory.iterdir()) - 1  # one of them is for looking
+    except FileNotFoundError:
+        return None
 
 
 def _size(path: Path) -> int:
