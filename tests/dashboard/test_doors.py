@@ -57,8 +57,8 @@ async def test_signing_in_again_ends_the_session_before(site: Site) -> None:
     assert len(site.dashboard.sessions) == 1
     for number in range(MOST_NOTICES + 2):
         (session,) = site.dashboard.sessions._sessions.values()
-        session.say(f"notice {number}")
-    assert session.take_notices()[0] == "notice 2"
+        await site.dashboard.sessions.add_notice(session, f"notice {number}")
+    assert (await site.dashboard.sessions.take_notices(session))[0] == "notice 2"
     assert (await Visitor(site).get("/", cookie=f"webhookd={before}")).status_code == 303
     assert (await visitor.get("/")).status_code == 200
 
@@ -188,7 +188,7 @@ async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.Moc
     assert (await visitors[1].get("/")).status_code == 200
 
 
-def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
+async def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
     """Where there are too many sessions over all, one goes of the organization that has most of them."""
 
     def key(key_id: str, organization_id: str | None) -> KeyRow:
@@ -207,16 +207,17 @@ def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
     seconds = itertools.count()
     sessions = BrowserSessions(KeyRing([*of_others, *of_acme]), lambda: 0.0, clock=lambda: next(seconds) / 1e6)
 
-    def begin(row: KeyRow) -> str:
+    async def begin(row: KeyRow) -> str:
         actor = AuditActor(kind=AuditActorKind.KEY, id=row.id, role=row.role)
-        return sessions.begin(Caller(role=row.role, organization_id=row.organization_id, actor=actor), is_secure=False)
+        caller = Caller(role=row.role, organization_id=row.organization_id, actor=actor)
+        return await sessions.begin(caller, is_secure=False)
 
-    oldest = [begin(row) for row in of_others]
-    crowd = [begin(row) for row in of_acme for _ in range(11)]
+    oldest = [await begin(row) for row in of_others]
+    crowd = [await begin(row) for row in of_acme for _ in range(11)]
     assert len(sessions) == MOST_SESSIONS
-    assert sessions.find(crowd[0], is_secure=False) is None
+    assert await sessions.find(crowd[0], is_secure=False) is None
     for kept in (*oldest, crowd[-1]):
-        assert sessions.find(kept, is_secure=False) is not None
+        assert await sessions.find(kept, is_secure=False) is not None
 
 
 async def test_a_change_needs_token_and_origin(site: Site) -> None:

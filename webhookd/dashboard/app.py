@@ -68,7 +68,7 @@ class Dashboard:
     def __init__(self, services: Services, pages: Sequence[DashboardPage]) -> None:
         self.sessions = BrowserSessions(services.keys, services.clock.now)
         most_live_pages = services.config.organizations.max_live_pages
-        self.streams = Streams(self.sessions, most_of_organization=most_live_pages)
+        self.streams = Streams(most_of_organization=most_live_pages)
         self._kept = Kept()
         self._services = services
         self._templates = Templates()
@@ -126,7 +126,7 @@ class Dashboard:
         async def view(**variables: str) -> Response:
             async def answer() -> Response:
                 request = current_request()
-                session = browser_guard.session_of(request, self.sessions)
+                session = await browser_guard.session_of(request, self.sessions)
                 if session is None:
                     return self._turn_away()
                 self._services.keys.note_use(session.caller, self._services.clock.now())
@@ -138,6 +138,7 @@ class Dashboard:
                     request=request,
                     request_id=g.request_id,
                     templates=self._templates,
+                    sessions=self.sessions,
                     streams=self.streams,
                     kept=self._kept,
                     navigation=self._navigation,
@@ -162,11 +163,11 @@ class Dashboard:
         return form
 
     async def _end_session(self) -> Response:
-        session = browser_guard.session_of(current_request(), self.sessions)
+        session = await browser_guard.session_of(current_request(), self.sessions)
         if session is None:
             return self._turn_away()
         await self._checked_form(session)
-        return self._sign_in.end(session)
+        return await self._sign_in.end(session)
 
     def _turn_away(self) -> Response:
         request = current_request()

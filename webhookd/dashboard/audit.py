@@ -67,7 +67,7 @@ async def show_audit(visit: Visit) -> Response:
         for name in ("actor", "action", "object", "since", "until")
         if (value := getattr(asked, name)) is not None
     }
-    return visit.render(
+    return await visit.render(
         "audit.html",
         {
             "asked": asked,

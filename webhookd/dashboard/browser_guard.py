@@ -58,11 +58,11 @@ def is_secure(request: Request) -> bool:
     return forwarded.lower() == _HTTPS or request.headers.get("Origin", "").startswith(f"{_HTTPS}://")
 
 
-def session_of(request: Request, sessions: BrowserSessions) -> Session | None:
+async def session_of(request: Request, sessions: BrowserSessions) -> Session | None:
     """Return the session that a request's cookie stands for."""
     for name, secure in ((_SECURE_COOKIE, True), (_CLEAR_COOKIE, False)):
         text = request.cookies.get(name)
-        session = None if text is None else sessions.find(text, is_secure=secure)
+        session = None if text is None else await sessions.find(text, is_secure=secure)
         if session is not None:
             return session
     return None

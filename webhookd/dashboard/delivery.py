@@ -78,7 +78,7 @@ async def delivery(visit: Visit) -> Response:
     body = detail.message.body
     text, is_cut = shown(indented(body))
     curl = None if values["receiver"] is None else _curl(detail, await _curl_headers(visit, detail, values))
-    return visit.render(
+    return await visit.render(
         "delivery.html", {**values, "payload": text, "payload_is_cut": is_cut, "curl": curl, "body_bytes": len(body)}
     )
 
@@ -99,8 +99,8 @@ async def retry(visit: Visit) -> Response:
     except Rejected as refused:
         if refused.code is not ErrorCode.CONFLICT:
             raise
-        return visit.go(f"/deliveries/{delivery_id}", f"Not sent again: {refused.detail}.")
-    return visit.go(f"/deliveries/{delivery_id}", "It is sent again as soon as its line lets it.")
+        return await visit.go(f"/deliveries/{delivery_id}", f"Not sent again: {refused.detail}.")
+    return await visit.go(f"/deliveries/{delivery_id}", "It is sent again as soon as its line lets it.")
 
 
 async def _detail(visit: Visit, before: int | None) -> DeliveryDetail:

@@ -39,7 +39,7 @@ async def catalogue(visit: Visit) -> Response:
     """Show the names there are."""
     cursor = visit.query(Cursor).cursor
     found = await answered(ListPage, list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody())))
-    return visit.render(
+    return await visit.render(
         "event_types.html",
         {
             "types": found.data,
@@ -52,7 +52,7 @@ async def catalogue(visit: Visit) -> Response:
 
 async def new(visit: Visit) -> Response:
     """Show the form of a new one."""
-    return _form(visit, None, {}, {})
+    return await _form(visit, None, {}, {})
 
 
 async def add(visit: Visit) -> Response:
@@ -73,7 +73,7 @@ async def one(visit: Visit) -> Response:
         "deprecated": "yes" if row.deprecated else "",
         "etag": etag(row),
     }
-    return _form(visit, name, values, {})
+    return await _form(visit, name, values, {})
 
 
 async def change(visit: Visit) -> Response:
@@ -85,7 +85,7 @@ async def delete(visit: Visit) -> Response:
     """Take a name out."""
     name = visit.path["name"]
     await delete_event_type(visit.call(NoQuery(), NoBody(), name=name))
-    return visit.go(_PATH, f"{name} is no longer in the catalogue.")
+    return await visit.go(_PATH, f"{name} is no longer in the catalogue.")
 
 
 async def _put(visit: Visit, known: str | None, name: str) -> Response:
@@ -97,7 +97,7 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
         except Rejected as refused:
             problems[field] = f"{_NOT_AN_OBJECT} {refused.detail[:1].upper()}{refused.detail[1:]}."
     if problems:
-        return _form(visit, known, form, problems)
+        return await _form(visit, known, form, problems)
     try:
         said = convert(
             {"description": form.text("description"), "deprecated": "deprecated" in form, **documents}, EventTypeInput
@@ -106,13 +106,15 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
         await put_event_type(dataclasses.replace(call, preconditions=_preconditions(form, is_new=known is None)))
     except Rejected as refused:
         if "description" in problems_of(refused):
-            return _form(visit, known, form, {"description": "At most 2000 characters."})
+            return await _form(visit, known, form, {"description": "At most 2000 characters."})
         if refused.code is ErrorCode.FORBIDDEN:
             raise
         if refused.code is ErrorCode.PRECONDITION_FAILED:
-            return _form(visit, known, form, {"name": _CHANGED if known else "The catalogue has this name already."})
-        return _form(visit, known, form, {"name": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
-    return visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
+            return await _form(
+                visit, known, form, {"name": _CHANGED if known else "The catalogue has this name already."}
+            )
+        return await _form(visit, known, form, {"name": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
+    return await visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
 
 
 def _preconditions(form: Form, *, is_new: bool) -> Preconditions:
@@ -123,11 +125,13 @@ def _preconditions(form: Form, *, is_new: bool) -> Preconditions:
     return Preconditions(match=(tag,)) if tag else NO_PRECONDITIONS
 
 
-def _form(visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]) -> Response:
+async def _form(
+    visit: Visit, name: str | None, values: Mapping[str, str] | Form, problems: Mapping[str, str]
+) -> Response:
     fields = {
         field: values.get(field, "") for field in ("name", "description", "schema", "example", "deprecated", "etag")
     }
-    return visit.render(
+    return await visit.render(
         "event_type.html",
         {"name": name, "fields": fields, "problems": problems, "may_change": _may_change(visit)},
         status=ErrorCode.VALIDATION_ERROR.status if problems else HTTPStatus.OK,

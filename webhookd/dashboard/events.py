@@ -50,7 +50,7 @@ async def search(visit: Visit) -> Response:
     text = (asked.q or "").strip()
     for prefix, path in _ELSEWHERE.items():
         if text.startswith(f"{prefix.value}_"):
-            return visit.go(f"{path}/{text}")
+            return await visit.go(f"{path}/{text}")
     # A caller who is bound sees its own organization's, whatever it asks for.
     organization_id = visit.caller.organization_id or asked.organization
     since, since_problem = read_moment(asked.since)
@@ -59,7 +59,7 @@ async def search(visit: Visit) -> Response:
     if text:
         rows = await visit.services.store.events.starting_with(organization_id, text, ROWS)
         if any(row.id == text for row in rows) and len(rows) == 1:
-            return visit.go(f"/events/{text}")
+            return await visit.go(f"/events/{text}")
         found = FoundEvents(items=rows, next_cursor=None, looked_back_to=None)
     elif not since_problem and not until_problem:
         found = await visit.services.store.events.search(
@@ -71,7 +71,7 @@ async def search(visit: Visit) -> Response:
             cursor=asked.cursor,
         )
     wanted = _wanted(asked)
-    return visit.render(
+    return await visit.render(
         "events.html",
         {
             "asked": asked,
@@ -94,7 +94,7 @@ async def event(visit: Visit) -> Response:
     names = {one.id: one.description or one.url for one in await store.webhooks.all()} if went.items else {}
     payload, is_cut = shown(indented(row.body))
     here = f"/events/{row.id}"
-    return visit.render(
+    return await visit.render(
         "event.html",
         {
             "event": row,

@@ -71,7 +71,7 @@ async def revoke(visit: Visit) -> Response:
     """Revoke a key."""
     key_id = visit.path["keyId"]
     await revoke_key(visit.call(NoQuery(), NoBody(), keyId=key_id))
-    return visit.go("/keys", f"The key {key_id} has been revoked; it has stopped working.")
+    return await visit.go("/keys", f"The key {key_id} has been revoked; it has stopped working.")
 
 
 async def _page(
@@ -85,7 +85,7 @@ async def _page(
     query = ListQuery(limit=ROWS, cursor=cursor)
     found = await answered(ListPage, list_keys(visit.call(query, NoBody())))
     actor = visit.caller.actor
-    return visit.render(
+    return await visit.render(
         "keys.html",
         {
             "keys": found.data,

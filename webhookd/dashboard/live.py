@@ -71,7 +71,7 @@ async def _events(
             await trio.sleep(TICK_SECONDS)
             if _is_draining(visit):
                 return
-            if not visit.streams.is_open(visit.session) or not visit.may(permission):
+            if not await visit.sessions.is_open(visit.session) or not visit.may(permission):
                 yield event(ENDED, _PARTING)
                 return
             now = trio.current_time()

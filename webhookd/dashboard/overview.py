@@ -23,7 +23,7 @@ SITUATION_KEPT_SECONDS = 1.5
 
 async def overview(visit: Visit) -> Response:
     """Show how the server is."""
-    return visit.render("overview.html", {"span": visit.query(StatsQuery).span.value, **await _values(visit)})
+    return await visit.render("overview.html", {"span": visit.query(StatsQuery).span.value, **await _values(visit)})
 
 
 async def overview_parts(visit: Visit) -> Mapping[str, str]:
@@ -42,7 +42,7 @@ async def statistics(visit: Visit) -> Response:
     """Show the numbers of the charts as a table."""
     query = visit.query(StatsQuery)
     view = await answered(StatsView, get_stats(visit.call(query, NoBody())))
-    return visit.render("statistics.html", {"span": query.span.value, "stats": view})
+    return await visit.render("statistics.html", {"span": query.span.value, "stats": view})
 
 
 async def _values(visit: Visit) -> Mapping[str, object]:

@@ -22,7 +22,7 @@ from webhookd.base.errors import Rejected
 from webhookd.dashboard.cache import Kept
 from webhookd.dashboard.forms import Form
 from webhookd.dashboard.rendering import Templates
-from webhookd.dashboard.sessions import Session
+from webhookd.dashboard.sessions import BrowserSessions, Session
 from webhookd.dashboard.streams import Streams
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ class Visit:
     request: Request
     request_id: str
     templates: Templates
+    sessions: BrowserSessions
     streams: Streams
     kept: Kept
     navigation: tuple[NavigationEntry, ...]
@@ -95,21 +96,22 @@ class Visit:
         pairs = [pair for pair in self.request.query_string.split(b"&") if not pair.endswith(b"=")]
         return decode_query(b"&".join(pairs), kind)
 
-    def render(
+    async def render(
         self, template: str, values: Mapping[str, object] | None = None, *, status: HTTPStatus = HTTPStatus.OK
     ) -> Response:
-        """Return a page, or a fragment of one where the template is a fragment's."""
-        return Response(self.part(template, values), status, content_type=HTML)
+        """Return a page with the session's notices, or the fragment that htmx asks for."""
+        notices = [] if self.wants_fragment else await self.sessions.take_notices(self.session)
+        return Response(self.part(template, {"notices": notices, **(values or {})}), status, content_type=HTML)
 
     def part(self, template: str, values: Mapping[str, object] | None = None) -> str:
         """Return what a template makes of these values, with all that every template may use."""
         common = {"visit": self, "now": self.now, "may": self.may, "Permission": Permission}
         return self.templates.render(template, {**common, **(values or {})})
 
-    def go(self, path: str, notice: str | None = None) -> Response:
+    async def go(self, path: str, notice: str | None = None) -> Response:
         """Send the browser to another page, which says `notice` once."""
         if notice is not None:
-            self.session.say(notice)
+            await self.sessions.add_notice(self.session, notice)
         return see(path)
 
 

@@ -1,10 +1,12 @@
-"""Who has signed in: sessions in memory, found by the hash of what the browser's cookie holds.
+"""The sessions of signed-in browsers, in memory, found by the hash of the cookie's value.
 
-A session is as good as the key or token that it was begun with, and is asked so at each request: one that was revoked
-or has expired ends it. It also ends after an hour without a request, after 12 hours in any case, and with the process.
-Their number is bounded, for each key and over all. Where there are too many over all, the one unused the longest goes
-of the organization that has most of them, so that nobody's sign-ins end another's sessions; who belongs to no
-organization counts by key. Every method is one synchronous step.
+A session is valid as long as the key or token that it began with, which is checked at each request. It also ends after
+an hour without a request, after 12 hours in any case, and with the process. The number of sessions is bounded, for each
+key and in total. At the total bound, the organization with the most sessions loses the one that was unused the longest,
+so that no organization's sign-ins end the sessions of another; a caller without an organization counts by its key.
+
+The methods of `BrowserSessions` are coroutines, since the sessions of several nodes have to be in a database. Each one
+yields first and then works in one step, so no other task runs between a check and the change that depends on it.
 """
 
 import hashlib
@@ -24,14 +26,17 @@ IDLE_SECONDS = 3600.0
 LONGEST_SECONDS = 12 * 3600.0
 MOST_SESSIONS = 1000
 MOST_OF_ONE_CALLER = 20
-MOST_SHOWN_ONCE = MOST_NOTICES = 10
+MOST_SECRETS = MOST_NOTICES = 10
 
 _RANDOM_BYTES = 32
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Session:
-    """One browser that has signed in; `notices` wait to be shown on the next page, secrets to be shown once."""
+    """One signed-in browser; `BrowserSessions` alone changes it.
+
+    `notices` are shown on the next page, and each of `secrets`, by name, on one page.
+    """
 
     key: bytes
     caller: Caller
@@ -41,34 +46,15 @@ class Session:
     used_at: float
     has_ended: bool = False
     notices: list[str] = field(default_factory=list)
-    _shown_once: dict[str, Secret[str]] = field(default_factory=dict)
-
-    def say(self, notice: str) -> None:
-        """Have something said on the next page; of many the latest."""
-        self.notices = [*self.notices, notice][-MOST_NOTICES:]
-
-    def take_notices(self) -> list[str]:
-        """Return what is to be said once."""
-        taken, self.notices = self.notices, []
-        return taken
-
-    def show_once(self, name: str, secret: Secret[str]) -> None:
-        """Keep a secret that has just been made for the page that shows it; one that nobody looked at makes room."""
-        while len(self._shown_once) >= MOST_SHOWN_ONCE:
-            del self._shown_once[next(iter(self._shown_once))]
-        self._shown_once[name] = secret
-
-    def take_shown_once(self, name: str) -> Secret[str] | None:
-        """Return the secret, which is gone from here with that; None where it was shown already."""
-        return self._shown_once.pop(name, None)
+    secrets: dict[str, Secret[str]] = field(default_factory=dict)
 
     def vouches(self, csrf_token: str | None) -> bool:
-        """Whether this is the CSRF token of the forms that were shown to the signed-in browser."""
+        """Whether this is the CSRF token of the session's forms."""
         return csrf_token is not None and hmac.compare_digest(csrf_token.encode(), self.csrf_token.encode())
 
 
 class BrowserSessions:
-    """The sessions there are. Their times run on the loop's own clock, which nobody sets."""
+    """The open sessions. Their times are those of the event loop's clock, which nobody can set."""
 
     def __init__(
         self,
@@ -87,8 +73,9 @@ class BrowserSessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def begin(self, caller: Caller, *, is_secure: bool) -> str:
-        """Begin a session of a caller who has just been identified; return what the cookie is to hold."""
+    async def begin(self, caller: Caller, *, is_secure: bool) -> str:
+        """Begin a session of a caller that has just been authenticated; return the value of its cookie."""
+        await trio.lowlevel.checkpoint()
         self._make_room(caller)
         text, now = self._token(), self._clock()
         key = _hash(text)
@@ -97,45 +84,77 @@ class BrowserSessions:
         )
         return text
 
-    def find(self, text: str, *, is_secure: bool) -> Session | None:
-        """Return the session of a request's cookie, which counts as its use; None once it has ended.
+    async def find(self, text: str, *, is_secure: bool) -> Session | None:
+        """Return the session of a request's cookie and count this as its use; None once it has ended.
 
-        A cookie of the other kind is none: what came in the clear opens nothing that was begun under TLS.
+        A session that began over TLS is found by a secure request alone, and one that began without TLS by the others.
         """
+        await trio.lowlevel.checkpoint()
         session = self._sessions.get(_hash(text))
-        if session is None or session.is_secure is not is_secure or not self.is_open(session):
+        if session is None or session.is_secure is not is_secure or not self._is_open(session):
             return None
         session.used_at = self._clock()
         return session
 
-    def is_open(self, session: Session) -> bool:
-        """Whether a session goes on; one that doesn't is forgotten. Asking is no use of it."""
+    async def is_open(self, session: Session) -> bool:
+        """Whether a session is still valid, which doesn't count as its use; delete it when it isn't."""
+        await trio.lowlevel.checkpoint()
+        return self._is_open(session)
+
+    async def end(self, session: Session) -> None:
+        """End a session, which may have ended already."""
+        await trio.lowlevel.checkpoint()
+        self._end(session)
+
+    async def add_notice(self, session: Session, notice: str) -> None:
+        """Have a notice shown on the next page; the last `MOST_NOTICES` are kept."""
+        await trio.lowlevel.checkpoint()
+        session.notices = [*session.notices, notice][-MOST_NOTICES:]
+
+    async def take_notices(self, session: Session) -> list[str]:
+        """Return and delete the notices."""
+        await trio.lowlevel.checkpoint()
+        taken, session.notices = session.notices, []
+        return taken
+
+    async def put_secret(self, session: Session, name: str, secret: Secret[str]) -> None:
+        """Keep a new secret for the page that shows it once; the last `MOST_SECRETS` are kept."""
+        await trio.lowlevel.checkpoint()
+        while len(session.secrets) >= MOST_SECRETS:
+            del session.secrets[next(iter(session.secrets))]
+        session.secrets[name] = secret
+
+    async def take_secret(self, session: Session, name: str) -> Secret[str] | None:
+        """Return and delete a new secret; None after it was shown."""
+        await trio.lowlevel.checkpoint()
+        return session.secrets.pop(name, None)
+
+    def _is_open(self, session: Session) -> bool:
         if session.has_ended:
             return False
         now = self._clock()
         caller = self._keys.caller_now(session.caller, self._wall_time())
         if caller is None or now >= session.used_at + IDLE_SECONDS or now >= session.began_at + LONGEST_SECONDS:
-            self.end(session)
+            self._end(session)
             return False
         session.caller = caller
         return True
 
-    def end(self, session: Session) -> None:
-        """End a session; one that has ended is no error."""
+    def _end(self, session: Session) -> None:
         session.has_ended = True
         self._sessions.pop(session.key, None)
 
     def _make_room(self, caller: Caller) -> None:
         for session in list(self._sessions.values()):
-            self.is_open(session)
+            self._is_open(session)
         own = [session for session in self._sessions.values() if session.caller.place == caller.place]
         if len(own) >= MOST_OF_ONE_CALLER:
-            self.end(min(own, key=_used_at))
+            self._end(min(own, key=_used_at))
         elif len(self._sessions) >= MOST_SESSIONS:
             shares = Counter(session.caller.share for session in self._sessions.values())
             [(greatest, _)] = shares.most_common(1)
             theirs = [session for session in self._sessions.values() if session.caller.share == greatest]
-            self.end(min(theirs, key=_used_at))
+            self._end(min(theirs, key=_used_at))
 
     def _token(self) -> str:
         return urlsafe_b64encode(self._random_bytes(_RANDOM_BYTES)).decode().rstrip("=")

@@ -40,7 +40,7 @@ class SignIn:
 
     async def show(self, request: Request) -> Response:
         """Ask for a key."""
-        if browser_guard.session_of(request, self._sessions) is not None:
+        if await browser_guard.session_of(request, self._sessions) is not None:
             return see("/")
         return self._page(browser_guard.own_path(request.args.get("next", "/")))
 
@@ -60,12 +60,13 @@ class SignIn:
             caller.require(Permission.READ)
         except Rejected as refused:
             return self._refuse(refused, address, next_path, text)
-        before = browser_guard.session_of(request, self._sessions)
+        before = await browser_guard.session_of(request, self._sessions)
         if before is not None:
-            self._sessions.end(before)  # nobody would hold its cookie any more
+            await self._sessions.end(before)  # nobody would hold its cookie any more
         secure = browser_guard.is_secure(request)
+        cookie = await self._sessions.begin(caller, is_secure=secure)
         response = see(next_path)
-        browser_guard.give_cookie(response, self._sessions.begin(caller, is_secure=secure), secure=secure)
+        browser_guard.give_cookie(response, cookie, secure=secure)
         _log.info("dashboard.signed_in", address=address, caller=caller.place)
         return response
 
@@ -81,9 +82,9 @@ class SignIn:
         detail = refused.detail if text else "Paste an API key."
         return self._page(next_path, f"{detail[0].upper()}{detail[1:]}", refused.code.status)
 
-    def end(self, session: Session) -> Response:
+    async def end(self, session: Session) -> Response:
         """End a session."""
-        self._sessions.end(session)
+        await self._sessions.end(session)
         response = see("/sign-in")
         browser_guard.take_cookie(response, secure=session.is_secure)
         return response

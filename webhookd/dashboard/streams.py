@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from webhookd.admin.auth import Caller
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.dashboard.sessions import BrowserSessions, Session
+from webhookd.dashboard.sessions import Session
 
 MOST_STREAMS = 64
 MOST_OF_ONE_CALLER = 32
@@ -22,8 +22,7 @@ RETRY_SECONDS = 60
 class Streams:
     """Counts the streams that are open."""
 
-    def __init__(self, sessions: BrowserSessions, *, most_of_organization: int) -> None:
-        self._sessions = sessions
+    def __init__(self, *, most_of_organization: int) -> None:
         self._most_of_organization = most_of_organization
         self._of_callers: Counter[str] = Counter()
         self._of_shares: Counter[str] = Counter()
@@ -55,10 +54,6 @@ class Streams:
             yield
         finally:
             self._count(caller, -1)
-
-    def is_open(self, session: Session) -> bool:
-        """Whether a stream's session goes on; being streamed to is no use of it."""
-        return self._sessions.is_open(session)
 
     def _count(self, caller: Caller, change: int) -> None:
         for counter, name in ((self._of_callers, caller.place), (self._of_shares, caller.share)):

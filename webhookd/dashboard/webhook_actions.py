@@ -43,7 +43,7 @@ async def send_test(visit: Visit) -> Response:
     else:
         answer = "" if attempt.response_status is None else f", answered {attempt.response_status}"
         said = f"The test failed after {took}: {attempt.error.value}{answer}. {attempt.detail}".strip()
-    return visit.go(f"/webhooks/{endpoint.id}", said)
+    return await visit.go(f"/webhooks/{endpoint.id}", said)
 
 
 async def pause(visit: Visit) -> Response:
@@ -62,7 +62,7 @@ async def resume(visit: Visit) -> Response:
 async def _switch(visit: Visit, *, is_active: bool, said: str) -> Response:
     webhook_id = visit.path["webhookId"]
     await apply_patch(visit.call(NoQuery(), NoBody(), webhookId=webhook_id), {"isActive": is_active})
-    return visit.go(f"/webhooks/{webhook_id}", said)
+    return await visit.go(f"/webhooks/{webhook_id}", said)
 
 
 async def rotate(visit: Visit) -> Response:
@@ -72,30 +72,30 @@ async def rotate(visit: Visit) -> Response:
         raise Rejected(ErrorCode.VALIDATION_ERROR, "the overlap is one of those that the form offers")
     body = Rotation(overlap_seconds=float(hours) * _HOUR)
     made = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body, webhookId=webhook_id)))
-    visit.session.show_once(made.id, Secret(made.secret))
-    return visit.go(f"/webhooks/{made.id}/secret")
+    await visit.sessions.put_secret(visit.session, made.id, Secret(made.secret))
+    return await visit.go(f"/webhooks/{made.id}/secret")
 
 
 async def show_secret(visit: Visit) -> Response:
     """Show a secret that has just been made, this once."""
     endpoint = await find(visit)
-    secret = visit.session.take_shown_once(endpoint.id)
+    secret = await visit.sessions.take_secret(visit.session, endpoint.id)
     values = {"endpoint": endpoint, "secret": None if secret is None else secret.reveal()}
-    return visit.render("webhook/secret.html", values)
+    return await visit.render("webhook/secret.html", values)
 
 
 async def delete(visit: Visit) -> Response:
     """Delete a webhook."""
     endpoint = await find(visit)
     await delete_webhook(visit.call(NoQuery(), NoBody(), webhookId=endpoint.id))
-    return visit.go("/webhooks", f"The webhook {endpoint.id} to {endpoint.url} has been deleted.")
+    return await visit.go("/webhooks", f"The webhook {endpoint.id} to {endpoint.url} has been deleted.")
 
 
 async def replay_form(visit: Visit) -> Response:
     """Ask what to send again."""
     endpoint = await find(visit)
     fields = {"kind": ReplayKind.RECOVER.value, "since": field_time(visit.now - _HOUR), "until": "", "events": ""}
-    return visit.render("webhook/replay.html", {"endpoint": endpoint, "fields": fields, "problems": {}})
+    return await visit.render("webhook/replay.html", {"endpoint": endpoint, "fields": fields, "problems": {}})
 
 
 async def count(visit: Visit) -> Response:
@@ -104,8 +104,8 @@ async def count(visit: Visit) -> Response:
     kind, found = await _ask_again(visit, endpoint.id, dry_run=True)
     values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
     if visit.wants_fragment:
-        return visit.render("webhook/counted.html", values)
-    return visit.render("webhook/replay.html", values)
+        return await visit.render("webhook/counted.html", values)
+    return await visit.render("webhook/replay.html", values)
 
 
 async def begin(visit: Visit) -> Response:
@@ -113,9 +113,9 @@ async def begin(visit: Visit) -> Response:
     endpoint = await find(visit)
     kind, found = await _ask_again(visit, endpoint.id, dry_run=False)
     if isinstance(found, ReplayStarted):
-        return visit.go(f"/webhooks/{endpoint.id}/replays/{found.id}")
+        return await visit.go(f"/webhooks/{endpoint.id}/replays/{found.id}")
     values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
-    return visit.render("webhook/replay.html", values, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    return await visit.render("webhook/replay.html", values, status=HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 async def _ask_again(
@@ -148,7 +148,7 @@ def _counted(kind: ReplayKind, found: Matched | Mapping[str, str]) -> Mapping[st
 
 async def show_replay(visit: Visit) -> Response:
     """Show how far a recover or replay is."""
-    return visit.render("webhook/progress.html", await _progress(visit))
+    return await visit.render("webhook/progress.html", await _progress(visit))
 
 
 async def replay_parts(visit: Visit) -> Mapping[str, str]:
@@ -164,7 +164,7 @@ async def _progress(visit: Visit) -> Mapping[str, object]:
 async def stop(visit: Visit) -> Response:
     """Stop a recover or replay."""
     await answered(ReplayView, stop_replay(visit.call(NoQuery(), NoBody(), **visit.path)))
-    return visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped; what it has queued stays.")
+    return await visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped; what it has queued stays.")
 
 
 _ONE = "/webhooks/{webhookId}"

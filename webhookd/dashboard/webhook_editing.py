@@ -38,7 +38,7 @@ _TOLD_ON_THE_FORM = {
 
 async def new_webhook(visit: Visit) -> Response:
     """Show an empty form."""
-    return _form(visit, {"events": "*", "isActive": "on"}, {})
+    return await _form(visit, {"events": "*", "isActive": "on"}, {})
 
 
 async def create(visit: Visit) -> Response:
@@ -50,15 +50,15 @@ async def create(visit: Visit) -> Response:
         if refused.code not in _TOLD_ON_THE_FORM:
             raise
         status = HTTPStatus.FORBIDDEN if refused.code is ErrorCode.QUOTA_EXCEEDED else HTTPStatus.UNPROCESSABLE_ENTITY
-        return _form(visit, visit.form, by_field(problems_of(refused)), status=status)
-    visit.session.show_once(made.id, Secret(made.secret))
-    return visit.go(f"/webhooks/{made.id}/secret")
+        return await _form(visit, visit.form, by_field(problems_of(refused)), status=status)
+    await visit.sessions.put_secret(visit.session, made.id, Secret(made.secret))
+    return await visit.go(f"/webhooks/{made.id}/secret")
 
 
 async def edit_webhook(visit: Visit) -> Response:
     """Show the form of a webhook as it is."""
     endpoint = await find(visit)
-    return _form(visit, {**fields_of(document(endpoint, {})), _ETAG: etag(endpoint)}, {}, endpoint=endpoint)
+    return await _form(visit, {**fields_of(document(endpoint, {})), _ETAG: etag(endpoint)}, {}, endpoint=endpoint)
 
 
 async def change(visit: Visit) -> Response:
@@ -86,8 +86,8 @@ async def change(visit: Visit) -> Response:
         problems = by_field(problems_of(refused))
         if refused.code is ErrorCode.PRECONDITION_FAILED:
             problems = {"": _CHANGED}
-        return _form(visit, form, problems, endpoint=endpoint, status=HTTPStatus.UNPROCESSABLE_ENTITY)
-    return visit.go(f"/webhooks/{endpoint.id}", "Saved." if patch else "Nothing was changed.")
+        return await _form(visit, form, problems, endpoint=endpoint, status=HTTPStatus.UNPROCESSABLE_ENTITY)
+    return await visit.go(f"/webhooks/{endpoint.id}", "Saved." if patch else "Nothing was changed.")
 
 
 async def check(visit: Visit) -> Response:
@@ -101,7 +101,7 @@ async def check(visit: Visit) -> Response:
             raise
         found = by_field(problems_of(refused))
         problem = found.get(name) or next(iter(found.values()))
-    return visit.render("webhooks/problem.html", {"name": name, "problem": problem})
+    return await visit.render("webhooks/problem.html", {"name": name, "problem": problem})
 
 
 async def _check(visit: Visit, name: str) -> None:
@@ -115,7 +115,7 @@ async def _check(visit: Visit, name: str) -> None:
         raise Rejected(ErrorCode.NOT_FOUND, f"the field {name} is checked with the whole form")
 
 
-def _form(
+async def _form(
     visit: Visit,
     fields: Mapping[str, str] | Form,
     problems: Mapping[str, str],
@@ -130,7 +130,7 @@ def _form(
         "defaults": visit.services.config.delivery,
         "types": sorted(visit.services.router.event_types) + sorted(OPERATIONAL_EVENTS),
     }
-    return visit.render("webhooks/form.html", values, status=status)
+    return await visit.render("webhooks/form.html", values, status=status)
 
 
 def _preconditions(form: Form) -> Preconditions:

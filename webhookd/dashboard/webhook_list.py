@@ -49,7 +49,7 @@ async def list_webhooks(visit: Visit) -> Response:
     """Show the webhooks; to a search as it is typed, the table alone."""
     values = await _values(visit)
     is_search = visit.request.headers.get("HX-Target") == "webhooks"
-    return visit.render("webhooks/table.html" if is_search else "webhooks/list.html", values)
+    return await visit.render("webhooks/table.html" if is_search else "webhooks/list.html", values)
 
 
 async def list_parts(visit: Visit) -> Mapping[str, str]:

@@ -40,7 +40,7 @@ async def find(visit: Visit) -> Endpoint:
 
 async def show_webhook(visit: Visit) -> Response:
     """Show a webhook."""
-    return visit.render("webhook/page.html", await _values(visit))
+    return await visit.render("webhook/page.html", await _values(visit))
 
 
 async def webhook_parts(visit: Visit) -> Mapping[str, str]:
@@ -105,7 +105,7 @@ async def show_deliveries(visit: Visit) -> Response:
         problem = refused.detail
     asked = {name: value for name, value in msgspec.to_builtins(filters).items() if value and name != "cursor"}
     here = f"/webhooks/{endpoint.id}/deliveries"
-    return visit.render(
+    return await visit.render(
         "webhook/deliveries.html",
         {
             "endpoint": endpoint,
