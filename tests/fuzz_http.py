@@ -10,7 +10,6 @@ for two seconds. `--only NUMBER` sends one case of a seed again and shows what c
 """
 
 import argparse
-import http.client
 import re
 import sys
 import tempfile
@@ -22,38 +21,18 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-import msgspec
 import trio
 
 from tests.admin.raw import Reply, split_replies
 from tests.e2e.harness import CONFIG, Server, running
 from tests.fuzz_cases import RUNS, Case, Cases, Door, Names, numbered
-from tests.launcher import LongStep, program
-from tests.patience import PATIENCE_SECONDS
+from tests.fuzz_watch import HANG_SECONDS, MOST_LAG_SECONDS, STEADY, Finding, LoopWatch, Traffic
+from tests.launcher import program
 from tests.receiver import Receiver
-from webhookd.client import Client, ServerUnavailable
 
-HANG_SECONDS = 20.0
-MOST_LAG_SECONDS = PATIENCE_SECONDS
-STEADY = "/steady"
-PROBE_SECONDS = 0.02
-MOST_STILL_SECONDS = 2.0  # of CPU of the loop without an answer to /healthz: many times what all others need
 _WORKERS = 24
 _CSRF = re.compile(r'name="csrf" value="([^"]+)"')
-_PACE_SECONDS = 0.05
 _SIGNS_OF_A_BUG = ("http.request_failed", "http.connection_failed", "Traceback", '"status":500')
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What should not have happened, and the case it happened with."""
-
-    what: str
-    case: Case | None = None
-
-    def __str__(self) -> str:
-        sent = "" if self.case is None else f" with case {self.case.number}: {b''.join(self.case.pieces)[:600]!r}"
-        return self.what + sent
 
 
 @dataclass(slots=True)
@@ -181,119 +160,6 @@ def is_right(reply: Reply) -> bool:
             return status < 500
 
 
-class Stillness:
-    """Whether the loop stands still: asked of `/healthz` again and again, and of the file of its long steps."""
-
-    def __init__(self, server: Server, steps: Path, report: Report) -> None:
-        self._server = server
-        self._steps = steps
-        self._report = report
-        self._read = steps.stat().st_size if steps.exists() else 0  # the start's own are no fault
-        self.probes = 0
-        self.worst_probe_seconds = 0.0
-        self.findings: list[Finding] = []
-        self._has_ended = False
-
-    async def run(self) -> None:
-        """Look until cancelled, in a thread: the fuzzer's own loop has its moments too."""
-        try:
-            await trio.to_thread.run_sync(self._probe, abandon_on_cancel=True)
-        finally:
-            self._has_ended = True
-
-    def _probe(self) -> None:
-        host = self._server.url.removeprefix("http://")
-        while not self._has_ended:
-            began, cpu = time.monotonic(), self._cpu_seconds()
-            # A connection for each, as somebody has who comes now.
-            client = http.client.HTTPConnection(host, timeout=HANG_SECONDS)
-            try:
-                client.request("GET", "/healthz")
-                status = client.getresponse().status
-            except (OSError, http.client.HTTPException) as error:
-                if not self._has_ended:
-                    self.findings.append(Finding(f"/healthz isn't answered: {error!r}"))
-                return
-            finally:
-                client.close()
-            seconds, busy = time.monotonic() - began, self._cpu_seconds() - cpu
-            self.probes += 1
-            self.worst_probe_seconds = max(self.worst_probe_seconds, seconds)
-            if status != 200:
-                self.findings.append(Finding(f"/healthz answers {status}"))
-            if busy > MOST_STILL_SECONDS:
-                what = f"/healthz came after {seconds:.1f} s, of which the loop used {busy:.1f} s of CPU"
-                self.findings.append(Finding(what))
-            self.look()
-            time.sleep(max(PROBE_SECONDS - seconds, 0.0))
-
-    def look(self) -> None:
-        """Take note of the long steps since the last look."""
-        text = self._steps.read_bytes() if self._steps.exists() else b""
-        for line in text[self._read :].splitlines():
-            step = msgspec.json.decode(line, type=LongStep)
-            took = f"{step.seconds * 1000:.0f} ms, {step.cpu_seconds * 1000:.0f} of them CPU"
-            numbers = sorted(self._report.under_way)
-            what = f"a step of {step.task} kept the loop for {took}; cases under way: {numbers}"
-            self.findings.append(Finding(what))
-        self._read = len(text)
-
-    def _cpu_seconds(self) -> float:
-        """Return what the process's first thread, which runs the loop, has used."""
-        process = self._server.process
-        if process is None or process.returncode is not None:
-            return 0.0
-        path = Path(f"/proc/{process.pid}/task/{process.pid}/schedstat")
-        return int(path.read_text().split()[0]) / 1e9 if path.exists() else 0.0
-
-
-class Traffic:
-    """Events that go on being sent and delivered meanwhile."""
-
-    def __init__(self, server: Server, receiver: Receiver) -> None:
-        self._server = server
-        self._receiver = receiver
-        self._read = 0
-        self.accepted: dict[str, float] = {}
-        self._arrived: dict[str, float] = {}
-        self.delivered = 0
-        self.worst_lag_seconds = 0.0
-
-    async def run(self) -> None:
-        """Send one event after the other until cancelled."""
-        try:
-            while True:
-                await trio.to_thread.run_sync(self._send_some)
-        except ServerUnavailable:
-            return  # which the fuzzer tells better
-
-    def look(self) -> None:
-        """Take note of what has arrived."""
-        requests = self._receiver.requests
-        while self._read < len(requests):
-            request = requests[self._read]
-            self._read += 1
-            if request.path == STEADY:
-                self._arrived.setdefault(request.headers["webhook-id"], request.at)
-        # An event may arrive before its producer has read that it was accepted.
-        for name in self.accepted.keys() & self._arrived.keys():
-            self.delivered += 1
-            lag_seconds = self._arrived[name] - self.accepted.pop(name)
-            self.worst_lag_seconds = max(self.worst_lag_seconds, lag_seconds)
-
-    def overdue(self) -> list[str]:
-        """Return the events that should have arrived by now."""
-        self.look()
-        return [name for name, at in self.accepted.items() if time.time() - at > MOST_LAG_SECONDS]
-
-    def _send_some(self) -> None:
-        with Client(self._server.socket) as producer:
-            for _ in range(10):
-                result = producer.send("user.created", {"at": time.time()})
-                self.accepted[result.id] = time.time()
-                time.sleep(_PACE_SECONDS)
-
-
 async def fuzz(
     directory: Path, seed: int, first: int, count: int, *, plant: str | None = None, runs: float = RUNS
 ) -> Report:
@@ -323,11 +189,11 @@ async def fuzz(
             host, port = server.url.removeprefix("http://").split(":")
             cases = numbered(Cases(seed, names, runs=runs), first, count)
             report = Report()
-            stillness = Stillness(server, steps, report)
+            loop = LoopWatch(server, steps, report.under_way)
             async with trio.open_nursery() as beside:
                 beside.start_soon(traffic.run)
                 beside.start_soon(watch)
-                beside.start_soon(stillness.run)
+                beside.start_soon(loop.run)
                 await attack(
                     (host, int(port)),
                     cases,
@@ -340,9 +206,9 @@ async def fuzz(
                 while traffic.accepted:
                     await trio.sleep(0.05)
                     traffic.look()
-            stillness.look()
-            report.findings += findings + stillness.findings
-            report.probes, report.worst_probe_seconds = stillness.probes, stillness.worst_probe_seconds
+            loop.look()
+            report.findings += findings + loop.findings
+            report.probes, report.worst_probe_seconds = loop.probes, loop.worst_probe_seconds
             if traffic.accepted or not traffic.delivered:
                 report.findings.append(Finding(f"{len(traffic.accepted)} events of the traffic were not delivered"))
             report.delivered, report.worst_lag_seconds = traffic.delivered, traffic.worst_lag_seconds

@@ -23,7 +23,7 @@ ALLOWED = {
     ("delivery/test_racing.py", "_set_together"): "called where the clock jumps",
     ("e2e/test_lifecycle.py", "test_a_client_bridges_a_restart"): "nobody is there: it must run out",
     ("e2e/test_signals.py", "test_only_stop_signals_stop_it"): "read and never bound",
-    ("fuzz_http.py", "Traffic._send_some"): "the pace of the traffic beside the attack",
+    ("fuzz_watch.py", "Traffic._send_some"): "the pace of the traffic beside the attack",
     (
         "ingest/test_lifecycle.py",
         "test_producers_that_come_again_and_again_do_not_fill_the_log",
