@@ -16,11 +16,12 @@ import pytest
 from tests.linear import FACTOR, MOST_GROWTH, calls, growth
 from webhookd.admin.auth import KeyRing, authenticate
 from webhookd.admin.bodies import check_path, decode_query
-from webhookd.admin.connection import _split_target
 from webhookd.admin.framing import Framing
 from webhookd.admin.preconditions import read_preconditions
-from webhookd.admin.schemas import NewWebhook, NoQuery
+from webhookd.admin.protocol import _split_target
+from webhookd.admin.schemas import NoQuery
 from webhookd.admin.tokens import TokenKeys
+from webhookd.admin.webhook_schemas import NewWebhook
 from webhookd.base.clock import parse_iso
 from webhookd.base.errors import MasterKeyError, Rejected
 from webhookd.base.event_format import decode_body, decode_event

@@ -12,7 +12,8 @@ from msgspec import Meta
 from tests.foreign import PHRASES
 from tests.linear import MOST_GROWTH, growth
 from webhookd.admin.app import all_operations
-from webhookd.admin.schemas import EventTypeInput, NewKey, NewWebhook, ReplayRequest, Rotation, WebhookSettings
+from webhookd.admin.schemas import EventTypeInput, NewKey, ReplayRequest
+from webhookd.admin.webhook_schemas import NewWebhook, Rotation, WebhookSettings
 from webhookd.base.models import NewEvent
 from webhookd.base.validation import MOST_COMPLAINTS, accepted_form, complaints, type_info
 

@@ -8,7 +8,7 @@ from threading import Thread
 import pytest
 
 from tests.patience import PATIENCE_SECONDS
-from webhookd.admin.schemas import Webhook
+from webhookd.admin.webhook_schemas import Webhook
 from webhookd.base.errors import CommandError
 from webhookd.cli.api import Refused, Remote
 from webhookd.cli.receiver import LocalReceiver, Received

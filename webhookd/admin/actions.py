@@ -5,7 +5,13 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
-from webhookd.admin.schemas import AttemptView, Matched, ReplayRequest, ReplayStarted, ReplayView
+from webhookd.admin.schemas import (
+    AttemptView,
+    Matched,
+    ReplayRequest,
+    ReplayStarted,
+    ReplayView,
+)
 from webhookd.admin.views import attempt
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid

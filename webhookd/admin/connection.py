@@ -1,65 +1,29 @@
-"""One HTTP/1.1 connection: Hypercorn's protocol, with what can hang or escalate in it replaced.
+"""One connection of a client, from its first byte to its close.
 
-Only HTTP/1.1 is spoken: an upgrade is ignored, as RFC 9110 section 7.8 allows, and whatever else a client might mean by
-its bytes is refused with a problem document, most of it by `framing` before it is parsed. A write has a deadline, a
-request that is over takes no more of its body, and every way in which a client can fail ends in the cancellation of
-this connection's scope, never beyond it.
+Each write has a deadline. Whatever goes wrong with a client cancels the scope of its own connection and nothing else.
 
-What a client sent before it left isn't worked through: where the connection was reset, or its other end closed a Unix
-socket, nothing is parsed any more. TCP doesn't tell a client that has closed from one that has ended its side and waits
-for the answer, so those get their answers, but take turns: many of them at once delay each other and nobody else.
+Input of a client that has left is not parsed: after a reset, or once a Unix socket's other end is closed. Over TCP, a
+client that has closed looks the same as one that has ended its side and waits for the answer. Both get their answers,
+but one such connection at a time: many of them delay each other and no other client.
 """
 
-import re
 import select
-from collections.abc import Callable
-from dataclasses import replace
 from enum import Enum
-from http import HTTPStatus
 
-import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.events import Request, Response
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
-from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, ConnectionState, LifespanState
+from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 
-from webhookd.admin.framing import StrictConnection
-from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
+from webhookd.admin.protocol import HttpProtocol, NewRequestId
 from webhookd.observe.logs import Log
 
 _MOST_READ_BYTES = 65_536
 _LAST_ANSWER_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 4 * 1024 * 1024
-_VERSIONS = (b"1.0", b"1.1")
-_FORBIDDEN_HERE = frozenset({b"upgrade", b"http2-settings"})
-# RFC 3986 section 3.2.2, and labels as DNS has them: Werkzeug can't take one that is empty or longer.
-_HOST = re.compile(
-    rb"(\[[0-9A-Fa-f:]{2,39}([0-9]{1,3}(\.[0-9]{1,3}){3})?\]|"
-    rb"[A-Za-z0-9_~!$&'()*+;=%-]{1,63}(\.[A-Za-z0-9_~!$&'()*+;=%-]{1,63})*\.?)(:[0-9]{0,5})?"
-)
-
-_H11_SAYS = {
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is too large",
-    HTTPStatus.NOT_IMPLEMENTED: "no transfer coding but chunked is taken (RFC 9112 section 6.1)",
-}
-
-NewRequestId = Callable[[], str]
-
-
-class _Unserved(Exception):  # noqa: N818 - a request that is answered and goes no further
-    """A request that never reaches the application."""
-
-    def __init__(self, status: HTTPStatus, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class _Client(Enum):
@@ -111,7 +75,7 @@ class HttpConnection:
         self._write_timeout_seconds = write_timeout_seconds
         self._log = log
         self._tasks = TaskGroup()
-        self._protocol = _Protocol(
+        self._protocol = HttpProtocol(
             app,
             config,
             context,
@@ -229,188 +193,6 @@ class HttpConnection:
             return  # it is gone already
 
 
-class _Protocol(H11Protocol):
-    """HTTP/1.1 and nothing else."""
-
-    new_request_id: NewRequestId
-    connection: StrictConnection
-    _is_head = False
-    _has_refused = False
-
-    def __init__(self, *arguments: object, **named: object) -> None:
-        super().__init__(*arguments, **named)  # type: ignore[arg-type]  # the base's arguments, unchanged
-        self.connection = StrictConnection()
-
-    @property
-    def is_answering(self) -> bool:
-        """Whether a request that has come in whole is being answered."""
-        return self.stream is not None and self.connection.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
-
-    @property
-    def has_begun_to_answer(self) -> bool:
-        """Whether the application has begun to answer and hasn't ended."""
-        untouched = {h11.IDLE, h11.SEND_RESPONSE, h11.ERROR}
-        return self.stream is not None and not self._has_refused and self.connection.our_state not in untouched
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        # A refusal that doesn't wait for the body can't be followed by another request, and the client must know.
-        is_early = isinstance(event, Response) and event.status_code >= 400 and not self.is_answering
-        if isinstance(event, Response) and (is_early or self.context.terminated.is_set()):
-            event = replace(event, headers=[*event.headers, (b"connection", b"close")])
-        await super().stream_send(event)
-
-    async def _handle_events(self) -> None:
-        try:
-            await super()._handle_events()
-        except _Unserved as unserved:
-            await self._refuse(unserved.status, unserved.detail)
-            await self.send(Closed())
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        self._is_head = event.method == b"HEAD"
-        if event.http_version not in _VERSIONS:
-            raise _Unserved(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
-        if event.method == b"CONNECT":
-            raise _Unserved(HTTPStatus.METHOD_NOT_ALLOWED, "this is not a proxy")
-        authority, path = _split_target(event.target)
-        if path is None or b"#" in event.target:
-            raise _Unserved(HTTPStatus.BAD_REQUEST, "the request target must be a path that starts with /")
-        # h11 has seen to it that HTTP/1.1 has exactly one, and HTTP/1.0 at most one.
-        host = dict(event.headers).get(b"host")
-        if host is not None and not _HOST.fullmatch(host):
-            raise _Unserved(HTTPStatus.BAD_REQUEST, "the Host header takes a host and a port (RFC 9110 7.2)")
-        if authority is not None and host is not None and authority.lower() != host.lower():
-            raise _Unserved(HTTPStatus.BAD_REQUEST, "the request target and the Host header name different servers")
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        stream = _Stream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-        )
-        stream.new_request_id = self.new_request_id
-        self.stream = stream
-        await stream.handle(
-            Request(
-                stream_id=STREAM_ID,
-                headers=[(name, value) for name, value in request.headers if name not in _FORBIDDEN_HERE],
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii").upper(),
-                raw_path=_split_target(request.target)[1] or b"/",
-                state=self.connection_state,
-            )
-        )
-        self.keep_alive_requests += 1
-
-    async def _send_error_response(self, status_code: int) -> None:
-        fault = self.connection.fault
-        if fault is not None:
-            await self._refuse(fault.status, fault.detail)
-            return
-        # The statuses are h11's.
-        status = HTTPStatus(status_code)
-        await self._refuse(status, _H11_SAYS.get(status, "this is not an HTTP/1.1 request"))
-
-    async def _refuse(self, status: HTTPStatus, detail: str) -> None:
-        headers, body = refusal(status, detail, self.new_request_id())
-        # Answering a message that is broken in the middle of another answer is not possible any more.
-        if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            return
-        headers += self.config.response_headers("h11")
-        self._has_refused = True
-        # In IDLE there is no request, and what the last one was doesn't matter.
-        is_head = self._is_head and self.connection.our_state is h11.SEND_RESPONSE
-        # In one step: an answer that the application begins meanwhile must not get between.
-        answer = self.connection.send(h11.Response(status_code=status.value, headers=headers))
-        if not is_head:
-            answer += self.connection.send(h11.Data(data=body))
-        answer += self.connection.send(h11.EndOfMessage())
-        await self.send(RawData(answer))
-
-
-class _Stream(HTTPStream):
-    """One request. Once it is answered it takes no more input, so that nobody waits to give it some."""
-
-    new_request_id: NewRequestId
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[arg-type]  # the positional arguments of the base, unchanged
-        self._is_over = False
-        self._feeding: set[trio.CancelScope] = set()
-
-    async def handle(self, event: object) -> None:
-        await super().handle(event)  # type: ignore[arg-type]  # the base's union of events, unchanged
-        if isinstance(event, Request):
-            put = self.app_put
-
-            async def feed(message: ASGIReceiveEvent) -> None:
-                if not self._is_over:
-                    with trio.CancelScope() as feeding:
-                        self._feeding.add(feeding)
-                        try:
-                            await put(message)
-                        finally:
-                            self._feeding.discard(feeding)
-
-            self.app_put = feed
-
-    async def app_send(self, message: ASGISendEvent | None) -> None:
-        if message is None:
-            self._finish()
-        await super().app_send(message)
-
-    async def _send_closed(self) -> None:
-        self._finish()
-        await super()._send_closed()
-
-    def _finish(self) -> None:
-        self._is_over = True
-        for feeding in self._feeding:
-            feeding.cancel()
-
-    async def _send_error_response(self, status_code: int) -> None:
-        status = HTTPStatus(status_code)
-        headers, body = refusal(status, "the request failed; the log tells more under this id", self.new_request_id())
-        await self.app_send({"type": "http.response.start", "status": status_code, "headers": headers})
-        await self.app_send({"type": "http.response.body", "body": body, "more_body": False})
-        self.state = ASGIHTTPState.CLOSED
-
-
-def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return headers and body of an answer after which the connection is closed."""
-    body = encode_problem(problem_of_status(status, detail, request_id))
-    headers = [
-        (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-        (REQUEST_ID_HEADER.encode(), request_id.encode()),
-    ]
-    if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        headers.append((b"allow", b"GET, POST, PUT, PATCH, DELETE"))
-    return headers, body
-
-
 def _address(name: object) -> tuple[str, int] | None:
     """Return host and port of a socket's name; None for that of a Unix socket."""
     return (str(name[0]), int(name[1])) if isinstance(name, tuple) else None
-
-
-def _split_target(target: bytes) -> tuple[bytes | None, bytes | None]:
-    """Return a request target's authority, in absolute form alone, and its path and query (RFC 9112 3.2).
-
-    The path is None for any other form.
-    """
-    if target.startswith(b"/"):
-        return None, target
-    scheme, found, rest = target.partition(b"://")
-    if not found or scheme.lower() not in {b"http", b"https"}:
-        return None, None
-    authority_end = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
-    path = rest[authority_end:]
-    return rest[:authority_end], path if path.startswith(b"/") else b"/" + path

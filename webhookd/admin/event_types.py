@@ -10,7 +10,13 @@ from msgspec import Raw
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
-from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, Page
+from webhookd.admin.schemas import (
+    Deleted,
+    EventTypeInput,
+    EventTypeView,
+    ListQuery,
+    Page,
+)
 from webhookd.admin.views import MOST_ROWS
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT

@@ -6,7 +6,13 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import JSON, NDJSON
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
 from webhookd.admin.publishing import publish
-from webhookd.admin.schemas import EventQuery, EventView, Page, Submitted, SubmittedLine
+from webhookd.admin.schemas import (
+    EventQuery,
+    EventView,
+    Page,
+    Submitted,
+    SubmittedLine,
+)
 from webhookd.admin.views import MOST_ROWS, event
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import NewEvent

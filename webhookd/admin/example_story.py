@@ -15,9 +15,11 @@ from webhookd.admin.schemas import (
     DeliveryView,
     EventTypeView,
     EventView,
-    HealthView,
     KeyView,
     RequestView,
+)
+from webhookd.admin.webhook_schemas import (
+    HealthView,
     Retry,
     Webhook,
     WebhookWithSecret,

@@ -24,9 +24,9 @@ from webhookd.admin.schemas import (
     StallView,
     Submitted,
     SubmittedLine,
-    WebhookWithSecret,
 )
 from webhookd.admin.statistics import CountsView, LatencyView, PointView, StatsView
+from webhookd.admin.webhook_schemas import WebhookWithSecret
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import ReplayStatus, Trigger
 from webhookd.base.version import VERSION

@@ -22,8 +22,9 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, LifespanState
 
-from webhookd.admin.connection import HttpConnection, NewRequestId, Turns, refusal
+from webhookd.admin.connection import HttpConnection, Turns
 from webhookd.admin.limits import site_of
+from webhookd.admin.protocol import NewRequestId, refusal
 from webhookd.observe.logs import Log, get_logger
 from webhookd.sockets.accept import RefusedConnections, accept
 from webhookd.sockets.peer import read_uid

@@ -8,7 +8,14 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission, new_key
 from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
-from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, Page
+from webhookd.admin.schemas import (
+    Deleted,
+    KeyView,
+    KeyWithText,
+    ListQuery,
+    NewKey,
+    Page,
+)
 from webhookd.admin.views import MOST_ROWS, key
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid

@@ -23,7 +23,12 @@ from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_media_type, note_change, read_body
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
 from webhookd.admin.ports import Services
-from webhookd.admin.schemas import RefusalReason, RefusedLine, Submitted, SubmittedLine
+from webhookd.admin.schemas import (
+    RefusalReason,
+    RefusedLine,
+    Submitted,
+    SubmittedLine,
+)
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_event, in_trace
 from webhookd.base.line_splitter import Line, LineSplitter, Oversized

@@ -12,7 +12,12 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, operation
 from webhookd.admin.ports import Readiness
-from webhookd.admin.schemas import Health, LoopView, ReadinessView, StallView
+from webhookd.admin.schemas import (
+    Health,
+    LoopView,
+    ReadinessView,
+    StallView,
+)
 from webhookd.base.clock import iso
 from webhookd.journal import EventTypeRow
 

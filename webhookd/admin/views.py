@@ -12,9 +12,11 @@ from webhookd.admin.schemas import (
     DeliveryDetailView,
     DeliveryView,
     EventView,
-    HealthView,
     KeyView,
     RequestView,
+)
+from webhookd.admin.webhook_schemas import (
+    HealthView,
     Retry,
     Webhook,
     WebhookWithSecret,

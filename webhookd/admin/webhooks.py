@@ -20,11 +20,10 @@ from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, expect_media_ty
 from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
 from webhookd.admin.ports import Services
 from webhookd.admin.preconditions import ETAG, Preconditions, tag_of, unchanged
-from webhookd.admin.schemas import (
-    Deleted,
-    ListQuery,
+from webhookd.admin.schemas import Deleted, ListQuery, Page
+from webhookd.admin.views import MOST_ROWS, webhook, with_secret
+from webhookd.admin.webhook_schemas import (
     NewWebhook,
-    Page,
     RetrySettings,
     Rotation,
     Webhook,
@@ -32,7 +31,6 @@ from webhookd.admin.schemas import (
     WebhookSettings,
     WebhookWithSecret,
 )
-from webhookd.admin.views import MOST_ROWS, webhook, with_secret
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body, invalid
 from webhookd.base.event_types import OPERATIONAL_EVENTS

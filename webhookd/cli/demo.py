@@ -13,7 +13,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from webhookd.admin.schemas import DeliveryView, Page, WebhookWithSecret
+from webhookd.admin.schemas import DeliveryView, Page
+from webhookd.admin.webhook_schemas import WebhookWithSecret
 from webhookd.base.errors import CommandError, Rejected
 from webhookd.base.models import DeliveryStatus
 from webhookd.cli.child import serving

@@ -10,8 +10,14 @@ from contextlib import contextmanager
 
 from msgspec.structs import replace
 
-from webhookd.admin.schemas import DeliveryDetailView, DeliveryView, EventView, Page, Webhook
+from webhookd.admin.schemas import (
+    DeliveryDetailView,
+    DeliveryView,
+    EventView,
+    Page,
+)
 from webhookd.admin.views import MOST_ROWS, delivery, detailed, event, webhook
+from webhookd.admin.webhook_schemas import Webhook
 from webhookd.base.clock import parse_iso
 from webhookd.base.errors import CommandError
 from webhookd.base.models import DeliveryStatus, Endpoint

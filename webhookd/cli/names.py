@@ -9,7 +9,8 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from webhookd.admin.schemas import EventPattern, Page, Webhook
+from webhookd.admin.schemas import EventPattern, Page
+from webhookd.admin.webhook_schemas import Webhook
 from webhookd.base.clock import TimeError, iso, parse_iso
 from webhookd.base.errors import CommandError, WebhookdError
 from webhookd.base.ids import Prefix, is_id

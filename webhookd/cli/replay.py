@@ -9,7 +9,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from webhookd.admin.schemas import Matched, ReplayStarted, ReplayView, Webhook
+from webhookd.admin.schemas import Matched, ReplayStarted, ReplayView
+from webhookd.admin.webhook_schemas import Webhook
 from webhookd.base.errors import CommandError
 from webhookd.base.models import ReplayStatus
 from webhookd.cli.api import Api, Refused, Unreachable, part

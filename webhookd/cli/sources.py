@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from webhookd.admin.schemas import DeliveryDetailView, DeliveryView, EventView, Page, Webhook
+from webhookd.admin.schemas import (
+    DeliveryDetailView,
+    DeliveryView,
+    EventView,
+    Page,
+)
+from webhookd.admin.webhook_schemas import Webhook
 from webhookd.cli.api import Api, part, target
 
 Filters = Mapping[str, str | None]

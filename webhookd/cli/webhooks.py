@@ -3,7 +3,8 @@
 import click
 import msgspec
 
-from webhookd.admin.schemas import AttemptView, Deleted, Webhook, WebhookWithSecret
+from webhookd.admin.schemas import AttemptView, Deleted
+from webhookd.admin.webhook_schemas import Webhook, WebhookWithSecret
 from webhookd.base.errors import Rejected
 from webhookd.base.event_format import decode_body
 from webhookd.base.models import BreakerState

@@ -11,7 +11,13 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.keys import create_key, list_keys, revoke_key
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import Input, KeyWithText, ListQuery, NewKey, NoQuery
+from webhookd.admin.schemas import (
+    Input,
+    KeyWithText,
+    ListQuery,
+    NewKey,
+    NoQuery,
+)
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, Rejected

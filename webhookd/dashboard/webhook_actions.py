@@ -16,9 +16,8 @@ from webhookd.admin.schemas import (
     ReplayRequest,
     ReplayStarted,
     ReplayView,
-    Rotation,
-    WebhookWithSecret,
 )
+from webhookd.admin.webhook_schemas import Rotation, WebhookWithSecret
 from webhookd.admin.webhooks import apply_patch, delete_webhook, rotate_secret
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import ReplayKind, WhenInactive

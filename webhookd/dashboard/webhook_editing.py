@@ -11,7 +11,8 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
-from webhookd.admin.schemas import NewWebhook, NoQuery, WebhookSettings, WebhookWithSecret
+from webhookd.admin.schemas import NoQuery
+from webhookd.admin.webhook_schemas import NewWebhook, WebhookSettings, WebhookWithSecret
 from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document, etag
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS

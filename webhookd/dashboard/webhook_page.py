@@ -13,9 +13,15 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.deliveries import list_deliveries
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import DeliveryQuery, DeliveryView, Input, NoQuery, Webhook
+from webhookd.admin.schemas import (
+    DeliveryQuery,
+    DeliveryView,
+    Input,
+    NoQuery,
+)
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.admin.statistics import StatsView, get_webhook_stats
+from webhookd.admin.webhook_schemas import Webhook
 from webhookd.admin.webhooks import get_webhook
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, Rejected
