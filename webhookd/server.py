@@ -29,7 +29,8 @@ from webhookd.admin.auth import KeyRing, new_key
 from webhookd.admin.exposition import LogStream, Scraper
 from webhookd.admin.guard import Guard
 from webhookd.admin.last_use import save_uses
-from webhookd.admin.ports import Readiness, Services
+from webhookd.admin.lifecycle import Readiness
+from webhookd.admin.services import Services
 from webhookd.admin.tokens import open_tokens
 from webhookd.base.clock import Clock, SystemClock, Timeline
 from webhookd.base.errors import JournalError, WebhookdError

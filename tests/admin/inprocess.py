@@ -20,7 +20,8 @@ from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing
 from webhookd.admin.exposition import Scraper
 from webhookd.admin.guard import LOCAL_ADMIN
-from webhookd.admin.ports import Readiness, Services
+from webhookd.admin.lifecycle import Readiness
+from webhookd.admin.services import Services
 from webhookd.admin.tokens import TokenKeys
 from webhookd.base.secret import Secret
 from webhookd.config import JwtConfig

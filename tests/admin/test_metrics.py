@@ -56,7 +56,7 @@ async def exposed(api: Api) -> Exposition:
     """Return an exposition that is newer than the last one, the journal counted."""
     scraper = api.services.metrics
     with trio.move_on_after(KEPT_SECONDS):
-        await scraper.run()  # type: ignore[attr-defined]  # the real one
+        await scraper.run()
     answer = await api.ask("GET", "/metrics", None)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")

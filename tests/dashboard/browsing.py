@@ -11,7 +11,7 @@ import httpx
 import trio
 
 from tests.admin.inprocess import Api, Signer, api_in_process
-from webhookd.admin.ports import Readiness
+from webhookd.admin.lifecycle import Readiness
 from webhookd.dashboard.app import Dashboard, add_dashboard
 
 ORIGIN = "http://hooks.example:8080"

@@ -3,7 +3,7 @@
 import trio
 
 from tests.dashboard.browsing import Site, Visitor
-from webhookd.admin.ports import Readiness
+from webhookd.admin.lifecycle import Readiness
 from webhookd.dashboard.live import HEARTBEAT_SECONDS, event
 from webhookd.dashboard.sessions import IDLE_SECONDS
 from webhookd.dashboard.streams import MOST_OF_ONE_CALLER, MOST_STREAMS

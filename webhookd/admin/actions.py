@@ -4,10 +4,11 @@ from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import parse_time
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import (
     AttemptView,
     Matched,
+    NoQuery,
     ReplayRequest,
     ReplayStarted,
     ReplayView,
@@ -15,14 +16,14 @@ from webhookd.admin.schemas import (
 from webhookd.admin.views import attempt
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
-from webhookd.base.models import Endpoint, ReplayKind
+from webhookd.base.models import ReplayKind
 from webhookd.jobs.replay import selection
 from webhookd.journal import Action, ReplayRow
 
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Send a test now and answer with its attempt."""
-    detail = await call.services.router.tester.test(await _find(call), call.audit_entry(Action.WEBHOOK_TEST))
+    detail = await call.services.router.tester.test(await call.find_webhook(), call.audit_entry(Action.WEBHOOK_TEST))
     [row] = detail.attempts
     return Answer(value=attempt(row))
 
@@ -39,20 +40,20 @@ async def replay(call: Call[NoQuery, ReplayRequest]) -> Answer:
 
 async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
     """Say how far a recover or replay is."""
-    endpoint = await _find(call)
+    endpoint = await call.find_webhook()
     return Answer(value=_view(await call.services.store.replays.get(endpoint.pk, call.path["replayId"])))
 
 
 async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
     """Stop a recover or replay; what it queued stays."""
-    endpoint = await _find(call)
+    endpoint = await call.find_webhook()
     entry = call.audit_entry(Action.WEBHOOK_STOP_REPLAY)
     return Answer(value=_view(await call.services.router.replayer.stop(endpoint, call.path["replayId"], entry)))
 
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
     services, asked = call.services, call.body
-    endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
+    endpoint = await call.find_webhook()
     since = parse_time("since", asked.since)
     until = services.clock.now() + 0.001 if asked.until is None else parse_time("until", asked.until)
     if since >= until:
@@ -69,10 +70,6 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
     )
 
 
-async def _find(call: Call[NoQuery, NoBody]) -> Endpoint:
-    return await call.services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
-
-
 def _view(row: ReplayRow) -> ReplayView:
     return ReplayView(id=row.id, matched=row.matched, queued=row.queued, status=row.status)
 
@@ -84,8 +81,6 @@ OPERATIONS = (
         Permission.OPERATE,
         "Send webhook.test now, beside the line, and answer with the attempt",
         test_webhook,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: AttemptView},
         refuses=(ErrorCode.NOT_FOUND,),
     ),
@@ -95,8 +90,6 @@ OPERATIONS = (
         Permission.OPERATE,
         "Send every failed delivery of a time range again, in sequence",
         recover,
-        query=NoQuery,
-        body=ReplayRequest,
         answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
         refuses=(ErrorCode.NOT_FOUND,),
     ),
@@ -106,8 +99,6 @@ OPERATIONS = (
         Permission.OPERATE,
         "Make new deliveries of the events of a time range, at the end of the line",
         replay,
-        query=NoQuery,
-        body=ReplayRequest,
         answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
         refuses=(ErrorCode.NOT_FOUND,),
     ),
@@ -117,8 +108,6 @@ OPERATIONS = (
         Permission.READ,
         "Read how far a recover or replay is",
         get_replay,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: ReplayView},
         refuses=(ErrorCode.NOT_FOUND,),
     ),
@@ -128,8 +117,6 @@ OPERATIONS = (
         Permission.OPERATE,
         "Stop a recover or replay; what it queued stays",
         stop_replay,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: ReplayView},
         refuses=(ErrorCode.NOT_FOUND,),
     ),

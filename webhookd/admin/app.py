@@ -31,7 +31,6 @@ from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.idempotency import Idempotency
 from webhookd.admin.limits import Quota, RateLimits
 from webhookd.admin.operations import Answer, Operation
-from webhookd.admin.ports import Services
 from webhookd.admin.problems import (
     AUTHENTICATE,
     MEDIA_TYPE,
@@ -42,6 +41,7 @@ from webhookd.admin.problems import (
     problem_of_status,
     words_of,
 )
+from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
 from webhookd.base.ids import Prefix
 from webhookd.observe.logs import get_logger

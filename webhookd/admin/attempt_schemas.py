@@ -5,7 +5,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from webhookd.admin.schemas import EventPattern, Input, Output
+from webhookd.admin.schemas import Cursor, EventPattern, Input, Limit, Output
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, Trigger
 
 
@@ -19,8 +19,8 @@ class AttemptOutcome(StrEnum):
 class AttemptQuery(Input, frozen=True, kw_only=True):
     """Which attempts: after the `nextCursor` of an answer, or without `after` the last ones."""
 
-    limit: Annotated[int, Meta(ge=1, le=2**31, description="cut to 100")] = 20
-    after: Annotated[str, Meta(max_length=1024)] | None = None
+    limit: Limit = 20
+    after: Cursor | None = None
     webhook_id: Annotated[str, Meta(max_length=64)] | None = None
     event: EventPattern | None = None
     outcome: AttemptOutcome | None = None

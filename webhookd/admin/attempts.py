@@ -9,7 +9,8 @@ from http import HTTPStatus
 from webhookd.admin.attempt_schemas import AttemptOutcome, AttemptQuery, RecentAttempts, RecentAttemptView
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, operation
-from webhookd.admin.views import MOST_ROWS, iso_or_none
+from webhookd.admin.schemas import MOST_ROWS
+from webhookd.admin.views import iso_or_none
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.dispatch.subscriptions import matches
@@ -83,8 +84,6 @@ OPERATIONS = (
         Permission.READ,
         "List the last attempts of all webhooks, oldest first, or those after a cursor: for a live view",
         list_attempts,
-        query=AttemptQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: RecentAttempts},
         refuses=(ErrorCode.INVALID_CURSOR,),
     ),

@@ -9,7 +9,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import query_time
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.schemas import ListQuery, Output, Page
-from webhookd.admin.views import MOST_ROWS
+from webhookd.admin.views import page
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.base.fields import Time
@@ -59,10 +59,10 @@ async def list_audit(call: Call[AuditQuery, NoBody]) -> Answer:
         what=query.object,
         since=query_time("since", query.since),
         until=query_time("until", query.until),
-        limit=min(query.limit, MOST_ROWS),
+        limit=query.rows,
         cursor=query.cursor,
     )
-    return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
+    return Answer(value=page(found, _view))
 
 
 def _view(row: AuditRow) -> AuditView:
@@ -86,8 +86,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "List who changed what, newest first",
         list_audit,
-        query=AuditQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[AuditView]},
         refuses=(ErrorCode.INVALID_CURSOR,),
     ),

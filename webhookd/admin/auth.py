@@ -19,7 +19,7 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import hash_api_key
-from webhookd.journal import AuditActor, AuditActorKind, Feed, KeyAdded, KeyRevoked
+from webhookd.journal import AuditActor, AuditActorKind, Feed, KeyAdded, KeyRevoked, KeyRow
 
 _SECRET_BYTES = 32
 _LONGEST_KEY = 128
@@ -49,35 +49,6 @@ _GRANTS = {
 def roles_with(permission: Permission) -> tuple[Role, ...]:
     """Return the roles that grant it."""
     return tuple(role for role, granted in _GRANTS.items() if permission in granted)
-
-
-class ApiKey(Protocol):
-    """What is needed of a stored key; times are epoch seconds."""
-
-    @property
-    def id(self) -> str:
-        """The public id, `key_…`."""
-        ...
-
-    @property
-    def role(self) -> Role:
-        """What it may do."""
-        ...
-
-    @property
-    def organization_id(self) -> str | None:
-        """The organization it is bound to."""
-        ...
-
-    @property
-    def key_hash(self) -> bytes:
-        """What `hash_api_key` made of its text."""
-        ...
-
-    @property
-    def expires_at(self) -> float | None:
-        """When it stops working."""
-        ...
 
 
 class Caller(Struct, frozen=True, kw_only=True):
@@ -159,7 +130,7 @@ class KeyRing:
     With a `feed` it lets keys in and out as the store says.
     """
 
-    def __init__(self, keys: Iterable[ApiKey] = (), *, feed: Feed | None = None) -> None:
+    def __init__(self, keys: Iterable[KeyRow] = (), *, feed: Feed | None = None) -> None:
         self._keys = {key.id: key for key in keys}
         if feed is not None:
             feed.follow(KeyAdded, lambda added: self.put(added.key))
@@ -167,7 +138,7 @@ class KeyRing:
         self._used: dict[str, float] = {}
         self._unsaved: set[str] = set()
 
-    def put(self, key: ApiKey) -> None:
+    def put(self, key: KeyRow) -> None:
         """Let a key in."""
         self._keys[key.id] = key
 

@@ -7,8 +7,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
-from webhookd.admin.schemas import Input, Output
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
+from webhookd.admin.schemas import Input, NoQuery, Output
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.jobs.backup import CopyProgress, CopyStage
@@ -97,8 +97,6 @@ OPERATIONS = (
         Permission.ADMINISTER_HERE,
         "Say how far a backup is, or what became of the last one; over the control socket alone",
         get_backup,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: BackupView},
     ),
     operation(
@@ -107,8 +105,6 @@ OPERATIONS = (
         Permission.ADMINISTER_HERE,
         "Copy the journal to a file, which goes on by itself; over the control socket alone",
         make_backup,
-        query=NoQuery,
-        body=NewBackup,
         answers={HTTPStatus.ACCEPTED: BackupView},
         refuses=(ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL),
     ),

@@ -1,10 +1,10 @@
 """Deliveries: the list of a webhook, one with all there is to know of it, and a retry by hand."""
 
+from functools import partial
 from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
-from webhookd.admin.ports import Services
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import (
     AttemptsQuery,
     DeliveryDetailView,
@@ -12,9 +12,11 @@ from webhookd.admin.schemas import (
     DeliveryView,
     Force,
     ListQuery,
+    NoQuery,
     Page,
 )
-from webhookd.admin.views import MOST_ROWS, delivery, detailed, hidden_headers
+from webhookd.admin.services import Services
+from webhookd.admin.views import delivery, detailed, hidden_headers, page
 from webhookd.base.clock import TimeError, parse_iso
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
@@ -25,7 +27,7 @@ from webhookd.journal import Action, DeliveryDetail, DeliveryRow
 async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
     """Answer with a page of the webhook's deliveries."""
     services, query = call.services, call.query
-    endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
+    endpoint = await call.find_webhook()
     found = await services.store.deliveries.page(
         endpoint.pk,
         status=query.status,
@@ -33,25 +35,18 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
         event_id=query.event_id,
         since=query_time("since", query.since),
         until=query_time("until", query.until),
-        limit=min(query.limit, MOST_ROWS),
+        limit=query.rows,
         cursor=query.cursor,
     )
-    in_flight = services.router.in_flight(endpoint.pk)
-    return Answer(
-        value=Page(
-            data=[delivery(row, in_flight=row.pk in in_flight) for row in found.items], next_cursor=found.next_cursor
-        )
-    )
+    return Answer(value=page(found, partial(delivery_view, services)))
 
 
 async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of where an event went."""
     services, query, organization_id = call.services, call.query, call.caller.organization_id
     event = await services.store.events.get(call.path["eventId"], organization_id)
-    found = await services.store.deliveries.of_event(
-        event.pk, organization_id, limit=min(query.limit, MOST_ROWS), cursor=query.cursor
-    )
-    return Answer(value=Page(data=[delivery_view(services, row) for row in found.items], next_cursor=found.next_cursor))
+    found = await services.store.deliveries.of_event(event.pk, organization_id, limit=query.rows, cursor=query.cursor)
+    return Answer(value=page(found, partial(delivery_view, services)))
 
 
 async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
@@ -131,8 +126,6 @@ OPERATIONS = (
         Permission.READ,
         "List the deliveries of a webhook, newest first",
         list_deliveries,
-        query=DeliveryQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[DeliveryView]},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
     ),
@@ -142,8 +135,6 @@ OPERATIONS = (
         Permission.READ,
         "List where an event went, oldest delivery first",
         list_event_deliveries,
-        query=ListQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[DeliveryView]},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
     ),
@@ -153,8 +144,6 @@ OPERATIONS = (
         Permission.READ,
         "Read a delivery with its request and its last 100 attempts; `before` a number, those that came earlier",
         get_delivery,
-        query=AttemptsQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: DeliveryDetailView},
         refuses=(ErrorCode.NOT_FOUND,),
     ),
@@ -164,8 +153,6 @@ OPERATIONS = (
         Permission.OPERATE,
         "Send a delivery again; one that has succeeded needs force",
         retry_delivery,
-        query=NoQuery,
-        body=Force,
         optional_body=True,
         answers={HTTPStatus.OK: DeliveryView},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),

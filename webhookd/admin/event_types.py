@@ -8,16 +8,17 @@ import msgspec
 from msgspec import Raw
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import (
     Deleted,
     EventTypeInput,
     EventTypeView,
     ListQuery,
+    NoQuery,
     Page,
 )
-from webhookd.admin.views import MOST_ROWS
+from webhookd.admin.views import page
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
 from webhookd.base.fields import EventTypeName
@@ -31,8 +32,8 @@ _TAG_DIGITS = 20
 async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the catalogue, by name."""
     query = call.query
-    found = await call.services.store.event_types.page(limit=min(query.limit, MOST_ROWS), cursor=query.cursor)
-    return Answer(value=Page(data=[_view(row) for row in found.items], next_cursor=found.next_cursor))
+    found = await call.services.store.event_types.page(limit=query.rows, cursor=query.cursor)
+    return Answer(value=page(found, _view))
 
 
 async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
@@ -107,8 +108,6 @@ OPERATIONS = (
         Permission.READ,
         "List the catalogue of event types",
         list_event_types,
-        query=ListQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[EventTypeView]},
         refuses=(ErrorCode.INVALID_CURSOR,),
     ),
@@ -118,8 +117,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Add an event type to the catalogue, or replace what is said of it",
         put_event_type,
-        query=NoQuery,
-        body=EventTypeInput,
         optional_body=True,
         answers={HTTPStatus.OK: EventTypeView},
         refuses=(ErrorCode.CONFLICT, ErrorCode.QUOTA_EXCEEDED),
@@ -131,8 +128,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Take an event type out of the catalogue",
         delete_event_type,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
         has_etags=True,

@@ -4,16 +4,17 @@ from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import JSON, NDJSON
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
+from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.publishing import publish
 from webhookd.admin.schemas import (
     EventQuery,
     EventView,
+    NoQuery,
     Page,
     Submitted,
     SubmittedLine,
 )
-from webhookd.admin.views import MOST_ROWS, event
+from webhookd.admin.views import event, page
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import NewEvent
 
@@ -23,11 +24,11 @@ async def list_events(call: Call[EventQuery, NoBody]) -> Answer:
     query = call.query
     found = await call.services.store.events.page(
         call.caller.organization_id,
-        limit=min(query.limit, MOST_ROWS),
+        limit=query.rows,
         cursor=query.cursor,
         after=query.after,
     )
-    return Answer(value=Page(data=[event(row) for row in found.items], next_cursor=found.next_cursor))
+    return Answer(value=page(found, event))
 
 
 async def get_event(call: Call[NoQuery, NoBody]) -> Answer:
@@ -43,8 +44,6 @@ OPERATIONS = (
         Permission.PUBLISH,
         "Take in one event, or many as lines; the answer comes when they are on disk",
         publish,
-        query=NoQuery,
-        body=NoBody,
         reads_itself={JSON: NewEvent, NDJSON: NewEvent},
         answers={HTTPStatus.ACCEPTED: Submitted},
         streams={HTTPStatus.OK: {NDJSON: SubmittedLine}},
@@ -56,8 +55,6 @@ OPERATIONS = (
         Permission.READ,
         "Read the feed of events, in the order of their commits",
         list_events,
-        query=EventQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[EventView]},
         refuses=(ErrorCode.INVALID_CURSOR,),
     ),
@@ -67,8 +64,6 @@ OPERATIONS = (
         Permission.READ,
         "Read an event",
         get_event,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: EventView},
         refuses=(ErrorCode.NOT_FOUND,),
     ),

@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from webhookd.admin.lifecycle import Lifecycle, Readiness
 from webhookd.base.clock import Clock
 from webhookd.base.errors import ErrorCode, ReadTimeoutError
 from webhookd.base.models import BreakerState, DeliveryError
@@ -89,14 +90,6 @@ class LogStream(Protocol):
         ...
 
 
-class ReadinessSource(Protocol):
-    """Where the server is between its start and its end."""
-
-    def readiness(self) -> tuple[str, tuple[str, ...]]:
-        """Return the state's name, and why it is degraded."""
-        ...
-
-
 class Scraper(Collector):
     """Makes expositions; `run` it beside, which counts what waits."""
 
@@ -109,7 +102,7 @@ class Scraper(Collector):
         store: Store,
         router: Router,
         sender: Connections,
-        lifecycle: ReadinessSource,
+        lifecycle: Lifecycle,
         ingest: Producers,
         log: LogStream,
         stalls: Stalls,
@@ -222,8 +215,8 @@ class Scraper(Collector):
 
     def _server(self) -> Iterator[Metric]:
         state, _ = self._lifecycle.readiness()
-        yield _gauge("ready", "1 while the server takes work", int(state in {"ok", "degraded"}))
-        yield _gauge("degraded", "1 while /readyz says degraded", int(state == "degraded"))
+        yield _gauge("ready", "1 while the server takes work", int(state in {Readiness.OK, Readiness.DEGRADED}))
+        yield _gauge("degraded", "1 while /readyz says degraded", int(state is Readiness.DEGRADED))
         yield _histogram("loop_delay_seconds", "How late the event loop's heartbeat was", self._stalls.delays)
         longest = self._stalls.longest()
         yield _gauge(

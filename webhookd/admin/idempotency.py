@@ -19,7 +19,7 @@ from quart import Request, Response
 
 from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, asks_for_a_change, media_type, read_body
-from webhookd.admin.ports import Services
+from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.stages import reached
 from webhookd.journal import BEGUN, KeptAnswer, Ticket, unseal_answer

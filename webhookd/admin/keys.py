@@ -5,18 +5,21 @@ A key that is bound to an organization sees and changes the keys of that organiz
 
 from http import HTTPStatus
 
+from msgspec.structs import asdict
+
 from webhookd.admin.auth import Permission, new_key
 from webhookd.admin.deliveries import parse_time
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import (
     Deleted,
     KeyView,
     KeyWithText,
     ListQuery,
     NewKey,
+    NoQuery,
     Page,
 )
-from webhookd.admin.views import MOST_ROWS, key
+from webhookd.admin.views import key, page
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
 from webhookd.crypto.vault import hash_api_key
@@ -26,11 +29,10 @@ from webhookd.journal import Action, KeyRow
 async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the keys, newest first."""
     found = await call.services.store.keys.page(
-        call.caller.organization_id, limit=min(call.query.limit, MOST_ROWS), cursor=call.query.cursor
+        call.caller.organization_id, limit=call.query.rows, cursor=call.query.cursor
     )
     in_use = call.services.keys
-    views = [key(row, in_use.last_used_at(row.id) or row.last_used_at) for row in found.items]
-    return Answer(value=Page(data=views, next_cursor=found.next_cursor))
+    return Answer(value=page(found, lambda row: key(row, in_use.last_used_at(row.id) or row.last_used_at)))
 
 
 async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
@@ -51,7 +53,7 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
     )
     most = services.config.organizations.max_keys
     await services.store.keys.create(row, most=most, entry=call.audit_entry(Action.KEY_CREATE, given(wanted)))
-    view = KeyWithText(**{name: getattr(key(row, None), name) for name in KeyView.__struct_fields__}, key=text.reveal())
+    view = KeyWithText(**asdict(key(row, None)), key=text.reveal())
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
 
@@ -76,8 +78,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "List API keys, newest first",
         list_keys,
-        query=ListQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[KeyView]},
         refuses=(ErrorCode.INVALID_CURSOR,),
     ),
@@ -87,8 +87,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Make an API key; the answer shows it, this once",
         create_key,
-        query=NoQuery,
-        body=NewKey,
         answers={HTTPStatus.CREATED: KeyWithText},
         refuses=(ErrorCode.QUOTA_EXCEEDED,),
     ),
@@ -98,8 +96,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Revoke an API key",
         revoke_key,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND,),
     ),

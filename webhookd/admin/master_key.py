@@ -6,8 +6,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
-from webhookd.admin.schemas import Input, Output
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
+from webhookd.admin.schemas import Input, NoQuery, Output
 from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.crypto.key_file import parse_master_key
 from webhookd.jobs.key_rotation import RotationProgress, Stage
@@ -64,8 +64,6 @@ OPERATIONS = (
         Permission.ADMINISTER_HERE,
         "Say which master key is in force, and how far its change has come; over the control socket alone",
         get_master_key,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: MasterKeyView},
     ),
     operation(
@@ -74,8 +72,6 @@ OPERATIONS = (
         Permission.ADMINISTER_HERE,
         "Change the master key, which goes on by itself; over the control socket alone",
         rotate_master_key,
-        query=NoQuery,
-        body=MasterKeyChange,
         optional_body=True,
         answers={HTTPStatus.ACCEPTED: MasterKeyView},
         refuses=(ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL),

@@ -6,7 +6,7 @@ The routes, the checks on the way in and the OpenAPI document are all made from 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, get_args, get_type_hints
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -14,11 +14,12 @@ from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
 from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, decode_query, expect_media_type, note_change, read_body
-from webhookd.admin.ports import Services
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
-from webhookd.admin.schemas import Input, NoQuery
+from webhookd.admin.schemas import Input
+from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import decode_body
+from webhookd.base.models import Endpoint
 from webhookd.journal import Action, AuditEntry
 
 Q = TypeVar("Q", bound=Struct)
@@ -59,6 +60,10 @@ class Call(Generic[Q, B]):
             request_id=self.request_id,
             fields=tuple(fields),
         )
+
+    async def find_webhook(self) -> Endpoint:
+        """Return the webhook of the path; Rejected NOT_FOUND, also for a webhook of another organization."""
+        return await self.services.store.webhooks.get(self.path["webhookId"], self.caller.organization_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +109,6 @@ def operation(
     summary: str,
     handler: Handler[Q, B],
     *,
-    query: type[Q],
-    body: type[B],
     answers: Mapping[HTTPStatus, object],
     optional_body: bool = False,
     reads_itself: Mapping[str, object] | None = None,
@@ -113,11 +116,14 @@ def operation(
     refuses: tuple[ErrorCode, ...] = (),
     has_etags: bool = False,
 ) -> Operation:
-    """State an operation; `route` is its method and path.
+    """Return the operation of a route, which is a method and a path; `handler` takes a `Call` of its query and body.
 
     `reads_itself` names the bodies that the handler reads and decodes on its own, by media type. One that `has_etags`
     answers with an ETag and holds its caller's preconditions against it.
     """
+    [call_type, *_] = get_type_hints(handler).values()
+    kinds: tuple[type[Q], type[B]] = get_args(call_type)
+    query, body = kinds
     decoder = msgspec.json.Decoder(body)
     method, _, path = route.partition(" ")
 
@@ -190,6 +196,3 @@ async def _read(
         return body()
     expect_media_type(request, JSON)
     return decode_body(text, decoder)
-
-
-__all__ = ["Answer", "Call", "NoBody", "NoQuery", "Operation", "given", "operation"]

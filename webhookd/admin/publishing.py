@@ -21,14 +21,15 @@ from quart import Request, Response
 
 from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_media_type, note_change, read_body
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery
-from webhookd.admin.ports import Services
+from webhookd.admin.operations import Answer, Call, NoBody
 from webhookd.admin.schemas import (
+    NoQuery,
     RefusalReason,
     RefusedLine,
     Submitted,
     SubmittedLine,
 )
+from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_event, in_trace
 from webhookd.base.line_splitter import Line, LineSplitter, Oversized

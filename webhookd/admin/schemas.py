@@ -12,6 +12,10 @@ from webhookd.base.models import DeliveryError, DeliveryStatus, ReplayStatus, Ro
 
 T = TypeVar("T")
 
+MOST_ROWS = 100
+
+Cursor = Annotated[str, Meta(max_length=1024)]
+Limit = Annotated[int, Meta(ge=1, le=2**31, description=f"values above {MOST_ROWS} count as {MOST_ROWS}")]
 EventPattern = Annotated[
     str,
     Meta(
@@ -262,11 +266,21 @@ class NoQuery(Input, frozen=True, kw_only=True):
     """No parameter is taken."""
 
 
-class ListQuery(Input, frozen=True, kw_only=True):
-    """Which part of a list."""
+class CursorQuery(Input, frozen=True, kw_only=True):
+    """Which page of a list: `cursor` is the `nextCursor` of the page before."""
 
-    limit: Annotated[int, Meta(ge=1, le=2**31, description="cut to 100")] = 20
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+    cursor: Cursor | None = None
+
+
+class ListQuery(CursorQuery, frozen=True, kw_only=True):
+    """Which page of a list, and its length."""
+
+    limit: Limit = 20
+
+    @property
+    def rows(self) -> int:
+        """The most rows of the page."""
+        return min(self.limit, MOST_ROWS)
 
 
 class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
@@ -285,9 +299,7 @@ class AttemptsQuery(Input, frozen=True, kw_only=True):
     before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
-class EventQuery(Input, frozen=True, kw_only=True):
+class EventQuery(ListQuery, frozen=True, kw_only=True):
     """Which part of the feed: `after` is the `nextCursor` of the last answer."""
 
-    limit: Annotated[int, Meta(ge=1, le=2**31, description="cut to 100")] = 20
-    after: Annotated[str, Meta(max_length=1024)] | None = None
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
+    after: Cursor | None = None

@@ -4,8 +4,8 @@ from http import HTTPStatus
 from typing import Any
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, operation
-from webhookd.admin.schemas import Input, Output
+from webhookd.admin.operations import Answer, Call, NoBody, operation
+from webhookd.admin.schemas import Input, NoQuery, Output
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode
 from webhookd.jobs.statistics import Series, Span
@@ -59,7 +59,7 @@ async def get_stats(call: Call[StatsQuery, NoBody]) -> Answer:
 async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with the last 24 hours of a webhook, by the hour."""
     services = call.services
-    endpoint = await services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
+    endpoint = await call.find_webhook()
     found = await services.statistics.of_webhooks([endpoint.id])
     return Answer(value=_view(found[endpoint.id]))
 
@@ -94,8 +94,6 @@ OPERATIONS = (
         Permission.READ,
         "Read the last hour or day in numbers",
         get_stats,
-        query=StatsQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: StatsView},
     ),
     operation(
@@ -104,8 +102,6 @@ OPERATIONS = (
         Permission.READ,
         "Read the last 24 hours of a webhook in numbers",
         get_webhook_stats,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: StatsView},
         refuses=(ErrorCode.NOT_FOUND,),
     ),

@@ -9,12 +9,13 @@ from msgspec import Raw
 from quart import Response
 
 from webhookd.admin.auth import Permission
+from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.openapi import describe
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, Operation, operation
-from webhookd.admin.ports import Readiness
+from webhookd.admin.operations import Answer, Call, NoBody, Operation, operation
 from webhookd.admin.schemas import (
     Health,
     LoopView,
+    NoQuery,
     ReadinessView,
     StallView,
 )
@@ -79,8 +80,6 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             Permission.READ,
             "Read this description",
             get_openapi,
-            query=NoQuery,
-            body=NoBody,
             answers={HTTPStatus.OK: dict[str, object]},
         ),
         operation(
@@ -89,8 +88,6 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             Permission.NOTHING,
             "Ask whether the process answers",
             get_health,
-            query=NoQuery,
-            body=NoBody,
             answers={HTTPStatus.OK: Health},
         ),
         operation(
@@ -99,8 +96,6 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             Permission.NOTHING,
             "Ask whether the server takes work",
             get_readiness,
-            query=NoQuery,
-            body=NoBody,
             answers={HTTPStatus.OK: ReadinessView, HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView},
         ),
         operation(
@@ -109,8 +104,6 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             Permission.NOTHING,
             "Read the metrics, in Prometheus' text format",
             get_metrics,
-            query=NoQuery,
-            body=NoBody,
             answers={},
             streams={HTTPStatus.OK: {"text/plain": str}},
         ),
@@ -120,8 +113,6 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             Permission.ADMINISTER_HERE,
             "Say for how long the event loop stood still in the last hour; over the control socket alone",
             get_loop,
-            query=NoQuery,
-            body=NoBody,
             answers={HTTPStatus.OK: LoopView},
         ),
     )

@@ -1,10 +1,11 @@
 """From the journal's rows to the documents of the API."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import asdict
 
 from webhookd.admin.reason_text import reason_text
 from webhookd.admin.schemas import (
@@ -13,6 +14,7 @@ from webhookd.admin.schemas import (
     DeliveryView,
     EventView,
     KeyView,
+    Page,
     RequestView,
 )
 from webhookd.admin.webhook_schemas import (
@@ -28,11 +30,11 @@ from webhookd.config import DeliveryConfig
 from webhookd.delivery.custom_headers import sent
 from webhookd.delivery.policy.resolve import resolve
 from webhookd.dispatch.health import EndpointHealth
-from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow
+from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, KeyRow, RowPage
 
 HIDDEN = "[hidden]"
-MOST_ROWS = 100
-T = TypeVar("T")
+R = TypeVar("R")
+V = TypeVar("V")
 
 
 class _Envelope(Struct):
@@ -45,6 +47,11 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 def iso_or_none(at: float | None) -> str | None:
     """Format a time that may be missing."""
     return None if at is None else iso(at)
+
+
+def page(found: RowPage[R], view: Callable[[R], V]) -> Page[V]:
+    """Return a page of a list as the API shows it; `view` turns a row into a document."""
+    return Page(data=[view(row) for row in found.items], next_cursor=found.next_cursor)
 
 
 def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig) -> Webhook:
@@ -97,7 +104,7 @@ def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig
 
 def with_secret(view: Webhook, secret: Secret[str]) -> WebhookWithSecret:
     """Return the same with the one showing of its secret."""
-    return WebhookWithSecret(**{name: getattr(view, name) for name in view.__struct_fields__}, secret=secret.reveal())
+    return WebhookWithSecret(**asdict(view), secret=secret.reveal())
 
 
 def delivery(row: DeliveryRow, *, in_flight: bool) -> DeliveryView:
@@ -144,12 +151,10 @@ def attempt(row: AttemptRow) -> AttemptView:
     )
 
 
-def detailed(view: DeliveryView, detail: DeliveryDetail, headers: Mapping[str, str]) -> DeliveryDetailView:
-    """Return a delivery with its request, the values of custom headers hidden, and its attempts."""
-    shown = {**headers, **hidden_headers(detail.endpoint)}
-    request = RequestView(url=detail.endpoint.url, headers=shown, body=detail.message.body.decode())
-    fields = {name: getattr(view, name) for name in DeliveryView.__struct_fields__}
-    return DeliveryDetailView(**fields, request=request, attempt_log=[attempt(row) for row in detail.attempts])
+def detailed(view: DeliveryView, detail: DeliveryDetail, headers: dict[str, str]) -> DeliveryDetailView:
+    """Return a delivery with its request and its attempts."""
+    request = RequestView(url=detail.endpoint.url, headers=headers, body=detail.message.body.decode())
+    return DeliveryDetailView(**asdict(view), request=request, attempt_log=[attempt(row) for row in detail.attempts])
 
 
 def hidden_headers(endpoint: Endpoint) -> dict[str, str]:

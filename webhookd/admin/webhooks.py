@@ -17,11 +17,11 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, convert, expect_media_type, read_body
-from webhookd.admin.operations import Answer, Call, NoBody, NoQuery, given, operation
-from webhookd.admin.ports import Services
+from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.preconditions import ETAG, Preconditions, tag_of, unchanged
-from webhookd.admin.schemas import Deleted, ListQuery, Page
-from webhookd.admin.views import MOST_ROWS, webhook, with_secret
+from webhookd.admin.schemas import Deleted, ListQuery, NoQuery, Page
+from webhookd.admin.services import Services
+from webhookd.admin.views import webhook, with_secret
 from webhookd.admin.webhook_schemas import (
     NewWebhook,
     RetrySettings,
@@ -57,7 +57,7 @@ _document_decoder = msgspec.json.Decoder(dict[str, object])
 async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
     """Answer with a page of the caller's webhooks."""
     found = await call.services.store.webhooks.page(
-        call.caller.organization_id, limit=min(call.query.limit, MOST_ROWS), cursor=call.query.cursor
+        call.caller.organization_id, limit=call.query.rows, cursor=call.query.cursor
     )
     subjects = list(found.items)
     health = await call.services.router.health(subjects)
@@ -103,7 +103,7 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
 
 async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer | Response:
     """Answer with one webhook; with nothing where the caller has its settings as they are."""
-    endpoint = await _find(call)
+    endpoint = await call.find_webhook()
     tag = etag(endpoint)
     call.preconditions.check_read(tag)
     if call.preconditions.is_known(tag):
@@ -131,7 +131,7 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
         # Resolving may take seconds, so it happens before others wait for us.
         await services.check_url(cast("str", patch["url"]))
     async with services.changing.holding(call.path["webhookId"]):
-        endpoint = await _find(call)
+        endpoint = await call.find_webhook()
         changes = await _changes(services, endpoint, patch)
         entry = call.audit_entry(Action.WEBHOOK_CHANGE, patch)
         changed = await services.router.update_endpoint(endpoint.id, changes, entry, _condition(call.preconditions))
@@ -141,7 +141,7 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
 async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     """Delete a webhook; what it had queued is canceled."""
     # Nothing of what is read here is written, and a long queue takes a while: others may find the webhook gone.
-    endpoint = await _find(call)
+    endpoint = await call.find_webhook()
     entry, condition = call.audit_entry(Action.WEBHOOK_DELETE), _condition(call.preconditions)
     await call.services.router.delete_endpoint(endpoint.id, entry, condition)
     return Answer(value=Deleted(id=endpoint.id))
@@ -152,7 +152,7 @@ async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
     services = call.services
     secret = Secret(generate_secret()) if call.body.secret is None else _imported(call.body.secret)
     async with services.changing.holding(call.path["webhookId"]):
-        endpoint = await _find(call)
+        endpoint = await call.find_webhook()
         entry = call.audit_entry(Action.WEBHOOK_ROTATE_SECRET, given(call.body))
         rotated = await services.router.rotate_secret(
             endpoint.id, secret, call.body.overlap_seconds, entry, _condition(call.preconditions)
@@ -167,10 +167,6 @@ def etag(endpoint: Endpoint) -> str:
 
 def _condition(preconditions: Preconditions) -> EndpointCondition:
     return lambda endpoint: preconditions.check_change(etag(endpoint))
-
-
-async def _find(call: Call[NoQuery, NoBody] | Call[NoQuery, Rotation]) -> Endpoint:
-    return await call.services.store.webhooks.get(call.path["webhookId"], call.caller.organization_id)
 
 
 async def _view(services: Services, endpoint: Endpoint) -> Webhook:
@@ -300,8 +296,6 @@ OPERATIONS = (
         Permission.READ,
         "List webhooks, newest first",
         list_webhooks,
-        query=ListQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Page[Webhook]},
         refuses=(ErrorCode.INVALID_CURSOR,),
     ),
@@ -311,8 +305,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Create a webhook; the answer shows its secret, this once",
         create_webhook,
-        query=NoQuery,
-        body=NewWebhook,
         answers={HTTPStatus.CREATED: WebhookWithSecret},
         refuses=(*_REFUSES, ErrorCode.QUOTA_EXCEEDED),
         has_etags=True,
@@ -323,8 +315,6 @@ OPERATIONS = (
         Permission.READ,
         "Read a webhook",
         get_webhook,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Webhook},
         streams={HTTPStatus.NOT_MODIFIED: {}},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -337,8 +327,6 @@ OPERATIONS = (
             Permission.OPERATE,
             "Change a webhook by a merge patch (RFC 7396); the role operator may change isActive alone",
             change_webhook,
-            query=NoQuery,
-            body=NoBody,
             reads_itself=_PATCHED,
             answers={HTTPStatus.OK: Webhook},
             refuses=(*_REFUSES, ErrorCode.NOT_FOUND),
@@ -352,8 +340,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Delete a webhook; its pending deliveries become canceled",
         delete_webhook,
-        query=NoQuery,
-        body=NoBody,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND,),
         has_etags=True,
@@ -364,8 +350,6 @@ OPERATIONS = (
         Permission.ADMINISTER,
         "Give a webhook a new secret; both sign for the overlap",
         rotate_secret,
-        query=NoQuery,
-        body=Rotation,
         optional_body=True,
         answers={HTTPStatus.OK: WebhookWithSecret},
         refuses=(ErrorCode.NOT_FOUND,),

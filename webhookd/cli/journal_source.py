@@ -7,16 +7,18 @@ runs, and a delivery's request has no headers, since signing it takes the master
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from msgspec.structs import replace
 
 from webhookd.admin.schemas import (
+    MOST_ROWS,
     DeliveryDetailView,
     DeliveryView,
     EventView,
     Page,
 )
-from webhookd.admin.views import MOST_ROWS, delivery, detailed, event, webhook
+from webhookd.admin.views import delivery, detailed, event, page, webhook
 from webhookd.admin.webhook_schemas import Webhook
 from webhookd.base.clock import parse_iso
 from webhookd.base.errors import CommandError
@@ -73,7 +75,7 @@ class JournalSource:
             limit=min(limit, MOST_ROWS),
             cursor=cursor,
         )
-        return Page(data=[delivery(row, in_flight=False) for row in found.items], next_cursor=found.next_cursor)
+        return page(found, partial(delivery, in_flight=False))
 
     def delivery(self, delivery_id: str) -> DeliveryDetailView:
         """Return one delivery with its attempts."""
@@ -83,7 +85,7 @@ class JournalSource:
     def events(self, limit: int, after: str | None) -> Page[EventView]:
         """Return a part of the feed, oldest first."""
         found = self._journal.event_page(min(limit, MOST_ROWS), after)
-        return Page(data=[event(row) for row in found.items], next_cursor=found.next_cursor)
+        return page(found, event)
 
     def event(self, event_id: str) -> EventView:
         """Return one event."""

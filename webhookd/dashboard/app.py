@@ -15,8 +15,8 @@ from werkzeug.exceptions import HTTPException
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import current_request
-from webhookd.admin.ports import Services
 from webhookd.admin.problems import MEDIA_TYPE, words_of
+from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, ReadTimeoutError, Rejected, RouteError
 from webhookd.dashboard import (
     audit,

@@ -15,7 +15,7 @@ import trio
 from quart import Response
 
 from webhookd.admin.auth import Permission
-from webhookd.admin.ports import Readiness
+from webhookd.admin.lifecycle import Readiness
 from webhookd.base.errors import ReadTimeoutError, Rejected
 from webhookd.dashboard.pages import DashboardPage, Visit, page
 

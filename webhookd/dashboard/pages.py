@@ -16,8 +16,8 @@ from quart import Request, Response
 from webhookd.admin.auth import Caller, Permission
 from webhookd.admin.bodies import decode_query
 from webhookd.admin.operations import Answer, Call
-from webhookd.admin.ports import Services
 from webhookd.admin.schemas import Input
+from webhookd.admin.services import Services
 from webhookd.base.errors import Rejected
 from webhookd.dashboard.cache import Kept
 from webhookd.dashboard.forms import Form

@@ -7,7 +7,7 @@ from quart import Request, Response
 
 from webhookd.admin.auth import Permission, authenticate
 from webhookd.admin.limits import RateLimits, site_of
-from webhookd.admin.ports import Services
+from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.dashboard import browser_guard
 from webhookd.dashboard.forms import read_form
