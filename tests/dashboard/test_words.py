@@ -10,7 +10,6 @@ from webhookd.dashboard import formatting
 from webhookd.dashboard.charts import Wish, chart, sparkline
 from webhookd.dashboard.forms import Form, parse_form
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
-from webhookd.dashboard.webhook_page import with_zone
 from webhookd.jobs.statistics import Point, Series
 from webhookd.observe.statistics import Counts
 
@@ -130,23 +129,6 @@ def test_problems_find_their_field() -> None:
         "headers": "Host: refused",
         "": "No",
     }
-
-
-@pytest.mark.parametrize(
-    ("text", "zoned"),
-    [
-        ("2025-01-31T12:00", "2025-01-31T12:00Z"),
-        ("2025-01-31 12:00:30", "2025-01-31T12:00:30Z"),
-        ("2025-01-31T12:00Z", "2025-01-31T12:00Z"),
-        ("2025-01-31T12:00:00-05:00", "2025-01-31T12:00:00-05:00"),
-        ("2025-01-31T12:00+02:00", "2025-01-31T12:00+02:00"),
-        ("  ", None),
-        (None, None),
-    ],
-)
-def test_a_time_without_a_zone_is_utc(text: str | None, zoned: str | None) -> None:
-    """A browser's field for a time has no zone; who types one is taken at their word."""
-    assert with_zone(text) == zoned
 
 
 @pytest.mark.parametrize("body", [b"a=%ff", b"\xff=a", b"&".join(b"a=1" for _ in range(501))])

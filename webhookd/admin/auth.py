@@ -82,16 +82,22 @@ class Caller(Struct, frozen=True, kw_only=True):
         """Whose share of what all callers share is used: the organization's, or its own where it belongs to none."""
         return self.place if self.organization_id is None else f"organization/{self.organization_id}"
 
-    def require(self, permission: Permission) -> None:
-        """Raise Rejected FORBIDDEN unless the caller's role grants it."""
+    def may(self, permission: Permission) -> bool:
+        """Whether the caller has this permission."""
         if permission is Permission.NOTHING:
+            return True
+        is_granted = self.role is not None and permission in _GRANTS[self.role]
+        return is_granted and (permission is not Permission.ADMINISTER_HERE or self.is_local)
+
+    def require(self, permission: Permission) -> None:
+        """Raise Rejected FORBIDDEN unless the caller has this permission, UNAUTHORIZED for a request without a key."""
+        if self.may(permission):
             return
         if self.role is None:
             raise Rejected(ErrorCode.UNAUTHORIZED, "this needs an API key")
         if permission is Permission.ADMINISTER_HERE and not self.is_local:
             raise Rejected(ErrorCode.FORBIDDEN, "this is for the machine's own administrator, over the control socket")
-        if permission not in _GRANTS[self.role]:
-            raise Rejected(ErrorCode.FORBIDDEN, f"the role {self.role.value} may not do this")
+        raise Rejected(ErrorCode.FORBIDDEN, f"the role {self.role.value} may not do this")
 
     def require_unbound(self, what: str) -> None:
         """Raise Rejected FORBIDDEN for a caller who is bound to an organization."""

@@ -32,6 +32,7 @@ from webhookd.dashboard import (
     webhook_page,
 )
 from webhookd.dashboard.cache import Kept
+from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.pages import HTML, DashboardPage, NavigationEntry, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
@@ -212,8 +213,7 @@ class Dashboard:
         return view
 
     def _problem(self, status: HTTPStatus, detail: str) -> Response:
-        sentence = f"{detail[:1].upper()}{detail[1:]}"
-        values = {"status": status, "detail": sentence, "request_id": g.request_id}
+        values = {"status": status, "detail": capitalized(detail), "request_id": g.request_id}
         page = self._templates.render("problem.html", values)
         return Response(page, status, content_type=HTML)
 

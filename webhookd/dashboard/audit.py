@@ -1,20 +1,20 @@
 """The audit log: who changed what, and whether the log is still what was written."""
 
 from typing import Annotated
-from urllib.parse import urlencode
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from quart import Response
 
 from webhookd.admin.audit import AuditQuery, AuditView, list_audit
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import Input
+from webhookd.admin.schemas import CursorQuery
 from webhookd.admin.schemas import Page as ListPage
-from webhookd.base.clock import iso
+from webhookd.admin.views import iso_or_none
 from webhookd.base.errors import ReadTimeoutError
-from webhookd.dashboard.form_times import read_moment
-from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.dashboard.form_times import read_range
+from webhookd.dashboard.pages import Visit, answered, page, page_links
 from webhookd.journal import Action
 
 ROWS = 50
@@ -23,7 +23,7 @@ CHECKED_UNASKED = 2000
 _PLACES = {"wh_": "/webhooks/", "dlv_": "/deliveries/", "evt_": "/events/"}
 
 
-class AuditSearch(Input, frozen=True, kw_only=True):
+class AuditSearch(CursorQuery, frozen=True, kw_only=True):
     """Which entries; `check` follows the chain however long it is."""
 
     actor: Annotated[str, Meta(max_length=255)] | None = None
@@ -31,7 +31,6 @@ class AuditSearch(Input, frozen=True, kw_only=True):
     object: Annotated[str, Meta(max_length=255)] | None = None
     since: Annotated[str, Meta(max_length=40)] | None = None
     until: Annotated[str, Meta(max_length=40)] | None = None
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
     check: bool = False
 
 
@@ -48,36 +47,29 @@ class ChainState(Struct, frozen=True, kw_only=True):
 async def show_audit(visit: Visit) -> Response:
     """Show the entries, newest first."""
     asked = visit.query(AuditSearch)
-    since, since_problem = read_moment(asked.since)
-    until, until_problem = read_moment(asked.until)
+    since, until, problems = read_range(asked.since, asked.until)
     found = ListPage[AuditView](data=[], next_cursor=None)
-    if not since_problem and not until_problem:
+    if not problems:
         query = AuditQuery(
             limit=ROWS,
             cursor=asked.cursor,
             actor=asked.actor,
             action=asked.action,
             object=asked.object,
-            since=None if since is None else iso(since),
-            until=None if until is None else iso(until),
+            since=iso_or_none(since),
+            until=iso_or_none(until),
         )
         found = await answered(ListPage, list_audit(visit.call(query, NoBody())))
-    wanted = {
-        name: str(value)
-        for name in ("actor", "action", "object", "since", "until")
-        if (value := getattr(asked, name)) is not None
-    }
     return await visit.render(
         "audit.html",
         {
             "asked": asked,
             "entries": found.data,
             "actions": [("", "any"), *((action.value, action.value) for action in Action)],
-            "problems": {"since": since_problem, "until": until_problem},
+            "problems": problems,
             "chain": await _chain(visit, asked=asked.check),
             "place": _place,
-            "next_path": _path({**wanted, "cursor": found.next_cursor}) if found.next_cursor else None,
-            "first_path": _path(wanted) if asked.cursor else None,
+            **page_links("/audit", replace(asked, check=False), found.next_cursor),
         },
     )
 
@@ -101,10 +93,6 @@ async def _chain(visit: Visit, *, asked: bool) -> ChainState | None:
 def _place(what: str) -> str | None:
     """Return the page of what an entry is about."""
     return next((path + what for prefix, path in _PLACES.items() if what.startswith(prefix)), None)
-
-
-def _path(query: dict[str, str]) -> str:
-    return f"/audit?{urlencode(query)}" if query else "/audit"
 
 
 PAGES = (page("audit", "GET /audit", Permission.ADMINISTER, show_audit, label="Audit"),)

@@ -3,10 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated
 
 import msgspec
-from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
@@ -14,11 +12,13 @@ from webhookd.admin.bodies import convert
 from webhookd.admin.event_types import delete_event_type, etag, list_event_types, put_event_type
 from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import NO_PRECONDITIONS, AnyTag, Preconditions
-from webhookd.admin.schemas import EventTypeInput, ListQuery, NoQuery
+from webhookd.admin.schemas import CursorQuery, EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body
-from webhookd.dashboard.pages import Form, Visit, answered, page, problems_of
+from webhookd.dashboard.formatting import capitalized
+from webhookd.dashboard.forms import Form
+from webhookd.dashboard.pages import Visit, answered, page, page_links, problems_of
 from webhookd.dashboard.payloads import indented
 
 ROWS = 100
@@ -29,23 +29,17 @@ _NOT_AN_OBJECT = "Write a JSON object, or nothing."
 _document_decoder = msgspec.json.Decoder(dict[str, object])
 
 
-class Cursor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which part of the list."""
-
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
-
-
 async def catalogue(visit: Visit) -> Response:
     """Show the names there are."""
-    cursor = visit.query(Cursor).cursor
-    found = await answered(ListPage, list_event_types(visit.call(ListQuery(limit=ROWS, cursor=cursor), NoBody())))
+    asked = visit.query(CursorQuery)
+    query = ListQuery(limit=ROWS, cursor=asked.cursor)
+    found = await answered(ListPage, list_event_types(visit.call(query, NoBody())))
     return await visit.render(
         "event_types.html",
         {
             "types": found.data,
             "may_change": _may_change(visit),
-            "next_path": f"{_PATH}?cursor={found.next_cursor}" if found.next_cursor else None,
-            "first_path": _PATH if cursor else None,
+            **page_links(_PATH, asked, found.next_cursor),
         },
     )
 
@@ -84,7 +78,7 @@ async def change(visit: Visit) -> Response:
 async def delete(visit: Visit) -> Response:
     """Take a name out."""
     name = visit.path["name"]
-    await delete_event_type(visit.call(NoQuery(), NoBody(), name=name))
+    await delete_event_type(visit.call(NoQuery(), NoBody()))
     return await visit.go(_PATH, f"{name} is no longer in the catalogue.")
 
 
@@ -95,7 +89,7 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
         try:
             documents[field] = _document(form.text(field))
         except Rejected as refused:
-            problems[field] = f"{_NOT_AN_OBJECT} {refused.detail[:1].upper()}{refused.detail[1:]}."
+            problems[field] = f"{_NOT_AN_OBJECT} {capitalized(refused.detail)}."
     if problems:
         return await _form(visit, known, form, problems)
     try:
@@ -113,7 +107,7 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
             return await _form(
                 visit, known, form, {"name": _CHANGED if known else "The catalogue has this name already."}
             )
-        return await _form(visit, known, form, {"name": f"{refused.detail[:1].upper()}{refused.detail[1:]}."})
+        return await _form(visit, known, form, {"name": f"{capitalized(refused.detail)}."})
     return await visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
 
 

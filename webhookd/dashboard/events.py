@@ -1,6 +1,5 @@
 """Events: searching them by what one remembers, and one with its payload and where it went."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 from urllib.parse import urlencode
@@ -10,12 +9,12 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import delivery_view
-from webhookd.admin.schemas import EventPattern, Input
+from webhookd.admin.schemas import CursorQuery, EventPattern
 from webhookd.base.clock import iso
 from webhookd.base.fields import OrganizationId
 from webhookd.base.ids import Prefix
-from webhookd.dashboard.form_times import read_moment
-from webhookd.dashboard.pages import Visit, page
+from webhookd.dashboard.form_times import read_range
+from webhookd.dashboard.pages import Visit, page, page_links
 from webhookd.dashboard.payloads import indented, shown
 from webhookd.journal import EventRow, FoundEvents
 
@@ -27,7 +26,7 @@ _ELSEWHERE = {Prefix.DELIVERY: "/deliveries", Prefix.WEBHOOK: "/webhooks"}
 Moment = Annotated[str, Meta(max_length=40)]
 
 
-class EventSearch(Input, frozen=True, kw_only=True):
+class EventSearch(CursorQuery, frozen=True, kw_only=True):
     """What is looked for; an id, or how it begins, is enough by itself."""
 
     q: Annotated[str, Meta(max_length=200)] | None = None
@@ -35,13 +34,6 @@ class EventSearch(Input, frozen=True, kw_only=True):
     organization: OrganizationId | None = None
     since: Moment | None = None
     until: Moment | None = None
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
-
-
-class DeliveriesPage(Input, frozen=True, kw_only=True):
-    """Which part of where an event went."""
-
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
 
 
 async def search(visit: Visit) -> Response:
@@ -53,15 +45,14 @@ async def search(visit: Visit) -> Response:
             return await visit.go(f"{path}/{text}")
     # A caller who is bound sees its own organization's, whatever it asks for.
     organization_id = visit.caller.organization_id or asked.organization
-    since, since_problem = read_moment(asked.since)
-    until, until_problem = read_moment(asked.until)
+    since, until, problems = read_range(asked.since, asked.until)
     found = FoundEvents(items=[], next_cursor=None, looked_back_to=None)
     if text:
         rows = await visit.services.store.events.starting_with(organization_id, text, ROWS)
         if any(row.id == text for row in rows) and len(rows) == 1:
             return await visit.go(f"/events/{text}")
         found = FoundEvents(items=rows, next_cursor=None, looked_back_to=None)
-    elif not since_problem and not until_problem:
+    elif not problems:
         found = await visit.services.store.events.search(
             organization_id,
             pattern=asked.type,
@@ -70,17 +61,17 @@ async def search(visit: Visit) -> Response:
             limit=ROWS,
             cursor=asked.cursor,
         )
-    wanted = _wanted(asked)
     return await visit.render(
         "events.html",
         {
             "asked": asked,
-            "problems": {"since": since_problem, "until": until_problem},
+            "problems": problems,
             "found": found,
-            "next_path": _path({**wanted, "cursor": found.next_cursor}) if found.next_cursor else None,
-            "first_path": _path(wanted) if asked.cursor else None,
+            **page_links("/events", asked, found.next_cursor),
             "types": sorted(visit.services.router.event_types),
-            "shortcuts": [(label, _path({"since": iso(visit.now - seconds)})) for label, seconds in _SHORTCUTS],
+            "shortcuts": [
+                (label, f"/events?{urlencode({'since': iso(visit.now - seconds)})}") for label, seconds in _SHORTCUTS
+            ],
         },
     )
 
@@ -88,12 +79,11 @@ async def search(visit: Visit) -> Response:
 async def event(visit: Visit) -> Response:
     """Show one event: its payload, and where it went."""
     row = await _event(visit)
-    asked = visit.query(DeliveriesPage)
+    asked = visit.query(CursorQuery)
     store = visit.services.store
     went = await store.deliveries.of_event(row.pk, visit.caller.organization_id, limit=DELIVERIES, cursor=asked.cursor)
     names = {one.id: one.description or one.url for one in await store.webhooks.all()} if went.items else {}
     payload, is_cut = shown(indented(row.body))
-    here = f"/events/{row.id}"
     return await visit.render(
         "event.html",
         {
@@ -102,8 +92,7 @@ async def event(visit: Visit) -> Response:
             "payload_is_cut": is_cut,
             "went": [delivery_view(visit.services, one) for one in went.items],
             "names": names,
-            "next_path": f"{here}?{urlencode({'cursor': went.next_cursor})}" if went.next_cursor else None,
-            "first_path": here if asked.cursor else None,
+            **page_links(f"/events/{row.id}", asked, went.next_cursor),
         },
     )
 
@@ -117,15 +106,6 @@ async def raw(visit: Visit) -> Response:
 
 async def _event(visit: Visit) -> EventRow:
     return await visit.services.store.events.get(visit.path["eventId"], visit.caller.organization_id)
-
-
-def _wanted(asked: EventSearch) -> dict[str, str]:
-    fields = ("q", "type", "organization", "since", "until")
-    return {name: value for name in fields if (value := getattr(asked, name))}
-
-
-def _path(query: Mapping[str, str]) -> str:
-    return f"/events?{urlencode(query)}" if query else "/events"
 
 
 PAGES = (

@@ -1,6 +1,6 @@
 """Times that somebody types into a form, in UTC as the pages show them. Pure."""
 
-from webhookd.base.clock import TimeError, parse_iso
+from webhookd.base.clock import TimeError, iso, parse_iso
 
 EXPECTED = "Write a time in UTC, such as 2025-01-31 12:00."
 _TO_THE_DAY, _TO_THE_MINUTE, _TO_THE_SECOND = len("2025-01-31"), len("2025-01-31T12:00"), len("2025-01-31T12:00:05")
@@ -23,3 +23,16 @@ def read_moment(text: str | None) -> tuple[float | None, str | None]:
         return parse_iso(spelled), None
     except TimeError:
         return None, EXPECTED
+
+
+def read_range(since: str | None, until: str | None) -> tuple[float | None, float | None, dict[str, str]]:
+    """Return both ends of a time range as epoch seconds, and what is wrong with the field `since` or `until`."""
+    from_at, since_problem = read_moment(since)
+    until_at, until_problem = read_moment(until)
+    problems = {"since": since_problem, "until": until_problem}
+    return from_at, until_at, {name: problem for name, problem in problems.items() if problem is not None}
+
+
+def field_time(at: float) -> str:
+    """Return a time as a browser's field for times takes it, in UTC."""
+    return iso(at)[:_TO_THE_MINUTE]

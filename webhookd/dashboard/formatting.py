@@ -68,6 +68,11 @@ def readable(sentence: str) -> str:
     return _INSTANT.sub(r"\1 \2 UTC", sentence)
 
 
+def capitalized(text: str) -> str:
+    """Return a text with its first letter as a capital."""
+    return f"{text[:1].upper()}{text[1:]}"
+
+
 def count(number: float | None) -> str:
     """Write a number with a thin space between thousands."""
     if number is None:

@@ -2,9 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated
 
-from msgspec import Meta
 from quart import Response
 
 from webhookd.admin.auth import Permission
@@ -12,7 +10,7 @@ from webhookd.admin.bodies import convert
 from webhookd.admin.keys import create_key, list_keys, revoke_key
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import (
-    Input,
+    CursorQuery,
     KeyWithText,
     ListQuery,
     NewKey,
@@ -22,7 +20,8 @@ from webhookd.admin.schemas import Page as ListPage
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Role
-from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.dashboard.formatting import capitalized
+from webhookd.dashboard.pages import Visit, answered, page, page_links
 
 ROWS = 50
 _DAY = 86_400
@@ -33,12 +32,6 @@ _ROLES = {
     Role.INGEST: "ingest: sends events, and sees nothing",
     Role.ADMIN: "admin: everything",
 }
-
-
-class KeyList(Input, frozen=True, kw_only=True):
-    """Which part of the list."""
-
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
 
 
 async def show_keys(visit: Visit) -> Response:
@@ -66,7 +59,7 @@ async def create(visit: Visit) -> Response:
     except Rejected as refused:
         if refused.code not in {ErrorCode.FORBIDDEN, ErrorCode.QUOTA_EXCEEDED}:
             raise
-        problem = f"{refused.detail[:1].upper()}{refused.detail[1:]}."
+        problem = f"{capitalized(refused.detail)}."
         if refused.code is ErrorCode.FORBIDDEN:
             return await _page(visit, problems={"organization": problem})
         return await _page(visit, problems={"": problem}, status=refused.code.status)
@@ -76,7 +69,7 @@ async def create(visit: Visit) -> Response:
 async def revoke(visit: Visit) -> Response:
     """Revoke a key."""
     key_id = visit.path["keyId"]
-    await revoke_key(visit.call(NoQuery(), NoBody(), keyId=key_id))
+    await revoke_key(visit.call(NoQuery(), NoBody()))
     return await visit.go("/keys", f"The key {key_id} has been revoked; it has stopped working.")
 
 
@@ -87,8 +80,8 @@ async def _page(
     problems: Mapping[str, str] | None = None,
     status: HTTPStatus = HTTPStatus.BAD_REQUEST,
 ) -> Response:
-    cursor = visit.query(KeyList).cursor
-    query = ListQuery(limit=ROWS, cursor=cursor)
+    asked = visit.query(CursorQuery)
+    query = ListQuery(limit=ROWS, cursor=asked.cursor)
     found = await answered(ListPage, list_keys(visit.call(query, NoBody())))
     actor = visit.caller.actor
     return await visit.render(
@@ -101,8 +94,7 @@ async def _page(
             "fields": {name: visit.form.get(name, "") for name in ("name", "role", "organization", "expires")},
             "roles": [(role.value, text) for role, text in _ROLES.items()],
             "ends": list(_ENDS.items()),
-            "next_path": f"/keys?cursor={found.next_cursor}" if found.next_cursor else None,
-            "first_path": "/keys" if cursor else None,
+            **page_links("/keys", asked, found.next_cursor),
         },
         status=status if problems else HTTPStatus.OK,
     )

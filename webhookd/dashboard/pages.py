@@ -8,15 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+import msgspec
 from msgspec import Struct
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
 from webhookd.admin.bodies import decode_query
-from webhookd.admin.operations import Answer, Call
-from webhookd.admin.schemas import Input
+from webhookd.admin.operations import Answer, Call, given
+from webhookd.admin.schemas import CursorQuery
 from webhookd.admin.services import Services
 from webhookd.base.errors import Rejected
 from webhookd.dashboard.cache import Kept
@@ -74,19 +75,19 @@ class Visit:
 
     def may(self, permission: Permission) -> bool:
         """Whether who asks has a role that grants this."""
-        return can(self.caller, permission)
+        return self.caller.may(permission)
 
     def call(self, query: Q, body: B, **path: str) -> Call[Q, B]:
-        """Return a call of one of the API's operations by who asks, as its handler takes it.
+        """Return a call of an API operation, for its handler; `path` adds to the variable parts of the page's path.
 
-        The page's own permission must be the operation's: it has been checked, and the handler doesn't check again.
+        The handler checks no permission, so the page must ask for the same one as the operation.
         """
         return Call(
             services=self.services,
             caller=self.caller,
             request=self.request,
             request_id=self.request_id,
-            path=path,
+            path={**self.path, **path},
             query=query,
             body=body,
         )
@@ -136,10 +137,6 @@ def page(name: str, route: str, permission: Permission, view: View, *, label: st
     return DashboardPage(name=name, method=method, path=path, permission=permission, view=view, label=label)
 
 
-class NoFields(Input, frozen=True, kw_only=True):
-    """No query parameter is taken."""
-
-
 async def answered(kind: type[T], asked: Awaitable[Answer | Response]) -> T:
     """Return what an operation answers with."""
     answer = await asked
@@ -149,36 +146,29 @@ async def answered(kind: type[T], asked: Awaitable[Answer | Response]) -> T:
     return answer.value
 
 
-def can(caller: Caller, permission: Permission) -> bool:
-    """Whether a caller's role grants this."""
-    try:
-        caller.require(permission)
-    except Rejected:
-        return False
-    return True
-
-
 def see(path: str) -> Response:
     """Send the browser to another page of this dashboard."""
     return Response("", HTTPStatus.SEE_OTHER, {"Location": quote(path, safe="/?&=%_.:-+,*~#")}, content_type=HTML)
+
+
+def page_links(path: str, query: CursorQuery, next_cursor: str | None) -> dict[str, str | None]:
+    """Return the `first_path` and `next_path` of a list's page, each None where there is no such page.
+
+    They keep the parameters of `query`, whose names are those of the API.
+    """
+    values = msgspec.to_builtins(query)
+    kept = {name: str(values[name]) for name in given(query) if name != "cursor"}
+    return {
+        "first_path": _with_query(path, kept) if query.cursor else None,
+        "next_path": _with_query(path, {**kept, "cursor": next_cursor}) if next_cursor else None,
+    }
+
+
+def _with_query(path: str, fields: Mapping[str, str]) -> str:
+    return f"{path}?{urlencode(fields)}" if fields else path
 
 
 def problems_of(refused: Rejected) -> dict[str, str]:
     """Return what was wrong, by the field that a JSON pointer names (`""`: the whole)."""
     found = {pointer.strip("/"): detail for pointer, detail in refused.errors}
     return found or {"": refused.detail}
-
-
-__all__ = [
-    "DashboardPage",
-    "Form",
-    "NavigationEntry",
-    "NoFields",
-    "View",
-    "Visit",
-    "answered",
-    "can",
-    "page",
-    "problems_of",
-    "see",
-]

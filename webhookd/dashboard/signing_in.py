@@ -10,6 +10,7 @@ from webhookd.admin.limits import RateLimits, site_of
 from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.dashboard import browser_guard
+from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import read_form
 from webhookd.dashboard.pages import HTML, see
 from webhookd.dashboard.rendering import Templates
@@ -80,7 +81,7 @@ class SignIn:
                 return answer
         _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
         detail = refused.detail if text else "Paste an API key."
-        return self._page(next_path, f"{detail[0].upper()}{detail[1:]}", refused.code.status)
+        return self._page(next_path, capitalized(detail), refused.code.status)
 
     async def end(self, session: Session) -> Response:
         """End a session."""

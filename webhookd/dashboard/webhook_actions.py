@@ -17,15 +17,17 @@ from webhookd.admin.schemas import (
     ReplayStarted,
     ReplayView,
 )
+from webhookd.admin.views import iso_or_none
 from webhookd.admin.webhook_schemas import Rotation, WebhookWithSecret
 from webhookd.admin.webhooks import apply_patch, delete_webhook, rotate_secret
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import ReplayKind, WhenInactive
 from webhookd.base.secret import Secret
 from webhookd.dashboard import formatting
+from webhookd.dashboard.form_times import field_time, read_range
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
-from webhookd.dashboard.webhook_page import field_time, find, with_zone
+from webhookd.dashboard.webhook_page import find
 
 _HOUR = 3600.0
 OVERLAPS = {"0": "not at all", "1": "for 1 hour", "24": "for 24 hours", "72": "for 3 days", "168": "for 7 days"}
@@ -34,7 +36,7 @@ OVERLAPS = {"0": "not at all", "1": "for 1 hour", "24": "for 24 hours", "72": "f
 async def send_test(visit: Visit) -> Response:
     """Send a test and say what came of it."""
     endpoint = await find(visit)
-    call = visit.call(NoQuery(), NoBody(), webhookId=endpoint.id)
+    call = visit.call(NoQuery(), NoBody())
     attempt = await answered(AttemptView, test_webhook(call))
     took = formatting.duration(attempt.duration_ms / 1000)
     if attempt.error is None:
@@ -60,17 +62,17 @@ async def resume(visit: Visit) -> Response:
 
 async def _switch(visit: Visit, *, is_active: bool, said: str) -> Response:
     webhook_id = visit.path["webhookId"]
-    await apply_patch(visit.call(NoQuery(), NoBody(), webhookId=webhook_id), {"isActive": is_active})
+    await apply_patch(visit.call(NoQuery(), NoBody()), {"isActive": is_active})
     return await visit.go(f"/webhooks/{webhook_id}", said)
 
 
 async def rotate(visit: Visit) -> Response:
     """Give a webhook a new secret, and go on to the one page that shows it."""
-    webhook_id, hours = visit.path["webhookId"], visit.form.text("overlap")
+    hours = visit.form.text("overlap")
     if hours not in OVERLAPS:
         raise Rejected(ErrorCode.VALIDATION_ERROR, "the overlap is one of those that the form offers")
     body = Rotation(overlap_seconds=float(hours) * _HOUR)
-    made = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body, webhookId=webhook_id)))
+    made = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body)))
     await visit.sessions.put_secret(visit.session, made.id, Secret(made.secret))
     return await visit.go(f"/webhooks/{made.id}/secret")
 
@@ -86,7 +88,7 @@ async def show_secret(visit: Visit) -> Response:
 async def delete(visit: Visit) -> Response:
     """Delete a webhook."""
     endpoint = await find(visit)
-    await delete_webhook(visit.call(NoQuery(), NoBody(), webhookId=endpoint.id))
+    await delete_webhook(visit.call(NoQuery(), NoBody()))
     return await visit.go("/webhooks", f"The webhook {endpoint.id} to {endpoint.url} has been deleted.")
 
 
@@ -100,7 +102,7 @@ async def replay_form(visit: Visit) -> Response:
 async def count(visit: Visit) -> Response:
     """Say how much would be sent again, without sending any of it."""
     endpoint = await find(visit)
-    kind, found = await _ask_again(visit, endpoint.id, dry_run=True)
+    kind, found = await _ask_again(visit, dry_run=True)
     values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
     if visit.wants_fragment:
         return await visit.render("webhook/counted.html", values)
@@ -110,27 +112,28 @@ async def count(visit: Visit) -> Response:
 async def begin(visit: Visit) -> Response:
     """Send again, and go on to how far it is."""
     endpoint = await find(visit)
-    kind, found = await _ask_again(visit, endpoint.id, dry_run=False)
+    kind, found = await _ask_again(visit, dry_run=False)
     if isinstance(found, ReplayStarted):
         return await visit.go(f"/webhooks/{endpoint.id}/replays/{found.id}")
     values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
     return await visit.render("webhook/replay.html", values, status=HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-async def _ask_again(
-    visit: Visit, webhook_id: str, *, dry_run: bool
-) -> tuple[ReplayKind, Matched | ReplayStarted | Mapping[str, str]]:
+async def _ask_again(visit: Visit, *, dry_run: bool) -> tuple[ReplayKind, Matched | ReplayStarted | Mapping[str, str]]:
     """Recover or replay; return what was found, or what is wrong with which field."""
     form = visit.form
     kind = ReplayKind.REPLAY if form.text("kind") == ReplayKind.REPLAY.value else ReplayKind.RECOVER
+    since, until, problems = read_range(form.text("since"), form.text("until"))
+    if problems:
+        return kind, problems
     try:
         document = {
-            "since": with_zone(form.text("since")) or "",
-            "until": with_zone(form.text("until")),
+            "since": iso_or_none(since) or "",
+            "until": iso_or_none(until),
             "events": form.entries("events"),
             "dryRun": dry_run,
         }
-        call = visit.call(NoQuery(), convert(document, ReplayRequest), webhookId=webhook_id)
+        call = visit.call(NoQuery(), convert(document, ReplayRequest))
         expected = Matched if dry_run else ReplayStarted
         return kind, await answered(expected, recover(call) if kind is ReplayKind.RECOVER else replay(call))
     except Rejected as refused:
@@ -156,13 +159,13 @@ async def replay_parts(visit: Visit) -> Mapping[str, str]:
 
 
 async def _progress(visit: Visit) -> Mapping[str, object]:
-    call = visit.call(NoQuery(), NoBody(), **visit.path)
+    call = visit.call(NoQuery(), NoBody())
     return {"endpoint": await find(visit), "replay": await answered(ReplayView, get_replay(call))}
 
 
 async def stop(visit: Visit) -> Response:
     """Stop a recover or replay."""
-    await answered(ReplayView, stop_replay(visit.call(NoQuery(), NoBody(), **visit.path)))
+    await answered(ReplayView, stop_replay(visit.call(NoQuery(), NoBody())))
     return await visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped; what it has queued stays.")
 
 

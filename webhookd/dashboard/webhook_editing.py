@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import cast
 
 import msgspec
 from quart import Response
@@ -70,7 +71,7 @@ async def change(visit: Visit) -> Response:
     before.pop("headers", None)
     try:
         wanted = document_of(form)
-        added = _mapping(wanted.pop("headers", {}))
+        added = cast("Mapping[str, str]", wanted.pop("headers", {}))
         replaced = {folded(name) for name in added}
         headers = {**{name: None for name in form.all("removeHeader") if folded(name) not in replaced}, **added}
         # Checked whole before the difference is taken, so that a problem is told at its field.
@@ -79,7 +80,7 @@ async def change(visit: Visit) -> Response:
         if headers:
             patch["headers"] = headers
         if patch:
-            call = visit.call(NoQuery(), NoBody(), webhookId=endpoint.id)
+            call = visit.call(NoQuery(), NoBody())
             await apply_patch(dataclasses.replace(call, preconditions=_preconditions(form)), patch)
     except Rejected as refused:
         if refused.code not in _TOLD_ON_THE_FORM:
@@ -145,10 +146,6 @@ def _written(settings: WebhookSettings) -> Mapping[str, object]:
     written: dict[str, object] = msgspec.to_builtins(settings)
     written.pop("headers", None)
     return written
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, Mapping) else {}
 
 
 PAGES = (

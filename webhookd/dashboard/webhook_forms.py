@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import Form
 
 Document = dict[str, object]
@@ -98,7 +99,7 @@ def by_field(problems: Mapping[str, str]) -> dict[str, str]:
         while place and place not in FIELDS:
             place = place.rpartition("/")[0]
         rest = pointer[len(place) :].strip("/")
-        text = f"{detail[:1].upper()}{detail[1:]}"
+        text = capitalized(detail)
         if place == "events" and rest.isdigit():
             text = f"Line {int(rest) + 1}: {detail}"
         elif rest and place:

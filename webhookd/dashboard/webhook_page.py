@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
-from urllib.parse import urlencode
 
-import msgspec
 from msgspec import Meta
 from quart import Response
 
@@ -14,21 +12,21 @@ from webhookd.admin.bodies import convert
 from webhookd.admin.deliveries import list_deliveries
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import (
+    CursorQuery,
     DeliveryQuery,
     DeliveryView,
-    Input,
     NoQuery,
 )
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.admin.statistics import StatsView, get_webhook_stats
+from webhookd.admin.views import iso_or_none
 from webhookd.admin.webhook_schemas import Webhook
 from webhookd.admin.webhooks import get_webhook
-from webhookd.base.clock import iso
-from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Endpoint
 from webhookd.dashboard.charts import sparkline
+from webhookd.dashboard.form_times import read_range
 from webhookd.dashboard.live import live
-from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.dashboard.pages import Visit, answered, page, page_links
 from webhookd.dashboard.webhook_states import condition
 
 PARTS = ("said", "health", "queue", "latest", "replays")
@@ -36,7 +34,6 @@ QUEUE_ROWS = 15
 LATEST_ROWS = 10
 LIST_ROWS = 50
 REPLAYS = 5
-_MINUTES = len("2025-01-31T12:00")
 
 
 async def find(visit: Visit) -> Endpoint:
@@ -63,11 +60,8 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     inside = await services.router.inside(endpoint)
     in_flight = services.router.in_flight(endpoint.pk)
     line = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
-    call = visit.call(NoQuery(), NoBody(), webhookId=webhook_id)
-    latest = await answered(
-        ListPage,
-        list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody(), webhookId=webhook_id)),
-    )
+    call = visit.call(NoQuery(), NoBody())
+    latest = await answered(ListPage, list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody())))
     days = await services.statistics.of_webhooks([webhook_id])
     bucket = inside.bucket
     return {
@@ -87,73 +81,43 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     }
 
 
-class DeliveryFilters(Input, frozen=True, kw_only=True):
-    """Which deliveries; times are UTC, as a browser's field for them sends it or with their zone."""
+class DeliveryFilters(CursorQuery, frozen=True, kw_only=True):
+    """The filters of a webhook's deliveries; times are UTC, as a browser's field sends them or as ISO-8601."""
 
     status: DeliveryStatus | None = None
     event: Annotated[str, Meta(max_length=128)] | None = None
     event_id: Annotated[str, Meta(max_length=64)] | None = None
     since: Annotated[str, Meta(max_length=40)] | None = None
     until: Annotated[str, Meta(max_length=40)] | None = None
-    cursor: Annotated[str, Meta(max_length=1024)] | None = None
 
 
 async def show_deliveries(visit: Visit) -> Response:
-    """Show a webhook's deliveries, narrowed down by status, type and time."""
+    """Show a webhook's deliveries, filtered by status, event and time."""
     filters, endpoint = visit.query(DeliveryFilters), await find(visit)
-    problem = None
+    since, until, problems = read_range(filters.since, filters.until)
     found: ListPage[DeliveryView] = ListPage(data=[], next_cursor=None)
-    try:
-        found = await answered(ListPage, list_deliveries(visit.call(_wanted(filters), NoBody(), webhookId=endpoint.id)))
-    except Rejected as refused:
-        if refused.code not in {ErrorCode.VALIDATION_ERROR, ErrorCode.INVALID_CURSOR}:
-            raise
-        problem = refused.detail
-    asked = {name: value for name, value in msgspec.to_builtins(filters).items() if value and name != "cursor"}
-    here = f"/webhooks/{endpoint.id}/deliveries"
-    return await visit.render(
-        "webhook/deliveries.html",
-        {
-            "endpoint": endpoint,
-            "filters": filters,
-            "statuses": [("", "all"), *((status.value, status.value) for status in DeliveryStatus)],
-            "rows": found.data,
-            "problem": problem,
-            "first_path": f"{here}?{urlencode(asked)}" if filters.cursor else None,
-            "next_path": None
-            if found.next_cursor is None
-            else f"{here}?{urlencode({**asked, 'cursor': found.next_cursor})}",
-        },
-        status=HTTPStatus.OK if problem is None else HTTPStatus.BAD_REQUEST,
-    )
-
-
-def _wanted(filters: DeliveryFilters) -> DeliveryQuery:
-    document = {
-        "limit": LIST_ROWS,
-        "status": filters.status,
-        "event": filters.event,
-        "eventId": filters.event_id,
-        "since": with_zone(filters.since),
-        "until": with_zone(filters.until),
-        "cursor": filters.cursor,
+    if not problems:
+        document = {
+            "limit": LIST_ROWS,
+            "status": filters.status,
+            "event": filters.event,
+            "eventId": filters.event_id,
+            "since": iso_or_none(since),
+            "until": iso_or_none(until),
+            "cursor": filters.cursor,
+        }
+        query = convert(document, DeliveryQuery)
+        found = await answered(ListPage, list_deliveries(visit.call(query, NoBody())))
+    values = {
+        "endpoint": endpoint,
+        "filters": filters,
+        "statuses": [("", "all"), *((status.value, status.value) for status in DeliveryStatus)],
+        "rows": found.data,
+        "problems": problems,
+        **page_links(f"/webhooks/{endpoint.id}/deliveries", filters, found.next_cursor),
     }
-    return convert(document, DeliveryQuery)
-
-
-def with_zone(text: str | None) -> str | None:
-    """Return a time with its zone: what a browser's field sends has none, and is UTC here."""
-    if text is None or not text.strip():
-        return None
-    # Between day and time a space stands for a T; behind the time it was a + that nobody encoded.
-    stripped = text.strip()[:_MINUTES].replace(" ", "T") + text.strip()[_MINUTES:].replace(" ", "+")
-    has_zone = stripped.upper().endswith("Z") or "+" in stripped or "-" in stripped[_MINUTES - 5 :]
-    return stripped if has_zone else f"{stripped}Z"
-
-
-def field_time(at: float) -> str:
-    """Write a time as a browser's field for it takes it, in UTC."""
-    return iso(at)[:_MINUTES]
+    status = HTTPStatus.BAD_REQUEST if problems else HTTPStatus.OK
+    return await visit.render("webhook/deliveries.html", values, status=status)
 
 
 PAGES = (
