@@ -12,12 +12,13 @@ from functools import partial
 
 import msgspec
 import pytest
+from werkzeug.datastructures import Headers
 
 from tests.linear import FACTOR, MOST_GROWTH, calls, growth
 from webhookd.admin.auth import KeyRing, authenticate
 from webhookd.admin.bodies import check_path, decode_query
 from webhookd.admin.framing import Framing
-from webhookd.admin.preconditions import read_preconditions
+from webhookd.admin.preconditions import IF_MATCH, IF_NONE_MATCH, read_preconditions
 from webhookd.admin.protocol import _split_target
 from webhookd.admin.schemas import NoQuery
 from webhookd.admin.tokens import TokenKeys
@@ -69,14 +70,8 @@ class Door:
         return singles + [first + second for first in singles for second in singles if first != second]
 
 
-class Headers:
-    """A request's header fields, of which all asked for have one value."""
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def getlist(self, _: str, /) -> list[str]:
-        return [self._value]
+def _conditional(value: str) -> Headers:
+    return Headers({IF_MATCH: value, IF_NONE_MATCH: value})
 
 
 def in_pieces(make: Callable[[], Reader], size: int = 1) -> Reader:
@@ -158,7 +153,7 @@ def doors() -> Iterator[Door]:
     yield Door("a cursor", cursor, QUERY, b"A=-_.c", (b"", b"c."))
     yield Door("what is in a cursor", encoded_cursor, QUERY, b'[]",1\\', (b"", b'["events",'))
     yield Door("credentials", partial(sign_in, None), HEAD, b" ._a\xff\t", (b"", b"Bearer ", b"Bearer whd_"))
-    yield Door("entity tags", lambda text: read_preconditions(Headers(text.decode("latin-1"))), HEAD, b'",W/ *a')
+    yield Door("entity tags", lambda text: read_preconditions(_conditional(text.decode("latin-1"))), HEAD, b'",W/ *a')
     yield Door("an event", partial(decode_event, max_bytes=LONGEST), LONGEST, json_marks, json_starts)
     yield Door("a body", lambda text: decode_body(text, new_webhook), LONGEST, json_marks, json_starts)
     yield Door("a patch", lambda text: decode_body(text, plain_object), LONGEST, json_marks, json_starts)

@@ -67,11 +67,11 @@ def test_a_key_ends_when_it_says() -> None:
     assert ring.identify(text, NOW + 1) is None
     caller = ring.identify(text, NOW)
     assert caller is not None
-    assert ring.is_in_force(caller, NOW + 0.999)
-    assert not ring.is_in_force(caller, NOW + 1)
+    assert ring.caller_now(caller, NOW + 0.999) == caller
+    assert ring.caller_now(caller, NOW + 1) is None
     ring.remove(row.id)
     assert ring.identify(text, NOW) is None
-    assert not ring.is_in_force(caller, NOW)
+    assert ring.caller_now(caller, NOW) is None
 
 
 def calls_of(ring: KeyRing, guess: str) -> list[str]:

@@ -42,10 +42,6 @@ def test_durations(seconds: float | None, said: str) -> None:
 
 def test_ages_sizes_and_counts() -> None:
     """What was, what is to come, and large numbers read as a person would say them."""
-    assert formatting.age(1000, 1200) == "3 min ago"
-    assert formatting.age(1200, 1000) == "in 3 min"
-    assert formatting.age("1970-01-01T00:00:10.000Z", 10) == "now"
-    assert formatting.age(None, 10) == formatting.NOTHING
     assert formatting.when(0) == "1970-01-01 00:00:00"
     assert [formatting.size(number) for number in (12, 2048, 15_000_000, 3e12)] == [
         "12 B",

@@ -36,7 +36,6 @@ from webhookd.admin.problems import (
     MEDIA_TYPE,
     REQUEST_ID_HEADER,
     Problem,
-    encode_problem,
     problem_of,
     problem_of_status,
     words_of,
@@ -198,7 +197,7 @@ def _request_id(services: Services) -> str:
 
 
 def _problem_response(problem: Problem) -> Response:
-    return Response(encode_problem(problem), problem.status, content_type=MEDIA_TYPE)
+    return Response(_encoder.encode(problem), problem.status, content_type=MEDIA_TYPE)
 
 
 def _answer_errors(app: QuartTrio, services: Services) -> None:

@@ -167,25 +167,17 @@ class KeyRing:
             return None
         self._used[key.id] = now
         self._unsaved.add(key.id)
-        actor = AuditActor(kind=AuditActorKind.KEY, id=key.id, role=key.role)
-        return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
-
-    def is_in_force(self, caller: Caller, now: float) -> bool:
-        """Whether what a caller came with still lets it in: a stream may outlive its key."""
-        if caller.actor is not None and caller.actor.kind is AuditActorKind.KEY:
-            key = self._keys.get(caller.actor.id)
-            return key is not None and not _has_ended(key.expires_at, now)
-        return not _has_ended(caller.expires_at, now)
+        return _caller(key)
 
     def caller_now(self, caller: Caller, now: float) -> Caller | None:
-        """Return who a caller is by now, with the role and organization that its key has; None once it may no more."""
-        if not self.is_in_force(caller, now):
-            return None
+        """Return the caller with the present role and organization of its key, since a stream may outlive its key.
+
+        None once the key or token is no longer in force.
+        """
         if caller.actor is None or caller.actor.kind is not AuditActorKind.KEY:
-            return caller
-        key = self._keys[caller.actor.id]
-        actor = AuditActor(kind=AuditActorKind.KEY, id=key.id, role=key.role)
-        return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
+            return None if _has_ended(caller.expires_at, now) else caller
+        key = self._keys.get(caller.actor.id)
+        return None if key is None or _has_ended(key.expires_at, now) else _caller(key)
 
     def note_use(self, caller: Caller, now: float) -> None:
         """Remember that a caller's key is used, without its text having been shown again."""
@@ -227,6 +219,11 @@ def authenticate(authorization: list[str], keys: KeyRing, tokens: Tokens | None,
     if caller is None:
         raise Rejected(ErrorCode.UNAUTHORIZED, "the API key is not known, or it has expired or been revoked")
     return caller
+
+
+def _caller(key: KeyRow) -> Caller:
+    actor = AuditActor(kind=AuditActorKind.KEY, id=key.id, role=key.role)
+    return Caller(role=key.role, organization_id=key.organization_id, actor=actor)
 
 
 def _has_ended(expires_at: float | None, now: float) -> bool:

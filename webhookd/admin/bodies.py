@@ -45,7 +45,7 @@ class Body:
 
     def __init__(self) -> None:
         self.whole: bytes | None = None  # once `read_body` has read it
-        self.asks_for_a_change = False  # set in the step before the change is handed over
+        self.may_have_changed = False  # set just before a change is submitted
         self._waiting = bytearray()
         self._is_complete = False
         self._moved = trio.Event()
@@ -118,7 +118,7 @@ async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[byt
 
     The time in which nobody asks for more doesn't count.
     """
-    body = _body_of(request)
+    body = body_of(request)
     left = timeout_seconds
     while True:
         asked_at = trio.current_time()
@@ -140,7 +140,7 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
     too_large = Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the body is too large; at most {max_bytes} bytes are taken")
     if (request.content_length or 0) > max_bytes:
         raise too_large
-    body = _body_of(request)
+    body = body_of(request)
     if body.whole is not None:
         if len(body.whole) > max_bytes:
             raise too_large
@@ -155,16 +155,6 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
         raise BodyTimeout(f"the body was not complete after {timeout_seconds:g} s")
     body.whole = bytes(collected)
     return body.whole
-
-
-def asks_for_a_change(request: Request) -> bool:
-    """Whether a request has come so far that it may have changed something."""
-    return _body_of(request).asks_for_a_change
-
-
-def note_change(request: Request) -> None:
-    """Note that a request is about to change something."""
-    _body_of(request).asks_for_a_change = True
 
 
 def media_type(request: Request) -> str:
@@ -251,7 +241,8 @@ def check_path(raw_path: bytes) -> None:
     _unquote(raw_path, "the path", plus=False)
 
 
-def _body_of(request: Request) -> Body:
+def body_of(request: Request) -> Body:
+    """Return a request's body, and with it whether the request may have changed something."""
     return cast("Mapping[str, Body]", request.scope)[_BODY]
 
 

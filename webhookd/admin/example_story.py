@@ -7,7 +7,7 @@ at the second attempt; the signature is a real one, by the secret that the webho
 from msgspec import Raw
 from msgspec.structs import asdict, replace
 
-from webhookd.admin.attempt_schemas import RecentAttemptView
+from webhookd.admin.attempts import RecentAttemptView
 from webhookd.admin.audit import ActorView, AuditView
 from webhookd.admin.backup import BackupView, ContentsView
 from webhookd.admin.schemas import (

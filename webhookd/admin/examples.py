@@ -7,7 +7,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from webhookd.admin import example_story as story
-from webhookd.admin.attempt_schemas import RecentAttempts
+from webhookd.admin.attempts import RecentAttempts
 from webhookd.admin.bodies import JSON, NDJSON
 from webhookd.admin.master_key import MasterKeyView
 from webhookd.admin.schemas import (

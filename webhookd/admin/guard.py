@@ -12,7 +12,6 @@ import os
 import socket
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from http import HTTPStatus
 from logging import getLogger
 
@@ -34,12 +33,6 @@ LOCAL_ADMIN = "webhookd.local_admin"
 
 _REQUESTS_PER_CONNECTION = 1000
 _MOST_CONTROL_CONNECTIONS = 100
-
-
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    total: int
-    per_address: int
 
 
 class Guard:
@@ -67,7 +60,8 @@ class Guard:
         self._app = app
         self._tcp = tuple(tcp)
         self._control = tuple(control)
-        self._limits = _Limits(max_connections, max_connections_per_address)
+        self._max_connections = max_connections
+        self._max_per_address = max_connections_per_address
         self._new_request_id = new_request_id
         self._write_timeout_seconds = write_timeout_seconds
         self._log = get_logger("admin.guard") if log is None else log
@@ -131,7 +125,7 @@ class Guard:
             listener.close()
 
     def _stop_listening(self) -> None:
-        # Not before: trio must not lose a descriptor that a task waits for in `accept`.
+        # Not before: trio must not lose a descriptor on which a task waits in `accept`.
         if self._is_draining:
             self.close()
 
@@ -162,12 +156,11 @@ class Guard:
         return None
 
     def _tcp_refusal(self, address: str) -> tuple[HTTPStatus, str] | None:
-        limits = self._limits
-        if len(self._connections[False]) >= limits.total:
-            detail = f"{limits.total} connections are open, and server.max_connections allows no more"
-        elif self._addresses[address] >= limits.per_address:
+        if len(self._connections[False]) >= self._max_connections:
+            detail = f"{self._max_connections} connections are open, and server.max_connections allows no more"
+        elif self._addresses[address] >= self._max_per_address:
             detail = (
-                f"{limits.per_address} connections from {address} are open, and server.max_connections_per_address "
+                f"{self._max_per_address} connections from {address} are open, and server.max_connections_per_address "
                 "allows no more"
             )
         else:

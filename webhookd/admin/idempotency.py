@@ -18,7 +18,7 @@ import trio
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller
-from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, asks_for_a_change, media_type, read_body
+from webhookd.admin.bodies import MAX_JSON_BYTES, NDJSON, body_of, media_type, read_body
 from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.stages import reached
@@ -88,11 +88,11 @@ class Idempotency:
                     await self._settle(self._keep(begun, response, bytes(await response.get_data(as_text=False))))
                     reached("answer.kept")
                 else:
-                    await self._settle(self._forget(place))
+                    await self._settle(services.store.kept_answers.forget(*place))
                 return response
             finally:
-                if not is_settled and not asks_for_a_change(request):
-                    self._forget(place)
+                if not is_settled and not body_of(request).may_have_changed:
+                    services.store.kept_answers.forget(*place)
         finally:
             self._running.discard(place)
 
@@ -118,9 +118,6 @@ class Idempotency:
         headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         kept = msgspec.structs.replace(begun, status=response.status_code, created_at=services.clock.now())
         return services.store.kept_answers.keep(services.vault, kept, _encode(_Answer(headers, body)))
-
-    def _forget(self, place: tuple[str, str, str]) -> Ticket[None]:
-        return self._services.store.kept_answers.forget(*place)
 
     async def _settle(self, ticket: Ticket[None]) -> None:
         # On a full disk it waits for room. The caller shall not: what it asked for is done, or refused.

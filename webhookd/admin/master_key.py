@@ -4,6 +4,7 @@ from http import HTTPStatus
 from typing import Annotated
 
 from msgspec import Meta
+from msgspec.structs import asdict
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
@@ -52,9 +53,7 @@ async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
 
 def master_key_view(progress: RotationProgress) -> MasterKeyView:
     """Return what is told of the master key and its change."""
-    return MasterKeyView(
-        key_id=progress.key_id, stage=progress.stage, resealed=progress.resealed, instruction=progress.instruction
-    )
+    return MasterKeyView(**asdict(progress))
 
 
 OPERATIONS = (

@@ -13,7 +13,7 @@ from msgspec import NODEFAULT, Struct
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
-from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, decode_query, expect_media_type, note_change, read_body
+from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, body_of, decode_query, expect_media_type, read_body
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
 from webhookd.admin.schemas import Input
 from webhookd.admin.services import Services
@@ -51,7 +51,7 @@ class Call(Generic[Q, B]):
 
         From here on the request may have changed something, whatever becomes of it.
         """
-        note_change(self.request)
+        body_of(self.request).may_have_changed = True
         assert self.caller.actor is not None  # noqa: S101 - nobody has a role, and so gets to no change
         return AuditEntry(
             actor=self.caller.actor,

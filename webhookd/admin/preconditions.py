@@ -8,9 +8,9 @@ sender meant to prevent.
 from dataclasses import dataclass
 from enum import Enum
 from http import HTTPStatus
-from typing import Protocol
 
 from quart import Response
+from werkzeug.datastructures import Headers
 
 from webhookd.base.errors import ErrorCode, Rejected
 
@@ -26,14 +26,6 @@ class AnyTag(Enum):
 
 
 Tags = tuple[str, ...] | AnyTag
-
-
-class ConditionalHeaders(Protocol):
-    """The header fields of a request."""
-
-    def getlist(self, key: str, /) -> list[str]:
-        """Return every value of a field."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +64,7 @@ class Preconditions:
 NO_PRECONDITIONS = Preconditions()
 
 
-def read_preconditions(headers: ConditionalHeaders) -> Preconditions:
+def read_preconditions(headers: Headers) -> Preconditions:
     """Return the conditions of a request; Rejected VALIDATION_ERROR for a field that is no list of entity tags."""
     match, none_match = (headers.getlist(name) for name in (IF_MATCH, IF_NONE_MATCH))
     return Preconditions(

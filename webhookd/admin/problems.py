@@ -2,7 +2,6 @@
 
 from http import HTTPStatus
 
-import msgspec
 from msgspec import Struct
 from werkzeug.exceptions import HTTPException
 
@@ -66,11 +65,6 @@ def words_of(error: HTTPException) -> tuple[HTTPStatus, str]:
     if isinstance(error, BodyTimeout):
         return status, error.description or _WORDS[status]
     return status, _WORDS.get(status, f"the request can't be answered ({status.phrase})")
-
-
-def encode_problem(problem: Problem) -> bytes:
-    """Return the document's bytes."""
-    return msgspec.json.encode(problem)
 
 
 def _problem(code: str, status: HTTPStatus, detail: str, request_id: str, errors: tuple[FieldProblem, ...]) -> Problem:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from http import HTTPStatus
 
 import h11
+import msgspec
 import trio
 from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Event as StreamEvent
@@ -19,7 +20,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import ASGIReceiveEvent, ASGISendEvent
 
 from webhookd.admin.framing import StrictConnection
-from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, encode_problem, problem_of_status
+from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, problem_of_status
 
 _VERSIONS = (b"1.0", b"1.1")
 _FORBIDDEN_HERE = frozenset({b"upgrade", b"http2-settings"})
@@ -202,7 +203,7 @@ class _Stream(HTTPStream):
 
 def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return headers and body of an answer after which the connection is closed."""
-    body = encode_problem(problem_of_status(status, detail, request_id))
+    body = msgspec.json.encode(problem_of_status(status, detail, request_id))
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),

@@ -20,7 +20,7 @@ import trio
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller
-from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_media_type, note_change, read_body
+from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, body_of, chunks, expect_media_type, read_body
 from webhookd.admin.operations import Answer, Call, NoBody
 from webhookd.admin.schemas import (
     NoQuery,
@@ -48,28 +48,24 @@ class _Stopping(Exception):  # noqa: N818 - the end of a stream, not a failure
 
 
 async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
-    """Take one event (202) or a stream of them (200 and a stream of results)."""
-    try:
-        return await _publish(call)
-    except Rejected as refused:
-        call.services.measures.refuse(refused.code.value)
-        raise
-
-
-async def _publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
+    """Accept one event (202), or a stream of events (200 with a stream of results)."""
     services = call.services
-    if expect_media_type(call.request, JSON, NDJSON) == NDJSON:
-        stream = Response(_results(services, call.caller, call.request), HTTPStatus.OK, content_type=NDJSON)
-        stream.timeout = None
-        return stream
     limit = services.config.ingest.max_event_bytes
     timeout_seconds = services.config.server.request_timeout_seconds
-    text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
-    new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
-    flow = ("posts", new.organization_id)
-    await services.router.room(flow)
-    note_change(call.request)
-    result = await services.router.publish(new, flow).wait()
+    try:
+        if expect_media_type(call.request, JSON, NDJSON) == NDJSON:
+            stream = Response(_results(services, call.caller, call.request), HTTPStatus.OK, content_type=NDJSON)
+            stream.timeout = None
+            return stream
+        text = await read_body(call.request, max_bytes=limit, timeout_seconds=timeout_seconds)
+        new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
+        flow = ("posts", new.organization_id)
+        await services.router.room(flow)
+        body_of(call.request).may_have_changed = True
+        result = await services.router.publish(new, flow).wait()
+    except Rejected as refused:
+        services.measures.refuse(refused.code.value)
+        raise
     value = Submitted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
     return Answer(value=value, status=HTTPStatus.ACCEPTED)
 
@@ -123,7 +119,7 @@ class _Stream:
             )
         new = in_trace(_decode(line, self._max_bytes, self._caller), self._traceparent)
         await services.router.room(self._flow)
-        if not services.keys.is_in_force(self._caller, services.clock.now()):
+        if services.keys.caller_now(self._caller, services.clock.now()) is None:
             raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this stream is no longer in force")
         return services.router.publish(new, self._flow)
 

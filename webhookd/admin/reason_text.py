@@ -8,11 +8,10 @@ from webhookd.dispatch.health import Cause, EndpointHealth, Reason
 
 
 def reason_text(health: EndpointHealth) -> str | None:
-    """Return the sentence; None while something is being sent."""
-    return None if health.reason is None else _sentence(health, health.reason)
-
-
-def _sentence(health: EndpointHealth, reason: Reason) -> str:
+    """Return the sentence; None while a request is in flight."""
+    reason = health.reason
+    if reason is None:
+        return None
     match reason.cause:
         case Cause.DISABLED:
             return f"Held: {_disabled(health)}"

@@ -13,6 +13,7 @@ from typing import TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import asdict
 from quart import Response
 
 from webhookd.admin.auth import Permission
@@ -35,7 +36,7 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body, invalid
 from webhookd.base.event_types import OPERATIONAL_EVENTS
 from webhookd.base.ids import Prefix
-from webhookd.base.models import Endpoint, PolicyOverrides, RetryOverrides, Role
+from webhookd.base.models import Endpoint, PolicyOverrides, Role
 from webhookd.base.secret import Secret
 from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import (
@@ -200,15 +201,7 @@ def check_events(services: Services, patterns: tuple[str, ...]) -> None:
 
 
 def _overrides(settings: WebhookSettings) -> PolicyOverrides:
-    return PolicyOverrides(
-        ordering=settings.ordering,
-        concurrency=settings.concurrency,
-        rate_limit=settings.rate_limit,
-        timeout_seconds=settings.timeout_seconds,
-        retry=RetryOverrides(**msgspec.structs.asdict(settings.retry)),
-        breaker_threshold=settings.breaker_threshold,
-        when_inactive=settings.when_inactive,
-    )
+    return msgspec.convert(settings, PolicyOverrides, from_attributes=True)
 
 
 async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, object]) -> EndpointChanges:
@@ -257,22 +250,16 @@ def merge(target: object, patch: object) -> object:
 
 def document(endpoint: Endpoint, headers: Mapping[str, str]) -> dict[str, object]:
     """Return the endpoint as the body that would have created it."""
-    overrides = endpoint.overrides
+    overrides = asdict(endpoint.overrides)
     settings = WebhookSettings(
         url=endpoint.url,
         events=endpoint.events,
         description=endpoint.description,
         is_active=endpoint.is_active,
         metadata=dict(endpoint.metadata),
-        ordering=overrides.ordering,
-        concurrency=overrides.concurrency,
-        rate_limit=overrides.rate_limit,
-        timeout_seconds=overrides.timeout_seconds,
-        retry=RetrySettings(**msgspec.structs.asdict(overrides.retry)),
-        breaker_threshold=overrides.breaker_threshold,
-        when_inactive=overrides.when_inactive,
         headers=dict(headers),
         signature=endpoint.signature,
+        **{**overrides, "retry": RetrySettings(**asdict(overrides["retry"]))},
     )
     builtins: dict[str, object] = msgspec.to_builtins(settings)
     return builtins

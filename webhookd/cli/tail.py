@@ -7,7 +7,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from webhookd.admin.attempt_schemas import AttemptOutcome, RecentAttempts, RecentAttemptView
+from webhookd.admin.attempts import AttemptOutcome, RecentAttempts, RecentAttemptView
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus
 from webhookd.cli.api import Api, Refused, Unreachable, target
 from webhookd.cli.names import Pattern, find_webhook, takes_webhook_option

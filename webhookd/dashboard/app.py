@@ -34,7 +34,7 @@ from webhookd.dashboard import (
 from webhookd.dashboard.cache import Kept
 from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import Form, read_form
-from webhookd.dashboard.pages import HTML, DashboardPage, NavigationEntry, Visit
+from webhookd.dashboard.pages import HTML, DashboardPage, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
 from webhookd.dashboard.sessions import BrowserSessions, Session
 from webhookd.dashboard.signing_in import SignIn
@@ -76,9 +76,7 @@ class Dashboard:
         self._compiling = trio.Lock()
         self._sign_in = SignIn(services, self.sessions, self._templates)
         self._pages = tuple(pages)
-        self._navigation = tuple(
-            NavigationEntry(each.label, each.path, each.permission) for each in pages if each.label is not None
-        )
+        self._navigation = tuple(each for each in pages if each.label is not None)
 
     def add_to(self, app: QuartTrio) -> None:
         """Add every route; RouteError for a page that everybody could see."""
@@ -86,10 +84,8 @@ class Dashboard:
             if each.permission is Permission.NOTHING or each.method not in {"GET", "POST"}:
                 raise RouteError(f"the page {each.name} must be a GET or a POST that asks for a permission")
             self._route(app, each.name, each.method, each.path, self._behind_the_door(each))
-        self._route(app, "sign_in", "GET", "/sign-in", self._open(lambda: self._sign_in.show(current_request())))
-        self._route(
-            app, "begin_session", "POST", "/sign-in", self._open(lambda: self._sign_in.begin(current_request()))
-        )
+        self._route(app, "sign_in", "GET", "/sign-in", self._open(self._sign_in.show))
+        self._route(app, "begin_session", "POST", "/sign-in", self._open(self._sign_in.begin))
         self._route(app, "end_session", "POST", "/sign-out", self._open(self._end_session))
         for file in self._templates.static.values():
             self._route(app, f"static {file.path}", "GET", file.path, _serve(file))

@@ -11,13 +11,13 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.event_types import delete_event_type, etag, list_event_types, put_event_type
 from webhookd.admin.operations import NoBody
-from webhookd.admin.preconditions import NO_PRECONDITIONS, AnyTag, Preconditions
+from webhookd.admin.preconditions import AnyTag, Preconditions
 from webhookd.admin.schemas import CursorQuery, EventTypeInput, ListQuery, NoQuery
 from webhookd.admin.schemas import Page as ListPage
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body
 from webhookd.dashboard.formatting import capitalized
-from webhookd.dashboard.forms import Form
+from webhookd.dashboard.forms import ETAG_FIELD, Form, unchanged_since
 from webhookd.dashboard.pages import Visit, answered, page, page_links, problems_of
 from webhookd.dashboard.payloads import indented
 
@@ -65,7 +65,7 @@ async def one(visit: Visit) -> Response:
         "schema": _indented(row.schema_json),
         "example": _indented(row.example_json),
         "deprecated": "yes" if row.deprecated else "",
-        "etag": etag(row),
+        ETAG_FIELD: etag(row),
     }
     return await _form(visit, name, values, {})
 
@@ -97,7 +97,8 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
             {"description": form.text("description"), "deprecated": "deprecated" in form, **documents}, EventTypeInput
         )
         call = visit.call(NoQuery(), said, name=name)
-        await put_event_type(dataclasses.replace(call, preconditions=_preconditions(form, is_new=known is None)))
+        condition = Preconditions(none_match=AnyTag.TAG) if known is None else unchanged_since(form)
+        await put_event_type(dataclasses.replace(call, preconditions=condition))
     except Rejected as refused:
         if "description" in problems_of(refused):
             return await _form(visit, known, form, {"description": "At most 2000 characters."})
@@ -109,14 +110,6 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
             )
         return await _form(visit, known, form, {"name": f"{capitalized(refused.detail)}."})
     return await visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
-
-
-def _preconditions(form: Form, *, is_new: bool) -> Preconditions:
-    """Return what must hold: a new name isn't in the catalogue, a known one is as the form has shown it."""
-    if is_new:
-        return Preconditions(none_match=AnyTag.TAG)
-    tag = form.text("etag")
-    return Preconditions(match=(tag,)) if tag else NO_PRECONDITIONS
 
 
 async def _form(

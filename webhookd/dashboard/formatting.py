@@ -38,25 +38,6 @@ def duration(seconds: float | None) -> str:
     return "0 s"
 
 
-def age(at: Moment, now: float) -> str:
-    """Say how long ago, in one unit: `3 min ago`, `in 40 s` for what is to come."""
-    moment = epoch(at)
-    if moment is None:
-        return NOTHING
-    seconds = now - moment
-    if abs(seconds) < 1:
-        return "now"
-    text = _one_unit(abs(seconds))
-    return f"{text} ago" if seconds > 0 else f"in {text}"
-
-
-def _one_unit(seconds: float) -> str:
-    for size, unit in _UNITS:
-        if seconds >= size * (1 if size < 86_400 else 2):
-            return f"{floor(seconds / size)} {unit}"
-    return "1 s"
-
-
 def when(at: Moment) -> str:
     """Write a time in UTC to the second: `2025-01-31 12:00:05`."""
     moment = epoch(at)

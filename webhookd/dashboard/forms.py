@@ -11,9 +11,11 @@ from urllib.parse import parse_qsl
 from quart import Request
 
 from webhookd.admin.bodies import expect_media_type, read_body
+from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
 from webhookd.base.errors import ErrorCode, Rejected
 
 FORM = "application/x-www-form-urlencoded"
+ETAG_FIELD = "etag"
 MOST_BYTES = 262_144
 MOST_FIELDS = 500
 # No list that the API takes has more than 100 entries.
@@ -62,6 +64,12 @@ class Form(Mapping[str, str]):
             accepted = f"{len(lines)} lines or entries, and at most {MOST_LINES} are read: leave some out"
             raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{name}: {accepted}", errors=((f"/{name}", accepted),))
         return [line.strip() for line in lines if line.strip()]
+
+
+def unchanged_since(form: Form) -> Preconditions:
+    """Return the condition that nobody has changed the webhook or event type since its form was opened."""
+    tag = form.text(ETAG_FIELD)
+    return Preconditions(match=(tag,)) if tag else NO_PRECONDITIONS
 
 
 async def read_form(request: Request, timeout_seconds: float, *, max_bytes: int = MOST_BYTES) -> Form:

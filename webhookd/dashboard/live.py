@@ -69,7 +69,8 @@ async def _events(
         make_at = said_at + REFRESH_SECONDS
         while True:
             await trio.sleep(TICK_SECONDS)
-            if _is_draining(visit):
+            state, _ = visit.services.lifecycle.readiness()
+            if state is Readiness.DRAINING:
                 return
             if not await visit.sessions.is_open(visit.session) or not visit.may(permission):
                 yield event(ENDED, _PARTING)
@@ -92,11 +93,6 @@ async def _events(
             if now >= said_at + HEARTBEAT_SECONDS:
                 yield b": alive\n\n"
                 said_at = now
-
-
-def _is_draining(visit: Visit) -> bool:
-    state, _ = visit.services.lifecycle.readiness()
-    return state is Readiness.DRAINING
 
 
 def event(name: str, text: str) -> bytes:

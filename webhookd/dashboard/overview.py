@@ -12,7 +12,7 @@ from webhookd.dashboard.attention import concerns
 from webhookd.dashboard.charts import Chart, Wish, chart
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page
-from webhookd.jobs.statistics import Point, Series
+from webhookd.jobs.statistics import Series
 from webhookd.journal import Situation
 from webhookd.observe.statistics import Counts
 
@@ -79,54 +79,30 @@ async def _server(visit: Visit) -> Mapping[str, object]:
 def charts_of(series: Series) -> tuple[Chart, ...]:
     """Return the charts of an hour or a day."""
     total = series.total
-    return (
-        chart(
-            "Events and deliveries",
-            series,
-            (
-                Wish(
-                    name="delivered",
-                    value=lambda point: point.counts.delivered,
-                    total=formatting.count(total.delivered),
-                ),
-                Wish(name="events in", value=lambda point: point.counts.events, total=formatting.count(total.events)),
-            ),
-            formatting.count,
-        ),
-        chart(
-            "Failures",
-            series,
-            (
-                Wish(
-                    name="failed attempts",
-                    value=lambda point: point.counts.failures,
-                    total=formatting.count(total.failures),
-                ),
-                Wish(name="given up", value=lambda point: point.counts.failed, total=formatting.count(total.failed)),
-            ),
-            formatting.count,
-        ),
-        chart(
-            "Latency",
-            series,
-            tuple(
-                Wish(
-                    name=f"p{share * 100:.0f}",
-                    value=_quantile(share),
-                    total=formatting.duration(total.quantile_seconds(share)),
-                )
-                for share in (0.5, 0.95, 0.99)
-            ),
-            formatting.duration,
-        ),
+
+    def number(name: str, value: Callable[[Counts], int]) -> Wish:
+        return Wish(name=name, value=lambda point: value(point.counts), total=formatting.count(value(total)))
+
+    def quantile(share: float) -> Wish:
+        return Wish(
+            name=f"p{share * 100:.0f}",
+            value=lambda point: point.counts.quantile_seconds(share),
+            total=formatting.duration(total.quantile_seconds(share)),
+        )
+
+    throughput = (
+        number("delivered", lambda counts: counts.delivered),
+        number("events in", lambda counts: counts.events),
     )
-
-
-def _quantile(share: float) -> Callable[[Point], float | None]:
-    def value(point: Point) -> float | None:
-        return point.counts.quantile_seconds(share)
-
-    return value
+    failures = (
+        number("failed attempts", lambda counts: counts.failures),
+        number("given up", lambda counts: counts.failed),
+    )
+    return (
+        chart("Events and deliveries", series, throughput, formatting.count),
+        chart("Failures", series, failures, formatting.count),
+        chart("Latency", series, tuple(quantile(share) for share in (0.5, 0.95, 0.99)), formatting.duration),
+    )
 
 
 PAGES = (

@@ -33,15 +33,6 @@ B = TypeVar("B", bound=Struct)
 HTML = "text/html; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
-class NavigationEntry:
-    """One entry of the navigation."""
-
-    label: str
-    path: str
-    permission: Permission
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
     """One request for a page by somebody who may have it; `path` holds the variable parts of its path."""
@@ -54,7 +45,7 @@ class Visit:
     sessions: BrowserSessions
     streams: Streams
     kept: Kept
-    navigation: tuple[NavigationEntry, ...]
+    navigation: "tuple[DashboardPage, ...]"
     path: Mapping[str, str]
     form: Form
 

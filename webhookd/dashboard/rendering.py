@@ -66,7 +66,7 @@ def _environment(static: tuple[str, ...]) -> Environment:
         cache_size=-1,
     )
     environment.globals |= {"asset": addresses.__getitem__, "version": VERSION, "plural": formatting.plural}
-    for name in ("duration", "when", "count", "size", "shortened", "epoch", "age", "readable"):
+    for name in ("duration", "when", "count", "size", "shortened", "epoch", "readable", "capitalized"):
         environment.filters[name] = getattr(formatting, name)
     for name in environment.list_templates():
         environment.get_template(name)  # which is kept

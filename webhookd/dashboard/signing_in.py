@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from quart import Request, Response
+from quart import Response
 
 from webhookd.admin.auth import Permission, authenticate
+from webhookd.admin.bodies import current_request
 from webhookd.admin.limits import RateLimits, site_of
 from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
@@ -39,15 +40,16 @@ class SignIn:
         self._templates = templates
         self._failures = RateLimits(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self) -> Response:
         """Ask for a key."""
+        request = current_request()
         if await browser_guard.session_of(request, self._sessions) is not None:
             return see("/")
         return self._page(browser_guard.own_path(request.args.get("next", "/")))
 
-    async def begin(self, request: Request) -> Response:
+    async def begin(self) -> Response:
         """Take a key and begin a session."""
-        services = self._services
+        services, request = self._services, current_request()
         form = await read_form(
             request, services.config.server.request_timeout_seconds, max_bytes=MOST_BYTES_BEFORE_SIGNING_IN
         )
@@ -57,7 +59,9 @@ class SignIn:
         address = request.remote_addr or "local"
         text = form.text("key")
         try:
-            caller = authenticate([f"Bearer {text}"] if text else [], services.keys, services.tokens, self._now())
+            caller = authenticate(
+                [f"Bearer {text}"] if text else [], services.keys, services.tokens, services.clock.now()
+            )
             caller.require(Permission.READ)
         except Rejected as refused:
             return self._refuse(refused, address, next_path, text)
@@ -89,9 +93,6 @@ class SignIn:
         response = see("/sign-in")
         browser_guard.take_cookie(response, secure=session.is_secure)
         return response
-
-    def _now(self) -> float:
-        return self._services.clock.now()
 
     def _page(self, next_path: str, problem: str | None = None, status: HTTPStatus = HTTPStatus.OK) -> Response:
         values: Mapping[str, object] = {"next_path": next_path, "problem": problem}

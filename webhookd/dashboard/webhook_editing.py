@@ -11,7 +11,6 @@ from quart import Response
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.operations import NoBody
-from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
 from webhookd.admin.schemas import NoQuery
 from webhookd.admin.webhook_schemas import NewWebhook, WebhookSettings, WebhookWithSecret
 from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document, etag
@@ -19,7 +18,7 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS
 from webhookd.base.models import Endpoint
 from webhookd.base.secret import Secret
-from webhookd.dashboard.forms import Form
+from webhookd.dashboard.forms import ETAG_FIELD, Form, unchanged_since
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
 from webhookd.dashboard.webhook_page import find
@@ -27,7 +26,6 @@ from webhookd.delivery.custom_headers import folded
 
 _URL, _EVENTS = "url", "events"
 _ANY_URL = "https://receiver.example/"
-_ETAG = "etag"
 _CHANGED = "The webhook was changed since you opened this form, and nothing of yours was saved: open it again."
 _TOLD_ON_THE_FORM = {
     ErrorCode.PRECONDITION_FAILED,
@@ -60,7 +58,7 @@ async def create(visit: Visit) -> Response:
 async def edit_webhook(visit: Visit) -> Response:
     """Show the form of a webhook as it is."""
     endpoint = await find(visit)
-    return await _form(visit, {**fields_of(document(endpoint, {})), _ETAG: etag(endpoint)}, {}, endpoint=endpoint)
+    return await _form(visit, {**fields_of(document(endpoint, {})), ETAG_FIELD: etag(endpoint)}, {}, endpoint=endpoint)
 
 
 async def change(visit: Visit) -> Response:
@@ -81,7 +79,7 @@ async def change(visit: Visit) -> Response:
             patch["headers"] = headers
         if patch:
             call = visit.call(NoQuery(), NoBody())
-            await apply_patch(dataclasses.replace(call, preconditions=_preconditions(form)), patch)
+            await apply_patch(dataclasses.replace(call, preconditions=unchanged_since(form)), patch)
     except Rejected as refused:
         if refused.code not in _TOLD_ON_THE_FORM:
             raise
@@ -133,12 +131,6 @@ async def _form(
         "types": sorted(visit.services.router.event_types) + sorted(OPERATIONAL_EVENTS),
     }
     return await visit.render("webhooks/form.html", values, status=status)
-
-
-def _preconditions(form: Form) -> Preconditions:
-    """Return what the form's own version asks for: what somebody else has changed meanwhile must not be undone."""
-    tag = form.text(_ETAG)
-    return Preconditions(match=(tag,)) if tag else NO_PRECONDITIONS
 
 
 def _written(settings: WebhookSettings) -> Mapping[str, object]:
