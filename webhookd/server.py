@@ -256,7 +256,7 @@ async def _drain(
     deadline = trio.current_time() + services.config.delivery.drain_seconds
     lifecycle.state = Readiness.DRAINING
     notify(STOPPING)
-    _log.info("server.draining", in_flight=router.registry.in_flight)
+    _log.info("server.draining", in_flight=router.registry.slots.taken)
     services.store.refuse_events()
 
     def edge_seconds() -> float:
@@ -264,14 +264,14 @@ async def _drain(
 
     async def cut() -> None:
         await anext(signals)
-        _log.warning("server.drain_cut", in_flight=router.registry.in_flight)
+        _log.warning("server.drain_cut", in_flight=router.registry.slots.taken)
         draining.cancel_scope.cancel()
 
     async def finish_requests() -> None:
         with trio.move_on_at(deadline) as patience:
-            await router.drain()
+            await router.registry.drain()
         if patience.cancelled_caught:
-            _log.warning("server.drain_timed_out", interrupted=router.registry.in_flight)
+            _log.warning("server.drain_timed_out", interrupted=router.registry.slots.taken)
 
     async def end_reads() -> None:
         # A query is in a thread, which can't be canceled: the edges would wait for it.

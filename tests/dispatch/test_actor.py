@@ -287,7 +287,7 @@ async def test_draining_lets_the_request_in_flight_end(autojump_clock: MockClock
         await w.publish("e0")
         await w.publish("e1")
         await trio.sleep(1)
-        await w.router.drain()
+        await w.router.registry.drain()
         assert trio.current_time() - sender.began_at == pytest.approx(3.0)
         await w.publish("e2")
         await trio.sleep(100)

@@ -36,7 +36,7 @@ from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.delivery.policy.resolve import resolve
 from webhookd.delivery.request import Receiver
-from webhookd.dispatch.lane import Expire, Landing, Lane, Send, Step, Wait, Why
+from webhookd.dispatch.lane import Expire, Lane, Send, Step, Wait, Why
 from webhookd.journal import Window
 
 CREDENTIALS = Credentials(
@@ -152,8 +152,8 @@ class LaneMachine(RuleBasedStateMachine):
     def record_is_written(self) -> None:
         self._land(self._settled()[0])
 
-    @rule(lost=st.sampled_from([None, None, Landing.FAILED, Landing.REFUSED]))
-    def actor_crashes(self, lost: Landing | None) -> None:
+    @rule(lost=st.sampled_from([None, None, "failed", "refused"]))
+    def actor_crashes(self, lost: str | None) -> None:
         """What was submitted is written, what was not, nobody knows of; or a record comes back that isn't written.
 
         One that failed may be on disk for all that; one that was refused isn't, and nothing leaves until a new start.
@@ -162,9 +162,9 @@ class LaneMachine(RuleBasedStateMachine):
             self._begin_again()
             return
         flight = self._settled()[0]
-        if lost is Landing.FAILED:
+        if lost == "failed":
             self.model.write(flight)
-        self._land(flight, lost)
+        self._land(flight, is_written=False)
 
     # What is done by hand.
 
@@ -294,13 +294,13 @@ class LaneMachine(RuleBasedStateMachine):
             assert model.endpoint.is_active
             model.endpoint = self.lane.endpoint
 
-    def _land(self, flight: InFlight, landing: Landing = Landing.WRITTEN) -> None:
-        if landing is Landing.WRITTEN:
+    def _land(self, flight: InFlight, *, is_written: bool = True) -> None:
+        if is_written:
             self.model.write(flight)
         else:
             self.is_ahead = True
         del self.model.flights[flight.delivery.pk]
-        self.lane.landed(flight.delivery, landing)
+        self.lane.landed(flight.delivery, is_written=is_written)
 
     def _change(self, changed: Endpoint, policy: Policy) -> None:
         """Change the endpoint: what was submitted before is on disk before it, whatever the actor knows."""
@@ -318,7 +318,7 @@ class LaneMachine(RuleBasedStateMachine):
     def _begin_again(self) -> None:
         for flight in list(self.model.flights.values()):
             self.model.write(flight)
-            self._land(flight, Landing.FAILED)
+            self._land(flight, is_written=False)
         self.lane.begin(self.model.now)
         self._load()
         self.lane.state = self.model.state = self.model.stored
@@ -343,8 +343,8 @@ class HoldsNothing(Lane):
 class GoesOnTooEarly(Lane):
     """Takes a delivery for done once it is settled, whatever becomes of its record."""
 
-    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
-        super().landed(delivery, Landing.WRITTEN)
+    def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
+        super().landed(delivery, is_written=True)
 
 
 class ProbesTwice(Lane):
@@ -368,9 +368,9 @@ class OverdrawsTheBucket(Lane):
 class LetsTheNextPass(Lane):
     """Goes on with the window that it has after a failure."""
 
-    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
+    def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
         was_stale = self.queue.is_stale
-        super().landed(delivery, landing)
+        super().landed(delivery, is_written=is_written)
         self.queue.is_stale = was_stale
 
 

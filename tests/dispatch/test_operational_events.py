@@ -14,7 +14,7 @@ from tests.journal.harness import Commits
 from tests.world import OK, World, WorldSender, steady, world
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryError, DeliveryStatus, PolicyOverrides, RetryOverrides, Trigger
-from webhookd.dispatch.router import TOLD_A_STEP
+from webhookd.dispatch.reporter import ROWS_PER_EXPIRY
 from webhookd.journal import EndpointChanges, InlineRunner, Store
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ async def test_what_tells_of_a_queue_that_expires_is_bounded(tmp_path: Path, aut
         commits = Commits(w.journal)
         await trio.sleep(150)
         assert sum(commits.rows) > expired * watchers
-        assert max(commits.rows) < 3 * TOLD_A_STEP
+        assert max(commits.rows) < 3 * ROWS_PER_EXPIRY
 
 
 class Looking(InlineRunner):

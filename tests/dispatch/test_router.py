@@ -315,9 +315,9 @@ async def test_the_catalogue_decides_what_is_taken(tmp_path: Path, autojump_cloc
             with pytest.raises(Rejected) as refused:
                 await w.publish("e", type=name)
             assert refused.value.code is ErrorCode.UNKNOWN_EVENT_TYPE
-        await w.router.put_event_type(EventTypeRow(name="order.paid"))
+        await w.journal.event_types.put(EventTypeRow(name="order.paid"), 0.0, entry=None, condition=None)
         assert not (await w.publish("e", type="order.paid")).duplicate
-        await w.router.delete_event_type("order.paid")
+        await w.journal.event_types.delete("order.paid", entry=None, condition=None)
         with pytest.raises(Rejected):
             await w.publish("e2", type="order.paid")
 
@@ -362,8 +362,8 @@ async def test_nobodys_receivers_take_all_requests(tmp_path: Path, autojump_cloc
         for number in range(300):
             await w.publish(f"e{number}", organizationId="hanging")
         await wait_all_tasks_blocked()
-        assert w.router.registry.in_flight == 342
-        assert w.router.registry.waiting_for_a_slot > 0
+        assert w.router.registry.slots.taken == 342
+        assert w.router.registry.slots.waiting > 0
         began_at = trio.current_time()
         await w.publish("other", organizationId="good")
         await trio.sleep(1)

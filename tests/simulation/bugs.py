@@ -11,7 +11,6 @@ from tests.simulation.model import World
 from webhookd.base.models import (
     AcceptedEvent,
     AttemptRecord,
-    Credentials,
     DeliveryStatus,
     Endpoint,
     EndpointState,
@@ -24,10 +23,12 @@ from webhookd.base.models import (
 )
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy.resolve import resolve
+from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.router import EndpointSender, Router
 from webhookd.journal import (
     DeliveriesQueued,
     DeliveryRow,
+    Loaded,
     Publish,
     Store,
     Ticket,
@@ -249,12 +250,28 @@ class IgnoresOrder(BadPolicy):
     wrong: ClassVar[Mapping[str, object]] = {"ordering": Ordering.NONE}
 
 
-class ForgetsBreaker(Router):
-    """Takes every endpoint for a healthy one after a restart."""
+class BadSchedule(Router):
+    """A router whose actors start from something that is wrong; `schedule` says from what."""
 
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+    schedule: type[Schedule] = Schedule
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._schedule.__class__ = self.schedule
+
+
+class HealthySchedule(Schedule):
+    """Loads each endpoint as a healthy one."""
+
+    async def load(self, endpoint: Endpoint) -> Loaded | None:
         found = await super().load(endpoint)
         return None if found is None else (*found[:2], EndpointState())
+
+
+class ForgetsBreaker(BadSchedule):
+    """Takes every endpoint for a healthy one after a restart."""
+
+    schedule = HealthySchedule
 
 
 class LosesWakes(Router):

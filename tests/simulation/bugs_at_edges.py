@@ -4,26 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
+import trio
 
-from tests.simulation.bugs import BadJournal, BadPolicy, BadSender
+from tests.simulation.bugs import BadJournal, BadPolicy, BadSchedule, BadSender
 from tests.simulation.model import World
 from webhookd.base.event_types import OperationalEvent
 from webhookd.base.models import (
     AcceptedEvent,
     AttemptRecord,
-    Credentials,
     DeliveryError,
     Endpoint,
-    EndpointState,
     Outcome,
     Policy,
     PublishResult,
     Target,
     WhenInactive,
 )
-from webhookd.dispatch.router import Announce, Router
+from webhookd.dispatch.clock_steps import Schedule
+from webhookd.dispatch.reporter import Announce, Reporter
+from webhookd.dispatch.router import Router
 from webhookd.ingest.connection import ProducerConnection
-from webhookd.journal import AuditEntry, EventTypeCondition, EventTypeRow, Publish, Store, Ticket
+from webhookd.journal import EventTypeAdded, EventTypeRow, Loaded, Publish, Store, Ticket
+from webhookd.journal.administration import EventTypes
 from webhookd.journal.operations import Record
 
 
@@ -75,25 +77,37 @@ class ExpiresEarly(BadPolicy):
     wrong: ClassVar[Mapping[str, object]] = {"max_age_seconds": 30.0}
 
 
-class ForgetsCatalogue(Router):
+class UnstoredEventTypes(EventTypes):
+    """Says that an event type was stored, and stores none."""
+
+    async def put(self, row: EventTypeRow, *_: Any, **__: Any) -> EventTypeRow:
+        await trio.lowlevel.checkpoint()
+        self._feed.tell(EventTypeAdded(row.name))
+        return row
+
+
+class ForgetsCatalogue(BadJournal):
     """Acknowledges a type that it doesn't store."""
 
-    async def put_event_type(
-        self,
-        row: EventTypeRow,
-        entry: AuditEntry | None = None,
-        condition: EventTypeCondition | None = None,
-    ) -> EventTypeRow:
-        self.event_types.add(row.name)
-        return row
+    def __init__(self, real: Store, world: World) -> None:
+        super().__init__(real, world)
+        self.event_types = UnstoredEventTypes(real.transactions, real.feed)
+
+
+class TwofoldReporter(Reporter):
+    """Makes each operational event twice."""
+
+    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
+        announce = super()._announcer(endpoint, name)
+        return lambda data: (*announce(data), *announce(data))
 
 
 class TellsTwice(Router):
     """Publishes each operational event twice."""
 
-    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
-        announce = super()._announcer(endpoint, name)
-        return lambda data: (*announce(data), *announce(data))
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self._reporter.__class__ = TwofoldReporter
 
 
 class TellsApart(BadJournal):
@@ -110,10 +124,10 @@ class TellsApart(BadJournal):
         return late.ticket
 
 
-class KeepsSecrets(Router):
-    """Signs with the secret of before for longer than was asked."""
+class LateSchedule(Schedule):
+    """Loads an overlap that ends an hour later."""
 
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+    async def load(self, endpoint: Endpoint) -> Loaded | None:
         found = await super().load(endpoint)
         if found is None or found[1].previous_expires_at is None:
             return found
@@ -121,15 +135,27 @@ class KeepsSecrets(Router):
         return found[0], later, found[2]
 
 
-class ForgetsSecrets(Router):
-    """Signs with the newest secret alone."""
+class KeepsSecrets(BadSchedule):
+    """Signs with the secret of before for longer than was asked."""
 
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+    schedule = LateSchedule
+
+
+class OneSecretSchedule(Schedule):
+    """Loads no previous secret."""
+
+    async def load(self, endpoint: Endpoint) -> Loaded | None:
         found = await super().load(endpoint)
         if found is None:
             return None
         alone = msgspec.structs.replace(found[1], previous_secret=None, previous_expires_at=None)
         return found[0], alone, found[2]
+
+
+class ForgetsSecrets(BadSchedule):
+    """Signs with the newest secret alone."""
+
+    schedule = OneSecretSchedule
 
 
 class AnswersOutOfTurn(ProducerConnection):

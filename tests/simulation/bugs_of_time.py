@@ -7,15 +7,16 @@ from typing import Any
 
 import msgspec
 
-from tests.simulation.bugs import BadJournal
+from tests.simulation.bugs import BadJournal, BadSchedule
 from tests.simulation.model import World
 from webhookd.base.clock import Timeline
-from webhookd.base.models import Credentials, Endpoint, EndpointState
+from webhookd.base.models import Endpoint
 from webhookd.delivery.policy.correction import Bounds
 from webhookd.delivery.policy.retry import FAILURES_TO_DISABLE
+from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.registry import Registry
 from webhookd.dispatch.router import Router
-from webhookd.journal import Store, Ticket
+from webhookd.journal import Loaded, Store, Ticket
 from webhookd.journal.webhooks import Webhooks
 
 
@@ -79,20 +80,26 @@ class FillsBuckets(Router):
         self.registry.__class__ = FillingRegistry
 
 
-class CorrectsNothing(Router):
-    """Waits for whatever moment it finds, a year ahead as well."""
+class UncorrectedSchedule(Schedule):
+    """Corrects no time that is too far ahead."""
 
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+    async def load(self, endpoint: Endpoint) -> Loaded | None:
         await self.settled()
         bounds = Bounds(retry_seconds=inf, throttled_seconds=inf, age_seconds=inf)
         found, _ = await self._store.webhooks.load(self._vault, endpoint.pk, bounds, self._clock.running())
         return found
 
 
-class TakesARestForAnOutage(Router):
-    """Disables a webhook that was failing by its first failure after a rest, however few came before."""
+class CorrectsNothing(BadSchedule):
+    """Waits for whatever moment it finds, a year ahead as well."""
 
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
+    schedule = UncorrectedSchedule
+
+
+class RestlessSchedule(Schedule):
+    """Loads each endpoint that is failing as one that has been tried all the time."""
+
+    async def load(self, endpoint: Endpoint) -> Loaded | None:
         loaded = await super().load(endpoint)
         if loaded is None or loaded[2].failing_since is None:
             return loaded
@@ -100,3 +107,9 @@ class TakesARestForAnOutage(Router):
         failures = max(state.failures_since_success, FAILURES_TO_DISABLE)
         state = msgspec.structs.replace(state, last_failure_at=None, failures_since_success=failures)
         return found, credentials, state
+
+
+class TakesARestForAnOutage(BadSchedule):
+    """Disables a webhook that was failing by its first failure after a rest, however few came before."""
+
+    schedule = RestlessSchedule

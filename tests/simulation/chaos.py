@@ -241,9 +241,10 @@ class Chaos:
         is_known = world.catalogue[EXTRA_TYPE]
         world.catalogue[EXTRA_TYPE] = None
         if is_known is not True:
-            await self._life.router.put_event_type(EventTypeRow(name=EXTRA_TYPE))
+            row = EventTypeRow(name=EXTRA_TYPE)
+            await self._life.journal.event_types.put(row, world.clock.now(), entry=None, condition=None)
         else:
-            await self._life.router.delete_event_type(EXTRA_TYPE)
+            await self._life.journal.event_types.delete(EXTRA_TYPE, entry=None, condition=None)
         if not world.is_dead:
             world.catalogue[EXTRA_TYPE] = is_known is not True
 

@@ -163,7 +163,7 @@ async def _stop(world: World, life: Life, end: Callable[[], None]) -> None:
         for connection in life.connections:
             connection.stop_taking()
         with trio.move_on_after(world.dice.choice((0, 1, 30))):
-            await life.router.drain()
+            await life.router.registry.drain()
 
 
 async def _last_life(world: World, path: Path, parts: Parts) -> None:

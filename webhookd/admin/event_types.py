@@ -41,7 +41,7 @@ async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
     said = call.body
-    stored = await call.services.router.put_event_type(
+    stored = await call.services.store.event_types.put(
         EventTypeRow(
             name=name,
             description=said.description,
@@ -49,8 +49,9 @@ async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
             example_json=_text(said.example),
             deprecated=said.deprecated,
         ),
-        call.audit_entry(Action.EVENT_TYPE_PUT, given(said)),
-        lambda before: call.preconditions.check_change(None if before is None else etag(before)),
+        call.services.clock.now(),
+        entry=call.audit_entry(Action.EVENT_TYPE_PUT, given(said)),
+        condition=lambda before: call.preconditions.check_change(None if before is None else etag(before)),
     )
     return Answer(value=_view(stored), headers={ETAG: etag(stored)})
 
@@ -59,10 +60,10 @@ async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
     """Take a name out of the catalogue; webhooks that name it keep doing so."""
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
-    await call.services.router.delete_event_type(
+    await call.services.store.event_types.delete(
         name,
-        call.audit_entry(Action.EVENT_TYPE_DELETE),
-        lambda before: call.preconditions.check_change(None if before is None else etag(before)),
+        entry=call.audit_entry(Action.EVENT_TYPE_DELETE),
+        condition=lambda before: call.preconditions.check_change(None if before is None else etag(before)),
     )
     return Answer(value=Deleted(id=name))
 

@@ -183,10 +183,10 @@ class Scraper(Collector):
         yield _counter("deliveries_failed", "Deliveries given up for good", measures.failed_deliveries)
         yield _histogram("attempt_duration_seconds", "Time from the start of an attempt to its end", measures.durations)
         yield _histogram("delivery_lag_seconds", "Time from an event's acceptance to its first attempt", measures.lags)
-        yield _gauge("requests_in_flight", "Requests that wait for their answer", registry.in_flight)
+        yield _gauge("requests_in_flight", "Requests that wait for their answer", registry.slots.taken)
         yield _gauge("requests_in_flight_limit", "How many there may be", self._max_in_flight)
         waiting = "Webhooks that have something to send while their owner may have no more requests in flight"
-        yield _gauge("requests_waiting", waiting, registry.waiting_for_a_slot)
+        yield _gauge("requests_waiting", waiting, registry.slots.waiting)
         yield _gauge("actors_running", "Webhooks that have something to be sent, or had a moment ago", registry.actors)
         yield _counter("actor_crashes", "Crashes of an actor, each a bug in webhookd", registry.crashes)
         yield _gauge("webhooks_halted", "Webhooks that crashed five times in five minutes", len(registry.halted()))

@@ -101,7 +101,7 @@ class _Stream:
     @property
     def has_room(self) -> bool:
         """Whether the next line can be submitted without waiting for those before it."""
-        return self._services.router.has_room(self._flow)
+        return self._services.store.has_room(self._flow)
 
     async def submit(self, line: Line) -> Ticket[PublishResult]:
         """Submit a line; Rejected where it isn't taken."""

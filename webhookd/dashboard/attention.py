@@ -86,7 +86,7 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
         limit=MOST_WEBHOOKS,
     )
     listed: FoundWebhooks = await services.store.webhooks.search(wanted, visit.now)
-    halted = [one for one in services.router.halted() if organization_id in {None, one.organization_id}]
+    halted = [one for one in services.router.registry.halted() if organization_id in {None, one.organization_id}]
     known = {one.id for one in halted}
     subjects = [*halted[:MOST_WEBHOOKS], *(one for one in listed.endpoints if one.id not in known)]
     states = await services.router.health(subjects)

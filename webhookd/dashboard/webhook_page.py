@@ -58,7 +58,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     [health] = await services.router.health([endpoint])
     word, tone = condition(endpoint, health)
     inside = await services.router.inside(endpoint)
-    in_flight = services.router.in_flight(endpoint.pk)
+    in_flight = services.router.registry.being_sent(endpoint.pk)
     line = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
     call = visit.call(NoQuery(), NoBody())
     latest = await answered(ListPage, list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody())))

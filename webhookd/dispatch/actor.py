@@ -1,66 +1,43 @@
-"""One endpoint: take -> send -> settle -> record, for as long as its lane has something to send.
+"""The actor of one endpoint: read the queue, send, settle and record, for as long as there is something to send.
 
-An actor is the only task that sends to its endpoint. What is sent and when is decided by its `Lane`; the actor asks
-for the next move, does it, and waits where there is none. The journal is the queue; the lane holds a small window onto
-it (ids and times, never a body), which is read again when it runs out, when the journal was changed by another way, or
-when the time comes at which a delivery outside it falls due or expires.
+An actor is the only task that sends to its endpoint. Its `Lane` decides what is sent and when: the actor asks for the
+next move, makes it, and waits if there is none. The queue is in the journal. The lane holds a small window of it (ids
+and times, no bodies). The actor reads the window again when it is used up, when the journal was changed by other code,
+and when a delivery outside it falls due or expires.
 
-In strict order the loop itself flies, so nothing can overtake a request; in the other modes up to `concurrency` flights
-run beside it. A flight's delivery stays in flight until its record is on disk, so its successor leaves only then and a
-crash repeats at most what was in flight. It then takes the next delivery for as long as the lane says "send".
+In strict order the actor's own loop makes the attempts, so no request can overtake another. In the other modes up to
+`concurrency` tasks make them. A delivery stays in flight until its record is on disk, and its successor is sent only
+then, so a crash repeats at most what was in flight.
 
-Notifications are level-triggered and carry no data: the lane has been changed before. "Nothing left and not notified:
-leave" is one synchronous step, as is "running? notify: start" at the registry. After a crash the first thing a run
-waits for is what the last one had submitted: a journal that is read earlier would still hold as pending what has been
-delivered.
+A notification carries no data, since the lane has been changed before. None is lost: an actor's last look at its lane
+and its return are one synchronous step, and so is the registry's "is it running? then notify it, else start it". After
+a crash the next run first waits for the records that the last one submitted. A window that is read before they are
+written would hold deliveries that have already succeeded.
 """
 
 from collections.abc import Callable
+from functools import partial
 from math import inf
-from typing import Protocol
 
 import trio
 
 from webhookd.base.clock import Clock, wait_seconds
 from webhookd.base.ids import IdFactory
-from webhookd.base.models import Credentials, Endpoint, EndpointState, Ordering, QueuedDelivery
+from webhookd.base.models import EndpointState, Ordering, QueuedDelivery
 from webhookd.base.stages import reached
 from webhookd.delivery.request import Receiver, RequestSender
-from webhookd.dispatch import attempt
 from webhookd.dispatch.attempt import Attempts
-from webhookd.dispatch.lane import Expire, Landing, Lane, Send, Step, Wait, Why
+from webhookd.dispatch.clock_steps import Schedule
+from webhookd.dispatch.lane import Expire, Lane, Send, Step, Wait, Why
+from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
-from webhookd.journal import Window, WindowRequest
-
-
-class ActorQueue(attempt.AttemptQueue, Protocol):
-    """What an actor needs of the journal."""
-
-    async def window(self, request: WindowRequest) -> Window:
-        """Read a window of the endpoint's queue."""
-        ...
-
-
-class ActorOwner(attempt.AttemptOwner, Protocol):
-    """What an actor asks of the part that keeps the endpoints."""
-
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
-        """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
-        ...
-
-    async def settled(self) -> None:
-        """Return once the journal's times are those of the clock, if that was set."""
-        ...
-
-    async def expire(self, endpoint: Endpoint, deliveries: tuple[QueuedDelivery, ...]) -> None:
-        """Record deliveries whose age has passed as failed."""
-        ...
+from webhookd.journal import Store
 
 
 class Actor:
-    """The actor of one lane; `run` it under a supervisor, once at a time.
+    """The actor of one lane; `run` it under a supervisor, one run at a time.
 
-    `slots` are those of all requests in flight; `sample` returns random numbers in [0, 1) for jitter.
+    `slots` bound the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
     """
 
     def __init__(
@@ -68,63 +45,68 @@ class Actor:
         lane: Lane,
         changing: trio.Lock,
         *,
-        queue: ActorQueue,
+        store: Store,
         sender: RequestSender,
-        owner: ActorOwner,
+        schedule: Schedule,
+        reporter: Reporter,
         clock: Clock,
         ids: IdFactory,
         slots: Slots,
         sample: Callable[[], float],
     ) -> None:
         self._lane = lane
-        self._slots = slots.share(lane.endpoint.organization_id or lane.endpoint.id)
-        self._attempts = Attempts(lane, changing, queue, sender, owner, clock, ids, self._slots, sample)
-        self._queue = queue
-        self._owner = owner
+        self._store = store
+        self._schedule = schedule
+        self._reporter = reporter
         self._clock = clock
+        self._slots = slots
+        self._slot_owner = lane.endpoint.organization_id or lane.endpoint.id
+        release_slot = partial(slots.release, self._slot_owner)
+        self._attempts = Attempts(lane, changing, store, sender, reporter, clock, ids, release_slot, sample)
         self._notified = trio.Event()
 
     def notify(self) -> None:
-        """Say that the lane was changed."""
+        """Tell the actor that its lane was changed."""
         self._notified.set()
 
     async def run(self) -> None:
-        """Send what is queued until there has been nothing left for a while.
+        """Send what is queued, and return once nothing has been left for 30 s.
 
-        Raises what a bug raises. Where it returns, the last look at the lane and the return are one step.
+        Any exception is a bug. The last look at the lane and the return are one step.
         """
         lane = self._lane
-        if lane.is_retired:
+        if lane.is_stopped:
             return
         lane.begin(self._clock.now())
         await self._attempts.settled()
         if (state := await self._load()) is None:
             return
-        lane.state = state  # before anything asks for the time, which may shift it
+        lane.state = state  # before the clock is read again, which may shift the lane
         while True:
-            async with trio.open_nursery() as flights:
-                await self._work(flights)
+            async with trio.open_nursery() as nursery:
+                await self._make_moves(nursery)
             if lane.next(self._clock.now()) is Step.LEAVE:
                 return
 
-    async def _work(self, flights: trio.Nursery) -> None:
+    async def _make_moves(self, nursery: trio.Nursery) -> None:
+        """Make the lane's moves until it says to leave."""
         lane = self._lane
         while True:
-            if lane.needs_load and not lane.is_retired:
+            if lane.needs_load and not lane.is_stopped:
                 await self._load()
             if (delivery := await self._take()) is not None:
                 if lane.policy.ordering is Ordering.STRICT:
-                    await self._fly(delivery)
+                    await self._deliver(delivery)
                 else:
-                    flights.start_soon(self._fly_beside, delivery)
+                    nursery.start_soon(self._deliver_and_notify, delivery)
                 continue
             match lane.next(self._clock.now()):
                 case Send():
-                    continue  # it has just come, or the settings have
+                    continue  # a delivery has just come in, or the settings were changed
                 case Step.REFILL:
                     await self._refill()
                 case Expire(deliveries):
-                    await self._owner.expire(lane.endpoint, deliveries)
+                    await self._reporter.expire(lane.endpoint, deliveries)
                     lane.reload()
                 case Step.LEAVE:
                     return
@@ -134,20 +116,20 @@ class Actor:
                     await self._wait(until)
 
     async def _load(self) -> EndpointState | None:
-        """Read where to send and with what; return the state on disk, None where the endpoint has been deleted."""
+        """Read the endpoint and its secrets; return the state on disk, or None if the endpoint has been deleted."""
         state = None
-        while self._lane.needs_load:  # again where it is changed meanwhile
+        while self._lane.needs_load:  # again if the endpoint is changed during the read
             revision = self._lane.begin_load()
-            if (loaded := await self._owner.load(self._lane.endpoint)) is None:
-                self._lane.retire()
+            if (loaded := await self._schedule.load(self._lane.endpoint)) is None:
+                self._lane.stop()
                 return None
             endpoint, credentials, state = loaded
             self._attempts.receiver = Receiver(endpoint, credentials, revision)
         return state
 
     async def _refill(self) -> None:
-        await self._owner.settled()
-        self._lane.load(await self._queue.window(self._lane.begin_refill(self._clock.now())))
+        await self._schedule.settled()
+        self._lane.load(await self._store.window(self._lane.begin_refill(self._clock.now())))
         reached("window.read")
 
     async def _wait(self, until: float | None) -> None:
@@ -156,20 +138,21 @@ class Actor:
         self._notified = trio.Event()
 
     async def _take(self) -> QueuedDelivery | None:
-        """Commit to the delivery that goes now, if there is one; wait for a slot where they are taken."""
+        """Take a slot and the delivery to send now; None, without a slot, if there is nothing to send."""
         try:
-            self._slots.acquire_nowait()
+            self._slots.acquire_nowait(self._slot_owner)
         except trio.WouldBlock:
             if not isinstance(self._lane.next(self._clock.now()), Send):
                 return None
-            await self._slots.acquire()
+            await self._slots.acquire(self._slot_owner)
         if (delivery := self._lane.take(self._clock.now())) is None:
-            self._slots.release()
+            self._slots.release(self._slot_owner)
         return delivery
 
-    async def _fly(self, delivery: QueuedDelivery | None) -> None:
+    async def _deliver(self, delivery: QueuedDelivery | None) -> None:
+        """Make one attempt at this delivery, and go on with the next ones while the lane has one to send."""
         while delivery is not None:
-            landing = Landing.FAILED
+            is_written = False
             try:
                 ticket, opens = await self._attempts.make(delivery)
                 if opens:
@@ -177,11 +160,11 @@ class Actor:
                 await ticket.wait()
                 reached("record.committed")
                 self._attempts.unrecorded.discard(ticket)
-                landing = Landing.WRITTEN
+                is_written = True
             finally:
-                self._lane.landed(delivery, landing)
+                self._lane.landed(delivery, is_written=is_written)
             delivery = await self._take()
 
-    async def _fly_beside(self, delivery: QueuedDelivery) -> None:
-        await self._fly(delivery)
+    async def _deliver_and_notify(self, delivery: QueuedDelivery) -> None:
+        await self._deliver(delivery)
         self.notify()

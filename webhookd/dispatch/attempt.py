@@ -1,8 +1,8 @@
-"""One attempt: what is sent, and what its outcome makes of delivery and endpoint, as one record for the journal."""
+"""One attempt: the request, and one record for the journal of its outcome, its delivery and its endpoint."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -12,9 +12,6 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import (
     AttemptRecord,
     DeliveryError,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
     Message,
     Outcome,
     QueuedDelivery,
@@ -22,42 +19,12 @@ from webhookd.base.models import (
 from webhookd.base.stages import reached
 from webhookd.delivery.request import Receiver, RequestSender, compose
 from webhookd.dispatch.lane import Lane
-from webhookd.dispatch.slots import Share
-from webhookd.journal import Publish, Ticket
-
-
-class AttemptQueue(Protocol):
-    """What an attempt needs of the journal."""
-
-    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]]) -> Message:
-        """Load what is sent of an event; where it has to be read, what is `upcoming` is brought along."""
-        ...
-
-    def record(self, record: AttemptRecord, notices: Sequence[Publish]) -> Ticket[None]:
-        """Submit an attempt, what it made of delivery and endpoint, and what tells of it, in one transaction."""
-        ...
-
-
-class AttemptOwner(Protocol):
-    """What an attempt tells the part that keeps the endpoints; `before` is the endpoint's state until then."""
-
-    def notices(
-        self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
-    ) -> Sequence[Publish]:
-        """Return the events that tell of an attempt."""
-        ...
-
-    def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
-        """Hear of an attempt whose record has been submitted."""
-        ...
-
-    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
-        """Disable the endpoint, in the journal and for the router."""
-        ...
+from webhookd.dispatch.reporter import Reporter
+from webhookd.journal import Store, Ticket
 
 
 class _Attempt(NamedTuple):
-    """One attempt that has begun: `began_at` is trio's time, `started_at` the wall clock's."""
+    """One attempt that has begun: `began_at` is trio's time, `started_at` wall-clock time."""
 
     delivery: QueuedDelivery
     message: Message
@@ -68,51 +35,52 @@ class _Attempt(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Attempts:
-    """Makes the attempts of one lane, to `receiver` as it is when the request is composed.
+    """Makes the attempts of one lane, each to the current `receiver`.
 
     A change of the endpoint holds `changing` until it is on disk; an answer that arrives meanwhile is settled after it.
-    A canceled attempt is recorded as interrupted, which counts against nobody; the writer outlives the actors and puts
-    that on disk too. `unrecorded` are the records that aren't known to be on disk.
+    An attempt that is canceled is recorded as interrupted, which counts neither against its delivery nor against its
+    endpoint; the journal's writer outlives the actors and writes that record too. `unrecorded` are the tickets of the
+    records that are not yet known to be on disk. `release_slot` gives back the slot of one request.
     """
 
     lane: Lane
     changing: trio.Lock
-    queue: AttemptQueue
+    store: Store
     sender: RequestSender
-    owner: AttemptOwner
+    reporter: Reporter
     clock: Clock
     ids: IdFactory
-    slots: Share
+    release_slot: Callable[[], None]
     sample: Callable[[], float]
     receiver: Receiver | None = None
     unrecorded: set[Ticket[None]] = field(default_factory=set)
 
     async def settled(self) -> None:
-        """Return once the journal has answered to every record, whatever the answer is."""
+        """Return once the journal has written or refused every record."""
         while self.unrecorded:
             await self.unrecorded.pop().settled()
 
     async def make(self, delivery: QueuedDelivery) -> tuple[Ticket[None], bool]:
-        """Make one request in a slot that was acquired for it, and submit what came of it.
+        """Make one request, release its slot, and submit the record of the attempt.
 
-        Return the record's ticket, and whether more may leave from now on than one delivery for one that landed.
+        Return the record's ticket, and whether the lane may now allow more requests than before.
         """
         try:
-            message = await self.queue.message(delivery.event_pk, self.lane.queue.upcoming)
-            assert self.receiver is not None  # noqa: S101 - it is loaded before anything is taken
+            message = await self.store.message(delivery.event_pk, self.lane.queue.upcoming)
+            assert self.receiver is not None  # noqa: S101 - it is loaded before any delivery is taken
             attempt = _Attempt(delivery, message, self.receiver, trio.current_time(), self.clock.now())
             try:
                 outcome = await self._send(attempt)
             except trio.Cancelled:
-                seconds = trio.current_time() - attempt.began_at
-                cut_off = Outcome(
-                    duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped"
+                interrupted = Outcome(
+                    duration_seconds=trio.current_time() - attempt.began_at,
+                    error=DeliveryError.INTERRUPTED,
+                    detail="the server stopped",
                 )
-                await self._settle(attempt, cut_off)  # noqa: ASYNC102 - shielded there, until a commit has ended
+                await self._settle(attempt, interrupted)  # noqa: ASYNC102 - shielded there, until a commit has ended
                 raise
         finally:
-            self.slots.release()
-        reached("answer.received")
+            self.release_slot()
         return await self._settle(attempt, outcome)
 
     async def _send(self, attempt: _Attempt) -> Outcome:
@@ -135,7 +103,7 @@ class Attempts:
         )
 
     async def _settle(self, attempt: _Attempt, outcome: Outcome) -> tuple[Ticket[None], bool]:
-        """Settle an outcome, after a change of the endpoint that is on its way to the disk; not interrupted."""
+        """Settle an outcome, after any change of the endpoint that is being written; can't be canceled."""
         if not self.changing.locked():
             return self._submit(attempt, outcome)
         with trio.CancelScope(shield=True):
@@ -144,9 +112,9 @@ class Attempts:
         return submitted
 
     def _submit(self, attempt: _Attempt, outcome: Outcome) -> tuple[Ticket[None], bool]:
-        """Settle an outcome and submit its record; one step, so nothing comes between."""
+        """Settle an outcome and submit its record, in one synchronous step."""
         delivery, message = attempt.delivery, attempt.message
-        now = self.clock.now()  # first: it may shift the lane
+        now = self.clock.now()  # first, since it may shift the lane
         endpoint, before = self.lane.endpoint, self.lane.state
         verdict = self.lane.settle(delivery, outcome, attempt.receiver, now=now, sample=self.sample())
         record = AttemptRecord(
@@ -158,10 +126,10 @@ class Attempts:
             outcome=outcome,
             **msgspec.structs.asdict(verdict),
         )
-        ticket = self.queue.record(record, self.owner.notices(endpoint, message, record, before))
+        ticket = self.store.record(record, self.reporter.notices(endpoint, message, record, before))
         self.unrecorded.add(ticket)
-        self.owner.attempted(endpoint, message, record, before)
+        self.reporter.attempted(endpoint, message, record, before)
         if verdict.disable is not None:
-            self.owner.disable(self.lane.endpoint, verdict.disable)
+            self.reporter.disable(self.lane.endpoint, verdict.disable)
         after = verdict.endpoint
         return ticket, (before.breaker, before.needs_probe) != (after.breaker, after.needs_probe)

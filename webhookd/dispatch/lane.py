@@ -1,18 +1,19 @@
-"""A lane: all that decides when and what is sent to one endpoint, and every change of it as one synchronous step.
+"""A lane: the state by which one endpoint's actor decides what to send and when. Each change is one synchronous step.
 
-It is pure: no I/O, no clock, no randomness; `now` and samples are given. It holds the endpoint's settings, the window
-onto its queue, its breaker (`EndpointState`), its token bucket, its probe, what is in flight and what is held. What a
-change forgives is decided by `forgiveness.forgive`, in the change's transaction; the lane takes over the result.
+A lane is pure: no I/O, no clock, no randomness; `now` and samples are arguments. It holds the endpoint's settings, the
+window of its queue, its circuit breaker (`EndpointState`), its token bucket, its probe, the deliveries in flight and
+the deliveries that are held. `forgiveness.forgive` decides, in a change's transaction, what the change forgives; the
+lane applies the result.
 
-    queued --take--> in flight --settle--> settled --landed--> written, or failed, or refused
+    queued --take--> in flight --settle--> settled --landed--> written or not
 
-A delivery in flight is settled once its answer is known: the verdict it returns is what the journal is to record. It
-stays in flight until that record has landed, so its successor leaves only then. A record that wasn't written leaves
-the lane ahead of the journal: nothing is sent until it begins again.
+A delivery in flight is settled when its answer has come: `settle` returns the verdict that the journal records. It
+stays in flight until the record has landed, and its successor is sent only then. If the record wasn't written, the lane
+is ahead of the journal, and nothing is sent until it begins again.
 
-Whatever isn't plain success makes the window stale: the journal then says what comes next, and nothing leaves until it
-has said so. The order of the looks in `next` is that in which an operator would ask: is there something to send, is the
-webhook active, is the endpoint well, has its pace room.
+Anything but a success makes the window stale. Nothing is then sent until the window has been read from the journal.
+`next` asks what an operator would ask, in that order: is there something to send, is the webhook active, does its
+breaker admit a request, do its concurrency and its rate limit?
 """
 
 from dataclasses import InitVar, dataclass, field
@@ -47,7 +48,7 @@ NO_KEYS: frozenset[str] = frozenset()
 
 
 class Why(Enum):
-    """What is waited for."""
+    """What an actor waits for."""
 
     READING = "reading"
     HELD = "held"
@@ -77,28 +78,20 @@ class Expire:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait for a change of the lane, until then at most (None: however long it takes)."""
+    """Wait for a change of the lane, at most until then (None: without a limit)."""
 
     until: float | None
     why: Why
 
 
 class Step(Enum):
-    """The moves that need no more said."""
+    """The moves that have no data."""
 
     REFILL = "refill"
     LEAVE = "leave"
 
 
 Move = Send | Expire | Wait | Step
-
-
-class Landing(Enum):
-    """What became of the record of an attempt."""
-
-    WRITTEN = "written"
-    FAILED = "failed"  # not known to be on disk; or there was none, since the attempt was never settled
-    REFUSED = "refused"  # not on disk: it was fenced off
 
 
 @dataclass(slots=True)
@@ -115,10 +108,10 @@ _WHY = {Hold.PAUSED: Why.PAUSED, Hold.OPEN: Why.OPEN, Hold.PROBING: Why.PROBING}
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """One endpoint's decisions.
+    """The state of one endpoint.
 
-    `needs_load`: settings and secrets are to be read again before anything is taken. `revision` counts the changes that
-    forgave something; what was in flight across one has little to say of the endpoint as it is now.
+    `needs_load`: settings and secrets must be read before the next delivery is taken. `_revision` counts the changes
+    that forgave something: an attempt that began before such a change counts less, see `retry.Since`.
     """
 
     endpoint: Endpoint
@@ -129,7 +122,7 @@ class Lane:
     queue: QueueWindow = field(default_factory=QueueWindow)
     in_flight: dict[int, Flight] = field(default_factory=dict)
     needs_load: bool = True
-    is_retired: bool = False
+    is_stopped: bool = False
     _held: tuple[int, ...] = ()
     _probe: int | None = None
     _revision: int = 0
@@ -140,39 +133,39 @@ class Lane:
         self.resize(now)
 
     def begin(self, now: float) -> None:
-        """Start over, with nothing in flight; settings, secrets and `state` are read before anything is taken."""
-        self.queue = QueueWindow()  # the last one may have been left in the middle of a read
+        """Begin again with nothing in flight; settings, secrets and `state` must be read before a delivery is taken."""
+        self.queue = QueueWindow()  # the last actor may have ended during a read
         self.needs_load = True
         self._active_at = now
         self._is_ahead = False
 
     def begin_load(self) -> int:
-        """Note that settings and secrets are about to be read; return the revision that they belong to."""
+        """Note that settings and secrets are about to be read; return their revision."""
         self.needs_load = False
         return self._revision
 
-    def retire(self) -> None:
-        """Send nothing more; what is in flight still ends and is recorded."""
-        self.is_retired = True
+    def stop(self) -> None:
+        """Send nothing more; requests in flight still end and are recorded."""
+        self.is_stopped = True
 
     def offer(self, delivery: QueuedDelivery) -> bool:
-        """Take in the delivery that was queued last; return whether there may be something to do now.
+        """Append a delivery that has just been queued; return whether the actor may have something to do now.
 
-        A queue that only grows, behind a head that waits or of a webhook that is disabled, costs no look at it.
+        While a webhook is disabled, or the head of a strict queue waits, new deliveries don't wake the actor.
         """
         is_news = self.queue.append(delivery)
         return is_news or (self.endpoint.is_active and self.policy.ordering is not Ordering.STRICT)
 
     def expect_more(self) -> None:
-        """Note that the journal may hold more deliveries, behind those that are known."""
+        """Note that the journal may hold more deliveries after those in the window."""
         self.queue.has_more = True
 
     def reload(self) -> None:
-        """Note that the journal was changed behind the window."""
+        """Note that the journal was changed, so that the window must be read again."""
         self.queue.is_stale = True
 
     def begin_refill(self, now: float) -> WindowRequest:
-        """Note that the queue is about to be read; return what is to be asked for."""
+        """Note that the queue is about to be read; return the request to the journal."""
         blocked_keys = NO_KEYS
         if self.policy.ordering is Ordering.KEY:
             blocked_keys = self._busy_keys() | self.queue.waiting_keys(now)
@@ -188,7 +181,7 @@ class Lane:
         )
 
     def load(self, window: Window) -> None:
-        """Take in what the journal answered to `begin_refill`."""
+        """Load the window that the journal returned to the request of `begin_refill`."""
         self.queue.load(window)
 
     def hold(self, delivery_pk: int) -> None:
@@ -196,14 +189,14 @@ class Lane:
         self._held = (*self._held, delivery_pk)
 
     def release(self, delivery_pk: int) -> None:
-        """End one `hold`; the journal says what became of the delivery."""
+        """End one `hold`; the window is read again, since the row has changed."""
         at = self._held.index(delivery_pk)
         self._held = self._held[:at] + self._held[at + 1 :]
         self.reload()
 
     def next(self, now: float) -> Move:
-        """Return the next move, as things stand."""
-        if self.is_retired or self._is_ahead:
+        """Return the next move."""
+        if self.is_stopped or self._is_ahead:
             return Step.LEAVE
         queue, ordering, state = self.queue, self.policy.ordering, self.state
         if queue.is_being_read:
@@ -249,12 +242,12 @@ class Lane:
         return frozenset([key for key in keys if key is not None])
 
     def drained(self, now: float) -> None:
-        """Note that the backlog is gone: bursts may be saved up again."""
+        """Note that the backlog is sent: the bucket may save tokens for a burst again."""
         if self.bucket is not None:
             self.bucket = self.bucket.drained(now)
 
     def take(self, now: float) -> QueuedDelivery | None:
-        """Commit to the delivery that goes now, and give it the token and the probe; None where none may."""
+        """Take the delivery that is sent now, with its token and the probe; None if none may be sent."""
         if self.needs_load or not isinstance(move := self.next(now), Send):
             return None
         delivery = move.delivery
@@ -271,9 +264,9 @@ class Lane:
     def settle(
         self, delivery: QueuedDelivery, outcome: Outcome, receiver: Receiver, *, now: float, sample: float
     ) -> Verdict:
-        """Decide what the outcome of an attempt that went to `receiver` means; return what is to be recorded.
+        """Apply the outcome of an attempt to `receiver`; return the verdict to record.
 
-        `sample` is random, uniform in [0, 1). The verdict's `disable` is set only where this disables the webhook.
+        `sample` is random, uniform in [0, 1). The verdict's `disable` is set only if it changes an active webhook.
         """
         before = self.state
         verdict = decide(
@@ -303,29 +296,29 @@ class Lane:
             return Since.NOTHING
         return Since.CHANGED if receiver.url == self.endpoint.url else Since.MOVED
 
-    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
-        """Take a delivery out of flight, as its record came back."""
+    def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
+        """End the flight of a delivery, whose record is on disk, or may not be."""
         flight = self.in_flight.pop(delivery.pk)
         if self._probe == delivery.pk:
             self._probe = None
-        if landing is not Landing.WRITTEN:
+        if not is_written:
             self._is_ahead = True
         elif flight.verdict is None or flight.verdict.status is not DeliveryStatus.SUCCEEDED:
             self.queue.is_stale = True
         elif self.queue.lacks_keys:
-            self.queue.has_more = True  # among them may be its key's successor
+            self.queue.has_more = True  # the next one of its key may be among those left out
 
     def change(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None) -> None:
-        """Take over changed settings, and what the change forgives; `resize` the bucket after it."""
+        """Apply changed settings, and what the change forgives; call `resize` after it."""
         self.endpoint, self.policy = endpoint, policy
         if forgiveness is not None:
             self.state = forgiveness.state
             self._revision += 1
-            self._probe = None  # what is in flight has nothing more to say of the endpoint
+            self._probe = None  # the answer in flight no longer decides
         self.reload_all()
 
     def resize(self, now: float) -> None:
-        """Give the bucket the size that the settings say, with the tokens it has as far as they fit."""
+        """Adapt the bucket to the settings; it keeps its tokens as far as they fit."""
         limit, bucket = self.policy.rate_limit, self.bucket
         if limit is None or bucket is None:
             self.bucket = None if limit is None else new_bucket(limit, now)
@@ -333,12 +326,12 @@ class Lane:
             self.bucket = bucket.resized(limit, now)
 
     def reload_all(self) -> None:
-        """Note that settings, secrets and queue are to be read again."""
+        """Note that settings, secrets and queue must be read again."""
         self.needs_load = True
         self.reload()
 
     def shift(self, seconds: float) -> None:
-        """Follow a clock that was set by so many seconds; the journal follows too, and is to be read again then."""
+        """Move all times, since the clock was set by so many seconds; the journal's move, and the window goes stale."""
         self.state = breaker.shifted(self.state, seconds)
         if self.bucket is not None:
             self.bucket = self.bucket.shifted(seconds)

@@ -1,8 +1,8 @@
-"""The lanes of all endpoints, and their actors: at most one for each, started when there is work.
+"""The lanes of all endpoints and their actors: at most one actor for each endpoint, started when there is work.
 
-"Running? notify: start" is one synchronous step here, and so is an actor's "nothing left: leave" together with its
-removal; between them no notification is lost. A lane outlives its actors, so the fill of its bucket and what is held
-by hand do too; each actor runs under its lane's supervisor.
+"Is it running? Then notify it, else start it" is one synchronous step here, and so are an actor's last look at its lane
+and its removal. So no notification is lost between them. A lane outlives its actors, and so do the tokens in its bucket
+and the deliveries that are held. Each actor runs under the supervisor of its endpoint.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,11 +33,11 @@ class _Entry:
 
 
 class Registry:
-    """Knows every endpoint and runs the actors of those with work."""
+    """Knows every endpoint and runs the actors of those with work; `slots` are those of all requests in flight."""
 
     def __init__(self, clock: Clock, slots: Slots, make_actor: Callable[[Lane, trio.Lock], Actor]) -> None:
         self._clock = clock
-        self._slots = slots
+        self.slots = slots
         self._make_actor = make_actor
         self._entries: dict[int, _Entry] = {}
         self._pks: dict[str, int] = {}
@@ -48,7 +48,7 @@ class Registry:
         self._crashes_of_removed = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run actors until canceled; endpoints woken before this wait for it."""
+        """Run actors until canceled; the actors of endpoints that were woken before start now."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for entry in self._entries.values():
@@ -58,59 +58,59 @@ class Registry:
             try:
                 await trio.sleep_forever()
             finally:
-                self._is_draining = True  # commits that still come must start nobody
+                self._is_draining = True  # later commits must start no actor
 
     async def drain(self) -> None:
-        """Start nothing more; return once every request in flight has ended and is on record."""
+        """Start no more requests; return once every request in flight has ended and is on record."""
         self._is_draining = True
         for entry in self._entries.values():
-            self._retire(entry)
+            self._stop(entry)
         if self._actors:
             await self._idle.wait()
 
     def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
-        """Add an endpoint, or take over what changed of it, and what the change forgives."""
+        """Add an endpoint, or apply a change of it and what the change forgives."""
         entry = self._entries.get(endpoint.pk)
         if entry is None:
             self._entries[endpoint.pk] = _Entry(Lane(endpoint, policy, self._clock.now()), trio.Lock())
             self._pks[endpoint.id] = endpoint.pk
             return
         entry.lane.change(endpoint, policy, forgiveness)
-        entry.lane.resize(self._clock.now())  # not before: it may shift what was forgiven as well
+        entry.lane.resize(self._clock.now())  # after the change: reading the clock may shift the lane
         entry.notify()
         if entry.supervisor is not None:
             entry.supervisor.kick()
 
     def shift(self, seconds: float) -> None:
-        """Follow a clock that was set by so many seconds; `reload` says that the journal has followed too."""
+        """Move the times of all lanes, since the clock was set by so many seconds; `reload` follows."""
         for entry in self._entries.values():
             entry.lane.shift(seconds)
             entry.notify()
 
     def reload(self) -> None:
-        """Have every actor read again what it goes by."""
+        """Have every actor read its settings and its queue again."""
         for entry in self._entries.values():
             entry.lane.reload_all()
             entry.notify()
 
     def remove(self, endpoint_pk: int) -> None:
-        """Forget a deleted endpoint; its request in flight still ends and is recorded."""
+        """Remove a deleted endpoint; its requests in flight still end and are recorded."""
         if (entry := self._entries.pop(endpoint_pk, None)) is not None:
             del self._pks[entry.lane.endpoint.id]
             if entry.supervisor is not None:
                 self._crashes_of_removed += entry.supervisor.crashes
-            self._retire(entry)
+            self._stop(entry)
 
     @staticmethod
-    def _retire(entry: _Entry) -> None:
-        entry.lane.retire()
+    def _stop(entry: _Entry) -> None:
+        entry.lane.stop()
         entry.notify()
         if entry.supervisor is not None:
             entry.supervisor.kick()
 
     @contextmanager
     def holding(self, endpoint_pk: int, delivery_pk: int) -> Iterator[None]:
-        """Keep a delivery of an endpoint that is known from being sent while its row is changed by hand."""
+        """Keep a delivery from being sent while its row is changed by hand; the endpoint must be known."""
         entry = self._entries[endpoint_pk]
         entry.lane.hold(delivery_pk)
         try:
@@ -120,27 +120,27 @@ class Registry:
             entry.notify()
 
     def changing(self, endpoint_id: str) -> AbstractAsyncContextManager[object]:
-        """Keep an endpoint's answers from being settled while a change of it goes to disk, one after the other."""
+        """Lock an endpoint for a change: until it is on disk no answer is settled and no other change begins."""
         entry = self._entries.get(self._pks.get(endpoint_id, 0))
         return nullcontext() if entry is None else entry.changing
 
     def lane(self, endpoint_pk: int) -> Lane | None:
-        """Return the lane of an endpoint, if that is known."""
+        """Return the lane of an endpoint; None if it is unknown or deleted."""
         entry = self._entries.get(endpoint_pk)
         return None if entry is None else entry.lane
 
     def running(self, endpoint_pk: int) -> Lane | None:
-        """Return the lane of an endpoint whose actor is running; without one, the journal knows better."""
+        """Return the lane of an endpoint whose actor is running; without an actor the journal is more current."""
         entry = self._entries.get(endpoint_pk)
         return None if entry is None or entry.actor is None else entry.lane
 
     def supervisor(self, endpoint_pk: int) -> Supervisor | None:
-        """Return the supervisor of the endpoint's actor, once it has had one."""
+        """Return the supervisor of the endpoint's actor; None if it never had an actor."""
         entry = self._entries.get(endpoint_pk)
         return None if entry is None else entry.supervisor
 
     def halted(self) -> list[Endpoint]:
-        """Return the endpoints whose actor keeps crashing."""
+        """Return the endpoints whose actor has crashed so often that it isn't restarted for a while."""
         return [
             entry.lane.endpoint
             for entry in self._entries.values()
@@ -149,7 +149,7 @@ class Registry:
 
     @property
     def crashes(self) -> int:
-        """How often an actor has crashed; one of a deleted endpoint counts no more from then on."""
+        """How often an actor has crashed; of a deleted endpoint, until it was deleted."""
         kept = (entry.supervisor.crashes for entry in self._entries.values() if entry.supervisor is not None)
         return self._crashes_of_removed + sum(kept)
 
@@ -158,20 +158,15 @@ class Registry:
         """How many endpoints have an actor running."""
         return self._actors
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests are in flight in the whole process."""
-        return self._slots.taken
-
-    @property
-    def waiting_for_a_slot(self) -> int:
-        """How many actors have something to send and may not begin another request yet."""
-        return self._slots.waiting
+    def being_sent(self, endpoint_pk: int) -> frozenset[int]:
+        """Return the row numbers of the deliveries that are in flight to an endpoint."""
+        entry = self._entries.get(endpoint_pk)
+        return frozenset() if entry is None else frozenset(entry.lane.in_flight)
 
     def wake(self, endpoint_pk: int) -> Lane | None:
-        """Have the endpoint's actor look at its queue, and start it if need be.
+        """Have the endpoint's actor look at its queue, and start it if it isn't running; return the lane.
 
-        None where the endpoint is gone, or where all actors are to end.
+        None if the endpoint has been deleted or the server drains.
         """
         entry = self._entries.get(endpoint_pk)
         if entry is None or self._is_draining:
@@ -186,7 +181,7 @@ class Registry:
         return entry.lane
 
     def offer(self, delivery: QueuedDelivery) -> None:
-        """Give the endpoint's lane a delivery that has just been queued, which saves it a look at the queue."""
+        """Give the endpoint's lane a delivery that has just been queued, which saves a read of the queue."""
         entry = self._entries.get(delivery.endpoint_pk)
         if entry is None or entry.actor is None or self._is_draining:
             self.wake(delivery.endpoint_pk)
@@ -194,12 +189,12 @@ class Registry:
             entry.notify()
 
     def requeued(self, endpoint_pk: int) -> None:
-        """Have the endpoint's actor read its queue again, since it was changed in another way than by `offer`."""
+        """Have the endpoint's actor read its queue again, after a change that `offer` doesn't cover."""
         if (lane := self.wake(endpoint_pk)) is not None:
             lane.reload()
 
     async def _supervise(self, entry: _Entry, actor: Actor) -> None:
-        assert entry.supervisor is not None  # noqa: S101 - set where the actor was made
+        assert entry.supervisor is not None  # noqa: S101 - `wake` sets it with the actor
         self._actors += 1
         try:
             await entry.supervisor.run(actor.run)

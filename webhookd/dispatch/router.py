@@ -1,12 +1,12 @@
-"""Who gets an event, and the one place through which anything about an endpoint changes.
+"""Which webhooks get an event, and the one place through which an endpoint changes.
 
-The journal is changed first; what the process remembers (subscriptions, actors, catalogue) follows in the commit's
-callback, on the loop and in the order of commits, so memory never runs ahead of the disk and two changes never cross.
-Publishing itself needs no query: targets come from memory, and a target that is deleted before the commit is dropped
-there.
+The journal changes first. What the process keeps in memory (subscriptions, lanes, catalogue) follows in the commit's
+callback, on the event loop and in the order of commits: memory is never ahead of the disk, and two changes never
+overtake each other. Publishing needs no query: targets come from memory, and the commit leaves out a target that has
+been deleted meanwhile.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Protocol
 
@@ -15,21 +15,8 @@ import trio
 from webhookd.base.clock import Timeline
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import accept
-from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT, OperationalEvent
 from webhookd.base.ids import IdFactory, Prefix
-from webhookd.base.models import (
-    AttemptRecord,
-    Credentials,
-    DeliveryStatus,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
-    Message,
-    NewEvent,
-    Policy,
-    PublishResult,
-    QueuedDelivery,
-)
+from webhookd.base.models import DeliveryStatus, Endpoint, EndpointState, NewEvent, Policy, PublishResult
 from webhookd.base.secret import Secret
 from webhookd.base.stages import reached
 from webhookd.config import Config
@@ -37,16 +24,17 @@ from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.resolve import resolve
 from webhookd.delivery.request import RequestSender
 from webhookd.delivery.signing import secret_hint
-from webhookd.dispatch import operational_events
 from webhookd.dispatch.actor import Actor
 from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.health import EndpointHealth, Inside, assess
+from webhookd.dispatch.operational_events import is_own
 from webhookd.dispatch.registry import Registry
+from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
 from webhookd.dispatch.subscriptions import Subscriptions
 from webhookd.dispatch.supervisor import Supervisor
 from webhookd.jobs.replay import Replayer
-from webhookd.jobs.test_delivery import Tester, own_event
+from webhookd.jobs.test_delivery import Tester
 from webhookd.journal import (
     AuditEntry,
     DeliveriesQueued,
@@ -54,28 +42,21 @@ from webhookd.journal import (
     EndpointChanges,
     EndpointCondition,
     EventTypeAdded,
-    EventTypeCondition,
     EventTypeRemoved,
-    EventTypeRow,
     NewEndpoint,
-    Publish,
     QueueFacts,
     Store,
     Ticket,
     WebhookChanged,
     WebhookDeleted,
 )
-from webhookd.observe.attempt_feed import AttemptFeed, facts_of
-from webhookd.observe.logs import delivery_attempted, get_logger
+from webhookd.observe.logs import get_logger
 from webhookd.observe.metrics import Measures
 
 SWEEP_SECONDS = 60.0
 SECOND_LOOK_SECONDS = 1.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
 CANCELED_A_STEP = 500
-TOLD_A_STEP = 500  # events and deliveries that tell of what has expired
-
-Announce = Callable[[dict[str, object]], Sequence[Publish]]
 
 _log = get_logger("router")
 
@@ -89,7 +70,11 @@ class EndpointSender(RequestSender, Protocol):
 
 
 class Router:
-    """Publishes events and changes endpoints; owns the registry of actors."""
+    """Publishes events and changes endpoints.
+
+    `registry` runs the actors, `replayer` recovers and replays, `tester` sends test deliveries. `event_types` are the
+    names in the catalogue.
+    """
 
     def __init__(
         self,
@@ -105,27 +90,35 @@ class Router:
     ) -> None:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
-        self.recent = AttemptFeed()
         self._store = store
         self._sender = sender
         self._vault = vault
         self._clock = clock
         self._ids = ids
         self._config = config
-        self._measures = measures
         self._subscriptions = Subscriptions()
+        self._reporter = Reporter(store, self._subscriptions, clock, ids, measures)
+        self.recent = self._reporter.recent
+        self._schedule = Schedule(store, clock, vault, self._policy)
         slots = Slots(config.delivery.max_in_flight)
         make_actor = partial(
-            Actor, queue=store, sender=sender, owner=self, clock=clock, ids=ids, slots=slots, sample=sample
+            Actor,
+            store=store,
+            sender=sender,
+            schedule=self._schedule,
+            reporter=self._reporter,
+            clock=clock,
+            ids=ids,
+            slots=slots,
+            sample=sample,
         )
         self.registry = Registry(clock, slots, make_actor)
         self.replayer = Replayer(store, clock, ids, wake=self.registry.requeued, policy=self._policy)
-        self.tester = Tester(store, sender, clock, ids, load=self.load, policy=self._policy)
-        self._schedule = Schedule(store, clock, vault, self.registry, self._policy)
+        self.tester = Tester(store, sender, clock, ids, load=self._schedule.load, policy=self._policy)
 
     async def begin(self) -> None:
-        """Read endpoints and catalogue from the journal; nothing may be published before."""
-        self._schedule.begin()
+        """Read endpoints and catalogue from the journal, and follow its changes; publish nothing before."""
+        self._schedule.begin(shift=self.registry.shift, reload=self.registry.reload)
         feed = self._store.feed
         feed.follow(DeliveriesQueued, self._offer)
         feed.follow(WebhookChanged, self._adopt)
@@ -136,6 +129,26 @@ class Router:
             self._adopt(WebhookChanged(endpoint))
         self.event_types = {row.name for row in await self._store.event_types.all()}
 
+    def _offer(self, queued: DeliveriesQueued) -> None:
+        for delivery in queued.deliveries:
+            if delivery.status is DeliveryStatus.PENDING:
+                self.registry.offer(delivery)
+
+    def _adopt(self, changed: WebhookChanged) -> None:
+        endpoint, forgiveness = changed
+        policy = self._policy(endpoint)
+        self._subscriptions.put(endpoint, policy)
+        self.registry.put(endpoint, policy, forgiveness)
+        if forgiveness is not None and endpoint.is_active:
+            self.registry.wake(endpoint.pk)
+
+    def _abandon(self, deleted: WebhookDeleted) -> None:
+        self._subscriptions.remove(deleted.endpoint.pk)
+        self.registry.remove(deleted.endpoint.pk)
+
+    def _policy(self, endpoint: Endpoint) -> Policy:
+        return resolve(endpoint.overrides, self._config.delivery)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the actors until canceled; endpoints with a backlog are woken one after the other, not all at once."""
         async with trio.open_nursery() as nursery:
@@ -143,10 +156,6 @@ class Router:
             nursery.start_soon(Supervisor("resume").run, self._resume)
             nursery.start_soon(Supervisor("replay").run, self.replayer.run)
             task_status.started()
-
-    async def drain(self) -> None:
-        """Send nothing more; return once every request in flight has ended and is on record."""
-        await self.registry.drain()
 
     async def _resume(self) -> None:
         backlog = await self._store.deliveries.backlog()
@@ -176,12 +185,8 @@ class Router:
         return {endpoint_pk for endpoint_pk in backlog if self.registry.running(endpoint_pk) is None}
 
     async def room(self, flow: Hashable = None) -> None:
-        """Wait until the journal takes another event in a flow; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
+        """Wait until the journal takes another event of a flow; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""
         await self._store.room(flow)
-
-    def has_room(self, flow: Hashable) -> bool:
-        """Whether `room` would return, or refuse, at once."""
-        return self._store.has_room(flow)
 
     def publish(self, new: NewEvent, flow: Hashable = None) -> Ticket[PublishResult]:
         """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
@@ -195,7 +200,7 @@ class Router:
         return self._store.publish(event, targets, flow=flow, may_repeat=new.id is not None)
 
     def _check_type(self, name: str) -> None:
-        if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
+        if is_own(name):
             raise Rejected(ErrorCode.UNKNOWN_EVENT_TYPE, f"{name} is webhookd's own and can't be published")
         if name not in self.event_types and self._config.events.unknown_event_types == "reject":
             raise Rejected(
@@ -204,11 +209,6 @@ class Router:
                 'events.unknown_event_types = "accept"',
                 errors=(("/type", "a name of the catalogue"),),
             )
-
-    def _offer(self, queued: DeliveriesQueued) -> None:
-        for delivery in queued.deliveries:
-            if delivery.status is DeliveryStatus.PENDING:
-                self.registry.offer(delivery)
 
     async def create_endpoint(self, new: NewEndpoint, entry: AuditEntry | None = None) -> Endpoint:
         """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
@@ -299,21 +299,6 @@ class Router:
         self.registry.requeued(row.endpoint_pk)  # the actor may have left meanwhile
         return again
 
-    async def put_event_type(
-        self,
-        row: EventTypeRow,
-        entry: AuditEntry | None = None,
-        condition: EventTypeCondition | None = None,
-    ) -> EventTypeRow:
-        """Add a name to the catalogue or change what is said of it; Rejected where `condition` raises it."""
-        return await self._store.event_types.put(row, self._clock.now(), entry=entry, condition=condition)
-
-    async def delete_event_type(
-        self, name: str, entry: AuditEntry | None = None, condition: EventTypeCondition | None = None
-    ) -> None:
-        """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
-        await self._store.event_types.delete(name, entry=entry, condition=condition)
-
     async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:
         """Say how endpoints are: what their lanes know, and the journal where no actor is running."""
         now = self._clock.now()
@@ -339,110 +324,3 @@ class Router:
         running, lane = self.registry.running(endpoint.pk), self.registry.lane(endpoint.pk)
         state = await self._store.webhooks.state(endpoint.pk) if running is None else running.state
         return Inside(state=state, policy=self._policy(endpoint), bucket=None if lane is None else lane.bucket)
-
-    def halted(self) -> list[Endpoint]:
-        """Return the endpoints to which sending keeps crashing inside webhookd."""
-        return self.registry.halted()
-
-    def in_flight(self, endpoint_pk: int) -> frozenset[int]:
-        """Return the row numbers of the deliveries that are being sent to an endpoint now."""
-        lane = self.registry.lane(endpoint_pk)
-        return frozenset() if lane is None else frozenset(lane.in_flight)
-
-    def _policy(self, endpoint: Endpoint) -> Policy:
-        return resolve(endpoint.overrides, self._config.delivery)
-
-    def _adopt(self, changed: WebhookChanged) -> None:
-        endpoint, forgiveness = changed
-        policy = self._policy(endpoint)
-        self._subscriptions.put(endpoint, policy)
-        self.registry.put(endpoint, policy, forgiveness)
-        if forgiveness is not None and endpoint.is_active:
-            self.registry.wake(endpoint.pk)
-
-    def _abandon(self, deleted: WebhookDeleted) -> None:
-        self._subscriptions.remove(deleted.endpoint.pk)
-        self.registry.remove(deleted.endpoint.pk)
-
-    # What actors ask for.
-
-    async def load(self, endpoint: Endpoint) -> tuple[Endpoint, Credentials, EndpointState] | None:
-        """Read the endpoint, its secrets and its past, all as of one moment; None where it has been deleted."""
-        return await self._schedule.load(endpoint)
-
-    async def settled(self) -> None:
-        """Return once the journal's times are those of the clock, if that was set."""
-        await self._schedule.settled()
-
-    async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
-        """Record deliveries whose age has passed as failed, so many at a time that their notices aren't too many."""
-        targets = self._subscriptions.targets(OperationalEvent.DELIVERY_FAILED.value, endpoint.organization_id)
-        step = max(TOLD_A_STEP // (1 + len(targets)), 1)
-        for start in range(0, len(expired), step):
-            await self._expire(endpoint, [delivery.pk for delivery in expired[start : start + step]])
-
-    async def _expire(self, endpoint: Endpoint, pks: Sequence[int]) -> None:
-        now = self._clock.now()
-        announce = self._announcer(endpoint, OperationalEvent.DELIVERY_FAILED)
-
-        def tell(rows: list[DeliveryRow]) -> list[Publish]:
-            told = [
-                operational_events.of_expired(endpoint, row)
-                for row in rows
-                if not operational_events.is_own(row.event_type)
-            ]
-            return [publish for data in told for publish in announce(data)]
-
-        for row in await self._store.deliveries.expire(pks, now, tell):
-            self._measures.expired(endpoint, now)
-            _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
-
-    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
-        """Switch an endpoint off, in the journal and for the router."""
-        now = self._clock.now()
-        _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
-        announce = self._announcer(endpoint, OperationalEvent.DISABLED)
-
-        def tell(stored: Endpoint) -> Sequence[Publish]:
-            is_new = stored.disabled_at == now  # else somebody has switched it off before
-            return announce(operational_events.disabled(endpoint, reason, now)) if is_new else ()
-
-        self._store.webhooks.disable(endpoint.pk, reason, now, tell)
-
-    def notices(
-        self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
-    ) -> list[Publish]:
-        """Return the events that tell of an attempt."""
-        return [
-            publish
-            for name, data in operational_events.after_attempt(endpoint, message.event_id, message.type, record, before)
-            for publish in self._announcer(endpoint, name)(data)
-        ]
-
-    def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
-        """Hear of an attempt whose record has been submitted."""
-        self._measures.attempted(endpoint, record)
-        attempt = facts_of(endpoint, message, record)
-        self.recent.add(attempt)
-        delivery_attempted(_log, attempt)
-        if before.breaker is not record.endpoint.breaker:
-            _log.info(
-                "breaker.changed",
-                endpoint=endpoint.id,
-                breaker=record.endpoint.breaker.value,
-                faults=record.endpoint.consecutive_faults,
-                last_error=record.endpoint.last_error,
-            )
-
-    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
-        """Return what makes an operational event for the commit of what it tells of; none where nobody subscribes."""
-        targets = self._subscriptions.targets(name.value, endpoint.organization_id)
-        now = self._clock.now()
-
-        def announce(data: dict[str, object]) -> Sequence[Publish]:
-            if not targets:
-                return ()
-            event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=now)
-            return (self._store.notice(event, targets),)
-
-        return announce

@@ -33,10 +33,6 @@ class Slots:
         """How many wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
-    def share(self, owner: str) -> "Share":
-        """Return the slots as one owner asks for them."""
-        return Share(self, owner)
-
     def acquire_nowait(self, owner: str) -> None:
         """Take a slot for an owner; trio.WouldBlock where it may not have one now."""
         if not self._may_take(owner):
@@ -86,25 +82,3 @@ class Slots:
         waiting.remove(granted)
         if not waiting:
             del self._waiting[owner]
-
-
-class Share:
-    """The slots as one owner asks for them: a semaphore that others share."""
-
-    __slots__ = ("_owner", "_slots")
-
-    def __init__(self, slots: Slots, owner: str) -> None:
-        self._slots = slots
-        self._owner = owner
-
-    def acquire_nowait(self) -> None:
-        """Take a slot; trio.WouldBlock where the owner may not have one now."""
-        self._slots.acquire_nowait(self._owner)
-
-    async def acquire(self) -> None:
-        """Take a slot once the owner may have one; nothing is taken where this is canceled."""
-        await self._slots.acquire(self._owner)
-
-    def release(self) -> None:
-        """Give a slot back."""
-        self._slots.release(self._owner)

@@ -1,0 +1,107 @@
+"""What follows from an attempt, an expiry or an automatic disable: rows, operational events, counts and log lines."""
+
+from collections.abc import Callable, Sequence
+
+from webhookd.base.clock import Clock
+from webhookd.base.event_types import OperationalEvent
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import AttemptRecord, DisabledReason, Endpoint, EndpointState, Message, QueuedDelivery
+from webhookd.dispatch import operational_events
+from webhookd.dispatch.subscriptions import Subscriptions
+from webhookd.jobs.test_delivery import own_event
+from webhookd.journal import DeliveryRow, Publish, Store
+from webhookd.observe.attempt_feed import AttemptFeed, facts_of
+from webhookd.observe.logs import delivery_attempted, get_logger
+from webhookd.observe.metrics import Measures
+
+ROWS_PER_EXPIRY = 500  # deliveries and the operational events about them, in one transaction
+
+Announce = Callable[[dict[str, object]], Sequence[Publish]]
+
+_log = get_logger("router")
+
+
+class Reporter:
+    """Reports for all actors; `recent` holds the last attempts of the process."""
+
+    def __init__(
+        self, store: Store, subscriptions: Subscriptions, clock: Clock, ids: IdFactory, measures: Measures
+    ) -> None:
+        self.recent = AttemptFeed()
+        self._store = store
+        self._subscriptions = subscriptions
+        self._clock = clock
+        self._ids = ids
+        self._measures = measures
+
+    def notices(
+        self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
+    ) -> list[Publish]:
+        """Return the operational events about an attempt; `before` is the endpoint's state before it."""
+        return [
+            publish
+            for name, data in operational_events.after_attempt(endpoint, message.event_id, message.type, record, before)
+            for publish in self._announcer(endpoint, name)(data)
+        ]
+
+    def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
+        """Count and log an attempt whose record has been submitted."""
+        self._measures.attempted(endpoint, record)
+        attempt = facts_of(endpoint, message, record)
+        self.recent.add(attempt)
+        delivery_attempted(_log, attempt)
+        if before.breaker is not record.endpoint.breaker:
+            _log.info(
+                "breaker.changed",
+                endpoint=endpoint.id,
+                breaker=record.endpoint.breaker.value,
+                faults=record.endpoint.consecutive_faults,
+                last_error=record.endpoint.last_error,
+            )
+
+    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
+        """Disable an endpoint in the journal; the commit is passed on to the router."""
+        now = self._clock.now()
+        _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
+        announce = self._announcer(endpoint, OperationalEvent.DISABLED)
+
+        def notices(stored: Endpoint) -> Sequence[Publish]:
+            is_new = stored.disabled_at == now  # else a user has disabled it before
+            return announce(operational_events.disabled(endpoint, reason, now)) if is_new else ()
+
+        self._store.webhooks.disable(endpoint.pk, reason, now, notices)
+
+    async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
+        """Record deliveries whose maximum age has passed as failed, in transactions of at most 500 rows."""
+        targets = self._subscriptions.targets(OperationalEvent.DELIVERY_FAILED.value, endpoint.organization_id)
+        step = max(ROWS_PER_EXPIRY // (1 + len(targets)), 1)
+        for start in range(0, len(expired), step):
+            await self._expire(endpoint, [delivery.pk for delivery in expired[start : start + step]])
+
+    async def _expire(self, endpoint: Endpoint, pks: Sequence[int]) -> None:
+        now = self._clock.now()
+        announce = self._announcer(endpoint, OperationalEvent.DELIVERY_FAILED)
+
+        def notices(rows: list[DeliveryRow]) -> list[Publish]:
+            reported = [row for row in rows if not operational_events.is_own(row.event_type)]
+            return [publish for row in reported for publish in announce(operational_events.of_expired(endpoint, row))]
+
+        for row in await self._store.deliveries.expire(pks, now, notices):
+            self._measures.expired(endpoint, now)
+            _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
+
+    def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
+        """Return a function that makes an operational event of its data; the writer's thread may call it.
+
+        It returns nothing where no webhook subscribes to the event. Subscribers and time are those of this moment.
+        """
+        targets = self._subscriptions.targets(name.value, endpoint.organization_id)
+        now = self._clock.now()
+
+        def announce(data: dict[str, object]) -> Sequence[Publish]:
+            if not targets:
+                return ()
+            event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=now)
+            return (self._store.notice(event, targets),)
+
+        return announce
