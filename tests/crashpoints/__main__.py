@@ -1,7 +1,7 @@
 """Kill the server at every point, or at one: `python -m tests.crashpoints`, `--point NAME`, `--list`.
 
-Prints a table: each point, whether its expected outcome held, and what that is. The status is 1 where one was broken.
-`--planted` plants each fault in turn and prints what its point says of it; the status is 1 where one isn't found.
+Prints a table: each point, whether its expected outcome held, and that outcome. The status is 1 if one is broken.
+`--planted` plants each fault in turn and prints what its point found; the status is 1 if one isn't found.
 """
 
 import argparse
@@ -14,12 +14,11 @@ import trio
 
 from tests.crashpoints.planted import PLANTED
 from tests.crashpoints.play import AT_ONCE, play_all
-from tests.crashpoints.point import Point
-from tests.crashpoints.points import POINTS
+from tests.crashpoints.points import POINTS, Point
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what was asked for; return the status."""
+    """Play the points that the arguments name; return the status."""
     parser = argparse.ArgumentParser(prog="python -m tests.crashpoints", description=__doc__)
     parser.add_argument("--point", action="append", metavar="NAME", help="this point, or all whose name begins so")
     parser.add_argument("--list", action="store_true", help="print the points and what is expected, and kill nothing")
@@ -41,19 +40,19 @@ def main(arguments: Sequence[str]) -> int:
 
     due, played = deque(chosen), dict[str, str | None]()
 
-    def tell(point: Point, broken: str | None) -> None:
-        # In the order of the table, whichever is through first.
+    def show(point: Point, broken: str | None) -> None:
+        # In the order of the table, whichever ends first.
         played[point.name] = broken
         while due and due[0].name in played:
-            told = due.popleft()
-            what = played[told.name]
-            print(f"{told.name:<{width}}  {'held' if what is None else 'BROKEN':<6}  {told.expected}")
+            first = due.popleft()
+            what = played[first.name]
+            print(f"{first.name:<{width}}  {'held' if what is None else 'BROKEN':<6}  {first.expected}")
             if what is not None:
                 print(f"{'':<{width}}          found: {what}")
             sys.stdout.flush()
 
     planted = {} if options.plant is None else {point.name: options.plant for point in chosen}
-    found = trio.run(lambda: play_all(chosen, planted=planted, at_once=options.at_once, tell=tell))
+    found = trio.run(lambda: play_all(chosen, planted=planted, at_once=options.at_once, show=show))
     broken = sorted(name for name, outcome in found.items() if outcome is not None)
     print(f"{len(found)} points in {time.monotonic() - began:.1f} s, {len(broken)} broken", *broken)
     return 1 if broken else 0

@@ -1,129 +1,99 @@
-"""Starts the real command line in child processes: one process with everything imported, and a fork of it for each.
+"""Run the command line with a crash point and a fault: `python -m tests.crashpoints.launcher --die-at PATH serve …`.
 
-`python -m tests.crashpoints.launcher` reads orders from its standard input, one JSON line each, and says on its
-standard output which process runs one and with which status it ended. A fork saves the second that importing takes;
-what runs in it is `webhookd.cli.main`, with arguments, files and sockets as any process has. When the input ends it
-kills what it has started that still runs.
+`--die-at` is a path of stages, separated by commas. They count once the file `--armed` exists, each only after the one
+before it, and the process kills itself at the last one. `--plant` names a fault of `planted.py`. The rest goes to
+`webhookd`.
 """
 
-import atexit
+import argparse
 import os
-import select
 import signal
 import sys
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import msgspec
-from msgspec import Struct
+import apsw
 
-from tests.crashpoints.arming import Place, arm, save_no_statistics, tell_when_settled
 from tests.crashpoints.planted import PLANTED
-from webhookd import cli
-
-_COMMANDS = ("serve", "backup", "restore", "rotate_master_key")
-_READ_BYTES = 65_536
+from webhookd.base.stages import AUDIT_EVENT
+from webhookd.cli import main
 
 
-class Order(Struct, frozen=True, kw_only=True):
-    """A command to run in `directory`, whose files `out` and `log` take what it says, with a point and a fault."""
-
-    number: int
-    directory: str
-    arguments: list[str]
-    place: Place | None
-    planted: str | None
-
-
-class Report(Struct, frozen=True, kw_only=True):
-    """What is said of an order: the process that runs it, then its status, negative for a signal."""
-
-    number: int
-    pid: int
-    status: int | None = None
+def program(*, die_at: Sequence[str] = (), armed: Path, plant: str | None) -> tuple[str, ...]:
+    """Return the command that runs webhookd so; its own arguments follow."""
+    command = [sys.executable, "-m", "tests.crashpoints.launcher"]
+    if die_at:
+        command += ["--die-at", ",".join(die_at), "--armed", str(armed)]
+    if plant is not None:
+        command += ["--plant", plant]
+    return tuple(command)
 
 
-def main() -> None:
-    """Run orders until the input ends."""
-    for command in _COMMANDS:
-        import_module(f"webhookd.cli.{command}")
-    wakeup, waker = os.pipe()
-    os.set_blocking(waker, False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    signal.set_wakeup_fd(waker)
-    running: dict[int, int] = {}
-    unread = b""
-    while True:
-        readable, _, _ = select.select([sys.stdin, wakeup], [], [])
-        if wakeup in readable:
-            os.read(wakeup, _READ_BYTES)
-            _reap(running)
-        if sys.stdin in readable:
-            if not (chunk := os.read(sys.stdin.fileno(), _READ_BYTES)):
-                break
-            *lines, unread = (unread + chunk).split(b"\n")
-            for line in lines:
-                order = msgspec.json.decode(line, type=Order)
-                if not (pid := os.fork()):
-                    os.close(wakeup)
-                    os.close(waker)
-                    os._exit(_run(order))
-                running[pid] = order.number
-                _say(Report(number=order.number, pid=pid))
-    for pid in running:
-        os.kill(pid, signal.SIGKILL)
+class _Trap:
+    """Kills the process at the end of a path of stages."""
+
+    def __init__(self, stages: Sequence[str], armed: Path) -> None:
+        self._left = list(stages)
+        self._armed = armed
+
+    def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Take an audit event of the interpreter."""
+        if event == AUDIT_EVENT:
+            self.reached(*arguments)
+
+    def reached(self, stage: str) -> None:
+        """Count a stage, and die at the last one."""
+        if stage == self._left[0] and self._armed.exists():
+            del self._left[0]
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _reap(running: dict[int, int]) -> None:
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if not pid:
-            return
-        _say(Report(number=running.pop(pid), pid=pid, status=os.waitstatus_to_exitcode(status)))
+class _Disk(apsw.VFS):
+    """The operating system's files; each write and truncation is a stage, which is reached before it is done."""
+
+    def __init__(self, trap: _Trap) -> None:
+        self._trap = trap
+        self._real = apsw.vfs_names()[0]
+        super().__init__("crashing", self._real, makedefault=True)
+
+    def xOpen(self, name: Any, flags: list[int]) -> Any:  # noqa: N802 - SQLite's name
+        return _File(self._trap, self._real, name, flags)
 
 
-def _say(report: Report) -> None:
-    os.write(sys.stdout.fileno(), msgspec.json.encode(report) + b"\n")
+class _File(apsw.VFSFile):
+    def __init__(self, trap: _Trap, real: str, name: Any, flags: list[int]) -> None:
+        self._trap = trap
+        self._name = Path("" if name is None else name if isinstance(name, str) else name.filename()).name
+        super().__init__(real, name, flags)
+
+    def xWrite(self, data: Any, offset: int) -> None:  # noqa: N802 - SQLite's name
+        self._trap.reached(f"write {self._name}")
+        super().xWrite(data, offset)
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
+        self._trap.reached(f"truncate {self._name}")
+        super().xTruncate(newsize)
 
 
-def _run(order: Order) -> int:
-    """Be the command; return its exit status."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    directory = Path(order.directory)
-    files: tuple[tuple[str | Path, int], ...] = (
-        (os.devnull, os.O_RDONLY),
-        (directory / "out", os.O_WRONLY),
-        (directory / "log", os.O_WRONLY | os.O_APPEND),
-    )
-    for number, (path, flags) in enumerate(files):
-        descriptor = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    sys.argv = ["webhookd", *order.arguments]
-    try:
-        if order.planted is not None:
-            PLANTED[order.planted].plant()
-        if order.place is None:
-            cli.main()
-        else:
-            save_no_statistics()
-            tell_when_settled(directory)
-            armed = arm(order.place, directory)  # for as long as the command runs
-            cli.main()
-            del armed
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception:  # noqa: BLE001 - the process's root
-        sys.excepthook(*sys.exc_info())
-        status = 1
+def _launch() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, add_help=False, allow_abbrev=False)
+    parser.add_argument("--die-at")
+    parser.add_argument("--armed", type=Path)
+    parser.add_argument("--plant", choices=PLANTED)
+    options, sys.argv[1:] = parser.parse_known_args()
+    if options.plant is not None:
+        PLANTED[options.plant].plant()
+    if options.die_at is not None:
+        trap = _Trap(options.die_at.split(","), options.armed)
+        sys.addaudithook(trap.hear)
+        disk = _Disk(trap)  # registered for as long as it is held
+        main()
+        del disk
     else:
-        status = 0
-    atexit._run_exitfuncs()  # as at the end of any process: what is still to be written is
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
+        main()
 
 
 if __name__ == "__main__":
-    main()
+    _launch()

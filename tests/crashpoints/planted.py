@@ -1,9 +1,10 @@
 """Faults planted in the server from outside, before it starts; each has a point whose check must find it.
 
-What is planted stays for every start of a check, as a fault in the code would. The product has no switch for any.
+A fault stays for every start of a check, as a fault in the code would. The product has no switch for any.
 """
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,19 @@ from typing import Any
 
 import trio
 from peewee import Database
+from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.models import AcceptedEvent, Outcome, PublishResult
-from webhookd.crypto.key_file import KeyPlace
+from webhookd.base.secret import Secret
+from webhookd.crypto.key_file import KeyPlace, format_master_key
 from webhookd.dispatch.attempt import Attempts
-from webhookd.dispatch.router import Router
 from webhookd.journal import Ticket
+from webhookd.journal.history import Deliveries
 from webhookd.journal.queries import audit, replays
-from webhookd.journal.queries.bulk import SqlConnection
+from webhookd.journal.queries.bulk import BulkUpdate, SqlConnection
 from webhookd.journal.queries.schema import ReplayTable
-from webhookd.journal.sqlite import batch, copies, database, migrations, restore
-from webhookd.journal.sqlite.writer import Writer
+from webhookd.journal.sqlite.batch import Batches
+from webhookd.journal.sqlite.copies import UnfinishedFile
 from webhookd.journal.store import Store
 
 _SLOW_DISK_SECONDS = 0.1
@@ -29,9 +32,9 @@ _SLOW_DISK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """One fault: what plants it, the point that must find it, and what that says then.
+    """One fault: what plants it, the point that must find it, and what that point then reports.
 
-    `keeps_waiting` where it shows in something that never comes; then the check isn't to wait as long as for a machine.
+    With `keeps_waiting` the fault shows as a wait that never ends, which the check then gives up after seconds.
     """
 
     plant: Callable[[], None]
@@ -41,20 +44,26 @@ class Fault:
 
 
 def _acknowledge_early() -> None:
-    publish, commit_next = Store.publish, Writer._commit_next
+    publish = Store.publish
 
     def publish_early(self: Store, event: AcceptedEvent, *args: Any, **kwargs: Any) -> Ticket[PublishResult]:
         ticket = publish(self, event, *args, **kwargs)
         ticket.succeed(PublishResult(id=event.id, deliveries=1, duplicate=False))
         return ticket
 
-    async def commit_slowly(self: Writer) -> None:
-        # As a disk may take; else the answer is hardly ever out before the commit.
-        await trio.sleep(_SLOW_DISK_SECONDS)
-        await commit_next(self)
-
     _put(Store, "publish", publish_early)
-    _put(Writer, "_commit_next", commit_slowly)
+    _commit_slowly()
+
+
+def _commit_slowly() -> None:
+    """Take the time for a commit that a disk may take; else a fault that acts before it is hardly ever seen."""
+    commit = Batches.commit
+
+    def commit_late(self: Batches, operations: Any) -> None:
+        time.sleep(_SLOW_DISK_SECONDS)
+        commit(self, operations)
+
+    _put(Batches, "commit", commit_late)
 
 
 def _record_early() -> None:
@@ -76,72 +85,72 @@ def _record_early() -> None:
 
 
 def _record_in_parts() -> None:
-    insert = batch._INSERT_ATTEMPT.run
+    update = BulkUpdate.run
 
-    def insert_and_commit(connection: SqlConnection, rows: Any) -> None:
-        insert(connection, rows)
-        for statement in ("COMMIT", "BEGIN IMMEDIATE"):
-            connection.execute(statement)
+    def commit_and_update(self: BulkUpdate, connection: SqlConnection, rows: Any) -> int:
+        if self.sql(1).startswith('UPDATE "deliveries"'):
+            for statement in ("COMMIT", "BEGIN IMMEDIATE"):
+                connection.execute(statement)
+        return update(self, connection, rows)
 
-    _put(batch._INSERT_ATTEMPT, "run", insert_and_commit)
+    _put(BulkUpdate, "run", commit_and_update)
 
 
 def _go_on_before_the_record() -> None:
-    record, commit_next = Store.record, Writer._commit_next
+    record = Store.record
 
     def record_early(self: Store, *submitted: Any) -> Ticket[None]:
         ticket = record(self, *submitted)
         ticket.succeed(None)
         return ticket
 
-    async def commit_slowly(self: Writer) -> None:
-        await trio.sleep(_SLOW_DISK_SECONDS)
-        await commit_next(self)
-
     _put(Store, "record", record_early)
-    _put(Writer, "_commit_next", commit_slowly)
+    _commit_slowly()
 
 
 def _commit_each_step() -> None:
-    def migrate(of: Database, *, version: int, now: float) -> None:
-        for number, step in enumerate(migrations._STEPS[version:], start=version + 1):
-            step(of, now)
-            of.execute_sql(f"PRAGMA user_version = {number}")  # type: ignore[no-untyped-call]  # peewee's stubs
+    execute = APSWDatabase.execute_sql
 
-    _put(database, "migrate", migrate)
+    def execute_and_commit(self: APSWDatabase, sql: str, *args: Any) -> Any:
+        done = execute(self, sql, *args)
+        if sql.startswith("PRAGMA user_version = "):
+            for statement in ("COMMIT", "BEGIN IMMEDIATE"):
+                execute(self, statement)
+        return done
+
+    _put(APSWDatabase, "execute_sql", execute_and_commit)
 
 
 def _copy_to_the_name() -> None:
-    def begin(self: copies.UnfinishedFile, path: Path, **_: object) -> None:
+    def begin(self: UnfinishedFile, path: Path, **_: object) -> None:
         self.path = self.unfinished = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    _put(copies.UnfinishedFile, "__init__", begin)
+    _put(UnfinishedFile, "__init__", begin)
 
 
 def _move_away_first() -> None:
-    put_aside = restore._put_aside
+    finish = UnfinishedFile.finish
 
-    def move_away(journal: Path, kept: Path) -> Path | None:
-        path = put_aside(journal, kept)
-        journal.unlink()
-        return path
+    def finish_late(self: UnfinishedFile, *, replace: bool) -> None:
+        if replace:
+            self.path.unlink(missing_ok=True)
+        finish(self, replace=replace)
 
-    _put(restore, "_put_aside", move_away)
+    _put(UnfinishedFile, "finish", finish_late)
 
 
 def _install_early() -> None:
     stage = KeyPlace.stage
 
-    def install(self: KeyPlace, key: Any) -> None:
-        stage(self, key)
-        self.next_path.replace(self.path)
+    def install(self: KeyPlace, key: Secret[bytes]) -> None:
+        self.path.write_text(format_master_key(key))
         stage(self, key)
 
     _put(KeyPlace, "stage", install)
 
 
-def _forget_the_position() -> None:
+def _keep_the_position_in_memory() -> None:
     step = replays.step
     positions: dict[str, int] = {}
 
@@ -156,7 +165,7 @@ def _forget_the_position() -> None:
     _put(replays, "step", step_in_memory)
 
 
-def _note_later() -> None:
+def _append_the_entry_later() -> None:
     append = audit.append
     due: list[Any] = []
 
@@ -168,36 +177,37 @@ def _note_later() -> None:
     _put(audit, "append", append_the_last)
 
 
-def _leave_the_deleted() -> None:
-    async def cancel_nothing(self: Router, endpoint_pk: int) -> None:
+def _cancel_nothing() -> None:
+    async def cancel_nothing(self: Deliveries, *_: object) -> int:
         await trio.lowlevel.checkpoint()
+        return 0
 
-    _put(Router, "_cancel_queue", cancel_nothing)
+    _put(Deliveries, "cancel", cancel_nothing)
 
 
 def _put(owner: object, name: str, changed: object) -> None:
-    getattr(owner, name)  # it is still there
+    getattr(owner, name)  # AttributeError where it has another name now
     setattr(owner, name, changed)
 
 
 PLANTED: dict[str, Fault] = {
     "acknowledges before the commit": Fault(
-        plant=_acknowledge_early, found_at="write.submitted", says="told: ['first', 'second']"
+        plant=_acknowledge_early, found_at="event.written", says="acknowledged: ['first', 'second']"
     ),
     "records a delivery before the answer": Fault(
-        plant=_record_early, found_at="send.composed", says="on record: 1 attempts"
+        plant=_record_early, found_at="request.begun", says="on record: 1 attempts"
     ),
     "commits an attempt without its delivery": Fault(
-        plant=_record_in_parts, found_at="record.half", says="on record: 1 attempts"
+        plant=_record_in_parts, found_at="record.written", says="on record: 1 attempts"
     ),
     "goes on before a record is on disk": Fault(
-        plant=_go_on_before_the_record, found_at="record.landed", says="on record: 0 attempts"
+        plant=_go_on_before_the_record, found_at="record.committed", says="on record: 0 attempts"
     ),
     "commits each step of a migration": Fault(
-        plant=_commit_each_step, found_at="migration.between", says="killed, it has version 2"
+        plant=_commit_each_step, found_at="migration.step", says="killed, it has version 3"
     ),
     "writes a backup straight to its name": Fault(
-        plant=_copy_to_the_name, found_at="backup.copying", says="the file is there"
+        plant=_copy_to_the_name, found_at="backup.filled", says="the file is there"
     ),
     "moves the journal away before its successor is there": Fault(
         plant=_move_away_first, found_at="restore.kept", says="the journal is gone"
@@ -206,12 +216,12 @@ PLANTED: dict[str, Fault] = {
         plant=_install_early, found_at="master-key.staged", says="isn't the one this journal was made with"
     ),
     "keeps a replay's position in memory": Fault(
-        plant=_forget_the_position, found_at="replay.between", says="the replay doesn't end", keeps_waiting=True
+        plant=_keep_the_position_in_memory, found_at="replay.step", says="the replay doesn't end", keeps_waiting=True
     ),
     "writes an entry of the audit log with the next one": Fault(
-        plant=_note_later, found_at="audit.committed", says="change and entry are not one"
+        plant=_append_the_entry_later, found_at="rotation.committed", says="change and entry are not one"
     ),
     "leaves the queue of a deleted webhook to itself": Fault(
-        plant=_leave_the_deleted, found_at="delete.marked", says="is not canceled", keeps_waiting=True
+        plant=_cancel_nothing, found_at="deletion.committed", says="is not canceled", keeps_waiting=True
     ),
 }

@@ -1,4 +1,4 @@
-"""Playing points: each in a directory of its own, a few side by side."""
+"""Play points, several at once, each in its own directory."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -6,32 +6,25 @@ from tempfile import TemporaryDirectory
 
 import trio
 
-from tests.crashpoints.arming import DISK, find
-from tests.crashpoints.launched import Launcher, launching
-from tests.crashpoints.point import Point
+from tests.crashpoints.points import Point
 from tests.crashpoints.site import BrokenError, Site
 from tests.patience import PATIENCE_SECONDS
 
 AT_ONCE = 4
 LIMIT_SECONDS = PATIENCE_SECONDS
 
-Tell = Callable[[Point, str | None], None]
+Show = Callable[[Point, str | None], None]
 
 
-async def play(
-    point: Point, launcher: Launcher, *, planted: str | None = None, limit_seconds: float = LIMIT_SECONDS
-) -> str | None:
+async def play(point: Point, *, planted: str | None = None, limit_seconds: float = LIMIT_SECONDS) -> str | None:
     """Play one point, with a fault planted or not; return what broke, None where all is as expected."""
     with TemporaryDirectory() as directory:
         try:
-            if not point.place.at.startswith(DISK):
-                find(point.place.at)
             async with trio.open_nursery() as nursery:
                 site = Site(
                     Path(directory),
-                    launcher,
                     nursery,
-                    place=point.place,
+                    stages=point.stages,
                     planted=planted,
                     limit_seconds=limit_seconds,
                 )
@@ -39,9 +32,10 @@ async def play(
                     await point.check(site)
                 finally:
                     with trio.CancelScope(shield=True):
-                        await site.remove()
+                        if site.process is not None:
+                            await site.kill()
                 nursery.cancel_scope.cancel()
-        except Exception as group:  # noqa: BLE001 - whatever goes wrong is for the table to tell
+        except Exception as group:  # noqa: BLE001 - the table shows each error
             error = _first(group)
             return str(error) if isinstance(error, BrokenError) else f"{type(error).__name__}: {error}"
     return None
@@ -53,26 +47,26 @@ async def play_all(
     planted: Mapping[str, str] | None = None,
     at_once: int = AT_ONCE,
     limit_seconds: float = LIMIT_SECONDS,
-    tell: Tell | None = None,
+    show: Show | None = None,
 ) -> dict[str, str | None]:
-    """Play points, so many at once; return what broke of each.
+    """Play points, `at_once` of them at a time; return what broke of each, None where all is as expected.
 
-    `planted` names the faults that points are played with; `tell` hears of each point as soon as it is played.
+    `planted` has the faults of points by their names; `show` is called for each point as soon as it is played.
     """
     found: dict[str, str | None] = {}
     faults = planted or {}
     slots = trio.CapacityLimiter(at_once)
 
-    async def one(point: Point, launcher: Launcher) -> None:
+    async def one(point: Point) -> None:
         async with slots:
-            broken = await play(point, launcher, planted=faults.get(point.name), limit_seconds=limit_seconds)
+            broken = await play(point, planted=faults.get(point.name), limit_seconds=limit_seconds)
         found[point.name] = broken
-        if tell is not None:
-            tell(point, broken)
+        if show is not None:
+            show(point, broken)
 
-    async with launching() as launcher, trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
         for point in points:
-            nursery.start_soon(one, point, launcher)
+            nursery.start_soon(one, point)
     return found
 
 

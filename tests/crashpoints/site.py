@@ -1,9 +1,9 @@
-"""A server, its receivers and its files, as a check sees them: started, armed, found dead, looked at, started again."""
+"""What a check works with: one directory with a server, its receivers and its journal."""
 
-import os
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,10 +14,10 @@ import standardwebhooks
 import stripe
 import trio
 
-from tests.crashpoints.arming import ARMED, REACHED, SETTLED, Place
-from tests.crashpoints.launched import Child, Launcher
+from tests.crashpoints.launcher import program
 from tests.crashpoints.planted import PLANTED
 from tests.e2e.harness import CONFIG, Server
+from tests.forked import run_soon
 from tests.journal.old import ask
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Request, Script
@@ -25,7 +25,6 @@ from webhookd.base.errors import Rejected, WebhookdError
 from webhookd.client import Client, Event
 from webhookd.journal.sqlite.inspection import inspect
 
-_LOOK_SECONDS = 0.005
 _FAULT_SECONDS = 5.0
 _JOURNAL = "webhookd.db"
 
@@ -41,131 +40,78 @@ def expect(claim: bool, otherwise: str) -> None:
 
 
 class Site(Server):
-    """One directory with a configuration, and what runs in it: a server, or another command.
+    """A server in `directory`, which dies at the end of the path `stages` where it is doomed.
 
-    `place` is where a process dies that is doomed, which is waited for as long as `limit_seconds`; `planted` is a fault
-    that every one has.
+    Its death is waited for as long as `limit_seconds`; `planted` is a fault that each process here has.
     """
 
     def __init__(
         self,
         directory: Path,
-        launcher: Launcher,
         nursery: trio.Nursery,
         *,
-        place: Place,
+        stages: Sequence[str],
         planted: str | None,
         limit_seconds: float,
     ) -> None:
         super().__init__(directory, CONFIG)
-        self.limit_seconds = limit_seconds
         self.journal = directory / _JOURNAL
-        self._launcher = launcher
         self._nursery = nursery
-        self._place = place
+        self._stages = stages
         self._planted = planted
+        self._limit_seconds = limit_seconds
+        self._armed = directory / "armed"
         waits_in_vain = planted is not None and PLANTED[planted].keeps_waiting
         self._patience_seconds = _FAULT_SECONDS if waits_in_vain else PATIENCE_SECONDS
-        self._server: Child | None = None
-        self._doomed: Child | None = None
 
     @contextmanager
-    def patience(self, otherwise: str, *, seconds: float | None = None) -> Iterator[None]:
+    def patience(self, otherwise: str) -> Iterator[None]:
         """Wait within the block, but not for ever: BrokenError then."""
         try:
-            with trio.fail_after(self._patience_seconds if seconds is None else seconds):
+            with trio.fail_after(self._patience_seconds):
                 yield
         except trio.TooSlowError as error:
             raise BrokenError(otherwise) from error
 
+    def _program(self, *, is_doomed: bool) -> tuple[str, ...]:
+        return program(die_at=self._stages if is_doomed else (), armed=self._armed, plant=self._planted)
+
     async def serve(self, *, is_doomed: bool = False) -> None:
-        """Start the server and return once it is ready; one that `is_doomed` has the point.
-
-        Unless that is armed already, it has then written all that it writes by itself, which would count there.
-        """
-        child = self._server = await self._start("serve", is_doomed=is_doomed)
-        with self.patience("the server was not ready", seconds=PATIENCE_SECONDS):
-            while " ready: " not in self.said() and not child.ended.is_set():
-                await trio.sleep(_LOOK_SECONDS)
-            while is_doomed and not (self._has(ARMED) or self._has(SETTLED) or child.ended.is_set()):
-                await trio.sleep(_LOOK_SECONDS)
-        said = self.said()
-        if " ready: " in said:
-            self.url = said.split("API ")[1].split(",")[0]
-            self.first_key = said.split("once): ")[1].split()[0] if "once): " in said else self.first_key
-        else:
-            expect(is_doomed and self._has(REACHED), f"the server didn't start: {self.log().splitlines()[-1:]}")
-
-    async def call(self, *arguments: object, is_doomed: bool = False) -> int:
-        """Run another command to its end; return its status."""
-        child = await self._start(*map(str, arguments), is_doomed=is_doomed)
-        with self.patience(f"{arguments[0]} didn't end", seconds=PATIENCE_SECONDS):
-            await child.ended.wait()
-        assert child.status is not None
-        return child.status
-
-    async def _start(self, *arguments: str, is_doomed: bool) -> Child:
-        for name in (REACHED, SETTLED, "out"):
-            (self.directory / name).unlink(missing_ok=True)
-        child = await self._launcher.start(
-            self.directory,
-            [*arguments, "--config", str(self.config_file)],
-            place=self._place if is_doomed else None,
-            planted=self._planted,
-        )
-        if is_doomed:
-            self._doomed = child
-        return child
-
-    def said(self) -> str:
-        """Return what it has said on standard output."""
-        out = self.directory / "out"
-        return out.read_text() if out.exists() else ""
-
-    def _has(self, name: str) -> bool:
-        return (self.directory / name).exists()
+        """Start the server and return once it is ready; one that `is_doomed` dies at the point once that is armed."""
+        try:
+            await self.start(self._program(is_doomed=is_doomed))
+        except AssertionError as error:  # it ended before it was ready
+            raise BrokenError(f"the server didn't start: {self.log().splitlines()[-1:]}") from error
 
     def arm(self) -> None:
-        """From now on calls at the point count."""
-        (self.directory / ARMED).touch()
+        """From now on the stages count."""
+        self._armed.touch()
 
     async def death(self) -> None:
-        """Return once the process has died at its point."""
-        assert self._doomed is not None
-        with trio.move_on_after(self.limit_seconds):
-            await self._doomed.ended.wait()
-        status = self._doomed.status
-        expect(self._has(REACHED), f"the point was never reached (status {status})")
-        expect(status == -signal.SIGKILL, f"it ended with status {status} instead of being killed")
+        """Return once the server has died at its point, and its journal is found whole."""
+        status = None
+        with trio.move_on_after(self._limit_seconds):
+            status = await self.ended()
+        self._check_death(status)
 
-    async def kill(self) -> None:
-        """Kill the server where it stands."""
-        self.signal(signal.SIGKILL)
-        await self._ended()
+    async def die(self, *arguments: object) -> str:
+        """Run a command with the point armed until it has died; return what it printed."""
+        self.arm()
+        done = await self._run(*arguments, is_doomed=True)
+        self._check_death(done.returncode)
+        return done.stdout
 
-    async def stop(self, *, times: int = 1) -> int:
-        """Ask the server to stop; return its status."""
-        for _ in range(times):
-            self.signal(signal.SIGTERM)
-        return await self._ended()
+    def _check_death(self, status: int | None) -> None:
+        expect(status == -signal.SIGKILL, f"{', '.join(self._stages)} was never reached (status {status})")
+        self.check_journal()
 
-    def signal(self, number: int) -> None:
-        """Send the process a signal."""
-        assert self._server is not None
-        if not self._server.ended.is_set():
-            os.kill(self._server.pid, number)
+    async def call(self, *arguments: object) -> int:
+        """Run another command to its end; return its status."""
+        return (await self._run(*arguments, is_doomed=False)).returncode
 
-    async def _ended(self) -> int:
-        assert self._server is not None
-        with self.patience("the server didn't end", seconds=PATIENCE_SECONDS):
-            await self._server.ended.wait()
-        assert self._server.status is not None
-        return self._server.status
-
-    async def remove(self) -> None:
-        """Kill what still runs."""
-        if self._server is not None:
-            await self.kill()
+    async def _run(self, *arguments: object, is_doomed: bool) -> subprocess.CompletedProcess[str]:
+        command = [*self._program(is_doomed=is_doomed), *map(str, arguments), "--config", str(self.config_file)]
+        return await run_soon(command)
 
     async def receiver(self, script: Script | None = None) -> Receiver:
         """Start a receiver."""
@@ -179,18 +125,16 @@ class Site(Server):
         )
         return answer
 
-    async def ask_and_die(self, method: str, target: str, body: object = None) -> str | None:
-        """Arm the point, ask for a change that leads to it, and return once the process is dead.
-
-        Returns what was answered before, None where nothing was.
-        """
+    async def ask_and_die(self, method: str, target: str, body: object = None) -> bool:
+        """Arm the point, ask for a change that leads to it, wait for the death, and return whether it was answered."""
         self.arm()
         try:
-            answer = msgspec.json.encode(await self.change(method, target, body)).decode()
+            await self.change(method, target, body)
+            is_answered = True
         except WebhookdError:
-            answer = None
+            is_answered = False  # it has died
         await self.death()
-        return answer
+        return is_answered
 
     async def submit(self, *ids: str, text: str = "") -> list[bool]:
         """Submit events and wait for each to be acknowledged; return whether each was a duplicate."""
@@ -212,7 +156,7 @@ class Site(Server):
         async with stream:
             await stream.send_all(b"".join(msgspec.json.encode(_line(name)) + b"\n" for name in ids))
             try:
-                with trio.move_on_after(self.limit_seconds):
+                with trio.move_on_after(self._limit_seconds):
                     async for chunk in stream:
                         answers += chunk
             except trio.BrokenResourceError:
@@ -230,7 +174,7 @@ class Site(Server):
         with TemporaryDirectory() as place:
             return ask(self._copied(Path(place)), sql)
 
-    def sound(self) -> None:
+    def check_journal(self) -> None:
         """Expect the journal on disk to be whole: its pages, its references, its audit log."""
         with TemporaryDirectory() as place, inspect(self._copied(Path(place))) as found:
             expect(not found.bad_pages(), f"damaged: {found.bad_pages()}")

@@ -1,24 +1,25 @@
 """The real server process killed at every point of the table; what the table must notice of itself; planted faults."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from tests.crashpoints.__main__ import main
-from tests.crashpoints.arming import DISK, Place, find
-from tests.crashpoints.launched import ROOT
 from tests.crashpoints.planted import PLANTED
 from tests.crashpoints.play import play_all
-from tests.crashpoints.point import Point
-from tests.crashpoints.points import CHANGES, DELIVERY, FILES, POINTS
+from tests.crashpoints.points import CHANGES, EVENTS, FILES, POINTS, Point
 from tests.long import long
+from webhookd.base.stages import Stage
 
+ROOT = Path(__file__).parents[2]
 PHASES = (
-    "write ack wake send record checkpoint drain start migration backup restore rotation master-key retention delete "
-    "replay audit"
+    "event idempotency queue request record drain checkpoint start migration backup restore rotation master-key "
+    "retention deletion replay"
 )
 IMPATIENT_SECONDS = 4.0
-
 
 # Of these, others of the quick tests kill a process.
 KILLED_ELSEWHERE = {"migration", "master-key"}
@@ -28,8 +29,8 @@ QUICK_FAULTS = {"acknowledges before the commit"}
 
 @pytest.mark.parametrize(
     "points",
-    [FIRST, *(pytest.param(part, marks=pytest.mark.slow) for part in (DELIVERY, FILES, CHANGES))],
-    ids=["the first of most phases", "delivery", "files", "changes"],
+    [FIRST, *(pytest.param(part, marks=pytest.mark.slow) for part in (EVENTS, FILES, CHANGES))],
+    ids=["the first of most phases", "events", "files", "changes"],
 )
 async def test_killed_at_a_point_the_outcome_is_the_expected_one(points: tuple[Point, ...]) -> None:
     """A server that is killed at any point of the table, and started again, has kept its promise as the table says."""
@@ -44,27 +45,28 @@ def test_the_table_covers_every_phase() -> None:
     assert len(set(names)) == len(names) >= 30
     assert list(dict.fromkeys(point.phase for point in POINTS)) == PHASES.split()
     assert all(point.expected.endswith(".") for point in POINTS)
-    told = (ROOT / "docs" / "reliability.md").read_text()
-    assert [phase for phase in PHASES.split() if f"`{phase}`" not in told] == []
-    assert f"plants each of {len(PLANTED)} faults in turn" in told
+    documented = (ROOT / "docs" / "reliability.md").read_text()
+    assert [phase for phase in PHASES.split() if f"`{phase}`" not in documented] == []
+    assert f"plants each of {len(PLANTED)} faults in turn" in documented
 
 
-@pytest.mark.parametrize("at", sorted({point.place.at for point in POINTS if not point.place.at.startswith(DISK)}))
-def test_a_points_function_is_still_there(at: str) -> None:
-    """A function that the table names exists under that name."""
-    find(at)
+def test_every_stage_is_marked_and_has_a_point() -> None:
+    """The product marks each stage at one place, and a process is killed at each; a point names no other stages."""
+    sources = [path.read_text() for path in (ROOT / "webhookd").rglob("*.py")]
+    marked = [stage for source in sources for stage in re.findall(r'\breached\("([^"]+)"\)', source)]
+    assert sorted(marked) == sorted(get_args(Stage))
+    on_paths = {stage for point in POINTS for stage in point.stages if " " not in stage}
+    assert on_paths == set(get_args(Stage))
 
 
 @pytest.mark.slow
-async def test_what_isnt_there_or_isnt_reached_is_a_failure() -> None:
-    """A point whose function is gone, and one that the process never comes to, are broken and not passed over."""
-    point = next(point for point in POINTS if point.name == "audit.committed")
-    gone = replace(point, name="gone", place=Place(at="webhookd.journal.sqlite.batch:Batches.gone"))
-    unreached = replace(point, name="unreached", place=Place(at=point.place.at, nth=1000))
-    elsewhere = replace(point, name="elsewhere", place=Place(at="disk:xSync", about="no-such-file"))
-    found = await play_all([gone, unreached, elsewhere], limit_seconds=IMPATIENT_SECONDS)
-    assert "Batches.gone is gone" in str(found["gone"])
-    assert found["unreached"] == found["elsewhere"] == "the point was never reached (status None)"
+async def test_what_isnt_reached_is_a_failure() -> None:
+    """A point whose stage or file the process never comes to is broken and not passed over."""
+    point = next(point for point in POINTS if point.name == "rotation.committed")
+    paths = {"no such stage": "change.written, migration.step", "no such file": "write no-such-file"}
+    unreached = [replace(point, name=name, path=path) for name, path in paths.items()]
+    found = await play_all(unreached, limit_seconds=IMPATIENT_SECONDS)
+    assert found == {name: f"{path} was never reached (status None)" for name, path in paths.items()}
 
 
 @pytest.mark.parametrize("name", long(PLANTED, lambda name: name not in QUICK_FAULTS))
@@ -81,13 +83,13 @@ def test_the_command_says_what_broke(capsys: pytest.CaptureFixture[str]) -> None
     """It prints each point with what is expected and whether that held; the status is 1 where one was broken."""
     assert main(["--list"]) == 0
     assert capsys.readouterr().out.count("\n") == len(POINTS)
-    assert main(["--point", "audit.unnoted"]) == 0
-    assert capsys.readouterr().out.startswith("audit.unnoted  held    A change is written without")
+    assert main(["--point", "rotation.written"]) == 0
+    assert capsys.readouterr().out.startswith("rotation.written  held    A webhook's new secret and its audit entry")
     fault = "writes an entry of the audit log with the next one"
-    assert main(["--point", "audit.committed", "--plant", fault]) == 1
+    assert main(["--point", "rotation.committed", "--plant", fault]) == 1
     said = capsys.readouterr().out
-    assert said.startswith("audit.committed  BROKEN  A change and its entry are on disk")
+    assert said.startswith("rotation.committed  BROKEN  The new secret and its audit entry are on disk")
     assert "found: change and entry are not one\n1 points in " in said
-    assert said.endswith("1 broken audit.committed\n")
+    assert said.endswith("1 broken rotation.committed\n")
     with pytest.raises(SystemExit, match="2"):
         main(["--point", "nowhere"])

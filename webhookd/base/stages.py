@@ -1,9 +1,9 @@
-"""Name the stages of an event, a change and a file at which a crash leaves another state on disk or on the network.
+"""Name the stages of an event, a change and a file: at each one a crash leaves another state on disk or on the network.
 
 The code marks a stage where it reaches it, with one call of `reached`. That raises an audit event of the interpreter
-(PEP 578): no one listens to it in production, and it costs a tenth of a microsecond. The crash tests listen to it and
-kill the process there. A stage belongs to what happens and not to a function, so it moves with the code when that is
-renamed or split.
+(PEP 578): no one listens to it in production, and it costs a tenth of a microsecond. The crash tests
+(tests/crashpoints) listen to it and kill the process there. When code is moved, renamed or split, its marks move with
+it.
 """
 
 import sys
@@ -34,7 +34,6 @@ Stage = Literal[
     # A copy of a journal: a backup, a restore, the copy before an upgrade.
     "copy.filled",  # under its unfinished name
     "copy.named",  # its directory is not synced
-    "restore.kept",  # the journal has a second name
     # Work in steps.
     "master_key.staged",
     "master_key.step",

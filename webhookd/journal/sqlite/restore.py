@@ -22,7 +22,6 @@ from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, MasterKeyError
 from webhookd.base.secret import Secret
-from webhookd.base.stages import reached
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
 from webhookd.journal.sqlite.copies import UnfinishedFile, sync_directory
@@ -131,7 +130,6 @@ def _put_aside(journal: Path, kept: Path) -> Path | None:
     except CommandError:
         kept_log.unlink(missing_ok=True)
         raise
-    reached("restore.kept")
     return kept
 
 
