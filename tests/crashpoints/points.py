@@ -179,6 +179,12 @@ FILES = (
         BackedUp(is_there=True),
     ),
     Point(
+        "restore.log",
+        "copy.named",
+        "The backup is copied, and so is the journal's log: journal and log are as before.",
+        Restored(is_done=False),
+    ),
+    Point(
         "restore.kept",
         "copy.named, copy.filled",
         "The log is in the journal's file, which has a second name and still its first.",

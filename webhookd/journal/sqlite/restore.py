@@ -46,6 +46,7 @@ def restore(
     """
     with exclusive_lock(journal):
         _check(file, journal)
+        _remove_unfinished(journal)
         status = (journal if journal.exists() else journal.parent).stat()
         target = UnfinishedFile(journal, owner=(status.st_uid, status.st_gid))
         try:
@@ -76,6 +77,16 @@ def _check(file: Path, journal: Path) -> None:
         refuse_foreign(file)  # what is none at all isn't copied first, which would take as much room as it is large
     except OSError as error:
         raise CommandError(f"can't read {file}: {error.strerror}") from error
+
+
+def _remove_unfinished(journal: Path) -> None:
+    """Remove the copies of a log that a killed restore has left; the name of each has the time of its restore."""
+    try:
+        for path in journal.parent.iterdir():
+            if path.name.startswith(f".{journal.name}.") and path.name.endswith("-wal.unfinished"):
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(f"can't remove what a killed restore left in {journal.parent}: {error.strerror}") from error
 
 
 def _try_key(copy: Path, file: Path, contents: Contents, load_key: Callable[[], Secret[bytes]]) -> bool:
