@@ -51,7 +51,7 @@ from webhookd.jobs.backup import Copier
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind, AuditEntry, KeyRow, Store, open_store
-from webhookd.observe.footprint import Footprints, Threads
+from webhookd.observe.footprint import Footprints
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import LoopWatch, Stalls
 from webhookd.observe.metrics import Measures
@@ -149,7 +149,7 @@ async def serve(
                 )
                 sockets = _bind(config, router, measures, bound)
                 lifecycle = _Lifecycle(store, router)
-                footprints = Footprints(store.path, Threads())
+                footprints = Footprints(store.path)
                 scraper = Scraper(
                     measures,
                     store=store,

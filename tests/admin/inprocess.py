@@ -170,7 +170,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
         place.next_path.rename(place.path)
         rotator = Rotator(w.journal, place, await w.journal.master_key.adopt(place.load()))
         stalls = Stalls()
-        footprints = Footprints(w.journal.path, InlineRunner())
+        footprints = Footprints(w.journal.path, InlineRunner().run)
         services = Services(
             router=w.router,
             store=w.journal,

@@ -13,8 +13,9 @@ from playhouse.apsw_ext import APSWDatabase
 
 from tests.cli.test_commands import run, running
 from tests.e2e.harness import CONFIG
+from webhookd.admin.schemas import StallView
 from webhookd.cli import program
-from webhookd.cli.checks import CHECKS, Level, LongestStall, of_sqlite, of_stall
+from webhookd.cli.checks import CHECKS, Level, of_sqlite, of_stall
 from webhookd.cli.control import Control
 from webhookd.journal.sqlite import migrations
 from webhookd.journal.sqlite.migrations import CURRENT_VERSION
@@ -83,7 +84,7 @@ def test_it_looks_beside_a_running_server(config: Path) -> None:
 def test_a_loop_that_worked_too_long_is_to_be_mended() -> None:
     """The longest stall is told with its task; it is a problem where the processor was used for a second."""
     assert "never stood still" in of_stall(None).detail
-    stall = LongestStall(ended_at="2026-01-15T11:58:20.114Z", seconds=1.5, cpu_seconds=0.2, task=None)
+    stall = StallView(ended_at="2026-01-15T11:58:20.114Z", seconds=1.5, cpu_seconds=0.2, task=None)
     waited = of_stall(stall)
     assert waited.level is Level.OK
     assert (

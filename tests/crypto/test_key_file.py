@@ -75,12 +75,12 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MasterKeyError, match="can't read"):
         load_master_key(tmp_path / "none")
-    with pytest.raises(MasterKeyError, match="is no file"):
+    with pytest.raises(MasterKeyError, match="Is a directory"):
         load_master_key(tmp_path)
     with pytest.raises(MasterKeyError, match="can't make the master key's directory"):
         create_master_key(tmp_path / "file" / "master.key")
     os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(MasterKeyError, match="is no file"):
+    with pytest.raises(MasterKeyError, match="not a file"):
         load_master_key(tmp_path / "pipe")
 
 

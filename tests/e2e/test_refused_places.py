@@ -71,7 +71,7 @@ def test_a_place_of_another_kind(tmp_path: Path) -> None:
     """A directory for the journal's file, a file for its directory, and a socket where nothing may be made."""
     (tmp_path / "journal").mkdir()
     said = serve(tmp_path, status=1, JOURNAL__PATH=tmp_path / "journal")
-    assert "it is a directory where a file is wanted: set journal.path to another place" in said
+    assert "it is a directory, not a file: set journal.path to another place" in said
     (tmp_path / "file").touch()
     said = serve(tmp_path, status=1, JOURNAL__PATH=tmp_path / "file" / "webhookd.db")
     assert f"{tmp_path / 'file'} is a file, not a directory: move it away, or set journal.path" in said
@@ -82,10 +82,10 @@ def test_a_pipe_in_the_place_of_a_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     said = serve(tmp_path, status=1, JOURNAL__PATH=pipe)
-    assert said == f"webhookd: can't write {pipe}: it is a pipe, a socket or a device, and no file"
+    assert said == f"webhookd: can't write {pipe}: it is a pipe, a socket or a device, not a file"
     tokens = {"JWT__ISSUER": "https://issuer.example", "JWT__AUDIENCE": "webhookd"}
     said = serve(tmp_path, status=2, JWT__JWKS_FILE=pipe, **tokens)
-    assert said == f"webhookd: jwt.jwks_file: can't read {pipe}: it is a pipe, a socket or a device, and no file"
+    assert said == f"webhookd: jwt.jwks_file: can't read {pipe}: it is a pipe, a socket or a device, not a file"
 
 
 def test_a_socket_that_may_not_be_made(tmp_path: Path, closed: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import trio
 
-from webhookd.observe.footprint import FRESH_SECONDS, PATIENCE_SECONDS, Footprint, Footprints, Threads
+from webhookd.observe.footprint import FRESH_SECONDS, PATIENCE_SECONDS, Footprint, Footprints
 
 
 class Disk:
@@ -28,7 +28,7 @@ async def test_a_disk_that_hangs_costs_a_second_and_no_answer(
     """The last known sizes are told then; when it answers again, new ones, at most one look a second."""
     journal, disk = tmp_path / "journal", Disk()
     journal.write_bytes(b"x" * 10)
-    footprints = Footprints(journal, disk)
+    footprints = Footprints(journal, disk.run)
     journal.write_bytes(b"x" * 20)
     assert (await footprints.look()).journal_bytes == 20
     journal.write_bytes(b"x" * 30)
@@ -46,7 +46,7 @@ async def test_a_disk_that_hangs_costs_a_second_and_no_answer(
 async def test_a_thread_looks(tmp_path: Path) -> None:
     """Every size is there, and that of a log that isn't there is 0."""
     (tmp_path / "journal").write_bytes(b"x")
-    found = await Footprints(tmp_path / "journal", Threads()).look()
+    found = await Footprints(tmp_path / "journal").look()
     assert (found.journal_bytes, found.log_bytes) == (1, 0)
     assert 0 < found.disk_free_bytes <= found.disk_bytes
     assert found.resident_bytes is not None
@@ -58,5 +58,5 @@ async def test_a_thread_looks(tmp_path: Path) -> None:
 async def test_a_machine_without_proc_says_what_it_can(tmp_path: Path) -> None:
     """In a bare root directory, or on macOS, sizes of the process are unknown and the others are there."""
     (tmp_path / "journal").write_bytes(b"x")
-    found = await Footprints(tmp_path / "journal", Threads(), process=tmp_path / "proc").look()
+    found = await Footprints(tmp_path / "journal", process=tmp_path / "proc").look()
     assert (found.journal_bytes, found.resident_bytes, found.descriptors) == (1, None, None)

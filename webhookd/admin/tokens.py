@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from webhookd.admin.auth import Caller
 from webhookd.base.errors import ConfigError, ErrorCode, Rejected
 from webhookd.base.fields import OrganizationId
-from webhookd.base.file_errors import open_file
+from webhookd.base.files import open_file
 from webhookd.base.json_errors import BOM
 from webhookd.base.models import Role
 from webhookd.config import JwtConfig

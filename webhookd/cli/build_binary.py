@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from webhookd.base.errors import CommandError
-from webhookd.base.file_errors import make_directory
+from webhookd.base.files import make_directory
 from webhookd.base.program import is_one_file
 from webhookd.base.version import VERSION
 from webhookd.cli.init import template_file

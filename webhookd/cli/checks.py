@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-import msgspec
-
+from webhookd.admin.schemas import LoopView, StallView
 from webhookd.admin.tokens import open_tokens
 from webhookd.base.errors import JournalError, WebhookdError
 from webhookd.cli.control import Control
@@ -49,21 +48,6 @@ class Finding:
     detail: str
 
 
-class LongestStall(msgspec.Struct, rename="camel"):
-    """A time for which a server's event loop stood still."""
-
-    ended_at: str
-    seconds: float
-    cpu_seconds: float
-    task: str | None
-
-
-class Loop(msgspec.Struct, rename="camel"):
-    """What `/api/loop` answers."""
-
-    longest_stall: LongestStall | None
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What is looked at; `journal` is None where it couldn't be opened, which has been told already."""
@@ -89,10 +73,10 @@ def server(subject: Subject) -> Iterator[Finding]:
         yield _problem(reason)
     if not readiness.reasons:
         yield _ok(f"running, {readiness.status}")
-    yield of_stall(control.get("/api/loop", Loop).longest_stall)
+    yield of_stall(control.get("/api/loop", LoopView).longest_stall)
 
 
-def of_stall(stall: LongestStall | None) -> Finding:
+def of_stall(stall: StallView | None) -> Finding:
     """Judge the event loop by its longest stall of an hour; what the machine made it wait for is not its fault."""
     if stall is None:
         return _ok("the event loop never stood still for 20 ms in the last hour")

@@ -9,7 +9,7 @@ import click
 import trio
 
 from webhookd.base.errors import CommandError
-from webhookd.base.file_errors import make_directory
+from webhookd.base.files import make_directory
 from webhookd.cli import offline
 from webhookd.cli.options import load, prints_json
 from webhookd.cli.terminal import show_json

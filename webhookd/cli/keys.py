@@ -20,7 +20,7 @@ from webhookd.base.models import Role
 from webhookd.base.validation import complaints
 from webhookd.cli import offline
 from webhookd.cli.api import Api, part, target
-from webhookd.cli.names import MOST_ON_A_PAGE
+from webhookd.cli.names import gathered
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.terminal import show_json, show_table
@@ -79,7 +79,7 @@ def show(place: Place, as_json: bool) -> None:
     """List the keys, newest first, without their texts."""
     api = place.server_if_any()
     if api is not None:
-        found = _all_keys(api)
+        found = gathered(partial(_key_page, api), None).data
     else:
         rows = reversed(trio.run(offline.list_keys, place.config()))
         found = [key_view(row, row.last_used_at) for row in rows]
@@ -119,15 +119,8 @@ def revoke(place: Place, key_id: str, as_json: bool) -> None:
         click.echo(f"revoked {key_id}")
 
 
-def _all_keys(api: Api) -> list[KeyView]:
-    found: list[KeyView] = []
-    cursor: str | None = None
-    while True:
-        page = api.get(target(_PATH, limit=MOST_ON_A_PAGE, cursor=cursor), Page[KeyView])
-        found += page.data
-        cursor = page.next_cursor
-        if cursor is None:
-            return found
+def _key_page(api: Api, limit: int, cursor: str | None) -> Page[KeyView]:
+    return api.get(target(_PATH, limit=limit, cursor=cursor), Page[KeyView])
 
 
 def _checked(fields: dict[str, str | None]) -> NewKey:

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import click
@@ -33,7 +33,7 @@ def find_webhook(source: Source, name: str) -> Webhook:
     """Return the webhook of that id, or the only one whose id begins so, or that has this description or URL."""
     if is_id(Prefix.WEBHOOK, name):
         return source.webhook(name)
-    found = [webhook for webhook in all_webhooks(source) if _answers_to(webhook, name)]
+    found = [webhook for webhook in gathered(source.webhooks, None).data if _answers_to(webhook, name)]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -43,25 +43,14 @@ def find_webhook(source: Source, name: str) -> Webhook:
     raise CommandError(f"{len(found)} webhooks answer to {name!r}: {told}{more}; give the id of one")
 
 
-def all_webhooks(source: Source) -> Iterator[Webhook]:
-    """Yield every webhook."""
-    cursor: str | None = None
-    while True:
-        page = source.webhooks(MOST_ON_A_PAGE, cursor)
-        yield from page.data
-        cursor = page.next_cursor
-        if cursor is None:
-            return
-
-
-def gathered(read: Callable[[int, str | None], Page[T]], limit: int, cursor: str | None) -> Page[T]:
-    """Return as many rows as were asked for, in one page of however many the source gives out."""
+def gathered(read: Callable[[int, str | None], Page[T]], limit: int | None, cursor: str | None = None) -> Page[T]:
+    """Return up to `limit` rows (None: all) as one page, however many the source returns on each of its own."""
     rows: list[T] = []
     while True:
-        page = read(min(limit - len(rows), MOST_ON_A_PAGE), cursor)
+        page = read(MOST_ON_A_PAGE if limit is None else min(limit - len(rows), MOST_ON_A_PAGE), cursor)
         rows += page.data
         cursor = page.next_cursor
-        if cursor is None or len(rows) >= limit:
+        if cursor is None or len(rows) == limit:
             return Page(data=rows, next_cursor=cursor)
 
 

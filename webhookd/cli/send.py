@@ -15,7 +15,7 @@ import msgspec
 
 from webhookd.base.errors import CommandError, ErrorCode, Rejected
 from webhookd.base.event_format import check_json_text, decode_event, decode_json
-from webhookd.base.file_errors import user
+from webhookd.base.files import user
 from webhookd.base.line_splitter import Line, LineSplitter, Oversized
 from webhookd.base.models import PublishResult
 from webhookd.cli.options import Seconds, takes_config

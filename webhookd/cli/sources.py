@@ -1,7 +1,7 @@
 """What lists and single views are read from: the API or, with the same documents, the journal (`journal_source`)."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from webhookd.admin.schemas import (
     DeliveryDetailView,
@@ -12,36 +12,14 @@ from webhookd.admin.schemas import (
 from webhookd.admin.webhook_schemas import Webhook
 from webhookd.cli.api import Api, part, target
 
+if TYPE_CHECKING:
+    from webhookd.cli.journal_source import JournalSource  # it takes long to load
+
 Filters = Mapping[str, str | None]
 """The API's query parameters of a list of deliveries; times are ISO-8601."""
 
-
-class Source(Protocol):
-    """Answers with views of the API; CommandError or Rejected for what isn't there."""
-
-    def webhooks(self, limit: int, cursor: str | None) -> Page[Webhook]:
-        """Return a page of the webhooks, newest first."""
-        ...
-
-    def webhook(self, webhook_id: str) -> Webhook:
-        """Return one webhook."""
-        ...
-
-    def deliveries(self, webhook_id: str, filters: Filters, limit: int, cursor: str | None) -> Page[DeliveryView]:
-        """Return a page of a webhook's deliveries, newest first."""
-        ...
-
-    def delivery(self, delivery_id: str) -> DeliveryDetailView:
-        """Return one delivery with its attempts."""
-        ...
-
-    def events(self, limit: int, after: str | None) -> Page[EventView]:
-        """Return a part of the feed, oldest first."""
-        ...
-
-    def event(self, event_id: str) -> EventView:
-        """Return one event."""
-        ...
+Source: TypeAlias = "ApiSource | JournalSource"
+"""Answers with the documents of the API; CommandError or Rejected for what doesn't exist."""
 
 
 class ApiSource:

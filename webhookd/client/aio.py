@@ -13,37 +13,23 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Generic, Self, TypeVar, Unpack
 
 import anyio
 import httpx
 from anyio.abc import ByteStream, TaskGroup
 
-from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.errors import Rejected
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import PublishResult
 from webhookd.client import http, socket
 from webhookd.client.answers import Lost
-from webhookd.client.events import Event
+from webhookd.client.events import Event, EventFields
 from webhookd.client.outbox import MOST_UNANSWERED, Outbox, Submission
 
 T = TypeVar("T")
 
 _CLOSE_SECONDS = 1.0
-
-
-class _Wire(Protocol):
-    """How events get to the server and results back."""
-
-    final_codes: frozenset[ErrorCode]
-
-    async def talk(self, outbox: Outbox, work: "_Bell") -> None:
-        """Make a connection and use it until Lost; `work` rings when there is more to send."""
-        ...
-
-    async def close(self) -> None:
-        """Close what is open."""
-        ...
 
 
 class _Bell:
@@ -172,7 +158,7 @@ class AsyncClient:
         ssl_context: ssl.SSLContext | None = None,
     ) -> None:
         where = os.fspath(target)
-        self._wire: _Wire = (
+        self._wire: _SocketWire | _HttpWire = (
             _HttpWire(where, key, ssl_context) if where.startswith(("http://", "https://")) else _SocketWire(where)
         )
         ids = IdFactory(time.time)
@@ -210,26 +196,14 @@ class AsyncClient:
         type: str,  # noqa: A002 - the event's own field
         data: Mapping[str, object] | bytes,
         id: str | None = None,  # noqa: A002 - the event's own field
-        *,
-        timestamp: str | None = None,
-        organization_id: str | None = None,
-        ordering_key: str | None = None,
-        traceparent: str | None = None,
+        **fields: Unpack[EventFields],
     ) -> PublishResult:
-        """Submit one event and return its result, once it is on the server's disk.
+        """Submit one event and return its result, once it is on the server's disk; `fields` as in `Event`.
 
         Raises Rejected, with its code, where the server refuses it; ServerUnavailable where no answer comes in time;
         ValueError for what has no JSON form. Cancelled, it may have been submitted.
         """
-        event = Event(
-            type=type,
-            data=data,
-            id=id,
-            timestamp=timestamp,
-            organization_id=organization_id,
-            ordering_key=ordering_key,
-            traceparent=traceparent,
-        )
+        event = Event(type=type, data=data, id=id, **fields)
         result = await self._wait(await self._put(event))
         if isinstance(result, Rejected):
             raise result

@@ -12,49 +12,24 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
-from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.errors import Rejected
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import PublishResult
 from webhookd.client.answers import Lost
-from webhookd.client.events import Event
+from webhookd.client.events import Event, EventFields
 from webhookd.client.outbox import MOST_UNANSWERED, Outbox, Submission
-from webhookd.client.socket import SocketLinks
+from webhookd.client.socket import SocketLink, SocketLinks
+
+if TYPE_CHECKING:
+    from webhookd.client.http import HttpLink, HttpLinks
 
 _MOST_IDLE = 16
 
 
-class Link(Protocol):
-    """One connection at a time to the server, made when it is needed."""
-
-    def step(self, outbox: Outbox, *, wait: bool) -> bool:
-        """Send what may be sent now, take what has come, at least something if `wait`; return whether there was any.
-
-        Raises Lost.
-        """
-        ...
-
-    def close(self) -> None:
-        """Close the connection; the next step makes another."""
-        ...
-
-
-class Links(Protocol):
-    """Where links come from, and what they share."""
-
-    @property
-    def final_codes(self) -> frozenset[ErrorCode]:
-        """Which refusals are said of the producer."""
-        ...
-
-    def link(self) -> Link:
-        """Return a new link."""
-        ...
-
-    def close(self) -> None:
-        """Close what the links share; it is made again when it is needed."""
-        ...
+Link: TypeAlias = "SocketLink | HttpLink"
+Links: TypeAlias = "SocketLinks | HttpLinks"
 
 
 class _Line:
@@ -125,26 +100,14 @@ class Client:
         type: str,  # noqa: A002 - the event's own field
         data: Mapping[str, object] | bytes,
         id: str | None = None,  # noqa: A002 - the event's own field
-        *,
-        timestamp: str | None = None,
-        organization_id: str | None = None,
-        ordering_key: str | None = None,
-        traceparent: str | None = None,
+        **fields: Unpack[EventFields],
     ) -> PublishResult:
-        """Submit one event and return its result, once it is on the server's disk.
+        """Submit one event and return its result, once it is on the server's disk; `fields` as in `Event`.
 
         Raises Rejected, with its code, where the server refuses it; ServerUnavailable where no answer comes in time;
         ValueError for what has no JSON form.
         """
-        event = Event(
-            type=type,
-            data=data,
-            id=id,
-            timestamp=timestamp,
-            organization_id=organization_id,
-            ordering_key=ordering_key,
-            traceparent=traceparent,
-        )
+        event = Event(type=type, data=data, id=id, **fields)
         (result,) = self.send_many([event])
         if isinstance(result, Rejected):
             raise result

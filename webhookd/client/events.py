@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypedDict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,15 @@ class Event:
     organization_id: str | None = None
     ordering_key: str | None = None
     traceparent: str | None = None
+
+
+class EventFields(TypedDict, total=False):
+    """The optional fields of an event, as keyword arguments of `send`."""
+
+    timestamp: str | None
+    organization_id: str | None
+    ordering_key: str | None
+    traceparent: str | None
 
 
 def encode(event: Event, event_id: str) -> bytes:

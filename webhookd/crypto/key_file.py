@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webhookd.base.errors import MasterKeyError
-from webhookd.base.file_errors import make_directory
+from webhookd.base.files import make_directory, open_file, sync_directory
 from webhookd.base.secret import Secret
 from webhookd.base.stages import reached
 from webhookd.config import Config
@@ -92,7 +92,7 @@ class KeyPlace:
                 f"can't put the new master key at {file}: {error.strerror}; it waits in {self.next_path}: move it "
                 "there by hand and start webhookd again"
             ) from error
-        _sync_directory(file.parent)
+        sync_directory(file.parent)
 
 
 def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:
@@ -153,7 +153,7 @@ def create_master_key(path: Path) -> Secret[bytes]:
         # A rename would replace what has come meanwhile.
         os.link(unfinished, path)
         unfinished.unlink()
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except FileExistsError as error:
         raise _already_there(path) from error
     except OSError as error:
@@ -165,23 +165,16 @@ def create_master_key(path: Path) -> Secret[bytes]:
 def load_master_key(path: Path, *, is_credential: bool = False) -> Secret[bytes]:
     """Read a master key file: standard base64 of 32 bytes, which nobody but its owner can read."""
     try:
-        # Not blocked by a pipe that nobody writes to: the mistake is to be named, not waited for.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open_file(path) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            text = file.read(_MOST_READ)
     except OSError as error:
         raise MasterKeyError(
             f"can't read the master key {path}: {error.strerror}; it must be a file that webhookd's user can read"
         ) from error
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise MasterKeyError(f"the master key {path} is no file")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & (_OTHERS_THAN_BY_ACL if is_credential else _OTHERS):
-            mend = "let the service manager alone write that directory" if is_credential else f"chmod 600 {path}"
-            raise MasterKeyError(f"the master key {path} has mode {mode:04o} and others can read it: {mend}")
-        text = os.read(descriptor, _MOST_READ)
-    finally:
-        os.close(descriptor)
+    if mode & (_OTHERS_THAN_BY_ACL if is_credential else _OTHERS):
+        mend = "let the service manager alone write that directory" if is_credential else f"chmod 600 {path}"
+        raise MasterKeyError(f"the master key {path} has mode {mode:04o} and others can read it: {mend}")
     return parse_master_key(text, f"the master key {path}")
 
 
@@ -213,7 +206,7 @@ def _write(path: Path, key: Secret[bytes]) -> None:
             file.write(format_master_key(key) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         # Half a key would be in the way of the next try.
         path.unlink(missing_ok=True)
@@ -222,11 +215,3 @@ def _write(path: Path, key: Secret[bytes]) -> None:
 
 def _already_there(path: Path) -> MasterKeyError:
     return MasterKeyError(f"{path} is there already; a master key is never overwritten")
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -1,10 +1,10 @@
-"""What the journal and the process take of the machine, looked up in a thread: a disk that hangs stops no answer."""
+"""The disk space, memory and descriptors that are in use, measured in a thread: a disk that hangs delays no answer."""
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import trio
 from msgspec import Struct
@@ -13,9 +13,11 @@ PATIENCE_SECONDS = 1.0
 FRESH_SECONDS = 1.0
 PROCESS = Path("/proc/self")
 
+_Run = Callable[[Callable[[], "Footprint"]], Awaitable["Footprint"]]
+
 
 class Footprint(Struct, frozen=True, kw_only=True):
-    """Sizes in bytes at one moment; `disk_*` are of the journal's file system.
+    """Sizes in bytes, and the number of open descriptors; `disk_*` are of the journal's file system.
 
     `resident_bytes` and `descriptors` are None where there is no /proc (in a bare root directory, on macOS).
     """
@@ -28,40 +30,24 @@ class Footprint(Struct, frozen=True, kw_only=True):
     descriptors: int | None
 
 
-class FootprintRunner(Protocol):
-    """Makes a call that may wait."""
-
-    async def run(self, function: Callable[[], Footprint]) -> Footprint:
-        """Return what it returns; given up where that is canceled."""
-        ...
-
-
-class Threads:
-    """Calls in a thread of its own, which is left to itself where it hangs; one at a time."""
-
-    def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(1)
-
-    async def run(self, function: Callable[[], Footprint]) -> Footprint:
-        """Return what it returns; given up where that is canceled."""
-        return await trio.to_thread.run_sync(function, limiter=self._limiter, abandon_on_cancel=True)
-
-
 class Footprints:
-    """Looks the sizes up for whoever asks; made before the server serves, since the first look waits for the disk."""
+    """Measures the sizes on request; create it before the server serves, since the first look waits for the disk.
 
-    def __init__(self, journal: Path, runner: FootprintRunner, process: Path = PROCESS) -> None:
+    `run` makes a call that may block, and can be canceled; by default in a thread, one at a time, which is abandoned.
+    """
+
+    def __init__(self, journal: Path, run: _Run | None = None, process: Path = PROCESS) -> None:
         self._journal = journal
         self._process = process
-        self._runner = runner
+        self._run = run or partial(trio.to_thread.run_sync, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
         self._last = self._measure()
         self._looked_at = -FRESH_SECONDS
 
     async def look(self, *, fresh_seconds: float = FRESH_SECONDS) -> Footprint:
-        """Return sizes that are at most so old, or the last known ones where the disk doesn't say within a second."""
+        """Return sizes that are at most that old, or the last known ones if the disk doesn't answer within a second."""
         if trio.current_time() - self._looked_at >= fresh_seconds:
             with trio.move_on_after(PATIENCE_SECONDS):
-                self._last = await self._runner.run(self._measure)
+                self._last = await self._run(self._measure)
                 self._looked_at = trio.current_time()
         return self._last
 
@@ -86,7 +72,7 @@ def _resident_bytes(statm: Path) -> int | None:
 
 def _descriptors(directory: Path) -> int | None:
     try:
-        return sum(1 for _ in directory.iterdir()) - 1  # one of them is for looking
+        return sum(1 for _ in directory.iterdir()) - 1  # one of them is this directory
     except FileNotFoundError:
         return None
 

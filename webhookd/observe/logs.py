@@ -166,13 +166,6 @@ def _to_json(facts: EventDict, **_options: object) -> str:
     return line.decode() if line.isascii() else _encode_to_ascii(facts)
 
 
-class _Target(Protocol):
-    """Where finished lines go."""
-
-    def write(self, line: bytes) -> None:
-        """Take a line with its line break, without raising."""
-
-
 class _Stream:
     """A text stream that lines are written to at once; gives up silently where it is gone."""
 
@@ -205,7 +198,7 @@ class _Held:
 class _LineLogger:
     """Hands finished lines on, redacted; for systemd's journal each begins with its priority."""
 
-    def __init__(self, target: _Target, *, is_for_journal: bool) -> None:
+    def __init__(self, target: "BufferedOutput | _Stream | _Held", *, is_for_journal: bool) -> None:
         self._target = target
         self._is_for_journal = is_for_journal
 
@@ -232,7 +225,7 @@ class _LineLogger:
 class _LineLoggerFactory:
     """Hands every logger the one target of the process."""
 
-    def __init__(self, target: _Target, *, is_for_journal: bool) -> None:
+    def __init__(self, target: "BufferedOutput | _Stream | _Held", *, is_for_journal: bool) -> None:
         self.is_for_journal = is_for_journal
         self._logger = _LineLogger(target, is_for_journal=is_for_journal)
 

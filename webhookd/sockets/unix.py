@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webhookd.base.errors import CommandError, ConfigError
-from webhookd.base.file_errors import make_directory, refusal
+from webhookd.base.files import make_directory, refusal
 
 MOST_PATH_BYTES = 107  # sockaddr_un.sun_path has 108 bytes, the final zero included (unix(7))
 _PROBE_SECONDS = 1.0

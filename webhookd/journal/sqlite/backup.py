@@ -15,7 +15,7 @@ import trio
 from peewee import Database
 
 from webhookd.base.errors import CommandError, JournalError
-from webhookd.base.file_errors import refusal
+from webhookd.base.files import refusal
 from webhookd.journal.sqlite.copies import Pages, UnfinishedFile, already_there
 from webhookd.journal.sqlite.inspection import Contents, verified
 from webhookd.journal.sqlite.runners import Runner

@@ -13,7 +13,7 @@ from pathlib import Path
 import apsw
 
 from webhookd.base.errors import CommandError
-from webhookd.base.file_errors import refusal
+from webhookd.base.files import refusal, sync_directory
 from webhookd.base.stages import reached
 
 STEP_SECONDS = 0.005
@@ -162,12 +162,3 @@ def copy_aside(source: apsw.Connection, journal: Path, name: str) -> Path:
 def already_there(path: Path) -> CommandError:
     """Return the refusal to overwrite a file."""
     return CommandError(f"{path} is there already: take another name, or --force to replace it")
-
-
-def sync_directory(path: Path) -> None:
-    """Put a directory's entries on disk."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -18,7 +18,7 @@ from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
-from webhookd.base.file_errors import check_file, make_directory, open_file, refusal
+from webhookd.base.files import check_file, make_directory, open_file, refusal
 from webhookd.base.stages import reached
 from webhookd.journal.sqlite.copies import copy_aside
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION, migrate

@@ -21,10 +21,11 @@ from msgspec import Struct
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, MasterKeyError
+from webhookd.base.files import sync_directory
 from webhookd.base.secret import Secret
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
-from webhookd.journal.sqlite.copies import UnfinishedFile, sync_directory
+from webhookd.journal.sqlite.copies import UnfinishedFile
 from webhookd.journal.sqlite.database import exclusive_lock, refuse_foreign, translated
 from webhookd.journal.sqlite.inspection import Contents, inspect_copy, verified
 

@@ -81,6 +81,15 @@ def make_directory(directory: Path, *, mode: int = 0o755) -> None:
                 each.chmod(mode)  # the umask may have removed the owner's bits
 
 
+def sync_directory(path: Path) -> None:
+    """Write a directory's entries to disk; OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _existing(path: Path) -> Path:
     """Return the nearest parent of `path` that exists, which may be a file."""
     for parent in path.parents:

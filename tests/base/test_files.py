@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.foreign import PACKAGE
-from webhookd.base.file_errors import make_directory
+from webhookd.base.files import make_directory
 from webhookd.cli import program
 from webhookd.cli.checks import _open_to_others
 from webhookd.crypto.key_file import create_master_key
@@ -74,7 +74,7 @@ def test_nothing_else_makes_a_directory() -> None:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in {"mkdir", "makedirs"}
     }
-    assert calls == {"base/file_errors.py"}
+    assert calls == {"base/files.py"}
 
 
 def test_doctor_names_what_others_may_write(tmp_path: Path) -> None:
