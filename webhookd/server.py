@@ -154,7 +154,7 @@ async def serve(
                     measures,
                     store=store,
                     router=router,
-                    sender=sender,
+                    connections=sender.transport,
                     lifecycle=lifecycle,
                     ingest=sockets.ingest,
                     log=log,

@@ -49,7 +49,7 @@ class Ready:
 class NoConnections:
     """A sender that opens none."""
 
-    idle_connections = connections_opened = connections_reused = 0
+    idle_connections = opened = reused = 0
 
 
 class NoProducers:
@@ -188,7 +188,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
                 w.measures,
                 store=w.journal,
                 router=w.router,
-                sender=NoConnections(),
+                connections=NoConnections(),
                 lifecycle=Ready(),
                 ingest=NoProducers(),
                 log=NoLog(),

@@ -21,8 +21,8 @@ import trio
 import trustme
 
 from webhookd.config import DeliveryConfig, EgressConfig, LogConfig
+from webhookd.delivery.http.exchange import LEAST_SHARE_OF_AGE
 from webhookd.delivery.http.sender import Sender
-from webhookd.delivery.http.transport import LEAST_SHARE_OF_AGE
 from webhookd.observe import logs
 
 ROUNDS = 5
@@ -73,11 +73,11 @@ async def measure(endpoints: int, port: int, context: ssl.SSLContext) -> None:
             if kind == "resumed":
                 for number in range(endpoints):
                     await sender.forget(f"wh_{number}")
-            opened = sender.connections_opened
+            opened = sender.transport.opened
             began = process_time()
             await _send_to_each(sender, endpoints, port)
             costs[kind].append((process_time() - began) / endpoints)
-            assert sender.connections_opened - opened == (0 if kind == "none" else endpoints)
+            assert sender.transport.opened - opened == (0 if kind == "none" else endpoints)
         for number in range(endpoints):
             await sender.forget(f"wh_{number}")
     middle = {kind: median(values) for kind, values in costs.items()}

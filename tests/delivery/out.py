@@ -68,7 +68,7 @@ class Out:
         await until(lambda: self._shows(endpoint_id))
 
     def _shows(self, endpoint_id: str) -> bool:
-        transport = self.sender._transport
+        transport = self.sender.transport
         if isinstance(transport, DirectTransport):
             return all(connection.stream.is_readable for connection in transport._idle_of.get(endpoint_id, ()))
         assert isinstance(transport, ProxyTransport)

@@ -18,8 +18,10 @@ from webhookd.config import DeliveryConfig, EgressConfig, LogConfig
 from webhookd.delivery.egress.addresses import Address
 from webhookd.delivery.egress.resolver import SystemResolver
 from webhookd.delivery.egress.rules import DialTarget, EgressPolicy
+from webhookd.delivery.http.connector import Connector
+from webhookd.delivery.http.exchange import RequestProgress, TransportError
 from webhookd.delivery.http.sender import Sender
-from webhookd.delivery.http.transport import DirectTransport, RequestProgress, TransportError
+from webhookd.delivery.http.transport import DirectTransport
 from webhookd.observe import logs
 
 
@@ -67,13 +69,14 @@ class Careless(EgressPolicy):
 
 async def send_carelessly() -> None:
     policy = Careless(EgressConfig(allow_http=True, ports=()))
-    transport = DirectTransport(
+    connector = Connector(
         policy,
         SystemResolver(),
         ssl.create_default_context(),
         connect_timeout_seconds=10.0,
         connection_max_age_seconds=60.0,
     )
+    transport = DirectTransport(connector)
     became: Counter[str] = Counter()
     for bad in NEAR + FAR:
         progress = RequestProgress(inf)

@@ -11,7 +11,7 @@ from tests.delivery.out import OK, StubResolver, sending, server_context, throug
 from tests.patience import until
 from webhookd.base.models import DeliveryError
 from webhookd.config import EgressConfig
-from webhookd.delivery.http.transport import LEAST_SHARE_OF_AGE
+from webhookd.delivery.http.exchange import LEAST_SHARE_OF_AGE
 
 NAME = "receiver.example.com"
 OPEN = saying(OK, then_close=False)
@@ -69,10 +69,10 @@ async def test_an_old_idle_connection_is_closed(mock_clock: MockClock) -> None:
         await out.send(receiver.url)
         mock_clock.jump(7.0)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert out.sender.idle_connections == 1
+        assert out.sender.transport.idle_connections == 1
         mock_clock.jump(3.0)
         await until(lambda: receiver.open_connections == 0)
-        assert out.sender.idle_connections == 0
+        assert out.sender.transport.idle_connections == 0
 
 
 async def test_a_request_in_flight_ends_before_its_old_connection(mock_clock: MockClock) -> None:
@@ -100,7 +100,7 @@ async def test_a_request_in_flight_ends_before_its_old_connection(mock_clock: Mo
         is_time.set()
         await until(lambda: bool(statuses))
         assert statuses == [200]
-        assert out.sender.idle_connections == 0
+        assert out.sender.transport.idle_connections == 0
         await until(lambda: receiver.open_connections == 0)
 
 
@@ -183,7 +183,7 @@ async def test_an_old_idle_tunnel_is_closed(mock_clock: MockClock) -> None:
         await out.send(receiver.url)
         mock_clock.jump(7.0)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert out.sender.idle_connections == 1
+        assert out.sender.transport.idle_connections == 1
         mock_clock.jump(3.0)
         await until(lambda: proxy.open_connections == 0)
-        assert out.sender.idle_connections == 0
+        assert out.sender.transport.idle_connections == 0

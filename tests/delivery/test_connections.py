@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import httpx
 import pytest
 import trio
 import trustme
@@ -15,15 +14,14 @@ from tests.delivery.hostile import (
     saying,
     serving,
 )
-from tests.delivery.out import LOOPBACK, OK, StubResolver, client_context, sending, server_context
+from tests.delivery.out import OK, StubResolver, sending, server_context
 from tests.patience import until
 from tests.ports import held_port
 from tests.receiver import Receiver, Reply, always, steps
 from webhookd.base.models import DeliveryError
 from webhookd.config import EgressConfig
 from webhookd.delivery.egress.resolver import SystemResolver
-from webhookd.delivery.egress.rules import EgressPolicy
-from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT, DirectTransport
+from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT
 
 
 async def test_a_connection_is_kept_for_its_endpoint() -> None:
@@ -34,12 +32,12 @@ async def test_a_connection_is_kept_for_its_endpoint() -> None:
         outcomes.append(await out.send(receiver.url, endpoint_id="wh_2"))
         assert receiver.connections == 2
         assert [outcome.is_reused for outcome in outcomes] == [False, True, True, True, True, False]
-        assert out.sender.idle_connections == 2
+        assert out.sender.transport.idle_connections == 2
         await out.sender.forget("wh_1")
-        assert out.sender.idle_connections == 1
+        assert out.sender.transport.idle_connections == 1
         await out.send(receiver.url)
-        assert receiver.connections == out.sender.connections_opened == 3
-        assert out.sender.connections_reused == 4
+        assert receiver.connections == out.sender.transport.opened == 3
+        assert out.sender.transport.reused == 4
         nursery.cancel_scope.cancel()
 
 
@@ -51,7 +49,7 @@ async def test_one_endpoint_keeps_a_bounded_number_of_connections() -> None:
             for _ in range(MAX_IDLE_AN_ENDPOINT + 10):
                 flights.start_soon(out.send, receiver.url)
         assert receiver.connections == MAX_IDLE_AN_ENDPOINT + 10
-        assert out.sender.idle_connections == MAX_IDLE_AN_ENDPOINT
+        assert out.sender.transport.idle_connections == MAX_IDLE_AN_ENDPOINT
         nursery.cancel_scope.cancel()
 
 
@@ -253,22 +251,6 @@ async def test_canceling_leaves_no_connection() -> None:
             flight.start_soon(out.send, receiver.url)
             await receiver.wait_for(2)
             flight.cancel_scope.cancel()
-        assert out.sender.idle_connections == 0
+        assert out.sender.transport.idle_connections == 0
         await until(lambda: not receiver.open_connections)
         nursery.cancel_scope.cancel()
-
-
-async def test_httpx_can_use_the_transport() -> None:
-    """The transport is one of httpx's: its client sends through it and reads the answer."""
-    transport = DirectTransport(
-        EgressPolicy(LOOPBACK),
-        SystemResolver(),
-        client_context(),
-        connect_timeout_seconds=5.0,
-        connection_max_age_seconds=60.0,
-    )
-    async with serving(saying(OK)) as receiver, httpx.AsyncClient(transport=transport, trust_env=False) as client:
-        response = await client.post(receiver.url, json={"a": 1})
-        assert (response.status_code, response.text) == (200, "ok")
-        with pytest.raises(httpx.TransportError, match="blocked"):
-            await client.post("http://10.0.0.1/", json={})

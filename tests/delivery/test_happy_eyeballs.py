@@ -53,7 +53,7 @@ async def test_an_address_that_is_silent_in_tls_is_not_connected() -> None:
         assert (silent.connections, receiver.connections) == (1, 1)
         assert outcome.duration_seconds >= ATTEMPT_DELAY_SECONDS - 0.001
         await until(lambda: silent.open_connections == 0)
-        assert out.sender.idle_connections == 1
+        assert out.sender.transport.idle_connections == 1
 
 
 async def test_an_address_with_a_wrong_certificate_gives_way_to_the_next() -> None:

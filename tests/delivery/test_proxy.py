@@ -107,17 +107,17 @@ async def test_a_tunnel_is_kept_for_its_endpoint() -> None:
         for _ in range(3):
             await out.send(receiver.url)
         await out.send(receiver.url, endpoint_id="wh_2")
-        assert (receiver.connections, out.sender.idle_connections) == (2, 2)
-        assert (out.sender.connections_opened, out.sender.connections_reused) == (2, 2)
+        assert (receiver.connections, out.sender.transport.idle_connections) == (2, 2)
+        assert (out.sender.transport.opened, out.sender.transport.reused) == (2, 2)
         await out.sender.forget("wh_1")
         await out.sender.forget("wh_3")
-        assert out.sender.idle_connections == 1
+        assert out.sender.transport.idle_connections == 1
         await out.send(receiver.url)
         assert receiver.connections == 3
-        out.sender._transport.close_idle(trio.current_time() - 60)
-        assert out.sender.idle_connections == 2
-        out.sender._transport.close_idle(trio.current_time() + 1)
-        assert out.sender.idle_connections == 0
+        out.sender.transport.close_idle(trio.current_time() - 60)
+        assert out.sender.transport.idle_connections == 2
+        out.sender.transport.close_idle(trio.current_time() + 1)
+        assert out.sender.transport.idle_connections == 0
         await until(lambda: not proxy.open_connections)
 
 
@@ -146,7 +146,7 @@ async def test_tunnels_that_failed_leave_nothing_behind(mock_clock: MockClock) -
             mock_clock.jump(0.1)
         assert expired.connections == 20
         await until(lambda: not proxy.open_connections)
-        assert out.sender.idle_connections == 0
+        assert out.sender.transport.idle_connections == 0
 
 
 async def test_a_failure_leaves_the_endpoints_other_requests_alone() -> None:

@@ -54,7 +54,7 @@ _log = get_logger("metrics")
 
 
 class Connections(Protocol):
-    """What a scrape asks of the sender."""
+    """What a scrape asks about the connections to receivers."""
 
     @property
     def idle_connections(self) -> int:
@@ -62,12 +62,12 @@ class Connections(Protocol):
         ...
 
     @property
-    def connections_opened(self) -> int:
+    def opened(self) -> int:
         """How many requests got a new connection."""
         ...
 
     @property
-    def connections_reused(self) -> int:
+    def reused(self) -> int:
         """How many requests got one that was open already."""
         ...
 
@@ -101,7 +101,7 @@ class Scraper(Collector):
         *,
         store: Store,
         router: Router,
-        sender: Connections,
+        connections: Connections,
         lifecycle: Lifecycle,
         ingest: Producers,
         log: LogStream,
@@ -113,7 +113,7 @@ class Scraper(Collector):
         self._measures = measures
         self._store = store
         self._router = router
-        self._sender = sender
+        self._connections = connections
         self._lifecycle = lifecycle
         self._ingest = ingest
         self._log = log
@@ -192,9 +192,9 @@ class Scraper(Collector):
         yield _gauge("webhooks_halted", "Webhooks that crashed five times in five minutes", len(registry.halted()))
         found = self._router.sweeps_that_found_work
         yield _counter("sweeps_found_work", "Endpoints whose work no wake-up had told of", found)
-        uses = {"new": self._sender.connections_opened, "reused": self._sender.connections_reused}
+        uses = {"new": self._connections.opened, "reused": self._connections.reused}
         yield _counters("connections_used", "Connections that requests went over", "connection", uses)
-        yield _gauge("connections_idle", "Connections kept for the next request", self._sender.idle_connections)
+        yield _gauge("connections_idle", "Connections kept for the next request", self._connections.idle_connections)
 
     def _writing(self) -> Iterator[Metric]:
         measures, footprint = self._measures, self._footprint

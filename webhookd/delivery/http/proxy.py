@@ -1,11 +1,10 @@
-"""The way out through an egress proxy: pools of httpcore's over connections of ours.
+"""The way out through an egress proxy: connection pools of httpcore's over connections of our own.
 
-The proxy resolves and dials, so the policy checks the URL and its literal address alone. Each endpoint has a pool of
-its own. One in which something went wrong is used no more: httpcore keeps a tunnel whose handshake failed, or was cut
-off, as busy for ever.
+The proxy resolves names and dials, so the policy checks only the URL and a literal address in it. Each endpoint has its
+own pool. A pool in which an exchange failed isn't used again, since httpcore keeps a tunnel as busy for ever if its
+handshake failed or was cut off.
 """
 
-import random
 import ssl
 from collections import OrderedDict
 
@@ -16,31 +15,24 @@ import trio
 from webhookd.base.errors import ConfigError
 from webhookd.base.models import DeliveryError
 from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy, Resolver
-from webhookd.delivery.http.transport import (
+from webhookd.delivery.http.exchange import (
     IDLE_SECONDS,
-    LEAST_SHARE_OF_AGE,
-    Exchanged,
     HeaderList,
     RequestProgress,
     TooLateError,
     TransportError,
-)
-from webhookd.delivery.http.tunnel import (
-    ClosedWhileIdleError,
-    EnoughError,
-    TlsError,
-    ToTheProxy,
-    TunnelStream,
+    expiry,
     reason_of,
 )
+from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT
+from webhookd.delivery.http.tunnel import ClosedWhileIdleError, EnoughError, TlsError, ToTheProxy, TunnelStream
 from webhookd.delivery.http.wire import ResponseReader
 
 MAX_POOLS = 1024
-MAX_IDLE_AN_ENDPOINT = 32
 
 
 class ProxyTransport:
-    """Sends requests through the proxy of `egress.proxy`; ConfigError where that is no proxy's URL."""
+    """Sends requests through the proxy of `egress.proxy`; ConfigError if that isn't the URL of an HTTP proxy."""
 
     def __init__(
         self,
@@ -56,7 +48,7 @@ class ProxyTransport:
         self._timeout = {"connect": connect_timeout_seconds}
         self._connection_max_age_seconds = connection_max_age_seconds
         self._ssl_context = ssl_context
-        self._pools: OrderedDict[str, _Pool] = OrderedDict()  # the one that was used the longest ago first
+        self._pools: OrderedDict[str, _Pool] = OrderedDict()  # the least recently used one comes first
         try:
             url = httpx.Proxy(proxy)
         except (ValueError, httpx.InvalidURL) as error:
@@ -82,8 +74,8 @@ class ProxyTransport:
 
     async def exchange(
         self, endpoint_id: str, url: str, headers: HeaderList, body: bytes, progress: RequestProgress
-    ) -> Exchanged:
-        """Send one POST and return its response; TransportError for everything that keeps it from coming."""
+    ) -> ResponseReader:
+        """Send one POST and return its complete response; TransportError if there is none, TooLateError if too late."""
         try:
             target = self._policy.parse(url)
         except BlockedError as error:
@@ -94,7 +86,7 @@ class ProxyTransport:
             try:
                 return await self._exchange(endpoint_id, request, progress)
             except ClosedWhileIdleError:
-                # As on connections of our own: most likely the request never got there.
+                # As with direct connections: most likely the request was never read.
                 progress.doing = "connecting to the proxy again"
             try:
                 return await self._exchange(endpoint_id, request, progress)
@@ -103,7 +95,7 @@ class ProxyTransport:
         raise TooLateError
 
     def cut_off_late(self, now: float) -> None:
-        """Do nothing: each exchange has a scope of its own."""
+        """Do nothing: each exchange has its own cancel scope."""
 
     async def forget(self, endpoint_id: str) -> None:
         """Close the idle connections of an endpoint."""
@@ -118,7 +110,7 @@ class ProxyTransport:
                 self._retire(endpoint_id, pool)
 
     def close_old(self, now: float) -> None:
-        """Take the pools out of use that are too old (trio's clock); their idle connections are closed."""
+        """Stop using the pools that are too old (trio's clock), and close their idle connections."""
         for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
             self._retire(endpoint_id, pool)
 
@@ -127,7 +119,7 @@ class ProxyTransport:
         self.close_idle(float("inf"))
         await trio.lowlevel.checkpoint()
 
-    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: RequestProgress) -> Exchanged:
+    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: RequestProgress) -> ResponseReader:
         kept = self._pools.get(endpoint_id)
         if kept is not None and kept.expires_at <= trio.current_time():
             self._retire(endpoint_id, kept)
@@ -135,7 +127,7 @@ class ProxyTransport:
         self._pools[endpoint_id] = pool
         pool.users += 1
         is_well = False
-        # httpcore doesn't say which it was; it takes an idle one wherever there is one.
+        # httpcore doesn't say which connection it used; it uses an idle one if there is one.
         progress.is_reused = any(connection.is_idle() for connection in pool.http.connections)
         if progress.is_reused:
             self.reused += 1
@@ -163,15 +155,10 @@ class ProxyTransport:
                 self._retire(endpoint_id, pool)
             elif pool.is_retired and not pool.users:
                 pool.close()
-        return Exchanged(
-            status=reader.status,
-            headers=tuple(reader.headers),
-            body=bytes(reader.body),
-            is_truncated=reader.is_truncated,
-        )
+        return reader
 
     def _retire(self, endpoint_id: str, pool: "_Pool") -> None:
-        """Take a pool out of use; those who are using it finish."""
+        """Stop using a pool; exchanges in it finish."""
         if self._pools.get(endpoint_id) is pool:
             del self._pools[endpoint_id]
         pool.is_retired = True
@@ -184,8 +171,8 @@ class ProxyTransport:
             if oldest is not None:
                 self._retire(*oldest)
         backend = ToTheProxy(*self._place, self._resolver, self._proxys_ssl_context)
-        age = self._connection_max_age_seconds * random.uniform(LEAST_SHARE_OF_AGE, 1.0)  # noqa: S311 - no secret
-        return _Pool(self._proxy, self._ssl_context, backend, expires_at=trio.current_time() + age)
+        expires_at = expiry(trio.current_time(), self._connection_max_age_seconds)
+        return _Pool(self._proxy, self._ssl_context, backend, expires_at=expires_at)
 
 
 class _Pool:
@@ -199,7 +186,7 @@ class _Pool:
         self.http = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
             proxy=proxy,
-            max_connections=None,  # how much may be in flight is bounded before it comes here
+            max_connections=None,  # the requests in flight are bounded by `Slots`
             max_keepalive_connections=MAX_IDLE_AN_ENDPOINT,
             keepalive_expiry=IDLE_SECONDS,
             network_backend=backend,
@@ -209,7 +196,7 @@ class _Pool:
         self.is_retired = False
 
     def close(self) -> None:
-        """Close at once whatever is open; a goodbye could block."""
+        """Close every connection at once; a TLS close message could block."""
         self._backend.close()
 
 
@@ -244,7 +231,7 @@ def _request(target: DialTarget, headers: HeaderList, body: bytes, timeout: dict
 
 
 async def _read(response: httpcore.Response) -> ResponseReader:
-    """Let httpcore read an answer to its end, and return what our own reader has made of it."""
+    """Let httpcore read a response to its end, and return our own reader of it."""
     try:
         async for _ in response.aiter_stream():
             pass

@@ -5,7 +5,6 @@ it ends. httpcore is given what our own reader has made of a head. So what bound
 connections of our own does it here too.
 """
 
-import os
 import ssl
 from collections.abc import Iterable
 from functools import partial
@@ -17,6 +16,7 @@ import trio
 
 from webhookd.delivery.egress.addresses import interleaved
 from webhookd.delivery.egress.rules import MAX_DIALED, Resolver
+from webhookd.delivery.http.exchange import deepest, reason_of
 from webhookd.delivery.http.happy_eyeballs import FailedAddress, most_telling, race
 from webhookd.delivery.http.wire import ResponseReader, WireError
 
@@ -135,7 +135,7 @@ class TunnelStream(httpcore.AsyncNetworkStream):
         except httpcore.ReadError as error:
             if not self._was_lost_while_idle:
                 # An alert, as of a receiver that wants a certificate, comes behind TLS 1.3's handshake.
-                kind = TlsError if isinstance(_deepest(error), ssl.SSLError) else httpcore.ReadError
+                kind = TlsError if isinstance(deepest(error), ssl.SSLError) else httpcore.ReadError
                 raise kind(f"the connection broke: {reason_of(error)}") from error
         except WireError as error:
             raise httpcore.RemoteProtocolError(str(error)) from error
@@ -203,27 +203,3 @@ class TunnelStream(httpcore.AsyncNetworkStream):
         except ssl.SSLError:
             pass  # whatever it is, it's nothing to send a request over
         return True
-
-
-def reason_of(error: BaseException) -> str:
-    """Return what the deepest cause says: httpcore's texts are empty and trio's repeat the address."""
-    deepest = _deepest(error)
-    match deepest:
-        case ssl.SSLCertVerificationError():
-            return deepest.verify_message
-        case ssl.SSLError():
-            return deepest.reason or str(deepest)
-        case OSError() if deepest.errno:
-            return os.strerror(deepest.errno)
-        case _:
-            return str(deepest) or type(deepest).__name__
-
-
-def _deepest(error: BaseException) -> BaseException:
-    while True:
-        if isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[-1]  # trio dials in a group
-        elif error.__cause__ is not None:
-            error = error.__cause__
-        else:
-            return error
