@@ -63,6 +63,7 @@ class Model:
     flights: dict[int, InFlight] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
     tokens: float = 1.0
+    is_draining: bool = True
 
     # What happens.
 
@@ -83,10 +84,11 @@ class Model:
         return delivery
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, in which the bucket fills."""
+        """Let time pass, in which the bucket fills: with one token at most while it drains a backlog."""
         self.now += seconds
         if (limit := self.policy.rate_limit) is not None:
-            self.tokens = min(self.tokens + seconds * limit.per_second, float(limit.burst))
+            most = 1.0 if self.is_draining else float(limit.burst)
+            self.tokens = min(self.tokens + seconds * limit.per_second, most)
 
     def set_clock(self, seconds: float) -> None:
         """Set the clock, and all that waits with it."""
@@ -146,7 +148,9 @@ class Model:
     def change(self, changed: Endpoint, policy: Policy, forgiveness: Forgiveness | None) -> None:
         """Change the endpoint, and its queue where the change forgives something."""
         if policy.rate_limit is not None:
-            self.tokens = 1.0 if self.policy.rate_limit is None else min(self.tokens, float(policy.rate_limit.burst))
+            if self.policy.rate_limit is None:
+                self.tokens, self.is_draining = 1.0, True
+            self.tokens = min(self.tokens, float(policy.rate_limit.burst))
         self.endpoint, self.policy = changed, policy
         if forgiveness is None:
             return
