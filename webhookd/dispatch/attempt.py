@@ -81,6 +81,7 @@ class Attempts:
                 raise
         finally:
             self.release_slot()
+        reached("answer.received")
         return await self._settle(attempt, outcome)
 
     async def _send(self, attempt: _Attempt) -> Outcome:
