@@ -1,15 +1,15 @@
-"""The process: wiring, nesting, signals and the drain.
+"""The server process: how its parts are created and nested, and how it stops.
 
-The nurseries nest so that what others depend on lives longest:
+The nurseries are nested so that what other parts depend on runs longest:
 
-    writer  >  actors, connections out  >  edges (guard, ingest socket)
+    writer  >  actors, outgoing connections  >  edges (guard, ingest socket)
 
-A stop signal first makes the server not ready and lets no event in; the ingest socket answers what it took and closes.
-Nothing new is sent, and requests in flight may end, while the API still answers; then the API closes. All of that has
-one budget, `drain_seconds`, whoever doesn't read, drips or hangs: what is left then is cut off, which records requests
-in flight as interrupted and ends queries. At last the writer puts everything on disk, checkpoints and closes, for which
-two more seconds are enough. A second signal cuts the waiting. A failure of the writer ends the process at once: it is
-for the service manager to start it again, and for the journal to know what was pending.
+A stop signal makes the server not ready, and it accepts no more events. The ingest socket answers what it has read and
+closes. No new request is sent; requests in flight may end while the API still answers, and then the API closes. All of
+this has one time limit, `drain_seconds`, whatever clients and receivers do: what is left then is cut off. Requests in
+flight are recorded as interrupted, and queries end. Last the writer commits everything, checkpoints and closes, for
+which two more seconds are enough. A second signal ends the waiting. If the writer fails, the process ends at once: the
+service manager starts it again, and the journal knows what was pending.
 """
 
 import os
@@ -61,7 +61,7 @@ from webhookd.sockets.tcp import bind_tcp, urls_of
 from webhookd.sockets.unix import bind_unix
 
 EDGE_DRAIN_SECONDS = 10.0
-LAST_ANSWERS_SECONDS = 0.5  # what an edge gets even where the budget is used up
+LAST_ANSWERS_SECONDS = 0.5  # what an edge gets even if the time limit is used up
 _CONTROL_MODE = 0o600
 _CONTROL_BACKLOG = 64
 
@@ -72,9 +72,9 @@ _log = get_logger("server")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ready:
-    """What a server says once it serves: where, and the first admin key where it has just made one.
+    """Where a server that is ready listens, and the first admin key if it has just created one.
 
-    `urls` are those of the API: one, or one for each address of `server.host`.
+    `urls` are the API's, one for each address of `server.host`.
     """
 
     urls: tuple[str, ...]
@@ -84,7 +84,7 @@ class Ready:
 
 
 class _Lifecycle:
-    """Where the server is between its start and its end; the admin API asks."""
+    """The state of the server, for the admin API."""
 
     def __init__(self, store: Store, router: Router) -> None:
         self.state = Readiness.STARTING
@@ -92,7 +92,7 @@ class _Lifecycle:
         self._router = router
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
-        """Return the state and, where it is degraded, why."""
+        """Return the state, and the reasons if it is degraded."""
         if self.state is not Readiness.OK:
             return self.state, ()
         reasons = [
@@ -117,14 +117,14 @@ async def serve(
 ) -> None:
     """Run the server until SIGTERM, SIGINT or SIGQUIT; call it under `trio.run`.
 
-    `announce` is called once it serves and must not wait; `log` is what the log is written to, for the metrics;
+    `announce` is called when the server is ready, and must not wait. `log` is the log's output, for the metrics.
     `reread` returns the configuration that a start would use now.
 
-    Raises CommandError for a place or lock that is taken, ConfigError, MasterKeyError, and JournalError where the
-    journal can't be trusted (any more).
+    Raises CommandError if an address, a socket or the lock is in use, ConfigError, MasterKeyError, and JournalError if
+    the journal can't be trusted, now or at the start.
     """
     clock = Timeline(SystemClock())
-    ids = IdFactory(SystemClock().now)  # the journal's threads make some
+    ids = IdFactory(SystemClock().now)  # threads of the journal create some
     measures = Measures()
     stalls = Stalls()
     with unwrapped(), trio.open_signal_receiver(*_STOPPING) as signals:
@@ -194,7 +194,7 @@ async def serve(
                     max_connections_per_address=config.server.max_connections_per_address,
                     new_request_id=partial(ids.new, Prefix.REQUEST),
                 )
-                # Only once nothing can fail any more: a key that was not shown is lost.
+                # Only when nothing can fail any more: a key that is not shown is lost.
                 first_admin_key = await ensure_admin_key(store, ids, clock)
                 reached("admin_key.created")
                 for row in await store.keys.all():
@@ -227,7 +227,7 @@ async def serve(
                         lifecycle.state = Readiness.OK
                         _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=" and ".join(ready.urls))
                         announce(ready)
-                        # From here on: a long step before it has kept nobody waiting.
+                        # From here on: nothing has waited for a long step before this.
                         sending.start_soon(Supervisor("loop watch").run, LoopWatch(stalls, clock).run)
                         await anext(signals)
                         await _drain(
@@ -252,7 +252,7 @@ async def _drain(
     ingest: IngestServer,
     guard: Guard,
 ) -> None:
-    """Bring the server to rest within `drain_seconds`; a second signal ends the waiting."""
+    """End all work within `drain_seconds`; a second signal ends the waiting."""
     deadline = trio.current_time() + services.config.delivery.drain_seconds
     lifecycle.state = Readiness.DRAINING
     notify(STOPPING)
@@ -274,7 +274,7 @@ async def _drain(
             _log.warning("server.drain_timed_out", interrupted=router.registry.slots.taken)
 
     async def end_reads() -> None:
-        # A query is in a thread, which can't be canceled: the edges would wait for it.
+        # A query runs in a thread, which can't be canceled: the edges would wait for it.
         await trio.sleep_until(deadline)
         services.store.end_reads()
 
@@ -293,7 +293,7 @@ async def _drain(
 async def writing(
     config: Config, clock: Clock, ids: IdFactory, measures: Measures | None = None
 ) -> AsyncIterator[Store]:
-    """Open the journal with its writer running; on leaving, all that was submitted is on disk."""
+    """Open the journal and run its writer; when the block ends, everything submitted is on disk."""
     settings = config.journal
     async with (
         open_store(settings.path, clock=clock, ids=ids, max_bytes=settings.max_bytes, measures=measures) as store,
@@ -320,7 +320,7 @@ def _bind(config: Config, router: Router, measures: Measures, bound: ExitStack) 
 
 @contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise the one error of webhookd's own out of the groups that nurseries make; a bug stays a group."""
+    """Raise webhookd's error from the exception groups of nurseries; a group with any other error is not changed."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -328,7 +328,7 @@ def unwrapped() -> Iterator[None]:
         if known is None or rest is not None:
             raise
         leaves = list(_leaves(known))
-        # What can't be trusted any more outweighs what merely failed because of it.
+        # A journal that can't be trusted is the cause of what failed with it.
         raise next((leaf for leaf in leaves if isinstance(leaf, JournalError)), leaves[0]) from group
 
 
@@ -341,7 +341,7 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]
 
 
 async def ensure_admin_key(store: Store, ids: IdFactory, clock: Clock) -> Secret[str] | None:
-    """Make an admin key where the journal holds no key at all, and return its text; else None."""
+    """Create an admin key if the journal has no key, and return its text; else None."""
     if await store.keys.all():  # a start on a full disk must not write
         return None
     row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
@@ -349,7 +349,7 @@ async def ensure_admin_key(store: Store, ids: IdFactory, clock: Clock) -> Secret
 
 
 def command_entry(action: Action, clock: Clock, fields: Iterable[str] = ()) -> AuditEntry:
-    """Return what the user who runs this process does, for the audit log."""
+    """Return an audit entry for an action of the user who runs this process."""
     actor = AuditActor(kind=AuditActorKind.COMMAND, id=str(os.getuid()))
     return AuditEntry(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
 
@@ -363,7 +363,7 @@ def make_key(
     organization_id: str | None = None,
     expires_at: float | None = None,
 ) -> tuple[KeyRow, Secret[str]]:
-    """Return a new API key as it is stored, and its text."""
+    """Return a new API key's row and its text."""
     key_id, text = new_key(role, ids)
     row = KeyRow(
         id=key_id,

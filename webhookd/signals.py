@@ -1,7 +1,7 @@
 """The signals that don't stop the server: HUP, USR1 and USR2.
 
-Their default would end the process at once, without a drain and, for systemd, as if all were well. HUP reads the
-configuration again and says in the log what a restart would change; nothing of it is applied. The others do nothing.
+By default they would end the process without a drain, and systemd would take that for a success. HUP reads the
+configuration again and logs which keys a restart would change; nothing is applied. USR1 and USR2 do nothing.
 """
 
 import signal
@@ -21,19 +21,19 @@ _log = get_logger("signals")
 
 
 def ignore() -> None:
-    """Let the signals pass until they are heard, and after that again."""
+    """Ignore the signals while no `hearing` block runs."""
     for number in SURVIVED:
         signal.signal(number, signal.SIG_IGN)
 
 
 @asynccontextmanager
 async def hearing(config: Config, read: Callable[[], Config]) -> AsyncIterator[None]:
-    """Answer the signals within the block.
+    """Handle the signals while the block runs.
 
-    `read` returns the configuration that a start would use now, or raises a WebhookdError; it is called in a thread,
-    which is left to itself where it is still at it when the block ends.
+    `read` returns the configuration that a start would use now, or raises a WebhookdError. It is called in a thread,
+    which is abandoned if it still runs when the block ends.
     """
-    # Of its own: whoever waits for a file must not wait for other threads, nor they for it.
+    # Its own limit: a read that hangs must not delay other threads, nor they this one.
     limiter = trio.CapacityLimiter(1)
 
     async def hear() -> None:
@@ -51,7 +51,7 @@ async def hearing(config: Config, read: Callable[[], Config]) -> AsyncIterator[N
 
 
 async def compare(config: Config, read: Callable[[], Config], limiter: trio.CapacityLimiter) -> None:
-    """Say what a restart would change, or what would keep it from starting."""
+    """Log what a restart would change, or what would prevent a start."""
     try:
         found = await trio.to_thread.run_sync(read, limiter=limiter, abandon_on_cancel=True)
     except WebhookdError as error:
@@ -61,7 +61,7 @@ async def compare(config: Config, read: Callable[[], Config], limiter: trio.Capa
 
 
 def changed(old: Config, new: Config) -> tuple[str, ...]:
-    """Return the keys whose values differ, not the values: one may hold a password."""
+    """Return the keys whose values differ, without the values: one may hold a password."""
     return tuple(
         f"{section}.{key}"
         for section, keys in KEYS.items()

@@ -198,7 +198,7 @@ def test_refusal_of_the_producer_is_that_of_all_its_events() -> None:
 
 def test_result_that_nobody_waits_for_ends_the_connection() -> None:
     """Results that can't be told apart are not guessed at."""
-    with pytest.raises(Lost, match="nobody waits for"):
+    with pytest.raises(Lost, match="a result for no event"):
         outbox().receive(result("own_0"), 1.0)
 
 
@@ -259,7 +259,7 @@ PROBLEM = b'{"code":"UNAUTHORIZED","detail":"no such key"}'
     [
         (401, PROBLEM, ErrorCode.UNAUTHORIZED, "no such key"),
         (413, b"<html>", ErrorCode.PAYLOAD_TOO_LARGE, "a proxy before it"),
-        (404, b"<html>", ErrorCode.INTERNAL, "is the URL that of the server"),
+        (404, b"<html>", ErrorCode.INTERNAL, "is the URL right"),
         (301, b"", ErrorCode.INTERNAL, "HTTP 301"),
     ],
 )

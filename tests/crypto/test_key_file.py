@@ -77,7 +77,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
         load_master_key(tmp_path / "none")
     with pytest.raises(MasterKeyError, match="Is a directory"):
         load_master_key(tmp_path)
-    with pytest.raises(MasterKeyError, match="can't make the master key's directory"):
+    with pytest.raises(MasterKeyError, match="can't create the master key's directory"):
         create_master_key(tmp_path / "file" / "master.key")
     os.mkfifo(tmp_path / "pipe", 0o600)
     with pytest.raises(MasterKeyError, match="not a file"):
@@ -148,7 +148,7 @@ def test_a_missing_key_is_told_with_every_place_that_was_looked_at(tmp_path: Pat
     file.write_text("")
     config = load_config(file, {})
     for environ, said in (
-        ({}, "comes with no $CREDENTIALS_DIRECTORY"),
+        ({}, "is not given, since $CREDENTIALS_DIRECTORY is not set"),
         ({CREDENTIALS_DIRECTORY: "/run/c"}, "is not in /run/c"),
     ):
         told = str(missing_key(find_key_place(config, environ), config, environ))

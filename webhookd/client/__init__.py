@@ -1,7 +1,7 @@
-"""For producers: submit events through the server's socket or over HTTP, so that a restart of it loses none.
+"""For producers: submit events over the server's socket or HTTP, without loss if the server restarts.
 
 `Client` blocks and may be shared by threads; `webhookd.client.aio.AsyncClient` is the same for trio and asyncio. Both
-are shells around one state machine, `outbox`, which does no I/O.
+do the I/O for one state machine, `outbox`.
 """
 
 from webhookd.base.errors import ErrorCode, Rejected

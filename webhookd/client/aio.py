@@ -1,8 +1,8 @@
-"""The client for programs with an event loop, trio's or asyncio's: one shell for both, by anyio.
+"""The asynchronous client, for trio and asyncio; it is written once, with anyio.
 
-One task of the client owns the connection and is the only one that waits on the network; the callers' tasks put their
-events into the outbox and wait for what comes of them. So whatever many tasks send at the same time goes out together:
-pipelined on the socket, in one request over HTTP. A caller that is cancelled takes nothing back.
+One task of the client owns the connection and is the only one that waits for the network. Callers put their events into
+the outbox and wait for the results. So events that many tasks send at the same time leave together: pipelined on the
+socket, in one request over HTTP. Cancelling a caller doesn't withdraw its event.
 """
 
 import os
@@ -33,7 +33,7 @@ _CLOSE_SECONDS = 1.0
 
 
 class _Bell:
-    """Wakes who waits for it; rung before, it doesn't let the next one wait."""
+    """Wakes the task that waits for it; if it was rung before, the next wait returns at once."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -80,7 +80,7 @@ class _SocketWire:
                     await stream.send(lines)
                 await work.wait()
         except (OSError, anyio.BrokenResourceError):
-            # What the server said before it closed is still to be read; then the reader finds the end.
+            # What the server sent before it closed is still to be read; the reader then finds the end.
             return
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class _HttpWire:
 
     def __init__(self, url: str, key: str | None, ssl_context: ssl.SSLContext | None) -> None:
         self._address = http.address(url)
-        # No timeout here: each event has its own deadline, and the task that waits for it cancels the request.
+        # No timeout here: each event has its own deadline, and its caller cancels the request.
         self._client = httpx.AsyncClient(
             headers=http.headers(key),
             verify=http.tls(url, ssl_context),
@@ -100,7 +100,7 @@ class _HttpWire:
         )
         self._batches = http.EventBatches()
 
-    async def talk(self, outbox: Outbox, work: _Bell) -> None:  # noqa: ARG002 - what rings meanwhile goes with the next request
+    async def talk(self, outbox: Outbox, work: _Bell) -> None:  # noqa: ARG002 - later events are sent in the next request
         while lines := self._batches.take(outbox):
             request = self._client.build_request("POST", self._address, content=lines)
             request.stream = _Body(lines)
@@ -111,7 +111,7 @@ class _HttpWire:
                         raise self._batches.refused(outbox, response)
                     await _read(response, outbox)
             except httpx.HTTPError as error:
-                raise Lost(http.said(error)) from error
+                raise Lost(http.error_text(error)) from error
             outbox.end_answer()
 
     async def close(self) -> None:
@@ -119,7 +119,7 @@ class _HttpWire:
 
 
 class _Body(httpx.AsyncByteStream):
-    """A request's body; httpx's own is a generator, which a connection lost in the middle leaves unclosed."""
+    """A request's body. httpx's own is a generator, which stays open if the connection is lost while it is sent."""
 
     def __init__(self, lines: bytes) -> None:
         self._parts = iter((lines,))
@@ -135,7 +135,7 @@ async def _read(response: httpx.Response, outbox: Outbox) -> None:
             try:
                 outbox.receive(chunk, anyio.current_time())
             except Lost as error:
-                # Leaving the loop here would leave httpx's iterators to the garbage collector.
+                # Leaving the loop here would leave httpx's iterators open until garbage collection.
                 lost = error
                 reading.cancel()
     if lost is not None:
@@ -145,8 +145,8 @@ async def _read(response: httpx.Response, outbox: Outbox) -> None:
 class AsyncClient:
     """A producer for the server at `target`: the path of its socket, or the URL of its API and a `key`.
 
-    Used as `async with AsyncClient(…) as client`, by any number of tasks of that loop. A key needs the role `ingest`
-    or `admin`. `timeout` is how long, in seconds, to go on without any answer before ServerUnavailable.
+    Use it as `async with AsyncClient(…) as client`, with any number of tasks of that loop. A key needs the role
+    `ingest` or `admin`. After `timeout` seconds without any answer a call raises ServerUnavailable.
     """
 
     def __init__(
@@ -180,10 +180,10 @@ class AsyncClient:
     ) -> bool | None:
         assert self._group is not None  # noqa: S101 - `__aenter__` has made it
         self._group.cancel_scope.cancel()
-        # The caller's own error leaves as it is: that there is a group in here is nothing to it.
-        told = (None, None, None) if isinstance(error, Exception) else (kind, error, traceback)
+        # The caller's own error is raised unchanged, not in a group of this nursery.
+        passed_on = (None, None, None) if isinstance(error, Exception) else (kind, error, traceback)
         try:
-            handled = await self._group.__aexit__(*told)  # noqa: ASYNC102 - all it waits for was canceled
+            handled = await self._group.__aexit__(*passed_on)  # noqa: ASYNC102 - everything it waits for was canceled
         finally:
             self._group = None
             self._outbox.close()
@@ -200,8 +200,8 @@ class AsyncClient:
     ) -> PublishResult:
         """Submit one event and return its result, once it is on the server's disk; `fields` as in `Event`.
 
-        Raises Rejected, with its code, where the server refuses it; ServerUnavailable where no answer comes in time;
-        ValueError for what has no JSON form. Cancelled, it may have been submitted.
+        Raises Rejected, with its code, if the server refuses it; ServerUnavailable if no answer arrives in time;
+        ValueError for data that JSON can't represent. If this call is cancelled, the event may have been submitted.
         """
         event = Event(type=type, data=data, id=id, **fields)
         result = await self._wait(await self._put(event))
@@ -212,12 +212,11 @@ class AsyncClient:
     async def send_many(
         self, events: Iterable[Event] | AsyncIterable[Event], window: int = 256
     ) -> AsyncIterator[PublishResult | Rejected]:
-        """Submit events without waiting for each; yield, in their order, each one's result or its refusal.
+        """Submit events without waiting for each; yield their results or refusals in the order of the events.
 
-        Each event is handed over as soon as `events` gives it, and results are yielded when the next event has been
-        given; at most `window` (1 to 1024) wait for their result at a time. Raises as `send` does where the producer
-        itself is refused or the server was away for too long: the event named there and those behind it have no result
-        yet.
+        Each event is queued as soon as `events` yields it, and results are yielded after the next event. At most
+        `window` (1 to 1024) events are unanswered at a time. Raises as `send` does if the producer itself is refused or
+        the server doesn't answer in time: the event named in the error, and those after it, have no result yet.
         """
         if not 1 <= window <= MOST_UNANSWERED:
             raise ValueError(f"window must be 1 to {MOST_UNANSWERED}")
@@ -234,7 +233,7 @@ class AsyncClient:
                 self._give_up(awaited.submission)
 
     async def _put(self, event: Event) -> "_Awaited":
-        """Queue an event as soon as there is room."""
+        """Queue an event when there is room."""
         if self._group is None:
             raise RuntimeError("use the client as `async with AsyncClient(…) as client`")
         submission = self._outbox.submission(event, anyio.current_time())
@@ -247,7 +246,7 @@ class AsyncClient:
         submission.tell = tell
         while (seconds := self._seconds_left(submission)) > 0:
             with anyio.move_on_after(seconds):
-                async with self._door:  # in the order of their coming
+                async with self._door:  # first come, first served
                     while self._outbox.is_over(MOST_UNANSWERED - 1):
                         await self._room.wait()
                     self._outbox.put(submission)
@@ -261,7 +260,7 @@ class AsyncClient:
             while not submission.is_done:
                 seconds = self._seconds_left(submission)
                 if seconds <= 0 or self._group is None:
-                    # Others on this connection fare no better; they are sent again on the next.
+                    # Other events on this connection get no answer either; they are sent again on the next one.
                     self._connection.cancel()
                     raise self._outbox.unavailable(submission)
                 with anyio.move_on_after(seconds):
@@ -279,7 +278,7 @@ class AsyncClient:
         self._room.ring()
 
     async def _run(self) -> None:
-        """Connect while there is something to send, and again where the connection was lost."""
+        """Connect while there are events to send, and again when the connection is lost."""
         while True:
             while not len(self._outbox):
                 await self._work.wait()
@@ -297,14 +296,14 @@ class AsyncClient:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Awaited:
-    """An event on its way, and what its caller waits for."""
+    """A submitted event, and what its caller waits for."""
 
     submission: Submission
     done: anyio.Event
 
 
 class _InTurn(Generic[T]):
-    """A source that doesn't wait, as one that may; not a generator, which would have to be closed."""
+    """An iterable as an asynchronous one; not a generator, which would have to be closed."""
 
     def __init__(self, items: Iterable[T]) -> None:
         self._items = iter(items)

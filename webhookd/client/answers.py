@@ -1,4 +1,4 @@
-"""What the server says, read: a result line, and an HTTP answer that brings no results. Pure."""
+"""Reads the server's answers: result lines, and HTTP answers without results. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -8,13 +8,13 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import PublishResult
 from webhookd.base.retry_after import read_retry_after
 
-# Said of the moment, the connection or the request, never of an event: sending again in another one may help.
+# These refuse the request or the connection, not an event: a later request may succeed.
 _TRY_AGAIN_CODES = frozenset({"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"})
 _TRY_AGAIN_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
-class Lost(Exception):  # noqa: N818 - internal: the connection is of no more use, and why
-    """What is unanswered has to be sent again, on another connection and not before `retry_after_seconds`."""
+class Lost(Exception):  # noqa: N818 - internal: the state of a connection
+    """The connection can't be used any more: send what is unanswered on another one, after `retry_after_seconds`."""
 
     def __init__(self, reason: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(reason)
@@ -22,7 +22,7 @@ class Lost(Exception):  # noqa: N818 - internal: the connection is of no more us
 
 
 def read_line(line: bytes) -> PublishResult | Rejected:
-    """Return one event's result or refusal; Lost for a refusal that says nothing of the event, and for what is none."""
+    """Return an event's result or refusal; Lost for a refusal that is not about the event, and for any other line."""
     try:
         answer = json.loads(line)
         if answer["ok"]:
@@ -36,7 +36,7 @@ def read_line(line: bytes) -> PublishResult | Rejected:
 
 
 def read_failure(status: int, headers: Mapping[str, str], body: bytes, now: float) -> Lost | Rejected:
-    """Return what an HTTP answer other than 200 means for all events of its request; `now` is epoch seconds."""
+    """Return the outcome of all events of a request that was not answered with 200; `now` is epoch seconds."""
     code, message = _read_problem(status, body)
     if status in _TRY_AGAIN_STATUSES:
         wait = read_retry_after([headers.get("retry-after", "")], [headers.get("date", "")], now)
@@ -51,11 +51,11 @@ def _rejected(code: str, message: str) -> Rejected:
 
 
 def _read_problem(status: int, body: bytes) -> tuple[str, str]:
-    """Return code and text of an RFC 9457 problem; what a proxy answers has neither."""
+    """Return code and text of an RFC 9457 problem, or substitutes for the answer of a proxy."""
     if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return ErrorCode.PAYLOAD_TOO_LARGE.value, "the request is too large for the server or a proxy before it"
     try:
         problem = json.loads(body)
         return str(problem["code"]), str(problem["detail"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        return f"HTTP {status}", "is the URL that of the server? The answer is not one of its own"
+        return f"HTTP {status}", "the answer is not webhookd's; is the URL right?"

@@ -1,8 +1,8 @@
-"""The client that blocks, for programs without an event loop; one may be shared by any number of threads.
+"""The blocking client, for programs without an event loop; any number of threads may share it.
 
-Each call has a line of its own while it lasts: an outbox with a connection, taken from those that are idle or made
-anew, and given back when everything on it was answered. Nothing else is shared, so calls of different threads don't
-wait for each other, and the server commits together what they send at the same time.
+Each call uses a channel of its own: an outbox with a connection. It is an idle one or a new one, and is returned when
+everything on it is answered. Nothing else is shared, so calls of different threads don't wait for each other, and the
+server commits together what they send at the same time.
 """
 
 import os
@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
 from webhookd.base.errors import Rejected
 from webhookd.base.ids import IdFactory, Prefix
@@ -20,7 +20,7 @@ from webhookd.base.models import PublishResult
 from webhookd.client.answers import Lost
 from webhookd.client.events import Event, EventFields
 from webhookd.client.outbox import MOST_UNANSWERED, Outbox, Submission
-from webhookd.client.socket import SocketLink, SocketLinks
+from webhookd.client.socket import SocketLink
 
 if TYPE_CHECKING:
     from webhookd.client.http import HttpLink, HttpLinks
@@ -28,14 +28,10 @@ if TYPE_CHECKING:
 _MOST_IDLE = 16
 
 
-Link: TypeAlias = "SocketLink | HttpLink"
-Links: TypeAlias = "SocketLinks | HttpLinks"
+class _Channel:
+    """An outbox with its connection, used by one call at a time."""
 
-
-class _Line:
-    """An outbox with its connection, of one call at a time."""
-
-    def __init__(self, outbox: Outbox, link: Link) -> None:
+    def __init__(self, outbox: Outbox, link: "SocketLink | HttpLink") -> None:
         self.outbox = outbox
         self.link = link
 
@@ -43,9 +39,9 @@ class _Line:
 class Client:
     """A producer for the server at `target`: the path of its socket, or the URL of its API and a `key`.
 
-    A key needs the role `ingest` or `admin`. `timeout` is how long, in seconds, to go on without any answer before
-    ServerUnavailable. Connections are made when they are needed; what was closed or lost is opened again. Calls are
-    safe from any thread and after a fork.
+    A key needs the role `ingest` or `admin`. After `timeout` seconds without any answer a call raises
+    ServerUnavailable. Connections are opened when they are needed, and again after they were closed or lost. The client
+    may be used from any thread, and after a fork.
     """
 
     def __init__(
@@ -63,18 +59,18 @@ class Client:
         self._start()
 
     def _start(self) -> None:
-        """Begin with nothing open: at first, and in a child process, whose parent goes on with what it has."""
-        # Another thread of the parent may have held its lock at the fork, for ever.
+        """Start without connections: at first, and in a child process, since its parent still uses the old ones."""
+        # At the fork another thread of the parent may have held the old lock, which is never released here.
         self._lock = threading.Lock()
-        # A child that went on with its parent's factory would give its events the ids of the parent's next ones.
+        # The parent's factory would give the child's events the ids of the parent's next events.
         self._ids = IdFactory(time.time)
         self._links = self._make_links()
-        self._idle: list[_Line] = []
+        self._idle: list[_Channel] = []
         self._process = os.getpid()
 
-    def _make_links(self) -> Links:
+    def _make_links(self) -> "HttpLinks | None":
         if not self._where.startswith(("http://", "https://")):
-            return SocketLinks(self._where)
+            return None  # links to the socket share nothing
         from webhookd.client.http import HttpLinks  # noqa: PLC0415 - httpx is slow to import, and not always needed
 
         return HttpLinks(self._where, self._key, self._ssl_context)
@@ -88,12 +84,13 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close what is open and idle; the next call would open it again."""
+        """Close idle connections; a later call opens new ones."""
         with self._lock:
             idle, self._idle = self._idle, []
-            self._links.close()
-        for line in idle:
-            line.link.close()
+            if self._links is not None:
+                self._links.close()
+        for channel in idle:
+            channel.link.close()
 
     def send(
         self,
@@ -104,8 +101,8 @@ class Client:
     ) -> PublishResult:
         """Submit one event and return its result, once it is on the server's disk; `fields` as in `Event`.
 
-        Raises Rejected, with its code, where the server refuses it; ServerUnavailable where no answer comes in time;
-        ValueError for what has no JSON form.
+        Raises Rejected, with its code, if the server refuses it; ServerUnavailable if no answer arrives in time;
+        ValueError for data that JSON can't represent.
         """
         event = Event(type=type, data=data, id=id, **fields)
         (result,) = self.send_many([event])
@@ -114,68 +111,68 @@ class Client:
         return result
 
     def send_many(self, events: Iterable[Event], window: int = 256) -> Iterator[PublishResult | Rejected]:
-        """Submit events without waiting for each; yield, in their order, each one's result or its refusal.
+        """Submit events without waiting for each; yield their results or refusals in the order of the events.
 
-        At most `window` (1 to 1024) are unanswered at a time, or 4 MiB of them. On the socket each event is sent as
-        soon as `events` gives it, and results are yielded when the next event has been given; 1 means that the next is
-        asked for only after the last was answered. Over HTTP `window` events are one request. Raises as `send` does
-        where the producer itself is refused or the server was away for too long: the event named there and those
-        behind it have no result yet.
+        At most `window` (1 to 1024) events, or 4 MiB, are unanswered at a time. On the socket each event is sent as
+        soon as `events` yields it, and results are yielded after the next event; with a window of 1 the next event is
+        taken only after the last was answered. Over HTTP, `window` events are one request. Raises as `send` does if the
+        producer itself is refused or the server doesn't answer in time: the event named in the error, and those after
+        it, have no result yet.
         """
         if not 1 <= window <= MOST_UNANSWERED:
             raise ValueError(f"window must be 1 to {MOST_UNANSWERED}")
-        line = self._take_line()
+        channel = self._take_channel()
         waiting: deque[Submission] = deque()
         try:
             for event in events:
-                submission = line.outbox.submission(event, time.monotonic())
-                line.outbox.put(submission)
+                submission = channel.outbox.submission(event, time.monotonic())
+                channel.outbox.put(submission)
                 waiting.append(submission)
-                self._exchange(line, most=window - 1)
+                self._exchange(channel, most=window - 1)
                 yield from _answered(waiting)
             while waiting:
-                self._exchange(line, most=len(line.outbox) - 1)
+                self._exchange(channel, most=len(channel.outbox) - 1)
                 yield from _answered(waiting)
         finally:
-            self._give_back(line)
+            self._give_back(channel)
 
-    def _take_line(self) -> _Line:
+    def _take_channel(self) -> _Channel:
         if self._process != os.getpid():
             self._start()
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-        outbox = Outbox(self._where, self._timeout, self._new_id, self._links.final_codes)
-        return _Line(outbox, self._links.link())
+        link = SocketLink(self._where) if self._links is None else self._links.link()
+        return _Channel(Outbox(self._where, self._timeout, self._new_id, link.final_codes), link)
 
     def _new_id(self) -> str:
         return self._ids.new(Prefix.EVENT)
 
-    def _give_back(self, line: _Line) -> None:
-        # What is still unanswered would be taken for the results of other events.
-        if not len(line.outbox):
+    def _give_back(self, channel: _Channel) -> None:
+        # Results of unanswered events would be taken for those of other events.
+        if not len(channel.outbox):
             with self._lock:
                 if self._process == os.getpid() and len(self._idle) < _MOST_IDLE:
-                    self._idle.append(line)
+                    self._idle.append(channel)
                     return
-        line.link.close()
+        channel.link.close()
 
-    def _exchange(self, line: _Line, *, most: int) -> None:
-        """Send, and take results: those that are there, and more until at most `most` are awaited.
+    def _exchange(self, channel: _Channel, *, most: int) -> None:
+        """Send events and read results, until at most `most` events are unanswered.
 
-        Returns with what it has where the connection is lost, so that no result is lost with it.
+        If the connection is lost after some results, it returns with those.
         """
-        outbox = line.outbox
+        outbox = channel.outbox
         outbox.attend(time.monotonic())
         while True:
             before = len(outbox)
             try:
-                while line.link.step(outbox, wait=outbox.is_over(most)):
+                while channel.link.step(outbox, wait=outbox.is_over(most)):
                     pass
                 if not outbox.is_over(most):
                     return
             except Lost as lost:
-                line.link.close()
+                channel.link.close()
                 outbox.lose(lost, time.monotonic())
                 if len(outbox) < before:
                     return

@@ -1,4 +1,4 @@
-"""An event as a producer has it, and the one line that carries it, on the socket as over HTTP."""
+"""An event as a producer submits it, and its line, on the socket and over HTTP."""
 
 import json
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from typing import TypedDict
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One event to submit; `data` is a JSON object, or its bytes, which then reach the receivers as they are.
+    """One event to submit; `data` is a JSON object, or its bytes, which reach the receivers unchanged.
 
-    Without an `id` the client gives it one of its own.
+    Without an `id` the client generates one.
     """
 
     type: str
@@ -32,7 +32,7 @@ class EventFields(TypedDict, total=False):
 
 
 def encode(event: Event, event_id: str) -> bytes:
-    """Return the event's line, its newline included; ValueError for what has no JSON form."""
+    """Return the event's line with its newline; ValueError for data that JSON can't represent."""
     fields = {
         "type": event.type,
         "id": event_id,

@@ -1,7 +1,7 @@
-"""Events over HTTP: the unsent lines are one request as NDJSON, and its answer is read as results of them, in order.
+"""Events over HTTP: a request has the unsent events as NDJSON lines, and its answer their results, in order.
 
-The blocking links are here, and what they share with those of `aio`. A request that ends without all its results has
-lost them, as a connection does: what has none is sent again.
+The blocking links are here, and what they share with those of `aio`. If an answer ends before all results, the events
+without a result are sent again, as after a lost connection.
 """
 
 import ssl
@@ -15,15 +15,15 @@ from webhookd.client.answers import Lost, read_failure
 from webhookd.client.outbox import Outbox
 from webhookd.client.socket import seconds_left
 
-# Said of the key.
+# They refuse the producer and not an event: its key is not accepted.
 FINAL_CODES = frozenset({ErrorCode.UNAUTHORIZED})
-# Half of what nginx takes by default; a larger event goes alone.
+# Half of nginx's default limit; a larger event is a request of its own.
 _MOST_REQUEST_BYTES = 524_288
 _PATH = "/api/events"
 
 
 class EventBatches:
-    """Cuts an outbox into requests, smaller ones where a proxy takes no larger."""
+    """Divides an outbox into requests, smaller ones if a proxy refuses their size."""
 
     def __init__(self) -> None:
         self._most_bytes = _MOST_REQUEST_BYTES
@@ -37,7 +37,7 @@ class EventBatches:
         return lines
 
     def refused(self, outbox: Outbox, response: httpx.Response) -> Lost:
-        """Read an answer other than 200, whose body was read: fail all events of the outbox, or say that it is lost."""
+        """Return the error for an answer other than 200, whose body was read; fails all events if they are refused."""
         if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE and self._count > 1:
             self._most_bytes //= 2
             return Lost("HTTP 413: the request is too large for the server or a proxy before it")
@@ -55,21 +55,19 @@ def headers(key: str | None) -> dict[str, str]:
 
 
 def tls(url: str, ssl_context: ssl.SSLContext | None) -> ssl.SSLContext | bool:
-    """Return what httpx is to verify with; making a context is slow, so it is made where it is needed, and once."""
+    """Return the `verify` argument for httpx; creating a context is slow, so it is done once and only for HTTPS."""
     if not url.startswith("https:"):
         return False
     return ssl_context or httpx.create_ssl_context()
 
 
 def address(url: str) -> str:
-    """Return where events go to, given the URL of the server or of the path it is served under."""
+    """Return the URL for events, given the URL of the server or of the path under which it is served."""
     return url.rstrip("/") + _PATH
 
 
 class HttpLinks:
     """Links to one server, which share a pool of connections."""
-
-    final_codes = FINAL_CODES
 
     def __init__(self, url: str, key: str | None, ssl_context: ssl.SSLContext | None) -> None:
         self.address = address(url)
@@ -82,7 +80,7 @@ class HttpLinks:
         return HttpLink(self)
 
     def close(self) -> None:
-        """Close the connections; the next request makes others."""
+        """Close the connections; the next request opens new ones."""
         before, self.client = self.client, self._new_client()
         before.close()
 
@@ -91,22 +89,24 @@ class HttpLinks:
 
 
 class HttpLink:
-    """One request at a time."""
+    """Makes one request at a time."""
+
+    final_codes = FINAL_CODES
 
     def __init__(self, links: HttpLinks) -> None:
         self._links = links
         self._batches = EventBatches()
 
     def close(self) -> None:
-        """Do nothing: the pool drops a connection by itself that a request has left in disorder."""
+        """Do nothing: the pool discards a connection after a failed request by itself."""
 
     def step(self, outbox: Outbox, *, wait: bool) -> bool:
-        """Make one request of what is unsent, if `wait`, and take its results; return whether it was made.
+        """With `wait`, send the unsent events in one request and read its results; return whether a request was made.
 
-        Raises Lost.
+        Raises Lost if the request fails.
         """
         if not wait:
-            # More may be coming, for the same request.
+            # More events may follow, for the same request.
             return False
         lines = self._batches.take(outbox)
         try:
@@ -120,11 +120,11 @@ class HttpLink:
                     outbox.receive(chunk, time.monotonic())
                     outbox.expire(time.monotonic())
         except httpx.HTTPError as error:
-            raise Lost(said(error)) from error
+            raise Lost(error_text(error)) from error
         outbox.end_answer()
         return True
 
 
-def said(error: httpx.HTTPError) -> str:
-    """Return what to tell of an error of httpx, some of which have no text."""
+def error_text(error: httpx.HTTPError) -> str:
+    """Return the text of an error of httpx, or its name: some have no text."""
     return str(error) or type(error).__name__

@@ -1,13 +1,14 @@
-"""What a producer has submitted and the server has not answered: the state machine of every client. No I/O, no clock.
+"""The events that a producer has submitted and the server has not answered: the state machine of both clients.
 
-Events stay here, in order, from `put` until their result has come. A connection takes what is unsent and hands in what
-it reads; results belong to the events in their order. When a connection is lost everything counts as unsent again, so
-the next one starts with the oldest unanswered event: the server knows by their ids what it has taken before and says
-`duplicate`. Nothing is left out and nothing changes places.
+It does no I/O and has no clock. Events stay here, in order, from `put` until their result arrives. A connection takes
+unsent events and passes in what it reads; the results are for the events in their order. When a connection is lost,
+all events count as unsent, so the next connection starts with the oldest unanswered one. The server recognizes events
+that it has by their ids and answers `duplicate`. No event is skipped, and the order never changes.
 
-How much there may be is bounded, in events and in bytes; whoever has more waits for room. An event that has no answer
-`timeout` seconds after the last sign of progress is given up: its caller hears so, with its id. If it was sent, its
-place is kept until its result has come or the connection is lost, because the next results are those of its successors.
+The number and the bytes of unanswered events are bounded; a caller with more waits for room. An event that has no
+answer `timeout` seconds after the last progress is given up: its caller gets ServerUnavailable with its id. If it was
+sent, its place is kept until its result arrives or the connection is lost, because the next results are for the events
+after it.
 """
 
 import random
@@ -20,17 +21,17 @@ from webhookd.base.models import PublishResult
 from webhookd.client.answers import Lost, read_line
 from webhookd.client.events import Event, encode
 
-MOST_UNANSWERED = 1024  # well under what the server takes from one connection before it stops reading
+MOST_UNANSWERED = 1024  # well below the number after which the server stops reading
 MOST_UNANSWERED_BYTES = 4_194_304
-_MOST_RESULT_BYTES = 8_388_608  # a refusal may name what was sent, an event of 1 MiB with escapes
+_MOST_RESULT_BYTES = 8_388_608  # a refusal may quote an event of 1 MiB, with escapes
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 
 
-class ServerUnavailable(WebhookdError):  # noqa: N818 - it says what is so
-    """No answer came in time. What was sent may have been accepted: submit it again with the same id, `event_id`.
+class ServerUnavailable(WebhookdError):  # noqa: N818 - it describes the state
+    """No answer arrived in time. The event may have been accepted: submit it again with the same id, `event_id`.
 
-    `was_sent` tells whether any connection took the event; where none did, the server can't have accepted it.
+    `was_sent` is false if no connection took the event: the server can't have accepted it.
     """
 
     def __init__(self, message: str, event_id: str, *, was_sent: bool) -> None:
@@ -41,7 +42,7 @@ class ServerUnavailable(WebhookdError):  # noqa: N818 - it says what is so
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One event on its way: `outcome` is what came of it, `failure` why nothing will; `tell` is called at either."""
+    """One submitted event: `outcome` is its result, or `failure` why there is none; `tell` is called after either."""
 
     id: str
     line: bytes
@@ -54,11 +55,11 @@ class Submission:
 
     @property
     def is_done(self) -> bool:
-        """Whether its caller has something to hear."""
+        """Whether there is an outcome or a failure."""
         return self.outcome is not None or self.failure is not None
 
     def value(self) -> PublishResult | Rejected:
-        """Return the result or refusal; raises the failure. Only once it is done."""
+        """Return the result or refusal, or raise the failure; call it only when it is done."""
         if self.failure is not None:
             raise self.failure
         assert self.outcome is not None  # noqa: S101 - the caller has asked `is_done`
@@ -66,10 +67,10 @@ class Submission:
 
 
 class Outbox:
-    """The unanswered events of one connection and its successors.
+    """The unanswered events of one connection and of those that replace it.
 
-    `where` names the server in errors; a refusal with one of the `final` codes is said of the producer, whose other
-    events would fare no better.
+    `where` is the server's name in errors. A refusal with one of the `final` codes refuses the producer, and so all its
+    events.
     """
 
     def __init__(
@@ -87,8 +88,8 @@ class Outbox:
         self._sample = sample
         self._unanswered: deque[Submission] = deque()
         self._bytes = 0
-        self._sent = 0  # so many of them, from the first, are on this connection
-        self._partial = bytearray()  # of a result whose end has not come
+        self._sent = 0  # the number of them, from the first, that are on this connection
+        self._partial = bytearray()  # an incomplete result
         self._heard_at = float("-inf")
         self._failures = 0
         self._reason = "timed out"
@@ -100,29 +101,29 @@ class Outbox:
 
     @property
     def unsent(self) -> int:
-        """How many events this connection has still to take."""
+        """The number of events that are not on this connection yet."""
         return len(self._unanswered) - self._sent
 
     def is_over(self, most: int) -> bool:
-        """Whether more than `most` events, or more bytes than may be kept, are unanswered."""
+        """Whether more than `most` events, or more bytes than allowed, are unanswered."""
         return len(self._unanswered) > most or (self._bytes > MOST_UNANSWERED_BYTES and len(self._unanswered) > 1)
 
     def submission(self, event: Event, now: float) -> Submission:
-        """Give an event its id and its line; ValueError for what has no JSON form."""
+        """Return an event with its id and its line; ValueError for data that JSON can't represent."""
         event_id = event.id or self._new_id()
         return Submission(id=event_id, line=encode(event, event_id), put_at=now)
 
     def put(self, submission: Submission) -> None:
-        """Queue it behind the others."""
+        """Add an event at the end."""
         self._unanswered.append(submission)
         self._bytes += len(submission.line)
 
     def attend(self, now: float) -> None:
-        """Count the time without an answer from now on: nobody has listened before."""
+        """Measure the time without an answer from now on: no call was waiting before."""
         self._heard_at = now
 
     def take_unsent(self, most_bytes: int, most_events: int = MOST_UNANSWERED) -> bytes:
-        """Return the next lines to send on this connection, at least one where there is one."""
+        """Return the next lines to send on this connection, at least one if any is unsent."""
         lines: list[bytes] = []
         size = 0
         while self.unsent and len(lines) < most_events:
@@ -136,9 +137,9 @@ class Outbox:
         return b"".join(lines)
 
     def receive(self, data: bytes, now: float) -> bool:
-        """Take what the connection has read; return whether results were in it.
+        """Process what the connection has read; return whether it had results.
 
-        Lost where the connection is of no more use; what was answered before that is answered all the same.
+        Raises Lost if the connection can't be used any more; results before that are kept.
         """
         first, *rest = data.split(b"\n")
         self._partial += first
@@ -154,7 +155,7 @@ class Outbox:
                 self.fail(outcome)
                 raise Lost(outcome.detail)
             if not self._sent:
-                raise Lost("the server sent a result that nobody waits for")
+                raise Lost("the server sent a result for no event")
             submission = self._unanswered.popleft()
             self._bytes -= len(submission.line)
             self._sent -= 1
@@ -164,12 +165,12 @@ class Outbox:
         return True
 
     def end_answer(self) -> None:
-        """Hear that nothing more will come for what was sent; Lost where results are missing."""
+        """Note the end of an HTTP answer; Lost if results are missing."""
         if self._sent:
             raise Lost("the answer ended before all its results")
 
     def lose(self, lost: Lost, now: float) -> None:
-        """End the connection: all is unsent again, and the next one may be made at `try_at`."""
+        """End the connection: all events are unsent again, and `try_at` is set for the next one."""
         self._sent = 0
         self._partial.clear()
         self._reason = str(lost)
@@ -178,15 +179,15 @@ class Outbox:
         self._bytes = sum(len(submission.line) for submission in kept)
         pause = min(_FIRST_PAUSE_SECONDS * 2**self._failures, _LONGEST_PAUSE_SECONDS)
         self._failures = min(self._failures + 1, 30)
-        # Producers that lost the same server don't come back in step.
+        # So that producers of the same server don't all return at the same time.
         self.try_at = now + max(pause * (1 + self._sample()) / 2, lost.retry_after_seconds)
 
     def fail(self, failure: WebhookdError) -> None:
-        """Give all events the same end: it is said of the producer and not of them."""
+        """Fail all events: the producer itself is refused."""
         self._end(lambda _submission: failure)
 
     def close(self) -> None:
-        """End with the client: nobody will wait for what has no answer."""
+        """Fail all events: the client is closed."""
         self._reason = "the client was closed"
         self._end(self.unavailable)
 
@@ -200,26 +201,28 @@ class Outbox:
             submission.tell()
 
     def deadline(self, submission: Submission) -> float:
-        """Return when an event is given up, unless there is progress before that."""
+        """Return when an event is given up if there is no progress before."""
         return max(submission.put_at, self._heard_at) + self._timeout
 
     def oldest_deadline(self) -> float:
-        """Return the first event's deadline; infinite where there is none."""
+        """Return the first event's deadline, or infinity if there is no event."""
         return self.deadline(self._unanswered[0]) if self._unanswered else float("inf")
 
     def expire(self, now: float) -> None:
-        """Raise ServerUnavailable for the first event where its deadline has passed."""
+        """Raise ServerUnavailable if the first event's deadline has passed."""
         if now >= self.oldest_deadline():
             raise self.unavailable(self._unanswered[0])
 
     def unavailable(self, submission: Submission) -> ServerUnavailable:
         """Return the error for an event whose deadline has passed."""
         message = f"{self._where}: {self._reason}; no answer for event {submission.id} in {self._timeout:g} s"
-        fate = "it may have been accepted: send it again with this id" if submission.was_sent else "it was never sent"
-        return ServerUnavailable(f"{message}; {fate}", submission.id, was_sent=submission.was_sent)
+        consequence = (
+            "it may have been accepted: send it again with this id" if submission.was_sent else "it was never sent"
+        )
+        return ServerUnavailable(f"{message}; {consequence}", submission.id, was_sent=submission.was_sent)
 
     def give_up(self, submission: Submission) -> None:
-        """Wait for its result no longer. Where it was sent its place is kept while the connection lasts."""
+        """Stop waiting for an event's result; if it was sent, its place is kept while the connection lasts."""
         submission.is_given_up = True
         if submission in self._unanswered and (place := self._unanswered.index(submission)) >= self._sent:
             del self._unanswered[place]

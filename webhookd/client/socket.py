@@ -1,4 +1,4 @@
-"""Blocking connections to the server's socket, with nothing but the standard library on the wire."""
+"""Blocking connections to the server's socket, with the standard library alone."""
 
 import socket
 import time
@@ -9,43 +9,29 @@ from webhookd.client.outbox import Outbox
 
 CHUNK_BYTES = 262_144
 _LONGEST_WAIT_SECONDS = 86_400.0
-# Said of the peer as the kernel names it.
+# They refuse the producer and not an event: its user may not use the socket.
 FINAL_CODES = frozenset({ErrorCode.FORBIDDEN})
 
 
-class SocketLinks:
-    """Links to one socket, which share nothing."""
+class SocketLink:
+    """At most one connection to the socket at a time, made when it is needed."""
 
     final_codes = FINAL_CODES
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def link(self) -> "SocketLink":
-        """Return a new link."""
-        return SocketLink(self._path)
-
-    def close(self) -> None:
-        """Do nothing: each link closes itself."""
-
-
-class SocketLink:
-    """One connection at a time."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._socket: socket.socket | None = None
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; the next step makes another."""
         if self._socket is not None:
             self._socket.close()
         self._socket = None
 
     def step(self, outbox: Outbox, *, wait: bool) -> bool:
-        """Send all that is unsent, then take what has come, at least a chunk if `wait`; return whether there was any.
+        """Send all unsent events, then read results, and with `wait` wait for some; return whether there were any.
 
-        Raises Lost.
+        Raises Lost if the connection fails.
         """
         connection = self._connected(outbox)
         connection.settimeout(seconds_left(outbox))
@@ -53,7 +39,7 @@ class SocketLink:
             while lines := outbox.take_unsent(CHUNK_BYTES):
                 connection.sendall(lines)
         except OSError as error:
-            # A server that refuses says why before it closes, and that is still to be read.
+            # A server that refuses the connection sends the reason before it closes: read it.
             _receive(connection, outbox, 0.0)
             raise Lost(f"the connection was lost: {error.strerror or error}") from error
         return _receive(connection, outbox, seconds_left(outbox) if wait else 0.0)
@@ -87,5 +73,5 @@ def _receive(connection: socket.socket, outbox: Outbox, seconds: float) -> bool:
 
 
 def seconds_left(outbox: Outbox) -> float:
-    """Return how long a blocking call may take: until the first event's deadline, and never 0, which is not to wait."""
+    """Return how long a call may block: until the first event's deadline, and never 0, which would mean not to wait."""
     return min(max(outbox.oldest_deadline() - time.monotonic(), 0.001), _LONGEST_WAIT_SECONDS)

@@ -1,1 +1,1 @@
-"""What keeps secrets unreadable at rest: the vault, and where its master key comes from."""
+"""Encryption of secrets at rest: the vault, and the source of its master key."""

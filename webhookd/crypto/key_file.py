@@ -1,7 +1,7 @@
-"""Where the master key comes from: a file of ours, or a credential that the service manager hands over.
+"""The source of the master key: webhookd's own file, or a credential of the service manager.
 
-A file of ours is made, checked and replaced here. A credential is read-only by nature and belongs to the service
-manager: it is never made, and replacing it is the operator's business.
+The file is created, checked and replaced here. A credential is read-only and belongs to the service manager: webhookd
+never creates it, and the operator replaces it.
 """
 
 import base64
@@ -25,15 +25,15 @@ CREDENTIALS_DIRECTORY = "CREDENTIALS_DIRECTORY"
 _OWN_FILE = "master.key"
 _NEXT_SUFFIX = ".new"
 _MOST_READ = 1024
-_MEND = f"restore it from its copy, or make a new one for a new journal (head -c {KEY_BYTES} /dev/urandom | base64)"
+_REMEDY = f"restore it from its copy, or create one for a new journal (head -c {KEY_BYTES} /dev/urandom | base64)"
 _OTHERS = 0o077
-# Where systemd lets the service's user in by an access list, the group's bits show that list's mask and no group.
+# systemd gives the service's user access by an ACL, whose mask is shown in place of the group's bits.
 _OTHERS_THAN_BY_ACL = 0o007
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPlace:
-    """The one place that the configuration and the environment lead to; `chosen_by` names what chose it."""
+    """The place of the master key; `chosen_by` is the configuration key that decided it."""
 
     path: Path
     is_credential: bool
@@ -43,34 +43,34 @@ class KeyPlace:
         return f"the credential {self.path.name} ({self.path})" if self.is_credential else str(self.path)
 
     def exists(self) -> bool:
-        """Whether there is something, good or bad."""
+        """Whether there is anything at that path, also if it is no valid key."""
         return os.path.lexists(self.path)
 
     def load(self) -> Secret[bytes]:
-        """Read the key; MasterKeyError, which says what is wrong, where, and how to mend it."""
+        """Read the key; MasterKeyError if there is no valid one."""
         return load_master_key(self.path, is_credential=self.is_credential)
 
     def create(self) -> Secret[bytes]:
-        """Make a new key where there is none yet."""
+        """Create a new key; MasterKeyError if there is one."""
         return create_master_key(self.path)
 
     @property
     def is_replaceable(self) -> bool:
-        """Whether webhookd can put another key there: not for a credential, nor in a directory it can't write to."""
+        """Whether webhookd can replace the key: not a credential, nor a file in a directory that it can't write to."""
         return not self.is_credential and os.access(self._file.parent, os.W_OK)
 
     @property
     def next_path(self) -> Path:
-        """Where a new key waits until it takes its place."""
+        """The path of a new key until it replaces the current one."""
         return self._file.with_name(self._file.name + _NEXT_SUFFIX)
 
     @property
     def _file(self) -> Path:
-        # The file that a link leads to: a rename would take the link's place.
+        # The target of a link: a rename would replace the link itself.
         return self.path.resolve()
 
     def stage(self, key: Secret[bytes]) -> None:
-        """Write `key` beside the key in force, on disk when this returns; what an earlier try left is replaced."""
+        """Write `key` to `next_path`, and to disk before this returns; replaces what an earlier attempt left there."""
         try:
             self.next_path.unlink(missing_ok=True)
         except OSError as error:
@@ -79,27 +79,27 @@ class KeyPlace:
         reached("master_key.staged")
 
     def install(self, key: Secret[bytes]) -> None:
-        """Put `key` in the place of the one in force, in one step that is on disk when this returns."""
+        """Replace the current key with `key` atomically, on disk before this returns."""
         self.stage(key)
         file = self._file
         try:
-            # The same owner: root may do this for a server that runs as another user.
+            # Keep the owner: root may do this for a server that runs as another user.
             before = file.stat()
             os.chown(self.next_path, before.st_uid, before.st_gid)
             self.next_path.replace(file)
         except OSError as error:
             raise MasterKeyError(
-                f"can't put the new master key at {file}: {error.strerror}; it waits in {self.next_path}: move it "
+                f"can't replace the master key {file}: {error.strerror}; the new key is in {self.next_path}: move it "
                 "there by hand and start webhookd again"
             ) from error
         sync_directory(file.parent)
 
 
 def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:
-    """Return where the master key is, or will be made.
+    """Return where the master key is, or is to be created.
 
-    `secrets.master_key_file` comes first, then the service manager's credential where it hands one over, then a file
-    beside the journal. A configured file among the service manager's credentials is one of them.
+    This is `secrets.master_key_file`, else the service manager's credential if there is one, else a file next to the
+    journal. If `secrets.master_key_file` is in the service manager's directory, it is a credential.
     """
     secrets = config.secrets
     directory = environ.get(CREDENTIALS_DIRECTORY)
@@ -117,40 +117,40 @@ def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:
 
 
 def missing_key(place: KeyPlace, config: Config, environ: Mapping[str, str]) -> MasterKeyError:
-    """Return the error for a journal whose secrets no key is there for."""
+    """Return the error for a journal with secrets whose key is missing."""
     name = config.secrets.master_key_credential
     looked = (
         "" if place.chosen_by == "secrets.master_key_file" else f"; secrets.master_key_file is not set, and {name} "
     )
     if looked:
         directory = environ.get(CREDENTIALS_DIRECTORY)
-        looked += f"is not in {directory}" if directory else f"comes with no ${CREDENTIALS_DIRECTORY}"
+        looked += f"is not in {directory}" if directory else f"is not given, since ${CREDENTIALS_DIRECTORY} is not set"
     return MasterKeyError(
         f"the master key {place} is missing, and the journal {config.journal.path} holds secrets that only it "
         f"opens{looked}: restore the file, set secrets.master_key_file to where it is, or have the service manager "
-        f"hand it over (LoadCredential={name}:FILE)"
+        f"provide it (LoadCredential={name}:FILE)"
     )
 
 
 def create_master_key(path: Path) -> Secret[bytes]:
-    """Write a new master key to a file of mode 0600 that must not exist yet, and return the key.
+    """Create a master key in a new file of mode 0600, and return it.
 
-    The file has its name only once it is whole and synced, and its directory entry is synced before this returns: a
-    secret must never outlive its key, and half a key would keep the server from starting.
+    The file gets its name only when it is complete and on disk, and the directory entry is on disk before this returns:
+    no secret may be stored whose key could be lost, and an incomplete key would prevent a start.
     """
     key = new_master_key()
     try:
         make_directory(path.parent, mode=0o750)
     except OSError as error:
-        raise MasterKeyError(f"can't make the master key's directory {path.parent}: {error.strerror}") from error
+        raise MasterKeyError(f"can't create the master key's directory {path.parent}: {error.strerror}") from error
     if os.path.lexists(path):
         raise _already_there(path)
-    # The name under which a change of the key would wait as well, so that no copy outlives that.
+    # The same temporary name as for a rotation, which replaces what is left there: no copy of a key remains.
     unfinished = path.with_name(path.name + _NEXT_SUFFIX)
     try:
         unfinished.unlink(missing_ok=True)
         _write(unfinished, key)
-        # A rename would replace what has come meanwhile.
+        # Not a rename, which would replace a file that another process has created since.
         os.link(unfinished, path)
         unfinished.unlink()
         sync_directory(path.parent)
@@ -163,7 +163,7 @@ def create_master_key(path: Path) -> Secret[bytes]:
 
 
 def load_master_key(path: Path, *, is_credential: bool = False) -> Secret[bytes]:
-    """Read a master key file: standard base64 of 32 bytes, which nobody but its owner can read."""
+    """Read a master key file: standard base64 of 32 bytes, readable by its owner only; MasterKeyError otherwise."""
     try:
         with open_file(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -173,24 +173,24 @@ def load_master_key(path: Path, *, is_credential: bool = False) -> Secret[bytes]
             f"can't read the master key {path}: {error.strerror}; it must be a file that webhookd's user can read"
         ) from error
     if mode & (_OTHERS_THAN_BY_ACL if is_credential else _OTHERS):
-        mend = "let the service manager alone write that directory" if is_credential else f"chmod 600 {path}"
-        raise MasterKeyError(f"the master key {path} has mode {mode:04o} and others can read it: {mend}")
+        remedy = "let the service manager alone write that directory" if is_credential else f"chmod 600 {path}"
+        raise MasterKeyError(f"the master key {path} has mode {mode:04o} and others can read it: {remedy}")
     return parse_master_key(text, f"the master key {path}")
 
 
 def parse_master_key(text: bytes, what: str) -> Secret[bytes]:
-    """Return the key that a text is: standard base64 of 32 bytes; `what` names the text in the error."""
+    """Decode a key, standard base64 of 32 bytes; MasterKeyError, in which `what` names the text."""
     try:
         key = base64.b64decode(text.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise MasterKeyError(f"{what} isn't base64 of {KEY_BYTES} bytes: {_MEND}") from error
+        raise MasterKeyError(f"{what} isn't base64 of {KEY_BYTES} bytes: {_REMEDY}") from error
     if len(key) != KEY_BYTES:
-        raise MasterKeyError(f"{what} holds {len(key)} bytes, not {KEY_BYTES}: {_MEND}")
+        raise MasterKeyError(f"{what} holds {len(key)} bytes, not {KEY_BYTES}: {_REMEDY}")
     return Secret(key)
 
 
 def format_master_key(key: Secret[bytes]) -> str:
-    """Return the text of a key, as it stands in its file."""
+    """Return a key as text, as in its file."""
     return base64.b64encode(key.reveal()).decode()
 
 
@@ -208,10 +208,10 @@ def _write(path: Path, key: Secret[bytes]) -> None:
             os.fsync(file.fileno())
         sync_directory(path.parent)
     except OSError as error:
-        # Half a key would be in the way of the next try.
+        # An incomplete key would fail the next attempt.
         path.unlink(missing_ok=True)
         raise MasterKeyError(f"can't write the master key {path}: {error.strerror}") from error
 
 
 def _already_there(path: Path) -> MasterKeyError:
-    return MasterKeyError(f"{path} is there already; a master key is never overwritten")
+    return MasterKeyError(f"{path} exists; a master key is never overwritten")

@@ -1,8 +1,7 @@
-"""What keeps secrets unreadable at rest: the vault that seals with the master key, and hashes of API keys.
+"""The vault, which encrypts secrets with the master key ("seals" them), and hashes of API keys.
 
-A sealed value names the key that opens it and is bound to the place it is stored in (table, column, row): moved to
-another row it doesn't open, so whoever can write the journal's file but has no master key can't make one webhook sign
-with another's secret.
+A sealed value names its key and is bound to its table, column and row. Moved to another row it can't be decrypted: an
+attacker who can write to the journal but has no master key can't make a webhook sign with another one's secret.
 """
 
 import hashlib
@@ -19,18 +18,18 @@ KEY_BYTES = 32
 
 _NONCE_BYTES = 12
 _ID_BYTES = 8
-_UNNAMED = b"\x01"  # AES-256-GCM under a key that isn't named: as the first journals have it, still opened
-_NAMED = b"\x02"  # the same under the key whose id follows, and format and id are authenticated too
+_UNNAMED = b"\x01"  # AES-256-GCM without the key's id: in journals of the first versions
+_NAMED = b"\x02"  # the same with the key's id after it; both are authenticated
 _HEADER_BYTES = len(_NAMED) + _ID_BYTES
 
 
 def key_id(master_key: Secret[bytes]) -> bytes:
-    """Return the name of a master key; it says nothing of the key, and may be shown."""
+    """Return the id of a master key, which reveals nothing of the key and may be shown."""
     return hmac.digest(master_key.reveal(), b"webhookd master key id", "sha256")[:_ID_BYTES]
 
 
 def sealed_under(sealed: bytes) -> bytes | None:
-    """Return the name of the key that a value was sealed under, None where the value doesn't say."""
+    """Return the id of the key that a value was sealed with, or None if the value doesn't name it."""
     return sealed[len(_NAMED) : _HEADER_BYTES] if sealed.startswith(_NAMED) else None
 
 
@@ -40,9 +39,9 @@ def new_master_key() -> Secret[bytes]:
 
 
 class Vault:
-    """Seals small secrets with AES-256-GCM under one master key, and opens what was sealed under any that it knows.
+    """Encrypts small secrets with AES-256-GCM and the current master key, and decrypts with any key that was admitted.
 
-    Every method is one step and may be called from any thread.
+    Every method may be called from any thread.
     """
 
     def __init__(self, master_key: Secret[bytes]) -> None:
@@ -51,34 +50,34 @@ class Vault:
 
     @property
     def key_id(self) -> bytes:
-        """The name of the key that seals."""
+        """The id of the current key."""
         return self._sealing_id
 
     def seal_with(self, master_key: Secret[bytes]) -> None:
-        """Seal with this key from now on; what was sealed before still opens."""
+        """Make this the current key; the earlier ones still decrypt."""
         self.admit(master_key)
         self._sealing_id = key_id(master_key)
 
     def admit(self, master_key: Secret[bytes]) -> None:
-        """Open what was sealed under this key, too."""
+        """Also decrypt with this key."""
         self._ciphers = {**self._ciphers, key_id(master_key): AESGCM(master_key.reveal())}
 
     def forget_others(self) -> None:
-        """Open nothing any more that was sealed under another key than the one that seals now."""
+        """Remove all keys but the current one."""
         self._ciphers = {self._sealing_id: self._ciphers[self._sealing_id]}
 
     def seals_like(self, sealed: bytes) -> bool:
-        """Whether a value was sealed under the key that seals now."""
+        """Whether a value was sealed with the current key."""
         return sealed.startswith(_NAMED + self._sealing_id)
 
     def encrypt(self, plain: bytes, *, context: str) -> bytes:
-        """Seal `plain` for one place, named `table:column:row`."""
+        """Encrypt `plain`; `context` is where it is stored, as `table:column:row`."""
         sealing_id, nonce = self._sealing_id, os.urandom(_NONCE_BYTES)
         header = _NAMED + sealing_id
         return header + nonce + self._ciphers[sealing_id].encrypt(nonce, plain, header + context.encode())
 
     def decrypt(self, sealed: bytes, *, context: str) -> bytes:
-        """Open what `encrypt` sealed for the same place; MasterKeyError for another key, place or altered bytes."""
+        """Decrypt a value of `encrypt`; MasterKeyError for another key, another context or changed bytes."""
         ciphers = self._ciphers
         if sealed.startswith(_NAMED):
             header, rest = sealed[:_HEADER_BYTES], sealed[_HEADER_BYTES:]
@@ -87,20 +86,18 @@ class Vault:
         elif sealed.startswith(_UNNAMED):
             rest, tried, bound = sealed[1:], list(ciphers.values()), context.encode()
         else:
-            raise MasterKeyError(f"the secret at {context} is in a form this version doesn't know")
+            raise MasterKeyError(f"the secret at {context} is in a form that this version doesn't know")
         for cipher in tried:
             try:
                 return cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], bound)
             except (InvalidTag, ValueError):
                 continue
-        raise MasterKeyError(
-            f"the secret at {context} doesn't open with this master key: use the key the journal was made with"
-        )
+        raise MasterKeyError(f"the secret at {context} can't be decrypted with this master key: use the journal's key")
 
 
 def hash_api_key(text: str) -> bytes:
-    """Return what the journal stores of an API key.
+    """Return the hash of an API key that the journal stores.
 
-    The key carries 256 random bits, so a plain SHA-256 can't be searched; a slow hash would only slow every request.
+    A key has 256 random bits, so its SHA-256 can't be reversed by trying; a slow hash would only slow each request.
     """
     return hashlib.sha256(text.encode()).digest()

@@ -1,10 +1,10 @@
-"""One producer's connection: three tasks that read, collect and send, each stopped by the next one's being full.
+"""One producer's connection: three tasks that read, collect and send, each of which waits when the next one is full.
 
-The reader turns lines into outcomes: a ticket, or the result line of a refusal. The collector waits for the outcomes
-in the order of their lines and writes result lines into a buffer; the sender sends what has gathered there in one go,
-so that results committed together leave together. Both stores are bounded: a client that doesn't read stops its own
-reader. A result line says `"ok":true` only after its ticket has said that the event is on disk. Closing a connection
-takes nothing back: what was published stays published.
+The reader turns each line into an outcome: a ticket, or the result line of a refusal. The collector waits for the
+outcomes in the order of their lines and writes result lines to a buffer. The sender sends the contents of the buffer in
+one call, so that results of one commit leave together. Both queues are bounded: if a client doesn't read its results,
+no more of its lines are read. A result line has `"ok":true` only if its ticket has confirmed that the event is on disk.
+Closing a connection doesn't cancel its events.
 """
 
 from collections import deque
@@ -23,33 +23,34 @@ from webhookd.base.stages import reached
 from webhookd.observe.logs import Log
 
 _CHUNK_BYTES = 65_536
-_MOST_OUTCOMES = 4096  # lines in the works for one connection; a client may pipeline so many unanswered ones
-_FAIR_LINES = 128  # after so many lines of one chunk others get a turn
+_MOST_OUTCOMES = 4096  # unanswered lines of one connection, which a client may send before it reads a result
+_FAIR_LINES = 128  # after so many lines of one chunk other tasks run
 _MOST_UNSENT_BYTES = 262_144
-_SEND_BYTES = 65_536  # what must leave within one write deadline
+_SEND_BYTES = 65_536  # what the client must accept within one write timeout
 _NOT_TAKEN = "the server is stopping; the event was not accepted"
 
 
 class EventTicket(Protocol):
-    """A submitted event on its way to the disk."""
+    """A submitted event that is being written to disk."""
 
     async def wait(self) -> PublishResult:
-        """Return once the event is on disk, or raise the Rejected that came of it; may be cancelled freely.
+        """Return once the event is on disk, or raise Rejected; cancelling the wait has no effect on the event.
 
-        A ticket that is done should answer without a checkpoint: results that are ready together then leave together.
+        A ticket that is done should return without a checkpoint, so that results that are ready together leave
+        together.
         """
         ...
 
 
 class Publisher(Protocol):
-    """What the socket needs of the router."""
+    """The part of the router that the socket uses."""
 
     async def room(self, flow: Hashable) -> None:
-        """Return when a flow can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if that won't be soon."""
+        """Wait until a flow can take one more event; Rejected JOURNAL_FULL or SHUTTING_DOWN if it can't."""
         ...
 
     def publish(self, new: NewEvent, flow: Hashable) -> EventTicket:
-        """Take one event, in one step, behind those of the same flow; Rejected for what isn't accepted."""
+        """Submit one event, after those of the same flow, without waiting; Rejected if it isn't accepted."""
         ...
 
 
@@ -97,7 +98,7 @@ class ProducerConnection:
         self._write_timeout_seconds = write_timeout_seconds
         self._log = log
         self._refused = refused
-        self._flow = object()  # its events keep their order, and wait for nobody else's
+        self._flow = object()  # its events keep their order, and don't wait for those of other connections
         self._splitter = LineSplitter(max_event_bytes)
         self._intake = trio.CancelScope()
         self._lines: deque[Line] = deque()
@@ -110,7 +111,7 @@ class ProducerConnection:
         self._sender = trio.lowlevel.ParkingLot()
 
     async def run(self) -> None:
-        """Serve until the client ends or fails; never raises for what the client or an event did, and closes."""
+        """Serve until the client ends or fails, and close; never raises for an error of the client or of an event."""
         try:
             async with self._stream, trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
@@ -121,18 +122,18 @@ class ProducerConnection:
         except* trio.BrokenResourceError as gone:
             self._log.debug("ingest.client_gone", error=str(gone.exceptions[0]))
         except* WebhookdError as failed:
-            # The journal has failed under submitted events. What became of them is not known, so no result is sent.
+            # The journal has failed. Whether submitted events are on disk is not known, so no result is sent.
             self._log.error("ingest.connection_failed", error=str(failed.exceptions[0]))
         except* Exception:  # noqa: BLE001 - a task's root; the traceback is logged
             self._log.exception("ingest.connection_crashed")
 
     def stop_taking(self) -> None:
-        """Read no more; what was taken is still answered, and then the connection closes."""
+        """Read no more lines; those that were read are answered, and then the connection closes."""
         self._intake.cancel()
 
     async def _read(self) -> None:
         with self._intake:
-            # A producer may be silent as long as it likes, so this wait has no deadline.
+            # A producer may be idle for any time, so this wait has no deadline.
             while chunk := await self._stream.receive_some(_CHUNK_BYTES):
                 self._lines.extend(self._splitter.feed(bytes(chunk)))
                 while self._lines:
@@ -160,7 +161,7 @@ class ProducerConnection:
             return self._refusal_line(refused.code, refused.detail)
 
     def _put_unfinished_line(self) -> None:
-        # Its end may be missing too, and half an event can be valid JSON only by accident: never guess.
+        # It may be incomplete, even if it is valid JSON: never guess.
         match self._splitter.finish():
             case None:
                 return
@@ -217,6 +218,6 @@ class ProducerConnection:
         return _encoder.encode(accepted) + b"\n"
 
     def _refusal_line(self, code: ErrorCode, detail: str) -> bytes:
-        # Encoded at once: a Rejected kept until its turn would keep its line in memory, by its traceback.
+        # Encoded at once: a Rejected that waits in the queue would keep its line in memory, by its traceback.
         self._refused(code.value)
         return encode_refusal(code, detail)

@@ -1,7 +1,7 @@
-"""The last attempts, in memory: what a live view shows without asking the journal.
+"""The last attempts, in memory, for live views that don't query the journal.
 
-Bounded in number, so a reader that comes too seldom has gaps, and is told; the journal keeps every attempt. They are
-numbered from 1 by the process, whose `run` tells its numbers from those of another run.
+Their number is bounded. A reader that asks too seldom misses some, and can tell; the journal has every attempt. The
+process numbers them from 1; `run` distinguishes its numbers from those of another process.
 """
 
 import os
@@ -17,7 +17,7 @@ MOST_KEPT = 1000
 
 
 class AttemptFacts(Struct, frozen=True, kw_only=True, gc=False):
-    """One attempt and what it made of its delivery and its endpoint, flat: the log and the feed tell of it by this."""
+    """One attempt with the resulting state of its delivery and endpoint, as a flat record for the log and the feed."""
 
     id: str
     endpoint_id: str
@@ -47,7 +47,7 @@ class AttemptFacts(Struct, frozen=True, kw_only=True, gc=False):
 
 
 def facts_of(endpoint: Endpoint, message: Message, record: AttemptRecord) -> AttemptFacts:
-    """Return what there is to tell of an attempt."""
+    """Return the flat record of an attempt."""
     delivery, outcome = record.delivery, record.outcome
     return AttemptFacts(
         id=record.attempt_id,
@@ -79,7 +79,7 @@ def facts_of(endpoint: Endpoint, message: Message, record: AttemptRecord) -> Att
 
 
 class AttemptFeed:
-    """Keeps the last 1,000 attempts; the first one of a process has the number 1."""
+    """The last 1,000 attempts of this process."""
 
     def __init__(self) -> None:
         self.run = int.from_bytes(os.urandom(6))
@@ -87,17 +87,17 @@ class AttemptFeed:
         self._kept: deque[AttemptFacts] = deque(maxlen=MOST_KEPT)
 
     def add(self, attempt: AttemptFacts) -> None:
-        """Keep one; the oldest goes where there are too many."""
+        """Add an attempt; above the limit the oldest is dropped."""
         self.last += 1
         self._kept.append(attempt)
 
     def after(self, place: int) -> Iterator[tuple[int, AttemptFacts]]:
-        """Yield what is kept of those that came after the one with that number, oldest first, with their numbers."""
-        # Counted from the newest: who follows has seen nearly all of them.
+        """Yield the attempts after the number `place` that are still kept, oldest first, with their numbers."""
+        # Counted from the newest: a reader that follows the feed has seen nearly all of them.
         first = max(len(self._kept) - max(self.last - place, 0), 0)
         numbers = range(self.last - len(self._kept) + 1 + first, self.last + 1)
         yield from zip(numbers, islice(self._kept, first, None), strict=True)
 
     def has_gap(self, place: int) -> bool:
-        """Whether some that came after the one with that number are no longer kept."""
+        """Whether some attempts after the number `place` are no longer kept."""
         return self.last - place > len(self._kept)

@@ -1,4 +1,4 @@
-"""systemd's journal as the reader of a stream: whether it is, and how a line says how grave it is (sd-daemon(3))."""
+"""systemd's journal as the reader of a stream: detecting it, and the priority of a line (sd-daemon(3))."""
 
 import os
 from collections.abc import Mapping
@@ -9,9 +9,9 @@ _PRIORITIES = MappingProxyType({"debug": "<7>", "info": "<6>", "warning": "<4>",
 
 
 def reads(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether systemd's journal reads what is written there: JOURNAL_STREAM names it (systemd.exec(5)).
+    """Whether systemd's journal reads a descriptor: whether it is the one in JOURNAL_STREAM (systemd.exec(5)).
 
-    The variable alone says little: it is inherited by a process whose streams were sent elsewhere.
+    The variable alone is not enough: a process inherits it even if its streams were redirected.
     """
     device, _, inode = environ.get("JOURNAL_STREAM", "").partition(":")
     try:
@@ -22,5 +22,5 @@ def reads(descriptor: int, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def priority(level: str) -> str:
-    """Return what a line of that level begins with."""
+    """Return the prefix of a line of that level."""
     return _PRIORITIES[level]

@@ -1,7 +1,7 @@
-"""Logging: one structlog set-up for the process, to standard error, as JSON lines or for a person's eyes.
+"""Logging with structlog to standard error, as JSON lines or for a console.
 
-No secret leaves through here: whatever looks like one is cut out of the finished line. Writing a line never raises,
-and in the server never waits (see `output`): a log that nobody reads any more must not stop a delivery.
+Whatever looks like a secret is removed from the finished line. Writing a line never raises, and never waits in the
+server (see `output`): a log without a reader must not stop a delivery.
 """
 
 import json
@@ -21,59 +21,56 @@ from webhookd.observe import journald
 from webhookd.observe.attempt_feed import AttemptFacts
 from webhookd.observe.output import BufferedOutput
 
-# API keys, endpoint secrets and private keys: the prefix stays, so that a reader sees what stood there.
-# One literal start for all, so that the search is quick.
+# API keys, endpoint secrets and private keys. The prefix is kept, so that a reader sees what was removed; all start
+# with the same letters, so that the search is quick.
 _SECRET = re.compile(r"(wh(?:sec|sk|d)_)[A-Za-z0-9+/=_-]+")
 
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
-# Escaped to ASCII, so that a lone surrogate in a fact, or a stream of another encoding, can't make the write fail.
+# Escaped to ASCII: neither a lone surrogate in a field nor the stream's encoding can make the write fail.
 _encode_to_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
 
 class Log(Protocol):
-    """What a component needs of its logger: a name for what happened, and facts as keywords."""
+    """A component's logger: each call gives the name of what happened, and its fields as keywords."""
 
     def debug(self, event: str, **facts: object) -> None:
-        """What helps in finding a bug, off by default."""
+        """For finding bugs; off by default."""
 
     def info(self, event: str, **facts: object) -> None:
-        """What happens in the ordinary course."""
+        """For normal operation."""
 
     def warning(self, event: str, **facts: object) -> None:
-        """What somebody should know of, though nothing needs doing at once."""
+        """For what an operator should know, but need not act on at once."""
 
     def error(self, event: str, **facts: object) -> None:
-        """What needs somebody."""
+        """For what an operator must act on."""
 
     def exception(self, event: str, **facts: object) -> None:
-        """A bug, with the traceback of the exception being handled."""
+        """For a bug, with the traceback of the current exception."""
 
 
 def get_logger(name: str) -> Log:
-    """Return the logger of a component.
-
-    It may be made before `configure` ran and follows the set-up in force at each call.
-    """
+    """Return the logger of a component; it may be created before `configure` is called."""
     log: Log = structlog.get_logger(component=name)
     return log
 
 
 def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) -> None:
-    """Set up the process's logging to `target` (standard error unless given), the standard library's included.
+    """Configure the process's logging to `target` (default: standard error), also for the standard library's loggers.
 
-    The last call is in force. Format `auto` means for a person where the target is a terminal, else JSON lines. Where
-    systemd's journal reads the target, each line begins with its priority.
+    The last call counts. Format `auto` means `console` if the target is a terminal, else JSON lines. If systemd's
+    journal reads the target, each line starts with its priority.
     """
     out = _Stream(sys.stderr if target is None else target) if not isinstance(target, BufferedOutput) else target
     level = logging.getLevelNamesMapping()[config.level.upper()]
-    for_person = config.format == "console" or (config.format == "auto" and out.is_terminal)
+    is_console = config.format == "console" or (config.format == "auto" and out.is_terminal)
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
             structlog.processors.add_log_level,
             _add_time,
             structlog.processors.StackInfoRenderer(),
-            *(_for_person(colors=out.is_terminal) if for_person else _for_program()),
+            *(_console(colors=out.is_terminal) if is_console else _json()),
         ],
         logger_factory=_LineLoggerFactory(out, is_for_journal=journald.reads(out.descriptor)),
         cache_logger_on_first_use=False,
@@ -81,7 +78,7 @@ def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) 
     root = logging.getLogger()
     root.handlers = [_ToStructlog()]
     root.setLevel(level)
-    # Their own handlers would write beside ours.
+    # Their own handlers would write each line a second time.
     for name in ("hypercorn.error", "hypercorn.access", "quart.app", "quart.serving"):
         library = logging.getLogger(name)
         library.handlers = []
@@ -89,9 +86,9 @@ def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) 
 
 
 def delivery_attempted(log: Log, attempt: AttemptFacts) -> None:
-    """Write the one wide line of an attempt: all that a question about it needs, under one name."""
+    """Log an attempt as one line with all its fields."""
     succeeded = attempt.status is DeliveryStatus.SUCCEEDED
-    # The standard library's root follows the same level, and asking it is ten times as quick.
+    # The root logger has the same level, and checking it is ten times as fast as structlog.
     if not logging.getLogger().isEnabledFor(logging.INFO if succeeded else logging.WARNING):
         return
     say = log.info if succeeded else log.warning
@@ -126,7 +123,7 @@ def delivery_attempted(log: Log, attempt: AttemptFacts) -> None:
 
 
 def dropped_line(lines: int) -> bytes:
-    """Return the line that says how many were dropped in its place; none where the level hides it."""
+    """Return the log line that replaces dropped lines, or an empty one if the log level hides it."""
     held = _Held()
     in_force = structlog.get_config()["logger_factory"]
     is_for_journal = isinstance(in_force, _LineLoggerFactory) and in_force.is_for_journal
@@ -136,7 +133,7 @@ def dropped_line(lines: int) -> bytes:
 
 
 def redact(line: str) -> str:
-    """Cut secrets, private keys and API keys out of a finished line."""
+    """Remove secrets, private keys and API keys from a finished line."""
     return _SECRET.sub(r"\1[redacted]", line)
 
 
@@ -145,13 +142,13 @@ def _add_time(_logger: WrappedLogger, _method: str, facts: EventDict) -> EventDi
     return facts
 
 
-def _for_program() -> tuple[structlog.typing.Processor, ...]:
+def _json() -> tuple[structlog.typing.Processor, ...]:
     return (structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json))
 
 
-def _for_person(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
-    # The default traceback shows local variables, and those hold secrets. Strings are shown as Python literals: a
-    # receiver's answer must not move the reader's cursor or forge a line.
+def _console(*, colors: bool) -> tuple[structlog.typing.Processor, ...]:
+    # The default traceback shows local variables, which hold secrets. Strings are shown as Python literals: a
+    # receiver's answer must not move the terminal's cursor or forge a line.
     renderer = structlog.dev.ConsoleRenderer(
         colors=colors, repr_native_str=True, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
@@ -167,7 +164,7 @@ def _to_json(facts: EventDict, **_options: object) -> str:
 
 
 class _Stream:
-    """A text stream that lines are written to at once; gives up silently where it is gone."""
+    """Writes lines to a text stream at once; a stream that is gone is ignored."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -182,12 +179,12 @@ class _Stream:
             self._stream.write(line.decode())
             self._stream.flush()
         except (OSError, ValueError):
-            # The reader of the log has gone (EPIPE, a closed file): there is nobody left to tell.
+            # The reader of the log is gone (EPIPE, a closed file): the error can't be reported.
             return
 
 
 class _Held:
-    """Keeps the line instead of writing it."""
+    """Keeps a line instead of writing it."""
 
     line = b""
 
@@ -196,7 +193,7 @@ class _Held:
 
 
 class _LineLogger:
-    """Hands finished lines on, redacted; for systemd's journal each begins with its priority."""
+    """Redacts finished lines and passes them on; for systemd's journal each starts with its priority."""
 
     def __init__(self, target: "BufferedOutput | _Stream | _Held", *, is_for_journal: bool) -> None:
         self._target = target
@@ -223,7 +220,7 @@ class _LineLogger:
 
 
 class _LineLoggerFactory:
-    """Hands every logger the one target of the process."""
+    """Gives every logger the process's target."""
 
     def __init__(self, target: "BufferedOutput | _Stream | _Held", *, is_for_journal: bool) -> None:
         self.is_for_journal = is_for_journal
@@ -234,7 +231,7 @@ class _LineLoggerFactory:
 
 
 class _ToStructlog(logging.Handler):
-    """Passes the standard library's records (Hypercorn, Quart, trio) on to structlog."""
+    """Passes records of the standard library's loggers (Hypercorn, Quart, trio) to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -243,5 +240,5 @@ class _ToStructlog(logging.Handler):
             if record.levelno < logging.WARNING:
                 say = log.info if record.levelno >= logging.INFO else log.debug
             say(record.getMessage(), **({"exc_info": record.exc_info} if record.exc_info else {}))
-        except Exception:  # noqa: BLE001 - the standard library's own way of a record that can't be formatted
+        except Exception:  # noqa: BLE001 - as the standard library's handlers do for a record that can't be formatted
             self.handleError(record)

@@ -1,16 +1,15 @@
-"""How long the event loop stands still, and which task made it.
+"""Measures how long the event loop is blocked, and by which task.
 
-Every request, delivery and sign of life goes over one loop: a step of one task that takes long delays all others. Two
-things look out for that. A heartbeat is a task that measures how late it wakes, which is what any other task would have
-waited. An instrument of trio's measures each step of each task; it keeps one reference and one timestamp, which costs
-about a microsecond a step.
+Every request, delivery and heartbeat runs on one loop: a long step of one task delays all others. Two things measure
+that. A heartbeat task measures how late it wakes up, which is how long any other task would have waited. An instrument
+of trio measures each step of each task; it keeps one reference and one timestamp, at about a microsecond a step.
 
-A traceback is taken while the loop stands: each beat sets a timer of the kernel's, whose signal (SIGALRM) finds the
-loop's thread where it is. faulthandler answers the signal without the interpreter's lock, so a call that holds the lock
-shows too. It looks at the thread that was interrupted and at no other, since the frames of a thread that runs change
-while they are read. It writes into memory, never to standard error.
+A traceback is taken while the loop is blocked: each heartbeat sets a kernel timer, whose signal (SIGALRM) interrupts
+the loop's thread. faulthandler handles the signal without the interpreter's lock, so a call that holds the lock is
+found too. It looks only at the interrupted thread, since the frames of a running thread change while they are read. It
+writes to memory, never to standard error.
 
-The stalls of the last hour are kept, and the log has a line for each, or one for those of ten seconds.
+The longest stalls of the last hour are kept. The log has a line for each stall, or one for all within ten seconds.
 """
 
 import faulthandler
@@ -33,12 +32,12 @@ from webhookd.observe.metrics import Histogram
 
 STALL_SECONDS = 0.1
 BEAT_SECONDS = 0.1
-TRACE_SECONDS = 0.2  # after a beat; so from 100 ms of standing still, and from 200 ms for certain
+TRACE_SECONDS = 0.2  # after a heartbeat: catches some stalls from 100 ms, and every one from 200 ms
 LOG_PAUSE_SECONDS = 10.0
 KEPT_SECONDS = 3600.0
 _PERIOD_SECONDS = 60.0
 _NOTED_SECONDS = 0.02
-_CPU_SECONDS = 0.005  # how old the thread's CPU time may be that a step began with; asking for it is a system call
+_CPU_SECONDS = 0.005  # the maximum age of a step's initial CPU time; reading it is a system call
 _TRACE_FRAMES = 30
 _THREADS = 8
 _DELAYS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -48,10 +47,10 @@ _log = get_logger("loop")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
-    """A time for which the loop did nothing else; `ended_at` is in epoch seconds.
+    """A time for which the loop was blocked; `ended_at` is in epoch seconds.
 
-    `task` is the name of the task whose step it was; None where no single step took so long: many short ones, or the
-    machine ran something else. Of `seconds` the loop's thread had `cpu_seconds` on a processor, correct to 5 ms.
+    `task` is the name of the task whose step took so long, or None if no single step did: there were many short steps,
+    or the machine ran something else. `cpu_seconds` is the loop's CPU time within `seconds`, to within 5 ms.
     """
 
     ended_at: float
@@ -61,14 +60,14 @@ class Stall:
 
 
 class Stalls:
-    """How late the loop was: `delays` since the start, and the longest stall of the last hour."""
+    """The delays of the loop's heartbeat since the start, and the longest stall of the last hour."""
 
     def __init__(self) -> None:
         self.delays = Histogram(_DELAYS)
-        self._periods: deque[tuple[float, Stall]] = deque()  # the longest of each minute, by when that began
+        self._periods: deque[tuple[float, Stall]] = deque()  # when each minute began, and its longest stall
 
     def note(self, stall: Stall) -> None:
-        """Keep a stall that has just ended; call it on the loop."""
+        """Record a stall that has just ended; call it on the loop."""
         now = trio.current_time()
         self._forget(now)
         if self._periods and now - self._periods[-1][0] < _PERIOD_SECONDS:
@@ -79,7 +78,7 @@ class Stalls:
             self._periods.append((now, stall))
 
     def longest(self) -> Stall | None:
-        """Return the longest of the last hour, None where none took 20 ms; call it on the loop."""
+        """Return the longest stall of the last hour, or None if none took 20 ms; call it on the loop."""
         self._forget(trio.current_time())
         return max((stall for _, stall in self._periods), key=lambda stall: stall.seconds, default=None)
 
@@ -89,7 +88,7 @@ class Stalls:
 
 
 class LoopWatch(trio.abc.Instrument):
-    """Measures the loop that it runs on, while `run` runs, and tells `stalls` and the log."""
+    """Measures its event loop while `run` runs, and reports to `stalls` and the log."""
 
     def __init__(self, stalls: Stalls, clock: Clock) -> None:
         self._stalls = stalls
@@ -100,12 +99,12 @@ class LoopWatch(trio.abc.Instrument):
         self._cpu = 0.0
         self._tracer = _Tracer()
         self._longest_step = 0.0  # since the last beat
-        self._untold: list[tuple[Stall, str, tuple[str, ...]]] = []
-        self._untold_stalls = 0
-        self._told_at = -LOG_PAUSE_SECONDS
+        self._unlogged: list[tuple[Stall, str, tuple[str, ...]]] = []
+        self._unlogged_stalls = 0
+        self._logged_at = -LOG_PAUSE_SECONDS
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        """Begin a step, which ends the one before."""
+        """End the previous step, and begin this one."""
         now = perf_counter()
         if now - self._began >= _NOTED_SECONDS and self._task is not None:
             self._end_long_step(self._task, now)
@@ -116,7 +115,7 @@ class LoopWatch(trio.abc.Instrument):
             self._cpu = thread_time()
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - trio's
-        """End the last step before the loop waits."""
+        """End the last step, before the loop waits."""
         now = perf_counter()
         if now - self._began >= _NOTED_SECONDS and self._task is not None:
             self._end_long_step(self._task, now)
@@ -133,7 +132,7 @@ class LoopWatch(trio.abc.Instrument):
                     await trio.sleep_until(due)
                     self._beat(max(trio.current_time() - due, 0.0), thread_time() - cpu)
         finally:
-            with suppress(KeyError):  # trio takes out one that has raised
+            with suppress(KeyError):  # trio has removed it if it raised
                 trio.lowlevel.remove_instrument(self)
 
     def _end_long_step(self, task: trio.lowlevel.Task, now: float) -> None:
@@ -147,7 +146,7 @@ class LoopWatch(trio.abc.Instrument):
         if delay >= _NOTED_SECONDS and self._longest_step < delay / 2:
             self._end(delay, cpu_seconds, None, trace)
         self._longest_step = 0.0
-        self._tell()
+        self._log_stalls()
 
     def _end(self, seconds: float, cpu_seconds: float, task: str | None, trace: str) -> None:
         stall = Stall(
@@ -159,33 +158,33 @@ class LoopWatch(trio.abc.Instrument):
         self._stalls.note(stall)
         if seconds < STALL_SECONDS:
             return
-        self._untold_stalls += 1
-        if not self._untold or stall.seconds > self._untold[0][0].seconds:
-            # Where the thread waited instead of working, another may have kept the lock from it, and be near there yet.
+        self._unlogged_stalls += 1
+        if not self._unlogged or stall.seconds > self._unlogged[0][0].seconds:
+            # If the thread waited, another one may have held the interpreter's lock, and may still be near that place.
             waited = stall.cpu_seconds < stall.seconds / 2
-            self._untold = [(stall, trace, _other_threads() if waited else ())]
-        self._tell()
+            self._unlogged = [(stall, trace, _other_threads() if waited else ())]
+        self._log_stalls()
 
-    def _tell(self) -> None:
-        """Write the line of the longest stall that has none yet, if the last line is long enough ago."""
+    def _log_stalls(self) -> None:
+        """Log the longest unlogged stall, unless the last line is too recent."""
         now = trio.current_time()
-        if not self._untold or now - self._told_at < LOG_PAUSE_SECONDS:
+        if not self._unlogged or now - self._logged_at < LOG_PAUSE_SECONDS:
             return
-        [(stall, trace, threads)] = self._untold
+        [(stall, trace, threads)] = self._unlogged
         _log.warning(
             "loop.stalled",
             task=stall.task,
             duration_ms=round(stall.seconds * 1000, 1),
             cpu_ms=round(stall.cpu_seconds * 1000, 1),
-            stalls=self._untold_stalls,
+            stalls=self._unlogged_stalls,
             traceback=trace or None,
             threads=threads,
         )
-        self._untold, self._untold_stalls, self._told_at = [], 0, now
+        self._unlogged, self._unlogged_stalls, self._logged_at = [], 0, now
 
 
 class _Tracer:
-    """Takes the traceback of the loop's thread where it doesn't come back in time."""
+    """Takes the traceback of the loop's thread if the loop is blocked too long."""
 
     def __init__(self) -> None:
         self._file = -1
@@ -193,25 +192,25 @@ class _Tracer:
 
     @contextmanager
     def ready(self) -> Iterator[None]:
-        """Answer the timer within the block."""
+        """Handle the timer's signal within the block."""
         self._file = os.memfd_create("tracebacks", os.MFD_CLOEXEC)
         faulthandler.register(signal.SIGALRM, file=self._file, all_threads=False, chain=False)
         try:
             yield
         finally:
-            # In this order: a signal that nobody answers ends the process.
+            # In this order: an unhandled SIGALRM ends the process.
             signal.setitimer(signal.ITIMER_REAL, 0)
             faulthandler.unregister(signal.SIGALRM)
             os.close(self._file)
             self._file = -1
 
     def set(self) -> None:
-        """Have a traceback taken after `TRACE_SECONDS`, unless this is called again before."""
+        """Take a traceback after `TRACE_SECONDS`, unless this is called again before."""
         self._due = perf_counter() + TRACE_SECONDS
         signal.setitimer(signal.ITIMER_REAL, TRACE_SECONDS)
 
     def take(self, since: float) -> str:
-        """Return what was taken after a moment, by the performance counter, and forget it; empty where nothing was."""
+        """Return and discard the traceback taken after `since` (performance counter), or an empty text."""
         if self._file < 0 or not (size := os.lseek(self._file, 0, os.SEEK_END)):
             return ""
         text = os.pread(self._file, size, 0).decode(errors="replace")
@@ -221,7 +220,7 @@ class _Tracer:
 
 
 def _other_threads() -> tuple[str, ...]:
-    """Return where in webhookd's code the other threads are that are in it, a few of them."""
+    """Return where other threads are in webhookd's code, for up to eight of them."""
     own = threading.get_ident()
     places = (_place(frame) for ident, frame in sys._current_frames().items() if ident != own)
     return tuple(place for place in places if place is not None)[:_THREADS]

@@ -1,12 +1,12 @@
-"""Standard output and standard error of the server, written by threads: whoever reads them may stop reading.
+"""Standard output and standard error of the server, written by threads, since a reader may stop reading.
 
-A `BufferedOutput` is one stream: a bounded buffer, and a thread that alone writes to the descriptor and may wait.
-`write` never waits and never raises, on the event loop or in any thread. Lines keep their order. Once the buffer is
-full, lines are dropped until half of it is written; a line in their place says how many. What the process still holds
-when it ends gets `FLUSH_SECONDS`; what it holds when it is killed is lost.
+A `BufferedOutput` is one stream: a bounded buffer, and a thread that writes to the descriptor and may block. `write`
+never waits and never raises, on the event loop or in any thread. Lines keep their order. When the buffer is full,
+lines are dropped until half of it is written; a line in their place says how many. At its end the process waits up to
+`FLUSH_SECONDS` for the buffer to be written; if it is killed, the buffer is lost.
 
-A child made by `os.fork` has no such thread; the server makes none. One that is executed gets the descriptors as they
-are.
+A child of `os.fork` has no such thread; the server creates no such child. A program that it executes inherits the
+descriptors unchanged.
 """
 
 import atexit
@@ -30,7 +30,7 @@ FLUSH_SECONDS = 1.0
 
 
 class _Gap:
-    """Stands in the buffer where lines were dropped."""
+    """Marks the place in the buffer where lines were dropped."""
 
     __slots__ = ("lines",)
 
@@ -39,14 +39,14 @@ class _Gap:
 
 
 _Part = bytes | _Gap | threading.Event
-"""What the buffer holds: a line, a gap, or what is set once all before it is written."""
+"""An entry of the buffer: a line, a gap, or an event to set once everything before it is written."""
 
 
 class BufferedOutput:
-    """A stream that takes finished lines at any time and writes them as fast as they are read.
+    """A stream that accepts whole lines at any time and writes them as fast as they are read.
 
-    `tell_dropped` makes the line that stands for so many dropped ones; the thread calls it. With `linger_seconds` the
-    thread lets lines gather for so long before it writes, so that it seldom competes with the loop under load.
+    The thread calls `tell_dropped` for the line that replaces that many dropped ones. It lets lines gather for
+    `linger_seconds` before it writes, so that it seldom competes with the event loop under load.
     """
 
     def __init__(
@@ -62,28 +62,28 @@ class BufferedOutput:
         self._tell_dropped = tell_dropped
         self._linger_seconds = linger_seconds
         self._bound_bytes = bound_bytes
-        # Reentrant: a destructor may warn, and so write, in the middle of a write. It is never held for longer than
-        # it takes to move a few dozen lines.
+        # Reentrant: a destructor may warn, and so write, during a write. It is held only while a few dozen lines are
+        # moved.
         self._lock = threading.RLock()
         self._parts: deque[_Part] = deque()
-        self._held_bytes = 0  # what is being written included
+        self._held_bytes = 0  # including what is being written
         self._is_full = False
-        self._bell: SimpleQueue[None] = SimpleQueue()
-        self._has_rung = False
-        self._in_a_hurry = threading.Event()
+        self._wake_up: SimpleQueue[None] = SimpleQueue()
+        self._is_woken = False
+        self._flushing = threading.Event()
         self._texts: list[_Lines] = []
-        # Of the thread alone.
-        self._untold = 0
-        self._is_torn = False
+        # Used by the thread only.
+        self._unreported = 0
+        self._ended_in_line = False
         threading.Thread(target=self._run, name=f"output {descriptor}", daemon=True).start()
 
     @property
     def is_terminal(self) -> bool:
-        """Whether a person watches."""
+        """Whether the descriptor is a terminal."""
         return os.isatty(self.descriptor)
 
     def write(self, line: bytes) -> None:
-        """Have a line written, which ends with a line break; it is dropped and counted where there is no room."""
+        """Queue a line, which ends with a line break; if there is no room it is dropped and counted."""
         with self._lock:
             if self._is_full or self._held_bytes + len(line) > self._bound_bytes:
                 self._is_full = self._held_bytes > self._bound_bytes // 2
@@ -91,28 +91,28 @@ class BufferedOutput:
             else:
                 self._parts.append(line)
                 self._held_bytes += len(line)
-            self._ring()
+            self._wake()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until all that was taken is written, for so long at most; return whether it is."""
+        """Wait until everything queued is written, for at most `seconds`; return whether it is."""
         for lines in self._texts:
             lines.end_line()
         written = threading.Event()
-        self._in_a_hurry.set()  # and for good: the process is about to end
+        self._flushing.set()  # it stays set: the process is about to end
         with self._lock:
             self._parts.append(written)
-            self._ring()
+            self._wake()
         return written.wait(seconds)
 
     def as_text(self, prefix: bytes = b"") -> TextIO:
-        """Return a text stream over this one, for `sys.stdout` or `sys.stderr`; each line gets `prefix`."""
+        """Return a text stream on this output, for `sys.stdout` or `sys.stderr`; each line gets `prefix`."""
         self._texts.append(lines := _Lines(self, prefix))
         return io.TextIOWrapper(lines, encoding="utf-8", errors="backslashreplace", newline="\n", write_through=True)
 
-    def _ring(self) -> None:
-        if not self._has_rung:
-            self._has_rung = True
-            self._bell.put(None)
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._wake_up.put(None)
 
     def _drop_one(self) -> None:
         self.dropped += 1
@@ -123,15 +123,15 @@ class BufferedOutput:
 
     def _run(self) -> None:
         while True:
-            self._bell.get()
+            self._wake_up.get()
             if self._linger_seconds:
-                self._in_a_hurry.wait(self._linger_seconds)
-            self._has_rung = False
+                self._flushing.wait(self._linger_seconds)
+            self._is_woken = False
             while parts := self._take():
                 self._write_out(parts)
 
     def _take(self) -> list[_Part]:
-        """Take what goes into the next write."""
+        """Remove the entries for the next write from the buffer, and return them."""
         taken: list[_Part] = []
         size = 0
         with self._lock:
@@ -142,22 +142,22 @@ class BufferedOutput:
         return taken
 
     def _write_out(self, parts: list[_Part]) -> None:
-        """Write a chunk; what the descriptor refuses is dropped, and told of before the next line that it takes."""
-        if self._untold:
-            parts.insert(0, _Gap(self._untold))
-            self._untold = 0
+        """Write a chunk; lines that can't be written are dropped, and reported before the next line that can."""
+        if self._unreported:
+            parts.insert(0, _Gap(self._unreported))
+            self._unreported = 0
         texts = [self._text(part) for part in parts]
-        if self._is_torn:
+        if self._ended_in_line:
             texts[0] = b"\n" + texts[0]
         written = self._write_all(b"".join(texts))
         lost = end = 0
-        self._is_torn = False
+        self._ended_in_line = False
         for part, text in zip(parts, texts, strict=True):
             begin, end = end, end + len(text)
             if end > written:
                 lost += isinstance(part, bytes)
-                self._untold += part.lines if isinstance(part, _Gap) else isinstance(part, bytes)
-                self._is_torn = self._is_torn or begin < written
+                self._unreported += part.lines if isinstance(part, _Gap) else isinstance(part, bytes)
+                self._ended_in_line = self._ended_in_line or begin < written
         with self._lock:
             self.dropped += lost
             self._held_bytes -= sum(len(part) for part in parts if isinstance(part, bytes))
@@ -173,33 +173,33 @@ class BufferedOutput:
         return part if isinstance(part, bytes) else b""
 
     def _write_all(self, data: bytes) -> int:
-        """Write as much as the descriptor takes before it fails; return how much that is."""
+        """Write until the descriptor fails; return the number of bytes written."""
         view, written = memoryview(data), 0
         while written < len(data):
             try:
                 written += os.write(self.descriptor, view[written:])
             except BlockingIOError:
-                # Another process that shares it has made it non-blocking.
+                # Another process that shares the descriptor has made it non-blocking.
                 poll = select.poll()
                 poll.register(self.descriptor, select.POLLOUT)
                 poll.poll()
             except OSError:
-                # The reader is gone, or the disk is full. There is nobody to tell now.
+                # The reader is gone, or the disk is full: the error can't be reported now.
                 break
         return written
 
 
 class _Lines(io.BufferedIOBase):
-    """What a text stream writes its bytes to: passes whole lines on to an output, each behind a prefix."""
+    """The binary layer of a text stream: passes whole lines to an output, each with a prefix."""
 
     def __init__(self, output: BufferedOutput, prefix: bytes) -> None:
         self._output = output
         self._prefix = prefix
-        self._begun = b""
+        self._partial = b""
 
     @property
     def name(self) -> str:
-        """What the stream is called in a representation."""
+        """The stream's name, which `repr` shows."""
         return f"output {self._output.descriptor}"
 
     def writable(self) -> bool:
@@ -207,44 +207,43 @@ class _Lines(io.BufferedIOBase):
         return True
 
     def isatty(self) -> bool:
-        """Return whether a person watches."""
+        """Return whether the output is a terminal."""
         return self._output.is_terminal
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]  # a text stream gives no other buffer
-        """Take bytes and pass on the lines that they end; return how many were taken, which is all."""
-        *lines, self._begun = (self._begun + data).split(b"\n")
-        if len(self._begun) > CHUNK_BYTES:
+        """Accept all bytes, pass the lines that they complete to the output, and return their number."""
+        *lines, self._partial = (self._partial + data).split(b"\n")
+        if len(self._partial) > CHUNK_BYTES:
             self.end_line()
         if lines:
             self._output.write(b"".join(self._prefix + line + b"\n" for line in lines))
         return len(data)
 
     def end_line(self) -> None:
-        """Pass on what has no line break yet."""
-        begun, self._begun = self._begun, b""
-        if begun:
-            self._output.write(self._prefix + begun + b"\n")
+        """Pass the incomplete line to the output."""
+        partial, self._partial = self._partial, b""
+        if partial:
+            self._output.write(self._prefix + partial + b"\n")
 
 
 class StandardStreams:
-    """Standard output and error of the process behind outputs, from here to its end.
+    """Replaces standard output and standard error of the process with buffered outputs, until it ends.
 
-    All that Python writes to them goes the same way: `print`, warnings, tracebacks, the one line of a command that
-    failed. `flush` has one budget over all its calls, the one at the end of the process included, so that a terminal
-    that was stopped doesn't hold the exit.
+    Everything that Python writes to them is buffered: `print`, warnings, tracebacks, the error message of a command.
+    All calls of `flush`, also the one at exit, share one time limit, so that a stopped terminal doesn't block the exit.
     """
 
     def __init__(self, tell_dropped: Callable[[int], bytes]) -> None:
         self.out = BufferedOutput(_descriptor(sys.stdout))
         self.error = BufferedOutput(_descriptor(sys.stderr), tell_dropped=tell_dropped, linger_seconds=LINGER_SECONDS)
         self._flush_by: float | None = None
-        # What comes past the log is a traceback or why the process ends.
+        # What is not written by the log is a traceback, or the reason why the process ends.
         mark = journald.priority(journald.ERROR) if journald.reads(self.error.descriptor) else ""
         sys.stdout, sys.stderr = self.out.as_text(), self.error.as_text(mark.encode())
         atexit.register(self.flush)
 
     def flush(self) -> None:
-        """Wait until all is written, as long as the budget lasts."""
+        """Wait until everything is written, within the time limit of all calls."""
         if self._flush_by is None:
             self._flush_by = time.monotonic() + FLUSH_SECONDS
         for output in (self.out, self.error):
@@ -252,8 +251,8 @@ class StandardStreams:
 
 
 def _descriptor(stream: TextIO | None) -> int:
-    """Return what a standard stream writes to; where the process was started without it, nowhere.
+    """Return the descriptor of a standard stream, or of /dev/null if the process was started without it.
 
-    Its number may by now be that of another file, such as the journal.
+    Its usual number may belong to another file by now, such as the journal.
     """
     return os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()

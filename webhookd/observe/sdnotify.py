@@ -1,6 +1,6 @@
-"""What the service manager is told: ready, stopping, and alive as long as the loop turns (sd_notify(3)).
+"""Notifies the service manager: ready, stopping, and alive while the event loop runs (sd_notify(3)).
 
-Where nobody asked to be told, nothing happens; where it can't be told, that is logged and changes nothing else.
+Without NOTIFY_SOCKET it does nothing. A notification that fails is logged and has no other effect.
 """
 
 import os
@@ -20,14 +20,14 @@ _log = get_logger("sdnotify")
 
 
 def notify(*facts: str, environ: Mapping[str, str] = os.environ) -> None:
-    """Send facts such as `READY=1` in one datagram, without waiting."""
+    """Send assignments such as `READY=1` in one datagram, without waiting."""
     address = environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
             manager.setblocking(False)
-            # A name that starts with @ is in the abstract namespace, which the kernel writes with a zero byte.
+            # A name that starts with @ is in the abstract namespace: for the kernel it starts with a zero byte.
             manager.connect(f"\0{address[1:]}" if address.startswith("@") else address)
             manager.send("\n".join(facts).encode())
     except OSError as error:
@@ -35,7 +35,7 @@ def notify(*facts: str, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Return how long the service manager waits for a sign of life, None where it doesn't wait for this process's."""
+    """Return the watchdog timeout that the service manager has for this process, or None."""
     text, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not text.isdigit() or int(text) == 0 or (pid.isdigit() and int(pid) != os.getpid()):
         return None
@@ -44,9 +44,9 @@ def watchdog_seconds(environ: Mapping[str, str] = os.environ) -> float | None:
 
 @asynccontextmanager
 async def alive(environ: Mapping[str, str] = os.environ) -> AsyncIterator[None]:
-    """Tell the service manager within the block that this process is alive, three times as often as it asks.
+    """Notify the watchdog while the block runs, three times within its timeout.
 
-    It is the event loop that tells: one that is stuck falls silent, and the service manager starts the process again.
+    A task of the event loop does it: if the loop is stuck, the service manager restarts the process.
     """
     seconds = watchdog_seconds(environ)
     async with trio.open_nursery() as nursery:

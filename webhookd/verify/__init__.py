@@ -1,4 +1,4 @@
-"""For receivers: is this request webhookd's, unchanged and fresh — and if not, which of the usual mistakes was made?"""
+"""For receivers: checks that a request is from webhookd, unchanged and recent, and explains why if it isn't."""
 
 from webhookd.verify.check import Headers, Mistake, VerificationError, Verified, verify
 

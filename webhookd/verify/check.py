@@ -1,7 +1,7 @@
-"""Checking one request's signature and time, and naming the mistake where that fails.
+"""Checks the signature and time of a request, and names the likely mistake if they are wrong.
 
-Signatures are compared in constant time, and before the time is looked at. After a mismatch the likely mistakes are
-tried one by one, and the one under which the signature matches is named; it is never accepted for that.
+Signatures are compared in constant time, before the timestamp is checked. After a mismatch the common mistakes are
+tried one by one. If the signature matches under one of them, the error names it; the request is still rejected.
 """
 
 import hmac
@@ -26,7 +26,7 @@ _RAW_BODY = "verify the raw bytes of the request, before anything parses them"
 
 
 class Headers(Protocol):
-    """Headers as any framework has them: a dict, or an object of its own with `items`."""
+    """Headers of any framework: a dict, or another object with `items`."""
 
     def items(self) -> Iterable[tuple[str, str]]:
         """Return names and values."""
@@ -34,7 +34,7 @@ class Headers(Protocol):
 
 
 class Mistake(StrEnum):
-    """What went wrong, for a program; the error's text says it to a person."""
+    """The kind of mistake, for programs; the error's text explains it."""
 
     HEADER_MISSING = "header_missing"
     HEADER_MALFORMED = "header_malformed"
@@ -54,7 +54,7 @@ _SAYS_LITTLE = frozenset({Mistake.NO_MATCH, Mistake.SECRET_MALFORMED, Mistake.SC
 
 
 class VerificationError(WebhookdError):
-    """The request is not to be trusted; the text names the likely mistake and how to mend it."""
+    """The request can't be trusted; the text names the likely mistake and how to fix it."""
 
     def __init__(self, mistake: Mistake, detail: str) -> None:
         super().__init__(detail)
@@ -63,7 +63,7 @@ class VerificationError(WebhookdError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """What was proved: `header` names the signature checked; a form that signs the body alone proves no time and id."""
+    """What was verified: `header` is the one checked. `event_id` and `timestamp` are None if it doesn't sign them."""
 
     header: str
     event_id: str | None
@@ -72,7 +72,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Claim:
-    """What a signature header claims: that one of `digests` is the HMAC of `prefix` and the body."""
+    """What a signature header claims: one of `digests` is the HMAC of `prefix` and the body."""
 
     header: str
     digests: tuple[bytes, ...]
@@ -88,14 +88,14 @@ def verify(
     tolerance_seconds: float | None = 300,
     now: float | None = None,
 ) -> Verified:
-    """Check one request and return what its signature proves; raise VerificationError for anything else.
+    """Check one request and return what its signature proves; VerificationError if it is wrong.
 
-    `headers` are looked up without regard to case. `webhook-signature` decides where it is present, else
+    Names of `headers` are not case-sensitive. `webhook-signature` is checked if it is present, else
     `x-webhook-signature` in any of its forms. `secret` is the webhook's `whsec_…`, or its `whpk_…` public key for the
-    v1a signature; of several, such as the new one and the old one during a rotation, one has to match. The timestamp
-    may differ from `now` (epoch seconds, the machine's unless given) by `tolerance_seconds` either way; None leaves it
-    unchecked. The forms that sign the body alone carry no time: an old request can be replayed against them, so reject
-    the ids you have seen.
+    v1a signature. If there are several, such as the new and the previous secret during a rotation, one must match. The
+    timestamp may differ from `now` (epoch seconds, default: the machine's clock) by `tolerance_seconds` either way;
+    None disables this check. The forms that sign only the body have no timestamp: an old request can be replayed, so
+    reject ids that you have seen before.
     """
     raw = _raw_body(body)
     found = _normalized(headers)
@@ -109,7 +109,7 @@ def verify(
             return _verify_one(each, found, raw, tolerance_seconds, moment)
         except VerificationError as error:
             errors.append(error)
-    # A secret that is another webhook's says nothing; the one that belongs to the request says what is wrong with it.
+    # The error for another webhook's secret explains nothing; the one for the right secret says what is wrong.
     raise next((error for error in errors if error.mistake not in _SAYS_LITTLE), errors[0])
 
 
@@ -144,7 +144,7 @@ def _raw_body(body: object) -> bytes:
 
 
 def _normalized(headers: Headers) -> dict[str, str]:
-    # WSGI and PHP hand headers over as HTTP_WEBHOOK_ID.
+    # WSGI and PHP name a header HTTP_WEBHOOK_ID.
     return {name.lower().replace("_", "-").removeprefix("http-"): value.strip() for name, value in headers.items()}
 
 
@@ -152,7 +152,7 @@ def _required(headers: Mapping[str, str], name: str) -> str:
     if not headers.get(name):
         raise VerificationError(
             Mistake.HEADER_MISSING,
-            f"the header {name} is missing, and {STANDARD_HEADER} signs it; hand over all headers of the request",
+            f"the header {name} is missing, and {STANDARD_HEADER} signs it; pass all headers of the request",
         )
     return headers[name]
 
@@ -185,17 +185,14 @@ def _check_time(sent_at: int, now: float, tolerance_seconds: float | None) -> No
     if age > 0:
         raise VerificationError(
             Mistake.TIMESTAMP_TOO_OLD,
-            f"the signature is right, but {age:.0f} s old where {tolerance_seconds:.0f} s are allowed: a replay, a "
-            "queue before this check, or a clock that is wrong here",
+            f"the signature is right, but {age:.0f} s old, and {tolerance_seconds:.0f} s are allowed: a replay, "
+            "a queue before this check, or a wrong clock on this machine",
         )
     raise VerificationError(
         Mistake.TIMESTAMP_TOO_NEW,
-        f"the signature is right, but {-age:.0f} s in the future where {tolerance_seconds:.0f} s are allowed: is the "
-        f"clock right here?{unit}",
+        f"the signature is right, but {-age:.0f} s in the future, and {tolerance_seconds:.0f} s are allowed: is this "
+        f"machine's clock right?{unit}",
     )
-
-
-# Reading the headers.
 
 
 def _standard_claim(value: str, event_id: str, timestamp: str, headers: Mapping[str, str], body: bytes) -> _Claim:
@@ -246,11 +243,11 @@ def _unreadable(value: str, claim: _Claim) -> VerificationError:
     }[claim.header]
     if claim.header == STANDARD_HEADER and re.match(r"(t=|sha256=|[0-9a-fA-F]{64}$)", value):
         return VerificationError(
-            Mistake.SCHEME, f"{STANDARD_HEADER} holds the value of {OTHER_HEADER}; hand each header over by its name"
+            Mistake.SCHEME, f"{STANDARD_HEADER} holds the value of {OTHER_HEADER}; pass each header under its own name"
         )
     if claim.header == OTHER_HEADER and re.match(r"v1a?,", value):
         return VerificationError(
-            Mistake.SCHEME, f"{OTHER_HEADER} holds the value of {STANDARD_HEADER}; hand each header over by its name"
+            Mistake.SCHEME, f"{OTHER_HEADER} holds the value of {STANDARD_HEADER}; pass each header under its own name"
         )
     if claim.header == STANDARD_HEADER and value.startswith("v1a,"):
         return VerificationError(Mistake.SCHEME, "there is only a v1a signature; verify it with the whpk_ public key")
@@ -259,11 +256,8 @@ def _unreadable(value: str, claim: _Claim) -> VerificationError:
     )
 
 
-# Checking, and saying why not.
-
-
 def _check(secret: str, claim: _Claim, body: bytes) -> None:
-    """Return if the claim holds under `secret`; raise VerificationError with the likely mistake if not."""
+    """Raise VerificationError with the likely mistake unless the claim holds with `secret`."""
     if claim.uses_decoded_key:
         try:
             key: bytes | None = secret_key(secret)
@@ -289,7 +283,7 @@ def _holds(key: bytes, content: bytes, digests: tuple[bytes, ...]) -> bool:
 def _no_match(body: bytes) -> VerificationError:
     if not body:
         return VerificationError(
-            Mistake.BODY_CHANGED, f"the body is empty: something had read it before this check; {_RAW_BODY}"
+            Mistake.BODY_CHANGED, f"the body is empty: something read it before this check; {_RAW_BODY}"
         )
     return VerificationError(
         Mistake.NO_MATCH,
@@ -301,18 +295,18 @@ def _no_match(body: bytes) -> VerificationError:
 def _explain(secret: str, key: bytes | None, claim: _Claim, body: bytes) -> VerificationError | None:
     content = claim.prefix + body
     keys = list(other_keys(secret, decoded=claim.uses_decoded_key))
-    for said, other in keys:
+    for mistake, other in keys:
         if _holds(other, content, claim.digests):
-            return VerificationError(Mistake.SECRET_FORM, said)
+            return VerificationError(Mistake.SECRET_FORM, mistake)
     right = [key] if key is not None else []
-    for said, prefix in claim.other_prefixes:
+    for mistake, prefix in claim.other_prefixes:
         for each in (*right, *(other for _, other in keys)):
             if _holds(each, prefix + body, claim.digests):
-                return VerificationError(Mistake.OTHER_MESSAGE, said)
-    for said, original in other_bodies(body):
+                return VerificationError(Mistake.OTHER_MESSAGE, mistake)
+    for mistake, original in other_bodies(body):
         for each in right:
             if _holds(each, claim.prefix + original, claim.digests):
-                return VerificationError(Mistake.BODY_CHANGED, f"{said}; {_RAW_BODY}")
+                return VerificationError(Mistake.BODY_CHANGED, f"{mistake}; {_RAW_BODY}")
     return None
 
 
@@ -333,9 +327,9 @@ def _check_ed25519(public: str, value: str, prefix: bytes, body: bytes) -> None:
 
     if holds(prefix + body):
         return
-    for said, original in other_bodies(body):
+    for mistake, original in other_bodies(body):
         if holds(prefix + original):
-            raise VerificationError(Mistake.BODY_CHANGED, f"{said}; {_RAW_BODY}")
+            raise VerificationError(Mistake.BODY_CHANGED, f"{mistake}; {_RAW_BODY}")
     raise _no_match(body)
 
 

@@ -1,6 +1,6 @@
-"""What the usual mistakes would have made of a secret, of the signed content and of a body, to be tried one by one.
+"""The results of common mistakes with a secret, the signed content or a body, to be tried one by one. Pure.
 
-Each guess comes with the sentence that tells a person what was done and how to mend it. Pure.
+Each comes with a sentence that names the mistake and says how to fix it.
 """
 
 import base64
@@ -20,55 +20,59 @@ _SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix alone is no secret
 
 
 def other_keys(secret: str, *, decoded: bool) -> Iterator[tuple[str, bytes]]:
-    """Yield keys that a mistake with the secret would have led to, each with what to say of it."""
+    """Yield the keys that result from mistakes with the secret, each with the mistake."""
     readings: list[tuple[str, str]] = []
     plain = secret.strip().strip("'\"").strip()
     if plain != secret:
-        readings.append(("the secret has white space or quotes around it; strip them", plain))
+        readings.append(("the secret has white space or quotes around it; remove them", plain))
     core = plain.removeprefix(_SECRET_PREFIX)
     if core == plain:
         readings.append(("the secret lacks its prefix; put whsec_ before it", _SECRET_PREFIX + core))
     if (unwrapped := from_base64(core)) is not None and unwrapped.startswith(_SECRET_PREFIX.encode()):
-        said = "the secret is base64 of the secret (as in a Kubernetes Secret); decode it once"
-        readings.append((said, unwrapped.decode("latin-1").strip()))
+        mistake = "the secret is base64 of the secret (as in a Kubernetes Secret); decode it once"
+        readings.append((mistake, unwrapped.decode("latin-1").strip()))
     if re.fullmatch(r"(?:[0-9a-fA-F]{2})+", core):
-        said = "the secret is in hex; give it as it was shown: whsec_ and base64"
-        readings.append((said, _SECRET_PREFIX + base64.b64encode(bytes.fromhex(core)).decode()))
+        mistake = "the secret is in hex; use it as it was shown: whsec_ and base64"
+        readings.append((mistake, _SECRET_PREFIX + base64.b64encode(bytes.fromhex(core)).decode()))
     standard = core.rstrip("=").replace("-", "+").replace("_", "/")
     standard += "=" * (-len(standard) % 4)
     if standard != core:
-        said = "the secret's base64 was changed (URL-safe letters or lost padding); give it as it was shown"
-        readings.append((said, _SECRET_PREFIX + standard))
-    for said, reading in readings:
+        mistake = "the secret's base64 was changed (URL-safe letters or lost padding); use it as it was shown"
+        readings.append((mistake, _SECRET_PREFIX + standard))
+    for mistake, reading in readings:
         key = from_base64(reading.removeprefix(_SECRET_PREFIX)) if decoded else reading.encode()
         if key is not None:
-            yield said, key
+            yield mistake, key
     whole, bytes_ = (_SECRET_PREFIX + core).encode(), from_base64(core)
     if decoded:
-        said = f"the sender used the whole secret string as key, as {OTHER_HEADER} does; here the decoded bytes count"
-        yield said, whole
+        mistake = (
+            f"the sender used the whole secret string as key, as for {OTHER_HEADER}; here the key is the decoded bytes"
+        )
+        yield mistake, whole
     elif bytes_ is not None:
-        said = f"the sender used the decoded bytes as key, as {STANDARD_HEADER} does; here the whole string counts"
-        yield said, bytes_
+        mistake = (
+            f"the sender used the decoded bytes as key, as for {STANDARD_HEADER}; here the key is the whole string"
+        )
+        yield mistake, bytes_
     yield "the sender used the secret's text without its prefix as key", core.encode()
 
 
 def other_prefixes(
     event_id: str, timestamp: str, headers: Mapping[str, str], body: bytes
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield what else may stand before the body in the signed content, each with what to say of it."""
+    """Yield what a sender may have signed before the body by mistake, each with the mistake."""
     own = re.match(rb'\s*\{\s*"id"\s*:\s*"([A-Za-z0-9_-]{1,64})"', body)
     if own and own[1] != event_id.encode():
-        said = f"the signature is that of {own[1].decode()}, the body's id, but webhook-id says {event_id!r}"
-        yield said, own[1] + f".{timestamp}.".encode()
+        mistake = f"the signature is for {own[1].decode()}, the body's id, but webhook-id is {event_id!r}"
+        yield mistake, own[1] + f".{timestamp}.".encode()
     times = {"webhook-timestamp": headers.get("webhook-timestamp", "")}
     if claimed := re.match(r"t=([0-9]+)", headers.get(OTHER_HEADER, "")):
         times[f"t of {OTHER_HEADER}"] = claimed[1]
     for where, text in times.items():
         if text != timestamp:
-            said = f"the signature was made for the time in {where} ({text}), not for {timestamp}"
-            yield said, f"{event_id}.{text}.".encode()
-            yield said, f"{text}.".encode()
+            mistake = f"the signature is for the time in {where} ({text}), not for {timestamp}"
+            yield mistake, f"{event_id}.{text}.".encode()
+            yield mistake, f"{text}.".encode()
     if timestamp:
         yield "the sender signed id.timestamp.body", f"{event_id}.{timestamp}.".encode()
         yield "the sender signed timestamp.body, without the id", f"{timestamp}.".encode()
@@ -76,7 +80,7 @@ def other_prefixes(
 
 
 def other_bodies(body: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yield what the body may have been before something changed it, each with what to say of the change."""
+    """Yield what the body may have been before it was changed, each with the mistake."""
     yield "a newline at the end of the body was cut off", body + b"\n"
     yield "a newline at the end of the body was cut off", body + b"\r\n"
     yield "white space was added around the body", body.strip()
@@ -90,7 +94,7 @@ def other_bodies(body: bytes) -> Iterator[tuple[str, bytes]]:
             yield f"the body was decoded as {wrong} and encoded as UTF-8", body.decode().encode(wrong)
         except UnicodeError:
             continue
-    # Writing JSON again costs the more the deeper it is, and whoever sends a wrong signature shall not have it cheap.
+    # Writing deep JSON takes long, and anyone can send a wrong signature: bound the work.
     if len(body) > _MOST_PARSED_BYTES or depth(body) > _MOST_PARSED_DEPTH:
         return
     try:
@@ -119,7 +123,7 @@ _WRITERS = tuple(
 
 
 def _envelope(parsed: dict[str, object], dump: Callable[[object], bytes]) -> bytes:
-    """Write webhookd's envelope as the server does: its own fields compact and in order, `data` in any style."""
+    """Write webhookd's envelope as the server does: its fields compact and in order, `data` by `dump`."""
     compact = _WRITERS[0]
     fields = [name for name in ("id", "type", "timestamp", "data", "organizationId") if name in parsed]
     parts = [compact(name) + b":" + (dump if name == "data" else compact)(parsed[name]) for name in fields]
@@ -127,7 +131,7 @@ def _envelope(parsed: dict[str, object], dump: Callable[[object], bytes]) -> byt
 
 
 def from_base64(text: str) -> bytes | None:
-    """Decode strict, padded, standard base64; None for anything else."""
+    """Decode padded standard base64; None for anything else."""
     try:
         return base64.b64decode(text.encode("latin-1", "replace"), validate=True)
     except (binascii.Error, ValueError):
