@@ -5,33 +5,25 @@ from collections.abc import Callable, Mapping, Sequence
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.crypto.vault import key_id as master_key_id
-from webhookd.journal.audit_entries import Action, AuditEntry, AuditRow, Chain
+from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, Feed, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
-from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow, RowPage
-from webhookd.journal.transactions import Transactions, finished
-from webhookd.observe.statistics import Counts, CountsRow, Key
+from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow
+from webhookd.journal.transactions import StorePart, Transactions, finished, reads
+from webhookd.observe.statistics import CountsRow
 
 
-class EventTypes:
+class EventTypes(StorePart):
     """The catalogue of event types."""
 
+    all = reads(event_types.all)
+    page = reads(event_types.page)
+    find = reads(event_types.find)
+
     def __init__(self, transactions: Transactions, feed: Feed) -> None:
-        self._transactions = transactions
+        super().__init__(transactions)
         self._feed = feed
-
-    async def all(self) -> list[EventTypeRow]:
-        """Return the whole catalogue, by name."""
-        return await self._transactions.read(event_types.all)
-
-    async def page(self, *, limit: int, cursor: str | None) -> RowPage[EventTypeRow]:
-        """Return a part of the catalogue, by name; Rejected INVALID_CURSOR."""
-        return await self._transactions.read(event_types.page, limit=limit, cursor=cursor)
-
-    async def find(self, name: str) -> EventTypeRow | None:
-        """Return an event type, None where the catalogue doesn't have it."""
-        return await self._transactions.read(event_types.find, name)
 
     async def put(
         self,
@@ -57,24 +49,16 @@ class EventTypes:
         ).wait()
 
 
-class Keys:
+class Keys(StorePart):
     """The API keys, of which the journal knows hashes alone."""
 
+    all = reads(keys.all)
+    page = reads(keys.page)
+    ending = reads(keys.ending)
+
     def __init__(self, transactions: Transactions, feed: Feed) -> None:
-        self._transactions = transactions
+        super().__init__(transactions)
         self._feed = feed
-
-    async def all(self) -> list[KeyRow]:
-        """Return every key, oldest first; expired ones too."""
-        return await self._transactions.read(keys.all)
-
-    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[KeyRow]:
-        """Return a page of the keys, newest first; of one organization where one is given."""
-        return await self._transactions.read(keys.page, organization_id, limit=limit, cursor=cursor)
-
-    async def ending(self, organization_id: str | None, *, after: float, before: float, limit: int) -> list[KeyRow]:
-        """Return the oldest of the keys that expire between two times; of one organization where one is given."""
-        return await self._transactions.read(keys.ending, organization_id, after=after, before=before, limit=limit)
 
     async def create(self, row: KeyRow, *, most: int, entry: AuditEntry | None) -> KeyRow:
         """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
@@ -99,59 +83,22 @@ class Keys:
         return self._transactions.submit(lambda database: keys.note_uses(database, uses))
 
 
-class AuditLog:
+class AuditLog(StorePart):
     """Who changed what; changes add their entries themselves."""
 
-    def __init__(self, transactions: Transactions) -> None:
-        self._transactions = transactions
+    page = reads(audit.page)
+    last_sequence = reads(audit.last_sequence)
+    verify = reads(audit.verify)
 
     async def append(self, entry: AuditEntry, what: str, organization_id: str | None) -> None:
         """Add an entry for what changes nothing in the journal."""
         await self._transactions.write(audit.append, entry, what, organization_id)
 
-    async def page(
-        self,
-        organization_id: str | None,
-        *,
-        actor: str | None = None,
-        action: Action | None = None,
-        what: str | None = None,
-        since: float | None = None,
-        until: float | None = None,
-        limit: int,
-        cursor: str | None = None,
-    ) -> RowPage[AuditRow]:
-        """Return a page of the log, newest first; of one organization where one is given."""
-        return await self._transactions.read(
-            audit.page,
-            organization_id,
-            actor=actor,
-            action=action,
-            what=what,
-            since=since,
-            until=until,
-            limit=limit,
-            cursor=cursor,
-        )
 
-    async def last_sequence(self) -> int:
-        """Return the number of the last entry, 0 without any."""
-        return await self._transactions.read(audit.last_sequence)
-
-    async def verify(self) -> Chain:
-        """Follow the chain of hashes from its start to its end, or to where it breaks."""
-        return await self._transactions.read(audit.verify)
-
-
-class KeptAnswers:
+class KeptAnswers(StorePart):
     """The answers that are kept for Idempotency-Keys."""
 
-    def __init__(self, transactions: Transactions) -> None:
-        self._transactions = transactions
-
-    async def find(self, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
-        """Return the answer kept for a key, None where there is none younger than a day."""
-        return await self._transactions.read(idempotency.find, caller, route, key, now)
+    find = reads(idempotency.find)
 
     def begin(self, begun: KeptAnswer) -> Ticket[None]:
         """Note that a request is begun, in place of an older answer; `begun.status` is `BEGUN`."""
@@ -170,19 +117,11 @@ class KeptAnswers:
         )
 
 
-class Statistics:
+class Statistics(StorePart):
     """The counts of past periods."""
 
-    def __init__(self, transactions: Transactions) -> None:
-        self._transactions = transactions
-
-    async def running(self, now: float) -> list[CountsRow]:
-        """Return the rows of every period that has not ended yet."""
-        return await self._transactions.read(statistics.running, now)
-
-    async def find(self, *, seconds: int, starts: Sequence[int], subjects: Sequence[str]) -> dict[Key, Counts]:
-        """Return the rows there are of these subjects, for periods of that length with these starts."""
-        return await self._transactions.read(statistics.find, seconds=seconds, starts=starts, subjects=subjects)
+    running = reads(statistics.running)
+    find = reads(statistics.find)
 
     def put(self, rows: Sequence[CountsRow]) -> Ticket[None]:
         """Store rows as they are now, each in place of the one with its key."""
@@ -194,18 +133,13 @@ class Statistics:
         return await self._transactions.write(statistics.prune, now, rows)
 
 
-class MasterKeyState:
+class MasterKeyState(StorePart):
     """Which master key is this journal's, and how far a rotation of it has come.
 
     `committed` is called on the loop, before anything else is written.
     """
 
-    def __init__(self, transactions: Transactions) -> None:
-        self._transactions = transactions
-
-    async def holds_secrets(self) -> bool:
-        """Whether the journal holds a secret that a new master key couldn't open."""
-        return await self._transactions.read(master_key.holds_secrets)
+    holds_secrets = reads(master_key.holds_secrets)
 
     async def forget(self) -> None:
         """Let a journal that holds no secret take another master key as its own."""

@@ -1,7 +1,8 @@
 """How the named methods of the store reach the database: queries on a snapshot, changes in the next group commit."""
 
-from collections.abc import Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import trio
 from peewee import Database
@@ -65,3 +66,22 @@ async def finished(ticket: Ticket[T]) -> T:
     with trio.CancelScope(shield=True):
         result = await ticket.wait()
     return result  # noqa: RET504 - to mypy the scope may swallow the return
+
+
+class StorePart:
+    """A group of the store's methods, such as `store.events`."""
+
+    def __init__(self, transactions: Transactions) -> None:
+        self._transactions = transactions
+
+
+def reads(
+    query: Callable[Concatenate[Database, P], T],
+) -> Callable[Concatenate[StorePart, P], Coroutine[Any, Any, T]]:
+    """Return the method that runs a query on one snapshot: it takes the query's parameters and has its docstring."""
+
+    @wraps(query)
+    async def method(part: StorePart, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await part._transactions.read(query, *args, **kwargs)  # noqa: SLF001 - a method of that class
+
+    return method

@@ -1,10 +1,10 @@
 """Webhooks in the store: their settings, secrets and state, and what a change of them makes of their past."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from peewee import Database
 
-from webhookd.base.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
+from webhookd.base.models import DisabledReason, Endpoint
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.correction import Bounds
@@ -16,74 +16,35 @@ from webhookd.journal.queries import audit, clock_steps, directory, endpoints, q
 from webhookd.journal.rows import (
     EndpointChanges,
     EndpointCondition,
-    FoundWebhooks,
     NewEndpoint,
-    QueueFacts,
-    RowPage,
-    Situation,
-    WebhookSearch,
 )
-from webhookd.journal.transactions import Transactions, finished
+from webhookd.journal.transactions import StorePart, Transactions, finished, reads
 
 
-class Webhooks:
+class Webhooks(StorePart):
     """The webhooks; a deleted one is found by its row number alone.
 
     Changes raise Rejected NOT_FOUND, or what their `condition` raises in their own transaction of the webhook as it is.
     """
 
+    all = reads(endpoints.all)
+    page = reads(endpoints.page)
+    search = reads(directory.find)
+    situation = reads(directory.situation)
+    get = reads(endpoints.get)
+    by_pk = reads(endpoints.by_pk)
+    credentials = reads(endpoints.credentials)
+    state = reads(endpoints.state)
+    load = reads(clock_steps.load)
+    health_facts = reads(endpoints.health_facts)
+
     def __init__(self, transactions: Transactions, feed: Feed) -> None:
-        self._transactions = transactions
+        super().__init__(transactions)
         self._feed = feed
-
-    async def all(self) -> list[Endpoint]:
-        """Return every webhook."""
-        return await self._transactions.read(endpoints.all)
-
-    async def page(self, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[Endpoint]:
-        """Return a page of the webhooks, newest first; of one organization where one is given."""
-        return await self._transactions.read(endpoints.page, organization_id, limit, cursor)
-
-    async def search(self, wanted: WebhookSearch, now: float) -> FoundWebhooks:
-        """Return the part of the sorted list that is wanted, and how many there are in all."""
-        return await self._transactions.read(directory.find, wanted, now)
-
-    async def situation(self, organization_id: str | None, now: float) -> Situation:
-        """Count what waits and how the webhooks are: of one organization, or of all."""
-        return await self._transactions.read(directory.situation, organization_id, now)
-
-    async def get(self, endpoint_id: str, organization_id: str | None = None) -> Endpoint:
-        """Return a webhook; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
-        return await self._transactions.read(endpoints.get, endpoint_id, organization_id)
-
-    async def by_pk(self, endpoint_pk: int) -> tuple[Endpoint, bool]:
-        """Return a webhook by its row number, and whether it has been deleted."""
-        return await self._transactions.read(endpoints.by_pk, endpoint_pk)
-
-    async def credentials(self, vault: Vault, endpoint_pk: int, now: float) -> Credentials | None:
-        """Open a webhook's secrets; None once it is deleted, MasterKeyError for a value that doesn't open."""
-        return await self._transactions.read(endpoints.credentials, vault, endpoint_pk, now)
-
-    async def state(self, endpoint_pk: int) -> EndpointState:
-        """Return what a webhook's past means for its next request; a clean one for a deleted webhook."""
-        return await self._transactions.read(endpoints.state, endpoint_pk)
-
-    async def load(
-        self, vault: Vault, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]
-    ) -> tuple[clock_steps.Loaded | None, bool]:
-        """Return a webhook, its secrets and its state as of one moment (None once it is deleted).
-
-        The second value says whether anything of it lies further ahead than `bounds` allow.
-        """
-        return await self._transactions.read(clock_steps.load, vault, endpoint_pk, bounds, clock)
 
     async def bring_in(self, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
         """Bring what lies too far ahead of a webhook back within `bounds`."""
         await self._transactions.insist(clock_steps.bring_in, endpoint_pk, bounds, clock)
-
-    async def health_facts(self, orderings: Mapping[int, Ordering]) -> dict[int, tuple[EndpointState, QueueFacts]]:
-        """Return what the journal knows of the health of webhooks, by row number."""
-        return await self._transactions.read(endpoints.health_facts, orderings)
 
     async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: AuditEntry | None) -> Endpoint:
         """Register a webhook; Rejected QUOTA_EXCEEDED where its organization has `most`."""

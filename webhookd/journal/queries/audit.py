@@ -83,13 +83,13 @@ def page(
     database: Database,
     organization_id: str | None,
     *,
-    actor: str | None,
-    action: Action | None,
-    what: str | None,
-    since: float | None,
-    until: float | None,
+    actor: str | None = None,
+    action: Action | None = None,
+    what: str | None = None,
+    since: float | None = None,
+    until: float | None = None,
     limit: int,
-    cursor: str | None,
+    cursor: str | None = None,
 ) -> RowPage[AuditRow]:
     """Return a page of the log, newest first; of one organization where one is given."""
     query = AuditTable.select(*_COLUMNS).order_by(AuditTable.sequence.desc()).limit(limit + 1)

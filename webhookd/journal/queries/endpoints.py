@@ -89,7 +89,7 @@ def all(database: Database) -> list[Endpoint]:  # noqa: A001 - reads as endpoint
     return [from_row(row) for row in alive().order_by(EndpointTable.pk).tuples().execute(database)]
 
 
-def page(database: Database, organization_id: str | None, limit: int, cursor: str | None) -> RowPage[Endpoint]:
+def page(database: Database, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[Endpoint]:
     """Return a page of the endpoints, newest first; of one organization where one is given."""
     query = alive().order_by(EndpointTable.pk.desc()).limit(limit + 1)
     if organization_id is not None:

@@ -74,7 +74,7 @@ class Inspection:
 
     def webhook_page(self, limit: int, cursor: str | None) -> RowPage[Endpoint]:
         """Return a page of the webhooks, newest first."""
-        return self._read(endpoints.page, None, limit, cursor)
+        return self._read(endpoints.page, None, limit=limit, cursor=cursor)
 
     def webhook(self, endpoint_id: str) -> Endpoint:
         """Return a webhook; Rejected NOT_FOUND."""
