@@ -30,7 +30,6 @@ from webhookd.journal import Store, Ticket, Window, WindowRequest
 from webhookd.journal import store as facade
 from webhookd.journal.queries import deliveries
 from webhookd.journal.queries.bulk import BulkInsert, SqlConnection
-from webhookd.journal.queries.schema import AttemptTable
 from webhookd.journal.sqlite import backup, batch, copies, database
 from webhookd.journal.sqlite.batch import Batches
 from webhookd.journal.sqlite.copies import UnfinishedFile
@@ -172,7 +171,7 @@ def _sync_no_copy() -> None:
 
 
 def _lose_attempts() -> None:
-    _replace(batch, "_INSERT_ATTEMPT", LosesAttempts(AttemptTable, batch._ATTEMPT_COLUMNS))
+    _replace(batch, "_INSERT_ATTEMPT", LosesAttempts("attempts", batch._ATTEMPT_COLUMNS))
 
 
 PLANTS = MappingProxyType(

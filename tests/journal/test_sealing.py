@@ -235,7 +235,7 @@ async def test_what_goes_is_overwritten(path: Path, way: str) -> None:
                 kind = "SELECT sealed FROM secrets WHERE endpoint_pk = ? AND kind = 'previous'"
                 before = [bytes(row[0]) for row in await journal.transactions.read(query, kind, endpoint.pk)]
                 assert await journal.transactions.read(sealing.expired, now) == [endpoint.pk]
-                assert await journal.transactions.write(sealing.forget_expired, [endpoint.pk], now) == 1
+                assert await journal.transactions.write(sealing.delete_expired, [endpoint.pk], now) == 1
             case _:
                 await journal.transactions.write(
                     reseal, Vault(MASTER_KEY), Position(), 1000
@@ -281,7 +281,7 @@ async def test_a_secret_given_anew_meanwhile_is_not_taken_for_expired(path: Path
         for ago in (90.0, 0.0):
             secret = Secret(generate_secret())
             await journal.transactions.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
-        assert await journal.transactions.write(sealing.forget_expired, [endpoint.pk], now) == 0
+        assert await journal.transactions.write(sealing.delete_expired, [endpoint.pk], now) == 0
 
 
 async def test_what_does_not_open_keeps_nothing_else_from_being_sealed_anew(path: Path) -> None:

@@ -313,8 +313,11 @@ class EndpointState(_Data, frozen=True, kw_only=True):
         return self.breaker is not BreakerState.CLOSED or self.paused_until is not None
 
 
-class QueuedDelivery(_Data, frozen=True, kw_only=True):
-    """A delivery that is not final, as an actor's window holds it: ids and times, without the body."""
+class QueuedDelivery(_Data, array_like=True, frozen=True, kw_only=True):
+    """A delivery that is not final, as an actor's window holds it: ids and times, without the body.
+
+    It is an array to msgspec, because the journal converts it from a row by position; so is `Message`.
+    """
 
     pk: int
     id: str
@@ -332,7 +335,7 @@ class QueuedDelivery(_Data, frozen=True, kw_only=True):
     expires_at: float
 
 
-class Message(_Data, frozen=True, kw_only=True):
+class Message(_Data, array_like=True, frozen=True, kw_only=True):
     """The parts of an event that an attempt sends."""
 
     event_id: str

@@ -32,7 +32,7 @@ class Deliveries(StorePart):
 
     page = reads(deliveries.page)
     of_event = reads(deliveries.of_event)
-    queue = reads(deliveries.line)
+    queue = reads(deliveries.queue)
     find = reads(deliveries.find)
     get = reads(deliveries.get)
     backlog = reads(deliveries.backlog)

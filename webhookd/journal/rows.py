@@ -1,10 +1,9 @@
 """What the journal's queries take and give, as plain data. Times are epoch seconds."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Generic, TypeVar
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from webhookd.base.models import (
@@ -24,13 +23,6 @@ from webhookd.base.models import (
 from webhookd.base.secret import Secret
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Struct)
-
-
-def row_of(kind: type[S], values: Iterable[object], **replaced: object) -> S:
-    """Return a row as a Struct: `values` in the order of its fields, less those that are `replaced` by decoded ones."""
-    fields = dict(zip(kind.__struct_fields__, values, strict=True))
-    return msgspec.convert(fields | replaced, kind, builtin_types=(bytes,))
 
 
 class RowPage(Struct, Generic[T], frozen=True, kw_only=True):

@@ -222,7 +222,7 @@ class Store:
     async def _forget_expired_secrets(self, now: Callable[[], float]) -> None:
         pks = await self.transactions.read(sealing.expired, now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
-            await self.transactions.insist(sealing.forget_expired, pks[start : start + EXPIRED_A_STEP], now())
+            await self.transactions.insist(sealing.delete_expired, pks[start : start + EXPIRED_A_STEP], now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
         """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.

@@ -1,8 +1,8 @@
 """The audit log: who changed what, added in the transaction of the change itself and chained by hashes.
 
-The hash of an entry is SHA-256 over the hash before it (32 zero bytes before the first) and the entry's canonical
-bytes: what is altered, taken out or put in afterwards shows at its place. Triggers refuse to change or remove a row.
-An entry names fields, never what is in them.
+The hash of an entry is SHA-256 over the hash of the entry before it (32 zero bytes for the first) and the entry's
+canonical bytes, so an entry that is changed, removed or inserted later is found at its place. Triggers refuse to change
+or delete a row. An entry contains the names of fields, never their values.
 """
 
 import hashlib
@@ -10,14 +10,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-import msgspec
-from peewee import Database
+from peewee import Database, Value
 
 from webhookd.base.stages import reached
 from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditEntry, AuditRow, Chain
 from webhookd.journal.queries.schema import AuditTable
-from webhookd.journal.rows import RowPage, row_of
+from webhookd.journal.queries.structs import Rows, narrowed
+from webhookd.journal.rows import RowPage
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,8 +27,8 @@ GENESIS = bytes(32)
 _LIST = "audit"
 
 
-_COLUMNS = [getattr(AuditTable, name) for name in AuditRow.__struct_fields__]
-_HASHED = len(_COLUMNS) - 1  # all but the hash, which is the last
+_ROWS = Rows(AuditRow, AuditTable)
+_HASHED = len(_ROWS.columns) - 1  # all columns but the hash, which is the last
 
 
 def recorded(
@@ -36,9 +36,9 @@ def recorded(
     entry: AuditEntry | None,
     about: Callable[[T], tuple[str, str | None]],
 ) -> Callable[Concatenate[Database, P], T]:
-    """Return `change` together with its entry: one commit has both or neither.
+    """Return a function that makes a change and appends its audit entry, both in one commit.
 
-    `about` finds the object and its organization in the result. Without an entry nobody asked for the change.
+    `about` returns the object and its organization from the change's result. Without an entry it is `change` itself.
     """
     if entry is None:
         return change
@@ -52,29 +52,30 @@ def recorded(
 
 
 def append(database: Database, entry: AuditEntry, what: str, organization_id: str | None) -> None:
-    """Add an entry; for use inside the transaction of what it tells of."""
+    """Append an entry about the object `what`, in the transaction of the change itself."""
     last = AuditTable.select(AuditTable.sequence, AuditTable.hash).order_by(AuditTable.sequence.desc()).limit(1)
     sequence, before = next(iter(last.tuples().execute(database)), (0, GENESIS))
     actor = entry.actor
     values = (
         sequence + 1,
         entry.at,
-        actor.kind.value,
+        actor.kind,
         actor.id,
-        None if actor.role is None else actor.role.value,
-        entry.action.value,
+        actor.role,
+        entry.action,
         what,
         organization_id,
         entry.request_id,
         json.dumps(entry.fields),
     )
     row = dict(zip(AuditRow.__struct_fields__, (*values, chained(bytes(before), values)), strict=True))
-    AuditTable.insert(row).execute(database)
+    # The text that the hash is over, unchanged.
+    AuditTable.insert(row | {"fields": Value(row["fields"], converter=False)}).execute(database)
     reached("change.written")
 
 
 def chained(before: bytes, entry: Sequence[object]) -> bytes:
-    """Return the hash of an entry, given as its columns in their order, after the hash before it."""
+    """Return the hash of an entry, given as its columns in order, after the entry whose hash is `before`."""
     canonical = json.dumps(list(entry), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(before + canonical.encode()).digest()
 
@@ -91,16 +92,14 @@ def page(
     limit: int,
     cursor: str | None = None,
 ) -> RowPage[AuditRow]:
-    """Return a page of the log, newest first; of one organization where one is given."""
-    query = AuditTable.select(*_COLUMNS).order_by(AuditTable.sequence.desc()).limit(limit + 1)
-    for column, wanted in (
+    """Return a page of the log, newest first; of one organization if it is given."""
+    query = narrowed(
+        _ROWS.select().order_by(AuditTable.sequence.desc()),
         (AuditTable.organization_id, organization_id),
         (AuditTable.actor, actor),
-        (AuditTable.action, None if action is None else action.value),
+        (AuditTable.action, action),
         (AuditTable.object, what),
-    ):
-        if wanted is not None:
-            query = query.where(column == wanted)
+    )
     if since is not None:
         query = query.where(AuditTable.at >= since)
     if until is not None:
@@ -108,12 +107,11 @@ def page(
     if cursor is not None:
         (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
         query = query.where(AuditTable.sequence < last)
-    found = [_entry(row) for row in query.tuples().execute(database)]
-    return cursors.page(found, limit, _LIST, lambda row: [row.sequence])
+    return _ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.sequence])
 
 
 def verify(database: Database) -> Chain:
-    """Follow the chain from its start to its end, or to where it breaks."""
+    """Check the chain from its start to its end, or to where it breaks."""
     entries, head = 0, GENESIS
     for row in _stored(database):
         if row[0] != entries + 1:
@@ -130,12 +128,12 @@ def verify(database: Database) -> Chain:
 
 
 def last_sequence(database: Database) -> int:
-    """Return the number of the last entry, 0 without any."""
+    """Return the number of the last entry, 0 if there is none."""
     return int(database.execute_sql("SELECT coalesce(max(sequence), 0) FROM audit").fetchone()[0])
 
 
 def _stored(database: Database) -> Iterator[Sequence[Any]]:
-    # Past peewee, which would hold every row until the last.
+    # Without peewee's query, which would keep all rows in memory.
     names = ", ".join(AuditRow.__struct_fields__)
     return iter(database.execute_sql(f"SELECT {names} FROM audit ORDER BY sequence"))  # noqa: S608 - names of columns
 
@@ -145,8 +143,3 @@ def _holds(row: Sequence[Any], before: bytes) -> bool:
         return bool(row[_HASHED] == chained(before, row[:_HASHED]))
     except (TypeError, ValueError):  # a value of a kind that was never written
         return False
-
-
-def _entry(row: Sequence[Any]) -> AuditRow:
-    values = dict(zip(AuditRow.__struct_fields__, row, strict=True))
-    return row_of(AuditRow, row, fields=tuple(msgspec.json.decode(values["fields"])))

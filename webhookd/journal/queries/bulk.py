@@ -1,8 +1,8 @@
-"""Statements over many rows at once, made of the SQL that peewee writes for one.
+"""Statements over many rows at once.
 
-SQLite's `executemany` takes one step a row, and each step gives up the interpreter's lock and takes it back. Beside a
-busy loop that costs several times what the row does; a statement over a block of rows gives it up once. Blocks are
-powers of two, so that a few statements, which the connection keeps prepared, serve every number of rows.
+SQLite's `executemany` takes one step a row, and each step releases the interpreter's lock and takes it again. Next to a
+busy event loop that costs several times what the row does; a statement over a block of rows releases it once. Blocks
+are powers of two, so a few statements, which the connection keeps prepared, serve every number of rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol
 
-from peewee import Model, Query
+from peewee import Query
 
 MOST_ROWS = 128
 
@@ -19,7 +19,7 @@ SqlRow = tuple[Any, ...]
 
 
 class SqlConnection(Protocol):
-    """What is needed of SQLite's connection."""
+    """The part of SQLite's connection that is used here."""
 
     def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Iterable[SqlRow]:
         """Run a statement; its parameters go by place or by name."""
@@ -31,16 +31,17 @@ class SqlConnection(Protocol):
 
 
 def sql_of(query: Query) -> str:
-    """Return the SQL of a query, whose parameters are then given at each call."""
+    """Return the SQL of a query; its parameters are given at each call."""
     return str(query.sql()[0])
 
 
 class BulkInsert:
-    """Inserts rows of all of `columns`, in their order."""
+    """Inserts rows, each with the values of `columns` in that order."""
 
-    def __init__(self, table: type[Model], columns: Sequence[str]) -> None:
-        one = sql_of(table.insert(dict.fromkeys(columns, 0)))
-        self._head, _, self._row = one.partition(" VALUES ")
+    def __init__(self, table: str, columns: Sequence[str]) -> None:
+        names = ", ".join(f'"{name}"' for name in columns)
+        self._head = f'INSERT INTO "{table}" ({names})'
+        self._row = f"({', '.join('?' * len(columns))})"
 
     def run(self, connection: SqlConnection, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert the rows."""
@@ -53,7 +54,7 @@ class BulkInsert:
 
 
 class BulkUpdate:
-    """Updates `columns` of the rows that `key` names, where `condition` holds; each row is the key, then the values."""
+    """Updates rows that `condition` holds for; each row is the value of `key`, then the values of `columns`."""
 
     def __init__(self, table: str, key: str, columns: Sequence[str], condition: str | None = None) -> None:
         changes = ", ".join(f'"{name}" = new.column{number}' for number, name in enumerate(columns, 2))
@@ -62,7 +63,7 @@ class BulkUpdate:
         self._tail = f') AS new WHERE "{key}" = new.column1' + (f" AND {condition}" if condition else "")
 
     def run(self, connection: SqlConnection, rows: Sequence[tuple[object, ...]]) -> int:
-        """Update the rows and return how many there were."""
+        """Update the rows; return how many were changed."""
         changed = 0
         for block in _blocks(rows):
             connection.execute(self.sql(len(block)), list(chain.from_iterable(block)))

@@ -1,18 +1,18 @@
-"""Counting what waits and how the endpoints are: whole walks over small indexes, for the metrics.
+"""Counts of deliveries and endpoints for the metrics, by whole scans of small indexes.
 
-A walk takes some tens of milliseconds for each million deliveries that wait, so nobody is to ask for it often.
+They take some tens of milliseconds for each million queued deliveries, so they must not be taken often.
 """
 
 from peewee import Database
 
 from webhookd.journal.rows import Census
 
-# A partial index holds nothing but what it is asked for, and the count reads nothing else.
+# A partial index holds only the rows that are counted, and the count reads nothing else.
 PENDING = "SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending'"
 PARKED = "SELECT count(*) FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked'"
 
-# The head of each line, jumping from endpoint to endpoint whatever their backlogs hold. Endpoints that are switched
-# off hold their deliveries on purpose.
+# The head of each queue, going from endpoint to endpoint however long their queues are. Disabled endpoints hold their
+# deliveries on purpose.
 OLDEST = """
 WITH RECURSIVE found (pk) AS (
     SELECT min(endpoint_pk) FROM deliveries WHERE status = 'pending'
@@ -36,7 +36,7 @@ WHERE endpoints.deleted_at IS NULL GROUP BY 1, 2
 
 
 def take(database: Database) -> Census:
-    """Count, all of it as of one moment."""
+    """Return the counts, all as of one moment."""
     breakers: dict[str, int] = {}
     active = inactive = 0
     for is_active, breaker, number in database.execute_sql(ENDPOINTS):

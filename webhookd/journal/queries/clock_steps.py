@@ -1,8 +1,8 @@
-"""The times that deliveries and endpoints wait for, where the clock that they were taken from turns out to be wrong.
+"""Correct the scheduled times of deliveries and endpoints after a step of the clock.
 
-What becomes of them is decided by `breaker.shifted` and `correction.correct`; here it is done to rows. `move` is for a
-clock that was set while the server ran: all goes with it. `bring_in` is for one that was set back while none did: what
-lies further ahead than any wait can be comes earlier.
+`move` is for a clock that was set while the server ran: all times move with it. `bring_in` is for a clock that was set
+back while no server ran: times that are further ahead than any wait can be become earlier. `breaker.shifted` and
+`correction.correct` decide the new times; the functions here change the rows.
 """
 
 from collections.abc import Callable
@@ -14,30 +14,37 @@ from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.correction import Bounds, Correction, correct
 from webhookd.journal.queries import endpoints
 from webhookd.journal.queries.bulk import SqlConnection, sql_of
-from webhookd.journal.queries.schema import TO_BE_SENT_BY_STATUS, DeliveryTable, EndpointStateTable, EndpointTable
+from webhookd.journal.queries.schema import (
+    PARKED,
+    PENDING,
+    UNFINISHED,
+    UNFINISHED_PARTS,
+    DeliveryTable,
+    EndpointStateTable,
+    EndpointTable,
+)
 
 Loaded = tuple[Endpoint, Credentials, EndpointState]
 
 _ROUNDING_SECONDS = 0.01
-_TO_BE_SENT = SQL("status IN ('pending', 'parked')")
 _OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
 _LONG_OFF = (DeliveryTable.next_attempt_at > SQL(":retry_at")) & (
     SQL("error IS NOT 'throttled'") | (DeliveryTable.next_attempt_at > SQL(":throttled_at"))
 )
-# One for each partial index, which finds nothing in no time.
+# One for each partial index, by which a query that finds nothing costs nothing.
 _BEYOND = [
-    sql_of(DeliveryTable.select(SQL("1")).where(_OWN & SQL(chosen) & beyond).limit(SQL("1")))
+    sql_of(DeliveryTable.select(SQL("1")).where(_OWN & chosen & beyond).limit(SQL("1")))
     for chosen, beyond in (
-        ("status = 'pending'", _LONG_OFF),
-        ("status = 'parked'", _LONG_OFF),
-        ("status IN ('pending', 'parked')", DeliveryTable.expires_at > SQL(":expires_at")),
+        (PENDING, _LONG_OFF),
+        (PARKED, _LONG_OFF),
+        (UNFINISHED, DeliveryTable.expires_at > SQL(":expires_at")),
     )
 ]
 
 
 def move(database: Database, seconds: float) -> None:
-    """Move all that is scheduled by so many seconds."""
-    _add(DeliveryTable, seconds, DeliveryTable.next_attempt_at, DeliveryTable.expires_at).where(_TO_BE_SENT).execute(
+    """Move every scheduled time by that many seconds."""
+    _add(DeliveryTable, seconds, DeliveryTable.next_attempt_at, DeliveryTable.expires_at).where(UNFINISHED).execute(
         database
     )
     columns = [getattr(EndpointStateTable, name) for name in EndpointState.SHIFTED]
@@ -48,11 +55,14 @@ def move(database: Database, seconds: float) -> None:
 def load(
     database: Database, vault: Vault, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]
 ) -> tuple[Loaded | None, bool]:
-    """Return an endpoint with its secrets and state, and whether anything of it lies further ahead than it can."""
+    """Return an endpoint with its secrets and state, None if it has been deleted, as of one moment.
+
+    The second value says whether one of its times is further ahead than `bounds` allow.
+    """
     credentials = endpoints.credentials(database, vault, endpoint_pk, clock())
     if credentials is None:
         return None, False
-    # After the first query, which fixes what is seen: all of it is from before, however long this waited for its turn.
+    # The clock is read after the first query, which fixes the snapshot: all that it shows is from before this time.
     state = endpoints.state(database, endpoint_pk)
     correction = correct(state, bounds, clock())
     beyond = correction.state != state or is_beyond(database, endpoint_pk, correction)
@@ -60,14 +70,14 @@ def load(
 
 
 def bring_in(database: Database, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
-    """Bring an endpoint's state, and what it has queued, back within `bounds`."""
+    """Correct the times of an endpoint and of its queue that are further ahead than `bounds` allow."""
     correction = correct(endpoints.state(database, endpoint_pk), bounds, clock())
     endpoints.set_state(database, endpoint_pk, correction.state)
     correct_queue(database, endpoint_pk, correction)
 
 
 def is_beyond(database: Database, endpoint_pk: int, correction: Correction) -> bool:
-    """Whether something that an endpoint has queued is later than it can be."""
+    """Whether a time in an endpoint's queue is later than it can be."""
     connection: SqlConnection = database.connection()
     values = {
         "endpoint_pk": endpoint_pk,
@@ -79,10 +89,10 @@ def is_beyond(database: Database, endpoint_pk: int, correction: Correction) -> b
 
 
 def correct_queue(database: Database, endpoint_pk: int, correction: Correction) -> None:
-    """Correct the times of what an endpoint has queued."""
+    """Correct the times of the deliveries that an endpoint has queued."""
     due, now, earlier = DeliveryTable.next_attempt_at, correction.now, correction.earlier_seconds
-    is_throttled = DeliveryTable.error == DeliveryError.THROTTLED.value
-    for chosen in TO_BE_SENT_BY_STATUS:
+    is_throttled = DeliveryTable.error == DeliveryError.THROTTLED
+    for chosen in UNFINISHED_PARTS:
         own = (DeliveryTable.endpoint_pk == endpoint_pk) & chosen
         if earlier:
             _at_most(due, now).where(own & (due > now) & (due <= now + earlier)).execute(database)
@@ -93,7 +103,7 @@ def correct_queue(database: Database, endpoint_pk: int, correction: Correction) 
         ):
             _at_most(due, latest).where(own & which & (due > latest)).execute(database)
     expiry, latest = DeliveryTable.expires_at, correction.expires_at
-    own = (DeliveryTable.endpoint_pk == endpoint_pk) & _TO_BE_SENT
+    own = (DeliveryTable.endpoint_pk == endpoint_pk) & UNFINISHED
     _at_most(expiry, latest).where(own & (expiry > latest)).execute(database)
 
 

@@ -1,9 +1,7 @@
-"""Queries on deliveries: lists, the detail with its attempts, and the changes that are made by hand or by age."""
+"""Queries on deliveries: lists, one with its attempts, and the changes other than by an attempt."""
 
 from collections.abc import Sequence
-from typing import Any
 
-import msgspec
 from peewee import SQL, Database, Expression, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
@@ -11,28 +9,30 @@ from webhookd.base.models import DeliveryStatus, Ordering, Trigger
 from webhookd.journal import cursors
 from webhookd.journal.queries import endpoints, events, transitions
 from webhookd.journal.queries.schema import (
-    TO_BE_SENT_BY_STATUS,
+    PARKED,
+    PENDING,
+    UNFINISHED,
+    UNFINISHED_PARTS,
     AttemptTable,
     DeliveryTable,
     EndpointTable,
     EventTable,
     count_edition,
 )
-from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, RowPage, row_of
+from webhookd.journal.queries.structs import Rows, narrowed
+from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, RowPage
 
-MOST_ATTEMPTS = 100  # that are read of one delivery at a time
+MOST_ATTEMPTS = 100  # of one delivery that are read at a time
 
 _LIST, _OF_EVENT = "deliveries", "event-deliveries"
-# Where a page of what is pending ends, by sequence, and one of all else, by time.
+# Where a page of pending deliveries ends, by sequence, and one of any other list, by time.
 _PLACE, _TIME = tuple[cursors.Number, cursors.Number], tuple[float, cursors.Number]
 
-_FROM_ELSEWHERE = {"endpoint_id": EndpointTable.id, "event_id": EventTable.id}
-_COLUMNS = [_FROM_ELSEWHERE.get(name) or getattr(DeliveryTable, name) for name in DeliveryRow.__struct_fields__]
-_ATTEMPT_COLUMNS = [getattr(AttemptTable, name) for name in AttemptRow.__struct_fields__]
-_RARE = "status IN ('parked', 'failed', 'canceled')"  # as the partial index has it
-_TO_BE_SENT = SQL("status IN ('pending', 'parked')")
+_ROWS = Rows(DeliveryRow, DeliveryTable, endpoint_id=EndpointTable.id, event_id=EventTable.id)
+_ATTEMPTS = Rows(AttemptRow, AttemptTable)
+_RARE = "status IN ('parked', 'failed', 'canceled')"  # the condition of the partial index
 
-# SQLite has no loose index scan: this jumps from endpoint to endpoint whatever their backlogs hold.
+# SQLite has no loose index scan: this goes from endpoint to endpoint, however long their queues are.
 _BACKLOG = """
 WITH RECURSIVE found (pk) AS (
     SELECT min(endpoint_pk) FROM deliveries WHERE status IN ('pending', 'parked')
@@ -56,21 +56,16 @@ def page(
     limit: int,
     cursor: str | None,
 ) -> RowPage[DeliveryRow]:
-    """Return a page of an endpoint's deliveries, newest first; made from `since` on and before `until`."""
-    # What is pending is found along its line, and a line's order is that of its making.
+    """Return a page of an endpoint's deliveries, newest first; created from `since` on and before `until`.
+
+    Raises Rejected INVALID_CURSOR.
+    """
+    # Pending deliveries are read along the queue, whose order is that of their creation.
     place = DeliveryTable.sequence if status is DeliveryStatus.PENDING else DeliveryTable.created_at
-    query = (
-        _select()
-        .where(DeliveryTable.endpoint_pk == endpoint_pk)
-        .order_by(place.desc(), DeliveryTable.pk.desc())
-        .limit(limit + 1)
-    )
+    query = _select().where(DeliveryTable.endpoint_pk == endpoint_pk).order_by(place.desc(), DeliveryTable.pk.desc())
+    query = narrowed(query, (DeliveryTable.event_type, event), (EventTable.id, event_id))
     if status is not None:
         query = query.where(_has_status(status))
-    if event is not None:
-        query = query.where(DeliveryTable.event_type == event)
-    if event_id is not None:
-        query = query.where(EventTable.id == event_id)
     if since is not None:
         query = query.where(DeliveryTable.created_at >= since)
     if until is not None:
@@ -78,56 +73,52 @@ def page(
     if cursor is not None:
         at, pk = cursors.decode(cursor, _LIST, _PLACE if status is DeliveryStatus.PENDING else _TIME)
         query = query.where((place <= at) & ((place < at) | (DeliveryTable.pk < pk)))
-    found = [_delivery(row) for row in query.tuples().execute(database)]
-    return cursors.page(
-        found,
-        limit,
-        _LIST,
-        lambda row: [row.sequence if status is DeliveryStatus.PENDING else row.created_at, row.pk],
+    return _ROWS.page(
+        database,
+        query,
+        limit=limit,
+        list_name=_LIST,
+        position=lambda row: [row.sequence if status is DeliveryStatus.PENDING else row.created_at, row.pk],
     )
 
 
 def of_event(
     database: Database, event_pk: int, organization_id: str | None, *, limit: int, cursor: str | None
 ) -> RowPage[DeliveryRow]:
-    """Return a page of where an event went, oldest first; to webhooks of one organization where one is given."""
-    query = _select().where(DeliveryTable.event_pk == event_pk).order_by(DeliveryTable.pk).limit(limit + 1)
-    if organization_id is not None:
-        query = query.where(EndpointTable.organization_id == organization_id)
+    """Return a page of an event's deliveries, oldest first; to webhooks of one organization if it is given.
+
+    Raises Rejected INVALID_CURSOR.
+    """
+    query = _select().where(DeliveryTable.event_pk == event_pk).order_by(DeliveryTable.pk)
+    query = narrowed(query, (EndpointTable.organization_id, organization_id))
     if cursor is not None:
         query = query.where(DeliveryTable.pk > cursors.decode(cursor, _OF_EVENT, tuple[cursors.Number])[0])
-    found = [_delivery(row) for row in query.tuples().execute(database)]
-    return cursors.page(found, limit, _OF_EVENT, lambda row: [row.pk])
+    return _ROWS.page(database, query, limit=limit, list_name=_OF_EVENT, position=lambda row: [row.pk])
 
 
-def line(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:
-    """Return the deliveries that an endpoint has still to get, in their sequence; parked ones behind the line."""
-    mine = _select().where(DeliveryTable.endpoint_pk == endpoint_pk)
-    pending = mine.where(SQL("status = 'pending'")).order_by(DeliveryTable.sequence).limit(limit)
-    parked = mine.where(SQL("status = 'parked'")).order_by(DeliveryTable.next_attempt_at).limit(limit)
-    found = [_delivery(row) for query in (pending, parked) for row in query.tuples().execute(database)]
-    return found[:limit]
+def queue(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:
+    """Return what an endpoint has queued, in sequence, and then its parked deliveries; at most `limit` in all."""
+    own = _select().where(DeliveryTable.endpoint_pk == endpoint_pk)
+    pending = own.where(PENDING).order_by(DeliveryTable.sequence).limit(limit)
+    parked = own.where(PARKED).order_by(DeliveryTable.next_attempt_at).limit(limit)
+    return [*_ROWS.all(database, pending), *_ROWS.all(database, parked)][:limit]
 
 
 def _has_status(status: DeliveryStatus) -> Expression | SQL:
-    """Return what chooses the deliveries of a status, by the partial index that holds them alone."""
+    """Return the condition for a status that SQLite answers by that status's partial index, if it has one."""
     match status:
         case DeliveryStatus.PENDING:
-            return SQL("status = 'pending'")
+            return PENDING
         case DeliveryStatus.SUCCEEDED:
-            return DeliveryTable.status == status.value
+            return DeliveryTable.status == status
         case _:
-            return (DeliveryTable.status == status.value) & SQL(_RARE)
+            return (DeliveryTable.status == status) & SQL(_RARE)
 
 
 def find(database: Database, delivery_id: str, organization_id: str | None) -> DeliveryRow:
-    """Return a delivery; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
-    query = _select().where(DeliveryTable.id == delivery_id)
-    if organization_id is not None:
-        query = query.where(EndpointTable.organization_id == organization_id)
-    for row in list(query.tuples().execute(database)):
-        return _delivery(row)
-    raise Rejected(ErrorCode.NOT_FOUND, f"there is no delivery {delivery_id}")
+    """Return a delivery; raises Rejected NOT_FOUND, also for another organization's delivery if one is given."""
+    query = narrowed(_select(), (DeliveryTable.id, delivery_id), (EndpointTable.organization_id, organization_id))
+    return _ROWS.get(database, query, f"there is no delivery {delivery_id}")
 
 
 def get(
@@ -138,34 +129,34 @@ def get(
     before: int | None = None,
     limit: int = MOST_ATTEMPTS,
 ) -> DeliveryDetail:
-    """Return a delivery with its endpoint, its message and its last attempts; Rejected NOT_FOUND as `find`.
+    """Return a delivery with its endpoint, its message and its last attempts; raises Rejected NOT_FOUND as `find` does.
 
-    At most `limit` attempts, oldest first, of those whose number is below `before` where that is given: a receiver that
-    answers at once, and no, may have had any number of them.
+    It has at most `limit` attempts, oldest first, all with a number below `before` if that is given. A delivery may
+    have any number of attempts.
     """
     row = find(database, delivery_id, organization_id)
     endpoint, is_deleted = endpoints.by_pk(database, row.endpoint_pk)
-    query = AttemptTable.select(*_ATTEMPT_COLUMNS).where(AttemptTable.delivery_pk == row.pk)
+    query = _ATTEMPTS.select().where(AttemptTable.delivery_pk == row.pk)
     if before is not None:
         query = query.where(AttemptTable.number < before)
-    attempts = list(query.order_by(AttemptTable.number.desc()).limit(limit).tuples().execute(database))
+    newest_first = _ATTEMPTS.all(database, query.order_by(AttemptTable.number.desc()).limit(limit))
     return DeliveryDetail(
         row=row,
         endpoint=endpoint,
         endpoint_is_deleted=is_deleted,
         message=events.message(database, row.event_pk),
-        attempts=[_attempt(attempt) for attempt in reversed(attempts)],
+        attempts=newest_first[::-1],
     )
 
 
 def retry(
     database: Database, pk: int, *, force: bool, now: float, max_age_seconds: float, ordering: Ordering
 ) -> DeliveryRow:
-    """Make a delivery go again with its sequence, its age and refusals anew.
+    """Queue a delivery again with its sequence; its age and refusals start from 0.
 
-    One that has ended is pending again; one that is parked, or pending, is due now, and with it the head of its line.
-    Rejected CONFLICT for one that has succeeded, unless `force` is given, and NOT_FOUND for one that retention has
-    removed since its row was looked up.
+    A delivery that has ended becomes pending again. One that is pending or parked is due now, and so is the head of its
+    queue. Raises Rejected CONFLICT for one that has succeeded, unless `force` is given, and NOT_FOUND for one that
+    retention has deleted since its row was looked up.
     """
     before = _by_pk(database, pk)
     if before.sequence == 0:
@@ -184,18 +175,18 @@ def retry(
 
 
 def expire(database: Database, pks: Sequence[int], now: float) -> list[DeliveryRow]:
-    """Record deliveries whose age has passed as failed; return those that had not ended otherwise."""
-    chosen = DeliveryTable.pk.in_(pks) & _TO_BE_SENT & (DeliveryTable.expires_at <= now)
+    """Record deliveries that are older than they may be as failed; return those that had not ended before."""
+    chosen = DeliveryTable.pk.in_(pks) & UNFINISHED & (DeliveryTable.expires_at <= now)
     expired = [row[0] for row in DeliveryTable.select(DeliveryTable.pk).where(chosen).tuples().execute(database)]
     DeliveryTable.update(transitions.expired(now)).where(DeliveryTable.pk.in_(expired)).execute(database)
     return [_by_pk(database, pk) for pk in expired]
 
 
 def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
-    """Cancel what a deleted endpoint has queued, at most `limit` deliveries; return how many there were."""
+    """Cancel what a deleted endpoint has queued, at most `limit` deliveries; return how many were canceled."""
     count = 0
     canceled = transitions.canceled(now)
-    for chosen in TO_BE_SENT_BY_STATUS:
+    for chosen in UNFINISHED_PARTS:
         own = DeliveryTable.select(DeliveryTable.pk).where((DeliveryTable.endpoint_pk == endpoint_pk) & chosen)
         some = own.limit(limit - count)
         count += DeliveryTable.update(canceled).where(DeliveryTable.pk.in_(some)).execute(database)
@@ -205,12 +196,12 @@ def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
 
 
 def backlog(database: Database) -> list[int]:
-    """Return the row numbers of the endpoints that have something to be sent, deleted ones included."""
+    """Return the row numbers of the endpoints that have pending or parked deliveries, deleted ones included."""
     return [row[0] for row in database.execute_sql(_BACKLOG)]
 
 
 def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -> None:
-    """Make the head of the delivery's line due: in an ordered mode it carries the back-off for all behind it."""
+    """Make the head of the delivery's queue due: in an ordered mode all deliveries after it wait for its back-off."""
     if ordering is Ordering.NONE:
         return
     [(endpoint_pk, key)] = (
@@ -219,12 +210,12 @@ def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -
         .tuples()
         .execute(database)
     )
-    line = (DeliveryTable.endpoint_pk == endpoint_pk) & SQL("status = 'pending'")
+    queue = (DeliveryTable.endpoint_pk == endpoint_pk) & PENDING
     if ordering is Ordering.KEY:
         if key is None:
             return
-        line &= DeliveryTable.ordering_key == key
-    head = DeliveryTable.select(DeliveryTable.pk).where(line).order_by(DeliveryTable.sequence).limit(1)
+        queue &= DeliveryTable.ordering_key == key
+    head = DeliveryTable.select(DeliveryTable.pk).where(queue).order_by(DeliveryTable.sequence).limit(1)
     DeliveryTable.update({"next_attempt_at": now}).where(
         DeliveryTable.pk.in_(head) & (DeliveryTable.next_attempt_at > now)
     ).execute(database)
@@ -232,7 +223,7 @@ def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -
 
 def _select() -> Query:
     return (
-        DeliveryTable.select(*_COLUMNS)
+        DeliveryTable.select(*_ROWS.columns)
         .join(EndpointTable, on=(EndpointTable.pk == DeliveryTable.endpoint_pk))
         .switch(DeliveryTable)
         .join(EventTable, on=(EventTable.pk == DeliveryTable.event_pk))
@@ -240,16 +231,4 @@ def _select() -> Query:
 
 
 def _by_pk(database: Database, pk: int) -> DeliveryRow:
-    for row in list(_select().where(DeliveryTable.pk == pk).tuples().execute(database)):
-        return _delivery(row)
-    raise Rejected(ErrorCode.NOT_FOUND, "this delivery is no longer kept: it was removed by its age")
-
-
-def _delivery(row: Sequence[object]) -> DeliveryRow:
-    return row_of(DeliveryRow, row)
-
-
-def _attempt(row: Sequence[Any]) -> AttemptRow:
-    values = dict(zip(AttemptRow.__struct_fields__, row, strict=True))
-    headers = msgspec.json.decode(values["response_headers"])
-    return row_of(AttemptRow, row, response_headers=headers, truncated=bool(values["truncated"]))
+    return _ROWS.get(database, _select().where(DeliveryTable.pk == pk), "this delivery was deleted by retention")

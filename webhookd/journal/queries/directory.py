@@ -1,21 +1,22 @@
-"""Looking over many webhooks at once: which there are, in which order, and which of them need somebody.
+"""Search, sort and count all webhooks: the lists of the dashboard and which webhooks need attention.
 
-A question reads every webhook that the asker may see, which takes some tens of milliseconds for each ten thousand, and
-never their deliveries: what waits is found along the partial indexes.
+A query reads every webhook that the caller may see, which takes some tens of milliseconds for each ten thousand, and
+never all their deliveries: what is queued is found by the partial indexes.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
-from peewee import SQL, Database, ModelSelect
+from peewee import SQL, Database
 
 from webhookd.journal.queries import endpoints
 from webhookd.journal.queries.schema import EndpointStateTable, EndpointTable
+from webhookd.journal.queries.structs import narrowed
 from webhookd.journal.rows import FoundWebhooks, Situation, WebhookKind, WebhookOrder, WebhookSearch
 
 _ESCAPE = "\\"
 
-# What a webhook's last attempts left of it, worst first. A webhook that is off by hand is as somebody wants it.
+# How much attention a webhook needs, the most first. A webhook that was disabled by hand needs none for that.
 _PARKED = (
     "EXISTS (SELECT 1 FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked' AND endpoint_pk = t1.pk)"
 )
@@ -41,9 +42,12 @@ _OLDEST = (
 
 
 def find(database: Database, wanted: WebhookSearch, now: float) -> FoundWebhooks:
-    """Return the part of the list that is wanted."""
+    """Return a part of the sorted list of webhooks, and how many there are in all."""
     rank = _rank(now)
-    query = _alive(wanted.organization_id)
+    query = narrowed(
+        endpoints.alive().join(EndpointStateTable, on=(EndpointStateTable.endpoint_pk == EndpointTable.pk)),
+        (EndpointTable.organization_id, wanted.organization_id),
+    )
     if wanted.text:
         pattern = f"%{_literal(wanted.text)}%"
         query = query.where(
@@ -68,18 +72,13 @@ def find(database: Database, wanted: WebhookSearch, now: float) -> FoundWebhooks
         WebhookOrder.QUEUED: _QUEUED,
     }[wanted.order]
     direction = "DESC" if wanted.descending else "ASC"
-    rows = (
-        query.order_by(SQL(f"{column} {direction}"), SQL(f"t1.pk {direction}"))
-        .limit(wanted.limit)
-        .offset(wanted.offset)
-        .tuples()
-        .execute(database)
-    )
-    return FoundWebhooks(endpoints=[endpoints.from_row(row) for row in rows], total=total)
+    ordered = query.order_by(SQL(f"{column} {direction}"), SQL(f"t1.pk {direction}"))
+    part = endpoints.ROWS.all(database, ordered.limit(wanted.limit).offset(wanted.offset))
+    return FoundWebhooks(endpoints=part, total=total)
 
 
 def situation(database: Database, organization_id: str | None, now: float) -> Situation:
-    """Count what waits and how the webhooks are, all of it as of one moment."""
+    """Count what is queued, and the webhooks by state: of one organization, or of all."""
     rank = _rank(now)
     where = "t1.deleted_at IS NULL" + ("" if organization_id is None else " AND t1.organization_id = ?")
     parked = (
@@ -102,13 +101,6 @@ def situation(database: Database, organization_id: str | None, now: float) -> Si
         parked=parked_count or 0,
         oldest_pending_at=oldest,
     )
-
-
-def _alive(organization_id: str | None) -> "ModelSelect[EndpointTable]":
-    query = endpoints.alive().join(EndpointStateTable, on=(EndpointStateTable.endpoint_pk == EndpointTable.pk))
-    if organization_id is not None:
-        query = query.where(EndpointTable.organization_id == organization_id)
-    return query
 
 
 def _rank(now: float) -> str:

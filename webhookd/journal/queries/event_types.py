@@ -1,13 +1,13 @@
-"""Queries on the catalogue of event types, which is bounded: all of it is in the API's description and in forms."""
+"""Queries on the catalogue of event types, whose size is bounded: the API's description and forms contain all of it."""
 
-from collections.abc import Sequence
-
+import msgspec
 from peewee import Database
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
 from webhookd.journal.queries.schema import EventTypeTable
-from webhookd.journal.rows import EventTypeCondition, EventTypeRow, RowPage, row_of
+from webhookd.journal.queries.structs import Rows
+from webhookd.journal.rows import EventTypeCondition, EventTypeRow, RowPage
 
 MOST_TYPES = 1000
 MOST_BYTES = 4 * 1024 * 1024
@@ -17,51 +17,48 @@ _SIZE = """
 SELECT count(*), coalesce(sum(octet_length(description) + coalesce(octet_length(schema_json), 0)
     + coalesce(octet_length(example_json), 0)), 0) FROM event_types
 """
-_COLUMNS = [getattr(EventTypeTable, name) for name in EventTypeRow.__struct_fields__]
+_ROWS = Rows(EventTypeRow, EventTypeTable)
 
 
 def all(database: Database) -> list[EventTypeRow]:  # noqa: A001 - reads as event_types.all
     """Return the whole catalogue, by name."""
-    query = EventTypeTable.select(*_COLUMNS).order_by(EventTypeTable.name)
-    return [_row(row) for row in query.tuples().execute(database)]
+    return _ROWS.all(database, _ROWS.select().order_by(EventTypeTable.name))
 
 
 def page(database: Database, *, limit: int, cursor: str | None) -> RowPage[EventTypeRow]:
-    """Return a part of the catalogue, by name; Rejected INVALID_CURSOR."""
-    query = EventTypeTable.select(*_COLUMNS).order_by(EventTypeTable.name).limit(limit + 1)
+    """Return a page of the catalogue, by name; raises Rejected INVALID_CURSOR."""
+    query = _ROWS.select().order_by(EventTypeTable.name)
     if cursor is not None:
         query = query.where(EventTypeTable.name > cursors.decode(cursor, _LIST, tuple[str])[0])
-    found = [_row(row) for row in query.tuples().execute(database)]
-    return cursors.page(found, limit, _LIST, lambda row: [row.name])
+    return _ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.name])
 
 
 def find(database: Database, name: str) -> EventTypeRow | None:
-    """Return an event type, None where the catalogue doesn't have it."""
-    query = EventTypeTable.select(*_COLUMNS).where(EventTypeTable.name == name)
-    return next((_row(row) for row in list(query.tuples().execute(database))), None)
+    """Return an event type, or None if the catalogue doesn't have it."""
+    return _ROWS.find(database, _ROWS.select().where(EventTypeTable.name == name))
 
 
 def put(
     database: Database, row: EventTypeRow, now: float, *, condition: EventTypeCondition | None = None
 ) -> EventTypeRow:
-    """Add a name to the catalogue, or replace what is said of it; Rejected where `condition` raises it.
+    """Add an event type to the catalogue, or replace it; raises what `condition` raises.
 
-    Rejected QUOTA_EXCEEDED for what would make the catalogue larger than it may be.
+    Raises Rejected QUOTA_EXCEEDED for what would make the catalogue larger than it may be.
     """
     before = find(database, row.name)
     if condition is not None:
         condition(before)
     _check_room(database, before, row)
-    said: dict[str, object] = {name: getattr(row, name) for name in EventTypeRow.__struct_fields__}
+    values = msgspec.structs.asdict(row) | {"updated_at": now}
     if before is None:
-        EventTypeTable.insert(said | {"created_at": now, "updated_at": now}).execute(database)
+        EventTypeTable.insert(values | {"created_at": now}).execute(database)
     else:
-        EventTypeTable.update(said | {"updated_at": now}).where(EventTypeTable.name == row.name).execute(database)
+        EventTypeTable.update(values).where(EventTypeTable.name == row.name).execute(database)
     return row
 
 
 def delete(database: Database, name: str, *, condition: EventTypeCondition | None = None) -> None:
-    """Take a name out of the catalogue; Rejected NOT_FOUND, or where `condition` raises it."""
+    """Delete an event type from the catalogue; raises Rejected NOT_FOUND, or what `condition` raises."""
     before = find(database, name)
     if condition is not None and before is not None:
         condition(before)
@@ -70,7 +67,7 @@ def delete(database: Database, name: str, *, condition: EventTypeCondition | Non
 
 
 def _check_room(database: Database, before: EventTypeRow | None, row: EventTypeRow) -> None:
-    """Raise Rejected QUOTA_EXCEEDED where a change makes the catalogue larger, and larger than it may be."""
+    """Raise Rejected QUOTA_EXCEEDED if a change makes the catalogue larger, and then larger than it may be."""
     [(names, held)] = database.execute_sql(_SIZE).fetchall()
     if before is None and names >= MOST_TYPES:
         raise Rejected(
@@ -88,8 +85,3 @@ def _check_room(database: Database, before: EventTypeRow | None, row: EventTypeR
 
 def _bytes(row: EventTypeRow) -> int:
     return sum(len(text.encode()) for text in (row.description, row.schema_json, row.example_json) if text is not None)
-
-
-def _row(row: Sequence[object]) -> EventTypeRow:
-    *said, deprecated = row
-    return row_of(EventTypeRow, (*said, bool(deprecated)))

@@ -1,50 +1,49 @@
-"""Queries on events: the feed in the order of commits, one event, and what is sent of it."""
+"""Queries on events: the feed in the order of commits, one event, and the messages that attempts send."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 import msgspec
-from peewee import SQL, Database, Query
+from peewee import SQL, Database
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Message
 from webhookd.journal import cursors
 from webhookd.journal.queries.bulk import SqlConnection, sql_of
 from webhookd.journal.queries.schema import EventTable
-from webhookd.journal.rows import EventRow, RowPage, row_of
+from webhookd.journal.queries.structs import Rows, narrowed
+from webhookd.journal.rows import EventRow, RowPage
+
+ROWS = Rows(EventRow, EventTable)
 
 _LIST = "events"
-_COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
-
-_MESSAGE_COLUMNS = [
-    getattr(EventTable, name) for name in ("pk", "id", "type", "organization_id", "traceparent", "body")
-]
+_MESSAGES = Rows(Message, EventTable, event_id=EventTable.id)
 MESSAGES = sql_of(
-    EventTable.select(*_MESSAGE_COLUMNS).where(EventTable.pk.in_(SQL("(SELECT value FROM json_each(:event_pks))")))
+    EventTable.select(EventTable.pk, *_MESSAGES.columns).where(
+        EventTable.pk.in_(SQL("(SELECT value FROM json_each(:event_pks))"))
+    )
 )
 
 
 def page(
     database: Database, organization_id: str | None, *, limit: int, cursor: str | None, after: str | None
 ) -> RowPage[EventRow]:
-    """Return a part of the feed, oldest first, in the order of commits; of one organization where one is given.
+    """Return a page of the feed, oldest first, in the order of commits; of one organization if it is given.
 
-    `after` is the id of the last event seen, or a cursor: whoever goes on from there skips nothing. Raises Rejected
-    INVALID_CURSOR, for an event that is no longer kept as well.
+    `after` is the id of the last event seen, or a cursor: a client that continues there skips nothing. Raises Rejected
+    INVALID_CURSOR, also for an event that retention has deleted.
     """
-    query = _visible(organization_id).order_by(EventTable.pk).limit(limit + 1)
+    query = narrowed(ROWS.select(), (EventTable.organization_id, organization_id)).order_by(EventTable.pk)
     if cursor is not None:
         query = query.where(EventTable.pk > cursors.decode(cursor, _LIST, tuple[cursors.Number])[0])
     if after is not None:
         query = query.where(EventTable.pk > _position(database, after, organization_id))
-    found = [_event(row) for row in query.tuples().execute(database)]
-    return cursors.page(found, limit, _LIST, lambda row: [row.pk])
+    return ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.pk])
 
 
 def get(database: Database, event_id: str, organization_id: str | None) -> EventRow:
-    """Return an event; Rejected NOT_FOUND where there is none, or for another organization than the one given."""
-    for row in list(_visible(organization_id).where(EventTable.id == event_id).tuples().execute(database)):
-        return _event(row)
-    raise Rejected(ErrorCode.NOT_FOUND, f"there is no event {event_id}")
+    """Return an event; raises Rejected NOT_FOUND, also for another organization's event if one is given."""
+    query = narrowed(ROWS.select(), (EventTable.id, event_id), (EventTable.organization_id, organization_id))
+    return ROWS.get(database, query, f"there is no event {event_id}")
 
 
 def message(database: Database, event_pk: int) -> Message:
@@ -57,19 +56,14 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     found: dict[int, Message] = {}
     left = max_bytes
     connection: SqlConnection = database.connection()
-    asked = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
-    for pk, event_id, event_type, organization_id, traceparent, body in connection.execute(MESSAGES, asked):
+    parameters = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
+    for pk, *columns in connection.execute(MESSAGES, parameters):
+        message = msgspec.convert(columns, Message, builtin_types=(bytes,))
         if left is not None:
-            left -= len(body)
+            left -= len(message.body)
             if left < 0:
                 break
-        found[pk] = Message(
-            event_id=event_id,
-            type=event_type,
-            organization_id=organization_id,
-            traceparent=traceparent,
-            body=body,
-        )
+        found[pk] = message
     return found
 
 
@@ -81,14 +75,6 @@ def _position(database: Database, after: str, organization_id: str | None) -> in
     except Rejected as error:
         raise Rejected(
             ErrorCode.INVALID_CURSOR,
-            f"there is no event {after} to go on after; it may have been removed by age: start again without it",
+            f"there is no event {after} to continue after; it may have been deleted by retention: start again without "
+            "a cursor",
         ) from error
-
-
-def _visible(organization_id: str | None) -> Query:
-    query = EventTable.select(*_COLUMNS)
-    return query if organization_id is None else query.where(EventTable.organization_id == organization_id)
-
-
-def _event(row: Sequence[object]) -> EventRow:
-    return row_of(EventRow, row)

@@ -1,4 +1,4 @@
-"""Queries on the answers that are kept for Idempotency-Keys: each sealed, and bound to whom and what it answers."""
+"""Queries on the answers that are kept for Idempotency-Keys, each sealed for its caller and request."""
 
 import json
 from collections.abc import Sequence
@@ -9,60 +9,59 @@ from peewee import Database, Tuple
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries.schema import IdempotencyTable
 from webhookd.journal.queries.sealing import erasing, resealed
-from webhookd.journal.rows import KeptAnswer, row_of
+from webhookd.journal.queries.structs import Rows
+from webhookd.journal.rows import KeptAnswer
 
 KEPT_SECONDS = 86_400.0
 BEGUN = 0
-"""In the place of a status: the request was begun, and what was answered isn't kept, or not yet."""
+"""The `status` of a request that has begun, and whose answer isn't kept, or not yet."""
 
-_COLUMNS = [getattr(IdempotencyTable, name) for name in KeptAnswer.__struct_fields__]
+_ROWS = Rows(KeptAnswer, IdempotencyTable)
 _KEY = (IdempotencyTable.caller, IdempotencyTable.route, IdempotencyTable.key)
 
 
 def find(database: Database, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
-    """Return the answer kept for a key, None where there is none younger than a day.
+    """Return the answer kept for a key, or None if there is none younger than a day.
 
-    A refusal counts as none: it changed nothing. An earlier version kept them too.
+    A refusal counts as none, because it changed nothing; an earlier version kept refusals too.
     """
-    query = IdempotencyTable.select(*_COLUMNS).where(
+    query = _ROWS.select().where(
         (IdempotencyTable.caller == caller)
         & (IdempotencyTable.route == route)
         & (IdempotencyTable.key == key)
         & (IdempotencyTable.created_at > now - KEPT_SECONDS)
         & ((IdempotencyTable.status == BEGUN) | IdempotencyTable.status.between(200, 299))
     )
-    for row in list(query.tuples().execute(database)):
-        return row_of(KeptAnswer, row)
-    return None
+    return _ROWS.find(database, query)
 
 
 def begin(database: Database, begun: KeptAnswer) -> None:
-    """Note that a request is begun, in place of an older answer; `begun.status` is `BEGUN`."""
+    """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`."""
     IdempotencyTable.replace(msgspec.structs.asdict(begun)).execute(database)
 
 
 def forget(database: Database, caller: str, route: str, key: str) -> None:
-    """Forget a request, so that it is done when it is sent again."""
+    """Delete a request's answer, so that the request is carried out when it is sent again."""
     IdempotencyTable.delete().where(Tuple(*_KEY) == (caller, route, key)).execute(database)
 
 
 def keep(database: Database, vault: Vault, answer: KeptAnswer, plain: bytes) -> None:
-    """Keep an answer, in place of an older one; `plain` is what `answer.sealed` becomes.
+    """Store an answer in place of an older one; `answer.sealed` becomes `plain` sealed.
 
-    It is sealed here, where every write has its turn: after a change of the master key nothing comes in that was
-    sealed with the key of before.
+    It is sealed here, in the order of the writes: after the master key has changed, nothing is stored that was sealed
+    with the previous one.
     """
     sealed = vault.encrypt(plain, context=_context(answer))
     IdempotencyTable.replace(msgspec.structs.asdict(answer) | {"sealed": sealed}).execute(database)
 
 
 def unseal(vault: Vault, answer: KeptAnswer) -> bytes:
-    """Open a kept answer; MasterKeyError where it was made for another request."""
+    """Open a kept answer; raises MasterKeyError if it belongs to another request."""
     return vault.decrypt(answer.sealed, context=_context(answer))
 
 
 def prune(database: Database, now: float) -> int:
-    """Forget the answers that are older than a day; return how many there were."""
+    """Delete the answers that are older than a day; return how many there were."""
     query = IdempotencyTable.delete().where(IdempotencyTable.created_at <= now - KEPT_SECONDS)
     with erasing(database):
         count: int = query.execute(database)
@@ -70,7 +69,7 @@ def prune(database: Database, now: float) -> int:
 
 
 def forget_all(database: Database) -> None:
-    """Forget every answer."""
+    """Delete every answer."""
     with erasing(database):
         IdempotencyTable.delete().execute(database)
 
@@ -78,14 +77,14 @@ def forget_all(database: Database) -> None:
 def reseal(
     database: Database, vault: Vault, after: tuple[str, str, str] | None, limit: int
 ) -> tuple[tuple[str, str, str] | None, int]:
-    """Seal the next answers under the vault's key; return the place of the last one (None: that was all) and a count.
+    """Seal the next answers with the vault's key; return the place of the last one (None: all are done) and a count.
 
-    One that doesn't open stays as it is: it answers nobody.
+    One that doesn't open is left unchanged: no request gets it as an answer.
     """
-    query = IdempotencyTable.select(*_COLUMNS).where(IdempotencyTable.status != BEGUN).order_by(*_KEY).limit(limit)
+    query = _ROWS.select().where(IdempotencyTable.status != BEGUN).order_by(*_KEY).limit(limit)
     if after is not None:
         query = query.where(Tuple(*_KEY) > after)
-    answers = [row_of(KeptAnswer, row) for row in query.tuples().execute(database)]
+    answers = _ROWS.all(database, query)
     changed = [
         msgspec.structs.asdict(answer) | {"sealed": again}
         for answer in answers
@@ -102,6 +101,6 @@ def _place(answer: KeptAnswer) -> tuple[str, str, str]:
 
 
 def _context(answer: KeptAnswer) -> str:
-    # As JSON, since any of them may hold whatever separates them.
+    # As JSON, because each of them may contain any separator.
     bound: Sequence[object] = (*_place(answer), answer.body_hash.hex(), answer.status)
     return f"idempotency:sealed:{json.dumps(bound)}"

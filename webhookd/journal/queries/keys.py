@@ -1,51 +1,49 @@
-"""Queries on API keys, of which the journal knows hashes alone."""
+"""Queries on API keys, of which the journal stores only hashes."""
 
 from collections.abc import Mapping
 
 import msgspec
-from peewee import Database, Query
+from peewee import Database
 
-from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
 from webhookd.journal.queries.schema import KeyTable
-from webhookd.journal.rows import KeyRow, RowPage, row_of
+from webhookd.journal.queries.structs import Rows, narrowed
+from webhookd.journal.rows import KeyRow, RowPage
 
 _LIST = "keys"
-_COLUMNS = [getattr(KeyTable, name) for name in KeyRow.__struct_fields__]
+_ROWS = Rows(KeyRow, KeyTable)
 
 
 def all(database: Database) -> list[KeyRow]:  # noqa: A001 - reads as keys.all
-    """Return every key, oldest first; expired ones too."""
-    query = KeyTable.select(*_COLUMNS).order_by(KeyTable.id)
-    return [row_of(KeyRow, row) for row in query.tuples().execute(database)]
+    """Return every key, oldest first, expired ones included."""
+    return _ROWS.all(database, _ROWS.select().order_by(KeyTable.id))
 
 
 def page(database: Database, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[KeyRow]:
-    """Return a page of the keys, newest first; of one organization where one is given. Rejected INVALID_CURSOR."""
-    query = _of(organization_id).order_by(KeyTable.id.desc()).limit(limit + 1)
+    """Return a page of the keys, newest first; of one organization if it is given. Raises Rejected INVALID_CURSOR."""
+    query = narrowed(_ROWS.select(), (KeyTable.organization_id, organization_id)).order_by(KeyTable.id.desc())
     if cursor is not None:
         query = query.where(KeyTable.id < cursors.decode(cursor, _LIST, tuple[str])[0])
-    found = [row_of(KeyRow, row) for row in query.tuples().execute(database)]
-    return cursors.page(found, limit, _LIST, lambda row: [row.id])
+    return _ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.id])
 
 
 def ending(database: Database, organization_id: str | None, *, after: float, before: float, limit: int) -> list[KeyRow]:
-    """Return the oldest of the keys that expire between two times; of one organization where one is given."""
+    """Return the oldest keys that expire between two times; of one organization if it is given."""
+    query = narrowed(_ROWS.select(), (KeyTable.organization_id, organization_id))
     is_soon = (KeyTable.expires_at > after) & (KeyTable.expires_at < before)
-    query = _of(organization_id).where(is_soon).order_by(KeyTable.id).limit(limit)
-    return [row_of(KeyRow, row) for row in query.tuples().execute(database)]
+    return _ROWS.all(database, query.where(is_soon).order_by(KeyTable.id).limit(limit))
 
 
 def insert(database: Database, row: KeyRow) -> KeyRow:
     """Store a new key."""
-    KeyTable.insert(msgspec.structs.asdict(row) | {"role": row.role.value}).execute(database)
+    KeyTable.insert(msgspec.structs.asdict(row)).execute(database)
     return row
 
 
 def insert_first(database: Database, row: KeyRow, entry: AuditEntry) -> bool:
-    """Store a key, and who made it, if the journal holds none yet; return whether it did."""
+    """Store a key with its audit entry if the journal has no key yet; return whether it did."""
     if KeyTable.select().exists(database):
         return False
     insert(database, row)
@@ -54,25 +52,19 @@ def insert_first(database: Database, row: KeyRow, entry: AuditEntry) -> bool:
 
 
 def revoke(database: Database, key_id: str, organization_id: str | None) -> KeyRow:
-    """Remove a key and return it; Rejected NOT_FOUND, for another organization's key too."""
-    query = _of(organization_id).where(KeyTable.id == key_id)
-    for values in list(query.tuples().execute(database)):
-        KeyTable.delete().where(KeyTable.id == key_id).execute(database)
-        return row_of(KeyRow, values)
-    raise Rejected(ErrorCode.NOT_FOUND, f"there is no API key {key_id}")
+    """Delete a key and return it; raises Rejected NOT_FOUND, also for another organization's key if one is given."""
+    query = narrowed(_ROWS.select(), (KeyTable.id, key_id), (KeyTable.organization_id, organization_id))
+    row = _ROWS.get(database, query, f"there is no API key {key_id}")
+    KeyTable.delete().where(KeyTable.id == key_id).execute(database)
+    return row
 
 
 def note_uses(database: Database, uses: Mapping[str, float]) -> None:
-    """Store when keys were used last; one that has been revoked since is none any more."""
+    """Store when keys were used last; ids of keys that have been revoked are ignored."""
     for key_id, at in uses.items():
         KeyTable.update({"last_used_at": at}).where(KeyTable.id == key_id).execute(database)
 
 
 def about(row: KeyRow) -> tuple[str, str | None]:
-    """Return the name of a key in the audit log, and its organization."""
+    """Return the object that the audit log names for a key, and its organization."""
     return row.id, row.organization_id
-
-
-def _of(organization_id: str | None) -> Query:
-    query = KeyTable.select(*_COLUMNS)
-    return query if organization_id is None else query.where(KeyTable.organization_id == organization_id)

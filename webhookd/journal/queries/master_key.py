@@ -1,13 +1,12 @@
-"""Which master key is this journal's, and how far a change of it has come.
+"""Which master key this journal has, and how far a rotation of it has got.
 
-Three facts, each a sealed value of its own:
+The *sealing* key seals everything; the *installed* key is the one in the server's key file. Three sealed values:
 
-- `check`: a known value, sealed with the key that seals everything else.
-- `next`: while the key that seals isn't yet where the server finds its key: the key that seals, sealed with the one
-  that is found there.
-- `previous`: while something may still be sealed with the key of before: that key, sealed with the one that seals.
+- `check`: a known value, sealed with the sealing key.
+- `next`: the sealing key, sealed with the installed key; stored until the sealing key is installed.
+- `previous`: the previous sealing key, sealed with the sealing key; stored until nothing is sealed with it any more.
 
-So a journal opens with the key that was put in place last, or with the one that follows it, at any moment of a change.
+So at any moment of a rotation, a journal opens with the key that was installed before it and with the new one.
 """
 
 import msgspec
@@ -26,9 +25,9 @@ _KNOWN = b"webhookd"
 
 
 class MasterKeys(Struct, frozen=True, kw_only=True):
-    """The keys of a journal: the one that was found in its place, the one that seals, and the one of before.
+    """The keys of a journal: the installed one, the one that seals, and the previous one that sealed.
 
-    `previous` is None once nothing is sealed with it any more; `is_settled` says that no change of key is under way.
+    `previous` is None once nothing is sealed with it any more; `is_settled` says that no rotation is under way.
     """
 
     installed: Secret[bytes]
@@ -38,7 +37,7 @@ class MasterKeys(Struct, frozen=True, kw_only=True):
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """How far sealing anew has come: the last row of each table that was looked at, None before the first."""
+    """How far resealing has got: the last row of each table that was looked at, None before the first."""
 
     is_in_answers: bool = False
     secret: tuple[int, str] | None = None
@@ -46,9 +45,9 @@ class Position(Struct, frozen=True, kw_only=True):
 
 
 def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys:
-    """Return the journal's keys, given the one that was found; a journal without one takes it as its own.
+    """Return the journal's keys, given the installed one; a journal without a key takes it as its own.
 
-    Raises MasterKeyError where it is neither the journal's key nor the one that its last change began with.
+    Raises MasterKeyError if it is neither the journal's key nor the one that its rotation began with.
     """
     vault = Vault(installed)
     check = _read(database, _CHECK)
@@ -75,14 +74,14 @@ def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys
 
 
 def sealing_key_id(database: Database) -> str | None:
-    """Return the name of the master key that opens this journal; None where none was taken yet, or it isn't named."""
+    """Return the id of the master key that opens this journal; None if it has no key yet, or none with an id."""
     check = _read(database, _CHECK)
     name = None if check is None else sealed_under(check)
     return None if name is None else name.hex()
 
 
 def begin_change(database: Database, keys: MasterKeys, new: Secret[bytes]) -> MasterKeys:
-    """Make `new` the key that seals, in one step that leaves everything openable with the key that is installed."""
+    """Make `new` the sealing key; everything still opens with the installed key."""
     _write(database, _CHECK, Vault(new).encrypt(_KNOWN, context=_context(_CHECK)))
     _write(database, _NEXT, Vault(keys.installed).encrypt(new.reveal(), context=_context(_NEXT)))
     _write(database, _PREVIOUS, Vault(new).encrypt(keys.sealing.reveal(), context=_context(_PREVIOUS)))
@@ -90,7 +89,7 @@ def begin_change(database: Database, keys: MasterKeys, new: Secret[bytes]) -> Ma
 
 
 def reseal(database: Database, vault: Vault, position: Position, limit: int) -> tuple[Position | None, int]:
-    """Seal the next rows under the vault's key; return where to go on (None: all is done) and how many it were."""
+    """Seal the next rows with the vault's key; return where to continue (None: all are done) and their number."""
     if not position.is_in_answers:
         secret, count = sealing.reseal(database, vault, position.secret, limit)
         return msgspec.structs.replace(position, secret=secret, is_in_answers=secret is None), count
@@ -99,12 +98,12 @@ def reseal(database: Database, vault: Vault, position: Position, limit: int) -> 
 
 
 def forget_previous(database: Database) -> None:
-    """Forget the key of before: nothing is sealed with it any more."""
+    """Delete the previous key: nothing is sealed with it any more."""
     _remove(database, _PREVIOUS)
 
 
 def end_change(database: Database) -> None:
-    """End a change: the key that seals is the one that is found in its place."""
+    """End a rotation: the sealing key is installed."""
     _remove(database, _NEXT, _PREVIOUS)
 
 
@@ -116,7 +115,8 @@ def holds_secrets(database: Database) -> bool:
 def forget_master_key(database: Database) -> None:
     """Let a journal that holds no secret take another master key as its own.
 
-    Answers that are kept for Idempotency-Keys go too, since nothing opens them: their requests would be done again.
+    The answers kept for Idempotency-Keys are deleted too, because nothing opens them: if such a request is repeated, it
+    is carried out again.
     """
     idempotency.forget_all(database)
     _remove(database, _CHECK, _NEXT, _PREVIOUS)

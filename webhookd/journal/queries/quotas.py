@@ -1,7 +1,7 @@
 """How many webhooks and API keys an organization may have, checked in the transaction that adds one.
 
-There is one writer, so two that are added at once can't both be the last. What belongs to no organization has no quota,
-and what is there stays, also where a limit was lowered below it.
+There is one writer, so two that are added at the same time can't both be the last one allowed. What belongs to no
+organization has no quota. A lower limit removes nothing that exists.
 """
 
 from peewee import SQL, Database, fn
@@ -15,7 +15,7 @@ from webhookd.journal.rows import KeyRow, NewEndpoint
 
 
 def insert_endpoint(database: Database, vault: Vault, new: NewEndpoint, *, most: int) -> Endpoint:
-    """Register an endpoint as `endpoints.insert` does; Rejected QUOTA_EXCEEDED where its organization has `most`."""
+    """Register an endpoint; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
     if new.organization_id is not None:
         there_are = webhooks_of(database, new.organization_id)
         if there_are >= most:
@@ -24,9 +24,9 @@ def insert_endpoint(database: Database, vault: Vault, new: NewEndpoint, *, most:
 
 
 def insert_key(database: Database, row: KeyRow, *, most: int) -> KeyRow:
-    """Store a key as `keys.insert` does; Rejected QUOTA_EXCEEDED where its organization has `most`.
+    """Store a key; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them.
 
-    Expired ones count until they are revoked: they are listed until then.
+    Expired keys count until they are revoked, as they are listed until then.
     """
     if row.organization_id is not None:
         there_are = keys_of(database, row.organization_id)

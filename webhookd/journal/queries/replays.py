@@ -1,7 +1,7 @@
-"""Recover and replay: what they match, and one bounded step of them at a time.
+"""Recovers and replays: what they match, and their work in bounded steps.
 
-Both walk upwards from `position`, which is stored with each step: a stop loses nothing and repeats nothing, and what
-fails again behind the position isn't met again.
+Both go upwards from `position`, which each step stores: an interruption loses nothing and repeats nothing, and a
+delivery that fails again below the position isn't queued a second time.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,20 @@ from webhookd.journal.queries.schema import (
     SequenceTable,
     count_edition,
 )
-from webhookd.journal.rows import QueuedAs, ReplayMatch, ReplayRow, Selection, row_of
+from webhookd.journal.queries.structs import Rows
+from webhookd.journal.rows import QueuedAs, ReplayMatch, ReplayRow, Selection
 
 A_STEP = 250
 MOST_RUNNING = 16  # of one endpoint
-SCANNED_A_STEP = 10_000  # rows that a step looks at, of which it may want none
+SCANNED_A_STEP = 10_000  # rows that a step looks at; it may queue none of them
 
-_COLUMNS = [getattr(ReplayTable, name) for name in ReplayRow.__struct_fields__]
+_ROWS = Rows(ReplayRow, ReplayTable)
+_IS_RUNNING = ReplayTable.status == ReplayStatus.RUNNING
 _OWN = sorted({*OPERATIONAL_EVENTS, TEST_EVENT})
 
 
 def match(database: Database, wanted: Selection) -> ReplayMatch:
-    """Return what it matches now. It looks at the whole time range, so it is for a reader."""
+    """Return what a recover or replay matches now. It reads the whole time range, so it is for a reader."""
     is_recover = wanted.kind is ReplayKind.RECOVER
     table = DeliveryTable if is_recover else EventTable
     query = table.select(fn.COUNT(SQL("*")), fn.MIN(table.pk), fn.MAX(table.pk)).where(
@@ -47,9 +49,9 @@ def match(database: Database, wanted: Selection) -> ReplayMatch:
 
 
 def start(database: Database, wanted: Selection, matched: ReplayMatch, replay_id: str, now: float) -> ReplayRow:
-    """Store a recover or replay of what it matches; Rejected CONFLICT where the endpoint has 16 that are running."""
-    under_way = (ReplayTable.endpoint_pk == wanted.endpoint_pk) & (ReplayTable.status == ReplayStatus.RUNNING.value)
-    if ReplayTable.select().where(under_way).count(database) >= MOST_RUNNING:
+    """Store a new recover or replay; raises Rejected CONFLICT if 16 of the endpoint are running."""
+    under_way = ReplayTable.select().where((ReplayTable.endpoint_pk == wanted.endpoint_pk) & _IS_RUNNING)
+    if under_way.count(database) >= MOST_RUNNING:
         raise Rejected(
             ErrorCode.CONFLICT,
             f"{MOST_RUNNING} recovers and replays of this webhook are running; wait until one is done, or stop one",
@@ -62,74 +64,63 @@ def start(database: Database, wanted: Selection, matched: ReplayMatch, replay_id
         until=wanted.until,
         events=wanted.events,
         last=matched.last,
-        # A recover goes by sequences, among what has failed; a replay needn't look at all that is older.
+        # A recover goes by the sequences of failed deliveries; a replay needn't look at older events.
         position=-1 if wanted.kind is ReplayKind.RECOVER else matched.first - 1,
         matched=matched.count,
         queued=0,
         status=ReplayStatus.RUNNING,
         created_at=now,
     )
-    values = msgspec.structs.asdict(row) | {
-        "kind": row.kind.value,
-        "status": row.status.value,
-        "events": msgspec.json.encode(row.events).decode(),
-    }
-    ReplayTable.insert(values).execute(database)
+    ReplayTable.insert(msgspec.structs.asdict(row)).execute(database)
     return row
 
 
 def get(database: Database, endpoint_pk: int, replay_id: str) -> ReplayRow:
-    """Return a recover or replay of an endpoint; Rejected NOT_FOUND."""
-    query = ReplayTable.select(*_COLUMNS).where(
-        (ReplayTable.id == replay_id) & (ReplayTable.endpoint_pk == endpoint_pk)
-    )
-    for row in list(query.tuples().execute(database)):
-        return _replay(row)
-    raise Rejected(ErrorCode.NOT_FOUND, f"there is no replay {replay_id} of this webhook")
+    """Return a recover or replay of an endpoint; raises Rejected NOT_FOUND."""
+    query = _ROWS.select().where((ReplayTable.id == replay_id) & (ReplayTable.endpoint_pk == endpoint_pk))
+    return _ROWS.get(database, query, f"there is no replay {replay_id} of this webhook")
 
 
 def of_endpoint(database: Database, endpoint_pk: int, limit: int) -> list[ReplayRow]:
-    """Return the latest of an endpoint, the newest first."""
-    query = ReplayTable.select(*_COLUMNS).where(ReplayTable.endpoint_pk == endpoint_pk)
-    return [_replay(row) for row in query.order_by(ReplayTable.id.desc()).limit(limit).tuples().execute(database)]
+    """Return the latest recovers and replays of an endpoint, newest first."""
+    query = _ROWS.select().where(ReplayTable.endpoint_pk == endpoint_pk)
+    return _ROWS.all(database, query.order_by(ReplayTable.id.desc()).limit(limit))
 
 
 def running(database: Database) -> dict[str | None, list[ReplayRow]]:
-    """Return those that have something left to do by the organization of their webhooks, each time the oldest first."""
+    """Return the running recovers and replays by the organization of their webhooks, each list oldest first."""
     query = (
-        ReplayTable.select(EndpointTable.organization_id, *_COLUMNS)
+        ReplayTable.select(EndpointTable.organization_id, *_ROWS.columns)
         .join(EndpointTable, on=(EndpointTable.pk == ReplayTable.endpoint_pk))
-        .where(ReplayTable.status == ReplayStatus.RUNNING.value)
+        .where(_IS_RUNNING)
         .order_by(ReplayTable.id)
     )
     found: dict[str | None, list[ReplayRow]] = {}
-    for organization_id, *row in query.tuples().execute(database):
-        found.setdefault(organization_id, []).append(_replay(row))
+    for row in query.dicts().execute(database):
+        found.setdefault(row["organization_id"], []).append(_ROWS.convert(row))
     return found
 
 
 def stop(database: Database, endpoint_pk: int, replay_id: str) -> ReplayRow:
-    """Stop one that is running; what it queued stays. Rejected NOT_FOUND."""
-    ReplayTable.update({"status": ReplayStatus.STOPPED.value}).where(
-        (ReplayTable.id == replay_id)
-        & (ReplayTable.endpoint_pk == endpoint_pk)
-        & (ReplayTable.status == ReplayStatus.RUNNING.value)
+    """Stop a recover or replay; what it has queued stays queued. Raises Rejected NOT_FOUND."""
+    ReplayTable.update({"status": ReplayStatus.STOPPED}).where(
+        (ReplayTable.id == replay_id) & (ReplayTable.endpoint_pk == endpoint_pk) & _IS_RUNNING
     ).execute(database)
     return get(database, endpoint_pk, replay_id)
 
 
 def stop_all(database: Database, endpoint_pk: int) -> None:
-    """Stop all of an endpoint."""
-    ReplayTable.update({"status": ReplayStatus.STOPPED.value}).where(
-        (ReplayTable.endpoint_pk == endpoint_pk) & (ReplayTable.status == ReplayStatus.RUNNING.value)
+    """Stop all recovers and replays of an endpoint."""
+    ReplayTable.update({"status": ReplayStatus.STOPPED}).where(
+        (ReplayTable.endpoint_pk == endpoint_pk) & _IS_RUNNING
     ).execute(database)
 
 
 def step(database: Database, replay_id: str, wanted: Selection, queued_as: QueuedAs, ids: IdFactory) -> ReplayRow:
-    """Queue the next deliveries, at most 250, and return the progress; nothing once it has been stopped.
+    """Queue the next deliveries, at most 250, and return the progress; a stopped recover or replay queues none.
 
-    It may queue none and have something left all the same, since the rows that it looks at are bounded as well.
-    Rejected NOT_FOUND for one that was stopped and that retention has removed since.
+    A step may queue none although there are more to queue, because the rows that it looks at are bounded too. Raises
+    Rejected NOT_FOUND for a recover or replay that was stopped and then deleted by retention.
     """
     replay = get(database, wanted.endpoint_pk, replay_id)
     if replay.status is not ReplayStatus.RUNNING:
@@ -139,7 +130,7 @@ def step(database: Database, replay_id: str, wanted: Selection, queued_as: Queue
     else:
         position, count_queued = _replay_events(database, replay, wanted, queued_as, ids)
     values: dict[str, object] = {"queued": replay.queued + count_queued}
-    values |= {"status": ReplayStatus.DONE.value} if position is None else {"position": position}
+    values |= {"status": ReplayStatus.DONE} if position is None else {"position": position}
     ReplayTable.update(values).where(ReplayTable.id == replay_id).execute(database)
     return get(database, wanted.endpoint_pk, replay_id)
 
@@ -150,7 +141,7 @@ def _recover(
     wanted: Selection,
     queued_as: QueuedAs,
 ) -> tuple[int | None, int]:
-    """Make failed deliveries pending again, in sequence; return the position, None at the end, and how many."""
+    """Make failed deliveries pending again, in sequence; return the position, None at the end, and their number."""
     all_failed = _failed_of(wanted.endpoint_pk) & (DeliveryTable.sequence > replay.position)
     end = _end_of_scan(database, DeliveryTable.sequence, all_failed)
     query = (
@@ -176,7 +167,7 @@ def _replay_events(
     queued_as: QueuedAs,
     ids: IdFactory,
 ) -> tuple[int | None, int]:
-    """Make new deliveries of events at the end of the line; return the position, None at the end, and how many."""
+    """Make new deliveries of events at the end of the queue; return the position, None at the end, and their number."""
     end: int | None = replay.position + SCANNED_A_STEP
     if wanted.organization_id is not None:
         theirs = (EventTable.organization_id == wanted.organization_id) & (EventTable.pk > replay.position)
@@ -208,8 +199,8 @@ def _replay_events(
             "event_type": event_type,
             "ordering_key": ordering_key,
             "sequence": sequence + number,
-            "status": queued_as.status.value,
-            "trigger": Trigger.REPLAY.value,
+            "status": queued_as.status,
+            "trigger": Trigger.REPLAY,
             "attempts": 0,
             "refusals": 0,
             "backoff_step": 0,
@@ -226,7 +217,7 @@ def _replay_events(
 
 
 def _end_of_scan(database: Database, column: Any, chosen: Expression) -> int | None:
-    """Return where a step stops that looks at so many rows of an index, in the order of `column`; None at its end."""
+    """Return the value of `column` at which a step stops that reads `SCANNED_A_STEP` rows; None at the end."""
     query = column.model.select(column).where(chosen).order_by(column).limit(1).offset(SCANNED_A_STEP - 1)
     found = list(query.tuples().execute(database))
     return found[0][0] if found else None
@@ -239,7 +230,7 @@ def _failed_of(endpoint_pk: int) -> Expression:
 def _failed(wanted: Selection) -> Expression:
     chosen = (
         _failed_of(wanted.endpoint_pk)
-        & (DeliveryTable.sequence > 0)  # a test has no place in the line
+        & (DeliveryTable.sequence > 0)  # a test has no place in the queue
         & (DeliveryTable.created_at >= wanted.since)
         & (DeliveryTable.created_at < wanted.until)
     )
@@ -260,29 +251,20 @@ def _replayed(wanted: Selection) -> Expression:
 
 
 def _matches(column: Any, patterns: Sequence[str]) -> Expression:
-    """Return the condition that a type matches one of the patterns, as `subscriptions` has it."""
+    """Return the condition that a type matches one of the patterns, as dispatch.subscriptions matches it."""
     conditions = [column.in_([pattern for pattern in patterns if not pattern.endswith("*")])]
     for pattern in patterns:
         if pattern == "*":
             conditions.append(column.not_in(_OWN))
         elif pattern.endswith(".*"):
             stem = pattern.removesuffix("*")
-            # `/` is what follows `.`, so this is the range of all that begins with the stem.
+            # `/` is the character after `.`, so this is the range of all names that begin with the stem.
             beyond = stem[:-1] + "/"
             conditions.append((column >= stem) & (column < beyond) & column.not_in(_OWN))
     return cast("Expression", reduce(or_, conditions))
 
 
 def prune(database: Database, before: float) -> int:
-    """Forget those that have ended and were asked for before that time; return how many there were."""
-    count: int = (
-        ReplayTable.delete()
-        .where((ReplayTable.created_at < before) & (ReplayTable.status != ReplayStatus.RUNNING.value))
-        .execute(database)
-    )
+    """Delete the recovers and replays that were started before that time and have ended; return their number."""
+    count: int = ReplayTable.delete().where((ReplayTable.created_at < before) & ~_IS_RUNNING).execute(database)
     return count
-
-
-def _replay(row: Sequence[Any]) -> ReplayRow:
-    values = dict(zip(ReplayRow.__struct_fields__, row, strict=True))
-    return row_of(ReplayRow, row, events=tuple(msgspec.json.decode(values["events"])))

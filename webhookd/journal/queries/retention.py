@@ -1,7 +1,7 @@
-"""Forgetting: events whose deliveries have all ended go after `retention_days`, with all that hangs on them.
+"""Retention: delete events older than `retention_days` whose deliveries have all ended, with deliveries and attempts.
 
-Done in small writes between other batches; each is made as large as the disk allows without a commit waiting long. The
-freed pages go back to the disk.
+It is done in small writes between other batches, each as large as possible without making commits wait long. The freed
+pages go back to the file system.
 """
 
 import time
@@ -9,7 +9,7 @@ import time
 from msgspec import Struct
 from peewee import SQL, Database, fn
 
-from webhookd.journal.queries.schema import AttemptTable, DeliveryTable, EventTable
+from webhookd.journal.queries.schema import UNFINISHED, AttemptTable, DeliveryTable, EventTable
 
 FIRST_ROWS = 100
 ROWS_A_STEP = range(10, 2001)
@@ -18,22 +18,20 @@ PAGES_A_STEP = 250
 
 
 class Pruned(Struct, frozen=True, kw_only=True):
-    """What one step forgot, in events and deliveries, and how long it took."""
+    """How many events and deliveries a step has deleted, and how long it took."""
 
     rows: int
     seconds: float
 
 
 def prune(database: Database, before: float, rows: int) -> Pruned:
-    """Delete the oldest ended events accepted before that time with what hangs on them, `rows` of each kind at most.
+    """Delete the oldest ended events accepted before that time, with their deliveries: at most `rows` of each.
 
-    An event with a delivery still to be sent stays until that has ended, by age at the latest. One with more
-    deliveries than a step takes loses them first, step by step.
+    An event with a pending or parked delivery stays until that has ended, by its age at the latest. An event with more
+    deliveries than a step takes loses its deliveries first, step by step.
     """
     began_at = time.monotonic()
-    unfinished = DeliveryTable.select(SQL("1")).where(
-        (DeliveryTable.event_pk == EventTable.pk) & SQL("status IN ('pending', 'parked')")
-    )
+    unfinished = DeliveryTable.select(SQL("1")).where((DeliveryTable.event_pk == EventTable.pk) & UNFINISHED)
     query = (
         EventTable.select(EventTable.pk)
         .where((EventTable.accepted_at < before) & ~fn.EXISTS(unfinished))
@@ -45,20 +43,20 @@ def prune(database: Database, before: float, rows: int) -> Pruned:
     deliveries = [row[0] for row in theirs.tuples().execute(database)]
     AttemptTable.delete().where(AttemptTable.delivery_pk.in_(deliveries)).execute(database)
     DeliveryTable.delete().where(DeliveryTable.pk.in_(deliveries)).execute(database)
-    if len(deliveries) < rows:  # else some may be left
+    if len(deliveries) < rows:  # otherwise some may be left
         EventTable.delete().where(EventTable.pk.in_(old)).execute(database)
         return Pruned(rows=len(old) + len(deliveries), seconds=time.monotonic() - began_at)
     return Pruned(rows=len(deliveries), seconds=time.monotonic() - began_at)
 
 
 def next_rows(rows: int, seconds: float) -> int:
-    """Return how many rows the next step takes, after one of `rows` that took so long."""
+    """Return how many rows the next step takes, after one of `rows` that took `seconds`."""
     if seconds > SLOW_SECONDS:
         return max(rows // 2, ROWS_A_STEP.start)
     return min(rows * 2, ROWS_A_STEP[-1]) if seconds < QUICK_SECONDS else rows
 
 
 def give_back_pages(database: Database) -> bool:
-    """Return freed pages to the file system, a bounded number at a time; whether there are enough for another step."""
+    """Return at most 250 freed pages to the file system; return whether there are enough for another step."""
     database.execute_sql(f"PRAGMA incremental_vacuum({PAGES_A_STEP})").fetchall()
     return int(database.execute_sql("PRAGMA freelist_count").fetchone()[0]) >= PAGES_A_STEP

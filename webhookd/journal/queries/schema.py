@@ -1,9 +1,13 @@
-"""The tables as peewee models, bound to no database: every query names the one it runs on.
+"""The tables as peewee models, bound to no database: every query names the one that it runs on.
 
-Explicit DDL is in `migrations`; a test compares the two. Times are REAL epoch seconds, enums their text, structured
-settings JSON. `pk` is the row's number inside the process, `id` its public name.
+A column is declared here: its name, and how a value is stored. What a query returns or inserts follows from that and
+from the fields of a Struct (see `structs`). The explicit DDL is in `migrations`; a test compares the two. Times are
+REAL epoch seconds, enums their text. `pk` is the row number, which never leaves the process; `id` is the public name.
 """
 
+from typing import Any
+
+import msgspec
 from peewee import (
     SQL,
     AutoField,
@@ -18,22 +22,34 @@ from peewee import (
 )
 
 
+class JsonField(TextField):
+    """A structured value, stored as JSON text."""
+
+    def db_value(self, value: object) -> str:
+        """Return what is stored of a value."""
+        return msgspec.json.encode(value).decode()
+
+    def python_value(self, value: str) -> Any:
+        """Return a stored value as lists and dicts."""
+        return msgspec.json.decode(value)
+
+
 class EndpointTable(Model):
-    """A webhook. Deleting one keeps the row (`deleted_at`), since its deliveries stay readable."""
+    """A webhook. A deleted one keeps its row, with `deleted_at`, because its deliveries stay readable."""
 
     pk = AutoField()
     id = TextField(unique=True)
     url = TextField()
-    events = TextField()  # JSON array of patterns
+    events = JsonField()  # an array of patterns
     description = TextField()
     is_active = BooleanField()
     disabled_reason = TextField(null=True)
     disabled_at = FloatField(null=True)
     organization_id = TextField(null=True)
-    metadata = TextField()  # JSON object
-    overrides = TextField()  # JSON of models.PolicyOverrides
-    signature = TextField()  # JSON of models.SignatureChoice
-    header_names = TextField()  # JSON array; the values are sealed, among the secrets
+    metadata = JsonField()
+    overrides = JsonField()  # models.PolicyOverrides
+    signature = JsonField()  # models.SignatureChoice
+    header_names = JsonField()  # an array; the values are sealed, in SecretTable
     secret_hint = TextField()
     previous_secret_expires_at = FloatField(null=True)
     ed25519_public_key = TextField(null=True)
@@ -42,23 +58,21 @@ class EndpointTable(Model):
     deleted_at = FloatField(null=True)
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "endpoints"
 
 
 class EndpointStateTable(Model):
-    """What an endpoint's past means for its next request (models.EndpointState); gone once it is deleted."""
+    """An endpoint's delivery state (models.EndpointState); deleted with the endpoint."""
 
     endpoint_pk = IntegerField(primary_key=True)
-    breaker = TextField(default="closed")
-    consecutive_faults = IntegerField(default=0)
-    reopenings = IntegerField(default=0)
-    pauses = IntegerField(default=0)
+    breaker = TextField()
+    consecutive_faults = IntegerField()
+    reopenings = IntegerField()
+    pauses = IntegerField()
     retry_at = FloatField(null=True)
     paused_until = FloatField(null=True)
     failing_since = FloatField(null=True)
-    failures_since_success = IntegerField(default=0)
+    failures_since_success = IntegerField()
     last_success_at = FloatField(null=True)
     last_failure_at = FloatField(null=True)
     last_error = TextField(null=True)
@@ -66,16 +80,14 @@ class EndpointStateTable(Model):
     recovered_at = FloatField(null=True)
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "endpoint_state"
 
 
 class SequenceTable(Model):
-    """The last sequence of an endpoint's queue; gone once the endpoint is deleted.
+    """The last sequence of an endpoint's queue; deleted with the endpoint.
 
-    `edition` counts the changes of what is already queued (retries, recovers, cancelations), each of which may make a
-    delivery with a low sequence unfinished again.
+    `edition` counts the changes of deliveries that are already queued (retries, recovers, cancelations). Each of them
+    may make a delivery with a low sequence pending again.
     """
 
     endpoint_pk = IntegerField(primary_key=True)
@@ -83,8 +95,6 @@ class SequenceTable(Model):
     edition = IntegerField(default=0)
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "sequences"
 
 
@@ -96,14 +106,12 @@ class SecretTable(Model):
     sealed = BlobField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "secrets"
         primary_key = CompositeKey("endpoint_pk", "kind")
 
 
 class EventTable(Model):
-    """An accepted event with the bytes that every attempt sends; `deliveries` answers its duplicates."""
+    """An accepted event. `body` is what every attempt sends; `deliveries` is the answer to a duplicate."""
 
     pk = AutoField()
     id = TextField(unique=True)
@@ -117,13 +125,11 @@ class EventTable(Model):
     body = BlobField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "events"
 
 
 class DeliveryTable(Model):
-    """One event for one endpoint."""
+    """One event for one endpoint, with the result of its last attempt."""
 
     pk = AutoField()
     id = TextField(unique=True)
@@ -143,17 +149,19 @@ class DeliveryTable(Model):
     completed_at = FloatField(null=True)
     response_status = IntegerField(null=True)
     error = TextField(null=True)
-    duration_seconds = FloatField(null=True)  # of the last attempt
+    duration_seconds = FloatField(null=True)
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "deliveries"
 
 
-# What an endpoint is still to be sent, in two parts: SQLite takes a partial index for one status, and for either of two
-# it looks at every delivery that the endpoint ever had.
-TO_BE_SENT_BY_STATUS = (SQL("status = 'pending'"), SQL("status = 'parked'"))
+# Conditions on a delivery's status, as literals: SQLite takes a partial index only for the text that its DDL has.
+PENDING = SQL("status = 'pending'")
+PARKED = SQL("status = 'parked'")
+UNFINISHED = SQL("status IN ('pending', 'parked')")
+UNFINISHED_PARTS = (PENDING, PARKED)
+"""`UNFINISHED` as two conditions. For the two together SQLite reads every delivery that the endpoint ever had, except
+where a query is about `expires_at`, which has an index for both."""
 
 
 class AttemptTable(Model):
@@ -167,7 +175,7 @@ class AttemptTable(Model):
     duration_seconds = FloatField()
     remote_address = TextField(null=True)
     response_status = IntegerField(null=True)
-    response_headers = TextField()  # JSON array of name and value pairs
+    response_headers = JsonField()  # an array of name and value pairs
     response_body = BlobField()
     truncated = BooleanField()
     error = TextField(null=True)
@@ -175,14 +183,12 @@ class AttemptTable(Model):
     retry_after_seconds = FloatField(null=True)
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "attempts"
         primary_key = CompositeKey("delivery_pk", "number")
 
 
 class EventTypeTable(Model):
-    """A name of the catalogue."""
+    """An event type of the catalogue."""
 
     name = TextField(primary_key=True)
     description = TextField()
@@ -193,13 +199,11 @@ class EventTypeTable(Model):
     updated_at = FloatField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "event_types"
 
 
 class KeyTable(Model):
-    """An API key, of which only the hash is known; revoking one removes its row."""
+    """An API key, of which only the hash is stored; a revoked key has no row."""
 
     id = TextField(primary_key=True)
     role = TextField()
@@ -211,13 +215,11 @@ class KeyTable(Model):
     last_used_at = FloatField(null=True)
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "api_keys"
 
 
 class AuditTable(Model):
-    """Who changed what: only ever added to, and chained by hashes (see `audit`)."""
+    """An entry of the audit log, never changed or deleted, and chained to the entry before it by hashes."""
 
     sequence = AutoField()
     at = FloatField()
@@ -228,25 +230,23 @@ class AuditTable(Model):
     object = TextField()
     organization_id = TextField(null=True)
     request_id = TextField(null=True)
-    fields = TextField()  # JSON array of names
+    fields = JsonField()  # an array of names
     hash = BlobField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "audit"
 
 
 class ReplayTable(Model):
-    """A recover or replay under way or ended; `position` is the last sequence or event number that was looked at."""
+    """A recover or replay; `position` is the last sequence or event number that it has looked at."""
 
     id = TextField(primary_key=True)
     endpoint_pk = IntegerField()
     kind = TextField()
     since = FloatField()
     until = FloatField()
-    events = TextField()  # JSON array of patterns
-    last = IntegerField()  # the greatest delivery or event number when it was asked for
+    events = JsonField()  # an array of patterns
+    last = IntegerField()  # the greatest delivery or event number when it was started
     position = IntegerField()
     matched = IntegerField()
     queued = IntegerField()
@@ -254,13 +254,11 @@ class ReplayTable(Model):
     created_at = FloatField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "replays"
 
 
 class IdempotencyTable(Model):
-    """An answer kept for an Idempotency-Key; sealed, since it may show a secret."""
+    """The answer to a request with an Idempotency-Key; sealed, because it may contain a secret."""
 
     caller = TextField()
     route = TextField()
@@ -271,41 +269,35 @@ class IdempotencyTable(Model):
     created_at = FloatField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "idempotency"
         primary_key = CompositeKey("caller", "route", "key")
 
 
 class StatisticsTable(Model):
-    """The counts (`observe.statistics.Counts`) of a subject in the period of `seconds` that starts at `at`."""
+    """The counts of one subject in a period of `seconds` that begins `at` (observe.statistics)."""
 
     seconds = IntegerField()
     at = IntegerField()
     subject = TextField()
-    counts = TextField()  # JSON array
+    counts = JsonField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "statistics"
         primary_key = CompositeKey("seconds", "at", "subject")
 
 
 class MetaTable(Model):
-    """Facts about the journal itself, such as the value that shows whether a master key is the right one."""
+    """A fact about the journal itself, such as the value that shows whether a master key is the right one."""
 
     name = TextField(primary_key=True)
     value = BlobField()
 
     class Meta:
-        """Where it is stored."""
-
         table_name = "meta"
 
 
 def count_edition(database: Database, endpoint_pk: int) -> None:
-    """Note that what an endpoint has queued was changed; nothing for a deleted one."""
+    """Count a change of deliveries that an endpoint has queued; does nothing for a deleted endpoint."""
     SequenceTable.update({SequenceTable.edition: SequenceTable.edition + 1}).where(
         SequenceTable.endpoint_pk == endpoint_pk
     ).execute(database)

@@ -1,7 +1,7 @@
-"""The sealed secrets of endpoints: each is bound to its table, its kind and its endpoint's id.
+"""The sealed secrets of endpoints; each is bound to its table, its kind and its endpoint's id.
 
-What is replaced or removed is overwritten in the file: a key that has leaked must open nothing that isn't stored any
-more.
+What is replaced or deleted is overwritten in the file, so that a leaked master key opens nothing that is no longer
+stored.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ _log = get_logger("journal")
 
 @contextmanager
 def erasing(database: Database) -> Iterator[None]:
-    """Overwrite with zeros what is deleted meanwhile, in the file's pages and in those that become free."""
+    """Overwrite what is deleted in this block with zeros, in the file's pages and in those that become free."""
     database.execute_sql("PRAGMA secure_delete = ON").fetchall()
     try:
         yield
@@ -31,7 +31,7 @@ def erasing(database: Database) -> Iterator[None]:
 
 
 def seal(database: Database, vault: Vault, pk: int, endpoint_id: str, *, kind: str, plain: Secret[str]) -> None:
-    """Store a secret of an endpoint, in place of an older one of its kind."""
+    """Store a secret of an endpoint, in place of the older one of its kind."""
     sealed = vault.encrypt(plain.reveal().encode(), context=_context(kind, endpoint_id))
     with erasing(database):
         SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
@@ -40,24 +40,24 @@ def seal(database: Database, vault: Vault, pk: int, endpoint_id: str, *, kind: s
 def unseal(database: Database, vault: Vault, pk: int, endpoint_id: str) -> dict[str, Secret[str]]:
     """Return the secrets of an endpoint by kind.
 
-    Raises MasterKeyError for a value that doesn't open: the file was changed by someone without the key.
+    Raises MasterKeyError for a value that doesn't open: the file was changed without the key.
     """
     query = SecretTable.select(SecretTable.kind, SecretTable.sealed).where(SecretTable.endpoint_pk == pk)
     return {
         kind: Secret(vault.decrypt(bytes(sealed), context=_context(kind, endpoint_id)).decode())
-        # All of them first: an error in mid-query would keep its cursor, and with it the log from being cut.
+        # All rows are read first: an error during the query would leave its cursor open, and the log couldn't be cut.
         for kind, sealed in list(query.tuples().execute(database))
     }
 
 
 def remove(database: Database, pk: int, *kinds: str) -> None:
-    """Remove the secrets of these kinds of an endpoint, as far as it has them."""
+    """Delete the secrets of these kinds that an endpoint has."""
     with erasing(database):
         SecretTable.delete().where((SecretTable.endpoint_pk == pk) & SecretTable.kind.in_(kinds)).execute(database)
 
 
 def expired(database: Database, now: float) -> list[int]:
-    """Return the endpoints that still have the secret of before although its overlap has ended."""
+    """Return the row numbers of the endpoints whose previous secret is stored although the overlap has ended."""
     query = (
         SecretTable.select(SecretTable.endpoint_pk)
         .join(EndpointTable, on=(EndpointTable.pk == SecretTable.endpoint_pk))
@@ -66,8 +66,8 @@ def expired(database: Database, now: float) -> list[int]:
     return [pk for (pk,) in query.tuples().execute(database)]
 
 
-def forget_expired(database: Database, pks: Sequence[int], now: float) -> int:
-    """Remove the secret of before of those of `pks` whose overlap has ended; return how many there were."""
+def delete_expired(database: Database, pks: Sequence[int], now: float) -> int:
+    """Delete the previous secrets of those of the endpoints whose overlap has ended; return their number."""
     ended = EndpointTable.select(EndpointTable.pk).where(
         EndpointTable.pk.in_(pks) & (EndpointTable.previous_secret_expires_at <= now)
     )
@@ -80,9 +80,9 @@ def forget_expired(database: Database, pks: Sequence[int], now: float) -> int:
 def reseal(
     database: Database, vault: Vault, after: tuple[int, str] | None, limit: int
 ) -> tuple[tuple[int, str] | None, int]:
-    """Seal the next secrets under the vault's key; return the place of the last one (None: that was all) and a count.
+    """Seal the next secrets with the vault's key; return the place of the last one (None: all are done) and a count.
 
-    One that doesn't open stays as it is: it was tampered with, and its endpoint says so whenever it is needed.
+    One that doesn't open is left unchanged: it was tampered with, which each attempt of its endpoint reports.
     """
     query = (
         SecretTable.select(SecretTable.endpoint_pk, SecretTable.kind, SecretTable.sealed, EndpointTable.id)
@@ -105,7 +105,7 @@ def reseal(
 
 
 def resealed(vault: Vault, sealed: bytes, context: str) -> bytes | None:
-    """Return a sealed value under the vault's key; None for one that is so already, or that doesn't open."""
+    """Return a value sealed with the vault's key; None for one that already is, or that doesn't open."""
     if vault.seals_like(sealed):
         return None
     try:

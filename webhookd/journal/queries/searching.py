@@ -1,7 +1,7 @@
-"""Looking for events by what is remembered of them: the start of an id, a type, a time, an organization.
+"""Search for events by type, time and organization, or by the start of an id.
 
-There is no index by type, which each event would pay for when it comes in. So a page looks at a bounded number of
-events, newest first, and says where it stopped: what it costs doesn't depend on how rare the type is.
+There is no index by type, because every publish would pay for it. So a page looks at a bounded number of events, newest
+first, and reports where it stopped: its cost doesn't depend on how rare the type is.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from peewee import Database
 
 from webhookd.journal import cursors
+from webhookd.journal.queries.events import ROWS
 from webhookd.journal.queries.schema import EventTable
-from webhookd.journal.rows import EventRow, FoundEvents, row_of
+from webhookd.journal.rows import EventRow, FoundEvents
 
 LOOKED_AT = 10_000
-# Events of one commit may lie in another order than they came; a clock may have been set a little.
+# Row numbers and times of acceptance may differ in order, within a commit or after a small step of the clock.
 _MARGIN_SECONDS = 60.0
 _LIST = "search"
-_COLUMNS = [getattr(EventTable, name) for name in EventRow.__struct_fields__]
 
 _FIRST_FROM = "SELECT pk FROM events WHERE accepted_at >= ? ORDER BY accepted_at LIMIT 1"
 _LAST_BEFORE = "SELECT pk FROM events WHERE accepted_at < ? ORDER BY accepted_at DESC LIMIT 1"
@@ -41,20 +41,21 @@ def search(
     cursor: str | None = None,
     looked_at: int = LOOKED_AT,
 ) -> FoundEvents:
-    """Return a page of the events that fit, newest first; `pattern` is a name, `user.*` or `*`, as for webhooks.
+    """Return a page of the events that match, newest first, after a look at 10,000 events at most.
 
-    `since` is inclusive, `until` is not. Raises Rejected INVALID_CURSOR.
+    `pattern` is a name, `user.*` or `*`, as for webhooks. `since` is inclusive, `until` is not. Raises Rejected
+    INVALID_CURSOR.
     """
     before = _PAST_ALL if cursor is None else cursors.decode(cursor, _LIST, tuple[cursors.Number])[0]
     if until is not None:
         before = min(before, 1 + _number(database, _LAST_BEFORE, until + _MARGIN_SECONDS, 0))
     first = 0 if since is None else _number(database, _FIRST_FROM, since - _MARGIN_SECONDS, _PAST_ALL)
-    fits = _fitting(pattern)
+    matches = _matching(pattern)
     chosen: list[int] = []
     looked, last, last_at = 0, 0, 0.0
     for pk, event_type, at in _newest(database, organization_id, before, first, looked_at):
         looked, last, last_at = looked + 1, pk, at
-        if (since is None or at >= since) and (until is None or at < until) and fits(event_type):
+        if (since is None or at >= since) and (until is None or at < until) and matches(event_type):
             chosen.append(pk)
             if len(chosen) > limit:
                 break
@@ -67,7 +68,10 @@ def search(
 
 
 def by_id(database: Database, organization_id: str | None, start: str, limit: int) -> list[EventRow]:
-    """Return the events whose ids begin so, by id; of one organization where one is given, among the first 10,000."""
+    """Return the first events by id whose ids begin with `start`; of one organization if it is given.
+
+    It looks at 10,000 events at most.
+    """
     rows = database.execute_sql(_BY_ID, (start, start + _AFTER_IDS, LOOKED_AT))
     chosen: list[int] = []
     for pk, owner in rows:
@@ -88,7 +92,7 @@ def _newest(
     return iter(rows)
 
 
-def _fitting(pattern: str | None) -> Callable[[str], bool]:
+def _matching(pattern: str | None) -> Callable[[str], bool]:
     if pattern is None or pattern == "*":
         return lambda _: True
     if pattern.endswith(".*"):
@@ -103,5 +107,4 @@ def _number(database: Database, sql: str, at: float, default: int) -> int:
 
 
 def _rows(database: Database, pks: Sequence[int]) -> list[EventRow]:
-    query = EventTable.select(*_COLUMNS).where(EventTable.pk.in_(pks)).order_by(EventTable.pk.desc())
-    return [row_of(EventRow, row) for row in query.tuples().execute(database)]
+    return ROWS.all(database, ROWS.select().where(EventTable.pk.in_(pks)).order_by(EventTable.pk.desc()))

@@ -1,7 +1,7 @@
-"""The counts of past periods: rows that replace each other, found by their period and subject.
+"""Queries on statistics: the counts of a subject in a period, each row replaced as the counts grow.
 
-Rows lie in the order of time, so what is written together lies together and forgetting is a range. A query asks for
-each row it wants by its whole key: how many other subjects there are costs it nothing.
+The key begins with the time, so rows that are written together are stored together, and retention deletes a range. A
+query names the whole key of each row, so its cost doesn't depend on how many other subjects there are.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ FROM json_each(:subjects) AS subject CROSS JOIN json_each(:starts) AS start CROS
 ON statistics.seconds = :seconds AND statistics.at = start.value AND statistics.subject = subject.value
 """
 _RUNNING = "SELECT seconds, at, subject, counts FROM statistics WHERE seconds = ? AND at = ?"
-_FORGET = """
+_PRUNE = """
 DELETE FROM statistics WHERE (seconds, at, subject) IN (
     SELECT seconds, at, subject FROM statistics WHERE seconds = ? AND at < ? ORDER BY at LIMIT ?
 )
@@ -34,17 +34,17 @@ _decoder = msgspec.json.Decoder(Counts)
 
 
 def encode(rows: Sequence[CountsRow]) -> bytes:
-    """Return rows as `put` takes them; what is counted afterwards is not in it."""
+    """Return rows as `put` takes them; later counts don't change the result."""
     return _encode([(*key, counts) for key, counts in rows])
 
 
 def put(database: Database, rows: bytes) -> None:
-    """Store rows, each in place of the one with its key."""
+    """Store rows; each replaces the one with the same key."""
     database.execute_sql(_PUT, (rows.decode(),))
 
 
 def find(database: Database, *, seconds: int, starts: Sequence[int], subjects: Sequence[str]) -> dict[Key, Counts]:
-    """Return the rows there are of these subjects, for periods of that length with these starts."""
+    """Return the stored rows of these subjects, for periods of `seconds` with these starts."""
     asked = {"seconds": seconds, "starts": _encode(starts).decode(), "subjects": _encode(subjects).decode()}
     return dict(_row(row) for row in database.connection().execute(ROWS, asked))
 
@@ -59,10 +59,10 @@ def running(database: Database, now: float) -> list[CountsRow]:
 
 
 def prune(database: Database, now: float, rows: int) -> bool:
-    """Forget what is past keeping, at most `rows` of each length; return whether there may be more."""
+    """Delete rows older than they are kept, at most `rows` of each length; return whether there may be more."""
     more = False
     for seconds, kept_seconds in KEPT_SECONDS.items():
-        database.execute_sql(_FORGET, (seconds, now - kept_seconds, rows))
+        database.execute_sql(_PRUNE, (seconds, now - kept_seconds, rows))
         more = more or database.connection().changes() == rows
     return more
 

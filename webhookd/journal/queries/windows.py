@@ -1,8 +1,7 @@
-"""An actor's window onto its endpoint's queue: ids and times of what may go next, never a body.
+"""An actor's window of its endpoint's queue: ids and times of the deliveries that may be sent next, never a body.
 
-Each read walks a partial index from its beginning, so its cost doesn't depend on how much has ended; the predicates are
-literals because SQLite matches a partial index by them. peewee makes each statement once, since making it takes longer
-than running it.
+Each read walks a partial index from its start, so its cost doesn't depend on how many deliveries have ended. The
+statements are made by peewee once, because making one takes longer than running it.
 """
 
 from collections.abc import Collection
@@ -10,25 +9,24 @@ from collections.abc import Collection
 import msgspec
 from peewee import SQL, Database, Expression, fn
 
-from webhookd.base.models import DeliveryStatus, Ordering, QueuedDelivery, Trigger
-from webhookd.journal.queries.bulk import SqlConnection, SqlRow, sql_of
-from webhookd.journal.queries.schema import DeliveryTable, SequenceTable
+from webhookd.base.models import Ordering, QueuedDelivery
+from webhookd.journal.queries.bulk import SqlConnection, sql_of
+from webhookd.journal.queries.schema import PARKED, PENDING, UNFINISHED, DeliveryTable, SequenceTable
+from webhookd.journal.queries.structs import Rows
 from webhookd.journal.rows import Window, WindowRequest
 
 EXPIRED_A_READ = 500
 
-_STATUSES = {status.value: status for status in DeliveryStatus}
-_TRIGGERS = {trigger.value: trigger for trigger in Trigger}
+_ROWS = Rows(QueuedDelivery, DeliveryTable)
 _NOW = SQL(":now")
 _OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
-_PENDING = _OWN & SQL("status = 'pending'")
-_PARKED = _OWN & SQL("status = 'parked'")
-_TO_BE_SENT = _OWN & SQL("status IN ('pending', 'parked')")
+_PENDING = _OWN & PENDING
+_PARKED = _OWN & PARKED
+_UNFINISHED = _OWN & UNFINISHED
 
 
 def _deliveries(chosen: Expression, *order: object) -> str:
-    columns = [getattr(DeliveryTable, name) for name in QueuedDelivery.__struct_fields__]
-    return sql_of(DeliveryTable.select(*columns).where(chosen).order_by(*order)) + " LIMIT :limit"
+    return sql_of(_ROWS.select().where(chosen).order_by(*order)) + " LIMIT :limit"
 
 
 def _earliest_of(column: object, chosen: Expression) -> str:
@@ -67,10 +65,10 @@ _DUE_PARKED = _deliveries(
     _PARKED & (DeliveryTable.expires_at > _NOW) & (DeliveryTable.next_attempt_at <= _NOW),
     DeliveryTable.next_attempt_at,
 )
-_EXPIRED = _deliveries(_TO_BE_SENT & (DeliveryTable.expires_at <= _NOW), DeliveryTable.expires_at)
+_EXPIRED = _deliveries(_UNFINISHED & (DeliveryTable.expires_at <= _NOW), DeliveryTable.expires_at)
 _LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & (DeliveryTable.next_attempt_at > _NOW))
 _LATER_PENDING = _earliest_of(DeliveryTable.next_attempt_at, _PENDING & (DeliveryTable.next_attempt_at > _NOW))
-_NEXT_EXPIRY = _earliest_of(DeliveryTable.expires_at, _TO_BE_SENT & (DeliveryTable.expires_at > _NOW))
+_NEXT_EXPIRY = _earliest_of(DeliveryTable.expires_at, _UNFINISHED & (DeliveryTable.expires_at > _NOW))
 _SEQUENCE = sql_of(
     SequenceTable.select(SequenceTable.last, SequenceTable.edition).where(
         SequenceTable.endpoint_pk == SQL(":endpoint_pk")
@@ -79,11 +77,11 @@ _SEQUENCE = sql_of(
 
 
 def read(database: Database, request: WindowRequest) -> Window:
-    """Return the part of an endpoint's queue that it may send from next.
+    """Return the part of an endpoint's queue that may be sent next, without the deliveries in flight.
 
-    Strict order: the first `limit` pending ones by sequence, the head's back-off not looked at. By key: the same, less
-    those of `blocked_keys`, and of those without a key only what is due. Without order: what is due, longest due first.
-    Of those that no order holds back, the ones retried by hand come before all others. What is in flight is left out.
+    Strict order: the first `limit` pending deliveries by sequence, whether the head is due or not. Order by key: the
+    same without those of `blocked_keys`, and of those without a key only the ones that are due. No order: those that
+    are due, the longest due first. Among deliveries that no order holds back, the ones retried by hand come first.
     """
     connection: SqlConnection = database.connection()
     in_flight = request.in_flight
@@ -91,7 +89,7 @@ def read(database: Database, request: WindowRequest) -> Window:
         "endpoint_pk": request.endpoint_pk,
         "now": request.now,
         "floor": request.floor,
-        # What is in flight may be among the first, so as many more are read.
+        # The deliveries in flight may be among the first, so that many more are read.
         "limit": request.limit + len(in_flight),
     }
     query = _QUEUED[request.ordering]
@@ -142,28 +140,7 @@ def _one(connection: SqlConnection, sql: str, values: dict[str, object]) -> floa
 
 
 def _rows(connection: SqlConnection, sql: str, values: dict[str, object]) -> list[QueuedDelivery]:
-    return [_delivery(row) for row in connection.execute(sql, values)]
-
-
-def _delivery(row: SqlRow) -> QueuedDelivery:
-    pk, id_, endpoint_pk, event_pk, ordering_key, sequence, status, trigger, *counts, due_at, created_at, ends_at = row
-    attempts, refusals, backoff_step = counts
-    return QueuedDelivery(
-        pk=pk,
-        id=id_,
-        endpoint_pk=endpoint_pk,
-        event_pk=event_pk,
-        ordering_key=ordering_key,
-        sequence=sequence,
-        status=_STATUSES[status],
-        trigger=_TRIGGERS[trigger],
-        attempts=attempts,
-        refusals=refusals,
-        backoff_step=backoff_step,
-        next_attempt_at=due_at,
-        created_at=created_at,
-        expires_at=ends_at,
-    )
+    return msgspec.convert(list(connection.execute(sql, values)), list[QueuedDelivery])
 
 
 def _not_in_flight(found: list[QueuedDelivery], in_flight: Collection[int]) -> tuple[QueuedDelivery, ...]:

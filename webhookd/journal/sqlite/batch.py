@@ -1,16 +1,18 @@
-"""One batch of operations as one transaction: the hot path of the journal.
+"""Commit a batch of operations in one transaction: the hot path of the journal.
 
-Runs in the writer's thread. Hot rows go in bulk; between two calls the order of publishes and records doesn't matter,
-since a record only touches deliveries that were on disk before it. What the next batch needs of the last one (row
-numbers, sequences) is remembered rather than read again; whatever else may have changed it makes it forgotten.
+It runs in the writer's thread. Events and attempts are written in bulk. Between two calls the order of publishes and
+records doesn't matter, because a record changes only deliveries that were on disk before it. Row numbers and sequences
+are remembered from batch to batch, and read again after a call, which may have changed them, and after an error.
 """
 
 from collections.abc import Iterable, Sequence
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from traceback import clear_frames
 
 import msgspec
+from msgspec.structs import astuple, replace
 from peewee import Database
 
 from webhookd.base.errors import WebhookdError
@@ -28,7 +30,7 @@ from webhookd.base.stages import reached
 from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission
 from webhookd.journal.planning import Numbers, Stored, plan, settle
 from webhookd.journal.queries.bulk import BulkInsert, BulkUpdate
-from webhookd.journal.queries.schema import AttemptTable, DeliveryTable, EventTable, SequenceTable
+from webhookd.journal.queries.schema import EventTable, SequenceTable
 from webhookd.journal.sqlite.database import size_bytes
 
 _IN_CHUNK = 500
@@ -36,34 +38,44 @@ _MOST_REMEMBERED = 10_000
 _KEPT_HEADER_BYTES = 4 * 1024
 _json = msgspec.json.Encoder().encode
 
-_ATTEMPT_COLUMNS = tuple(AttemptTable._meta.sorted_field_names)
-_INSERT_EVENT = BulkInsert(EventTable, EventTable._meta.sorted_field_names)
-_INSERT_DELIVERY = BulkInsert(
-    DeliveryTable,
-    [
-        name
-        for name in DeliveryTable._meta.sorted_field_names
-        if name not in {"completed_at", "response_status", "error", "duration_seconds"}
-    ],
-)
-_INSERT_ATTEMPT = BulkInsert(AttemptTable, _ATTEMPT_COLUMNS)
+# Where a stored value comes from, by column: an attribute of the record.
+_ATTEMPT = {
+    "delivery_pk": "delivery.pk",
+    "number": "number",
+    "id": "attempt_id",
+    "trigger": "trigger",
+    "started_at": "started_at",
+    "duration_seconds": "outcome.duration_seconds",
+    "remote_address": "outcome.remote_address",
+    "response_status": "outcome.status",
+    "response_body": "outcome.body",
+    "error": "error",
+    "detail": "outcome.detail",
+    "retry_after_seconds": "retry_after_seconds",
+}
+_COUNTED = {"attempts": "number", "response_status": "outcome.status", "duration_seconds": "outcome.duration_seconds"}
+_CHANGED = _COUNTED | {
+    name: name for name in ("status", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error")
+}
+_ATTEMPT_COLUMNS = (*_ATTEMPT, "response_headers", "truncated")
+_attempt_of = attrgetter(*_ATTEMPT.values())
+_counts_of = attrgetter("delivery.pk", *_COUNTED.values())
+_changes_of = attrgetter("delivery.pk", *_CHANGED.values())
+
+_INSERT_EVENT = BulkInsert("events", ["pk", "deliveries", *AcceptedEvent.__struct_fields__])
+_INSERT_DELIVERY = BulkInsert("deliveries", ["event_type", *QueuedDelivery.__struct_fields__])
+_INSERT_ATTEMPT = BulkInsert("attempts", _ATTEMPT_COLUMNS)
 _UPDATE_SEQUENCE = BulkUpdate("sequences", "endpoint_pk", ("last",))
 _UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", EndpointState.__struct_fields__)
-_COUNTED = ("attempts", "response_status", "duration_seconds")
-_COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", _COUNTED)
-_UPDATE_DELIVERY = BulkUpdate(
-    "deliveries",
-    "pk",
-    (*_COUNTED, "status", "trigger", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error"),
-    "status IN ('pending', 'parked')",
-)
+_COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", tuple(_COUNTED))
+_UPDATE_DELIVERY = BulkUpdate("deliveries", "pk", (*_CHANGED, "trigger"), "status IN ('pending', 'parked')")
 
 
 class Batches:
     """Commits batches of operations on the writer's connection.
 
-    `max_bytes` bounds what the file may hold before events are refused; attempts and changes still go in. The file
-    `is_above_bound` as the last commit found it.
+    Once the file holds `max_bytes`, events are refused; attempts and changes are still written. `is_above_bound` says
+    whether the last commit found it so.
     """
 
     def __init__(self, database: Database, ids: IdFactory, max_bytes: int | None) -> None:
@@ -75,9 +87,9 @@ class Batches:
         self._last_numbers: dict[str, int] = {}
 
     def commit(self, operations: Sequence[Submission]) -> None:
-        """Commit all operations in one transaction, leaving each its result or its own error.
+        """Commit all operations in one transaction and set the result or the error of each.
 
-        What this raises has rolled everything back.
+        If it raises, everything is rolled back.
         """
         try:
             with self._database.atomic():
@@ -112,7 +124,7 @@ class Batches:
                     call.notices = call.tell(call.result)
                     self._publish(call.notices)
         except WebhookdError as error:
-            # Its frames may hold a cursor, and an open one keeps the writer from its next checkpoint.
+            # Its frames may hold a cursor, and an open cursor prevents the writer's next checkpoint.
             clear_frames(error.__traceback__)
             call.error = error
         self._forget()
@@ -130,7 +142,7 @@ class Batches:
         )
         connection = self._database.connection()
         stored = planned.stored
-        _INSERT_EVENT.run(connection, [_event(pk, publish.event, len(queued)) for pk, publish, queued in stored])
+        _INSERT_EVENT.run(connection, [(pk, len(queued), *astuple(publish.event)) for pk, publish, queued in stored])
         _INSERT_DELIVERY.run(
             connection, [_delivery(each, publish.event.type) for _, publish, queued in stored for each in queued]
         )
@@ -141,7 +153,7 @@ class Batches:
         reached("event.written")
 
     def _known(self, event_ids: Iterable[str]) -> dict[str, Stored]:
-        """Return what is stored of these ids: whose event it is and how many deliveries it had."""
+        """Return the stored events among these ids: the organization and the number of deliveries of each."""
         wanted = list(dict.fromkeys(event_ids))
         known: dict[str, Stored] = {}
         for start in range(0, len(wanted), _IN_CHUNK):
@@ -153,7 +165,7 @@ class Batches:
         return known
 
     def _last_sequences(self, endpoint_pks: set[int]) -> dict[int, int]:
-        """Return the last sequence of each endpoint that there still is, among others."""
+        """Return the last sequence of each of these endpoints that isn't deleted; it may contain others."""
         if len(self._sequences) > _MOST_REMEMBERED:
             self._sequences.clear()
         wanted = sorted(endpoint_pks - self._sequences.keys())
@@ -175,91 +187,43 @@ class Batches:
         if not records:
             return
         connection = self._database.connection()
-        _INSERT_ATTEMPT.run(connection, [_attempt(record) for record in records])
+        insert_attempts(self._database, records)
         if _UPDATE_DELIVERY.run(connection, [_delivery_update(record) for record in records]) < len(records):
-            # What has ended keeps its state: the webhook may have been deleted while the request was in flight.
-            _COUNT_ATTEMPT.run(connection, [_delivery_update(record)[: 1 + len(_COUNTED)] for record in records])
-        # Of several attempts of one endpoint the last one's state holds.
+            # A delivery that has ended keeps its state: its webhook may have been deleted during the request.
+            _COUNT_ATTEMPT.run(connection, [_counts_of(record) for record in records])
+        # Of several attempts of one endpoint, the last one's state is stored.
         states = {record.delivery.endpoint_pk: record.endpoint for record in records}
-        _UPDATE_STATE.run(
-            connection, [(endpoint_pk, *msgspec.structs.astuple(state)) for endpoint_pk, state in states.items()]
-        )
+        _UPDATE_STATE.run(connection, [(endpoint_pk, *astuple(state)) for endpoint_pk, state in states.items()])
         reached("record.written")
 
 
 def _publishes(operation: Submission) -> Sequence[Publish]:
-    """Return what an operation publishes: itself, or the events that tell of it."""
+    """Return the events of an operation: itself, or the operational events that are stored with it."""
     return (operation,) if isinstance(operation, Publish) else operation.notices
 
 
-def _event(pk: int, event: AcceptedEvent, deliveries: int) -> tuple[object, ...]:
-    """Return the row in the order of the table's columns."""
-    return (
-        pk,
-        event.id,
-        event.type,
-        event.organization_id,
-        event.ordering_key,
-        event.traceparent,
-        event.timestamp,
-        event.accepted_at,
-        deliveries,
-        event.body,
-    )
+def insert_attempts(database: Database, records: Sequence[AttemptRecord]) -> None:
+    """Store attempts, without a change of their deliveries or endpoints."""
+    _INSERT_ATTEMPT.run(database.connection(), [_attempt(record) for record in records])
 
 
 def _delivery(queued: QueuedDelivery, event_type: str) -> tuple[object, ...]:
-    """Return the row in the order of the table's columns, up to `expires_at`."""
-    return (
-        queued.pk,
-        queued.id,
-        queued.endpoint_pk,
-        queued.event_pk,
-        event_type,
-        queued.ordering_key,
-        queued.sequence,
-        queued.status.value,
-        queued.trigger.value,
-        queued.attempts,
-        queued.refusals,
-        queued.backoff_step,
-        None if queued.status is DeliveryStatus.CANCELED else queued.next_attempt_at,
-        queued.created_at,
-        queued.expires_at,
-    )
-
-
-def attempt_values(record: AttemptRecord) -> dict[str, object]:
-    """Return the row of an attempt by column."""
-    return dict(zip(_ATTEMPT_COLUMNS, _attempt(record), strict=True))
+    if queued.status is DeliveryStatus.CANCELED:  # it is never due
+        queued = replace(queued, next_attempt_at=None)
+    return (event_type, *astuple(queued))
 
 
 def _attempt(record: AttemptRecord) -> tuple[object, ...]:
-    """Return the row in the order of `_ATTEMPT_COLUMNS`."""
     outcome = record.outcome
     headers = _kept(outcome.headers)
-    return (
-        record.delivery.pk,
-        record.number,
-        record.attempt_id,
-        record.trigger.value,
-        record.started_at,
-        outcome.duration_seconds,
-        outcome.remote_address,
-        outcome.status,
-        _json(headers).decode(),
-        outcome.body,
-        outcome.truncated or len(headers) < len(outcome.headers),
-        None if record.error is None else record.error.value,
-        outcome.detail,
-        record.retry_after_seconds,
-    )
+    truncated = outcome.truncated or len(headers) < len(outcome.headers)
+    return (*_attempt_of(record), _json(headers).decode(), truncated)
 
 
 def _kept(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Return those of an answer's headers that are stored: as many of the first ones as fit.
+    """Return the headers of a response that are stored: as many of the first ones as fit in 4 KiB.
 
-    A receiver may send 60 KiB of them each time, with any number of attempts of one delivery.
+    A receiver may send 60 KiB of headers in each response, to any number of attempts.
     """
     left = _KEPT_HEADER_BYTES
     for at, (name, value) in enumerate(headers):
@@ -270,18 +234,6 @@ def _kept(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
 
 
 def _delivery_update(record: AttemptRecord) -> tuple[object, ...]:
-    # An attempt that was cut off is made again for the reason it was made for.
+    # An attempt that was interrupted is repeated for the same reason.
     trigger = record.trigger if record.error is DeliveryError.INTERRUPTED else Trigger.AUTO
-    return (
-        record.delivery.pk,
-        record.number,
-        record.outcome.status,
-        record.outcome.duration_seconds,
-        record.status.value,
-        trigger.value,
-        record.refusals,
-        record.backoff_step,
-        record.next_attempt_at,
-        record.completed_at,
-        None if record.error is None else record.error.value,
-    )
+    return (*_changes_of(record), trigger)

@@ -1,0 +1,73 @@
+"""Rows of a table as Structs: a field is the column of the same name, stored as the model says."""
+
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
+
+import msgspec
+from msgspec import Struct
+from peewee import Database, Field, Model, Query
+
+from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.journal import cursors
+from webhookd.journal.rows import RowPage
+
+S = TypeVar("S", bound=Struct)
+Q = TypeVar("Q", bound=Query)
+
+
+class Rows(Generic[S]):
+    """Reads rows of `table` as `kind`; `joined` are the columns of other tables, by field.
+
+    Every method reads all rows of its query at once. An open cursor would keep the write-ahead log from being cut.
+    """
+
+    def __init__(self, kind: type[S], table: type[Model], **joined: Field) -> None:
+        self._kind = kind
+        self._table = table
+        self.columns = [
+            joined[name].alias(name) if name in joined else getattr(table, name) for name in kind.__struct_fields__
+        ]
+
+    def select(self) -> Query:
+        """Return the query for all rows, to be narrowed down."""
+        return self._table.select(*self.columns)
+
+    def all(self, database: Database, query: Query) -> list[S]:
+        """Return the rows that a query finds."""
+        return [self.convert(row) for row in query.dicts().execute(database)]
+
+    def convert(self, row: object) -> S:
+        """Return a row that was read as a dict."""
+        return msgspec.convert(row, self._kind, builtin_types=(bytes,))
+
+    def find(self, database: Database, query: Query) -> S | None:
+        """Return the first row that a query finds, or None."""
+        return next(iter(self.all(database, query)), None)
+
+    def get(self, database: Database, query: Query, missing: str) -> S:
+        """Return the row that a query finds; raises Rejected NOT_FOUND with the message `missing`."""
+        found = self.find(database, query)
+        if found is None:
+            raise Rejected(ErrorCode.NOT_FOUND, missing)
+        return found
+
+    def page(
+        self,
+        database: Database,
+        query: Query,
+        *,
+        limit: int,
+        list_name: str,
+        position: Callable[[S], Sequence[object]],
+    ) -> RowPage[S]:
+        """Return the first `limit` rows, with the cursor of the row after the last; `position` gives a row's place."""
+        found = self.all(database, query.limit(limit + 1))
+        return cursors.page(found, limit, list_name, position)
+
+
+def narrowed(query: Q, *wanted: tuple[Field, object]) -> Q:
+    """Return a query for the rows whose columns have these values; None is any value."""
+    for column, value in wanted:
+        if value is not None:
+            query = query.where(column == value)
+    return query
