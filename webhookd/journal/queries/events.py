@@ -58,7 +58,7 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     connection: SqlConnection = database.connection()
     parameters = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
     for pk, *columns in connection.execute(MESSAGES, parameters):
-        message = msgspec.convert(columns, Message, builtin_types=(bytes,))
+        message = msgspec.convert(columns, Message)
         if left is not None:
             left -= len(message.body)
             if left < 0:

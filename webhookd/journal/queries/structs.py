@@ -38,7 +38,7 @@ class Rows(Generic[S]):
 
     def convert(self, row: object) -> S:
         """Return a row that was read as a dict."""
-        return msgspec.convert(row, self._kind, builtin_types=(bytes,))
+        return msgspec.convert(row, self._kind)
 
     def find(self, database: Database, query: Query) -> S | None:
         """Return the first row that a query finds, or None."""

@@ -7,7 +7,7 @@ are remembered from batch to batch, and read again after a call, which may have 
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import accumulate, groupby
 from operator import attrgetter
 from traceback import clear_frames
 
@@ -38,27 +38,30 @@ _MOST_REMEMBERED = 10_000
 _KEPT_HEADER_BYTES = 4 * 1024
 _json = msgspec.json.Encoder().encode
 
-# Where a stored value comes from, by column: an attribute of the record.
+# Where a stored value comes from, by column: an attribute of the record, or of its outcome.
 _ATTEMPT = {
     "delivery_pk": "delivery.pk",
     "number": "number",
     "id": "attempt_id",
     "trigger": "trigger",
     "started_at": "started_at",
-    "duration_seconds": "outcome.duration_seconds",
-    "remote_address": "outcome.remote_address",
-    "response_status": "outcome.status",
-    "response_body": "outcome.body",
     "error": "error",
-    "detail": "outcome.detail",
     "retry_after_seconds": "retry_after_seconds",
+}
+_RESPONSE = {
+    "duration_seconds": "duration_seconds",
+    "remote_address": "remote_address",
+    "response_status": "status",
+    "response_body": "body",
+    "detail": "detail",
 }
 _COUNTED = {"attempts": "number", "response_status": "outcome.status", "duration_seconds": "outcome.duration_seconds"}
 _CHANGED = _COUNTED | {
     name: name for name in ("status", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error")
 }
-_ATTEMPT_COLUMNS = (*_ATTEMPT, "response_headers", "truncated")
+_ATTEMPT_COLUMNS = (*_ATTEMPT, *_RESPONSE, "response_headers", "truncated")
 _attempt_of = attrgetter(*_ATTEMPT.values())
+_response_of = attrgetter(*_RESPONSE.values())
 _counts_of = attrgetter("delivery.pk", *_COUNTED.values())
 _changes_of = attrgetter("delivery.pk", *_CHANGED.values())
 
@@ -215,22 +218,21 @@ def _delivery(queued: QueuedDelivery, event_type: str) -> tuple[object, ...]:
 
 def _attempt(record: AttemptRecord) -> tuple[object, ...]:
     outcome = record.outcome
-    headers = _kept(outcome.headers)
-    truncated = outcome.truncated or len(headers) < len(outcome.headers)
-    return (*_attempt_of(record), _json(headers).decode(), truncated)
+    headers, is_cut = _stored_headers(outcome.headers)
+    return (*_attempt_of(record), *_response_of(outcome), headers, outcome.truncated or is_cut)
 
 
-def _kept(headers: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
-    """Return the headers of a response that are stored: as many of the first ones as fit in 4 KiB.
+def _stored_headers(headers: tuple[tuple[str, str], ...]) -> tuple[str, bool]:
+    """Return the first headers of a response that fit in 4 KiB, as JSON, and whether there are more.
 
     A receiver may send 60 KiB of headers in each response, to any number of attempts.
     """
-    left = _KEPT_HEADER_BYTES
-    for at, (name, value) in enumerate(headers):
-        left -= len(name) + len(value)
-        if left < 0:
-            return headers[:at]
-    return headers
+    text = _json(headers)
+    if len(text) <= _KEPT_HEADER_BYTES:
+        return text.decode(), False
+    lengths = accumulate(len(name) + len(value) for name, value in headers)
+    fitting = sum(length <= _KEPT_HEADER_BYTES for length in lengths)
+    return _json(headers[:fitting]).decode(), fitting < len(headers)
 
 
 def _delivery_update(record: AttemptRecord) -> tuple[object, ...]:
