@@ -113,7 +113,7 @@ class MemoryStore(Store):
         return _message(self.tables.events[event_pk])
 
     def _tell(self, queued: Sequence[QueuedDelivery]) -> None:
-        self.feed.tell(DeliveriesQueued(queued))
+        self.feed.announce(DeliveriesQueued(queued))
 
 
 class MemoryWebhooks(Webhooks):
@@ -211,7 +211,7 @@ class MemoryWebhooks(Webhooks):
                 webhook.credentials = msgspec.structs.replace(webhook.credentials, headers=changes.headers)
             return self._renewed(webhook, after, now, has_new_secrets=has_new_secrets)
 
-        return (await self._tables.change(change, self._feed.tell).wait()).endpoint
+        return (await self._tables.change(change, self._feed.announce).wait()).endpoint
 
     async def rotate(
         self,
@@ -241,7 +241,7 @@ class MemoryWebhooks(Webhooks):
             )
             return self._renewed(webhook, after, now, has_new_secrets=True)
 
-        return (await self._tables.change(change, self._feed.tell).wait()).endpoint
+        return (await self._tables.change(change, self._feed.announce).wait()).endpoint
 
     def _renewed(self, webhook: Webhook, after: Endpoint, now: float, *, has_new_secrets: bool) -> WebhookChanged:
         before, webhook.endpoint = webhook.endpoint, after
@@ -264,10 +264,10 @@ class MemoryWebhooks(Webhooks):
             webhook.state = None
             return webhook.endpoint
 
-        return await self._tables.change(remove, lambda endpoint: self._feed.tell(WebhookDeleted(endpoint))).wait()
+        return await self._tables.change(remove, lambda endpoint: self._feed.announce(WebhookDeleted(endpoint))).wait()
 
     def disable(
-        self, endpoint_pk: int, reason: DisabledReason, now: float, tell: Callable[[Endpoint], Sequence[Publish]]
+        self, endpoint_pk: int, reason: DisabledReason, now: float, notices_of: Callable[[Endpoint], Sequence[Publish]]
     ) -> Ticket[Endpoint]:
         def switch_off() -> Endpoint:
             webhook = self._tables.webhooks[endpoint_pk]
@@ -281,7 +281,7 @@ class MemoryWebhooks(Webhooks):
                 )
             return webhook.endpoint
 
-        return self._tables.change(switch_off, self._changed_settings, tell=tell)
+        return self._tables.change(switch_off, self._changed_settings, notices_of=notices_of)
 
     def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
         return self._tables.change(lambda: self._tables.move(seconds), committed)
@@ -373,7 +373,7 @@ class MemoryDeliveries(Deliveries):
             pending[0].change(next_attempt_at=now)
 
     async def expire(
-        self, pks: Sequence[int], now: float, tell: Callable[[list[DeliveryRow]], Sequence[Publish]]
+        self, pks: Sequence[int], now: float, notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]]
     ) -> list[DeliveryRow]:
         def give_up() -> list[DeliveryRow]:
             found = [self._tables.deliveries[pk] for pk in pks]
@@ -383,7 +383,7 @@ class MemoryDeliveries(Deliveries):
                 each.error, each.completed_at = DeliveryError.EXPIRED, now
             return [self._row(each) for each in expired]
 
-        return await self._tables.change(give_up, tell=tell).wait()
+        return await self._tables.change(give_up, notices_of=notices_of).wait()
 
     async def cancel(self, endpoint_pk: int, now: float, limit: int) -> int:
         def drop() -> int:

@@ -70,7 +70,7 @@ class _Change(Generic[T]):
 
     make: Callable[[], T]
     committed: Callable[[T], None] | None = None
-    tell: Callable[[T], Sequence[Publish]] | None = None
+    notices_of: Callable[[T], Sequence[Publish]] | None = None
     ticket: Ticket[T] = field(default_factory=Ticket)
     notices: Sequence[Publish] = ()
 
@@ -99,9 +99,9 @@ class Tables:
         make: Callable[[], T],
         committed: Callable[[T], None] | None = None,
         *,
-        tell: Callable[[T], Sequence[Publish]] | None = None,
+        notices_of: Callable[[T], Sequence[Publish]] | None = None,
     ) -> Ticket[T]:
-        change = _Change(make=make, committed=committed, tell=tell)
+        change = _Change(make=make, committed=committed, notices_of=notices_of)
         self.submit(change)
         return change.ticket
 
@@ -134,7 +134,7 @@ class Tables:
                 return [*self._publish(operation.notices), lambda: operation.ticket.succeed(None)]
             case _:
                 result = operation.make()
-                notices = () if operation.tell is None else operation.tell(result)
+                notices = () if operation.notices_of is None else operation.notices_of(result)
                 told = [] if operation.committed is None else [lambda: operation.committed(result)]  # type: ignore[misc]
                 return [*told, *self._publish(notices), lambda: operation.ticket.succeed(result)]
 

@@ -77,7 +77,7 @@ def record_large(journal: Store) -> Ticket[None]:
 
 
 def change_much(journal: Store) -> Ticket[None]:
-    return journal.transactions.submit(grow, insists=True, tell=lambda _: [journal.notice(event("told"), ())])
+    return journal.transactions.submit(grow, insists=True, notices_of=lambda _: [journal.notice(event("told"), ())])
 
 
 def told(database: Database) -> int:

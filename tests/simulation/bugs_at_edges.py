@@ -117,7 +117,7 @@ class TellsApart(BadJournal):
         late = Record(record, ())
         if notices:
             self.transactions.submit(
-                lambda _: None, lambda _: self._writer.submit(late), insists=True, tell=lambda _: notices
+                lambda _: None, lambda _: self._writer.submit(late), insists=True, notices_of=lambda _: notices
             )
         else:
             self._writer.submit(late)

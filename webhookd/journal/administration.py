@@ -37,7 +37,7 @@ class EventTypes(StorePart):
         put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
         return await self._transactions.submit(
             lambda database: put(database, row, now, condition=condition),
-            lambda stored: self._feed.tell(EventTypeAdded(stored.name)),
+            lambda stored: self._feed.announce(EventTypeAdded(stored.name)),
         ).wait()
 
     async def delete(self, name: str, *, entry: AuditEntry | None, condition: EventTypeCondition | None) -> None:
@@ -45,7 +45,7 @@ class EventTypes(StorePart):
         delete = audit.recorded(event_types.delete, entry, lambda _: (name, None))
         await self._transactions.submit(
             lambda database: delete(database, name, condition=condition),
-            lambda _: self._feed.tell(EventTypeRemoved(name)),
+            lambda _: self._feed.announce(EventTypeRemoved(name)),
         ).wait()
 
 
@@ -64,7 +64,7 @@ class Keys(StorePart):
         """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
         insert = audit.recorded(quotas.insert_key, entry, keys.about)
         return await self._transactions.submit(
-            lambda database: insert(database, row, most=most), lambda stored: self._feed.tell(KeyAdded(stored))
+            lambda database: insert(database, row, most=most), lambda stored: self._feed.announce(KeyAdded(stored))
         ).wait()
 
     async def create_first(self, row: KeyRow, entry: AuditEntry) -> bool:
@@ -75,7 +75,7 @@ class Keys(StorePart):
         """Remove a key; Rejected NOT_FOUND, for another organization's key too."""
         revoke = audit.recorded(keys.revoke, entry, keys.about)
         return await self._transactions.submit(
-            lambda database: revoke(database, key_id, organization_id), lambda row: self._feed.tell(KeyRevoked(row))
+            lambda database: revoke(database, key_id, organization_id), lambda row: self._feed.announce(KeyRevoked(row))
         ).wait()
 
     def note_uses(self, uses: Mapping[str, float]) -> Ticket[None]:

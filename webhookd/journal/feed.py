@@ -1,8 +1,10 @@
-"""What commits have changed, for all that is remembered in memory: told on the loop, in the order of the commits.
+"""The feed of committed changes, for all state that the server keeps in memory.
 
-Memory follows the disk and never runs ahead of it, and two changes never cross.
+Followers are called on the event loop in the order of the commits, so memory follows the disk and never runs ahead of
+it, and no change overtakes another.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +22,7 @@ class DeliveriesQueued(NamedTuple):
 
 
 class WebhookChanged(NamedTuple):
-    """A webhook that is new or has been changed; `forgiveness` is what the change forgave it."""
+    """A webhook that is new or has been changed; `forgiveness` is what the change has reset of its delivery state."""
 
     endpoint: Endpoint
     forgiveness: Forgiveness | None = None
@@ -33,25 +35,25 @@ class WebhookDeleted(NamedTuple):
 
 
 class EventTypeAdded(NamedTuple):
-    """A name that is in the catalogue of event types."""
+    """An event type that is in the catalogue now; it may have been there before."""
 
     name: str
 
 
 class EventTypeRemoved(NamedTuple):
-    """A name that is no longer in the catalogue."""
+    """An event type that is no longer in the catalogue."""
 
     name: str
 
 
 class KeyAdded(NamedTuple):
-    """An API key that is valid."""
+    """An API key that is valid now."""
 
     key: KeyRow
 
 
 class KeyRevoked(NamedTuple):
-    """An API key that is not valid any more."""
+    """An API key that is no longer valid."""
 
     key: KeyRow
 
@@ -60,17 +62,16 @@ Change = DeliveriesQueued | WebhookChanged | WebhookDeleted | EventTypeAdded | E
 
 
 class Feed:
-    """Tells each kind of change to the one that follows it; what nobody follows yet is told to nobody."""
+    """Passes each change to all followers of its kind, in the order in which they began to follow."""
 
     def __init__(self) -> None:
-        self._followers: dict[type, Callable[[Any], None]] = {}
+        self._followers: defaultdict[type, list[Callable[[Any], None]]] = defaultdict(list)
 
     def follow(self, kind: type[C], follower: Callable[[C], None]) -> None:
-        """Call `follower` with each change of this kind from now on; it must not block."""
-        self._followers[kind] = follower
+        """Call `follower` with each later change of this kind; it must not block."""
+        self._followers[kind].append(follower)
 
-    def tell(self, change: Change) -> None:
-        """Tell of a change; for the store alone, once it is committed."""
-        follower = self._followers.get(type(change))
-        if follower is not None:
+    def announce(self, change: Change) -> None:
+        """Pass on a change that has been committed; for the store only."""
+        for follower in self._followers[type(change)]:
             follower(change)

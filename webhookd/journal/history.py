@@ -63,11 +63,11 @@ class Deliveries(StorePart):
         )
 
     async def expire(
-        self, pks: Sequence[int], now: float, tell: Callable[[list[DeliveryRow]], Sequence[Publish]]
+        self, pks: Sequence[int], now: float, notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]]
     ) -> list[DeliveryRow]:
         """Record deliveries whose age has passed as failed; return those that had not ended otherwise."""
         return await self._transactions.submit(
-            lambda database: deliveries.expire(database, pks, now), insists=True, tell=tell
+            lambda database: deliveries.expire(database, pks, now), insists=True, notices_of=notices_of
         ).wait()
 
     async def cancel(self, endpoint_pk: int, now: float, limit: int) -> int:

@@ -1,6 +1,7 @@
-"""What can be submitted to the writer, and the ticket on which a submitter waits."""
+"""The operations that the writer takes, and the ticket on which a submitter waits for the result."""
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Generic, TypeVar
 
 import trio
@@ -10,15 +11,15 @@ from webhookd.base.models import AcceptedEvent, AttemptRecord, PublishResult, Qu
 
 T = TypeVar("T")
 
-_DELIVERY_BYTES = 500  # of one row with its place in the indexes, roughly
-_DELIVERY_COST = 2  # its indexes are many
+_DELIVERY_BYTES = 500  # of one row with its index entries, roughly
+_DELIVERY_COST = 2  # it has many indexes
 _RECORD_COST = 2  # an attempt, its delivery, its endpoint
 _CALL_COST = 20  # a few statements in a savepoint, and an entry in the audit log
 QueuedCallback = Callable[[Sequence[QueuedDelivery]], None]
 
 
 class Ticket(Generic[T]):
-    """The answer to come of something that was submitted; whoever gives up waiting takes nothing back."""
+    """The future result of an operation. A submitter that stops waiting doesn't cancel the operation."""
 
     __slots__ = ("_done", "_error", "_event", "_result")
 
@@ -29,7 +30,7 @@ class Ticket(Generic[T]):
         self._event: trio.Event | None = None
 
     async def wait(self) -> T:
-        """Return the result once it is on disk, or raise what kept it from there."""
+        """Return the result once it is on disk, or raise the operation's error."""
         if not self._done:
             await self.settled()
         if self._error is not None:
@@ -37,7 +38,7 @@ class Ticket(Generic[T]):
         return self._result  # type: ignore[return-value]  # set by `succeed`; None is a result as well
 
     async def settled(self) -> None:
-        """Return once the answer is there, whatever it is."""
+        """Return once there is a result or an error."""
         if not self._done:
             if self._event is None:
                 self._event = trio.Event()
@@ -45,16 +46,16 @@ class Ticket(Generic[T]):
 
     @property
     def is_done(self) -> bool:
-        """Whether the answer is there."""
+        """Whether there is a result or an error."""
         return self._done
 
     def succeed(self, result: T) -> None:
-        """Give the result; for the writer alone."""
+        """Set the result; for the writer only."""
         self._result = result
         self._finish()
 
     def fail(self, error: Exception) -> None:
-        """Give the error; for the writer alone."""
+        """Set the error; for the writer only."""
         self._error = error
         self._finish()
 
@@ -64,105 +65,76 @@ class Ticket(Generic[T]):
             self._event.set()
 
 
+@dataclass(slots=True, eq=False)
 class Publish:
     """Store an event and its deliveries.
 
-    One that `insists` belongs to a record or a change, with which it waits for room; one that `may_repeat` has an id
-    that somebody else chose. Those of one `flow` keep their order. `event_pk` is None for a duplicate, and `queued` are
-    the deliveries that came of it.
+    An event that `insists` belongs to a record or a change, and waits for room together with it. `may_repeat` says that
+    a producer chose the id, so it may be a duplicate. Events of one `flow` keep their order. `committed` is called with
+    the deliveries that were queued, in parts. `event_pk` is None for a duplicate.
     """
 
-    __slots__ = (
-        "committed",
-        "error",
-        "event",
-        "event_pk",
-        "flow",
-        "insists",
-        "may_repeat",
-        "queued",
-        "result",
-        "targets",
-        "ticket",
-    )
-
-    def __init__(
-        self,
-        event: AcceptedEvent,
-        targets: tuple[Target, ...],
-        committed: QueuedCallback,
-        *,
-        flow: Hashable,
-        insists: bool,
-        may_repeat: bool,
-    ) -> None:
-        self.flow = flow
-        self.insists = insists
-        self.may_repeat = may_repeat
-        self.event = event
-        self.targets = targets
-        self.committed = committed
-        self.ticket: Ticket[PublishResult] = Ticket()
-        self.result: PublishResult | None = None
-        self.error: Exception | None = None
-        self.event_pk: int | None = None
-        self.queued: Sequence[QueuedDelivery] = ()
+    event: AcceptedEvent
+    targets: tuple[Target, ...]
+    committed: QueuedCallback
+    _: KW_ONLY
+    flow: Hashable
+    insists: bool
+    may_repeat: bool
+    ticket: Ticket[PublishResult] = field(default_factory=Ticket, init=False)
+    result: PublishResult | None = field(default=None, init=False)
+    error: Exception | None = field(default=None, init=False)
+    event_pk: int | None = field(default=None, init=False)
+    queued: Sequence[QueuedDelivery] = field(default=(), init=False)
 
 
+@dataclass(slots=True, eq=False)
 class Record:
-    """Store an attempt, what it made of its delivery and endpoint, and the events that tell of it."""
+    """Store an attempt, the resulting state of its delivery and endpoint, and the operational events about it."""
 
-    __slots__ = ("error", "flow", "notices", "record", "ticket")
+    record: AttemptRecord
+    notices: Sequence[Publish]
+    ticket: Ticket[None] = field(default_factory=Ticket, init=False)
+    error: Exception | None = field(default=None, init=False)
 
-    def __init__(self, record: AttemptRecord, notices: Sequence[Publish]) -> None:
-        self.record = record
-        self.notices = notices
-        self.flow: Hashable = ("endpoint", record.delivery.endpoint_pk)
-        self.ticket: Ticket[None] = Ticket()
-        self.error: Exception | None = None
+    @property
+    def flow(self) -> Hashable:
+        """The flow in which a record waits if it has notices."""
+        return ("endpoint", self.record.delivery.endpoint_pk)
 
 
+@dataclass(slots=True, eq=False)
 class DatabaseCall:
-    """Run a function on the database, in a savepoint of its own; one that `insists` waits for room on a full disk.
+    """Run a function on the database, in its own savepoint; one that `insists` waits for room while the disk is full.
 
-    A barrier changes what is on disk by then and nothing else: no operation passes it, in either direction.
-    `tell` makes the events that tell of the result, which are stored with it.
+    No operation overtakes a barrier or is overtaken by it: it applies to exactly what was submitted before it.
+    `notices_of` returns the operational events about the result, which are stored in the same commit.
     """
 
-    __slots__ = ("change", "committed", "error", "insists", "is_barrier", "notices", "result", "tell", "ticket")
-
-    def __init__(
-        self,
-        change: Callable[[Database], object],
-        committed: Callable[[object], None] | None,
-        *,
-        insists: bool,
-        is_barrier: bool = False,
-        tell: Callable[[object], Sequence[Publish]] | None = None,
-    ) -> None:
-        self.is_barrier = is_barrier
-        self.tell = tell
-        self.notices: Sequence[Publish] = ()
-        self.change = change
-        self.committed = committed
-        self.insists = insists
-        self.ticket: Ticket[object] = Ticket()
-        self.result: object = None
-        self.error: Exception | None = None
+    change: Callable[[Database], object]
+    committed: Callable[[object], None] | None
+    _: KW_ONLY
+    insists: bool
+    is_barrier: bool = False
+    notices_of: Callable[[object], Sequence[Publish]] | None = None
+    ticket: Ticket[object] = field(default_factory=Ticket, init=False)
+    result: object = field(default=None, init=False)
+    error: Exception | None = field(default=None, init=False)
+    notices: Sequence[Publish] = field(default=(), init=False)
 
 
 Submission = Publish | Record | DatabaseCall
 
 
 def size_of(operation: Submission) -> int:
-    """Return roughly what an operation adds to the log."""
+    """Return roughly how many bytes an operation adds to the write-ahead log."""
     if not isinstance(operation, Publish):
         return sum(map(size_of, operation.notices))
     return len(operation.event.body) + len(operation.targets) * _DELIVERY_BYTES
 
 
 def cost_of(operation: Submission) -> int:
-    """Return roughly what the rows of an operation cost the disk, the row of an event being 1."""
+    """Return roughly what it costs to write the rows of an operation; the row of an event costs 1."""
     if isinstance(operation, Publish):
         return 1 + len(operation.targets) * _DELIVERY_COST
     own = _RECORD_COST if isinstance(operation, Record) else _CALL_COST
@@ -170,15 +142,15 @@ def cost_of(operation: Submission) -> int:
 
 
 def can_wait(operation: Submission) -> bool:
-    """Whether it is an event, which waits while the log is long."""
+    """Whether an operation is an event, which waits while the log is long."""
     return isinstance(operation, Publish)
 
 
 def is_barrier(operation: Submission) -> bool:
-    """Whether nothing may pass it."""
+    """Whether no operation may overtake this one."""
     return isinstance(operation, DatabaseCall) and operation.is_barrier
 
 
 def is_kept(operation: Submission) -> bool:
-    """Whether nobody could submit it again: an attempt was made, a moment has passed."""
+    """Whether an operation is kept while the disk is full, because nobody can submit it again."""
     return isinstance(operation, Record) or (isinstance(operation, DatabaseCall) and operation.insists)

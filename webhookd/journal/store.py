@@ -301,7 +301,7 @@ class Store:
         return message
 
     def _queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
-        self.feed.tell(DeliveriesQueued(deliveries))
+        self.feed.announce(DeliveriesQueued(deliveries))
 
     def _remember(self, publish: Publish) -> None:
         assert publish.event_pk is not None  # noqa: S101 - the writer tells of stored events alone

@@ -1,4 +1,4 @@
-"""How the named methods of the store reach the database: queries on a snapshot, changes in the next group commit."""
+"""How the store's methods reach the database: queries on a snapshot, changes in the next group commit."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 class Transactions:
-    """Runs queries and changes; only the journal's own modules know what a `Database` is."""
+    """Runs queries and changes, which are functions of a `Database`; for the journal's own modules."""
 
     def __init__(self, writer: Writer, readers: Readers) -> None:
         self._writer = writer
         self._readers = readers
 
     async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query on one snapshot; ReadTimeoutError past 5 s."""
+        """Run a query on one snapshot; raises ReadTimeoutError after 5 s."""
         return await self._readers.run(lambda database: query(database, *args, **kwargs))
 
     def submit(
@@ -33,21 +33,21 @@ class Transactions:
         *,
         insists: bool = False,
         is_barrier: bool = False,
-        tell: Callable[[T], Sequence[Publish]] | None = None,
+        notices_of: Callable[[T], Sequence[Publish]] | None = None,
     ) -> Ticket[T]:
-        """Submit a change, which runs in a savepoint of its own: a Rejected that it raises undoes it alone.
+        """Submit a change, which runs in its own savepoint: a Rejected that it raises undoes only this change.
 
-        `committed` is called on the loop after the commit. One that `insists` can't be asked for again, so it waits
-        while the disk is full, where others fail. A barrier stays between what was submitted before and after
-        it; elsewhere what has to wait for room may be passed. `tell` returns the events that tell of the result, which
-        are in the same commit; it is called in the writer's thread.
+        `committed` is called on the event loop after the commit. A change that `insists` can't be requested again, so
+        it waits while the disk is full; others fail. No operation overtakes a barrier or is overtaken by it; other
+        changes may overtake operations that wait for room. `notices_of` returns the operational events about the
+        result, which are stored in the same commit; it is called in the writer's thread.
         """
         operation = DatabaseCall(
             change,
             cast("Callable[[object], None] | None", committed),
             insists=insists,
             is_barrier=is_barrier,
-            tell=cast("Callable[[object], Sequence[Publish]] | None", tell),
+            notices_of=cast("Callable[[object], Sequence[Publish]] | None", notices_of),
         )
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)
@@ -57,12 +57,12 @@ class Transactions:
         return await finished(self.submit(lambda database: change(database, *args, **kwargs)))
 
     async def insist(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a change that nobody can ask for again: it waits while the disk is full."""
+        """Make a change that can't be requested again: it waits while the disk is full."""
         return await self.submit(lambda database: change(database, *args, **kwargs), insists=True).wait()
 
 
 async def finished(ticket: Ticket[T]) -> T:
-    """Return what was submitted once it is on disk, even if the caller is canceled meanwhile."""
+    """Return a ticket's result once it is on disk, even if the caller is canceled meanwhile."""
     with trio.CancelScope(shield=True):
         result = await ticket.wait()
     return result  # noqa: RET504 - to mypy the scope may swallow the return

@@ -109,18 +109,18 @@ class Webhooks(StorePart):
         delete = audit.recorded(endpoints.delete, entry, endpoints.about)
         return await self._transactions.submit(
             lambda database: delete(database, endpoint_id, now, condition=condition),
-            lambda endpoint: self._feed.tell(WebhookDeleted(endpoint)),
+            lambda endpoint: self._feed.announce(WebhookDeleted(endpoint)),
         ).wait()
 
     def disable(
-        self, endpoint_pk: int, reason: DisabledReason, now: float, tell: Callable[[Endpoint], Sequence[Publish]]
+        self, endpoint_pk: int, reason: DisabledReason, now: float, notices_of: Callable[[Endpoint], Sequence[Publish]]
     ) -> Ticket[Endpoint]:
         """Disable a webhook for a reason of the delivery's; one that is disabled or deleted already stays so."""
         return self._transactions.submit(
             lambda database: endpoints.disable(database, endpoint_pk, reason, now),
             self._changed_settings,
             insists=True,
-            tell=tell,
+            notices_of=notices_of,
         )
 
     def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
@@ -134,11 +134,11 @@ class Webhooks(StorePart):
 
     async def _change(self, change: Callable[[Database], WebhookChanged], entry: AuditEntry | None) -> Endpoint:
         recorded = audit.recorded(change, entry, lambda changed: endpoints.about(changed.endpoint))
-        changed = await finished(self._transactions.submit(recorded, self._feed.tell))
+        changed = await finished(self._transactions.submit(recorded, self._feed.announce))
         return changed.endpoint
 
     def _changed_settings(self, endpoint: Endpoint) -> None:
-        self._feed.tell(WebhookChanged(endpoint))
+        self._feed.announce(WebhookChanged(endpoint))
 
 
 def _headers(database: Database, vault: Vault, endpoint: Endpoint, now: float) -> list[tuple[str, str]]:

@@ -122,9 +122,9 @@ class Batches:
         try:
             with self._database.atomic():
                 call.result = call.change(self._database)
-                if call.tell is not None:
+                if call.notices_of is not None:
                     self._forget()
-                    call.notices = call.tell(call.result)
+                    call.notices = call.notices_of(call.result)
                     self._publish(call.notices)
         except WebhookdError as error:
             # Its frames may hold a cursor, and an open cursor prevents the writer's next checkpoint.

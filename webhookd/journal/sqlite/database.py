@@ -133,7 +133,6 @@ def open_writer(path: Path, *, now: float) -> Database:
             "journal_mode": "WAL",
             # With NORMAL a power cut loses acknowledged events.
             "synchronous": "FULL",
-            "foreign_keys": "ON",
             "wal_autocheckpoint": _checkpoint_pages(path),
             "cache_size": -8_000,
             "temp_store": "MEMORY",

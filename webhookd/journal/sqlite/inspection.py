@@ -141,8 +141,7 @@ class Inspection:
 
     def dangling(self) -> list[str]:
         """Return which rows refer to none, and how many."""
-        foreign = len(self._rows("PRAGMA foreign_key_check"))
-        found = {what: self._number(query) for what, query in _DANGLING.items()} | {"foreign keys": foreign}
+        found = {what: self._number(query) for what, query in _DANGLING.items()}
         return [f"{count} {what}" for what, count in found.items() if count]
 
     def contents(self) -> Contents:
