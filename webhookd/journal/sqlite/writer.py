@@ -1,64 +1,56 @@
-"""The one writer: group commit without added delay, and nobody's load is everybody's.
+"""The one writer: group commit without added delay, with fair turns for all who submit.
 
-Whatever is submitted while a batch is on its way to the disk waits for the next one. Submitting is one synchronous
-step; after the commit, on the loop and in the order of the batch, each operation gets its result, its `committed`
-callback runs, and whoever waits is woken. Nobody's giving up takes an operation back.
+Operations that are submitted while a batch is being written go into the next batch. Submitting is one synchronous step.
+After the commit, on the event loop and in the order of the batch, each operation gets its result, its `committed`
+callback runs, and its waiters wake (see `results`). A submitter that stops waiting doesn't cancel its operation.
 
-A batch is bounded by the rows it writes, and those who submit take turns in it (see `fair_queue`): an event waits for
-the batch that is being written and for its turn in the next one, whatever another producer has submitted. An event and
-all its deliveries are one transaction however many they are. A producer may have only so much waiting, then it waits
-for `room`. What is done on the loop after a commit gives way too.
+A batch is bounded by the cost of its rows, and submitters take turns in it (see `fair_queue`): an event waits for the
+batch that is being written and for its turn in the next one, however much other producers have submitted. An event and
+all its deliveries are one transaction, however many there are. A producer may have only so much waiting; then it waits
+for `room`.
 
-A disk that is full refuses events and changes, which their submitters can repeat; attempts and what time has done can't
-be repeated: they go into the reserve, and what finds no room there either is kept until there is some. Half a second
-after there is room for the reserve as well, events are taken again. They are also held back while a reader of another
-program keeps the log from being cut (see `log`), and refused where that lasts.
+While the disk is full, events and changes are refused, because their submitters can repeat them. Attempts, and changes
+that time has caused, can't be repeated: they are written into the reserve, and those that don't fit there are kept in
+memory until they do. Events are accepted again within half a second after the reserve could be made whole. Events also
+wait while a reader of another program keeps the write-ahead log from being cut (see `write_ahead_log`), and are refused
+if that lasts.
 
-An error of the disk itself is final: after a failed fsync the next one would succeed and lie, so `run` raises
-JournalError, everybody who waits gets it too, and the process ends.
+An error of the disk itself is final, because after a failed fsync the next one would wrongly succeed: `run` raises
+JournalError, all waiters get it too, and the process ends.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from traceback import clear_frames
-from typing import Protocol
 
 import trio
 from peewee import Database
 
-from webhookd.base.errors import ErrorCode, JournalError, Rejected, WebhookdError
+from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.journal.fair_queue import FairQueue
-from webhookd.journal.operations import Publish, Record, Submission, is_barrier, is_kept
+from webhookd.journal.operations import Submission, is_barrier, is_kept
 from webhookd.journal.planning import full
 from webhookd.journal.sqlite.batch import Batches
 from webhookd.journal.sqlite.database import JournalFullError, is_logic_error, translated
 from webhookd.journal.sqlite.reserve import Reserve
+from webhookd.journal.sqlite.results import Results, StoredCallback
 from webhookd.journal.sqlite.runners import Runner
 from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
 from webhookd.observe.logs import get_logger
 from webhookd.observe.metrics import Measures
 
-MAX_BATCH_COST = 1024  # such as 1,000 events that go to nobody, or 500 deliveries: 10 ms without the sync
+MAX_BATCH_COST = 1024  # such as 1,000 events without deliveries, or 500 deliveries: 10 ms without the sync
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 MAX_QUEUED = 20_000
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 MAX_LANE_COST = 4 * MAX_BATCH_COST
 MAX_LANE_BYTES = 2 * MAX_BATCH_BYTES
-TOLD_A_STEP = 250  # deliveries and results of which the loop hears before others get a turn
 PATIENCE_SECONDS = 10.0
 FULL_PAUSE_SECONDS = 0.5
 LONG_LOG_PAUSE_SECONDS = 0.1
 
 _log = get_logger("journal")
-
-
-class StoredCallback(Protocol):
-    """Hears of each event that was stored, with its row number, before anyone else does."""
-
-    def __call__(self, publish: Publish) -> None:
-        """Take note of the event; called on the loop."""
-        ...
 
 
 class Writer:
@@ -70,33 +62,33 @@ class Writer:
         path: Path,
         batches: Batches,
         runner: Runner,
-        published: StoredCallback,
+        stored: StoredCallback,
         *,
         log: WriteAheadLog,
         reserve: Reserve,
         measures: Measures,
     ) -> None:
         self.is_full = False
-        self.is_at_bound = False  # `max_bytes` is reached, which each commit looks at
+        self.is_at_bound = False  # whether the last commit found `max_bytes` reached
         self._database = database
         self._path = path
         self._log = log
         self._reserve = reserve
         self._batches = batches
         self._runner = runner
-        self._published = published
         self._measures = measures
+        self._results = Results(stored, measures)
         self._queue = FairQueue()
         self._submitted = trio.Event()
         self._drained = trio.Event()
-        self._is_stuck = False  # something is left for which there is no room in the reserve either
-        self._held_since: float | None = None  # since when events wait for the log to be cut
+        self._is_stuck = False  # something is kept that doesn't fit into the reserve either
+        self._held_since: float | None = None  # since when events wait for the log to be cut; None: they don't
         self._refusal: Rejected | None = None
         self._failure: Exception | None = None
 
     @property
     def has_failed(self) -> bool:
-        """Whether the file can't be trusted any more."""
+        """Whether the file can no longer be trusted."""
         return isinstance(self._failure, JournalError)
 
     @property
@@ -105,7 +97,7 @@ class Writer:
         return len(self._queue)
 
     def refuse_events(self) -> None:
-        """Take no more events from now on: the server is stopping."""
+        """Refuse all events from now on: the server is stopping."""
         self._refusal = Rejected(
             ErrorCode.SHUTTING_DOWN,
             "the server is stopping; send the event again when it is back",
@@ -114,7 +106,7 @@ class Writer:
         self._drained.set()
 
     async def room(self, flow: Hashable) -> None:
-        """Return when an event can be submitted in a flow; Rejected where that won't be soon."""
+        """Wait until an event can be submitted in a flow; raises Rejected if the disk is full or it takes over 10 s."""
         if self._has_room(flow):
             return
         with trio.move_on_after(PATIENCE_SECONDS):
@@ -124,16 +116,16 @@ class Writer:
         raise full()
 
     def has_room(self, flow: Hashable) -> bool:
-        """Whether `room` would return, or refuse, at once."""
+        """Whether `room` would return or raise at once."""
         return self._refusal is not None or self._failure is not None or self.is_full or self._has_room(flow)
 
     def cut_log(self) -> None:
-        """Have the write-ahead log emptied after the next commit, which comes at once."""
+        """Empty the write-ahead log after the next commit, which is made at once."""
         self._log.cut_soon()
         self._submitted.set()
 
     def submit(self, operation: Submission) -> None:
-        """Let an operation be written when its turn comes."""
+        """Queue an operation, to be written in its turn."""
         if self._failure is not None:
             operation.ticket.fail(self._failure)
         else:
@@ -141,14 +133,14 @@ class Writer:
             self._submitted.set()
 
     def fail(self, error: JournalError) -> None:
-        """Write no more: the file can't be trusted."""
+        """Write nothing from now on: the file can't be trusted."""
         self._fail_all(error)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commit what is submitted until canceled, then what is left; JournalError where the disk fails."""
+        """Commit what is submitted until canceled, then what is left; raises JournalError if the disk fails."""
         try:
             if not await self._runner.run(self._reserve.make):
-                self._say_full()
+                self._become_full()
             task_status.started()
             while True:
                 await self._wait()
@@ -163,21 +155,21 @@ class Writer:
                     await self._finish()
 
     async def _wait(self) -> None:
-        """Wait until there is something to do: at once where something is submitted, and now and then for room."""
+        """Wait until there is something to do: until something is submitted, or until it is time to look for room."""
         if self.is_full:
-            # What is left would find no room at once either.
+            # An operation that is kept would not find room at once.
             may_begin = trio.Event() if self._is_stuck else self._submitted
             with trio.move_on_after(FULL_PAUSE_SECONDS):
                 await may_begin.wait()
         elif self._is_holding_back:
-            # What comes meanwhile goes in one commit, which makes the log less long than several.
+            # What is submitted meanwhile goes into one commit, which adds less to the log than several.
             await trio.sleep(LONG_LOG_PAUSE_SECONDS)
         else:
             await self._submitted.wait()
 
     async def _finish(self) -> None:
         self.refuse_events()
-        self._is_stuck = False  # what has come since may find room
+        self._is_stuck = False  # what was submitted since may find room
         try:
             while self._queue and not self._is_stuck:
                 await self._commit_next()
@@ -196,23 +188,23 @@ class Writer:
             return False
         cost, size = self._queue.waiting_in(flow)
         if not cost:
-            return True  # however much others have submitted
+            return True  # however much is waiting in other flows
         if cost >= MAX_LANE_COST or size >= MAX_LANE_BYTES:
             return False
         return len(self._queue) < MAX_QUEUED and self._queue.size < MAX_QUEUED_BYTES
 
     @property
     def _is_holding_back(self) -> bool:
-        """Whether events wait for the log to be cut; at the end there is no time for that."""
+        """Whether events wait for the log to be cut; they don't while the server is stopping."""
         return self._held_since is not None and self._refusal is None
 
     def _take(self) -> list[Submission]:
-        """Take the next batch out of the queue; while the log is long, all but the events, which wait."""
+        """Take the next batch out of the queue; while the log is long, without events, which wait."""
         if self._is_holding_back:
             assert self._held_since is not None  # noqa: S101 - that is what holds them back
             is_over = trio.current_time() - self._held_since > PATIENCE_SECONDS
             if is_over or self._queue.holds_barrier:
-                # What must not be passed can't wait for events: those before it are to be submitted again.
+                # A barrier can't wait for events: those before it are refused, and may be submitted again.
                 self._refuse(self._queue.drop_events(behind=is_over))
         batch = self._queue.take(MAX_BATCH_COST, MAX_BATCH_BYTES, events=not self._is_holding_back)
         if not self._queue:
@@ -221,21 +213,21 @@ class Writer:
 
     async def _commit_next(self) -> None:
         if self.is_full:
-            await self._do_without_room()
+            await self._commit_without_room()
             return
         left = await self._commit_together(self._take(), self._write)
         if left:
             self._put_back(left)
             self._measures.commits_without_room += 1
-            self._say_full()
-            await self._do_without_room()
+            self._become_full()
+            await self._commit_without_room()
             return
-        self._see_log()
-        self._see_bound()
-        self._tell_waiting()
+        self._note_log_length()
+        self._note_bound()
+        self._wake_waiting()
 
-    async def _do_without_room(self) -> None:
-        """Refuse what can be submitted again, write the rest into the reserve, and look for room."""
+    async def _commit_without_room(self) -> None:
+        """Refuse what can be submitted again, write the rest into the reserve, and check for room."""
         queue, self._queue = [*self._queue.in_order()], FairQueue()
         self._submitted = trio.Event()
         self._refuse([operation for operation in queue if not is_kept(operation)])
@@ -247,12 +239,12 @@ class Writer:
         elif await self._runner.run(self._reserve.make):
             self.is_full = False
             _log.info("journal.has_room")
-        self._tell_waiting()
+        self._wake_waiting()
 
     async def _commit_together(
         self, batch: Sequence[Submission], write: Callable[[Sequence[Submission]], Sequence[Submission]]
     ) -> Sequence[Submission]:
-        """Commit in the writer's turn and settle what went in; return what found no room."""
+        """Commit in the writer's thread and pass on the results; return what found no room."""
         began_at = trio.current_time()
         try:
             left = await self._runner.run(partial(write, batch))
@@ -260,9 +252,9 @@ class Writer:
             committed = [operation for operation in batch if operation not in without_room] if left else batch
             if committed:
                 self._measures.committed(len(committed), trio.current_time() - began_at)
-            await self._settle(committed)
+            await self._results.pass_on(committed)
         except Exception as error:
-            # A bug as well: whoever waits shielded would keep the process from ending.
+            # Also after a bug: a waiter that is shielded from cancellation would keep the process from ending.
             for operation in batch:
                 if not operation.ticket.is_done:
                     operation.ticket.fail(error)
@@ -270,24 +262,24 @@ class Writer:
         return left
 
     def _write(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit as `_commit` does, then look after the log."""
+        """Commit a batch, then cut the log if it is due; return what found no room."""
         left = self._commit(batch) if batch else ()
         self._log.after_commit()
         return left
 
     def _write_into_reserve(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit what fits once the reserve is given up; where not all does, one operation after the other."""
+        """Release the reserve and commit what fits: all at once, or else one operation after another."""
         self._reserve.release()
         left = self._commit(batch)
         if left:
-            # Room in the log, whose pages then lie in the file.
+            # That makes room: the pages of the log go into the file.
             self._log.cut()
             left = self._commit_what_fits(left)
         self._log.after_commit()
         return left
 
     def _commit_what_fits(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit one operation after the other, past those for which there is no room; return these."""
+        """Commit one operation after another, skipping those for which there is no room; return these."""
         left: list[Submission] = []
         for number, operation in enumerate(batch):
             if is_barrier(operation) and (left or self._commit([operation])):
@@ -297,7 +289,7 @@ class Writer:
         return left
 
     def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit the operations in their order; return those, at the end, for which there was no room."""
+        """Commit operations in order; return the last ones, for which there was no room."""
         try:
             with translated(self._path):
                 self._batches.commit(batch)
@@ -307,17 +299,17 @@ class Writer:
             if not is_logic_error(error):
                 raise
             if len(batch) == 1:
-                clear_frames(error.__traceback__)  # as for a change that was refused
+                clear_frames(error.__traceback__)  # as for a change that was rejected
                 batch[0].error = error
                 return ()
-            # One operation has broken a rule of the tables, which is a bug; it must not take the others with it.
+            # One operation has violated a constraint, which is a bug; the others must be committed nevertheless.
             for number, operation in enumerate(batch):
                 if self._commit([operation]):
                     return batch[number:]
         return ()
 
-    def _see_log(self) -> None:
-        """Hold events back while a reader lets the log grow."""
+    def _note_log_length(self) -> None:
+        """Hold events back while a reader keeps the log long."""
         if self._log.is_long and self._held_since is None:
             self._held_since = trio.current_time()
             _log.warning("journal.log_is_long", bytes=self._log.size_bytes)
@@ -325,7 +317,7 @@ class Writer:
             self._held_since = None
             _log.info("journal.log_is_cut")
 
-    def _see_bound(self) -> None:
+    def _note_bound(self) -> None:
         if self._batches.is_above_bound != self.is_at_bound:
             self.is_at_bound = self._batches.is_above_bound
             if self.is_at_bound:
@@ -333,11 +325,11 @@ class Writer:
             else:
                 _log.info("journal.below_max_bytes")
 
-    def _say_full(self) -> None:
+    def _become_full(self) -> None:
         self.is_full = True
         _log.error("journal.full", path=str(self._path))
 
-    def _tell_waiting(self) -> None:
+    def _wake_waiting(self) -> None:
         self._drained.set()
         self._drained = trio.Event()
 
@@ -349,59 +341,9 @@ class Writer:
         self._queue.put_back(operations)
         self._submitted.set()
 
-    async def _settle(self, operations: Sequence[Submission]) -> None:
-        """Give each operation its result, in their order; others get a turn after some rows."""
-        told = 0
-        for operation in _with_notices(operations):
-            if isinstance(operation, Publish) and operation.error is None:
-                queued = operation.queued
-                self._note(operation)
-                for start in range(0, len(queued), TOLD_A_STEP):
-                    told = await _give_way(told, len(queued[start : start + TOLD_A_STEP]))
-                    operation.committed(queued[start : start + TOLD_A_STEP])
-            told = await _give_way(told, 1)
-            self._answer(operation)
-
-    def _note(self, publish: Publish) -> None:
-        if publish.event_pk is not None:
-            self._published(publish)
-        else:
-            self._measures.duplicates += 1
-
-    def _answer(self, operation: Submission) -> None:
-        if operation.error is not None:
-            if not isinstance(operation.error, WebhookdError):
-                _log.error("journal.operation_failed", exc_info=operation.error)
-            operation.ticket.fail(operation.error)
-        elif isinstance(operation, Record):
-            operation.ticket.succeed(None)
-        elif isinstance(operation, Publish):
-            assert operation.result is not None  # noqa: S101 - there was no error
-            operation.ticket.succeed(operation.result)
-        else:
-            if operation.committed is not None:
-                operation.committed(operation.result)
-            operation.ticket.succeed(operation.result)
-
     def _fail_all(self, error: Exception) -> None:
         self._failure = error
         waiting, self._queue = self._queue, FairQueue()
         for operation in waiting.in_order():
             operation.ticket.fail(error)
         self._drained.set()
-
-
-def _with_notices(operations: Iterable[Submission]) -> Iterator[Submission]:
-    """Yield operations, each followed by the events that tell of it."""
-    for operation in operations:
-        yield operation
-        if not isinstance(operation, Publish) and operation.error is None:
-            yield from operation.notices
-
-
-async def _give_way(told: int, count: int) -> int:
-    """Return how much has been told with `count` more since others had their last turn, which they get in time."""
-    if told + count <= TOLD_A_STEP:
-        return told + count
-    await trio.lowlevel.checkpoint()
-    return count
