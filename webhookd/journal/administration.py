@@ -1,4 +1,4 @@
-"""What the store holds next to webhooks and deliveries: catalogue, API keys, audit log, kept answers, statistics."""
+"""The store's methods for the catalogue, API keys, audit log, kept answers, statistics and master key."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -33,7 +33,7 @@ class EventTypes(StorePart):
         entry: AuditEntry | None,
         condition: EventTypeCondition | None,
     ) -> EventTypeRow:
-        """Add a name, or replace what is said of it; Rejected where `condition` raises it, or QUOTA_EXCEEDED."""
+        """Add an event type, or replace it; raises what `condition` raises, or Rejected QUOTA_EXCEEDED."""
         put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
         return await self._transactions.submit(
             lambda database: put(database, row, now, condition=condition),
@@ -41,7 +41,7 @@ class EventTypes(StorePart):
         ).wait()
 
     async def delete(self, name: str, *, entry: AuditEntry | None, condition: EventTypeCondition | None) -> None:
-        """Take a name out; Rejected NOT_FOUND, or where `condition` raises it."""
+        """Delete an event type; raises Rejected NOT_FOUND, or what `condition` raises."""
         delete = audit.recorded(event_types.delete, entry, lambda _: (name, None))
         await self._transactions.submit(
             lambda database: delete(database, name, condition=condition),
@@ -50,7 +50,7 @@ class EventTypes(StorePart):
 
 
 class Keys(StorePart):
-    """The API keys, of which the journal knows hashes alone."""
+    """The API keys, of which the journal stores only hashes."""
 
     all = reads(keys.all)
     page = reads(keys.page)
@@ -61,37 +61,37 @@ class Keys(StorePart):
         self._feed = feed
 
     async def create(self, row: KeyRow, *, most: int, entry: AuditEntry | None) -> KeyRow:
-        """Store a new key; Rejected QUOTA_EXCEEDED where its organization has `most`."""
+        """Store a new key; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
         insert = audit.recorded(quotas.insert_key, entry, keys.about)
         return await self._transactions.submit(
             lambda database: insert(database, row, most=most), lambda stored: self._feed.announce(KeyAdded(stored))
         ).wait()
 
     async def create_first(self, row: KeyRow, entry: AuditEntry) -> bool:
-        """Store a key, and who made it, if the journal holds none yet; return whether it did."""
+        """Store a key with its audit entry if the journal has no key yet; return whether it did."""
         return await self._transactions.write(keys.insert_first, row, entry)
 
     async def revoke(self, key_id: str, organization_id: str | None, entry: AuditEntry | None) -> KeyRow:
-        """Remove a key; Rejected NOT_FOUND, for another organization's key too."""
+        """Delete a key; raises Rejected NOT_FOUND, also for another organization's key if one is given."""
         revoke = audit.recorded(keys.revoke, entry, keys.about)
         return await self._transactions.submit(
             lambda database: revoke(database, key_id, organization_id), lambda row: self._feed.announce(KeyRevoked(row))
         ).wait()
 
     def note_uses(self, uses: Mapping[str, float]) -> Ticket[None]:
-        """Store when keys were used last, by id; one that has been revoked since stays so."""
+        """Store when keys were used last, by id; ids of keys that have been revoked are ignored."""
         return self._transactions.submit(lambda database: keys.note_uses(database, uses))
 
 
 class AuditLog(StorePart):
-    """Who changed what; changes add their entries themselves."""
+    """The audit log; changes of the journal append their entries themselves."""
 
     page = reads(audit.page)
     last_sequence = reads(audit.last_sequence)
     verify = reads(audit.verify)
 
     async def append(self, entry: AuditEntry, what: str, organization_id: str | None) -> None:
-        """Add an entry for what changes nothing in the journal."""
+        """Append an entry for an action that changes nothing in the journal, such as a backup."""
         await self._transactions.write(audit.append, entry, what, organization_id)
 
 
@@ -101,42 +101,42 @@ class KeptAnswers(StorePart):
     find = reads(idempotency.find)
 
     def begin(self, begun: KeptAnswer) -> Ticket[None]:
-        """Note that a request is begun, in place of an older answer; `begun.status` is `BEGUN`."""
+        """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`."""
         return self._transactions.submit(lambda database: idempotency.begin(database, begun))
 
     def keep(self, vault: Vault, answer: KeptAnswer, plain: bytes) -> Ticket[None]:
-        """Keep an answer, in place of an older one; `plain` is what `answer.sealed` becomes."""
+        """Store an answer in place of an older one; `answer.sealed` becomes `plain` sealed."""
         return self._transactions.submit(
             lambda database: idempotency.keep(database, vault, answer, plain), insists=True
         )
 
     def forget(self, caller: str, route: str, key: str) -> Ticket[None]:
-        """Forget a request, so that it is done when it is sent again."""
+        """Delete a request's answer, so that the request is carried out when it is sent again."""
         return self._transactions.submit(
             lambda database: idempotency.forget(database, caller, route, key), insists=True
         )
 
 
 class Statistics(StorePart):
-    """The counts of past periods."""
+    """The counts of a subject in a period."""
 
     running = reads(statistics.running)
     find = reads(statistics.find)
 
     def put(self, rows: Sequence[CountsRow]) -> Ticket[None]:
-        """Store rows as they are now, each in place of the one with its key."""
+        """Store rows with their present counts; each replaces the one with the same key."""
         encoded = statistics.encode(rows)
         return self._transactions.submit(lambda database: statistics.put(database, encoded))
 
     async def prune(self, now: float, rows: int) -> bool:
-        """Delete what is past keeping, at most `rows` of each length; return whether there may be more."""
+        """Delete rows older than they are kept, at most `rows` of each length; return whether there may be more."""
         return await self._transactions.write(statistics.prune, now, rows)
 
 
 class MasterKeyState(StorePart):
-    """Which master key is this journal's, and how far a rotation of it has come.
+    """Which master key this journal has, and how far a rotation of it has got (see `queries.master_key`).
 
-    `committed` is called on the loop, before anything else is written.
+    `committed` is called on the event loop, before anything else is written.
     """
 
     holds_secrets = reads(master_key.holds_secrets)
@@ -146,7 +146,7 @@ class MasterKeyState(StorePart):
         await self._transactions.write(master_key.forget_master_key)
 
     async def adopt(self, installed: Secret[bytes]) -> master_key.MasterKeys:
-        """Return the journal's keys, given the one that was found; MasterKeyError where it is another journal's."""
+        """Return the journal's keys, given the installed one; raises MasterKeyError if it is another journal's."""
         return await self._transactions.insist(master_key.adopt_master_key, installed)
 
     async def begin_rotation(
@@ -157,14 +157,14 @@ class MasterKeyState(StorePart):
         entry: AuditEntry | None,
         committed: Callable[[master_key.MasterKeys], None],
     ) -> None:
-        """Make `new` the key that seals; everything stays openable with the key that is installed."""
+        """Make `new` the sealing key; everything still opens with the installed key."""
         change = audit.recorded(master_key.begin_change, entry, lambda _: (master_key_id(new).hex(), None))
         await finished(self._transactions.submit(lambda database: change(database, keys, new), committed))
 
     async def reseal(
         self, vault: Vault, position: master_key.Position, limit: int
     ) -> tuple[master_key.Position | None, int]:
-        """Seal the next rows under the vault's key; return where to go on (None: all is done) and how many it were."""
+        """Seal the next rows with the vault's key; return where to continue (None: all are done) and their number."""
         return await self._transactions.insist(master_key.reseal, vault, position, limit)
 
     async def forget_previous(self, committed: Callable[[None], None]) -> None:
@@ -172,5 +172,5 @@ class MasterKeyState(StorePart):
         await self._transactions.submit(master_key.forget_previous, committed, insists=True).wait()
 
     async def end_rotation(self, committed: Callable[[None], None]) -> None:
-        """End a rotation: the key that seals is the one that is found in its place."""
+        """End a rotation: the sealing key is installed."""
         await self._transactions.submit(master_key.end_change, committed, insists=True).wait()

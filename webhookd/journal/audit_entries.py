@@ -8,7 +8,7 @@ from webhookd.base.models import Role
 
 
 class AuditActorKind(StrEnum):
-    """By what somebody was known: an API key, a token (JWT), the control socket, or as the user of a command."""
+    """How an actor was authenticated: by an API key, a token (JWT), the control socket, or as a command's user."""
 
     KEY = "key"
     TOKEN = "token"  # noqa: S105 - the name of a kind
@@ -17,7 +17,7 @@ class AuditActorKind(StrEnum):
 
 
 class Action(StrEnum):
-    """What was done."""
+    """An action that the audit log records."""
 
     WEBHOOK_CREATE = "webhook.create"
     WEBHOOK_CHANGE = "webhook.change"
@@ -38,7 +38,7 @@ class Action(StrEnum):
 
 
 class AuditActor(Struct, frozen=True, kw_only=True):
-    """Who: a key's id, a token's subject, or a uid."""
+    """Who made a change; `id` is a key's id, a token's subject, or a uid."""
 
     kind: AuditActorKind
     id: str
@@ -46,7 +46,7 @@ class AuditActor(Struct, frozen=True, kw_only=True):
 
 
 class AuditEntry(Struct, frozen=True, kw_only=True):
-    """Who asked for what; as stored it also says for which object. `fields` are the names of what was given."""
+    """An entry before it is appended, which adds the object; `fields` are the names of the fields that were given."""
 
     actor: AuditActor
     action: Action
@@ -56,7 +56,7 @@ class AuditEntry(Struct, frozen=True, kw_only=True):
 
 
 class AuditRow(Struct, frozen=True, kw_only=True):
-    """One entry."""
+    """A stored entry; `hash` is that of the chain up to this entry."""
 
     sequence: int
     at: float
@@ -72,7 +72,7 @@ class AuditRow(Struct, frozen=True, kw_only=True):
 
 
 class Chain(Struct, frozen=True, kw_only=True):
-    """What became of checking the log: how many entries hold from the start, the last hash of them, and the break."""
+    """The result of a check: how many entries are intact from the start, the last one's hash, and what is wrong."""
 
     entries: int
     head: bytes

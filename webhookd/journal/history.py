@@ -1,4 +1,4 @@
-"""Events, deliveries and replays in the store: what was published, where it went, and what is queued again."""
+"""The store's methods for events, deliveries, and recovers and replays."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ from webhookd.journal.transactions import StorePart, reads
 
 
 class Events(StorePart):
-    """The events that are kept, in the order of their commits."""
+    """The stored events, in the order of their commits."""
 
     page = reads(events.page)
     get = reads(events.get)
@@ -28,7 +28,7 @@ class Events(StorePart):
 
 
 class Deliveries(StorePart):
-    """The deliveries that are kept, and what is done to them outside of an attempt."""
+    """The stored deliveries, and the changes of them other than by an attempt."""
 
     page = reads(deliveries.page)
     of_event = reads(deliveries.of_event)
@@ -48,10 +48,10 @@ class Deliveries(StorePart):
         entry: AuditEntry | None,
         organization_id: str | None,
     ) -> DeliveryRow:
-        """Queue a delivery again with its sequence; its age and refusals start again.
+        """Queue a delivery again with its sequence; its age and refusals start from 0.
 
-        One that is parked or pending is due now, and with it the head of its queue. Rejected CONFLICT for one that has
-        succeeded, unless `force` is given, and NOT_FOUND for one that retention has removed.
+        One that is pending or parked is due now, and so is the head of its queue. Raises Rejected CONFLICT for one that
+        has succeeded, unless `force` is given, and NOT_FOUND for one that retention has deleted.
         """
         return await self._transactions.write(
             audit.recorded(deliveries.retry, entry, lambda row: (row.id, organization_id)),
@@ -65,25 +65,25 @@ class Deliveries(StorePart):
     async def expire(
         self, pks: Sequence[int], now: float, notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]]
     ) -> list[DeliveryRow]:
-        """Record deliveries whose age has passed as failed; return those that had not ended otherwise."""
+        """Record deliveries that are older than they may be as failed; return those that had not ended before."""
         return await self._transactions.submit(
             lambda database: deliveries.expire(database, pks, now), insists=True, notices_of=notices_of
         ).wait()
 
     async def cancel(self, endpoint_pk: int, now: float, limit: int) -> int:
-        """Cancel what a deleted webhook has queued, at most `limit` deliveries; return how many there were."""
+        """Cancel what a deleted webhook has queued, at most `limit` deliveries; return how many were canceled."""
         return await self._transactions.write(deliveries.cancel, endpoint_pk, now, limit)
 
     def add_test(
         self, event: AcceptedEvent, record: AttemptRecord, endpoint: Endpoint, entry: AuditEntry | None
     ) -> Ticket[DeliveryDetail]:
-        """Store a test that has been made; its sequence is 0, since it has no place in the queue."""
+        """Store a finished test; its sequence is 0, because it has no place in the queue."""
         insert = audit.recorded(test_deliveries.insert, entry, lambda _: endpoints.about(endpoint))
         return self._transactions.submit(lambda database: insert(database, event, record), insists=True)
 
 
 class Replays(StorePart):
-    """Recovers and replays: what they match, and one bounded step of them at a time."""
+    """Recovers and replays: what they match, and their work in bounded steps."""
 
     match = reads(replays.match)
     get = reads(replays.get)
@@ -100,19 +100,19 @@ class Replays(StorePart):
         endpoint: Endpoint,
         entry: AuditEntry | None,
     ) -> ReplayRow:
-        """Store a recover or replay of what it matches."""
+        """Store a new recover or replay; raises Rejected CONFLICT if 16 of the webhook are running."""
         start = audit.recorded(replays.start, entry, lambda _: endpoints.about(endpoint))
         return await self._transactions.write(start, wanted, matched, replay_id, now)
 
     async def stop(self, endpoint: Endpoint, replay_id: str, entry: AuditEntry | None) -> ReplayRow:
-        """Stop one that is running; what it queued stays. Rejected NOT_FOUND."""
+        """Stop a recover or replay; what it has queued stays queued. Raises Rejected NOT_FOUND."""
         stop = audit.recorded(replays.stop, entry, lambda _: endpoints.about(endpoint))
         return await self._transactions.write(stop, endpoint.pk, replay_id)
 
     async def stop_all(self, endpoint_pk: int) -> None:
-        """Stop all of a webhook."""
+        """Stop all recovers and replays of a webhook."""
         await self._transactions.write(replays.stop_all, endpoint_pk)
 
     async def step(self, replay_id: str, wanted: Selection, queued_as: QueuedAs, ids: IdFactory) -> ReplayRow:
-        """Queue the next deliveries, at most 250, and return the progress; Rejected NOT_FOUND for one that is gone."""
+        """Queue the next deliveries, at most 250, and return the progress; raises Rejected NOT_FOUND."""
         return await self._transactions.write(replays.step, replay_id, wanted, queued_as, ids)

@@ -1,6 +1,6 @@
-"""What a batch of events means, worked out before anything is written: duplicates, rows, sequences and results.
+"""Plan a batch of events before anything is written: its duplicates, rows, sequences and results.
 
-Pure: whoever carries a plan out says what is stored already, and writes what the plan holds in one transaction.
+Pure: the caller passes what is stored already, and writes the plan in one transaction.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +13,12 @@ from webhookd.journal.operations import Publish
 FULL_RETRY_SECONDS = 5
 
 Stored = tuple[str | None, int]
-"""Of an event that is stored: its organization, and how many deliveries it had."""
+"""A stored event's organization and number of deliveries."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
-    """The row numbers that were given last."""
+    """The last row numbers that were assigned."""
 
     event: int
     delivery: int
@@ -26,9 +26,9 @@ class Numbers:
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """What is to be written; each operation's result is set by `settle`, once it is known that it can be.
+    """The rows to write and the answers to operations that write nothing; `settle` sets the operations' results.
 
-    `sequences` are the last ones of the endpoints that get something, by row number.
+    `sequences` are the new last sequences, by the row numbers of the endpoints that get deliveries.
     """
 
     numbers: Numbers
@@ -46,11 +46,11 @@ def plan(
     is_full: bool,
     new_delivery_id: Callable[[], str],
 ) -> Plan:
-    """Return what publishing these events, in this order, writes.
+    """Return the plan for publishing these events in this order.
 
-    `known` are the stored events among theirs by id, `sequences` the last sequence of each endpoint that there still
-    is: a target that isn't among them has been deleted and drops out. Where the store `is_full`, only what insists is
-    stored.
+    `known` are the events among them that are stored already, by id. `sequences` are the last sequences of the
+    endpoints: a target without one has been deleted and gets no delivery. If the store `is_full`, only events that
+    insist are stored.
     """
     event_pk, delivery_pk = numbers.event, numbers.delivery
     seen, last = dict(known), dict[int, int]()
@@ -58,7 +58,7 @@ def plan(
     for publish in publishes:
         event = publish.event
         if (stored := seen.get(event.id)) is not None:
-            planned.answered.append((publish, _again(event, stored)))
+            planned.answered.append((publish, _duplicate(event, stored)))
             continue
         if is_full and not publish.insists:
             planned.answered.append((publish, full()))
@@ -81,7 +81,7 @@ def plan(
 
 
 def settle(planned: Plan) -> None:
-    """Set each operation's result, as of the transaction that the plan is part of."""
+    """Set each operation's result, inside the transaction that writes the plan."""
     for event_pk, publish, queued in planned.stored:
         publish.event_pk, publish.queued, publish.error = event_pk, queued, None
         publish.result = PublishResult(id=publish.event.id, deliveries=len(queued), duplicate=False)
@@ -94,7 +94,7 @@ def settle(planned: Plan) -> None:
 
 
 def full() -> Rejected:
-    """Return the answer to an event that there is no room for."""
+    """Return the rejection of an event for which there is no room."""
     return Rejected(
         ErrorCode.JOURNAL_FULL,
         "the journal has no room for more events; send it again later",
@@ -102,7 +102,7 @@ def full() -> Rejected:
     )
 
 
-def _again(event: AcceptedEvent, stored: Stored) -> PublishResult | Rejected:
+def _duplicate(event: AcceptedEvent, stored: Stored) -> PublishResult | Rejected:
     organization_id, count = stored
     if organization_id == event.organization_id:
         return PublishResult(id=event.id, deliveries=count, duplicate=True)

@@ -1,4 +1,4 @@
-"""What the journal's queries take and give, as plain data. Times are epoch seconds."""
+"""The parameters and results of the journal's queries, as plain data. Times are epoch seconds."""
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 from msgspec import UNSET, Struct, UnsetType
 
 from webhookd.base.models import (
+    AcceptedEvent,
     DeliveryError,
     DeliveryStatus,
     Endpoint,
@@ -26,16 +27,16 @@ T = TypeVar("T")
 
 
 class RowPage(Struct, Generic[T], frozen=True, kw_only=True):
-    """One page of a list, and the opaque cursor of the next one (None: this was the last)."""
+    """A page of a list, and the opaque cursor of the next page (None: this is the last one)."""
 
     items: list[T]
     next_cursor: str | None
 
 
 class WindowRequest(Struct, frozen=True, kw_only=True):
-    """Which part of an endpoint's queue an actor asks for; see `windows.read`.
+    """The part of an endpoint's queue that an actor requests; see `windows.read`.
 
-    `floor` is a sequence below which nothing is pending, as far as the asker knows: 0 after a new `Window.edition`.
+    `floor` is a sequence below which nothing is pending, as far as the actor knows: 0 after a new `Window.edition`.
     """
 
     endpoint_pk: int
@@ -50,11 +51,12 @@ class WindowRequest(Struct, frozen=True, kw_only=True):
 class Window(Struct, frozen=True, kw_only=True):
     """A part of an endpoint's queue.
 
-    `pending`: pending deliveries in the order they go; `parked`: parked ones that are due; `expired`: those of both
-    kinds whose age has passed, which are in neither. `complete`: `pending` holds all that is pending and may be sent.
-    `next_attempt_at`: the earliest later moment at which a parked delivery (out of strict order: or a pending one)
-    falls due; `next_expiry_at`: the earliest expiry. `last_sequence` is that of the delivery that was queued last;
-    `edition` is another one once what was queued before has been changed by a retry, a recover or a cancelation.
+    `pending` are pending deliveries in the order in which they are sent; `parked` are parked deliveries that are due;
+    `expired` are those of both kinds that are older than they may be, which are in neither. `complete` says that
+    `pending` has all pending deliveries that may be sent. `next_attempt_at` is the earliest later time at which a
+    parked delivery (without strict order, also a pending one) is due; `next_expiry_at` is the earliest expiry.
+    `last_sequence` is the last one that was assigned; `edition` changes when a retry, a recover or a cancelation
+    changes deliveries that were queued before.
     """
 
     pending: tuple[QueuedDelivery, ...]
@@ -68,7 +70,7 @@ class Window(Struct, frozen=True, kw_only=True):
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):
-    """A webhook to be registered."""
+    """The settings and secrets of a new webhook."""
 
     id: str
     url: str
@@ -88,10 +90,10 @@ class NewEndpoint(Struct, frozen=True, kw_only=True):
 
 
 class EndpointChanges(Struct, frozen=True, kw_only=True):
-    """What of a webhook changes; UNSET stays as it is.
+    """The settings of a webhook that change; those that are UNSET don't.
 
-    Switching off sets `disabled_reason` manual and `disabled_at`, switching on clears both. An ed25519 key, once made,
-    stays: `ed25519_secret` is only given where the webhook has none yet.
+    Disabling sets `disabled_reason` to manual and sets `disabled_at`; enabling clears both. An ed25519 key never
+    changes: `ed25519_secret` is given only if the webhook has none yet.
     """
 
     url: str | UnsetType = UNSET
@@ -112,7 +114,7 @@ EndpointCondition = Callable[[Endpoint], None]
 
 
 class QueueFacts(Struct, frozen=True, kw_only=True):
-    """What an endpoint has queued; `next_attempt_at` is when its line, or something parked, falls due."""
+    """What an endpoint has queued; `next_attempt_at` is when its queue, or a parked delivery, is due."""
 
     queued: int
     parked: int
@@ -121,9 +123,10 @@ class QueueFacts(Struct, frozen=True, kw_only=True):
 
 
 class Census(Struct, frozen=True, kw_only=True):
-    """What waits, and how the webhooks are that haven't been deleted; `breakers` as their last attempts left them.
+    """The numbers of queued deliveries, and of webhooks by state, without deleted ones.
 
-    `oldest_pending_at` is when the oldest event came whose delivery an active webhook waits for.
+    `oldest_pending_at` is when the oldest delivery that an active webhook has queued was created. `breakers` counts the
+    webhooks by the state of their circuit breaker.
     """
 
     pending: int
@@ -135,7 +138,7 @@ class Census(Struct, frozen=True, kw_only=True):
 
 
 class WebhookOrder(StrEnum):
-    """By what a list of webhooks is sorted."""
+    """How a list of webhooks is sorted."""
 
     CREATED = "created"
     URL = "url"
@@ -144,7 +147,7 @@ class WebhookOrder(StrEnum):
 
 
 class WebhookKind(StrEnum):
-    """Which webhooks a list is narrowed down to."""
+    """A filter of a list of webhooks: those that need attention, the enabled or the disabled ones."""
 
     TROUBLED = "troubled"
     ON = "on"
@@ -152,7 +155,7 @@ class WebhookKind(StrEnum):
 
 
 class WebhookSearch(Struct, frozen=True, kw_only=True):
-    """What to look for: `text` in URL, description, organization or as the start of the id; `descending` as sorted."""
+    """A search of webhooks: `text` is in the URL, the description or the organization, or the start of the id."""
 
     organization_id: str | None
     text: str = ""
@@ -164,16 +167,16 @@ class WebhookSearch(Struct, frozen=True, kw_only=True):
 
 
 class FoundWebhooks(Struct, frozen=True, kw_only=True):
-    """A part of what was found, and how many there are of it in all."""
+    """A part of the webhooks that a search finds, and their total number."""
 
     endpoints: list[Endpoint]
     total: int
 
 
 class Situation(Struct, frozen=True, kw_only=True):
-    """What waits, and how many webhooks are in which state: of one organization, or of all.
+    """The numbers of webhooks by state, and of their queued deliveries: of one organization, or of all.
 
-    `oldest_pending_at` is that of webhooks which are switched on: the others hold on purpose.
+    `oldest_pending_at` leaves out disabled webhooks, which hold their deliveries on purpose.
     """
 
     webhooks: int
@@ -186,7 +189,7 @@ class Situation(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRow(Struct, frozen=True, kw_only=True):
-    """A delivery as lists show it; `duration_seconds` is its last attempt's."""
+    """A delivery as lists show it; `duration_seconds` is that of its last attempt."""
 
     pk: int
     id: str
@@ -227,7 +230,7 @@ class AttemptRow(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryDetail(Struct, frozen=True, kw_only=True):
-    """A delivery with all there is to know: its endpoint (deleted ones too), what it sends, its last attempts."""
+    """A delivery with its endpoint, which may be deleted, its message and its last attempts."""
 
     row: DeliveryRow
     endpoint: Endpoint
@@ -236,25 +239,17 @@ class DeliveryDetail(Struct, frozen=True, kw_only=True):
     attempts: list[AttemptRow]
 
 
-class EventRow(Struct, frozen=True, kw_only=True):
-    """An event of the feed; `body` is the envelope."""
+class EventRow(AcceptedEvent, frozen=True, kw_only=True):
+    """A stored event; `deliveries` is how many it had when it was stored."""
 
     pk: int
-    id: str
-    type: str
-    organization_id: str | None
-    ordering_key: str | None
-    traceparent: str | None
-    timestamp: float
-    accepted_at: float
     deliveries: int
-    body: bytes
 
 
 class FoundEvents(Struct, frozen=True, kw_only=True):
-    """A page of a search, newest first; without `has_ended` there may be more, from `next_cursor` on.
+    """A page of a search for events, newest first; without a `next_cursor` it is the last one.
 
-    `looked_back_to` is when the last event came that was looked at; None where that is the page's last one.
+    `looked_back_to` is when the last event that was looked at was accepted; None if that is the page's last event.
     """
 
     items: list[EventRow]
@@ -263,10 +258,10 @@ class FoundEvents(Struct, frozen=True, kw_only=True):
 
 
 class Selection(Struct, frozen=True, kw_only=True):
-    """What to recover or replay for an endpoint: times are epoch seconds, `since` inclusive, `until` not.
+    """What to recover or replay for an endpoint; `since` is inclusive, `until` is not.
 
-    `events` are patterns that narrow it down, empty for all; `subscribed` are the endpoint's own, which a replay keeps
-    to, as it does to the endpoint's `organization_id`.
+    `events` are the patterns to select, empty for all. A replay selects only events that match `subscribed`, the
+    endpoint's own patterns, and its `organization_id`.
     """
 
     endpoint_pk: int
@@ -279,7 +274,7 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 
 class QueuedAs(Struct, frozen=True, kw_only=True):
-    """How a step queues: when, for how long, and as what where the endpoint is switched off and drops."""
+    """How a step queues deliveries; `status` is CANCELED if the endpoint is disabled and drops its events."""
 
     at: float
     max_age_seconds: float
@@ -287,7 +282,7 @@ class QueuedAs(Struct, frozen=True, kw_only=True):
 
 
 class ReplayMatch(Struct, frozen=True, kw_only=True):
-    """What a recover or replay matches: how many, and the range of row numbers that holds all of them."""
+    """What a recover or replay matches: how many rows, and the lowest and highest of their numbers."""
 
     count: int
     first: int
@@ -295,7 +290,7 @@ class ReplayMatch(Struct, frozen=True, kw_only=True):
 
 
 class ReplayRow(Struct, frozen=True, kw_only=True):
-    """A recover or replay: `matched` is what it found when it was asked for, `queued` what it has made go so far."""
+    """A recover or replay; `matched` is how many rows it found when it was started, `queued` how many it has queued."""
 
     id: str
     endpoint_pk: int
@@ -312,7 +307,7 @@ class ReplayRow(Struct, frozen=True, kw_only=True):
 
 
 class KeptAnswer(Struct, frozen=True, kw_only=True):
-    """An answer kept for an Idempotency-Key of one caller and route; `sealed` is its body and headers."""
+    """The answer to a request with an Idempotency-Key, for one caller and route; `sealed` is its body and headers."""
 
     caller: str
     route: str
@@ -324,7 +319,7 @@ class KeptAnswer(Struct, frozen=True, kw_only=True):
 
 
 class EventTypeRow(Struct, frozen=True, kw_only=True):
-    """A name of the catalogue; `schema_json` and `example_json` are JSON text."""
+    """An event type of the catalogue; `schema_json` and `example_json` are JSON text."""
 
     name: str
     description: str = ""

@@ -1,11 +1,11 @@
-"""The store: the queue, the history and the only truth, in one SQLite file, the journal.
+"""The store: queues, history and settings in one SQLite file, the journal.
 
     submit (one step) -> batch -> one transaction, synced -> results, callbacks, wake-ups
 
-What was acknowledged is on disk. There is one connection that writes and checkpoints, and a few that only read; both
-kinds make their blocking calls through a `Runner`. All that the program asks of it has a name: the methods here are
-for events and attempts, those of `webhooks`, `deliveries` and the others for the rest. What a commit has changed is
-told by the `feed`. Nothing outside this package knows that it is SQLite.
+What was acknowledged is on disk. One connection writes and checkpoints, and a few only read; both kinds make their
+blocking calls through a `Runner`. The store's own methods publish events, record attempts and read what actors need;
+its parts (`webhooks`, `deliveries`, ...) have the methods for everything else. The `feed` passes on what each commit
+has changed. Nothing outside this package knows that the store is SQLite.
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
@@ -65,9 +65,9 @@ async def open_store(
     max_bytes: int | None = None,
     measures: Measures | None = None,
 ) -> AsyncIterator["Store"]:
-    """Open the journal for this process alone, making or migrating it as needed; commits count in `measures`.
+    """Open the journal for this process only, and create or migrate it if needed; commits are counted in `measures`.
 
-    Raises CommandError where another process has it, JournalError where the file can't be used.
+    Raises CommandError if another process has it open, and JournalError if the file can't be used.
     """
     write_runner = write_runner or ThreadRunner(1)
     with exclusive_lock(path):
@@ -103,7 +103,7 @@ async def open_store(
 
 
 class Store:
-    """The store of one server; made by `open_store`, and it writes while `run` runs."""
+    """The store of a server, made by `open_store`; it writes while `run` runs."""
 
     def __init__(
         self,
@@ -156,28 +156,28 @@ class Store:
 
     @property
     def has_failed(self) -> bool:
-        """Whether the disk has failed, or the file is damaged."""
+        """Whether the disk has failed or the file is damaged."""
         return self._writer.has_failed
 
     @property
     def windows_read(self) -> int:
-        """How many windows actors have asked for."""
+        """How many windows actors have requested."""
         return self._windows.asked
 
     @property
     def is_full(self) -> bool:
-        """Whether the disk has no room."""
+        """Whether the disk is full."""
         return self._writer.is_full
 
     @property
     def is_at_bound(self) -> bool:
-        """Whether the file holds `max_bytes`, so that events are refused."""
+        """Whether the file has reached `max_bytes`, so that events are refused."""
         return self._writer.is_at_bound
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write and answer until canceled; then commit what was submitted and checkpoint.
+        """Write and read until canceled; then commit what was submitted, and checkpoint.
 
-        Raises JournalError where the disk fails: from then on nothing that the journal says can be trusted.
+        Raises JournalError if the disk fails: from then on no answer of the journal can be trusted.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._windows.run)
@@ -194,15 +194,15 @@ class Store:
             raise
 
     async def retain(self, retention_days: float, now: Callable[[], float]) -> None:
-        """Forget what is older than that, at once and every hour, in small steps, until canceled.
+        """Delete what is older than `retention_days`, at once and every hour, in small steps, until canceled.
 
-        `now` says what time it is for that: a clock that was set by mistake must not make everything old. It goes on
-        while the disk is full, since it is what makes room.
+        `now` is the clock for that: the system's clock may be set by mistake, which must not make everything old.
+        Retention continues while the disk is full, because it makes room.
         """
         while True:
             insist = self.transactions.insist
             await insist(idempotency.prune, now())
-            await self._forget_expired_secrets(now)
+            await self._delete_expired_secrets(now)
             before = now() - retention_days * 86_400
             await insist(replays.prune, before)
             rows = retention.FIRST_ROWS
@@ -219,39 +219,39 @@ class Store:
             await trio.sleep(RETENTION_PAUSE_SECONDS)
             are_left = await self.transactions.insist(retention.give_back_pages)
 
-    async def _forget_expired_secrets(self, now: Callable[[], float]) -> None:
+    async def _delete_expired_secrets(self, now: Callable[[], float]) -> None:
         pks = await self.transactions.read(sealing.expired, now())
         for start in range(0, len(pks), EXPIRED_A_STEP):
             await self.transactions.insist(sealing.delete_expired, pks[start : start + EXPIRED_A_STEP], now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
-        """Copy the journal to a file while it is written to, and return what the copy holds, which was verified.
+        """Copy the journal to a file while it is in use, verify the copy and return what it contains.
 
-        Raises CommandError where the file can't be written, JournalError where what was copied is damaged.
+        Raises CommandError if the file can't be written, and JournalError if the copy is damaged.
         """
         return await back_up(self._database, self._runner, file, replace=replace, report=report)
 
     def cut_log(self) -> None:
-        """Have the write-ahead log emptied soon: it still holds what has been overwritten in the file."""
+        """Empty the write-ahead log soon: it still contains what has been overwritten in the file."""
         self._writer.cut_log()
 
     def end_reads(self) -> None:
-        """Cut off every query, now and from now on: the server is ending and waits for none."""
+        """End all queries, now and later: the server is stopping and waits for none of them."""
         self._read_limit.end()
 
     async def room(self, flow: Hashable = None) -> None:
-        """Return when an event can be published in a flow.
+        """Wait until an event can be published in a flow.
 
-        Rejected JOURNAL_FULL or SHUTTING_DOWN where that won't be soon.
+        Raises Rejected JOURNAL_FULL if the disk is full or there is no room within 10 s, and SHUTTING_DOWN.
         """
         await self._writer.room(flow)
 
     def has_room(self, flow: Hashable) -> bool:
-        """Whether `room` would return, or refuse, at once."""
+        """Whether `room` would return or raise at once."""
         return self._writer.has_room(flow)
 
     def refuse_events(self) -> None:
-        """Take no more events from now on."""
+        """Refuse all events from now on."""
         self._writer.refuse_events()
 
     def publish(
@@ -264,33 +264,33 @@ class Store:
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
 
-        Events of one `flow` are stored in their order; flows take turns. Without `may_repeat` its id is known to be
-        new.
+        Events of one `flow` are stored in their order; flows take turns. If `may_repeat` is false, the id is known to
+        be new.
         """
         operation = Publish(event, targets, self._queued, flow=flow, insists=False, may_repeat=may_repeat)
         self._writer.submit(operation)
         return operation.ticket
 
     def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
-        """Return an event of webhookd's own, to be submitted with what it tells of."""
+        """Return an operational event, to be submitted together with the record or change that it is about."""
         return Publish(event, targets, self._queued, flow=None, insists=True, may_repeat=False)
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
-        """Submit an attempt with what it made of its delivery and endpoint, and the events that tell of that."""
+        """Submit an attempt, the resulting state of its delivery and endpoint, and the operational events about it."""
         operation = Record(record, notices)
         self._writer.submit(operation)
         return operation.ticket
 
     async def take_census(self) -> Census:
-        """Count what waits and how the webhooks are, for the metrics; it walks over whole indexes."""
+        """Count queued deliveries, and webhooks by state, for the metrics; it scans whole indexes."""
         return await self.transactions.read(census.take)
 
     async def window(self, request: WindowRequest) -> Window:
-        """Return a window of an endpoint's queue, as of a moment after this call."""
+        """Return a window of an endpoint's queue, read after this call."""
         return await self._windows.ask(request)
 
     async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
-        """Return what is sent of an event; what is sent of `upcoming` ones is brought along where it has to be read."""
+        """Return what an attempt sends of an event; a read from disk includes the messages of `upcoming` events."""
         message = self._messages.get(event_pk)
         if message is None:
             ahead = (pk for pk in upcoming() if pk not in self._messages)
@@ -304,9 +304,9 @@ class Store:
         self.feed.announce(DeliveriesQueued(deliveries))
 
     def _remember(self, publish: Publish) -> None:
-        assert publish.event_pk is not None  # noqa: S101 - the writer tells of stored events alone
+        assert publish.event_pk is not None  # noqa: S101 - the writer passes on stored events only
         event = publish.event
-        if not publish.insists:  # an operational event is webhookd's own
+        if not publish.insists:  # which is an operational event
             self._measures.accept(event)
         self._messages.put(
             publish.event_pk,

@@ -1,4 +1,4 @@
-"""Webhooks in the store: their settings, secrets and state, and what a change of them makes of their past."""
+"""The store's methods for webhooks: their settings, secrets and delivery state."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,9 +22,10 @@ from webhookd.journal.transactions import StorePart, Transactions, finished, rea
 
 
 class Webhooks(StorePart):
-    """The webhooks; a deleted one is found by its row number alone.
+    """The webhooks; a deleted one is found only by its row number.
 
-    Changes raise Rejected NOT_FOUND, or what their `condition` raises in their own transaction of the webhook as it is.
+    A change raises Rejected NOT_FOUND, or what its `condition` raises, which gets the webhook before the change in the
+    same transaction.
     """
 
     all = reads(endpoints.all)
@@ -43,11 +44,11 @@ class Webhooks(StorePart):
         self._feed = feed
 
     async def bring_in(self, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
-        """Bring what lies too far ahead of a webhook back within `bounds`."""
+        """Correct the times of a webhook and of its queue that are further ahead than `bounds` allow."""
         await self._transactions.insist(clock_steps.bring_in, endpoint_pk, bounds, clock)
 
     async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: AuditEntry | None) -> Endpoint:
-        """Register a webhook; Rejected QUOTA_EXCEEDED where its organization has `most`."""
+        """Register a webhook; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
         insert = audit.recorded(quotas.insert_endpoint, entry, endpoints.about)
         return await self._transactions.submit(
             lambda database: insert(database, vault, new, most=most), self._changed_settings
@@ -63,7 +64,7 @@ class Webhooks(StorePart):
         entry: AuditEntry | None,
         condition: EndpointCondition | None,
     ) -> Endpoint:
-        """Change what `changes` names, and the webhook's past as `forgive` says."""
+        """Change the settings that `changes` gives, and reset of the delivery state what `forgive` returns."""
 
         def change(database: Database) -> WebhookChanged:
             before = endpoints.get(database, endpoint_id)
@@ -86,7 +87,7 @@ class Webhooks(StorePart):
         entry: AuditEntry | None,
         condition: EndpointCondition | None,
     ) -> Endpoint:
-        """Make `secret` the current one; the previous one signs next to it for the overlap."""
+        """Make `secret` the current one; the previous one signs too during the overlap."""
 
         def change(database: Database) -> WebhookChanged:
             before = endpoints.get(database, endpoint_id)
@@ -105,7 +106,7 @@ class Webhooks(StorePart):
         entry: AuditEntry | None,
         condition: EndpointCondition | None,
     ) -> Endpoint:
-        """Delete a webhook with its secrets; what it has queued is for `Deliveries.cancel`."""
+        """Delete a webhook and its secrets, but not its queue (see `Deliveries.cancel`)."""
         delete = audit.recorded(endpoints.delete, entry, endpoints.about)
         return await self._transactions.submit(
             lambda database: delete(database, endpoint_id, now, condition=condition),
@@ -115,7 +116,7 @@ class Webhooks(StorePart):
     def disable(
         self, endpoint_pk: int, reason: DisabledReason, now: float, notices_of: Callable[[Endpoint], Sequence[Publish]]
     ) -> Ticket[Endpoint]:
-        """Disable a webhook for a reason of the delivery's; one that is disabled or deleted already stays so."""
+        """Disable a webhook because of its responses; one that is disabled or deleted already is not changed."""
         return self._transactions.submit(
             lambda database: endpoints.disable(database, endpoint_pk, reason, now),
             self._changed_settings,
@@ -124,9 +125,9 @@ class Webhooks(StorePart):
         )
 
     def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
-        """Move all that is scheduled by so many seconds, after a clock that was set.
+        """Move every scheduled time by that many seconds, after the clock was set.
 
-        What was submitted before is moved, what is submitted afterwards is not.
+        The times of operations submitted before are moved, those of later ones are not.
         """
         return self._transactions.submit(
             lambda database: clock_steps.move(database, seconds), committed, insists=True, is_barrier=True
