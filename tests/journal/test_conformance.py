@@ -44,7 +44,7 @@ from webhookd.journal import (
 )
 
 MOST = 1000
-NOTHING_TO_TELL: dict[str, Any] = {"tell": lambda _: ()}
+NOTHING_TO_TELL: dict[str, Any] = {"notices_of": lambda _: ()}
 
 
 @pytest.fixture(params=["SQLite", "memory"])

@@ -82,7 +82,7 @@ class UnstoredEventTypes(EventTypes):
 
     async def put(self, row: EventTypeRow, *_: Any, **__: Any) -> EventTypeRow:
         await trio.lowlevel.checkpoint()
-        self._feed.tell(EventTypeAdded(row.name))
+        self._feed.announce(EventTypeAdded(row.name))
         return row
 
 

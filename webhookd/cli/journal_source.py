@@ -54,7 +54,7 @@ class JournalSource:
 
     def webhooks(self, limit: int, cursor: str | None) -> Page[Webhook]:
         """Return a page of the webhooks, newest first."""
-        found = self._journal.webhook_page(min(limit, MOST_ROWS), cursor)
+        found = self._journal.webhook_page(None, limit=min(limit, MOST_ROWS), cursor=cursor)
         return Page(data=[self._webhook(endpoint) for endpoint in found.items], next_cursor=found.next_cursor)
 
     def webhook(self, webhook_id: str) -> Webhook:
@@ -79,22 +79,22 @@ class JournalSource:
 
     def delivery(self, delivery_id: str) -> DeliveryDetailView:
         """Return one delivery with its attempts."""
-        detail = self._journal.delivery(delivery_id)
+        detail = self._journal.delivery(delivery_id, None)
         return detailed(delivery(detail.row, in_flight=False), detail, {})
 
     def events(self, limit: int, after: str | None) -> Page[EventView]:
         """Return a part of the feed, oldest first."""
-        found = self._journal.event_page(min(limit, MOST_ROWS), after)
+        found = self._journal.event_page(None, limit=min(limit, MOST_ROWS), cursor=None, after=after)
         return page(found, event)
 
     def event(self, event_id: str) -> EventView:
         """Return one event."""
-        return event(self._journal.event(event_id))
+        return event(self._journal.event(event_id, None))
 
     def _webhook(self, endpoint: Endpoint) -> Webhook:
         defaults = self._config.delivery
         ordering = resolve(endpoint.overrides, defaults).ordering
-        state, queue = self._journal.health_facts(endpoint.pk, ordering)
+        state, queue = self._journal.health_facts({endpoint.pk: ordering})[endpoint.pk]
         health = assess(endpoint, state, queue, move=None, sending=False, halted=None, now=time.time())
         view = webhook(endpoint, health, defaults)
         return replace(view, health=replace(view.health, reason=NO_SERVER))

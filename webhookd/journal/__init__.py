@@ -1,4 +1,4 @@
-"""The journal: peewee on SQLite, the queue and the only truth. Nothing outside this package knows that it is SQLite."""
+"""The journal: the store of all data, in one SQLite file. Other packages use only what is exported here."""
 
 from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditActor, AuditActorKind, AuditEntry, AuditRow

@@ -1,8 +1,8 @@
-"""Opaque cursors of the lists: where the next page begins.
+"""Opaque cursors of lists: the position at which the next page begins.
 
-They contain a `.`, which no id does, so that a parameter may take either. Only what `encode` could have made for the
-same list is taken: one spelling for each position, and each number in the range of SQLite's integers, so that no query
-meets a number that it can't hold.
+A cursor contains a `.`, which no id does, so that one parameter may take either. `decode` accepts only what `encode`
+could have returned for the same list: one text for each position, with numbers in the range of SQLite's integers, so
+that no query gets a number that SQLite can't hold.
 """
 
 import base64
@@ -28,18 +28,18 @@ def encode(list_name: str, position: Sequence[object]) -> str:
 
 
 def page(found: Sequence[T], limit: int, list_name: str, position: Callable[[T], Sequence[object]]) -> RowPage[T]:
-    """Return the page of `limit` items, of which one more was asked for: it says whether there is another page.
+    """Return a page of the first `limit` items found; one more was read to know whether there is another page.
 
-    `position` gives the place of an item, which the next page begins after.
+    `position` returns the position of an item, after which the next page begins.
     """
     items = list(found[:limit])
     return RowPage(items=items, next_cursor=encode(list_name, position(items[-1])) if len(found) > limit else None)
 
 
 def decode(cursor: str, list_name: str, position: type[T]) -> T:
-    """Return the position a cursor of that list stands for, as a `position`; Rejected INVALID_CURSOR.
+    """Return the position of a list's cursor; raises Rejected INVALID_CURSOR.
 
-    `position` is a tuple type whose integers are `Number`.
+    `position` is its type: a tuple whose integers are `Number`.
     """
     text = cursor.removeprefix(PREFIX)
     kind = tuple[(str, *get_args(position))]  # type: ignore[misc, valid-type]  # made at run time
@@ -49,7 +49,7 @@ def decode(cursor: str, list_name: str, position: type[T]) -> T:
         )
     except ValueError as error:  # of base64 or of msgspec
         raise _invalid() from error
-    # Compared whole: what another reader might take for the same position isn't what was given out.
+    # Compared as text: base64 and JSON allow several texts for one position.
     if name != list_name or encode(name, rest) != cursor:
         raise _invalid()
     return msgspec.convert(rest, position)

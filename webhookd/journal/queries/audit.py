@@ -13,7 +13,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from peewee import Database, Value
 
 from webhookd.base.stages import reached
-from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditEntry, AuditRow, Chain
 from webhookd.journal.queries.schema import AuditTable
 from webhookd.journal.queries.structs import Rows, narrowed
@@ -23,8 +22,6 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 GENESIS = bytes(32)
-
-_LIST = "audit"
 
 
 _ROWS = Rows(AuditRow, AuditTable)
@@ -94,7 +91,7 @@ def page(
 ) -> RowPage[AuditRow]:
     """Return a page of the log, newest first; of one organization if it is given."""
     query = narrowed(
-        _ROWS.select().order_by(AuditTable.sequence.desc()),
+        _ROWS.select(),
         (AuditTable.organization_id, organization_id),
         (AuditTable.actor, actor),
         (AuditTable.action, action),
@@ -104,10 +101,8 @@ def page(
         query = query.where(AuditTable.at >= since)
     if until is not None:
         query = query.where(AuditTable.at < until)
-    if cursor is not None:
-        (last,) = cursors.decode(cursor, _LIST, tuple[cursors.Number])
-        query = query.where(AuditTable.sequence < last)
-    return _ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.sequence])
+    sequence = AuditTable.sequence
+    return _ROWS.page(database, query, sequence, limit=limit, list_name="audit", cursor=cursor, descending=True)
 
 
 def verify(database: Database) -> Chain:

@@ -24,7 +24,7 @@ from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, RowPa
 
 MOST_ATTEMPTS = 100  # of one delivery that are read at a time
 
-_LIST, _OF_EVENT = "deliveries", "event-deliveries"
+_LIST = "deliveries"
 # Where a page of pending deliveries ends, by sequence, and one of any other list, by time.
 _PLACE, _TIME = tuple[cursors.Number, cursors.Number], tuple[float, cursors.Number]
 
@@ -73,13 +73,8 @@ def page(
     if cursor is not None:
         at, pk = cursors.decode(cursor, _LIST, _PLACE if status is DeliveryStatus.PENDING else _TIME)
         query = query.where((place <= at) & ((place < at) | (DeliveryTable.pk < pk)))
-    return _ROWS.page(
-        database,
-        query,
-        limit=limit,
-        list_name=_LIST,
-        position=lambda row: [row.sequence if status is DeliveryStatus.PENDING else row.created_at, row.pk],
-    )
+    found = _ROWS.all(database, query.limit(limit + 1))
+    return cursors.page(found, limit, _LIST, lambda row: [getattr(row, place.name), row.pk])
 
 
 def of_event(
@@ -89,11 +84,8 @@ def of_event(
 
     Raises Rejected INVALID_CURSOR.
     """
-    query = _select().where(DeliveryTable.event_pk == event_pk).order_by(DeliveryTable.pk)
-    query = narrowed(query, (EndpointTable.organization_id, organization_id))
-    if cursor is not None:
-        query = query.where(DeliveryTable.pk > cursors.decode(cursor, _OF_EVENT, tuple[cursors.Number])[0])
-    return _ROWS.page(database, query, limit=limit, list_name=_OF_EVENT, position=lambda row: [row.pk])
+    query = narrowed(_select(), (DeliveryTable.event_pk, event_pk), (EndpointTable.organization_id, organization_id))
+    return _ROWS.page(database, query, DeliveryTable.pk, limit=limit, list_name="event-deliveries", cursor=cursor)
 
 
 def queue(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:

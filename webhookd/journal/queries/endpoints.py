@@ -13,7 +13,6 @@ from peewee import SQL, Database, ModelSelect, Query, fn
 from webhookd.base.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
-from webhookd.journal import cursors
 from webhookd.journal.queries import sealing
 from webhookd.journal.queries.schema import (
     UNFINISHED_PARTS,
@@ -25,7 +24,6 @@ from webhookd.journal.queries.schema import (
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import EndpointChanges, EndpointCondition, NewEndpoint, QueueFacts, RowPage
 
-_LIST = "webhooks"
 _CURRENT, _PREVIOUS, _ED25519, _HEADERS = sealing.CURRENT, sealing.PREVIOUS, sealing.ED25519, sealing.HEADERS
 
 ROWS = Rows(Endpoint, EndpointTable)
@@ -75,10 +73,9 @@ def page(database: Database, organization_id: str | None, *, limit: int, cursor:
 
     Raises Rejected INVALID_CURSOR.
     """
-    query = narrowed(alive(), (EndpointTable.organization_id, organization_id)).order_by(EndpointTable.pk.desc())
-    if cursor is not None:
-        query = query.where(EndpointTable.pk < cursors.decode(cursor, _LIST, tuple[cursors.Number])[0])
-    return ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.pk])
+    query = narrowed(alive(), (EndpointTable.organization_id, organization_id))
+    pk = EndpointTable.pk
+    return ROWS.page(database, query, pk, limit=limit, list_name="webhooks", cursor=cursor, descending=True)
 
 
 def update(

@@ -4,7 +4,6 @@ import msgspec
 from peewee import Database
 
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.journal import cursors
 from webhookd.journal.queries.schema import EventTypeTable
 from webhookd.journal.queries.structs import Rows
 from webhookd.journal.rows import EventTypeCondition, EventTypeRow, RowPage
@@ -12,7 +11,6 @@ from webhookd.journal.rows import EventTypeCondition, EventTypeRow, RowPage
 MOST_TYPES = 1000
 MOST_BYTES = 4 * 1024 * 1024
 
-_LIST = "event-types"
 _SIZE = """
 SELECT count(*), coalesce(sum(octet_length(description) + coalesce(octet_length(schema_json), 0)
     + coalesce(octet_length(example_json), 0)), 0) FROM event_types
@@ -27,10 +25,9 @@ def all(database: Database) -> list[EventTypeRow]:  # noqa: A001 - reads as even
 
 def page(database: Database, *, limit: int, cursor: str | None) -> RowPage[EventTypeRow]:
     """Return a page of the catalogue, by name; raises Rejected INVALID_CURSOR."""
-    query = _ROWS.select().order_by(EventTypeTable.name)
-    if cursor is not None:
-        query = query.where(EventTypeTable.name > cursors.decode(cursor, _LIST, tuple[str])[0])
-    return _ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.name])
+    query = _ROWS.select()
+    name = EventTypeTable.name
+    return _ROWS.page(database, query, name, limit=limit, list_name="event-types", cursor=cursor, kind=tuple[str])
 
 
 def find(database: Database, name: str) -> EventTypeRow | None:

@@ -32,12 +32,10 @@ def page(
     `after` is the id of the last event seen, or a cursor: a client that continues there skips nothing. Raises Rejected
     INVALID_CURSOR, also for an event that retention has deleted.
     """
-    query = narrowed(ROWS.select(), (EventTable.organization_id, organization_id)).order_by(EventTable.pk)
-    if cursor is not None:
-        query = query.where(EventTable.pk > cursors.decode(cursor, _LIST, tuple[cursors.Number])[0])
+    query = narrowed(ROWS.select(), (EventTable.organization_id, organization_id))
     if after is not None:
         query = query.where(EventTable.pk > _position(database, after, organization_id))
-    return ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.pk])
+    return ROWS.page(database, query, EventTable.pk, limit=limit, list_name=_LIST, cursor=cursor)
 
 
 def get(database: Database, event_id: str, organization_id: str | None) -> EventRow:

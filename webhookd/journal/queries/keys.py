@@ -5,14 +5,12 @@ from collections.abc import Mapping
 import msgspec
 from peewee import Database
 
-from webhookd.journal import cursors
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
 from webhookd.journal.queries.schema import KeyTable
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import KeyRow, RowPage
 
-_LIST = "keys"
 _ROWS = Rows(KeyRow, KeyTable)
 
 
@@ -23,10 +21,17 @@ def all(database: Database) -> list[KeyRow]:  # noqa: A001 - reads as keys.all
 
 def page(database: Database, organization_id: str | None, *, limit: int, cursor: str | None) -> RowPage[KeyRow]:
     """Return a page of the keys, newest first; of one organization if it is given. Raises Rejected INVALID_CURSOR."""
-    query = narrowed(_ROWS.select(), (KeyTable.organization_id, organization_id)).order_by(KeyTable.id.desc())
-    if cursor is not None:
-        query = query.where(KeyTable.id < cursors.decode(cursor, _LIST, tuple[str])[0])
-    return _ROWS.page(database, query, limit=limit, list_name=_LIST, position=lambda row: [row.id])
+    query = narrowed(_ROWS.select(), (KeyTable.organization_id, organization_id))
+    return _ROWS.page(
+        database,
+        query,
+        KeyTable.id,
+        limit=limit,
+        list_name="keys",
+        cursor=cursor,
+        descending=True,
+        kind=tuple[str],
+    )
 
 
 def ending(database: Database, organization_id: str | None, *, after: float, before: float, limit: int) -> list[KeyRow]:

@@ -1,6 +1,5 @@
 """Rows of a table as Structs: a field is the column of the same name, stored as the model says."""
 
-from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -55,14 +54,23 @@ class Rows(Generic[S]):
         self,
         database: Database,
         query: Query,
+        column: Field,
         *,
         limit: int,
         list_name: str,
-        position: Callable[[S], Sequence[object]],
+        cursor: str | None,
+        descending: bool = False,
+        kind: type[tuple[object, ...]] = tuple[cursors.Number],
     ) -> RowPage[S]:
-        """Return the first `limit` rows, with the cursor of the row after the last; `position` gives a row's place."""
-        found = self.all(database, query.limit(limit + 1))
-        return cursors.page(found, limit, list_name, position)
+        """Return the page of the query's rows in the order of a unique column, whose values are of `kind`.
+
+        Raises Rejected INVALID_CURSOR.
+        """
+        if cursor is not None:
+            (last,) = cursors.decode(cursor, list_name, kind)
+            query = query.where(column < last if descending else column > last)
+        query = query.order_by(column.desc() if descending else column).limit(limit + 1)
+        return cursors.page(self.all(database, query), limit, list_name, lambda row: [getattr(row, column.name)])
 
 
 def narrowed(query: Q, *wanted: tuple[Field, object]) -> Q:

@@ -114,20 +114,6 @@ def read(database: Database, request: WindowRequest) -> Window:
     )
 
 
-def statements() -> list[str]:
-    """Return every statement of a read, with its parameters by name."""
-    return [
-        *_QUEUED.values(),
-        *_BY_HAND.values(),
-        _DUE_PARKED,
-        _EXPIRED,
-        _LATER_PARKED,
-        _LATER_PENDING,
-        _NEXT_EXPIRY,
-        _SEQUENCE,
-    ]
-
-
 def _first(found: list[QueuedDelivery], others: list[QueuedDelivery]) -> list[QueuedDelivery]:
     if not found:
         return others

@@ -1,7 +1,7 @@
-"""Backups: a copy of a journal in use, made between its commits, verified, synced, and only then given its name.
+"""Backups: a copy of a journal in use, made between its commits, verified, synced, and only then renamed to its name.
 
-The writer is held for some 5 ms at a time, and for as long again it is left alone. What is read to verify the copy,
-and each sync of it, is done in a thread beside the writer's.
+The copy takes the writer's thread for some 5 ms at a time, and then pauses as long. The copy is verified and synced in
+a thread of its own.
 """
 
 import os
@@ -24,14 +24,14 @@ SYNC_BYTES = 8 * 1024 * 1024
 _LEAST_PAUSE_SECONDS = 0.001
 
 Report = Callable[[int, int], None]
-"""Is told how many pages were copied, of how many; both are equal once the copy is being verified."""
+"""Gets the number of copied pages and of all pages; they are equal once the copy is being verified."""
 
 
 def check_place(file: Path, journal: Path, *, replace: bool) -> None:
-    """Raise CommandError where a backup can't be put at `file`.
+    """Raise CommandError if a backup can't be written to `file`.
 
-    It is taken, or no place for a file, or the journal's own. A device, a pipe or a socket is never replaced: root
-    would take it from all others on the machine.
+    That is so if the file exists, has no directory, or is one of the journal's own. A device, a pipe or a socket is
+    never replaced: if root did that, all other users of the machine would lose it.
     """
     own = [journal, *(journal.with_name(journal.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))]
     try:
@@ -55,16 +55,16 @@ def check_place(file: Path, journal: Path, *, replace: bool) -> None:
 
 
 async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool, report: Report) -> Contents:
-    """Copy the journal that `source` writes to, whose calls `runner` makes one at a time, and return what is in it.
+    """Copy the journal that `source` has open, whose calls `runner` makes one at a time; return what the copy contains.
 
-    Raises CommandError where the file can't be written, JournalError where what was copied is damaged. On an error,
-    and when canceled, nothing is left behind and a file that was there is as before.
+    Raises CommandError if the file can't be written, and JournalError if the copy is damaged. On an error or when
+    canceled, no file is left behind, and an existing file is unchanged.
     """
     threads = trio.CapacityLimiter(1)
     target = await trio.to_thread.run_sync(UnfinishedFile, file, limiter=threads)
     try:
         counters = await _copy(source, runner, target, threads, report)
-        # Only reads, so a server that stops need not wait for it.
+        # It only reads, so a server that stops needn't wait for it.
         contents = await trio.to_thread.run_sync(
             partial(verified, target.unfinished, called=file), limiter=threads, abandon_on_cancel=True
         )
@@ -74,21 +74,21 @@ async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool
         return contents
     finally:
         with trio.CancelScope(shield=True):
-            # Not in turn: a verification that was given up may still be at it.
+            # With its own limit: an abandoned verification may still occupy the thread.
             await trio.to_thread.run_sync(target.discard, limiter=trio.CapacityLimiter(1))
 
 
 async def _copy(
     source: Database, runner: Runner, target: UnfinishedFile, threads: trio.CapacityLimiter, report: Report
 ) -> list[tuple[object, ...]]:
-    with _told(target.path):
+    with _translated(target.path):
         pages = await runner.run(partial(Pages, source.connection(), target.unfinished))
         synced = 0
         try:
             while not await runner.run(pages.step):
                 report(pages.copied, max(pages.total, pages.copied + 1))
                 if abs(pages.copied - synced) * pages.page_bytes > SYNC_BYTES:
-                    # Much that is written and not synced would have the journal's own sync wait for it.
+                    # The journal's own sync would have to wait for a large amount of unsynced data.
                     await trio.to_thread.run_sync(target.sync, limiter=threads)
                     synced = pages.copied
                 await trio.sleep(max(pages.last_seconds, _LEAST_PAUSE_SECONDS))
@@ -108,7 +108,7 @@ _REASONS = (
 
 
 @contextmanager
-def _told(file: Path) -> Iterator[None]:
+def _translated(file: Path) -> Iterator[None]:
     try:
         yield
     except (apsw.CorruptError, apsw.NotADBError) as error:

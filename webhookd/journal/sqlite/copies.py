@@ -1,8 +1,8 @@
-"""Copying a journal page by page, into a file that takes its name only once it is whole and on disk.
+"""Copy a journal page by page, into a file that gets its name only once it is complete and on disk.
 
-`Pages` runs on the connection that writes (SQLite's backup API): what that connection commits between two steps is
-brought into what was copied already, so the copy is the journal as it is at the last step. A second connection would
-have to start over at each commit, or hold a snapshot that keeps the write-ahead log growing. It raises apsw's errors.
+`Pages` uses SQLite's backup API on the writer's connection: commits of that connection between two steps are added to
+the pages that are copied already, so the copy is the journal at the time of the last step. A second connection would
+have to restart at each commit, or hold a snapshot, which makes the write-ahead log grow. It raises apsw's errors.
 """
 
 import os
@@ -25,13 +25,13 @@ _SIDES = ("-wal", "-shm", "-journal")
 
 
 class UnfinishedFile:
-    """A file beside `path`, of mode 0600, on its way to `path`; `owner` (uid, gid) is given it where root makes it."""
+    """A file next to `path`, of mode 0600, that becomes `path`; if root makes it, it belongs to `owner` (uid, gid)."""
 
     def __init__(self, path: Path, *, owner: tuple[int, int] | None = None) -> None:
         self.path = path
         self.unfinished = path.with_name(f".{path.name}.unfinished")
         try:
-            # What a killed process left.
+            # A killed process may have left one.
             self._remove()
             self._descriptor = os.open(self.unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -40,7 +40,7 @@ class UnfinishedFile:
             os.fchown(self._descriptor, *owner)
 
     def fill(self, source: Path) -> None:
-        """Copy a file into it; CommandError."""
+        """Copy a file into it; raises CommandError."""
         try:
             with source.open("rb") as file:
                 while os.sendfile(self._descriptor, file.fileno(), None, 1 << 24):
@@ -49,21 +49,21 @@ class UnfinishedFile:
             raise CommandError(f"can't copy {source} to {self.path}: {error.strerror}") from error
 
     def sync(self) -> None:
-        """Put on disk what was written so far."""
+        """Sync what was written so far to disk."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
             raise CommandError(f"can't write {self.path}: {error.strerror}") from error
 
     def finish(self, *, replace: bool) -> None:
-        """Sync it and give it its name, in one step; CommandError where another file has that and isn't replaced."""
+        """Sync it and give it its name, in one step; raises CommandError for an existing file without `replace`."""
         reached("copy.filled")
         self.sync()
         try:
             if replace:
                 self.unfinished.rename(self.path)
             else:
-                # A rename would replace what has come meanwhile.
+                # A rename would replace a file that another process has made meanwhile.
                 os.link(self.unfinished, self.path)
             reached("copy.named")
             self.discard()
@@ -74,7 +74,7 @@ class UnfinishedFile:
             raise CommandError(f"can't write {self.path}: {error.strerror}") from error
 
     def discard(self) -> None:
-        """Take away what isn't finished; may be called at any time."""
+        """Delete the file if it isn't finished; may be called at any time."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -88,14 +88,14 @@ class UnfinishedFile:
 
 
 class Pages:
-    """The pages of one database on their way into another file; every method is for the writer's turn.
+    """Copies the pages of a database into another file; every method is called in the writer's thread.
 
-    `counters` are the last numbers that rows were given, as of the last step.
+    `counters` are the last row numbers that were assigned, as of the last step.
     """
 
     def __init__(self, source: apsw.Connection, path: Path) -> None:
         self._source = source
-        # Not synced here: that would hold the writer. Nor kept in a log: what isn't finished is thrown away.
+        # Not synced here, which would block the writer. Without a journal: an unfinished copy is deleted.
         self._target = apsw.Connection(str(path))
         try:
             self._target.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF").fetchall()
@@ -112,14 +112,14 @@ class Pages:
         self.counters: list[tuple[object, ...]] = []
 
     def step(self, pages: int | None = None) -> bool:
-        """Copy so many pages, or as many as take some 5 ms; True once all are copied.
+        """Copy `pages` pages, or as many as take some 5 ms; return True once all are copied.
 
-        Raises CommandError where another program goes on writing to the journal.
+        Raises CommandError if another program keeps writing to the journal.
         """
         began = time.perf_counter()
         done = self._backup.step(self._at_once if pages is None else pages)
         took = self.last_seconds = time.perf_counter() - began
-        # Grows slowly: what was quick may have been in memory, and what comes next on the disk.
+        # It grows slowly: the last pages may have been in memory, and the next ones may not be.
         fitting = min(int(self._at_once * STEP_SECONDS / max(took, 1e-5)), self._at_once * 2)
         self._at_once = min(max(fitting, _FEWEST_PAGES), _MOST_PAGES)
         before, self.total = self.copied, self._backup.page_count
@@ -133,18 +133,18 @@ class Pages:
         return bool(done)
 
     def close(self) -> None:
-        """End the copying, whether all was copied or not."""
+        """End the copying, complete or not."""
         self._backup.close(force=True)
         self._target.close()
 
 
 def counters(connection: apsw.Connection) -> list[tuple[object, ...]]:
-    """Return the last number that rows of each table were given: it grows with each event, delivery and change."""
+    """Return the last row number of each table, which grows with each event, delivery and audited change."""
     return list(connection.execute(_COUNTED))
 
 
 def copy_aside(source: apsw.Connection, journal: Path, name: str) -> Path:
-    """Copy a journal that nobody else uses whole into a file beside it, replacing one of that name; blocks."""
+    """Copy a whole journal that nobody else uses to a file next to it, and replace an existing one; blocks."""
     status = journal.stat()
     file = UnfinishedFile(journal.with_name(name), owner=(status.st_uid, status.st_gid))
     try:
@@ -160,5 +160,5 @@ def copy_aside(source: apsw.Connection, journal: Path, name: str) -> Path:
 
 
 def already_there(path: Path) -> CommandError:
-    """Return the refusal to overwrite a file."""
+    """Return the error for a file that exists."""
     return CommandError(f"{path} is there already: take another name, or --force to replace it")

@@ -1,4 +1,4 @@
-"""Opening the journal's file: its lock, its pragmas, and what its errors mean. The only place that knows apsw.
+"""Open the journal's file: its lock, its pragmas, and the translation of SQLite's errors.
 
 apsw brings a current SQLite: releases 3.7.0 to 3.51.2 can corrupt a WAL database when two connections write or
 checkpoint at once (https://sqlite.org/wal.html#walresetbug), and a system's own library is often one of those.
@@ -42,19 +42,20 @@ _log = get_logger("journal")
 
 
 class JournalFullError(WebhookdError):
-    """There is no room on the disk, or none that the configuration allows; SQLite has rolled back by itself."""
+    """There is no room on the disk, or the configuration allows no more; SQLite has rolled back."""
 
 
 class DiskError(JournalError):
-    """The file is damaged, or the disk doesn't do what it is asked for."""
+    """The file is damaged, or a read or write of the disk has failed."""
 
 
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold the lock beside the journal `path`; CommandError where another process has it.
+    """Hold the lock of the journal `path`; raises CommandError if another process holds it.
 
-    The lock is the kernel's (flock), so a killed process leaves none behind; the file itself stays. Made by root, it
-    belongs to whom the journal does, or else its directory: a command that root runs must not lock out the server.
+    The lock is the kernel's (flock) on a file next to the journal, so a killed process leaves no lock behind, although
+    the file stays. If root makes the file, it gets the owner of the journal, or of its directory: a command that root
+    runs must not lock out the server.
     """
     lock_path = path.with_name(path.name + ".lock")
     with _reachable(path):
@@ -72,7 +73,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _reachable(path: Path) -> Iterator[None]:
-    """Raise CommandError where the operating system refuses the journal's file or directory."""
+    """Raise CommandError if the operating system denies access to the journal's file or directory."""
     try:
         yield
     except OSError as error:
@@ -83,9 +84,9 @@ def _reachable(path: Path) -> Iterator[None]:
 
 
 def _check_surroundings(path: Path) -> None:
-    """Raise the OSError of the first thing beside the journal that this user can't write.
+    """Raise an OSError for the first file or directory that the journal needs and that this user can't write.
 
-    SQLite makes and removes its log there. Root may have left files of its own, by a command or a copy.
+    SQLite makes and deletes its log next to the journal. Root may have left files there, by a command or a copy.
     """
     for needed in (path.parent, *(path.with_name(path.name + end) for end in _SIDE_FILES)):
         if needed.exists() and not os.access(needed, os.W_OK, effective_ids=True):
@@ -97,28 +98,28 @@ def _check_surroundings(path: Path) -> None:
 def _open_lock(lock_path: Path, path: Path) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC
     try:
-        # Exclusively, which follows no link: only what was made here is ever given away.
+        # Exclusively, which follows no link: only a file that was made here changes its owner.
         descriptor = os.open(lock_path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(lock_path, flags | os.O_CREAT, 0o600)
     if os.geteuid() == 0:
         found = (path if path.exists() else path.parent).stat()
         owner = (found.st_uid, found.st_gid)
-        # Asked for only where it changes something: a service's filter of system calls forbids it.
+        # Called only if it changes something: a service's filter of system calls forbids it.
         if owner != (os.geteuid(), os.getegid()):
             os.fchown(descriptor, *owner)
     return descriptor
 
 
 def open_writer(path: Path, *, now: float) -> Database:
-    """Open the one connection that writes and checkpoints, on a file that is made or migrated as needed.
+    """Open the one connection that writes and checkpoints, on a file that is created or migrated if needed.
 
-    Before the first step of an upgrade the file is copied whole, beside itself.
-    Raises CommandError for a place that this user can't write, and JournalError for a file that is no journal, is
-    damaged, or was written by a newer version.
+    Before the first step of an upgrade, the whole file is copied to one next to it. Raises CommandError for a place
+    where this user can't write, and JournalError for a file that is no journal, is damaged, or was written by a newer
+    version.
     """
     with _reachable(path):
-        # SQLite would open what may only be read, and fail at the first write in words of its own.
+        # SQLite would open a read-only file, and fail at the first write with a message of its own.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             check_file(descriptor, path)
@@ -165,24 +166,24 @@ def open_writer(path: Path, *, now: float) -> Database:
 
 
 def _checkpoint_pages(path: Path) -> int:
-    """Return how long the log may get before it is brought into the file: on a small disk that takes room twice."""
+    """Return after how many pages the log is checkpointed: on a small disk its room and the file's are scarce."""
     disk = os.statvfs(path)
     fitting = disk.f_blocks * disk.f_frsize // _LOG_SHARE_OF_DISK // _PAGE_BYTES
     return min(_CHECKPOINT_PAGES, max(fitting, _FEWEST_CHECKPOINT_PAGES))
 
 
 def leave_log(database: Database) -> None:
-    """Have the log left alone on closing: after a failed sync another one would succeed and lie."""
+    """Leave the log unchanged when the connection closes: after a failed sync, the next one would wrongly succeed."""
     database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
 
 
 def copy_before_upgrade(path: Path, version: int = CURRENT_VERSION) -> Path:
-    """Return where a journal is copied to before its tables are brought to a version."""
+    """Return the path to which a journal is copied before its tables are migrated to a version."""
     return path.with_name(f"{path.name}.before-v{version}")
 
 
 class ReadLimit:
-    """How long a query of a reader may take, in seconds of its connection; shared by all of them."""
+    """How many seconds a query of a reader may take; shared by all readers."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -190,12 +191,12 @@ class ReadLimit:
         self._is_over = False
 
     def hurry(self, is_needed: bool) -> None:
-        """Give queries less time, those that are under way as well, while it is needed."""
+        """Give all queries less time, also those that run already, while it is needed."""
         if not self._is_over:
             self.seconds = min(HURRIED_SECONDS, self._usual_seconds) if is_needed else self._usual_seconds
 
     def end(self) -> None:
-        """Give them no more time: the server is ending."""
+        """Give queries no more time: the server is stopping."""
         self._is_over = True
         self.seconds = 0.0
 
@@ -218,7 +219,7 @@ class Reader:
             self._database.connection().set_progress_handler(self._is_late, _STEPS_BETWEEN_CLOCK_LOOKS)
 
     def run(self, query: Callable[[Database], T]) -> T:
-        """Run `query` in one read transaction; ReadTimeoutError past the limit. Blocks."""
+        """Run `query` in one read transaction; raises ReadTimeoutError after the limit. Blocks."""
         self._began_at = time.monotonic()
         with translated(self._path), self._database.atomic():
             return query(self._database)
@@ -233,7 +234,7 @@ class Reader:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Raise what SQLite says in webhookd's terms: JournalFullError, ReadTimeoutError, else JournalError."""
+    """Translate SQLite's errors: raise JournalFullError, ReadTimeoutError, DiskError or JournalError."""
     try:
         yield
     except (PeeweeException, apsw.Error) as error:
@@ -252,17 +253,17 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def _lacks_room_for_index(cause: apsw.Error | None) -> bool:
-    """Whether the log's index, which lies in shared memory beside it, could not be made larger."""
+    """Whether the log's index, which is a shared-memory file next to it, could not be made larger."""
     return cause is not None and getattr(cause, "extendedresult", None) == apsw.SQLITE_IOERR_SHMSIZE
 
 
 def is_logic_error(error: Exception) -> bool:
-    """Whether an error of SQLite is about a statement (a bug of ours), not about the file."""
+    """Whether an error is SQLite's about a statement, which is a bug of webhookd, and not about the file."""
     return isinstance(error, PeeweeException | apsw.Error)
 
 
 def size_bytes(database: Database) -> int:
-    """Return how much of the file holds something."""
+    """Return the size of the file without its free pages."""
     page_size, pages, free = (
         database.execute_sql(f"PRAGMA {name}").fetchone()[0] for name in ("page_size", "page_count", "freelist_count")
     )
@@ -270,9 +271,9 @@ def size_bytes(database: Database) -> int:
 
 
 def refuse_foreign(path: Path, *, called: Path | None = None) -> None:
-    """Look at the header before SQLite touches the file: opening a foreign database would change its journal mode.
+    """Raise JournalError for a file that is no journal, before SQLite opens it, which would change its journal mode.
 
-    The error speaks of the file as `called`.
+    The error names the file `called`.
     """
     named = called or path
     with open_file(path) as file:
@@ -287,7 +288,7 @@ def refuse_foreign(path: Path, *, called: Path | None = None) -> None:
 
 
 def _is_begun(path: Path) -> bool:
-    """Whether a power cut stopped SQLite while it wrote the first page: its own journal says that there was none."""
+    """Whether a power cut interrupted SQLite's first write: its rollback journal says that the file had no page."""
     undo = path.with_name(path.name + "-journal")
     if not undo.is_file():
         return False
@@ -297,9 +298,10 @@ def _is_begun(path: Path) -> bool:
 
 
 def _apsw_error(error: BaseException | None) -> apsw.Error | None:
-    """Return what SQLite said.
+    """Return SQLite's error among the causes of an error.
 
-    Where it has rolled back by itself, as it does without room, the rollback to a savepoint fails and hides why.
+    If SQLite has rolled back by itself, as it does when the disk is full, the rollback to a savepoint fails too, and
+    that error hides the first one.
     """
     found: apsw.Error | None = None
     while error is not None:

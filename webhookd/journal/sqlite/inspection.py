@@ -1,11 +1,11 @@
-"""Looking at a journal from outside, beside a server or without one.
+"""Inspect a journal without the store, next to a running server or without one.
 
-The connection takes no lock of webhookd's, only reads, and leaves a write-ahead log that it finds where it is. Each
-question is a function of its own.
+The connection takes no lock of webhookd's and only reads. A write-ahead log that it finds stays where it is.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -15,12 +15,10 @@ from peewee import Database
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, JournalError
-from webhookd.base.models import DeliveryStatus, Endpoint, EndpointState, Ordering
 from webhookd.base.secret import Secret
 from webhookd.journal.audit_entries import Chain
 from webhookd.journal.queries import audit, deliveries, endpoints, events
 from webhookd.journal.queries.master_key import adopt_master_key, holds_secrets, sealing_key_id
-from webhookd.journal.rows import DeliveryDetail, DeliveryRow, EventRow, QueueFacts, RowPage
 from webhookd.journal.sqlite.copies import counters
 from webhookd.journal.sqlite.database import is_logic_error, refuse_foreign, translated
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION
@@ -45,10 +43,10 @@ _DANGLING = {
 
 
 class Contents(Struct, frozen=True, kw_only=True):
-    """What a journal holds; `pending` are the deliveries still to be made, parked ones included.
+    """What a journal contains; `pending` includes parked deliveries.
 
-    `last_event_at` is None without an event, `key_id` names the master key that opens it, where that is told.
-    `counters` are the last numbers that rows were given, by table.
+    `last_event_at` is None if there is no event, `key_id` is the id of the master key that opens it, if it has one.
+    `counters` are the last row numbers that were assigned, by table.
     """
 
     version: int
@@ -61,91 +59,65 @@ class Contents(Struct, frozen=True, kw_only=True):
     counters: tuple[tuple[object, ...], ...]
 
 
+@contextmanager
+def _asking(path: Path) -> Iterator[None]:
+    try:
+        with translated(path):
+            yield
+    except Exception as error:
+        if not is_logic_error(error):
+            raise
+        # The statements are right for a journal, so this file isn't one, or another program has changed it.
+        raise JournalError(f"{path} has other tables than a journal of webhookd") from error
+
+
+def _asks(query: Callable[Concatenate[Database, P], T]) -> Callable[Concatenate["Inspection", P], T]:
+    """Return the method that runs a query on one snapshot: it takes the query's parameters and has its docstring."""
+
+    @wraps(query)
+    def method(journal: "Inspection", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        with _asking(journal._path), journal._database.atomic():  # noqa: SLF001 - a method of that class
+            return query(journal._database, *args, **kwargs)  # noqa: SLF001
+
+    return method
+
+
 class Inspection:
-    """An open journal. Whatever finds the file damaged raises JournalError."""
+    """An open journal; every method raises JournalError if it finds the file damaged."""
 
     def __init__(self, path: Path, database: Database) -> None:
         self._path = path
         self._database = database
 
-    def webhooks(self) -> list[Endpoint]:
-        """Return every webhook."""
-        return self._read(endpoints.all)
-
-    def webhook_page(self, limit: int, cursor: str | None) -> RowPage[Endpoint]:
-        """Return a page of the webhooks, newest first."""
-        return self._read(endpoints.page, None, limit=limit, cursor=cursor)
-
-    def webhook(self, endpoint_id: str) -> Endpoint:
-        """Return a webhook; Rejected NOT_FOUND."""
-        return self._read(endpoints.get, endpoint_id)
-
-    def health_facts(self, endpoint_pk: int, ordering: Ordering) -> tuple[EndpointState, QueueFacts]:
-        """Return what the journal knows of the health of a webhook."""
-        return self._read(endpoints.health_facts, {endpoint_pk: ordering})[endpoint_pk]
-
-    def delivery_page(
-        self,
-        endpoint_pk: int,
-        *,
-        status: DeliveryStatus | None,
-        event: str | None,
-        event_id: str | None,
-        since: float | None,
-        until: float | None,
-        limit: int,
-        cursor: str | None,
-    ) -> RowPage[DeliveryRow]:
-        """Return a page of a webhook's deliveries, newest first; made from `since` on and before `until`."""
-        return self._read(
-            deliveries.page,
-            endpoint_pk,
-            status=status,
-            event=event,
-            event_id=event_id,
-            since=since,
-            until=until,
-            limit=limit,
-            cursor=cursor,
-        )
-
-    def delivery(self, delivery_id: str) -> DeliveryDetail:
-        """Return a delivery with its webhook, its message and its last attempts; Rejected NOT_FOUND."""
-        return self._read(deliveries.get, delivery_id, None)
-
-    def event_page(self, limit: int, after: str | None) -> RowPage[EventRow]:
-        """Return a part of the feed, oldest first, from the event `after` on; Rejected INVALID_CURSOR."""
-        return self._read(events.page, None, limit=limit, cursor=None, after=after)
-
-    def event(self, event_id: str) -> EventRow:
-        """Return an event; Rejected NOT_FOUND."""
-        return self._read(events.get, event_id, None)
-
-    def _read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        # On one snapshot; what the query raises of its own passes.
-        with _asking(self._path), self._database.atomic():
-            return query(self._database, *args, **kwargs)
+    webhooks = _asks(endpoints.all)
+    webhook_page = _asks(endpoints.page)
+    webhook = _asks(endpoints.get)
+    health_facts = _asks(endpoints.health_facts)
+    delivery_page = _asks(deliveries.page)
+    delivery = _asks(deliveries.get)
+    event_page = _asks(events.page)
+    event = _asks(events.get)
 
     def version(self) -> tuple[int, int]:
-        """Return the version of the tables, and the one that this program writes."""
+        """Return the version of the tables, and the version that this program writes."""
         return self._number("PRAGMA user_version"), CURRENT_VERSION
 
     def is_empty(self) -> bool:
-        """Whether there is no table at all."""
+        """Whether the journal has no tables."""
         return self._number("SELECT count(*) FROM sqlite_schema") == 0
 
     def bad_pages(self) -> list[str]:
-        """Return what SQLite's `quick_check` complains of; reads the whole file."""
-        said = [str(row[0]) for row in self._rows(f"PRAGMA quick_check({_MOST_COMPLAINTS})")]
-        return [] if said == ["ok"] else said
+        """Return the errors that SQLite's `quick_check` finds; reads the whole file."""
+        found = [str(row[0]) for row in self._rows(f"PRAGMA quick_check({_MOST_COMPLAINTS})")]
+        return [] if found == ["ok"] else found
 
     def dangling(self) -> list[str]:
-        """Return which rows refer to none, and how many."""
+        """Return which rows refer to rows that don't exist, and how many of them there are."""
         found = {what: self._number(query) for what, query in _DANGLING.items()}
         return [f"{count} {what}" for what, count in found.items() if count]
 
     def contents(self) -> Contents:
-        """Count what is in it; reads the tables of events and deliveries."""
+        """Count what the journal contains; reads the tables of events and deliveries."""
         with _asking(self._path):
             key_id = sealing_key_id(self._database)
             counted = tuple(counters(self._database.connection()))
@@ -163,26 +135,26 @@ class Inspection:
         )
 
     def has_audit_log(self) -> bool:
-        """Whether the tables are of a version that keeps one."""
+        """Whether the tables are of a version with an audit log."""
         return self._number("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'") == 1
 
     def audit_chain(self) -> Chain:
-        """Follow the audit log's chain."""
+        """Check the audit log's chain."""
         with _asking(self._path):
             return audit.verify(self._database)
 
     def missing_triggers(self) -> list[str]:
-        """Return the names of the triggers that keep the audit log as it is and that are not there."""
+        """Return the names of the missing triggers among those that protect the audit log from changes."""
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'audit'")
         return sorted(_TRIGGERS - {row[0] for row in rows})
 
     def holds_secrets(self) -> bool:
-        """Whether there is something that only the master key opens."""
+        """Whether there is a secret that only the master key opens."""
         with _asking(self._path):
             return holds_secrets(self._database)
 
     def check_master_key(self, key: Secret[bytes]) -> bool:
-        """Return whether there are secrets that it opens, False where there are none; MasterKeyError for another's."""
+        """Return whether there are secrets, which `key` opens; raises MasterKeyError if it is another journal's key."""
         with _asking(self._path):
             if not holds_secrets(self._database):
                 return False
@@ -200,23 +172,10 @@ class Inspection:
 
 
 @contextmanager
-def _asking(path: Path) -> Iterator[None]:
-    try:
-        with translated(path):
-            yield
-    except Exception as error:
-        if not is_logic_error(error):
-            raise
-        # The statements are right for a journal, so this is none, or not one that webhookd left so.
-        raise JournalError(f"{path} has other tables than a journal of webhookd") from error
-
-
-@contextmanager
 def inspect(path: Path) -> Iterator[Inspection]:
-    """Open the journal at `path` to look at it.
+    """Open the journal at `path` for an inspection.
 
-    Raises JournalError for what is none or is damaged, CommandError for one that this user can't read or that is still
-    empty.
+    Raises JournalError if it is no journal or is damaged, and CommandError if this user can't read it or it is empty.
     """
     log = path.with_name(path.name + "-wal")
     database = APSWDatabase(
@@ -234,7 +193,7 @@ def inspect(path: Path) -> Iterator[Inspection]:
         database.connect()
     try:
         if found_log:
-            # The last to close would write it into the file; that is for the server, when it starts.
+            # The last connection to close would write it into the file, which is the task of the server's start.
             database.connection().config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         journal = Inspection(path, database)
         if journal.version()[0] == 0 and journal.is_empty():
@@ -246,9 +205,9 @@ def inspect(path: Path) -> Iterator[Inspection]:
 
 @contextmanager
 def inspect_copy(path: Path, *, called: Path) -> Iterator[Inspection]:
-    """Open a copy that nobody writes to and that has no log beside it, to look at it; errors speak of it as `called`.
+    """Open a copy that nobody writes to and that has no log, for an inspection; errors name it `called`.
 
-    No file is made beside it. Raises JournalError for what is no journal, damaged, or of a newer version.
+    No file is made next to it. Raises JournalError if it is no journal, is damaged, or is of a newer version.
     """
     database = APSWDatabase(
         f"{path.absolute().as_uri()}?immutable=1",
@@ -272,7 +231,7 @@ def inspect_copy(path: Path, *, called: Path) -> Iterator[Inspection]:
 
 
 def verified(path: Path, *, called: Path) -> Contents:
-    """Read a copy whole and return what it holds; JournalError where it can't be trusted. Blocks."""
+    """Read a whole copy and return its contents; raises JournalError if it can't be trusted. Blocks."""
     with inspect_copy(path, called=called) as copy:
         complaints = copy.bad_pages()
         if complaints:

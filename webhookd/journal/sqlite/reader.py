@@ -1,7 +1,7 @@
-"""Reading beside the writer: a few query-only connections, and the actors' questions gathered into single hops.
+"""Reads next to the writer: a few query-only connections, and the gathering of actors' questions into batches.
 
-A hop to a thread costs more than the query it carries. So all actors that ask for a window, or for a body, while one
-hop is under way are answered together by the next; with a body come those that its endpoint needs next.
+A call in a thread costs more than the query that it makes. So all questions of actors, for a window or a message, that
+are asked during one call are answered together by the next. With a message come those that its endpoint needs next.
 """
 
 from collections import OrderedDict
@@ -25,11 +25,11 @@ A = TypeVar("A")
 
 CACHE_BYTES = 4 * 1024 * 1024
 PREFETCH_BYTES = 1024 * 1024
-MAX_HOP = 200
+MOST_QUESTIONS = 200  # that are answered by one call
 
 
 class Messages:
-    """The bodies that were accepted or sent last, up to 4 MiB of them."""
+    """A cache of the messages that were accepted or sent last, up to 4 MiB of bodies."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -40,14 +40,14 @@ class Messages:
         return event_pk in self._messages
 
     def get(self, event_pk: int) -> Message | None:
-        """Return a message that is here, which keeps it here longer."""
+        """Return a message if it is in the cache, and mark it as used."""
         message = self._messages.get(event_pk)
         if message is not None:
             self._messages.move_to_end(event_pk)
         return message
 
     def put(self, event_pk: int, message: Message) -> None:
-        """Keep a message, letting go of those that nobody asked for the longest."""
+        """Add a message, and remove those that have not been used for the longest time."""
         if event_pk in self._messages:
             return
         self._messages[event_pk] = message
@@ -60,7 +60,7 @@ class Messages:
 class Readers:
     """The query-only connections; each query takes one that is free.
 
-    `watch` raises what makes the journal one that can't be trusted: a page that is damaged, a disk that doesn't read.
+    `watch` raises the error after which the journal can't be trusted: a damaged page, or a disk that can't be read.
     """
 
     def __init__(self, readers: Sequence[Reader], runner: Runner) -> None:
@@ -72,7 +72,7 @@ class Readers:
         self._tokens = trio.Semaphore(len(self._free))
 
     async def run(self, query: Callable[[Database], T]) -> T:
-        """Run a query on one snapshot; ReadTimeoutError past the time limit."""
+        """Run a query on one snapshot; raises ReadTimeoutError after the time limit."""
         async with self._tokens:
             reader = self._free.pop()
             try:
@@ -97,7 +97,7 @@ class Readers:
 
 
 class Gathering(Generic[Q, A]):
-    """Answers questions while `run` runs: all that are asked during one hop to a thread share the next one.
+    """Answers questions while `run` runs: all that are asked during one call in a thread share the next one.
 
     `answer` is called in the thread with the questions, and returns their answers in the same order.
     """
@@ -110,7 +110,7 @@ class Gathering(Generic[Q, A]):
         self.asked = 0
 
     async def ask(self, question: Q) -> A:
-        """Return the answer as of a moment after this call."""
+        """Return the answer, read after this call."""
         ticket: Ticket[A] = Ticket()
         self.asked += 1
         self._asked.append((question, ticket))
@@ -121,28 +121,28 @@ class Gathering(Generic[Q, A]):
         """Answer until canceled."""
         while True:
             await self._was_asked.wait()
-            hop, self._asked = self._asked[:MAX_HOP], self._asked[MAX_HOP:]
+            batch, self._asked = self._asked[:MOST_QUESTIONS], self._asked[MOST_QUESTIONS:]
             if not self._asked:
                 self._was_asked = trio.Event()
             try:
-                answers = await self._readers.run(partial(self._answer, [question for question, _ in hop]))
-            except Exception as error:  # noqa: BLE001 - each asker gets it, and its supervisor logs it
-                for _, ticket in hop:
+                answers = await self._readers.run(partial(self._answer, [question for question, _ in batch]))
+            except Exception as error:  # noqa: BLE001 - each waiter gets it, and its supervisor logs it
+                for _, ticket in batch:
                     ticket.fail(error)
                 continue
-            for (_, ticket), answer in zip(hop, answers, strict=True):
+            for (_, ticket), answer in zip(batch, answers, strict=True):
                 ticket.succeed(answer)
 
 
 def read_windows(requests: Sequence[WindowRequest], database: Database) -> list[Window]:
-    """Return the windows that were asked for."""
+    """Return the requested windows."""
     return [windows.read(database, request) for request in requests]
 
 
 def read_messages(asked: Sequence[tuple[int, ...]], database: Database) -> list[dict[int, Message]]:
-    """Return the bodies that were asked for: the first of each question for sure, the others while they are small.
+    """Return the messages of each question: always the first one, and the others while they are small.
 
-    The others are what is sent next; 1 MiB of them for one hop is enough to save most later ones.
+    The others are sent next; 1 MiB of bodies a call is enough to save most later calls.
     """
     needed = events.messages(database, {question[0] for question in asked})
     ahead = {event_pk for question in asked for event_pk in question[1:]} - needed.keys()

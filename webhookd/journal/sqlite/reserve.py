@@ -1,8 +1,9 @@
-"""Room that is kept back for the time when the disk is full: a file beside the journal that holds nothing.
+"""The reserve: a file next to the journal that keeps disk space for the time when the disk is full.
 
-It is whole while events are taken. Once the disk is full it is removed, and what nobody could submit again (attempts,
-what time has done) is written into the room that it leaves. Events are taken again when it could be made whole, with
-room to spare, so the next full disk finds it there. Every call blocks and is for the writer's turn.
+It has its full size while events are accepted. Once the disk is full it is deleted, and what can't be submitted again
+(attempts, and changes that time has caused) is written into the space that it frees. Events are accepted again when the
+reserve could be made in full size, with room to spare, so that it is there when the disk is full again. Every method
+blocks, and is called in the writer's thread.
 """
 
 import errno
@@ -12,8 +13,8 @@ from pathlib import Path
 from webhookd.base.errors import JournalError
 
 RESERVE_BYTES = 4 * 1024 * 1024
-_SHARE_OF_DISK = 8  # of a disk that is smaller than it should be, this part of it
-_SPARE = 4  # a quarter of the reserve has to be free beside it, or it would be given up again at once
+_SHARE_OF_DISK = 8  # the reserve's largest part of a small disk
+_SPARE = 4  # a quarter of its size must be free next to it, or it would be released again at once
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -24,7 +25,7 @@ class Reserve:
         self.path = journal.with_name(journal.name + ".reserve")
 
     def make(self) -> bool:
-        """Make it whole; False, and nothing of it there, where the disk has no room for it and some beside."""
+        """Make it in full size; if the disk has no room for it and some to spare, delete it and return False."""
         try:
             descriptor = self._open()
             try:
@@ -49,10 +50,10 @@ class Reserve:
         try:
             return os.open(self.path, flags, 0o600)
         except PermissionError:
-            # Made by a command that root has run; it holds nothing.
+            # Made by a command that ran as root; it has no content.
             self.release()
             return os.open(self.path, flags, 0o600)
 
     def release(self) -> None:
-        """Give its room to whoever needs it."""
+        """Delete it, so that its space can be used."""
         self.path.unlink(missing_ok=True)

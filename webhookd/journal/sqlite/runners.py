@@ -1,4 +1,4 @@
-"""How the journal makes its blocking calls: in a worker thread, or right here."""
+"""How the journal makes its blocking calls: in a worker thread, or in the event loop itself."""
 
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -17,7 +17,7 @@ class Runner(Protocol):
 
 
 class ThreadRunner:
-    """Runs in a worker thread, at most `threads` at once, apart from every other use of threads."""
+    """Runs in worker threads, at most `threads` at once, with a limit of its own."""
 
     def __init__(self, threads: int) -> None:
         self._limiter = trio.CapacityLimiter(threads)
@@ -28,7 +28,7 @@ class ThreadRunner:
 
 
 class InlineRunner:
-    """Runs in the loop itself: under an autojump clock a thread would let the time run away."""
+    """Runs in the event loop itself, for tests: an autojump clock would advance while a thread works."""
 
     async def run(self, function: Callable[[], T]) -> T:
         """Return what `function` returns, or raise what it raises."""

@@ -1,8 +1,9 @@
-"""The write-ahead log: checkpointed by the writer alone, cut as soon as no reader is in the way, and kept short.
+"""The write-ahead log: only the writer checkpoints it, and keeps it short.
 
-A commit grows it; a checkpoint brings it into the file, and it begins anew once no reader needs its old part. So its
-length depends on readers. In the order of what they cost nobody: it is cut where it can be, webhookd's own readers are
-given less time, and where another program's reader holds on, `is_long` says that events have to wait.
+Each commit makes it longer. A checkpoint copies it into the file, and it starts from the beginning once no reader needs
+its old part, so its length depends on readers. Against a long log there are three measures, the mildest first: it is
+cut when no reader is in the way, webhookd's own readers get less time, and while another program's reader prevents the
+cut, `is_long` makes events wait.
 """
 
 from pathlib import Path
@@ -12,14 +13,14 @@ from peewee import Database
 from webhookd.journal.sqlite.database import BUSY_TIMEOUT_SECONDS, JournalFullError, ReadLimit, translated
 
 MEBIBYTE = 1024 * 1024
-MOST_BYTES = 64 * MEBIBYTE  # what it stays below
+MOST_BYTES = 64 * MEBIBYTE  # its upper bound
 CUT_BYTES = 24 * MEBIBYTE
 HURRY_BYTES = 32 * MEBIBYTE
 LONG_BYTES = 40 * MEBIBYTE
 
 
 class WriteAheadLog:
-    """The log of the database that the writer has open; every method but `cut_soon` blocks and is for its turn."""
+    """The log of the writer's database; every method but `cut_soon` blocks, and is called in the writer's thread."""
 
     def __init__(self, database: Database, path: Path, limit: ReadLimit) -> None:
         self.is_long = False
@@ -31,15 +32,15 @@ class WriteAheadLog:
 
     @property
     def size_bytes(self) -> int:
-        """How long the file is, which is no shorter than what it holds."""
+        """The size of the file, which may be more than the log's content."""
         return self._file.stat().st_size
 
     def cut_soon(self) -> None:
-        """Have it cut after the next commit whatever its length."""
+        """Cut it after the next commit, whatever its length."""
         self._is_to_be_cut = True
 
     def after_commit(self) -> None:
-        """Cut it where that is due, and see whether readers let it grow."""
+        """Cut it if that is due, and check whether readers keep it long."""
         size = self.size_bytes
         if (self._is_to_be_cut or size > CUT_BYTES) and self.cut():
             size = 0
@@ -47,9 +48,9 @@ class WriteAheadLog:
         self.is_long = size > LONG_BYTES
 
     def cut(self) -> bool:
-        """Bring it into the file and empty it, unless a reader is in the way or there is no room; whether it is cut.
+        """Copy it into the file and empty it, if no reader is in the way and there is room; return whether it is cut.
 
-        Not waiting for readers, which would keep everybody from the disk. Nothing is taken back of what was committed.
+        It doesn't wait for readers, because no commit could be made meanwhile. If it fails, no commit is lost.
         """
         try:
             self._database.execute_sql("PRAGMA busy_timeout = 0").fetchall()
@@ -64,7 +65,7 @@ class WriteAheadLog:
         return is_cut
 
     def _checkpoint(self, mode: str) -> bool:
-        """Put the log into the file; return whether all of it went, with no reader in the way."""
+        """Copy the log into the file; return whether all of it was copied, with no reader in the way."""
         with translated(self._path):
             [[is_blocked, _, _]] = self._database.execute_sql(f"PRAGMA wal_checkpoint({mode})").fetchall()
         return not is_blocked
