@@ -1,6 +1,6 @@
-"""What the store in memory keeps, as plain data, and how it commits: what was submitted, in batches and in its order.
+"""The data of the store in memory, and its commits: what was submitted, in batches and in its order.
 
-What a batch of events means comes from the same plan as on disk.
+Events are planned by the same function as on disk.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,7 @@ from webhookd.journal.planning import Numbers, plan, settle
 from webhookd.journal.queries.windows import EXPIRED_A_READ
 
 T = TypeVar("T")
-TO_BE_SENT = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
+UNFINISHED = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,8 +46,8 @@ class Stored:
     duration_seconds: float | None = None
 
     @property
-    def is_to_be_sent(self) -> bool:
-        return self.queued.status in TO_BE_SENT
+    def is_unfinished(self) -> bool:
+        return self.queued.status in UNFINISHED
 
     def change(self, **fields: Any) -> None:
         self.queued = msgspec.structs.replace(self.queued, **fields)
@@ -55,7 +55,7 @@ class Stored:
 
 @dataclass(slots=True, kw_only=True)
 class Webhook:
-    """A webhook with its secrets; `state` and `last_sequence` go as it is deleted."""
+    """A webhook with its secrets; a deleted one has no `state`."""
 
     endpoint: Endpoint
     credentials: Credentials
@@ -66,7 +66,7 @@ class Webhook:
 
 @dataclass(slots=True, kw_only=True)
 class _Change(Generic[T]):
-    """A change, with whom to tell of it once it is committed, and the events that tell of its result."""
+    """A change, its callback after the commit, and the function that returns the events about its result."""
 
     make: Callable[[], T]
     committed: Callable[[T], None] | None = None
@@ -76,7 +76,7 @@ class _Change(Generic[T]):
 
 
 class Tables:
-    """What is stored, and what waits to be."""
+    """What is stored, and what is submitted and not committed."""
 
     def __init__(self, ids: IdFactory) -> None:
         self.feed = Feed()
@@ -122,8 +122,8 @@ class Tables:
                 settled += self._apply(operation)
             except Rejected as refused:
                 settled.append(lambda ticket=operation.ticket, error=refused: ticket.fail(error))  # type: ignore[misc]
-        for tell in settled:
-            tell()
+        for settle_one in settled:
+            settle_one()
 
     def _apply(self, operation: Publish | Record | _Change[Any]) -> list[Callable[[], None]]:
         match operation:
@@ -135,8 +135,8 @@ class Tables:
             case _:
                 result = operation.make()
                 notices = () if operation.notices_of is None else operation.notices_of(result)
-                told = [] if operation.committed is None else [lambda: operation.committed(result)]  # type: ignore[misc]
-                return [*told, *self._publish(notices), lambda: operation.ticket.succeed(result)]
+                callbacks = [] if operation.committed is None else [lambda: operation.committed(result)]  # type: ignore[misc]
+                return [*callbacks, *self._publish(notices), lambda: operation.ticket.succeed(result)]
 
     def _publish(self, publishes: Sequence[Publish]) -> list[Callable[[], None]]:
         known = {
@@ -163,9 +163,9 @@ class Tables:
         for endpoint_pk, last in planned.sequences.items():
             self.webhooks[endpoint_pk].last_sequence = last
         settle(planned)
-        return [lambda publish=publish: self._tell(publish) for publish in publishes]  # type: ignore[misc]
+        return [lambda publish=publish: self._settle(publish) for publish in publishes]  # type: ignore[misc]
 
-    def _tell(self, publish: Publish) -> None:
+    def _settle(self, publish: Publish) -> None:
         if publish.queued:
             publish.committed(publish.queued)
         if publish.error is not None:
@@ -180,7 +180,7 @@ class Tables:
         outcome = record.outcome
         stored.response_status, stored.duration_seconds = outcome.status, outcome.duration_seconds
         stored.change(attempts=record.number)
-        if stored.is_to_be_sent:
+        if stored.is_unfinished:
             is_interrupted = record.error is DeliveryError.INTERRUPTED
             stored.change(
                 status=record.status,
@@ -195,9 +195,9 @@ class Tables:
             webhook.state = record.endpoint
 
     def move(self, seconds: float) -> None:
-        """Move all that is scheduled by so many seconds."""
+        """Move every scheduled time by that many seconds."""
         for each in self.deliveries.values():
-            if each.is_to_be_sent:
+            if each.is_unfinished:
                 queued = each.queued
                 each.change(
                     next_attempt_at=round(queued.next_attempt_at + seconds, 3),
@@ -223,7 +223,7 @@ class Tables:
 
 
 def by_hand_of(pending: Iterable[QueuedDelivery], request: WindowRequest) -> list[QueuedDelivery]:
-    """Return those that were retried by hand, are due, and that no order holds back: they go first."""
+    """Return the deliveries retried by hand that are due and that no order holds back, which are sent first."""
     found = [
         each
         for each in pending
@@ -235,7 +235,7 @@ def by_hand_of(pending: Iterable[QueuedDelivery], request: WindowRequest) -> lis
 
 
 def window_of(tables: Tables, request: WindowRequest) -> Window:
-    """Return what a window shows, by the words of `Window` and of `windows.read`."""
+    """Return a window, as the docstrings of `Window` and `windows.read` define it."""
     now, limit = request.now, request.limit + len(request.in_flight)
     pending = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PENDING)]
     parked = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PARKED)]
@@ -263,13 +263,13 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
     expired = sorted((each for each in waiting if each.expires_at <= now), key=lambda each: each.expires_at)
     webhook = tables.webhooks[request.endpoint_pk]
 
-    def grounded(found: Iterable[QueuedDelivery]) -> tuple[QueuedDelivery, ...]:
+    def not_in_flight(found: Iterable[QueuedDelivery]) -> tuple[QueuedDelivery, ...]:
         return tuple(each for each in found if each.pk not in request.in_flight)
 
     return Window(
-        pending=grounded([*by_hand, *(each for each in fit[:limit] if each not in by_hand)]),
-        parked=grounded(due_parked[:limit]),
-        expired=grounded(expired[:EXPIRED_A_READ]),
+        pending=not_in_flight([*by_hand, *(each for each in fit[:limit] if each not in by_hand)]),
+        parked=not_in_flight(due_parked[:limit]),
+        expired=not_in_flight(expired[:EXPIRED_A_READ]),
         complete=max(len(fit), len(due_parked)) < limit,
         next_attempt_at=min(later, default=None),
         next_expiry_at=min((each.expires_at for each in waiting if each.expires_at > now), default=None),

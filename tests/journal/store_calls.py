@@ -1,0 +1,62 @@
+"""Calls of a store's methods with the usual arguments, for tests of any store."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from tests import samples
+from tests.journal.harness import CLOCK, VAULT, new_endpoint
+from webhookd.base.models import Endpoint, Ordering
+from webhookd.journal import DeliveryRow, Publish, Store, Window, WindowRequest
+
+MOST = 1000
+NO_NOTICES: dict[str, Any] = {"notices_of": lambda _: ()}
+
+
+async def add(store: Store, **fields: object) -> Endpoint:
+    return await store.webhooks.create(VAULT, new_endpoint(**fields), most=MOST, entry=None)
+
+
+async def window(store: Store, endpoint: Endpoint, **fields: Any) -> Window:
+    request: dict[str, Any] = {
+        "endpoint_pk": endpoint.pk,
+        "ordering": Ordering.STRICT,
+        "limit": 50,
+        "now": CLOCK.now(),
+        "blocked_keys": frozenset(),
+        "in_flight": frozenset(),
+    }
+    return await store.window(WindowRequest(**request | fields))
+
+
+async def rows(store: Store, endpoint: Endpoint) -> list[DeliveryRow]:
+    page = await store.deliveries.page(
+        endpoint.pk, status=None, event=None, event_id=None, since=None, until=None, limit=1000, cursor=None
+    )
+    return page.items[::-1]
+
+
+async def record(store: Store, endpoint: Endpoint, notices: Sequence[Publish] = (), /, **fields: Any) -> None:
+    """Record an attempt of the endpoint's first pending delivery."""
+    [first, *_] = (await window(store, endpoint)).pending
+    attempt = msgspec.structs.replace(
+        samples.attempt_record(),
+        delivery=first,
+        attempt_id=f"att_{first.id}_{first.attempts}",
+        number=first.attempts + 1,
+        **fields,
+    )
+    await store.record(attempt, notices).wait()
+
+
+async def retry(store: Store, row: DeliveryRow, now: float, *, force: bool = False) -> DeliveryRow:
+    return await store.deliveries.retry(
+        row.pk,
+        force=force,
+        now=now,
+        max_age_seconds=600,
+        ordering=Ordering.STRICT,
+        entry=None,
+        organization_id=None,
+    )
