@@ -37,7 +37,7 @@ async def test_sequences_follow_the_order_of_commits(store: Store) -> None:
 
 
 async def test_an_id_stores_one_event(store: Store) -> None:
-    """A second event with an id gets the first one's answer, in its batch and later; another organization's is refused."""
+    """A second event with an id gets the first one's answer, now and later; another organization's is refused."""
     one = await add(store, organization_id="acme")
     first, again = (publish(store, event("same", organization_id="acme"), one) for _ in range(2))
     assert [(await ticket.wait()).duplicate for ticket in (first, again)] == [False, True]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.samples import AT, attempt_record, queued_delivery
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, QueuedDelivery, Target
-from webhookd.journal.fair_queue import MOST_LANES, FairQueue
+from webhookd.journal.fair_queue import MOST_FLOWS, FairQueue
 from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission, cost_of
 
 COST, SIZE = 100, 1_000_000
@@ -183,11 +183,11 @@ def test_a_batch_is_in_the_order_of_submission() -> None:
 
 def test_flows_are_forgotten() -> None:
     """Any number of producers that came once, while one goes on, leaves no more than a bounded number of flows."""
-    queue = queue_of(*(event("a", 40) for _ in range(10 * MOST_LANES)))
-    for number in range(3 * MOST_LANES):
+    queue = queue_of(*(event("a", 40) for _ in range(10 * MOST_FLOWS)))
+    for number in range(3 * MOST_FLOWS):
         queue.put(event(f"once{number}"))
         queue.take(COST, SIZE)
-    assert len(queue._flows) <= MOST_LANES
+    assert len(queue._flows) <= MOST_FLOWS
 
 
 def other_delivery() -> QueuedDelivery:

@@ -1,25 +1,25 @@
-"""What waits to be written, and whose turn it is. Pure bookkeeping, without a clock or I/O.
+"""The queue of operations for the writer, and their order. Pure bookkeeping, without a clock or I/O.
 
-An event waits in the flow of its producer; a flow keeps its order. Among flows it is start-time fair queueing (Goyal,
-Vin and Cheng, 1996), counted in what operations cost: a flow starts where its last one ended or, if that is past, where
-the queue is, and what starts first is next. So a flow with little to write is served at once, however much waits in
-another one, and flows with much get equal shares.
+An event waits in the flow of its producer, which keeps its order. Flows take turns by start-time fair queueing (Goyal,
+Vin and Cheng, 1996), measured by what operations cost: an operation's start is where its flow's previous operation
+ended, or, if that is past, where the queue is now; the lowest start is next. So a flow with little to write is served
+at once, however much waits in another one, and flows with much to write get equal shares.
 
-Changes and attempts come first, in their order, and an event never passes one that was submitted before it. An attempt
-that has events told of it may be as large as those are: it waits in a flow of its endpoint, and so does what the same
-endpoint's next attempts write, until that flow is empty. A barrier is passed by nothing: all that comes after it
-waits behind it. What is taken together is in the order of its submission. An operation costs the logarithm of the
-number of flows.
+Changes and attempts come first, in their order, and an event never overtakes one that was submitted before it. An
+attempt with notices may be as large as these: it waits in a flow of its endpoint, and so do the endpoint's next
+attempts until that flow is empty. Nothing overtakes a barrier: all later operations wait behind it. A batch is in the
+order of submission. Each operation takes time logarithmic in the number of flows.
 """
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heappushpop
 
 from webhookd.journal.operations import Publish, Record, Submission, can_wait, cost_of, is_barrier, size_of
 
-MOST_LANES = 4096  # that are remembered although nothing waits in them
-_AT_ONCE = -1  # before every start
+MOST_FLOWS = 4096  # that are remembered although nothing waits in them
+_AT_ONCE = -1  # less than every start
 
 
 class _Waiting:
@@ -32,44 +32,42 @@ class _Waiting:
         self.size = size_of(operation)
 
 
+@dataclass(slots=True, eq=False)
 class _Flow:
-    __slots__ = ("cost", "size", "start", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: deque[_Waiting] = deque()
-        self.start = 0  # of the first that waits, or of the next one that comes
-        self.cost = 0  # of all that waits
-        self.size = 0
+    waiting: deque[_Waiting] = field(default_factory=deque)
+    start: int = 0  # of the first operation, or of the next one if none waits
+    cost: int = 0  # of all that wait
+    size: int = 0
 
 
-_Entry = tuple[int, int, _Flow]  # where it starts, the number of its first, which no other flow has, and the flow
+_Entry = tuple[int, int, _Flow]  # a flow's start, the number of its first operation, which is unique, and the flow
 
 
 class FairQueue:
-    """The operations that wait; every method is one synchronous step."""
+    """The operations that wait to be written; every method is one synchronous step."""
 
     def __init__(self) -> None:
-        self.size = 0  # roughly the bytes that it adds to the log
+        self.size = 0  # roughly, in bytes of the write-ahead log
         self._length = 0
         self._number = 0
-        self._now = 0  # where the flow started that was served last
-        self._again: list[Submission] = []  # taken once, and there was no room
+        self._now = 0  # the start of the flow that was served last
+        self._again: list[Submission] = []  # taken once, and put back
         self._first: deque[_Waiting] = deque()  # changes and attempts
         self._flows: dict[Hashable, _Flow] = {}
-        self._forget_flows_at = MOST_LANES
+        self._drop_flows_at = MOST_FLOWS
         self._heap: list[_Entry] = []  # the flows in which something waits
-        self._behind: deque[_Waiting] = deque()  # a barrier, what came after it, the next barrier, …
+        self._behind: deque[_Waiting] = deque()  # a barrier, what was submitted after it, the next barrier, …
 
     def __len__(self) -> int:
         return self._length
 
     @property
     def holds_barrier(self) -> bool:
-        """Whether something waits that nothing may pass."""
+        """Whether a barrier waits."""
         return bool(self._behind)
 
     def waiting_in(self, flow: Hashable) -> tuple[int, int]:
-        """Return what it costs to write what waits in a flow, and its size in bytes."""
+        """Return the cost of what waits in a flow, and its size in bytes."""
         found = self._flows.get(flow)
         return (0, 0) if found is None else (found.cost, found.size)
 
@@ -85,22 +83,22 @@ class FairQueue:
             self._place(waiting)
 
     def put_back(self, operations: Sequence[Submission]) -> None:
-        """Put back what was taken last and isn't written: it is the next to be taken, in the same order."""
+        """Put back operations that were taken and are not written: they are taken next, in the same order."""
         self._again[:0] = operations
         self._length += len(operations)
         self.size += sum(map(size_of, operations))
 
     def take(self, cost: int, size: int, *, events: bool = True) -> list[Submission]:
-        """Take what is next, up to so much cost and so many bytes, or one operation that has more.
+        """Take the next operations, up to a cost and a size in bytes, or a single larger one.
 
-        Changes and attempts leave half of the cost to others. An operation that takes more than half goes alone: what
-        is short doesn't wait for it as well. Without `events` those that can wait stay.
+        Changes and attempts leave half of the cost to events. An operation that costs more than half is taken alone, so
+        that short ones don't wait for it. Without `events`, those that can wait stay in the queue.
         """
         taken, self._again = self._again, []
         if not taken:
             chosen: list[_Waiting] = []
             left = self._take_first(chosen, cost)
-            self._take_turns(chosen, max(left, cost // 2), size, most_beside=cost // 2, events=events)
+            self._take_turns(chosen, max(left, cost // 2), size, most_together=cost // 2, events=events)
             chosen.sort(key=_number_of)
             if self._behind and not (self._first or self._heap):
                 chosen.append(self._behind.popleft())
@@ -115,7 +113,7 @@ class FairQueue:
         return taken
 
     def drop_events(self, *, behind: bool) -> list[Submission]:
-        """Forget the events that can wait, and return them: of those behind a barrier only where that is asked."""
+        """Remove the events that can wait and return them; those behind a barrier only if `behind` is true."""
         dropped: list[_Waiting] = []
         for flow in self._flows.values():
             before = len(dropped)
@@ -131,7 +129,7 @@ class FairQueue:
         return [waiting.operation for waiting in sorted(dropped, key=_number_of)]
 
     def in_order(self) -> Iterator[Submission]:
-        """Yield everything as it was submitted, what was put back first."""
+        """Yield all operations in the order of submission, those that were put back first."""
         yield from self._again
         waiting = [*self._first, *(each for flow in self._flows.values() for each in flow.waiting)]
         for each in (*sorted(waiting, key=_number_of), *self._behind):
@@ -159,22 +157,22 @@ class FairQueue:
         flow.size += waiting.size
 
     def _new_flow(self, name: Hashable) -> _Flow:
-        if len(self._flows) >= self._forget_flows_at:
-            # What such a flow has had lately is forgotten with it, which costs the others a turn at most.
+        if len(self._flows) >= self._drop_flows_at:
+            # A flow that is dropped loses its place, which costs the others a turn at most.
             self._flows = {name: flow for name, flow in self._flows.items() if flow.waiting}
-            self._forget_flows_at = max(MOST_LANES, 2 * len(self._flows))
+            self._drop_flows_at = max(MOST_FLOWS, 2 * len(self._flows))
         flow = self._flows[name] = _Flow()
         return flow
 
     def _take_first(self, chosen: list[_Waiting], cost: int) -> int:
-        """Take as many changes and attempts as fit, at least one; return what is left of the cost."""
+        """Take as many changes and attempts as fit, at least one; return the rest of the cost."""
         while self._first and cost > 0:
             waiting = self._first.popleft()
             chosen.append(waiting)
             cost -= waiting.cost
         return cost
 
-    def _take_turns(self, chosen: list[_Waiting], cost: int, size: int, *, most_beside: int, events: bool) -> None:
+    def _take_turns(self, chosen: list[_Waiting], cost: int, size: int, *, most_together: int, events: bool) -> None:
         """Take from flow after flow until cost or size is used up, at least one operation."""
         heap = self._heap
         passed: list[_Entry] = []
@@ -189,8 +187,8 @@ class FairQueue:
                 passed.append(entry)
                 entry = heappop(heap) if heap else None
                 continue
-            if served and (waiting.cost > min(cost, most_beside) or waiting.size > size):
-                # What comes meanwhile doesn't pass a flow that had no turn, or it might never fit.
+            if served and (waiting.cost > min(cost, most_together) or waiting.size > size):
+                # Later operations must not overtake a flow that had no turn, or it might never fit.
                 heappush(heap, entry if flow in served else (_AT_ONCE, waiting.number, flow))
                 break
             served.add(flow)
@@ -216,7 +214,7 @@ class FairQueue:
 
 
 def _less(waiting: Iterable[_Waiting], dropped: list[_Waiting]) -> deque[_Waiting]:
-    """Return what must not wait; the events that can are added to `dropped`."""
+    """Return the operations that must stay; the events that can wait are added to `dropped`."""
     kept: deque[_Waiting] = deque()
     for each in waiting:
         (dropped if can_wait(each.operation) else kept).append(each)
