@@ -108,11 +108,11 @@ class Batches:
                         self._publish([publish for operation in hot for publish in _publishes(operation)])
                         self._record([operation.record for operation in hot if isinstance(operation, Record)])
         except BaseException:
-            self._forget()
+            self._drop_caches()
             raise
         reached("batch.committed")
 
-    def _forget(self) -> None:
+    def _drop_caches(self) -> None:
         self._sequences.clear()
         self._last_numbers.clear()
 
@@ -123,14 +123,14 @@ class Batches:
             with self._database.atomic():
                 call.result = call.change(self._database)
                 if call.notices_of is not None:
-                    self._forget()
+                    self._drop_caches()
                     call.notices = call.notices_of(call.result)
                     self._publish(call.notices)
         except WebhookdError as error:
             # Its frames may hold a cursor, and an open cursor prevents the writer's next checkpoint.
             clear_frames(error.__traceback__)
             call.error = error
-        self._forget()
+        self._drop_caches()
 
     def _publish(self, publishes: Sequence[Publish]) -> None:
         if not publishes:

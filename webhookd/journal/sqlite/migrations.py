@@ -1,7 +1,7 @@
-"""The journal's tables, made and changed by numbered steps; a file's `user_version` says which it has seen.
+"""The journal's tables, created and changed by numbered steps; a file's `user_version` is the last step it has had.
 
-Each step is explicit DDL, and the steps that a file misses are one transaction together with the new version number: a
-crash leaves it before or after. A step that has been released never changes.
+Each step is explicit DDL. The steps that a file lacks are one transaction together with the new version number. A step
+that has been released never changes.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ CREATE TABLE secrets (
 ) WITHOUT ROWID;
 """
 
-# AUTOINCREMENT: a number is never used again, so a reader of the feed who has seen one has seen all before it.
+# AUTOINCREMENT: a number is never used again, so a reader of the feed that has seen one has seen all lower ones.
 _EVENTS = """
 CREATE TABLE events (
     pk INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, organization_id TEXT,
@@ -49,7 +49,7 @@ CREATE TABLE event_types (
 ) WITHOUT ROWID;
 """
 
-# The queue is the partial indexes: what has ended costs a window nothing, however much of it there is.
+# The partial indexes are the queues: deliveries that have ended cost a window nothing, however many there are.
 _DELIVERIES = """
 CREATE TABLE deliveries (
     pk INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, endpoint_pk INTEGER NOT NULL,
@@ -91,8 +91,8 @@ CREATE INDEX idempotency_created ON idempotency (created_at);
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 """
 
-# AUTOINCREMENT: SQLite remembers the last number, so that entries missing at the end show as well. A row that replaces
-# another one fires no DELETE trigger, hence the one on INSERT.
+# AUTOINCREMENT: SQLite remembers the last number, so that entries missing at the end are found too. REPLACE fires no
+# DELETE trigger, which is why there is one on INSERT.
 _AUDIT = (
     """
 CREATE TABLE audit (
@@ -140,7 +140,7 @@ def _audit(database: Database, _now: float) -> None:
 
 
 def _rare_statuses(database: Database, _now: float) -> None:
-    # Few deliveries among millions end so, and those are what people look for.
+    # Few deliveries among millions have these statuses, and users search for them.
     database.execute_sql(
         "CREATE INDEX deliveries_rare ON deliveries (endpoint_pk, status, created_at, pk) "
         "WHERE status IN ('parked', 'failed', 'canceled')"
@@ -148,7 +148,7 @@ def _rare_statuses(database: Database, _now: float) -> None:
 
 
 def _statistics(database: Database, _now: float) -> None:
-    # In the order of time: what is written together lies together, and the oldest rows are a range.
+    # In the order of time: rows that are written together are stored together, and the oldest are a range.
     database.execute_sql(
         "CREATE TABLE statistics (seconds INTEGER NOT NULL, at INTEGER NOT NULL, subject TEXT NOT NULL, "
         "counts TEXT NOT NULL, PRIMARY KEY (seconds, at, subject)) WITHOUT ROWID"
@@ -162,7 +162,7 @@ def _of_organizations(database: Database, _now: float) -> None:
 
 
 def _sequences(database: Database, _now: float) -> None:
-    # Who publishes and who delivers then never change the same row.
+    # A publish and a record then never change the same row.
     database.execute_sql(
         "CREATE TABLE sequences (endpoint_pk INTEGER PRIMARY KEY, last INTEGER NOT NULL DEFAULT 0, "
         "edition INTEGER NOT NULL DEFAULT 0)"
@@ -186,10 +186,9 @@ CURRENT_VERSION = len(_STEPS)
 def migrate(
     database: Database, *, version: int, now: float, steps: Sequence[Callable[[Database, float], None]] = _STEPS
 ) -> None:
-    """Bring a journal of `version` (0: an empty file) to the current one.
+    """Migrate a journal of `version` (0: an empty file) to the current version.
 
-    All the steps that are missing are one transaction: killed anywhere, the file is as before the first or as after
-    the last, so the copy that was made before it is the one to go back to.
+    All steps are one transaction, so a killed process leaves the file as before the first step or after the last.
     """
     with database.atomic():
         for number, step in enumerate(steps[version:], start=version + 1):

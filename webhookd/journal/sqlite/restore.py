@@ -1,14 +1,14 @@
-"""Restoring: a backup takes the journal's place in one step, and what was there is kept aside.
+"""Restore: a backup replaces the journal in one step, and the old journal is kept under another name.
 
-    1. copy     The backup is copied beside the journal; the copy is verified, and the master key tried on it.
+    1. copy     The backup is copied next to the journal; the copy is verified and opened with the master key.
     2. fold     What a killed server left in the journal's write-ahead log is written into the journal's file, so that
                 the file alone is the journal.
     3. keep     The journal's file gets a second name.
-    4. replace  The copy takes the first name: one atomic rename. No log of the old file is beside it.
+    4. replace  The copy gets the first name by one atomic rename. No log of the old file is next to it.
 
-Killed before the last step, the journal is as it was; after it, it is the backup. A journal that is too damaged for
-step 2 is kept together with its log, and is away for the moment between steps 3 and 4: a log must never be found beside
-another file than its own.
+If the command is killed before the last step, the journal is unchanged; after it, the journal is the backup. A journal
+that is too damaged for step 2 is kept together with its log, and does not exist between steps 3 and 4: a log must never
+be next to a file that isn't its own.
 """
 
 import os
@@ -31,7 +31,7 @@ from webhookd.journal.sqlite.inspection import Contents, inspect_copy, verified
 
 
 class Restored(Struct, frozen=True, kw_only=True):
-    """What was restored, and where the journal from before is kept; None where there was none."""
+    """The contents of the restored journal, and the path of the old one; None if there was none."""
 
     contents: Contents
     kept: Path | None
@@ -40,10 +40,10 @@ class Restored(Struct, frozen=True, kw_only=True):
 def restore(
     file: Path, journal: Path, *, load_key: Callable[[], Secret[bytes]], kept_name: str, entry: AuditEntry
 ) -> Restored:
-    """Put the backup `file` in the journal's place, under its lock; blocks.
+    """Replace the journal by the backup `file`, under the journal's lock; blocks.
 
-    Raises CommandError where the journal is in use or a file can't be written, JournalError for a backup that can't be
-    trusted, MasterKeyError where the key that is in place doesn't open it. On an error the journal is as it was.
+    Raises CommandError if the journal is in use or a file can't be written, JournalError for a backup that can't be
+    trusted, and MasterKeyError if the installed key doesn't open it. On an error the journal is unchanged.
     """
     with exclusive_lock(journal):
         _check(file, journal)
@@ -75,7 +75,7 @@ def _check(file: Path, journal: Path) -> None:
             f"{file} is no whole backup: a part of it is in {log}, which a program that had it open left"
         )
     try:
-        refuse_foreign(file)  # what is none at all isn't copied first, which would take as much room as it is large
+        refuse_foreign(file)  # before it is copied, which takes time and room
     except OSError as error:
         raise CommandError(f"can't read {file}: {error.strerror}") from error
 
@@ -91,7 +91,7 @@ def _remove_unfinished(journal: Path) -> None:
 
 
 def _try_key(copy: Path, file: Path, contents: Contents, load_key: Callable[[], Secret[bytes]]) -> bool:
-    """Try the master key where there is something to open; return whether there is an audit log."""
+    """Check the master key if there are secrets; return whether there is an audit log."""
     with inspect_copy(copy, called=file) as found:
         if found.holds_secrets():
             try:
@@ -103,7 +103,7 @@ def _try_key(copy: Path, file: Path, contents: Contents, load_key: Callable[[], 
 
 
 def _note(copy: Path, file: Path, entry: AuditEntry) -> None:
-    """Say in the backup's own audit log that it was restored."""
+    """Append to the backup's own audit log that it was restored."""
     database = APSWDatabase(str(copy), pragmas={"synchronous": "FULL"}, lock_type="IMMEDIATE", thread_safe=False)
     with translated(file):
         database.connect()
@@ -115,7 +115,7 @@ def _note(copy: Path, file: Path, entry: AuditEntry) -> None:
 
 
 def _put_aside(journal: Path, kept: Path) -> Path | None:
-    """Give the journal that is in place a second name, and leave no log beside the first."""
+    """Give the installed journal a second name, and leave no log next to the first."""
     log, index = (journal.with_name(journal.name + end) for end in ("-wal", "-shm"))
     if not journal.exists():
         for left in (log, index):
@@ -125,7 +125,7 @@ def _put_aside(journal: Path, kept: Path) -> Path | None:
     try:
         has_log = log.exists() and log.stat().st_size > 0
         if has_log:
-            # SQLite may take away a log that it can't use.
+            # SQLite may delete a log that it can't use.
             _copy(log, kept_log)
         is_folded = not has_log or _fold(journal, log)
         if is_folded:
@@ -156,11 +156,11 @@ def _copy(file: Path, to: Path) -> None:
 
 
 def _fold(journal: Path, log: Path) -> bool:
-    """Bring a log into its journal; False where the two are too damaged for that."""
+    """Copy a log into its journal; return False if they are too damaged for that."""
     with suppress(apsw.Error):
         connection = apsw.Connection(str(journal))
         try:
-            # What isn't a database at all only shows when it is read.
+            # SQLite finds only on a read that a file is no database.
             connection.execute("SELECT count(*) FROM sqlite_schema; PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             connection.close()
