@@ -1,4 +1,4 @@
-"""Journals of every version of the tables, made from the dumps under fixtures/."""
+"""Journals of every version of the tables, made from the dumps in fixtures/."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ VERSIONS = [int(path.stem[1:]) for path in FIXTURES]
 
 
 def make_old(path: Path, version: int) -> None:
-    """Make a journal as `version` had it: a webhook, a delivery that was made and one that is pending."""
+    """Make a journal of `version` with a webhook, a delivered event and a pending delivery."""
     path.touch(mode=0o600)
     connection = apsw.Connection(str(path))
     connection.execute(FIXTURES[VERSIONS.index(version)].read_text()).fetchall()
@@ -18,7 +18,7 @@ def make_old(path: Path, version: int) -> None:
 
 
 def ask(path: Path, sql: str) -> list[tuple[object, ...]]:
-    """Query a journal that nobody has open."""
+    """Query a journal that no process has open."""
     connection = apsw.Connection(str(path))
     try:
         return [tuple(row) for row in connection.execute(sql)]
@@ -27,11 +27,11 @@ def ask(path: Path, sql: str) -> list[tuple[object, ...]]:
 
 
 def version_of(path: Path) -> object:
-    """Return the version that a file says it has."""
+    """Return the version in a file."""
     return ask(path, "PRAGMA user_version")[0][0]
 
 
 def tables_of(path: Path) -> list[tuple[object, ...]]:
-    """Return all that a file's tables, indexes and triggers are, in one spelling."""
+    """Return the definitions of a file's tables, indexes and triggers, in one spelling."""
     found = ask(path, "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name")
     return [(kind, name, " ".join(str(sql).split())) for kind, name, sql in found if not str(name).startswith("sqlite")]

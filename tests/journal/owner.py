@@ -1,4 +1,4 @@
-"""A process that owns a journal: holds it, or publishes without end and prints each id once it was answered."""
+"""A process that owns a journal: it holds the lock, or publishes without end and prints each id that was answered."""
 
 import sys
 from pathlib import Path

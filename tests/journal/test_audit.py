@@ -1,4 +1,4 @@
-"""The audit log: one commit with the change, a chain that shows every tampering, and no way to change an entry."""
+"""The audit log: one commit with the change, a chain that shows every tampering, and entries that can't be changed."""
 
 from collections.abc import AsyncIterator
 from functools import partial
@@ -52,7 +52,7 @@ def run(sql: str) -> Any:
 
 
 async def test_a_change_and_its_entry_are_one_commit(journal: Store) -> None:
-    """What is refused leaves no entry, and where the entry can't be made the change isn't either."""
+    """A rejected change leaves no entry, and a change whose entry can't be written isn't made."""
     delete = audit.recorded(endpoints.delete, new_entry(Action.WEBHOOK_DELETE), endpoints.about)
     with pytest.raises(Rejected) as refused:
         await journal.transactions.write(delete, "wh_none", CLOCK.now())
@@ -71,22 +71,22 @@ async def test_a_change_and_its_entry_are_one_commit(journal: Store) -> None:
 
 
 async def test_nobody_in_particular_leaves_no_entry(journal: Store) -> None:
-    """What webhookd does by itself is no entry: without a entry the change is as it was."""
+    """A change that webhookd makes by itself has no entry."""
     assert audit.recorded(endpoints.insert, None, endpoints.about) is endpoints.insert
     assert await journal.transactions.read(audit.verify) == Chain(entries=0, head=audit.GENESIS, broken=None)
 
 
 async def test_changes_of_one_commit_are_chained_too(journal: Store) -> None:
-    """What was submitted together, with changes among them that are refused, has numbers without a gap."""
+    """Changes in one batch have numbers without a gap, also when some of them are rejected."""
     insert = audit.recorded(endpoints.insert, new_entry(), endpoints.about)
     delete = audit.recorded(endpoints.delete, new_entry(Action.WEBHOOK_DELETE), endpoints.about)
-    made = [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
+    tickets = [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
     refused = [
         journal.transactions.submit(partial(delete, endpoint_id=f"wh_{number}", now=CLOCK.now()))
         for number in range(20)
     ]
-    made += [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
-    for ticket in made:
+    tickets += [journal.transactions.submit(partial(insert, vault=VAULT, new=new_endpoint())) for _ in range(20)]
+    for ticket in tickets:
         await ticket.wait()
     for ticket in refused:
         with pytest.raises(Rejected):
@@ -96,7 +96,7 @@ async def test_changes_of_one_commit_are_chained_too(journal: Store) -> None:
 
 
 async def test_the_hash_is_as_documented(journal: Store) -> None:
-    """Anybody can compute the chain: SHA-256 over the hash before and a JSON array of the entry."""
+    """Anyone can compute the chain: SHA-256 over the previous hash and a JSON array of the entry."""
     import hashlib  # noqa: PLC0415 - the point is that nothing else is needed
     import json  # noqa: PLC0415 - as above
 
@@ -122,7 +122,7 @@ async def test_the_hash_is_as_documented(journal: Store) -> None:
     ],
 )
 async def test_an_entry_can_not_be_changed_or_removed(journal: Store, tmp_path: Path, sql: str) -> None:
-    """The journal itself refuses UPDATE, DELETE, REPLACE and numbers out of turn, on any connection."""
+    """The journal refuses UPDATE, DELETE, REPLACE and numbers out of order, on any connection."""
     await add(journal, 3)
     connection = apsw.Connection(str(tmp_path / "journal.db"))
     with pytest.raises(apsw.ConstraintError, match="only added to"):
@@ -151,7 +151,7 @@ async def test_an_entry_can_not_be_changed_or_removed(journal: Store, tmp_path: 
     ],
 )
 async def test_tampering_shows_where_the_chain_breaks(journal: Store, sql: str, entries: int, says: str) -> None:
-    """Once the triggers are gone, whatever is altered, removed or put in is found at its entry."""
+    """Without the triggers, an entry that is changed, removed or inserted is found at its place."""
     await add(journal, 5)
     assert (await journal.transactions.read(audit.verify)).broken is None
     for name in ("audit_appends", "audit_keeps", "audit_stays"):
@@ -164,7 +164,7 @@ async def test_tampering_shows_where_the_chain_breaks(journal: Store, sql: str, 
 
 
 async def test_an_entry_with_its_hash_made_anew_breaks_at_the_next(journal: Store) -> None:
-    """Who rewrites an entry together with its hash would have to rewrite all that follow."""
+    """A rewritten entry with a new hash is found at the next entry."""
     await add(journal, 4)
     third, second = (await log(journal))[2], (await log(journal))[1]
     forged = (third.sequence, third.at, "key", "eve", "admin", "webhook.create", third.object, None, None, '["url"]')

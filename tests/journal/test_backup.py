@@ -1,4 +1,4 @@
-"""Backups of a journal in use: whole, of one moment, never holding the writer for long, and nothing half done left."""
+"""Backups of a journal in use: complete, of one moment, in short steps of the writer, and without unfinished files."""
 
 import os
 import socket
@@ -33,10 +33,10 @@ async def filled(path: Path) -> AsyncIterator[tuple[Store, Endpoint]]:
 
 
 async def test_a_copy_is_of_one_moment_while_events_come_in(tmp_path: Path) -> None:
-    """All that was acknowledged before it began is in it, what came meanwhile without a gap; steps have a bound."""
+    """A copy has all that was acknowledged before it began and later events without a gap; its steps are bounded."""
     file = tmp_path / "copy.db"
     count = 0
-    told: list[tuple[int, int]] = []
+    reports: list[tuple[int, int]] = []
     async with filled(tmp_path / "journal.db") as (journal, endpoint), trio.open_nursery() as nursery:
 
         async def send() -> None:
@@ -49,7 +49,9 @@ async def test_a_copy_is_of_one_moment_while_events_come_in(tmp_path: Path) -> N
         while count < 5:
             await trio.sleep(0.001)
         before = count
-        contents = await journal.back_up(file, replace=False, report=lambda copied, total: told.append((copied, total)))
+        contents = await journal.back_up(
+            file, replace=False, report=lambda copied, total: reports.append((copied, total))
+        )
         after = count
         nursery.cancel_scope.cancel()
     rows = ask(file, "SELECT pk, id FROM events ORDER BY pk")
@@ -62,14 +64,14 @@ async def test_a_copy_is_of_one_moment_while_events_come_in(tmp_path: Path) -> N
     assert (contents.events, contents.deliveries, contents.pending) == (len(rows),) * 3
     assert file.stat().st_mode & 0o777 == 0o600
     assert not list(tmp_path.glob(".copy.db*"))
-    assert told[-1][0] == told[-1][1] > 5000
-    assert [copied for copied, _ in told] == sorted(copied for copied, _ in told), "it started over"
+    assert reports[-1][0] == reports[-1][1] > 5000
+    assert [copied for copied, _ in reports] == sorted(copied for copied, _ in reports), "it started over"
     # What holds the writer is a step, and events came in between two of them.
-    assert max(later - earlier for (earlier, _), (later, _) in pairwise(told)) <= _MOST_PAGES
+    assert max(later - earlier for (earlier, _), (later, _) in pairwise(reports)) <= _MOST_PAGES
 
 
 async def test_an_error_leaves_nothing_and_the_file_from_before(tmp_path: Path) -> None:
-    """What is canceled on the way is taken away, what was at the place stays, and the journal goes on."""
+    """A canceled copy is deleted, an existing file is unchanged, and the journal goes on."""
     file = tmp_path / "copy.db"
     file.write_text("from before")
     async with filled(tmp_path / "journal.db") as (journal, endpoint):
@@ -89,7 +91,7 @@ async def test_an_error_leaves_nothing_and_the_file_from_before(tmp_path: Path) 
 
 
 async def test_a_damaged_journal_makes_no_backup(tmp_path: Path) -> None:
-    """A page of nonsense is found before the copy gets its name."""
+    """A damaged page is found before the copy gets its name."""
     path = tmp_path / "journal.db"
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
@@ -107,7 +109,7 @@ async def test_a_damaged_journal_makes_no_backup(tmp_path: Path) -> None:
 
 
 def test_places_where_no_backup_can_be_put(tmp_path: Path) -> None:
-    """The journal's own files, a directory, what is there already, and what has no directory are refused."""
+    """The journal's own files, a directory, an existing file and a path without a directory are refused."""
     journal = tmp_path / "journal.db"
     journal.touch()
     taken = tmp_path / "taken.db"
@@ -127,7 +129,7 @@ def test_places_where_no_backup_can_be_put(tmp_path: Path) -> None:
 
 
 def test_nothing_but_a_file_is_replaced_by_a_backup(tmp_path: Path) -> None:
-    """A pipe, a socket or a link to one stays where it is, and a name that the system refuses is no failure of ours."""
+    """A pipe, a socket or a link to one stays, and a name that the system refuses is a CommandError."""
     journal = tmp_path / "journal.db"
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "pipe")

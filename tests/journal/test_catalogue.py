@@ -1,4 +1,4 @@
-"""The catalogue of event types and the list of keys: read in parts, and the catalogue within its bounds."""
+"""The catalogue of event types and the list of keys: their pages, and the bounds of the catalogue."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from webhookd.journal.queries import event_types, keys
 from webhookd.journal.queries.event_types import MOST_BYTES, MOST_TYPES
 
 
-def event_type(name: str, **said: str) -> EventTypeRow:
+def event_type(name: str, **fields: str) -> EventTypeRow:
     values: dict[str, str | None] = {"description": "", "schema_json": None, "example_json": None}
-    return EventTypeRow(name=name, deprecated=False, **values | said)  # type: ignore[arg-type]  # a test's own fields
+    return EventTypeRow(name=name, deprecated=False, **values | fields)  # type: ignore[arg-type]  # a test's own fields
 
 
 def put_all(database: Database, rows: list[EventTypeRow]) -> None:
@@ -27,20 +27,20 @@ def put_all(database: Database, rows: list[EventTypeRow]) -> None:
 
 
 async def test_the_catalogue_takes_so_many_names(tmp_path: Path) -> None:
-    """One name more is refused until another is deleted; what is there can be changed."""
+    """One name more is refused until another is deleted; existing ones can be changed."""
     names = [f"type.n{number:04}" for number in range(MOST_TYPES - len(STARTING_EVENT_TYPES))]
     async with running(tmp_path / "journal.db") as journal:
         await journal.transactions.write(put_all, [event_type(name) for name in names])
         with pytest.raises(Rejected, match=f"has {MOST_TYPES} event types, and at most {MOST_TYPES}") as refused:
             await journal.transactions.write(event_types.put, event_type("one.more"), CLOCK.now())
         assert refused.value.code is ErrorCode.QUOTA_EXCEEDED
-        await journal.transactions.write(event_types.put, event_type(names[0], description="said"), CLOCK.now())
+        await journal.transactions.write(event_types.put, event_type(names[0], description="changed"), CLOCK.now())
         await journal.transactions.write(event_types.delete, names[1])
         await journal.transactions.write(event_types.put, event_type("one.more"), CLOCK.now())
 
 
 async def test_the_catalogue_takes_so_many_bytes(tmp_path: Path) -> None:
-    """What makes it larger than it may be is refused with by how much; what makes it smaller is not."""
+    """A change that makes the catalogue too large is refused with the excess; one that makes it smaller is not."""
     schema = "{" + " " * 1_000_000 + "}"
     row = event_type("user.created", schema_json=schema)
     async with running(tmp_path / "journal.db") as journal:
@@ -55,7 +55,7 @@ async def test_the_catalogue_takes_so_many_bytes(tmp_path: Path) -> None:
 
 
 async def test_lists_are_read_in_parts(tmp_path: Path) -> None:
-    """Each page of the catalogue and of the keys goes on behind the last one, and an organization has its own keys."""
+    """Each page of the catalogue and of the keys continues the previous one; an organization sees its own keys."""
     async with running(tmp_path / "journal.db") as journal:
         names, cursor = list[str](), None
         while True:

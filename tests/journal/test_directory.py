@@ -1,4 +1,4 @@
-"""Looking over many webhooks: what a search finds, how it is sorted, and what counts as not well."""
+"""The list of webhooks: what a search finds, how it is sorted, and which webhooks need attention."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ async def urls(w: World, **wanted: object) -> list[str]:
 async def test_a_search_is_literal_and_keeps_to_the_organization(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """`%` and `_` stand for themselves; a caller of an organization finds its webhooks alone, whatever is asked."""
+    """`%` and `_` have no special meaning; a caller of an organization finds only its webhooks."""
     async with world(tmp_path) as w:
         await w.endpoint("https://a_b.example/", organization_id="one")
         await w.endpoint("https://axb.example/", organization_id="two")
@@ -32,7 +32,7 @@ async def test_a_search_is_literal_and_keeps_to_the_organization(
 
 
 async def test_the_worst_come_first(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Switched off by a failure is worse than an open breaker, that than a parked one, that than a backlog held."""
+    """Worst is a webhook disabled by failures, then an open breaker, then parked deliveries, then a held queue."""
 
     def script(sent: object) -> int | DeliveryError:
         url: str = sent.url  # type: ignore[attr-defined]  # what the world's sender notes

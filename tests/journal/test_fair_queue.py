@@ -1,4 +1,4 @@
-"""Whose turn it is to be written: flows by what they cost, changes first, and nothing past a barrier."""
+"""The writer's queue: fair turns of flows by cost, changes first, and nothing overtakes a barrier."""
 
 from collections.abc import Hashable, Iterator
 from itertools import count
@@ -36,7 +36,7 @@ def change(*, is_barrier: bool = False) -> DatabaseCall:
 
 
 def record(notices: int = 0) -> Record:
-    """Return an attempt of one endpoint, with so many events for five webhooks each that tell of it."""
+    """Return an attempt of one endpoint, with a number of events about it for five webhooks each."""
     return Record(attempt_record(), [event(None, 5, insists=True) for _ in range(notices)])
 
 
@@ -53,7 +53,7 @@ def batches(queue: FairQueue) -> Iterator[list[Submission]]:
 
 
 def test_a_short_flow_is_served_at_once() -> None:
-    """An event of a flow that had nothing waiting is in the very next batch, however much waits in others."""
+    """An event of an empty flow is in the next batch, however much waits in other flows."""
     queue = queue_of(*(event(flow, 20) for _ in range(50) for flow in ("a", "b", "c")))
     for _ in range(10):
         assert len(queue.take(COST, SIZE)) == 2
@@ -63,7 +63,7 @@ def test_a_short_flow_is_served_at_once() -> None:
 
 
 def test_flows_with_much_get_equal_shares() -> None:
-    """What flows get is counted in what it costs, not in operations, so a flow of large events is served less often."""
+    """Shares are by cost and not by number, so a flow of large events gets fewer turns."""
     queue = queue_of(*(event("large", 20) for _ in range(100)), *(event("small", 2) for _ in range(1000)))
     costs = {"large": 0, "small": 0}
     for _ in range(30):
@@ -74,7 +74,7 @@ def test_flows_with_much_get_equal_shares() -> None:
 
 
 def test_a_large_group_goes_alone_and_is_not_put_off_for_ever() -> None:
-    """What is short doesn't wait for one that takes most of a batch, nor does that wait for all that is short."""
+    """A short operation doesn't wait for one that takes most of a batch, nor does that wait for all short ones."""
     queue = queue_of(event("large", 40), event("large", 40))
     large: list[int] = []
     short: list[int] = []
@@ -91,7 +91,7 @@ def test_a_large_group_goes_alone_and_is_not_put_off_for_ever() -> None:
 
 
 def test_a_batch_is_bounded_by_cost_and_bytes() -> None:
-    """A batch holds what fits; one group that fits into none is a batch of its own."""
+    """A batch has what fits; a group that fits into no batch is one of its own."""
     for queue in (
         queue_of(*(event("a", 3) for _ in range(100))),
         queue_of(*(event(flow, 3) for flow in range(100))),
@@ -104,7 +104,7 @@ def test_a_batch_is_bounded_by_cost_and_bytes() -> None:
 
 
 def test_changes_go_first_and_leave_a_part_to_others() -> None:
-    """Changes keep their order and are not held up by events; many of them hold events up by no more than half."""
+    """Changes keep their order and don't wait for events; many of them delay events by no more than half."""
     events = [event("a") for _ in range(10)]
     changes = [change() for _ in range(20)]
     queue = queue_of(*events, *changes)
@@ -113,7 +113,7 @@ def test_changes_go_first_and_leave_a_part_to_others() -> None:
 
 
 def test_an_event_does_not_pass_an_earlier_change() -> None:
-    """What says that a request is begun is on disk no later than what the request publishes."""
+    """That a request has begun is on disk no later than what the request publishes."""
     changes = [change() for _ in range(20)]
     early, late = event("a"), event("b")
     taken = [*batches(queue_of(early, *changes, late))]
@@ -123,7 +123,7 @@ def test_an_event_does_not_pass_an_earlier_change() -> None:
 
 
 def test_nothing_passes_what_divides() -> None:
-    """All that came before is taken before it, all that came after after it, whatever their flows and kinds."""
+    """What was submitted before a barrier is taken before it, and what was submitted later after it."""
     before: list[Submission] = [event("a", 40), change(), record(), event("b")]
     divide, again = change(is_barrier=True), change(is_barrier=True)
     after: list[Submission] = [event("b"), change(), record()]
@@ -136,7 +136,7 @@ def test_nothing_passes_what_divides() -> None:
 
 
 def test_what_is_put_back_is_next() -> None:
-    """A batch that found no room is taken again as it was, before all that waits."""
+    """A batch that found no room is taken again unchanged, before all that waits."""
     queue = queue_of(*(event(flow) for flow in "abc"), change())
     batch = queue.take(COST, SIZE)
     queue.put(change())
@@ -147,7 +147,7 @@ def test_what_is_put_back_is_next() -> None:
 
 
 def test_events_that_can_wait_are_held_and_dropped() -> None:
-    """While the log is long events stay, and are given back in their order: those before a barrier, or all."""
+    """While the log is long events stay, and are returned in their order: those before a barrier, or all."""
     first, second, own, last = event("a"), event("b"), record(1), event("a")
     divide = change(is_barrier=True)
     queue = queue_of(first, own, second, divide, last)
@@ -162,7 +162,7 @@ def test_events_that_can_wait_are_held_and_dropped() -> None:
 
 
 def test_attempts_that_are_told_of_take_turns() -> None:
-    """However much tells of one endpoint's attempts, another's, changes and events go on; its own keep their order."""
+    """However many notices one endpoint's attempts have, others go on; the endpoint's own attempts keep their order."""
     loud = [record(9) for _ in range(20)]
     quiet = Record(msgspec.structs.replace(attempt_record(), delivery=other_delivery()), ())
     behind, late = record(), event("late")
@@ -176,13 +176,13 @@ def test_attempts_that_are_told_of_take_turns() -> None:
 
 
 def test_a_batch_is_in_the_order_of_submission() -> None:
-    """What is taken together is written as it was submitted: an attempt before a change of its webhook stays before."""
+    """A batch is written in the order of submission: an attempt stays before a later change of its webhook."""
     submitted: list[Submission] = [record(), change(), record(1), event("a"), change(), record(), event("b"), change()]
     assert queue_of(*submitted).take(10 * COST, SIZE) == submitted
 
 
 def test_flows_are_forgotten() -> None:
-    """Any number of producers that came once, while one goes on, leaves no more than a bounded number of flows."""
+    """Any number of producers that came once, while one goes on, leave a bounded number of flows."""
     queue = queue_of(*(event("a", 40) for _ in range(10 * MOST_FLOWS)))
     for number in range(3 * MOST_FLOWS):
         queue.put(event(f"once{number}"))
@@ -208,7 +208,7 @@ OPERATIONS = st.lists(
 
 @given(OPERATIONS)
 def test_everything_is_taken_once_and_in_the_order_of_its_flow(script: list[Submission | None]) -> None:
-    """Whatever is submitted and taken when: nothing is lost or taken twice, and a flow's order and the counts hold."""
+    """For any submissions and batches, nothing is lost or taken twice, and flows keep their order and counts."""
     queue, submitted, taken = FairQueue(), [], []
     for step in script:
         if step is None:

@@ -1,4 +1,4 @@
-"""A disk without room, as SQLite sees it: events are refused, attempts are kept, and all goes on once there is room."""
+"""A full disk, by SQLite's own limit: events are refused, attempts are kept, and all goes on once there is room."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ def allow_pages(database: Database, pages: int) -> None:
 
 
 async def fill(journal: Store) -> int:
-    """Publish until the journal says that it is full; return how many events went in."""
+    """Publish until the journal is full; return how many events were stored."""
     for count in range(1000):
         ticket = publish(journal, event(f"e{count}", size=50_000))
         try:
@@ -39,7 +39,7 @@ def attempts(database: Database) -> int:
 
 
 async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> None:
-    """While there is no room an event and a change are refused; an attempt waits, and is on disk once there is some."""
+    """Without room an event and a change are refused; an attempt waits, and is on disk once there is room."""
     async with running(tmp_path / "journal.db") as journal:
         await add_endpoint(journal)
         await journal.transactions.write(allow_pages, 120)
@@ -72,31 +72,29 @@ def grow(database: Database) -> None:
 
 def record_large(journal: Store) -> Ticket[None]:
     outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
-    telling = journal.notice(event("told"), ())
-    return journal.record(msgspec.structs.replace(attempt_record(), outcome=outcome), [telling])
+    notice = journal.notice(event("notice"), ())
+    return journal.record(msgspec.structs.replace(attempt_record(), outcome=outcome), [notice])
 
 
 def change_much(journal: Store) -> Ticket[None]:
-    return journal.transactions.submit(grow, insists=True, notices_of=lambda _: [journal.notice(event("told"), ())])
+    return journal.transactions.submit(grow, insists=True, notices_of=lambda _: [journal.notice(event("notice"), ())])
 
 
-def told(database: Database) -> int:
-    return EventTable.select().where(EventTable.id == "told").count(database)
+def notices_stored(database: Database) -> int:
+    return EventTable.select().where(EventTable.id == "notice").count(database)
 
 
 @pytest.mark.parametrize("submit", [record_large, change_much])
-async def test_an_event_is_on_disk_with_what_it_tells_of(
-    tmp_path: Path, submit: Callable[[Store], Ticket[None]]
-) -> None:
-    """What tells of an attempt or a change that finds no room waits with it, though there were room for it alone."""
+async def test_an_event_is_on_disk_with_its_cause(tmp_path: Path, submit: Callable[[Store], Ticket[None]]) -> None:
+    """An event about an attempt or a change that finds no room waits with it, although the event alone would fit."""
     async with running(tmp_path / "journal.db") as journal:
         await add_endpoint(journal)
         await journal.transactions.write(allow_pages, 120)
         await fill(journal)
         large = submit(journal)
         await journal.transactions.insist(lambda _: None)  # it was submitted later, and passes what finds no room
-        assert (large.is_done, await journal.transactions.read(told)) == (False, 0)
+        assert (large.is_done, await journal.transactions.read(notices_stored)) == (False, 0)
         allow_pages(journal._writer._database, 100_000)
         with trio.fail_after(10):
             await large.wait()
-        assert await journal.transactions.read(told) == 1
+        assert await journal.transactions.read(notices_stored) == 1

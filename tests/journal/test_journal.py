@@ -1,4 +1,4 @@
-"""The journal as a whole: what is answered is on disk, duplicates, conflicts, refusals, the lock and foreign files."""
+"""The journal as a whole: acknowledged events are on disk, duplicates, conflicts, the lock and foreign files."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_what_was_answered_is_there_after_a_restart(path: Path) -> None:
-    """Events, deliveries in sequence and endpoints come back as they were, bodies to the byte."""
+    """Events, deliveries in sequence and endpoints are read as they were stored, bodies to the byte."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         tickets = [publish(journal, event(f"e{number}", size=2 + number), endpoint) for number in range(500)]
@@ -44,7 +44,7 @@ async def test_what_was_answered_is_there_after_a_restart(path: Path) -> None:
 
 
 async def test_an_id_used_again_answers_the_first_result(path: Path) -> None:
-    """A duplicate, in the same batch or years later, stores nothing and is told apart."""
+    """A duplicate, in the same batch or much later, stores nothing and is answered as one."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         first = publish(journal, event("same"), endpoint)
@@ -62,7 +62,7 @@ async def test_an_id_used_again_answers_the_first_result(path: Path) -> None:
 
 
 async def test_another_organizations_id_is_a_conflict(path: Path) -> None:
-    """Ids are one space: what one organization holds is refused to another, and only its own submission is hurt."""
+    """An id of one organization is refused to another, and no other submission of the batch fails."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         await publish(journal, event("mine", organization_id="acme"), endpoint).wait()
@@ -75,7 +75,7 @@ async def test_another_organizations_id_is_a_conflict(path: Path) -> None:
 
 
 async def test_an_endpoint_that_is_gone_gets_no_delivery(path: Path) -> None:
-    """A target that is deleted before the commit is left out of the result."""
+    """A target that is deleted before the commit isn't counted in the result."""
     async with running(path) as journal:
         endpoint, gone = await add_endpoint(journal), await add_endpoint(journal)
         await journal.transactions.write(endpoints.delete, gone.id, CLOCK.now())
@@ -83,7 +83,7 @@ async def test_an_endpoint_that_is_gone_gets_no_delivery(path: Path) -> None:
 
 
 async def test_a_refused_change_leaves_its_batch_alone(path: Path) -> None:
-    """A change that raises is undone by itself; what shares its transaction is stored."""
+    """A change that raises is undone alone; the rest of its transaction is stored."""
 
     def half(database: Database) -> None:
         EndpointTable.update({"url": "https://changed.example/"}).execute(database)
@@ -101,7 +101,7 @@ async def test_a_refused_change_leaves_its_batch_alone(path: Path) -> None:
 
 
 async def test_a_change_that_fails_over_an_open_cursor_leaves_the_writer_free(path: Path) -> None:
-    """A refusal in the middle of reading rows doesn't keep the journal from its checkpoint at the end."""
+    """An error during a query doesn't prevent the journal's last checkpoint."""
     kept = []
 
     def half_read(database: Database) -> None:
@@ -120,7 +120,7 @@ async def test_a_change_that_fails_over_an_open_cursor_leaves_the_writer_free(pa
 
 
 async def test_a_bug_in_one_operation_costs_only_itself(path: Path) -> None:
-    """A statement that breaks a rule of the tables fails alone, and the writer goes on."""
+    """A statement that violates a constraint fails alone, and the writer goes on."""
 
     def broken(database: Database) -> None:
         EventTable.insert({"id": "no other column"}).execute(database)
@@ -136,14 +136,14 @@ async def test_a_bug_in_one_operation_costs_only_itself(path: Path) -> None:
 
 
 async def test_a_reader_can_only_read(path: Path) -> None:
-    """A query that tries to write is refused by SQLite itself."""
+    """SQLite refuses a query that tries to write."""
     async with running(path) as journal:
         with pytest.raises(JournalError, match="readonly"):
             await journal.transactions.read(lambda database: DeliveryTable.delete().execute(database))
 
 
 async def test_max_bytes_refuses_events_but_takes_changes(path: Path) -> None:
-    """Past its limit the journal refuses events with JOURNAL_FULL; duplicates and changes still get their answer."""
+    """At its limit the journal refuses events with JOURNAL_FULL; duplicates and changes still get their answer."""
     async with running(path, max_bytes=200_000) as journal:
         endpoint = await add_endpoint(journal)
         stored = 0
@@ -162,22 +162,22 @@ async def test_max_bytes_refuses_events_but_takes_changes(path: Path) -> None:
 
 
 async def test_a_journal_at_max_bytes_says_so_until_there_is_room(path: Path) -> None:
-    """That events are refused for `max_bytes` can be asked for, and is over once enough has been forgotten."""
+    """`is_at_bound` says that events are refused for `max_bytes`, until retention has deleted enough."""
     async with running(path, max_bytes=200_000) as journal:
-        said = [journal.is_at_bound]
+        states = [journal.is_at_bound]
         with pytest.raises(Rejected):  # noqa: PT012 - which one is refused is not known beforehand
             for number in range(100):
                 await publish(journal, event(f"e{number}", size=20_000)).wait()
-        said.append(journal.is_at_bound)
+        states.append(journal.is_at_bound)
         await journal.transactions.write(retention.prune, CLOCK.now() + 1, 1000)
         await journal.transactions.write(retention.give_back_pages)
-        said.append(journal.is_at_bound)
-        assert (said, journal.is_full) == ([False, True, False], False)
+        states.append(journal.is_at_bound)
+        assert (states, journal.is_full) == ([False, True, False], False)
         await publish(journal, event("after", size=20_000)).wait()
 
 
 async def test_a_second_process_is_kept_out(path: Path) -> None:
-    """The lock beside the journal names it, and a killed owner leaves none behind."""
+    """The error names the lock, and a killed owner leaves no lock behind."""
     owner = subprocess.Popen(
         [sys.executable, "-m", "tests.journal.owner", str(path), "hold"], stdout=subprocess.PIPE, text=True
     )
@@ -193,7 +193,7 @@ async def test_a_second_process_is_kept_out(path: Path) -> None:
 
 
 async def test_killed_at_any_moment_it_keeps_all_it_answered(path: Path) -> None:
-    """A writer killed under load has every event it answered, each with its delivery, in gapless sequence."""
+    """After a writer is killed under load, every acknowledged event has its delivery, in gapless sequence."""
     for round_number in range(5):
         owner = subprocess.Popen(
             [sys.executable, "-m", "tests.journal.owner", str(path), f"r{round_number}"],
@@ -218,7 +218,7 @@ async def test_killed_at_any_moment_it_keeps_all_it_answered(path: Path) -> None
 
 
 def test_a_file_that_is_no_journal_is_left_alone(path: Path) -> None:
-    """A foreign database, and what is no database at all, are refused and not changed by a byte."""
+    """A foreign database, and a file that is none, are refused and not changed by a byte."""
     with sqlite3.connect(path) as foreign:
         foreign.execute("PRAGMA application_id = 1234")
         foreign.execute("CREATE TABLE theirs (a)")
@@ -236,7 +236,7 @@ def test_a_file_that_is_no_journal_is_left_alone(path: Path) -> None:
 
 
 async def test_a_first_page_that_a_power_cut_tore_is_made_again(path: Path) -> None:
-    """Zeros where the first page was being written, beside SQLite's note that there was none, are an empty journal."""
+    """Zeros in the first page, with SQLite's note that there was no page, are an empty journal."""
     path.write_bytes(bytes(4096))
     undo = path.with_name(path.name + "-journal")
     # Magic, no pages, a nonce, no pages before, the sizes of a sector and of a page.
@@ -252,7 +252,7 @@ async def test_a_first_page_that_a_power_cut_tore_is_made_again(path: Path) -> N
 
 
 async def test_a_newer_journal_is_refused(path: Path) -> None:
-    """A file that a later release has written is refused with both versions named."""
+    """A file of a later release is refused, and the error has both versions."""
     async with running(path):
         pass
     with sqlite3.connect(path) as raw:
@@ -264,7 +264,7 @@ async def test_a_newer_journal_is_refused(path: Path) -> None:
 
 
 async def test_a_damaged_journal_is_refused(path: Path) -> None:
-    """Pages overwritten by something else are an error that says so."""
+    """Damaged pages are a JournalError."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         for number in range(200):
@@ -281,7 +281,7 @@ async def test_a_damaged_journal_is_refused(path: Path) -> None:
 
 
 async def test_giving_up_waiting_takes_nothing_back(path: Path) -> None:
-    """Whoever is canceled while waiting for a commit loses the answer, not the event."""
+    """A caller that is canceled while it waits for a commit loses the answer, not the event."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         ticket = publish(journal, event("e"), endpoint)

@@ -1,4 +1,4 @@
-"""Whom the lock beside a journal belongs to, where root's command was the first to make it."""
+"""The owner of a journal's lock file, when a command of root has made it."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def owner(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("journal_is_there", [True, False])
 def test_a_lock_that_root_makes_is_the_servers(tmp_path: Path, journal_is_there: bool) -> None:
-    """It gets the owner of the journal or, before there is one, of the directory; one that was there keeps its own."""
+    """It gets the owner of the journal or, before there is one, of the directory; an existing file keeps its owner."""
     directory = tmp_path / "var"
     directory.mkdir()
     journal, lock = directory / "webhookd.db", directory / "webhookd.db.lock"
@@ -35,7 +35,7 @@ def test_a_lock_that_root_makes_is_the_servers(tmp_path: Path, journal_is_there:
 
 
 def test_a_link_gives_nothing_of_roots_away(tmp_path: Path) -> None:
-    """Where the server's user has put a link, what it leads to keeps its owner."""
+    """If the server's user has put a link there, the link's target keeps its owner."""
     theirs, roots = tmp_path / "var", tmp_path / "shadow"
     theirs.mkdir()
     os.chown(theirs, SERVER, SERVER)

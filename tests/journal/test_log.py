@@ -1,4 +1,4 @@
-"""The write-ahead log: cut as soon as no reader is in the way, and nobody waits for that."""
+"""The write-ahead log: cut as soon as no reader is in the way, without a wait of the writer."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_reader_keeps_nobody_from_the_disk(path: Path) -> None:
-    """While a reader holds an old snapshot commits go on at once, and the log is cut after the reader has gone."""
+    """While a reader holds an old snapshot, commits go on, and the log is cut after the reader has finished."""
     log = path.with_name(path.name + "-wal")
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
@@ -44,7 +44,7 @@ async def test_a_reader_keeps_nobody_from_the_disk(path: Path) -> None:
 
 
 async def test_all_that_was_submitted_is_written_at_the_end(path: Path) -> None:
-    """A writer that is told to stop first commits what waits, however many batches that is."""
+    """A writer that stops first commits what waits, in any number of batches."""
     async with running(path) as journal:
         tickets = [publish(journal, event(f"e{number}")) for number in range(3 * MAX_BATCH_COST)]
     assert all(ticket.is_done for ticket in tickets)
@@ -52,13 +52,13 @@ async def test_all_that_was_submitted_is_written_at_the_end(path: Path) -> None:
 
 
 def count_for_long(database: Database) -> object:
-    """Read the events again and again for longer than a query may take."""
+    """Read the events repeatedly for longer than a query may take."""
     while True:
         EventTable.select().count(database)
 
 
 async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(path: Path) -> None:
-    """A query that holds its snapshot while much comes in is ended early, and then the log is cut."""
+    """A query that holds its snapshot while much is written is ended early, and then the log is cut."""
     log = path.with_name(path.name + "-wal")
     async with running(path) as journal, trio.open_nursery() as nursery:
         ended = trio.Event()
@@ -82,7 +82,7 @@ async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(pat
 
 
 async def test_events_are_taken_in_batches_of_some_bytes(path: Path) -> None:
-    """Large events that wait together don't make one commit that is larger than the log may be."""
+    """Large events that wait together don't make a commit larger than the log may be."""
     log = path.with_name(path.name + "-wal")
     async with running(path) as journal:
         tickets = [publish(journal, event(f"e{number}", size=SIZE)) for number in range(60)]
@@ -95,7 +95,7 @@ async def test_events_are_taken_in_batches_of_some_bytes(path: Path) -> None:
 
 
 async def hold_log_long(journal: Store, path: Path) -> apsw.Connection:
-    """Make the log long behind a reader of another program; return that."""
+    """Make the log long behind a reader of another program, and return that reader."""
     await publish(journal, event("first")).wait()
     reader = apsw.Connection(str(path))
     reader.execute("BEGIN")
@@ -109,7 +109,7 @@ async def hold_log_long(journal: Store, path: Path) -> apsw.Connection:
 
 
 async def test_an_event_is_not_held_back_past_what_divides(path: Path) -> None:
-    """An event that waits for the log, and went by a clock that is then set, is refused: it can be submitted again."""
+    """An event that waits for the log, with times from before a step of the clock, is refused: it can be repeated."""
     async with running(path) as journal:
         reader = await hold_log_long(journal, path)
         waiting = publish(journal, event("before"))
@@ -125,7 +125,7 @@ async def test_an_event_is_not_held_back_past_what_divides(path: Path) -> None:
 
 
 async def test_what_was_taken_is_not_held_back_at_the_end(path: Path) -> None:
-    """A server that stops while the log is long stores and answers what it took, at once."""
+    """A server that stops while the log is long stores and answers what it has accepted, at once."""
     async with running(path) as journal:
         reader = await hold_log_long(journal, path)
         taken = publish(journal, event("taken"))

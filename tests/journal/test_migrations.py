@@ -1,4 +1,4 @@
-"""Upgrades: from every version there has been, with a copy made first, killed in the middle, and gone back on."""
+"""Upgrades: from every released version, with a copy made first, killed in the middle, and undone."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def made_by_steps(path: Path, version: int) -> Path:
 
 
 def test_every_version_has_its_fixture() -> None:
-    """A new step comes with a dump of what it makes."""
+    """Every step has a dump of the tables that it makes."""
     assert list(range(1, CURRENT_VERSION + 1)) == VERSIONS
 
 
@@ -47,7 +47,7 @@ def test_a_step_that_was_released_has_not_changed(tmp_path: Path, version: int) 
 
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_journal_of_any_version_goes_on(tmp_path: Path, version: int) -> None:
-    """What an older program left is whole after the upgrade, opens with its key, and takes events and changes."""
+    """A journal of an older program is intact after the upgrade, opens with its key, and takes events and changes."""
     path = tmp_path / "journal.db"
     make_old(path, version)
     async with running(path) as journal:
@@ -72,7 +72,7 @@ async def test_a_journal_of_any_version_goes_on(tmp_path: Path, version: int) ->
 
 @pytest.mark.parametrize("version", OLDER)
 async def test_going_back_is_putting_the_copy_in_place(tmp_path: Path, version: int) -> None:
-    """Before an upgrade the journal is copied beside itself, private and as it was; the copy is a journal again."""
+    """Before an upgrade the journal is copied to a private file next to it, and the copy can be used as a journal."""
     path = tmp_path / "journal.db"
     make_old(path, version)
     tables, rows = tables_of(path), ask(path, "SELECT * FROM deliveries")
@@ -97,7 +97,7 @@ async def test_going_back_is_putting_the_copy_in_place(tmp_path: Path, version: 
 
 
 async def test_nothing_is_copied_without_an_upgrade(tmp_path: Path) -> None:
-    """A new journal and one that is of this version leave no copy."""
+    """A new journal and one of this version leave no copy."""
     for _ in range(2):
         async with running(tmp_path / "journal.db"):
             pass
@@ -105,7 +105,7 @@ async def test_nothing_is_copied_without_an_upgrade(tmp_path: Path) -> None:
 
 
 async def test_without_a_copy_there_is_no_upgrade(tmp_path: Path) -> None:
-    """Where the copy can't be made the journal stays as it is."""
+    """If the copy can't be made, the journal is unchanged."""
     path = tmp_path / "journal.db"
     make_old(path, 1)
     copy_before_upgrade(path).mkdir()
@@ -116,7 +116,7 @@ async def test_without_a_copy_there_is_no_upgrade(tmp_path: Path) -> None:
 
 
 def killed(database: Database, _now: float) -> None:
-    """Be a step that is killed when it has done most of its work."""
+    """A step that is killed when it has done most of its work."""
     database.execute_sql("CREATE INDEX half ON events (type)")  # type: ignore[no-untyped-call]  # peewee's stubs
     database.execute_sql("UPDATE events SET organization_id = 'half done'")  # type: ignore[no-untyped-call]  # as above
     os.kill(os.getpid(), signal.SIGKILL)
@@ -124,7 +124,7 @@ def killed(database: Database, _now: float) -> None:
 
 @pytest.mark.parametrize("before", range(1, CURRENT_VERSION + 1))
 async def test_killed_in_a_step_the_journal_is_as_before(tmp_path: Path, before: int) -> None:
-    """A process that is killed in the middle of any step leaves what was there, and the next start goes the way."""
+    """A process that is killed in any step leaves the old version, and the next start upgrades it."""
     path = tmp_path / "journal.db"
     make_old(path, 1)
     with trio.fail_after(60):
@@ -138,7 +138,7 @@ async def test_killed_in_a_step_the_journal_is_as_before(tmp_path: Path, before:
 
 
 async def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
-    """A version to come is refused, and neither changed nor copied."""
+    """A later version is refused, and neither changed nor copied."""
     path = tmp_path / "journal.db"
     make_old(path, CURRENT_VERSION)
     ask(path, f"PRAGMA user_version = {CURRENT_VERSION + 1}")
@@ -150,7 +150,7 @@ async def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
 
 
 def upgrade_and_die(path: str, before: int) -> None:
-    """Upgrade from version 1, and be killed in a step that comes after those up to version `before`."""
+    """Upgrade from version 1, and be killed in a step after those up to version `before`."""
     database: Any = APSWDatabase(path, pragmas={"journal_mode": "WAL"})
     database.connect()
     migrate(database, version=1, now=0.0, steps=(*migrations._STEPS[:before], killed))

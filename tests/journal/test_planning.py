@@ -1,4 +1,4 @@
-"""The plan of a batch, worked out before anything is written: duplicates, sequences, row numbers, a full store."""
+"""The plan of a batch, before anything is written: duplicates, sequences, row numbers, a full store."""
 
 from tests.journal.harness import event
 from webhookd.base.models import DeliveryStatus, PublishResult, Target
@@ -23,7 +23,7 @@ def planned(*publishes: Publish, is_full: bool = False) -> Plan:
 
 
 def test_sequences_and_row_numbers_go_on_from_the_last() -> None:
-    """Each endpoint counts for itself over the batch, and a target that is gone takes no number."""
+    """Each endpoint has its own sequence over the batch, and a deleted target takes no number."""
     made = planned(publish("a", 1, 2), publish("b", 1, 9), publish("c", 1))
     rows = [(pk, [(each.pk, each.endpoint_pk, each.sequence) for each in queued]) for pk, _, queued in made.stored]
     assert rows == [(101, [(201, 1, 11), (202, 2, 21)]), (102, [(203, 1, 12)]), (103, [(204, 1, 13)])]
@@ -31,7 +31,7 @@ def test_sequences_and_row_numbers_go_on_from_the_last() -> None:
 
 
 def test_a_duplicate_is_answered_and_not_stored() -> None:
-    """An id that is stored already, or comes twice in the batch, has the answer of the first."""
+    """An id that is stored already, or is twice in the batch, has the answer of the first."""
     made = planned(publish("old", 1), publish("new", 1, 2), publish("new", 1))
     assert [pk for pk, _, _ in made.stored] == [101]
     assert [answer for _, answer in made.answered] == [
@@ -41,7 +41,7 @@ def test_a_duplicate_is_answered_and_not_stored() -> None:
 
 
 def test_a_full_store_takes_only_what_insists() -> None:
-    """While the store is full an event is refused, and what tells of an attempt is stored."""
+    """While the store is full an event is refused, and an event about an attempt is stored."""
     made = planned(publish("refused", 1), publish("told", 1, insists=True), is_full=True)
     assert [each.event.id for _, each, _ in made.stored] == ["told"]
     assert [each.event.id for each, _ in made.answered] == ["refused"]

@@ -1,4 +1,4 @@
-"""Putting a backup in a journal's place: what becomes of the journal that is there, and of its log."""
+"""Restoring a backup: what is done with the old journal and with its log."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def restore(tmp_path: Path, key: Secret[bytes] = MASTER_KEY) -> Restored:
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
-    """A journal with a log that a process left that was killed, and a backup from before that."""
+    """A journal with a log left by a killed process, and an older backup."""
     for name in ("journal.db", "copy.db"):
         make_old(tmp_path / name, VERSIONS[-1])
     leave_log(tmp_path / "journal.db")
@@ -47,7 +47,7 @@ def leave_log(path: Path) -> None:
 
 
 def test_the_journal_is_kept_whole(tmp_path: Path, journal: Path) -> None:
-    """What was in its log alone is in the file that is kept; the backup is in its place, with an entry of it."""
+    """What was only in the log is in the kept file; the backup is the journal, with an audit entry."""
     restored = restore(tmp_path)
     assert restored.kept == tmp_path / "kept.db"
     assert (ask(restored.kept, COUNT), ask(journal, COUNT)) == ([(3,)], [(2,)])
@@ -58,7 +58,7 @@ def test_the_journal_is_kept_whole(tmp_path: Path, journal: Path) -> None:
 
 
 def test_a_damaged_journal_is_kept_with_its_log(tmp_path: Path, journal: Path) -> None:
-    """Where the journal can't even be opened, both its files are kept as they are, and none of them stays in place."""
+    """If the journal can't even be opened, its two files are kept unchanged, and neither keeps the journal's name."""
     journal.write_bytes(b"nonsense" * 1000)
     log = b"no log" * 1000  # a good one would bring back each page that it has
     journal.with_name("journal.db-wal").write_bytes(log)
@@ -70,14 +70,14 @@ def test_a_damaged_journal_is_kept_with_its_log(tmp_path: Path, journal: Path) -
 
 
 def test_a_log_without_its_journal_goes(tmp_path: Path, journal: Path) -> None:
-    """A log of another file would be brought into the backup, so it goes; nothing is kept where there is nothing."""
+    """A log without its file is deleted, because SQLite would write it into the backup; nothing is kept."""
     journal.unlink()
     assert restore(tmp_path).kept is None
     assert ask(journal, COUNT) == [(2,)]
 
 
 def test_a_journal_that_another_program_has_open_is_left(tmp_path: Path, journal: Path) -> None:
-    """While something else reads the journal its log can't be folded in, and nothing is replaced or left behind."""
+    """While a reader prevents the fold of the log, nothing is replaced or left behind."""
     reader = apsw.Connection(str(journal))
     reader.execute("BEGIN; SELECT count(*) FROM events").fetchall()
     leave_log_again = apsw.Connection(str(journal))
@@ -93,7 +93,7 @@ def test_a_journal_that_another_program_has_open_is_left(tmp_path: Path, journal
 
 
 def test_another_master_key_is_refused_by_name(tmp_path: Path, journal: Path) -> None:
-    """The error names the key that the backup needs, and the journal is as it was."""
+    """The error names the key that the backup needs, and the journal is unchanged."""
     with pytest.raises(MasterKeyError, match=r"nothing was restored from .*It needs the master key [0-9a-f]{16}\."):
         restore(tmp_path, Secret(bytes(32)))
     assert ask(journal, COUNT) == [(3,)]

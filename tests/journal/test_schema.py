@@ -1,4 +1,4 @@
-"""The tables: DDL against models, query plans of the hot queries, and what retention forgets."""
+"""The tables: DDL against models, query plans of the hot queries, and what retention deletes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_all_tables_are_looked_at() -> None:
 
 
 def explaining(query: Any, *arguments: Any, **options: Any) -> Callable[[Database], list[str]]:
-    """Return what tells how SQLite carries out each statement of a query or a change."""
+    """Return a function that explains how SQLite carries out each statement of a query or a change."""
 
     def explain(database: Database) -> list[str]:
         statements: list[tuple[str, Any]] = []
@@ -85,7 +85,7 @@ async def plans(journal: Store, query: Any, *arguments: Any, **options: Any) -> 
 
 
 async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
-    """Back-offs end, or are corrected, at the cost of what backs off, however much was sent before or is queued."""
+    """Ending or correcting back-offs costs as much as the deliveries that back off, however many others there are."""
     bounds = Bounds(retry_seconds=900.0, throttled_seconds=3600.0, age_seconds=1e6)
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
@@ -112,7 +112,7 @@ def parked(database: Database, event_id: str) -> None:
 
 
 async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None:
-    """A step cancels no more than its limit, parked ones too, at the cost of these, however much was sent before."""
+    """A step cancels at most its limit, parked deliveries too, and costs no more than these."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         for number in range(5):
@@ -129,14 +129,14 @@ async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None
 
 
 def statements_of_windows() -> list[str]:
-    """Return every statement that a window is read by, with its parameters by name."""
+    """Return every statement by which a window is read, with its parameters by name."""
     values = [value for name, value in vars(windows).items() if name.startswith("_")]
     texts = [text for value in values for text in (value.values() if isinstance(value, dict) else [value])]
     return [text for text in texts if isinstance(text, str) and text.startswith("SELECT")]
 
 
 async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
-    """However long the queue or the history, a window and the bodies that go with it cost their own rows."""
+    """A window and its messages cost their own rows, however long the queue or the history is."""
     values = {
         "endpoint_pk": 1,
         "now": CLOCK.now(),
@@ -195,7 +195,7 @@ async def test_lists_and_single_views_read_by_index(path: Path) -> None:
 
 @pytest.mark.parametrize("status", [DeliveryStatus.FAILED, DeliveryStatus.PARKED, DeliveryStatus.CANCELED])
 async def test_rare_statuses_have_an_index(path: Path, status: DeliveryStatus) -> None:
-    """Looking for what went wrong costs what went wrong, however much went well."""
+    """A search for failed deliveries costs as much as there are of them, however many have succeeded."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         found = await plans(journal, deliveries.page, endpoint.pk, **everything() | {"status": status})
@@ -203,7 +203,7 @@ async def test_rare_statuses_have_an_index(path: Path, status: DeliveryStatus) -
 
 
 async def test_pending_ones_are_found_behind_a_long_history(path: Path) -> None:
-    """A list of pending deliveries walks the line alone, whatever the wall clock did, and page by page."""
+    """A list of pending deliveries walks the queue's index, page by page, whatever the wall clock did."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         pending = everything() | {"status": DeliveryStatus.PENDING}
@@ -220,7 +220,7 @@ async def test_pending_ones_are_found_behind_a_long_history(path: Path) -> None:
 
 
 async def test_a_scan_would_be_seen(path: Path) -> None:
-    """A query without an index shows as one, so that the tests above can fail."""
+    """A query without an index is recognized, so that the tests above can fail."""
 
     def by_body(database: Database) -> None:
         list(
@@ -236,7 +236,7 @@ async def test_a_scan_would_be_seen(path: Path) -> None:
 
 
 def wasteful(plan: list[str]) -> list[str]:
-    """Return the steps of a plan that walk a whole table (peewee calls them t1, t2, …), or sort."""
+    """Return the steps of a plan that scan a whole table (peewee calls them t1, t2, …), or sort."""
     return [line for line in plan if "TEMP B-TREE" in line or (line.startswith("SCAN t") and "INDEX" not in line)]
 
 
@@ -250,7 +250,7 @@ def entries() -> dict[str, Any]:
 
 
 async def test_an_event_for_many_is_forgotten_in_steps(path: Path) -> None:
-    """A step takes so many deliveries at most, and the event goes with the last of them."""
+    """A step deletes a bounded number of deliveries, and the event together with the last of them."""
     async with running(path) as journal:
         many = [await add_endpoint(journal) for _ in range(25)]
         await publish(journal, event("wide"), *many).wait()
@@ -270,7 +270,7 @@ def test_steps_follow_the_disk() -> None:
 
 
 async def test_retention_forgets_what_has_ended_alone(path: Path) -> None:
-    """Old events go with their deliveries and attempts; one that is still to be sent stays, and so does its body."""
+    """Old events are deleted with their deliveries and attempts; one with a pending delivery stays, with its body."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         await publish(journal, event("ended", size=50_000)).wait()

@@ -1,4 +1,4 @@
-"""Secrets in the journal's file: unreadable, bound to their place, overwritten when they go, sealed anew on demand."""
+"""Secrets in the journal's file: unreadable, bound to their place, overwritten when deleted, and resealed."""
 
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def kept(**fields: object) -> KeptAnswer:
 
 
 async def fill(journal: Store) -> MasterKeys:
-    """Put at least two sealed values of every sort into a journal, in the middle of a change of its key."""
+    """Put at least two sealed values of every kind into a journal, in the middle of a rotation of its key."""
     keys = await journal.transactions.write(adopt_master_key, MASTER_KEY)
     for _ in range(2):
         endpoint = await add_endpoint(
@@ -90,7 +90,7 @@ def value_of(database: Database, cell: Cell) -> bytes:
 
 
 def open_all(database: Database, vault: Vault, keys: MasterKeys) -> None:
-    """Open every sealed value there is, each the way the server does; MasterKeyError for one that doesn't."""
+    """Open every sealed value as the server does; raises MasterKeyError for one that doesn't open."""
     assert adopt_master_key(database, keys.installed) == keys
     for endpoint in endpoints.all(database):
         opened = endpoints.credentials(database, vault, endpoint.pk, CLOCK.now())
@@ -114,7 +114,7 @@ def opens(database: Database, keys: MasterKeys) -> bool:
 
 
 async def test_no_value_opens_in_the_place_of_another(path: Path) -> None:
-    """Any sealed value written over any other, by whoever can write the file, makes that place fail to open."""
+    """A sealed value that is written over another one in the file doesn't open there."""
     async with running(path) as journal:
         keys = await fill(journal)
 
@@ -141,7 +141,7 @@ async def test_no_value_opens_in_the_place_of_another(path: Path) -> None:
 
 
 async def test_an_answer_opens_for_its_own_request_alone(path: Path) -> None:
-    """Who asked, what, under which key, with which body, and the status: none of them can be changed in the file."""
+    """Caller, route, key, body and status of a kept answer can't be changed in the file."""
     async with running(path) as journal:
         await journal.transactions.write(idempotency.keep, VAULT, kept(), b"answer")
         stored = await journal.transactions.read(idempotency.find, "key_1", "POST /api/keys", "a", CLOCK.now())
@@ -176,7 +176,7 @@ async def test_no_secret_is_readable_in_the_file(path: Path) -> None:
 
 
 async def test_only_the_right_master_key_opens_it(path: Path) -> None:
-    """Another master key is refused; a journal that holds no secret takes a new one, and forgets what it can't open."""
+    """Another master key is refused; a journal without secrets takes a new one, and deletes what that can't open."""
     async with running(path) as journal:
         first = await journal.transactions.write(adopt_master_key, MASTER_KEY)
         assert await journal.transactions.write(adopt_master_key, MASTER_KEY) == first
@@ -198,7 +198,7 @@ def add_many(database: Database, count: int) -> None:
 
 
 async def everywhere(path: Path, journal: Store) -> bytes:
-    """Return all that the journal's files hold once what is overwritten has left its log."""
+    """Return all bytes of the journal's files once overwritten pages have left its log."""
     journal.cut_log()
     wal = path.with_name(path.name + "-wal")
     with trio.fail_after(PATIENCE_SECONDS):
@@ -209,7 +209,7 @@ async def everywhere(path: Path, journal: Store) -> bytes:
 
 @pytest.mark.parametrize("way", ["rotated", "headers", "deleted", "expired", "resealed"])
 async def test_what_goes_is_overwritten(path: Path, way: str) -> None:
-    """A sealed value that is replaced or removed is in none of the files any more, whatever key somebody has."""
+    """A sealed value that is replaced or deleted is in none of the files any more."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal, headers=(("X-Token", Secret(HEADER_VALUE)),))
         await journal.transactions.write(add_many, 200)
@@ -252,7 +252,7 @@ async def test_what_goes_is_overwritten(path: Path, way: str) -> None:
 
 
 async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(path: Path) -> None:
-    """The hourly round removes them for good, and leaves those that still sign."""
+    """The hourly retention deletes them for good, and keeps those that still sign."""
     async with running(path) as journal, trio.open_nursery() as nursery:
         ended, overlapping = await add_endpoint(journal), await add_endpoint(journal)
         now = CLOCK.now()
@@ -274,7 +274,7 @@ async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(p
 
 
 async def test_a_secret_given_anew_meanwhile_is_not_taken_for_expired(path: Path) -> None:
-    """Between the look and the removal a webhook may be rotated again: its new overlap holds."""
+    """A webhook that is rotated again between the query and the deletion keeps its new overlap."""
     async with running(path) as journal:
         endpoint = await add_endpoint(journal)
         now = CLOCK.now()
@@ -285,7 +285,7 @@ async def test_a_secret_given_anew_meanwhile_is_not_taken_for_expired(path: Path
 
 
 async def test_what_does_not_open_keeps_nothing_else_from_being_sealed_anew(path: Path) -> None:
-    """A value that was tampered with stays as it is, still doesn't open, and all others are sealed anew."""
+    """A value that was tampered with is unchanged and still doesn't open, and all others are resealed."""
     async with running(path) as journal:
         good, bad = await add_endpoint(journal), await add_endpoint(journal)
         await journal.transactions.write(query, "UPDATE secrets SET sealed = x'00' WHERE endpoint_pk = ?", bad.pk)

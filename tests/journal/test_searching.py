@@ -1,4 +1,4 @@
-"""Searching events: what fits, in what order, and at what cost."""
+"""The search for events: its results, their order, and its cost."""
 
 import sqlite3
 from pathlib import Path
@@ -32,7 +32,7 @@ async def ids(journal: Store, organization_id: str | None = None, **wanted: Any)
 
 
 async def test_what_fits_comes_newest_first(tmp_path: Path) -> None:
-    """A search takes a name or a pattern, a time from and before, and an organization's own events alone."""
+    """A search takes a name or a pattern, a time range, and an organization, whose events alone it finds."""
     async with running(tmp_path / "journal.db") as journal:
         await fill(
             journal,
@@ -54,7 +54,7 @@ async def test_what_fits_comes_newest_first(tmp_path: Path) -> None:
 
 
 async def test_pages_join_without_gap_or_repetition(tmp_path: Path) -> None:
-    """Page by page comes what one page would hold, whether a page is full or has looked at enough."""
+    """The pages together have what one large page has, whether a page is full or has looked at enough events."""
     async with running(tmp_path / "journal.db") as journal:
         kinds = ["user.created", "user.deleted", "user.updated"]
         await fill(journal, *(typed(f"e{number:02}", kinds[number % 3], NOW + number) for number in range(30)))
@@ -82,7 +82,7 @@ async def test_pages_join_without_gap_or_repetition(tmp_path: Path) -> None:
 
 
 async def test_the_start_of_an_id_is_enough(tmp_path: Path) -> None:
-    """A producer's ids are found by how they begin, an organization's own alone, and underscores are no wildcards."""
+    """Events are found by the start of their ids, an organization's own only, and underscores are no wildcards."""
     async with running(tmp_path / "journal.db") as journal:
         await fill(
             journal,
@@ -98,7 +98,7 @@ async def test_the_start_of_an_id_is_enough(tmp_path: Path) -> None:
 
 
 async def test_where_an_event_went(tmp_path: Path) -> None:
-    """All its deliveries, page by page; who is bound to an organization sees those to its webhooks."""
+    """An event's deliveries, page by page; a caller of an organization sees those to its webhooks."""
     async with running(tmp_path / "journal.db") as journal:
         ours = await add_endpoint(journal, organization_id="acme")
         others = [await add_endpoint(journal) for _ in range(3)]
@@ -113,7 +113,7 @@ async def test_where_an_event_went(tmp_path: Path) -> None:
 
 
 async def test_a_search_is_made_by_index(tmp_path: Path) -> None:
-    """Neither a search nor its bounds walk or sort the table."""
+    """Neither a search nor its bounds scan or sort the table."""
     async with running(tmp_path / "journal.db") as journal:
         await fill(journal, event("e1"))
     statements = (

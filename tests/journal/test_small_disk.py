@@ -1,4 +1,4 @@
-"""A disk that is really small: a tmpfs of 4 MiB, filled up and given room again."""
+"""A small disk: a tmpfs of 4 MiB that is filled and then has room again."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -39,7 +39,7 @@ def attempt(size: int, *, number: int = 1) -> AttemptRecord:
 
 
 async def looked_for_room(journal: Store) -> None:
-    """Return once the writer has looked for room again, all the way, and found none."""
+    """Return once the writer has looked for room again and found none."""
     for _ in range(2):
         before = journal._writer._submitted  # each look makes another
         await until(lambda before=before: journal._writer._submitted is not before)  # type: ignore[misc]
@@ -70,7 +70,7 @@ async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Pat
 
 
 async def test_what_the_reserve_has_no_room_for_waits(disk: Path) -> None:
-    """An attempt that is too large waits without holding up another, and is on disk once there is room."""
+    """An attempt that is too large waits without delaying another, and is on disk once there is room."""
     async with running(disk / "journal.db") as journal:
         await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
@@ -85,7 +85,7 @@ async def test_what_the_reserve_has_no_room_for_waits(disk: Path) -> None:
 
 
 async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
-    """What was committed is answered so, though there is no room to bring it from the log into the file."""
+    """A commit is answered as successful, although there is no room to copy it from the log into the file."""
     path = disk / "journal.db"
     log = path.with_name(path.name + "-wal")
     async with running(path) as journal:
@@ -101,7 +101,7 @@ async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:
 
 
 async def test_a_change_that_finds_no_room_midway_waits_for_it(tmp_path: Path) -> None:
-    """A change larger than the cache, where SQLite rolls back by itself, is no bug: it is made once there is room."""
+    """A change larger than the cache, for which SQLite rolls back by itself, is made once there is room."""
 
     def grow(database: Database) -> None:
         EventTypeTable.update(description="x" * 800 * KIB).execute(database)

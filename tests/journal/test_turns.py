@@ -1,4 +1,4 @@
-"""The writer's turns: how much goes into one commit, who is in the next one, and that the loop goes on meanwhile."""
+"""The writer's turns: how much goes into one commit, who is in the next one, and that the event loop goes on."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def targets(count: int) -> tuple[Target, ...]:
-    """Return targets that are registered as the first endpoints of a journal."""
+    """Return targets that are the first endpoints of a journal."""
     return tuple(
         Target(endpoint_pk=number + 1, status=DeliveryStatus.PENDING, max_age_seconds=60) for number in range(count)
     )
@@ -55,7 +55,7 @@ async def test_a_commit_is_bounded_by_its_rows(path: Path) -> None:
 
 
 async def test_an_event_and_its_deliveries_are_one_commit(path: Path) -> None:
-    """However many endpoints an event goes to, all of its rows are in one transaction, of its own."""
+    """All rows of an event are in one transaction of its own, however many endpoints it goes to."""
     async with running(path) as journal:
         fanned_out = MOST_ROWS
         await add_endpoints(journal, 2)
@@ -70,7 +70,7 @@ async def test_an_event_and_its_deliveries_are_one_commit(path: Path) -> None:
 
 
 async def test_another_producers_event_is_in_one_of_the_next_two_commits(path: Path) -> None:
-    """What one producer has submitted, however much that is, keeps nobody else waiting for more than that."""
+    """However much one producer has submitted, others wait for a bounded time."""
     async with running(path) as journal:
         await add_endpoints(journal, CROWD)
         crowd = [journal.publish(event(f"e{number}"), targets(CROWD), flow="crowd") for number in range(400)]
@@ -89,7 +89,7 @@ async def test_another_producers_event_is_in_one_of_the_next_two_commits(path: P
 
 
 async def test_a_producer_may_have_only_so_much_waiting(path: Path) -> None:
-    """A flow that is full makes its own producer wait for room, and no other; there is room again as it is written."""
+    """A full flow makes its own producer wait for room, and no other, until it is written."""
     async with running(path) as journal:
         await add_endpoints(journal, CROWD)
         count = 0
@@ -107,7 +107,7 @@ async def test_a_producer_may_have_only_so_much_waiting(path: Path) -> None:
 
 
 async def test_a_writer_that_stops_says_so_at_once(path: Path) -> None:
-    """Where events are refused there is nothing to wait for: `room` says why."""
+    """If events are refused there is nothing to wait for: `room` raises the reason."""
     async with running(path) as journal:
         journal.refuse_events()
         assert journal.has_room("any")
@@ -117,7 +117,7 @@ async def test_a_writer_that_stops_says_so_at_once(path: Path) -> None:
 
 
 async def test_the_loop_goes_on_while_it_is_told(path: Path) -> None:
-    """After a commit of thousands of deliveries others get their turn between steps of some hundred."""
+    """After a commit of thousands of deliveries other tasks get a turn between steps of some hundred."""
     async with running(path) as journal, trio.open_nursery() as nursery:
         await add_endpoints(journal, 2)
         told = most = turns = 0
@@ -143,7 +143,7 @@ async def test_the_loop_goes_on_while_it_is_told(path: Path) -> None:
 
 
 async def test_an_event_is_on_disk_no_earlier_than_a_change_before_it(path: Path) -> None:
-    """However many changes wait, what is published after them is answered after them: the first says it was begun."""
+    """However many changes wait, later events are answered after them: the first change stores that it has begun."""
     async with running(path) as journal:
         changes = [journal.transactions.submit(lambda _: None) for _ in range(200)]
         await journal.publish(event("e"), ()).wait()
