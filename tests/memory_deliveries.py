@@ -6,11 +6,9 @@ from typing import Any
 from tests.memory_tables import Stored, Tables
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import (
-    AcceptedEvent,
     AttemptRecord,
     DeliveryError,
     DeliveryStatus,
-    Message,
     Ordering,
     QueuedDelivery,
     Trigger,
@@ -62,7 +60,7 @@ class MemoryDeliveries(Deliveries):
             row=row,
             endpoint=webhook.endpoint,
             endpoint_is_deleted=webhook.state is None,
-            message=message_of(self._tables.events[row.event_pk]),
+            message=self._tables.events[row.event_pk].message,
             attempts=[each for each in made if before is None or each.number < before][-limit:],
         )
 
@@ -149,16 +147,6 @@ class MemoryDeliveries(Deliveries):
 
 
 _SHARED = set(DeliveryRow.__struct_fields__) & set(QueuedDelivery.__struct_fields__)
-
-
-def message_of(event: AcceptedEvent) -> Message:
-    return Message(
-        event_id=event.id,
-        type=event.type,
-        organization_id=event.organization_id,
-        traceparent=event.traceparent,
-        body=event.body,
-    )
 
 
 def _attempt(record: AttemptRecord) -> AttemptRow:

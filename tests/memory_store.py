@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from tests.memory_deliveries import MemoryDeliveries, message_of
+from tests.memory_deliveries import MemoryDeliveries
 from tests.memory_tables import Tables, window_of
 from tests.memory_webhooks import MemoryWebhooks
 from webhookd.base.event_types import STARTING_EVENT_TYPES
@@ -86,7 +86,7 @@ class MemoryStore(Store):
 
     async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
         await trio.lowlevel.checkpoint()
-        return message_of(self.tables.events[event_pk])
+        return self.tables.events[event_pk].message
 
     def _tell(self, queued: Sequence[QueuedDelivery]) -> None:
         self.feed.announce(DeliveriesQueued(queued))

@@ -168,6 +168,17 @@ class AcceptedEvent(_Data, frozen=True, kw_only=True):
     accepted_at: float
     body: bytes
 
+    @property
+    def message(self) -> "Message":
+        """The parts that an attempt sends."""
+        return Message(
+            event_id=self.id,
+            type=self.type,
+            organization_id=self.organization_id,
+            traceparent=self.traceparent,
+            body=self.body,
+        )
+
 
 class PublishResult(_Data, frozen=True, kw_only=True):
     """The result of submitting an event; submitting the same id again gives the same result as a duplicate."""

@@ -21,7 +21,6 @@ from webhookd.base.models import (
     DeliveryStatus,
     Endpoint,
     EndpointState,
-    Message,
     Outcome,
     Policy,
     QueuedDelivery,
@@ -69,16 +68,9 @@ class Tester:
                 TEST_EVENT, endpoint, {"webhookId": endpoint.id}, event_id=self._ids.new(Prefix.EVENT), now=now
             )
             delivery = _delivery(endpoint, self._ids.new(Prefix.DELIVERY), now)
-            message = Message(
-                event_id=event.id,
-                type=event.type,
-                organization_id=event.organization_id,
-                traceparent=None,
-                body=event.body,
-            )
             headers = compose(
                 receiver=Receiver(endpoint, credentials),
-                message=message,
+                message=event.message,
                 delivery_id=delivery.id,
                 number=1,
                 sequence=None,

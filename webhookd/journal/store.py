@@ -9,7 +9,7 @@ has changed. Nothing outside this package knows that the store is SQLite.
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -70,36 +70,32 @@ async def open_store(
     Raises CommandError if another process has it open, and JournalError if the file can't be used.
     """
     write_runner = write_runner or ThreadRunner(1)
-    with exclusive_lock(path):
+    with exclusive_lock(path), ExitStack() as stack:
         reserve = Reserve(path)
         try:
             database = await write_runner.run(partial(open_writer, path, now=clock.now()))
         except JournalFullError:
             await write_runner.run(reserve.release)
             database = await write_runner.run(partial(open_writer, path, now=clock.now()))
+        stack.callback(database.close)
+        limit = ReadLimit(READ_LIMIT_SECONDS)
+        readers = Readers([Reader(path, limit) for _ in range(READERS)], read_runner or ThreadRunner(READERS))
+        stack.callback(readers.close)
+        store = Store(
+            path=path,
+            database=database,
+            readers=readers,
+            read_limit=limit,
+            reserve=reserve,
+            batches=Batches(database, ids, max_bytes),
+            runner=write_runner,
+            measures=measures or Measures(),
+        )
         try:
-            limit = ReadLimit(READ_LIMIT_SECONDS)
-            readers = Readers([Reader(path, limit) for _ in range(READERS)], read_runner or ThreadRunner(READERS))
-            try:
-                store = Store(
-                    path=path,
-                    database=database,
-                    readers=readers,
-                    read_limit=limit,
-                    reserve=reserve,
-                    batches=Batches(database, ids, max_bytes),
-                    runner=write_runner,
-                    measures=measures or Measures(),
-                )
-                try:
-                    yield store
-                finally:
-                    if store.has_failed:
-                        leave_log(database)
-            finally:
-                readers.close()
+            yield store
         finally:
-            database.close()
+            if store.has_failed:
+                leave_log(database)
 
 
 class Store:
@@ -305,16 +301,6 @@ class Store:
 
     def _remember(self, publish: Publish) -> None:
         assert publish.event_pk is not None  # noqa: S101 - the writer passes on stored events only
-        event = publish.event
         if not publish.insists:  # which is an operational event
-            self._measures.accept(event)
-        self._messages.put(
-            publish.event_pk,
-            Message(
-                event_id=event.id,
-                type=event.type,
-                organization_id=event.organization_id,
-                traceparent=event.traceparent,
-                body=event.body,
-            ),
-        )
+            self._measures.accept(publish.event)
+        self._messages.put(publish.event_pk, publish.event.message)
