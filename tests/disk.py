@@ -1,10 +1,11 @@
-"""Disks that fail and disks that are full, under the real server: `python -m tests.disk`.
+"""Run the real server on disks that fail and disks that are full: `python -m tests.disk`.
 
-`errors` has the kernel answer the server's syncs, writes or reads with EIO (strace injects it): the process must end
-with status 70 and one line, acknowledge nothing more, and have everything acknowledged after the next start. `full`
-runs it on a small disk, a tmpfs, and fills that: events are refused over HTTP and over the socket, attempts are still
-recorded, also after a stop and a start on the full disk, and once there is room it continues by itself. The seconds
-until the end, and until events were accepted again, are printed and not judged. Needs root and strace.
+`errors` makes the kernel answer the server's syncs, writes or reads with EIO (strace injects it). The process must end
+with status 70 and one line, acknowledge nothing more, and have every acknowledged event after the next start. `full`
+runs the server on a small disk, a tmpfs, and fills it. Events are refused over HTTP and over the socket, attempts are
+still recorded, also after a stop and a start on the full disk, and the server continues by itself when there is space
+again. The seconds until the process ended, and until events were accepted again, are printed but not checked. Needs
+root and strace.
 """
 
 import argparse
@@ -26,27 +27,27 @@ import trio
 
 from tests.e2e.harness import CONFIG, PROGRAM, Server, submit
 from tests.journal.old import ask
+from tests.launcher import program as planted
+from tests.launcher import show_found
 from tests.patience import PATIENCE_SECONDS
-from tests.planted import program as planted
-from tests.planted import show as show_planted
 from tests.receiver import Receiver, Reply, always
 
-FAULT_SECONDS = 10.0  # how long a fault that is planted has, so that it isn't waited for as long as a right server
+FAULT_SECONDS = 10.0  # the wait for a server with a planted fault, shorter than for a correct one
 DISK_BYTES = 16 * 1024 * 1024
 CALLS = {"sync": "fsync,fdatasync", "write": "pwrite64", "read": "pread64"}
 UNUSABLE = ("can't be read or written", "is damaged")
-FAULTS = ("goes on after a failed sync", "has no reserve", "never looks for room")
+FAULTS = ("continues after a failed sync", "has no reserve", "never checks for space")
 
 
 class NotPossibleError(Exception):
-    """This machine can't play that: no root, no strace, no mounts."""
+    """This machine can't run the check: no root, no strace or no mounts."""
 
 
 # Errors
 
 
 def check_strace() -> None:
-    """Raise NotPossibleError where no process can be traced."""
+    """Raise NotPossibleError if processes can't be traced on this machine."""
     if shutil.which("strace") is None:
         raise NotPossibleError("strace is not installed")
     tried = subprocess.run(["strace", "-qq", "-e", "trace=none", "true"], capture_output=True, text=True, check=False)
@@ -56,7 +57,7 @@ def check_strace() -> None:
 
 @asynccontextmanager
 async def injecting(pid: int, calls: str, log: Path) -> AsyncIterator[None]:
-    """Have the kernel answer these calls of a process with EIO; `log` gets a line for each, with its time."""
+    """Make the kernel answer these calls of a process with EIO; `log` gets a line with the time of each."""
     command = ["strace", "-f", "-qq", "-ttt", "-o", str(log), "-e", f"inject={calls}:error=EIO", "-p", str(pid)]
     process = await trio.lowlevel.open_process([*command, "-e", f"trace={calls}"], stderr=subprocess.DEVNULL)
     try:
@@ -76,14 +77,14 @@ def _tracer(pid: int) -> int:
 
 
 class Producer:
-    """Sends events one after the other in a thread, and notes which were acknowledged; the first silence ends it."""
+    """Sends one event after the other in a thread and keeps the acknowledged ids, until an answer is missing."""
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self.acknowledged: list[str] = []
 
     async def run(self) -> None:
-        """Send until the server is gone."""
+        """Send until the server has ended."""
         await trio.to_thread.run_sync(self._send)
 
     def _send(self) -> None:
@@ -105,7 +106,7 @@ class Producer:
 async def fail(
     directory: Path, what: str, program: Sequence[str] = PROGRAM, patience_seconds: float = PATIENCE_SECONDS
 ) -> tuple[float, list[str]]:
-    """Let the disk fail under load; return how long the process went on, and what was wrong with how it ended."""
+    """Let the disk fail under load; return how many seconds the process continued, and the broken promises."""
     server, broken = Server(directory), []
     await server.start(program)
     process = server.process
@@ -122,31 +123,30 @@ async def fail(
         with trio.move_on_after(patience_seconds) as patience:
             async with injecting(process.pid, CALLS[what], trace):
                 if what == "read":
-                    # What was sent of late is remembered; a list has to be read.
+                    # Recent events are cached in memory; a list has to be read from the disk.
                     async with await trio.open_unix_socket(directory / "control.sock") as stream:
                         await stream.send_all(b"GET /api/events?limit=100 HTTP/1.1\r\nhost: localhost\r\n\r\n")
                         await process.wait()
                 await process.wait()
         ended_at = time.time()
         if patience.cancelled_caught:
-            await server.kill()  # or its producer would go on
+            await server.kill()  # ends its producer
         nursery.cancel_scope.cancel()
     if patience.cancelled_caught:
         return inf, ["it did not end"]
     status = await server.ended()
     first = next((line for line in trace.read_text().splitlines() if "(INJECTED)" in line), "")
     seconds = ended_at - float(first.split()[1]) if first else float("nan")
-    said = [line for line in server.log().splitlines() if line.startswith("webhookd: ")]
+    messages = [line for line in server.log().splitlines() if line.startswith("webhookd: ")]
     if status != 70:
         broken.append(f"the status was {status}: {server.log()[-1000:]}")
-    if len(said) != 1 or not any(words in said[0] for words in UNUSABLE) or "task.crashed" in server.log():
-        broken.append(f"it said {said}")
+    if len(messages) != 1 or not any(words in messages[0] for words in UNUSABLE) or "task.crashed" in server.log():
+        broken.append(f"it printed {messages}")
     await server.start()
     try:
         stored = {str(name) for (name,) in ask(directory / "webhookd.db", "SELECT id FROM events")}
     finally:
-        with trio.CancelScope(shield=True):
-            await server.kill()
+        await server.end()
     if lost := set(producer.acknowledged) - stored:
         broken.append(f"{len(lost)} acknowledged events are lost")
     return seconds, broken
@@ -157,7 +157,7 @@ async def fail(
 
 @contextmanager
 def small_disk(place: Path, size: int = DISK_BYTES) -> Iterator[Path]:
-    """Mount a tmpfs of that size at `place`; NotPossibleError where that can't be done."""
+    """Mount a tmpfs of `size` bytes at `place`; raise NotPossibleError if that is not possible."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
         raise NotPossibleError("only root may mount a small disk")
     place.mkdir()
@@ -172,7 +172,7 @@ def small_disk(place: Path, size: int = DISK_BYTES) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, left: int = 0) -> Path:
-    """Write a file that leaves so many bytes of the disk; return it."""
+    """Write a file that leaves `left` bytes free on the disk; return the file."""
     ballast = disk / "ballast"
     found = os.statvfs(disk)
     with ballast.open("wb") as file:
@@ -181,7 +181,7 @@ def fill(disk: Path, *, left: int = 0) -> Path:
 
 
 class FullDisk:
-    """A server on a small disk, with a webhook whose receiver fails, so that there are attempts all the time."""
+    """A server on a small disk, with a webhook whose receiver fails, so that attempts never stop."""
 
     def __init__(self, disk: Path, program: Sequence[str], patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
@@ -194,16 +194,14 @@ class FullDisk:
         self.broken: list[str] = []
 
     async def run(self) -> float:
-        """Fill the disk and give it room again; return how many seconds after that an event was taken."""
+        """Fill the disk, then free space; return how many seconds later an event was accepted."""
         server = self._server
         async with trio.open_nursery() as nursery:
             receiver = await nursery.start(Receiver(always(Reply(status=500, body=b"x" * 2000))).run)
             try:
                 seconds = await self._play(receiver)
             finally:
-                with trio.CancelScope(shield=True):
-                    if server.process is not None:
-                        await server.kill()
+                await server.end()
                 nursery.cancel_scope.cancel()
         stored = {str(name) for (name,) in ask(self._disk / "webhookd.db", "SELECT id FROM events")}
         if lost := self._acknowledged - stored:
@@ -228,7 +226,7 @@ class FullDisk:
         await self._see_refusals()
         await self._see_attempts("after a start on the full disk")
         ballast.unlink()
-        seconds = await self._see_it_go_on()
+        seconds = await self._see_it_continue()
         if not self.broken:
             receiver.script = always()
             await server.settled(self._webhook)
@@ -237,17 +235,17 @@ class FullDisk:
 
     async def _stop(self) -> None:
         if await self._server.stop():
-            self.broken.append(f"it did not stop well: {self._server.log()[-1000:]}")
+            self.broken.append(f"it stopped with an error: {self._server.log()[-1000:]}")
 
     async def _send(self, kind: str, name: str, size: int) -> str | None:
-        """Send an event over the socket; return the code of its refusal."""
+        """Send an event over the socket; return the error code, or None if it was accepted."""
         event = {"type": kind, "data": {"text": "x" * size}, "id": name}
         [answer] = await trio.to_thread.run_sync(submit, self._server.socket, [event])
         (self._acknowledged if answer["ok"] else self._refused).add(name)
         return None if answer["ok"] else str(answer["error"]["code"])
 
     async def _see_refusals(self) -> None:
-        """Send events until one is refused, over the socket, and then one over HTTP."""
+        """Send events over the socket until one is refused, then check that one over HTTP is refused too."""
         for number in range(20):
             refusal = await self._send("user.created", f"large-{len(self._acknowledged)}-{number}", 50_000)
             if refusal is not None:
@@ -256,7 +254,7 @@ class FullDisk:
             self.broken.append("no event was refused on a full disk")
             return
         if refusal != "JOURNAL_FULL":
-            self.broken.append(f"the socket said {refusal}")
+            self.broken.append(f"the socket answered {refusal}")
         transport = httpx.AsyncHTTPTransport(uds=str(self._server.directory / "control.sock"))
         async with httpx.AsyncClient(
             transport=transport, base_url="http://localhost", timeout=PATIENCE_SECONDS
@@ -266,15 +264,15 @@ class FullDisk:
             answer = await client.post("/api/events", json=body)
             self._refused.add(name)
             if (answer.status_code, answer.json().get("code")) != (503, "JOURNAL_FULL"):
-                self.broken.append(f"HTTP said {answer.status_code} {answer.text[:100]}")
+                self.broken.append(f"HTTP answered {answer.status_code} {answer.text[:100]}")
             if "retry-after" not in answer.headers:
-                self.broken.append("HTTP said no Retry-After")
+                self.broken.append("HTTP answered without Retry-After")
             ready = await client.get("/readyz")
             if ready.json()["status"] != "degraded":
-                self.broken.append(f"/readyz said {ready.text}")
+                self.broken.append(f"/readyz answered {ready.text}")
 
     async def _see_attempts(self, when: str) -> None:
-        """See the attempts on record become more."""
+        """Wait until ten more attempts are recorded."""
         before = await self._attempts()
         with trio.move_on_after(self._patience_seconds):
             while await self._attempts() < before + 10:
@@ -286,11 +284,12 @@ class FullDisk:
         page = await self._server.get(f"/api/webhooks/{self._webhook}/deliveries")
         return int(page["data"][0]["attempts"])
 
-    async def _see_it_go_on(self) -> float:
+    async def _see_it_continue(self) -> float:
+        """Return how many seconds it took until an event was accepted."""
         began = time.monotonic()
         while await self._send("user.created", f"after-{len(self._refused)}", 50_000) is not None:
             if time.monotonic() - began > self._patience_seconds:
-                self.broken.append("it did not go on by itself")
+                self.broken.append("it did not continue by itself")
                 return inf
             await trio.sleep(0.05)
         return time.monotonic() - began
@@ -299,7 +298,7 @@ class FullDisk:
 def run_full(
     directory: Path, program: Sequence[str] = PROGRAM, patience_seconds: float = PATIENCE_SECONDS
 ) -> tuple[float, list[str]]:
-    """Play a full disk; return how many seconds it took to go on, and what was wrong."""
+    """Fill the disk of a server; return how many seconds it took to continue, and the broken promises."""
     with small_disk(directory / "disk") as disk:
         scene = FullDisk(disk, program, patience_seconds)
         return trio.run(scene.run), scene.broken
@@ -308,7 +307,7 @@ def run_full(
 def run_error(
     directory: Path, what: str, program: Sequence[str] = PROGRAM, patience_seconds: float = PATIENCE_SECONDS
 ) -> tuple[float, list[str]]:
-    """Play an error of the disk; return how long the process went on after it, and what was wrong."""
+    """Inject an I/O error; return how many seconds the process continued after it, and the broken promises."""
     check_strace()
     return trio.run(fail, directory, what, program, patience_seconds)
 
@@ -321,16 +320,16 @@ def finds(directory: Path, fault: str) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; return the status."""
+    """Run the chosen checks; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.disk", description=__doc__)
     parser.add_argument(
-        "what", nargs="*", choices=[[], "errors", "full"], metavar="errors|full", help="both unless one is named"
+        "what", nargs="*", choices=[[], "errors", "full"], metavar="errors|full", help="which checks to run (both)"
     )
-    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often (1)")
+    parser.add_argument("--times", type=int, default=1, metavar="N", help="how often to run each (1)")
     parser.add_argument("--planted", action="store_true", help="plant each fault in turn and look for it")
     options = parser.parse_args(arguments)
     if options.planted:
-        return show_planted(FAULTS, finds)
+        return show_found(FAULTS, finds)
     scenes = [*(CALLS if "errors" in options.what or not options.what else ())]
     scenes += ["full"] if "full" in options.what or not options.what else []
     status = 0
@@ -338,7 +337,7 @@ def main(arguments: Sequence[str]) -> int:
         with TemporaryDirectory(prefix="webhookd-") as name:
             if scene == "full":
                 seconds, broken = run_full(Path(name))
-                print(f"full: took events again {seconds:.2f} s after there was room")
+                print(f"full: accepted events again {seconds:.2f} s after there was space")
             else:
                 seconds, broken = run_error(Path(name), scene)
                 print(f"EIO on {scene}: ended {seconds:.2f} s later")
@@ -352,4 +351,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
     except NotPossibleError as reason:
-        sys.exit(f"not possible here: {reason}")
+        sys.exit(f"not possible on this machine: {reason}")

@@ -170,7 +170,8 @@ async def fuzz(
         config = CONFIG.replace("ports = []", f"ports = [{receiver.port}]")
         config += "[events]\nunknown_event_types = 'accept'\n"
         steps = directory / "steps"
-        async with running(directory, config, program=program(plant=plant, steps=steps)) as server:
+        plants = () if plant is None else (plant,)
+        async with running(directory, config, program=program(*plants, steps=steps)) as server:
             await server.webhook(receiver.url + STEADY, events=["user.created"])
             names = await _names(server, receiver)
             traffic = Traffic(server, receiver)

@@ -1,10 +1,10 @@
-"""Send a server more than it can take, and count: `python -m tests.overload`.
+"""Send a server more than it can accept, and count: `python -m tests.overload`.
 
-Its intake is made small (few events may wait, each commit takes a while, few connections are allowed) and many clients
-send at once, over HTTP one by one and as streams of lines, and over the socket. Every event has an id of its own. What
-was acknowledged must be in the journal, what was refused must not, and nothing else may be: accepted equals stored,
-exactly. A refusal must be a 429 or 503 with Retry-After, or its line. Prints what was counted; the status is 1 where
-that doesn't hold.
+The server's intake is made small (few queued events, slow commits, few connections), and many clients send at the same
+time: over HTTP one by one and as streams of lines, and over the socket. Every event has its own id. Every acknowledged
+event must be in the journal, no refused event may be, and nothing else: the acknowledged ids are exactly the stored
+ids. A refusal must be a 429 or 503 with Retry-After, or a line with its error code. Prints the counts; the exit status
+is 1 if one of these rules is broken.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from tempfile import TemporaryDirectory
 import trio
 
 from tests.admin.raw import Reply
-from tests.e2e.harness import CONFIG, Server
+from tests.e2e.harness import CONFIG, Server, running
 from tests.e2e.posting import post_events
 from tests.journal.old import ask
-from tests.planted import program as planted
-from tests.planted import show as show_planted
+from tests.launcher import program as planted
+from tests.launcher import show_found
 
 SMALL = "small intake"
-FAULTS = ("acknowledges what it refuses", "stores what it refuses")
+FAULTS = ("acknowledges refused events", "stores refused events")
 ALLOWED = CONFIG.replace("port = 0", "port = 0\nmax_connections = 40").replace(
     'socket = "ingest.sock"', 'socket = "ingest.sock"\nmax_connections = 10'
 )
@@ -37,10 +37,10 @@ RETRYABLE = {"JOURNAL_FULL", "RATE_LIMITED"}
 
 @dataclass
 class Count:
-    """What became of the events, by their ids, and which answers were seen.
+    """The ids of events by their outcome, and how often each answer was seen.
 
-    `unknown` are those of connections that were closed without an answer: a client whose connection is turned away has
-    often sent its request by then. They must not be stored either, since nobody has read them.
+    `unknown` are the events of connections that were closed without an answer: a client above the connection limit has
+    often sent its request by then. The server never read them, so they must not be stored either.
     """
 
     accepted: set[str] = field(default_factory=set)
@@ -51,57 +51,44 @@ class Count:
     stored: set[str] = field(default_factory=set)
 
     def broken(self) -> list[str]:
-        """Return what isn't as it should be."""
+        """Return the broken rules."""
         broken = list(dict.fromkeys(self.wrong))
         if lost := self.accepted - self.stored:
             broken.append(f"{len(lost)} events were acknowledged and are not stored")
         if kept := self.refused & self.stored:
             broken.append(f"{len(kept)} events were refused and are stored")
         if kept := self.unknown & self.stored:
-            broken.append(f"{len(kept)} events were turned away unread and are stored")
+            broken.append(f"{len(kept)} events were never read and are stored")
         if not self.accepted or not self.refused:
-            broken.append("it was no overload: all was accepted, or all was refused")
+            broken.append("there was no overload: all events were accepted, or all were refused")
         return broken
 
 
 class Overload:
-    """One server and its clients."""
+    """The clients of one server, and the counts of their events."""
 
-    def __init__(self, directory: Path, program: Sequence[str], scale: int) -> None:
-        self._server = Server(directory, ALLOWED)
-        self._program = program
+    def __init__(self, server: Server, scale: int) -> None:
+        self._server = server
         self._scale = scale
         self.count = Count()
 
-    async def run(self) -> Count:
-        """Send everything and count."""
-        server = self._server
-        await server.start(self._program)
-        try:
-            with trio.fail_after(240):
-                async with trio.open_nursery() as nursery:
-                    for number in range(POSTING):
-                        nursery.start_soon(self._post, f"post{number}")
-                    for number in range(STREAMING):
-                        nursery.start_soon(self._stream, f"stream{number}")
-                    for number in range(SOCKETS):
-                        nursery.start_soon(self._send, f"socket{number}")
-            status = await server.stop()
-            if status:
-                self.count.wrong.append(f"the server ended with status {status}")
-        finally:
-            if server.process is not None:
-                with trio.CancelScope(shield=True):
-                    await server.kill()
-        self.count.stored = {str(name) for (name,) in ask(server.directory / "webhookd.db", "SELECT id FROM events")}
-        return self.count
+    async def run(self) -> None:
+        """Send all events and count the answers."""
+        with trio.fail_after(240):
+            async with trio.open_nursery() as nursery:
+                for number in range(POSTING):
+                    nursery.start_soon(self._post, f"post{number}")
+                for number in range(STREAMING):
+                    nursery.start_soon(self._stream, f"stream{number}")
+                for number in range(SOCKETS):
+                    nursery.start_soon(self._send, f"socket{number}")
 
     async def _post(self, name: str) -> None:
         for number in range(EACH * self._scale):
             event_id = f"{name}-{number}"
             answer = await post_events(self._server, json.dumps(_event(event_id)).encode())
             if answer is None:
-                self.count.answers["turned away unread"] += 1
+                self.count.answers["closed without an answer"] += 1
                 self.count.unknown.add(event_id)
                 continue
             self._note_status(answer)
@@ -119,7 +106,7 @@ class Overload:
         body = b"".join(json.dumps(_event(event_id)).encode() + b"\n" for event_id in ids)
         answer = await post_events(self._server, body, media_type="application/x-ndjson")
         if answer is None:
-            self.count.answers["turned away unread"] += 1
+            self.count.answers["closed without an answer"] += 1
             self.count.unknown.update(ids)
             return
         self._note_status(answer)
@@ -139,7 +126,7 @@ class Overload:
                         await stream.send_all(json.dumps(_event(event_id)).encode() + b"\n")
                     await stream.send_eof()
                 except trio.BrokenResourceError:
-                    self.count.answers["turned away unread"] += 1
+                    self.count.answers["closed without an answer"] += 1
 
             nursery.start_soon(send)
             try:
@@ -149,7 +136,7 @@ class Overload:
                 self.count.answers["reset"] += 1
         lines = bytes(received).splitlines()
         if len(lines) < len(ids):
-            # Turned away at the door: one line of refusal, or none that arrived, and nothing was read.
+            # Above the connection limit: one line with an error, or none that arrived, and nothing was read.
             self.count.unknown.update(ids)
             for line in lines:
                 self.count.answers[f"socket {json.loads(line)['error']['code']}"] += 1
@@ -177,8 +164,19 @@ def _event(event_id: str) -> dict[str, object]:
 
 
 def run(directory: Path, *faults: str, scale: int = 1) -> Count:
-    """Overload a server with a small intake, and with faults if any; return what was counted."""
-    return trio.run(Overload(directory, planted(SMALL, *faults), scale).run)
+    """Overload a server that has a small intake, and these faults; return the counts."""
+    return trio.run(_run, directory, faults, scale)
+
+
+async def _run(directory: Path, faults: Sequence[str], scale: int) -> Count:
+    async with running(directory, ALLOWED, program=planted(SMALL, *faults)) as server:
+        overload = Overload(server, scale)
+        await overload.run()
+        if status := await server.stop():
+            overload.count.wrong.append(f"the server ended with status {status}")
+    stored = ask(directory / "webhookd.db", "SELECT id FROM events")
+    overload.count.stored = {str(name) for (name,) in stored}
+    return overload.count
 
 
 def finds(directory: Path, fault: str) -> bool:
@@ -187,18 +185,20 @@ def finds(directory: Path, fault: str) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; return the status."""
+    """Run an overload, or plant the faults; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.overload", description=__doc__)
-    parser.add_argument("--scale", type=int, default=20, metavar="N", help="how many times the smallest load (20)")
+    parser.add_argument(
+        "--scale", type=int, default=20, metavar="N", help="the load, as a multiple of the smallest (20)"
+    )
     parser.add_argument("--planted", action="store_true", help="plant each fault in turn and look for it")
     options = parser.parse_args(arguments)
     if options.planted:
-        return show_planted(FAULTS, finds)
+        return show_found(FAULTS, finds)
     with TemporaryDirectory(prefix="webhookd-") as directory:
         count = run(Path(directory), scale=options.scale)
     print(
         f"{len(count.accepted)} events acknowledged, {len(count.stored)} stored; {len(count.refused)} refused, "
-        f"{len(count.unknown)} turned away unread"
+        f"{len(count.unknown)} closed without an answer"
     )
     print(", ".join(f"{answer}: {number}" for answer, number in sorted(count.answers.items())))
     for one in count.broken():

@@ -1,170 +1,269 @@
-"""The program with a fault in it, for the harnesses to find: `python -m tests.planted NAME serve --config FILE`.
+"""The faults that harnesses plant in the server, by name; `tests.launcher` starts webhookd with them.
 
-Several names are joined by `+`. Each fault stands for a wrong line in the source. It is put into this process alone,
-before the server starts; the product has no switch for any of them.
+Each fault stands for a mistake in the source. It replaces a part of webhookd in the process that runs it, before the
+server starts; the product has no switch for any of them. Three plants are no faults: "small intake", "hangs in a copy"
+and "counts deleted rows" make the server easier to overload, to kill at a moment, and to observe.
 """
 
-import sys
+import random
+import re
 import threading
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Any, TypeVar
 
+import msgspec
 import trio
 from peewee import Database
 
-from webhookd import cli, server
+from webhookd import server
+from webhookd.admin import framing
 from webhookd.admin.guard import Guard
 from webhookd.base.errors import JournalError
-from webhookd.base.models import DeliveryError, PublishResult
+from webhookd.base.models import AcceptedEvent, DeliveryError, Message, Outcome, PublishResult, Target
+from webhookd.delivery.http.sender import Sender
 from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
+from webhookd.journal import Store, Ticket, Window, WindowRequest
 from webhookd.journal import store as facade
 from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.journal.planning import full
-from webhookd.journal.queries import retention
-from webhookd.journal.sqlite import writer
+from webhookd.journal.queries import deliveries, retention
+from webhookd.journal.queries.bulk import BulkInsert, SqlConnection
+from webhookd.journal.sqlite import backup, batch, copies, database, writer
 from webhookd.journal.sqlite.batch import Batches
-from webhookd.journal.sqlite.copies import Pages
+from webhookd.journal.sqlite.copies import Pages, UnfinishedFile
 from webhookd.journal.sqlite.reserve import Reserve
 from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
 from webhookd.journal.sqlite.writer import Writer
 from webhookd.observe.logs import get_logger
 
-T = TypeVar("T")
+C = TypeVar("C", bound=type)
 Plant = Callable[[], None]
-_PLANTS: dict[str, Plant] = {}
+PLANTS: dict[str, Plant] = {}
+"""Each plant's name, and the function that plants it in this process."""
+_RARE = 0.1
 
 
-def program(*names: str) -> Sequence[str]:
-    """Return the command that runs webhookd with these faults."""
-    assert _PLANTS.keys() >= set(names)
-    return (sys.executable, "-m", "tests.planted", "+".join(names))
+def replace(where: ModuleType | type, name: str, by: object) -> None:
+    """Replace an attribute of a module or class, which must exist."""
+    assert hasattr(where, name), f"{where.__name__} has no {name}"
+    setattr(where, name, by)
 
 
-def show(faults: Iterable[str], finds: Callable[[Path, str], bool]) -> int:
-    """Print of each fault whether a harness finds it; return the status: 1 where it misses one."""
-    status = 0
-    for fault in faults:
-        with TemporaryDirectory(prefix="webhookd-") as directory:
-            is_found = finds(Path(directory), fault)
-        print(f"{fault}: {'found' if is_found else 'NOT FOUND'}", flush=True)
-        status = status if is_found else 1
-    return status
+def _plant(name: str) -> Callable[[Plant], Plant]:
+    """Register a function as a plant."""
 
-
-def _plants(name: str) -> Callable[[Plant], Plant]:
     def register(plant: Plant) -> Plant:
-        _PLANTS[name] = plant
+        PLANTS[name] = plant
         return plant
 
     return register
 
 
-def _put(where: ModuleType | type, name: str, what: object) -> None:
-    assert hasattr(where, name)
-    setattr(where, name, what)
+def _plant_class(name: str, attribute: str, *modules: ModuleType) -> Callable[[C], C]:
+    """Register a class as a plant: it replaces `attribute` of these modules."""
+
+    def register(by: C) -> C:
+        @_plant(name)
+        def replace_class() -> None:
+            for module in modules:
+                replace(module, attribute, by)
+
+        return by
+
+    return register
 
 
-def main() -> None:
-    """Plant what the first argument names, and run the command line with the rest."""
-    for name in sys.argv.pop(1).split("+"):
-        _PLANTS[name]()
-    whole = [sys.executable, "-m", "webhookd"]
-    if sys.argv[1:4] == whole:  # where this wraps the command
-        del sys.argv[1:4]
-    cli.main()
+def _is_rare() -> bool:
+    return random.random() < _RARE  # noqa: S311 - not for security
 
 
-@_plants("waits for producers")
-def _wait_for_producers() -> None:
-    class Patient(IngestServer):
-        async def drain(self, deadline_seconds: float) -> None:
-            await super().drain(deadline_seconds + 3600)
-
-    _put(server, "IngestServer", Patient)
+# Faults of the shutdown
 
 
-@_plants("waits for clients")
-def _wait_for_clients() -> None:
-    class Patient(Guard):
-        async def drain(self, deadline_seconds: float) -> None:
-            await super().drain(deadline_seconds + 3600)
-
-    _put(server, "Guard", Patient)
+@_plant_class("waits for producers", "IngestServer", server)
+class PatientIngestServer(IngestServer):
+    async def drain(self, deadline_seconds: float) -> None:
+        await super().drain(deadline_seconds + 3600)
 
 
-@_plants("drops what is queued")
-def _drop_what_is_queued() -> None:
-    class Hasty(Writer):
-        """Acknowledges an event before its commit, and forgets what waits when the server stops."""
+@_plant_class("waits for clients", "Guard", server)
+class PatientGuard(Guard):
+    async def drain(self, deadline_seconds: float) -> None:
+        await super().drain(deadline_seconds + 3600)
 
-        def submit(self, operation: Submission) -> None:
+
+@_plant_class("drops queued events", "Writer", facade)
+class DropsQueuedEvents(Writer):
+    """Acknowledges an event before its commit, and drops the queued events when the server stops."""
+
+    def submit(self, operation: Submission) -> None:
+        super().submit(operation)
+        if isinstance(operation, Publish):
+            early = PublishResult(id=operation.event.id, deliveries=len(operation.targets), duplicate=False)
+            operation.ticket.succeed(early)
+
+    def refuse_events(self) -> None:
+        super().refuse_events()
+        self._queue.drop_events(behind=True)
+
+
+@_plant_class("records no interruption", "Writer", facade)
+class RecordsNoInterruption(Writer):
+    def submit(self, operation: Submission) -> None:
+        if isinstance(operation, Record) and operation.record.error is DeliveryError.INTERRUPTED:
+            operation.ticket.succeed(None)
+        else:
             super().submit(operation)
-            if isinstance(operation, Publish):
-                early = PublishResult(id=operation.event.id, deliveries=len(operation.targets), duplicate=False)
-                operation.ticket.succeed(early)
-
-        def refuse_events(self) -> None:
-            super().refuse_events()
-            self._queue.drop_events(behind=True)
-
-    _put(facade, "Writer", Hasty)
 
 
-@_plants("records no interruption")
-def _record_no_interruption() -> None:
-    class Forgetful(Writer):
-        def submit(self, operation: Submission) -> None:
-            if isinstance(operation, Record) and operation.record.error is DeliveryError.INTERRUPTED:
-                operation.ticket.succeed(None)
-            else:
-                super().submit(operation)
-
-    _put(facade, "Writer", Forgetful)
+# Faults of acknowledging, sending and recording
 
 
-@_plants("goes on after a failed sync")
-def _go_on_after_a_failed_sync() -> None:
-    class Trusting(Writer):
-        def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-            try:
-                return super()._commit(batch)
-            except JournalError:
-                return ()
+@_plant_class("acknowledges early", "Store", facade)
+class AcknowledgesEarly(Store):
+    """Acknowledges an event before its commit."""
 
-    _put(facade, "Writer", Trusting)
-
-
-@_plants("has no reserve")
-def _have_no_reserve() -> None:
-    class Nothing(Reserve):
-        def make(self) -> bool:
-            return True
-
-    _put(facade, "Reserve", Nothing)
+    def publish(
+        self, event: AcceptedEvent, targets: tuple[Target, ...], *args: Any, **kwargs: Any
+    ) -> Ticket[PublishResult]:
+        super().publish(event, targets, *args, **kwargs)
+        early: Ticket[PublishResult] = Ticket()
+        early.succeed(PublishResult(id=event.id, deliveries=len(targets), duplicate=False))
+        return early
 
 
-@_plants("never looks for room")
-def _never_look_for_room() -> None:
-    class Lost(Reserve):
-        is_given_up = False
+@_plant_class("swaps the order", "Store", facade)
+class SwapsOrder(Store):
+    """Swaps the first two deliveries of each window."""
 
-        def make(self) -> bool:
-            return not self.is_given_up and super().make()
-
-        def release(self) -> None:
-            self.is_given_up = True
-            super().release()
-
-    _put(facade, "Reserve", Lost)
+    async def window(self, request: WindowRequest) -> Window:
+        window = await super().window(request)
+        return msgspec.structs.replace(window, pending=(*reversed(window.pending[:2]), *window.pending[2:]))
 
 
-@_plants("stops in a copy")
-def _stop_in_a_copy() -> None:
-    """Begin to copy the journal and never go on, so that it can be killed in the middle; this is no fault."""
+@_plant_class("alters bodies", "Store", facade)
+class AltersBodies(Store):
+    """Decodes and encodes each body instead of sending the bytes that were submitted."""
+
+    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
+        message = await super().message(event_pk, upcoming)
+        return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
+
+
+@_plant_class("skips a sequence", "Batches", facade)
+class SkipsSequences(Batches):
+    """Sometimes leaves a number out of an endpoint's sequence."""
+
+    def _last_sequences(self, endpoint_pks: set[int]) -> dict[int, int]:
+        found = super()._last_sequences(endpoint_pks)
+        for endpoint_pk in endpoint_pks & found.keys():
+            found[endpoint_pk] += _is_rare()
+        return found
+
+
+class LosesAttempts(BulkInsert):
+    """Sometimes does not store an attempt."""
+
+    def run(self, connection: SqlConnection, rows: Sequence[tuple[object, ...]]) -> None:
+        super().run(connection, [row for row in rows if not _is_rare()])
+
+
+@_plant("loses an attempt")
+def _lose_attempts() -> None:
+    replace(batch, "_INSERT_ATTEMPT", LosesAttempts("attempts", batch._ATTEMPT_COLUMNS))
+
+
+@_plant_class("sends twice", "Sender", server)
+class SendsTwice(Sender):
+    """Sometimes makes a request twice."""
+
+    async def send(self, **request: Any) -> Outcome:
+        outcome = await super().send(**request)
+        return await super().send(**request) if _is_rare() else outcome
+
+
+@_plant("ignores the backlog at a start")
+def _ignore_the_backlog() -> None:
+    replace(deliveries, "backlog", lambda _database: [])
+
+
+@_plant("holds the whole backlog in memory")
+def _hold_the_backlog() -> None:
+    replace(lane, "MIN_WINDOW", 1_000_000)
+
+
+@_plant("searches heads slowly")
+def _search_heads_slowly() -> None:
+    value = re.compile(rb":[ \t]*([^\r]*?)[ \t]*(?=\r\n)")
+    check = framing._check_plain
+
+    def check_slowly(text: bytearray, start: int, end: int, *, is_whole: bool) -> None:
+        check(text, start, end, is_whole=is_whole)
+        value.findall(text, start, end)
+
+    replace(framing, "_check_plain", check_slowly)
+
+
+# Faults of the files
+
+
+@_plant("synchronous = NORMAL")
+def _sync_normally() -> None:
+    def open_writer(*args: Any, **kwargs: Any) -> Database:
+        opened = database.open_writer(*args, **kwargs)
+        opened.connection().execute("PRAGMA synchronous = NORMAL")  # type: ignore[no-untyped-call]  # peewee's
+        return opened
+
+    replace(facade, "open_writer", open_writer)
+
+
+@_plant("syncs no directory")
+def _sync_no_directory() -> None:
+    replace(copies, "sync_directory", lambda _path: None)
+
+
+@_plant_class("syncs no copy", "UnfinishedFile", copies, backup)
+class SyncsNoCopy(UnfinishedFile):
+    """Renames a copy to its final name before it is on disk."""
+
+    def sync(self) -> None:
+        """Do nothing."""
+
+
+@_plant_class("continues after a failed sync", "Writer", facade)
+class IgnoresFailedSyncs(Writer):
+    def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
+        try:
+            return super()._commit(batch)
+        except JournalError:
+            return ()
+
+
+@_plant_class("has no reserve", "Reserve", facade)
+class NoReserve(Reserve):
+    def make(self) -> bool:
+        return True
+
+
+@_plant_class("never checks for space", "Reserve", facade)
+class ReserveOfOneUse(Reserve):
+    """Does not make the reserve again after its release."""
+
+    is_used = False
+
+    def make(self) -> bool:
+        return not self.is_used and super().make()
+
+    def release(self) -> None:
+        self.is_used = True
+        super().release()
+
+
+@_plant("hangs in a copy")
+def _hang_in_a_copy() -> None:
+    """Begin a copy of the journal and never finish it, to kill the process during the copy; this is no fault."""
     step = Pages.step
 
     def step_once(self: Pages, pages: int | None = None) -> bool:
@@ -172,17 +271,20 @@ def _stop_in_a_copy() -> None:
             threading.Event().wait()
         return step(self, pages)
 
-    _put(Pages, "step", step_once)
+    replace(Pages, "step", step_once)
 
 
-@_plants("counts what it forgets")
-def _count_what_is_forgotten() -> None:
-    """Log of each commit that forgets how many steps it held and what they took; this is no fault."""
+# Faults of retention and the write-ahead log
+
+
+@_plant("counts deleted rows")
+def _count_deleted_rows() -> None:
+    """Log for each commit with retention its steps, and the rows and pages that they deleted; this is no fault."""
     prune, give_back, commit = retention.prune, retention.give_back_pages, Batches.commit
     rows: list[int] = []
     pages: list[int] = []
 
-    def counted(database: Database, before: float, limit: int) -> retention.Pruned:
+    def counting_rows(database: Database, before: float, limit: int) -> retention.Pruned:
         pruned = prune(database, before, limit)
         rows.append(pruned.rows)
         return pruned
@@ -191,100 +293,81 @@ def _count_what_is_forgotten() -> None:
         found: Any = database.execute_sql("PRAGMA freelist_count")  # type: ignore[no-untyped-call]  # peewee's stubs
         return int(found.fetchone()[0])
 
-    def counted_pages(database: Database) -> bool:
+    def counting_pages(database: Database) -> bool:
         before = free_pages(database)
         are_left = give_back(database)
         pages.append(before - free_pages(database))
         return are_left
 
-    def committing(self: Batches, operations: Sequence[Submission]) -> None:
+    def logging(self: Batches, operations: Sequence[Submission]) -> None:
         rows.clear()
         pages.clear()
         commit(self, operations)
         if rows or pages:
-            get_logger("tests").info("tests.forgot", steps=len(rows) + len(pages), rows=sum(rows), pages=sum(pages))
+            get_logger("tests").info("tests.retention", steps=len(rows) + len(pages), rows=sum(rows), pages=sum(pages))
 
-    _put(retention, "prune", counted)
-    _put(retention, "give_back_pages", counted_pages)
-    _put(Batches, "commit", committing)
-
-
-@_plants("forgets in one step")
-def _forget_in_one_step() -> None:
-    _put(retention, "FIRST_ROWS", 1_000_000_000)
+    replace(retention, "prune", counting_rows)
+    replace(retention, "give_back_pages", counting_pages)
+    replace(Batches, "commit", logging)
 
 
-@_plants("never cuts the log")
-def _never_cut_the_log() -> None:
-    class Growing(WriteAheadLog):
-        def after_commit(self) -> None:
-            return
-
-    _put(facade, "WriteAheadLog", Growing)
+@_plant("deletes all in one step")
+def _delete_all_in_one_step() -> None:
+    replace(retention, "FIRST_ROWS", 1_000_000_000)
 
 
-@_plants("waits for readers")
-def _wait_for_readers() -> None:
-    class Waiting(WriteAheadLog):
-        def cut(self) -> bool:
-            return self._checkpoint("TRUNCATE")
-
-    _put(facade, "WriteAheadLog", Waiting)
+@_plant_class("never truncates the log", "WriteAheadLog", facade)
+class NeverTruncates(WriteAheadLog):
+    def after_commit(self) -> None:
+        return
 
 
-@_plants("small intake")
+@_plant_class("waits for readers", "WriteAheadLog", facade)
+class WaitsForReaders(WriteAheadLog):
+    def cut(self) -> bool:
+        return self._checkpoint("TRUNCATE")
+
+
+# Faults of an overload
+
+
+@_plant("small intake")
 def _make_intake_small() -> None:
-    """Make the server one that is easily overloaded; this is no fault."""
+    """Make the server easy to overload; this is no fault."""
 
     commit_next = Writer._commit_next
 
     async def commit_late(self: Writer) -> None:
-        """Wait until more is there than is taken, and then until some of that was refused."""
+        """Wait until the queue is full, and then until some of what came after that was refused."""
         with trio.move_on_after(0.2):
             while len(self._queue) < writer.MAX_QUEUED:
                 await trio.sleep(0.005)
             await trio.sleep(1.5 * writer.PATIENCE_SECONDS)
         await commit_next(self)
 
-    _put(Writer, "_commit_next", commit_late)
-    _put(writer, "MAX_BATCH_COST", 10)
-    _put(writer, "MAX_QUEUED", 20)
-    _put(writer, "PATIENCE_SECONDS", 0.1)
+    replace(Writer, "_commit_next", commit_late)
+    replace(writer, "MAX_BATCH_COST", 10)
+    replace(writer, "MAX_QUEUED", 20)
+    replace(writer, "PATIENCE_SECONDS", 0.1)
 
 
-@_plants("acknowledges what it refuses")
-def _acknowledge_what_is_refused() -> None:
-    class Polite(Writer):
-        async def room(self, flow: Hashable) -> None:
-            await trio.lowlevel.checkpoint()
-
-        def submit(self, operation: Submission) -> None:
-            if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
-                operation.ticket.succeed(PublishResult(id=operation.event.id, deliveries=0, duplicate=False))
-            else:
-                super().submit(operation)
-
-    _put(facade, "Writer", Polite)
+class NeverWaitsForRoom(Writer):
+    async def room(self, flow: Hashable) -> None:
+        await trio.lowlevel.checkpoint()
 
 
-@_plants("stores what it refuses")
-def _store_what_is_refused() -> None:
-    class Greedy(Writer):
-        async def room(self, flow: Hashable) -> None:
-            await trio.lowlevel.checkpoint()
-
-        def submit(self, operation: Submission) -> None:
-            if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
-                operation.ticket.fail(full())
+@_plant_class("acknowledges refused events", "Writer", facade)
+class AcknowledgesRefusedEvents(NeverWaitsForRoom):
+    def submit(self, operation: Submission) -> None:
+        if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
+            operation.ticket.succeed(PublishResult(id=operation.event.id, deliveries=0, duplicate=False))
+        else:
             super().submit(operation)
 
-    _put(facade, "Writer", Greedy)
 
-
-@_plants("remembers the whole backlog")
-def _remember_the_backlog() -> None:
-    _put(lane, "MIN_WINDOW", 1_000_000)
-
-
-if __name__ == "__main__":
-    main()
+@_plant_class("stores refused events", "Writer", facade)
+class StoresRefusedEvents(NeverWaitsForRoom):
+    def submit(self, operation: Submission) -> None:
+        if isinstance(operation, Publish) and len(self._queue) >= writer.MAX_QUEUED:
+            operation.ticket.fail(full())
+        super().submit(operation)

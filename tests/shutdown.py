@@ -1,11 +1,11 @@
-"""Stop a server while its clients hold their connections open, again and again: `python -m tests.shutdown --times 20`.
+"""Stop a server many times while clients hold connections open: `python -m tests.shutdown --times 20`.
 
-At the signal there are producers and clients that don't read, that drip, or that are silent in the middle of what they
-send, receivers that never answer, a test of a webhook that waits for one of them, and events that arrive as fast as
-they are accepted, over the socket and over HTTP. None of them ever lets go, so a stop that ends at all has cut them
-off; it must end with status 0. Then every acknowledged event is in the journal, every request that a receiver saw is
-recorded, and once the receivers answer everything is delivered. Prints each stop with its seconds, which are not
-judged; the status is 1 where one stop broke a promise.
+When the signal arrives, there are producers and clients that do not read, that send single bytes slowly, or that fall
+silent in the middle of a request; receivers that never answer; a test of a webhook that waits for one of them; and
+events that arrive as fast as they are accepted, over the socket and over HTTP. None of them closes its connection, so
+a stop can only end by closing them; it must end with status 0. Then every acknowledged event is in the journal, every
+request that a receiver saw is recorded, and everything is delivered once the receivers answer. Prints the seconds of
+each stop, which are not checked; the exit status is 1 if a stop broke a promise.
 """
 
 import argparse
@@ -25,19 +25,19 @@ import trio
 from tests.e2e.harness import CONFIG, PROGRAM, Server
 from tests.e2e.posting import connect, head, post_events
 from tests.journal.old import ask
+from tests.launcher import program as planted
+from tests.launcher import show_found
 from tests.patience import PATIENCE_SECONDS
-from tests.planted import program as planted
-from tests.planted import show as show_planted
 from tests.receiver import Act, Receiver, Reply, always
 
-FAULT_SECONDS = 5.0  # how long a server that never ends is waited for where that is the fault
+FAULT_SECONDS = 5.0  # the wait for a server whose planted fault is that it never ends
 FAULTS = {
     "waits for clients": "it did not end",
     "waits for producers": "it did not end",
-    "drops what is queued": "acknowledged events are not in the journal",
-    "records no interruption": "are not on record",
+    "drops queued events": "acknowledged events are not in the journal",
+    "records no interruption": "are not recorded",
 }
-"""The faults that are planted (`tests.planted`), and what has to be said of each."""
+"""The planted faults (`tests.planted`), and the text with which each must be reported."""
 FLOWING, HELD = "user.created", "user.deleted"
 HANG = always(Reply(act=Act.HANG))
 LINE = b'{"type":"%s","data":{"text":"%s"},"id":"%s"}\n'
@@ -46,20 +46,20 @@ STUCK_LINES = 20_000
 
 @dataclass
 class Acknowledged:
-    """What the server has acknowledged, by the type of event."""
+    """The ids of acknowledged events, by event type."""
 
     ids: dict[str, list[str]] = field(default_factory=lambda: {FLOWING: [], HELD: []})
     submitted: int = 0
 
     def next(self) -> tuple[str, str]:
-        """Return type and id of the next event: of a hundred one goes to the receivers that hang."""
+        """Return the type and id of the next event; one in a hundred is for the receivers that hang."""
         self.submitted += 1
         return (HELD if self.submitted % 100 == 1 else FLOWING), f"e{self.submitted}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """How one stop went."""
+    """The result of one stop."""
 
     seconds: float
     status: int | None
@@ -67,20 +67,20 @@ class Stop:
 
 
 def config(drain_seconds: float) -> str:
-    """Return the configuration of a server under this harness."""
+    """Return the configuration of a server with this deadline for its shutdown."""
     return CONFIG.replace("drain_seconds = 10", f"drain_seconds = {drain_seconds}")
 
 
-# Who holds on. Each goes on until the server has closed the connection.
+# The clients that hold connections open. Each continues until the server has closed its connection.
 
 
 async def pump_socket(server: Server, acknowledged: Acknowledged) -> None:
-    """Send events as fast as they are taken, and note each that is acknowledged."""
+    """Send events over the socket as fast as they are accepted, and keep the acknowledged ids."""
     async with await trio.open_unix_socket(server.socket) as stream:
         sent: list[tuple[str, str]] = []
 
         async def send() -> None:
-            # Once the server takes no more there are still results to be read.
+            # When the server accepts no more events, results remain to be read.
             with suppress(trio.BrokenResourceError):
                 while True:
                     batch = [acknowledged.next() for _ in range(50)]
@@ -103,7 +103,7 @@ async def pump_socket(server: Server, acknowledged: Acknowledged) -> None:
 
 
 async def pump_http(server: Server, acknowledged: Acknowledged) -> None:
-    """Post one event after the other, and note each that is acknowledged."""
+    """Post one event after the other, and keep the acknowledged ids."""
     while True:
         kind, name = acknowledged.next()
         body = msgspec.json.encode({"type": kind, "data": {}, "id": name})
@@ -114,20 +114,20 @@ async def pump_http(server: Server, acknowledged: Acknowledged) -> None:
 
 
 async def read_no_results(server: Server, acknowledged: Acknowledged) -> None:
-    """Send lines over the socket and never read what became of them."""
+    """Send lines over the socket and never read the results."""
     async with await trio.open_unix_socket(server.socket) as stream:
         await stream.send_all(b'{"type":"nothing.known","data":{}}\n' * STUCK_LINES)
         await trio.sleep_forever()
 
 
 async def drip_a_line(server: Server, acknowledged: Acknowledged) -> None:
-    """Send a line over the socket byte by byte, without an end."""
+    """Send a line over the socket byte by byte, and never end it."""
     async with await trio.open_unix_socket(server.socket) as stream:
         await drip(stream, b'{"type":"user.created","data":{"text":"')
 
 
 async def drip(stream: trio.SocketStream, start: bytes) -> None:
-    """Send bytes one by one, and then more of them for ever."""
+    """Send `start`, then single bytes for ever."""
     await stream.send_all(start)
     while True:
         await trio.sleep(0.05)
@@ -135,20 +135,20 @@ async def drip(stream: trio.SocketStream, start: bytes) -> None:
 
 
 async def drip_a_head(server: Server, acknowledged: Acknowledged) -> None:
-    """Send the head of a request without an end."""
+    """Send the head of a request byte by byte, and never end it."""
     async with await connect(server) as stream:
         await drip(stream, b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-slow: ")
 
 
 async def drip_a_body(server: Server, acknowledged: Acknowledged) -> None:
-    """Send the body of an event without an end."""
+    """Send the body of a request byte by byte, and never end it."""
     async with await connect(server) as stream:
         more = ("content-type: application/json", "content-length: 100000")
         await drip(stream, head(server, "POST", "/api/events", *more) + b'{"type":"user.created","data":{"text":"')
 
 
 async def read_no_lines(server: Server, acknowledged: Acknowledged) -> None:
-    """Send a stream of lines over HTTP and never read what became of them."""
+    """Send a stream of lines over HTTP and never read the results."""
     async with await connect(server) as stream:
         lines = b'{"type":"nothing.known","data":{}}\n' * STUCK_LINES
         more = ("content-type: application/x-ndjson", f"content-length: {len(lines) * 100}")
@@ -158,7 +158,7 @@ async def read_no_lines(server: Server, acknowledged: Acknowledged) -> None:
 
 
 async def keep_a_stream_open(server: Server, acknowledged: Acknowledged) -> None:
-    """Begin a stream of lines over HTTP and fall silent."""
+    """Begin a stream of lines over HTTP and send nothing more."""
     async with await connect(server) as stream:
         more = ("content-type: application/x-ndjson", "content-length: 100000")
         await stream.send_all(head(server, "POST", "/api/events", *more) + b'{"type":"user.cre')
@@ -166,14 +166,14 @@ async def keep_a_stream_open(server: Server, acknowledged: Acknowledged) -> None
 
 
 async def read_no_answers(server: Server, acknowledged: Acknowledged) -> None:
-    """Ask for one large answer after the other on one connection and never read one."""
+    """Request one large answer after the other on one connection and never read any."""
     async with await connect(server) as stream:
         while True:
             await stream.send_all(head(server, "GET", "/api/openapi.json"))
 
 
 async def wait_for_a_test(server: Server, acknowledged: Acknowledged) -> None:
-    """Wait for the answer of a test whose receiver never answers."""
+    """Send a test of a webhook whose receiver never answers, and wait for its result."""
     webhooks = (await server.get("/api/webhooks?limit=10"))["data"]
     hanging = next(webhook["id"] for webhook in webhooks if webhook["events"] == [HELD])
     async with await connect(server) as stream:
@@ -198,13 +198,13 @@ HOLDERS: Sequence[Callable[[Server, Acknowledged], Awaitable[None]]] = (
 
 async def until_closed(holder: Callable[[Server, Acknowledged], Awaitable[None]], *arguments: object) -> None:
     try:
-        await holder(*arguments)  # type: ignore[arg-type]  # what every holder takes
+        await holder(*arguments)  # type: ignore[arg-type]  # the arguments of every holder
     except* (OSError, trio.BrokenResourceError):
-        await trio.lowlevel.checkpoint()  # the server has closed: what is waited for
+        await trio.lowlevel.checkpoint()  # the server has closed the connection, as expected
 
 
 class Harness:
-    """A server with receivers that hang while it is stopped and answer after it has been started again."""
+    """A server, and receivers that hang during its stop and answer after the next start."""
 
     def __init__(self, directory: Path, drain_seconds: float, program: Sequence[str], patience_seconds: float) -> None:
         self._patience_seconds = patience_seconds
@@ -216,7 +216,7 @@ class Harness:
         self._answering = Receiver()
 
     async def run(self, times: int, dice: random.Random, report: Callable[[Stop], None]) -> list[Stop]:
-        """Stop the server so many times; return how each stop went."""
+        """Stop the server up to `times` times, until a stop goes wrong; return the result of each."""
         stops: list[Stop] = []
         server = self._server
         async with trio.open_nursery() as receiving:
@@ -233,9 +233,7 @@ class Harness:
                     if stops[-1].broken:
                         break
             finally:
-                with trio.CancelScope(shield=True):
-                    if server.process is not None:
-                        await server.kill()
+                await server.end()
             receiving.cancel_scope.cancel()
         return stops
 
@@ -256,11 +254,11 @@ class Harness:
             return Stop(seconds=seconds, status=None, broken=["it did not end"])
         if status:
             broken.append(f"the status was {status}: {server.log()[-500:]}")
-        broken += self._look_at_journal()
+        broken += self._check_journal()
         for receiver in self._hanging:
             receiver.script = always()
         await server.start(self._program)
-        broken += await self._see_delivered()
+        broken += await self._check_deliveries()
         return Stop(seconds=seconds, status=status, broken=broken)
 
     async def _signal(self) -> tuple[float, int | None]:
@@ -275,15 +273,15 @@ class Harness:
             return seconds, None
         return seconds, await self._server.ended()
 
-    def _look_at_journal(self) -> list[str]:
-        """Compare what the journal holds with what was acknowledged and what receivers saw."""
+    def _check_journal(self) -> list[str]:
+        """Compare the journal with the acknowledged events and the requests that receivers saw."""
         path = self._server.directory / "webhookd.db"
         stored = {str(name) for (name,) in ask(path, "SELECT id FROM events")}
         acknowledged = {name for names in self._acknowledged.ids.values() for name in names}
         broken = []
         if lost := acknowledged - stored:
             broken.append(f"{len(lost)} acknowledged events are not in the journal, such as {min(lost)}")
-        on_record = Counter(
+        recorded = Counter(
             f"{delivery} {number}"
             for delivery, number in ask(
                 path, "SELECT deliveries.id, number FROM attempts JOIN deliveries ON deliveries.pk = delivery_pk"
@@ -295,18 +293,18 @@ class Harness:
                 for request in receiver.requests
                 if request.headers["x-webhook-event"] != "webhook.test"
             )
-            if missing := seen.keys() - on_record.keys():
-                broken.append(f"{len(missing)} requests that a receiver saw are not on record")
+            if missing := seen.keys() - recorded.keys():
+                broken.append(f"{len(missing)} requests that a receiver saw are not recorded")
         return broken
 
-    async def _see_delivered(self) -> list[str]:
-        """Wait until nothing is pending, and compare what arrived with what was acknowledged."""
+    async def _check_deliveries(self) -> list[str]:
+        """Wait until nothing is pending, and compare the delivered events with the acknowledged ones."""
         webhooks = (await self._server.get("/api/webhooks"))["data"]
         try:
             for webhook in webhooks:
                 await self._server.settled(webhook["id"])
         except trio.TooSlowError:
-            return ["it did not deliver everything after the start"]
+            return ["it did not deliver everything after the next start"]
         broken = []
         wanted = [(receiver, HELD) for receiver in self._hanging] + [(self._answering, FLOWING)]
         for receiver, kind in wanted:
@@ -326,28 +324,32 @@ def stop_repeatedly(
     patience_seconds: float = PATIENCE_SECONDS,
     report: Callable[[Stop], None] = lambda _: None,
 ) -> list[Stop]:
-    """Stop a server so many times, until a stop goes wrong; return how each went."""
+    """Stop a server up to `times` times, until a stop goes wrong; return the result of each."""
     harness = Harness(directory, drain_seconds, program, patience_seconds)
-    return trio.run(harness.run, times, random.Random(seed), report)  # noqa: S311 - a test's dice
+    return trio.run(harness.run, times, random.Random(seed), report)  # noqa: S311 - not for security
 
 
 def finds(directory: Path, fault: str) -> bool:
-    """Return whether one stop of a server with a fault is said to be what it is."""
+    """Return whether one stop of a server with a planted fault is reported with the text of that fault."""
     patience = FAULT_SECONDS if FAULTS[fault] == "it did not end" else PATIENCE_SECONDS
     [stop] = stop_repeatedly(directory, 1, drain_seconds=1.0, seed=0, program=planted(fault), patience_seconds=patience)
     return any(FAULTS[fault] in broken for broken in stop.broken)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; return the status."""
+    """Run the stops, or plant the faults; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.shutdown", description=__doc__)
-    parser.add_argument("--times", type=int, default=20, metavar="N", help="how many stops (20)")
-    parser.add_argument("--drain-seconds", type=float, default=2.0, metavar="S", help="the server's setting (2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the moments of the signals (0)")
+    parser.add_argument("--times", type=int, default=20, metavar="N", help="number of stops (20)")
+    parser.add_argument(
+        "--drain-seconds", type=float, default=2.0, metavar="S", help="the server's delivery.drain_seconds (2)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="random seed for the moments of the signals (0)"
+    )
     parser.add_argument("--planted", action="store_true", help="plant each fault in turn and look for it")
     options = parser.parse_args(arguments)
     if options.planted:
-        return show_planted(FAULTS, finds)
+        return show_found(FAULTS, finds)
 
     def report(stop: Stop) -> None:
         print(msgspec.json.encode(stop).decode(), flush=True)
@@ -362,8 +364,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     good = [stop for stop in stops if not stop.broken]
     print(
-        f"{len(good)} of {options.times} stops ended with status 0 and lost nothing; with {options.drain_seconds:g} s "
-        f"to drain the longest took {max(stop.seconds for stop in stops):.2f} s"
+        f"{len(good)} of {options.times} stops ended with status 0 and lost nothing; drain_seconds is "
+        f"{options.drain_seconds:g}, the longest stop took {max(stop.seconds for stop in stops):.2f} s"
     )
     return int(len(good) < options.times)
 

@@ -1,4 +1,4 @@
-"""A server process of its own, with a control socket to ask it and a client to send events."""
+"""Run a server process for a test, call its API over the control socket, and send events to it."""
 
 import json
 import os
@@ -39,9 +39,9 @@ allow_networks = ["127.0.0.0/8"]
 
 
 def submit(path: Path, events: Sequence[Mapping[str, object]]) -> list[dict[str, Any]]:
-    """Send events over one connection to the ingest socket and return the lines that answer them.
+    """Send events over one connection to the ingest socket; return the decoded results.
 
-    Unlike the client this sends nothing again, so a refusal is seen as it was said.
+    Unlike the client, this never retries, so that the caller sees each refusal.
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
@@ -53,9 +53,9 @@ def submit(path: Path, events: Sequence[Mapping[str, object]]) -> list[dict[str,
 
 
 class Server:
-    """`webhookd serve` in `directory`; start and kill it as often as you like."""
+    """`webhookd serve` in `directory`; it can be started, stopped and killed any number of times."""
 
-    starts_python = False  # and imports the server each time, which takes longer than all the rest
+    starts_python = False  # whether to start a new interpreter instead of a fork, which takes much longer
 
     def __init__(self, directory: Path, config: str = CONFIG, environ: Mapping[str, str] | None = None) -> None:
         self.directory = directory
@@ -75,9 +75,9 @@ class Server:
         *,
         stderr: int | None = None,
     ) -> None:
-        """Return once the server says that it is ready; `program` is what runs webhookd.
+        """Start the server and wait until it is ready; `program` is the command that runs webhookd.
 
-        Its log goes into the file `log` unless `stderr` is another descriptor.
+        Its log goes to the file `log`, or to the descriptor `stderr`.
         """
         with (self.directory / "log").open("ab") as log:
             process = await self._open(
@@ -107,26 +107,29 @@ class Server:
         return TrioProcess(command, stdout=subprocess.PIPE, stderr=stderr, env=env)
 
     async def kill(self) -> None:
-        """Kill it where it stands."""
+        """Send SIGKILL and wait for the end."""
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        await self._reap()
+        await self.ended()
+
+    async def end(self) -> None:
+        """Kill the server if it still runs, also when the caller has been cancelled."""
+        with trio.CancelScope(shield=True):
+            if self.process is not None:
+                await self.kill()
 
     async def stop(self, *, times: int = 1) -> int:
-        """Ask it to stop, `times` times; return its exit status."""
+        """Send SIGTERM `times` times; return the exit status."""
         assert self.process is not None
         with trio.fail_after(PATIENCE_SECONDS):
             for number in range(times):
                 while number and "server.draining" not in self.log():
-                    await trio.sleep(0.01)  # it would take two signals that come together for one
+                    await trio.sleep(0.01)  # two signals at the same time would count as one
                 self.process.send_signal(signal.SIGTERM)
-            return await self._reap()
+            return await self.ended()
 
     async def ended(self) -> int:
-        """Return the exit status once it has ended by itself; the caller sets the deadline."""
-        return await self._reap()
-
-    async def _reap(self) -> int:
+        """Wait until the server has ended; return its exit status. The caller sets the deadline."""
         assert self.process is not None
         assert self.process.stdout is not None
         status = await self.process.wait()
@@ -135,17 +138,22 @@ class Server:
         return status
 
     async def get(self, target: str) -> Any:
-        """Ask the API over the control socket."""
+        """Send a GET request to the API over the control socket; return the decoded body."""
         return await trio.to_thread.run_sync(partial(self.control.get, target, dict[str, Any]))
 
     async def post(self, target: str, body: Mapping[str, object]) -> Any:
-        """Ask the API over the control socket."""
+        """Send a POST request to the API over the control socket; return the decoded body."""
         return await trio.to_thread.run_sync(partial(self.control.post, target, body, dict[str, Any]))
 
     async def webhook(self, url: str, **settings: object) -> dict[str, Any]:
-        """Create a webhook for every event."""
-        made: dict[str, Any] = await self.post("/api/webhooks", {"url": url, "events": ["*"], **settings})
-        return made
+        """Create a webhook, for all events unless `settings` has others."""
+        created: dict[str, Any] = await self.post("/api/webhooks", {"url": url, "events": ["*"], **settings})
+        return created
+
+    async def enable(self, webhook_id: str) -> None:
+        """Enable a webhook."""
+        path, body = f"/api/webhooks/{webhook_id}", {"isActive": True}
+        await trio.to_thread.run_sync(partial(self.control.patch, path, body, dict[str, Any]))
 
     async def deliveries(self, webhook_id: str) -> list[dict[str, Any]]:
         """Return all deliveries of a webhook, oldest first."""
@@ -159,7 +167,7 @@ class Server:
             cursor = f"&cursor={page['nextCursor']}"
 
     async def settled(self, webhook_id: str, *, seconds: float = 60) -> None:
-        """Return once the webhook has nothing queued and nothing in flight."""
+        """Wait until the webhook has no delivery queued, parked or in flight."""
         with trio.fail_after(seconds):
             while True:
                 health = (await self.get(f"/api/webhooks/{webhook_id}"))["health"]
@@ -168,7 +176,7 @@ class Server:
                 await trio.sleep(0.05)
 
     def log(self) -> str:
-        """Return what it has logged so far."""
+        """Return the log up to now."""
         return (self.directory / "log").read_text()
 
 
@@ -180,12 +188,10 @@ async def running(
     *,
     program: Sequence[str] = PROGRAM,
 ) -> AsyncIterator[Server]:
-    """Run a server for a test, with `environ` beside this process's own; killed at its end if it still runs."""
+    """Run a server during the block, with `environ` added to this process's environment; kill it if it still runs."""
     server = Server(directory, config, environ)
     try:
         await server.start(program)
         yield server
     finally:
-        with trio.CancelScope(shield=True):
-            if server.process is not None:
-                await server.kill()
+        await server.end()

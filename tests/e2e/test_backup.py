@@ -1,4 +1,4 @@
-"""`webhookd backup` and `restore` with real processes: under load, without a server, killed, refused, and put back."""
+"""`webhookd backup` and `webhookd restore` with real processes: under load, without a server, killed, and refused."""
 
 import shutil
 from collections.abc import Callable
@@ -11,8 +11,8 @@ from tests.e2e.harness import CONFIG, Server, running
 from tests.e2e.test_master_key import command
 from tests.journal.harness import MASTER_KEY
 from tests.journal.old import VERSIONS, ask, make_old, version_of
+from tests.launcher import program as planted
 from tests.patience import PATIENCE_SECONDS
-from tests.planted import program as planted
 from tests.receiver import Receiver
 from webhookd.base.errors import CommandError, WebhookdError
 from webhookd.cli import program
@@ -29,7 +29,7 @@ def names(path: Path) -> list[str]:
 
 
 async def test_a_backup_under_load_holds_all_that_was_acknowledged(tmp_path: Path) -> None:
-    """While events come in and go out, the copy has each that was acknowledged before; a server starts from it."""
+    """A backup under load has every event that was acknowledged before it, and a server can start from it."""
     home, other = tmp_path / "home", tmp_path / "other"
     home.mkdir()
     other.mkdir()
@@ -53,19 +53,19 @@ async def test_a_backup_under_load_holds_all_that_was_acknowledged(tmp_path: Pat
             while len(acknowledged) < 500:
                 await trio.sleep(0.01)
         before = len(acknowledged)
-        status, said, error = await command(home, "backup", file)
+        status, output, error = await command(home, "backup", file)
         after = len(acknowledged)
         stopped = True
         assert (status, error) == (0, "")
-        assert said.startswith(f"{file}: ")
+        assert output.startswith(f"{file}: ")
         copied = names(file)
         assert copied == [f"e{number}" for number in range(len(copied))]
         assert before <= len(copied) <= after + 1
-        assert after > before, "nothing came in meanwhile"
+        assert after > before, "no event was accepted during the backup"
         assert file.stat().st_mode & 0o777 == 0o600
         progress = await server.get("/api/backup")
         assert (progress["stage"], progress["contents"]["events"]) == ("done", len(copied))
-        assert progress["contents"]["keyId"] in said
+        assert progress["contents"]["keyId"] in output
         actions = ask(file, "SELECT action, object, actor_kind, fields FROM audit ORDER BY sequence DESC LIMIT 1")
         assert actions == [("journal.backup", str(file), "control", '["file"]')]
         assert (await server.stop()) == 0
@@ -78,8 +78,8 @@ async def test_a_backup_under_load_holds_all_that_was_acknowledged(tmp_path: Pat
         nursery.cancel_scope.cancel()
 
 
-async def test_a_running_server_refuses_a_name_that_is_taken(tmp_path: Path) -> None:
-    """What is there stays, as status 1, unless --force is given; the journal's own files are refused with it, too."""
+async def test_a_running_server_refuses_to_overwrite_a_file(tmp_path: Path) -> None:
+    """Without --force an existing file is kept and the status is 1; the journal's own files are always refused."""
     file = tmp_path / "copy.db"
     file.write_text("precious")
     async with running(tmp_path) as server:
@@ -88,8 +88,8 @@ async def test_a_running_server_refuses_a_name_that_is_taken(tmp_path: Path) -> 
         assert error == f"webhookd: {file} is there already: take another name, or --force to replace it\n"
         status, _, error = await command(tmp_path, "backup", "--force", tmp_path / "webhookd.db")
         assert (status, "is the journal's own" in error) == (1, True)
-        status, said, _ = await command(tmp_path, "backup", "--force", file)
-        assert (status, said.split(": ")[0]) == (0, str(file))
+        status, output, _ = await command(tmp_path, "backup", "--force", file)
+        assert (status, output.split(": ")[0]) == (0, str(file))
         assert (await server.get("/api/audit"))["data"][0]["fields"] == ["file", "force"]
 
 
@@ -98,8 +98,8 @@ def call(tmp_path: Path, *arguments: object) -> None:
     program.main([*map(str, arguments), "--config", str(tmp_path / "config.toml")], standalone_mode=False)
 
 
-def test_without_a_server_the_command_makes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Under the lock it does the same: a whole copy with its entry, or a refusal; without a journal it makes none."""
+def test_without_a_server_the_command_makes_the_backup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a server, `backup` takes the lock and makes the copy with its audit entry, or says why it can't."""
     file = tmp_path / "copy.db"
     (tmp_path / "config.toml").write_text(CONFIG)
     with pytest.raises(CommandError, match="there is no journal"):
@@ -107,8 +107,8 @@ def test_without_a_server_the_command_makes_it(tmp_path: Path, capsys: pytest.Ca
     assert not (tmp_path / "webhookd.db").exists()
     make_old(tmp_path / "webhookd.db", VERSIONS[-1])
     call(tmp_path, "backup", file)
-    said = f"{file}: {file.stat().st_size / 2**20:.1f} MiB, version {VERSIONS[-1]}; 2 events, the last of 2023-11"
-    assert said in capsys.readouterr().out
+    summary = f"{file}: {file.stat().st_size / 2**20:.1f} MiB, version {VERSIONS[-1]}; 2 events, the last of 2023-11"
+    assert summary in capsys.readouterr().out
     assert ask(file, "SELECT actor_kind FROM audit WHERE action = 'journal.backup'") == [("command",)]
     with pytest.raises(CommandError, match="is there already"):
         call(tmp_path, "backup", file)
@@ -120,12 +120,12 @@ def test_without_a_server_the_command_makes_it(tmp_path: Path, capsys: pytest.Ca
         call(tmp_path, "restore", file)
 
 
-async def test_killed_in_a_backup_the_next_one_is_whole(tmp_path: Path) -> None:
-    """A server that is killed while it copies leaves no file under the name; the next backup takes the rest away."""
+async def test_after_a_kill_in_a_backup_the_next_one_is_complete(tmp_path: Path) -> None:
+    """A kill during a backup leaves no file under the final name, and the next backup removes the unfinished one."""
     file = tmp_path / "copy.db"
     async with running(tmp_path) as server:
         await server.stop()
-        await server.start(planted("stops in a copy"))
+        await server.start(planted("hangs in a copy"))
         await server.webhook("http://127.0.0.1:10001/", isActive=False)
         with Client(server.socket) as producer:
             for number in range(40):
@@ -145,8 +145,8 @@ async def test_killed_in_a_backup_the_next_one_is_whole(tmp_path: Path) -> None:
         assert not list(tmp_path.glob(".copy.db*"))
 
 
-async def test_restoring_sends_again_what_the_backup_has_pending(tmp_path: Path) -> None:
-    """What was delivered since the backup is sent again under its id, and the journal that was replaced is kept."""
+async def test_a_restore_sends_the_pending_deliveries_again(tmp_path: Path) -> None:
+    """After a restore, deliveries that were pending in the backup are sent again, and the old journal is kept."""
     file = tmp_path / "copy.db"
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
@@ -156,20 +156,18 @@ async def test_restoring_sends_again_what_the_backup_has_pending(tmp_path: Path)
         assert (await command(tmp_path, "backup", file))[0] == 0
         with Client(server.socket) as producer:
             producer.send("user.created", {}, id="later")
-        await trio.to_thread.run_sync(
-            lambda: server.control._ask("PATCH", f"/api/webhooks/{webhook['id']}", {"isActive": True}, dict)
-        )
+        await server.enable(webhook["id"])
         await receiver.wait_for(2)
         status, _, error = await command(tmp_path, "restore", file)
         assert (status, error) == (1, "webhookd: a server is running: stop it, and restore then\n")
         await server.settled(webhook["id"])
-        await server.kill()  # what it wrote last is in its log alone
+        await server.kill()  # its last commits are only in the write-ahead log
         assert (tmp_path / "webhookd.db-wal").stat().st_size > 0
-        status, said, _ = await command(tmp_path, "restore", file)
+        status, output, _ = await command(tmp_path, "restore", file)
         assert status == 0
         [kept] = tmp_path.glob("webhookd.db.replaced-*")
-        assert f"the journal from before is kept as {kept}\n" in said
-        assert "the next start sends the 1 deliveries that are pending in it\n" in said
+        assert f"the journal from before is kept as {kept}\n" in output
+        assert "the next start sends the 1 deliveries that are pending in it\n" in output
         assert names(tmp_path / "webhookd.db") == ["waits"]
         assert names(kept) == ["waits", "later"]
         assert ask(kept, "SELECT count(*) FROM deliveries WHERE status = 'succeeded'") == [(2,)]
@@ -177,9 +175,7 @@ async def test_restoring_sends_again_what_the_backup_has_pending(tmp_path: Path)
         restored = ask(tmp_path / "webhookd.db", "SELECT object FROM audit WHERE action = 'journal.restore'")
         assert restored == [(str(file),)]
         await server.start()
-        await trio.to_thread.run_sync(
-            lambda: server.control._ask("PATCH", f"/api/webhooks/{webhook['id']}", {"isActive": True}, dict)
-        )
+        await server.enable(webhook["id"])
         await receiver.wait_for(3)
         assert [request.headers["webhook-id"] for request in receiver.requests] == ["waits", "later", "waits"]
         await server.stop()
@@ -197,11 +193,11 @@ def newer(file: Path) -> None:
     ask(file, "PRAGMA user_version = 99")
 
 
-def half(file: Path) -> None:
+def cut_off(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-8192])
 
 
-def not_ours(file: Path) -> None:
+def foreign(file: Path) -> None:
     file.unlink()
     ask(file, "CREATE TABLE other (a)")
 
@@ -214,9 +210,9 @@ def with_its_log(file: Path) -> None:
     ("change", "status", "says"),
     [
         (damaged, 70, "damaged"),
-        (half, 70, "damaged"),
+        (cut_off, 70, "damaged"),
         (newer, 70, "has version 99"),
-        (not_ours, 70, "not a journal of webhookd"),
+        (foreign, 70, "not a journal of webhookd"),
         (lambda file: file.write_text("no database"), 70, "it is no SQLite file"),
         (lambda file: file.unlink(), 1, "there is no file"),
         (with_its_log, 1, "is no whole backup"),
@@ -224,8 +220,8 @@ def with_its_log(file: Path) -> None:
         (lambda file: replace_key(file.with_name("master.key")), 2, "It needs the master key "),
     ],
 )
-def test_what_cant_be_restored_changes_nothing(tmp_path: Path, change: Change, status: int, says: str) -> None:
-    """A file that can't be trusted, and a key that doesn't open it, are refused with their status; all stays."""
+def test_a_refused_restore_changes_nothing(tmp_path: Path, change: Change, status: int, says: str) -> None:
+    """A file that is no valid backup, and a wrong key, are refused with their exit status; the journal is unchanged."""
     file, journal, config = (tmp_path / name for name in ("copy.db", "webhookd.db", "config.toml"))
     config.write_text(CONFIG)
     write_key(tmp_path / "master.key")
@@ -242,7 +238,7 @@ def test_what_cant_be_restored_changes_nothing(tmp_path: Path, change: Change, s
 
 
 def write_key(path: Path) -> None:
-    """Write the key of the fixtures."""
+    """Write the master key of the old journals."""
     path.touch(mode=0o600)
     path.write_text(format_master_key(MASTER_KEY))
 
@@ -253,11 +249,11 @@ def replace_key(path: Path) -> None:
 
 
 async def test_the_copy_before_an_upgrade_can_be_restored(tmp_path: Path) -> None:
-    """Doctor says the version and that a copy will be made; the copy goes back by `restore`, and up again."""
+    """`doctor` announces the copy before an upgrade, and `restore` puts it back, to be upgraded again."""
     journal = tmp_path / "webhookd.db"
     make_old(journal, 1)
     write_key(tmp_path / "master.key")
-    # What is old is all that there is, and retention isn't to delete it.
+    # All its data is old, and retention must not delete it.
     config = CONFIG.replace('path = "webhookd.db"', 'path = "webhookd.db"\nretention_days = 36500')
     Server(tmp_path, config)  # writes the configuration
     known = VERSIONS[-1]
@@ -270,9 +266,9 @@ async def test_the_copy_before_an_upgrade_can_be_restored(tmp_path: Path) -> Non
         assert len((await server.get("/api/events"))["data"]) == 2
         assert await server.stop() == 0
     assert f"tables         version {known}\n" in (await command(tmp_path, "doctor"))[1]
-    status, said, _ = await command(tmp_path, "restore", tmp_path / copy)
+    status, output, _ = await command(tmp_path, "restore", tmp_path / copy)
     assert status == 0
-    assert ", version 1; 2 events, the last of 2023-11-14T22:13:22.000Z; 2 deliveries, 1 of them pending\n" in said
+    assert ", version 1; 2 events, the last of 2023-11-14T22:13:22.000Z; 2 deliveries, 1 of them pending\n" in output
     assert version_of(journal) == 1
     async with running(tmp_path, config) as server:
         assert len((await server.get("/api/events"))["data"]) == 2

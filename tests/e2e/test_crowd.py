@@ -1,4 +1,4 @@
-"""One organization's load on a real server: what another one sends goes on next to it."""
+"""The load of one organization on a real server does not hold up the events of another."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import httpx
 import trio
 
 from tests.admin.raw import split_replies
-from tests.e2e.harness import CONFIG, Server, running
-from tests.e2e.posting import connect
+from tests.e2e.harness import Server, running
+from tests.e2e.posting import connect, head
 
 HOOK = "http://127.0.0.1:9999/"
 WEBHOOKS, EVENTS = 60, 300
@@ -16,23 +16,21 @@ LINE = b'{"type": "user.created", "data": {}}\n'
 
 
 async def ingest_key(server: Server, organization: str) -> str:
-    made = await server.post("/api/keys", {"role": "ingest", "organizationId": organization})
-    return str(made["key"])
+    created = await server.post("/api/keys", {"role": "ingest", "organizationId": organization})
+    return str(created["key"])
 
 
 async def test_a_post_does_not_wait_for_another_organizations_deliveries(tmp_path: Path) -> None:
-    """While a stream of one becomes 18,000 deliveries another one's posts are answered, one after the other.
+    """While one organization's stream becomes 18,000 deliveries, another organization's posts are answered.
 
-    The stream's own results come in the order of its lines, and all of its deliveries are queued in the end.
+    The results of the stream arrive in the order of its lines, and all its deliveries are queued at the end.
     """
-    async with running(tmp_path, CONFIG) as server:
-        made = [await server.webhook(HOOK, organizationId="crowd", isActive=False) for _ in range(WEBHOOKS)]
+    async with running(tmp_path) as server:
+        webhooks = [await server.webhook(HOOK, organizationId="crowd", isActive=False) for _ in range(WEBHOOKS)]
         crowd, quiet = await ingest_key(server, "crowd"), await ingest_key(server, "quiet")
         body = LINE * EVENTS
-        head = (
-            f"POST /api/events HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {crowd}\r\n"
-            f"content-type: application/x-ndjson\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
+        more = ("content-type: application/x-ndjson", f"content-length: {len(body)}", "connection: close")
+        request = head(server, "POST", "/api/events", *more, key=crowd) + body
         received = bytearray()
         has_begun = trio.Event()
         async with await connect(server) as stream, trio.open_nursery() as nursery:
@@ -44,7 +42,7 @@ async def test_a_post_does_not_wait_for_another_organizations_deliveries(tmp_pat
                         has_begun.set()
 
             nursery.start_soon(read)
-            await stream.send_all(head.encode() + body)
+            await stream.send_all(request)
             with trio.fail_after(60):
                 await has_begun.wait()
             headers = {"authorization": f"Bearer {quiet}"}
@@ -53,9 +51,9 @@ async def test_a_post_does_not_wait_for_another_organizations_deliveries(tmp_pat
                     answer = await client.post("/api/events", json={"type": "user.created", "data": {}})
                     assert answer.status_code == 202
             done = received.count(b'"ok":true')
-            assert done < EVENTS, "the stream was over before the posts were answered"
+            assert done < EVENTS, "the stream ended before the posts were answered"
         [reply], _ = split_replies(bytes(received))
         results = [json.loads(line) for line in reply.body.splitlines()]
         assert [result["deliveries"] for result in results] == [WEBHOOKS] * EVENTS
-        health = (await server.get(f"/api/webhooks/{made[0]['id']}"))["health"]
+        health = (await server.get(f"/api/webhooks/{webhooks[0]['id']}"))["health"]
         assert health["queued"] == EVENTS

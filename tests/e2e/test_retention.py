@@ -1,4 +1,4 @@
-"""What retention and slow readers cost others, and that the harness which measures it notices when it is too much."""
+"""Retention and slow readers do not hold up the server, and the harness that checks this finds planted faults."""
 
 from pathlib import Path
 
@@ -10,28 +10,28 @@ from tests.retention import (
     LOG_BYTES,
     MEBIBYTE,
     QUICK_HISTORY,
-    broken_of_log,
-    broken_of_steps,
+    broken_by_deletion,
+    broken_by_log,
     finds,
     measure_log,
     measure_steps,
 )
 
 
-def test_retention_shares_no_commit_with_more_than_a_step_and_returns_the_space() -> None:
-    """A history is forgotten in steps of bounded size, one a commit, and the file is small afterwards."""
-    assert broken_of_steps(measure_steps(QUICK_HISTORY)) == []
+def test_retention_deletes_in_bounded_steps_and_returns_the_space() -> None:
+    """A history is deleted in steps of bounded size, one in each commit, and the file is small afterwards."""
+    assert broken_by_deletion(measure_steps(QUICK_HISTORY)) == []
 
 
 def test_a_slow_reader_does_not_let_the_log_grow() -> None:
-    """A snapshot that is held keeps the log below 64 MiB, costs changes nothing, and events go on after it."""
-    grown = measure_log(80 * MEBIBYTE)
-    assert broken_of_log(grown) == []
-    assert grown.refused == 0
-    assert grown.held_bytes < LOG_BYTES, "events came in as if nobody held on"
+    """While a reader holds a snapshot, the log stays below 64 MiB, changes do not wait, and no event is lost."""
+    growth = measure_log(80 * MEBIBYTE)
+    assert broken_by_log(growth) == []
+    assert growth.refused == 0
+    assert growth.held_bytes < LOG_BYTES, "events were accepted as if no reader held a snapshot"
 
 
 @pytest.mark.parametrize("fault", long(FAULTS[:2], lambda fault: fault == FAULTS[0]))
 def test_a_planted_fault_is_found(tmp_path: Path, fault: str) -> None:
-    """Forgetting all at once, and a log that is never cut, are noticed."""
+    """The harness finds a server that deletes everything in one step, and one that never truncates its log."""
     assert finds(tmp_path, fault)

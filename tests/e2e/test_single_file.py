@@ -1,4 +1,4 @@
-"""The single file: built, and run in a root that has the C library, zlib, a shell and tar, and no Python."""
+"""The single-file build of webhookd runs in a root with the C library, zlib, a shell and tar, but no Python."""
 
 import os
 import re
@@ -15,24 +15,25 @@ import pytest
 import trio
 
 from tests.e2e.harness import Server
+from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Reply, in_turn
 from webhookd.client import Client
 
 pytestmark = [
-    pytest.mark.slow,  # it takes a minute to build
+    pytest.mark.slow,  # the build takes a minute
     pytest.mark.skipif(find_spec("PyInstaller") is None, reason="pyinstaller is not installed"),
 ]
-# glibc's libraries and zlib, without which no package manager is; all others are in the file.
+# The libraries of glibc, and zlib, which every distribution has; all other libraries are in the file.
 SYSTEM = (
     *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1", "libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0"),
     *("librt.so.1", "libutil.so.1", "libresolv.so.2", "libnss_files.so.2", "libnss_dns.so.2", "libz.so.1"),
 )
-# What the file unpacks itself with.
+# The programs with which the file unpacks itself.
 TOOLS = ("sh", "tar", "gzip", "mktemp", "tail", "mkfifo", "cat", "rm", "chmod")
 
 
 def add_tool(place: Path, name: str) -> None:
-    """Copy a program into a root, with the libraries that it is linked to."""
+    """Copy a program into a root, with its shared libraries."""
     found = shutil.which(name)
     assert found is not None, name
     shutil.copy2(found, place / "bin" / name)
@@ -46,7 +47,7 @@ def add_tool(place: Path, name: str) -> None:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Build the file into a root of its own, with the few things that every machine has."""
+    """Build the file into a root directory that has only what every machine has."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("only root may change its root directory, with unshare")
     place = tmp_path_factory.mktemp("root")
@@ -71,7 +72,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def inside(root: Path) -> tuple[str, ...]:
-    """Return the words that run the file with `root` as its root; the process keeps its id."""
+    """Return the command that runs the file with `root` as its root directory; the process keeps its id."""
     return ("setsid", "unshare", f"--root={root}", "--wd=/", "/webhookd")
 
 
@@ -86,14 +87,14 @@ def run(root: Path, *arguments: str, **environ: str) -> subprocess.CompletedProc
 
 
 async def emptied(directory: Path) -> None:
-    """Wait until what was unpacked below a directory is gone; a process that is left behind removes it."""
+    """Wait until the unpacked files below a directory are removed, which a background process does."""
     with trio.fail_after(60):
         while list(directory.glob("webhookd.*")):
             await trio.sleep(0.05)
 
 
 async def test_it_runs_without_python(root: Path) -> None:
-    """In a root without Python it shows the whole path, sets a server up, builds no other, and leaves nothing."""
+    """Without Python, `demo`, `init` and `systemd-unit` work, `build-binary` is refused, and no files are left."""
     assert not [path for path in root.rglob("*") if "python" in path.name]
 
     demo = run(root, "demo")
@@ -112,22 +113,22 @@ async def test_it_runs_without_python(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "problem"),
     [
         ("noexec", "programs in /full may not be executed"),
         ("ro", "can't make a directory in /full"),
         ("size=1m", "can't unpack into /full"),
     ],
 )
-def test_a_place_that_cannot_take_it_is_named(root: Path, options: str, said: str) -> None:
-    """Below a TMPDIR that is full, read-only or mounted noexec it says so, with the mend, and leaves nothing there."""
+def test_an_unusable_tmpdir_is_named(root: Path, options: str, problem: str) -> None:
+    """With a TMPDIR that is full, read-only or mounted noexec, the file prints the remedy and leaves nothing there."""
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(root / "full")], check=True)
     try:
         ended = run(root, "--version", TMPDIR="/full")
         assert ended.returncode == 1
         assert ended.stdout == ""
         assert re.fullmatch(
-            rf"webhookd: {said}: set TMPDIR to a directory that has room for \d+ MiB and is not mounted noexec\n",
+            rf"webhookd: {problem}: set TMPDIR to a directory that has room for \d+ MiB and is not mounted noexec\n",
             ended.stderr,
         )
         assert list((root / "full").iterdir()) == []
@@ -135,11 +136,11 @@ def test_a_place_that_cannot_take_it_is_named(root: Path, options: str, said: st
         subprocess.run(["umount", str(root / "full")], check=True)
 
 
-async def test_it_serves_drains_once_and_leaves_nobody_behind(root: Path) -> None:
-    """Events sent to it arrive; Ctrl-C to its whole group drains once; a kill -9 leaves no process and no file."""
+async def test_it_serves_drains_once_and_leaves_no_process(root: Path) -> None:
+    """Events are delivered, Ctrl-C to the process group drains once, and a kill -9 leaves no process and no file."""
     directory = root / "data/serving"
     directory.mkdir()
-    # The same path leads to it from within.
+    # The same path leads to the directory inside the root.
     within = root / str(directory).lstrip("/")
     within.parent.mkdir(parents=True)
     within.symlink_to("/data/serving")
@@ -148,7 +149,7 @@ async def test_it_serves_drains_once_and_leaves_nobody_behind(root: Path) -> Non
         receiver = await nursery.start(Receiver(script).run)
         server = Server(directory)
         await server.start(inside(root))
-        # Pages and what they load are files, which have to be inside.
+        # The pages of the dashboard and their static files must be in the build.
         async with httpx.AsyncClient(base_url=server.url, follow_redirects=True) as browser:
             page = await browser.get("/", headers={"accept": "text/html"})
             assert page.status_code == 200
@@ -161,17 +162,18 @@ async def test_it_serves_drains_once_and_leaves_nobody_behind(root: Path) -> Non
             await server.settled(webhook["id"])
             client.send("user.updated", {"id": "usr_1"})
         await receiver.wait_for(2)
-        # As a terminal does it: everybody in the group gets the signal.
+        # As in a terminal, every process of the group gets the signal.
         assert os.getpgid(pid(server)) != os.getpgid(0)
         os.killpg(pid(server), signal.SIGINT)
-        assert await server.stop(times=0) == 0
+        with trio.fail_after(PATIENCE_SECONDS):
+            assert await server.ended() == 0
         assert "server.drain_cut" not in server.log()
 
         await server.start(inside(root))
         assert [each["status"] for each in await server.deliveries(webhook["id"])] == ["succeeded", "succeeded"]
         await server.kill()
         await emptied(root / "tmp")
-        # Whose lock is free again, so it can be started at once.
+        # The lock is free again, so the server can be started at once.
         await server.start(inside(root))
         assert await server.stop() == 0
         await emptied(root / "tmp")

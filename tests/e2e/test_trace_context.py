@@ -1,4 +1,4 @@
-"""The trace context of an event, from each way in to the receiver, the feed and the log."""
+"""The trace context of an event, from each interface to the receiver, the feed and the log."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ NO_TRACE = "00-00000000000000000000000000000000-00f067aa0ba902b7-00"
 
 
 async def post(server: Server, body: str, *traceparents: str, media_type: str = "application/json") -> list[str]:
-    """Send one event, or lines of them, with these headers; return the ids."""
+    """Send one event, or lines of events, with these traceparent headers; return the ids."""
     headers = [("authorization", f"Bearer {server.first_key}"), ("content-type", media_type)]
     headers += [("traceparent", text) for text in traceparents]
     async with httpx.AsyncClient(trust_env=False) as client:
@@ -31,8 +31,8 @@ def event(**fields: str) -> str:
     return json.dumps({"type": "user.created", "data": {}, **fields})
 
 
-async def test_an_event_carries_its_trace_from_each_way_in(tmp_path: Path) -> None:
-    """The event's own traceparent, else the request's header where it is valid, is sent, shown and logged; or none."""
+async def test_an_event_keeps_its_trace_from_each_interface(tmp_path: Path) -> None:
+    """The traceparent of the event, or else a valid one of the request, is sent, shown and logged."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url)
@@ -49,7 +49,7 @@ async def test_an_event_carries_its_trace_from_each_way_in(tmp_path: Path) -> No
         sent = {request.headers["webhook-id"]: request.headers.get("traceparent") for request in receiver.requests}
         assert [sent[event_id] for event_id in ids] == expected
         assert [(await server.get(f"/api/events/{event_id}"))["traceparent"] for event_id in ids] == expected
-        assert await server.stop() == 0  # by then its log is written
+        assert await server.stop() == 0  # the log is complete after that
         nursery.cancel_scope.cancel()
     logged = [json.loads(line) for line in server.log().splitlines()]
     attempts = {line["event_id"]: line for line in logged if line["event"] == "delivery.attempted"}
@@ -59,7 +59,7 @@ async def test_an_event_carries_its_trace_from_each_way_in(tmp_path: Path) -> No
 
 
 async def test_every_attempt_sends_the_same_trace(tmp_path: Path) -> None:
-    """A retry, also one after a restart, and a replay carry what the event brought; a duplicate changes nothing."""
+    """An attempt after a restart and a replay send the traceparent of the event; a duplicate does not change it."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url, isActive=False)
@@ -68,9 +68,7 @@ async def test_every_attempt_sends_the_same_trace(tmp_path: Path) -> None:
             assert client.send("user.created", {}, "mine", traceparent=OF_REQUEST).duplicate
         await server.stop()
         await server.start()
-        await trio.to_thread.run_sync(
-            lambda: server.control.patch(f"/api/webhooks/{webhook['id']}", {"isActive": True}, dict[str, object])
-        )
+        await server.enable(webhook["id"])
         await server.settled(webhook["id"])
         await server.post(f"/api/webhooks/{webhook['id']}/replay", {"since": "2025-01-01T00:00:00Z"})
         with trio.fail_after(PATIENCE_SECONDS):

@@ -1,6 +1,4 @@
-"""What was promised, checked once all is at rest: the producers' account, the receivers' and the journal's against
-each other.
-"""
+"""Check the promises when everything is delivered: compare the records of producers, receivers and journal."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,20 +9,20 @@ from pathlib import Path
 import apsw
 
 from tests.killing.producers import Ledger
-from tests.killing.receivers import Heard, Watched
+from tests.killing.receivers import Exchange, Watched
 
 _MOST_OF_A_KIND = 5
 
 
 @dataclass
 class Audit:
-    """What was broken, a few of each kind, and how many requests were made again because of a kill."""
+    """The broken promises, a few of each kind, and how many requests were repeated because of a kill."""
 
     problems: list[str] = field(default_factory=list)
     sent_again: int = 0
 
     def add(self, found: Iterable[str]) -> None:
-        """Take in the first problems of a kind, and how many more there are."""
+        """Add the first problems of a kind, and the number of the others."""
         problems = list(found)
         self.problems += problems[:_MOST_OF_A_KIND]
         if len(problems) > _MOST_OF_A_KIND:
@@ -33,16 +31,16 @@ class Audit:
 
 @dataclass(kw_only=True)
 class Stored:
-    """What the journal holds of one webhook."""
+    """The deliveries and attempts of one webhook in the journal."""
 
     deliveries: dict[str, tuple[str, int, str]]
-    """By id: the event's id, the sequence, the status."""
+    """By delivery id: the event's id, the sequence, the status."""
     attempts: dict[tuple[str, int], int | None]
-    """By delivery and number: the status of the answer."""
+    """By delivery id and attempt number: the status of the answer."""
 
 
 def audit(journal: Path, ledger: Ledger, watched: Sequence[Watched]) -> Audit:
-    """Compare what was acknowledged, what receivers heard, and what a journal holds that nobody has open."""
+    """Compare the acknowledged events, the requests of the receivers, and the journal, which no process has open."""
     result = Audit(problems=list(ledger.problems))
     connection = apsw.Connection(str(journal))
     try:
@@ -68,23 +66,23 @@ def audit(journal: Path, ledger: Ledger, watched: Sequence[Watched]) -> Audit:
     )
     result.add(_altered(bodies, ledger))
     for each in watched:
-        for check in (_undelivered, _altered_on_the_way, _out_of_sequence, _out_of_order, _unrecorded, _repeated):
+        for check in (_undelivered, _altered_in_transit, _out_of_sequence, _out_of_order, _unrecorded, _repeated):
             result.add(f"{each.name}: {problem}" for problem in check(each, ledger, bodies, stored[each.name]))
-        result.sent_again += _cut_off(each.heard).total()
+        result.sent_again += _cut_off(each.exchanges).total()
         result.add(f"{each.name}: {problem}" for problem in each.unverified)
     return result
 
 
 def _stored(connection: apsw.Connection, watched: Watched) -> Stored:
-    of_it = "FROM endpoints JOIN deliveries ON endpoint_pk = endpoints.pk"
+    tables = "FROM endpoints JOIN deliveries ON endpoint_pk = endpoints.pk"
     deliveries = connection.execute(
-        f"SELECT deliveries.id, events.id, sequence, status {of_it} JOIN events ON events.pk = event_pk "
+        f"SELECT deliveries.id, events.id, sequence, status {tables} JOIN events ON events.pk = event_pk "
         "WHERE endpoints.id = ?",
         (watched.webhook_id,),
     )
     found = {row[0]: (row[1], row[2], row[3]) for row in deliveries}
     attempts = connection.execute(
-        f"SELECT deliveries.id, number, attempts.response_status {of_it} "
+        f"SELECT deliveries.id, number, attempts.response_status {tables} "
         "JOIN attempts ON delivery_pk = deliveries.pk WHERE endpoints.id = ?",
         (watched.webhook_id,),
     )
@@ -100,7 +98,7 @@ def _altered(bodies: dict[str, bytes], ledger: Ledger) -> Iterator[str]:
 
 
 def _undelivered(watched: Watched, ledger: Ledger, _bodies: dict[str, bytes], stored: Stored) -> Iterator[str]:
-    delivered = {heard.event for heard in watched.heard if heard.is_good}
+    delivered = {exchange.event for exchange in watched.exchanges if exchange.is_good}
     for event_id in ledger.acknowledged:
         if event_id not in delivered:
             yield f"{event_id} was acknowledged and never delivered"
@@ -111,47 +109,51 @@ def _undelivered(watched: Watched, ledger: Ledger, _bodies: dict[str, bytes], st
             yield f"{delivery} is {status}"
 
 
-def _altered_on_the_way(watched: Watched, _ledger: Ledger, bodies: dict[str, bytes], _stored: Stored) -> Iterator[str]:
-    for heard in watched.heard:
-        if heard.event in bodies and heard.request.body != bodies[heard.event]:
-            yield f"{heard.event} came with other bytes"
+def _altered_in_transit(watched: Watched, _ledger: Ledger, bodies: dict[str, bytes], _stored: Stored) -> Iterator[str]:
+    for exchange in watched.exchanges:
+        if exchange.event in bodies and exchange.request.body != bodies[exchange.event]:
+            yield f"{exchange.event} arrived with other bytes"
 
 
 def _out_of_sequence(watched: Watched, _ledger: Ledger, _bodies: dict[str, bytes], stored: Stored) -> Iterator[str]:
     sequences = sorted(sequence for _, sequence, _ in stored.deliveries.values())
     if sequences != list(range(1, len(sequences) + 1)):
         yield f"its sequences have gaps or repeats: {len(sequences)} of them, the last is {sequences[-1]}"
-    for heard in watched.heard:
-        known = stored.deliveries.get(heard.attempt[0])
-        if known is None or known[:2] != (heard.event, heard.sequence):
-            yield f"{heard.attempt[0]} came as {heard.event}, {heard.sequence}, and on disk it is {known}"
+    for exchange in watched.exchanges:
+        known = stored.deliveries.get(exchange.attempt[0])
+        if known is None or known[:2] != (exchange.event, exchange.sequence):
+            yield f"{exchange.attempt[0]} was sent as {exchange.event}, {exchange.sequence}, and on disk it is {known}"
 
 
 def _out_of_order(watched: Watched, ledger: Ledger, _bodies: dict[str, bytes], _stored: Stored) -> Iterator[str]:
-    """In a line each goes out first once the one before was answered well, and one producer's events in their order."""
-    lines: dict[str, list[Heard]] = defaultdict(list)
-    for heard in watched.heard:
-        key = ledger.submitted[heard.event].key if heard.event in ledger.submitted else None
+    """Check the order of sending.
+
+    In a queue the first attempt of a delivery follows the success of the previous delivery. Sequences follow the order
+    in which each producer submitted.
+    """
+    queues: dict[str, list[Exchange]] = defaultdict(list)
+    for exchange in watched.exchanges:
+        key = ledger.submitted[exchange.event].key if exchange.event in ledger.submitted else None
         if watched.ordering == "strict":
-            lines["all"].append(heard)
+            queues["all"].append(exchange)
         elif watched.ordering == "key" and key is not None:
-            lines[key].append(heard)
-    for name, line in lines.items():
+            queues[key].append(exchange)
+    for name, queue in queues.items():
         last_begun = 0
         begun: set[int] = set()
-        ended: set[int] = set()
-        for heard in line:
-            if heard.sequence not in begun:
-                if begun and (heard.sequence < last_begun or last_begun not in ended):
-                    how = "had ended" if last_begun in ended else "had not ended"
-                    yield f"in line {name}, {heard.sequence} came behind {last_begun}, which {how}"
-                begun.add(heard.sequence)
-                last_begun = heard.sequence
-            if heard.is_good:
-                ended.add(heard.sequence)
-    made = sorted({(heard.sequence, heard.event) for heard in watched.heard})
+        succeeded: set[int] = set()
+        for exchange in queue:
+            if exchange.sequence not in begun:
+                if begun and (exchange.sequence < last_begun or last_begun not in succeeded):
+                    state = "had succeeded" if last_begun in succeeded else "had not succeeded"
+                    yield f"in queue {name}, {exchange.sequence} was sent after {last_begun}, which {state}"
+                begun.add(exchange.sequence)
+                last_begun = exchange.sequence
+            if exchange.is_good:
+                succeeded.add(exchange.sequence)
+    sent = sorted({(exchange.sequence, exchange.event) for exchange in watched.exchanges})
     last: dict[str, int] = {}
-    for _, event_id in made:
+    for _, event_id in sent:
         producer, _, number = event_id.partition("-")
         if int(number) < last.get(producer, -1):
             yield f"{event_id} has a later sequence than {producer}-{last[producer]}"
@@ -159,39 +161,39 @@ def _out_of_order(watched: Watched, ledger: Ledger, _bodies: dict[str, bytes], _
 
 
 def _unrecorded(watched: Watched, _ledger: Ledger, _bodies: dict[str, bytes], stored: Stored) -> Iterator[str]:
-    """A request is on record, what is on record was made, and attempts are numbered from 1."""
-    asked = {heard.attempt for heard in watched.heard}
-    for delivery, number in asked - stored.attempts.keys():
-        yield f"attempt {number} of {delivery} was made and is not on record"
+    """Check that every request is recorded, every recorded attempt was made, and attempts are numbered from 1."""
+    made = {exchange.attempt for exchange in watched.exchanges}
+    for delivery, number in made - stored.attempts.keys():
+        yield f"attempt {number} of {delivery} was made and is not recorded"
     for (delivery, number), status in stored.attempts.items():
-        if status is not None and (delivery, number) not in asked:
-            yield f"attempt {number} of {delivery} is on record as answered {status} and was never made"
+        if status is not None and (delivery, number) not in made:
+            yield f"attempt {number} of {delivery} is recorded as answered {status} and was never made"
     for delivery, count in Counter(delivery for delivery, _ in stored.attempts).items():
         if {(delivery, number) for number in range(1, count + 1)} - stored.attempts.keys():
             yield f"the attempts of {delivery} are not numbered from 1 to {count}"
 
 
 def _repeated(watched: Watched, _ledger: Ledger, _bodies: dict[str, bytes], _stored: Stored) -> Iterator[str]:
-    """A request was made again for a kill, or because no byte had come back; never more than were in flight."""
-    asked: dict[tuple[str, int], list[Heard]] = defaultdict(list)
-    for heard in watched.heard:
-        asked[heard.attempt].append(heard)
-    for (delivery, number), times in asked.items():
+    """Check that an attempt was repeated only after a kill or an empty answer, and no more often than kills explain."""
+    made: dict[tuple[str, int], list[Exchange]] = defaultdict(list)
+    for exchange in watched.exchanges:
+        made[exchange.attempt].append(exchange)
+    for (delivery, number), times in made.items():
         for earlier, later in pairwise(times):
-            if earlier.life == later.life and not earlier.was_swallowed:
+            if earlier.life == later.life and not earlier.had_no_answer:
                 yield f"attempt {number} of {delivery} was made twice in one life"
-    cut_off = _cut_off(watched.heard)
+    cut_off = _cut_off(watched.exchanges)
     for life, count in cut_off.items():
         if count > watched.concurrency:
-            yield f"{count} requests were made again after life {life}, and {watched.concurrency} may be in flight"
-    good = Counter(heard.attempt[0] for heard in watched.heard if heard.is_good)
+            yield f"{count} requests were repeated after life {life}, and only {watched.concurrency} may be in flight"
+    good = Counter(exchange.attempt[0] for exchange in watched.exchanges if exchange.is_good)
     if good.total() - len(good) > cut_off.total():
         yield f"{good.total() - len(good)} deliveries succeeded more than once, and kills explain fewer"
 
 
-def _cut_off(heard: Sequence[Heard]) -> Counter[int]:
-    """Return how many attempts of each life were made again in a later one."""
-    asked: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for each in heard:
-        asked[each.attempt].add(each.life)
-    return Counter(life for lives in asked.values() for life in sorted(lives)[:-1])
+def _cut_off(exchanges: Sequence[Exchange]) -> Counter[int]:
+    """Return for each life how many of its attempts were repeated in a later life."""
+    made: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for exchange in exchanges:
+        made[exchange.attempt].add(exchange.life)
+    return Counter(life for lives in made.values() for life in sorted(lives)[:-1])

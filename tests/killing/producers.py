@@ -1,6 +1,6 @@
-"""Producers who send until they are answered, over the socket and over HTTP, and keep account of both.
+"""Producers that submit events over the socket and over HTTP until they are answered, and record both.
 
-They share no code with `webhookd.client`. What a killed server has not answered is sent again under its id.
+They share no code with `webhookd.client`. What a killed server has not answered is sent again with the same id.
 """
 
 import json
@@ -20,7 +20,7 @@ _KEYS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sent:
-    """An event as it was submitted."""
+    """A submitted event."""
 
     id: str
     producer: int
@@ -29,14 +29,14 @@ class Sent:
 
     @property
     def line(self) -> bytes:
-        """The line that submits it."""
+        """The line of JSON that submits the event."""
         key = b"" if self.key is None else b'"orderingKey": "%s", ' % self.key.encode()
         return b'{"type": "user.created", "id": "%s", %s"data": %s}' % (self.id.encode(), key, self.data)
 
 
 @dataclass
 class Ledger:
-    """What was submitted, and what was acknowledged with how many deliveries; `problems` are answers that are wrong."""
+    """The submitted events, and the acknowledged ones with their number of deliveries; `problems` are wrong answers."""
 
     submitted: dict[str, Sent] = field(default_factory=dict)
     acknowledged: dict[str, int] = field(default_factory=dict)
@@ -46,11 +46,11 @@ class Ledger:
     _answered: trio.Event = field(default_factory=trio.Event)
 
     async def next_answer(self) -> None:
-        """Return as an answer comes in."""
+        """Wait for the next answer."""
         await self._answered.wait()
 
     def answered(self, sent: Sent, answer: dict[str, object]) -> None:
-        """Take note of an answer that says that the event is on disk."""
+        """Record an answer that acknowledges an event."""
         if answer.get("id") != sent.id:
             self.problems.append(f"{sent.id} was answered as {answer}")
             return
@@ -61,12 +61,12 @@ class Ledger:
 
 
 class Producer:
-    """One producer with a connection of its own; `run` returns once the ledger is closing and all is answered."""
+    """One producer with its own connection; `run` returns when the ledger is closing and every event is answered."""
 
     def __init__(self, number: int, ledger: Ledger, seed: int) -> None:
         self._number = number
         self._ledger = ledger
-        self._dice = random.Random(seed)  # noqa: S311 - a test's dice
+        self._dice = random.Random(seed)  # noqa: S311 - not for security
         self._made = 0
         self._unanswered: deque[Sent] = deque()
 
@@ -98,7 +98,7 @@ class SocketProducer(Producer):
     """Pipelines lines on the ingest socket."""
 
     async def run(self, path: Path) -> None:
-        """Send, and connect again when the server has gone."""
+        """Send, and connect again after the server has ended."""
         while not self._is_done:
             try:
                 async with await trio.open_unix_socket(str(path)) as stream, trio.open_nursery() as nursery:
@@ -113,8 +113,8 @@ class SocketProducer(Producer):
             await stream.send_all(b"".join(sent.line + b"\n" for sent in self._unanswered))
         while not self._is_done:
             if len(self._unanswered) < _MOST_UNANSWERED:
-                made = self._make_some(8)
-                await stream.send_all(b"".join(sent.line + b"\n" for sent in made) or b"\n")
+                events = self._make_some(8)
+                await stream.send_all(b"".join(sent.line + b"\n" for sent in events) or b"\n")
             await self._rest()
         ended.cancel()
 
@@ -132,10 +132,10 @@ class SocketProducer(Producer):
 
 
 class HttpProducer(Producer):
-    """Posts single events and streams of them, in turn."""
+    """Posts single events and streams of events in turn."""
 
     async def run(self, path: Path) -> None:
-        """Send over the control socket, and again what was not answered."""
+        """Send over the control socket, and send unanswered events again."""
         async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(path)), base_url="http://it") as client:
             while not self._is_done:
                 try:
@@ -160,6 +160,6 @@ class HttpProducer(Producer):
         content = b"".join(sent.line + b"\n" for sent in self._unanswered)
         headers = {"content-type": "application/x-ndjson"}
         async with client.stream("POST", "/api/events", content=content, headers=headers) as answer:
-            # A line that the server's end cut off has no end of its own.
+            # A line that the end of the server cut off has no line ending.
             async for line in answer.aiter_lines():
                 self._ledger.answered(self._unanswered.popleft(), json.loads(line))

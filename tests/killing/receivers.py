@@ -1,4 +1,4 @@
-"""Receivers that remember what they answered to whom, and in which life of the server they were asked."""
+"""Receivers that record each request, its answer, and the life of the server in which it was made."""
 
 import random
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ _VERIFIED_EVERY = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
-    """One request and its answer; `life` counts the processes that were started before."""
+class Exchange:
+    """One request and its answer; `life` is the number of the server process, from 1."""
 
     life: int
     request: Request
@@ -23,7 +23,7 @@ class Heard:
 
     @property
     def attempt(self) -> tuple[str, int]:
-        """The delivery and the number of the attempt."""
+        """The delivery's id and the number of the attempt."""
         return self.request.headers["x-webhook-delivery"], int(self.request.headers["x-webhook-attempt"])
 
     @property
@@ -33,7 +33,7 @@ class Heard:
 
     @property
     def sequence(self) -> int:
-        """The place in the webhook's queue."""
+        """The delivery's sequence."""
         return int(self.request.headers["x-webhook-sequence"])
 
     @property
@@ -42,28 +42,28 @@ class Heard:
         return self.reply.act is Act.ANSWER and self.reply.status == 200
 
     @property
-    def was_swallowed(self) -> bool:
-        """Whether no byte came back, so that the same attempt may ask again on a fresh connection."""
+    def had_no_answer(self) -> bool:
+        """Whether no byte was answered, so that the same attempt may be repeated on a new connection."""
         return self.reply.act in {Act.CLOSE, Act.RESET}
 
 
 @dataclass
 class Lives:
-    """How many processes were started."""
+    """The number of started server processes."""
 
     count: int = 0
 
 
 @dataclass
 class Watched:
-    """A webhook of one ordering, its receiver and all that this heard."""
+    """A webhook, its receiver, and the exchanges of that receiver."""
 
     name: str
     ordering: str
     concurrency: int
     script: Script
     lives: Lives
-    heard: list[Heard] = field(default_factory=list)
+    exchanges: list[Exchange] = field(default_factory=list)
     webhook_id: str = ""
     secret: str = ""
     unverified: list[str] = field(default_factory=list)
@@ -77,24 +77,24 @@ class Watched:
 
     def _answer(self, request: Request, nth: int) -> Reply:
         reply = self.script(request, nth)
-        if self.secret and len(self.heard) % _VERIFIED_EVERY == 0:
+        if self.secret and len(self.exchanges) % _VERIFIED_EVERY == 0:
             self._verify(request)
-        self.heard.append(Heard(life=self.lives.count, request=request, reply=reply))
+        self.exchanges.append(Exchange(life=self.lives.count, request=request, reply=reply))
         return reply
 
     def _verify(self, request: Request) -> None:
-        """Have a request verified by the libraries that receivers use."""
+        """Verify a request with the libraries that receivers use."""
         signature = request.headers["x-webhook-signature"]
         try:
             standardwebhooks.Webhook(self.secret).verify(request.body, request.headers)
             svix.webhooks.Webhook(self.secret).verify(request.body, request.headers)
             stripe.WebhookSignature.verify_header(request.body.decode(), signature, self.secret, tolerance=300)
-        except Exception as error:  # noqa: BLE001 - each library has its own
-            self.unverified.append(f"{request.headers['webhook-id']} came with signatures that don't hold: {error!r}")
+        except Exception as error:  # noqa: BLE001 - each library has its own exceptions
+            self.unverified.append(f"{request.headers['webhook-id']} has an invalid signature: {error!r}")
 
 
 def receivers(seed: int, lives: Lives) -> Iterator[Watched]:
-    """Yield receivers of every ordering: well, erratic and slow."""
+    """Yield receivers of every ordering: healthy, erratic and slow ones."""
     yield Watched("strict", "strict", 1, always(), lives)
     yield Watched("strict, erratic", "strict", 1, _erratic(seed, slowest_seconds=0.004), lives)
     yield Watched("key, slow", "key", 4, _slow(seed + 1), lives)
@@ -102,8 +102,8 @@ def receivers(seed: int, lives: Lives) -> Iterator[Watched]:
 
 
 def _erratic(seed: int, *, slowest_seconds: float) -> Script:
-    """Return a script that fails, drops, stalls and answers."""
-    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    """Return a script that sometimes fails, closes or resets, and else answers after a short delay."""
+    chance = random.Random(seed)  # noqa: S311 - not for security
     bad = (Reply(status=500), Reply(act=Act.CLOSE), Reply(act=Act.CUT), Reply(act=Act.RESET))
 
     def answer(_request: Request, _nth: int) -> Reply:
@@ -115,5 +115,5 @@ def _erratic(seed: int, *, slowest_seconds: float) -> Script:
 
 
 def _slow(seed: int) -> Script:
-    chance = random.Random(seed)  # noqa: S311 - a test's dice
+    chance = random.Random(seed)  # noqa: S311 - not for security
     return lambda _request, _nth: Reply(delay_seconds=0.005 + chance.random() * 0.03)

@@ -1,8 +1,8 @@
-"""One journal, one server killed many times under load, receivers and producers that stay; then everybody is well.
+"""Kill one server many times under load while receivers and producers keep running, then let it deliver everything.
 
-The moments of the kills come from the seed: while it starts, as soon as it is ready, as an answer comes in, or anywhere
-in half a second of work; now and then twice in a row. The last kill comes when nobody sends any more, so that what was
-pending must go on by itself.
+The seed chooses the moments of the kills: during a start, as soon as it is ready, when an answer arrives, or within
+half a second of work; sometimes twice in a row. At the last kill no producer sends any more, so that no new event
+wakes the pending deliveries.
 """
 
 import random
@@ -20,7 +20,7 @@ from tests.launcher import program
 
 ROOT = Path(__file__).parents[2]
 POSTING = 2
-"""How many of the producers use HTTP."""
+"""The number of producers that use HTTP."""
 STALLED_SECONDS = 10.0
 _LONGEST_SECONDS = 0.5
 _EXTRA = 40
@@ -28,7 +28,7 @@ _EXTRA = 40
 
 @dataclass(kw_only=True)
 class Report:
-    """What happened, and which promises were broken."""
+    """The counts of a run, and the broken promises."""
 
     kills: int = 0
     acknowledged: int = 0
@@ -44,75 +44,74 @@ async def run(
     seed: int,
     cycles: int,
     connections: int,
-    plant: str | None = None,
+    faults: Sequence[str] = (),
     stalled_seconds: float = STALLED_SECONDS,
 ) -> Report:
-    """Kill a server `cycles` times and a last time in an empty directory, let all rest, and check what was promised."""
-    kinds = random.Random(seed)  # noqa: S311 - a test's dice
+    """Run a server in an empty directory, kill it `cycles` + 1 times, let it deliver everything, and check it."""
+    dice = random.Random(seed)  # noqa: S311 - not for security
     server = Server(directory, CONFIG, {"PYTHONPATH": str(ROOT)})
-    server.starts_python = True  # which is killed as well
+    server.starts_python = True  # so that kills also hit the start of the interpreter
     lives, ledger, report = Lives(), Ledger(), Report()
-    killer = _Killer(server, lives, ledger, PROGRAM if plant is None else program(plant=plant), kinds)
+    killer = _Killer(server, lives, ledger, program(*faults) if faults else PROGRAM, dice)
     try:
         async with trio.open_nursery() as nursery:
             watched = list(receivers(seed, lives))
             for each in watched:
                 await nursery.start(each.receiver.run)
             await killer.start()
-            await _make(server, watched)
+            await _create_webhooks(server, watched)
             async with trio.open_nursery() as producing:
                 for number in range(connections):
                     kind: type[Producer] = HttpProducer if number < POSTING else SocketProducer
-                    made = kind(number, ledger, seed * 1000 + number)
+                    producer = kind(number, ledger, seed * 1000 + number)
                     path = server.directory / ("control.sock" if kind is HttpProducer else "ingest.sock")
-                    producing.start_soon(made.run, path)  # type: ignore[attr-defined]  # both have it
+                    producing.start_soon(producer.run, path)  # type: ignore[attr-defined]  # both subclasses have it
                 for _ in range(cycles):
                     await killer.cycle()
                 await trio.sleep(_LONGEST_SECONDS)
                 ledger.is_closing = True
-            # Nobody sends any more, and what is pending has nothing that would wake it but the start.
+            # No producer sends any more, so only the start can wake the pending deliveries.
             await killer.burst_and_kill()
             for each in watched:
                 each.recover()
             await killer.start()
-            stalled = await _come_to_rest(server, watched, stalled_seconds)
+            stalled = await _deliver_everything(server, watched, stalled_seconds)
             status = await server.stop()
             report.problems += stalled + ([] if status == 0 else [f"it ended with status {status}"])
             nursery.cancel_scope.cancel()
     finally:
-        if server.process is not None:
-            with trio.CancelScope(shield=True):
-                await server.kill()
+        await server.end()
     found = audit(directory / "webhookd.db", ledger, watched)
     report.problems += found.problems
     report.kills, report.sent_again = killer.kills, found.sent_again
     report.acknowledged, report.answered_again = len(ledger.acknowledged), ledger.repeated
-    report.requests = sum(len(each.heard) for each in watched)
+    report.requests = sum(len(each.exchanges) for each in watched)
     return report
 
 
-async def _make(server: Server, watched: Sequence[Watched]) -> None:
+async def _create_webhooks(server: Server, watched: Sequence[Watched]) -> None:
     for each in watched:
         settings = {"ordering": each.ordering, "concurrency": each.concurrency}
-        made = await server.webhook(each.receiver.url, **settings)
-        each.webhook_id, each.secret = made["id"], made["secret"]
+        created = await server.webhook(each.receiver.url, **settings)
+        each.webhook_id, each.secret = created["id"], created["secret"]
 
 
-async def _come_to_rest(server: Server, watched: Sequence[Watched], stalled_seconds: float) -> list[str]:
-    """Wait until nothing is queued; return what is, where nothing moves any more."""
-    at, seen = trio.current_time(), -1
+async def _deliver_everything(server: Server, watched: Sequence[Watched], stalled_seconds: float) -> list[str]:
+    """Wait until no delivery is pending; return a problem for each webhook that stays idle with pending deliveries."""
+    progress_at, seen = trio.current_time(), -1
     while True:
-        rest = {each["id"]: each["health"] for each in (await server.get("/api/webhooks"))["data"]}
-        left = {name: health["queued"] + health["parked"] + health["sending"] for name, health in rest.items()}
+        healths = {each["id"]: each["health"] for each in (await server.get("/api/webhooks"))["data"]}
+        left = {name: health["queued"] + health["parked"] + health["sending"] for name, health in healths.items()}
         if not any(left.values()):
             return []
-        heard = sum(len(each.heard) for each in watched)
-        if heard != seen:
-            at, seen = trio.current_time(), heard
-        elif trio.current_time() - at > stalled_seconds:
+        requests = sum(len(each.exchanges) for each in watched)
+        if requests != seen:
+            progress_at, seen = trio.current_time(), requests
+        elif trio.current_time() - progress_at > stalled_seconds:
             names = {each.webhook_id: each.name for each in watched}
             return [
-                f"nothing moves, and {count} deliveries to {names[name]} are pending: {rest[name]['reason']}"
+                f"nothing is sent any more, and {count} deliveries to {names[name]} are pending: "
+                f"{healths[name]['reason']}"
                 for name, count in left.items()
                 if count
             ]
@@ -120,7 +119,7 @@ async def _come_to_rest(server: Server, watched: Sequence[Watched], stalled_seco
 
 
 class _Killer:
-    """Starts and kills the server; a moment of a kill is a function that returns when it has come."""
+    """Starts and kills the server; each of `_moments` is a function that returns when it is time for a kill."""
 
     def __init__(
         self, server: Server, lives: Lives, ledger: Ledger, webhookd: Sequence[str], dice: random.Random
@@ -141,14 +140,14 @@ class _Killer:
         )
 
     async def start(self) -> None:
-        """Start the server and return once it is ready."""
+        """Start the server and wait until it is ready."""
         began = trio.current_time()
         self._lives.count += 1
         await self._server.start(self._program)
         self._start_seconds = trio.current_time() - began
 
     async def cycle(self) -> None:
-        """Let it work for a moment, kill it, and start it again; now and then kill that start as well."""
+        """Let the server work for a moment, kill it, and start it again; sometimes kill it during that start too."""
         await self._dice.choice(self._moments)()
         await self._kill()
         while self._dice.random() < 0.25:
@@ -159,7 +158,7 @@ class _Killer:
         await self.start()
 
     async def burst_and_kill(self) -> None:
-        """Submit more than can be delivered at once, and kill it as the last is answered."""
+        """Submit more events than can be delivered at once, and kill the server when the last is answered."""
         last = SocketProducer(999, self._ledger, self._dice.getrandbits(32))
         for _ in range(_EXTRA):
             last._make()

@@ -1,4 +1,4 @@
-"""The promise under load and kill -9 of the real process, and faults that must be found by it."""
+"""A server that is killed under load keeps its promises, and the harness that checks this finds planted faults."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from tests.long import long
 from tests.receiver import Reply, always
 
 
-def test_killed_under_load_it_keeps_its_promise() -> None:
-    """Killed at random moments, starts included, while receivers fail, it delivers all it acknowledged, in order."""
+def test_a_killed_server_keeps_its_promises() -> None:
+    """A server that is killed at random moments, also during its start, delivers every acknowledged event in order."""
     report = play(seed=3, cycles=1, connections=5)
     assert report.problems == []
     assert report.kills >= 3
@@ -24,12 +24,12 @@ def test_killed_under_load_it_keeps_its_promise() -> None:
 
 @pytest.mark.parametrize("name", long(PLANTED, lambda name: name != "alters bodies"))
 def test_a_planted_fault_is_found(name: str) -> None:
-    """A server that acknowledges early, forgets, reorders, renumbers, alters or doesn't record is found out."""
+    """The harness finds a server that acknowledges early, loses, reorders, renumbers, alters or doesn't record."""
     assert find(name) is not None
 
 
-async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
-    """What was queued for a receiver that was down goes out in order after a kill and a restart."""
+async def test_a_restart_continues_with_the_queue(tmp_path: Path) -> None:
+    """Deliveries that were queued for a receiver that was down are sent in order after a kill and a restart."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         down = Watched("down", "strict", 1, always(Reply(status=503)), Lives())
         await nursery.start(down.receiver.run)
@@ -43,5 +43,5 @@ async def test_a_restart_goes_on_where_it_was(tmp_path: Path) -> None:
         await server.start()
         down.recover()
         await server.settled(webhook["id"])
-        assert [heard.event for heard in down.heard if heard.is_good] == expected
+        assert [exchange.event for exchange in down.exchanges if exchange.is_good] == expected
         nursery.cancel_scope.cancel()

@@ -1,7 +1,7 @@
 """Record runs of the server and cut the power in them: `python -m tests.powercut --runs 8 --seed 1`.
 
-The status is 1 where a promise was broken, 3 where strace is not there. `--planted` plants each fault in turn and looks
-for it; the status is then 1 where one wasn't found.
+The exit status is 1 if a promise was broken, and 3 without strace. `--planted` plants each fault in turn and looks for
+it; the exit status is then 1 if one was not found.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from webhookd.config import LogConfig
 from webhookd.observe import logs
 
 PAGES = 60
-"""The log is brought into the file after so many pages, so that a short run shows it often."""
-PLANTED = ("acks early", "synchronous = NORMAL", "syncs no directory", "syncs no copy")
+"""The write-ahead log is checkpointed after this many pages, so that a short run shows it often."""
+PLANTED = ("acknowledges early", "synchronous = NORMAL", "syncs no directory", "syncs no copy")
 UNABLE = 3
 _EVENTS = 60
 _FAULTS_EVENTS = 24
@@ -31,7 +31,7 @@ _FAULTS_EVENTS = 24
 def run(seed: int, *, states: int, events: int = _EVENTS, lives: int = 2) -> Result:
     """Record one run and cut the power in it.
 
-    Odd seeds begin with an old journal; of four runs one has the number of pages that the server has by itself.
+    Odd seeds begin with an old journal. In one of four runs the server checkpoints as seldom as by default.
     """
     with tempfile.TemporaryDirectory() as place:
         pages = None if seed % 4 == 3 else PAGES
@@ -48,27 +48,31 @@ def run(seed: int, *, states: int, events: int = _EVENTS, lives: int = 2) -> Res
 
 
 def find(name: str, *, states: int = 300, seed: int = 0) -> str | None:
-    """Plant a fault and return the first that was broken, if anything was."""
+    """Plant a fault; return the first state that shows it with the broken promise, or None if it was not found."""
     with tempfile.TemporaryDirectory() as place:
-        begin = partial(record, Path(place), seed=seed, events=_FAULTS_EVENTS, plant=name, checkpoint_pages=PAGES)
+        begin = partial(record, Path(place), seed=seed, events=_FAULTS_EVENTS, faults=(name,), checkpoint_pages=PAGES)
         result = cut(trio.run(begin), states=states, seed=seed, until_broken=True)
         return f"state {result.states}, {result.problems[0]}" if result.problems else None
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; return the status."""
+    """Record and check the runs, or plant the faults; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.powercut", description=__doc__)
-    parser.add_argument("--runs", type=int, default=4, metavar="N", help="how many runs of the server (4)")
+    parser.add_argument("--runs", type=int, default=4, metavar="N", help="number of runs (4)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the seed of the first run (0)")
-    parser.add_argument("--states", type=int, default=1000, metavar="N", help="about so many states of each run (1000)")
-    parser.add_argument("--events", type=int, default=_EVENTS, metavar="N", help=f"events of a step ({_EVENTS})")
+    parser.add_argument(
+        "--states", type=int, default=1000, metavar="N", help="about how many states to open of each run (1000)"
+    )
+    parser.add_argument(
+        "--events", type=int, default=_EVENTS, metavar="N", help=f"events in each phase of a run ({_EVENTS})"
+    )
     parser.add_argument("--planted", action="store_true", help="plant each fault in turn and look for it")
     options = parser.parse_args(arguments)
     reason = why_not()
     if reason is not None:
-        print(f"nothing can be recorded here: {reason}", file=sys.stderr)
+        print(f"not possible on this machine: {reason}", file=sys.stderr)
         return UNABLE
-    # What an open says of half a file is no news; a broken promise is printed.
+    # Errors about damaged files are expected; broken promises are printed.
     logs.configure(LogConfig(level="error"), io.StringIO())
     if options.planted:
         found = {name: find(name) for name in PLANTED}

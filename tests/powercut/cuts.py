@@ -1,8 +1,8 @@
-"""Cutting the power at many moments of a recorded run, in many ways, and opening what is left each time.
+"""Cut the power at many moments of a recorded run, and open the files that could be left.
 
-Of the moments, every change of a name is taken and every sync of a start, and of the others as many as there is time
-for: right after something was acknowledged or a request had left, right before a sync, and anywhere else. At each,
-what was synced is left alone once, all that was written once, and three times a part that the dice choose.
+The moments are every change of a name, every sync of a start, and as many of the others as `states` allows: right after
+an acknowledgement or a request, right before a sync, and anywhere else. At each moment, one state has only what was
+synced, one has all that was written, and three have a random part.
 """
 
 import os
@@ -22,7 +22,7 @@ from tests.powercut.record import Recording
 from tests.powercut.trace import Moment, Name, Open, Send, Sync, read
 
 EACH = 5
-"""How many states there are of a moment."""
+"""The number of states at each moment."""
 _MOST_SHOWN = 5
 _ALL = ("after a name", "before a sync of a start")
 _SHARES = {"after an answer": 0.45, "after a request": 0.15, "before a sync": 0.25}
@@ -30,7 +30,7 @@ _SHARES = {"after an answer": 0.45, "after a request": 0.15, "before a sync": 0.
 
 @dataclass(kw_only=True)
 class Result:
-    """How many states there were, at how many moments, and how many of them differed; and what was broken."""
+    """The number of states, of moments by kind, and of different states that were opened; and the broken promises."""
 
     moments: Counter[str] = field(default_factory=Counter)
     states: int = 0
@@ -40,24 +40,24 @@ class Result:
 
 
 def cut(recording: Recording, *, states: int, seed: int, until_broken: bool = False) -> Result:
-    """Open about so many states that power cuts could leave of a run; `until_broken` ends at the first problem.
+    """Open about `states` states that power cuts in a run could leave; `until_broken` stops at the first problem.
 
-    Raises AssertionError where the run isn't understood: played to its end, it must give the files that are there.
+    Raises AssertionError if the trace is misunderstood: replayed to its end, it must give the files that were left.
     """
-    dice = random.Random(seed)  # noqa: S311 - a test's dice
+    dice = random.Random(seed)  # noqa: S311 - not for security
     lives = [list(read(trace, recording.home)) for trace in recording.traces]
     chosen = _choose(lives, states // EACH, dice)
     bodies = _bodies(recording)
     disk, promise, result = Disk(recording.start), Promise(), Result()
     known: dict[bytes, Found] = {}
     number = 0
-    with tempfile.TemporaryDirectory(dir=_memory()) as place:
+    with tempfile.TemporaryDirectory(dir=_directory_in_memory()) as place:
         for life, end in zip(lives, recording.ends, strict=True):
             for step, is_end in life:
                 number += 1
                 disk.take(step, is_end=is_end)
                 if isinstance(step, Send):
-                    promise.hear(step)
+                    promise.note(step)
                 if number not in chosen:
                     continue
                 result.moments[chosen[number]] += 1
@@ -67,7 +67,7 @@ def cut(recording: Recording, *, states: int, seed: int, until_broken: bool = Fa
                     if key not in known:
                         known[key] = _open(recording, files, Path(place) / "state")
                     problems = broken(promise, known[key], bodies, recording.home)
-                    where = f"step {number}, {chosen[number]}, left is {how}"
+                    where = f"step {number}, {chosen[number]}, left: {how}"
                     result.problems += [f"{where}: {problem}" for problem in problems[:_MOST_SHOWN]]
                     result.opened, result.acknowledged = len(known), len(promise.events)
                     if problems and until_broken:
@@ -77,17 +77,17 @@ def cut(recording: Recording, *, states: int, seed: int, until_broken: bool = Fa
 
 
 def _choose(lives: Sequence[Sequence[Moment]], count: int, dice: random.Random) -> dict[int, str]:
-    """Return the numbers of the steps behind which the power goes, each with what it is."""
+    """Return the numbers of the steps after which the power is cut, with the kind of each moment."""
     found: dict[str, list[int]] = {}
     for number, kind in enumerate(_kinds(lives), 1):
         found.setdefault(kind, []).append(number)
     chosen = {number: kind for kind in _ALL for number in found.get(kind, ())}
     for kind, share in _SHARES.items():
-        there = found.get(kind, [])
-        chosen |= dict.fromkeys(dice.sample(there, min(len(there), int(count * share))), kind)
-    there = found["anywhere"]
-    left = min(len(there), max(0, count - len(chosen)))
-    return chosen | dict.fromkeys(dice.sample(there, left), "anywhere")
+        numbers = found.get(kind, [])
+        chosen |= dict.fromkeys(dice.sample(numbers, min(len(numbers), int(count * share))), kind)
+    numbers = found["anywhere"]
+    left = min(len(numbers), max(0, count - len(chosen)))
+    return chosen | dict.fromkeys(dice.sample(numbers, left), "anywhere")
 
 
 def _kinds(lives: Sequence[Sequence[Moment]]) -> Iterator[str]:
@@ -97,9 +97,9 @@ def _kinds(lives: Sequence[Sequence[Moment]]) -> Iterator[str]:
         for step, is_end in life:
             match step:
                 case Send():
-                    heard = promise.hear(step)
-                    is_starting = is_starting and heard is None
-                    yield heard or "anywhere"
+                    kind = promise.note(step)
+                    is_starting = is_starting and kind is None
+                    yield kind or "anywhere"
                 case Sync() if not is_end:
                     yield "before a sync of a start" if is_starting else "before a sync"
                 case Name() | Open(creates=True) if is_end and not step.path.endswith(IGNORED):
@@ -123,7 +123,7 @@ def _open(recording: Recording, files: dict[str, bytes], place: Path) -> Found:
 
 
 def _bodies(recording: Recording) -> dict[str, bytes]:
-    """Return what stands for the events' bodies at the end of the run, where each holds the bytes that were sent."""
+    """Return the digest of each event's body at the end of the run, if the body contains the data that was sent."""
     connection = apsw.Connection(str(recording.home / "webhookd.db"))
     try:
         bodies = dict(connection.execute("SELECT id, body FROM events"))
@@ -137,6 +137,6 @@ def _bodies(recording: Recording) -> dict[str, bytes]:
     }
 
 
-def _memory() -> str | None:
-    """Return where files are made without a disk: thousands of them are synced."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a directory is made in it
+def _directory_in_memory() -> str | None:
+    """Return a directory without a disk, since thousands of files are synced; None if there is none."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108 - a temporary directory is made in it

@@ -1,14 +1,14 @@
-"""A disk that keeps what was synced, and of the rest whatever it likes.
+"""Model a disk that keeps what was synced, and any part of what was not.
 
-The model, for each moment at which the power may go:
+What may be left when the power is cut:
 
-- Of a file, everything that a sync covers is there. Of what was written or cut off since, any part may be: all,
-  nothing, the first so many writes with the last one torn, whole writes in any choice, or any choice of their 4096-byte
-  pages or 512-byte sectors, early ones lost and late ones kept. A sector is whole or not there. Where a file has grown,
-  its new size may be there without the bytes: then they are zeros, or anything.
-- Of a directory, every change of a name that a sync of the directory covers is there. Of those since, the first so
-  many are; a rename is one change. Syncing a file doesn't bring its name to the disk.
-- Files and directories don't wait for each other.
+- A file has everything that a sync covers. Of later writes and truncations any part may be there: all, nothing, the
+  first few with the last one torn, any choice of whole writes, or any choice of their 4096-byte pages or 512-byte
+  sectors, so that early ones may be lost and late ones kept. A sector is written completely or not at all. A file that
+  grew may have its new size without the bytes: then they are zeros, or random.
+- A directory has every change of a name that a sync of the directory covers, and of the later ones the first few. A
+  rename is one change. Syncing a file does not sync its name.
+- Files and directories are independent of each other.
 """
 
 import random
@@ -21,11 +21,12 @@ from tests.powercut.trace import Name, Open, Step, Sync, Truncate, Write
 
 SECTOR, PAGE = 512, 4096
 IGNORED = ("-shm", ".lock", ".reserve", ".sock", "/log", "/config.toml")
-"""The index of the log, which is made anew; lock and reserve, which hold nothing; and what isn't the server's own."""
+"""Files outside the model: the index of the log, which is rebuilt; lock and reserve, which hold no data; and files that
+are not the server's own."""
 
 
 class Fate(Enum):
-    """What becomes of a file's writes that weren't synced."""
+    """Which unsynced writes of a file are left."""
 
     NONE = "what was synced"
     ALL = "all"
@@ -42,7 +43,7 @@ _BY_CHANCE = [fate for fate in Fate if fate not in {Fate.NONE, Fate.ALL}]
 
 @dataclass(slots=True, eq=False)
 class _Change:
-    """Bytes at a place, or (None) an end at it."""
+    """Bytes that were written at an offset, or without bytes (None) a truncation to that size."""
 
     offset: int
     data: bytes | None
@@ -63,7 +64,7 @@ class _File:
 
 @dataclass(slots=True, eq=False)
 class _Renaming:
-    """A name that was given (`old` None), taken away (`new` None), or changed."""
+    """A name that was added (`old` None), removed (`new` None), or changed."""
 
     file: _File
     old: str | None
@@ -78,7 +79,7 @@ class _Renaming:
 
 
 class Disk:
-    """The files below one directory, as they were written; `take` each step, then ask what could be left."""
+    """The files below one directory; `take` follows the steps of a trace, `left` returns what could be left."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
         self._synced = {path: _File(bytearray(data)) for path, data in files.items()}
@@ -89,7 +90,7 @@ class Disk:
         self._under_way: dict[Step, Sequence[_Change] | Sequence[_Renaming]] = {}
 
     def take(self, step: Step, *, is_end: bool) -> None:
-        """Take note of a step's beginning or end."""
+        """Apply the beginning or the end of a step."""
         if step.path.endswith(IGNORED):
             return
         if is_end:
@@ -97,17 +98,17 @@ class Disk:
         else:
             self._begin(step)
 
-    def restart(self, there: Mapping[str, bytes]) -> None:
-        """Take note that the process has ended, and left these files.
+    def restart(self, files: Mapping[str, bytes]) -> None:
+        """Apply the end of the process, which left these files.
 
-        Raises AssertionError where the steps that were taken don't lead to them, so that the model is none of this run.
+        Raises AssertionError if the steps don't lead to these files, so that the model does not match the run.
         """
-        # What it was killed in the middle of has happened or has not.
+        # The call during which the process was killed has happened or has not.
         cut_off = [change for file in self._names.values() for change in file.changes if not change.has_ended]
-        if self.written() != there:
+        if self.written() != files:
             for file in self._names.values():
                 file.changes = [change for change in file.changes if change.has_ended]
-        assert self.written() == there, "the steps of the run don't lead to the files that it left"
+        assert self.written() == files, "the steps of the run don't lead to the files that it left"
         for change in cut_off:
             change.has_ended = True
         self._open.clear()
@@ -167,7 +168,7 @@ class Disk:
         file = self._names.get(step.path)
         if file is not None:
             if step.to is not None and _directory(step.to) != _directory(step.path):
-                raise AssertionError(f"the model knows no move to another directory: {step.path} to {step.to}")
+                raise AssertionError(f"the model has no move to another directory: {step.path} to {step.to}")
             self._rename(step, _Renaming(file, None if step.keeps else step.path, step.to))
 
     def _rename(self, step: Step, renaming: _Renaming) -> None:
@@ -176,11 +177,11 @@ class Disk:
         self._under_way[step] = [renaming]
 
     def written(self) -> dict[str, bytes]:
-        """Return the files as a process would find them now."""
+        """Return the current files as a process sees them."""
         return {path: _image(file, file.changes) for path, file in self._names.items()}
 
     def left(self, fates: Sequence[Fate], dice: random.Random) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Yield what a power cut could leave now: for each fate all files alike, then once each file by chance."""
+        """Yield what a power cut could leave now: a state for each fate, then one with a random fate for each file."""
         for fate in fates:
             yield fate.value, self._left([fate], dice)
         yield "by chance", self._left([*Fate], dice)
@@ -198,7 +199,7 @@ class Disk:
 
 
 def by_chance(dice: random.Random, count: int) -> list[Fate]:
-    """Return so many fates that are neither all nor nothing."""
+    """Return `count` random fates other than NONE and ALL."""
     return dice.choices(_BY_CHANCE, k=count)
 
 
@@ -230,7 +231,7 @@ def _kept(changes: Sequence[_Change], fate: Fate, dice: random.Random) -> list[_
 
 
 def _pieces(change: _Change, unit: int) -> list[_Change]:
-    """Cut a write where the disk's units end."""
+    """Split a write at the boundaries of the disk's units."""
     if change.data is None:
         return [change]
     pieces, start, end = [], change.offset, change.offset + len(change.data)
@@ -242,7 +243,7 @@ def _pieces(change: _Change, unit: int) -> list[_Change]:
 
 
 def _image(file: _File, changes: Sequence[_Change], dice: random.Random | None = None) -> bytes:
-    """Return the file after these changes; with dice, its size may have grown before what is in it came."""
+    """Return the file after these changes; with dice, its size may have grown without the bytes."""
     image = bytearray(file.synced)
     if dice is not None and (grown := file.size() - len(image)) > 0 and dice.random() < 0.5:
         image += dice.randbytes(grown) if dice.random() < 0.5 else bytes(grown)

@@ -1,7 +1,7 @@
-"""What a server had promised by some moment of a run, read from what it had sent, and whether files keep it.
+"""Read what a server had promised at a moment of a run, from the bytes it had sent, and check files against it.
 
-Files are opened by the server's own start: the journal under its lock, migrated where it must be, then the master key,
-with the change of it that was under way. What is then in the journal is compared with the promise.
+The files are opened by the code of the server's start: the journal under its lock, migrated if necessary, then the
+master key, with an interrupted rotation. The content of the journal is then compared with the promises.
 """
 
 import re
@@ -38,7 +38,7 @@ _QUEUED = (
 )
 _GAPS = (
     "SELECT endpoint_pk FROM deliveries GROUP BY endpoint_pk "
-    # The oldest may have been forgotten by age.
+    # Retention may have deleted the oldest.
     "HAVING count(*) <> max(sequence) - min(sequence) + 1 OR count(DISTINCT sequence) <> count(*)"
 )
 _BEHIND = (
@@ -53,15 +53,16 @@ _MISCOUNTED = (
 
 
 def digest(data: bytes) -> bytes:
-    """Return what stands for these bytes."""
+    """Return a short hash of these bytes."""
     return blake2b(data, digest_size=16).digest()
 
 
 @dataclass
 class Promise:
-    """What the server had said: events with their deliveries, webhooks, backups with what must be in them.
+    """The acknowledged events with their number of deliveries, webhooks, and backups with the events they must have.
 
-    `requests` are the attempts that had left, by the webhook's path, each once, in the order of their last time.
+    `requests` are the sent attempts (delivery, number) by the webhook's path, each once, in the order of their last
+    request.
     """
 
     events: dict[str, int] = field(default_factory=dict)
@@ -71,8 +72,8 @@ class Promise:
     _begun: dict[Path, set[str]] = field(default_factory=dict)
     _unread: dict[str, bytes] = field(default_factory=dict)
 
-    def hear(self, send: Send) -> str | None:
-        """Take note of what was sent; return when that was, if it promised anything."""
+    def note(self, send: Send) -> str | None:
+        """Add what was sent; return the kind of the moment if it was a request or promised something, else None."""
         request = _REQUEST.match(send.data)
         if request is not None:
             delivery, attempt = _DELIVERY.search(send.data), _ATTEMPT.search(send.data)
@@ -84,11 +85,11 @@ class Promise:
             sent[key] = None
             return "after a request"
         text = self._unread.get(send.stream, b"") + send.data
-        # A result line that is cut in two goes on in what is sent next.
+        # A result line that was split continues in the next bytes.
         self._unread[send.stream] = text[text.rfind(b"\n") + 1 :]
         before = len(self.events) + len(self.webhooks) + len(self.backups)
         self.events |= {event_id.decode(): int(count) for event_id, count in _STORED.findall(text)}
-        if b'"secret":"whsec_' in text:  # shown once, to whoever has made it
+        if b'"secret":"whsec_' in text:  # shown once, in the answer that creates the webhook
             self.webhooks |= {webhook_id.decode() for webhook_id in _WEBHOOK.findall(text)}
         for stage, name in _COPY.findall(text):
             file = Path(name.decode())
@@ -101,7 +102,10 @@ class Promise:
 
 @dataclass(kw_only=True)
 class Found:
-    """What was found in some files: the journal's contents, or why it couldn't be opened; then copies of it."""
+    """The contents of a journal, or the error with which it can't be opened; and those of its copies.
+
+    `copies` has for each copy its event ids, or the reason why it can't be used.
+    """
 
     error: str | None = None
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -115,12 +119,12 @@ class Found:
 
 
 def look(home: Path, *, from_old: bool) -> Found:
-    """Open the journal that is in a directory as a server's start does, and say what is in it and in its copies."""
+    """Open the journal in a directory as the start of a server does; return its contents and those of its copies."""
     config = Config()
     journal = msgspec.structs.replace(config.journal, path=home / "webhookd.db")
     try:
         found = trio.run(_look, msgspec.structs.replace(config, journal=journal))
-    except Exception as error:  # noqa: BLE001 - whatever it is, the journal doesn't open
+    except Exception as error:  # noqa: BLE001 - after any error the journal doesn't open
         return Found(error=f"{type(error).__name__}: {error}")
     wanted = [copy_before_upgrade(journal.path)] if from_old else []
     for file in {*home.glob("backups/*.db"), *wanted}:
@@ -151,8 +155,8 @@ def _contents(database: Database, path: Path) -> Found:
     complaints += [] if chain.broken is None else [f"the audit log: {chain.broken}"]
     complaints += [f"the trigger {name} is missing" for name in inspection.missing_triggers()]
     complaints += [f"the endpoint {row[0]} has a gap in its sequence" for row in ask(_GAPS)]
-    complaints += [f"the endpoint {row[0]} would give a sequence twice" for row in ask(_BEHIND)]
-    complaints += [f"the delivery {row[0]} has another count of attempts" for row in ask(_MISCOUNTED)]
+    complaints += [f"the endpoint {row[0]} would use a sequence twice" for row in ask(_BEHIND)]
+    complaints += [f"the delivery {row[0]} has a wrong count of attempts" for row in ask(_MISCOUNTED)]
     return Found(
         bodies={event_id: digest(body) for event_id, body in ask(_BODIES)},
         queued=dict(ask(_QUEUED)),
@@ -176,7 +180,7 @@ def _events_of(file: Path) -> set[str] | str:
 
 
 def broken(promise: Promise, found: Found, bodies: Mapping[str, bytes], home: Path) -> list[str]:
-    """Return in which ways what was found breaks what was promised; `bodies` are those of the events."""
+    """Return the promises that the found files break; `bodies` has the right digest of each event's body."""
     if found.error is not None:
         return [f"it doesn't open: {found.error}"]
     problems = list(found.complaints)
@@ -187,8 +191,9 @@ def broken(promise: Promise, found: Found, bodies: Mapping[str, bytes], home: Pa
             problems.append(f"the event {event_id} has other bytes")
         elif found.queued[event_id] != count:
             problems.append(f"the event {event_id} has {found.queued[event_id]} deliveries instead of {count}")
-    problems += [f"the webhook {each} was made and is lost" for each in promise.webhooks - found.webhooks]
-    problems += [f"the audit log has forgotten {each}" for each in (promise.webhooks & found.webhooks) - found.created]
+    problems += [f"the webhook {each} was created and is lost" for each in promise.webhooks - found.webhooks]
+    unaudited = (promise.webhooks & found.webhooks) - found.created
+    problems += [f"the audit log has no creation of {each}" for each in unaudited]
     for path, sent in promise.requests.items():
         problems += _unrecorded(path, [*sent], found)
     for file, copied in found.copies.items():
@@ -196,7 +201,7 @@ def broken(promise: Promise, found: Found, bodies: Mapping[str, bytes], home: Pa
             if (home / file) in promise.backups or copied != "is missing" or not file.startswith("backups/"):
                 problems.append(f"the copy {file} {copied}")
         elif lost := promise.backups.get(home / file, set()) - copied:
-            problems.append(f"the backup {file} was told to be done and lacks {len(lost)} events")
+            problems.append(f"the backup {file} was reported as done and lacks {len(lost)} events")
     problems += [
         f"the backup {file} is missing" for file in promise.backups if str(file.relative_to(home)) not in found.copies
     ]
@@ -206,10 +211,10 @@ def broken(promise: Promise, found: Found, bodies: Mapping[str, bytes], home: Pa
 def _unrecorded(path: str, sent: list[tuple[str, int]], found: Found) -> list[str]:
     unknown = {delivery for delivery, _ in sent} - found.deliveries
     problems = [f"the delivery {delivery} was sent and is lost" for delivery in unknown]
-    # In strict order the next request leaves once the last one is on record, so that all but the last must be.
+    # In strict order a request is sent after the previous one is recorded, so all but the last must be recorded.
     before = sent[:-1] if path == "/strict" else []
     return problems + [
-        f"attempt {number} of {delivery} was made before others left and isn't on record"
+        f"attempt {number} of {delivery} was made before others were sent and is not recorded"
         for delivery, number in before
         if (delivery, number) not in found.attempts
     ]

@@ -1,9 +1,9 @@
-"""A real run of the real server under strace: what it wrote, synced, sent and answered, in which order.
+"""Record a run of the real server under strace: what it wrote, synced, sent and answered, in order.
 
-A run has several lives on one journal. The first brings a journal of the oldest version up, or makes everything anew;
-events come in over the socket and HTTP while others are delivered, a backup is made, the master key is changed (which
-overwrites what was sealed and cuts the log), and it is killed under load. The next recovers and goes on; SIGTERM ends
-the last one, with its checkpoint.
+A run has several lives on one journal. The first upgrades a journal of the oldest version, or creates everything.
+Events are submitted over the socket and HTTP while others are delivered, a backup is made, the master key is rotated
+(which overwrites sealed values and truncates the log), and the server is killed under load. The next life recovers and
+continues; SIGTERM ends the last one, with its checkpoint.
 """
 
 import os
@@ -37,7 +37,7 @@ _POSTED = 4
 
 @dataclass(kw_only=True)
 class Recording:
-    """What is known of a run: its directory, the files at its start, each life's trace and end, and what was sent."""
+    """A run: its directory, the files at its start, the trace and final files of each life, and the sent data by id."""
 
     home: Path
     start: dict[str, bytes]
@@ -48,11 +48,11 @@ class Recording:
 
 @cache
 def why_not() -> str | None:
-    """Return why nothing can be recorded here, if so."""
+    """Return why nothing can be recorded on this machine, or None."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     tried = subprocess.run([*STRACE, "-o", os.devnull, "true"], capture_output=True, text=True, check=False)
-    return f"strace can't follow a process here: {tried.stderr.strip()}" if tried.stderr or tried.returncode else None
+    return f"strace can't trace a process: {tried.stderr.strip()}" if tried.stderr or tried.returncode else None
 
 
 async def record(
@@ -62,18 +62,18 @@ async def record(
     events: int,
     from_old: bool = False,
     lives: int = 1,
-    plant: str | None = None,
+    faults: Sequence[str] = (),
     checkpoint_pages: int | None = None,
 ) -> Recording:
-    """Run a server in the empty directory `place` through its lives; some `events` are sent to it in each."""
-    dice = random.Random(seed)  # noqa: S311 - a test's dice
+    """Run a server in the empty directory `place` through its lives, with `events` events in each phase of them."""
+    dice = random.Random(seed)  # noqa: S311 - not for security
     home = place.resolve() / "home"
     (home / BACKUP.parent).mkdir(parents=True)
     if from_old:
         _make_old(home)
     recording = Recording(home=home, start=files_below(home))
     server = Server(home, CONFIG, {"PYTHONPATH": str(ROOT)})
-    webhookd = program(plant=plant, checkpoint_pages=checkpoint_pages)
+    webhookd = program(*faults, checkpoint_pages=checkpoint_pages)
     async with trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(_answer).run)
         for life in range(lives):
@@ -93,9 +93,7 @@ async def record(
                 else:
                     await server.stop()
             finally:
-                if server.process is not None:
-                    with trio.CancelScope(shield=True):
-                        await server.kill()
+                await server.end()
             with trio.fail_after(60):
                 while not is_whole(trace, pid):
                     await trio.sleep(0.02)
@@ -105,7 +103,7 @@ async def record(
 
 
 def files_below(home: Path) -> dict[str, bytes]:
-    """Return what is in the files below a directory that a server keeps there."""
+    """Return the content of each of the server's files below a directory, by path."""
     paths = (path for path in sorted(home.rglob("*")) if path.is_file() and not str(path).endswith(IGNORED))
     return {str(path): path.read_bytes() for path in paths}
 
@@ -114,7 +112,7 @@ def _make_old(home: Path) -> None:
     path = home / "webhookd.db"
     make_old(path, VERSIONS[0])
     connection = apsw.Connection(str(path))
-    # Its receiver is nowhere.
+    # Its webhook has no receiver.
     connection.execute("UPDATE endpoints SET is_active = 0; PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     connection.close()
     key = home / "master.key"
@@ -127,7 +125,7 @@ def _answer(request: Request, nth: int) -> Reply:
 
 
 async def _live(server: Server, recording: Recording, dice: random.Random, ids: Sequence[str]) -> None:
-    """Send events, in the middle of them make a backup and change the master key, and see all delivered."""
+    """Send events, make a backup and rotate the master key meanwhile, and wait until all is delivered."""
     posted, piped = ids[:_POSTED], ids[_POSTED:]
     await _pipe(server, recording, dice, piped[: len(piped) // 2])
     async with trio.open_nursery() as nursery:
@@ -158,7 +156,7 @@ async def _kill_under_load(server: Server, recording: Recording, dice: random.Ra
 
 
 async def _pipe(server: Server, recording: Recording, dice: random.Random, ids: Sequence[str]) -> None:
-    """Send events through the socket, a few at a time, until all are answered or the server has gone."""
+    """Send events over the socket, a few at a time, until all are answered or the server has ended."""
     left = list(ids)
     try:
         async with await trio.open_unix_socket(str(server.socket)) as stream:

@@ -1,4 +1,4 @@
-"""Power cuts in recorded runs of the real server: what is left keeps every promise, and planted faults are found."""
+"""Power cuts in recorded runs of the real server break no promise, and the harness finds planted faults."""
 
 import random
 from pathlib import Path
@@ -16,7 +16,7 @@ records = pytest.mark.skipif(why_not() is not None, reason=why_not() or "")
 
 @records
 def test_power_cuts_in_a_first_start_break_no_promise() -> None:
-    """Cut while it makes journal and key and takes its first events, a server starts again with all it acknowledged."""
+    """After a power cut in its first start or its first events, a server starts with every acknowledged event."""
     result = run(0, states=60, events=20, lives=1)
     assert result.problems == []
     assert result.states > 60
@@ -26,7 +26,7 @@ def test_power_cuts_in_a_first_start_break_no_promise() -> None:
 @pytest.mark.slow
 @records
 def test_power_cuts_in_an_upgrade_and_after_a_kill_break_no_promise() -> None:
-    """Cut in an upgrade, in checkpoints, a backup, a change of the key and a recovery, it starts again with all."""
+    """After a cut in an upgrade, a checkpoint, a backup, a key rotation or a recovery, it starts with everything."""
     result = run(1, states=120, events=20)
     assert result.problems == []
     assert result.states > 120
@@ -35,14 +35,13 @@ def test_power_cuts_in_an_upgrade_and_after_a_kill_break_no_promise() -> None:
 
 
 @records
-@pytest.mark.parametrize("name", long(PLANTED, lambda name: name != "acks early"))
+@pytest.mark.parametrize("name", long(PLANTED, lambda name: name != "acknowledges early"))
 def test_a_planted_fault_is_found(name: str) -> None:
-    """A server that acknowledges or renames before the disk has it is found out by a power cut."""
+    """The harness finds a server that acknowledges or renames before the data is on disk."""
     assert find(name, states=200) is not None
 
 
-def made(disk: Disk, path: str, data: bytes) -> None:
-    """Make a file and write to it."""
+def write_new_file(disk: Disk, path: str, data: bytes) -> None:
     for step in (
         Open(path=path, descriptor=3, creates=True, truncates=False),
         Write(path=path, descriptor=3, offset=0, data=data),
@@ -60,10 +59,10 @@ def all_left(disk: Disk) -> list[dict[str, bytes]]:
     return [files for _ in range(200) for _, files in disk.left([*Fate], dice)]
 
 
-def test_what_is_synced_is_there_and_the_rest_may_be() -> None:
-    """A write stays from its sync on, its file only with its directory's, and what came later in any part or not."""
+def test_synced_data_is_left_and_any_part_of_the_rest() -> None:
+    """Synced writes are left, a new file only after a sync of its directory, and of later writes any part."""
     disk = Disk({})
-    made(disk, "/d/a", b"1" * 2 * SECTOR)
+    write_new_file(disk, "/d/a", b"1" * 2 * SECTOR)
     assert {} in all_left(disk)
     take(disk, Sync(path="/d/a", descriptor=3))
     assert {} in all_left(disk)
@@ -76,7 +75,7 @@ def test_what_is_synced_is_there_and_the_rest_may_be() -> None:
 
 
 def test_a_sync_covers_only_what_had_ended_before_it() -> None:
-    """A write that another thread makes while a file is synced may be lost, and so may one whose sync doesn't end."""
+    """A write during a sync of its file may be lost, and so may a write whose sync has not ended."""
     disk = Disk({"/d/a": b"1"})
     take(disk, Open(path="/d/a", descriptor=3, creates=False, truncates=False))
     take(disk, Write(path="/d/a", descriptor=3, offset=0, data=b"2"))
@@ -88,8 +87,8 @@ def test_a_sync_covers_only_what_had_ended_before_it() -> None:
     assert {files["/d/a"] for files in all_left(disk)} == {b"2", b"3"}
 
 
-def test_a_new_name_stays_from_the_directory_s_sync_on() -> None:
-    """Before it, the file may still have its old name, and the one whose place it takes may still be there."""
+def test_a_rename_is_left_after_a_sync_of_the_directory() -> None:
+    """Before the sync, the file may still have its old name, and the replaced file may still be there."""
     disk = Disk({"/d/a": b"1", "/d/b": b"2"})
     take(disk, Name(path="/d/a", to="/d/b", keeps=False))
     assert [files for files in all_left(disk) if files not in ({"/d/a": b"1", "/d/b": b"2"}, {"/d/b": b"1"})] == []
@@ -99,7 +98,7 @@ def test_a_new_name_stays_from_the_directory_s_sync_on() -> None:
 
 
 def test_calls_that_overlap_keep_their_beginnings_and_ends(tmp_path: Path) -> None:
-    """A call that strace tells of in two lines has its end where it came back, and one it doesn't know is an error."""
+    """A call on two lines of strace ends at the second line, and an unknown call is an error."""
     trace, root = tmp_path / "trace", tmp_path / "home"
     name = "".join(f"\\x{byte:02x}" for byte in str(root / "a").encode())
     trace.write_text(
@@ -116,5 +115,5 @@ def test_calls_that_overlap_keep_their_beginnings_and_ends(tmp_path: Path) -> No
     assert isinstance(moments[0][0], Write)
     assert (moments[0][0].offset, moments[0][0].data) == (7, b"a")
     trace.write_text(f"1  copy_file_range(9<{name}>, 0, 0, 4096) = 0\n")
-    with pytest.raises(AssertionError, match="doesn't know"):
+    with pytest.raises(AssertionError, match="does not have"):
         list(read(trace, root))

@@ -1,9 +1,9 @@
-"""What strace wrote down of a server, as the steps that matter: changes of files, syncs, and what was sent to whom.
+"""Read strace's record of a server as steps: changes of files, syncs, and what was sent on each connection.
 
-A call that another thread's call interrupts stands on two lines, so a step has a beginning and an end. A write may be
-on disk from its beginning on; a sync covers what had ended before it began, and only once it has ended itself; what was
-sent is known to the other side from its beginning on. A call that changes files in a way that this doesn't know is an
-error, not overlooked.
+A call that overlaps with one of another thread is on two lines, so a step has a beginning and an end. A write may be on
+disk from its beginning on. A sync covers what had ended before it began, but only when it has ended itself. The other
+side may know sent bytes from the beginning on. A call that changes files in a way that the model does not have is an
+error.
 """
 
 import os
@@ -31,7 +31,7 @@ _LAST_BYTES = 4096
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Step:
-    """One call; `path` is where its file was when it began, `descriptor` the number by which it is known."""
+    """One call; `path` is that of its file when the call began, `descriptor` is the file descriptor."""
 
     descriptor: int = -1
     path: str = ""
@@ -47,7 +47,7 @@ class Open(Step):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Write(Step):
-    """Bytes were written at `offset`, or where the last ones ended (None)."""
+    """Bytes were written at `offset`, or after the last write (None)."""
 
     offset: int | None
     data: bytes
@@ -55,19 +55,19 @@ class Write(Step):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Truncate(Step):
-    """A file was given this size."""
+    """A file was set to this size."""
 
     size: int
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Sync(Step):
-    """A file, or a directory's entries, were brought to the disk."""
+    """A file, or the entries of a directory, were synced."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Name(Step):
-    """`path` was removed, or renamed or linked to `to`."""
+    """`path` was removed (`to` None), renamed to `to`, or linked to `to` (`keeps`)."""
 
     to: str | None
     keeps: bool
@@ -86,14 +86,14 @@ Moment = tuple[Step, bool]
 
 
 def is_whole(trace: Path, pid: int) -> bool:
-    """Whether strace has written down the end of the process, which it does last."""
+    """Whether the trace has the end of the process, which strace writes last."""
     with trace.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
         return re.search(rb"^%d +\+\+\+ (exited|killed) .*\n" % pid, file.read(), re.MULTILINE) is not None
 
 
 def read(trace: Path, root: Path) -> Iterator[Moment]:
-    """Yield the beginnings and ends of the steps below `root`, and of what was sent, in their order."""
+    """Yield the beginnings and ends of the steps below `root` and of what was sent, in order."""
     marks = [_hexed(str(root)), b"sendto(", b" resumed>"]
     with trace.open("rb") as lines:
         yield from _moments((line.rstrip(b"\n") for line in lines if any(mark in line for mark in marks)), str(root))
@@ -107,7 +107,7 @@ def _moments(lines: Iterable[bytes], root: str) -> Iterator[Moment]:
             continue
         thread, resumed, called, rest = match.groups()
         if resumed:
-            # What isn't below the root has left no beginning behind.
+            # A call outside the root has no recorded beginning.
             beginning, step = begun.pop(thread, (b"", None))
             rest = beginning + rest
             is_end = bool(beginning)
@@ -121,7 +121,7 @@ def _moments(lines: Iterable[bytes], root: str) -> Iterator[Moment]:
                 yield step, False
         if step is not None and is_end:
             result = _RESULT.search(rest)
-            if result is None:  # killed in the middle of it: begun is all that is known
+            if result is None:  # the process was killed during the call, whose end is unknown
                 continue
             yield from _ended(step, int(result[1]))
 
@@ -136,7 +136,7 @@ def _ended(step: Step, result: int) -> Iterator[Moment]:
     if isinstance(step, Send):
         return
     if result < 0 or (isinstance(step, Write) and result != len(step.data)):
-        raise AssertionError(f"a call that failed or fell short isn't part of the model: {type(step)} {result}")
+        raise AssertionError(f"the model does not have a failed or short call: {type(step)} {result}")
     yield step, True
 
 
@@ -157,7 +157,7 @@ def _step(name: str, rest: bytes, root: str) -> Step | None:
     if file is None or not _is_below(path := _unhexed(file[2]).decode(), root):
         is_below = any(_is_below(text.decode("latin-1"), root) for text in texts)
         if is_below and b") = -1 " not in rest:
-            raise AssertionError(f"a call that the model doesn't know: {name} of {texts}")
+            raise AssertionError(f"the model does not have this call: {name} of {texts}")
         return None
     descriptor = int(file[1])
     if name in {"fsync", "fdatasync"}:
@@ -169,13 +169,13 @@ def _step(name: str, rest: bytes, root: str) -> Step | None:
         return Write(descriptor=descriptor, path=path, offset=None, data=texts[0])
     if name == "ftruncate":
         return Truncate(descriptor=descriptor, path=path, size=numbers[0])
-    if name == "fallocate":  # of a file that isn't larger: only the reserve is made so
+    if name == "fallocate":  # only the reserve is allocated, and its file is never larger before
         return Truncate(descriptor=descriptor, path=path, size=numbers[-1])
-    raise AssertionError(f"a call that the model doesn't know: {name} of {path}")
+    raise AssertionError(f"the model does not have this call: {name} of {path}")
 
 
 def _plain(text: re.Match[bytes]) -> bytes:
-    assert not text[2], "strace has cut a text"
+    assert not text[2], "strace has truncated a string"
     return _unhexed(text[1])
 
 
