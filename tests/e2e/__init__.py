@@ -1,1 +1,1 @@
-"""End to end: a real server process, real sockets, real receivers."""
+"""End-to-end tests: a real server process, real sockets, real receivers."""

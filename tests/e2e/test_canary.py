@@ -1,4 +1,4 @@
-"""No secret gets out: planted ones are searched for in all that a real server writes and says."""
+"""No secret leaks: everything that a real server writes or answers is searched for planted secrets."""
 
 import base64
 import os
@@ -34,7 +34,7 @@ KEY_FILES = frozenset({"master.key", "config.toml", "given.key"})
 
 
 class Asker:
-    """Asks the API and notes each answer whole."""
+    """Sends requests to the API and collects each complete answer."""
 
     def __init__(self, client: httpx.AsyncClient, canaries: Canaries, who: str) -> None:
         self._client = client
@@ -45,20 +45,20 @@ class Asker:
         answer = await self._client.request(method, path, **options)
         head = "".join(f"{name}: {value}\n" for name, value in answer.headers.items())
         where = f"the answer to {self._who}'s {method} {path}, {answer.status_code}"
-        self._canaries.hear(where, head.encode() + answer.content, shows)
+        self._canaries.collect(where, head.encode() + answer.content, shows)
         return answer
 
-    async def make(self, path: str, body: Mapping[str, object], shows: str, **options: Any) -> dict[str, Any]:
-        """Create something whose answer shows a secret, which is planted from then on."""
+    async def create(self, path: str, body: Mapping[str, object], shows: str, **options: Any) -> dict[str, Any]:
+        """Create an object whose answer shows a secret, and search for that secret from then on."""
         answer = await self.ask("POST", path, json=body, shows=shows, **options)
         assert answer.status_code in {200, 201}, answer.text
-        made: dict[str, Any] = answer.json()
-        self._canaries.plant(shows, made.get("secret") or made["key"])
-        return made
+        created: dict[str, Any] = answer.json()
+        self._canaries.plant(shows, created.get("secret") or created["key"])
+        return created
 
 
-async def every_route(asker: Asker, ids: Mapping[str, str]) -> None:
-    """Ask for each operation but those that delete: with nothing, with nonsense, and for what isn't there."""
+async def call_every_route(asker: Asker, ids: Mapping[str, str]) -> None:
+    """Call every operation except those that delete: without a body, with a malformed one, and for unknown ids."""
     for operation in all_operations():
         if operation.method == "DELETE" or operation.name == "rotateMasterKey":
             continue
@@ -72,8 +72,8 @@ async def every_route(asker: Asker, ids: Mapping[str, str]) -> None:
                 )
 
 
-async def refused(asker: Asker, canaries: Canaries, webhook: str) -> None:
-    """Send secrets where they make no sense, or in a form that is refused: the refusal must not repeat them."""
+async def send_refused_secrets(asker: Asker, canaries: Canaries, webhook: str) -> None:
+    """Send secrets in wrong fields or forms: the refusal must not repeat them."""
     secret = generate_secret()
     canaries.plant("a refused secret", secret)
     value = "canary-of-a-refused-header"
@@ -99,8 +99,8 @@ async def refused(asker: Asker, canaries: Canaries, webhook: str) -> None:
     assert rotation.status_code == 400
 
 
-async def scene(server: Server, canaries: Canaries, receiver: Receiver) -> dict[str, str]:
-    """Use a server in every way, with errors; return ids of what was made."""
+async def use(server: Server, canaries: Canaries, receiver: Receiver) -> dict[str, str]:
+    """Use a server in every way, with errors; return the ids of the created objects."""
     key = canaries.secrets["first key"].decode()
     headers = {"authorization": f"Bearer {key}"}
     control = httpx.AsyncHTTPTransport(uds=str(server.directory / "control.sock"))
@@ -112,23 +112,23 @@ async def scene(server: Server, canaries: Canaries, receiver: Receiver) -> dict[
         wanted = {"url": receiver.url, "events": ["*"], "headers": {"X-Token": HEADER_VALUE}}
         imported = generate_secret()
         asked = {**wanted, "secret": imported, "signature": {"ed25519": True}}
-        webhook = await admin.make("/api/webhooks", asked, "webhook secret")
+        webhook = await admin.create("/api/webhooks", asked, "webhook secret")
         assert webhook["secret"] == imported
         again = {"idempotency-key": "canary"}
-        await local.make("/api/webhooks", wanted, "kept secret", headers=again)
+        await local.create("/api/webhooks", wanted, "kept secret", headers=again)
         replayed = await local.ask("POST", "/api/webhooks", json=wanted, headers=again, shows="kept secret")
         assert replayed.headers["idempotency-replayed"] == "true"
         await local.ask("POST", "/api/webhooks", json={**wanted, "description": "x"}, headers=again)
-        made = await admin.make("/api/keys", {"role": "viewer"}, "viewer key", headers=again)
-        gone = await local.make("/api/keys", {"role": "operator"}, "revoked key")
-        await admin.ask("DELETE", f"/api/keys/{gone['id']}")
+        viewer_key = await admin.create("/api/keys", {"role": "viewer"}, "viewer key", headers=again)
+        revoked = await local.create("/api/keys", {"role": "operator"}, "revoked key")
+        await admin.ask("DELETE", f"/api/keys/{revoked['id']}")
         with Client(server.socket) as producer:
             for number in range(5):
                 producer.send("user.created", {"n": number}, id=f"{os.getpid()}-{number}")
         await server.settled(webhook["id"])
         path = f"/api/webhooks/{webhook['id']}"
-        await admin.make(f"{path}/rotate-secret", {}, "rotated secret")
-        await local.make(f"{path}/rotate-secret", {"secret": generate_secret()}, "rotated again")
+        await admin.create(f"{path}/rotate-secret", {}, "rotated secret")
+        await local.create(f"{path}/rotate-secret", {"secret": generate_secret()}, "rotated again")
         await admin.ask("PATCH", path, json={"headers": {"X-Other": HEADER_VALUE[::-1]}})
         [delivery, *_] = (await admin.ask("GET", f"{path}/deliveries")).json()["data"]
         since = {"since": webhook["createdAt"]}
@@ -137,21 +137,21 @@ async def scene(server: Server, canaries: Canaries, receiver: Receiver) -> dict[
             "webhookId": webhook["id"],
             "deliveryId": delivery["id"],
             "eventId": delivery["eventId"],
-            "keyId": made["id"],
+            "keyId": viewer_key["id"],
             "name": "user.created",
             "replayId": replay.json()["id"],
         }
-        await every_route(admin, ids)
-        await every_route(local, ids)
-        viewer = {"authorization": f"Bearer {made['key']}"}
+        await call_every_route(admin, ids)
+        await call_every_route(local, ids)
+        viewer = {"authorization": f"Bearer {viewer_key['key']}"}
         async with httpx.AsyncClient(base_url=server.url, headers=viewer, trust_env=False) as client:
-            await every_route(Asker(client, canaries, "a viewer"), ids)
-        for wrong in (key[:-1], gone["key"], f"x{key}", f"{key}, {key}", f"{key}\tü".encode()):
+            await call_every_route(Asker(client, canaries, "a viewer"), ids)
+        for wrong in (key[:-1], revoked["key"], f"x{key}", f"{key}, {key}", f"{key}\tü".encode()):
             value = wrong if isinstance(wrong, bytes) else wrong.encode()
             answer = await admin.ask("GET", "/api/webhooks", headers={"authorization": b"Bearer " + value})
             assert answer.status_code == 401
-        await refused(admin, canaries, webhook["id"])
-        await refused(local, canaries, webhook["id"])
+        await send_refused_secrets(admin, canaries, webhook["id"])
+        await send_refused_secrets(local, canaries, webhook["id"])
         for _ in range(2):
             given = create_master_key(server.directory / "given.key")
             text = format_master_key(given)
@@ -168,7 +168,7 @@ async def scene(server: Server, canaries: Canaries, receiver: Receiver) -> dict[
 
 
 def tamper(directory: Path, webhook: str) -> None:
-    """Write one webhook's secret over another's header values, as someone with the file and no key might."""
+    """Overwrite a webhook's sealed headers with a sealed secret, as an attacker with the file but no key could."""
     connection = apsw.Connection(str(directory / "webhookd.db"))
     connection.execute(
         "UPDATE secrets SET sealed = (SELECT sealed FROM secrets WHERE kind = 'current' LIMIT 1) "
@@ -179,7 +179,7 @@ def tamper(directory: Path, webhook: str) -> None:
 
 
 async def crash(server: Server, canaries: Canaries, ids: Mapping[str, str]) -> None:
-    """Make a task and a request fail inside the server, with their tracebacks in the log."""
+    """Make a task and a request crash in the server, with their tracebacks in the log."""
     transport = httpx.AsyncHTTPTransport(uds=str(server.directory / "control.sock"))
     async with httpx.AsyncClient(base_url="http://localhost", transport=transport, timeout=PATIENCE_SECONDS) as client:
         local = Asker(client, canaries, "the local admin")
@@ -191,14 +191,14 @@ async def crash(server: Server, canaries: Canaries, ids: Mapping[str, str]) -> N
         assert (await local.ask("POST", f"{path}/test", json={})).status_code == 500
         with trio.fail_after(PATIENCE_SECONDS):
             while "task.crashed" not in server.log() or '"error":"connect"' not in server.log():
-                await trio.sleep(0.02)  # the crash of one endpoint, and the proxy that nobody runs for another
+                await trio.sleep(0.02)  # one endpoint crashes; the other fails, because its proxy does not run
         for log in ("http.request_failed", "task.crashed"):
             [line, *_] = [line for line in server.log().splitlines() if f'"{log}"' in line]
             assert "Traceback" in line
 
 
 async def private_key(directory: Path, webhook: str) -> str:
-    """Return an ed25519 private key, which nothing ever shows, out of a journal at rest."""
+    """Read a webhook's ed25519 private key, which no answer ever shows, from the journal of a stopped server."""
     config = load_config(directory / "config.toml", {})
     async with journal_of(directory / "webhookd.db") as journal:
         rotator = await unlock(journal, config, {})
@@ -209,8 +209,8 @@ async def private_key(directory: Path, webhook: str) -> str:
     return opened.ed25519_secret.reveal()
 
 
-async def test_no_planted_secret_gets_out(tmp_path: Path) -> None:
-    """Logs at their most talkative, tracebacks, every answer but the showing, the journal, its WAL: none holds one."""
+async def test_no_planted_secret_leaks(tmp_path: Path) -> None:
+    """No secret is in debug logs, tracebacks, the journal, its WAL, or any answer but the one that shows it."""
     canaries = Canaries()
     create_master_key(tmp_path / "master.key")
     canaries.plant("first master key", load_master_key(tmp_path / "master.key").reveal())
@@ -219,10 +219,10 @@ async def test_no_planted_secret_gets_out(tmp_path: Path) -> None:
     async with running(tmp_path, DEBUG) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(in_turn(Reply(status=500), Reply())).run)
         canaries.plant("first key", server.first_key)
-        ids = await scene(server, canaries, receiver)
-        assert {*JOURNAL, "webhookd.db.lock", "log"} <= set(canaries.hear_files(tmp_path, except_for=KEY_FILES))
+        ids = await use(server, canaries, receiver)
+        assert {*JOURNAL, "webhookd.db.lock", "log"} <= set(canaries.collect_files(tmp_path, except_for=KEY_FILES))
         await server.kill()
-        canaries.hear_files(tmp_path, except_for=KEY_FILES)
+        canaries.collect_files(tmp_path, except_for=KEY_FILES)
         canaries.plant("ed25519 key", await private_key(tmp_path, ids["webhookId"]))
         tamper(tmp_path, ids["webhookId"])
         proxy = f'proxy = "http://canary:{PROXY_PASSWORD}@127.0.0.1:10002"\n'
@@ -231,23 +231,23 @@ async def test_no_planted_secret_gets_out(tmp_path: Path) -> None:
         await server.start()
         await crash(server, canaries, ids)
         assert await server.stop() == 0
-        canaries.hear_files(tmp_path, except_for=KEY_FILES)
+        canaries.collect_files(tmp_path, except_for=KEY_FILES)
         nursery.cancel_scope.cancel()
     shown = await run_soon([*PROGRAM, "check-config", "--config", str(tmp_path / "config.toml")])
     assert shown.returncode == 0
-    canaries.hear("check-config", shown.stdout.encode())
+    canaries.collect("check-config", shown.stdout.encode())
     canaries.plant("master key", load_master_key(tmp_path / "master.key").reveal())
     assert len(canaries.secrets) > 20
-    assert len(canaries.said) > 300
-    # The receiver got them, so the search knows what it looks for.
+    assert len(canaries.outputs) > 300
+    # The receiver got the value, so it was really in use.
     received = b"".join(f"{value}\n".encode() for request in receiver.requests for value in request.headers.values())
     assert HEADER_VALUE.encode() in received
     assert canaries.found() == []
 
 
 @pytest.mark.parametrize("spelling", range(8))
-def test_the_search_finds_what_is_there(tmp_path: Path, spelling: int) -> None:
-    """A secret written to a file on purpose is found, however it is spelled, whole or cut, unless it is being shown."""
+def test_the_search_finds_a_leak(tmp_path: Path, spelling: int) -> None:
+    """A secret in a file is found in every encoding, whole or cut off, and is allowed in the answer that shows it."""
     secret = generate_secret()
     key = base64.b64decode(secret.removeprefix("whsec_"))
     spelled = [
@@ -262,14 +262,14 @@ def test_the_search_finds_what_is_there(tmp_path: Path, spelling: int) -> None:
     ][spelling]
     canaries = Canaries()
     canaries.plant("planted", secret)
-    canaries.hear_files(tmp_path)
+    canaries.collect_files(tmp_path)
     (tmp_path / "log").write_bytes(b"before " + bytes(100) + b"after")
-    canaries.hear_files(tmp_path)
+    canaries.collect_files(tmp_path)
     assert canaries.found() == []
     (tmp_path / "log").write_bytes(b"before " + spelled + b" after")
-    canaries.hear_files(tmp_path)
+    canaries.collect_files(tmp_path)
     assert {place.partition(" in ")[2] for place in canaries.found()} == {"file log"}
     showing = Canaries(secrets=dict(canaries.secrets))
-    showing.hear("the showing", spelled, shows="planted")
+    showing.collect("the answer that shows it", spelled, shows="planted")
     assert showing.found() == []
     assert len(spellings(secret.encode())) > 10

@@ -1,4 +1,4 @@
-"""Disks that fail, are full or hold what is no journal, under the real process, and what is said of each."""
+"""The real process on disks that fail, that are full, or whose journal file is unusable."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -24,7 +24,7 @@ BOUND = 16 * MEBIBYTE
 
 @pytest.mark.parametrize("what", ["sync", "read"])
 def test_an_error_of_the_disk_ends_the_server(tmp_path: Path, what: str) -> None:
-    """EIO ends it with status 70 and one line; nothing that it acknowledged is lost."""
+    """EIO ends the server with status 70 and one line, and no acknowledged event is lost."""
     try:
         _, broken = run_error(tmp_path, what)
     except NotPossibleError as reason:
@@ -32,8 +32,8 @@ def test_an_error_of_the_disk_ends_the_server(tmp_path: Path, what: str) -> None
     assert broken == []
 
 
-def test_a_full_disk_refuses_events_records_attempts_and_goes_on(tmp_path: Path) -> None:
-    """JOURNAL_FULL over HTTP and the socket, attempts from the reserve, a restart, and events again with room."""
+def test_a_server_survives_a_full_disk(tmp_path: Path) -> None:
+    """On a full disk events are refused and attempts recorded, also after a restart; with space it continues."""
     try:
         _, broken = run_full(tmp_path)
     except NotPossibleError as reason:
@@ -44,15 +44,15 @@ def test_a_full_disk_refuses_events_records_attempts_and_goes_on(tmp_path: Path)
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS[:2])
 def test_a_planted_fault_is_found(tmp_path: Path, fault: str) -> None:
-    """A server that trusts a disk after a failed sync, and one that has no room for attempts, are noticed."""
+    """The harness finds a server that continues after a failed sync, and one that has no reserve."""
     try:
         assert finds(tmp_path, fault)
     except NotPossibleError as reason:
         pytest.skip(str(reason))
 
 
-def cut_in_pages(journal: Path) -> None:
-    """Overwrite all but the first page, which is looked at before the others."""
+def damage_pages(journal: Path) -> None:
+    """Overwrite all pages except the first, which is checked before the others."""
     size = journal.stat().st_size
     with journal.open("r+b") as file:
         file.seek(4096)
@@ -71,17 +71,15 @@ def make_newer(journal: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        (cut_in_pages, "is damaged"),
+        (damage_pages, "is damaged"),
         (make_foreign, "is a SQLite database of another program"),
         (make_newer, f"has version {CURRENT_VERSION + 1} and this webhookd knows {CURRENT_VERSION}: run the newer one"),
     ],
 )
-async def test_a_file_that_is_no_journal_of_ours_is_refused(
-    tmp_path: Path, change: Callable[[Path], None], said: str
-) -> None:
-    """Damaged pages, another program's file and a newer journal: status 70 and one line."""
+async def test_an_unusable_journal_is_refused(tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
+    """A damaged journal, a newer one and a file of another program end `serve` with status 70 and one line."""
     async with running(tmp_path) as server:
         await server.webhook("http://127.0.0.1:1234/")
         await server.stop()
@@ -92,11 +90,11 @@ async def test_a_file_that_is_no_journal_of_ours_is_refused(
     assert (result.returncode, result.stdout) == (70, "")
     assert [line for line in lines if not line.startswith("{")] == [lines[-1]]
     assert lines[-1].startswith(f"webhookd: the journal {journal}") or lines[-1].startswith(f"webhookd: {journal}")
-    assert said in lines[-1]
+    assert message in lines[-1]
 
 
 async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path: Path) -> None:
-    """`journal.max_bytes` is a soft bound: refused events aren't stored, and what is queued is still worked off."""
+    """Above `journal.max_bytes` events are refused and not stored, and queued deliveries are still attempted."""
     config = CONFIG.replace('path = "webhookd.db"', f'path = "webhookd.db"\nmax_bytes = {BOUND}')
     async with running(tmp_path, config) as server:
         webhook = await server.webhook("http://127.0.0.1:1234/")
@@ -107,7 +105,7 @@ async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path:
             assert {answer["error"]["code"] for answer in answers if not answer["ok"]} == {"JOURNAL_FULL"}
             return [answer["ok"] for answer in answers]
 
-        taken = await trio.to_thread.run_sync(fill)
+        accepted = await trio.to_thread.run_sync(fill)
         ready = await server.get("/readyz")
         async with httpx.AsyncClient() as client:
             metrics = (await client.get(f"{server.url}/metrics")).text
@@ -115,14 +113,14 @@ async def test_events_are_refused_above_max_bytes_and_attempts_are_not(tmp_path:
             "degraded",
             ["the journal has reached journal.max_bytes; events are refused"],
         )
-        said = await trio.to_thread.run_sync(partial(invoke, "health", "--config", server.config_file))
-        assert said.output == f"degraded\n  {ready['reasons'][0]}\n"
+        health = await trio.to_thread.run_sync(partial(invoke, "health", "--config", server.config_file))
+        assert health.output == f"degraded\n  {ready['reasons'][0]}\n"
         assert "webhookd_journal_full 1.0" in metrics
-        assert 0.9 * BOUND < taken.count(True) * 200_000 < 1.3 * BOUND
+        assert 0.9 * BOUND < accepted.count(True) * 200_000 < 1.3 * BOUND
         before = (await server.deliveries(webhook["id"]))[0]["attempts"]
         with trio.fail_after(PATIENCE_SECONDS):
             while (await server.deliveries(webhook["id"]))[0]["attempts"] <= before:
                 await trio.sleep(0.05)
         assert await server.stop() == 0
     stored = {name for (name,) in ask(tmp_path / "webhookd.db", "SELECT id FROM events")}
-    assert stored == {f"e{number}" for number, is_taken in enumerate(taken) if is_taken}
+    assert stored == {f"e{number}" for number, is_accepted in enumerate(accepted) if is_accepted}

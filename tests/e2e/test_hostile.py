@@ -1,4 +1,4 @@
-"""The admin API's port under fire while deliveries go on: nothing a client sends stops the process or a delivery."""
+"""Hostile requests to the port of the API stop neither the server nor its deliveries."""
 
 import random
 import socket
@@ -58,7 +58,7 @@ KILLERS = (
 
 
 def fire(host: str, port: int, payload: bytes, *, reset: bool = False, wait_seconds: float = PATIENCE_SECONDS) -> bytes:
-    """Send bytes and return what comes back first."""
+    """Send bytes; return the first bytes of the answer, or nothing if the connection failed."""
     with socket.create_connection((host, port), timeout=PATIENCE_SECONDS) as attacker:
         attacker.settimeout(wait_seconds)
         try:
@@ -73,7 +73,7 @@ def fire(host: str, port: int, payload: bytes, *, reset: bool = False, wait_seco
 
 
 def mutated(chance: random.Random) -> bytes:
-    """Return one of the killers with some of its bytes changed, doubled, cut or joined with another."""
+    """Return one of the killers with some bytes changed, inserted or removed, or mixed with another killer."""
     payload = bytearray(chance.choice(KILLERS)[:4000])
     for _ in range(chance.randint(1, 6)):
         at = chance.randrange(len(payload) + 1)
@@ -89,7 +89,8 @@ def mutated(chance: random.Random) -> bytes:
     return bytes(payload)
 
 
-async def still_well(server: Server, events: int) -> None:
+async def check_server(server: Server, events: int) -> None:
+    """Check that the server answers and accepts events."""
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"{server.url}/healthz", timeout=PATIENCE_SECONDS)
         assert answer.status_code == 200
@@ -100,8 +101,8 @@ async def still_well(server: Server, events: int) -> None:
 
 
 async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
-    """Known killers of the HTTP server, hundreds of mutants of them and resets leave it serving and delivering."""
-    chance = random.Random(7)  # noqa: S311 - a test's dice
+    """Requests that once crashed the HTTP server, hundreds of mutants of them and resets stop nothing."""
+    chance = random.Random(7)  # noqa: S311 - not for security
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url)
@@ -118,19 +119,19 @@ async def test_no_request_ends_the_server_or_a_delivery(tmp_path: Path) -> None:
         async with trio.open_nursery() as attackers:
             for number, payload in enumerate(payloads):
                 attackers.start_soon(attack, payload, number % 5 == 0)
-        await still_well(server, 50)
+        await check_server(server, 50)
         await server.settled(webhook["id"])
         assert len(receiver.requests) == 50
         assert process.returncode is None
         assert await server.stop() == 0
-        log = server.log()  # whole, now that its writer has ended
+        log = server.log()  # complete, because its writer has ended
         for sign in ("http.connection_failed", "http.request_failed", '"status":500'):
             assert sign not in log
         nursery.cancel_scope.cancel()
 
 
-async def test_a_client_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) -> None:
-    """Clients that ask without reading, or never finish asking, neither slow the others nor the end."""
+async def test_clients_that_do_not_read_hold_up_nothing(tmp_path: Path) -> None:
+    """Clients that send requests and never read the answers delay neither other clients nor the stop."""
     async with (
         running(tmp_path, CONFIG.replace("drain_seconds = 10", "drain_seconds = 1")) as server,
         trio.open_nursery() as nursery,
@@ -149,7 +150,7 @@ async def test_a_client_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) 
                     client.send(request.encode())
             except BlockingIOError:
                 pass
-        await still_well(server, 20)
+        await check_server(server, 20)
         with trio.fail_after(PATIENCE_SECONDS):
             assert await server.stop() == 0
         for client in lazy:
@@ -157,8 +158,8 @@ async def test_a_client_that_does_not_read_keeps_nobody_waiting(tmp_path: Path) 
         nursery.cancel_scope.cancel()
 
 
-async def test_512_slow_clients_are_waited_for_by_nobody(tmp_path: Path) -> None:
-    """While 512 clients drip heads and bodies or say nothing, others are answered, events taken and delivered."""
+async def test_512_slow_clients_hold_up_nothing(tmp_path: Path) -> None:
+    """While 512 clients send slowly or nothing, others are answered, and events are accepted and delivered."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url)
@@ -182,7 +183,7 @@ async def test_512_slow_clients_are_waited_for_by_nobody(tmp_path: Path) -> None
                 dripping.start_soon(drip)
                 for _ in range(100):
                     await one_request(server)
-                await still_well(server, 20)
+                await check_server(server, 20)
                 await server.settled(webhook["id"])
                 assert len(receiver.requests) == 20
                 dripping.cancel_scope.cancel()
@@ -190,7 +191,7 @@ async def test_512_slow_clients_are_waited_for_by_nobody(tmp_path: Path) -> None
 
 
 async def one_request(server: Server) -> None:
-    """Ask for the list of webhooks on a connection of its own."""
+    """Request the list of webhooks on a connection of its own."""
     host, port = server.url.removeprefix("http://").split(":")
     stream = await trio.open_tcp_stream(host, int(port))
     async with stream:
@@ -199,8 +200,8 @@ async def one_request(server: Server) -> None:
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
 
 
-async def test_what_is_refused_says_so(tmp_path: Path) -> None:
-    """Upgrades are served as plain HTTP; CONNECT, HTTP/2 and broken requests get a problem document."""
+async def test_unsupported_requests_get_an_error(tmp_path: Path) -> None:
+    """Upgrades are served as plain HTTP; CONNECT, HTTP/2 and broken requests get an error status."""
     async with running(tmp_path) as server:
         host, port = server.url.removeprefix("http://").split(":")
 

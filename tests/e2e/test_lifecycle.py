@@ -1,4 +1,4 @@
-"""Start and stop as an operator sees them: readiness, drain, the second signal, what keeps a server from starting."""
+"""Start and stop as an operator sees them: readiness, drain, a second signal, and failed starts."""
 
 import shutil
 import socket
@@ -15,22 +15,22 @@ from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Reply, always, steps
 from webhookd.client import Client, ServerUnavailable
 
-# A drain that waits for what hangs is not over before the tests give up.
+# Longer than the tests wait: a drain that waits for a hanging request fails them.
 PATIENT = CONFIG.replace("drain_seconds = 10", "drain_seconds = 600")
 
 
 async def refused_start(directory: Path) -> tuple[int, str]:
-    """Run `serve` where it can't start; return its status and what it says."""
+    """Run `serve` with a configuration that can't start; return its status and stderr."""
     result = await run_soon([*PROGRAM, "serve", "--config", str(directory / "config.toml")])
     assert result.stdout == ""
     return result.returncode, result.stderr
 
 
-async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path) -> None:
-    """After SIGTERM the answer in flight still counts, readiness is 503, events are refused; then it exits 0."""
-    is_time = trio.Event()
+async def test_a_drain_finishes_requests_in_flight_and_refuses_events(tmp_path: Path) -> None:
+    """After SIGTERM the request in flight is finished, readiness is 503 and events are refused; the status is 0."""
+    may_answer = trio.Event()
     async with running(tmp_path, PATIENT) as server, trio.open_nursery() as nursery:
-        receiver = await nursery.start(Receiver(always(Reply(after=is_time))).run)
+        receiver = await nursery.start(Receiver(always(Reply(after=may_answer))).run)
         webhook = await server.webhook(receiver.url)
         with Client(server.socket) as producer:
             for number in range(3):
@@ -47,7 +47,7 @@ async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path)
             refused = await client.post("/api/events", json={"type": "user.created", "data": {}})
             assert (refused.status_code, refused.json()["code"]) == (503, "SHUTTING_DOWN")
             assert "retry-after" in refused.headers
-        is_time.set()
+        may_answer.set()
         with trio.fail_after(PATIENCE_SECONDS):
             while server.process is not None:
                 await trio.sleep(0.02)
@@ -60,8 +60,8 @@ async def test_a_drain_ends_requests_in_flight_and_takes_no_more(tmp_path: Path)
         nursery.cancel_scope.cancel()
 
 
-async def test_a_second_signal_cuts_the_wait(tmp_path: Path) -> None:
-    """With a request that hangs, a second SIGTERM ends the server at once; the attempt counts as interrupted."""
+async def test_a_second_signal_ends_the_drain(tmp_path: Path) -> None:
+    """During a request that hangs, a second SIGTERM ends the server at once; the attempt counts as interrupted."""
     async with running(tmp_path, PATIENT) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(steps("hang")).run)
         webhook = await server.webhook(receiver.url)
@@ -79,8 +79,8 @@ async def test_a_second_signal_cuts_the_wait(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_files_are_nobody_elses(tmp_path: Path) -> None:
-    """Journal, key and control socket are the owner's alone; the ingest socket is for the group too."""
+async def test_files_are_private(tmp_path: Path) -> None:
+    """Only the owner may use the journal, the key and the control socket; the ingest socket is for the group too."""
     async with running(tmp_path) as server:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in server.directory.iterdir()}
     expected = {"webhookd.db": 0o600, "webhookd.db-wal": 0o600, "master.key": 0o600, "control.sock": 0o600}
@@ -88,8 +88,8 @@ async def test_files_are_nobody_elses(tmp_path: Path) -> None:
     assert modes["ingest.sock"] == 0o660
 
 
-async def test_a_second_server_and_a_busy_port_are_one_clear_line(tmp_path: Path) -> None:
-    """The lock and a taken port end `serve` with status 1 and one line, and no key is made for nobody."""
+async def test_a_second_server_and_a_busy_port_are_refused(tmp_path: Path) -> None:
+    """A held lock and a busy port end `serve` with status 1 and one line, and no admin key is created."""
     async with running(tmp_path):
         status, said = await refused_start(tmp_path)
         assert (status, said.count("\n")) == (1, 1)
@@ -108,8 +108,8 @@ async def test_a_second_server_and_a_busy_port_are_one_clear_line(tmp_path: Path
     await server.kill()
 
 
-async def test_a_key_or_journal_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
-    """A wrong, missing or readable master key is status 2, a file that is no journal 70, each with one line."""
+async def test_an_unusable_key_or_journal_prevents_the_start(tmp_path: Path) -> None:
+    """A wrong, missing or world-readable master key is status 2, a file that is no journal 70, each with one line."""
     async with running(tmp_path) as server:
         await server.webhook("http://127.0.0.1:1234/")
         await server.stop()
@@ -139,7 +139,7 @@ async def test_a_key_or_journal_that_cannot_be_used_stops_the_start(tmp_path: Pa
 
 
 async def test_a_client_bridges_a_restart(tmp_path: Path) -> None:
-    """The client waits for a server that is away, and says so when it stays away."""
+    """The client retries while the server is down, and raises ServerUnavailable after its timeout."""
     async with running(tmp_path) as server:
         await server.kill()
         impatient = Client(server.socket, timeout=0.3)

@@ -1,4 +1,4 @@
-"""Litestream beside a server, as docs/backup.md says: what it restores is the journal, row for row."""
+"""Litestream next to a server, as docs/backup.md describes: it restores every row of the journal."""
 
 import re
 import signal
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not LITESTREAM.exists(), reason="litestream is n
 
 
 def configuration(directory: Path) -> Path:
-    """Write the page's own configuration, for a journal and a replica of this test."""
+    """Write the configuration of docs/backup.md with the journal and replica of this test."""
     (text,) = re.findall(r"^```yaml\n(dbs:.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     document = yaml.safe_load(text)
     (database,) = document["dbs"]
@@ -38,7 +38,7 @@ def configuration(directory: Path) -> Path:
 
 @asynccontextmanager
 async def replicating(file: Path) -> AsyncIterator[None]:
-    """Run Litestream within the block; on leaving it has copied all, as it does when it stops."""
+    """Run Litestream during the block; it copies everything before it stops."""
     with (file.parent / "litestream.log").open("ab") as log:
         process = await trio.lowlevel.open_process(
             [LITESTREAM, "replicate", "-config", str(file)], stdout=log, stderr=subprocess.STDOUT
@@ -56,7 +56,7 @@ async def replicating(file: Path) -> AsyncIterator[None]:
 
 
 def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return every row of every table of webhookd's own."""
+    """Return every row of every table of webhookd, by table name."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         names = [
             name
@@ -66,8 +66,8 @@ def rows(path: Path) -> dict[str, list[tuple[object, ...]]]:
         return {name: sorted(database.execute(f"SELECT * FROM {name}"), key=repr) for name in names}  # noqa: S608
 
 
-async def test_a_replica_is_the_journal(tmp_path: Path) -> None:
-    """Over a kill -9 and a clean stop, what Litestream restores has every row, and a server goes on with it."""
+async def test_a_replica_equals_the_journal(tmp_path: Path) -> None:
+    """After a kill -9 and a clean stop, a restored replica has every row, and a server can start on it."""
     file = configuration(tmp_path)
     server = Server(tmp_path)
     async with trio.open_nursery() as nursery:
@@ -88,7 +88,7 @@ async def test_a_replica_is_the_journal(tmp_path: Path) -> None:
             await server.settled(webhook["id"])
             assert await server.stop() == 0
         restored = tmp_path / "restored.db"
-        subprocess.run(  # noqa: ASYNC221 - nothing else goes on
+        subprocess.run(  # noqa: ASYNC221 - nothing else is running
             [LITESTREAM, "restore", "-config", str(file), "-o", str(restored), str(tmp_path / "webhookd.db")],
             check=True,
             capture_output=True,
@@ -99,7 +99,7 @@ async def test_a_replica_is_the_journal(tmp_path: Path) -> None:
         assert list(found) == list(kept)
         for name, table in kept.items():
             assert found[name] == table, name
-        # As the page says: restored by webhookd, which verifies it, and served.
+        # As docs/backup.md says, `webhookd restore` verifies the file before a server starts on it.
         command = [sys.executable, "-m", "webhookd", "restore", "--config", str(server.config_file), str(restored)]
         subprocess.run(command, check=True, capture_output=True)  # noqa: ASYNC221 - as above
         await server.start()

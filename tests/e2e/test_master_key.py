@@ -1,4 +1,4 @@
-"""The master key of a real server: handed over as a credential, changed while it serves, and killed on the way."""
+"""The rotation of a real server's master key, also with a key from the service manager and with kills."""
 
 import os
 import random
@@ -23,27 +23,27 @@ SEED = 20_260_301
 
 
 async def command(directory: Path, *arguments: object, environ: dict[str, str] | None = None) -> tuple[int, str, str]:
-    """Run `webhookd` with the configuration in a directory; return its status, output and errors."""
+    """Run `webhookd` with the configuration in a directory; return its status, stdout and stderr."""
     command = [*PROGRAM, *map(str, arguments), "--config", str(directory / "config.toml")]
-    done = await run_soon(command, env=os.environ | (environ or {}))
-    return done.returncode, done.stdout, done.stderr
+    result = await run_soon(command, env=os.environ | (environ or {}))
+    return result.returncode, result.stdout, result.stderr
 
 
 async def settle(server: Server) -> str:
-    """Return the id of the key in force once no change is under way."""
+    """Wait until no rotation is in progress; return the id of the current master key."""
     with trio.fail_after(PATIENCE_SECONDS):
-        while (now := await server.get("/api/master-key"))["stage"] != "settled":
+        while (progress := await server.get("/api/master-key"))["stage"] != "settled":
             await trio.sleep(0.02)
-    return str(now["keyId"])
+    return str(progress["keyId"])
 
 
-async def test_killed_while_it_changes_its_master_key_it_opens_and_ends_the_change(tmp_path: Path) -> None:
-    """However often it is killed on the way, it starts with the key file it left, and signs with the same secrets."""
-    chance = random.Random(SEED)  # noqa: S311 - a test's dice
+async def test_a_rotation_is_completed_after_a_kill(tmp_path: Path) -> None:
+    """A server that is killed during rotations starts with its key file, completes them, and keeps its secrets."""
+    chance = random.Random(SEED)  # noqa: S311 - not for security
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
-        made = [await server.webhook(receiver.url, isActive=False) for _ in range(WEBHOOKS - 1)]
-        made.append(await server.webhook(receiver.url))
+        webhooks = [await server.webhook(receiver.url, isActive=False) for _ in range(WEBHOOKS - 1)]
+        webhooks.append(await server.webhook(receiver.url))
         seen = {await settle(server)}
         for _ in range(KILLS):
             progress = await server.post("/api/master-key/rotate", {})
@@ -52,7 +52,7 @@ async def test_killed_while_it_changes_its_master_key_it_opens_and_ends_the_chan
             key = load_master_key(tmp_path / "master.key")
             await server.start()
             seen.add(await settle(server))
-            # Committed is begun: it ends as the key that the answer named.
+            # The answer means that the rotation is committed, so its key must become the current one.
             assert progress["keyId"] in seen
             assert key_id(key).hex() in seen
         assert len(seen) == KILLS + 1
@@ -60,8 +60,8 @@ async def test_killed_while_it_changes_its_master_key_it_opens_and_ends_the_chan
         with Client(server.socket) as producer:
             producer.send("user.created", {}, id="e")
         await receiver.wait_for(1)
-        standardwebhooks.Webhook(made[-1]["secret"]).verify(receiver.requests[0].body, receiver.requests[0].headers)
-        for webhook in made[:5]:
+        standardwebhooks.Webhook(webhooks[-1]["secret"]).verify(receiver.requests[0].body, receiver.requests[0].headers)
+        for webhook in webhooks[:5]:
             await server.post(f"/api/webhooks/{webhook['id']}/test", {})
         assert len(receiver.requests) == 6
         assert await server.stop() == 0
@@ -69,25 +69,25 @@ async def test_killed_while_it_changes_its_master_key_it_opens_and_ends_the_chan
         nursery.cancel_scope.cancel()
 
 
-async def test_the_command_changes_it_with_and_without_a_server(tmp_path: Path) -> None:
-    """Both ways put a new key in the file and say its id; a key that is none is status 2 and changes nothing."""
+async def test_the_command_rotates_with_and_without_a_server(tmp_path: Path) -> None:
+    """`rotate-master-key` writes the new key file and prints its id; an invalid key is status 2 and changes nothing."""
     path = tmp_path / "master.key"
     async with running(tmp_path) as server:
         await server.webhook("http://127.0.0.1:10001/")
         before = load_master_key(path)
-        status, said, _ = await command(tmp_path, "rotate-master-key")
+        status, output, _ = await command(tmp_path, "rotate-master-key")
         during = load_master_key(path)
         assert (status, during != before) == (0, True)
-        assert said.startswith(f"master key {key_id(during).hex()}: 1 values sealed anew\n")
+        assert output.startswith(f"master key {key_id(during).hex()}: 1 values sealed anew\n")
         given = create_master_key(tmp_path / "given.key")
-        status, said, _ = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "given.key")
+        status, _, _ = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "given.key")
         assert (status, load_master_key(path)) == (0, given)
         status, _, error = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "given.key")
         assert (status, error) == (1, "webhookd: this master key is the one in force; give another one\n")
         assert (await server.stop()) == 0
-    status, said, _ = await command(tmp_path, "rotate-master-key")
+    status, output, _ = await command(tmp_path, "rotate-master-key")
     assert status == 0
-    assert said == (
+    assert output == (
         f"master key {key_id(load_master_key(path)).hex()}: 1 values sealed anew\n"
         "the new key is in place; copies of the journal from before still open with the old one\n"
     )
@@ -100,8 +100,8 @@ async def test_the_command_changes_it_with_and_without_a_server(tmp_path: Path) 
     assert "secret-nonsense" not in error
 
 
-async def test_a_credential_of_the_service_manager_opens_the_journal(tmp_path: Path) -> None:
-    """The key comes from $CREDENTIALS_DIRECTORY, a change says what the operator has to do, and the new one ends it."""
+async def test_the_master_key_can_be_a_credential_of_the_service_manager(tmp_path: Path) -> None:
+    """With a key in $CREDENTIALS_DIRECTORY, a rotation ends when the operator has installed the new key."""
     credentials = tmp_path / "credentials"
     create_master_key(credentials / "webhookd-master-key")
     environ = {CREDENTIALS_DIRECTORY: str(credentials)}
@@ -114,11 +114,11 @@ async def test_a_credential_of_the_service_manager_opens_the_journal(tmp_path: P
         assert status == 1
         assert "--new-key-file" in error
         create_master_key(tmp_path / "new.key")
-        status, said, _ = await command(home, "rotate-master-key", "--new-key-file", tmp_path / "new.key")
+        status, output, _ = await command(home, "rotate-master-key", "--new-key-file", tmp_path / "new.key")
         assert status == 0
-        assert "to do: everything is sealed with the new master key, but the credential webhookd-master-key" in said
+        assert "to do: everything is sealed with the new master key, but the credential webhookd-master-key" in output
         await server.stop()
-        await server.start()  # with the credential of before
+        await server.start()  # still with the old credential
         assert (await server.get("/api/master-key"))["stage"] == "to_be_installed"
         await server.stop()
         shutil.copy(tmp_path / "new.key", credentials / "webhookd-master-key")
@@ -136,8 +136,8 @@ async def test_a_credential_of_the_service_manager_opens_the_journal(tmp_path: P
     assert (status, "isn't the one this journal was made with" in error) == (2, True)
 
 
-async def test_the_machines_own_administrator_alone_may_change_it(tmp_path: Path) -> None:
-    """Over TCP even an admin's key is refused, with and without a body; over the control socket bad keys are named."""
+async def test_only_the_control_socket_may_rotate_the_master_key(tmp_path: Path) -> None:
+    """Over TCP even an admin key is refused; over the control socket an invalid body is refused with its field."""
     async with running(tmp_path) as server:
         headers = {"authorization": f"Bearer {server.first_key}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False) as client:
@@ -145,7 +145,7 @@ async def test_the_machines_own_administrator_alone_may_change_it(tmp_path: Path
                 assert (answer.status_code, answer.json()["code"]) == (403, "FORBIDDEN")
         transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "control.sock"))
         async with httpx.AsyncClient(base_url="http://localhost", transport=transport) as client:
-            shared = await client.get("/api/master-key", headers=headers)  # a key was sent, so the key is the caller
+            shared = await client.get("/api/master-key", headers=headers)  # with a key, the key's rights apply
             assert shared.status_code == 403
             for body, pointer in (({"newKey": "QUJD"}, "/newKey"), ({"newKey": 1}, "/newKey"), ({"key": "x"}, "/key")):
                 refused = await client.post("/api/master-key/rotate", json=body)

@@ -1,4 +1,4 @@
-"""Nothing that may wait is called on the event loop: a server is put through its work and listened to."""
+"""A server makes no blocking calls on its event loop, whatever it is used for."""
 
 import base64
 import json
@@ -24,9 +24,9 @@ from webhookd.client import Client
 
 ALLOWED = MappingProxyType(
     {
-        "os.stat webhookd.sockets.unix._identity": "the end: whose socket it is, with nothing left to serve",
-        "os.remove webhookd.sockets.unix.UnixListener.close": "the end, as above",
-        "os.truncate webhookd.observe.loop_watch._Tracer.take": "a file in memory, after the loop stood still",
+        "os.stat webhookd.sockets.unix._identity": "checks the owner of a socket at the stop, when nothing is served",
+        "os.remove webhookd.sockets.unix.UnixListener.close": "removes a socket at the stop, as above",
+        "os.truncate webhookd.observe.loop_watch._Tracer.take": "a file in memory, after the loop was blocked",
     }
 )
 PAGES = ("/", "/webhooks", "/keys", "/audit", "/statistics", "/events", "/event-types", "/live?span=hour")
@@ -34,7 +34,7 @@ API = ("openapi.json", "webhooks", "keys", "audit", "stats", "event-types", "att
 
 
 async def use_api(server: Server, client: httpx.AsyncClient, webhook: dict[str, Any]) -> None:
-    """Ask for each list, and make each kind of change."""
+    """Request each list, and make each kind of change."""
     for path in ("/healthz", "/readyz", "/metrics", *(f"/api/{name}" for name in API)):
         assert (await client.get(path)).status_code in {200, 405}, path
     one = {"type": "user.created", "data": {}}
@@ -59,7 +59,7 @@ async def use_api(server: Server, client: httpx.AsyncClient, webhook: dict[str, 
 
 
 async def use_dashboard(server: Server, key: str, webhook: dict[str, Any]) -> None:
-    """Sign in, look at each page and what it names, and watch one live for a moment."""
+    """Sign in, load each page with its static files, and follow a live page for a moment."""
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=PATIENCE_SECONDS) as client:
         signed_in = await client.post("/sign-in", data={"key": key}, headers={"origin": server.url})
         assert signed_in.headers["location"] == "/"
@@ -78,7 +78,7 @@ async def use_dashboard(server: Server, key: str, webhook: dict[str, Any]) -> No
 
 
 async def change_machine(server: Server, directory: Path) -> None:
-    """Make a backup, change the master key, have the configuration checked."""
+    """Make a backup, rotate the master key, and have the configuration checked."""
     await server.post("/api/backup", {"file": str(directory / "copy.db")})
     new_key = base64.b64encode(os.urandom(32)).decode()
     await server.post("/api/master-key/rotate", {"newKey": new_key})
@@ -94,8 +94,8 @@ async def change_machine(server: Server, directory: Path) -> None:
             await trio.sleep(0.05)
 
 
-async def put_through_its_work(directory: Path) -> dict[str, int]:
-    """Run a server through all that it does, and return what was called on its loop that may wait."""
+async def use_everything(directory: Path) -> dict[str, int]:
+    """Use every part of a server; return the blocking calls on its event loop, with their counts."""
     report, secret = directory / "report", directory / "secret"
     secret.write_bytes(os.urandom(32).hex().encode())
     secret.chmod(0o600)
@@ -128,15 +128,15 @@ async def put_through_its_work(directory: Path) -> dict[str, int]:
     return calls
 
 
-async def test_nothing_that_may_wait_is_called_on_the_loop(tmp_path: Path) -> None:
-    """Files, names, processes and sleep are for threads; what is left is on a short list with its reason."""
-    calls = await put_through_its_work(tmp_path)
+async def test_no_blocking_call_is_made_on_the_event_loop(tmp_path: Path) -> None:
+    """Files, name lookups, processes and sleep are used in threads only, except for the allowed calls."""
+    calls = await use_everything(tmp_path)
     assert set(calls) - set(ALLOWED) == set()
 
 
 @pytest.mark.parametrize("call", ["os.stat(path)", "open(path).close()", "socket.getaddrinfo('localhost', 1)"])
-def test_the_listener_hears_each_kind(tmp_path: Path, call: str) -> None:
-    """A call in the loop's thread is noted with its place, one in another thread is not."""
+def test_the_listener_counts_each_kind_of_call(tmp_path: Path, call: str) -> None:
+    """A blocking call in the loop's thread is counted with its place, one in another thread is not."""
     code = f"""
 import os, socket, sys, threading
 from tests.onloop import Listener
@@ -145,7 +145,7 @@ listener.listen()
 path = {str(tmp_path / "file")!r}
 def call():
     {call}
-call()  # what it imports is not meant
+call()  # its imports must not count
 listener.is_armed = True
 call()
 thread = threading.Thread(target=call)
@@ -155,6 +155,6 @@ listener.is_armed = False
 print(sum(listener.calls.values()), *listener.calls)
 """
     (tmp_path / "file").touch()
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.startswith("1 ")
-    assert said.endswith("__main__.call\n")
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.startswith("1 ")
+    assert output.endswith("__main__.call\n")

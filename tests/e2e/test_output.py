@@ -1,4 +1,4 @@
-"""A server whose log nobody reads: deliveries, health and the stop go on."""
+"""A server whose log is not read still delivers, reports its health and stops."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.client import Client
 
-EVENTS = 300  # whose log lines are three times what a pipe holds
+EVENTS = 300  # their log lines are three times the size of a pipe
 
 
 def send(path: Path, first: int) -> None:
@@ -25,7 +25,7 @@ def send(path: Path, first: int) -> None:
 
 
 def full_pipe() -> tuple[int, int]:
-    """Return the ends of a pipe that holds all that it can."""
+    """Return the two ends of a full pipe."""
     ours, theirs = os.pipe()
     os.set_blocking(theirs, False)
     with suppress(BlockingIOError):
@@ -36,7 +36,7 @@ def full_pipe() -> tuple[int, int]:
 
 
 def read_to_end(descriptor: int) -> bytes:
-    """Return what a pipe holds whose writers have gone."""
+    """Read a pipe without writers to its end."""
     chunks = []
     while chunk := os.read(descriptor, 65_536):
         chunks.append(chunk)
@@ -44,17 +44,17 @@ def read_to_end(descriptor: int) -> bytes:
 
 
 async def deliver(server: Server, receiver: Receiver, rounds: int) -> None:
-    """Send events until the receiver has so many rounds of them."""
+    """Send `rounds` times `EVENTS` events, and wait for each round at the receiver."""
     for nth in range(rounds):
         await trio.to_thread.run_sync(send, server.socket, nth * EVENTS)
         with trio.fail_after(60):
             await receiver.wait_for((nth + 1) * EVENTS)
 
 
-async def test_streams_that_nobody_reads_stop_nothing(tmp_path: Path) -> None:
-    """With standard output full from the start and the log's pipe soon, events are delivered, health answers, it stops.
+async def test_a_full_stdout_and_log_stop_nothing(tmp_path: Path) -> None:
+    """With a full stdout and soon a full log pipe, events are delivered, health is reported, and the server stops.
 
-    Whoever reads the log then finds whole lines, from the first on.
+    The log then contains complete lines, from the first one on.
     """
     server = Server(tmp_path)
     (out, their_out), (log, their_log) = full_pipe(), os.pipe()
@@ -87,8 +87,8 @@ async def test_streams_that_nobody_reads_stop_nothing(tmp_path: Path) -> None:
         os.close(descriptor)
 
 
-async def test_a_log_whose_reader_has_gone_stops_nothing(tmp_path: Path) -> None:
-    """A broken pipe costs the log alone: what can't be written is counted, and the server ends as it should."""
+async def test_a_log_without_a_reader_stops_nothing(tmp_path: Path) -> None:
+    """With a broken pipe only log lines are lost: they are counted, and the server ends with status 0."""
     server, (ours, theirs) = Server(tmp_path), os.pipe()
     async with trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)

@@ -1,4 +1,4 @@
-"""A secret that changes while events flow: receivers on the old and on the new one both verify what they are owed."""
+"""The rotation of a secret during deliveries: receivers with the old and with the new secret can verify requests."""
 
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def verifies(request: Request, secret: str) -> bool:
 
 
 @pytest.mark.parametrize("ordering", ["strict", "none"])
-async def test_rotation_in_mid_flow_fails_nobody(tmp_path: Path, ordering: str) -> None:
-    """Until the overlap ends every request verifies with the old secret, from the rotation on with the new one."""
+async def test_a_rotation_during_deliveries_breaks_no_receiver(tmp_path: Path, ordering: str) -> None:
+    """Requests verify with the old secret until the overlap ends, and with the new one from the rotation on."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
         webhook = await server.webhook(receiver.url, ordering=ordering)
@@ -60,7 +60,7 @@ async def test_rotation_in_mid_flow_fails_nobody(tmp_path: Path, ordering: str) 
         await server.settled(webhook["id"])
         old, new = webhook["secret"], rotated["secret"]
         assert all(verifies(request, old) for request in receiver.requests)
-        # What was in flight during the rotation may still have been signed before it, up to `concurrency`.
+        # Up to `concurrency` requests may have been signed before the rotation and arrive after it.
         since = [verifies(request, new) for request in receiver.requests[after_rotation:]]
         assert since.count(False) <= MOST_IN_FLIGHT
         assert all(since[-30:])

@@ -1,4 +1,4 @@
-"""Signals that don't stop a server, one that does as SIGTERM does, and its log as systemd's journal reads it."""
+"""Signals that do not stop a server, SIGQUIT, which drains it, and a log with the priorities of systemd's journal."""
 
 import json
 import os
@@ -17,7 +17,7 @@ PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3}
 
 
 def lines(server: Server) -> list[dict[str, object]]:
-    """Return what the log holds, each line checked to begin with the priority of its level."""
+    """Return the lines of the log, and check that each begins with the priority of its level."""
     found = []
     for line in server.log().splitlines():
         marked = re.fullmatch(r"<([3-7])>(\{.*\})", line)
@@ -27,20 +27,20 @@ def lines(server: Server) -> list[dict[str, object]]:
     return found
 
 
-async def told(server: Server, is_it: Callable[[dict[str, object]], bool]) -> dict[str, object]:
-    """Return the first line that is the one, once it is in the log."""
+async def wait_for_line(server: Server, matches: Callable[[dict[str, object]], bool]) -> dict[str, object]:
+    """Wait until the log has a line that matches; return the first one."""
     with trio.fail_after(60):
         while True:
             for line in lines(server):
-                if is_it(line):
+                if matches(line):
                     return line
             await trio.sleep(0.05)
 
 
 async def test_only_stop_signals_stop_it(tmp_path: Path) -> None:
-    """HUP says what a restart would change or what is wrong, USR1 and USR2 do nothing, QUIT drains.
+    """SIGHUP logs what a restart would change or what is wrong, SIGUSR1 and SIGUSR2 do nothing, SIGQUIT drains.
 
-    The log is the stream that JOURNAL_STREAM names, so each line begins with its priority.
+    JOURNAL_STREAM names the stream of the log, so each line begins with its priority.
     """
     server = Server(tmp_path)
     log = os.open(tmp_path / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -52,27 +52,27 @@ async def test_only_stop_signals_stop_it(tmp_path: Path) -> None:
         process = server.process
 
         process.send_signal(signal.SIGHUP)
-        same = await told(server, lambda line: line["event"] == "config.checked")
+        same = await wait_for_line(server, lambda line: line["event"] == "config.checked")
         assert same["restart_changes"] == []
 
         changed = CONFIG.replace("drain_seconds = 10", "drain_seconds = 11").replace("port = 0", "port = 1")
         server.config_file.write_text(changed)
         process.send_signal(signal.SIGHUP)
-        line = await told(server, lambda line: bool(line.get("restart_changes")))
+        line = await wait_for_line(server, lambda line: bool(line.get("restart_changes")))
         assert line["restart_changes"] == ["server.port", "delivery.drain_seconds"]
 
         server.config_file.write_text(f"{CONFIG}[log]\nlevel = 'loud'\n")
         process.send_signal(signal.SIGHUP)
         number = CONFIG.count("\n") + 2
-        broken = await told(server, lambda line: line["event"] == "config.unusable")
+        broken = await wait_for_line(server, lambda line: line["event"] == "config.unusable")
         assert f"{server.config_file}:{number}: log.level takes" in str(broken["error"])
         server.config_file.unlink()
         process.send_signal(signal.SIGHUP)
-        await told(server, lambda line: "can't read the configuration" in str(line.get("error")))
+        await wait_for_line(server, lambda line: "can't read the configuration" in str(line.get("error")))
 
         for name in ("SIGUSR1", "SIGUSR2"):
             process.send_signal(signal.Signals[name])
-            await told(server, lambda line, name=name: line.get("signal") == name)  # type: ignore[misc]  # bound now
+            await wait_for_line(server, lambda line, name=name: line.get("signal") == name)  # type: ignore[misc]  # bound now
 
         webhook = await server.webhook(receiver.url)
         with Client(server.socket) as producer:

@@ -1,4 +1,4 @@
-"""One look at everything that an installation has: what `python -m tests.versions` runs with each set of packages."""
+"""A quick check of every part of an installation, which `python -m tests.versions --quick` runs."""
 
 import json
 import signal
@@ -17,14 +17,14 @@ LINES = 40
 
 
 async def test_an_installation_works(tmp_path: Path) -> None:
-    """Events by socket, JSON and NDJSON are delivered and verify; the API and the dashboard answer; it stops with 0."""
+    """Events by socket, JSON and NDJSON are delivered and verify; API and dashboard work; the exit status is 0."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver: Receiver = await nursery.start(Receiver(always()).run)
         headers = {"authorization": f"Bearer {server.first_key}"}
         async with httpx.AsyncClient(base_url=server.url, headers=headers, trust_env=False, timeout=60) as client:
             wanted = {"url": receiver.url, "events": ["user.*"], "description": "smoke"}
-            made = await client.post("/api/webhooks", json=wanted)
-            assert made.status_code == 201, made.text
+            created = await client.post("/api/webhooks", json=wanted)
+            assert created.status_code == 201, created.text
             with Client(server.socket) as producer:
                 await trio.to_thread.run_sync(lambda: producer.send("user.created", {"by": "socket"}, id="socket"))
             event = {"type": "user.created", "data": {"by": "http"}}
@@ -44,10 +44,10 @@ async def test_an_installation_works(tmp_path: Path) -> None:
                 *(f"line-{number}" for number in range(LINES)),
             ]
             for request in requests:
-                verify(made.json()["secret"], request.headers, request.body)
-            await server.settled(made.json()["id"])
+                verify(created.json()["secret"], request.headers, request.body)
+            await server.settled(created.json()["id"])
             page = await client.get(
-                f"/api/webhooks/{made.json()['id']}/deliveries", params={"status": "succeeded", "limit": 100}
+                f"/api/webhooks/{created.json()['id']}/deliveries", params={"status": "succeeded", "limit": 100}
             )
             assert len(page.json()["data"]) == LINES + 2
             refused = await client.post("/api/events", json={"type": "no such type", "data": {}})

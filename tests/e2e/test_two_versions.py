@@ -1,6 +1,6 @@
-"""An upgrade and the way back, between this webhookd and a next one, both real processes on one journal.
+"""An upgrade to the next version and the way back, with real processes of both versions on one journal.
 
-The next one is this package's own source, copied, with one more step for the tables.
+The next version is a copy of this package's source with one more migration.
 """
 
 import shutil
@@ -30,7 +30,7 @@ migrate.__kwdefaults__["steps"] = _STEPS
 
 
 def next_version(directory: Path) -> dict[str, str]:
-    """Write the next webhookd's source; return the environment in which it is what `python -m webhookd` runs."""
+    """Write the source of the next version; return the environment with which `python -m webhookd` runs it."""
     package = directory / "webhookd"
     shutil.copytree(Path(webhookd.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     with (package / "journal/sqlite/migrations.py").open("a") as source:
@@ -38,8 +38,8 @@ def next_version(directory: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(directory), "PYTHONSAFEPATH": "1"}
 
 
-async def test_up_and_back_again(tmp_path: Path) -> None:
-    """The next version copies, changes and serves; this one refuses its tables, and goes on from the restored copy."""
+async def test_an_upgrade_can_be_reverted(tmp_path: Path) -> None:
+    """The next version makes a copy and migrates; this version refuses that journal, and works on the restored copy."""
     later = next_version(tmp_path / "next")
     home = tmp_path / "home"
     home.mkdir()
@@ -66,22 +66,22 @@ async def test_up_and_back_again(tmp_path: Path) -> None:
         assert version_of(home / "webhookd.db") == NEXT
         assert version_of(copy) == CURRENT_VERSION
 
-        status, _, said = await command(home, "serve")
+        status, _, error = await command(home, "serve")
         assert status == 70
-        assert f"has version {NEXT} and this webhookd knows {CURRENT_VERSION}: run the newer one, or go back" in said
-        assert said.endswith(f"webhookd restore {copy}\n")
-        assert said.count("\n") == 1
+        assert f"has version {NEXT} and this webhookd knows {CURRENT_VERSION}: run the newer one, or go back" in error
+        assert error.endswith(f"webhookd restore {copy}\n")
+        assert error.count("\n") == 1
 
-        status, said, _ = await command(home, "restore", copy)
+        status, output, _ = await command(home, "restore", copy)
         assert status == 0
-        assert "1 events" in said
-        assert "1 of them pending" in said
+        assert "1 events" in output
+        assert "1 of them pending" in output
         replies.append(Reply())
         await server.start(PROGRAM)
         await server.settled(webhook["id"])
         assert [each["id"] for each in (await server.get("/api/events"))["data"]] == ["before"]
         assert [each["status"] for each in await server.deliveries(webhook["id"])] == ["succeeded"]
-        # Its producer sends again what was taken in between.
+        # The producer sends again what only the next version had accepted.
         await trio.to_thread.run_sync(send, "after")
         await server.settled(webhook["id"])
         assert [each["event"] for each in await server.deliveries(webhook["id"])] == ["user.created"] * 2
