@@ -1,1 +1,1 @@
-"""The belts: what the server promises, pinned."""
+"""The tests of webhookd: each one pins a behaviour that the server promises."""

@@ -1,4 +1,4 @@
-"""What every test gets: a log that shows warnings alone, and as much time for each example as a busy machine takes."""
+"""Settings of every test: a log that shows only warnings, and no time limit for a hypothesis example."""
 
 import signal
 
@@ -9,15 +9,15 @@ from webhookd.observe import logs
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the tests independent of how fast the machine is, and of how they were started.
+    """Make the tests independent of the machine's speed, and of how they were started.
 
-    By default an example fails after 200 ms, which tells only that the machine has paused. What a shell starts in the
-    background ignores Ctrl-C, and so would each command that a test sends one to.
+    By default a hypothesis example fails after 200 ms, which only shows that the machine paused. A shell makes its
+    background jobs ignore SIGINT, and so would every command that a test starts and interrupts.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.pluginmanager.hasplugin("hypothesispytest"):  # a few tests also run with pytest-trio alone
-        from hypothesis import settings  # noqa: PLC0415 - where it is installed
+    if config.pluginmanager.hasplugin("hypothesispytest"):  # `tests.versions --quick` installs only pytest-trio
+        from hypothesis import settings  # noqa: PLC0415 - not always installed
 
         settings.register_profile("without deadlines", deadline=None)
         settings.load_profile("without deadlines")

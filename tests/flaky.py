@@ -1,8 +1,8 @@
-"""Finds what makes a test fail on a machine that is busy with other things, in the source of the tests.
+"""Find code in the tests that can fail on a busy machine.
 
-A test waits for an event, uses a clock of its own, or counts work; it never sleeps a fixed time and hopes, asserts how
-long something took, gives a limit that a busy machine reaches, or takes a port that another may have. `look` reads one
-file. Time is a test's own where a function, or one around it, takes a `MockClock`.
+A test waits for an event, uses a virtual clock, or counts work. It never sleeps for a fixed time, asserts how long
+something took, sets a limit that a busy machine can exceed, or uses a port that another program may have. `look` reads
+the source of one file. Time is virtual in a function that takes a `MockClock`, and in the functions inside it.
 """
 
 import ast
@@ -17,17 +17,17 @@ _PORT = re.compile(r"\bport ?= ?[1-9]")
 
 
 class Kind(StrEnum):
-    """What is wrong."""
+    """The kinds of findings."""
 
-    SLEEP = "sleeps a fixed time"
+    SLEEP = "sleeps for a fixed time"
     DURATION = "asserts how long something took"
-    LIMIT = f"gives less than {LEAST_SECONDS} seconds"
-    PORT = "takes a port that another program may have"
+    LIMIT = f"sets a limit below {LEAST_SECONDS} seconds"
+    PORT = "uses a port that another program may have"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One place: the line, and the function around it."""
+    """One finding, with its line and the name of the function around it."""
 
     kind: Kind
     line: int
@@ -35,7 +35,7 @@ class Finding:
 
 
 def look(source: str) -> list[Finding]:
-    """Return what is found in a file."""
+    """Return the findings in the source of a file."""
     looker = _Looker()
     looker.visit(ast.parse(source))
     return looker.found
@@ -56,8 +56,8 @@ class _Looker(ast.NodeVisitor):
         self._function(node)
 
     def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        taken = [*node.args.args, *node.args.kwonlyargs]
-        is_virtual = any("MockClock" in ast.dump(each.annotation) for each in taken if each.annotation is not None)
+        parameters = [*node.args.args, *node.args.kwonlyargs]
+        is_virtual = any("MockClock" in ast.dump(each.annotation) for each in parameters if each.annotation is not None)
         whiles, self._whiles = self._whiles, 0
         self._virtual += is_virtual
         self._within.append(node.name)
@@ -74,7 +74,7 @@ class _Looker(ast.NodeVisitor):
         self._within.pop()
 
     def visit_While(self, node: ast.While) -> None:
-        """Look inside: a sleep there is a pause between two looks, or a pace."""
+        """Visit the body, where a sleep is allowed: it is the pause between two checks, or a pace."""
         self._whiles += 1
         self.generic_visit(node)
         self._whiles -= 1
@@ -113,7 +113,7 @@ class _Looker(ast.NodeVisitor):
             self.found.append(Finding(kind, getattr(node, "lineno", 0), ".".join(self._within)))
 
     def _is_time(self, node: ast.AST) -> bool:
-        """Whether a clock was read for it."""
+        """Whether the expression reads a clock, or a variable whose value comes from one."""
         calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
         known = set[str]().union(*self._times)
         return any(_CLOCKS.fullmatch(_called(call)) for call in calls) or any(name.id in known for name in _names(node))
@@ -131,7 +131,7 @@ def _names(node: ast.AST) -> Iterator[ast.Name]:
 
 
 def _has_upper_bound(node: ast.Compare) -> bool:
-    """Whether it can fail because something took longer; that it took at least so long is no matter of luck."""
+    """Whether a comparison fails when something takes longer; one with only a lower bound doesn't."""
     values = [node.left, *node.comparators]
     for position, operator in enumerate(node.ops):
         left, right = values[position], values[position + 1]

@@ -1,4 +1,4 @@
-"""What only a library would say: phrases of its messages, and the places of the package that pass its exceptions on."""
+"""Recognize texts of libraries: phrases of their messages, and the places in the package that show their exceptions."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "webhookd"
 
-_SAID = (
+_LIBRARY_PHRASES = (
     # msgspec
     *(r"Expected `", r"got `", r"Object (contains|missing)", r"Invalid (enum|value|UUID|RFC|number)"),
     *(r"JSON is malformed", r"Input data was truncated", r"out of range$", r"matching regex", r" - at `"),
@@ -27,14 +27,14 @@ _SAID = (
     # Python itself
     *(r"Traceback", r"Error: ", r"object has no attribute", r"<class '", r" object at 0x"),
 )
-PHRASES = re.compile("|".join(_SAID))
-"""What the libraries underneath say in their own words."""
+PHRASES = re.compile("|".join(_LIBRARY_PHRASES))
+"""Phrases that occur only in messages of libraries."""
 
 
 def passed_on(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (line, the exceptions) of each handler in a module that puts the text of what it has caught into another.
+    """Yield (line, exception types) of each handler in a module that puts the text of its exception into another text.
 
-    Only the whole text counts: `error.strerror` is the system's name of what happened.
+    Only the whole text counts: `error.strerror` is the operating system's name of the error.
     """
     for handler in ast.walk(ast.parse(path.read_text())):
         if not isinstance(handler, ast.ExceptHandler) or handler.name is None or handler.type is None:
@@ -49,7 +49,7 @@ def passed_on(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def _bare_names(node: ast.expr) -> set[str]:
-    """Return the names that are shown as they are: alone, or as one way of an `or`."""
+    """Return the names that an expression shows unchanged: alone, or as an operand of `or`."""
     options = node.values if isinstance(node, ast.BoolOp) else [node]
     return {each.id for each in options if isinstance(each, ast.Name)}
 

@@ -1,10 +1,9 @@
-"""Starts `python -m MODULE` out of a process that has imported everything already, as a fork of it.
+"""Start `python -m MODULE` as a fork of a process that has already imported everything.
 
-Importing the server takes longer than most of what a test does with it. What runs is otherwise what `python -m` runs:
-a process of its own with its own arguments, environment, directory and standard streams, which signals end and which
-has an exit status. Python itself is started where that is what is tested (tests/cli/test_terminals.py, the tour, kills
-under load, the units and files of docs/deploy), so a start from nothing is seen to work as well. The forks are made by
-`multiprocessing`'s fork server, of which each process of the tests has one.
+Importing the server takes longer than most of what a test does with it. Otherwise the program is the one that
+`python -m` runs: a process of its own with its own arguments, environment, directory, standard streams, signals and
+exit status. Tests of the start itself use a new interpreter (tests/cli/test_terminals.py, the tour, kills under load,
+the units and files of docs/deploy). `multiprocessing`'s fork server makes the forks; each test process has one.
 """
 
 import os
@@ -33,17 +32,17 @@ Stream = int | IO[Any] | None
 
 
 def can_fork(command: Sequence[str], env: Mapping[str, str] | None = None) -> bool:
-    """Whether a command is one that can be started here: a module, by this Python, as its variables have it already."""
+    """Whether a command can run as a fork: `python -m` with this Python, and no change of its PYTHON… variables."""
     return tuple(command[:2]) == (sys.executable, "-m") and (env is None or _of_python(env) == _of_python(os.environ))
 
 
 def _of_python(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what Python reads at its start, such as where modules are looked for."""
+    """Return the variables that Python reads at its start, such as PYTHONPATH."""
     return {name: value for name, value in env.items() if name.startswith("PYTHON")}
 
 
-class _Started:
-    """What runs; killed at the end of the tests where it still does."""
+class _Forked:
+    """A program that runs as a fork; it is killed at the end of the tests if it still runs."""
 
     def __init__(
         self,
@@ -76,15 +75,15 @@ class _Started:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs."""
+        """Return the exit status, negative for a signal; None while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """Return the exit status, or None while it runs."""
+        """Return the exit status, negative for a signal; None while it runs."""
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal; nothing where it has ended."""
+        """Send a signal, unless the process has ended."""
         if self._process.exitcode is None:
             os.kill(self.pid, number)
 
@@ -97,8 +96,8 @@ class _Started:
         self._process.kill()
 
 
-class Process(_Started):
-    """As much of `subprocess.Popen` as tests use; `stdout` is a text file where it was to be read."""
+class Process(_Forked):
+    """The part of `subprocess.Popen` that tests use; with `stdout=PIPE`, `stdout` is a text file."""
 
     def __init__(self, command: Sequence[str], **settings: Any) -> None:
         super().__init__(command, **settings)
@@ -119,22 +118,22 @@ class Process(_Started):
             self.stdout.close()
 
     def wait(self, timeout: float = PATIENCE_SECONDS) -> int:
-        """Wait for its end, and return the exit status; subprocess.TimeoutExpired where it doesn't come."""
+        """Wait for the end and return the exit status; raise subprocess.TimeoutExpired after `timeout` seconds."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
         return self._process.exitcode
 
 
-class TrioProcess(_Started):
-    """As much of `trio.Process` as tests use; `stdout` is a stream where it was to be read."""
+class TrioProcess(_Forked):
+    """The part of `trio.Process` that tests use; with `stdout=PIPE`, `stdout` is a stream."""
 
     def __init__(self, command: Sequence[str], **settings: Any) -> None:
         super().__init__(command, **settings)
         self.stdout = trio.lowlevel.FdStream(self._reading) if self._reading >= 0 else None
 
     async def wait(self) -> int:
-        """Wait for its end, and return the exit status."""
+        """Wait for the end and return the exit status."""
         await trio.lowlevel.wait_readable(self._process.sentinel)
         self._process.join()
         assert self._process.exitcode is not None
@@ -144,18 +143,18 @@ class TrioProcess(_Started):
 def run(
     command: Sequence[str], *, stdin: str = "", env: Mapping[str, str] | None = None, cwd: Path = ROOT
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; return its status and what it printed."""
+    """Run a command to its end; return its status and output."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin.encode())
         given.seek(0)
         with Process(command, stdin=given, stdout=out, stderr=err, env=env, cwd=cwd) as process:
             status = process.wait()
-        said, told = (os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err))
-    return subprocess.CompletedProcess(list(command), status, said, told)
+        stdout, stderr = (os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode() for file in (out, err))
+    return subprocess.CompletedProcess(list(command), status, stdout, stderr)
 
 
 async def run_soon(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Do as `run` does without holding up the loop."""
+    """Run a command as `run` does, without blocking the event loop."""
     return await trio.to_thread.run_sync(partial(run, command, env=env))
 
 

@@ -1,10 +1,10 @@
-"""All that can be checked, for as long as it takes: `python -m tests.full`, which a run every night calls.
+"""Run every check that takes long: `python -m tests.full`, which runs nightly.
 
-The checks and tests of each change are `python -m tests`, which plays a part of each harness. Here the lint of async
-code reads every file, all tests run with coverage, the long ones as well, and each harness hunts for long and then for
-every fault that is planted. Each stage is a line; what it says goes into a file of its own below `build/full`. A stage
-that fails stops nothing. `--list` names the stages, and a name as an argument runs that stage alone. The status is 1
-where one failed. What a machine can't do is said, and is no failure.
+`python -m tests` is the check of each change and runs a part of each harness. This command lints the async code of
+every file, runs all tests with coverage, the slow ones too, and runs each harness for long and then with every planted
+fault. It prints one line for each stage; the output of a stage goes to a file of its own in `build/full`. A failed
+stage does not stop the others. `--list` prints the stages, and a name as an argument runs only that stage. The exit
+status is 1 if a stage failed. A stage that this machine can't run is reported, and is no failure.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COVERAGE = ("--cov", "--cov-report=term:skip-covered")
 
 
 def stages() -> dict[str, Sequence[str]]:
-    """Return each stage's command, by its name."""
+    """Return the command of each stage, by its name."""
 
     def harness(name: str, *arguments: str) -> Sequence[str]:
         return (sys.executable, "-m", f"tests.{name}", *arguments)
@@ -49,7 +49,7 @@ def stages() -> dict[str, Sequence[str]]:
 
 
 def run(name: str, command: Sequence[str], place: Path = PLACE) -> bool:
-    """Run a stage, and print its line; return whether it failed."""
+    """Run a stage and print its line; return whether it failed."""
     place.mkdir(parents=True, exist_ok=True)
     log = place / f"{name}.log"
     began = time.monotonic()
@@ -57,27 +57,29 @@ def run(name: str, command: Sequence[str], place: Path = PLACE) -> bool:
         status = subprocess.call(
             command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-    said = {0: "good", UNABLE: "this machine can't"}.get(status, f"FAILED with status {status}, see {log}")
+    outcome = {0: "passed", UNABLE: "not possible on this machine"}.get(
+        status, f"FAILED with status {status}, see {log}"
+    )
     last = (log.read_text(errors="replace").splitlines() or [""])[-1]
-    print(f"{name}: {said}, {time.monotonic() - began:.0f} s; {last[:160]}", flush=True)
+    print(f"{name}: {outcome}, {time.monotonic() - began:.0f} s; {last[:160]}", flush=True)
     return status not in {0, UNABLE}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the stages that are asked for; return the status."""
+    """Run the chosen stages; return the exit status."""
     table = stages()
     parser = argparse.ArgumentParser(prog="python -m tests.full", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="stages to run; all of them unless some are named")
-    parser.add_argument("--list", action="store_true", help="print the stages and their commands, and end")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a stage to run (all)")
+    parser.add_argument("--list", action="store_true", help="print the stages and their commands, and exit")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - table.keys():
-        parser.error(f"there is no stage {', '.join(sorted(unknown))}")
+        parser.error(f"unknown stage: {', '.join(sorted(unknown))}")
     if options.list:
         for name, command in table.items():
             print(f"{name}: {' '.join(command)[:160]}")
         return 0
     failed = [name for name in options.names or table if run(name, table[name])]
-    print(f"failed: {', '.join(failed)}" if failed else "all good", flush=True)
+    print(f"failed: {', '.join(failed)}" if failed else "all passed", flush=True)
     return int(bool(failed))
 
 

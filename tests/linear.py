@@ -1,8 +1,7 @@
-"""Whether work grows with the length of its input or faster: CPU time of this thread at one length and at 8 times it.
+"""Measure whether work is linear in the length of its input: CPU time of this thread at one length and at 8 times it.
 
-Work that looks at each byte a bounded number of times takes 8 times as long; work that looks at each byte once for each
-other byte takes 64 times. The machine's load does not count, since other threads' time is not measured, and the least
-of several samples leaves out what a cache or an interrupt cost one of them.
+Linear work takes 8 times as long, quadratic work 64 times. The load of the machine does not count, because the time of
+other threads and processes is not measured. The minimum of several samples excludes cache misses and interrupts.
 """
 
 import gc
@@ -15,17 +14,17 @@ from typing import TypeVar
 T = TypeVar("T")
 
 FACTOR = 8
-MOST_GROWTH = 24.0  # three times what linear work needs, and well below the 64 of quadratic work
-UNSEEN_SECONDS = 0.01  # below this a sample is too short to say how it grew
+MOST_GROWTH = 24.0  # three times that of linear work, and well below the 64 of quadratic work
+UNSEEN_SECONDS = 0.01  # a shorter sample is too inexact to measure growth
 _SAMPLES = 5
-_LONG_SECONDS = 0.25  # one sample of this length is exact enough
+_LONG_SECONDS = 0.25  # samples of this length are exact enough; two of them suffice
 
 
 def growth(make: Callable[[int], T], work: Callable[[T], object], longest: int) -> float:
-    """Return by how much `work` takes longer on an input of 8 times the length, up to the length `8 * longest`.
+    """Return the factor by which `work` takes longer on an input of 8 times the length, up to the length `8 * longest`.
 
-    Of the lengths it takes the shortest that can be measured, so that a failure shows before it takes minutes; 1.0
-    where all of them take less than `UNSEEN_SECONDS`, which quadratic work doesn't at the lengths that are tried.
+    It starts at the shortest length that can be measured, so that a failure shows before it takes minutes. Returns 1.0
+    if all lengths take less than `UNSEEN_SECONDS`, which quadratic work does not at the lengths that are tried.
     """
     length = longest
     while length > FACTOR:
@@ -42,7 +41,7 @@ def growth(make: Callable[[int], T], work: Callable[[T], object], longest: int) 
 
 
 def calls(work: Callable[[], object]) -> int:
-    """Return how many functions `work` calls, those written in C included."""
+    """Return how many functions `work` calls, including those written in C."""
     count = 0
 
     def note(_frame: FrameType, event: str, _argument: object) -> None:
@@ -59,10 +58,10 @@ def calls(work: Callable[[], object]) -> int:
 
 
 def _least_seconds(work: Callable[[T], object], given: T, *, enough: float) -> float:
-    """Return the least of several samples; one that is below `enough` settles it.
+    """Return the minimum of several samples, in seconds; stop at the first sample below `enough`.
 
-    The collector of garbage has no turn in them: a look at all that the tests have left behind may take longer than
-    the work. A long sample is exact enough only where a second one is as long.
+    Garbage collection is off: traversing all objects of the test process may take longer than the work. A single long
+    sample may be wrong, so at least two are taken.
     """
     taken: list[float] = []
     was_enabled = gc.isenabled()

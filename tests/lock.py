@@ -1,9 +1,9 @@
-"""Write the lock files anew: `python -m tests.lock` after a change of pyproject.toml, `--upgrade` for newer packages.
+"""Update the lock files: `python -m tests.lock` after a change of pyproject.toml, `--upgrade` for newer packages.
 
-A lock file pins every package with its hashes, for each version of Python that pyproject.toml admits, the build
-backend among them: `pip install --require-hashes -r FILE` and then webhookd itself with `--no-deps
---no-build-isolation` installs what was tested and nothing else. The product's pins are equal in all of them, since the
-development lock is resolved first and holds for the others; tests/test_locks.py checks that. uv resolves for every
+A lock file pins every package with its hashes, including the build backend, for each version of Python that
+pyproject.toml allows. `pip install --require-hashes -r FILE`, followed by webhookd itself with `--no-deps
+--no-build-isolation`, installs exactly the tested packages. The product's pins are the same in all lock files: the
+development lock is resolved first and constrains the others, which tests/test_locks.py checks. uv resolves for every
 version of Python at once, which pip can't.
 """
 
@@ -18,7 +18,7 @@ from tests.__main__ import ROOT, tool
 DEVELOPMENT = ".ci/requirements.lock"
 PRODUCT = "docs/deploy/requirements.lock"
 BINARY = "docs/deploy/binary.lock"
-# What each holds beside the product and its build backend: extras, and what pip takes for an editable installation.
+# What each lock holds in addition to the product and its build backend: extras, and what an editable install needs.
 LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     DEVELOPMENT: (("dev",), ("editables",)),
     PRODUCT: ((), ()),
@@ -27,9 +27,9 @@ LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 
 def main() -> int:
-    """Write each file; return the status of the first that uv can't resolve, or 0."""
+    """Write each file; return uv's status for the first that it can't resolve, or 0."""
     parser = argparse.ArgumentParser(prog="python -m tests.lock", description=__doc__)
-    parser.add_argument("--upgrade", action="store_true", help="take the newest packages instead of those locked")
+    parser.add_argument("--upgrade", action="store_true", help="use the newest packages instead of the locked ones")
     upgrade = parser.parse_args().upgrade
     with (ROOT / "pyproject.toml").open("rb") as file:
         project = tomllib.load(file)
@@ -45,7 +45,7 @@ def main() -> int:
             *("--output-file", name, "pyproject.toml", "-"),
         ]
         if name != DEVELOPMENT:
-            # Its pins are the constraints; those that it had before may be older.
+            # The constraints are its pins. Its previous pins may be older.
             Path(ROOT / name).unlink(missing_ok=True)
         wanted = "\n".join([*project["build-system"]["requires"], *others])
         run = subprocess.run(command, cwd=ROOT, input=wanted, text=True, check=False)

@@ -1,9 +1,9 @@
-"""Runs `webhookd serve` and writes down what its event loop calls that may wait: `python -m tests.onloop FILE serve …`.
+"""Run `webhookd serve` and record the blocking calls in its event loop: `python -m tests.onloop FILE serve …`.
 
-From the ready line on, each such call in the loop's thread becomes an entry in FILE, a JSON object of call and place to
-how often, written when the process ends. Heard of are the interpreter's audit events of files, names, processes and
-sleeping, and those functions of `os` and `socket` that raise none. A place is the function of webhookd that called, or
-of a library where webhookd did not.
+After the ready line, each call in the loop's thread that may block is counted. When the process ends, FILE gets a JSON
+object from "call place" to the count. The calls are the interpreter's audit events of files, name lookups, processes
+and sleeping, and the functions of `os` that raise no audit event. The place is the function of webhookd that called,
+or the library function if none of webhookd's is on the stack.
 """
 
 import json
@@ -23,7 +23,7 @@ _EVENTS = (
     "open", "os.", "shutil.", "tempfile.", "glob.", "pathlib.", "subprocess.", "socket.getaddrinfo", "socket.gethost",
     "socket.getnameinfo", "sqlite3.", "time.sleep", "fcntl.", "mmap.", "urllib.", "ftplib.", "smtplib.", "http.",
 )  # fmt: skip
-"""How the audit events of calls begin that may wait for a disk, a name, a process or a clock."""
+"""Prefixes of the audit events of calls that may wait for a disk, a name lookup, a process or a clock."""
 _WITHOUT_EVENT = (
     "stat", "lstat", "statvfs", "access", "readlink", "fsync", "fdatasync", "sync", "sendfile", "copy_file_range",
     "waitpid",
@@ -31,7 +31,7 @@ _WITHOUT_EVENT = (
 
 
 class Listener:
-    """Counts calls in the loop's thread by what was called and from where."""
+    """Counts calls in the loop's thread by function and place."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -40,18 +40,18 @@ class Listener:
         self._is_inside = False
 
     def hear(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note an audit event of the interpreter's."""
+        """Count an audit event of the interpreter, if it is one of a blocking call."""
         if event.startswith(_EVENTS):
             self.note(event, sys._getframe(1))
 
     def listen(self) -> None:
-        """Hear of calls from now on; they count once it is armed."""
+        """Install the hooks; calls count once `is_armed` is set."""
         for name in _WITHOUT_EVENT:
             self._wrap(os, name)
         sys.addaudithook(self.hear)
 
     def note(self, call: str, frame: FrameType | None) -> None:
-        """Count a call, if it is the loop's thread that makes it."""
+        """Count a call, if the loop's thread makes it."""
         if not self.is_armed or self._is_inside or threading.get_ident() != self._thread:
             return
         self._is_inside = True

@@ -1,4 +1,4 @@
-"""How long a test waits for what must happen: so long that only a fault runs it out, however busy the machine is."""
+"""Wait for conditions: so long that only a fault exceeds the limit, however busy the machine is."""
 
 import time
 from collections.abc import Callable
@@ -10,8 +10,11 @@ _LOOK_SECONDS = 0.005
 
 
 async def until(is_so: Callable[[], object], *, seconds: float = PATIENCE_SECONDS) -> None:
-    """Return once it is so; trio.TooSlowError where that never comes. Works while a test's own clock stands still."""
-    from trio.testing import MockClock  # noqa: PLC0415 - imports pytest, which most programs of the tests do without
+    """Wait until `is_so` returns true; raise trio.TooSlowError after `seconds` of real time.
+
+    It also works under a virtual clock, which it does not advance.
+    """
+    from trio.testing import MockClock  # noqa: PLC0415 - imports pytest, which most test programs don't need
 
     is_virtual = isinstance(trio.lowlevel.current_clock(), MockClock)
     given_up_at = time.monotonic() + seconds
@@ -25,7 +28,7 @@ async def until(is_so: Callable[[], object], *, seconds: float = PATIENCE_SECOND
 
 
 def wait_until(is_so: Callable[[], object]) -> None:
-    """Do as `until` does, where no loop runs."""
+    """Wait until `is_so` returns true, as `until` does, but without an event loop; raise TimeoutError."""
     given_up_at = time.monotonic() + PATIENCE_SECONDS
     while not is_so():
         if time.monotonic() > given_up_at:

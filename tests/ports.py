@@ -1,4 +1,4 @@
-"""A port that is known before anything listens on it: for what is started again, for other programs, and for nobody."""
+"""Reserve a port before a program listens on it: for restarts, for other programs, and for a closed port."""
 
 import socket
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def held_port() -> Iterator[int]:
-    """Give a port of loopback on which nobody listens, and keep it from everybody else.
+    """Yield a loopback port on which nothing listens, and reserve it.
 
-    It is bound here with SO_REUSEADDR and doesn't listen: a server that sets the same option, as they all do, can bind
-    it and listen, again and again, and connections are refused meanwhile. The kernel gives it to nobody who asks for
-    any port, nor to a connection out.
+    The port is bound here with SO_REUSEADDR but doesn't listen. A server that also sets this option, as all of them do,
+    can bind it and listen, any number of times; until then, connections are refused. The kernel does not assign the
+    port to a program that asks for any free port, or to an outgoing connection.
     """
     with socket.socket() as holder:
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

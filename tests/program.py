@@ -1,4 +1,4 @@
-"""What a fork of the fork server does (`tests.forked`): take its streams, and be the command it was started for."""
+"""The program of a fork (`tests.forked`): it replaces its standard streams and runs its command."""
 
 import atexit
 import io
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Program:
-    """Standard input, output and error of a program, by their descriptors, which travel to the fork with it."""
+    """Runs a command with these descriptors as standard input, output and error; they are sent to the fork."""
 
     def __init__(self, streams: Sequence[int]) -> None:
         self._streams = streams
@@ -23,7 +23,7 @@ class Program:
         self._streams = [duplicate.detach() for duplicate in duplicates]
 
     def __call__(self, arguments: Sequence[str], environ: Mapping[str, str], cwd: str) -> None:
-        """Be `python -m` with these arguments."""
+        """Run as `python -m` would with these arguments."""
         for number, stream in enumerate(self._streams):
             os.dup2(stream, number)
             os.close(stream)
@@ -44,4 +44,4 @@ class Program:
             sys.excepthook(*sys.exc_info())
             sys.exit(1)
         finally:
-            atexit._run_exitfuncs()  # which a fork of multiprocessing's leaves out: what is to be written yet is
+            atexit._run_exitfuncs()  # a fork of multiprocessing skips these; they flush buffers

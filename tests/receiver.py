@@ -1,8 +1,8 @@
-"""A scriptable HTTP receiver on loopback: records each request as it came and answers, or misbehaves, as told.
+"""A scriptable HTTP receiver on loopback: it records each request and answers, or misbehaves, by its script.
 
-In a test: `receiver = await nursery.start(Receiver(steps("500*2,200")).run)`, then `receiver.url`. As a process, for
-tests that kill the server: `python -m tests.receiver --port 0 --log FILE --script 500,200` prints its URL and appends
-one JSON line a request to FILE, flushed before it answers.
+In a test: `receiver = await nursery.start(Receiver(steps("500*2,200")).run)`, then `receiver.url`. As a process:
+`python -m tests.receiver --port 0 --log FILE --script 500,200` prints its URL and appends one line of JSON for each
+request to FILE, flushed before it answers.
 """
 
 import argparse
@@ -26,19 +26,22 @@ _LISTEN_BACKLOG = 512
 
 
 class Act(StrEnum):
-    """What the receiver does once it has read a request."""
+    """What the receiver does after it has read a request."""
 
     ANSWER = "answer"
-    HANG = "hang"  # says nothing and keeps the connection open
-    CLOSE = "close"  # closes before a byte of the reply
-    CUT = "cut"  # closes in the middle of the body it announced
-    RESET = "reset"  # RST instead of a reply
-    GARBAGE = "garbage"  # bytes that are no HTTP
+    HANG = "hang"  # sends nothing and keeps the connection open
+    CLOSE = "close"  # closes before the first byte of the reply
+    CUT = "cut"  # closes in the middle of the announced body
+    RESET = "reset"  # sends a RST instead of a reply
+    GARBAGE = "garbage"  # sends bytes that are no HTTP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request as it arrived: `number` from 1 at this receiver, `at` in epoch seconds, names in lower case."""
+    """One request: `number` counts from 1 at this receiver, `at` is in epoch seconds, header names are in lower case.
+
+    `connection` is the number of its connection, from 1.
+    """
 
     number: int
     connection: int
@@ -52,13 +55,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer; `raw` replaces the whole reply by these bytes, after which the connection is closed."""
+    """One answer; `raw` replaces the whole reply by these bytes and closes the connection after them."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     delay_seconds: float = 0.0
-    after: trio.Event | None = None  # not before that has happened
+    after: trio.Event | None = None  # the answer waits for this event
     act: Act = Act.ANSWER
     raw: bytes | None = None
 
@@ -68,19 +71,19 @@ OK = Reply()
 
 
 def always(reply: Reply = OK) -> Script:
-    """Return a script that gives every request the same answer."""
+    """Return a script that answers every request with `reply`."""
     return lambda _request, _nth: reply
 
 
 def in_turn(*replies: Reply) -> Script:
-    """Return a script that gives the nth request the nth answer; the last one repeats."""
+    """Return a script that answers the nth request with the nth reply; the last reply repeats."""
     return lambda _request, nth: replies[min(nth, len(replies)) - 1]
 
 
 def steps(text: str) -> Script:
     """Read a script such as `500*2,429;retry-after=1,hang,200@0.5`.
 
-    Steps are separated by commas; each is a status or one of hang, close, cut, reset, garbage; then `@seconds` of
+    Steps are separated by commas. Each is a status or one of hang, close, cut, reset and garbage; then `@seconds` of
     delay, `;name=value` headers and `*times`, each optional and in this order. The last step repeats.
     """
     replies: list[Reply] = []
@@ -99,7 +102,7 @@ def steps(text: str) -> Script:
 
 
 class Receiver:
-    """The receiver; its lists may be read at any time, and `wait_for` waits for a number of requests."""
+    """The receiver; `requests` may be read at any time, and `wait_for` waits for a number of requests."""
 
     def __init__(
         self,
@@ -122,7 +125,7 @@ class Receiver:
         self._arrived = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus["Receiver"] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; ready, and with its URL known, when `started` hands the receiver over."""
+        """Serve until cancelled; `nursery.start` returns this receiver when it listens and its URL is set."""
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1", backlog=_LISTEN_BACKLOG)
         self.port = listeners[0].socket.getsockname()[1]
         self.url = f"{'https' if self._ssl_context else 'http'}://127.0.0.1:{self.port}"
@@ -145,13 +148,13 @@ class Receiver:
         try:
             await _Conversation(self, tcp, stream, self.connections).run()
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the peer has gone: what tests do on purpose
+            pass  # the peer closed the connection, which tests do on purpose
         finally:
             self.open_connections -= 1
             await trio.aclose_forcefully(stream)
 
     def take(self, request: Request) -> Reply:
-        """Record one request, wake who waits for it and return its answer."""
+        """Record one request, wake `wait_for` and return the reply."""
         self.requests.append(request)
         if self._log is not None:
             self._log.write(json.dumps(_as_json(request)) + "\n")
@@ -201,7 +204,7 @@ class _Conversation:
             try:
                 self._parser.feed_data(chunk)
             except httptools.HttpParserError as error:
-                raise AssertionError(f"the server under test sent what is no HTTP: {chunk!r}") from error
+                raise AssertionError(f"the server under test sent invalid HTTP: {chunk!r}") from error
             while self._complete:
                 method, path, headers, body = self._complete.pop(0)
                 request = Request(
@@ -217,20 +220,20 @@ class _Conversation:
                 self._receiver.in_flight += 1
                 self._receiver.most_in_flight = max(self._receiver.most_in_flight, self._receiver.in_flight)
                 try:
-                    goes_on = await self._answer(self._receiver.take(request))
+                    is_kept = await self._answer(self._receiver.take(request))
                 finally:
                     self._receiver.in_flight -= 1
-                if not goes_on or not self._parser.should_keep_alive():
+                if not is_kept or not self._parser.should_keep_alive():
                     return
 
     async def _answer(self, reply: Reply) -> bool:
-        """Act out one reply; return whether the connection stays open."""
+        """Send one reply, or misbehave as it says; return whether the connection stays open."""
         if reply.delay_seconds:
             await trio.sleep(reply.delay_seconds)
         if reply.after is not None:
             await reply.after.wait()
         if reply.act is Act.HANG:
-            # Until the peer gives up; then there is nothing to answer.
+            # Wait until the peer closes the connection.
             while await self._stream.receive_some(_CHUNK_BYTES):
                 pass
             return False

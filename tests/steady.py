@@ -1,10 +1,9 @@
-"""Runs the tests again and again, half of the runs on a machine that is kept busy: `python -m tests.steady --runs 20`.
+"""Run the tests many times, every second time on a busy machine: `python -m tests.steady --runs 20`.
 
-It goes on by itself when the shell that started it ends. Each run is a line in `results` below its directory, and one
-more is printed at the end; `--follow` prints them as they come and waits for the last, with status 1 where a run was
-not good. Given the same directory again, it goes on behind the runs that have ended. In every second run each core has
-a process beside the tests that only burns time; they are started here and end with it. What stands behind `--` goes to
-pytest.
+The runs happen in a background process, which continues when the shell that started it ends. Each run is a line in
+the file `results` of its directory. `--follow` prints the runs as they end and waits for the last; the exit status is
+then 1 if a run failed. Started again with the same directory, it continues after the finished runs. In every second
+run, a process on each core uses CPU time during the tests and ends with the run. Arguments after `--` go to pytest.
 """
 
 import argparse
@@ -24,14 +23,14 @@ import msgspec
 
 from tests.__main__ import PARALLEL, ROOT, environment
 
-DIRECTORY = Path("/tmp/webhookd-steady")  # noqa: S108 - to be found again, and another can be named
+DIRECTORY = Path("/tmp/webhookd-steady")  # noqa: S108 - a later call must find it; another one can be given
 MOST_SECONDS = 3 * 3600
-# It ends with the one that started it, however that ends.
+# It ends when its parent ends, even if that was killed.
 BURNER = "import os, sys\nwhile os.getppid() == int(sys.argv[1]):\n    sum(range(1_000_000))\n"
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one run."""
+    """The result of one run; without `status` the run was cut off after `MOST_SECONDS`."""
 
     number: int
     is_busy: bool
@@ -43,11 +42,11 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_good(self) -> bool:
-        """Whether all its tests passed."""
+        """Whether all tests passed."""
         return self.status == 0 and not self.failed
 
     def line(self, of: int) -> str:
-        """Return the run as a line."""
+        """Return the run as a line of text; `of` is the number of runs."""
         end = {0: "", 1: "", None: ", cut off"}.get(self.status, f", status {self.status}")
         failed = f" ({', '.join(self.failed)})" if self.failed else ""
         return (
@@ -57,14 +56,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def results(directory: Path) -> list[Run]:
-    """Return the runs that have ended."""
+    """Return the finished runs."""
     file = directory / "results"
     return [msgspec.json.decode(line, type=Run) for line in file.read_bytes().splitlines()] if file.exists() else []
 
 
 @contextmanager
 def busy() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Keep every core busy within the block; yield the processes that do."""
+    """Keep every core busy during the block; yield the processes that do so."""
     command = [sys.executable, "-c", BURNER, str(os.getpid())]
     burners = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
     try:
@@ -76,7 +75,7 @@ def busy() -> Iterator[list[subprocess.Popen[bytes]]]:
 
 
 def run_once(number: int, log: Path, arguments: Sequence[str]) -> Run:
-    """Run the tests once; every second run on a busy machine."""
+    """Run the tests once; on a busy machine if `number` is even."""
     is_busy = number % 2 == 0
     began = time.monotonic()
     with TemporaryDirectory(prefix="webhookd-steady-") as place, ExitStack() as stack:
@@ -111,7 +110,7 @@ def run_once(number: int, log: Path, arguments: Sequence[str]) -> Run:
 
 
 def _read(report: Path) -> tuple[int, int, tuple[str, ...]]:
-    """Return how many tests passed and were skipped, and the names of those that failed."""
+    """Return the numbers of passed and skipped tests, and the names of failed ones."""
     if not report.exists():
         return 0, 0, ()
     cases = list(ET.parse(report).iter("testcase"))  # noqa: S314 - pytest has just written it
@@ -122,17 +121,18 @@ def _read(report: Path) -> tuple[int, int, tuple[str, ...]]:
 
 
 def work(directory: Path, runs: int, arguments: Sequence[str]) -> None:
-    """Make the runs that are missing, one after the other."""
+    """Do the missing runs, one after the other."""
     with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one who looks has it for a moment, another worker until all is done
+        # `is_running` holds the lock for a moment, another worker until its runs are done.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         for number in range(len(results(directory)) + 1, runs + 1):
-            made = run_once(number, directory / "log", arguments)
+            run = run_once(number, directory / "log", arguments)
             with (directory / "results").open("ab") as file:
-                file.write(msgspec.json.encode(made) + b"\n")
+                file.write(msgspec.json.encode(run) + b"\n")
 
 
 def is_running(directory: Path) -> bool:
-    """Whether somebody makes runs there."""
+    """Whether a worker is doing runs in this directory."""
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +142,7 @@ def is_running(directory: Path) -> bool:
 
 
 def start(directory: Path, runs: int, arguments: Sequence[str]) -> int:
-    """Start making the runs, apart from this shell; return the process's id."""
+    """Start a worker in a session of its own; return its process id."""
     command = [sys.executable, "-m", "tests.steady", "--work", "--directory", str(directory), "--runs", str(runs)]
     to_log = (str(directory / "log"), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     return os.posix_spawn(
@@ -159,29 +159,36 @@ def start(directory: Path, runs: int, arguments: Sequence[str]) -> int:
 
 
 def follow(directory: Path, runs: int) -> int:
-    """Print each run as it ends; return the status once all have, or nobody makes them any more."""
-    told = 0
+    """Print each run as it ends; return the exit status when all have ended, or the worker has."""
+    printed = 0
     while True:
         was_running = is_running(directory)
-        for run in results(directory)[told:runs]:
+        for run in results(directory)[printed:runs]:
             print(run.line(runs), flush=True)
-            told += 1
-        if told >= runs or not was_running:
+            printed += 1
+        if printed >= runs or not was_running:
             break
         time.sleep(0.5)
     good = sum(run.is_good for run in results(directory)[:runs])
-    print(f"{good} of {runs} runs were good", flush=True)
+    print(f"{good} of {runs} runs passed", flush=True)
     return int(good < runs)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; return the status."""
-    own, _, to_pytest = (list(part) for part in _parted(arguments))
+    """Start or continue the runs, or do them in this process; return the exit status."""
+    split = arguments.index("--") if "--" in arguments else len(arguments)
+    own, to_pytest = arguments[:split], arguments[split + 1 :]
     parser = argparse.ArgumentParser(prog="python -m tests.steady", description=__doc__)
-    parser.add_argument("--runs", type=int, default=20, metavar="N", help="how many (20)")
-    parser.add_argument("--directory", type=Path, default=DIRECTORY, metavar="DIR", help=f"its state ({DIRECTORY})")
+    parser.add_argument("--runs", type=int, default=20, metavar="N", help="number of runs (20)")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=DIRECTORY,
+        metavar="DIR",
+        help=f"where results and output are kept ({DIRECTORY})",
+    )
     parser.add_argument("--follow", action="store_true", help="print the runs as they end, and wait for the last")
-    parser.add_argument("--work", action="store_true", help="make the runs in this process")
+    parser.add_argument("--work", action="store_true", help="do the runs in this process")
     options = parser.parse_args(own)
     directory: Path = options.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
@@ -190,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if len(results(directory)) < options.runs and not is_running(directory):
         pid = start(directory, options.runs, to_pytest)
-        print(f"process {pid} makes the runs; lines in {directory}/results, output in {directory}/log", flush=True)
+        print(f"process {pid} does the runs; results in {directory}/results, output in {directory}/log", flush=True)
         while not is_running(directory) and os.waitpid(pid, os.WNOHANG) == (0, 0):
             time.sleep(0.05)
     if options.follow:
@@ -198,11 +205,6 @@ def main(arguments: Sequence[str]) -> int:
     for run in results(directory)[: options.runs]:
         print(run.line(options.runs))
     return 0
-
-
-def _parted(arguments: Sequence[str]) -> tuple[Sequence[str], str, Sequence[str]]:
-    place = arguments.index("--") if "--" in arguments else len(arguments)
-    return arguments[:place], "--", arguments[place + 1 :]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The lock files: the same pins in each, all that pyproject.toml asks for and admits, and nothing of where from."""
+"""The lock files agree with each other and with pyproject.toml, and name no package index."""
 
 import re
 import tomllib
@@ -23,14 +23,14 @@ PYTHONS = [
 
 
 def entries(name: str) -> dict[str, set[str]]:
-    """Return each line of a lock file that pins a package, with its hashes."""
+    """Return each pinned requirement of a lock file, with its hashes."""
     text = (ROOT / name).read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return {line.partition(" --hash=")[0].strip(): set(re.findall(r"--hash=(\S+)", line)) for line in lines}
 
 
 def pinned(name: str, python: str) -> dict[str, str]:
-    """Return the version of each package that a lock file installs on Linux with a version of Python."""
+    """Return the version of each package that a lock file installs on Linux with this version of Python."""
     found: dict[str, str] = {}
     for line in entries(name):
         wanted = Requirement(line)
@@ -48,8 +48,8 @@ def environment(python: str) -> dict[str, str]:
     return named | {"python_version": python, "python_full_version": f"{python}.7", "sys_platform": "linux"}
 
 
-def asked_for(name: str, python: str) -> Iterator[Requirement]:
-    """Yield what pyproject.toml asks for and a lock file has to have."""
+def required(name: str, python: str) -> Iterator[Requirement]:
+    """Yield each requirement of pyproject.toml that a lock file must satisfy."""
     extras, others = LOCKS[name]
     left = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"], *others]
     left += [f"webhookd[{extra}]" for extra in extras]
@@ -63,17 +63,17 @@ def asked_for(name: str, python: str) -> Iterator[Requirement]:
 
 @pytest.mark.parametrize("name", LOCKS)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_a_lock_file_holds_what_is_asked_for(name: str, python: str) -> None:
+def test_a_lock_file_satisfies_every_requirement(name: str, python: str) -> None:
     """Every requirement of the product, the build backend and the lock's extras is pinned within its bounds."""
     assert len(PYTHONS) >= 4
     pins = pinned(name, python)
-    for wanted in asked_for(name, python):
+    for wanted in required(name, python):
         assert wanted.specifier.contains(pins[canonicalize_name(wanted.name)]), str(wanted)
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_a_lock_file_says_what_and_not_where_from(name: str) -> None:
-    """Each package has a hash, and nothing names a host: the same file is right for every index."""
+def test_a_lock_file_names_no_package_index(name: str) -> None:
+    """Each package has a hash, and no host is named: the same file works with every package index."""
     found = entries(name)
     assert len(found) >= 30
     assert all(found.values()), [line for line, hashes in found.items() if not hashes]
@@ -83,9 +83,9 @@ def test_a_lock_file_says_what_and_not_where_from(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [PRODUCT, BINARY])
-def test_the_products_pins_are_those_that_are_tested(name: str) -> None:
-    """What users install is pinned to the same versions and hashes as in the lock file that the tests run from."""
-    # What more a marker lets in, another package of the development lock asks for.
+def test_the_products_pins_are_the_tested_ones(name: str) -> None:
+    """The lock files for users pin the same versions and hashes as the lock file of the tests."""
+    # Markers are ignored here: in the development lock, other packages may need the same package more often.
     tested, installed = (
         {line.partition(" ;")[0]: hashes for line, hashes in entries(each).items()} for each in (DEVELOPMENT, name)
     )

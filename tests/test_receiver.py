@@ -1,4 +1,4 @@
-"""The scriptable receiver: the tests' own instrument must be true."""
+"""The scriptable receiver of the tests answers, misbehaves and records as its script says."""
 
 import json
 import signal
@@ -38,7 +38,7 @@ async def ask(stream: trio.SocketStream, patience_seconds: float = PATIENCE_SECO
 
 
 def test_steps_read_statuses_words_delays_headers_and_times() -> None:
-    """A script in words gives each request its step, and the last one for ever."""
+    """`steps` answers each request with its step, and repeats the last one."""
     script = steps("500*2,429@0.5;retry-after=1;webhook-delivery=abort,hang,200")
     replies = [script(request(), nth) for nth in range(1, 8)]
     assert [reply.status for reply in replies[:3]] == [500, 500, 429]
@@ -48,8 +48,8 @@ def test_steps_read_statuses_words_delays_headers_and_times() -> None:
     assert {reply.status for reply in replies[4:]} == {200}
 
 
-async def test_keep_alive_requests_are_recorded_as_they_came(nursery: trio.Nursery) -> None:
-    """Requests on one connection carry its number, their path, headers and raw body."""
+async def test_keep_alive_requests_are_recorded(nursery: trio.Nursery) -> None:
+    """Requests on one connection are recorded with its number, their path, headers and raw body."""
     receiver: Receiver = await nursery.start(Receiver(steps("500,200")).run)
     async with await trio.open_tcp_stream("127.0.0.1", receiver.port) as stream:
         assert (await ask(stream)).startswith(b"HTTP/1.1 500 Internal Server Error")
@@ -71,15 +71,15 @@ async def test_keep_alive_requests_are_recorded_as_they_came(nursery: trio.Nurse
         (Reply(raw=b"HTTP/1.1 2"), b"HTTP/1.1 2<EOF>"),
     ],
 )
-async def test_misbehaviour_is_as_told(nursery: trio.Nursery, reply: Reply, expected: bytes) -> None:
-    """Hanging, closing, cutting a body short and talking nonsense happen on the wire."""
+async def test_the_receiver_misbehaves_as_scripted(nursery: trio.Nursery, reply: Reply, expected: bytes) -> None:
+    """A client sees the receiver hang, close the connection, cut off a body, or send invalid HTTP."""
     receiver: Receiver = await nursery.start(Receiver(in_turn(reply)).run)
     assert await ask_once(receiver, 0.2 if reply.act is Act.HANG else 5) == expected
     nursery.cancel_scope.cancel()
 
 
 async def test_reset_is_a_reset(nursery: trio.Nursery) -> None:
-    """A reset reaches the client as ECONNRESET, not as an end of file."""
+    """The client sees a reset as ECONNRESET, not as an end of file."""
     receiver: Receiver = await nursery.start(Receiver(steps("reset")).run)
     with pytest.raises(trio.BrokenResourceError) as caught:
         await ask_once(receiver)
@@ -88,7 +88,7 @@ async def test_reset_is_a_reset(nursery: trio.Nursery) -> None:
 
 
 def test_process_logs_each_request_before_it_answers(tmp_path: Path) -> None:
-    """The standalone receiver's file holds a request by the time its answer arrives."""
+    """The log file of the receiver process contains a request before its answer arrives."""
     log = tmp_path / "requests.jsonl"
     command = [sys.executable, "-m", "tests.receiver", "--log", str(log), "--script", "200"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

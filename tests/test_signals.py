@@ -1,4 +1,4 @@
-"""What HUP compares, and that reading a configuration that hangs holds up nothing."""
+"""SIGHUP names the changed keys of the configuration, and reading a file that hangs blocks nothing."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from webhookd.signals import changed, compare
 
 
 def test_each_key_that_differs_is_named_and_no_other() -> None:
-    """The keys come with their sections, in the order of the tree, without their values."""
+    """The changed keys are named with their sections, in the order of the tree, without their values."""
     old = Config()
     assert changed(old, Config()) == ()
     new = replace(
@@ -24,8 +24,8 @@ def test_each_key_that_differs_is_named_and_no_other() -> None:
     assert {name.partition(".")[0] for name in changed(old, new)} <= set(KEYS)
 
 
-async def test_a_file_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
-    """A configuration that is a pipe without a writer is waited for beside the loop, and left at the end."""
+async def test_a_file_that_hangs_blocks_nothing(tmp_path: Path) -> None:
+    """A configuration that is a pipe without a writer is read in a thread, and abandoned on cancellation."""
     fifo = tmp_path / "config.toml"
     os.mkfifo(fifo)
     async with trio.open_nursery() as nursery:

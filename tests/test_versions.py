@@ -1,4 +1,4 @@
-"""The check of every Python and of the oldest packages: what it tries, what it leaves out, and a fault it finds."""
+"""`tests.versions` chooses the right Pythons, reports the ones it skips, and finds a bound that is too low."""
 
 import sys
 from pathlib import Path
@@ -20,7 +20,7 @@ requires-python = ">=3.11"
 dependencies = ["idna>=2.10"]
 scripts = { webhookd = "webhookd:main" }
 """
-# What needs a newer package than the project says.
+# A program that needs a newer package than its project declares.
 PROGRAM = """
 import importlib.metadata
 import sys
@@ -32,7 +32,7 @@ def main():
 
 
 def interpreter(directory: Path, name: str, says: str | None) -> None:
-    """Write a program that answers as an interpreter would."""
+    """Write a program that prints `says` as an interpreter would, or fails without it."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
     answer = "exit 1" if says is None else f"echo '{says}'"
@@ -40,8 +40,8 @@ def interpreter(directory: Path, name: str, says: str | None) -> None:
     path.chmod(0o755)
 
 
-def test_each_minor_version_is_tried_once(tmp_path: Path) -> None:
-    """Of the PATH and of pyenv the last release of each version is taken, and every other one is named."""
+def test_each_minor_version_is_tested_once(tmp_path: Path) -> None:
+    """The last release of each minor version on the PATH and in pyenv is chosen, and every skipped one is named."""
     on_path, pyenv = tmp_path / "bin", tmp_path / "pyenv"
     interpreter(on_path, "python3.11", "3 11 2 /usr/bin/python3.11")
     interpreter(on_path, "python3.12", None)
@@ -57,7 +57,7 @@ def test_each_minor_version_is_tried_once(tmp_path: Path) -> None:
     assert sorted(skipped) == sorted(
         [
             f"{on_path / 'python3.12'}: it does not run",
-            f"Python 3.11.2 ({on_path / 'python3.11'}): 3.11.7 is tried",
+            f"Python 3.11.2 ({on_path / 'python3.11'}): 3.11.7 is tested instead",
             "Python 3.9.1: older than 3.11",
             "Python 3.12: not on this machine",
             "Python 3.14: not on this machine",
@@ -67,7 +67,7 @@ def test_each_minor_version_is_tried_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_bound_that_is_too_low_is_found(tmp_path: Path) -> None:
-    """A project that needs more than its lower bound works with the newest packages and fails with the lowest."""
+    """A project whose lower bound is too low passes with the newest packages and fails with the lowest."""
     if not Path(tool("uv")).exists():
         pytest.skip("uv is not installed")
     root = tmp_path / "project"

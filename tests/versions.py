@@ -1,9 +1,9 @@
-"""webhookd with each Python of this machine, with the newest packages and with the oldest that pyproject.toml admits.
+"""Test webhookd with each Python of this machine, with the newest packages and the oldest that pyproject.toml allows.
 
-`python -m tests.versions` makes an environment for each, installs webhookd and the test tools into it without the lock
-files, runs the demo and the whole suite, and prints a line for each. `--quick` takes the oldest Python with the oldest
-packages and the newest Python with the newest, and of the suite one test that looks at everything once. A Python that
-isn't tried is named with the reason. What is given beside that goes to pytest. Exit status 1 if any failed.
+`python -m tests.versions` creates an environment for each combination, installs webhookd and the test tools into it
+without the lock files, runs the demo and all tests, and prints a line for each. `--quick` runs the oldest Python with
+the oldest packages and the newest Python with the newest, and only one test that covers everything once. A Python that
+is not tested is named with the reason. Further arguments go to pytest. The exit status is 1 if a combination failed.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from tests.__main__ import PARALLEL, ROOT, tool
 QUICK_TESTS = ("tests/e2e/test_smoke.py",)
 QUICK_TOOLS = ("pytest", "pytest-trio")
 SHOWN_LINES = 40
-# Those whose release broke the start before, and those that most of the rest stands on.
+# Packages whose releases have broken the start before, and the most important ones.
 SHOWN_PACKAGES = ("quart", "quart-trio", "hypercorn", "trio", "httpx", "apsw")
 _NAME = re.compile(r"python3\.\d+")
-_SAYS = "import ensurepip, sys, venv; print(*sys.version_info[:3], sys.executable)"
+_PRINT_VERSION = "import ensurepip, sys, venv; print(*sys.version_info[:3], sys.executable)"
 
 
 class Packages(StrEnum):
-    """Which of the admitted versions are installed."""
+    """Which of the allowed versions are installed."""
 
     NEWEST = "newest"
     LOWEST = "lowest"
@@ -41,7 +41,7 @@ class Packages(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interpreter:
-    """A Python that can make environments."""
+    """A Python that can create virtual environments."""
 
     version: tuple[int, int, int]
     executable: Path
@@ -52,7 +52,7 @@ class Interpreter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Project:
-    """The source tree that is installed, and what it says of itself."""
+    """A source tree: the oldest Python that it allows, and the Python versions that its classifiers name."""
 
     root: Path
     oldest: tuple[int, int]
@@ -61,31 +61,31 @@ class Project:
     @classmethod
     def read(cls, root: Path) -> "Project":
         """Read the pyproject.toml of a source tree."""
-        said = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-        oldest = _minor(said["requires-python"].removeprefix(">="))
-        found = [re.fullmatch(r".* :: (3\.\d+)", classifier) for classifier in said.get("classifiers", ())]
+        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+        oldest = _minor(project["requires-python"].removeprefix(">="))
+        found = [re.fullmatch(r".* :: (3\.\d+)", classifier) for classifier in project.get("classifiers", ())]
         return cls(root=root, oldest=oldest, named=tuple(_minor(each[1]) for each in found if each is not None))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What came of one combination; `output` is of the step that failed."""
+    """The result of one combination; `output` is that of the failed step, or None."""
 
     line: str
     output: str | None
 
 
 class _StepError(Exception):
-    """A command ended with another status than 0."""
+    """A command ended with a status other than 0."""
 
 
 def main() -> int:
-    """Try each combination; return 1 if one failed."""
+    """Test each combination; return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.versions", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="the oldest Python and packages, the newest of both, and one test"
+        "--quick", action="store_true", help="only the oldest and the newest Python and packages, with one test"
     )
-    parser.add_argument("--python", action="append", metavar="3.X", help="only this one; may be repeated")
+    parser.add_argument("--python", action="append", metavar="3.X", help="only this version; may be repeated")
     arguments, for_pytest = parser.parse_known_args()
     project = Project.read(ROOT)
     interpreters, skipped = choose(candidates(os.environ), project)
@@ -99,9 +99,9 @@ def main() -> int:
     for reason in skipped:
         print(f"skipped: {reason}", flush=True)
     if not combinations:
-        print("no Python to try", flush=True)
+        print("no Python to test", flush=True)
         return 1
-    # The whole suite is parallel in itself.
+    # The whole suite runs in parallel itself.
     workers = os.cpu_count() or 2 if arguments.quick else 1
     failures = 0
     with tempfile.TemporaryDirectory(prefix="webhookd-versions-") as directory, ThreadPoolExecutor(workers) as pool:
@@ -127,46 +127,46 @@ def _is_quick(interpreter: Interpreter, packages: Packages, interpreters: Sequen
 
 
 def candidates(environ: Mapping[str, str]) -> Iterator[Path]:
-    """Yield each file that is called like a Python 3: on the PATH, and of pyenv."""
+    """Yield each executable named `python3.N` on the PATH and in pyenv's versions."""
     pyenv = Path(environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     on_path = (Path(entry) for entry in environ.get("PATH", "").split(os.pathsep) if entry)
     for directory in (*on_path, *sorted(pyenv.glob("versions/*/bin"))):
         if directory == pyenv / "shims":
-            continue  # each stands for one of pyenv's versions, or says that it stands for none
+            continue  # a shim only starts one of pyenv's versions, or fails
         try:
             names = sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
         except OSError:
-            continue  # the PATH may name what isn't there, or may not be looked at
+            continue  # the PATH may contain directories that do not exist or can't be read
         yield from (path for path in names if os.access(path, os.X_OK))
 
 
 def choose(paths: Iterator[Path], project: Project) -> tuple[list[Interpreter], list[str]]:
-    """Return the last release of each minor version, in order, and why the others are left out."""
+    """Return the last release of each minor version, in ascending order, and the reasons why others are skipped."""
     found: dict[Path, Interpreter] = {}
     skipped: list[str] = []
     for path in paths:
-        said = subprocess.run(
-            [path, "-c", _SAYS], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        run = subprocess.run(
+            [path, "-c", _PRINT_VERSION], capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
         )
-        if said.returncode:
-            skipped.append(f"{path}: {(said.stderr.strip().splitlines() or ['it does not run'])[-1]}")
+        if run.returncode:
+            skipped.append(f"{path}: {(run.stderr.strip().splitlines() or ['it does not run'])[-1]}")
             continue
-        *version, executable = said.stdout.split(maxsplit=3)
+        *version, executable = run.stdout.split(maxsplit=3)
         major, minor, micro = (int(number) for number in version)
         real = Path(executable.strip()).resolve()
         found.setdefault(real, Interpreter(version=(major, minor, micro), executable=path))
-    tried: dict[tuple[int, int], Interpreter] = {}
+    chosen: dict[tuple[int, int], Interpreter] = {}
     for each in sorted(found.values(), key=lambda found: found.version, reverse=True):
         minor_version = each.version[:2]
         if minor_version < project.oldest:
             skipped.append(f"Python {each}: older than {_dotted(project.oldest)}")
-        elif minor_version in tried:
-            skipped.append(f"Python {each} ({each.executable}): {tried[minor_version]} is tried")
+        elif minor_version in chosen:
+            skipped.append(f"Python {each} ({each.executable}): {chosen[minor_version]} is tested instead")
         else:
-            tried[minor_version] = each
-    missing = [version for version in project.named if version not in tried]
+            chosen[minor_version] = each
+    missing = [version for version in project.named if version not in chosen]
     skipped += [f"Python {_dotted(version)}: not on this machine" for version in missing]
-    return sorted(tried.values(), key=lambda each: each.version), skipped
+    return sorted(chosen.values(), key=lambda each: each.version), skipped
 
 
 def attempt(
@@ -178,7 +178,7 @@ def attempt(
     is_quick: bool,
     extra: Sequence[str] = (),
 ) -> Result:
-    """Install, run the demo, run the tests."""
+    """Install webhookd, run the demo and run the tests."""
     name = f"Python {interpreter}, {packages} packages"
     place = directory / f"{interpreter}-{packages}"
     place.mkdir()
@@ -187,8 +187,8 @@ def attempt(
         python = _install(project, interpreter, packages, place, is_quick=is_quick)
         _run([python.with_name("webhookd"), "demo"], place, python)
         tests = QUICK_TESTS if is_quick else PARALLEL
-        said = _run(
-            # anyio brings a plugin, which no test uses; an old one may not suit a new pytest.
+        output = _run(
+            # anyio installs a pytest plugin, which no test uses; an old one may not work with a new pytest.
             [python, "-m", "pytest", "-q", "-p", "no:anyio", "-o", f"cache_dir={place / 'cache'}", *tests, *extra],
             project.root,
             python,
@@ -197,15 +197,16 @@ def attempt(
     except _StepError as error:
         return Result(line=f"FAILED: {name}", output=str(error))
     seconds = time.monotonic() - began
-    return Result(line=f"ok: {name}: the demo, and {said.splitlines()[-1]}; {seconds:.0f} s ({installed})", output=None)
+    summary = f"the demo, and {output.splitlines()[-1]}; {seconds:.0f} s ({installed})"
+    return Result(line=f"ok: {name}: {summary}", output=None)
 
 
 def _install(project: Project, interpreter: Interpreter, packages: Packages, place: Path, *, is_quick: bool) -> Path:
-    """Return the Python of a new environment with webhookd, its packages and the tests' tools."""
+    """Create an environment with webhookd, its packages and the test tools; return its Python."""
     environment = place / "environment"
     _run([tool("uv"), "venv", "-q", "--no-config", "-p", interpreter.executable, environment], place)
     python = environment / "bin/python"
-    # As they are here: it is the product's packages that are to be the newest, or the oldest.
+    # The test tools have the versions of this environment: only the product's packages are the newest or oldest.
     tools = [f"{name}=={version(name)}" for name in QUICK_TOOLS]
     wanted = [str(project.root), *tools] if is_quick else [f"{project.root}[test]"]
     if packages is Packages.LOWEST:
@@ -223,14 +224,14 @@ def _install(project: Project, interpreter: Interpreter, packages: Packages, pla
 
 
 def _installed(python: Path, place: Path) -> str:
-    """Return the versions of some packages."""
+    """Return the installed versions of `SHOWN_PACKAGES`."""
     listed = _run([tool("uv"), "pip", "freeze", "-q", "-p", python], place)
     found = dict(re.findall(r"^([\w-]+)==(\S+)$", listed, re.MULTILINE))
     return ", ".join(f"{name} {found[name]}" for name in SHOWN_PACKAGES if name in found)
 
 
 def _run(command: Sequence[str | Path], place: Path, python: Path | None = None) -> str:
-    """Return what a command prints; _StepError with it and the command where it fails."""
+    """Return the output of a command; raise _StepError with the command and its output if it fails."""
     environ = dict(os.environ) | {"UV_PYTHON_DOWNLOADS": "never"}
     if python is not None:
         environ["PATH"] = f"{python.parent}{os.pathsep}{environ.get('PATH', '')}"

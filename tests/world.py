@@ -1,7 +1,7 @@
-"""A server without edges in virtual time: real journal on disk, real router and actors, a scripted sender.
+"""A server without sockets in virtual time: real journal, real router and actors, a scripted sender.
 
-`World` is run under the autojump clock, with the journal inline; `WorldSender` answers as told and notes what was sent
-and when, in seconds since the world began.
+A `World` runs under the autojump clock, with the journal's calls inline. `WorldSender` answers by its script and
+records each request with its time, in seconds since the world began.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,7 +36,7 @@ Script = Callable[["Sent"], Answer]
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One request: `at` seconds after the world began, to which URL, which event, and which attempt of it."""
+    """One request, `at` seconds after the world began; `event` is the event's id, `number` that of the attempt."""
 
     at: float
     url: str
@@ -48,7 +48,7 @@ class Sent:
 
 @dataclass
 class WorldSender:
-    """Answers each request after `seconds`, or what `seconds_of` says of it, with what `script` says."""
+    """Answers each request with the result of `script`, after `seconds` or the result of `seconds_of`."""
 
     script: Script = lambda _: OK
     seconds: float = 0.0
@@ -99,7 +99,7 @@ class WorldSender:
 
 
 class HeldRunner(InlineRunner):
-    """Runs nothing while it `is_held`, so that what is submitted meanwhile waits for its turn."""
+    """Runs nothing between `hold` and `free`, so that submitted operations queue."""
 
     def __init__(self) -> None:
         self._free = trio.Event()
@@ -110,7 +110,7 @@ class HeldRunner(InlineRunner):
         return await super().run(function)
 
     def hold(self) -> None:
-        if self._free.is_set():  # else those that wait would wait for ever
+        if self._free.is_set():  # a new event would leave the current waiters waiting for ever
             self._free = trio.Event()
 
     def free(self) -> None:
@@ -118,7 +118,7 @@ class HeldRunner(InlineRunner):
 
 
 class World:
-    """What `world` hands to a test."""
+    """The parts of a running server, and shortcuts for tests."""
 
     def __init__(
         self,
@@ -211,7 +211,7 @@ async def world(
     measures: Measures | None = None,
     machine: SteadyClock | None = None,
 ) -> AsyncIterator[World]:
-    """Run a world until the block ends, as a crash would: on the journal in `path`, or in memory without one."""
+    """Run a world until the block ends, which works like a crash; its journal is in `path`, or in memory if None."""
     config = config or steady()
     sender = sender or WorldSender()
     sender.began_at = trio.current_time()
