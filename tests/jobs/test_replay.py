@@ -37,7 +37,7 @@ async def ask(
     events: tuple[str, ...] = (),
 ) -> ReplayRow:
     wanted = selection(endpoint, kind, since=since, until=w.clock.now() + 1 if until is None else until, events=events)
-    counted = await w.router.replayer.count(wanted)
+    counted = (await w.journal.replays.match(wanted)).count
     row = await w.router.replayer.start(endpoint, wanted)
     assert row.matched == counted
     return row
@@ -216,13 +216,13 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
         row = await w.journal.transactions.write(replays.start, wanted, matched, "rpl_1", w.clock.now())
         queued_as = QueuedAs(at=w.clock.now(), max_age_seconds=3600, status=DeliveryStatus.PENDING)
         await w.journal.transactions.write(replays.step, row.id, wanted, queued_as, w.ids)
-        stopped = await w.router.replayer.stop(endpoint, row.id)
+        stopped = await w.journal.replays.stop(endpoint, row.id, None)
         assert (stopped.queued, stopped.status) == (replays.A_STEP, ReplayStatus.STOPPED)
         await ask(w, endpoint, ReplayKind.RECOVER)
         await trio.sleep(1)
-        assert (await w.router.replayer.stop(endpoint, row.id)).queued == replays.A_STEP
+        assert (await w.journal.replays.stop(endpoint, row.id, None)).queued == replays.A_STEP
         with pytest.raises(Rejected) as unknown:
-            await w.router.replayer.stop(endpoint, "rpl_unknown")
+            await w.journal.replays.stop(endpoint, "rpl_unknown", None)
         assert unknown.value.code is ErrorCode.NOT_FOUND
 
 

@@ -48,7 +48,7 @@ async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
     """Stop a recover or replay; what it queued stays."""
     endpoint = await call.find_webhook()
     entry = call.audit_entry(Action.WEBHOOK_STOP_REPLAY)
-    return Answer(value=_view(await call.services.router.replayer.stop(endpoint, call.path["replayId"], entry)))
+    return Answer(value=_view(await call.services.store.replays.stop(endpoint, call.path["replayId"], entry)))
 
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
@@ -60,7 +60,7 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
         raise invalid((("/until", "takes a time after since"),))
     wanted = selection(endpoint, kind, since=since, until=until, events=asked.events)
     if asked.dry_run:
-        return Answer(value=Matched(matched=await services.router.replayer.count(wanted)))
+        return Answer(value=Matched(matched=(await services.store.replays.match(wanted)).count))
     action = Action.WEBHOOK_RECOVER if kind is ReplayKind.RECOVER else Action.WEBHOOK_REPLAY
     row = await services.router.replayer.start(endpoint, wanted, call.audit_entry(action, given(asked)))
     return Answer(

@@ -1,14 +1,15 @@
-"""Which endpoints an event goes to: an index in memory, so that publishing needs no query. Pure.
+"""Which endpoints get an event: an index in memory, so that publishing needs no query. Pure.
 
-Operational events go to endpoints that name them exactly; `*` and prefixes never cover them.
+Operational events go to endpoints that name them exactly; `*` and prefixes don't match them.
 """
 
 from collections.abc import Iterator
 
 from webhookd.base.event_types import OPERATIONAL_EVENTS
-from webhookd.base.models import DeliveryStatus, Endpoint, Policy, Target, WhenInactive
+from webhookd.base.models import Endpoint, Policy, Target
+from webhookd.delivery.policy.resolve import queued_status
 
-MOST_REMEMBERED = 1000
+MAX_CACHED = 1000
 
 
 class Subscriptions:
@@ -17,39 +18,38 @@ class Subscriptions:
     def __init__(self) -> None:
         self._by_pattern: dict[tuple[str | None, str], dict[int, Target]] = {}
         self._patterns: dict[int, list[tuple[str | None, str]]] = {}
-        self._found: dict[tuple[str, str | None], tuple[Target, ...]] = {}
+        self._cached: dict[tuple[str, str | None], tuple[Target, ...]] = {}
 
     def put(self, endpoint: Endpoint, policy: Policy) -> None:
-        """Add an endpoint, or take over what changed of it."""
+        """Add an endpoint, or apply a change of it."""
         self.remove(endpoint.pk)
-        drops = not endpoint.is_active and policy.when_inactive is WhenInactive.DROP
         target = Target(
             endpoint_pk=endpoint.pk,
-            status=DeliveryStatus.CANCELED if drops else DeliveryStatus.PENDING,
+            status=queued_status(endpoint, policy),
             max_age_seconds=policy.max_age_seconds,
         )
-        places = [(endpoint.organization_id, pattern) for pattern in endpoint.events]
-        self._patterns[endpoint.pk] = places
-        for place in places:
-            self._by_pattern.setdefault(place, {})[endpoint.pk] = target
+        keys = [(endpoint.organization_id, pattern) for pattern in endpoint.events]
+        self._patterns[endpoint.pk] = keys
+        for key in keys:
+            self._by_pattern.setdefault(key, {})[endpoint.pk] = target
 
     def remove(self, endpoint_pk: int) -> None:
-        """Forget an endpoint; one that isn't known is no error."""
-        self._found.clear()
-        for place in self._patterns.pop(endpoint_pk, ()):
-            subscribers = self._by_pattern.get(place, {})
+        """Remove an endpoint, if it is there."""
+        self._cached.clear()
+        for key in self._patterns.pop(endpoint_pk, ()):
+            subscribers = self._by_pattern.get(key, {})
             subscribers.pop(endpoint_pk, None)
             if not subscribers:
-                self._by_pattern.pop(place, None)
+                self._by_pattern.pop(key, None)
 
     def targets(self, event_type: str, organization_id: str | None) -> tuple[Target, ...]:
-        """Return whom an event goes to: its organization's endpoints and those with none, each once."""
+        """Return the targets of an event: endpoints of its organization, and those of none, each once."""
         asked = (event_type, organization_id)
-        targets = self._found.get(asked)
+        targets = self._cached.get(asked)
         if targets is None:
-            if len(self._found) >= MOST_REMEMBERED:
-                self._found.clear()
-            targets = self._found[asked] = self._find(event_type, organization_id)
+            if len(self._cached) >= MAX_CACHED:
+                self._cached.clear()
+            targets = self._cached[asked] = self._find(event_type, organization_id)
         return targets
 
     def _find(self, event_type: str, organization_id: str | None) -> tuple[Target, ...]:

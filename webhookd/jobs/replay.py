@@ -1,22 +1,21 @@
-"""Recover and replay: many deliveries made to go again, a bounded step at a time, beside live traffic.
+"""Recovers and replays: they queue many deliveries again, in bounded steps, while other events are taken and sent.
 
-What there is to do is counted by a reader, and a step of the writer looks at a bounded number of rows: however much
-there is, nobody waits for it. What is left to do stands in the journal, so a restart goes on where it was. One step is
-one write: live events have their turn between two, and the endpoint's own order and rate hold for what is queued as for
-everything else.
+A reader counts what matches, and each step of the writer looks at a bounded number of rows, so nothing else waits long,
+however much matches. The position is in the journal, so a restart goes on from it. One step is one transaction, and new
+events are written between two steps. The endpoint's order and rate limit apply to these deliveries as to all others.
 """
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import trio
 
 from webhookd.base.clock import Clock
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.ids import IdFactory, Prefix
-from webhookd.base.models import DeliveryStatus, Endpoint, Policy, ReplayKind, ReplayStatus, WhenInactive
+from webhookd.base.models import Endpoint, Policy, ReplayKind, ReplayStatus
 from webhookd.base.stages import reached
+from webhookd.delivery.policy.resolve import queued_status
 from webhookd.journal import AuditEntry, QueuedAs, ReplayRow, Selection, Store
 from webhookd.observe.logs import get_logger
 
@@ -25,19 +24,20 @@ RETRY_SECONDS = 5.0
 _log = get_logger("replay")
 
 
-class Wake(Protocol):
-    """Tells an endpoint's actor that its queue was changed behind its back."""
-
-    def __call__(self, endpoint_pk: int) -> None:
-        """Wake the actor, or start it."""
-        ...
-
-
 class Replayer:
-    """Starts, carries out and stops recovers and replays; `run` it under a supervisor."""
+    """Starts recovers and replays and carries them out; `run` it under a supervisor.
+
+    `wake` has an endpoint's actor read its queue again, and starts the actor if it isn't running.
+    """
 
     def __init__(
-        self, store: Store, clock: Clock, ids: IdFactory, *, wake: Wake, policy: Callable[[Endpoint], Policy]
+        self,
+        store: Store,
+        clock: Clock,
+        ids: IdFactory,
+        *,
+        wake: Callable[[int], None],
+        policy: Callable[[Endpoint], Policy],
     ) -> None:
         self._store = store
         self._clock = clock
@@ -46,13 +46,8 @@ class Replayer:
         self._policy = policy
         self._asked = trio.Event()
 
-    async def count(self, wanted: Selection) -> int:
-        """Return how many deliveries or events would be queued."""
-        matched = await self._store.replays.match(wanted)
-        return matched.count
-
     async def start(self, endpoint: Endpoint, wanted: Selection, entry: AuditEntry | None = None) -> ReplayRow:
-        """Begin, and return what it matched; the work goes on by itself."""
+        """Start a recover or replay, and return its row; `run` carries it out."""
         matched = await self._store.replays.match(wanted)
         replay_id = self._ids.new(Prefix.REPLAY)
         row = await self._store.replays.start(
@@ -61,30 +56,26 @@ class Replayer:
         self._asked.set()
         return row
 
-    async def stop(self, endpoint: Endpoint, replay_id: str, entry: AuditEntry | None = None) -> ReplayRow:
-        """Stop one; what it queued stays. Rejected NOT_FOUND."""
-        return await self._store.replays.stop(endpoint, replay_id, entry)
-
     async def run(self) -> None:
-        """Carry out what is asked for, until canceled.
+        """Carry out recovers and replays until canceled.
 
-        A step of each organization in turn, however many one of them has started: it waits behind its own.
+        Each organization has one step in turn, however many of them it has started.
         """
         while True:
             self._asked = trio.Event()
-            lines = {owner: deque(rows) for owner, rows in (await self._store.replays.running()).items()}
-            if not lines:
+            queues = {owner: deque(rows) for owner, rows in (await self._store.replays.running()).items()}
+            if not queues:
                 await self._asked.wait()
-            while lines and not self._asked.is_set():
-                for owner, line in list(lines.items()):
-                    row = await self._advance(line.popleft())
+            while queues and not self._asked.is_set():
+                for owner, queue in list(queues.items()):
+                    row = await self._advance(queue.popleft())
                     if row is not None:
-                        line.append(row)
-                    if not line:
-                        del lines[owner]
+                        queue.append(row)
+                    if not queue:
+                        del queues[owner]
 
     async def _advance(self, row: ReplayRow) -> ReplayRow | None:
-        """Take the next step of one; return it as it is then, None once it has ended."""
+        """Take the next step of a replay; return its row after that, or None if it has ended."""
         try:
             endpoint, is_deleted = await self._store.webhooks.by_pk(row.endpoint_pk)
             if is_deleted:
@@ -97,13 +88,13 @@ class Replayer:
                 QueuedAs(
                     at=self._clock.now(),
                     max_age_seconds=policy.max_age_seconds,
-                    status=DeliveryStatus.CANCELED if _drops(endpoint, policy) else DeliveryStatus.PENDING,
+                    status=queued_status(endpoint, policy),
                 ),
                 self._ids,
             )
         except Rejected as refused:
             if refused.code is ErrorCode.NOT_FOUND:
-                return None  # stopped and removed by its age, all since `running` was read
+                return None  # stopped, and then deleted by retention, since `running` was read
             if refused.code is not ErrorCode.JOURNAL_FULL:
                 raise
             await trio.sleep(RETRY_SECONDS)
@@ -119,7 +110,7 @@ class Replayer:
 def selection(
     endpoint: Endpoint, kind: ReplayKind, *, since: float, until: float, events: tuple[str, ...]
 ) -> Selection:
-    """Return what a recover or replay of an endpoint looks for."""
+    """Return the selection of a recover or replay of an endpoint."""
     return Selection(
         endpoint_pk=endpoint.pk,
         kind=kind,
@@ -129,7 +120,3 @@ def selection(
         subscribed=endpoint.events,
         organization_id=endpoint.organization_id,
     )
-
-
-def _drops(endpoint: Endpoint, policy: Policy) -> bool:
-    return not endpoint.is_active and policy.when_inactive is WhenInactive.DROP

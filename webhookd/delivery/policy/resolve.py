@@ -1,15 +1,15 @@
-"""The delivery policy in force: a webhook's own wishes over the server's defaults."""
+"""The delivery policy of a webhook: its own settings, and the server's defaults for the rest."""
 
 from typing import TypeVar
 
-from webhookd.base.models import Policy, PolicyOverrides, RateLimit
+from webhookd.base.models import DeliveryStatus, Endpoint, Policy, PolicyOverrides, RateLimit, WhenInactive
 from webhookd.config import DeliveryConfig
 
 _T = TypeVar("_T")
 
 
 def resolve(overrides: PolicyOverrides, defaults: DeliveryConfig) -> Policy:
-    """Return the policy of a webhook; what it doesn't state is the server's."""
+    """Return the policy of a webhook; a setting that it doesn't have is the server's."""
     retry = overrides.retry
     return Policy(
         ordering=_or(overrides.ordering, defaults.ordering),
@@ -26,6 +26,12 @@ def resolve(overrides: PolicyOverrides, defaults: DeliveryConfig) -> Policy:
         disable_after_seconds=defaults.disable_after_seconds,
         warn_after_seconds=defaults.warn_after_seconds,
     )
+
+
+def queued_status(endpoint: Endpoint, policy: Policy) -> DeliveryStatus:
+    """Return the status of a new delivery: `CANCELED` if the webhook is disabled and drops its events."""
+    drops = not endpoint.is_active and policy.when_inactive is WhenInactive.DROP
+    return DeliveryStatus.CANCELED if drops else DeliveryStatus.PENDING
 
 
 def _default_rate(defaults: DeliveryConfig) -> RateLimit | None:
