@@ -100,29 +100,24 @@ class ProxyTransport:
     async def forget(self, endpoint_id: str) -> None:
         """Close the idle connections of an endpoint."""
         if endpoint_id in self._pools:
-            self._retire(endpoint_id, self._pools[endpoint_id])
+            self._discard(endpoint_id, self._pools[endpoint_id])
         await trio.lowlevel.checkpoint()
 
     def close_idle(self, before: float) -> None:
         """Close the connections that have been idle since before that time (trio's clock)."""
         for endpoint_id, pool in list(self._pools.items()):
             if not pool.users and pool.idle_since < before:
-                self._retire(endpoint_id, pool)
+                self._discard(endpoint_id, pool)
 
     def close_old(self, now: float) -> None:
         """Stop using the pools that are too old (trio's clock), and close their idle connections."""
         for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
-            self._retire(endpoint_id, pool)
-
-    async def aclose(self) -> None:
-        """Close every idle connection."""
-        self.close_idle(float("inf"))
-        await trio.lowlevel.checkpoint()
+            self._discard(endpoint_id, pool)
 
     async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: RequestProgress) -> ResponseReader:
         kept = self._pools.get(endpoint_id)
         if kept is not None and kept.expires_at <= trio.current_time():
-            self._retire(endpoint_id, kept)
+            self._discard(endpoint_id, kept)
         pool = self._pools.pop(endpoint_id, None) or self._new_pool()
         self._pools[endpoint_id] = pool
         pool.users += 1
@@ -152,24 +147,24 @@ class ProxyTransport:
             pool.users -= 1
             pool.idle_since = trio.current_time()
             if not is_well:
-                self._retire(endpoint_id, pool)
-            elif pool.is_retired and not pool.users:
-                pool.close()
+                self._discard(endpoint_id, pool)
+            elif pool.is_discarded and not pool.users:
+                pool.backend.close()
         return reader
 
-    def _retire(self, endpoint_id: str, pool: "_Pool") -> None:
-        """Stop using a pool; exchanges in it finish."""
+    def _discard(self, endpoint_id: str, pool: "_Pool") -> None:
+        """Stop using a pool, and close it once its last exchange has ended."""
         if self._pools.get(endpoint_id) is pool:
             del self._pools[endpoint_id]
-        pool.is_retired = True
+        pool.is_discarded = True
         if not pool.users:
-            pool.close()
+            pool.backend.close()
 
     def _new_pool(self) -> "_Pool":
         if len(self._pools) >= MAX_POOLS:
             oldest = next(((name, pool) for name, pool in self._pools.items() if not pool.users), None)
             if oldest is not None:
-                self._retire(*oldest)
+                self._discard(*oldest)
         backend = ToTheProxy(*self._place, self._resolver, self._proxys_ssl_context)
         expires_at = expiry(trio.current_time(), self._connection_max_age_seconds)
         return _Pool(self._proxy, self._ssl_context, backend, expires_at=expires_at)
@@ -181,7 +176,7 @@ class _Pool:
     def __init__(
         self, proxy: httpcore.Proxy, ssl_context: ssl.SSLContext, backend: ToTheProxy, *, expires_at: float
     ) -> None:
-        self._backend = backend
+        self.backend = backend
         self.expires_at = expires_at
         self.http = httpcore.AsyncConnectionPool(
             ssl_context=ssl_context,
@@ -193,11 +188,7 @@ class _Pool:
         )
         self.users = 0
         self.idle_since = 0.0
-        self.is_retired = False
-
-    def close(self) -> None:
-        """Close every connection at once; a TLS close message could block."""
-        self._backend.close()
+        self.is_discarded = False
 
 
 class _Body:

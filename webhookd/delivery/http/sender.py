@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Collection
+from math import inf
 
 import trio
 
@@ -55,30 +56,37 @@ class Sender:
             _log.warning("egress.proxy_resolves", detail="the proxy decides which addresses are dialed")
 
     async def check_url(self, url: str) -> None:
-        """Raise Rejected URL_NOT_ALLOWED for a URL that must not be dialled."""
+        """Raise Rejected URL_NOT_ALLOWED for a URL to which no request may be sent."""
         await self._policy.check_for_saving(url, self._resolver)
 
     async def send(
         self, *, endpoint_id: str, url: str, headers: HeaderList, body: bytes, timeout_seconds: float
     ) -> Outcome:
-        """Make one POST request; only cancellation is raised."""
+        """Make one POST request and return its outcome; raises only trio.Cancelled."""
         started_at = trio.current_time()
         progress = RequestProgress(started_at + timeout_seconds)
         try:
             answer = await self.transport.exchange(endpoint_id, url, headers, body, progress)
         except TransportError as error:
-            return _failed(started_at, progress, error.code, error.detail)
+            code, detail = error.code, error.detail
         except TooLateError:
-            detail = f"{progress.doing} was not done after {timeout_seconds:g} s"
-            return _failed(started_at, progress, DeliveryError.TIMEOUT, detail)
+            code, detail = DeliveryError.TIMEOUT, f"{progress.doing} was not done after {timeout_seconds:g} s"
+        else:
+            return Outcome(
+                duration_seconds=trio.current_time() - started_at,
+                remote_address=progress.remote_address,
+                is_reused=progress.is_reused,
+                status=answer.status,
+                headers=tuple(answer.headers),
+                body=bytes(answer.body),
+                truncated=answer.is_truncated,
+            )
         return Outcome(
             duration_seconds=trio.current_time() - started_at,
             remote_address=progress.remote_address,
             is_reused=progress.is_reused,
-            status=answer.status,
-            headers=tuple(answer.headers),
-            body=bytes(answer.body),
-            truncated=answer.is_truncated,
+            error=code,
+            detail=detail,
         )
 
     async def forget(self, endpoint_id: str) -> None:
@@ -100,18 +108,7 @@ class Sender:
                     self._policy.own = frozenset(self._own())
                     own_known_until = now + OWN_ADDRESSES_SECONDS
         finally:
-            with trio.CancelScope(shield=True):
-                await self.transport.aclose()
-
-
-def _failed(started_at: float, progress: RequestProgress, code: DeliveryError, detail: str) -> Outcome:
-    return Outcome(
-        duration_seconds=trio.current_time() - started_at,
-        remote_address=progress.remote_address,
-        is_reused=progress.is_reused,
-        error=code,
-        detail=detail,
-    )
+            self.transport.close_idle(inf)
 
 
 def _ssl_context() -> ssl.SSLContext:

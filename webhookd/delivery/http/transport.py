@@ -89,11 +89,6 @@ class DirectTransport:
         for connection in [each for each in self._idle if each.expires_at <= now]:
             self._drop(connection)
 
-    async def aclose(self) -> None:
-        """Close every idle connection."""
-        self.close_idle(inf)
-        await trio.lowlevel.checkpoint()
-
     async def _use(
         self, connection: Connection, headers: HeaderList, body: bytes, progress: RequestProgress
     ) -> ResponseReader:
