@@ -1,7 +1,7 @@
 """Custom request headers of a webhook: which may be set, and which are never sent. Pure.
 
-`RESERVED` is the one list of the names that are not a webhook's to choose. What was saved before its name was reserved
-isn't sent: a request never carries two headers of which its receiver would have to choose one.
+`RESERVED` is the one list of names that a webhook can't set. A header that was saved before its name was reserved isn't
+sent, so a request never has two headers of one name.
 """
 
 import re
@@ -64,18 +64,15 @@ _BEGINNINGS = {beginning: each for each in RESERVED for beginning in each.beginn
 
 
 def folded(name: str) -> str:
-    """Return a name as names are compared: without regard to case (RFC 9110 section 5.1).
+    """Return a name in the form in which names are compared: in lower case (RFC 9110 section 5.1).
 
-    Of ASCII alone: some letters outside it have their lower case inside it.
+    Only ASCII names: some letters outside ASCII become ASCII letters in lower case.
     """
     return name.lower() if name.isascii() else name
 
 
 def reserved(name: str) -> Reserved | None:
-    """Return why a name is reserved, None for one that isn't.
-
-    To a receiver under CGI or WSGI `Content_Length` is `Content-Length`.
-    """
+    """Return why a name is reserved, or None. To CGI and WSGI, `Content_Length` is `Content-Length` too."""
     plain = folded(name).replace("_", "-")
     if plain in _NAMES:
         return _NAMES[plain]
@@ -83,14 +80,14 @@ def reserved(name: str) -> Reserved | None:
 
 
 def sent(headers: Iterable[tuple[str, T]]) -> tuple[tuple[str, T], ...]:
-    """Return those of a webhook's headers that are sent: what isn't reserved."""
+    """Return the headers that are sent: those whose names aren't reserved."""
     return tuple((name, value) for name, value in headers if reserved(name) is None)
 
 
 def as_stored(given: Mapping[str, object], stored: Collection[str]) -> dict[str, object]:
-    """Return the part of a merge patch that is about headers, under the names as they are stored.
+    """Return a merge patch of the headers, with each name in its stored spelling if it has one.
 
-    A name that isn't stored yet stays as it is given. Rejected VALIDATION_ERROR for a name that is given twice.
+    Rejected VALIDATION_ERROR for a name that is given twice.
     """
     known = {folded(name): name for name in stored}
     _check_distinct(given)
@@ -98,7 +95,7 @@ def as_stored(given: Mapping[str, object], stored: Collection[str]) -> dict[str,
 
 
 def check(headers: Mapping[str, str]) -> None:
-    """Raise Rejected VALIDATION_ERROR, naming each, for custom headers that must not be sent."""
+    """Raise Rejected VALIDATION_ERROR, with an entry for each, if custom headers must not be sent."""
     if len(headers) > MOST_HEADERS:
         accepted = f"at most {MOST_HEADERS} headers, and these are {len(headers)}"
         raise Rejected(ErrorCode.VALIDATION_ERROR, f"/headers: {accepted}", errors=(("/headers", accepted),))

@@ -1,4 +1,4 @@
-"""The request of one attempt: its headers, in the order the wire contract lists them."""
+"""The request of one attempt: its headers, in the order of the contract."""
 
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from webhookd.delivery.signing import Signer
 
 
 class RequestSender(Protocol):
-    """What sends a request: every outcome is a value."""
+    """Sends requests; every outcome is a value."""
 
     async def send(
         self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
@@ -19,7 +19,7 @@ class RequestSender(Protocol):
 
 
 class Receiver:
-    """Where an endpoint's requests go and what they are signed and sent with, all as of one moment.
+    """The URL, the signer and the headers of an endpoint, all read in one transaction.
 
     `revision` is that of the endpoint's lane at that moment.
     """
@@ -42,9 +42,9 @@ def compose(
     sequence: int | None,
     at: float,
 ) -> list[tuple[str, str]]:
-    """Return the headers of attempt `number` (1-based) that starts `at`, signed afresh; `host` and length come later.
+    """Return the signed headers of attempt `number` (1-based) that starts `at`; the transport adds host and length.
 
-    `sequence` is None for a request that has no place in the endpoint's line.
+    `sequence` is None for a request that has no place in the endpoint's queue.
     """
     timestamp = int(at)
     headers = [

@@ -1,8 +1,8 @@
 """Secrets of endpoints and the signatures made with them: two headers from one secret. Pure.
 
-`webhook-signature` is Standard Webhooks (https://www.standardwebhooks.com), keyed with the decoded bytes of the secret;
-`x-webhook-signature` is keyed with the whole secret string, as Stripe's and GitHub's receivers do it. Nothing here may
-pull in the server: whoever verifies imports this module too.
+`webhook-signature` is that of Standard Webhooks (https://www.standardwebhooks.com), keyed with the decoded bytes of the
+secret; `x-webhook-signature` is keyed with the whole secret string, as at Stripe and GitHub. `webhookd.verify` imports
+this module, so it must not import the server.
 """
 
 import base64
@@ -31,13 +31,13 @@ def generate_secret(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
 
 
 class SecretError(ValueError):
-    """A text that is no secret; its message says what one looks like, and shows nothing of it."""
+    """The text is no valid secret; the message says what a secret looks like, and shows nothing of the text."""
 
 
 def secret_key(secret: str) -> bytes:
-    """Return the key bytes of a secret; SecretError unless it is one of 24 to 64 bytes.
+    """Return the key bytes of a secret; SecretError unless it is valid and has 24 to 64 bytes.
 
-    The base64 is strict: standard alphabet, padded, and the one spelling of its bytes.
+    The base64 is strict: standard alphabet, padded, canonical.
     """
     if not secret.startswith(SECRET_PREFIX):
         raise SecretError(f"a secret starts with {SECRET_PREFIX}")
@@ -54,7 +54,7 @@ def secret_key(secret: str) -> bytes:
 
 
 def secret_hint(secret: str) -> str:
-    """Return what may be shown of a secret: enough to tell two apart."""
+    """Return the part of a secret that may be shown: its last four characters."""
     return f"{SECRET_PREFIX}…{secret.rstrip('=')[-_HINT_CHARACTERS:]}"
 
 
@@ -71,7 +71,7 @@ def ed25519_public(private_key: str) -> str:
 
 
 class Signer:
-    """Signs the attempts of one endpoint; its keys are decoded once, not for each."""
+    """Signs the attempts of one endpoint; the keys are decoded only once."""
 
     def __init__(self, credentials: Credentials, choice: SignatureChoice) -> None:
         self._form = choice.form
@@ -87,8 +87,8 @@ class Signer:
     def sign(self, *, event_id: str, timestamp: int, body: bytes, now: float) -> list[tuple[str, str]]:
         """Return the signature headers of one attempt.
 
-        `timestamp` is in epoch seconds, `now` decides whether the secret before still signs. The current secret comes
-        first and a v1a token last: verifiers read the tokens in order, and some stop at the first they don't know.
+        `timestamp` is in epoch seconds; `now` decides whether the previous secret still signs. The current secret comes
+        first and a v1a token last: verifiers read the tokens in order, and some stop at the first unknown one.
         """
         keys = self._keys
         if self._previous_expires_at is not None and now >= self._previous_expires_at:
@@ -104,7 +104,7 @@ class Signer:
                 digests = ",".join([f"v1={_digest(whole, signed).hex()}" for _, whole in keys])
                 headers.append(("x-webhook-signature", f"t={timestamp},{digests}"))
             case SignatureForm.HEX:
-                # A single value can't carry two: receivers change over when the overlap ends.
+                # The header holds one value: receivers change to the new secret when the overlap ends.
                 headers.append(("x-webhook-signature", _digest(keys[-1][1], body).hex()))
             case SignatureForm.SHA256_HEX:
                 headers.append(("x-webhook-signature", "sha256=" + _digest(keys[-1][1], body).hex()))
@@ -119,7 +119,7 @@ def _keys(secret: str) -> tuple[HMAC, HMAC]:
 
 
 def _digest(key: HMAC, content: bytes) -> bytes:
-    # Copying a keyed one is three times as quick as OpenSSL's one-shot call, which looks the algorithm up each time.
+    # A copy of a keyed HMAC is three times as fast as OpenSSL's one-shot call, which fetches the algorithm each time.
     keyed = key.copy()
     keyed.update(content)
     return keyed.finalize()

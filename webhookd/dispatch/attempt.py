@@ -128,7 +128,7 @@ class Attempts:
             **msgspec.structs.asdict(verdict),
         )
         ticket = self.store.record(record, self.reporter.notices(endpoint, message, record, before))
-        self.unrecorded.add(ticket)
+        self.unrecorded.add(ticket)  # before the next call, in case it raises
         self.reporter.attempted(endpoint, message, record, before)
         if verdict.disable is not None:
             self.reporter.disable(self.lane.endpoint, verdict.disable)

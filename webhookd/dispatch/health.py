@@ -1,4 +1,4 @@
-"""An endpoint's state as an operator asks for it: above all why nothing is being sent. Pure."""
+"""The health of an endpoint, as the API and the dashboard show it: above all why nothing is being sent. Pure."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +25,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """A cause, with what belongs to it: when it ends as far as that is known, and the last failure."""
+    """A cause, when it ends if that is known, and the last failure if it matters."""
 
     cause: Cause
     until: float | None = None
@@ -34,7 +34,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointHealth:
-    """How an endpoint is as of `at`; `reason` is None while something is being sent."""
+    """The health of an endpoint at the time `at`; `reason` is None while a request is in flight."""
 
     at: float
     breaker: BreakerState
@@ -53,7 +53,7 @@ class EndpointHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
-    """By what an endpoint's actor decides: its past, its policy, and its bucket where it has a rate limit."""
+    """What an endpoint's actor decides by; `bucket` is None without a rate limit."""
 
     state: EndpointState
     policy: Policy
@@ -70,9 +70,9 @@ def assess(
     halted: str | None,
     now: float,
 ) -> EndpointHealth:
-    """Put together what actor and journal know; `move` is the actor's next (None: no actor is running).
+    """Return the health of an endpoint from its state and its queue.
 
-    `halted` is the last crash of an actor that is no longer tried.
+    `move` is the next move of its actor, None if no actor is running. `halted` is the last crash of a halted actor.
     """
     return EndpointHealth(
         at=now,

@@ -1,6 +1,6 @@
-"""Operational events: what webhookd itself has to say of its webhooks, and when. Pure.
+"""Operational events: which ones an attempt causes, and their data. Pure.
 
-They go to webhooks that subscribe to them by name. There is never one about the delivery of another.
+They go to webhooks that subscribe to them by name. There is none about the delivery of an operational event.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ Notice = tuple[OperationalEvent, dict[str, object]]
 def after_attempt(
     endpoint: Endpoint, event_id: str, event_type: str, record: AttemptRecord, before: EndpointState
 ) -> Iterator[Notice]:
-    """Yield what an attempt gives occasion to say; `before` is the endpoint's state until then."""
+    """Yield the operational events that an attempt causes; `before` is the endpoint's state before it."""
     after = record.endpoint
     if before.warned_at is None and after.warned_at is not None:
         yield OperationalEvent.FAILING, failing(endpoint, after)
@@ -39,7 +39,7 @@ def after_attempt(
 
 
 def failing(endpoint: Endpoint, state: EndpointState) -> dict[str, object]:
-    """Return what is said of an endpoint that has only failed for a while."""
+    """Return the data of `webhook.failing`: all attempts have failed for a while."""
     return _about(endpoint) | {
         "failingSince": _time(state.failing_since),
         "attempts": state.failures_since_success,
@@ -48,7 +48,7 @@ def failing(endpoint: Endpoint, state: EndpointState) -> dict[str, object]:
 
 
 def disabled(endpoint: Endpoint, reason: DisabledReason, now: float) -> dict[str, object]:
-    """Return what is said of an endpoint that was switched off."""
+    """Return the data of `webhook.disabled`."""
     return _about(endpoint) | {"disabledReason": reason.value, "disabledAt": iso(now)}
 
 
@@ -63,7 +63,7 @@ def failed(
     error: str | None,
     response_status: int | None,
 ) -> dict[str, object]:
-    """Return what is said of a delivery that has failed."""
+    """Return the data of `delivery.failed`."""
     return _about(endpoint) | {
         "deliveryId": delivery_id,
         "eventId": event_id,
@@ -76,7 +76,7 @@ def failed(
 
 
 def of_expired(endpoint: Endpoint, row: DeliveryRow) -> dict[str, object]:
-    """Return what is said of a delivery whose age has passed."""
+    """Return the data of `delivery.failed` for a delivery that has become too old."""
     return failed(
         endpoint,
         delivery_id=row.id,
@@ -90,7 +90,7 @@ def of_expired(endpoint: Endpoint, row: DeliveryRow) -> dict[str, object]:
 
 
 def is_own(event_type: str) -> bool:
-    """Whether an event of this type is webhookd's own."""
+    """Whether events of this type are webhookd's own, which can't be published."""
     return event_type in OPERATIONAL_EVENTS or event_type == TEST_EVENT
 
 

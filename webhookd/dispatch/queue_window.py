@@ -1,6 +1,6 @@
-"""The window onto one endpoint's queue: what of it was last read from the journal, and when to read again.
+"""The window of one endpoint's queue: the part that was last read from the journal, and when to read again. Pure.
 
-Pure bookkeeping, without I/O. The window never grows past what one read may return, whatever the backlog is.
+However long the backlog is, a window holds no more than one read may return.
 """
 
 from collections.abc import Collection, Container, Iterable
@@ -14,11 +14,11 @@ BODIES_AHEAD = 16
 
 @dataclass(slots=True, eq=False)
 class QueueWindow:
-    """What is known of an endpoint's queue.
+    """The known part of an endpoint's queue.
 
-    `is_being_read`: the journal has been asked and hasn't answered yet. `is_stale`: the journal was changed behind the
-    window. `has_more`: the journal may hold deliveries that came after it was read. `lacks_keys`: deliveries of some
-    ordering keys were left out of it. `expired` are deliveries whose age has passed and that only need recording.
+    `is_being_read`: the journal has been asked and hasn't answered yet. `is_stale`: the journal was changed after the
+    read. `has_more`: the journal may hold deliveries that aren't in the window. `lacks_keys`: the read left out the
+    deliveries of some ordering keys. `expired` are deliveries that are too old and have yet to be recorded as failed.
     """
 
     is_stale: bool = True
@@ -38,9 +38,9 @@ class QueueWindow:
         return len(self._pending) + len(self._parked) + len(self.expired)
 
     def begin_read(self, limit: int, *, lacks_keys: bool) -> None:
-        """Note that the journal is about to be read; what changes from now on is noted again.
+        """Note that the journal is about to be read; changes from now on are noted again.
 
-        Until it has been read nothing may be taken: what the window holds may be out of date.
+        Nothing may be taken until the window has been loaded, since it may be out of date.
         """
         self.is_stale = self.has_more = False
         self.is_being_read = True
@@ -48,7 +48,7 @@ class QueueWindow:
         self._limit = limit
 
     def load(self, window: Window) -> None:
-        """Take in what the journal answered."""
+        """Load the window that the journal returned."""
         self.is_being_read = False
         self.expired = window.expired
         self.has_more = self.has_more or not window.complete
@@ -59,11 +59,11 @@ class QueueWindow:
         self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
 
     def append(self, delivery: QueuedDelivery) -> bool:
-        """Take in a delivery that was queued behind all others, or note that the journal has more.
+        """Append the last delivery of the queue, or note that the journal has more.
 
-        It may only join a window that holds everything before it, and that isn't being read. A gap in the sequences
-        means that something was queued in another way. Return whether it says anything new about a queue of which the
-        head is all that counts: while that holds the others back, one more behind them says nothing.
+        It is appended only to a window that isn't being read and holds everything before it. A gap in the sequences
+        means that other deliveries were queued without `append`. Return whether this changes anything for a queue in
+        strict order, where a delivery behind a waiting head changes nothing.
         """
         before = bool(self._pending), self.has_more, self._refill_at
         knows_all = not (self.is_stale or self.has_more or self.lacks_keys or self.is_being_read)
@@ -78,25 +78,25 @@ class QueueWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is known that is to be sent, now or later."""
+        """Whether there is nothing to send, now or later."""
         return not len(self) and self._refill_at is None
 
     @property
     def is_spent(self) -> bool:
-        """Whether all that the window held has been sent, so that only the journal knows what is left for later."""
+        """Whether all deliveries of the window have been taken, so that only the journal knows what comes later."""
         return not len(self) and self._was_taken_from
 
     def needs_read(self, now: float, ordering: Ordering, *, found: bool) -> bool:
-        """Whether the journal must be read before the next move; `found` says that there is something to send.
+        """Whether the journal must be read before the next move; `found`: the window has a delivery to send.
 
-        In strict order a head that waits for its back-off is all there is to know, whatever comes in behind it.
+        In strict order a head that waits for its back-off is enough to know, whatever is queued after it.
         """
         if self.is_stale or (self._refill_at is not None and now >= self._refill_at):
             return True
         return self.has_more and not found and not (ordering is Ordering.STRICT and self._pending)
 
     def next_event_at(self, now: float, ordering: Ordering) -> float | None:
-        """When there is something to do next, as far as is known: a delivery falls due or one expires."""
+        """Return when the next known delivery falls due or expires; None if there is none."""
         heads = self._pending[:1] if ordering is Ordering.STRICT else self._pending
         waiting = [delivery.next_attempt_at for delivery in heads if delivery.next_attempt_at > now]
         return earliest(self._refill_at, *waiting)
@@ -104,10 +104,10 @@ class QueueWindow:
     def candidate(
         self, now: float, ordering: Ordering, *, busy_keys: Container[str], held: Collection[int], by_hand_first: bool
     ) -> QueuedDelivery | None:
-        """Return the delivery that goes next once the endpoint takes one, or None.
+        """Return the delivery to send next, or None.
 
-        Parked ones that are due go first: they are few and have waited longest. With `by_hand_first` (an open breaker)
-        one that was retried by hand is preferred, since it may be the probe.
+        Parked deliveries that are due come first: they are few and have waited longest. With `by_hand_first` (an open
+        breaker) a delivery that was retried by hand is preferred, since it may be the probe.
         """
         if ordering is Ordering.STRICT and not (self._parked or held or by_hand_first):
             head = self._pending[0] if self._pending else None
@@ -122,7 +122,7 @@ class QueueWindow:
         return chosen
 
     def take(self, delivery: QueuedDelivery) -> None:
-        """Remove a delivery that is sent now."""
+        """Remove a delivery, which is sent now."""
         self._was_taken_from = True
         for waiting in (self._pending, self._parked):
             if waiting and waiting[0] is delivery:
@@ -131,16 +131,17 @@ class QueueWindow:
         (self._parked if delivery in self._parked else self._pending).remove(delivery)
 
     def upcoming(self) -> list[int]:
-        """Return the events of the next deliveries, by row number."""
+        """Return the row numbers of the events of the next deliveries, whose bodies may be read ahead."""
         return [delivery.event_pk for delivery in self._pending[:BODIES_AHEAD]]
 
     def waiting_keys(self, now: float) -> frozenset[str]:
-        """Return the ordering keys whose head waits for its back-off, those that earlier windows held included.
+        """Return the ordering keys whose first delivery waits for its back-off, in this window or in earlier ones.
 
-        A window can be full of what waits behind one head; without a memory the next one would be full of another's.
+        A window may be full of deliveries that wait behind one of them. If the key were forgotten after the next read,
+        the one after that would be full of them again.
         """
         if self.is_stale:
-            self._waiting.clear()  # a back-off may have been ended by hand
+            self._waiting.clear()  # a retry by hand may have ended a back-off
         else:
             self._waiting = {key: at for key, at in self._waiting.items() if at > now}
             for delivery in self._pending:
@@ -166,5 +167,5 @@ class QueueWindow:
 
 
 def earliest(*times: float | None) -> float | None:
-    """Return the earliest of the times that are known."""
+    """Return the earliest of the times that aren't None."""
     return min([at for at in times if at is not None], default=None)

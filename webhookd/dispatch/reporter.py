@@ -37,12 +37,9 @@ class Reporter:
     def notices(
         self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState
     ) -> list[Publish]:
-        """Return the operational events about an attempt; `before` is the endpoint's state before it."""
-        return [
-            publish
-            for name, data in operational_events.after_attempt(endpoint, message.event_id, message.type, record, before)
-            for publish in self._announcer(endpoint, name)(data)
-        ]
+        """Return the operational events that an attempt causes; `before` is the endpoint's state before it."""
+        caused = operational_events.after_attempt(endpoint, message.event_id, message.type, record, before)
+        return [publish for name, data in caused for publish in self._announcer(endpoint, name)(data)]
 
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Count and log an attempt whose record has been submitted."""

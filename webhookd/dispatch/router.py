@@ -150,7 +150,7 @@ class Router:
         return resolve(endpoint.overrides, self._config.delivery)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run the actors until canceled; endpoints with a backlog are woken one after the other, not all at once."""
+        """Run the actors until canceled; the actors of a backlog are started one after the other, not all at once."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.registry.run)
             nursery.start_soon(Supervisor("resume").run, self._resume)
@@ -164,17 +164,17 @@ class Router:
                 await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
         for endpoint_pk in backlog:
             if self.registry.lane(endpoint_pk) is None:
-                await self._cancel_queue(endpoint_pk)  # deleted, and stopped on the way; others don't wait for it
+                await self._cancel_queue(endpoint_pk)  # deleted, and the server stopped during the cancelation
         while True:
             await trio.sleep(SWEEP_SECONDS)
             await self._sweep()
 
     async def _sweep(self) -> None:
-        """Wake endpoints that have work and no actor: the net below the wakes, which should never catch anything."""
+        """Wake endpoints that have work but no actor: a safety net, since no wake-up should ever be missed."""
         idle = await self._idle_with_work()
         if not idle:
             return
-        await trio.sleep(SECOND_LOOK_SECONDS)  # whoever has just queued something may be about to tell
+        await trio.sleep(SECOND_LOOK_SECONDS)  # a commit may be about to wake them
         for endpoint_pk in idle & await self._idle_with_work():
             if self.registry.wake(endpoint_pk) is not None:
                 self.sweeps_that_found_work += 1
@@ -189,10 +189,10 @@ class Router:
         await self._store.room(flow)
 
     def publish(self, new: NewEvent, flow: Hashable = None) -> Ticket[PublishResult]:
-        """Hand an event and its deliveries to the journal, in one step; waiting for the ticket may be given up freely.
+        """Submit an event with its deliveries to the journal, in one synchronous step right after `room`.
 
-        Events of one flow are stored in the order in which they come; different flows take turns. Raises Rejected
-        UNKNOWN_EVENT_TYPE. Call it right after `room`.
+        Waiting for the ticket may be canceled; the event is stored all the same. Events of one flow are stored in the
+        order in which they are submitted; different flows take turns. Raises Rejected UNKNOWN_EVENT_TYPE.
         """
         self._check_type(new.type)
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
@@ -211,7 +211,7 @@ class Router:
             )
 
     async def create_endpoint(self, new: NewEndpoint, entry: AuditEntry | None = None) -> Endpoint:
-        """Register an endpoint; it gets every event that is published from the commit on. Rejected QUOTA_EXCEEDED."""
+        """Register an endpoint, which gets the events published after the commit; Rejected QUOTA_EXCEEDED."""
         most = self._config.organizations.max_webhooks
         return await self._store.webhooks.create(self._vault, new, most=most, entry=entry)
 
@@ -222,7 +222,7 @@ class Router:
         entry: AuditEntry | None = None,
         condition: EndpointCondition | None = None,
     ) -> Endpoint:
-        """Change an endpoint, and try it at once where `forgive` says so, whatever was before.
+        """Change an endpoint; where the change forgives an outage, it is tried at once.
 
         Raises Rejected NOT_FOUND, or what `condition` raises in the transaction of the change.
         """
@@ -239,10 +239,7 @@ class Router:
         entry: AuditEntry | None = None,
         condition: EndpointCondition | None = None,
     ) -> Endpoint:
-        """Give an endpoint a new secret; the one before signs beside it for the overlap.
-
-        Raises as `update_endpoint`.
-        """
+        """Replace an endpoint's secret; during the overlap both secrets sign. Raises as `update_endpoint`."""
         async with self.registry.changing(endpoint_id):
             return await self._store.webhooks.rotate(
                 self._vault,
@@ -261,7 +258,7 @@ class Router:
         entry: AuditEntry | None = None,
         condition: EndpointCondition | None = None,
     ) -> Endpoint:
-        """Delete an endpoint; what it had queued is canceled, a request in flight still ends and is recorded.
+        """Delete an endpoint and cancel its queue; a request in flight still ends and is recorded.
 
         Raises as `update_endpoint`.
         """
@@ -271,14 +268,14 @@ class Router:
         return endpoint
 
     async def _cancel_queue(self, endpoint_pk: int) -> None:
-        # In steps, so that a long queue keeps nobody else from the disk.
+        # In steps, so that other writes don't wait for a long queue.
         while await self._store.deliveries.cancel(endpoint_pk, self._clock.now(), CANCELED_A_STEP):
             reached("cancel.step")
 
     async def retry(
         self, delivery_id: str, organization_id: str | None, entry: AuditEntry | None = None, *, force: bool
     ) -> DeliveryRow:
-        """Send a delivery again by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
+        """Retry a delivery by hand, as the contract says for its status; Rejected NOT_FOUND or CONFLICT."""
         row = await self._store.deliveries.find(delivery_id, organization_id)
         lane = self.registry.wake(row.endpoint_pk)
         if lane is None:
@@ -287,7 +284,7 @@ class Router:
             raise Rejected(ErrorCode.CONFLICT, "the delivery is being sent right now; look at its attempts")
         endpoint, policy = lane.endpoint, lane.policy
         with self.registry.holding(row.endpoint_pk, row.pk):
-            again = await self._store.deliveries.retry(
+            retried = await self._store.deliveries.retry(
                 row.pk,
                 force=force,
                 now=self._clock.now(),
@@ -296,11 +293,11 @@ class Router:
                 entry=entry,
                 organization_id=endpoint.organization_id,
             )
-        self.registry.requeued(row.endpoint_pk)  # the actor may have left meanwhile
-        return again
+        self.registry.requeued(row.endpoint_pk)  # the actor may have returned meanwhile
+        return retried
 
     async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:
-        """Say how endpoints are: what their lanes know, and the journal where no actor is running."""
+        """Return the health of endpoints, from their lanes, or from the journal if no actor is running."""
         now = self._clock.now()
         orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
         facts = await self._store.webhooks.health_facts(orderings)
@@ -320,7 +317,7 @@ class Router:
         )
 
     async def inside(self, endpoint: Endpoint) -> Inside:
-        """Say by what an endpoint's actor decides."""
+        """Return the state, the policy and the bucket by which an endpoint's actor decides."""
         running, lane = self.registry.running(endpoint.pk), self.registry.lane(endpoint.pk)
         state = await self._store.webhooks.state(endpoint.pk) if running is None else running.state
         return Inside(state=state, policy=self._policy(endpoint), bucket=None if lane is None else lane.bucket)

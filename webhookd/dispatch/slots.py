@@ -1,10 +1,9 @@
-"""The requests in flight of the whole process, shared out so that nobody's slow receivers take all of them. Pure but
-for the waiting.
+"""Slots for the requests in flight of the whole process, shared so that one owner's slow receivers can't take all.
 
-An owner (an organization, or a webhook that belongs to none) may take another slot while it has fewer than twice as
-many as are free. One that takes all it can get ends at two thirds of the slots; as slots come and go, `n` such owners
-come to 2/(2n + 1) each, and half as many as each has stay free. (Dynamic thresholds, as switches share the memory of
-their queues: Choudhury and Hahne, 1998.)
+An owner (an organization, or a webhook without one) may take another slot while it has fewer than twice as many as are
+free. One owner alone gets at most two thirds of the slots. With `n` owners that take all they can, each gets 2/(2n + 1)
+of them, and half of that stays free. These are the dynamic thresholds by which switches share buffer memory among their
+queues (Choudhury and Hahne, 1998). Only `acquire` waits; everything else is pure.
 """
 
 from collections import deque
@@ -15,13 +14,13 @@ _TIMES_THE_FREE = 2
 
 
 class Slots:
-    """`most` slots; what waits for one gets it in the order of waiting, its owners in turn."""
+    """`most` slots; those who wait get one in the order of waiting, one owner after the other."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self._free = most
         self._taken: dict[str, int] = {}
-        self._waiting: dict[str, deque[trio.Event]] = {}  # in the order in which owners have their turn
+        self._waiting: dict[str, deque[trio.Event]] = {}  # owners in the order of their turns
 
     @property
     def taken(self) -> int:
@@ -34,13 +33,13 @@ class Slots:
         return sum(map(len, self._waiting.values()))
 
     def acquire_nowait(self, owner: str) -> None:
-        """Take a slot for an owner; trio.WouldBlock where it may not have one now."""
+        """Take a slot for an owner; trio.WouldBlock if it may not have one now."""
         if not self._may_take(owner):
             raise trio.WouldBlock
         self._take(owner)
 
     async def acquire(self, owner: str) -> None:
-        """Take a slot for an owner once it may have one; nothing is taken where this is canceled."""
+        """Take a slot for an owner once it may have one; if canceled, none is taken."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._may_take(owner):
             self._take(owner)
@@ -54,11 +53,11 @@ class Slots:
             if granted.is_set():
                 self.release(owner)
             else:
-                self._leave(owner, granted)
+                self._stop_waiting(owner, granted)
             raise
 
     def release(self, owner: str) -> None:
-        """Give a slot back, to those that wait for one."""
+        """Give back an owner's slot, and grant free slots to those who wait."""
         self._free += 1
         self._taken[owner] -= 1
         if not self._taken[owner]:
@@ -68,7 +67,7 @@ class Slots:
             self._take(next_owner)
             waiting.popleft().set()
             if waiting:
-                self._waiting[next_owner] = waiting  # behind the others
+                self._waiting[next_owner] = waiting  # its next turn is after the others'
 
     def _may_take(self, owner: str) -> bool:
         return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free
@@ -77,7 +76,7 @@ class Slots:
         self._free -= 1
         self._taken[owner] = self._taken.get(owner, 0) + 1
 
-    def _leave(self, owner: str, granted: trio.Event) -> None:
+    def _stop_waiting(self, owner: str, granted: trio.Event) -> None:
         waiting = self._waiting[owner]
         waiting.remove(granted)
         if not waiting:

@@ -1,9 +1,9 @@
-"""Supervision: restart what crashes, back off, and halt what keeps crashing. Knows nothing of webhooks.
+"""Supervision of tasks: restart a task that crashes, after growing delays, and halt one that keeps crashing.
 
-A crash is a bug, never a remote's fault. Each supervised task is its own island: its exception is logged with the
-traceback and goes no further, so ten thousand neighbours never notice. Only a journal that can't be trusted any more is
-no crash of its own: that ends them all. Five crashes in five minutes halt it; a halted
-task is tried again every fifteen minutes, and at once when someone kicks it.
+A crash is a bug in webhookd, never the fault of a receiver. The exception of a supervised task is logged with its
+traceback and goes no further, so other tasks go on. The exception is JournalError: a journal that can't be trusted ends
+all tasks. Five crashes in five minutes halt a task. A halted task is tried again after fifteen minutes, or at once when
+it is kicked.
 """
 
 from collections import deque
@@ -23,9 +23,9 @@ _log = get_logger("supervisor")
 
 
 class Supervisor:
-    """Runs one task until it returns, restarting it when it raises.
+    """Runs one task until it returns, and restarts it when it raises.
 
-    `is_halted` is true from the last crash of a series until the next try; `crashes` counts all of them.
+    `is_halted` is true from the last of a series of crashes until the next try; `crashes` counts all crashes.
     """
 
     def __init__(self, name: str) -> None:
@@ -37,18 +37,18 @@ class Supervisor:
         self._kicked = trio.Event()
 
     def kick(self) -> None:
-        """Try a crashed or halted task again now, with a clean record; nothing happens to a running one."""
+        """Try a crashed or halted task again now, and forget its crashes; a running task isn't affected."""
         self._recent.clear()
         self._kicked.set()
 
     async def run(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Run `task` until it returns; only cancellation and JournalError get out."""
-        trio.lowlevel.current_task().name = self.name  # else all supervised tasks have this function's
+        """Run `task` until it returns; raises only trio.Cancelled and JournalError."""
+        trio.lowlevel.current_task().name = self.name  # otherwise all supervised tasks have the name of this function
         while True:
             try:
                 await task()
             except Exception as error:
-                if _is_of_journal(error):
+                if _is_journal_error(error):
                     raise
                 self._count(error)
             else:
@@ -82,15 +82,15 @@ class Supervisor:
         self.is_halted = False
 
 
-def _is_of_journal(error: Exception) -> bool:
-    """Whether the journal has failed under the task, however nurseries have wrapped that."""
+def _is_journal_error(error: Exception) -> bool:
+    """Whether the error is a JournalError, or a group with one in it."""
     if isinstance(error, ExceptionGroup):
         return error.subgroup(JournalError) is not None
     return isinstance(error, JournalError)
 
 
 def _innermost(error: Exception) -> Exception:
-    """Return the error itself where nurseries have wrapped it, one in the other."""
+    """Return the single error inside nested groups; a group of several stays as it is."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -1,7 +1,4 @@
-"""Backups of a running server: asked for over the API, made by a task of its own, so that nobody has to wait for one.
-
-One at a time. Whoever asked may leave; how far it is can be asked for, and what became of the last one.
-"""
+"""Backups of a running server, one at a time, by a task of their own: the API starts one and reports its progress."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +24,7 @@ class CopyStage(StrEnum):
 
 
 class CopyProgress(Struct, frozen=True, kw_only=True):
-    """The backup that is being made, or was made last; `contents` once it is done, `failure` where it failed."""
+    """The current or the last backup; `contents` when it is done, `failure` if it failed."""
 
     stage: CopyStage = CopyStage.NONE
     file: Path | None = None
@@ -48,13 +45,13 @@ class Copier:
         self._asked = trio.Event()
 
     def progress(self) -> CopyProgress:
-        """Say how far it is."""
+        """Return the progress of the current or the last backup."""
         return self._progress
 
     async def begin(self, file: Path, entry: AuditEntry, *, replace: bool) -> CopyProgress:
-        """Have a backup made; the entry of it in the audit log is in the backup as well.
+        """Start a backup; its entry in the audit log is in the backup too.
 
-        Raises Rejected: CONFLICT while another is being made, VALIDATION_ERROR for a place where none can be put.
+        Raises Rejected: CONFLICT while another one is being made, VALIDATION_ERROR if it can't be put there.
         """
         if self._is_taken:
             raise Rejected(ErrorCode.CONFLICT, "a backup is being made; wait until it is done")
@@ -74,7 +71,7 @@ class Copier:
         return self._progress
 
     async def run(self) -> None:
-        """Make what is asked for, until canceled."""
+        """Make backups until canceled."""
         while True:
             await self._asked.wait()
             self._asked = trio.Event()
@@ -82,7 +79,7 @@ class Copier:
 
     async def _make(self) -> None:
         file = self._progress.file
-        assert file is not None  # noqa: S101 - it was asked for
+        assert file is not None  # noqa: S101 - `begin` has set it
         failure = CommandError("it was cut off")
         _log.info("backup.begun", file=str(file))
         try:

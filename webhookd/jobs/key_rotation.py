@@ -1,25 +1,25 @@
-"""The master key's life: found, checked against the journal, and changed while everything goes on.
+"""The master key: found at the start, checked against the journal, and rotated while the server runs.
 
-A change replaces key A, which is in its place (a file, or a credential of the service manager's), by key B:
+A rotation replaces key A, which is in its place (a file, or a credential of the service manager), by key B:
 
-    1. begin    B is written beside A's file and synced, to see that it can be. Then one transaction says: B seals from
-                now on; B itself, sealed with A; A itself, sealed with B. In the step in which the journal tells of the
-                commit, the vault begins to seal with B.
-    2. reseal   Row by row, a bounded number in each write, what isn't sealed with B is opened and sealed with B. Every
-                sealed value names its key, so a journal half way is as good as any other. Values are sealed in the
-                writer's turn alone: none comes in under A once the vault has changed over, and one pass is enough.
-    3. forget   A, sealed with B, leaves the journal: nothing needs it any more.
-    4. install  B takes A's place by one atomic rename. Where the place isn't ours the operator does this, and starts
-                webhookd again; it says so until then.
-    5. end      B, sealed with A, leaves the journal, and from now on A opens nothing.
+    1. begin    B is written next to A's file and synced, which shows that it can be. Then one transaction stores that B
+                seals from now on, B itself sealed with A, and A itself sealed with B. In the callback of this commit
+                the vault begins to seal with B.
+    2. reseal   Every value that isn't sealed with B is opened and sealed with B, a bounded number of rows in each
+                write. Each sealed value names its key, so a half resealed journal is valid. Only the writer seals
+                values, so none is sealed with A after the vault has changed, and one pass is enough.
+    3. forget   A, sealed with B, is deleted from the journal, since nothing needs it any more.
+    4. install  B takes A's place by one atomic rename. If webhookd can't write there, the operator does it and starts
+                webhookd again; until then webhookd asks for it.
+    5. end      B, sealed with A, is deleted from the journal. From now on A opens nothing.
 
-Killed anywhere, the key that is then in its place opens the journal: A up to step 4, since it opens B; B after it,
-since it seals and, up to step 3, opens A. The next start goes on with the step that was due. Whatever the steps remove
-or replace is overwritten with zeros and the write-ahead log is cut, so that a key A that has leaked finds nothing to
-open in the files. It does in older copies of them: those of the time before, with A; one made during the change, with
-both.
+After a crash at any point, the key that is in its place opens the journal: up to step 4 that is A, which opens B; after
+it, it is B, which seals, and which opens A up to step 3. The next start continues with the step that was due. All that
+is removed or replaced is overwritten with zeros, and the write-ahead log is cut, so a key A that has leaked opens
+nothing in the files. It still opens older copies of them: A alone opens those from before the rotation, and either key
+opens one from during it.
 
-In memory A stays for as long as a reader may hold what it read before.
+In memory A is kept for as long as a reader may hold a value that it read before.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ _log = get_logger("master_key")
 
 
 class Stage(StrEnum):
-    """How far a change of the master key has come."""
+    """How far a rotation of the master key is."""
 
     SETTLED = "settled"
     CHANGING = "changing"
@@ -52,7 +52,7 @@ class Stage(StrEnum):
 
 
 class RotationProgress(Struct, frozen=True, kw_only=True):
-    """Where a change is: the id of the key that seals, how many values were sealed anew, and what is left to do."""
+    """The progress of a rotation: the id of the sealing key, the number of resealed values, and what is left to do."""
 
     key_id: str
     stage: Stage
@@ -61,9 +61,9 @@ class RotationProgress(Struct, frozen=True, kw_only=True):
 
 
 class Rotator:
-    """Changes the master key; `run` it under a supervisor, which also goes on with a change that was cut off.
+    """Rotates the master key; `run` it under a supervisor, which also continues a rotation that was interrupted.
 
-    `vault` opens what this journal holds, at every moment. `rows_a_step` bounds what one write seals anew.
+    `vault` opens every value of this journal at any time. `rows_a_step` bounds the rows that one write reseals.
     """
 
     def __init__(self, store: Store, place: KeyPlace, keys: MasterKeys) -> None:
@@ -83,7 +83,7 @@ class Rotator:
         self._is_replaceable = place.is_replaceable
 
     def progress(self) -> RotationProgress:
-        """Say where the change is, or that there is none."""
+        """Return the progress of the rotation, if there is one."""
         keys = self._keys
         stage = Stage.SETTLED if keys.is_settled else Stage.CHANGING
         if keys.previous is None and keys.sealing != keys.installed and not self._can_install:
@@ -96,14 +96,14 @@ class Rotator:
         )
 
     async def begin(self, new: Secret[bytes] | None, entry: AuditEntry | None = None) -> RotationProgress:
-        """Begin to change to this key, or to one that is made here; the rest goes on by itself.
+        """Begin the rotation to this key, or to a new one without it; `run` continues it.
 
-        Rejected CONFLICT where the last change isn't through or this key seals already, VALIDATION_ERROR where only
-        the operator can put a key in its place and gives none, and where the key's directory doesn't take a file.
+        Rejected CONFLICT if another rotation isn't done or this key already seals; VALIDATION_ERROR if only the
+        operator can put a key in its place and gives none, or if no file can be written in the key's directory.
         """
         async with self._changing:
             if new is not None and new == self._keys.sealing and self._keys.sealing != self._keys.installed:
-                return self.progress()  # asked for again, by someone who hasn't put it in its place yet
+                return self.progress()  # repeated by an operator who hasn't put the key in its place yet
             await self._look()
             self._check(new)
             key = new_master_key() if new is None else new
@@ -113,14 +113,14 @@ class Rotator:
         return self.progress()
 
     async def run(self) -> None:
-        """Carry out what was begun, until canceled."""
+        """Carry out rotations until canceled."""
         while True:
             self._asked = trio.Event()
-            is_going_on = True
-            while is_going_on:
-                is_going_on = await self.step()
+            has_more = True
+            while has_more:
+                has_more = await self.step()
                 reached("master_key.step")
-                await trio.sleep(PAUSE_SECONDS)  # others have their turn at the disk
+                await trio.sleep(PAUSE_SECONDS)  # other writes come in between
             if self.progress().stage is Stage.TO_BE_INSTALLED:
                 _log.warning("master_key.to_be_installed", key_id=self.vault.key_id.hex(), todo=self._instruction())
             with trio.move_on_after(READ_LIMIT_SECONDS + 1):
@@ -130,8 +130,8 @@ class Rotator:
                 await self._asked.wait()
 
     async def step(self) -> bool:
-        """Do the next bounded part of a change; False where nothing is left that can be done here."""
-        # One at a time: what a step was decided on must still be so when it is written.
+        """Do the next bounded part of a rotation; return False if webhookd can do no more of it."""
+        # One at a time: nothing may change between a step's decision and its write.
         async with self._changing:
             if self._keys.is_settled:
                 return False
@@ -145,10 +145,10 @@ class Rotator:
             return False
 
     async def _reseal(self) -> None:
-        going_on, count = await self._store.master_key.reseal(self.vault, self._position, self.rows_a_step)
+        position, count = await self._store.master_key.reseal(self.vault, self._position, self.rows_a_step)
         self._resealed += count
-        if going_on is not None:
-            self._position = going_on
+        if position is not None:
+            self._position = position
             return
         await self._store.master_key.forget_previous(self._forgotten)
         _log.info("master_key.resealed", key_id=self.vault.key_id.hex(), values=self._resealed)
@@ -158,7 +158,7 @@ class Rotator:
         return self._problem is None and self._is_replaceable
 
     async def _look(self) -> None:
-        """See whether a key can be put in its place, as it is now."""
+        """Look whether a key can be put in its place now."""
         self._is_replaceable = await trio.to_thread.run_sync(lambda: self._place.is_replaceable, limiter=self._threads)
 
     def _check(self, new: Secret[bytes] | None) -> None:
@@ -186,7 +186,7 @@ class Rotator:
         try:
             await trio.to_thread.run_sync(self._place.install, self._keys.sealing, limiter=self._threads)
         except MasterKeyError as error:
-            # The journal opens with the key that is in place, too; it is for the operator to make room for the other.
+            # The key in its place opens the journal too; the operator must make it possible to write the new one.
             self._problem = str(error)
             return False
         self._problem = None
@@ -197,11 +197,11 @@ class Rotator:
         if self._problem is not None:
             return self._problem
         return (
-            f"everything is sealed with the new master key, but {self._place} still holds the one before, which opens "
-            "the new one: put the new key there and start webhookd again"
+            f"everything is sealed with the new master key, but {self._place} still holds the previous one, which "
+            "opens the new one: put the new key there and start webhookd again"
         )
 
-    # What the journal tells of, on the loop and before anything else is written.
+    # Callbacks of commits, on the event loop and before anything else is written.
 
     def _change_over(self, keys: MasterKeys) -> None:
         self.vault.seal_with(keys.sealing)
@@ -221,9 +221,9 @@ class Rotator:
 
 
 async def unlock(store: Store, config: Config, environ: Mapping[str, str]) -> Rotator:
-    """Return what opens a journal and changes its key; the key is made where it is missing and nothing is sealed yet.
+    """Return the rotator of a journal, whose vault opens it; make a key if there is none and nothing is sealed yet.
 
-    Raises MasterKeyError for a key that can't be used, that is missing, or that isn't this journal's.
+    Raises MasterKeyError for a key that is invalid, missing, or not this journal's.
     """
     place = find_key_place(config, environ)
     if place.exists():
@@ -234,7 +234,7 @@ async def unlock(store: Store, config: Config, environ: Mapping[str, str]) -> Ro
         await store.master_key.forget()
         installed = place.create()
     try:
-        # On a full disk as well, where it mostly writes nothing.
+        # This must work on a full disk too, so it writes only if it has to.
         keys = await store.master_key.adopt(installed)
     except MasterKeyError as error:
         raise MasterKeyError(f"{place} ({key_id(installed).hex()}): {error}") from error

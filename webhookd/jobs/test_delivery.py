@@ -1,6 +1,6 @@
-"""Testing an endpoint: one request now, beside its line, with its attempt on record.
+"""Test deliveries: one request at once, outside the endpoint's queue, with its attempt on record.
 
-A test asks neither breaker nor rate and says nothing about the endpoint: whoever makes it wants to see what happens.
+A test ignores circuit breaker and rate limit, and doesn't change the endpoint's state.
 """
 
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ Load = Callable[[Endpoint], Awaitable[tuple[Endpoint, Credentials, EndpointState
 
 
 class Tester:
-    """Makes tests, at most 16 at a time; `load` reads an endpoint's secrets."""
+    """Makes test deliveries, at most 16 at a time; `load` reads an endpoint and its secrets."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Tester:
         self._slots = trio.Semaphore(MOST_AT_ONCE, max_value=MOST_AT_ONCE)
 
     async def test(self, endpoint: Endpoint, entry: AuditEntry | None = None) -> DeliveryDetail:
-        """Send `webhook.test` to an endpoint and return the delivery with its attempt, once that is on disk."""
+        """Send `webhook.test` to an endpoint; return the delivery and its attempt once they are on disk."""
         async with self._slots:
             if (loaded := await self._load(endpoint)) is None:
                 raise Rejected(ErrorCode.NOT_FOUND, f"the webhook {endpoint.id} has just been deleted")
@@ -110,7 +110,7 @@ class Tester:
 
 
 def own_event(name: str, endpoint: Endpoint, data: dict[str, object], *, event_id: str, now: float) -> AcceptedEvent:
-    """Return an event of webhookd's own about an endpoint, in its organization."""
+    """Return an event of webhookd's own about an endpoint, in the endpoint's organization."""
     return AcceptedEvent(
         id=event_id,
         type=name,
@@ -125,7 +125,7 @@ def own_event(name: str, endpoint: Endpoint, data: dict[str, object], *, event_i
 
 def _delivery(endpoint: Endpoint, delivery_id: str, now: float) -> QueuedDelivery:
     return QueuedDelivery(
-        pk=0,  # it gets its row when it has been made
+        pk=0,  # its row is inserted after the attempt
         id=delivery_id,
         endpoint_pk=endpoint.pk,
         event_pk=0,

@@ -1,7 +1,7 @@
-"""Which addresses webhookd may dial: everything that is not the public internet is refused.
+"""Which addresses webhookd may dial: those of the public internet, and no others. Pure.
 
-`ipaddress.is_global` is no policy: it is true for forms of loopback behind NAT64 and 6to4, and for multicast. IPv4 is
-a list of what is refused, IPv6 a list of what is allowed: mapped, translated and tunneled forms fall outside it.
+`ipaddress.is_global` isn't enough: it is true for loopback addresses in NAT64 and 6to4 form, and for multicast. IPv4
+has a list of what is refused. IPv6 has one of what is allowed, which excludes mapped, translated and tunneled forms.
 """
 
 from bisect import bisect_right
@@ -17,7 +17,7 @@ _Network = TypeVar("_Network", IPv4Network, IPv6Network)
 
 
 def _borders(networks: Iterable[_Network]) -> list[int]:
-    """Return where the joined networks begin and end, in turn: a number between an odd and an even one is inside."""
+    """Return the sorted borders of the joined networks: each network's first address, and the one after its last."""
     joined = collapse_addresses(networks)
     return [border for network in joined for border in (int(network[0]), int(network[-1]) + 1)]
 
@@ -60,21 +60,21 @@ _REFUSED_IPV6 = _borders(
 
 
 def is_in(address: Address, networks: Iterable[Network]) -> bool:
-    """Whether one of the networks holds the address."""
+    """Whether the address is in one of the networks."""
     return any(address.version == network.version and address in network for network in networks)
 
 
 def is_public(address: Address) -> bool:
-    """Whether the address belongs to the public internet; one with a zone never does."""
+    """Whether the address belongs to the public internet; an address with a zone never does."""
     if isinstance(address, IPv4Address):
         return _is_outside(int(address), _REFUSED_IPV4)
     return address.scope_id is None and _is_outside(int(address), _REFUSED_IPV6)
 
 
 def interleaved(addresses: Iterable[Address]) -> list[Address]:
-    """Return addresses with the two families in turn, each in its order, the first one's first (RFC 8305, section 4).
+    """Return addresses with the two families alternating, each in its order (RFC 8305, section 4).
 
-    A family that the network has no way out for then costs one try at most, and never all of those that are made.
+    The family of the first address begins. A family that can't be reached then takes at most every second attempt.
     """
     given = list(addresses)
     if not given:
@@ -85,7 +85,7 @@ def interleaved(addresses: Iterable[Address]) -> list[Address]:
 
 
 def parse_network(text: str) -> Network:
-    """Read a network such as `10.1.0.0/16`; ValueError for anything else, host bits that are set included."""
+    """Parse a network such as `10.1.0.0/16`; ValueError for anything else, also if host bits are set."""
     return ip_network(text, strict=True)
 
 

@@ -1,9 +1,9 @@
-"""Resolving names in threads of its own, so that dead names keep nobody else waiting.
+"""Resolves names in its own threads, so that names whose servers don't answer delay no others.
 
-A lookup can't be canceled: it holds its thread until the system's resolver gives up, long after the one who asked. So
-each name is looked up by one thread at a time, whoever asks meanwhile waits for that one, and the threads are bounded
-apart from all others. A name whose last lookup was slow shares a few threads with its like: however many such names
-there are and however often they are asked for, they leave the others theirs.
+A lookup can't be canceled: it holds its thread until the system's resolver gives up, even if the caller has long given
+up. So each name is looked up by one thread at a time, for all callers, and these threads have their own bound. A name
+whose last lookup was slow shares a few threads with other slow names. However many of them there are, they leave the
+remaining threads to the other names.
 """
 
 import socket
@@ -34,7 +34,7 @@ def _getaddrinfo(host: str, port: int) -> Sequence[str]:
 
 
 class SystemResolver:
-    """Asks the machine's resolver, `/etc/hosts` included; `look_up` runs in a thread and raises OSError."""
+    """Asks the system's resolver, `/etc/hosts` included; `look_up` runs in a thread and raises OSError."""
 
     def __init__(
         self, look_up: Lookup = _getaddrinfo, *, threads: int = THREADS, slow_threads: int = SLOW_THREADS
@@ -42,15 +42,15 @@ class SystemResolver:
         self._look_up = look_up
         self._limiter = trio.CapacityLimiter(threads)
         self._slow_limiter = trio.CapacityLimiter(slow_threads)
-        self._slow: OrderedDict[str, None] = OrderedDict()  # the one that was slow the longest ago first
+        self._slow: OrderedDict[str, None] = OrderedDict()  # the one that was last slow the longest ago comes first
         self._pending: dict[str, _Pending] = {}
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return the numeric addresses of a name, in the system's order; OSError where there are none."""
+        """Return the numeric addresses of a name, in the system's order; OSError if there are none."""
         pending = self._pending.get(host)
         if pending is None:
             pending = self._pending[host] = _Pending()
-            # It outlives the one who asked first, whose deadline may be shorter than the lookup.
+            # It may outlive the first caller, whose deadline may be shorter than the lookup.
             trio.lowlevel.spawn_system_task(self._run, host, port, pending)
         await pending.done.wait()
         if pending.error is not None:
@@ -81,7 +81,7 @@ class SystemResolver:
 
 
 def _timed(look_up: Lookup, host: str, port: int) -> tuple[Sequence[str] | OSError, float]:
-    """Return the answers or what was raised, and how long that took without the wait for a thread."""
+    """Return the answers or the error, and the seconds of the lookup without the wait for a thread."""
     began = time.monotonic()
     found: Sequence[str] | OSError
     try:

@@ -1,8 +1,7 @@
-"""Where webhookd may connect to: a verdict from the URL and the resolver's answers. Pure but for the resolving.
+"""Where webhookd may connect to, by the URL and the resolver's answers. Pure, except `check_for_saving`.
 
-A URL is read strictly here and nowhere else: what two parsers could read differently is refused. The same verdict is
-asked for when a webhook is saved and again at every connect, on the very addresses that are dialled, which is what
-makes DNS rebinding fail.
+Only this module parses URLs, and strictly: a URL that two parsers could read differently is refused. The check is made
+when a webhook is saved and again at each connect, on the very addresses that are dialled, so DNS rebinding fails.
 """
 
 import re
@@ -25,11 +24,11 @@ MAX_URL_CHARACTERS = 2048
 SAVING_SECONDS = 2.0
 MAX_NAME_CHARACTERS = 253
 MAX_DIALED = 16
-MAX_ANSWERS = 256  # of a name; a resolver returns as many as somebody has put there, and each is checked
-URLS_REMEMBERED = 4096
+MAX_ANSWERS = 256  # of a name; its owner decides how many there are, and each is checked
+MAX_CACHED_URLS = 4096
 
 _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<target>[^#]*)(?P<fragment>#.*)?")
-_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\s\ud800-\udfff]")  # surrogates can't be sent
+_FORBIDDEN = re.compile(r"[\x00-\x20\x7f-\xa0\\\s\ud800-\udfff]")  # surrogates can't be encoded
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LONGEST_LABEL = 63
@@ -57,9 +56,9 @@ class BlockedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DialTarget:
-    """Where a URL points: `host` is an ASCII name or a numeric address without brackets, `raw` the path and query.
+    """The target of a URL: `host` is an ASCII name or a numeric address without brackets, `raw` the path and query.
 
-    `internal_name` says why the name alone is refused, unless all its addresses are of allowed networks.
+    `internal_name` says why the name is refused, unless all its addresses are in allowed networks.
     """
 
     scheme: str
@@ -71,12 +70,12 @@ class DialTarget:
 
     @property
     def is_default_port(self) -> bool:
-        """Whether the port is the one that the scheme has anyway."""
+        """Whether the port is the scheme's default."""
         return self.port == _DEFAULT_PORTS[self.scheme]
 
     @property
     def authority(self) -> str:
-        """What the Host header says (RFC 9110 section 7.2)."""
+        """The value of the Host header (RFC 9110 section 7.2)."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.is_default_port else f"{host}:{self.port}"
 
@@ -85,16 +84,16 @@ class Resolver(Protocol):
     """Resolves names."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return the numeric addresses of a name; OSError where there are none."""
+        """Return the numeric addresses of a name; OSError if there are none."""
         ...
 
 
 class EgressPolicy:
-    """The operator's policy; `own` are the machine's own addresses, which are refused like internal ones."""
+    """The operator's policy; `own` are the machine's own addresses, which are refused like internal addresses."""
 
     def __init__(self, config: EgressConfig, own: Collection[Address] = ()) -> None:
         self.own = frozenset(own)
-        self._read = lru_cache(maxsize=URLS_REMEMBERED)(_parse)  # the same few are asked for with each request
+        self._read = lru_cache(maxsize=MAX_CACHED_URLS)(_parse)  # the same few URLs are parsed at each request
         self._schemes = ("https", "http") if config.allow_http else ("https",)
         self._ports = frozenset(config.ports)
         self._resolves_elsewhere = config.proxy is not None
@@ -104,7 +103,7 @@ class EgressPolicy:
             raise ConfigError("egress.allow_networks takes networks such as 10.1.0.0/16 or fd00::/8") from error
 
     def parse(self, url: str) -> DialTarget:
-        """Return where a URL points; BlockedError for one that this policy refuses, its literal address included."""
+        """Return the target of a URL; BlockedError if this policy refuses the URL or a literal address in it."""
         target = self._read(url)
         if target.scheme not in self._schemes:
             accepted = " or ".join(f"{scheme}://" for scheme in self._schemes)
@@ -120,9 +119,9 @@ class EgressPolicy:
         return target
 
     def check(self, target: DialTarget, answers: Sequence[str]) -> list[Address]:
-        """Return what to dial of a name's answers, in which order; BlockedError if a single one may not be dialled.
+        """Return the addresses to dial, in order; BlockedError if a single answer must not be dialled.
 
-        All are checked, at most 256, and 16 are returned: the two families in turn, each in its order.
+        At most 256 answers are accepted, and all are checked. At most 16 are returned, the two families alternating.
         """
         if len(answers) > MAX_ANSWERS:
             raise BlockedError(f"the name has {len(answers)} addresses; at most {MAX_ANSWERS} are taken")
@@ -145,7 +144,7 @@ class EgressPolicy:
     async def check_for_saving(self, url: str, resolver: Resolver) -> None:
         """Raise Rejected URL_NOT_ALLOWED for a URL that must not be dialled.
 
-        A name that doesn't resolve within 2 s is accepted: its attempts will say so.
+        A name that doesn't resolve within 2 s is accepted, since its attempts will show that.
         """
         try:
             target = self.parse(url)
@@ -192,7 +191,7 @@ def _parse(url: str) -> DialTarget:
 
 
 def _split(authority: str) -> tuple[str, str, str]:
-    """Split host, colon and port; a host in brackets keeps them."""
+    """Split host, colon and port; an address in brackets keeps them."""
     if authority.startswith("["):
         literal, bracket, rest = authority.partition("]")
         if not bracket or rest[:1] not in {"", ":"}:
@@ -205,10 +204,10 @@ def _named(scheme: str, host: str, port: int, raw: str) -> DialTarget:
     host = host.removesuffix(".")
     if "%" in host:
         raise BlockedError("the URL's host must not be percent-encoded")
-    # Before IDNA looks at it, whose work grows faster than the name; and after, when it has its length on the wire.
+    # Before IDNA, whose work grows faster than the name; and after it, when the name has its final length.
     if not host or len(host) > MAX_NAME_CHARACTERS:
         raise BlockedError(f"the URL has no host, or one of more than {MAX_NAME_CHARACTERS} characters")
-    # In a name that isn't ASCII all labels are IDNA's, the plain ones too: an underscore there is refused by httpx.
+    # In a name that isn't ASCII all labels follow IDNA, the ASCII ones too: httpx refuses an underscore in them.
     labels = [_ascii_label(label, is_idna=not host.isascii()) for label in host.split(".")]
     name = ".".join(labels)
     if len(name) > MAX_NAME_CHARACTERS:
@@ -228,9 +227,9 @@ def _named(scheme: str, host: str, port: int, raw: str) -> DialTarget:
 
 
 def _ascii_label(label: str, *, is_idna: bool) -> str:
-    """Return a part of a name as it goes over the wire.
+    """Return a label of a name in its ASCII form.
 
-    Only plain ASCII is lower-cased: some letters outside it have their lower case inside it, such as the kelvin sign.
+    `str.lower` is used for ASCII only: some letters outside it, such as the Kelvin sign, become ASCII letters.
     """
     if label.isascii():
         label = label.lower()
@@ -241,7 +240,7 @@ def _ascii_label(label: str, *, is_idna: bool) -> str:
     else:
         label = _lowered(label)
     try:
-        # IDNA 2008, with no mapping but to small letters: what looks like another name, or becomes one, is refused.
+        # IDNA 2008, with no mapping but to lower case: a label that is mapped to another name is refused.
         encoded = idna.alabel(idna.ulabel(label)).decode()
     except (idna.IDNAError, UnicodeError) as error:
         raise BlockedError(
@@ -254,10 +253,10 @@ def _ascii_label(label: str, *, is_idna: bool) -> str:
 
 
 def _lowered(label: str) -> str:
-    """Return a part of a name in small letters where that is all that is done to it; else as it is.
+    """Return a label in lower case if lower-casing is all that UTS 46 does to it; else unchanged.
 
-    Every reader must come to the same: a letter whose small one is ASCII's, is several or depends on what follows it
-    (the final sigma), and one that has another form as well, stay as they are and are refused.
+    All parsers must get the same result. So a letter stays unchanged, and is then refused, if its lower case is ASCII,
+    is several letters or depends on the next one (the final sigma), or if it has a compatibility form.
     """
     small = label.lower()
     if small == label:

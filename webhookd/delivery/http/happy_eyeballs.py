@@ -1,8 +1,7 @@
-"""Happy Eyeballs (RFC 8305): several addresses of one name, each tried while those before it have not answered yet.
+"""Happy Eyeballs (RFC 8305): connect to several addresses of one name, each before the earlier ones have answered.
 
-Of all that is begun at most one connection comes out; every other one is closed, whether the race is won, lost or
-canceled. The addresses share the time that is left until the deadline in force: one that says nothing takes none of
-another's.
+At most one connection is returned; all others are closed, whether the race is won, lost or canceled. The addresses
+share the time until trio's current deadline, so one that never answers doesn't use up the time of another.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,11 +13,11 @@ import trio
 
 ATTEMPT_DELAY_SECONDS = 0.25  # RFC 8305, section 5, "Connection Attempt Delay"
 LEAST_DELAY_SECONDS = 0.01  # its lowest value, section 8
-MAX_AT_ONCE = 4  # a name of dead addresses alone costs no more sockets than this
+MAX_AT_ONCE = 4  # sockets, even if no address of a name answers
 
 
 class Closable(Protocol):
-    """What a won race gives."""
+    """A connection, as `race` sees it."""
 
     def close(self) -> None:
         """Close it at once."""
@@ -31,10 +30,9 @@ Failure = TypeVar("Failure", bound=Exception)
 
 @dataclass(frozen=True, slots=True)
 class FailedAddress(Generic[Failure]):
-    """What went wrong `at` an address.
+    """A failure `at` an address; a final one ends the race.
 
-    A final one ends the race for all of them. One that `got_through` reached a server that then said something wrong,
-    which tells more than an address where nobody is.
+    `got_through`: a server was reached and then failed, which is more useful to report than an address without one.
     """
 
     error: Failure
@@ -44,15 +42,15 @@ class FailedAddress(Generic[Failure]):
 
 
 def attempt_delay_seconds(count: int, left: float) -> float:
-    """Return how long after one of `count` addresses the next is tried, with `left` seconds for all of them.
+    """Return the delay between the attempts at `count` addresses, with `left` seconds for all of them.
 
-    All have been tried by half of that time, where RFC 8305's bounds allow it.
+    All are tried within half of that time, where RFC 8305's bounds allow it.
     """
     return max(min(ATTEMPT_DELAY_SECONDS, left / (2 * max(count - 1, 1))), LEAST_DELAY_SECONDS)
 
 
 def most_telling(lost: Sequence[FailedAddress[Failure]]) -> FailedAddress[Failure]:
-    """Return which of several failures to report: a final one, else one that got through, else the first."""
+    """Return the failure to report: a final one, else one that got through, else the first."""
     return min(lost, key=lambda each: (not each.is_final, not each.got_through))
 
 
@@ -61,11 +59,11 @@ async def race(
     connect: Callable[[str], Awaitable[Connected | FailedAddress[Failure]]],
     lost: list[FailedAddress[Failure]],
 ) -> Connected | None:
-    """Connect to the first of `addresses` that answers; None where none does.
+    """Connect to the first of `addresses` that answers; None if none does.
 
-    The next is tried 250 ms after the last one, earlier where that one has failed or time is short. What led nowhere
-    is added to `lost` as it happens, so that it is there after a cancellation too. `connect` closes what it has begun
-    when it is canceled.
+    The next address is tried after 250 ms, or earlier if the last one has failed or time is short. Failures are added
+    to `lost` as they happen, so they can be read after a cancelation too. When `connect` is canceled, it closes its
+    socket itself.
     """
     if len(addresses) == 1:
         only = await connect(addresses[0])
@@ -97,7 +95,7 @@ async def race(
             for place, address in enumerate(addresses):
                 await places.acquire()
                 is_over = trio.Event()
-                # As many as can go on at once do so to the end; those before them make room.
+                # The last four may take all the time; earlier ones get a share of it, to make room.
                 seconds = share if place + MAX_AT_ONCE < len(addresses) else inf
                 nursery.start_soon(attempt, address, seconds, is_over)
                 with trio.move_on_after(delay):
@@ -106,6 +104,6 @@ async def race(
             return None
         return won.pop(0) if won else None
     finally:
-        # Another may have answered in the same moment, or the deadline have come in it.
+        # Another one may have connected, or the deadline have passed, in the same step.
         for connected in won:
             connected.close()

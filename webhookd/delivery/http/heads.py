@@ -1,8 +1,8 @@
-"""The head of an answer, in a form that no two readers can take in two ways. Pure: bytes in, bytes out.
+"""The head of a response, in a normal form that all parsers read in the same way. Pure: bytes in, bytes out.
 
 What RFC 9112 has a user agent accept is rewritten: a folded line into spaces (section 5.2), a bare LF into CRLF (2.2),
-a Content-Length that is said again into one (RFC 9110, 8.6). What readers differ on is a HeadError. Every byte is
-looked at a bounded number of times, however the head comes in.
+a repeated Content-Length into one (RFC 9110, 8.6). What parsers read in different ways is a HeadError. Each byte is
+examined a bounded number of times, in whatever pieces the head arrives.
 """
 
 import re
@@ -24,7 +24,7 @@ _PLAIN = re.compile(
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] [0-9]{3}(?: .*+)?", re.DOTALL)
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]++):.*+", re.DOTALL)
 _LENGTH = re.compile(rb"[0-9]{1,19}")  # more digits are beyond 64 bits
-_SAYABLE_BYTES = 40
+_SHOWN_BYTES = 40
 
 
 class HeadError(Exception):
@@ -41,9 +41,9 @@ class HeadReader:
         self._begun: bytearray | None = None
 
     def take(self, data: bytes, start: int = 0) -> tuple[bytes, int] | None:
-        """Take bytes from `start` on; return the head and where in `data` it ended, or None while it hasn't.
+        """Take bytes from `start` on; return the head and its end in `data`, or None if the head isn't complete.
 
-        HeadError for one that is refused, and as soon as it doesn't begin as an answer does.
+        HeadError for a head that is refused, and as soon as the first bytes are not those of a response.
         """
         before = 0
         whole: bytes | bytearray = data
@@ -52,7 +52,7 @@ class HeadReader:
             self._begun += data[start:]
             whole, start = self._begun, 0
         if not whole.startswith(_BEGINNING[: len(whole) - start], start):
-            raise HeadError(f"it begins with {_shown([whole[start : start + _SAYABLE_BYTES]])}")
+            raise HeadError(f"it begins with {_shown([whole[start : start + _SHOWN_BYTES]])}")
         found = _END.search(whole, max(before - 2, start))
         if found is None:
             if self._begun is None:
@@ -70,18 +70,18 @@ class HeadReader:
 
 
 def plain_end(data: bytes) -> int:
-    """Return where the head of a final answer ends that `rewritten` would leave as it is; 0 when in doubt.
+    """Return the end of the head of a final response if `rewritten` would not change it; 0 when in doubt.
 
-    Nearly every answer begins with such a head, in one piece.
+    Nearly every response begins with such a head, in one piece.
     """
     found = _PLAIN.match(data)
     return found.end() if found else 0
 
 
 def complaint(heads: bytes) -> str:
-    """Say what is wrong with heads in the one form that a parser has refused: the first line that is none.
+    """Return what is wrong with rewritten heads that a parser has refused: the first line that is invalid.
 
-    Of a header its name is told alone: its value may be a secret.
+    Of a header only the name is shown, since its value may be a secret.
     """
     is_first, is_interim = True, True
     names: set[bytes] = set()
@@ -103,7 +103,7 @@ def complaint(heads: bytes) -> str:
 
 
 def rewritten(head: bytes) -> bytes:
-    """Return a head, which ends in its empty line, in the one form; HeadError for what can be read in two ways."""
+    """Return a head, its empty line included, in the normal form; HeadError if it can be read in two ways."""
     if b"\0" in head:
         raise HeadError("there is a NUL in its head")
     status, *lines = [line.removesuffix(b"\r") for line in head.split(b"\n")[:-2]]
@@ -117,7 +117,7 @@ def rewritten(head: bytes) -> bytes:
             raise HeadError("there is white space before its first header")
         more = line.strip(_BLANKS)
         if not more:
-            raise HeadError("a line of its head is white space alone")  # for some it is the end of the head
+            raise HeadError("a line of its head is white space alone")  # some parsers take it for the end of the head
         folds.setdefault(len(fields) - 1, []).append(more)
     for at, parts in folds.items():
         if fields[at].partition(b":")[0].lower() in _FRAMING:
@@ -127,7 +127,7 @@ def rewritten(head: bytes) -> bytes:
 
 
 def _framed(fields: list[bytes]) -> list[bytes]:
-    """Return the headers, of which at most one says the length and one that there are chunks."""
+    """Return the headers with at most one Content-Length and one Transfer-Encoding."""
     kept: list[bytes] = []
     places: dict[bytes, int] = {}
     values: dict[bytes, list[bytes]] = {name: [] for name in _FRAMING}
@@ -143,7 +143,7 @@ def _framed(fields: list[bytes]) -> list[bytes]:
     lengths, codings = values[_LENGTH_NAME], values[_CODING_NAME]
     if any(each != lengths[0] or _LENGTH.fullmatch(each) is None for each in lengths):
         raise HeadError(f"its content-length is {_shown(lengths)}")
-    # What other codings did to the body is nothing to us; where it ends only the last one says.
+    # Only the last coding says where the body ends; the others don't matter, since the body isn't decoded.
     if codings and (codings[-1] != b"chunked" or codings.count(b"chunked") > 1):
         raise HeadError(f"its transfer-encoding is {_shown(codings)}")
     for name, at in places.items():
@@ -153,4 +153,4 @@ def _framed(fields: list[bytes]) -> list[bytes]:
 
 
 def _shown(values: Sequence[bytes | bytearray]) -> str:
-    return repr(b", ".join(values)[:_SAYABLE_BYTES].decode("latin-1"))
+    return repr(b", ".join(values)[:_SHOWN_BYTES].decode("latin-1"))

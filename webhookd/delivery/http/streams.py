@@ -1,8 +1,8 @@
-"""A byte stream over one non-blocking socket, clear or TLS: the system calls, and trio's wait where they would block.
+"""A byte stream over one non-blocking socket, plain or TLS: system calls, and a wait in trio where they would block.
 
-trio's own streams make each call a turn of the scheduler. Here a request that fits the socket's buffer is handed over
-in one call, and an answer costs the one wait for it. OpenSSL works on the socket itself, so TLS costs no further copy.
-Errors are the system's: OSError, of which ssl.SSLError is one.
+trio's own streams run the scheduler at each call. Here a request that fits the socket's buffer is sent in one call, and
+an answer costs one wait. OpenSSL works on the socket itself, so TLS costs no further copy. Errors are the system's:
+OSError, of which ssl.SSLError is a subclass.
 """
 
 import errno
@@ -15,7 +15,7 @@ import trio
 
 
 class ByteStream:
-    """A connected stream to the numeric address `peer`; used by one task at a time, closed by whoever has it."""
+    """A connected stream to the numeric address `peer`, for one task at a time; its owner closes it."""
 
     __slots__ = ("_poll", "_socket", "_tls", "peer")
 
@@ -29,9 +29,9 @@ class ByteStream:
     async def secure(
         self, context: ssl.SSLContext, server_hostname: str, session: ssl.SSLSession | None = None
     ) -> None:
-        """Shake hands as `server_hostname`'s client, resuming `session` if it is given and still taken.
+        """Make the TLS handshake with `server_hostname`, resuming `session` if the server still accepts it.
 
-        Raises ssl.SSLError, OSError, or ValueError for a name that can't be one; the stream is then only to be closed.
+        Raises ssl.SSLError, OSError, or ValueError for an invalid name; the stream can then only be closed.
         """
         tls = context.wrap_socket(
             self._socket, server_hostname=server_hostname, do_handshake_on_connect=False, session=session
@@ -50,22 +50,22 @@ class ByteStream:
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """The TLS session to resume; under TLS 1.3 only there once something was received."""
+        """The TLS session to resume later; with TLS 1.3 there is none before something was received."""
         return None if self._tls is None else self._tls.session
 
     @property
     def was_resumed(self) -> bool:
-        """Whether the TLS session goes on from another one."""
+        """Whether the TLS session was resumed."""
         return self._tls is not None and bool(self._tls.session_reused)
 
     @property
     def is_readable(self) -> bool:
-        """Whether something has come that nobody has read: bytes, or the end."""
-        # OpenSSL may have taken it off the socket already.
+        """Whether there is something to read: bytes, or the end of the stream."""
+        # OpenSSL may have read bytes from the socket already.
         return bool(self._poll.poll(0)) or (self._tls is not None and self._tls.pending() > 0)
 
     async def send_all(self, data: bytes) -> None:
-        """Send all of it; returns without a turn of the scheduler where the socket's buffer takes it at once."""
+        """Send all the data, without running trio's scheduler if the socket's buffer takes it at once."""
         left: bytes | memoryview = data
         while True:
             try:
@@ -82,29 +82,29 @@ class ByteStream:
             await wait(self._socket)
 
     async def receive(self, max_bytes: int) -> bytes:
-        """Wait for something and return it; empty at the end of the stream."""
+        """Wait for bytes and return them; empty at the end of the stream."""
         while True:
             if self._tls is None or not self._tls.pending():
                 await trio.lowlevel.wait_readable(self._socket)
             try:
                 return self._socket.recv(max_bytes)
             except (BlockingIOError, ssl.SSLWantReadError):
-                continue  # woken for nothing, or for a part of a TLS record
+                continue  # a false wake-up, or a part of a TLS record
             except ssl.SSLWantWriteError:
                 pass
             await trio.lowlevel.wait_writable(self._socket)
 
     def cut_off(self) -> None:
-        """Have whoever waits on the stream now get trio.ClosedResourceError; it stays for them to close."""
+        """Raise trio.ClosedResourceError in the task that waits on the stream, which then closes it."""
         trio.lowlevel.notify_closing(self._socket)
 
     def close(self) -> None:
-        """Close at once; a TLS goodbye could block."""
+        """Close at once; a TLS close message could block."""
         self._socket.close()
 
 
 async def dial(address: str, port: int) -> ByteStream:
-    """Connect to a numeric address; OSError where that fails."""
+    """Connect to a numeric address; OSError if that fails."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     dialed = socket.socket(family, socket.SOCK_STREAM)
     try:

@@ -1,8 +1,8 @@
-"""The TLS sessions last made, by server: whoever resumes one skips the certificates and a key exchange. Pure.
+"""The latest TLS session of each server: resuming one saves the certificates and a key exchange. Pure.
 
-A session is given out once. One whose handshake fails is thereby forgotten, so a server that chokes on what it handed
-out itself is asked without one the next time. It expires with the connection on which the certificate was looked at,
-and so do the connections that are resumed with it: none outlives the greatest age of a look at its certificate.
+A session is taken out once. So a session whose handshake fails is gone, and the next connection is made without one. A
+session expires with the connection on which the certificate was checked, and so do the connections that resume it: none
+is used for longer than the maximum age after that check.
 """
 
 import ssl
@@ -16,7 +16,7 @@ Server = tuple[str, int]  # host and port
 
 @dataclass(frozen=True, slots=True)
 class Resumable:
-    """A session, and from when on (trio's clock) the certificate behind it has to be looked at again."""
+    """A session, and when its certificate must be checked again (trio's clock)."""
 
     session: ssl.SSLSession
     expires_at: float
@@ -29,7 +29,7 @@ class TlsSessions:
         self._kept: OrderedDict[Server, Resumable] = OrderedDict()
 
     def take(self, server: Server, now: float) -> Resumable | None:
-        """Take out the session of a server, if there is one that has not expired."""
+        """Take out the session of a server; None if there is none or it has expired."""
         kept = self._kept.pop(server, None)
         return kept if kept is not None and now < kept.expires_at else None
 

@@ -1,8 +1,8 @@
-"""Connections to the egress proxy, for httpcore: nothing else is dialled, and each answer is bounded and checked.
+"""Connections to the egress proxy, for httpcore: nothing else is dialled, and each response is bounded and checked.
 
-An answer is read twice, by our own reader and then by httpcore, and taken only where both agree on what it is and where
-it ends. httpcore is given what our own reader has made of a head. So what bounds, refuses and tolerates answers on
-connections of our own does it here too.
+A response is read twice, by our own reader and then by httpcore, and accepted only if both agree on it and on its end.
+httpcore is given the head in the normal form of our own reader. So the same bounds and checks apply as on direct
+connections.
 """
 
 import ssl
@@ -24,7 +24,7 @@ _CHUNK_BYTES = 16 * 1024
 
 
 class EnoughError(httpcore.ReadError):
-    """As much of an answer has been read as is ever read; what there is of it is the reader's."""
+    """No more of a response is read; `reader` has the beginning."""
 
     def __init__(self, reader: ResponseReader) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class TlsError(httpcore.ConnectError):
 
 
 class ClosedWhileIdleError(httpcore.ReadError):
-    """A reused connection ended before a byte of an answer."""
+    """A reused connection ended before a byte of a response."""
 
 
 class ToTheProxy(httpcore.AsyncNetworkBackend):
-    """Dials the proxy, and refuses to dial anything else; with a context it also shakes hands with the proxy."""
+    """Dials the proxy and nothing else; with a context it also makes the TLS handshake with the proxy."""
 
     def __init__(self, host: str, port: int, resolver: Resolver, ssl_context: ssl.SSLContext | None = None) -> None:
         self._host = host
@@ -80,7 +80,7 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
     async def _reach(
         self, local_address: str | None, socket_options: Iterable[httpcore.SOCKET_OPTION], address: str
     ) -> "TunnelStream | FailedAddress[httpcore.ConnectError]":
-        """Dial one of the proxy's addresses and, for https, shake hands: only then is it connected."""
+        """Dial one of the proxy's addresses and, for https, make the TLS handshake: only then is it connected."""
         try:
             inner = await self._dialer.connect_tcp(address, self._port, None, local_address, socket_options)
         except httpcore.ConnectError as error:
@@ -106,7 +106,7 @@ class ToTheProxy(httpcore.AsyncNetworkBackend):
 
 
 class TunnelStream(httpcore.AsyncNetworkStream):
-    """A connection to the proxy, or through it, on which our own reader looks at each answer as it comes in."""
+    """A connection to the proxy or through it, on which our own reader reads each response first."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, is_open: set[trio.socket.SocketType]) -> None:
         self._inner = inner
@@ -119,13 +119,13 @@ class TunnelStream(httpcore.AsyncNetworkStream):
         self._is_asking = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's signature
-        """Return the next bytes of an answer; an error of httpcore's for one that our own reader refuses."""
+        """Return the next bytes of a response; an error of httpcore's if our own reader refuses it."""
         reader, self._is_asking = self.reader, False
         if reader.is_complete:
             raise httpcore.RemoteProtocolError("the receiver's answer can be read in two ways")
         readable = b""
         try:
-            while not readable:  # part of a head is nothing to httpcore, and it takes nothing for the end
+            while not readable:  # to httpcore no bytes are the end, so a part of a head is held back
                 data = await self._inner.read(min(max_bytes, reader.room, _CHUNK_BYTES), timeout)
                 if not data:
                     if not self._was_lost_while_idle:
@@ -134,7 +134,7 @@ class TunnelStream(httpcore.AsyncNetworkStream):
                 readable = reader.feed(data)
         except httpcore.ReadError as error:
             if not self._was_lost_while_idle:
-                # An alert, as of a receiver that wants a certificate, comes behind TLS 1.3's handshake.
+                # An alert, such as one that asks for a client certificate, comes after TLS 1.3's handshake.
                 kind = TlsError if isinstance(deepest(error), ssl.SSLError) else httpcore.ReadError
                 raise kind(f"the connection broke: {reason_of(error)}") from error
         except WireError as error:
@@ -147,11 +147,11 @@ class TunnelStream(httpcore.AsyncNetworkStream):
 
     @property
     def _was_lost_while_idle(self) -> bool:
-        """Whether, with nothing read, the connection was one that had been used before."""
+        """Whether nothing has been read of this response and the connection had been used before."""
         return self._requests > 1 and not self.reader.has_bytes
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as above
-        """Send bytes of a request; the first ones behind an answer begin the next."""
+        """Send bytes of a request; the first ones after a response begin the next request."""
         if not self._is_asking:
             self._is_asking = True
             self._requests += 1
@@ -159,7 +159,7 @@ class TunnelStream(httpcore.AsyncNetworkStream):
         await self._inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
-        """Close at once; a TLS goodbye could block, and httpcore shields it."""
+        """Close at once; a TLS close message could block, and httpcore shields it."""
         self.close()
 
     def close(self) -> None:
@@ -173,9 +173,9 @@ class TunnelStream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's signature
     ) -> "TunnelStream":
-        """Shake hands with the proxy or, once it has answered CONNECT, with the receiver."""
+        """Make the TLS handshake with the proxy or, once it has answered CONNECT, with the receiver."""
         if self.is_secured_already:
-            self.is_secured_already = False  # httpcore asks for it once more
+            self.is_secured_already = False  # httpcore asks for TLS once more
             return self
         name = server_hostname.strip("[]") if server_hostname else None
         try:
@@ -185,14 +185,14 @@ class TunnelStream(httpcore.AsyncNetworkStream):
             raise kind(f"the TLS handshake failed: {reason_of(error)}") from error
 
     def get_extra_info(self, info: str) -> object:
-        """Tell about the connection; `is_readable` of an idle one makes httpcore close it."""
+        """Return a fact about the connection; httpcore closes an idle one that `is_readable`."""
         if info == "is_readable" and (not self.reader.is_reusable or self._holds_bytes):
             return True
         return self._inner.get_extra_info(info)
 
     @property
     def _holds_bytes(self) -> bool:
-        """Whether TLS has taken something off the socket that nobody asked for, or the end."""
+        """Whether TLS has read something from the socket: bytes that belong to no request, or the end."""
         tls: ssl.SSLObject | None = self._inner.get_extra_info("ssl_object")
         if tls is None:
             return False
@@ -201,5 +201,5 @@ class TunnelStream(httpcore.AsyncNetworkStream):
         except ssl.SSLWantReadError:
             return False
         except ssl.SSLError:
-            pass  # whatever it is, it's nothing to send a request over
+            pass  # whatever it is, no request can be sent over it
         return True

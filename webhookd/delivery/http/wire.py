@@ -1,8 +1,8 @@
-"""One HTTP/1.1 response as it comes off the wire, with a bound on everything. Pure: bytes in, facts out.
+"""Reads one HTTP/1.1 response, with a bound on everything. Pure: bytes in, facts out.
 
-At most 64 KiB are read of a response, interim ones and heads included, in at most 512 parts, and 4 KiB are kept of its
-body. Nothing is decompressed. What a receiver does wrong is a `WireError`. Of a head as much is tolerated as `heads`
-says; what follows it, chunks and trailers included, is read to the letter.
+At most 64 KiB of a response are read, interim responses and heads included, in at most 512 parts, and 4 KiB of its body
+are kept. Nothing is decompressed. An invalid response is a `WireError`. `heads` says what is tolerated in a head; the
+rest, chunks and trailers included, must follow the RFC exactly.
 """
 
 import re
@@ -12,8 +12,8 @@ import httptools
 from webhookd.delivery.http.heads import HeadError, HeadReader, complaint, plain_end
 
 MAX_RESPONSE_BYTES = 64 * 1024
-MAX_PARTS = 512  # headers, chunks and interim answers: 64 KiB of the smallest ones would take 50 times as long to read
-_MAX_HEAD_LINES = 2 * MAX_PARTS  # folded ones and the two of each interim answer too
+MAX_PARTS = 512  # headers, chunks and interim responses: 64 KiB of the smallest ones take 50 times as long to read
+_MAX_HEAD_LINES = 2 * MAX_PARTS  # folded lines, and two lines of each interim response, too
 KEPT_BODY_BYTES = 4 * 1024
 
 _INTERIM = (b"HTTP/1.1 1", b"HTTP/1.0 1")
@@ -22,17 +22,18 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e]+")
 
 
 class WireError(Exception):
-    """What came is no HTTP/1.1 response, or none that is taken; the text says why."""
+    """The bytes are not an HTTP/1.1 response, or one that is refused; the text says why."""
 
 
 class _EnoughError(Exception):
-    """Raised into the parser: no more is read of this."""
+    """Raised through the parser, to read no more."""
 
 
 class ResponseReader:
     """Takes the bytes of one response; `room` is how many more it takes.
 
-    `is_complete` once all of it is there; `is_reusable` then says whether the connection may carry another request.
+    `is_complete` is true once all of it has been read; `is_reusable` then says whether the connection may carry another
+    request. `is_truncated`: there was more of the body than is kept.
     """
 
     def __init__(self) -> None:
@@ -53,19 +54,19 @@ class ResponseReader:
 
     @property
     def has_bytes(self) -> bool:
-        """Whether any byte has come."""
+        """Whether any byte has been received."""
         return self.room < MAX_RESPONSE_BYTES
 
     def feed(self, data: bytes) -> bytes:
-        """Take bytes, at most `room` of them; WireError for what is no response.
+        """Take bytes, at most `room` of them; WireError if they are no valid response.
 
-        Returns what another reader may be given of it: heads whole and in the one form, the rest as it came.
+        Returns what a second parser may be given: heads complete and in their normal form, the rest unchanged.
         """
         is_first = not self.has_bytes
         self.room -= len(data)
         if is_first and plain_end(data):
             self._is_behind_heads = True
-        readable = data if self._is_behind_heads else self._in_one_form(data)
+        readable = data if self._is_behind_heads else self._normalized(data)
         if readable:
             self._parse(readable)
         if self._has_head and not self._is_plausible:
@@ -74,7 +75,7 @@ class ResponseReader:
             self._stop_early()
         return readable
 
-    def _in_one_form(self, data: bytes) -> bytes:
+    def _normalized(self, data: bytes) -> bytes:
         self._heads = self._heads or HeadReader(_MAX_HEAD_LINES)
         taken: list[bytes] = []
         at = 0
@@ -101,13 +102,13 @@ class ResponseReader:
             self.room = 0
         except httptools.HttpParserError as error:
             self.is_reusable = False
-            # Bytes behind a whole response don't take it back.
+            # Bytes after a complete response don't invalidate it.
             if not self.is_complete:
                 why = "where a chunk or its trailers end can't be told" if self._has_head else complaint(data)
                 raise WireError(f"the receiver's answer is no HTTP/1.1: {why}") from error
 
     def end(self) -> None:
-        """Take the end of the stream; WireError in the middle of a response."""
+        """Take the end of the stream; WireError if the response isn't complete."""
         self.is_reusable = False
         if self.is_complete:
             return
@@ -134,12 +135,12 @@ class ResponseReader:
     # Called by httptools.
 
     def on_message_begin(self) -> None:
-        """Begin the response, an interim one before it, or what should not be behind it."""
+        """Begin a message: the response, an interim one before it, or a message that should not follow it."""
         if self.is_complete:
             self.is_reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep a header of the response; what a trailer says is none (RFC 9110, 6.5.1)."""
+        """Keep a header of the response; a trailer field is not one (RFC 9110, 6.5.1)."""
         if not self.is_complete:
             self._count()
             if self._has_head:
@@ -150,7 +151,7 @@ class ResponseReader:
             self.headers.append((name.decode("latin-1"), text))
 
     def on_headers_complete(self) -> None:
-        """Learn the status."""
+        """Take the status, unless it is that of an interim response."""
         if self.is_complete:
             return
         status = self._parser.get_status_code()
@@ -161,11 +162,11 @@ class ResponseReader:
             return
         self.status = status
         self._has_head = True
-        # The parser takes any three digits, and HTTP/2.0 in letters.
+        # The parser accepts any three digits, and the version HTTP/2.0 too.
         self._is_plausible = 200 <= status <= 599 and self._parser.get_http_version() in {"1.0", "1.1"}
 
     def on_body(self, data: bytes) -> None:
-        """Keep the beginning of the body."""
+        """Keep the first 4 KiB of the body."""
         if self.is_complete:
             return
         self._count()
@@ -174,7 +175,7 @@ class ResponseReader:
         self.is_truncated = self.is_truncated or len(data) > wanted
 
     def on_message_complete(self) -> None:
-        """End the response, unless it was an interim one."""
+        """Complete the response, unless this was an interim one."""
         if self._is_interim or self.is_complete:
             return
         self.is_complete = True

@@ -1,11 +1,11 @@
-"""The circuit breaker and the pause of one endpoint: what each answer does to `EndpointState`.
+"""The circuit breaker and the pause of one endpoint: what each answer does to `EndpointState`. Pure.
 
     CLOSED --(threshold faults in a row)--> OPEN --(retry_at has come)--> HALF_OPEN --(fault)--> OPEN
-    HALF_OPEN --(any answer that is no fault and no pause)--> CLOSED
+    HALF_OPEN --(an answer that is neither a fault nor a 429 or 503)--> CLOSED
 
-While OPEN nothing is sent; HALF_OPEN lets one probe through at a time. A 429 or 503 pauses the endpoint without
-tripping it: nothing is sent until the pause ends, and then one probe at a time until one has a good answer. Only time
-ends a pause that is in force. Everything is pure: the caller brings `now` and the delay that the back-off asks for.
+While OPEN nothing is sent; HALF_OPEN admits one probe at a time. A 429 or 503 pauses the endpoint without tripping the
+breaker: nothing is sent until the pause ends, and then one probe at a time until one has a good answer. Only time ends
+a pause that is in force.
 """
 
 from enum import Enum
@@ -14,12 +14,12 @@ import msgspec
 
 from webhookd.base.models import BreakerState, DeliveryError, EndpointState
 
-# As the end of a pause, no clock that is set can bring it back.
-LONG_OVER = 0.0
+# As the end of a pause: in the past, however the clock is set.
+LONG_AGO = 0.0
 
 
 class AnswerKind(Enum):
-    """What an attempt said about its endpoint."""
+    """What an answer means for the endpoint."""
 
     SUCCESS = "success"
     REFUSAL = "refusal"  # the endpoint works, the message is refused
@@ -28,7 +28,7 @@ class AnswerKind(Enum):
 
 
 class Hold(Enum):
-    """Why the breaker lets nothing through now."""
+    """Why the breaker admits no request now."""
 
     PAUSED = "paused"
     OPEN = "open"
@@ -38,9 +38,9 @@ class Hold(Enum):
 def admit(
     state: EndpointState, now: float, *, probing: bool, by_hand: bool = False
 ) -> tuple[Hold, float | None] | None:
-    """Return None where a request may leave, else what holds it and until when (None: until the probe is answered).
+    """Return None if a request may be sent, else why not and until when (None: until the probe is answered).
 
-    `by_hand` lets a retry by hand through an open breaker as its probe; a pause holds it too.
+    `by_hand`: a retry by hand passes an open breaker as its probe, but not a pause.
     """
     if is_paused(state, now):
         return Hold.PAUSED, state.paused_until
@@ -60,12 +60,12 @@ def is_paused(state: EndpointState, now: float) -> bool:
 
 
 def is_straggler(state: EndpointState, now: float, *, is_probe: bool) -> bool:
-    """Whether an answer that comes now is to a request that left before the endpoint was last paused."""
+    """Whether an answer that comes now is to a request that was sent before the endpoint's last pause."""
     return state.paused_until is not None and (is_paused(state, now) or not is_probe)
 
 
 def probe(state: EndpointState) -> EndpointState:
-    """Return the state in which one request tries an endpoint whose breaker was open."""
+    """Return the state while a probe of an open breaker is in flight."""
     if state.breaker is BreakerState.CLOSED:
         return state
     return msgspec.structs.replace(state, breaker=BreakerState.HALF_OPEN)
@@ -82,10 +82,10 @@ def after(
     detail: str,
     is_probe: bool = True,
 ) -> EndpointState:
-    """Return the endpoint's state after an answer; `resume_at` is when the back-off lets the next request leave.
+    """Return the endpoint's state after an answer; `resume_at` is the end of the back-off.
 
-    Half-open, or after a pause, it is the probe that decides: what a request has to say that left before the trip or
-    the pause is not new.
+    While half-open, or after a pause, only the probe decides. The answer to a request that was sent before the breaker
+    opened, or before the pause, says nothing new.
     """
     if answer is AnswerKind.SUCCESS:
         return succeeded(state, now, is_probe=is_probe)
@@ -120,15 +120,15 @@ def after(
         case BreakerState.HALF_OPEN if is_probe:
             return msgspec.structs.replace(opened, reopenings=state.reopenings + 1)
         case _:
-            # Closed below the threshold; or a request that left before the trip comes home.
+            # Closed and below the threshold; or the answer to a request sent before the breaker opened.
             return failed
 
 
 def rested(state: EndpointState, now: float, *, most_seconds: float) -> EndpointState:
-    """Return the state with at most `most_seconds` of failing time since the last failure, or the pause that it began.
+    """Return the state with at most `most_seconds` of failing time since the last failure, or the end of its pause.
 
-    What goes beyond that is a rest: nothing was tried because nothing was queued, the server was down, or the machine
-    was suspended. A clock that was set forward while no server ran looks the same.
+    The time beyond that isn't counted: there was no attempt because nothing was queued, the server was down or the
+    machine was suspended. A clock that was set forward while no server ran looks the same.
     """
     if state.failing_since is None or state.last_failure_at is None:
         return state
@@ -138,7 +138,7 @@ def rested(state: EndpointState, now: float, *, most_seconds: float) -> Endpoint
 
 
 def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> EndpointState:
-    """Return the endpoint's state after a success, which ends an outage and all that was counted of it."""
+    """Return the endpoint's state after a success, which ends an outage and resets its counts."""
     if not state.is_unhealthy and state.failing_since is None and state.warned_at is None:
         return msgspec.structs.replace(state, last_success_at=now)
     return msgspec.structs.replace(
@@ -151,9 +151,9 @@ def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> End
 
 
 def forgiven(state: EndpointState) -> EndpointState:
-    """Return the state after the webhook was changed by hand, or enabled again: the outage is forgotten.
+    """Return the state after the webhook was changed by hand, or enabled: the state of an outage is reset.
 
-    The next request is let through at once, alone, and its answer decides afresh.
+    One request may be sent at once, as a probe, and its answer decides.
     """
     is_closed = state.breaker is BreakerState.CLOSED
     return msgspec.structs.replace(
@@ -163,14 +163,14 @@ def forgiven(state: EndpointState) -> EndpointState:
         reopenings=0,
         pauses=0,
         retry_at=None,
-        paused_until=LONG_OVER if is_closed else None,
+        paused_until=LONG_AGO if is_closed else None,
         failing_since=None,
         failures_since_success=0,
     )
 
 
 def capped(state: EndpointState, *, now: float, retry_at: float, paused_until: float) -> EndpointState:
-    """Return the state with no time later than it can be: the latest of each is given, `now` of what has happened."""
+    """Return the state with each time limited to the latest that it can be; `now` for what has already happened."""
     return msgspec.structs.replace(
         state,
         retry_at=_at_most(state.retry_at, retry_at),
@@ -181,7 +181,7 @@ def capped(state: EndpointState, *, now: float, retry_at: float, paused_until: f
 
 
 def shifted(state: EndpointState, seconds: float) -> EndpointState:
-    """Return the state after the clock was set by so many seconds, with as long to wait as before."""
+    """Return the state after the clock was set by so many seconds; waits last as long as before."""
     return msgspec.structs.replace(
         state, **{name: _plus(getattr(state, name), seconds) for name in EndpointState.SHIFTED}
     )
@@ -196,7 +196,7 @@ def _plus(at: float | None, seconds: float) -> float | None:
 
 
 def _answered(state: EndpointState, now: float, *, is_probe: bool) -> EndpointState:
-    """Return the state after a success or a refusal: the endpoint is well, unless it was paused meanwhile."""
+    """Return the state after a success or a refusal: the endpoint is healthy, unless it was paused meanwhile."""
     if is_straggler(state, now, is_probe=is_probe):
         return msgspec.structs.replace(state, consecutive_faults=0)
     return msgspec.structs.replace(

@@ -1,6 +1,6 @@
-"""What a clock that was set back while no server ran means for an endpoint: one pure decision.
+"""Corrects an endpoint's times after the clock was set back while no server ran: one pure decision.
 
-The journal's rows follow what it returns, the endpoint's state and the times of its queue.
+The result is applied to the journal's rows: the endpoint's state and the times of its queue.
 """
 
 from msgspec import Struct
@@ -10,7 +10,7 @@ from webhookd.delivery.policy import breaker
 
 
 class Bounds(Struct, frozen=True, kw_only=True):
-    """How far ahead an endpoint's times may lie, in seconds: a retry, one that a receiver asked for, an expiry."""
+    """How far ahead an endpoint's times may be, in seconds: a retry, a retry after a Retry-After, an expiry."""
 
     retry_seconds: float
     throttled_seconds: float
@@ -18,10 +18,10 @@ class Bounds(Struct, frozen=True, kw_only=True):
 
 
 class Correction(Struct, frozen=True, kw_only=True):
-    """An endpoint's state from now on, and what becomes of the times of its queue.
+    """An endpoint's new state, and the correction of the times of its queue.
 
-    Those after `now` come earlier by `earlier_seconds`, though not before `now`. Then no retry is later than `retry_at`
-    (where a receiver asked for it: `throttled_at`), and no expiry than `expires_at`.
+    Times after `now` become earlier by `earlier_seconds`, but not earlier than `now`. Then no retry is later than
+    `retry_at` (after a Retry-After: `throttled_at`), and no expiry later than `expires_at`.
     """
 
     state: EndpointState
@@ -33,9 +33,9 @@ class Correction(Struct, frozen=True, kw_only=True):
 
 
 def correct(state: EndpointState, bounds: Bounds, now: float) -> Correction:
-    """Return what leaves no time further ahead than it can be.
+    """Return the correction after which no time is further ahead than it can be.
 
-    Where the last failure is still to come, what it brought about waits as long as it would have then.
+    If the last failure is in the future, everything is shifted so that it is now; waits then last as long as before.
     """
     earlier_seconds = max((state.last_failure_at or now) - now, 0.0)
     if earlier_seconds:

@@ -1,7 +1,7 @@
-"""What a change by hand forgives an endpoint: one pure decision, taken in the change's own transaction.
+"""What a change of a webhook forgives its endpoint: one pure decision, made in the change's own transaction.
 
-The journal's rows (the endpoint's state, the times that its queue waits for) and the lane both follow what it returns.
-What an attempt has to say that began before such a change is for `retry.decide`.
+The result is applied to the journal's rows (the endpoint's state and the times in its queue) and to the lane. How an
+attempt counts that began before the change is decided in `retry.decide`.
 """
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from webhookd.delivery.policy import breaker
 
 
 class Forgiveness(Struct, frozen=True, kw_only=True):
-    """An endpoint's state from now on; what it has queued is due at `due_at`, whatever back-off it was in."""
+    """An endpoint's new state; its queued deliveries are due at `due_at`, whatever their back-off was."""
 
     state: EndpointState
     due_at: float
@@ -20,10 +20,10 @@ class Forgiveness(Struct, frozen=True, kw_only=True):
 def forgive(
     before: Endpoint, after: Endpoint, state: EndpointState, now: float, *, has_new_secrets: bool
 ) -> Forgiveness | None:
-    """Return what a change from `before` to `after` forgives; None where what is sent, and where to, is the same.
+    """Return what a change from `before` to `after` forgives; None if the requests and their URL stay the same.
 
-    Another URL, other headers, secrets or signatures, and a webhook that is enabled again are tried at once. Where
-    there was an outage it is forgotten; one that was disabled begins as after an outage, since events have piled up.
+    After another URL, other headers, secrets or signatures, and after it is enabled, a webhook is tried at once. The
+    state of an outage is reset. A webhook that is enabled begins as after an outage, since it may have a backlog.
     """
     is_enabled = after.is_active and not before.is_active
     is_other = before.url != after.url or before.signature != after.signature or has_new_secrets

@@ -1,4 +1,4 @@
-"""The pace of one endpoint: a token bucket, and the ramp after an outage. Pure: `now` is an argument."""
+"""The rate limit of one endpoint, a token bucket, and the ramp of its concurrency after an outage. Pure."""
 
 from dataclasses import dataclass, replace
 
@@ -11,8 +11,8 @@ RAMP_SECONDS = 10.0
 class TokenBucket:
     """A bucket of `limit.burst` tokens that gains `limit.per_second` of them a second.
 
-    While `draining` a backlog it saves up one token at most, so that a late wake-up isn't made good by a burst: no
-    second then carries more than `per_second` + 1.
+    While it is `draining` a backlog it holds one token at most, so that a late wake-up isn't followed by a burst: at
+    most `per_second` + 1 requests are then sent in any second.
     """
 
     limit: RateLimit
@@ -21,14 +21,14 @@ class TokenBucket:
     draining: bool = False
 
     def ready_at(self, now: float) -> float:
-        """When the next token is there: `now` or later."""
+        """Return when the next token is there: `now` or later."""
         missing = 1.0 - self.filled(now)
         return now if missing <= 0 else now + missing / self.limit.per_second
 
     def filled(self, now: float) -> float:
-        """How many tokens there are."""
+        """Return how many tokens there are."""
         capacity = 1.0 if self.draining else float(self.limit.burst)
-        # A clock set back must not take tokens away, and rounding must not keep a token out of reach.
+        # A clock that is set back must not take tokens away, and rounding must not withhold a token.
         gained = max(now - self.at, 0.0) * self.limit.per_second
         return min(self.tokens + gained + 1e-9, capacity)
 
@@ -37,15 +37,15 @@ class TokenBucket:
         return replace(self, tokens=self.filled(now) - 1.0, at=now)
 
     def emptied(self, now: float) -> "TokenBucket":
-        """Return the bucket as it is when an outage ends: empty, and saving up no burst while the backlog drains."""
+        """Return the bucket at the end of an outage: empty, and saving no burst while the backlog drains."""
         return replace(self, tokens=0.0, at=now, draining=True)
 
     def drained(self, now: float) -> "TokenBucket":
-        """Return the bucket once the backlog is gone: bursts may be saved up again."""
+        """Return the bucket once the backlog is sent: it may save tokens for a burst again."""
         return replace(self, tokens=self.filled(now), at=now, draining=False)
 
     def resized(self, limit: RateLimit, now: float) -> "TokenBucket":
-        """Return the bucket under another limit, with the tokens it has as far as they fit."""
+        """Return the bucket with another limit; it keeps its tokens as far as they fit."""
         return replace(self, limit=limit, tokens=min(self.filled(now), float(limit.burst)), at=now)
 
     def shifted(self, seconds: float) -> "TokenBucket":
@@ -54,15 +54,15 @@ class TokenBucket:
 
 
 def new_bucket(limit: RateLimit, now: float) -> TokenBucket:
-    """Return a bucket with one token, saving up no burst yet: what was sent before a restart isn't known."""
+    """Return a bucket with one token and no burst yet, since it isn't known what was sent before a restart."""
     return TokenBucket(limit=limit, tokens=1.0, at=now, draining=True)
 
 
 def allowed_in_flight(policy: Policy, recovered_at: float | None, now: float) -> tuple[int, float | None]:
-    """Return how many requests may be in flight, and when one more may (None: that is all there are).
+    """Return how many requests may be in flight, and when one more may be (None: no more than that).
 
-    Strict order has one. Else it grows from 1 right after an outage to `concurrency` 10 s later; an endpoint with a
-    rate limit is paced by its bucket instead.
+    In strict order it is one. Otherwise it grows from 1 right after an outage to `concurrency` 10 s later, unless the
+    endpoint has a rate limit, whose bucket is then empty.
     """
     if policy.ordering is Ordering.STRICT:
         return 1, None

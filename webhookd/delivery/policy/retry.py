@@ -1,7 +1,7 @@
 """What an answer means and what happens next: one pure decision for every outcome of an attempt.
 
-The rules are those of the documented wire contract, "What a response means". `decide` is given all it needs, `now` and
-the random sample included, so that a table can pin every line of it.
+The rules are those of the contract, "What a response means". `decide` gets all that it needs as arguments, `now` and
+the random sample included, so that a table can test every rule.
 """
 
 from enum import Enum
@@ -31,7 +31,7 @@ FAILURES_TO_DISABLE = 10
 
 
 class Classification(Struct, frozen=True, kw_only=True):
-    """What one outcome is: `answer` None says nothing about the endpoint (an interrupted attempt)."""
+    """The meaning of one outcome; `answer` is None if it says nothing about the endpoint (an interrupted attempt)."""
 
     answer: AnswerKind | None
     error: DeliveryError | None
@@ -40,11 +40,11 @@ class Classification(Struct, frozen=True, kw_only=True):
 
 
 class Since(Enum):
-    """What was changed by hand, and went to disk, after an attempt had begun."""
+    """What a user has changed since an attempt began, as far as it forgives something."""
 
-    NOTHING = "nothing"  # that would have the endpoint tried at once
-    CHANGED = "changed"  # the webhook, but not its URL: the receiver is the same
-    MOVED = "moved"  # the URL: what answered was another receiver
+    NOTHING = "nothing"
+    CHANGED = "changed"  # not the URL: the receiver is the same
+    MOVED = "moved"  # the URL: the answer is that of another receiver
 
 
 def backoff_seconds(policy: Policy, step: int, sample: float) -> float:
@@ -54,13 +54,12 @@ def backoff_seconds(policy: Policy, step: int, sample: float) -> float:
 
 
 def classify(outcome: Outcome) -> Classification:
-    """Tell success, refusal, fault, throttling, 410 and the receiver's own wishes apart."""
+    """Classify an outcome: success, refusal, fault, throttling, 410, or the directives of `webhook-delivery`."""
     plain = _classify_transport(outcome.error) if outcome.status is None else _classify_status(outcome.status)
-    wishes = {
-        wish.strip().lower() for value in _header_values(outcome, "webhook-delivery") for wish in value.split(",")
-    }
-    disable = DisabledReason.RECEIVER if "disable" in wishes else None
-    if "abort" in wishes:
+    values = _header_values(outcome, "webhook-delivery")
+    directives = {directive.strip().lower() for value in values for directive in value.split(",")}
+    disable = DisabledReason.RECEIVER if "disable" in directives else None
+    if "abort" in directives:
         return Classification(
             answer=AnswerKind.REFUSAL, error=DeliveryError.RECEIVER, fails_delivery=True, disable=disable
         )
@@ -80,11 +79,11 @@ def decide(
     is_probe: bool = True,
     since: Since = Since.NOTHING,
 ) -> Verdict:
-    """Return what becomes of a delivery and its endpoint after `outcome`, which came in at `now`.
+    """Return the verdict on a delivery and its endpoint after `outcome`, which came in at `now`.
 
-    `is_probe` tells the probe of a half-open breaker, or of a pause that has ended, from a request that left before.
-    `since` is what was changed after the attempt had begun: the webhook is to be tried at once, as it is now, so what
-    is said of it as it was neither counts against it nor holds its queue.
+    `is_probe`: the attempt was the probe of a half-open breaker, or after a pause, and wasn't sent before it. `since`
+    is what was changed since the attempt began. A changed webhook is tried at once, so an answer to the webhook before
+    the change neither counts against it nor delays its queue.
     """
     found = classify(outcome)
     if found.answer is None:
@@ -98,7 +97,6 @@ def decide(
     straggles = breaker.is_straggler(state, now, is_probe=is_probe)
     delay = backoff_seconds(policy, _step(delivery, state, found.answer, straggles=straggles), sample)
     resume_at = round(now + max(delay, retry_after or 0.0), 3)
-    refusals = delivery.refusals + (found.answer is AnswerKind.REFUSAL and not found.fails_delivery)
     endpoint = breaker.after(
         breaker.rested(state, now, most_seconds=_longest_gap_seconds(policy)),
         found.answer,
@@ -111,7 +109,7 @@ def decide(
     )
     if _is_time_to_warn(endpoint, found.answer, policy, now):
         endpoint = msgspec.structs.replace(endpoint, warned_at=now)
-    status = DeliveryStatus.FAILED if found.fails_delivery else _refused(delivery, refusals, policy)
+    status, refusals = _refused(found, delivery, policy)
     ended = status is DeliveryStatus.FAILED
     return Verdict(
         error=found.error,
@@ -127,7 +125,7 @@ def decide(
 
 
 def retry_after_seconds(outcome: Outcome, now: float) -> float | None:
-    """Return how many seconds an answer's Retry-After asks to wait, by the answer's own clock where it gives one."""
+    """Return the seconds to wait that a Retry-After asks for, relative to the answer's Date header if it has one."""
     return read_retry_after(_header_values(outcome, "retry-after"), _header_values(outcome, "date"), now)
 
 
@@ -157,20 +155,21 @@ def _classify_status(status: int) -> Classification:
     return Classification(answer=AnswerKind.FAULT, error=DeliveryError.PROTOCOL)
 
 
-def _refused(delivery: QueuedDelivery, refusals: int, policy: Policy) -> DeliveryStatus:
-    """Return the status of a delivery that has been refused so often."""
-    if refusals >= policy.max_refusals:
-        return DeliveryStatus.FAILED
+def _refused(found: Classification, delivery: QueuedDelivery, policy: Policy) -> tuple[DeliveryStatus, int]:
+    """Return the status of a delivery after an answer that is no success, and how often it has been refused."""
+    refusals = delivery.refusals + (found.answer is AnswerKind.REFUSAL and not found.fails_delivery)
+    if found.fails_delivery or refusals >= policy.max_refusals:
+        return DeliveryStatus.FAILED, refusals
     if policy.ordering is not Ordering.NONE and refusals >= policy.park_after:
-        return DeliveryStatus.PARKED
-    return delivery.status
+        return DeliveryStatus.PARKED, refusals
+    return delivery.status, refusals
 
 
 def _step(delivery: QueuedDelivery, state: EndpointState, answer: AnswerKind, *, straggles: bool) -> int:
-    """Return the step of the back-off: the delivery's own, or the endpoint's where that has failed for longer.
+    """Return the step of the back-off: the delivery's own, or the endpoint's if that is higher.
 
-    Without order a fresh delivery is the next probe each time; its own step would never let the delay grow. Requests
-    that left together and are all told to slow down make one pause, of one step.
+    Without order each probe is another delivery, whose own step would never let the delay grow. Several requests in
+    flight that are all answered with 429 or 503 make one pause, of one step.
     """
     if answer is AnswerKind.THROTTLED:
         return max(delivery.backoff_step, state.pauses - straggles)
@@ -180,16 +179,17 @@ def _step(delivery: QueuedDelivery, state: EndpointState, answer: AnswerKind, *,
 
 
 def _longest_gap_seconds(policy: Policy) -> float:
-    """Return how much failing time the gap between two failures may be.
+    """Return how much of the time between two failures may count as failing time.
 
-    It takes ten failures to disable a webhook, so each gap is at most a tenth of that time, or the longest delay.
+    It takes ten failures to disable a webhook, so it is a tenth of `disable_after_seconds`, or the longest delay if
+    that is more.
     """
     longest_delay = max(policy.delays) * (1 + policy.jitter) + policy.timeout_seconds
     return max(longest_delay, policy.disable_after_seconds / FAILURES_TO_DISABLE)
 
 
 def _given_up(endpoint: EndpointState, answer: AnswerKind, policy: Policy, now: float) -> DisabledReason | None:
-    """Return `FAILING` once an endpoint has only failed for too long, and not just once or twice in that time."""
+    """Return `FAILING` if all attempts have failed for too long, and there were at least ten of them."""
     if (
         endpoint.failing_since is None
         or endpoint.failures_since_success < FAILURES_TO_DISABLE
@@ -208,7 +208,7 @@ def _is_time_to_warn(endpoint: EndpointState, answer: AnswerKind, policy: Policy
 def _verdict(
     delivery: QueuedDelivery, state: EndpointState, *, error: DeliveryError | None, next_attempt_at: float
 ) -> Verdict:
-    """Return the verdict that leaves delivery and endpoint as they are."""
+    """Return the verdict that leaves delivery and endpoint unchanged."""
     return Verdict(
         error=error,
         status=delivery.status,
@@ -235,18 +235,17 @@ def _succeeded(
 def _outdated(
     found: Classification, delivery: QueuedDelivery, state: EndpointState, policy: Policy, now: float, *, is_moved: bool
 ) -> Verdict:
-    """Return the verdict on an attempt that began before a change: what isn't over is due now.
+    """Return the verdict on an attempt that began before a change: a delivery that hasn't ended is due now.
 
-    That it was delivered counts in any case. What the same receiver says of the message itself counts too: a refusal,
-    or that it is to be failed. All else, 410 as well, is said of a webhook that is no more.
+    A success always counts. What the same receiver says about the message counts too: a refusal, or an abort. Anything
+    else, a 410 included, was said about the webhook before the change.
     """
     if found.answer is AnswerKind.SUCCESS:
         return _succeeded(delivery, state, None, now)
     verdict = msgspec.structs.replace(_verdict(delivery, state, error=found.error, next_attempt_at=now), backoff_step=0)
     if is_moved or found.answer is not AnswerKind.REFUSAL or found.error is DeliveryError.GONE:
         return verdict
-    refusals = delivery.refusals + (not found.fails_delivery)
-    status = DeliveryStatus.FAILED if found.fails_delivery else _refused(delivery, refusals, policy)
+    status, refusals = _refused(found, delivery, policy)
     ended = status is DeliveryStatus.FAILED
     return msgspec.structs.replace(
         verdict,
