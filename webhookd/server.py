@@ -105,13 +105,6 @@ class _Lifecycle:
         return (Readiness.DEGRADED if reasons else Readiness.OK), tuple(reasons)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sockets:
-    tcp: list[socket.socket]
-    control: socket.socket
-    ingest: IngestServer
-
-
 async def serve(
     config: Config, announce: Callable[[Ready], None], log: LogStream, reread: Callable[[], Config]
 ) -> None:
@@ -147,7 +140,7 @@ async def serve(
                     sample=random.random,
                     measures=measures,
                 )
-                sockets = _bind(config, router, measures, bound)
+                tcp, control, ingest = _bind(config, router, measures, bound)
                 lifecycle = _Lifecycle(store, router)
                 footprints = Footprints(store.path)
                 scraper = Scraper(
@@ -156,7 +149,7 @@ async def serve(
                     router=router,
                     connections=sender.transport,
                     lifecycle=lifecycle,
-                    ingest=sockets.ingest,
+                    ingest=ingest,
                     log=log,
                     stalls=stalls,
                     footprints=footprints,
@@ -188,8 +181,8 @@ async def serve(
                     add_dashboard(app, services)
                 guard = Guard(
                     app,
-                    tcp=sockets.tcp,
-                    control=[sockets.control],
+                    tcp=tcp,
+                    control=[control],
                     max_connections=config.server.max_connections,
                     max_connections_per_address=config.server.max_connections_per_address,
                     new_request_id=partial(ids.new, Prefix.REQUEST),
@@ -202,7 +195,7 @@ async def serve(
                 await router.begin()
                 await services.statistics.begin()
                 ready = Ready(
-                    urls=urls_of(sockets.tcp),
+                    urls=urls_of(tcp),
                     ingest_socket=config.ingest.socket,
                     control_socket=config.server.control_socket,
                     first_admin_key=first_admin_key,
@@ -223,21 +216,14 @@ async def serve(
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, store))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)
-                        await edges.start(sockets.ingest.run)
+                        await edges.start(ingest.run)
                         lifecycle.state = Readiness.OK
                         _log.info("server.ready", version=VERSION, sqlite=SQLITE_VERSION, url=" and ".join(ready.urls))
                         announce(ready)
                         # From here on: nothing has waited for a long step before this.
                         sending.start_soon(Supervisor("loop watch").run, LoopWatch(stalls, clock).run)
                         await anext(signals)
-                        await _drain(
-                            services,
-                            lifecycle,
-                            signals,
-                            router=router,
-                            ingest=sockets.ingest,
-                            guard=guard,
-                        )
+                        await _drain(services, lifecycle, signals, ingest=ingest, guard=guard)
                         edges.cancel_scope.cancel()
                     sending.cancel_scope.cancel()
     _log.info("server.stopped")
@@ -248,11 +234,11 @@ async def _drain(
     lifecycle: _Lifecycle,
     signals: AsyncIterator[int],
     *,
-    router: Router,
     ingest: IngestServer,
     guard: Guard,
 ) -> None:
     """End all work within `drain_seconds`; a second signal ends the waiting."""
+    router = services.router
     deadline = trio.current_time() + services.config.delivery.drain_seconds
     lifecycle.state = Readiness.DRAINING
     notify(STOPPING)
@@ -304,7 +290,10 @@ async def writing(
         nursery.cancel_scope.cancel()
 
 
-def _bind(config: Config, router: Router, measures: Measures, bound: ExitStack) -> _Sockets:
+def _bind(
+    config: Config, router: Router, measures: Measures, bound: ExitStack
+) -> tuple[list[socket.socket], socket.socket, IngestServer]:
+    """Bind every listener; `bound` closes them."""
     ingest = IngestServer(config.ingest, router, refused=measures.refuse)
     ingest.bind()
     bound.callback(ingest.close)
@@ -315,7 +304,7 @@ def _bind(config: Config, router: Router, measures: Measures, bound: ExitStack) 
     tcp = bind_tcp(config.server.host, config.server.port)
     for listener in tcp:
         bound.callback(listener.close)
-    return _Sockets(tcp=tcp, control=control.socket, ingest=ingest)
+    return tcp, control.socket, ingest
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One server with two webhooks for the commands that look at one, and a way to run commands in this process."""
+"""A server with two webhooks for commands that read, and a function that runs commands in this process."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ EVENTS, FAILURES = 4, 2
 def invoke(
     *arguments: object, environ: Mapping[str, str] | None = None, stdin: str | None = None, status: int = 0
 ) -> Result:
-    """Run a command in this process, as `main` does, and check its status; a second is long for sixty of them."""
+    """Run a command in this process, as `main` does, and check its status: a process takes a second for each."""
     result = CliRunner().invoke(program, [str(each) for each in arguments], input=stdin, env=dict(environ or {}))
     error = result.exception
     found = error.exit_status if isinstance(error, WebhookdError) else result.exit_code
@@ -37,14 +37,14 @@ def invoke(
 
 
 def refusal(*arguments: object, status: int = 1) -> str:
-    """Return what a command that fails says."""
+    """Return the error message of a command that fails."""
     result = invoke(*arguments, status=status)
     return str(result.exception) if isinstance(result.exception, WebhookdError) else result.output
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A running server: `billing` gets user events and takes them, `broken` gets subscription events and refuses."""
+    """A running server: `billing` gets user events and accepts them, `broken` gets subscription events and refuses."""
 
     config: Path
     url: str
@@ -54,7 +54,7 @@ class Scene:
     ids: dict[str, str]
 
     def run(self, *arguments: object, **settings: Any) -> Result:
-        """Run a command against this server."""
+        """Run a command with this server."""
         return invoke(*arguments, "--config", self.config, **settings)
 
     def json(self, *arguments: object, **settings: Any) -> Any:
@@ -62,7 +62,7 @@ class Scene:
         return msgspec.json.decode(self.run(*arguments, "--json", **settings).stdout)
 
     def settled(self, name: str) -> bool:
-        """Whether a webhook has nothing queued."""
+        """Whether a webhook has no queued delivery."""
         health = self.control.get(f"/api/webhooks/{self.ids[name]}", dict[str, Any])["health"]
         return not (health["queued"] or health["parked"] or health["sending"])
 
@@ -96,7 +96,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 def _furnished(scene: Scene) -> Scene:
-    """Make the two webhooks and send the first events, which end before anything looks."""
+    """Create the two webhooks and send the first events, which end before a test starts."""
     for name, patterns in ((BILLING, ["user.*"]), (BROKEN, ["subscription.*"])):
         wanted = {"url": f"{scene.receiver}/{name}", "events": patterns, "description": name}
         scene.ids[name] = scene.control.post("/api/webhooks", wanted, dict[str, Any])["id"]

@@ -1,4 +1,4 @@
-"""What a command reads from the other side of a connection: no answer and no request makes it fail in a traceback."""
+"""Whatever the server answers, or a client requests, a command fails without a traceback."""
 
 import socket
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from webhookd.cli.receiver import LocalReceiver, Received
 
 @contextmanager
 def answering(answer: bytes) -> Iterator[str]:
-    """Give the URL of a server that answers its one request with these bytes."""
+    """Yield the URL of a server that answers one request with these bytes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -39,7 +39,7 @@ def refused(headers: bytes, body: bytes) -> Refused:
 
 
 def test_a_refusal_is_read_whatever_it_holds() -> None:
-    """A number of thousands of digits is the longest time to wait, and brackets without end are no problem document."""
+    """A Retry-After of thousands of digits is the maximum wait, and endless brackets are no problem document."""
     assert refused(b"retry-after: 7\r\n", b"{}").retry_after_seconds == 7
     assert refused(b"retry-after: " + b"9" * 5000 + b"\r\n", b"{}").retry_after_seconds == 86_400
     assert refused("retry-after: \u0663\r\n".encode(), b"{}").retry_after_seconds is None
@@ -47,10 +47,10 @@ def test_a_refusal_is_read_whatever_it_holds() -> None:
 
 
 def test_an_answer_that_is_none_is_an_error_of_the_command() -> None:
-    """An answer nested beyond all measure is told in a sentence."""
+    """An answer that is nested too deeply is an error of one sentence."""
     body = b'{"x":' + b"[" * 5000
     answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-    with answering(answer) as url, pytest.raises(CommandError, match="isn't this API's"):
+    with answering(answer) as url, pytest.raises(CommandError, match="is not this API's"):
         Remote(url, None).get("/api/webhooks/wh_1", Webhook)
 
 
@@ -60,7 +60,7 @@ def test_an_answer_that_is_none_is_an_error_of_the_command() -> None:
     ids=["digits", "large", "negative", "arabic", "right"],
 )
 def test_the_receiver_of_listen_reads_a_length_or_refuses_it(length: bytes, status: int) -> None:
-    """A Content-Length that is no number of bytes, or one that nobody sends, is answered and not read."""
+    """A Content-Length that is no number, or is too large, is answered without reading."""
     received: list[Received] = []
 
     def take(request: Received) -> int:

@@ -1,4 +1,4 @@
-"""What the commands change: webhooks made, paused, rotated, tested and deleted; deliveries sent again; replays."""
+"""Commands that change: creating, pausing, rotating, testing and deleting webhooks; retries; replays."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.patience import wait_until
 
 @pytest.fixture
 def own(scene: Scene) -> Iterator[str]:
-    """Make a webhook for one test; return its id."""
+    """Create a webhook for one test; return its id."""
     made = scene.json(
         "webhooks", "create", f"{scene.receiver}/own", "--events", "organization.*", "--description", "own"
     )
@@ -22,7 +22,7 @@ def own(scene: Scene) -> Iterator[str]:
 
 
 def test_a_webhook_is_made_with_all_that_the_api_takes(scene: Scene) -> None:
-    """Options and --settings make the body; the secret alone is on standard output."""
+    """Options and --settings become the body; only the secret is on standard output."""
     settings = '{"ordering": "key", "rateLimit": {"perSecond": 50}, "metadata": {"team": "x"}}'
     made = scene.run(
         "webhooks", "create", f"{scene.receiver}/new", "--events", "user.*", "--events", "organization.created",
@@ -45,7 +45,7 @@ def test_a_webhook_is_made_with_all_that_the_api_takes(scene: Scene) -> None:
 
 
 def test_a_webhook_is_paused_and_resumed(scene: Scene, own: str) -> None:
-    """Paused it holds its events, resumed it gets them; both say what is queued."""
+    """While paused, its events are queued; after resume they are sent; both print the queue."""
     assert "0 queued. Held: disabled by hand" in scene.run("webhooks", "pause", own).stdout
     scene.run("send", "--type", "organization.created", "--data", "{}")
     assert scene.json("webhooks", "show", own)["health"]["queued"] == 1
@@ -55,10 +55,10 @@ def test_a_webhook_is_paused_and_resumed(scene: Scene, own: str) -> None:
 
 
 def test_a_secret_is_rotated(scene: Scene, own: str) -> None:
-    """The new one is shown once, the old one's end is told; an own secret and no overlap do as well."""
+    """The new secret is shown once, with the end of the previous one; a given secret and no overlap work too."""
     rotated = scene.run("webhooks", "rotate", own, "--overlap", 60)
     assert rotated.stdout.startswith("whsec_")
-    assert "the old secret signs beside it until 20" in rotated.stderr
+    assert "the previous secret also signs until 20" in rotated.stderr
     mine = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
     document = scene.json("webhooks", "rotate", own, "--secret", mine, "--overlap", 0)
     assert (document["secret"], document["previousSecretExpiresAt"]) == (mine, None)
@@ -66,8 +66,8 @@ def test_a_secret_is_rotated(scene: Scene, own: str) -> None:
 
 
 def test_a_test_says_what_came_of_it(scene: Scene) -> None:
-    """A webhook that takes it is status 0, one that doesn't 1, with what it answered."""
-    assert "result   ok" in scene.run("webhooks", "test", BILLING).stdout
+    """Status 0 if the receiver accepts the test, 1 if it doesn't, with its answer."""
+    assert "result         ok" in scene.run("webhooks", "test", BILLING).stdout
     failed = scene.run("webhooks", "test", BROKEN, status=1).stdout
     assert "failed: refused" in failed
     assert "422" in failed
@@ -75,7 +75,7 @@ def test_a_test_says_what_came_of_it(scene: Scene) -> None:
 
 
 def test_what_cannot_be_undone_is_asked_for(scene: Scene, own: str) -> None:
-    """Without a terminal to answer on, --yes is needed; nothing has happened then."""
+    """Without a terminal --yes is required; nothing is deleted then."""
     for arguments in (("webhooks", "delete", own), ("replay", BILLING, "--since", "1h")):
         assert "give --yes" in refusal(*arguments, "--config", scene.config)
     assert scene.json("webhooks", "show", own)["id"] == own
@@ -84,7 +84,7 @@ def test_what_cannot_be_undone_is_asked_for(scene: Scene, own: str) -> None:
 
 
 def test_a_delivery_is_sent_again(scene: Scene) -> None:
-    """A failed one goes again at once, one that succeeded needs --force."""
+    """A failed delivery is retried at once; a succeeded one needs --force."""
     failed = scene.json("deliveries", "list", BROKEN, "--status", "failed")["data"][-1]
     said = scene.run("deliveries", "retry", failed["id"]).stdout
     assert said == f"{failed['id']} is pending again, at sequence {failed['sequence']} of {scene.ids[BROKEN]}\n"
@@ -96,7 +96,7 @@ def test_a_delivery_is_sent_again(scene: Scene) -> None:
 
 
 def test_a_replay_counts_asks_and_shows_its_end(scene: Scene, own: str) -> None:
-    """--dry-run counts alone; with --yes it ends when all is queued; it can be watched afterwards, and stopped."""
+    """--dry-run only counts; with --yes it ends when all is queued; it can be watched later, and stopped."""
     for _ in range(3):
         scene.run("send", "--type", "organization.created", "--data", "{}")
     wait_until(lambda: not _queued(scene, own))
@@ -119,7 +119,7 @@ def test_a_replay_counts_asks_and_shows_its_end(scene: Scene, own: str) -> None:
 
 
 def test_only_what_failed_is_recovered(scene: Scene) -> None:
-    """--failed sends failed deliveries again under their own ids."""
+    """--failed retries failed deliveries with their own ids."""
     before = {row["id"]: row["attempts"] for row in _line(scene)}
     counted = scene.json("replay", BROKEN, "--since", "1h", "--failed", "--dry-run")["matched"]
     assert counted >= FAILURES
@@ -132,7 +132,7 @@ def test_only_what_failed_is_recovered(scene: Scene) -> None:
 
 
 def test_wrong_usage_of_replay_is_told(scene: Scene) -> None:
-    """One of --since, --watch and --stop is wanted; an id that isn't there is an error of the server's."""
+    """One of --since, --watch and --stop is required; an unknown id is an error of the server."""
     assert "give one of --since" in refusal("replay", BILLING, status=2)
     assert "give one of --since" in refusal("replay", BILLING, "--since", "1h", "--stop", "rpl_0", status=2)
     gone = f"rpl_{'0' * 26}"
@@ -149,5 +149,5 @@ def _ended(scene: Scene, before: dict[str, int]) -> bool:
 
 
 def _line(scene: Scene) -> list[dict[str, Any]]:
-    """Return the deliveries of `broken` that are no tests."""
+    """Return the deliveries of `broken` that are not tests."""
     return [row for row in scene.json("deliveries", "list", BROKEN)["data"] if row["sequence"]]

@@ -1,4 +1,4 @@
-"""Each command: what it prints, where, and its exit status; with a server running and without."""
+"""Each command: its output and its exit status, with and without a server."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def run(*arguments: object, stdin: str | None = None, status: int = 0) -> subpro
 
 @contextmanager
 def running(*arguments: object, until: str) -> Iterator[forked.Process]:
-    """Run `webhookd` beside the test, once it has printed a line with `until`."""
+    """Run `webhookd` during the block, which starts when it has printed a line with `until`."""
     command = [*PROGRAM, *map(str, arguments)]
     with forked.Process(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
@@ -84,7 +84,7 @@ def test_init_makes_all_that_serve_needs_and_overwrites_nothing(tmp_path: Path) 
 
 
 def test_check_config_says_what_is_wrong_or_in_force(tmp_path: Path, config: Path) -> None:
-    """A good file is printed as it is in force, a bad one is status 2 and one line with file, line and key."""
+    """A valid file is printed with all values; an invalid one is status 2 and one line with file, line and key."""
     assert "[delivery]" in run("check-config", "--config", config).stdout
     bad = tmp_path / "bad.toml"
     bad.write_text("[server]\nprot = 1\n")
@@ -106,7 +106,7 @@ def test_wrong_usage_is_status_2(config: Path) -> None:
 
 
 def test_keys_with_and_without_a_server(config: Path) -> None:
-    """Keys are made, listed and revoked in the journal, and through a running server, where they hold at once."""
+    """Keys are created, listed and revoked in the journal, and through a running server, which applies them at once."""
     offline = run("keys", "create", "--role", "viewer", "--name", "off", "--config", config).stdout.strip()
     assert offline.startswith("whd_viewer_")
     with running("serve", "--config", config, until=" ready: ") as server:
@@ -129,7 +129,7 @@ def test_keys_with_and_without_a_server(config: Path) -> None:
 
 
 def test_tokens_are_taken_by_a_running_server(config: Path, tmp_path: Path) -> None:
-    """A token of the configured sign-in is let in; a key file that can't be used keeps the server from starting."""
+    """A token of the configured sign-in is accepted; an invalid key file prevents the server's start."""
     secret = tmp_path / "jwt.secret"
     secret.write_bytes(b"of at least 32 bytes, as HS256 wants it")
     secret.chmod(0o600)
@@ -144,7 +144,7 @@ def test_tokens_are_taken_by_a_running_server(config: Path, tmp_path: Path) -> N
 
 
 def test_what_commands_change_is_in_the_audit_log(config: Path, tmp_path: Path) -> None:
-    """Keys that are made and revoked without a server stand there under the uid of whoever ran the command."""
+    """The audit log has the uid of the user who creates and revokes keys without a server."""
     made = run("keys", "create", "--role", "viewer", "--organization", "acme", "--config", config).stderr
     key_id = made.split(",")[0]
     run("keys", "revoke", key_id, "--config", config)
@@ -168,7 +168,7 @@ def status_of(url: str, key: str) -> int:
 
 
 def test_send_and_listen_are_the_two_ends(config: Path, tmp_path: Path) -> None:
-    """What `send` sends is what `listen` prints, verified; a refused event is status 1 and its code."""
+    """`listen` prints and verifies what `send` sends; a refused event is status 1 with its code."""
     control, ingest = Control(tmp_path / "control.sock"), tmp_path / "ingest.sock"
     with (
         running("serve", "--config", config, until=" ready: "),
@@ -201,7 +201,7 @@ def test_send_and_listen_are_the_two_ends(config: Path, tmp_path: Path) -> None:
 
 
 def test_verify_names_the_mistake(tmp_path: Path) -> None:
-    """A good request is verified, a bad one is status 1 and says which mistake was made."""
+    """A valid request is status 0, an invalid one status 1 with the mistake."""
     body = tmp_path / "body.json"
     body.write_text('{"a": 1}')
     now = int(time.time())
@@ -211,23 +211,23 @@ def test_verify_names_the_mistake(tmp_path: Path) -> None:
     headers = dict(Signer(own, SignatureChoice()).sign(event_id="e", timestamp=now, body=body.read_bytes(), now=now))
     headers |= {"webhook-id": "e", "webhook-timestamp": str(now)}
     options = [part for name, value in headers.items() for part in ("--header", f"{name}: {value}")]
-    assert "webhook-signature holds" in run("verify", "--secret", SECRET, *options, "--body", body).stdout
+    assert "webhook-signature is valid" in run("verify", "--secret", SECRET, *options, "--body", body).stdout
     body.write_text('{"a":1}')
     assert "body" in run("verify", "--secret", SECRET, *options, "--body", body, status=1).stderr
     assert "whsec_" in run("verify", "--secret", "nonsense", *options, "--body", body, status=1).stderr
 
 
 def test_verify_reads_no_file_without_end(tmp_path: Path) -> None:
-    """A device that never ends, a sparse file and what can't be read are told in a line; a tolerance is a number."""
+    """An endless device, a sparse file and an unreadable one are errors of one line; a tolerance must be a number."""
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
         file.truncate(50 * 2**30)
     options = ("--secret", SECRET, "--header", "webhook-id: e")
     for body in (sparse, "/dev/zero"):
         refused = run("verify", *options, "--body", body, status=1).stderr
-        assert refused == f"webhookd: {body} is larger than 16777216 bytes, and no request's body is\n"
+        assert refused == f"webhookd: {body} is larger than 16777216 bytes, which no request's body is\n"
     unread = run("verify", *options, "--body", "/proc/self/mem", status=1).stderr
     assert unread == "webhookd: can't read /proc/self/mem: Input/output error\n"
     for number in ("nan", "inf", "1e300"):
-        assert "is no number of seconds" in run("verify", *options, "--tolerance", number, status=2).stderr
-        assert "is no number of seconds" in run("health", "--timeout", number, status=2).stderr
+        assert "is not a number of seconds" in run("verify", *options, "--tolerance", number, status=2).stderr
+        assert "is not a number of seconds" in run("health", "--timeout", number, status=2).stderr

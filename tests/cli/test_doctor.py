@@ -1,4 +1,4 @@
-"""`webhookd doctor`: what it finds in a sound installation, in one that is to be mended, and in a damaged journal."""
+"""`webhookd doctor` on an intact installation, one with problems, and a damaged journal."""
 
 import json
 import socket
@@ -23,7 +23,7 @@ from webhookd.journal.sqlite.migrations import CURRENT_VERSION
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A sound installation: a journal with three keys and their entries in the audit log."""
+    """An intact installation: a journal with three keys and their entries in the audit log."""
     path = tmp_path / "config.toml"
     path.write_text(CONFIG)
     call("init", "--config", path)
@@ -40,7 +40,7 @@ def call(*arguments: object) -> int:
 
 @pytest.fixture
 def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, list[str]]]:
-    """Return what makes the checks and gives the bad findings by name, once the exit status was as expected."""
+    """Return a function that runs the checks, checks the status, and returns the findings that are not ok by name."""
 
     def look(status: int = 0) -> dict[str, list[str]]:
         capsys.readouterr()
@@ -57,33 +57,33 @@ def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., di
 
 
 def test_a_sound_installation_is_told_so(config: Path) -> None:
-    """Every check is told with what was found, exit status 0, and nothing is left behind or changed."""
+    """Every check has a finding, the exit status is 0, and nothing is changed or left behind."""
     journal = config.with_name("webhookd.db")
     before = (journal.read_bytes(), journal.stat().st_mtime_ns, sorted(config.parent.iterdir()))
     said = run("doctor", "--config", config).stdout
     for name, _ in CHECKS:
         assert f"ok       {name}" in said
-    assert "3 entries, the chain holds; last hash " in said
-    assert said.endswith("all is fine\n")
+    assert "3 entries, the chain is intact; last hash " in said
+    assert said.endswith("no problem found\n")
     assert (journal.read_bytes(), journal.stat().st_mtime_ns, sorted(config.parent.iterdir())) == before
 
 
 def test_it_looks_beside_a_running_server(config: Path) -> None:
-    """While a server runs its state is told as well, and what it has just committed is seen."""
+    """While a server runs, its state is a finding too, and its last commit is seen."""
     with running("serve", "--config", config, until=" ready: "):
         Control(config.with_name("control.sock")).post("/api/keys", {"role": "viewer"}, dict[str, Any])
         said = run("doctor", "--config", config).stdout
         assert "running, ok" in said
         assert "server         the event loop" in said
-        assert "4 entries, the chain holds" in said
+        assert "4 entries, the chain is intact" in said
         assert "mode 0660" in said
         config.with_name("ingest.sock").chmod(0o666)
         assert "has mode 0666 instead of 0660: chmod 660" in run("doctor", "--config", config, status=1).stdout
 
 
 def test_a_loop_that_worked_too_long_is_to_be_mended() -> None:
-    """The longest stall is told with its task; it is a problem where the processor was used for a second."""
-    assert "never stood still" in of_stall(None).detail
+    """The longest stall is printed with its task; it is a problem if it took a second of CPU time."""
+    assert "never blocked" in of_stall(None).detail
     stall = StallView(ended_at="2026-01-15T11:58:20.114Z", seconds=1.5, cpu_seconds=0.2, task=None)
     waited = of_stall(stall)
     assert waited.level is Level.OK
@@ -96,7 +96,7 @@ def test_a_loop_that_worked_too_long_is_to_be_mended() -> None:
 
 
 def test_a_killed_servers_log_is_read_and_left(config: Path) -> None:
-    """What a killed server left in its write-ahead log is seen, and stays for the next start to write back."""
+    """What a killed server left in its write-ahead log is seen, and stays for the next start."""
     journal = config.with_name("webhookd.db")
     with running("serve", "--config", config, until=" ready: ") as server:
         Control(config.with_name("control.sock")).post("/api/keys", {"role": "viewer"}, dict[str, Any])
@@ -104,12 +104,12 @@ def test_a_killed_servers_log_is_read_and_left(config: Path) -> None:
         server.wait(30)
     log = journal.with_name("webhookd.db-wal")
     before = (journal.read_bytes(), log.read_bytes())
-    assert "4 entries, the chain holds" in run("doctor", "--config", config).stdout
+    assert "4 entries, the chain is intact" in run("doctor", "--config", config).stdout
     assert (journal.read_bytes(), log.read_bytes()) == before
 
 
 def sql(config: Path, *statements: str) -> None:
-    """Change the journal behind webhookd's back."""
+    """Change the journal without webhookd."""
     connection = apsw.Connection(str(config.with_name("webhookd.db")))
     for statement in statements:
         connection.execute(statement)
@@ -120,7 +120,7 @@ Doctor = Callable[..., dict[str, list[str]]]
 
 
 def test_a_header_that_is_not_sent_is_told(config: Path, doctor: Doctor) -> None:
-    """A custom header whose name has been reserved since it was saved is named, with its webhook."""
+    """A custom header whose name was reserved after it was saved is reported, with its webhook."""
     with running("serve", "--config", config, until=" ready: "):
         made = Control(config.with_name("control.sock")).post(
             "/api/webhooks",
@@ -134,10 +134,10 @@ def test_a_header_that_is_not_sent_is_told(config: Path, doctor: Doctor) -> None
 
 
 def test_a_tampered_audit_log_is_damage(config: Path, doctor: Doctor) -> None:
-    """An altered entry is named, and so is the trigger that had to go for it, even where it was put back broken."""
+    """A changed entry is reported, and so is its dropped trigger, also if it was recreated differently."""
     sql(config, "DROP TRIGGER audit_stays", "UPDATE audit SET actor = 'eve' WHERE sequence = 2")
     trigger, chain = doctor(70)["audit log"]
-    assert trigger.startswith("the trigger audit_stays is gone")
+    assert trigger.startswith("the trigger audit_stays is missing")
     assert chain.startswith("the chain breaks after entry 1: entry 2 (key.create of key_")
     shown = run("doctor", "--config", config, status=70).stdout
     assert f"damaged  audit log      {chain}" in shown
@@ -145,7 +145,7 @@ def test_a_tampered_audit_log_is_damage(config: Path, doctor: Doctor) -> None:
 
 
 def test_entries_taken_off_the_end_are_missed(config: Path, doctor: Doctor) -> None:
-    """The last entries can't be taken out either."""
+    """Removed entries at the end are found too."""
     sql(config, "DROP TRIGGER audit_keeps", "DELETE FROM audit WHERE sequence > 1")
     assert doctor(70)["audit log"][-1] == (
         "the chain breaks after entry 1: entry 2 is missing: 2 at the end were taken out"
@@ -153,19 +153,17 @@ def test_entries_taken_off_the_end_are_missed(config: Path, doctor: Doctor) -> N
 
 
 def test_rows_that_refer_to_nothing_are_damage(config: Path, doctor: Doctor) -> None:
-    """An attempt without its delivery shows that something else than webhookd was at work."""
+    """An attempt without its delivery shows that another program has changed the file."""
     sql(
         config,
         "INSERT INTO attempts (delivery_pk, number, id, trigger, started_at, duration_seconds, response_headers, "
         "response_body, truncated, detail) VALUES (7, 1, 'att_x', 'auto', 0, 0, '[]', x'', 0, '')",
     )
-    assert doctor(70) == {
-        "references": ["1 attempts without their delivery: the file was changed by something else than webhookd"]
-    }
+    assert doctor(70) == {"references": ["1 attempts without their delivery: another program has changed the file"]}
 
 
 def test_a_damaged_page_is_found(config: Path, doctor: Doctor) -> None:
-    """A page of nonsense is told by the checks that meet it, and the other checks go on."""
+    """A damaged page is reported by the checks that read it, and the other checks run."""
     sql(config, "PRAGMA wal_checkpoint(TRUNCATE)")
     journal = config.with_name("webhookd.db")
     content = bytearray(journal.read_bytes())
@@ -185,7 +183,7 @@ def test_a_damaged_page_is_found(config: Path, doctor: Doctor) -> None:
     ],
 )
 def test_a_file_that_is_no_journal_is_damage(config: Path, doctor: Doctor, content: bytes | None, says: str) -> None:
-    """Something else in the journal's place is status 70 and said so; an empty file is one that is to be made yet."""
+    """Another file in the place of the journal is status 70; an empty file is a journal to be created."""
     journal = config.with_name("webhookd.db")
     journal.unlink()
     if content is None:
@@ -201,13 +199,13 @@ def test_a_file_that_is_no_journal_is_damage(config: Path, doctor: Doctor, conte
 
 
 def test_a_newer_journal_is_not_touched(config: Path, doctor: Doctor) -> None:
-    """Tables of a version to come are for the program to come."""
+    """Tables of a newer version need a newer program."""
     sql(config, "PRAGMA user_version = 99")
-    assert doctor(70)["tables"] == [f"version 99, and this webhookd knows {CURRENT_VERSION}: run the newer one"]
+    assert doctor(70)["tables"] == [f"version 99, and this webhookd supports {CURRENT_VERSION}: run the newer one"]
 
 
 def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Doctor) -> None:
-    """Tables of the first version are fine: the next command or start brings them on, and the log begins."""
+    """Tables of the first version are fine: the next start upgrades them, and the audit log begins."""
     journal = config.with_name("webhookd.db")
     journal.unlink()
     database: Any = APSWDatabase(str(journal), pragmas={"journal_mode": "WAL"})
@@ -219,7 +217,7 @@ def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Docto
     assert doctor() == {}
     assert call("keys", "create", "--role", "viewer", "--config", config) == 0
     assert doctor() == {}
-    assert "1 entries, the chain holds" in run("doctor", "--config", config).stdout
+    assert "1 entries, the chain is intact" in run("doctor", "--config", config).stdout
 
 
 @pytest.mark.parametrize(
@@ -229,8 +227,8 @@ def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Docto
         (lambda place: (place / "webhookd.db.lock").chmod(0o660), "files", "has mode 0660"),
         (lambda place: (place / "master.key").chmod(0o640), "master key", "has mode 0640"),
         (lambda place: (place / "master.key").unlink(), "master key", "can't read the master key"),
-        (lambda place: (place / "control.sock").write_text(""), "sockets", "is no socket: take it away"),
-        (lambda place: place.chmod(0o777), "files", "anybody may write into"),
+        (lambda place: (place / "control.sock").write_text(""), "sockets", "is not a socket: remove it"),
+        (lambda place: place.chmod(0o777), "files", "every user can write to"),
         (
             lambda place: (place / "config.toml").write_text(
                 CONFIG + '[jwt]\nissuer = "i"\naudience = "a"\njwks_file = "none"\n'
@@ -243,13 +241,13 @@ def test_a_journal_from_before_the_audit_log_is_fine(config: Path, doctor: Docto
 def test_what_is_to_be_mended_is_status_1(
     config: Path, doctor: Doctor, change: Callable[[Path], object], name: str, says: str
 ) -> None:
-    """A mode, a missing key, a file in a socket's place: each is named with what to do, and is no damage."""
+    """A mode, a missing key, a file in the place of a socket: each is a problem with a remedy, and no damage."""
     change(config.parent)
     assert says in " ".join(doctor(1)[name])
 
 
 def test_an_old_socket_with_another_mode_is_told(config: Path, doctor: Doctor) -> None:
-    """A socket that somebody opened to others is told while no server runs, too."""
+    """A socket that other users can open is reported also if no server runs."""
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(config.with_name("ingest.sock")))
         config.with_name("ingest.sock").chmod(0o666)
@@ -257,17 +255,17 @@ def test_an_old_socket_with_another_mode_is_told(config: Path, doctor: Doctor) -
 
 
 def test_nothing_there_yet_is_told(tmp_path: Path) -> None:
-    """Where nothing was set up the first thing to do is said; a bad configuration is status 2 as everywhere."""
+    """If nothing was set up, the first step is named; an invalid configuration is status 2 as everywhere."""
     config = tmp_path / "config.toml"
     config.write_text(CONFIG)
-    assert "`webhookd init` or `webhookd serve` makes it" in run("doctor", "--config", config, status=1).stdout
+    assert "`webhookd init` or `webhookd serve` creates it" in run("doctor", "--config", config, status=1).stdout
     assert list(tmp_path.iterdir()) == [config]
     config.write_text("[server]\nprot = 1\n")
     assert "there is no key server.prot" in run("doctor", "--config", config, status=2).stderr
 
 
 def test_a_sqlite_with_the_reset_bug_is_told() -> None:
-    """3.51.3 is the first release that is taken."""
+    """3.51.3 is the first accepted release."""
     assert of_sqlite("3.51.3").level is Level.OK
     assert of_sqlite("4.0.0").level is Level.OK
     assert of_sqlite("3.51.2").level is Level.PROBLEM

@@ -1,4 +1,4 @@
-"""`webhookd health` against a server that runs elsewhere than the defaults say, one that drains, and none."""
+"""`webhookd health` with a server on another port, a draining one, and none."""
 
 import signal
 from functools import partial
@@ -14,7 +14,7 @@ from webhookd.client import Client
 
 
 async def test_it_asks_the_control_socket(tmp_path: Path) -> None:
-    """Its answer depends on no address: fine on any port, status 1 and a reason while the server drains or is gone."""
+    """It works on any port; status 1 and a reason while the server drains or is stopped."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         config = server.config_file
 
@@ -45,6 +45,6 @@ async def test_it_asks_the_control_socket(tmp_path: Path) -> None:
         with trio.fail_after(60):
             while not await drains():
                 await trio.sleep(0.01)
-        assert await refused() == "the server takes no work now: it is starting or stopping"
+        assert await refused() == "the server accepts no work now: it is starting or stopping"
         nursery.cancel_scope.cancel()
     assert await refused() == f"no server listens on {tmp_path / 'control.sock'}"

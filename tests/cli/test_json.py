@@ -1,4 +1,4 @@
-"""`--json` of the commands that set up and look after a server: one document, and nothing else on standard output."""
+"""`--json` of the commands for setup and maintenance: one document, and nothing else on standard output."""
 
 import json
 import time
@@ -28,7 +28,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_a_server_is_set_up(tmp_path: Path) -> None:
-    """`init` names what it made and shows the admin key, the first time alone."""
+    """`init` prints what it created, and the admin key only the first time."""
     made = document("init", tmp_path)
     assert made.pop("adminKey").startswith("whd_admin_")
     assert made == {
@@ -40,7 +40,7 @@ def test_a_server_is_set_up(tmp_path: Path) -> None:
 
 
 def test_the_configuration_in_force(config: Path) -> None:
-    """`check-config` prints every section and key, paths absolute, a proxy's password hidden."""
+    """`check-config` prints every section and key with absolute paths, and hides the proxy's password."""
     shown = document("check-config", "--config", config)
     assert shown["egress"]["proxy"] == "http://[hidden]@proxy.example:3128"
     assert shown["journal"]["path"] == str(config.parent / "var/webhookd.db")
@@ -49,7 +49,7 @@ def test_the_configuration_in_force(config: Path) -> None:
 
 
 def test_keys_in_the_journal(config: Path) -> None:
-    """Without a server keys are made, listed and revoked with the same documents as with one."""
+    """Without a server, keys are created, listed and revoked with the same documents as with one."""
     made = document("keys", "create", "--role", "viewer", "--name", "x", "--config", config)
     assert made.pop("key").startswith("whd_viewer_")
     assert document("keys", "list", "--config", config) == {"data": [made], "nextCursor": None}
@@ -58,7 +58,7 @@ def test_keys_in_the_journal(config: Path) -> None:
 
 
 def test_backup_restore_and_master_key(config: Path, tmp_path: Path) -> None:
-    """What a copy holds, where the replaced journal is, and which key is in place."""
+    """A backup's contents, the place of the replaced journal, and the current key."""
     invoke("init", "--config", config)
     copy = tmp_path / "copy.db"
     made = document("backup", copy, "--config", config)
@@ -72,7 +72,7 @@ def test_backup_restore_and_master_key(config: Path, tmp_path: Path) -> None:
 
 
 def test_a_signature(tmp_path: Path) -> None:
-    """`verify` says what holds, or which mistake was made, with status 1."""
+    """`verify` prints what is valid, or the mistake with status 1."""
     credentials = Credentials(
         secret=Secret(SECRET), previous_secret=None, previous_expires_at=None, ed25519_secret=None, headers=()
     )

@@ -1,4 +1,4 @@
-"""docs/cli.md against the commands: every command and option is there, no other, and the examples work."""
+"""docs/cli.md against the commands: it has every command and option and no others, and its examples work."""
 
 import re
 import shlex
@@ -40,7 +40,7 @@ def options(command: click.Command) -> set[str]:
 
 @pytest.mark.parametrize("path", commands(program), ids=" ".join)
 def test_every_command_is_on_the_page(path: tuple[str, ...]) -> None:
-    """A section of its own with an example, its arguments, each of its own options, and a word on its JSON."""
+    """Each command has a section with an example, its arguments, its own options, and its JSON."""
     command, text = commands(program)[path], SECTIONS[path]
     table = {
         name for row in re.findall(r"^\| `(-.*?)` \|", text, re.MULTILINE) for name in re.findall(r"--[\w-]+", row)
@@ -58,12 +58,12 @@ def test_every_command_is_on_the_page(path: tuple[str, ...]) -> None:
 
 
 def test_no_other_command_is_on_the_page() -> None:
-    """A command that is gone has no section."""
+    """A command that does not exist has no section."""
     assert set(SECTIONS) == set(commands(program))
 
 
 def examples() -> Iterator[list[str]]:
-    """Yield the lines of the page's examples as words, without what a shell would do with their output."""
+    """Yield the arguments of the page's examples, without redirections and pipes of the shell."""
     for block in re.findall(r"^```sh\n(.*?)\n```$", PAGE, re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
             if line.startswith("webhookd "):
@@ -73,7 +73,7 @@ def examples() -> Iterator[list[str]]:
 
 
 def test_the_examples_work(scene: Scene, tmp_path: Path) -> None:
-    """Each, one after the other, against a running server does what it says; those that don't end are well formed."""
+    """Each example, in order, works with a running server; those that don't end are only parsed."""
     failed = scene.json("deliveries", "list", BROKEN, "--status", "failed")["data"][-1]["id"]
     spare = scene.json("keys", "create", "--role", "viewer")
     stands_for = {

@@ -1,4 +1,4 @@
-"""The unit for systemd: what it says, how it is scored, and that a server lives under its filters."""
+"""The systemd unit: its contents, its rating, and a server under its filters."""
 
 import ctypes.util
 import os
@@ -29,7 +29,7 @@ needs_seccomp = pytest.mark.skipif(ctypes.util.find_library("seccomp") is None, 
 
 
 def printed(*options: str) -> str:
-    """Return the unit for a program in its usual place: the one under test may be in a home, which is refused."""
+    """Return the unit for a program in a usual place: the tested one may be in a home directory, which is refused."""
     usual = () if "--executable" in options else ("--executable", "/opt/webhookd/bin/webhookd")
     command = [sys.executable, "-m", "webhookd", "systemd-unit", *usual, *options]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -48,7 +48,7 @@ def score(unit: str, directory: Path) -> float:
 @needs_analyze
 @pytest.mark.parametrize("home", [False, True], ids=["in its place", "in a home"])
 def test_the_unit_is_scored_well(tmp_path: Path, *, home: bool) -> None:
-    """systemd-analyze scores it 1.5 or better, and would notice if its filters were taken out."""
+    """systemd-analyze rates it 1.5 or better, and worse without its filters."""
     directory = tmp_path / "home"
     directory.mkdir()
     (directory / "config.toml").write_text(CONFIG)
@@ -59,7 +59,7 @@ def test_the_unit_is_scored_well(tmp_path: Path, *, home: bool) -> None:
 
 
 def test_the_unit_hides_no_users() -> None:
-    """PrivateUsers would make every peer of the sockets read as nobody, so it is not there."""
+    """PrivateUsers would make every peer of the sockets read as nobody, so it is not used."""
     asked = settings(printed())
     assert "PrivateUsers" not in asked
     assert "DynamicUser" not in asked
@@ -70,7 +70,7 @@ def test_the_unit_hides_no_users() -> None:
 
 
 def test_the_unit_starts_no_program_that_a_small_system_lacks() -> None:
-    """A reload needs a shell, which every system has, and not /bin/kill, which Debian's smallest one leaves out."""
+    """A reload needs a shell, which every system has, and not /bin/kill, which Debian's smallest one lacks."""
     asked = settings(printed())
     assert asked["ExecStart"] == ["/opt/webhookd/bin/webhookd serve --config /etc/webhookd/config.toml"]
     assert asked["ExecReload"] == ["/bin/sh -c 'kill -HUP $MAINPID'"]
@@ -78,7 +78,7 @@ def test_the_unit_starts_no_program_that_a_small_system_lacks() -> None:
 
 
 def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
-    """User, program, paths and times are those that are asked for, written as systemd reads them."""
+    """User, program, paths and times are the given ones, escaped for systemd."""
     config = tmp_path / "a %config.toml"
     config.write_text(
         "[server]\ncontrol_socket = '/run/hooks/control.sock'\n[ingest]\nsocket = '/run/hooks/in.sock'\n"
@@ -102,7 +102,7 @@ def test_the_unit_follows_the_configuration(tmp_path: Path) -> None:
 
 
 def test_a_program_that_the_service_cannot_reach_is_refused(tmp_path: Path) -> None:
-    """A program, or the interpreter that a link leads to, below a directory that the service's user may not enter."""
+    """A program, or an interpreter behind a link, in a directory that the service's user can't enter, is refused."""
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
     (home / "webhookd").touch()
@@ -117,7 +117,7 @@ def test_a_program_that_the_service_cannot_reach_is_refused(tmp_path: Path) -> N
 
 
 def test_backups_may_go_to_a_directory_that_is_named(tmp_path: Path) -> None:
-    """Each directory for backups may be written, and the service starts where one of them is missing."""
+    """Each directory for backups can be written to, and the service starts if one of them is missing."""
     asked = settings(printed("--backups", "/mnt/one", "--backups", "/mnt/another disk"))
     assert asked["ReadWritePaths"] == ["-/mnt/one", '"-/mnt/another disk"']
 
@@ -151,7 +151,7 @@ os._exit(0)
 
 
 class Manager:
-    """The service manager's end of the notifications."""
+    """The service manager's end of the notification socket."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -159,7 +159,7 @@ class Manager:
         self._socket.bind(str(path))
 
     def heard(self) -> list[str]:
-        """Return what has come since the last time, line by line."""
+        """Return the notifications since the last call, one a line."""
         lines = []
         while True:
             try:
@@ -172,7 +172,7 @@ class Manager:
 
 
 def test_without_a_service_manager_nobody_is_told(tmp_path: Path) -> None:
-    """No address, an address where nobody is, another process's watchdog, and none at all: nothing fails."""
+    """No address, an address without a reader, another process's watchdog, and none at all: nothing fails."""
     notify("READY=1", environ={})
     notify("READY=1", environ={"NOTIFY_SOCKET": str(tmp_path / "nowhere")})
     assert watchdog_seconds({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}) is None
@@ -182,7 +182,7 @@ def test_without_a_service_manager_nobody_is_told(tmp_path: Path) -> None:
 
 
 async def test_a_loop_that_is_stuck_falls_silent(tmp_path: Path) -> None:
-    """The signs of life come from the loop, so one that is blocked gives none."""
+    """The event loop notifies the watchdog, so a blocked loop does not."""
     manager = Manager(tmp_path / "notify")
     environ = {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "60000"}
     async with alive(environ):
@@ -200,7 +200,7 @@ async def test_a_loop_that_is_stuck_falls_silent(tmp_path: Path) -> None:
 @needs_analyze
 @needs_seccomp
 async def test_a_server_lives_under_the_filters(tmp_path: Path) -> None:
-    """Under the unit's system calls, families and memory rules it starts, delivers, tells systemd, and stops with 0."""
+    """Under the unit's system calls, families and memory rules it starts, delivers, notifies, and stops with 0."""
     unit = tmp_path / "webhookd.service"
     unit.write_text(printed())
     manager = Manager(tmp_path / "notify")

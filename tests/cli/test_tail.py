@@ -1,4 +1,4 @@
-"""`webhookd tail`: what it shows, how it goes on, and how it ends."""
+"""`webhookd tail`: its output, following, and its end."""
 
 import json
 import re
@@ -25,7 +25,7 @@ LINE = re.compile(
 
 @contextmanager
 def tailing(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """Run the command beside the test; at the end it is interrupted, which is status 130 and no traceback."""
+    """Run the command during the test; at the end it is interrupted, which is status 130 without a traceback."""
     with subprocess.Popen(
         [sys.executable, "-m", "webhookd", "tail", *map(str, arguments)],
         stdout=subprocess.PIPE,
@@ -46,7 +46,7 @@ def tailing(*arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_last_attempts_by_filter(scene: Scene) -> None:
-    """A line each with what came of it; by webhook, type, outcome and error; --last 0 shows none."""
+    """A line for each attempt; filters by webhook, type, outcome and error; --last 0 shows none."""
     last = ("tail", "--no-follow", "--last", 100)
     for arguments, word, answers, webhook in (
         (("--webhook", BILLING), "ok", {"200"}, BILLING),
@@ -66,11 +66,11 @@ def test_the_last_attempts_by_filter(scene: Scene) -> None:
     assert scene.run("tail", "--no-follow", "--last", 0).stdout == ""
     assert scene.run(*last, "--error", "gone").stdout == ""
     assert "--outcome" in refusal("tail", "--outcome", "maybe", status=2)
-    assert "is no pattern" in refusal("tail", "--event", "*x", status=2)
+    assert "is not a pattern" in refusal("tail", "--event", "*x", status=2)
 
 
 def test_json_is_the_feed_of_the_api(scene: Scene) -> None:
-    """One object a line, as GET /api/attempts has it."""
+    """One object a line, as in GET /api/attempts."""
     lines = scene.run("tail", "--no-follow", "--json", "--last", 3, "--webhook", BILLING).stdout.splitlines()
     feed = scene.control.get(f"/api/attempts?limit=3&webhookId={scene.ids[BILLING]}", dict[str, object])
     assert [json.loads(line) for line in lines] == feed["data"]
@@ -89,7 +89,7 @@ def test_what_comes_later_is_shown_when_it_comes(scene: Scene) -> None:
 
 
 async def test_a_restart_is_waited_for(tmp_path: Path) -> None:
-    """The server may go and come back; both is said, and what happens afterwards is shown."""
+    """If the server stops and starts, both are reported, and later attempts are shown."""
     async with running(tmp_path) as server, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver().run)
         await server.webhook(receiver.url)

@@ -1,4 +1,4 @@
-"""How commands behave on a terminal, in a pipe and in a shell that completes."""
+"""Commands on a terminal, in a pipe, and in a shell with completion."""
 
 import os
 import pty
@@ -24,7 +24,7 @@ _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def on_terminal(scene: Scene, *arguments: object, columns: int, environ: Mapping[str, str] | None = None) -> str:
-    """Run a command with its output on a terminal that is so wide; return what it wrote there."""
+    """Run a command with its output on a terminal of that width; return what it wrote there."""
     master, slave = pty.openpty()
     termios.tcsetwinsize(slave, (40, columns))
     inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "NO_COLOR", "TERM"}}
@@ -52,7 +52,7 @@ def on_terminal(scene: Scene, *arguments: object, columns: int, environ: Mapping
 
 @pytest.mark.parametrize("columns", [30, 80, 200])
 def test_tables_fit_the_terminal(scene: Scene, columns: int) -> None:
-    """Whatever its width, no line is longer, nothing is left out, and words that matter have a colour."""
+    """At any width no line is longer, nothing is left out, and states have a colour."""
     shown = on_terminal(scene, "webhooks", "list", columns=columns)
     lines = [_ESCAPE.sub("", line).rstrip("\r\n") for line in shown.splitlines()]
     assert max(map(cell_len, lines)) <= columns
@@ -66,14 +66,14 @@ def test_tables_fit_the_terminal(scene: Scene, columns: int) -> None:
 
 
 def test_colour_is_for_terminals_that_want_it(scene: Scene) -> None:
-    """NO_COLOR takes the colours away, also from the line of an attempt."""
+    """NO_COLOR removes the colours, also from the line of an attempt."""
     arguments = ("tail", "--no-follow", "--webhook", BROKEN)
     assert "\x1b[3" in on_terminal(scene, *arguments, columns=100)
     assert "\x1b[3" not in on_terminal(scene, *arguments, columns=100, environ={"NO_COLOR": "1"})
 
 
 def test_progress_is_for_terminals(scene: Scene) -> None:
-    """A replay on a terminal draws a bar; whoever answers no has changed nothing."""
+    """A replay on a terminal draws a bar; after the answer no, nothing is changed."""
     shown = on_terminal(scene, "replay", BILLING, "--since", "1h", "--events", "user.*", "--yes", columns=100)
     assert "queueing rpl_" in shown
     assert re.search(r"rpl_\w+ done: (\d+) of \1 queued", shown)
@@ -81,7 +81,7 @@ def test_progress_is_for_terminals(scene: Scene) -> None:
 
 
 def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    """Controls and marks that turn the direction are replaced in text and escaped in JSON, which stays the same."""
+    """Control characters and marks of writing direction are replaced in text and escaped in JSON."""
     hostile = "a\x1b[2J\x9b1m\u202eb\x7f"
     assert plain(hostile) == "a�[2J�1m�b�"
     show_json_line({"text": hostile, "name": "Zoë"})
@@ -98,7 +98,7 @@ def test_a_reader_that_leaves_is_no_failure_to_tell(scene: Scene) -> None:
 
 
 def completed(*words: str, scene: Scene | None = None) -> list[str]:
-    """Return what would complete the last word."""
+    """Return the completions of the last word."""
     *before, last = words
     if scene is not None:
         before += ["--config", str(scene.config)]
@@ -107,7 +107,7 @@ def completed(*words: str, scene: Scene | None = None) -> list[str]:
 
 
 def test_words_are_completed(scene: Scene) -> None:
-    """Commands, options, choices, and the webhooks of the server on this machine; where none runs, nothing."""
+    """Commands, options, choices, and the webhooks of the server on this machine; none if no server runs."""
     assert {"webhooks", "deliveries", "tail", "replay"} <= set(completed(""))
     assert completed("webhooks", "ro") == ["rotate"]
     assert "--failed" in completed("replay", BILLING, "--")
@@ -120,7 +120,7 @@ def test_words_are_completed(scene: Scene) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_is_for_its_shell(shell: str) -> None:
-    """The shell, where it is installed, takes the script."""
+    """The shell, if it is installed, accepts the script."""
     script = invoke("completion", shell).stdout
     assert "_WEBHOOKD_COMPLETE" in script
     if shutil.which(shell) is not None:
@@ -147,7 +147,7 @@ def test_bash_asks_the_program_itself(tmp_path: Path) -> None:
 
 
 def commands(command: Command, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], Command]:
-    """Return every command below one, by the words that call it."""
+    """Return every command below one, by its path."""
     if not isinstance(command, Group):
         return {path: command}
     context = Context(command)
@@ -161,7 +161,7 @@ def commands(command: Command, path: tuple[str, ...] = ()) -> dict[tuple[str, ..
 
 @pytest.mark.parametrize("path", commands(program), ids=" ".join)
 def test_help_is_enough_to_work_from(path: tuple[str, ...]) -> None:
-    """Each command says what it does and what each of its options and arguments is."""
+    """Each command, option and argument has a help text."""
     command = commands(program)[path]
     shown = invoke(*path, "--help").stdout
     assert len(command.help or "") > 30

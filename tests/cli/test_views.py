@@ -1,4 +1,4 @@
-"""What the commands on webhooks, deliveries and events show: from a server, over HTTP, and from the journal."""
+"""The output of the commands on webhooks, deliveries and events: from a server, over HTTP, and from the journal."""
 
 import json
 from pathlib import Path
@@ -32,9 +32,9 @@ def test_json_is_what_the_api_says(scene: Scene) -> None:
 
 
 def test_lists_for_people_name_everything(scene: Scene) -> None:
-    """Piped, a row is one line of aligned columns without colour; the reason for silence is in it."""
+    """In a pipe a row is one line of aligned columns without colour, with the reason."""
     lines = scene.run("webhooks", "list").stdout.splitlines()
-    assert lines[0].split() == ["ID", "WEBHOOK", "STATE", "QUEUED", "WHY"]
+    assert lines[0].split() == ["ID", "WEBHOOK", "STATE", "QUEUED", "REASON"]
     [row] = [line for line in lines if line.startswith(scene.ids[BILLING])]
     assert row.split(maxsplit=4)[1:] == [BILLING, "idle", "0", "Nothing queued"]
     assert "\x1b" not in "".join(lines)
@@ -50,7 +50,7 @@ def test_lists_for_people_name_everything(scene: Scene) -> None:
 
 
 def test_lists_go_on(scene: Scene) -> None:
-    """A list that ends before its end says how to see more; --limit may be larger than a page of the API."""
+    """A list with more rows says how to get them; --limit may be larger than a page of the API."""
     first = scene.run("deliveries", "list", BILLING, "--limit", 3)
     assert len(first.stdout.splitlines()) == 4
     cursor = first.stderr.split("--cursor ")[1].strip()
@@ -63,14 +63,14 @@ def test_lists_go_on(scene: Scene) -> None:
 
 
 def test_a_webhook_has_several_names(scene: Scene) -> None:
-    """Its id, a beginning of it, its description and its URL; what several or none answer to is refused with help."""
+    """A webhook is found by its id, the start of it, its description or its URL; several or no matches are an error."""
     whole = scene.ids[BILLING]
     other = scene.ids[BROKEN]
     shared = next(n for n in range(len(whole)) if whole[n] != other[n])
     for name in (whole, whole[: shared + 1], whole[: shared + 1].lower(), BILLING, f"{scene.receiver}/{BILLING}"):
         assert scene.json("webhooks", "show", name)["id"] == whole
     told = refusal("webhooks", "show", whole[:shared], "--config", scene.config)
-    assert "2 webhooks answer to" in told
+    assert "2 webhooks match" in told
     assert f"{whole} ({BILLING})" in told
     told = refusal("webhooks", "show", "nobody", "--config", scene.config)
     assert "`webhookd webhooks list` shows them" in told
@@ -79,7 +79,7 @@ def test_a_webhook_has_several_names(scene: Scene) -> None:
 
 @pytest.mark.parametrize("until", ["", "2020-01-02T00:00:00Z"])
 def test_times_are_absolute_or_ago(scene: Scene, until: str) -> None:
-    """`--since 1h` is an hour ago; anything else that is no time with a zone is wrong usage."""
+    """`--since 1h` is an hour ago; anything else that is not a time with a zone is wrong usage."""
     narrowed = ("--until", until) if until else ()
     found = scene.json(
         "deliveries", "list", BILLING, "--since", "1h" if not until else "2020-01-01T00:00:00Z", *narrowed
@@ -90,7 +90,7 @@ def test_times_are_absolute_or_ago(scene: Scene, until: str) -> None:
 
 
 def test_a_server_elsewhere_is_asked_with_a_key(scene: Scene, tmp_path: Path) -> None:
-    """--url and --key, or the environment, ask over HTTP, without any configuration; a refusal says what to do."""
+    """--url and --key, or the environment, use HTTP without a configuration; a refusal has a remedy."""
     remote = {"WEBHOOKD_URL": scene.url, "WEBHOOKD_API_KEY": scene.key}
     shown = invoke("webhooks", "show", BILLING, "--json", environ=remote)
     assert json.loads(shown.stdout)["id"] == scene.ids[BILLING]
@@ -99,15 +99,15 @@ def test_a_server_elsewhere_is_asked_with_a_key(scene: Scene, tmp_path: Path) ->
     assert "WEBHOOKD_API_KEY" in told
     assert "`webhookd keys create`" in told
     viewer = scene.run("keys", "create", "--role", "viewer").stdout.strip()
-    assert "another key may" in refusal("webhooks", "pause", BILLING, "--url", scene.url, "--key", viewer)
+    assert "use a key with another role" in refusal("webhooks", "pause", BILLING, "--url", scene.url, "--key", viewer)
     assert "Connection refused" in refusal("webhooks", "list", "--url", "http://127.0.0.1:1", "--key", viewer)
     for wrong in ("ftp://x", "nonsense", "http://", "http://x:99999"):
-        assert "no URL of a server" in refusal("webhooks", "list", "--url", wrong, "--key", viewer)
+        assert "is not the URL of a server" in refusal("webhooks", "list", "--url", wrong, "--key", viewer)
     assert "goes with --url" in refusal("webhooks", "list", "--key", viewer, "--config", scene.config, status=2)
 
 
 def test_without_a_server_the_journal_is_read(scene: Scene, tmp_path: Path) -> None:
-    """The same documents, less what only a server knows, from a copy that no server has; other commands say so."""
+    """The same documents, without what only a server knows, from a copy; other commands need a server."""
     copy = tmp_path / "config.toml"
     copy.write_text(scene.config.read_text())
     scene.run("backup", tmp_path / "webhookd.db")
@@ -146,7 +146,7 @@ def test_without_a_server_the_journal_is_read(scene: Scene, tmp_path: Path) -> N
     )
     for arguments in needing:
         told = refusal(*arguments, "--config", copy)
-        assert "this needs a running server" in told
+        assert "this command needs a running server" in told
         assert f"`webhookd serve --config {copy}`" in told
     missing = tmp_path / "elsewhere"
     missing.mkdir()

@@ -1,4 +1,4 @@
-"""Watching a replay that takes its time: a stand-in for the server answers from the examples of its own description."""
+"""Watching a replay: a stand-in for the server answers from the examples of the API description."""
 
 import signal
 import subprocess
@@ -23,7 +23,7 @@ def example(name: str, **changes: object) -> Reply:
 
 
 def answering(*replies: Reply) -> Receiver:
-    """Return a server that knows the webhook and answers for the replay with these, of which the last repeats."""
+    """Return a server that knows the webhook and gives these answers for the replay; the last repeats."""
     asked = iter(range(1_000_000))
 
     def script(request: Request, _nth: int) -> Reply:
@@ -40,7 +40,7 @@ def watching(url: str) -> list[str]:
 
 
 async def test_an_interrupt_ends_the_watching_alone() -> None:
-    """Ctrl-C is status 130, and says that it goes on and how to come back or stop it."""
+    """Ctrl-C is status 130, and says that the replay continues and how to watch or stop it."""
     server = answering(example("getReplay"))
     async with trio.open_nursery() as nursery:
         await nursery.start(server.run)
@@ -51,7 +51,7 @@ async def test_an_interrupt_ends_the_watching_alone() -> None:
             assert process.stderr is not None
             said = b"".join([chunk async for chunk in process.stderr]).decode()
             assert await process.wait() == 130
-        assert f"it goes on by itself: `webhookd replay {WEBHOOK} --watch {REPLAY}` watches it" in said
+        assert f"it continues by itself: `webhookd replay {WEBHOOK} --watch {REPLAY}` watches it" in said
         assert f"--stop {REPLAY} stops it" in said
         assert "Traceback" not in said
         assert all(request.method == "GET" for request in server.requests)
@@ -59,7 +59,7 @@ async def test_an_interrupt_ends_the_watching_alone() -> None:
 
 
 async def test_a_server_that_is_busy_is_asked_again() -> None:
-    """A 429 or 503 on the way is waited out; the end is told, and one that was stopped is status 1."""
+    """After a 429 or 503 it waits and continues; the end is printed, and a stopped replay is status 1."""
     busy = Reply(status=429, headers=(("retry-after", "0"), *JSON), body=b"{}")
     for end, status in (("done", 0), ("stopped", 1)):
         last = example("getReplay", status=end, queued=1200)

@@ -159,15 +159,15 @@ async def test_a_restore_sends_the_pending_deliveries_again(tmp_path: Path) -> N
         await server.enable(webhook["id"])
         await receiver.wait_for(2)
         status, _, error = await command(tmp_path, "restore", file)
-        assert (status, error) == (1, "webhookd: a server is running: stop it, and restore then\n")
+        assert (status, error) == (1, "webhookd: a server is running: stop it first\n")
         await server.settled(webhook["id"])
         await server.kill()  # its last commits are only in the write-ahead log
         assert (tmp_path / "webhookd.db-wal").stat().st_size > 0
         status, output, _ = await command(tmp_path, "restore", file)
         assert status == 0
         [kept] = tmp_path.glob("webhookd.db.replaced-*")
-        assert f"the journal from before is kept as {kept}\n" in output
-        assert "the next start sends the 1 deliveries that are pending in it\n" in output
+        assert f"the previous journal is kept as {kept}\n" in output
+        assert "the next start sends its 1 pending deliveries\n" in output
         assert names(tmp_path / "webhookd.db") == ["waits"]
         assert names(kept) == ["waits", "later"]
         assert ask(kept, "SELECT count(*) FROM deliveries WHERE status = 'succeeded'") == [(2,)]
@@ -259,7 +259,7 @@ async def test_the_copy_before_an_upgrade_can_be_restored(tmp_path: Path) -> Non
     known = VERSIONS[-1]
     copy = f"webhookd.db.before-v{known}"
     assert (
-        f"version 1; the next start makes it {known}, and before that a copy, {copy}"
+        f"version 1; the next start upgrades it to {known}, after a copy, {copy}"
         in (await command(tmp_path, "doctor"))[1]
     )
     async with running(tmp_path, config) as server:

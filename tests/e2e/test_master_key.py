@@ -78,7 +78,7 @@ async def test_the_command_rotates_with_and_without_a_server(tmp_path: Path) -> 
         status, output, _ = await command(tmp_path, "rotate-master-key")
         during = load_master_key(path)
         assert (status, during != before) == (0, True)
-        assert output.startswith(f"master key {key_id(during).hex()}: 1 values sealed anew\n")
+        assert output.startswith(f"master key {key_id(during).hex()}: 1 values encrypted again\n")
         given = create_master_key(tmp_path / "given.key")
         status, _, _ = await command(tmp_path, "rotate-master-key", "--new-key-file", tmp_path / "given.key")
         assert (status, load_master_key(path)) == (0, given)
@@ -88,8 +88,8 @@ async def test_the_command_rotates_with_and_without_a_server(tmp_path: Path) -> 
     status, output, _ = await command(tmp_path, "rotate-master-key")
     assert status == 0
     assert output == (
-        f"master key {key_id(load_master_key(path)).hex()}: 1 values sealed anew\n"
-        "the new key is in place; copies of the journal from before still open with the old one\n"
+        f"master key {key_id(load_master_key(path)).hex()}: 1 values encrypted again\n"
+        "the new key is in place; earlier copies of the journal still need the old one\n"
     )
     assert load_master_key(path) not in [before, during, given]
     (tmp_path / "bad.key").write_text("secret-nonsense")

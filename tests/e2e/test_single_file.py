@@ -108,7 +108,7 @@ async def test_it_runs_without_python(root: Path) -> None:
     assert "ExecStart=/webhookd serve --config /data/new/config.toml\n" in unit
     again = run(root, "build-binary")
     assert again.returncode == 1
-    assert "this is such a file already" in again.stderr
+    assert "this webhookd is such a file already" in again.stderr
     await emptied(root / "tmp")
 
 

@@ -1,6 +1,6 @@
-"""The command line: finds the command, and turns what it raises into one line and an exit status.
+"""The command line: runs a command, and turns an error into one line and an exit status.
 
-A command's module is imported when the command is called, so that `send` and `verify` don't wait for the server's
+A command's module is imported when the command is called, so that `send` and `verify` don't load the server's
 libraries.
 """
 
@@ -43,14 +43,14 @@ _MODULES = MappingProxyType(
 
 
 class _Commands(click.Group):
-    """The commands, each in a module of its own under the name `command`."""
+    """The commands; each is the `command` of its own module."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
-        """Return the names in the order of a first acquaintance."""
+        """Return the names in the order in which a new user needs them."""
         return list(_MODULES)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
-        """Import a command, None for an unknown one."""
+        """Import a command; None if it is unknown."""
         if name not in _MODULES:
             return None
         command: click.Command = import_module(f"webhookd.cli.{_MODULES[name]}").command
@@ -62,9 +62,9 @@ class _Commands(click.Group):
 def program() -> None:
     """Take events, keep them on disk, and deliver them as signed webhooks, in order, until they arrive.
 
-    `webhookd demo` shows the whole path on this machine in some seconds. `webhookd serve` runs the server.
+    `webhookd demo` shows all of this on your machine in a few seconds. `webhookd serve` runs the server.
 
-    Exit status: 0 fine, 1 the command failed, 2 wrong usage, configuration or master key, 70 the journal can't be
+    Exit status: 0 success, 1 the command failed, 2 wrong usage, configuration or master key, 70 the journal can't be
     trusted.
     """
 
@@ -87,6 +87,6 @@ def main() -> None:
 
 
 def _mark() -> str:
-    """Return what a line on standard error begins with where systemd's journal reads it; `serve` marks its own."""
+    """Return the prefix of an error line if systemd's journal reads it; `serve` adds its own."""
     is_journal = sys.stderr is sys.__stderr__ and sys.stderr is not None and journald.reads(sys.stderr.fileno())
     return journald.priority(journald.ERROR) if is_journal else ""

@@ -1,7 +1,7 @@
-"""The admin API as commands ask it: over HTTP to a URL with a key, or (see `control`) over a Unix socket without one.
+"""The commands' client of the admin API: over HTTP with a key, or (see `control`) over a Unix socket without one.
 
-Answers are decoded to the type asked for. What the server refuses is a Refused with its reason and, where there is
-something to be done about it, what; a server that isn't there is an Unreachable.
+Answers are decoded to the requested type. A refusal is a Refused, with the reason and, for some codes, a remedy. A
+server that doesn't answer is an Unreachable.
 """
 
 import http.client
@@ -23,22 +23,22 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 30.0
 _MOST_ANSWER_BYTES = 67_108_864
 _NO_ANSWER = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_NO_URL = "is no URL of a server: write one such as https://webhooks.example.com"
+_NO_URL = "is not the URL of a server: use one such as https://webhooks.example.com"
 _REMEDIES = {
-    ErrorCode.UNAUTHORIZED: "give a key that is in force with --key or WEBHOOKD_API_KEY; `webhookd keys create`, run "
-    "on the server's machine, makes one",
-    ErrorCode.FORBIDDEN: "another key may: `webhookd keys list`, run on the server's machine, shows their roles",
-    ErrorCode.JOURNAL_FULL: "make room on the server's disk, or raise journal.max_bytes",
+    ErrorCode.UNAUTHORIZED: "give a valid key with --key or WEBHOOKD_API_KEY; `webhookd keys create`, run on the "
+    "server's machine, creates one",
+    ErrorCode.FORBIDDEN: "use a key with another role: `webhookd keys list`, run on the server's machine, shows them",
+    ErrorCode.JOURNAL_FULL: "free space on the server's disk, or raise journal.max_bytes",
     ErrorCode.SHUTTING_DOWN: "try again when the server has started",
 }
 
 
-class Unreachable(CommandError):  # noqa: N818 - it says what is so
-    """No server answers there, or not any more; it may be starting."""
+class Unreachable(CommandError):  # noqa: N818 - it describes the state
+    """The server doesn't answer; it may be starting."""
 
 
-class Refused(CommandError):  # noqa: N818 - it says what is so
-    """The server's answer is a refusal; `code` is its stable code, empty where it gave none."""
+class Refused(CommandError):  # noqa: N818 - it describes the answer
+    """The server refuses a request; `code` is the stable error code, or empty if there is none."""
 
     def __init__(self, message: str, *, status: int, code: str, retry_after_seconds: int | None) -> None:
         super().__init__(message)
@@ -48,7 +48,7 @@ class Refused(CommandError):  # noqa: N818 - it says what is so
 
 
 class Api(ABC):
-    """A server's admin API; `place` is what errors call it, `prefix` the path that it is below."""
+    """A server's admin API; `place` names it in errors, `prefix` is the path under which it is served."""
 
     def __init__(self, place: str, *, key: str | None = None, prefix: str = "") -> None:
         self._place = place
@@ -58,24 +58,24 @@ class Api(ABC):
             self._headers["Authorization"] = f"Bearer {key}"
 
     def get(self, target: str, answer: type[T]) -> T:
-        """Read something."""
+        """Send a GET request; CommandError."""
         return self._ask("GET", target, None, answer)
 
     def post(self, target: str, body: object, answer: type[T]) -> T:
-        """Make something."""
+        """Send a POST request; CommandError."""
         return self._ask("POST", target, body, answer)
 
     def patch(self, target: str, body: object, answer: type[T]) -> T:
-        """Change something."""
+        """Send a PATCH request; CommandError."""
         return self._ask("PATCH", target, body, answer)
 
     def delete(self, target: str, answer: type[T]) -> T:
-        """Remove something."""
+        """Send a DELETE request; CommandError."""
         return self._ask("DELETE", target, None, answer)
 
     @abstractmethod
     def open(self) -> http.client.HTTPConnection:
-        """Return what a request goes over; it connects by itself."""
+        """Return a connection for one request; it connects when the request is sent."""
 
     def _ask(self, method: str, target: str, body: object, answer: type[T]) -> T:
         connection = self.open()
@@ -89,23 +89,23 @@ class Api(ABC):
             response = connection.getresponse()
             text = response.read(_MOST_ANSWER_BYTES + 1)
         except (OSError, http.client.HTTPException) as error:
-            raise Unreachable(f"the server at {self._place} can't be asked: {_reason(error)}") from error
+            raise Unreachable(f"no answer from the server at {self._place}: {_reason(error)}") from error
         finally:
             connection.close()
         if len(text) > _MOST_ANSWER_BYTES:
-            raise CommandError(f"the server at {self._place} gave an answer of more than {_MOST_ANSWER_BYTES} bytes")
+            raise CommandError(f"the answer of the server at {self._place} has more than {_MOST_ANSWER_BYTES} bytes")
         if response.status >= 400:
             raise _refused(response, text)
         try:
             return msgspec.json.decode(text, type=answer)
         except _NO_ANSWER as error:
             raise CommandError(
-                f"the server at {self._place} gave an answer that isn't this API's: is it a webhookd of this version?"
+                f"the answer of the server at {self._place} is not this API's: is it a webhookd of this version?"
             ) from error
 
 
 class Remote(Api):
-    """The API of a server elsewhere, over HTTP or HTTPS; CommandError for a URL that leads to none."""
+    """The API of a remote server, over HTTP or HTTPS; CommandError for a URL that can't be one."""
 
     def __init__(self, url: str, key: str | None) -> None:
         try:
@@ -121,7 +121,7 @@ class Remote(Api):
         self._port = port
 
     def open(self) -> http.client.HTTPConnection:
-        """Return a connection to its host."""
+        """Return a connection to the host."""
         if not self._is_https:
             return http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_SECONDS)
         context = ssl.create_default_context()
@@ -129,13 +129,13 @@ class Remote(Api):
 
 
 def target(path: str, **query: object) -> str:
-    """Return a path with those parameters that have a value."""
+    """Return a path with the query parameters that are not None."""
     given = {name: str(value) for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
 
 
 def part(text: str) -> str:
-    """Return a text as one part of a path."""
+    """Return a text escaped as one segment of a path."""
     return quote(text, safe="")
 
 
@@ -157,10 +157,10 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     except _NO_ANSWER:
         problem = _Problem()
     message = problem.detail or problem.title or f"the server answered {response.status}"
-    # The detail speaks of the first field; whoever gave several wrong ones wants to hear of all.
+    # The detail is about the first field; add the others.
     message += "".join(f"; {field.pointer}: {field.detail}" for field in problem.errors[1:])
     if problem.code in _REMEDIES:
-        message += f". What to do: {_REMEDIES[ErrorCode[problem.code]]}"
+        message += f". Remedy: {_REMEDIES[ErrorCode[problem.code]]}"
     values, dates = response.headers.get_all("retry-after", []), response.headers.get_all("date", [])
     wait = read_retry_after(values, dates, time.time())
     seconds = None if wait is None else math.ceil(wait)
@@ -169,9 +169,9 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate doesn't hold: {error.verify_message}"
+        return f"its certificate is not valid: {error.verify_message}"
     if isinstance(error, http.client.HTTPException):
         is_gone = isinstance(error, http.client.RemoteDisconnected | http.client.IncompleteRead)
-        return "it closed the connection before its answer was whole" if is_gone else "what it answers is no HTTP"
+        return "it closed the connection before its answer was complete" if is_gone else "its answer is not HTTP"
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or str(error) or type(error).__name__

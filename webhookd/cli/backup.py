@@ -1,4 +1,4 @@
-"""`webhookd backup`: a copy of the journal, made by the running server or, while none runs, under the lock."""
+"""`webhookd backup`: copies the journal, by the running server or, if none runs, under its lock."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from webhookd.admin.backup import PATH, BackupView, ContentsView, contents_view
 from webhookd.base.errors import CommandError, JournalError
 from webhookd.cli import offline
 from webhookd.cli.control import Control
-from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.options import FilePath, prints_json, takes_config
 from webhookd.cli.terminal import show_json
 from webhookd.config import Config, LogConfig
 from webhookd.jobs.backup import CopyStage
@@ -25,15 +25,15 @@ _LOOK_SECONDS = 0.2
 
 
 @click.command("backup")
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.argument("file", type=FilePath())
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @prints_json
 @takes_config
 def command(config: Config, file: Path, force: bool, as_json: bool) -> None:
-    """Copy the journal to FILE: whole, verified, mode 0600; also while the server runs and is busy.
+    """Copy the whole journal to FILE (mode 0600) and verify the copy; also while the server runs.
 
-    FILE is there once it is complete and on disk, and not before. A running server writes it itself, as its own user
-    and where that may write. The master key is not in it: keep a copy of that elsewhere.
+    FILE only appears when it is complete and on disk. A running server writes it, as its own user, who needs write
+    access. The master key is not in it: keep a copy of the key elsewhere.
     """
     file = file.absolute()
     control = Control(config.server.control_socket)
@@ -41,7 +41,7 @@ def command(config: Config, file: Path, force: bool, as_json: bool) -> None:
         if control.is_served():
             contents = _through_server(control, file, force=force, report=report)
         else:
-            # To standard error, and what needs somebody alone: what was done is said below.
+            # Only warnings and errors, on standard error: the result is printed below.
             logs.configure(LogConfig(level="warning", format=config.log.format))
             contents = contents_view(trio.run(partial(offline.back_up, config, file, replace=force, report=report)))
     if as_json:
@@ -49,11 +49,11 @@ def command(config: Config, file: Path, force: bool, as_json: bool) -> None:
         return
     click.echo(f"{file}: {describe(contents)}")
     if contents.key_id is not None:
-        click.echo(f"it opens with the master key {contents.key_id}, which is not in it")
+        click.echo(f"it needs the master key {contents.key_id}, which is not in it")
 
 
 def describe(contents: ContentsView) -> str:
-    """Say what a backup holds, in one line."""
+    """Describe the contents of a backup in one line."""
     last = "" if contents.last_event_at is None else f", the last of {contents.last_event_at}"
     return (
         f"{contents.bytes / 1_048_576:,.1f} MiB, version {contents.version}; {contents.events} events{last}; "
@@ -68,17 +68,17 @@ def _through_server(control: Control, file: Path, *, force: bool, report: Callab
         seen = control.get(PATH, BackupView)
         report(seen.copied_pages, seen.pages)
     if seen.file != str(file):
-        raise CommandError(f"the server has made another backup meanwhile, of which it tells: {seen.file}; see its log")
+        raise CommandError(f"the server has started another backup since, {seen.file}; see its log")
     if seen.contents is None:
         raise (JournalError if seen.is_damaged else CommandError)(
-            seen.problem or "the server doesn't say why it failed"
+            seen.problem or "the backup failed; see the server's log"
         )
     return seen.contents
 
 
 @contextmanager
 def _progress(file: Path) -> Iterator[Callable[[int, int], None]]:
-    """Show how far it is on standard error, where that is a terminal."""
+    """Show a progress bar if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:

@@ -1,4 +1,4 @@
-"""`webhookd build-binary`: one executable file with the interpreter inside, for machines that have no Python."""
+"""`webhookd build-binary`: builds one executable file with an interpreter, for machines without Python."""
 
 import os
 import shutil
@@ -25,50 +25,52 @@ _LAST = "webhookd/complete"
 
 @click.command("build-binary")
 @click.argument("file", type=click.Path(path_type=Path), default=Path("dist/webhookd"), metavar="[FILE]")
-@click.option("--force", is_flag=True, help="Replace FILE if it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 def command(file: Path, force: bool) -> None:
     """Build FILE (dist/webhookd), one executable with the interpreter and every library inside.
 
-    It runs each command of webhookd on a machine of the same processor that has no Python, with this machine's glibc or
-    a later one: build on the oldest system it is to run on. It unpacks itself below TMPDIR (/tmp) when it is started,
-    with sh, tar and gzip, and removes that when it has ended. TMPDIR must not be mounted noexec.
+    The file runs every command of webhookd, without Python, on machines with the same processor and with this machine's
+    glibc or a later one: build on the oldest system it must run on. When it is started, it unpacks itself to TMPDIR
+    (/tmp) with sh, tar and gzip, and it removes that when it ends. TMPDIR must not be mounted noexec.
 
     Needs PyInstaller: pip install 'webhookd[binary]'.
     """
     if is_one_file():
-        raise CommandError("this is such a file already: copy it, or build from an installation with pip")
+        raise CommandError("this webhookd is such a file already: copy it, or build from an installation with pip")
     if find_spec("PyInstaller") is None:
-        raise CommandError("PyInstaller is not installed beside webhookd: pip install 'webhookd[binary]'")
+        raise CommandError("PyInstaller is not installed: pip install 'webhookd[binary]'")
     if file.is_dir():
-        raise CommandError(f"{file} is a directory: name the file that is to be built")
+        raise CommandError(f"{file} is a directory: name a file")
     if file.exists() and not force:
-        raise CommandError(f"{file} is there already: name another file, or give --force")
+        raise CommandError(f"{file} exists: name another file, or give --force")
     try:
         make_directory(file.parent)
     except OSError as error:
-        raise CommandError(f"can't make {file.parent}: {error.strerror}") from error
+        raise CommandError(f"can't create {file.parent}: {error.strerror}") from error
     with tempfile.TemporaryDirectory(prefix="webhookd-build-") as name:
         built = _build(Path(name))
-        said = subprocess.run([built, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
-        if said.stdout != f"webhookd {VERSION}\n":
-            raise CommandError(f"what was built does not run: it ended with {said.returncode}: {said.stderr.strip()}")
-        # Beside its place first, so that a file that runs is never half written over.
-        beside = file.with_name(f".{file.name}.new")
-        shutil.copy2(built, beside)
-        beside.replace(file)
+        version = subprocess.run([built, "--version"], capture_output=True, text=True, check=False)  # noqa: S603
+        if version.stdout != f"webhookd {VERSION}\n":
+            raise CommandError(
+                f"the built file does not run: it ended with {version.returncode}: {version.stderr.strip()}"
+            )
+        # To a temporary name first, so that a running file is never overwritten.
+        temporary = file.with_name(f".{file.name}.new")
+        shutil.copy2(built, temporary)
+        temporary.replace(file)
     click.echo(f"built {file}: webhookd {VERSION}, {file.stat().st_size / 2**20:.0f} MiB")
 
 
 def _build(directory: Path) -> Path:
-    """Build the file in a directory that goes away with all it leaves; return it."""
+    """Build the file in a temporary directory; return it."""
     entry = directory / "entry.py"
     entry.write_text(_ENTRY)
-    run = subprocess.run(  # noqa: S603 - our own interpreter
+    run = subprocess.run(  # noqa: S603 - this interpreter
         [
             *(sys.executable, "-m", "PyInstaller", "--onedir", "--noconfirm", "--log-level", "WARN"),
-            # Commands are imported by name, and pages and defaults are files.
+            # Commands are imported by name; pages and defaults are data files.
             *("--collect-submodules", "webhookd", "--collect-data", "webhookd", "--copy-metadata", "webhookd"),
-            # What `init` writes is outside of the package in a working copy.
+            # In a working copy the template of `init` is outside of the package.
             *("--add-data", f"{template_file()}:webhookd/cli"),
             *("--name", "webhookd", "--strip"),
             *("--distpath", str(directory), "--workpath", str(directory / "work"), "--specpath", str(directory)),
@@ -89,12 +91,12 @@ def _build(directory: Path) -> Path:
 
 
 def _pack(built: Path, file: Path) -> Path:
-    """Write the script that unpacks, and the archive behind it; return the file."""
+    """Write the script that unpacks, followed by the archive; return the file."""
     size = sum(path.stat().st_size for path in built.rglob("*") if path.is_file() and not path.is_symlink())
     script = (files("webhookd") / "cli" / "single_file.sh").read_text(encoding="utf-8")
     lines = len(script.splitlines()) + 1
     script = script.replace("@LINES@", str(lines)).replace("@MIB@", str(size // 2**20 + 1))
-    # The last entry: a full disk can end tar early, and a shell without `pipefail` sees its status alone.
+    # The last entry marks a complete archive: without `pipefail` a shell doesn't see that tar failed on a full disk.
     (built / "complete").touch()
     with file.open("wb") as output:
         output.write(script.encode())

@@ -1,4 +1,4 @@
-"""`webhookd check-config`: what is wrong, what is in force, or what there is to configure."""
+"""`webhookd check-config`: checks the configuration and prints it, or prints the reference."""
 
 import click
 import msgspec
@@ -14,10 +14,10 @@ from webhookd.config import Config, describe, reference, shown
 @prints_json
 @takes_config
 def command(config: Config, as_reference: bool, as_json: bool) -> None:
-    """Check the configuration: say what is wrong with line and key, or print what is in force.
+    """Check the configuration: print the first error with its line and key, or the configuration in force.
 
-    What is printed is the file and the environment together, with absolute paths and every default; the password of
-    an egress proxy is hidden. --reference prints the page docs/configuration.md instead, in Markdown.
+    The output combines the file and the environment, with absolute paths and every default; the password of an egress
+    proxy is hidden. --reference prints the page docs/configuration.md instead, in Markdown.
     """
     open_tokens(config.jwt)
     if as_reference:

@@ -1,7 +1,7 @@
-"""What `webhookd doctor` looks at: one function for each thing, in the order in which they are told.
+"""The checks of `webhookd doctor`, one function each, in the order in which they are printed.
 
-A check yields what it found. What it raises becomes a finding too: JournalError means that the journal can't be
-trusted, any other error of webhookd's that something is to be mended.
+A check yields its findings. An error that it raises becomes a finding too: JournalError means that the journal can't be
+trusted, any other error of webhookd is a problem.
 """
 
 import grp
@@ -33,7 +33,7 @@ _GROUP_MAY_WRITE = 0o020
 
 
 class Level(StrEnum):
-    """How bad it is."""
+    """The severity of a finding."""
 
     OK = "ok"
     PROBLEM = "problem"
@@ -42,7 +42,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `detail` says what was found and, where that is bad, what to do."""
+    """A result of a check; `detail` says what was found and, for a problem, what to do."""
 
     level: Level
     detail: str
@@ -50,20 +50,20 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is looked at; `journal` is None where it couldn't be opened, which has been told already."""
+    """What is checked; `journal` is None if it couldn't be opened, which is a finding already."""
 
     config: Config
     journal: Inspection | None
 
 
 def configuration(subject: Subject) -> Iterator[Finding]:
-    """The file was read before; here the files that it names are tried."""
+    """The files that the configuration names can be used; the configuration itself was read before."""
     tokens = open_tokens(subject.config.jwt)
-    yield _ok(f"in force; tokens (JWT) are {'not ' if tokens is None else ''}taken")
+    yield _ok(f"valid; tokens (JWT) are {'not ' if tokens is None else ''}accepted")
 
 
 def server(subject: Subject) -> Iterator[Finding]:
-    """A server that runs says how it is."""
+    """A running server is ready, and its event loop was not blocked."""
     control = Control(subject.config.server.control_socket)
     if not control.is_served():
         yield _ok("none is running")
@@ -77,20 +77,20 @@ def server(subject: Subject) -> Iterator[Finding]:
 
 
 def of_stall(stall: StallView | None) -> Finding:
-    """Judge the event loop by its longest stall of an hour; what the machine made it wait for is not its fault."""
+    """Return a finding on the event loop's longest stall; only CPU time counts, not what the machine delayed."""
     if stall is None:
-        return _ok("the event loop never stood still for 20 ms in the last hour")
-    said = (
+        return _ok("the event loop was never blocked for 20 ms in the last hour")
+    detail = (
         f"the event loop's longest stall of the last hour ended at {stall.ended_at}: {stall.seconds * 1000:.0f} ms, "
         f"{stall.cpu_seconds * 1000:.0f} ms of them on a processor, in {stall.task or 'no single task'}"
     )
     if stall.cpu_seconds < _LONG_STALL_SECONDS:
-        return _ok(said)
-    return _problem(f"{said}; please report its line `loop.stalled` in the log")
+        return _ok(detail)
+    return _problem(f"{detail}; please report its line `loop.stalled` in the log")
 
 
 def sockets(subject: Subject) -> Iterator[Finding]:
-    """Their modes are who may use them."""
+    """The sockets have the right mode, and no other user can replace them."""
     config = subject.config
     for name, path, mode in (
         ("server.control_socket", config.server.control_socket, 0o600),
@@ -100,10 +100,10 @@ def sockets(subject: Subject) -> Iterator[Finding]:
         try:
             found = path.stat()
         except FileNotFoundError:
-            yield _ok(f"{name}: {path} is made by a server")
+            yield _ok(f"{name}: {path} is created by a server")
             continue
         if not stat.S_ISSOCK(found.st_mode):
-            yield _problem(f"{name}: {path} is no socket: take it away")
+            yield _problem(f"{name}: {path} is not a socket: remove it")
         elif (actual := stat.S_IMODE(found.st_mode)) != mode:
             yield _problem(f"{name}: {path} has mode {actual:04o} instead of {mode:04o}: chmod {mode:o} {path}")
         else:
@@ -111,7 +111,7 @@ def sockets(subject: Subject) -> Iterator[Finding]:
 
 
 def files(subject: Subject) -> Iterator[Finding]:
-    """The journal's files are for its owner alone."""
+    """Only the owner can read the journal's files."""
     path = subject.config.journal.path
     yield from _open_to_others(path.parent)
     owner = path.stat().st_uid if path.exists() else None
@@ -129,11 +129,11 @@ def files(subject: Subject) -> Iterator[Finding]:
 
 
 def master_key(subject: Subject) -> Iterator[Finding]:
-    """The key is there, private, and the one that opens the journal's secrets."""
+    """The master key exists, only its owner can read it, and it opens the journal's secrets."""
     place = find_key_place(subject.config, os.environ)
     key = place.load()
     if subject.journal is None:
-        yield _ok(f"{place} is a key; whether it is the journal's can't be seen")
+        yield _ok(f"{place} is a key; whether it is the journal's can't be checked")
     elif subject.journal.check_master_key(key):
         yield _ok(f"{place} opens the journal's secrets")
     else:
@@ -141,13 +141,13 @@ def master_key(subject: Subject) -> Iterator[Finding]:
 
 
 def disk(subject: Subject) -> Iterator[Finding]:
-    """There is room for what comes."""
+    """The disk and journal.max_bytes have room."""
     path = subject.config.journal.path
     free = shutil.disk_usage(path.parent).free
     most = subject.config.journal.max_bytes
     size = path.stat().st_size if path.exists() else 0
     if free < _LEAST_FREE_BYTES:
-        yield _problem(f"{_megabytes(free)} are free in {path.parent}: make room before events are refused")
+        yield _problem(f"{_megabytes(free)} are free in {path.parent}: free space before events are refused")
     elif most is not None and size > most * _FULL_SHARE:
         yield _problem(
             f"the journal has {_megabytes(size)} of the {_megabytes(most)} that journal.max_bytes allows: raise it, or "
@@ -163,67 +163,67 @@ def sqlite(_: Subject) -> Iterator[Finding]:
 
 
 def of_sqlite(version: str) -> Finding:
-    """Judge a release of SQLite."""
+    """Return a finding on a release of SQLite."""
     if tuple(int(part) for part in version.split(".")[:3]) < _OLDEST_SQLITE:
         return _problem(f"SQLite {version} can damage a journal: install a newer apsw")
     return _ok(f"SQLite {version}")
 
 
 def tables(subject: Subject) -> Iterator[Finding]:
-    """The tables are of a version that this program knows."""
+    """This program supports the version of the tables."""
     if subject.journal is None:
         return
     found, known = subject.journal.version()
     if found > known:
-        yield Finding(Level.DAMAGED, f"version {found}, and this webhookd knows {known}: run the newer one")
+        yield Finding(Level.DAMAGED, f"version {found}, and this webhookd supports {known}: run the newer one")
     elif found < known:
         copy = copy_before_upgrade(subject.config.journal.path)
-        yield _ok(f"version {found}; the next start makes it {known}, and before that a copy, {copy.name}")
+        yield _ok(f"version {found}; the next start upgrades it to {known}, after a copy, {copy.name}")
     else:
         yield _ok(f"version {found}")
 
 
 def pages(subject: Subject) -> Iterator[Finding]:
-    """Every page of the file is whole, and every index leads to its rows."""
+    """Every page of the file is intact, and every index matches its rows."""
     if subject.journal is None:
         return
     complaints = subject.journal.bad_pages()
     for complaint in complaints:
         yield Finding(Level.DAMAGED, f"{' '.join(complaint.split())}: restore the last copy")
     if not complaints:
-        yield _ok("every page is whole")
+        yield _ok("every page is intact")
 
 
 def references(subject: Subject) -> Iterator[Finding]:
-    """What a row refers to is there."""
+    """Every row that is referred to exists."""
     if subject.journal is None:
         return
     dangling = subject.journal.dangling()
     for found in dangling:
-        yield Finding(Level.DAMAGED, f"{found}: the file was changed by something else than webhookd")
+        yield Finding(Level.DAMAGED, f"{found}: another program has changed the file")
     if not dangling:
-        yield _ok("every row finds what it refers to")
+        yield _ok("every reference is valid")
 
 
 def audit_log(subject: Subject) -> Iterator[Finding]:
-    """The chain of the audit log is whole, and what keeps it so is in place."""
+    """The chain of the audit log is intact, and so are its triggers."""
     if subject.journal is None:
         return
     found, known = subject.journal.version()
     if found < known and not subject.journal.has_audit_log():
-        yield _ok("there is none yet in this version of the tables")
+        yield _ok("this version of the tables has none")
         return
     chain = subject.journal.audit_chain()
     for name in subject.journal.missing_triggers():
-        yield Finding(Level.DAMAGED, f"the trigger {name} is gone: something else than webhookd changed the file")
+        yield Finding(Level.DAMAGED, f"the trigger {name} is missing: another program has changed the file")
     if chain.broken is not None:
         yield Finding(Level.DAMAGED, f"the chain breaks after entry {chain.entries}: {chain.broken}")
     else:
-        yield _ok(f"{chain.entries} entries, the chain holds; last hash {chain.head.hex()}")
+        yield _ok(f"{chain.entries} entries, the chain is intact; last hash {chain.head.hex()}")
 
 
 def headers(subject: Subject) -> Iterator[Finding]:
-    """No webhook has a custom header that isn't sent: its name was reserved after it had been saved."""
+    """No webhook has a custom header whose name was reserved later, which isn't sent."""
     if subject.journal is None or len(set(subject.journal.version())) > 1:
         return
     unsent = [
@@ -255,7 +255,7 @@ CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
 
 
 def examine(subject: Subject) -> Iterator[tuple[str, Finding]]:
-    """Make every check, and yield what each found under its name."""
+    """Run every check, and yield its findings with its name."""
     for name, check in CHECKS:
         try:
             for finding in check(subject):
@@ -269,22 +269,22 @@ def examine(subject: Subject) -> Iterator[tuple[str, Finding]]:
 
 
 def _open_to_others(directory: Path) -> Iterator[Finding]:
-    """Name the directories on the way to a file in which somebody else could replace what stands there."""
+    """Yield the directories above a file in which other users could replace files."""
     for place in (directory.absolute(), *directory.absolute().parents):
         if not place.is_dir():
             continue
         found = place.stat()
         mode = stat.S_IMODE(found.st_mode)
         if mode & stat.S_ISVTX and place != directory.absolute():
-            continue  # in a sticky one, such as /tmp, only its owner replaces a file
+            continue  # in a sticky directory, such as /tmp, only a file's owner can replace it
         if mode & _OTHERS_MAY_WRITE:
-            yield _problem(f"anybody may write into {place}: chmod o-w {place}")
+            yield _problem(f"every user can write to {place}: chmod o-w {place}")
         elif mode & _GROUP_MAY_WRITE and not _is_private(found.st_gid, found.st_uid):
-            yield _problem(f"the group {found.st_gid} may write into {place}: chmod g-w {place}")
+            yield _problem(f"the group {found.st_gid} can write to {place}: chmod g-w {place}")
 
 
 def _is_private(gid: int, uid: int) -> bool:
-    """Whether a group is root's, or has its owner as the only member, as many systems make one for each user."""
+    """Whether a group is root's, or a user's own group with that user as its only member."""
     try:
         owner, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:

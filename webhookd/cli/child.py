@@ -1,4 +1,4 @@
-"""A server of its own as a child process, for `demo`: started, awaited, and ended whatever happens."""
+"""Runs a server as a child process for `demo`, and always ends it."""
 
 import os
 import select
@@ -22,13 +22,12 @@ _LOG_LINES_SHOWN = 20
 
 @contextmanager
 def serving(config_file: Path) -> Iterator[str]:
-    """Run `webhookd serve` on a configuration; yield its line that says it is ready.
+    """Run `webhookd serve` with a configuration while the block runs; yield its ready line.
 
-    On leaving it has ended. CommandError where it doesn't get ready or ends with another status than 0; its last log
-    lines are then shown.
+    Raises CommandError if it doesn't become ready or ends with a status other than 0, and prints its last log lines.
     """
     log = config_file.with_name("log")
-    # The child must not depend on how the machine's own server is configured.
+    # The child must not use the configuration of this machine's server.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
     with (
         log.open("wb") as standard_error,

@@ -1,4 +1,4 @@
-"""`webhookd completion`: what a shell needs to complete commands, options and webhooks."""
+"""`webhookd completion`: the script for a shell's completion."""
 
 import click
 from click.shell_completion import get_completion_class
@@ -12,19 +12,19 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.command("completion")
 @click.argument("shell", type=click.Choice(_SHELLS))
 def command(shell: str) -> None:
-    """Print the script that makes a shell complete webhookd's commands, options and webhooks.
+    """Print the script that lets a shell complete webhookd's commands, options and webhooks.
 
     \b
     bash: eval "$(webhookd completion bash)"      in ~/.bashrc
-    zsh:  eval "$(webhookd completion zsh)"       in ~/.zshrc, behind compinit
+    zsh:  eval "$(webhookd completion zsh)"       in ~/.zshrc, after compinit
     fish: webhookd completion fish | source       in ~/.config/fish/config.fish
 
-    The ids of webhooks come from the server on this machine, where one runs.
+    The ids of webhooks come from the server on this machine, if one runs.
     """
     kind = get_completion_class(shell)
     if kind is None:
-        raise CommandError(f"nothing is known of the shell {shell}")
+        raise CommandError(f"the shell {shell} is not supported")
     root = click.get_current_context().find_root().command
-    # Without click's own check of bash's version, which would run bash: the script says itself what it needs.
+    # Not click's own function, which would run bash to check its version.
     script = kind(root, {}, "webhookd", _VARIABLE)
     click.echo(script.source_template % script.source_vars())

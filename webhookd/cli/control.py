@@ -1,4 +1,4 @@
-"""Talking to a running server over its control socket, which needs no API key."""
+"""The admin API of a running server over its control socket, which needs no API key."""
 
 import errno
 import http.client
@@ -18,14 +18,14 @@ class Control(Api):
         self._timeout_seconds = timeout_seconds
 
     def is_served(self) -> bool:
-        """Whether a server listens there; CommandError where it is another user's."""
+        """Whether a server listens there; CommandError if this user may not connect."""
         try:
             connect(self._path, self._timeout_seconds).close()
         except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
             return False
         except OSError as error:
             if error.errno in {errno.EACCES, errno.EPERM}:
-                raise CommandError(f"{self._path} is for the server's own user and root alone") from error
+                raise CommandError(f"{self._path} is only for the server's own user and root") from error
             raise CommandError(f"can't connect to {self._path}: {error.strerror or error}") from error
         return True
 
@@ -35,7 +35,7 @@ class Control(Api):
 
 
 def connect(path: Path, timeout_seconds: float = TIMEOUT_SECONDS) -> socket.socket:
-    """Return a connection to a Unix socket; OSError."""
+    """Connect to a Unix socket; OSError."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout_seconds)
     try:

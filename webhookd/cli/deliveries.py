@@ -1,4 +1,4 @@
-"""`webhookd deliveries`: what was sent to a webhook and what became of it; a retry by hand."""
+"""`webhookd deliveries`: lists and shows the deliveries of a webhook, and retries one."""
 
 import click
 
@@ -15,22 +15,24 @@ _STATUSES = click.Choice([status.value for status in DeliveryStatus])
 
 @click.group("deliveries", cls=InOrder)
 def command() -> None:
-    """List the deliveries of a webhook, look into one, and send one again.
+    """List the deliveries of a webhook, show one, or retry one.
 
-    A delivery is one event for one webhook, with an attempt for each request that was made of it. DELIVERY_ID is its
-    id, dlv_…. WEBHOOK is a webhook's id (wh_…) or a beginning of it, its description, or its URL.
+    A delivery is one event for one webhook, with an attempt for each HTTP request. DELIVERY_ID is its id, dlv_….
+    WEBHOOK is a webhook's id (wh_…) or the start of it, its description, or its URL.
 
-    `list` and `show` read the journal while no server runs; `retry` needs the server.
+    `list` and `show` read the journal if no server runs; `retry` needs the server.
     """
 
 
 @command.command("list")
 @names_webhook
-@click.option("--status", type=_STATUSES, help="Only those.")
-@click.option("--event", metavar="TYPE", help="Only of events of this type.")
-@click.option("--event-id", metavar="ID", help="Only of this event.")
-@click.option("--since", type=Moment(), metavar="TIME", help="Made from then on: 2026-01-31T12:00:00Z, or 2h ago.")
-@click.option("--until", type=Moment(), metavar="TIME", help="Made before then.")
+@click.option("--status", type=_STATUSES, help="Only deliveries with this status.")
+@click.option("--event", metavar="TYPE", help="Only events of this type.")
+@click.option("--event-id", metavar="ID", help="Only this event.")
+@click.option(
+    "--since", type=Moment(), help="Only those created since then: 2026-01-31T12:00:00Z, or 2h for 2 hours ago."
+)
+@click.option("--until", type=Moment(), help="Only those created before then.")
 @takes_page
 @prints_json
 @takes_place
@@ -55,7 +57,7 @@ def list_(
     if as_json:
         show_json(page)
         return
-    titles = ("ID", "EVENT", "SEQUENCE", "STATUS", "ATTEMPTS", "LAST ANSWER", "MADE", "NEXT ATTEMPT")
+    titles = ("ID", "EVENT", "SEQUENCE", "STATUS", "ATTEMPTS", "LAST ANSWER", "CREATED", "NEXT ATTEMPT")
     show_table(titles, [_row(delivery) for delivery in page.data], foldable={"EVENT"})
     tell_of_more(page)
 
@@ -65,7 +67,7 @@ def list_(
 @prints_json
 @takes_place
 def show(place: Place, delivery_id: str, as_json: bool) -> None:
-    """Show one delivery: what is sent, and its last 100 attempts, each with the receiver's answer."""
+    """Show one delivery: its request, and its last 100 attempts with the receiver's answers."""
     with place.source() as source:
         detail = source.delivery(delivery_id)
     if as_json:
@@ -76,13 +78,13 @@ def show(place: Place, delivery_id: str, as_json: bool) -> None:
 
 @command.command("retry")
 @click.argument("delivery_id", metavar="DELIVERY_ID")
-@click.option("--force", is_flag=True, help="Also one that has succeeded: the receiver gets it once more.")
+@click.option("--force", is_flag=True, help="Retry it even if it has succeeded: the receiver gets it once more.")
 @prints_json
 @takes_place
 def retry(place: Place, delivery_id: str, force: bool, as_json: bool) -> None:
-    """Send a delivery again: its back-off ends, its age and its refusals start anew.
+    """Retry a delivery: its back-off ends, and its age and refusals count from zero.
 
-    It keeps its place in the order. For all that failed in a time range there is `webhookd replay --failed`.
+    It keeps its sequence number. To retry all failed deliveries of a time range use `webhookd replay --failed`.
     """
     path = f"/api/webhooks/deliveries/{part(delivery_id)}/retry"
     changed = place.server().post(path, {"force": force}, DeliveryView)
@@ -122,16 +124,16 @@ def _show(detail: DeliveryDetailView) -> None:
             ("event", f"{detail.event} {detail.event_id}"),
             ("sequence", str(detail.sequence)),
             ("attempts", f"{detail.attempts}, {detail.refusals} of them refused"),
-            ("made", detail.created_at),
-            ("ended", detail.completed_at or ""),
-            ("given up", "" if detail.completed_at else detail.expires_at),
+            ("created", detail.created_at),
+            ("completed", detail.completed_at or ""),
+            ("expires", "" if detail.completed_at else detail.expires_at),
         ]
     )
     if detail.attempts > len(detail.attempt_log) > 0:
         click.echo(f"\nthe last {len(detail.attempt_log)} attempts:")
     for attempt in detail.attempt_log:
         click.echo()
-        _show_attempt(attempt)
+        show_attempt(attempt)
     click.echo()
     click.echo("the request:")
     for name, value in detail.request.headers.items():
@@ -139,8 +141,9 @@ def _show(detail: DeliveryDetailView) -> None:
     click.echo(plain(f"  {detail.request.body}"))
 
 
-def _show_attempt(attempt: AttemptView) -> None:
-    cut = " (cut off)" if attempt.truncated else ""
+def show_attempt(attempt: AttemptView) -> None:
+    """Print an attempt with the receiver's answer."""
+    cut = " (truncated)" if attempt.truncated else ""
     wait = attempt.retry_after_seconds
     show_record(
         [

@@ -1,4 +1,4 @@
-"""`webhookd demo`: the whole path on this machine, with a real server process, and a check of what it promises."""
+"""`webhookd demo`: sends events through a real server on this machine, and checks the result."""
 
 import signal
 import sys
@@ -16,6 +16,7 @@ from rich.table import Table
 from webhookd.admin.schemas import DeliveryView, Page
 from webhookd.admin.webhook_schemas import WebhookWithSecret
 from webhookd.base.errors import CommandError, Rejected
+from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.models import DeliveryStatus
 from webhookd.cli.child import serving
 from webhookd.cli.control import Control
@@ -29,18 +30,7 @@ _ARRIVAL_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _LONGEST_DIRECTORY = 80
 _TERMINATED = 143  # 128 + SIGTERM
-_EVENTS = (
-    "user.created",
-    "user.email_verified",
-    "organization.created",
-    "organization.member_added",
-    "subscription.created",
-    "user.updated",
-    "security.2fa_enabled",
-    "subscription.updated",
-    "subscription.renewed",
-    "subscription.canceled",
-)
+_EVENTS = STARTING_EVENT_TYPES[:10]
 _CONFIG = """\
 [server]
 port = 0
@@ -58,8 +48,8 @@ allow_networks = ["127.0.0.0/8"]
 """
 
 
-class _Line:
-    """One receiver and its webhook; the first `faults` requests are answered with a 500."""
+class _Subscriber:
+    """A receiver with its webhook; it answers its first `faults` requests with a 500."""
 
     def __init__(self, name: str, faults: int) -> None:
         self.name = name
@@ -76,7 +66,7 @@ class _Line:
         self.id, self.secret = webhook.id, webhook.secret
 
     def wait(self, control: Control, count: int) -> None:
-        """Wait until `count` deliveries have ended, or for as long as a demo may take; oldest first."""
+        """Wait, for a minute at most, until `count` deliveries have ended; then `deliveries` has them, oldest first."""
         deadline = time.monotonic() + _ARRIVAL_SECONDS
         pending = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
         while time.monotonic() < deadline:
@@ -87,7 +77,7 @@ class _Line:
             Moment().wait(_POLL_SECONDS)
 
     def problems(self, ids: list[str]) -> Iterator[str]:
-        """Yield what is not as promised."""
+        """Yield what is not as expected."""
         for request in self.requests:
             try:
                 verify(self.secret, request.headers, request.body)
@@ -96,7 +86,7 @@ class _Line:
         if [request.headers.get("webhook-id") for request in self.requests[self.faults :]] != ids:
             yield f"{self.name} didn't get every event once and in order"
         if [delivery.event_id for delivery in self.deliveries] != ids:
-            yield f"the server lists other deliveries for {self.name} than there were events"
+            yield f"the server's deliveries for {self.name} are not those of the events"
         missing = sum(delivery.status is not DeliveryStatus.SUCCEEDED for delivery in self.deliveries)
         if missing:
             yield f"{missing} deliveries to {self.name} have not succeeded"
@@ -109,18 +99,18 @@ class _Line:
 @click.command("demo")
 @checks_config
 def command() -> None:
-    """Show the whole path on this machine in some seconds, and check it.
+    """Run a server on this machine for a few seconds, send events through it, and check the result.
 
-    A server in a temporary directory; two receivers, one of which fails at first; ten events; their deliveries, each
-    signature verified. Nothing stays behind. Exit status 0 if everything was as promised.
+    It uses a temporary directory, ten events, and two receivers, one of which fails at first, and verifies every
+    signature. Nothing is left on disk. Exit status 0 if everything is as expected.
     """
-    # So that the server ends with this process: by default a signal would end it here and now.
+    # So that the server ends with this process: by default the signal would end it without that.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     console = Console(highlight=False, soft_wrap=True)
     began = time.monotonic()
-    lines = [_Line("billing", faults=0), _Line("crm", faults=2)]
-    for line in lines:
-        line.receiver.start()
+    subscribers = [_Subscriber("billing", faults=0), _Subscriber("crm", faults=2)]
+    for subscriber in subscribers:
+        subscriber.receiver.start()
     with _directory() as directory:
         config_file = directory / "config.toml"
         config_file.write_text(_CONFIG)
@@ -128,28 +118,30 @@ def command() -> None:
         with serving(config_file) as ready:
             console.print(ready, markup=False)
             control = Control(config.server.control_socket)
-            for line in lines:
-                line.subscribe(control)
-                answers = f"answers 500 to its first {line.faults} requests" if line.faults else "answers 200"
-                console.print(f"webhook {line.id} for {line.name}, which {answers}")
+            for subscriber in subscribers:
+                subscriber.subscribe(control)
+                answers = (
+                    f"answers 500 to its first {subscriber.faults} requests" if subscriber.faults else "answers 200"
+                )
+                console.print(f"webhook {subscriber.id} for {subscriber.name}, which {answers}")
             ids = _send(config.ingest.socket)
             console.print(f"{len(ids)} events are on the server's disk")
-            for line in lines:
-                line.wait(control, len(ids))
-    console.print(_table(lines))
-    if problems := [problem for line in lines for problem in line.problems(ids)]:
+            for subscriber in subscribers:
+                subscriber.wait(control, len(ids))
+    console.print(_table(subscribers))
+    if problems := [problem for subscriber in subscribers for problem in subscriber.problems(ids)]:
         raise CommandError("; ".join(problems))
-    requests = sum(len(line.requests) for line in lines)
+    requests = sum(len(subscriber.requests) for subscriber in subscribers)
     console.print(
-        f"{len(ids)} events, {len(ids) * len(lines)} deliveries, {requests} requests "
+        f"{len(ids)} events, {len(ids) * len(subscribers)} deliveries, {requests} requests "
         f"in {time.monotonic() - began:.1f} s: every signature verified, every event in order, the server ended cleanly"
     )
 
 
 @contextmanager
 def _directory() -> Iterator[Path]:
-    # The path of a Unix socket is short, and those of some machines' temporary directories aren't.
-    place = None if len(tempfile.gettempdir()) < _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - it is made 0700 there
+    # The path of a Unix socket must be short, and the temporary directory's may be long.
+    place = None if len(tempfile.gettempdir()) < _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - it is created with mode 0700 there
     with tempfile.TemporaryDirectory(prefix="webhookd-", dir=place) as name:
         yield Path(name)
 
@@ -165,15 +157,15 @@ def _send(socket: Path) -> list[str]:
     return ids
 
 
-def _table(lines: list[_Line]) -> Table:
-    # Short headings: where there is no terminal the table has 80 columns.
-    table = Table(title="each receiver: attempts, and the last answer")
+def _table(subscribers: list[_Subscriber]) -> Table:
+    # Short headings: without a terminal the table has 80 columns.
+    table = Table(title="attempts and last answer of each receiver")
     table.add_column("#", justify="right")
     table.add_column("event", no_wrap=True)
-    for line in lines:
-        table.add_column(line.name, justify="right", no_wrap=True)
+    for subscriber in subscribers:
+        table.add_column(subscriber.name, justify="right", no_wrap=True)
         table.add_column("answer", justify="right", no_wrap=True)
-    for row in zip(*(line.deliveries for line in lines), strict=False):
+    for row in zip(*(subscriber.deliveries for subscriber in subscribers), strict=False):
         cells = [text for each in row for text in (str(each.attempts), str(each.response_status or each.error or "-"))]
         table.add_row(str(row[0].sequence), row[0].event, *cells)
     return table

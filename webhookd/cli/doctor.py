@@ -1,4 +1,4 @@
-"""`webhookd doctor`: what is wrong with configuration, machine and journal, and what to do about it."""
+"""`webhookd doctor`: finds problems of configuration, machine and journal, and says what to do."""
 
 import json
 
@@ -12,8 +12,8 @@ from webhookd.journal import inspect
 
 _STATUS = {Level.OK: 0, Level.PROBLEM: 1, Level.DAMAGED: JournalError.exit_status}
 _SUMMARY = {
-    Level.OK: "all is fine",
-    Level.PROBLEM: "something is to be mended",
+    Level.OK: "no problem found",
+    Level.PROBLEM: "problems found",
     Level.DAMAGED: "the journal can't be trusted",
 }
 
@@ -22,11 +22,11 @@ _SUMMARY = {
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @takes_config
 def command(config: Config, as_json: bool) -> None:
-    """Check configuration, files, sockets, disk, journal and audit log; nothing is changed.
+    """Check configuration, files, sockets, disk, journal and audit log, without changing anything.
 
-    It may run beside a server. The journal is read whole, which takes a while where it is large.
+    It may run while the server runs. It reads the whole journal, which takes a while if that is large.
 
-    Exit status: 0 all is fine, 1 something is to be mended, 70 the journal can't be trusted.
+    Exit status: 0 no problem, 1 problems, 70 the journal can't be trusted.
     """
     found = _look(config)
     levels = {finding.level for _, finding in found}
@@ -47,9 +47,9 @@ def _look(config: Config) -> list[tuple[str, Finding]]:
         if path.exists():
             with inspect(path) as journal:
                 return list(examine(Subject(config=config, journal=journal)))
-        unusable = Finding(Level.PROBLEM, f"there is no {path} yet: `webhookd init` or `webhookd serve` makes it")
+        unusable = Finding(Level.PROBLEM, f"there is no {path} yet: `webhookd init` or `webhookd serve` creates it")
     except OSError as error:
-        unusable = Finding(Level.PROBLEM, f"{path}: {error.strerror}; ask as the server's user or root")
+        unusable = Finding(Level.PROBLEM, f"{path}: {error.strerror}; run this as the server's user or root")
     except JournalError as error:
         unusable = Finding(Level.DAMAGED, str(error))
     except CommandError as error:

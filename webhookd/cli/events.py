@@ -1,4 +1,4 @@
-"""`webhookd events`: the feed of what was taken in."""
+"""`webhookd events`: lists and shows events."""
 
 import click
 
@@ -10,21 +10,21 @@ from webhookd.cli.terminal import plain, show_json, show_record, show_table, tel
 
 @click.group("events", cls=InOrder)
 def command() -> None:
-    """List the events that were taken in, and look at one.
+    """List the accepted events, or show one.
 
-    Both read the journal while no server runs.
+    Both read the journal if no server runs.
     """
 
 
 @command.command("list")
-@click.option("--after", metavar="ID", help="Only what came after this event, or after a list's nextCursor.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="How many at most.")
+@click.option("--after", metavar="ID", help="Only the events after this one, or after a list's nextCursor.")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="The most to list.")
 @prints_json
 @takes_place
 def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
-    """List events in the order in which they were taken in, oldest first.
+    """List events in the order in which they were accepted, oldest first.
 
-    Whoever asks again with the last one's id as --after misses nothing.
+    To follow them without a gap, ask again with the id of the last one as --after.
     """
     with place.source() as source:
         page = gathered(source.events, limit, after)
@@ -35,7 +35,7 @@ def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
         (event.id, event.type, event.accepted_at, event.organization_id or "", str(event.deliveries))
         for event in page.data
     ]
-    show_table(("ID", "TYPE", "TAKEN IN", "ORGANIZATION", "DELIVERIES"), rows, foldable={"TYPE", "ORGANIZATION"})
+    show_table(("ID", "TYPE", "ACCEPTED", "ORGANIZATION", "DELIVERIES"), rows, foldable={"TYPE", "ORGANIZATION"})
     tell_of_more(page, option="--after")
 
 
@@ -44,7 +44,7 @@ def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
 @prints_json
 @takes_place
 def show(place: Place, event_id: str, as_json: bool) -> None:
-    """Show one event, by its EVENT_ID (evt_…, or the producer's own), and its data."""
+    """Show one event, by its EVENT_ID (evt_…, or the producer's own id), and its data."""
     with place.source() as source:
         event = source.event(event_id)
     if as_json:
@@ -55,7 +55,7 @@ def show(place: Place, event_id: str, as_json: bool) -> None:
             ("id", event.id),
             ("type", event.type),
             ("time", event.timestamp),
-            ("taken in", event.accepted_at),
+            ("accepted", event.accepted_at),
             ("organization", event.organization_id or ""),
             ("ordering key", event.ordering_key or ""),
             ("trace context", event.traceparent or ""),

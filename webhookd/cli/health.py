@@ -1,4 +1,4 @@
-"""`webhookd health`: whether the server on this machine takes work, for what watches a container or a service."""
+"""`webhookd health`: whether the server on this machine accepts work, for health checks of containers and services."""
 
 import json
 from http import HTTPStatus
@@ -14,7 +14,7 @@ from webhookd.config import Config
 
 
 class ReadinessAnswer(msgspec.Struct):
-    """What `/readyz` answers."""
+    """The answer of `/readyz`; the API's own view takes longer to import than a health check should."""
 
     status: str
     reasons: list[str] = []
@@ -27,18 +27,17 @@ class ReadinessAnswer(msgspec.Struct):
     type=Seconds(min=0, min_open=True),
     default=5.0,
     show_default=True,
-    metavar="SECONDS",
-    help="How long to wait for each part of the answer.",
+    help="The timeout for each read from the server.",
 )
 @prints_json
 @takes_config
 def command(config: Config, timeout_seconds: float, as_json: bool) -> None:
-    """Say whether the server on this machine takes work.
+    """Check whether the server on this machine accepts work.
 
-    It asks GET /readyz over the control socket, so that it needs no key and depends on no address or port. A server
-    that is degraded takes work: its reasons are printed.
+    It calls GET /readyz over the control socket, so it needs no key, address or port. A degraded server accepts work;
+    the reasons are printed.
 
-    Exit status: 0 it takes work, 1 it doesn't, or none runs.
+    Exit status: 0 if it accepts work, 1 if it doesn't or isn't running.
     """
     control = Control(config.server.control_socket, timeout_seconds)
     if not control.is_served():
@@ -47,7 +46,7 @@ def command(config: Config, timeout_seconds: float, as_json: bool) -> None:
         readiness = control.get("/readyz", ReadinessAnswer)
     except Refused as refused:
         if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            raise CommandError("the server takes no work now: it is starting or stopping") from refused
+            raise CommandError("the server accepts no work now: it is starting or stopping") from refused
         raise
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(readiness)))

@@ -1,4 +1,4 @@
-"""`webhookd init`: everything a server needs, in one directory."""
+"""`webhookd init`: creates everything that a server needs in one directory."""
 
 import os
 from importlib.resources import files
@@ -11,7 +11,7 @@ import trio
 from webhookd.base.errors import CommandError
 from webhookd.base.files import make_directory
 from webhookd.cli import offline
-from webhookd.cli.options import load, prints_json
+from webhookd.cli.options import FilePath, load, prints_json
 from webhookd.cli.terminal import show_json
 from webhookd.crypto.key_file import find_key_place
 
@@ -19,17 +19,13 @@ from webhookd.crypto.key_file import find_key_place
 @click.command("init")
 @click.argument("directory", type=click.Path(path_type=Path), default=Path(), metavar="[DIR]")
 @click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Set up what this file asks for, instead of writing DIR/config.toml.",
+    "--config", "config_file", type=FilePath(), help="Use this configuration instead of writing DIR/config.toml."
 )
 @prints_json
 def command(directory: Path, config_file: Path | None, as_json: bool) -> None:
-    """Write DIR/config.toml (DIR: the working directory), and make the master key, the journal and an admin key.
+    """Write DIR/config.toml (default: the working directory), and create the master key, the journal and an admin key.
 
-    What is there already is kept as it is, so it can be run again.
+    What exists already is not changed, so it may be run again.
     """
     path = config_file or directory / "config.toml"
     is_new = config_file is None and _write_template(path)
@@ -51,7 +47,7 @@ def command(directory: Path, config_file: Path | None, as_json: bool) -> None:
 
 
 def _write_template(path: Path) -> bool:
-    """Write the commented configuration unless the file is there; return whether it was written."""
+    """Write the commented configuration unless the file exists; return whether it was written."""
     try:
         make_directory(path.parent)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644), "w") as file:
@@ -59,7 +55,7 @@ def _write_template(path: Path) -> bool:
     except FileExistsError:
         if path.is_file():
             return False
-        raise CommandError(f"{path} is in the way") from None
+        raise CommandError(f"{path} exists and is not a file") from None
     except OSError as error:
         raise CommandError(f"can't write {path}: {error.strerror}") from error
     return True
@@ -71,7 +67,7 @@ def template() -> str:
 
 
 def template_file() -> Traversable:
-    """Return where the shipped `config.toml` is: inside an installed package, at the top of a working copy."""
+    """Return the shipped `config.toml`: inside an installed package, or at the top of a working copy."""
     package = files("webhookd")
     packaged = package / "cli" / "config.toml"
     return packaged if packaged.is_file() else package / ".." / "config.toml"

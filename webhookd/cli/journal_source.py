@@ -1,7 +1,7 @@
-"""The views of the API read from the journal, while no server runs.
+"""The views of the API, read from the journal while no server runs.
 
-There is nothing of what only a running server knows: nothing is in flight, a webhook's `reason` says that no server
-runs, and a delivery's request has no headers, since signing it takes the master key.
+They lack what only a running server knows: nothing is in flight, a webhook's `reason` is that no server runs, and a
+delivery's request has no headers, since signing needs the master key.
 """
 
 import time
@@ -33,7 +33,7 @@ NO_SERVER = "No server is running"
 
 
 class JournalSource:
-    """The journal, read without its lock; nothing in it is changed."""
+    """Reads the journal without its lock, and changes nothing."""
 
     def __init__(self, journal: Inspection, config: Config) -> None:
         self._journal = journal
@@ -42,13 +42,13 @@ class JournalSource:
     @classmethod
     @contextmanager
     def open(cls, config: Config) -> Iterator["JournalSource"]:
-        """Open the journal; JournalError where it can't be trusted, CommandError for tables of another version."""
+        """Open the journal; JournalError if it can't be trusted, CommandError for tables of another version."""
         with inspect(config.journal.path) as journal:
             version, known = journal.version()
             if version != known:
                 raise CommandError(
                     f"the journal {config.journal.path} has version {version} and this webhookd reads {known}: "
-                    + ("a start of `webhookd serve` brings it up to date" if version < known else "use the newer one")
+                    + ("start `webhookd serve` to upgrade it" if version < known else "use the newer webhookd")
                 )
             yield cls(journal, config)
 
@@ -83,7 +83,7 @@ class JournalSource:
         return detailed(delivery(detail.row, in_flight=False), detail, {})
 
     def events(self, limit: int, after: str | None) -> Page[EventView]:
-        """Return a part of the feed, oldest first."""
+        """Return a page of the events, oldest first."""
         found = self._journal.event_page(None, limit=min(limit, MOST_ROWS), cursor=None, after=after)
         return page(found, event)
 

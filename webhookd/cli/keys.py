@@ -1,4 +1,4 @@
-"""`webhookd keys`: API keys, through the running server or, while none runs, in the journal itself."""
+"""`webhookd keys`: creates, lists and revokes API keys, through the server or, if none runs, in the journal."""
 
 import time
 from functools import partial
@@ -30,9 +30,10 @@ _PATH = "/api/keys"
 
 @click.group("keys", cls=InOrder)
 def command() -> None:
-    """Make, list and revoke API keys.
+    """Create, list and revoke API keys.
 
-    While a server runs this goes through its control socket and is in force at once; else the journal is changed.
+    If a server runs on this machine, its control socket is used, and changes are in force at once. Else the journal is
+    changed.
     """
 
 
@@ -40,13 +41,13 @@ def command() -> None:
 @click.option("--role", type=click.Choice([role.value for role in Role]), required=True, help="What the key may do.")
 @click.option("--name", default="", metavar="TEXT", help="What the key is for, shown in the list.")
 @click.option("--organization", metavar="ID", help="Bind the key to this organization.")
-@click.option("--expires", metavar="TIME", help="When it ends by itself, such as 2030-01-31T12:00:00Z.")
+@click.option("--expires", metavar="TIME", help="When it expires, such as 2030-01-31T12:00:00Z.")
 @prints_json
 @takes_place
 def create(place: Place, *, role: str, name: str, organization: str | None, expires: str | None, as_json: bool) -> None:
-    """Make a key and print it, this once.
+    """Create a key and print it; it is shown only once.
 
-    Standard output gets the key alone; standard error gets its id and role.
+    Standard output gets only the key; standard error gets its id and role.
     """
     fields = {"role": role, "name": name, "organizationId": organization, "expiresAt": expires}
     wanted = _checked(fields)
@@ -68,7 +69,7 @@ def create(place: Place, *, role: str, name: str, organization: str | None, expi
     if as_json:
         show_json(made)
         return
-    click.echo(f"{made.id}, role {role}; the key is shown this once:", err=True)
+    click.echo(f"{made.id}, role {role}; the key is shown only once:", err=True)
     click.echo(made.key)
 
 
@@ -76,7 +77,7 @@ def create(place: Place, *, role: str, name: str, organization: str | None, expi
 @prints_json
 @takes_place
 def show(place: Place, as_json: bool) -> None:
-    """List the keys, newest first, without their texts."""
+    """List the keys, newest first, without the keys themselves."""
     api = place.server_if_any()
     if api is not None:
         found = gathered(partial(_key_page, api), None).data
@@ -107,7 +108,7 @@ def show(place: Place, as_json: bool) -> None:
 @prints_json
 @takes_place
 def revoke(place: Place, key_id: str, as_json: bool) -> None:
-    """Revoke the key with the id KEY_ID (key_…): it stops working at once."""
+    """Revoke the key with the id KEY_ID (key_…), at once."""
     api = place.server_if_any()
     if api is not None:
         api.delete(f"{_PATH}/{part(key_id)}", Deleted)
@@ -127,7 +128,7 @@ def _checked(fields: dict[str, str | None]) -> NewKey:
     try:
         return msgspec.convert(fields, NewKey)
     except msgspec.ValidationError as error:
-        # The names of the options, where the API has those of its fields.
+        # Name the option instead of the API's field.
         (pointer, what), *_ = complaints(fields, NewKey)
         option = pointer.replace("/organizationId", "--organization").replace("/", "--")
         raise click.UsageError(f"{option} {what}") from error
@@ -141,5 +142,5 @@ def _expiry(text: str | None) -> float | None:
     except TimeError as error:
         raise click.BadParameter(f"takes {error}", param_hint="--expires") from error
     if at <= time.time():
-        raise click.BadParameter("the time must lie in the future", param_hint="--expires")
+        raise click.BadParameter("the time must be in the future", param_hint="--expires")
     return at

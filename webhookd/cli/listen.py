@@ -7,7 +7,7 @@ import click
 
 from webhookd.cli.options import checks_config
 from webhookd.cli.receiver import LocalReceiver, Received
-from webhookd.cli.terminal import show_json_line
+from webhookd.cli.terminal import plain, show_json_line
 from webhookd.verify import VerificationError, verify
 
 _LONGEST_SHOWN = 2000
@@ -16,7 +16,7 @@ _LONGEST_SHOWN = 2000
 def _statuses(_context: click.Context, _parameter: click.Parameter, text: str) -> list[int]:
     statuses = [int(word) if word.strip().isdecimal() else 0 for word in text.split(",")]
     if not all(200 <= status <= 599 for status in statuses):
-        raise click.BadParameter("statuses from 200 to 599 with commas between, such as 500,500,200")
+        raise click.BadParameter("statuses from 200 to 599, separated by commas, such as 500,500,200")
     return statuses
 
 
@@ -30,14 +30,14 @@ def _statuses(_context: click.Context, _parameter: click.Parameter, text: str) -
     callback=_statuses,
     show_default=True,
     metavar="STATUS,…",
-    help="What to answer, one request after the other; the last repeats.",
+    help="The answers, one for each request; the last repeats.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each request.")
 @checks_config
 def command(host: str, port: int, secret: str | None, respond: list[int], as_json: bool) -> None:
-    """Receive webhooks on this machine: verify and print what comes, and answer as told.
+    """Receive webhooks on this machine: verify and print each request, and answer with the given status.
 
-    The server has to be allowed to send here: egress.allow_http = true, egress.ports = [] and
+    The server must be allowed to send here: egress.allow_http = true, egress.ports = [] and
     egress.allow_networks = ["127.0.0.0/8", "::1/128"].
     """
     receiver = LocalReceiver(host, port, _printing(secret, respond, _show_json if as_json else _show))
@@ -95,6 +95,5 @@ def _signature(secret: str | None, request: Received) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return what a terminal can show; what came from elsewhere must not steer it."""
-    shown = "".join(character if character.isprintable() else " " for character in text[:_LONGEST_SHOWN])
-    return shown + ("…" if len(text) > _LONGEST_SHOWN else "")
+    """Return a printable and shortened text."""
+    return plain(text[:_LONGEST_SHOWN]) + ("…" if len(text) > _LONGEST_SHOWN else "")

@@ -1,4 +1,4 @@
-"""What people write on a command line: a webhook by its name, a moment by how long ago it was; and its completion."""
+"""Arguments of commands: a webhook by id, description or URL, a time, a pattern; and their completion."""
 
 import re
 import time
@@ -25,22 +25,22 @@ MOST_ON_A_PAGE = 100
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _FEWEST_OF_AN_ID = len("wh_") + 1
-_MOST_TOLD = 5
-_COMPLETION_SECONDS = 1.0  # longer than that nobody waits for a Tab
+_MOST_NAMED = 5
+_COMPLETION_SECONDS = 1.0  # nobody waits longer for the Tab key
 
 
 def find_webhook(source: Source, name: str) -> Webhook:
-    """Return the webhook of that id, or the only one whose id begins so, or that has this description or URL."""
+    """Return the webhook with that id, or the only one with that start of its id, that description or that URL."""
     if is_id(Prefix.WEBHOOK, name):
         return source.webhook(name)
-    found = [webhook for webhook in gathered(source.webhooks, None).data if _answers_to(webhook, name)]
+    found = [webhook for webhook in gathered(source.webhooks, None).data if _matches(webhook, name)]
     if len(found) == 1:
         return found[0]
     if not found:
         raise CommandError(f"no webhook has the id, description or URL {name!r}: `webhookd webhooks list` shows them")
-    told = ", ".join(f"{webhook.id} ({webhook.description or webhook.url})" for webhook in found[:_MOST_TOLD])
-    more = "" if len(found) <= _MOST_TOLD else f" and {len(found) - _MOST_TOLD} more"
-    raise CommandError(f"{len(found)} webhooks answer to {name!r}: {told}{more}; give the id of one")
+    names = ", ".join(f"{webhook.id} ({webhook.description or webhook.url})" for webhook in found[:_MOST_NAMED])
+    more = "" if len(found) <= _MOST_NAMED else f" and {len(found) - _MOST_NAMED} more"
+    raise CommandError(f"{len(found)} webhooks match {name!r}: {names}{more}; give the id of one")
 
 
 def gathered(read: Callable[[int, str | None], Page[T]], limit: int | None, cursor: str | None = None) -> Page[T]:
@@ -55,12 +55,12 @@ def gathered(read: Callable[[int, str | None], Page[T]], limit: int | None, curs
 
 
 class Moment(click.ParamType[str]):
-    """A time as the API takes it, or how long ago it was: `90s`, `15m`, `2h`, `7d`, `1w`."""
+    """A time as in the API, or a duration before now: `90s`, `15m`, `2h`, `7d`, `1w`."""
 
     name = "time"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as the API takes it."""
+        """Return it as the API accepts it."""
         if ago := _AGO.fullmatch(value.strip()):
             at = max(time.time() - float(ago[1]) * _SECONDS[ago[2]], 0.0)
             return iso(at)
@@ -68,7 +68,7 @@ class Moment(click.ParamType[str]):
             return iso(parse_iso(value))
         except TimeError:
             self.fail(
-                f"{value!r} is no time: write 2026-01-31T12:00:00Z, or how long ago it was: 2h, 15m, 7d", param, ctx
+                f"{value!r} is not a time: use 2026-01-31T12:00:00Z, or how long ago it was: 2h, 15m, 7d", param, ctx
             )
 
 
@@ -78,30 +78,30 @@ class Pattern(click.ParamType[str]):
     name = "pattern"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return it as it is."""
+        """Return it unchanged."""
         try:
             return msgspec.convert(value, EventPattern)
         except msgspec.ValidationError:
-            self.fail(f"{value!r} is no pattern: write a type such as user.created, `user.*`, or `*`", param, ctx)
+            self.fail(f"{value!r} is not a pattern: use a type such as user.created, `user.*`, or `*`", param, ctx)
 
 
 def names_webhook(command: C) -> C:
-    """Give a command the argument WEBHOOK, which reaches it as `webhook`."""
+    """Add the argument WEBHOOK to a command, as the parameter `webhook`."""
     return click.argument("webhook", metavar="WEBHOOK", shell_complete=_complete_webhooks)(command)
 
 
 def takes_webhook_option(command: C) -> C:
-    """Give a command the option `--webhook`."""
+    """Add the option `--webhook` to a command."""
     return click.option(
         "--webhook",
         metavar="WEBHOOK",
         shell_complete=_complete_webhooks,
-        help="Only this webhook: its id or a beginning of it, its description or its URL.",
+        help="Only this webhook: its id or the start of it, its description or its URL.",
     )(command)
 
 
 def _complete_webhooks(context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    """Offer ids of the server on this machine; nothing where it doesn't answer at once."""
+    """Return ids from the server on this machine, or nothing if it doesn't answer within a second."""
     try:
         place = place_of(dict(context.params))
         control = Control(place.config().server.control_socket, _COMPLETION_SECONDS)
@@ -115,6 +115,6 @@ def _complete_webhooks(context: click.Context, _parameter: click.Parameter, type
     ]
 
 
-def _answers_to(webhook: Webhook, name: str) -> bool:
+def _matches(webhook: Webhook, name: str) -> bool:
     begins = len(name) >= _FEWEST_OF_AN_ID and webhook.id.lower().startswith(name.lower())
     return begins or name in {webhook.description, webhook.url}

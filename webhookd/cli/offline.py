@@ -1,7 +1,7 @@
-"""What the command line does to a journal while no server runs; each takes the journal's lock.
+"""Commands on the journal while no server runs; each takes the journal's lock.
 
-Every change leaves its entry in the audit log, under the uid of whoever runs the command. Call what is async
-under `trio.run`.
+Every change has an entry in the audit log with the uid of the user who runs the command. Run async functions with
+`trio.run`.
 """
 
 import os
@@ -22,7 +22,7 @@ from webhookd.server import command_entry, ensure_admin_key, make_key, unwrapped
 
 
 async def initialize(config: Config) -> Secret[str] | None:
-    """Make journal, master key and first admin key where they are missing; return the key's text if it was made."""
+    """Create journal, master key and first admin key if they are missing; return the new admin key's text, or None."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
     with unwrapped():
@@ -34,7 +34,7 @@ async def initialize(config: Config) -> Secret[str] | None:
 async def create_key(
     config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
 ) -> tuple[KeyRow, Secret[str]]:
-    """Make an API key; return it and its text, which nothing shows again. Rejected QUOTA_EXCEEDED."""
+    """Create an API key; return it and its text, which is not stored. Rejected QUOTA_EXCEEDED."""
     clock = SystemClock()
     ids = IdFactory(clock.now)
     row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
@@ -64,9 +64,9 @@ async def revoke_key(config: Config, key_id: str) -> None:
 
 
 async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> RotationProgress:
-    """Change the master key, to this one or one that is made, as far as it can be done here; MasterKeyError, Rejected.
+    """Rotate the master key to `new`, or to a new random key (None), as far as this host allows.
 
-    A change that was cut off is carried out first.
+    An interrupted rotation is completed first. Raises MasterKeyError, Rejected.
     """
     clock = SystemClock()
     with unwrapped():
@@ -81,7 +81,7 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Rotati
 
 
 async def back_up(config: Config, file: Path, *, replace: bool, report: Callable[[int, int], None]) -> Contents:
-    """Copy the journal to a file and return what the copy holds; CommandError, JournalError for a damaged one."""
+    """Copy the journal to a file and return the copy's contents; CommandError, or JournalError if it is damaged."""
     clock = SystemClock()
     path = config.journal.path
     if not path.exists():
@@ -95,7 +95,7 @@ async def back_up(config: Config, file: Path, *, replace: bool, report: Callable
 
 
 def restore(config: Config, file: Path) -> Restored:
-    """Put a backup in the journal's place; CommandError, JournalError, MasterKeyError. Blocks, and needs no `trio`."""
+    """Replace the journal with a backup; CommandError, JournalError, MasterKeyError. Blocks, without `trio`."""
     now = SystemClock().now()
     path = config.journal.path
     entry = command_entry(Action.JOURNAL_RESTORE, SystemClock(), ("file",))

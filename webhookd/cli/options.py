@@ -1,4 +1,4 @@
-"""What every command has in common: `--config`, and the configuration it leads to."""
+"""The options that commands share: `--config`, `--json` and the options of lists."""
 
 import os
 from collections.abc import Callable
@@ -15,19 +15,33 @@ _FILE = "webhookd.configuration_file"
 _MOST_SECONDS = 1e9
 
 
+class FilePath(click.Path):
+    """A file's path, as a pathlib.Path, with the metavar FILE."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+        self.name = "file"
+
+
 class Seconds(click.FloatRange):
-    """A number of seconds that a clock can wait for: to Python `nan` is in every range, and `inf` is a number."""
+    """A finite number of seconds: for Python `nan` is in every range, and `inf` is a number."""
+
+    name = "number of seconds"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002 - click's
+        """Return SECONDS."""
+        return "SECONDS"
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the number."""
         seconds = float(super().convert(cast("float", value), param, ctx))
         if not seconds <= _MOST_SECONDS:
-            self.fail(f"{value} is no number of seconds up to {_MOST_SECONDS:.0f}.", param, ctx)
+            self.fail(f"{value} is not a number of seconds up to {_MOST_SECONDS:.0f}.", param, ctx)
         return seconds
 
 
 class InOrder(click.Group):
-    """Commands that are listed in the order in which they are written down, which is that of a first acquaintance."""
+    """A group that lists its commands in the order of their definition."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """Return their names."""
@@ -35,44 +49,42 @@ class InOrder(click.Group):
 
 
 def takes_config(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command the option `--config`, which reaches it as `config`: loaded and checked."""
+    """Add the option `--config` to a command; it gets the loaded configuration as `config`."""
     return click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         callback=_load,
-        metavar="FILE",
         help="The TOML file to configure it by. Without one: the defaults, with everything below ./var.",
     )(command)
 
 
 def checks_config(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command that needs no configuration the same option; the file is checked and has no other effect."""
+    """Add the option to a command that needs no configuration; the file is checked and has no other effect."""
     return click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=FilePath(),
         callback=_check,
         expose_value=False,
-        metavar="FILE",
-        help="Taken as by every command; nothing here depends on it.",
+        help="Accepted as by every command; this one doesn't use it.",
     )(command)
 
 
 def prints_json(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command `--json`, which reaches it as `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API has it.")(command)
+    """Add `--json` to a command, as the parameter `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, as in the API.")(command)
 
 
 def takes_page(command: Callable[P, R]) -> Callable[P, R]:
-    """Give a command that lists something `--limit` and `--cursor`."""
+    """Add `--limit` and `--cursor` to a command that lists."""
     limit = click.option(
-        "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="How many at most."
+        "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="The most to list."
     )
-    cursor = click.option("--cursor", metavar="CURSOR", help="Go on where a list ended, with its nextCursor.")
+    cursor = click.option("--cursor", metavar="CURSOR", help="Continue a list, with its nextCursor.")
     return limit(cursor(command))
 
 
 def load(path: Path | None) -> Config:
-    """Return what the file and the process's environment say."""
+    """Return the configuration from the file and the process's environment."""
     return load_config(path, os.environ)
 
 
@@ -82,7 +94,7 @@ def _load(context: click.Context, _parameter: click.Parameter, path: Path | None
 
 
 def configuration_file() -> Path | None:
-    """Return the file that `--config` named, for the command that runs."""
+    """Return the file of `--config` of the current command."""
     path: Path | None = click.get_current_context().meta[_FILE]
     return path
 

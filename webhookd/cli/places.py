@@ -1,4 +1,4 @@
-"""Where a command does its work: at a server elsewhere, at the one that runs on this machine, or in the journal."""
+"""The place that a command works on: a remote server, the server on this machine, or the journal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from webhookd.base.errors import CommandError
 from webhookd.cli.api import Api, Remote
 from webhookd.cli.control import Control
-from webhookd.cli.options import load
+from webhookd.cli.options import FilePath, load
 from webhookd.cli.sources import ApiSource, Source
 from webhookd.config import Config
 
@@ -26,7 +26,7 @@ KEY_VARIABLE = "WEBHOOKD_API_KEY"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """What `--config`, `--url` and `--key` say; the configuration is read when it is needed."""
+    """The values of `--config`, `--url` and `--key`; the configuration is read when it is needed."""
 
     config_file: Path | None = None
     url: str | None = None
@@ -37,13 +37,15 @@ class Place:
         return load(self.config_file)
 
     def server(self) -> Api:
-        """Return the API of the server; CommandError where none runs."""
+        """Return the API of the server; CommandError if none runs."""
         if (api := self.server_if_any()) is not None:
             return api
-        raise CommandError(f"this needs a running server, and none listens at {self._socket()}: {self._remedy()}")
+        raise CommandError(
+            f"this command needs a running server, and none listens on {self._socket()}: {self._remedy()}"
+        )
 
     def server_if_any(self) -> Api | None:
-        """Return the API of the server, None where none runs on this machine and no other was named."""
+        """Return the API of the server named by `--url`, or of the one on this machine, or None if none runs."""
         if self.url is not None:
             return Remote(self.url, self.key)
         control = Control(self._socket())
@@ -51,16 +53,16 @@ class Place:
 
     @contextmanager
     def source(self) -> Iterator[Source]:
-        """Open what lists are read from: the server or, while none runs, the journal; says on standard error which."""
+        """Open the source of lists: the server or, if none runs, the journal, which is noted on standard error."""
         if (api := self.server_if_any()) is not None:
             yield ApiSource(api)
             return
-        # Loading what reads a journal takes longer than a server takes to answer.
+        # Importing this takes longer than an answer of a server.
         from webhookd.cli.journal_source import JournalSource  # noqa: PLC0415
 
         config = self.config()
         if not config.journal.path.exists():
-            nothing = f"no server listens at {self._socket()}, and there is no journal {config.journal.path}"
+            nothing = f"no server listens on {self._socket()}, and there is no journal {config.journal.path}"
             raise CommandError(f"{nothing}: {self._remedy()}")
         click.echo(f"no server runs: read from the journal {config.journal.path}", err=True)
         with JournalSource.open(config) as journal:
@@ -71,18 +73,17 @@ class Place:
 
     def _remedy(self) -> str:
         which = "" if self.config_file is None else f" --config {self.config_file}"
-        hint = "" if self.config_file else ", say with --config which one it is"
-        return f"start it with `webhookd serve{which}`{hint}, or name one elsewhere with --url and --key"
+        hint = "" if self.config_file else ", give its configuration with --config"
+        return f"start it with `webhookd serve{which}`{hint}, or name a remote one with --url and --key"
 
 
 def takes_place(command: Callable[Concatenate[Place, P], R]) -> Callable[P, R]:
-    """Give a command `--config`, `--url` and `--key`, which reach it as its first argument."""
+    """Add `--config`, `--url` and `--key` to a command, which gets them as a Place, its first argument."""
 
     @click.option(
         "--config",
         "config_file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
+        type=FilePath(),
         help="The TOML file of the server on this machine. Without one: the defaults, with everything below ./var.",
     )
     @click.option(
@@ -90,14 +91,14 @@ def takes_place(command: Callable[Concatenate[Place, P], R]) -> Callable[P, R]:
         "server_url",
         envvar=URL_VARIABLE,
         metavar="URL",
-        help=f"A server elsewhere, by its API's URL. [{URL_VARIABLE}]",
+        help=f"A remote server, by its API's URL. [{URL_VARIABLE}]",
     )
     @click.option(
         "--key",
         "server_key",
         envvar=KEY_VARIABLE,
         metavar="KEY",
-        help=f"The API key for --url; on a command line others can see it. [{KEY_VARIABLE}]",
+        help=f"The API key for --url; on the command line other users can see it. [{KEY_VARIABLE}]",
     )
     @wraps(command)
     def placed(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -111,7 +112,7 @@ def takes_place(command: Callable[Concatenate[Place, P], R]) -> Callable[P, R]:
 
 
 def place_of(parameters: dict[str, object], *, take: bool = False) -> Place:
-    """Return the place that a command's parameters name; with `take` they are taken out."""
+    """Return the place from a command's parameters; with `take` they are removed."""
     look = parameters.pop if take else parameters.get
     config_file, url, key = (look(name, None) for name in ("config_file", "server_url", "server_key"))
     return Place(

@@ -1,6 +1,6 @@
-"""A small HTTP receiver on threads, for `listen` and `demo`: hands each request on and answers as it is told.
+"""A small HTTP receiver with threads, for `listen` and `demo`: passes each request to a function that answers it.
 
-For a developer's machine: it bounds what it reads, and nothing else.
+It is for a developer's machine: its only limit is the size of a request.
 """
 
 import socket
@@ -20,7 +20,7 @@ _IDLE_SECONDS = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A request as it came; header names in lower case."""
+    """A request; header names are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -28,9 +28,9 @@ class Received:
 
 
 class LocalReceiver:
-    """Listens from its construction on; `take` is called with one request at a time and returns the status to answer.
+    """Listens from its creation on; `take` is called with one request at a time, and returns the status of the answer.
 
-    Raises CommandError where the place can't be had.
+    Raises CommandError if the address can't be used.
     """
 
     def __init__(self, host: str, port: int, take: Callable[[Received], int]) -> None:
@@ -42,14 +42,14 @@ class LocalReceiver:
         self.url = f"http://{place}:{self._server.server_address[1]}"
 
     def run(self) -> None:
-        """Answer requests until `stop` is called from another thread, or an interrupt."""
+        """Answer requests until `stop` is called in another thread, or an interrupt."""
         try:
             self._server.serve_forever(poll_interval=0.05)
         finally:
             self._server.server_close()
 
     def start(self) -> None:
-        """Answer requests in a thread of its own."""
+        """Answer requests in a new thread."""
         Thread(target=self.run, daemon=True).start()
 
     def stop(self) -> None:
@@ -60,7 +60,7 @@ class LocalReceiver:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
-    allow_reuse_port = False  # newer Pythons turn it on, and then a taken port is no error
+    allow_reuse_port = False  # newer versions of Python set it, and then a port in use is no error
 
     def __init__(self, host: str, port: int, take: Callable[[Received], int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -69,12 +69,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__((host, port), _Conversation)
 
     def take(self, request: Received) -> int:
-        """Hand on one request, alone."""
+        """Pass one request at a time to `take`."""
         with self._lock:
             return self._take(request)
 
     def server_bind(self) -> None:
-        # HTTPServer's own also looks up this machine's full name, which may take long.
+        # HTTPServer also looks up this machine's full name, which may take long.
         TCPServer.server_bind(self)
 
 
@@ -83,10 +83,10 @@ class _Conversation(BaseHTTPRequestHandler):
     timeout = _IDLE_SECONDS
 
     def do_POST(self) -> None:
-        """Read a request's body, hand it on, and answer."""
+        """Read a request's body, pass the request on, and answer."""
         length = self.headers.get("content-length", "")
         is_number = length.isascii() and length.isdecimal()
-        # Python refuses to read a number of thousands of digits.
+        # Python refuses to convert thousands of digits.
         size = int(length) if is_number and len(length) <= _LONGEST_NUMBER else _MOST_BODY_BYTES + 1
         if size > _MOST_BODY_BYTES:
             self.close_connection = True
@@ -99,7 +99,7 @@ class _Conversation(BaseHTTPRequestHandler):
             self._answer(receiver.take(Received(path=self.path, headers=headers, body=body)))
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-        """Say nothing: what is shown is the caller's business."""
+        """Print nothing: the caller decides what is printed."""
 
     def _answer(self, status: int) -> None:
         self.send_response(status)

@@ -1,6 +1,6 @@
-"""`webhookd replay`: send events of a time range again, after saying how many, with progress.
+"""`webhookd replay`: replays the events of a time range, or recovers its failed deliveries, and shows the progress.
 
-The server does the work and goes on by itself, over a restart too: this only starts it, watches it or stops it.
+The server does the work and continues by itself, also after a restart: this command only starts, watches or stops it.
 """
 
 import time
@@ -26,17 +26,15 @@ _PATIENCE_SECONDS = 60.0
 
 @click.command("replay")
 @names_webhook
-@click.option("--since", type=Moment(), metavar="TIME", help="From when on: 2026-01-31T12:00:00Z, or 2h ago.")
-@click.option("--until", type=Moment(), metavar="TIME", help="Up to when, that not included. Without it: now.")
-@click.option(
-    "--events", type=Pattern(), multiple=True, metavar="PATTERN", help="Only these: a type, `user.*`; may be repeated."
-)
-@click.option("--failed", is_flag=True, help="Only what has failed for good, with its old ids and sequence numbers.")
-@click.option("--dry-run", is_flag=True, help="Say how many there are, and do nothing.")
-@click.option("--yes", is_flag=True, help="Don't ask.")
-@click.option("--detach", is_flag=True, help="Start it and don't wait.")
-@click.option("--watch", metavar="REPLAY_ID", help="Watch one that was started before (rpl_…).")
-@click.option("--stop", metavar="REPLAY_ID", help="Stop one; what it has queued stays.")
+@click.option("--since", type=Moment(), help="The start of the range: 2026-01-31T12:00:00Z, or 2h for 2 hours ago.")
+@click.option("--until", type=Moment(), help="The end of the range, not included. Default: now.")
+@click.option("--events", type=Pattern(), multiple=True, help="Only these events: a type, `user.*`; may be repeated.")
+@click.option("--failed", is_flag=True, help="Retry only failed deliveries, with their ids and sequence numbers.")
+@click.option("--dry-run", is_flag=True, help="Only print how many there are.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+@click.option("--detach", is_flag=True, help="Start it without waiting.")
+@click.option("--watch", metavar="REPLAY_ID", help="Watch a replay that was started before (rpl_…).")
+@click.option("--stop", metavar="REPLAY_ID", help="Stop a replay; what it has queued is still sent.")
 @prints_json
 @takes_place
 def command(
@@ -54,17 +52,17 @@ def command(
     stop: str | None,
     as_json: bool,
 ) -> None:
-    """Deliver the events of a time range to a webhook once more, at the end of its queue.
+    """Deliver the events of a time range to a webhook again, at the end of its queue.
 
-    WEBHOOK is its id (wh_…) or a beginning of it, its description, or its URL.
+    WEBHOOK is its id (wh_…) or the start of it, its description, or its URL.
 
-    With --failed only deliveries that have failed for good, which keep their ids, and their order among themselves.
+    With --failed it retries the failed deliveries of the range instead. They keep their ids, and their order.
 
-    First it says how many there are, and asks. Then it shows how many are queued; sending them takes as long as the
-    receiver needs, which `webhookd tail` shows. Ctrl-C ends the watching alone: --watch goes on with it, --stop stops.
+    It prints how many there are and asks for confirmation. Then it shows how many are queued; `webhookd tail` shows
+    them being sent. Ctrl-C only ends the watching: --watch continues it, and --stop stops the replay.
     """
     if (watch is not None) + (stop is not None) + (since is not None) != 1:
-        raise click.UsageError("give one of --since (start one), --watch and --stop (one that was started)")
+        raise click.UsageError("give one of --since (to start a replay), --watch and --stop (for a started one)")
     api = place.server()
     found = find_webhook(ApiSource(api), webhook)
     if stop is not None:
@@ -99,7 +97,7 @@ def _start(
     yes: bool,
     as_json: bool,
 ) -> ReplayStarted | None:
-    """Count and, unless that was all, ask and start; None where nothing was started."""
+    """Count, ask for confirmation and start; None if nothing was started."""
     path = f"/api/webhooks/{part(webhook.id)}/{'recover' if failed else 'replay'}"
     what = "failed deliveries" if failed else "events"
     counted = api.post(path, {**wanted, "dryRun": True}, Matched)
@@ -110,12 +108,12 @@ def _start(
             click.echo(f"{counted.matched} {what} match" + ("" if counted.matched else ": nothing to do"))
         return None
     question = f"Deliver {counted.matched} {what} to {webhook.id} again?"
-    confirm(question, is_given=yes, instead="give --yes, or --dry-run to count alone")
+    confirm(question, is_given=yes, instead="give --yes, or --dry-run to only count")
     return api.post(path, wanted, ReplayStarted)
 
 
 def _watch(api: Api, webhook: Webhook, replay_id: str) -> ReplayView:
-    """Return how it ended, with a bar on standard error where that is a terminal; goes on over a restart."""
+    """Wait for the end of a replay, also over a restart, with a progress bar if standard error is a terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     try:
@@ -139,10 +137,12 @@ def _watch(api: Api, webhook: Webhook, replay_id: str) -> ReplayView:
                         return seen
                 time.sleep(_LOOK_SECONDS)
     except KeyboardInterrupt:
-        click.echo(f"\nit goes on by itself: {_how_to_watch(webhook, replay_id)}", err=True)
+        click.echo(f"\nit continues by itself: {_how_to_watch(webhook, replay_id)}", err=True)
         raise
     except Unreachable as error:
-        raise CommandError(f"{error}; it goes on when the server does: {_how_to_watch(webhook, replay_id)}") from error
+        raise CommandError(
+            f"{error}; it continues when the server does: {_how_to_watch(webhook, replay_id)}"
+        ) from error
 
 
 def _report(seen: ReplayView, *, as_json: bool) -> None:

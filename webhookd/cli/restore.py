@@ -1,4 +1,4 @@
-"""`webhookd restore`: a backup in the journal's place, while no server runs."""
+"""`webhookd restore`: replaces the journal with a backup while no server runs."""
 
 from pathlib import Path
 
@@ -9,23 +9,23 @@ from webhookd.base.errors import CommandError
 from webhookd.cli import offline
 from webhookd.cli.backup import describe
 from webhookd.cli.control import Control
-from webhookd.cli.options import prints_json, takes_config
+from webhookd.cli.options import FilePath, prints_json, takes_config
 from webhookd.cli.terminal import show_json
 from webhookd.config import Config
 
 
 @click.command("restore")
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.argument("file", type=FilePath())
 @prints_json
 @takes_config
 def command(config: Config, file: Path, as_json: bool) -> None:
-    """Put the backup FILE in the journal's place; the journal that is there is kept beside it.
+    """Replace the journal with the backup FILE; the current journal is kept next to it.
 
-    Only while no server runs. FILE is verified first, and the master key that is in place has to open it. It says what
-    the next start will send again.
+    No server may run. FILE is verified first, and the current master key must open it. The output says what the next
+    start sends again.
     """
     if Control(config.server.control_socket).is_served():
-        raise CommandError("a server is running: stop it, and restore then")
+        raise CommandError("a server is running: stop it first")
     file = file.absolute()
     restored = offline.restore(config, file)
     view = contents_view(restored.contents)
@@ -35,11 +35,11 @@ def command(config: Config, file: Path, as_json: bool) -> None:
         return
     click.echo(f"restored {file}: {describe(view)}")
     if restored.kept is not None:
-        click.echo(f"the journal from before is kept as {restored.kept}")
-    click.echo(f"the next start sends the {view.pending} deliveries that are pending in it")
+        click.echo(f"the previous journal is kept as {restored.kept}")
+    click.echo(f"the next start sends its {view.pending} pending deliveries")
     click.echo(
-        "sent again, under the same webhook-id, is what was delivered after the backup was made: to it that is pending"
+        "deliveries that were sent after the backup are pending in it: they are sent again, with the same webhook-id"
     )
     since = "at all" if view.last_event_at is None else f"after that of {view.last_event_at}"
-    click.echo(f"events that were taken in {since} are not in it: have their producers send them again")
-    click.echo("webhooks, secrets and API keys are as they were: revoke again what was revoked since")
+    click.echo(f"events that were accepted {since} are not in it: have their producers send them again")
+    click.echo("webhooks, secrets and API keys are those of the backup: revoke again what was revoked since")

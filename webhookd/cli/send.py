@@ -1,4 +1,4 @@
-"""`webhookd send`: events through the socket, one from the command line or one a line from standard input."""
+"""`webhookd send`: submits events over the socket, one from the command line, or lines of standard input."""
 
 import json
 import os
@@ -28,25 +28,24 @@ _any_json = msgspec.json.Decoder(msgspec.Raw)
 
 
 @click.command("send")
-@click.option("--type", "type_", metavar="T", help="The event's type. Without it events come from standard input.")
+@click.option("--type", "type_", metavar="T", help="The event's type. Without it, events are read from standard input.")
 @click.option("--data", metavar="JSON", help="The event's data: a JSON object.")
-@click.option("--id", "id_", metavar="I", help="The event's id: sent again with it, it is taken once.")
-@click.option("--organization", metavar="ID", help="The organization it belongs to.")
-@click.option("--ordering-key", metavar="KEY", help='Its key, for webhooks whose ordering is "key".')
+@click.option("--id", "id_", metavar="I", help="The event's id: sent again with the same id, it is a duplicate.")
+@click.option("--organization", metavar="ID", help="The event's organization.")
+@click.option("--ordering-key", metavar="KEY", help='The event\'s ordering key, for webhooks whose ordering is "key".')
 @click.option(
     "--socket",
     "socket_path",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Another socket than ingest.socket.",
+    help="The socket to use instead of ingest.socket.",
 )
 @click.option(
     "--timeout",
     type=Seconds(min=0, min_open=True),
     default=10,
     show_default=True,
-    metavar="SECONDS",
-    help="How long to go on without an answer, over lost connections and restarts of the server.",
+    help="How long to wait without an answer, over lost connections and restarts of the server.",
 )
 @takes_config
 def command(
@@ -60,18 +59,18 @@ def command(
     socket_path: Path | None,
     timeout: float,
 ) -> None:
-    """Submit an event, or one a line from standard input, and print one result a line.
+    """Submit an event, or each line of standard input, and print one result a line.
 
-    A line of standard input is an event as the socket takes it: {"type": "user.created", "data": {}}, with "id",
-    "timestamp", "organizationId", "orderingKey" and "traceparent" where they are wanted.
+    A line of standard input is an event as on the socket: {"type": "user.created", "data": {}}, optionally with "id",
+    "timestamp", "organizationId", "orderingKey" and "traceparent".
 
-    A result is printed once its event is on the server's disk. Exit status 1 if any event was refused; the others
-    were taken.
+    A result is printed when its event is on the server's disk. Exit status 1 if any event was refused; the others were
+    accepted.
     """
     fields = {"id": id_, "organizationId": organization, "orderingKey": ordering_key}
     if type_ is None:
         if given := [name for name, value in {"data": data, **fields}.items() if value is not None]:
-            raise click.UsageError(f"{given[0]} says something of one event; give its --type too")
+            raise click.UsageError(f"{given[0]} is for a single event; give its --type too")
         lines: Iterable[Line] = _lines(cast("BufferedIOBase", sys.stdin.buffer), config.ingest.max_event_bytes)
     else:
         if data is None:
@@ -86,9 +85,9 @@ def command(
 
 
 def _check_socket(path: Path) -> None:
-    """Raise CommandError where waiting for a server leads nowhere: there is no socket, or this user may not open it.
+    """Raise CommandError if waiting for a server is useless: there is no socket, or this user may not open it.
 
-    A socket that refuses or is busy is left to the client, which waits for a server that is being restarted.
+    The client handles a socket that refuses or is busy: it waits for a server that is being restarted.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
@@ -117,13 +116,13 @@ def _line(type_: str, data: str, fields: dict[str, str | None]) -> bytes:
     except Rejected as refused:
         raise click.BadParameter(refused.detail, param_hint="--data") from refused
     head = json.dumps({"type": type_} | {name: value for name, value in fields.items() if value is not None})
-    # A newline would end the event's line, and within JSON it can only be white space; U+2028 and the like are not.
+    # A newline would end the event's line. In JSON it can only be white space, unlike U+2028.
     one_line = data.replace("\r", " ").replace("\n", " ")
     return f'{head[:-1]}, "data": {one_line}}}'.encode(errors="surrogateescape")
 
 
 def _lines(stream: BufferedIOBase, max_event_bytes: int) -> Iterator[Line]:
-    """Yield the lines as they come; of one that is too long nothing is held."""
+    """Yield the lines as they arrive; a line that is too long is not held in memory."""
     splitter = LineSplitter(max_event_bytes)
     while chunk := stream.read1(_CHUNK_BYTES):
         yield from splitter.feed(chunk)
@@ -132,7 +131,7 @@ def _lines(stream: BufferedIOBase, max_event_bytes: int) -> Iterator[Line]:
 
 
 def _submit(client: Client, lines: Iterable[Line], max_event_bytes: int) -> int:
-    """Send what can be sent, print a result for every line, in their order; return how many were refused."""
+    """Submit the valid events, print a result for every line in order, and return how many were refused."""
     waiting: deque[Rejected | None] = deque()
     refused = 0
 

@@ -1,4 +1,4 @@
-"""`webhookd serve`: the server."""
+"""`webhookd serve`: runs the server."""
 
 import gc
 import logging
@@ -25,20 +25,20 @@ YOUNG_OBJECTS = 20_000
 def command(config: Config) -> None:
     """Run the server until SIGTERM, SIGINT or SIGQUIT.
 
-    Under systemd it says so itself when it is ready and that it is alive (Type=notify, WatchdogSec).
+    Under systemd it reports by itself when it is ready, and that it is alive (Type=notify, WatchdogSec).
 
-    One line on standard output says that it is ready, and where. Where the journal holds no API key yet, a line
-    before it shows a new admin key, this once. The log goes to standard error.
+    When it is ready, it prints a line with its addresses on standard output. If the journal has no API key, a line
+    before that shows a new admin key, only once. The log goes to standard error.
 
-    On a signal it takes no more events, gives requests in flight time to end (delivery.drain_seconds), and exits 0. A
-    second signal cuts the waiting. SIGHUP checks the configuration and says in the log what a restart would change.
+    On a signal it accepts no more events, waits for requests in flight (delivery.drain_seconds), and exits with 0. A
+    second signal ends the waiting. SIGHUP checks the configuration and logs what a restart would change.
     """
     signals.ignore()
     streams = StandardStreams(logs.dropped_line)
     logs.configure(config.log, streams.error)
     logging.captureWarnings(capture=True)
-    # Under load thousands of objects are alive for a moment and hardly any are in a cycle: look for those rarely, and
-    # never through what was imported.
+    # Under load thousands of objects live for a moment, and hardly any are in a cycle: collect rarely, and never
+    # examine what was imported.
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
     try:
@@ -48,7 +48,7 @@ def command(config: Config) -> None:
 
 
 def _read(path: Path | None) -> Config:
-    """Return the configuration that a start would use now, checked as a start checks it."""
+    """Return the configuration that a start would use now, with the checks of a start."""
     config = load(path)
     open_tokens(config.jwt)
     return config

@@ -1,4 +1,4 @@
-"""What lists and single views are read from: the API or, with the same documents, the journal (`journal_source`)."""
+"""The source of lists and single views: the API or, with the same documents, the journal (`journal_source`)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from webhookd.cli.journal_source import JournalSource  # it takes long to load
 
 Filters = Mapping[str, str | None]
-"""The API's query parameters of a list of deliveries; times are ISO-8601."""
+"""The query parameters of the API's list of deliveries; times are ISO-8601."""
 
 Source: TypeAlias = "ApiSource | JournalSource"
 """Answers with the documents of the API; CommandError or Rejected for what doesn't exist."""
@@ -46,7 +46,7 @@ class ApiSource:
         return self._api.get(f"/api/webhooks/deliveries/{part(delivery_id)}", DeliveryDetailView)
 
     def events(self, limit: int, after: str | None) -> Page[EventView]:
-        """Return a part of the feed, oldest first."""
+        """Return a page of the events, oldest first."""
         return self._api.get(target("/api/events", limit=limit, after=after), Page[EventView])
 
     def event(self, event_id: str) -> EventView:

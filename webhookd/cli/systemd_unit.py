@@ -1,7 +1,7 @@
-"""`webhookd systemd-unit`: a unit for systemd that takes from the server all that it doesn't need.
+"""`webhookd systemd-unit`: a systemd unit with only the privileges that the server needs.
 
-PrivateUsers is left out on purpose: in a user namespace every other user reads as 65534 (unix(7)), and then neither the
-ingest socket's lists nor the control socket's check can tell who is asking.
+PrivateUsers is not used: in a user namespace every other user is shown as 65534 (unix(7)), so neither the ingest
+socket's lists nor the control socket could identify a peer.
 """
 
 import os
@@ -14,18 +14,19 @@ import click
 
 from webhookd.base.errors import CommandError
 from webhookd.base.program import archive, is_one_file, own_command, own_file
-from webhookd.cli.options import load
+from webhookd.cli.options import FilePath, load
 from webhookd.config import Config
 
 _STANDARD_CONFIG = Path("/etc/webhookd/config.toml")
 _STANDARD_KEY = Path("/etc/webhookd/master.key")
 _STATE = Path("/var/lib")
 _RUNTIME = Path("/run")
-# Beside the requests in flight the two edges may take ten seconds each to rest, and the journal its last commit.
+# In addition to the requests in flight, the two edges may take ten seconds each to drain, and the journal its last
+# commit.
 STOP_MARGIN_SECONDS = 45
 _DEFAULT_DRAIN_SECONDS = 30
 _INSTALL = (
-    "install webhookd where services may read, with an interpreter that isn't in a home "
+    "install webhookd where services can read, with an interpreter that isn't in a home directory "
     "(/usr/bin/python3 -m venv /opt/webhookd), or name another program with --executable"
 )
 
@@ -37,31 +38,31 @@ After=network-online.target
 
 [Service]
 Type=notify
-# A single file keeps a process that removes what it unpacked; only the server is asked to stop.
+# A single file has a second process that removes what was unpacked: only the server gets SIGTERM.
 KillMode=mixed
 User={user}
 Group={group}
 ExecStart={command} serve --config {config}
-# Checks the configuration and says in the log what a restart would change; nothing is applied.
+# Checks the configuration and logs what a restart would change; nothing is applied.
 ExecReload=/bin/sh -c 'kill -HUP $MAINPID'
-# 2 is a configuration and 70 a journal that another start doesn't mend.
+# 2 (configuration) and 70 (journal) can't be fixed by another start.
 Restart=on-failure
 RestartSec=2
 RestartPreventExitStatus=2 70
-# The event loop itself says that it lives; one that is stuck is started again.
+# The event loop notifies the watchdog; if it is stuck, the server is restarted.
 WatchdogSec=30
-# A migration of a large journal comes before ready, and requests in flight before the end.
+# A start may migrate a large journal, and a stop waits for requests in flight.
 TimeoutStartSec=600
 TimeoutStopSec={stop_seconds}
 LimitNOFILE=65536
 UMask=0077
 
-# Where it may write, and what it is given to read. The master key stays root's: systemd hands it over.
+# Where it may write, and what it may read. The master key stays root's: systemd provides it.
 {places}
 LoadCredential=webhookd-master-key:{key}
 Environment=WEBHOOKD_SECRETS__MASTER_KEY_FILE=%d/webhookd-master-key
 
-# Everything else of the machine is out of sight or read-only. No PrivateUsers: it hides who connects to the sockets.
+# Everything else is hidden or read-only. No PrivateUsers: it hides the users that connect to the sockets.
 ProtectSystem=strict
 ProtectHome={protect_home}
 PrivateTmp=yes
@@ -79,7 +80,7 @@ ProcSubset=pid
 RemoveIPC=yes
 KeyringMode=private
 
-# What the process may do. Netlink tells it the machine's own addresses, to which it must not connect.
+# What the process may do. It needs Netlink for the machine's own addresses, to which it must not connect.
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 AmbientCapabilities=
@@ -103,31 +104,29 @@ WantedBy=multi-user.target
 @click.option(
     "--config",
     "config_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    type=FilePath(),
     help="The configuration to run with; its paths and times go into the unit. Without one: "
     "/etc/webhookd/config.toml, the journal in /var/lib/webhookd, the sockets in /run/webhookd.",
 )
 @click.option("--user", default="webhookd", show_default=True, help="The user to run as.")
-@click.option("--group", metavar="GROUP", help="The group to run as, and of those who may send events. Default: USER.")
+@click.option("--group", metavar="GROUP", help="The group to run as, whose members may send events. Default: USER.")
 @click.option(
     "--executable",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="The webhookd to run. Default: the one that is asked.",
+    help="The webhookd to run. Default: this one.",
 )
 @click.option(
     "--master-key",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The master key's file, which root alone need be able to read. Default: the configuration's.",
+    type=FilePath(),
+    help="The master key's file; only root needs to read it. Default: the configuration's.",
 )
 @click.option(
     "--backups",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="DIR",
-    help="A directory to which the server may write backups, such as one on another disk. May be given more than once.",
+    help="A directory for backups, such as one on another disk; may be repeated.",
 )
 def command(
     *,
@@ -138,11 +137,11 @@ def command(
     master_key: Path | None,
     backups: tuple[Path, ...],
 ) -> None:
-    """Print a hardened unit for systemd, to be saved as /etc/systemd/system/webhookd.service.
+    """Print a hardened systemd unit, to be saved as /etc/systemd/system/webhookd.service.
 
-    systemd-analyze security scores it. The master key and the directory of the configuration must be there before the
-    first start: `webhookd init` makes them. A program that the service's user can't reach, such as one in a home, is
-    refused: systemd could not start it.
+    `systemd-analyze security` rates it. The master key and the directory of the configuration must exist before the
+    first start: `webhookd init` creates them. A program that the service's user can't reach, such as one in a home
+    directory, is refused: systemd could not start it.
     """
     config = None if config_file is None else load(config_file)
     drain_seconds = _DEFAULT_DRAIN_SECONDS if config is None else config.delivery.drain_seconds
@@ -158,14 +157,14 @@ def command(
         stop_seconds=round(drain_seconds) + STOP_MARGIN_SECONDS,
         places="\n".join([*_places(config), *_backup_lines(backups)]),
         key=_quoted((master_key or _master_key(config)).absolute()),
-        # What is in a home, and may be read there, is only found where homes are not hidden.
+        # Files in a home directory can only be read if home directories are not hidden.
         protect_home="read-only" if any(path.parts[:2] in {("/", "home"), ("/", "root")} for path in paths) else "yes",
     )
     click.echo(text, nl=False)
 
 
 def _program(executable: Path | None) -> tuple[str, set[Path]]:
-    """Return the words that start the server, and the files that must be there for it."""
+    """Return the command that starts the server, and the files that it needs."""
     called = Path(sys.argv[0])
     if executable is not None:
         words, needed = [executable.absolute()], {executable}
@@ -173,20 +172,20 @@ def _program(executable: Path | None) -> tuple[str, set[Path]]:
         words, needed = [own_file()], {own_file()}
     elif (packed := archive()) is not None:
         raise CommandError(
-            f"this webhookd runs out of the archive {packed}, which may unpack itself into a home that the service "
-            f"doesn't have: {_INSTALL}"
+            f"this webhookd runs from the archive {packed}, which may unpack itself into a home directory that the "
+            f"service doesn't have: {_INSTALL}"
         )
     elif called.name == "webhookd":
         words, needed = [called.absolute()], {called, Path(sys.executable)}
     else:
         words, needed = [Path(word) for word in own_command()], {Path(sys.executable)}
     absolute = {path.absolute() for path in needed}
-    # A virtual environment's interpreter is a link, which may lead into a home by itself.
+    # A virtual environment's interpreter is a link, which may lead into a home directory.
     return " ".join(_quoted(word) for word in words), absolute | {path.resolve() for path in absolute}
 
 
 def _check_reachable(program: Path, user: str) -> None:
-    """Raise CommandError where the service's user can't come to a program: systemd would fail with 203/EXEC."""
+    """Raise CommandError if the service's user can't reach the program: systemd would fail with 203/EXEC."""
     for directory in program.parents:
         if directory.is_dir() and not _may_enter(directory, user):
             raise CommandError(f"the service can't start {program}: user {user} may not enter {directory}; {_INSTALL}")
@@ -196,7 +195,7 @@ def _may_enter(directory: Path, user: str) -> bool:
     found = directory.stat()
     try:
         known = pwd.getpwnam(user)
-    except KeyError:  # it is made later, and is in no other's group
+    except KeyError:  # it is created later, and is in no existing group
         return bool(found.st_mode & 0o001)
     if found.st_uid == known.pw_uid:
         return bool(found.st_mode & 0o100)
@@ -217,7 +216,7 @@ def _writable(config: Config) -> list[Path]:
 
 
 def _places(config: Config | None) -> Iterable[str]:
-    """Yield the lines for the directories: systemd makes those in its own places, others must be there."""
+    """Yield the lines for the directories: systemd creates those in /var/lib and /run, others must exist."""
     if config is None:
         yield "# config.toml must say so too: journal.path = /var/lib/webhookd/webhookd.db, ingest.socket and"
         yield "# server.control_socket below /run/webhookd, secrets.master_key_file = /etc/webhookd/master.key."
@@ -231,7 +230,7 @@ def _places(config: Config | None) -> Iterable[str]:
 
 
 def _backup_lines(directories: Iterable[Path]) -> Iterable[str]:
-    """Yield the lines for directories that may be missing, such as those of a disk that isn't mounted."""
+    """Yield the lines for directories that may be missing, such as those on a disk that isn't mounted."""
     for directory in directories:
         yield f"ReadWritePaths={_quoted(directory.absolute(), prefix='-')}"
 
@@ -241,7 +240,7 @@ def _escaped(text: str) -> str:
 
 
 def _quoted(path: Path, *, prefix: str = "") -> str:
-    """Write a path as systemd reads it: specifiers escaped, quoted where it holds what ends a word."""
+    """Return a path as systemd reads it: with escaped specifiers, and quoted if necessary."""
     text = prefix + _escaped(str(path))
     if not any(mark in text for mark in " \t'\"\\"):
         return text

@@ -1,4 +1,4 @@
-"""`webhookd tail`: the attempts as they happen."""
+"""`webhookd tail`: shows attempts as they happen."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -17,17 +17,19 @@ from webhookd.cli.sources import ApiSource
 from webhookd.cli.terminal import plain, show_json_line, style_of
 
 _LOOK_SECONDS = 0.25
-_LOOK_FAR_SECONDS = 1.0  # over a network, and against a key's rate
+_LOOK_FAR_SECONDS = 1.0  # over a network, and with a key's rate limit
 _MOST_ON_A_PAGE = 100
 _TRY_LATER = frozenset({429, 503})
 
 
 @click.command("tail")
 @takes_webhook_option
+@click.option("--event", type=Pattern(), help="Only events of this type: `user.created`, `user.*`.")
 @click.option(
-    "--event", type=Pattern(), metavar="PATTERN", help="Only of events of this type: `user.created`, `user.*`."
+    "--outcome",
+    type=click.Choice([outcome.value for outcome in AttemptOutcome]),
+    help="Only attempts with this outcome.",
 )
-@click.option("--outcome", type=click.Choice([outcome.value for outcome in AttemptOutcome]), help="Only those.")
 @click.option(
     "--error", type=click.Choice([error.value for error in DeliveryError]), metavar="CODE", help="Only this error."
 )
@@ -37,9 +39,9 @@ _TRY_LATER = frozenset({429, 503})
     default=10,
     show_default=True,
     metavar="N",
-    help="Begin with so many of those before.",
+    help="Start with so many earlier attempts.",
 )
-@click.option("--follow/--no-follow", default=True, help="Whether to wait for more.")
+@click.option("--follow/--no-follow", default=True, help="Whether to wait for more attempts.")
 @prints_json
 @takes_place
 def command(
@@ -53,10 +55,10 @@ def command(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """Show each attempt as it happens, until Ctrl-C: what was sent where, and what came of it.
+    """Show each attempt as it happens, until Ctrl-C: the event, the webhook and the result.
 
-    A line for people, or with --json one JSON object a line. A restart of the server is waited for. Where there are
-    more attempts than can be shown, some are left out and standard error says so.
+    Prints a line for each attempt, with --json a JSON object. If the server restarts, it waits for it. If there are
+    more attempts than can be shown, some are skipped, and standard error says so.
     """
     api = place.server()
     webhook_id = None if webhook is None else find_webhook(ApiSource(api), webhook).id
@@ -100,7 +102,7 @@ def _follow(
             time.sleep(refused.retry_after_seconds or _LOOK_FAR_SECONDS)
             continue
         if page.gap:
-            what = "some attempts were missed" if is_there else "the server is back"
+            what = "some attempts were skipped" if is_there else "the server is back"
             click.echo(f"{what}; `webhookd deliveries` has them all", err=True)
         is_there = True
         cursor = page.next_cursor
@@ -110,7 +112,7 @@ def _follow(
 
 
 def line(attempt: RecentAttemptView) -> Text:
-    """Return an attempt in one line, coloured by what came of it."""
+    """Return an attempt as one line, coloured by its result."""
     failed = attempt.error is not None
     will_be_tried = failed and attempt.status in {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
     word = "ok" if not failed else "retrying" if will_be_tried else "failed"

@@ -1,8 +1,8 @@
-"""What commands print: JSON for programs, and for people tables that fit the terminal they have.
+"""The output of commands: JSON for programs, and tables that fit the terminal for people.
 
-Piped, a table is aligned lines, one a row, without colour or folding. On a terminal it is folded where it may be, and
-where even that is too wide each row becomes a block of its own. Whatever came from elsewhere is made printable first:
-it must not steer the terminal.
+In a pipe a table is aligned lines, one a row, without colour or folding. On a terminal, columns are folded where
+allowed; if the table is still too wide, each row becomes a block of its own. Text from outside is made printable first,
+so that it can't control the terminal.
 """
 
 import re
@@ -24,7 +24,7 @@ from webhookd.base.errors import CommandError
 T = TypeVar("T")
 
 _GAP = 2
-_NARROWEST = 14  # what a column that may be folded still needs to be read
+_NARROWEST = 14  # the least width of a folded column
 _STYLES: Mapping[str, str] = MappingProxyType(
     {
         "succeeded": "green",
@@ -38,34 +38,34 @@ _STYLES: Mapping[str, str] = MappingProxyType(
         "retrying": "yellow",
         "failed": "red",
         "failing": "red",
-        "off": "red",
+        "disabled": "red",
         "canceled": "dim",
         "idle": "dim",
     }
 )
-# JSON leaves these in a string as they are: DEL, C1 controls, and what turns the direction of writing.
-_STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# JSON doesn't escape these in a string: DEL, C1 controls, and what changes the direction of writing.
+_CONTROLS = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 Rows = Sequence[Sequence[str]]
 
 
 def plain(text: str) -> str:
-    """Return what a terminal can show."""
+    """Return a text with unprintable characters replaced."""
     return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def show_json(value: object) -> None:
-    """Print one JSON document, such as a view of the API."""
+    """Print one indented JSON document, such as a view of the API."""
     click.echo(_json(msgspec.json.format(msgspec.json.encode(value), indent=2)))
 
 
 def show_json_line(value: object) -> None:
-    """Print one line of JSON, and let it go at once."""
+    """Print one JSON document in a line, unbuffered."""
     click.echo(_json(msgspec.json.encode(value)))
 
 
 def show_table(titles: Sequence[str], rows: Rows, *, foldable: Collection[str] = ()) -> None:
-    """Print rows under their titles; only the `foldable` columns may take several lines."""
+    """Print rows under their titles; only `foldable` columns may take several lines."""
     cells = [[plain(cell) or "-" for cell in row] for row in rows]
     console = Console(highlight=False)
     widths = [max(map(cell_len, column)) for column in zip(titles, *cells, strict=True)]
@@ -91,7 +91,7 @@ def show_table(titles: Sequence[str], rows: Rows, *, foldable: Collection[str] =
 
 
 def show_record(pairs: Sequence[tuple[str, str]]) -> None:
-    """Print what is known of one thing, a line for each name."""
+    """Print the fields of one thing, one a line."""
     console = Console(highlight=False)
     cells = [(name, plain(value) or "-") for name, value in pairs]
     if not console.is_terminal:
@@ -108,25 +108,25 @@ def show_record(pairs: Sequence[tuple[str, str]]) -> None:
 
 
 def tell_of_more(page: Page[T], option: str = "--cursor") -> None:
-    """Say on standard error that a list goes on, and how to see more of it."""
+    """Print on standard error that a list has more rows, and how to get them."""
     if page.next_cursor is not None:
         click.echo(f"there are more: --limit N, or {option} {page.next_cursor}", err=True)
 
 
 def style_of(cell: str) -> str:
-    """Return the colour of a word that says how something is; none for any other text."""
+    """Return the colour of a state, or none for any other text."""
     return _STYLES.get(cell.partition(":")[0], "")
 
 
 def confirm(question: str, *, is_given: bool, instead: str) -> None:
-    """Ask a person before something is done; CommandError where there is none, click.Abort for a no.
+    """Ask for a confirmation unless `is_given` by an option; click.Abort for a no.
 
-    `is_given`: the answer was an option.
+    Raises CommandError with the option to use `instead` if standard input is not a terminal.
     """
     if is_given:
         return
     if not sys.stdin.isatty():
-        raise CommandError(f"{question} Nobody is there to answer: {instead}")
+        raise CommandError(f"{question} Standard input is not a terminal: {instead}")
     click.confirm(question, abort=True, err=True)
 
 
@@ -135,4 +135,4 @@ def _padded(text: str, width: int) -> str:
 
 
 def _json(text: bytes) -> str:
-    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode())

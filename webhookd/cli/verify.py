@@ -1,4 +1,4 @@
-"""`webhookd verify`: one request's headers and body, and which of the usual mistakes was made."""
+"""`webhookd verify`: checks the signature of one request, and names the likely mistake."""
 
 from typing import BinaryIO
 
@@ -20,25 +20,28 @@ _MOST_BODY_BYTES = 16 * 1024 * 1024
     "headers",
     multiple=True,
     metavar="'NAME: VALUE'",
-    help="A header of the request, as often as there are headers. Those without 'webhook' in the name don't matter.",
+    help="A header of the request; may be repeated. Headers without 'webhook' in the name are not needed.",
 )
 @click.option(
-    "--body", type=click.File("rb"), default="-", metavar="FILE", help="The body's exact bytes; - is standard input."
+    "--body",
+    type=click.File("rb"),
+    default="-",
+    metavar="FILE",
+    help="The exact bytes of the body; - is standard input.",
 )
 @click.option(
     "--tolerance",
     type=Seconds(min=0),
     default=300,
     show_default=True,
-    metavar="SECONDS",
-    help="How far the request's time may be from now, either way.",
+    help="The allowed difference between the request's time and now, either way.",
 )
 @prints_json
 @checks_config
 def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: float, as_json: bool) -> None:
-    """Check the signature of one request, and say which mistake was made where it is wrong.
+    """Check the signature of one request, and name the likely mistake if it is wrong.
 
-    Exit status 0 if the signature holds, 1 if not.
+    Exit status 0 if the signature is valid, 1 if not.
     """
     try:
         verified = verify(secret, _parse(headers), _read(body), tolerance_seconds=tolerance)
@@ -50,7 +53,7 @@ def command(secret: str, headers: tuple[str, ...], body: BinaryIO, tolerance: fl
     if as_json:
         show_json({"ok": True, "header": verified.header, "eventId": verified.event_id, "sentAt": sent_at})
         return
-    facts = [f"{verified.header} holds"]
+    facts = [f"{verified.header} is valid"]
     if verified.event_id is not None:
         facts.append(f"event {verified.event_id}")
     if sent_at is not None:
@@ -64,7 +67,7 @@ def _read(body: BinaryIO) -> bytes:
     except OSError as error:
         raise CommandError(f"can't read {body.name}: {error.strerror}") from error
     if len(read) > _MOST_BODY_BYTES:
-        raise CommandError(f"{body.name} is larger than {_MOST_BODY_BYTES} bytes, and no request's body is")
+        raise CommandError(f"{body.name} is larger than {_MOST_BODY_BYTES} bytes, which no request's body is")
     return read
 
 
@@ -73,6 +76,6 @@ def _parse(headers: tuple[str, ...]) -> dict[str, str]:
     for text in headers:
         name, separator, value = text.partition(":")
         if not separator or not name.strip():
-            raise click.BadParameter(f"{text!r} is no 'name: value'", param_hint="--header")
+            raise click.BadParameter(f"{text!r} is not 'name: value'", param_hint="--header")
         parsed[name.strip()] = value.strip()
     return parsed

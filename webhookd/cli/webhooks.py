@@ -1,4 +1,4 @@
-"""`webhookd webhooks`: the webhooks, how they are, and what is done to them by hand."""
+"""`webhookd webhooks`: lists, shows, creates and changes webhooks."""
 
 import click
 import msgspec
@@ -9,6 +9,7 @@ from webhookd.base.errors import Rejected
 from webhookd.base.event_format import decode_body
 from webhookd.base.models import BreakerState
 from webhookd.cli.api import part
+from webhookd.cli.deliveries import show_attempt
 from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
@@ -21,11 +22,11 @@ _settings_decoder = msgspec.json.Decoder(dict[str, object])
 
 @click.group("webhooks", cls=InOrder)
 def command() -> None:
-    """List webhooks, see how they are, and pause, test, rotate or delete them.
+    """List, show, create, pause, test, rotate or delete webhooks.
 
-    WEBHOOK is an id (wh_…) or a beginning of it that only one has, a webhook's description, or its URL.
+    WEBHOOK is an id (wh_…) or an unambiguous start of it, a webhook's description, or its URL.
 
-    `list` and `show` read the journal while no server runs; the others need the server.
+    `list` and `show` read the journal if no server runs; the others need the server.
     """
 
 
@@ -34,7 +35,7 @@ def command() -> None:
 @prints_json
 @takes_place
 def list_(place: Place, limit: int, cursor: str | None, as_json: bool) -> None:
-    """List webhooks, newest first: description or URL, queue, and why nothing is being sent."""
+    """List webhooks, newest first: description or URL, state, queue, and the reason if nothing is being sent."""
     with place.source() as source:
         page = gathered(source.webhooks, limit, cursor)
     if as_json:
@@ -50,7 +51,7 @@ def list_(place: Place, limit: int, cursor: str | None, as_json: bool) -> None:
         )
         for webhook in page.data
     ]
-    show_table(("ID", "WEBHOOK", "STATE", "QUEUED", "WHY"), rows, foldable={"WEBHOOK", "STATE", "WHY"})
+    show_table(("ID", "WEBHOOK", "STATE", "QUEUED", "REASON"), rows, foldable={"WEBHOOK", "STATE", "REASON"})
     tell_of_more(page)
 
 
@@ -59,7 +60,7 @@ def list_(place: Place, limit: int, cursor: str | None, as_json: bool) -> None:
 @prints_json
 @takes_place
 def show(place: Place, webhook: str, as_json: bool) -> None:
-    """Show one webhook: how it is, what it gets, and the policy in force for it."""
+    """Show one webhook: its state, its event patterns, and the policy in force for it."""
     with place.source() as source:
         _show(find_webhook(source, webhook), as_json=as_json)
 
@@ -72,13 +73,16 @@ def show(place: Place, webhook: str, as_json: bool) -> None:
     type=Pattern(),
     multiple=True,
     required=True,
-    metavar="PATTERN",
-    help="What it gets: a type, `user.*`, or `*`; as often as there are patterns.",
+    help="The events it gets: a type, `user.*`, or `*`; may be repeated.",
 )
-@click.option("--description", default="", metavar="TEXT", help="What it is for; it may be named by it.")
-@click.option("--organization", metavar="ID", help="Whose it is; without one it gets every organization's events.")
-@click.option("--paused", is_flag=True, help="Hold its events until it is resumed.")
-@click.option("--secret", metavar="whsec_…", help="A secret of yours instead of a new one.")
+@click.option("--description", default="", metavar="TEXT", help="What it is for; commands accept it as its name.")
+@click.option(
+    "--organization",
+    metavar="ID",
+    help="The organization it belongs to; without one it gets every organization's events.",
+)
+@click.option("--paused", is_flag=True, help="Create it disabled; its events are queued until it is resumed.")
+@click.option("--secret", metavar="whsec_…", help="Use this secret instead of a random one.")
 @click.option(
     "--settings",
     metavar="JSON",
@@ -98,9 +102,9 @@ def create(
     settings: str | None,
     as_json: bool,
 ) -> None:
-    """Create a webhook and print its secret, this once.
+    """Create a webhook and print its secret, which is shown only once.
 
-    Standard output gets the secret alone; standard error gets the webhook's id.
+    Standard output gets only the secret; standard error gets the webhook's id.
     """
     fields = {"organizationId": organization, "secret": secret}
     wanted = {
@@ -120,7 +124,7 @@ def create(
 @prints_json
 @takes_place
 def pause(place: Place, webhook: str, as_json: bool) -> None:
-    """Send nothing more to a webhook; its events are queued until it is resumed."""
+    """Disable a webhook: nothing is sent, and its events are queued until it is resumed."""
     _switch(place, webhook, is_active=False, as_json=as_json)
 
 
@@ -129,7 +133,7 @@ def pause(place: Place, webhook: str, as_json: bool) -> None:
 @prints_json
 @takes_place
 def resume(place: Place, webhook: str, as_json: bool) -> None:
-    """Send to a webhook again, one that webhookd switched off too; what is queued goes out in order."""
+    """Enable a webhook, also one that webhookd has disabled; queued events are sent in order."""
     _switch(place, webhook, is_active=True, as_json=as_json)
 
 
@@ -141,15 +145,15 @@ def resume(place: Place, webhook: str, as_json: bool) -> None:
     default=86_400,
     show_default=True,
     metavar="SECONDS",
-    help="How long the old secret signs beside the new one, at most 7 days.",
+    help="How long the previous secret also signs, at most 7 days.",
 )
-@click.option("--secret", metavar="whsec_…", help="A secret of yours instead of a new one.")
+@click.option("--secret", metavar="whsec_…", help="Use this secret instead of a random one.")
 @prints_json
 @takes_place
 def rotate(place: Place, webhook: str, overlap: float, secret: str | None, as_json: bool) -> None:
-    """Give a webhook a new secret and print it, this once.
+    """Rotate a webhook's secret and print the new one, which is shown only once.
 
-    Standard output gets the secret alone; standard error says how long the old one still signs.
+    Standard output gets only the secret; standard error says how long the previous one also signs.
     """
     api = place.server()
     found = find_webhook(ApiSource(api), webhook)
@@ -162,9 +166,9 @@ def rotate(place: Place, webhook: str, overlap: float, secret: str | None, as_js
 @prints_json
 @takes_place
 def test(place: Place, webhook: str, as_json: bool) -> None:
-    """Send webhook.test to a webhook now, beside its queue, and show what came of it.
+    """Send webhook.test to a webhook now, outside its queue, and show the result.
 
-    Exit status 1 where the receiver didn't take it.
+    Exit status 1 if the attempt fails.
     """
     api = place.server()
     found = find_webhook(ApiSource(api), webhook)
@@ -172,26 +176,17 @@ def test(place: Place, webhook: str, as_json: bool) -> None:
     if as_json:
         show_json(attempt)
     else:
-        show_record(
-            [
-                ("result", "ok" if attempt.error is None else f"failed: {attempt.error}"),
-                ("detail", attempt.detail),
-                ("status", str(attempt.response_status or "")),
-                ("took", f"{attempt.duration_ms} ms"),
-                ("address", attempt.remote_address or ""),
-                ("answer", attempt.response_body),
-            ]
-        )
+        show_attempt(attempt)
     click.get_current_context().exit(0 if attempt.error is None else 1)
 
 
 @command.command("delete")
 @names_webhook
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @prints_json
 @takes_place
 def delete(place: Place, webhook: str, yes: bool, as_json: bool) -> None:
-    """Delete a webhook; what it has queued is canceled, its past stays readable."""
+    """Delete a webhook; its queued deliveries are canceled, its history stays readable."""
     api = place.server()
     found = find_webhook(ApiSource(api), webhook)
     queued = found.health.queued + found.health.parked
@@ -205,10 +200,10 @@ def delete(place: Place, webhook: str, yes: bool, as_json: bool) -> None:
 
 
 def state_of(webhook: Webhook) -> str:
-    """Say in a word how a webhook is."""
+    """Return a webhook's state in a word."""
     health = webhook.health
     if not webhook.is_active:
-        return f"off: {webhook.disabled_reason}"
+        return f"disabled: {webhook.disabled_reason}"
     if health.breaker is not BreakerState.CLOSED:
         return "failing"
     if health.sending:
@@ -233,8 +228,8 @@ def _show_secret(made: WebhookWithSecret, *, as_json: bool) -> None:
         show_json(made)
         return
     if made.previous_secret_expires_at is not None:
-        click.echo(f"the old secret signs beside it until {made.previous_secret_expires_at}", err=True)
-    click.echo(f"{made.id}; the secret is shown this once:", err=True)
+        click.echo(f"the previous secret also signs until {made.previous_secret_expires_at}", err=True)
+    click.echo(f"{made.id}; the secret is shown only once:", err=True)
     click.echo(made.secret)
 
 
@@ -257,7 +252,7 @@ def _show(webhook: Webhook, *, as_json: bool) -> None:
         [
             ("id", webhook.id),
             ("state", state_of(webhook)),
-            ("why nothing is sent", health.reason or ""),
+            ("reason", health.reason or ""),
             ("queued", f"{health.queued}, parked {health.parked}"),
             ("oldest queued", health.oldest_pending_at or ""),
             ("next attempt", health.next_attempt_at or ""),
@@ -277,8 +272,8 @@ def _show(webhook: Webhook, *, as_json: bool) -> None:
             ("signature", f"{webhook.signature.form}{', ed25519' if webhook.signature.ed25519 else ''}"),
             ("public key", webhook.ed25519_public_key or ""),
             ("secret", webhook.secret_hint),
-            ("old secret until", webhook.previous_secret_expires_at or ""),
-            ("when off", webhook.when_inactive),
+            ("previous secret until", webhook.previous_secret_expires_at or ""),
+            ("when disabled", webhook.when_inactive),
             ("created", webhook.created_at),
             ("changed", webhook.updated_at),
         ]

@@ -6,13 +6,9 @@ from webhookd.config.tree import (
     Config,
     DeliveryConfig,
     EgressConfig,
-    EventsConfig,
     IngestConfig,
-    JournalConfig,
     JwtConfig,
     LogConfig,
-    SecretsConfig,
-    ServerConfig,
 )
 from webhookd.config.words import KEYS, describe, shown
 
@@ -21,13 +17,9 @@ __all__ = [
     "Config",
     "DeliveryConfig",
     "EgressConfig",
-    "EventsConfig",
     "IngestConfig",
-    "JournalConfig",
     "JwtConfig",
     "LogConfig",
-    "SecretsConfig",
-    "ServerConfig",
     "describe",
     "load_config",
     "reference",

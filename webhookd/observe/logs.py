@@ -4,10 +4,12 @@ Whatever looks like a secret is removed from the finished line. Writing a line n
 server (see `output`): a log without a reader must not stop a delivery.
 """
 
+import io
 import json
 import logging
 import re
 import sys
+from functools import partialmethod
 from typing import Protocol, TextIO
 
 import msgspec
@@ -124,12 +126,12 @@ def delivery_attempted(log: Log, attempt: AttemptFacts) -> None:
 
 def dropped_line(lines: int) -> bytes:
     """Return the log line that replaces dropped lines, or an empty one if the log level hides it."""
-    held = _Held()
+    held = io.BytesIO()
     in_force = structlog.get_config()["logger_factory"]
     is_for_journal = isinstance(in_force, _LineLoggerFactory) and in_force.is_for_journal
     log = structlog.wrap_logger(_LineLogger(held, is_for_journal=is_for_journal), component="log")
     log.warning("log.dropped", lines=lines)
-    return held.line
+    return held.getvalue()
 
 
 def redact(line: str) -> str:
@@ -183,33 +185,12 @@ class _Stream:
             return
 
 
-class _Held:
-    """Keeps a line instead of writing it."""
-
-    line = b""
-
-    def write(self, line: bytes) -> None:
-        self.line = line
-
-
 class _LineLogger:
     """Redacts finished lines and passes them on; for systemd's journal each starts with its priority."""
 
-    def __init__(self, target: "BufferedOutput | _Stream | _Held", *, is_for_journal: bool) -> None:
+    def __init__(self, target: "BufferedOutput | _Stream | io.BytesIO", *, is_for_journal: bool) -> None:
         self._target = target
         self._is_for_journal = is_for_journal
-
-    def debug(self, line: str) -> None:
-        self._write("debug", line)
-
-    def info(self, line: str) -> None:
-        self._write("info", line)
-
-    def warning(self, line: str) -> None:
-        self._write("warning", line)
-
-    def error(self, line: str) -> None:
-        self._write("error", line)
 
     def _write(self, level: str, line: str) -> None:
         line = redact(line)
@@ -218,11 +199,16 @@ class _LineLogger:
             line = mark + line.replace("\n", f"\n{mark}")
         self._target.write((line + "\n").encode(errors="backslashreplace"))
 
+    debug = partialmethod(_write, "debug")
+    info = partialmethod(_write, "info")
+    warning = partialmethod(_write, "warning")
+    error = partialmethod(_write, "error")
+
 
 class _LineLoggerFactory:
     """Gives every logger the process's target."""
 
-    def __init__(self, target: "BufferedOutput | _Stream | _Held", *, is_for_journal: bool) -> None:
+    def __init__(self, target: "BufferedOutput | _Stream | io.BytesIO", *, is_for_journal: bool) -> None:
         self.is_for_journal = is_for_journal
         self._logger = _LineLogger(target, is_for_journal=is_for_journal)
 
