@@ -1,4 +1,4 @@
-"""The configuration: the shipped file, the environment, and what each mistake is answered with."""
+"""The configuration: the shipped file, the environment, and the error for each mistake."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ def load(directory: Path, text: str, environ: Mapping[str, str] | None = None) -
 
 
 def test_the_shipped_file_is_the_defaults(tmp_path: Path) -> None:
-    """`config.toml` as it is shipped says what no file says, and so does an empty one."""
+    """The shipped `config.toml`, an empty file and no file give the same configuration."""
     text = (ROOT / "config.toml").read_text()
     assert load(tmp_path, text) == load(tmp_path, "")
     uncommented = text.replace("# max_bytes", "max_bytes").replace("# proxy", "proxy")
@@ -28,7 +28,7 @@ def test_the_shipped_file_is_the_defaults(tmp_path: Path) -> None:
 
 
 def test_paths_start_from_the_files_directory(tmp_path: Path) -> None:
-    """Relative paths, defaults included, are below the file's directory; absolute ones stay."""
+    """Relative paths, defaults included, start from the file's directory; absolute paths are not changed."""
     config = load(tmp_path, '[journal]\npath = "j.db"\n[ingest]\nsocket = "/run/x.sock"\n')
     assert config.journal.path == tmp_path / "j.db"
     assert config.ingest.socket == Path("/run/x.sock")
@@ -37,7 +37,7 @@ def test_paths_start_from_the_files_directory(tmp_path: Path) -> None:
 
 
 def test_the_environment_wins(tmp_path: Path) -> None:
-    """Variables set keys of every kind; names of other sections, or of none, are left alone."""
+    """Variables set keys of every type; names of other sections, or of none, are ignored."""
     environ = {
         "WEBHOOKD_SERVER__PORT": "9000",
         "WEBHOOKD_SERVER__HOST": "::1",
@@ -107,7 +107,7 @@ def test_the_environment_wins(tmp_path: Path) -> None:
     ],
 )
 def test_each_mistake_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
-    """What can't be used is refused with file, line, key and the accepted form."""
+    """An invalid setting is refused with file, line, key and what is accepted."""
     with pytest.raises(ConfigError, match=says):
         load(tmp_path, text)
 
@@ -121,7 +121,7 @@ def test_each_mistake_is_named_with_its_line(tmp_path: Path, text: str, says: st
     ],
 )
 def test_a_bad_variable_is_named(tmp_path: Path, name: str, value: str, says: str) -> None:
-    """A variable that can't be used is refused by its name, without the password in it."""
+    """An invalid variable is refused by its name, without the password in it."""
     with pytest.raises(ConfigError) as refused:
         load(tmp_path, "", {name: value})
     assert says in str(refused.value)
@@ -129,7 +129,7 @@ def test_a_bad_variable_is_named(tmp_path: Path, name: str, value: str, says: st
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    """A missing file and one that is no text are refused."""
+    """A missing file and one that is not text are refused."""
     with pytest.raises(ConfigError, match=r"can't read the configuration .*nowhere\.toml: No such file"):
         load_config(tmp_path / "nowhere.toml", {})
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
@@ -138,7 +138,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
-    """`describe` is TOML that means the same, with the proxy's password hidden."""
+    """`describe` prints TOML with the same meaning, and hides the proxy's password."""
     tokens = '[jwt]\nroles = { "a \\" b" = "viewer" }\n'
     config = load(tmp_path, f'[delivery]\nretry_delays = [0.5, 3]\n[server]\nhost = "::1"\n{tokens}')
     assert load(tmp_path, describe(config)) == config
@@ -148,7 +148,7 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
 
 
 def test_a_line_of_many_networks_is_no_name(tmp_path: Path) -> None:
-    """Dots in quotes, in a list that goes over several lines, are no parts of a name."""
+    """Dots in quotes, in a list of several lines, don't count as parts of a name."""
     networks = ", ".join(f'"10.{number}.0.0/16"' for number in range(100))
     config = load(tmp_path, f"[egress]\nallow_networks = [\n  {networks}  # all = 100\n]\n")
     assert len(config.egress.allow_networks) == 100
@@ -157,7 +157,7 @@ def test_a_line_of_many_networks_is_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("start", ["", "[", "a", "[ a", "a.", "'", "[server]\nhost = '"], ids=repr)
 @pytest.mark.parametrize("unit", [" ", "[", "]", "\t", "=", "a ", "'", '"', "\n", "#", "[]", "a=1\n"], ids=repr)
 def test_a_file_is_read_in_time_linear_in_its_length(tmp_path: Path, start: str, unit: str) -> None:
-    """No file of repeated brackets, quotes, spaces or lines keeps the command that reads it for long."""
+    """A file of repeated brackets, quotes, spaces or lines is read in linear time."""
     path = tmp_path / "config.toml"
 
     def text(length: int) -> str:

@@ -1,4 +1,4 @@
-"""Verifying for receivers: what is right passes, what is wrong is named by its likely mistake."""
+"""Verification for receivers: valid requests pass, and the error for others names the likely mistake."""
 
 import base64
 import hmac
@@ -70,7 +70,7 @@ def test_standard_header_verifies_by_either_secret_and_the_public_key(secret: st
 
 @pytest.mark.parametrize("headers", [standard(), timestamped()])
 def test_one_of_several_secrets_has_to_match(headers: dict[str, str]) -> None:
-    """A receiver may know the new secret and the old one; none, or only wrong ones, verify nothing."""
+    """With the new and the previous secret one must match; with none, or only wrong ones, nothing is verified."""
     for secrets in ([SECRET, PREVIOUS], (PREVIOUS, SECRET)):
         verify(secrets, headers, BODY, now=AT)
     for wrong in ([PREVIOUS], [PREVIOUS, "whsec_" + base64.b64encode(b"x" * 32).decode()], []):
@@ -79,7 +79,7 @@ def test_one_of_several_secrets_has_to_match(headers: dict[str, str]) -> None:
 
 
 def test_of_several_secrets_the_one_that_matches_says_what_is_wrong() -> None:
-    """An old request under the second secret is told to be old, not to match none."""
+    """An old request that matches the second secret is reported as too old, not as unmatched."""
     with pytest.raises(VerificationError) as caught:
         verify([PREVIOUS, SECRET], standard(), BODY, now=AT + 1000)
     assert caught.value.mistake is Mistake.TIMESTAMP_TOO_OLD
@@ -90,19 +90,19 @@ def test_of_several_secrets_the_one_that_matches_says_what_is_wrong() -> None:
 
 @pytest.mark.parametrize(("value", "at"), [(TIMESTAMPED, AT), (HEX, None), ("sha256=" + HEX, None)])
 def test_other_header_verifies_in_each_form(value: str, at: int | None) -> None:
-    """The x- header verifies in its timestamped and its single-valued forms, and claims no more than it proves."""
+    """The x- header is verified in its timestamped and its single-valued forms, and claims no more than it proves."""
     headers = {"X-Webhook-Signature": value, "webhook-id": ID}
     assert verify(SECRET, headers, BODY, now=AT) == Verified(header="x-webhook-signature", event_id=None, timestamp=at)
 
 
 def test_header_names_are_found_in_any_case_and_in_a_wsgi_environment() -> None:
-    """Frameworks spell header names in their own ways."""
+    """Header names are accepted as frameworks spell them."""
     for rename in (str.upper, str.title, lambda name: "HTTP_" + name.upper().replace("-", "_")):
         verify(SECRET, {rename(name): value for name, value in standard().items()}, BODY, now=AT)
 
 
 def test_headers_are_taken_as_frameworks_have_them() -> None:
-    """The header objects of Flask, Django, Starlette and httpx are taken as they are, by the types too."""
+    """The header objects of Flask, Django, Starlette and httpx are accepted, also by the type checker."""
     plain = standard()
     environ = {"HTTP_" + name.upper().replace("-", "_"): value for name, value in plain.items()}
     taken: list[Headers] = [
@@ -117,12 +117,12 @@ def test_headers_are_taken_as_frameworks_have_them() -> None:
 
 
 def test_body_as_text_is_taken_as_utf8() -> None:
-    """A framework that hands the body over as text loses nothing by it."""
+    """A body that a framework gives as text verifies."""
     verify(SECRET, standard(), BODY.decode(), now=AT)
 
 
 def test_standard_header_decides_where_both_are_there() -> None:
-    """A wrong webhook-signature isn't outvoted by a right x-webhook-signature."""
+    """A valid x-webhook-signature does not make up for a wrong webhook-signature."""
     headers = standard(b"other") | timestamped()
     with pytest.raises(VerificationError):
         verify(SECRET, headers, BODY, now=AT)
@@ -130,7 +130,7 @@ def test_standard_header_decides_where_both_are_there() -> None:
 
 @pytest.mark.parametrize("headers", [standard(), timestamped()])
 def test_time_is_checked_both_ways(headers: dict[str, str]) -> None:
-    """Too old and too new are told apart, at the edge of the tolerance, which None lifts."""
+    """Too old and too new have different errors, at the limit of the tolerance; None disables the check."""
     for now in (AT - 300, AT + 300):
         verify(SECRET, headers, BODY, now=now)
     assert mistake(headers, now=AT + 300.5)[0] is Mistake.TIMESTAMP_TOO_OLD
@@ -139,7 +139,7 @@ def test_time_is_checked_both_ways(headers: dict[str, str]) -> None:
 
 
 def test_a_forgery_is_never_told_its_time() -> None:
-    """The time counts only after the signature: an old forgery is a forgery."""
+    """The timestamp is checked after the signature: an old forgery is reported as a forgery."""
     assert mistake(standard(b"forged"), now=AT + 9e6)[0] is Mistake.NO_MATCH
 
 
@@ -164,7 +164,7 @@ def test_a_forgery_is_never_told_its_time() -> None:
     ],
 )
 def test_headers_mistakes_are_named(headers: dict[str, str], expected: Mistake, said: str) -> None:
-    """A missing, renamed, mixed up or cut header is told by its name."""
+    """A missing, renamed, confused or truncated header is named."""
     found, text = mistake(headers)
     assert (found, said in text) == (expected, True), text
 
@@ -187,20 +187,20 @@ STD_OF_URL_SAFE = "whsec_" + base64.b64encode(bytes(range(224, 256))).decode()
 )
 @pytest.mark.parametrize("sign", [standard, timestamped])
 def test_secret_in_the_wrong_form_is_named(sign: Callable[[], dict[str, str]], given_secret: str, said: str) -> None:
-    """The right secret in a wrong form is recognized by the signature, in both schemes, and never accepted."""
+    """The right secret in a wrong form is recognized in both schemes, and never accepted."""
     found, text = mistake(sign(), secret=given_secret)
     assert (found, said in text) == (Mistake.SECRET_FORM, True), text
 
 
 def test_secret_with_url_safe_base64_is_named() -> None:
-    """A secret whose base64 some tool made URL-safe is recognized."""
+    """A secret in URL-safe base64 is recognized."""
     headers = standard(secret_key=key(STD_OF_URL_SAFE))
     found, text = mistake(headers, secret=URL_SAFE)
     assert (found, "URL-safe" in text) == (Mistake.SECRET_FORM, True)
 
 
 def test_sender_that_took_the_other_key_is_named() -> None:
-    """Whole string against decoded bytes, the mistake that two readings of whsec_ invite, is told both ways."""
+    """Using the whole secret instead of its decoded bytes, or the reverse, is recognized."""
     found, text = mistake(standard(secret_key=SECRET.encode()))
     assert (found, "whole secret string" in text) == (Mistake.SECRET_FORM, True)
     found, text = mistake(timestamped(secret_key=key(SECRET)))
@@ -210,7 +210,7 @@ def test_sender_that_took_the_other_key_is_named() -> None:
 
 
 def test_a_secret_that_is_none_is_named() -> None:
-    """What can't be a secret, and matches in no reading, is said to be none, with the reason."""
+    """A malformed secret that matches in no reading is reported, with the reason."""
     for wrong in ("", "hunter2", "whsec_short", "whsk_" + "A" * 88):
         assert mistake(standard(), secret=wrong)[0] is Mistake.SECRET_MALFORMED
 
@@ -238,7 +238,7 @@ def test_a_secret_that_is_none_is_named() -> None:
     ],
 )
 def test_signature_of_another_content_is_named(headers: dict[str, str], said: str | None) -> None:
-    """A signature over another id, another time or other parts is recognized where what it took is at hand."""
+    """A signature over another id, another time or other parts is recognized if the request has them."""
     found, text = mistake(headers)
     if said is None:
         assert found is Mistake.NO_MATCH
@@ -279,14 +279,14 @@ ENVELOPE_WITH_SPACED_DATA = (
 def test_changed_body_is_named(
     sign: Callable[[bytes], dict[str, str]], original: bytes, arrived: bytes, said: str
 ) -> None:
-    """What happened to a body on its way to the check is found by undoing it."""
+    """A change of the body is recognized by reversing it."""
     found, text = mistake(sign(original), arrived)
     assert (found, said in text) == (Mistake.BODY_CHANGED, True), text
     assert "raw bytes" in text
 
 
 def test_changed_body_is_named_for_the_public_key_too() -> None:
-    """A body written again is found with the public key as well; a wrong key is just no match."""
+    """A body that was serialized again is recognized with the public key too; with a wrong key nothing matches."""
     headers = {"webhook-id": ID, "webhook-timestamp": str(AT), "webhook-signature": WITH_ED25519}
     assert mistake(headers, json.dumps(json.loads(BODY)).encode(), secret=PUBLIC)[0] is Mistake.BODY_CHANGED
     assert mistake(headers, b"{}", secret=PUBLIC)[0] is Mistake.NO_MATCH
@@ -306,26 +306,26 @@ def test_changed_body_is_named_for_the_public_key_too() -> None:
     ids=["lists", "open", "objects", "number", "string"],
 )
 def test_a_forged_body_costs_no_more_than_its_length(body: bytes) -> None:
-    """A body made to be dear to guess at, by somebody without the secret, is refused like any other."""
+    """A body that is expensive to examine, without the secret, is refused like any other."""
     assert mistake(standard(), body)[0] is Mistake.NO_MATCH
     assert mistake(timestamped(), body)[0] is Mistake.NO_MATCH
 
 
 def test_a_deep_body_is_not_guessed_at() -> None:
-    """Writing JSON again visits each value once for each level above it: beyond 16 levels nothing is written."""
+    """Serializing JSON takes time for each value and level: beyond 16 levels it is not tried."""
     body = b"[" * 100 + b"1," * 10_000 + b"1" + b"]" * 100
     assert calls(lambda: mistake(standard(), body)) < 2000
 
 
 def test_parsed_body_is_refused() -> None:
-    """A parsed object in place of the body is told before anything else."""
+    """A parsed object instead of the body is reported before anything else."""
     with pytest.raises(VerificationError, match="is a dict, already parsed") as caught:
         verify(SECRET, standard(), json.loads(BODY), now=AT)
     assert caught.value.mistake is Mistake.BODY_PARSED
 
 
 def test_another_webhooks_secret_is_no_match() -> None:
-    """Where nothing usual explains it, the error says what to look at."""
+    """If no common mistake explains it, the error says what to check."""
     found, text = mistake(standard(), secret=PREVIOUS)
     assert found is Mistake.NO_MATCH
     assert "another webhook's" in text
@@ -333,7 +333,7 @@ def test_another_webhooks_secret_is_no_match() -> None:
 
 @pytest.mark.parametrize("position", range(0, len(BODY), 7))
 def test_any_changed_byte_fails(position: int) -> None:
-    """A body changed in a single bit never verifies, in either scheme."""
+    """A body with one changed bit never verifies, in either scheme."""
     forged = BODY[:position] + bytes([BODY[position] ^ 1]) + BODY[position + 1 :]
     for headers in (standard(), timestamped()):
         assert mistake(headers, forged)[0] is Mistake.NO_MATCH
@@ -348,13 +348,13 @@ def test_any_changed_byte_fails(position: int) -> None:
     body=st.one_of(st.binary(max_size=60), st.sampled_from([b"[" * 100_000, b'{"a":' * 5000, b"1" * 5000])),
 )
 def test_nothing_but_verification_errors_come_of_any_input(headers: dict[str, str], secret: str, body: bytes) -> None:
-    """Whatever arrives, the answer is an error of this module, never another exception, and never a pass."""
+    """Any input gives this module's error, never another exception, and never a success."""
     with pytest.raises(VerificationError):
         verify(secret, headers, body, now=AT)
 
 
 def test_published_vectors_verify() -> None:
-    """Both published cases verify under each header and form they list."""
+    """Both published examples verify with each header and form that they list."""
     cases = json.loads((Path(__file__).parent / "vectors.json").read_text())
     for case in cases:
         body, at = case["body"].encode(), case["timestamp"]
@@ -367,7 +367,7 @@ def test_published_vectors_verify() -> None:
 
 
 def test_every_mistake_is_documented() -> None:
-    """The page for receivers says what each mistake means."""
+    """The page for receivers explains each mistake."""
     page = (Path(__file__).parents[1] / "docs" / "receivers.md").read_text()
     for name in Mistake:
         assert f"`{name.value}`" in page

@@ -1,1 +1,1 @@
-"""How input is read, and what every part uses."""
+"""Tests of the package that every other one uses."""

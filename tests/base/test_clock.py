@@ -1,4 +1,4 @@
-"""Wall time: its format, what is read of it, and waits that end."""
+"""Wall time: format, parsing and waits."""
 
 import pytest
 import trio
@@ -19,7 +19,7 @@ from webhookd.base.clock import (
 
 @given(st.integers(min_value=0, max_value=253_402_300_799_999))
 def test_a_time_comes_back_from_its_text(milliseconds: int) -> None:
-    """Every millisecond from 1970 to 9999 survives being written and read."""
+    """Every millisecond from 1970 to 9999 is the same after it was written and read."""
     at = milliseconds / 1000
     assert parse_iso(iso(at)) == at
 
@@ -34,7 +34,7 @@ def test_a_time_comes_back_from_its_text(milliseconds: int) -> None:
     ],
 )
 def test_times_with_a_zone_are_read(text: str, at: float) -> None:
-    """ISO-8601 with any zone is read, cut to the millisecond."""
+    """ISO-8601 times with any zone are accepted, and truncated to the millisecond."""
     assert parse_iso(text) == at
 
 
@@ -42,19 +42,19 @@ def test_times_with_a_zone_are_read(text: str, at: float) -> None:
     "text", ["", "2025-01-15", "2025-01-15T10:30:00", "1736937000", "1969-01-01T00:00:00Z", "x" * 50]
 )
 def test_other_texts_are_refused(text: str) -> None:
-    """A time without a zone, before 1970, or none at all is no time."""
+    """A time without a zone or before 1970, and a text that is not a time, are refused."""
     with pytest.raises(ValueError, match=r"."):
         parse_iso(text)
 
 
 def test_the_machines_clock_is_cut_to_the_millisecond() -> None:
-    """Times are whole milliseconds, so that they survive storage and text."""
+    """Times are whole milliseconds, so that storage and text keep them exactly."""
     now = SystemClock().now()
     assert now == round(now, 3)
 
 
 async def test_a_wait_is_never_shorter_than_a_tick_of_the_clock(autojump_clock: MockClock) -> None:
-    """On the way to a moment between two ticks the clock is looked at twice, not a thousand times."""
+    """While waiting for a moment between two ticks, the clock is read twice and not a thousand times."""
     clock = VirtualClock()
     until = clock.now() + 0.5004
     looks = 0

@@ -1,4 +1,4 @@
-"""From a producer's bytes to the bytes that are sent: fidelity, and what is refused with which place."""
+"""From a producer's bytes to the bytes that are sent: unchanged data, and the place of each error."""
 
 import json
 
@@ -25,7 +25,7 @@ def body_of(line: bytes) -> bytes:
 
 @given(st.dictionaries(st.text(), JSON, max_size=4), st.sampled_from([None, 0, 2]), st.booleans())
 def test_data_is_carried_byte_for_byte(data: dict[str, object], indent: int | None, ascii_only: bool) -> None:
-    """Whatever JSON object is submitted, its bytes stand in the envelope as they came, and the whole is JSON."""
+    """Whatever JSON object is submitted, the envelope has its bytes unchanged, and the envelope is JSON."""
     try:
         text = json.dumps(data, indent=indent, ensure_ascii=ascii_only).encode()
     except UnicodeEncodeError:
@@ -37,7 +37,7 @@ def test_data_is_carried_byte_for_byte(data: dict[str, object], indent: int | No
 
 
 def test_the_envelope_is_the_documented_one() -> None:
-    """Id, type, time and data in this order, the organization behind them where there is one."""
+    """The envelope has id, type, time and data in this order, then the organization if there is one."""
     line = (
         b'{"organizationId": "acme", "timestamp": "2025-01-15T12:30:00+02:00", "type": "user.created",'
         b' "data": { "a" : 1 }, "orderingKey": "k"}'
@@ -70,7 +70,7 @@ def test_the_envelope_is_the_documented_one() -> None:
     ],
 )
 def test_what_is_no_event_is_refused_with_its_place(line: bytes, code: ErrorCode, pointer: str | None) -> None:
-    """Each kind of mistake has its code, and a wrong field its pointer."""
+    """Each kind of mistake has its error code, and a wrong field its JSON pointer."""
     with pytest.raises(Rejected) as refused:
         decode_event(line, max_bytes=LIMIT)
     assert refused.value.code is code
@@ -78,7 +78,7 @@ def test_what_is_no_event_is_refused_with_its_place(line: bytes, code: ErrorCode
 
 
 def test_size_and_depth_have_their_bounds() -> None:
-    """An event of the limit's size, or nested as deep as is allowed, is taken; one more is not."""
+    """An event of the maximum size or depth is accepted; one byte or level more is refused."""
 
     def event(data: bytes) -> bytes:
         return b'{"type":"a","data":' + data + b"}"
@@ -98,7 +98,7 @@ def test_size_and_depth_have_their_bounds() -> None:
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(str.encode) | JSON.map(msgspec.json.encode))
 def test_no_bytes_break_the_decoder(line: bytes) -> None:
-    """Whatever comes in is an event or a refusal."""
+    """Any input is either an event or a refusal."""
     code = None
     try:
         decode_event(line, max_bytes=LIMIT)
@@ -116,7 +116,7 @@ def is_too_deep(text: bytes) -> bool:
 
 
 def depth_of(text: bytes) -> int:
-    """Count byte by byte, as RFC 8259 reads."""
+    """Return the depth, counted byte by byte as RFC 8259 defines it."""
     deepest = depth = 0
     is_string = is_escaped = False
     for byte in text:
@@ -141,7 +141,7 @@ ITEMS = st.lists(STRINGS | st.sampled_from([b"1", b"[]", b'{"":[]}']), max_size=
 
 @given(ITEMS, st.integers(MAX_DEPTH - 5, MAX_DEPTH + 1), ITEMS)
 def test_depth_is_counted_outside_strings(before: bytes, depth: int, inner: bytes) -> None:
-    """Brackets, quotes and backslashes in strings change nothing, and what was closed doesn't count."""
+    """Brackets, quotes and backslashes in strings don't count, and neither do closed brackets."""
     text = b"[" + (before + b"," if before else b"") + b"[" * depth + inner + b"]" * depth + b"]"
     json.loads(text)
     assert is_too_deep(text) == (depth_of(text) > MAX_DEPTH)
@@ -154,7 +154,7 @@ def test_depth_is_counted_outside_strings(before: bytes, depth: int, inner: byte
 )
 @pytest.mark.parametrize("prefix", [b"", b"[" * 129 + b'"', b'{"' + b"[" * 129], ids=["", "string", "key"])
 def test_depth_is_found_in_time_linear_in_the_length(prefix: bytes, unit: bytes) -> None:
-    """No text of repeated brackets, quotes and escapes costs more than its length, up to the largest body."""
+    """Checking repeated brackets, quotes and escapes takes time linear in the length, up to the largest body."""
 
     def text(length: int) -> bytes:
         return prefix + b"[" * 129 + unit * (length // len(unit))
@@ -163,7 +163,7 @@ def test_depth_is_found_in_time_linear_in_the_length(prefix: bytes, unit: bytes)
 
 
 def test_what_is_decoded_to_objects_is_bounded_in_values() -> None:
-    """More values than are taken are refused before there is an object for each; what stands in strings is none."""
+    """Too many values are refused before they are decoded; commas and brackets in strings don't count."""
 
     def code(text: bytes) -> ErrorCode | None:
         try:
@@ -182,7 +182,7 @@ def test_what_is_decoded_to_objects_is_bounded_in_values() -> None:
 
 @pytest.mark.parametrize("unit", ["[", ".", "[]", "].", "` - at `$", "a"], ids=repr)
 def test_a_name_that_looks_like_a_place_costs_its_length(unit: str) -> None:
-    """The place of a failure is found in linear time, also where an unknown field's name imitates one."""
+    """The place of an error is found in linear time, also if the name of an unknown field looks like a place."""
 
     def line(length: int) -> bytes:
         return b'{"type":"a","data":{},"x` - at `$' + (unit * (length // len(unit))).encode() + b'":1}'
@@ -207,7 +207,7 @@ def is_too_long(text: bytes) -> bool:
 
 @given(ITEMS, st.integers(MAX_JSON_DIGITS - 2, MAX_JSON_DIGITS + 2), NUMBERS)
 def test_a_number_is_bounded_in_digits(before: bytes, digits: int, after: bytes) -> None:
-    """Reading a number costs the square of its length: a longer one is refused, and in a string it is no number."""
+    """A number is read in quadratic time, so a long one is refused; in a string its digits are no number."""
     number = b"7" * digits
     in_string = b'["' + b"7" * 500 + b'",' + (before + b"," if before else b"") + after + b"]"
     assert not is_too_long(in_string)
@@ -217,7 +217,7 @@ def test_a_number_is_bounded_in_digits(before: bytes, digits: int, after: bytes)
 
 @pytest.mark.parametrize("unit", [b"1", b"1" * 400 + b",", b"1,", b'"' + b"1" * 500 + b'",', b'1"', b'1\\"'], ids=len)
 def test_long_numbers_are_found_in_time_linear_in_the_length(unit: bytes) -> None:
-    """No text of digits, quotes and escapes costs more than its length."""
+    """Checking repeated digits, quotes and escapes takes time linear in the length."""
 
     def text(length: int) -> bytes:
         return b"[" + unit * (length // len(unit))

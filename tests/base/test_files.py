@@ -1,4 +1,4 @@
-"""Directories that webhookd makes: none is looser than it should be, whatever the umask."""
+"""Directories that webhookd creates have a safe mode whatever the umask is."""
 
 import ast
 import os
@@ -34,7 +34,7 @@ def modes(top: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
 def test_missing_directories_are_made_tight(tmp_path: Path, umask: int) -> None:
-    """Parents are 0755 or tighter, the last one is exactly as asked for, and what is there stays as it is."""
+    """Parents get 0755 or less, the directory exactly the given mode; existing directories are not changed."""
     (tmp_path / "there").mkdir()
     (tmp_path / "there").chmod(0o777)
     with masked(umask):
@@ -45,7 +45,7 @@ def test_missing_directories_are_made_tight(tmp_path: Path, umask: int) -> None:
 
 
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
-    """Where a file stands in the place of a directory nothing is made."""
+    """If a parent is a file, nothing is created."""
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "a"):
         with pytest.raises(OSError, match="file"):
@@ -53,7 +53,7 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
 
 
 def test_every_door_makes_them_so(tmp_path: Path) -> None:
-    """Socket, journal, key and configuration in directories that are missing: under umask 000 nobody else may write."""
+    """Under umask 000, no other user can write to the new directories of socket, journal, key and configuration."""
     with masked(0):
         bind_unix(tmp_path / "run/p/q/ingest.sock", mode=0o660, key="ingest.socket", backlog=1).close()
         with exclusive_lock(tmp_path / "var/p/q/webhookd.db"):
@@ -67,7 +67,7 @@ def test_every_door_makes_them_so(tmp_path: Path) -> None:
 
 
 def test_nothing_else_makes_a_directory() -> None:
-    """Only that function makes directories in the package, since no other way holds under every umask."""
+    """Only `make_directory` creates directories in the package: no other call is safe under every umask."""
     calls = {
         str(path.relative_to(PACKAGE))
         for path in PACKAGE.rglob("*.py")
@@ -78,14 +78,18 @@ def test_nothing_else_makes_a_directory() -> None:
 
 
 def test_doctor_names_what_others_may_write(tmp_path: Path) -> None:
-    """A directory that all or a group may write, however far above, is named; a sticky one above is not."""
+    """A directory that all users or a group can write to is reported, at any level; a sticky parent is not."""
     place = tmp_path / "a" / "b"
     make_directory(place)
     assert [found.detail for found in _open_to_others(place) if str(tmp_path) in found.detail] == []
-    for each, mode, says in ((place, 0o777, "anybody"), (place.parent, 0o757, "anybody"), (place, 0o1777, "anybody")):
+    for each, mode, says in (
+        (place, 0o777, "every user"),
+        (place.parent, 0o757, "every user"),
+        (place, 0o1777, "every user"),
+    ):
         each.chmod(mode)
         [found] = [one for one in _open_to_others(place) if str(tmp_path) in one.detail]
-        assert found.detail.startswith(f"{says} may write into {each}: chmod")
+        assert found.detail.startswith(f"{says} can write to {each}: chmod")
         each.chmod(0o755)
     place.parent.chmod(0o1777)
     assert [one for one in _open_to_others(place) if str(tmp_path) in one.detail] == []
@@ -93,4 +97,4 @@ def test_doctor_names_what_others_may_write(tmp_path: Path) -> None:
         place.parent.chmod(0o775)
         os.chown(place.parent, -1, 4711)
         [found] = [one for one in _open_to_others(place) if str(tmp_path) in one.detail]
-        assert found.detail.startswith(f"the group 4711 may write into {place.parent}: chmod g-w")
+        assert found.detail.startswith(f"the group 4711 can write to {place.parent}: chmod g-w")

@@ -1,4 +1,4 @@
-"""JSON that is none, told in our own words, and names that stand twice in an object."""
+"""Error messages for text that is not JSON, and names that an object has twice."""
 
 import json
 import tracemalloc
@@ -59,7 +59,7 @@ def told(text: bytes) -> str:
     ],
 )
 def test_what_is_no_json_is_told_in_our_words(text: bytes, words: str) -> None:
-    """Each kind of mistake says what it is and at which byte, and how to mend it where that is known."""
+    """The message for each kind of mistake names it, its byte and, if known, the fix."""
     detail = told(text)
     assert words in detail
     assert not PHRASES.search(detail), detail
@@ -71,7 +71,7 @@ def test_what_is_no_json_is_told_in_our_words(text: bytes, words: str) -> None:
     | st.text('{}[]",:\\u0dD8ab1 e.-', max_size=30).map(str.encode)
 )
 def test_nothing_is_told_in_a_librarys_words(text: bytes) -> None:
-    """Whatever is sent, it is taken or refused in words of our own."""
+    """Any input is accepted, or refused with a message of our own."""
     decoders: tuple[Callable[[], object], ...] = (
         lambda: decode_body(text, ANY),
         lambda: decode_event(text, max_bytes=LIMIT),
@@ -87,7 +87,7 @@ def test_nothing_is_told_in_a_librarys_words(text: bytes) -> None:
 
 
 def test_the_reason_is_found_in_linear_time() -> None:
-    """Escapes, halves of pairs and backslashes without end are looked at once."""
+    """Long runs of escapes, surrogate halves and backslashes are examined in linear time."""
     for part in (b"\\ud83d", b"\\ude00", b"\\u", b"\\", b'\\"', b"\\ud83d\\ude00", b" "):
 
         def text(size: int, part: bytes = part) -> bytes:
@@ -111,7 +111,7 @@ def test_the_reason_is_found_in_linear_time() -> None:
     ],
 )
 def test_a_name_that_is_there_twice_is_found(text: bytes, pointer: str | None) -> None:
-    """A name counts as it is read, in its own object alone, and its place is told."""
+    """Names are compared after decoding, within their own object, and the pointer is returned."""
     assert find_repeated(text) == pointer
     if pointer is None:
         assert decode_body(text, ANY) is not None
@@ -123,7 +123,7 @@ def test_a_name_that_is_there_twice_is_found(text: bytes, pointer: str | None) -
 
 @pytest.mark.parametrize("number", ["9" * 5000, "-" + "9" * 5000, "1e999", "-1e400"])
 def test_a_number_that_nothing_holds_is_refused(number: str) -> None:
-    """What has more digits or a greater exponent than can be read is told so, and is carried within an event's data."""
+    """Numbers with too many digits or too large an exponent are refused, but are carried in an event's data."""
     text = f'{{"a": {number}, "a": {number}}}'.encode()
     assert find_repeated(text) == "/a"
     with pytest.raises(Rejected, match=r"a number in .* is too (large|long)"):
@@ -147,7 +147,7 @@ def escaped(name: str, place: int) -> str:
 
 @st.composite
 def events(draw: Any) -> tuple[bytes, bool]:
-    """Return an event's text and whether it has a field twice."""
+    """Return the text of an event, and whether it has a field twice."""
     values = {
         "type": st.just('"user.created"'),
         "data": st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), DATA, max_size=4).map(json.dumps),
@@ -187,7 +187,7 @@ def test_a_name_that_is_twice_is_found_without_a_pointer_for_each_value() -> Non
 
 @given(events())
 def test_an_event_has_each_field_once(made: tuple[bytes, bool]) -> None:
-    """A field that is there twice is refused, however its name is written and whatever its values hold."""
+    """A repeated field is refused, however its name is written and whatever its values contain."""
     line, repeats = made
     code: ErrorCode | None = None
     pointers: list[str] = []
@@ -203,21 +203,21 @@ def test_an_event_has_each_field_once(made: tuple[bytes, bool]) -> None:
 
 @pytest.mark.parametrize("text", [b"1", b'"x"', b"[]", b"null", b"true"])
 def test_what_is_no_object_is_no_event(text: bytes) -> None:
-    """An event that is a number or a list is told that it isn't an object, and is called nothing that it is not."""
+    """An event that is a number or a list is refused as not an object, and with no other message."""
     with pytest.raises(Rejected) as refused:
         decode_event(text, max_bytes=LIMIT)
     assert refused.value.detail == "the event: takes an object"
 
 
 def test_duplicates_within_data_are_passed_through() -> None:
-    """What is in `data` is the producer's own: its bytes reach the receiver as they came."""
+    """`data` is the producer's own: its bytes reach the receiver unchanged."""
     data = b'{"a": 1, "a": 2, "data": {}, "type": "x", "type": "y"}'
     new = decode_event(b'{"type": "user.created", "data": ' + data + b"}", max_bytes=LIMIT)
     assert bytes(new.data) == data
 
 
 def test_fields_are_counted_in_linear_time() -> None:
-    """Quotes without end, in data, in a key and in unknown values, are counted once, and a long line is refused too."""
+    """Long runs of quotes in data, a key or unknown values are counted once; a long line is refused too."""
     lines = (
         lambda size: b'{"type": "user.created", "data": {"x": "' + b'\\"' * (size // 2) + b'"}}',
         lambda size: (
@@ -242,7 +242,7 @@ def test_fields_are_counted_in_linear_time() -> None:
 
 @pytest.mark.parametrize("text", [b'{"type": "user.created", "data": {}}', b'\t{"type": "user.created", "data": {}}'])
 def test_a_byte_order_mark_says_nothing(text: bytes) -> None:
-    """A BOM before an event or a body is left out; within a text it is not JSON."""
+    """A BOM before an event or a body is ignored; within a text it is not JSON."""
     assert decode_event(BOM + text, max_bytes=LIMIT).type == "user.created"
     assert decode_body(BOM + text, ANY) == json.loads(text)
     assert "not JSON" in told(BOM + BOM + text)

@@ -1,4 +1,4 @@
-"""Cutting a stream into lines: the chunks it came in make no difference, and an oversized line is never held."""
+"""Splitting a stream into lines: the chunks don't matter, and an oversized line is never held in memory."""
 
 import itertools
 
@@ -19,7 +19,7 @@ def cut(chunks: list[bytes]) -> tuple[list[Line], Line | None]:
 
 
 def expected(stream: bytes) -> tuple[list[Line], Line | None]:
-    """Say it the slow and plain way."""
+    """Return the lines, computed in a slow and simple way."""
     seen: list[Line | None] = []
     for line in stream.split(b"\n"):
         if len(line) > LIMIT:
@@ -32,14 +32,14 @@ def expected(stream: bytes) -> tuple[list[Line], Line | None]:
 @settings(max_examples=500)
 @given(stream=streams, cuts=st.lists(st.integers(0, 60)))
 def test_chunks_make_no_difference(stream: bytes, cuts: list[int]) -> None:
-    """Any way of cutting a stream into chunks gives the lines of the whole stream."""
+    """However a stream is divided into chunks, the lines are those of the whole stream."""
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     chunks = [stream[start:end] for start, end in itertools.pairwise(edges)]
     assert cut(chunks) == expected(stream)
 
 
 def test_an_oversized_line_is_not_held() -> None:
-    """A line that never ends takes no more memory than the limit, and its successor is read."""
+    """A line that never ends takes no more memory than the limit, and the next line is read."""
     splitter = LineSplitter(LIMIT)
     for _ in range(10_000):
         assert splitter.feed(b"x" * 1000) == []
@@ -48,5 +48,5 @@ def test_an_oversized_line_is_not_held() -> None:
 
 
 def test_the_limit_itself_is_allowed() -> None:
-    """A line of exactly the limit is a line; one byte more is not."""
+    """A line of exactly the limit is accepted; one byte more is oversized."""
     assert cut([b"12345678\n123456789\n"]) == ([b"12345678", Oversized.LINE], None)

@@ -1,4 +1,4 @@
-"""How the program is started again out of an archive that Python runs, as zipapp, shiv and pex make them."""
+"""How the program starts itself again from an archive that Python runs, as of zipapp, shiv and pex."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ RUNS = "from webhookd.cli import main\nmain()\n"
 
 
 def archive(directory: Path, main: str) -> Path:
-    """Pack the package as an archive that runs `main`; what it depends on comes from the environment."""
+    """Create an archive of the package that runs `main`; its dependencies come from the environment."""
     source = directory / "source"
     shutil.copytree(Path(webhookd.__file__).parent, source / "webhookd", ignore=shutil.ignore_patterns("__pycache__"))
     (source / "__main__.py").write_text(main)
@@ -25,7 +25,7 @@ def archive(directory: Path, main: str) -> Path:
 
 
 def test_an_archive_starts_itself_again(tmp_path: Path) -> None:
-    """What a child process would run is the archive, with this interpreter, from whatever directory it was called."""
+    """A child process runs the archive with the same interpreter, whatever the working directory is."""
     packed = archive(tmp_path, PRINTS)
     said = subprocess.run([sys.executable, packed.name], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines() == [sys.executable, str(packed)]
@@ -35,9 +35,9 @@ def test_an_archive_starts_itself_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--executable", "/opt/webhookd/bin/webhookd")], ids=["itself", "another"])
 def test_an_archive_is_no_service(tmp_path: Path, options: tuple[str, ...]) -> None:
-    """A unit for the archive itself is refused, since it may unpack into a home; another may be named."""
+    """A systemd unit for an archive, which may unpack into a home directory, is refused without --executable."""
     command = [sys.executable, str(archive(tmp_path, RUNS)), "systemd-unit", *options]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == (0 if options else 1)
     assert ("ExecStart=/opt/webhookd/bin/webhookd serve" in ended.stdout) == bool(options)
-    assert ("runs out of the archive" in ended.stderr) != bool(options)
+    assert ("runs from the archive" in ended.stderr) != bool(options)

@@ -1,4 +1,4 @@
-"""A secret doesn't show itself, whichever way it is looked at."""
+"""A secret's value is not shown by accident."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ TEXT = "hunter2-is-not-a-password"
 
 @pytest.mark.parametrize("secret", [Secret(TEXT), Secret(TEXT.encode())], ids=["text", "bytes"])
 def test_no_way_of_printing_shows_it(secret: Secret[str] | Secret[bytes]) -> None:
-    """repr, str, every kind of formatting, and a structure around it give a placeholder; `reveal` gives the value."""
+    """repr, str, every kind of formatting, and a containing structure give a placeholder; `reveal` gives the value."""
     for shown in (repr(secret), str(secret), f"{secret}", f"{secret!r:>40}", f"{secret:>40}", "%s" % secret, [secret]):  # noqa: UP031 - the old way too
         assert TEXT not in str(shown)
         assert "hidden" in str(shown)
@@ -24,7 +24,7 @@ def test_no_way_of_printing_shows_it(secret: Secret[str] | Secret[bytes]) -> Non
 
 
 def test_a_structure_and_a_traceback_show_none() -> None:
-    """Credentials print without their values, and so does a traceback that prints local variables."""
+    """Credentials are printed without their values, also in a traceback with local variables."""
     own = Credentials(
         secret=Secret(TEXT),
         previous_secret=Secret(TEXT),
@@ -60,7 +60,7 @@ def test_nothing_encodes_it() -> None:
 
 
 def test_it_equals_secrets_alone() -> None:
-    """The same value in another Secret is equal, also beyond ASCII; a plain value never is, and there is no hash."""
+    """Two secrets of the same value are equal, also beyond ASCII; a plain value never is, and there is no hash."""
     assert Secret(TEXT) == Secret(TEXT)
     assert Secret("ü\ud800") == Secret("ü\ud800")
     assert Secret(TEXT) != Secret(TEXT + "x")

@@ -1,4 +1,4 @@
-"""What is told of a document that isn't taken: it is wrong exactly where msgspec finds it wrong, in our own words."""
+"""Error messages for invalid documents: they are found exactly where msgspec finds an error, in our own words."""
 
 import json
 from typing import Annotated, Any, Literal
@@ -55,7 +55,7 @@ def is_taken(document: object, kind: type) -> bool:
 
 @given(st.sampled_from(KINDS), st.dictionaries(st.sampled_from(NAMES), DOCUMENTS, max_size=4) | DOCUMENTS)
 def test_what_is_told_is_what_msgspec_refuses(kind: type, change: Any) -> None:
-    """A document has complaints exactly where msgspec doesn't take it, each with a pointer, none in its words."""
+    """A document has complaints exactly if msgspec refuses it, each with a pointer, none with the library's words."""
     document = GOOD[kind] | change if isinstance(change, dict) else change
     found = complaints(document, kind)
     assert bool(found) != is_taken(document, kind), found
@@ -90,14 +90,14 @@ def test_what_is_told_is_what_msgspec_refuses(kind: type, change: Any) -> None:
     ],
 )
 def test_a_complaint_says_where_and_how_to_mend_it(change: dict[str, object], pointer: str, words: str) -> None:
-    """Each kind of mistake is told at its place, with what is taken there and the kind of what stands there."""
+    """Each kind of mistake is reported at its place, with what is accepted and the kind of value given."""
     ((found, said),) = complaints(GOOD[NewWebhook] | change, NewWebhook)
     assert found == pointer
     assert words in said
 
 
 def test_no_value_is_shown() -> None:
-    """What is wrong may be a secret: a string is told by its length alone."""
+    """The value may be a secret: of a string, only the length is reported."""
     for secret in ("whsec_" + "s" * 200, ["whsec_" + "s" * 200], {"whsec": "s" * 200}):
         for name in ("secret", "url", "headers", "description"):
             told = json.dumps(complaints(GOOD[NewWebhook] | {name: secret}, NewWebhook))
@@ -105,7 +105,7 @@ def test_no_value_is_shown() -> None:
 
 
 def test_every_form_is_said_in_words() -> None:
-    """Whatever an operation takes, in its body or its query, has words; a pattern never stands for itself."""
+    """Whatever an operation accepts, in its body or query, has a description; a pattern is never shown."""
     kinds: list[object] = [kind for each in all_operations() for kind in (each.query, *each.takes.values())]
     forms = [
         accepted_form(type_info(field.type))
@@ -121,7 +121,7 @@ def test_every_form_is_said_in_words() -> None:
 
 
 def test_unions_ranges_and_literals() -> None:
-    """Forms that no body has yet are said as well."""
+    """Types that no body uses yet have a description too."""
     assert accepted_form(type_info(Literal["a", "b"])) == '"a" or "b"'
     assert accepted_form(type_info(Annotated[int, Meta(gt=0)])) == "a whole number above 0"
     assert accepted_form(type_info(Annotated[float, Meta(ge=1)])) == "a number, at least 1"
@@ -134,7 +134,7 @@ def test_unions_ranges_and_literals() -> None:
 
 
 def test_complaints_are_bounded_and_linear() -> None:
-    """Of many mistakes the first are told, in time linear in the document."""
+    """Of many mistakes the first are reported, in time linear in the document."""
     many = {"metadata": {str(number): number for number in range(500)}}
     assert len(complaints(GOOD[NewWebhook] | many, NewWebhook)) == MOST_COMPLAINTS
 

@@ -1,1 +1,1 @@
-"""Tests of the producers: the state machine, the shells, and the real server killed under them."""
+"""The clients for producers: the state machine, the blocking and asynchronous client, and restarts of the server."""

@@ -1,4 +1,4 @@
-"""What a server has taken, as its feed tells it."""
+"""The events of a server, read from its API."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Servers in a thread that answer as told: one on a socket, line by line, and one over HTTP, request by request."""
+"""Servers in a thread with scripted answers: one on a socket, for each line, and one over HTTP, for each request."""
 
 import contextlib
 import io
@@ -27,7 +27,7 @@ def line_of(event: dict[str, object]) -> bytes:
 
 
 class ScriptedServer:
-    """A server of one connection at a time that answers each line as told; None hangs up instead."""
+    """Serves one connection at a time with a scripted answer for each line; None closes the connection."""
 
     def __init__(self, path: Path, answer: Answer) -> None:
         self.answer = answer
@@ -79,7 +79,7 @@ def scripted(path: Path, answer: Answer = accepted) -> Iterator[ScriptedServer]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """An HTTP answer; without a `body` it is the results of all lines, or of the first `results` of them."""
+    """An HTTP answer; without a `body` it has the results of all lines, or of the first `results` of them."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -89,7 +89,7 @@ class Reply:
 
 @dataclass(slots=True)
 class ScriptedHttp:
-    """An HTTP server: `script` is given the number of the request, from 0, and its lines."""
+    """An HTTP server: `script` gets the request's number, from 0, and its lines."""
 
     script: Callable[[int, list[dict[str, object]]], Reply]
     url: str = ""

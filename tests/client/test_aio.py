@@ -1,4 +1,4 @@
-"""The client of event loops: many tasks on one connection, cancellation, back-pressure and closing."""
+"""The asynchronous client: many tasks on one connection, cancellation, back-pressure and closing."""
 
 from collections.abc import Iterator
 from itertools import count
@@ -25,7 +25,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_every_field_reaches_the_publisher(path: Path) -> None:
-    """What the caller says of an event is what the server is told."""
+    """Every field of the caller's event reaches the server."""
     publisher = FakePublisher()
     async with serving(path, publisher), AsyncClient(path, timeout=PATIENCE_SECONDS) as client:
         await client.send(
@@ -47,7 +47,7 @@ async def test_every_field_reaches_the_publisher(path: Path) -> None:
 
 
 async def test_many_tasks_are_pipelined_on_one_connection(path: Path) -> None:
-    """Events of many tasks are all on the wire before the first is answered, on a single connection."""
+    """Events of many tasks are all sent before the first is answered, on one connection."""
     publisher = FakePublisher(holds=True)
     results: list[str] = []
 
@@ -69,7 +69,7 @@ async def test_many_tasks_are_pipelined_on_one_connection(path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_tasks_share_requests_over_http(backend: str) -> None:
-    """While one request is under way the events of other tasks gather for the next."""
+    """During a request the events of other tasks gather for the next one."""
 
     async def run(url: str) -> None:
         async with AsyncClient(url, timeout=PATIENCE_SECONDS) as client, anyio.create_task_group() as tasks:
@@ -85,7 +85,7 @@ def test_tasks_share_requests_over_http(backend: str) -> None:
 
 
 async def test_a_source_without_end_is_held_back(path: Path) -> None:
-    """With the server silent no more is asked of the source than the window, nor kept than the client holds."""
+    """If the server is silent, the source is read up to the window, and the client keeps no more than its limit."""
     publisher = FakePublisher(holds=True)
     asked: list[int] = []
 
@@ -117,7 +117,7 @@ async def test_a_source_without_end_is_held_back(path: Path) -> None:
 
 
 async def test_cancelled_caller_takes_nothing_from_the_others(path: Path) -> None:
-    """The results behind an event whose caller has left still go to whom they belong."""
+    """After a caller has left, the results of later events still go to the right callers."""
     publisher = FakePublisher(holds=True)
     results: list[PublishResult] = []
     async with (
@@ -167,7 +167,7 @@ async def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) ->
 
 
 async def test_silent_server_is_left_for_a_new_connection(path: Path) -> None:
-    """When an event's time is up its connection is given up too, and those behind it are sent on another one."""
+    """When an event times out, its connection is closed, and later events are sent on another one."""
     silent = FakePublisher(holds=True)
     async with serving(path, silent) as server, AsyncClient(path, timeout=SHORT_SECONDS) as client:
         with pytest.raises(ServerUnavailable, match="evt_1"):
@@ -179,7 +179,7 @@ async def test_silent_server_is_left_for_a_new_connection(path: Path) -> None:
 
 
 async def test_callers_left_behind_by_a_closed_client_are_told(path: Path) -> None:
-    """A task that still waits when the client is closed gets an error that names its event."""
+    """A task that waits when the client is closed gets an error with the id of its event."""
     publisher = FakePublisher(holds=True)
     told: list[str] = []
     async with (
@@ -214,7 +214,7 @@ def test_the_callers_own_error_leaves_as_it_is(path: Path, backend: str) -> None
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_cancellation_passes_through_the_client(path: Path, backend: str) -> None:
-    """A caller that is canceled while it waits for a server that isn't there leaves at once, and quietly."""
+    """A caller that is canceled while there is no server returns at once, without an error."""
 
     async def run() -> bool:
         with anyio.CancelScope() as leaving:
@@ -243,7 +243,7 @@ def test_lines_lost_on_an_idle_connection_cost_nothing(path: Path, backend: str)
 
 @pytest.mark.parametrize("backend", ["trio", "asyncio"])
 def test_proxy_without_a_server_behind_it_is_waited_for(backend: str) -> None:
-    """A 502 while the server restarts is no error of the caller's."""
+    """A 502 during a restart of the server is not an error for the caller."""
 
     async def run(url: str) -> PublishResult:
         async with AsyncClient(url, timeout=PATIENCE_SECONDS) as client:

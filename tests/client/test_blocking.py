@@ -1,4 +1,4 @@
-"""The blocking client: results and errors, pipelining, and what it does when the server goes and comes back."""
+"""The blocking client: results and errors, pipelining, and restarts of the server."""
 
 import json
 import socket
@@ -32,7 +32,7 @@ def event(number: int) -> Event:
 
 
 async def test_client_and_server_understand_each_other(path: Path) -> None:
-    """Every field the client takes reaches the publisher, and the result comes back."""
+    """Every field reaches the publisher, and the result is returned."""
     publisher = FakePublisher()
     async with serving(path, publisher):
         with Client(path, timeout=PATIENCE_SECONDS) as client:
@@ -63,7 +63,7 @@ async def test_many_events_are_pipelined_through_the_server(path: Path) -> None:
 
 
 async def test_refusal_is_raised_with_its_code(path: Path) -> None:
-    """What the server refuses is raised with the API's code, and the connection goes on."""
+    """A refusal is raised with the API's code, and the connection stays usable."""
     async with serving(path, FakePublisher()):
         with Client(path, timeout=PATIENCE_SECONDS) as client:
             with pytest.raises(Rejected, match="type") as caught:
@@ -73,7 +73,7 @@ async def test_refusal_is_raised_with_its_code(path: Path) -> None:
 
 
 async def test_refused_peer_is_told_why(path: Path) -> None:
-    """A client that the server doesn't admit gets FORBIDDEN, not a broken pipe."""
+    """A client that the server doesn't allow gets FORBIDDEN, not a broken pipe."""
     async with serving(path, FakePublisher(), allowed_uids=(61_234,)):
         with Client(path, timeout=PATIENCE_SECONDS) as client, pytest.raises(Rejected) as caught:
             await trio.to_thread.run_sync(client.send, "user.created", {})
@@ -81,7 +81,7 @@ async def test_refused_peer_is_told_why(path: Path) -> None:
 
 
 def test_refusals_among_many_keep_their_place(path: Path) -> None:
-    """In a stream a refusal is a value in its place, and the others are accepted."""
+    """In a stream a refusal is a value in its place, and the other events are accepted."""
     with (
         scripted(path, lambda line: refused("CONFLICT") if line["id"] == "evt_1" else accepted(line)),
         Client(path) as c,
@@ -91,7 +91,7 @@ def test_refusals_among_many_keep_their_place(path: Path) -> None:
 
 
 def test_window_bounds_what_is_unanswered(path: Path) -> None:
-    """With a window of one each event is asked for only after the last one was answered."""
+    """With a window of one the next event is taken only after the last one was answered."""
     answered: list[object] = []
 
     def source() -> Iterator[Event]:
@@ -110,7 +110,7 @@ def test_window_bounds_what_is_unanswered(path: Path) -> None:
 
 
 def test_each_event_leaves_before_the_next_is_asked_for(path: Path) -> None:
-    """A slow source doesn't keep back the events it has given."""
+    """A slow source doesn't delay the events that it has yielded."""
     with scripted(path) as server, Client(path, timeout=PATIENCE_SECONDS) as client:
 
         def source() -> Iterator[Event]:
@@ -123,7 +123,7 @@ def test_each_event_leaves_before_the_next_is_asked_for(path: Path) -> None:
 
 
 def test_lost_answers_are_asked_for_again_with_the_same_ids(path: Path) -> None:
-    """After a lost connection what is unanswered is sent again, with its id, and nothing that was answered."""
+    """After a lost connection, unanswered events are sent again with their ids, and answered ones are not."""
     hangs_up = iter([False, True])
 
     def answer(line: dict[str, object]) -> dict[str, object] | None:
@@ -141,7 +141,7 @@ def test_lost_answers_are_asked_for_again_with_the_same_ids(path: Path) -> None:
 
 
 def test_server_that_stops_is_waited_for(path: Path) -> None:
-    """An event refused because the server stops is sent again, to the next server, without the caller's noticing."""
+    """An event that is refused because the server stops is sent to the next server, unnoticed by the caller."""
     stops = iter([True])
     answer: Answer = lambda line: refused("SHUTTING_DOWN") if next(stops, False) else accepted(line)  # noqa: E731
     with scripted(path, answer) as server, Client(path, timeout=PATIENCE_SECONDS) as client:
@@ -151,7 +151,7 @@ def test_server_that_stops_is_waited_for(path: Path) -> None:
 
 
 def test_idle_connection_that_was_closed_is_replaced(path: Path) -> None:
-    """A restart of the server between two calls costs nothing."""
+    """A restart of the server between two calls is not noticed."""
     with Client(path, timeout=PATIENCE_SECONDS) as client:
         with scripted(path):
             client.send("user.created", {})
@@ -162,13 +162,13 @@ def test_idle_connection_that_was_closed_is_replaced(path: Path) -> None:
 
 
 def test_nobody_there_is_said_within_the_timeout(path: Path) -> None:
-    """Without a server the client gives up after its timeout and says what it tried."""
+    """Without a server the client gives up after its timeout, and names the server."""
     with Client(path, timeout=0.2) as client, pytest.raises(ServerUnavailable, match=r"s\.sock: can't connect"):
         client.send("user.created", {})
 
 
 def test_silent_server_is_given_up(path: Path) -> None:
-    """A server that takes and never answers is given up after the timeout; the next call starts afresh."""
+    """A server that never answers is given up after the timeout; the next call uses a new connection."""
     release = threading.Event()
 
     def answer(line: dict[str, object]) -> dict[str, object]:
@@ -183,7 +183,7 @@ def test_silent_server_is_given_up(path: Path) -> None:
 
 
 def test_results_that_came_are_yielded_before_the_loss_is_raised(path: Path) -> None:
-    """A loss for good is raised only after all results that arrived were handed over."""
+    """The error for a lost connection is raised only after all results that arrived were returned."""
     with (
         scripted(path, lambda line: accepted(line) if line["id"] == "evt_0" else None),
         Client(path, timeout=SHORT_SECONDS) as c,
@@ -216,7 +216,7 @@ def test_a_stream_left_early_does_not_confuse_the_next_call(path: Path) -> None:
 
 
 def test_refusal_is_read_even_if_the_server_has_closed(path: Path) -> None:
-    """A refusal that was written before the connection closed is found, though sending already fails."""
+    """A refusal that was written before the connection closed is read, though sending fails."""
     with socket.socket(socket.AF_UNIX) as listener, Client(path, timeout=PATIENCE_SECONDS) as client:
         listener.bind(str(path))
         listener.listen()
@@ -236,7 +236,7 @@ def test_refusal_is_read_even_if_the_server_has_closed(path: Path) -> None:
 
 @pytest.mark.parametrize("data", [{"n": float("nan")}, {"s": "\ud800"}, b'{"a":\n1}'])
 def test_what_has_no_json_form_is_not_sent(path: Path, data: dict[str, object] | bytes) -> None:
-    """NaN, a lone surrogate or a newline in raw data is the caller's error before anything is sent."""
+    """NaN, a lone surrogate or a newline in raw data is an error before anything is sent."""
     with scripted(path) as server, Client(path) as client:
         with pytest.raises(ValueError, match=r"newline|JSON|surrogates"):
             client.send("user.created", data)
@@ -244,14 +244,14 @@ def test_what_has_no_json_form_is_not_sent(path: Path, data: dict[str, object] |
 
 
 def test_raw_data_keeps_its_bytes(path: Path) -> None:
-    """Data given as bytes is carried as it is."""
+    """Data given as bytes is sent unchanged."""
     with scripted(path) as server, Client(path) as client:
         client.send("user.created", b'{ "a" : 1.00 }')
         assert server.lines[0]["data"] == {"a": 1.0}
 
 
 def test_unknown_code_of_a_newer_server_is_still_a_refusal(path: Path) -> None:
-    """A code that this client doesn't know is raised as INTERNAL with the code in its text."""
+    """A code that this client doesn't know is raised as INTERNAL, with the code in its text."""
     with (
         scripted(path, lambda _line: refused("TEAPOT")),
         Client(path) as client,

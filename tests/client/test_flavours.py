@@ -1,4 +1,4 @@
-"""What holds for each flavour of the client, over the socket and over HTTP, against servers that answer as told."""
+"""What every kind of client does, over the socket and over HTTP, against servers with scripted answers."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ def result(number: int) -> PublishResult:
 
 
 def test_events_without_an_id_get_one_that_they_keep(send: Send, path: Path) -> None:
-    """The first server hangs up without an answer; the second gets the same random ids, in the same order."""
+    """The first server closes the connection without an answer; the second gets the same ids in the same order."""
     answers = iter([None])
     with scripted(path, lambda line: next(answers, accepted(line))) as server:
         results = send(str(path), [Event(type="a", data={"n": n}) for n in range(3)])
@@ -48,7 +48,7 @@ def test_events_without_an_id_get_one_that_they_keep(send: Send, path: Path) -> 
 
 @pytest.mark.parametrize("code", ["JOURNAL_FULL", "SHUTTING_DOWN", "RATE_LIMITED"])
 def test_refusals_of_the_moment_are_waited_out_on_the_socket(send: Send, path: Path, code: str) -> None:
-    """The caller notices nothing of a full journal, a server that stops or one with too many connections."""
+    """The caller doesn't notice a full journal, a stopping server or one with too many connections."""
     answers = iter([refused(code), refused(code)])
     with scripted(path, lambda line: next(answers, accepted(line))) as server:
         assert send(str(path), events(1)) == [result(0)]
@@ -56,7 +56,7 @@ def test_refusals_of_the_moment_are_waited_out_on_the_socket(send: Send, path: P
 
 
 def test_refusals_keep_their_place(send: Send, path: Path) -> None:
-    """An event that can't be accepted is refused in its place, on the socket and over HTTP."""
+    """An event that is not accepted is refused in its place, over the socket and over HTTP."""
     with scripted(path, lambda line: refused("CONFLICT") if line["id"] == "evt_1" else accepted(line)):
         found = send(str(path), events(3))
     organization = b'{"ok":false,"error":{"code":"FORBIDDEN","message":"another organization"}}\n'
@@ -74,7 +74,7 @@ def test_refusals_keep_their_place(send: Send, path: Path) -> None:
 
 
 def test_deadline_names_the_event(send: Send, path: Path) -> None:
-    """Without a server the caller hears once its timeout is over which event is in doubt, over either transport."""
+    """Without a server the caller gets an error with the id of the event after its timeout, over both transports."""
     with held_port() as port:
         for target in (str(path), f"http://127.0.0.1:{port}"):
             with pytest.raises(ServerUnavailable, match=r"no answer for event evt_0 in 0\.3 s") as caught:
@@ -83,7 +83,7 @@ def test_deadline_names_the_event(send: Send, path: Path) -> None:
 
 
 def test_refused_producer_is_told_at_once(send: Send) -> None:
-    """A key that is none is the caller's error, not a reason to wait."""
+    """An invalid key is an error for the caller, not a reason to wait."""
     problem = b'{"code":"UNAUTHORIZED","detail":"no such key"}'
     with (
         scripted_http(lambda _nth, _lines: Reply(status=401, body=problem)) as server,
@@ -95,7 +95,7 @@ def test_refused_producer_is_told_at_once(send: Send) -> None:
 
 
 def test_key_revoked_in_the_middle_ends_the_rest(send: Send) -> None:
-    """What was taken before the key went has its result lines; the rest is refused with the key's own code."""
+    """Events accepted before a key is revoked have results; the others are refused with the key's error."""
     ended = b'{"ok":false,"error":{"code":"UNAUTHORIZED","message":"no longer in force"}}\n'
 
     def revoked(_nth: int, lines: list[dict[str, object]]) -> Reply:
@@ -109,7 +109,7 @@ def test_key_revoked_in_the_middle_ends_the_rest(send: Send) -> None:
 
 
 def test_overload_is_waited_out_as_long_as_the_server_says(send: Send) -> None:
-    """A 503 with Retry-After is tried again after that time, with the same events."""
+    """After a 503 with Retry-After the same events are sent again, after that time."""
     overload = Reply(status=503, headers=(("retry-after", "1"),), body=b"")
     with scripted_http(lambda nth, _lines: Reply() if nth else overload) as server:
         assert send(server.url, events(2), key="whd_k") == [result(0), result(1)]
@@ -122,7 +122,7 @@ def test_overload_is_waited_out_as_long_as_the_server_says(send: Send) -> None:
 
 
 def test_answer_that_breaks_off_is_continued(send: Send) -> None:
-    """Of an answer with two results out of four the other two are asked for again."""
+    """After an answer with two results of four, the other two events are sent again."""
     with scripted_http(lambda nth, _lines: Reply(results=None if nth else 1)) as server:
         assert send(server.url, events(4), window=4) == [result(n) for n in range(4)]
     asked = [line["id"] for lines in server.requests for line in lines]
@@ -131,7 +131,7 @@ def test_answer_that_breaks_off_is_continued(send: Send) -> None:
 
 
 def test_requests_too_large_for_a_proxy_are_cut(send: Send) -> None:
-    """A 413 for many events is tried again with fewer of them; for one event it is that event's refusal."""
+    """After a 413 for many events fewer are sent; for one event it is the event's refusal."""
     most = 3
 
     def proxy(_nth: int, lines: list[dict[str, object]]) -> Reply:
@@ -146,7 +146,7 @@ def test_requests_too_large_for_a_proxy_are_cut(send: Send) -> None:
 
 
 def test_window_out_of_range_is_the_callers_error(send: Send, path: Path) -> None:
-    """The window has its bounds."""
+    """The window has limits."""
     for window in (0, 1025):
         with pytest.raises(ValueError, match="window must be 1 to 1024"):
             send(str(path), [], window=window)

@@ -1,4 +1,4 @@
-"""The state machine of the clients: order, bounds, back-off and deadlines, and what each answer means to it."""
+"""The state machine of the clients: order, limits, back-off, deadlines, and the effect of each answer."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def refusal(code: str) -> bytes:
 
 
 def test_what_is_unanswered_goes_again_first_and_in_order() -> None:
-    """After a loss the next connection starts with the oldest unanswered event and leaves out the answered ones."""
+    """After a lost connection the next one starts with the oldest unanswered event, without the answered ones."""
     box = outbox()
     filled(box, 4)
     assert ids(box.take_unsent(10_000, most_events=3)) == ["own_0", "own_1", "own_2"]
@@ -51,7 +51,7 @@ def test_what_is_unanswered_goes_again_first_and_in_order() -> None:
 
 
 def test_half_a_result_is_lost_with_its_connection() -> None:
-    """Bytes of a result that was cut off are never joined with the next connection's."""
+    """A partial result of a lost connection is never joined with bytes of the next one."""
     box = outbox()
     (only,) = filled(box, 1)
     box.take_unsent(10_000)
@@ -63,7 +63,7 @@ def test_half_a_result_is_lost_with_its_connection() -> None:
 
 
 def test_lines_are_taken_up_to_a_size_but_at_least_one() -> None:
-    """A request is filled with whole lines, and one that is larger than all it may hold goes alone."""
+    """A request has whole lines up to its limit; a larger line is sent alone."""
     box = outbox()
     filled(box, 3, data=b'{"a":"' + b"x" * 100 + b'"}')
     size = len(box.submission(Event(type="a", data=b'{"a":"' + b"x" * 100 + b'"}'), 0.0).line)
@@ -72,7 +72,7 @@ def test_lines_are_taken_up_to_a_size_but_at_least_one() -> None:
 
 
 def test_what_may_be_unanswered_is_bounded_in_events_and_bytes() -> None:
-    """There is room for so many events, and for so many bytes of them, but always for one."""
+    """Events and their bytes are limited, but there is always room for one event."""
     box = outbox()
     filled(box, 2)
     assert (box.is_over(1), box.is_over(2)) == (True, False)
@@ -84,7 +84,7 @@ def test_what_may_be_unanswered_is_bounded_in_events_and_bytes() -> None:
 
 
 def test_pauses_grow_and_are_spread_until_something_is_heard() -> None:
-    """The pause before each new connection doubles up to a second, is cut by half at most, and starts small again."""
+    """The pause before a new connection doubles up to a second, less up to half, and is reset by a result."""
     box = outbox(sample=1.0)
     filled(box, 2)
     pauses = []
@@ -102,14 +102,14 @@ def test_pauses_grow_and_are_spread_until_something_is_heard() -> None:
 
 
 def test_retry_after_is_waited_out() -> None:
-    """What the server asks for is a floor under the pause."""
+    """The wait that the server asks for is the minimum of the pause."""
     box = outbox()
     box.lose(Lost("HTTP 503", 7.0), 100.0)
     assert box.try_at == 107.0
 
 
 def test_progress_puts_the_deadline_off_and_silence_names_the_event() -> None:
-    """The timeout runs from the last result; then the error names the first event without one, and the reason."""
+    """The timeout runs from the last result; the error names the first unanswered event and the reason."""
     box = outbox()
     first, second = filled(box, 2)
     box.take_unsent(10_000)
@@ -124,7 +124,7 @@ def test_progress_puts_the_deadline_off_and_silence_names_the_event() -> None:
 
 
 def test_time_in_which_nobody_listened_counts_for_nothing() -> None:
-    """A slow source of events is no silence of the server."""
+    """Time that the caller's source takes doesn't count towards the timeout."""
     box = outbox()
     (only,) = filled(box, 1)
     box.attend(60.0)
@@ -132,7 +132,7 @@ def test_time_in_which_nobody_listened_counts_for_nothing() -> None:
 
 
 def test_given_up_before_it_was_sent_it_is_never_sent() -> None:
-    """An event whose caller left while it waited for its connection isn't submitted."""
+    """An event whose caller left while it waited for a connection isn't submitted."""
     box = outbox()
     first, second = filled(box, 2)
     box.give_up(first)
@@ -142,7 +142,7 @@ def test_given_up_before_it_was_sent_it_is_never_sent() -> None:
 
 
 def test_given_up_after_it_was_sent_it_keeps_its_place() -> None:
-    """The result of an event that nobody waits for is not its successor's; after a loss it is not sent again."""
+    """The result of an abandoned event is not taken for the next one; after a lost connection it is not sent again."""
     box = outbox()
     first, second = filled(box, 2)
     box.take_unsent(10_000)
@@ -160,7 +160,7 @@ def test_given_up_after_it_was_sent_it_keeps_its_place() -> None:
 
 @pytest.mark.parametrize("code", ["SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"])
 def test_refusals_of_the_moment_are_no_results(code: str) -> None:
-    """What may be taken in a while is kept and sent again; what was answered before it on the line is answered."""
+    """After a temporary refusal the events are sent again; results before it count."""
     box = outbox()
     first, second = filled(box, 2)
     box.take_unsent(10_000)
@@ -172,7 +172,7 @@ def test_refusals_of_the_moment_are_no_results(code: str) -> None:
 
 
 def test_refusal_of_an_event_costs_only_itself() -> None:
-    """A refusal that can't be mended by waiting is the event's outcome, and the next result is the next event's."""
+    """A permanent refusal is the outcome of its event, and the next result is for the next event."""
     box = outbox()
     first, second = filled(box, 2)
     box.take_unsent(10_000)
@@ -184,7 +184,7 @@ def test_refusal_of_an_event_costs_only_itself() -> None:
 
 
 def test_refusal_of_the_producer_is_that_of_all_its_events() -> None:
-    """A producer that may not submit hears it for each event, as an error and not as a result."""
+    """If the producer itself is refused, each event fails with that error."""
     box = outbox()
     made = filled(box, 3)
     box.take_unsent(10_000, most_events=1)
@@ -197,13 +197,13 @@ def test_refusal_of_the_producer_is_that_of_all_its_events() -> None:
 
 
 def test_result_that_nobody_waits_for_ends_the_connection() -> None:
-    """Results that can't be told apart are not guessed at."""
+    """Results without an event, or that are not results, end the connection."""
     with pytest.raises(Lost, match="a result for no event"):
         outbox().receive(result("own_0"), 1.0)
 
 
 def test_answer_that_ends_early_is_a_loss() -> None:
-    """An HTTP answer without all its results leaves the rest to be sent again."""
+    """After an HTTP answer without all results, the other events are sent again."""
     box = outbox()
     filled(box, 2)
     box.take_unsent(10_000)
@@ -216,7 +216,7 @@ def test_answer_that_ends_early_is_a_loss() -> None:
 
 @given(st.lists(st.sampled_from(["put", "take", "take one", "answer", "lose", "cut"]), max_size=60))
 def test_whatever_happens_each_event_is_taken_in_order_and_answered_once(steps: list[str]) -> None:
-    """In any interleaving of sending, answers and losses new events arrive in order and each has its one result."""
+    """In any order of sending, answers and lost connections, events arrive in order and each has one result."""
     box = outbox()
     made: list[Submission] = []
     seen: list[str] = []
@@ -264,7 +264,7 @@ PROBLEM = b'{"code":"UNAUTHORIZED","detail":"no such key"}'
     ],
 )
 def test_http_refusals_say_what_to_mend(status: int, body: bytes, expected: ErrorCode, said: str) -> None:
-    """A status that waiting doesn't mend is a refusal with the API's code, and what a proxy says is told as such."""
+    """A permanent status is a refusal with the API's code; for a proxy's answer the error says so."""
     failure = read_failure(status, {}, body, 0.0)
     assert isinstance(failure, Rejected)
     assert (failure.code, said in failure.detail) == (expected, True), failure.detail
@@ -285,14 +285,14 @@ def test_http_refusals_say_what_to_mend(status: int, body: bytes, expected: Erro
     ],
 )
 def test_http_answers_of_the_moment_are_waited_out(status: int, header: str, seconds: float) -> None:
-    """Overload, a proxy without its server and errors of the server are tried again, not before Retry-After."""
+    """Overload, a proxy without its server, and server errors are retried, not before Retry-After."""
     failure = read_failure(status, {"retry-after": header}, b"", 10.0)
     assert isinstance(failure, Lost)
     assert failure.retry_after_seconds == seconds
 
 
 def test_a_date_to_wait_for_is_held_against_the_answers_own() -> None:
-    """A server whose clock is wrong is waited for as long as it means."""
+    """A date in Retry-After is relative to the server's clock, also if that is wrong."""
     headers = {"retry-after": "Thu, 01 Jan 1970 00:02:00 GMT", "date": "Thu, 01 Jan 1970 00:01:00 GMT"}
     failure = read_failure(503, headers, b"", 1_000_000.0)
     assert isinstance(failure, Lost)
@@ -300,7 +300,7 @@ def test_a_date_to_wait_for_is_held_against_the_answers_own() -> None:
 
 
 def test_a_result_that_never_ends_is_none() -> None:
-    """What comes without a newline is kept up to a bound, searched once, and then the connection is given up."""
+    """Bytes without a newline are kept up to a limit, and searched once; then the connection is given up."""
 
     def pieces(count: int) -> list[bytes]:
         return [b"x" * 1024] * count
@@ -316,7 +316,7 @@ def test_a_result_that_never_ends_is_none() -> None:
 
 
 def test_results_come_however_they_are_cut() -> None:
-    """A result may come byte by byte, and its successors in one piece with its end."""
+    """A result may arrive byte by byte, or together with the next ones."""
     box = outbox()
     submissions = filled(box, 3)
     box.take_unsent(10_000)
@@ -332,7 +332,7 @@ def test_results_come_however_they_are_cut() -> None:
 
 @pytest.mark.parametrize("line", [b"[" * 100_000, b'{"ok":' + b"9" * 5000 + b"}", b'{"ok":true}', b"\xff"])
 def test_what_is_no_result_ends_the_connection(line: bytes) -> None:
-    """Nothing that a server may write in a result's place is an error of the producer's."""
+    """Whatever a server sends instead of a result, no unexpected exception is raised."""
     box = outbox()
     filled(box, 1)
     box.take_unsent(10_000)

@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md, run against the real server."""
+"""The examples of docs/clients.md, run against a real server."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "clients.md").read_text()
 
 
 def examples(server: Server) -> list[str]:
-    """Return the page's programs, with this server's places for those of the page."""
+    """Return the page's programs, with this server's addresses in place of the page's."""
     places = {
         "/run/webhookd/ingest.sock": str(server.socket),
         "https://webhookd.example.com": server.url,
@@ -37,7 +37,7 @@ def run(example: str) -> None:
 
 
 async def test_the_examples_of_the_page_send_what_they_say(tmp_path: Path) -> None:
-    """Each example runs as it stands there, the asynchronous one under both event loops."""
+    """Each example runs unchanged, the asynchronous one with both event loops."""
     async with running(tmp_path) as server:
         programs = examples(server)
         assert len(programs) == 4
@@ -50,7 +50,7 @@ async def test_the_examples_of_the_page_send_what_they_say(tmp_path: Path) -> No
 
 
 def test_importing_the_client_brings_no_event_loop_and_no_http() -> None:
-    """A program that only writes to the socket pays for neither; what verifies needs neither as well."""
+    """The socket client imports neither httpx nor anyio, and neither does verification."""
     unwanted = ("trio", "anyio", "asyncio", "httpx", "quart", "peewee")
     code = f"import sys, webhookd.client, webhookd.verify; print([m for m in {unwanted} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Producers of every kind at once while the real server is killed or stopped and started: nothing lost or doubled."""
+"""Producers of every kind while the real server is killed or stopped and started: no event lost or duplicated."""
 
 import re
 import threading
@@ -25,7 +25,7 @@ WINDOW = 32
 
 
 class Producing:
-    """One producer in a thread, with events numbered from 0, until it is told that it is enough."""
+    """One producer in a thread, with events numbered from 0, until it is stopped."""
 
     def __init__(self, name: str, send: Send, target: str, enough: threading.Event, **settings: Any) -> None:
         self.name = name
@@ -50,7 +50,7 @@ class Producing:
 
 
 async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) -> None:
-    """Each flavour over each transport has every event taken once, in order, though the server is killed or stopped."""
+    """Each kind of client, over each transport, has every event accepted once, in order, over kills and stops."""
     enough = threading.Event()
     async with AsyncExitStack() as stack:
         # Where the producers are to find it again.
@@ -69,7 +69,7 @@ async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) 
         ]
 
         async def all_go_on() -> None:
-            """Return once each has had answers since: more is on its way than may be unanswered."""
+            """Return when each producer has had more answers than may be unanswered."""
             before = {producer: producer.given for producer in producers}
             await until(lambda: all(producer.given > before[producer] + WINDOW + 8 for producer in producers))
 
@@ -100,7 +100,7 @@ async def test_nothing_is_lost_or_doubled_by_a_server_that_ends(tmp_path: Path) 
 
 
 async def refusals(server: Server) -> float:
-    """Return how often the server has said that its journal is full."""
+    """Return how often the server has refused an event because its journal is full."""
     async with httpx.AsyncClient() as client:
         text = (await client.get(f"{server.url}/metrics")).text
     found = re.search(r'^webhookd_events_refused_total\{code="JOURNAL_FULL"\} (\S+)$', text, re.MULTILINE)
@@ -108,7 +108,7 @@ async def refusals(server: Server) -> float:
 
 
 async def test_a_full_journal_is_waited_out(tmp_path: Path) -> None:
-    """What a journal at its limit refuses is sent again until there is room, in order, over either transport."""
+    """Events that a full journal refuses are sent again in order when there is room, over both transports."""
     limit = "max_bytes = 16777216"
     results: dict[str, list[str]] = {}
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The blocking client in many threads and across a fork."""
+"""The blocking client in many threads and after a fork."""
 
 import multiprocessing
 import threading
@@ -19,7 +19,7 @@ EACH = 40
 
 
 async def test_one_client_serves_many_threads_at_the_same_time(tmp_path: Path) -> None:
-    """Calls of many threads are under way together, each gets its own results, and each thread's order is kept."""
+    """Calls of many threads run at the same time, each gets its own results, and each thread's order is kept."""
     publisher = FakePublisher(holds=True)
     path = tmp_path / "s.sock"
     results: dict[int, list[str]] = {}
@@ -52,7 +52,7 @@ async def test_one_client_serves_many_threads_at_the_same_time(tmp_path: Path) -
 
 
 def test_threads_share_a_client_over_http() -> None:
-    """Over HTTP too each thread gets the results of its own events."""
+    """Over HTTP too, each thread gets the results of its own events."""
     with (
         scripted_http() as server,
         Client(server.url, timeout=PATIENCE_SECONDS) as client,
@@ -63,7 +63,7 @@ def test_threads_share_a_client_over_http() -> None:
 
 
 async def test_a_client_may_be_closed_while_threads_use_it(tmp_path: Path) -> None:
-    """Closing takes nothing from calls under way, and leaves no connection behind when they end."""
+    """Closing doesn't affect calls in progress, and leaves no connection open when they end."""
     publisher = FakePublisher()
     async with serving(tmp_path / "s.sock", publisher) as server:
         client = Client(tmp_path / "s.sock", timeout=PATIENCE_SECONDS)
@@ -102,7 +102,7 @@ def _send_in_child(client: Client, pipe: Connection) -> None:
 
 
 def test_a_child_process_shares_neither_connection_nor_ids() -> None:
-    """After a fork, as servers of applications do it, parent and child never give two events the same id."""
+    """After a fork, as application servers do it, parent and child never give two events the same id."""
     with scripted_http() as server, Client(server.url, timeout=PATIENCE_SECONDS) as client:
         client.send("a", {})
         context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""Where the master key comes from, and what is said of a place that holds none."""
+"""The place of the master key, and the errors for a place without a valid key."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def place(path: Path, *, is_credential: bool = False) -> KeyPlace:
 
 
 def test_a_master_key_is_made_once_and_read_back(tmp_path: Path) -> None:
-    """The file is its owner's alone, holds the key that was returned, and is never overwritten."""
+    """Only its owner can read the file; it holds the returned key and is never overwritten."""
     path = tmp_path / "new" / "master.key"
     key = create_master_key(path)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -40,7 +40,7 @@ def test_a_master_key_is_made_once_and_read_back(tmp_path: Path) -> None:
 
 
 def test_what_a_power_cut_left_of_a_master_key_is_in_nobody_s_way(tmp_path: Path) -> None:
-    """A key has its name only when it is whole: half a one beside it is replaced, and no second copy stays."""
+    """A key gets its name only when it is complete: an incomplete one is replaced, and no second copy remains."""
     path = tmp_path / "master.key"
     (tmp_path / "master.key.new").write_text("half")
     key = create_master_key(path)
@@ -60,7 +60,7 @@ def test_what_a_power_cut_left_of_a_master_key_is_in_nobody_s_way(tmp_path: Path
     ],
 )
 def test_a_file_that_is_no_master_key_is_named(tmp_path: Path, content: bytes, mode: int, says: str) -> None:
-    """A key of another size or form, or that others can read, is refused with what to do, and isn't shown."""
+    """A key of another size or form, or that others can read, is refused with a remedy and without the key."""
     path = tmp_path / "master.key"
     path.write_bytes(content)
     path.chmod(mode)
@@ -71,7 +71,7 @@ def test_a_file_that_is_no_master_key_is_named(tmp_path: Path, content: bytes, m
 
 
 def test_what_is_no_file_is_named(tmp_path: Path) -> None:
-    """A path that isn't there, a directory and a pipe that nobody writes to are each refused at once."""
+    """A missing path, a directory, and a pipe without a writer are each refused at once."""
     (tmp_path / "file").touch()
     with pytest.raises(MasterKeyError, match="can't read"):
         load_master_key(tmp_path / "none")
@@ -85,7 +85,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_configured_file_comes_before_the_credential_before_the_journal(tmp_path: Path) -> None:
-    """Of the three places the first that applies is taken, whether it is good or not."""
+    """The first of the three places that applies is used, whether its key is valid or not."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     environ = {CREDENTIALS_DIRECTORY: str(credentials)}
@@ -110,7 +110,7 @@ def test_the_configured_file_comes_before_the_credential_before_the_journal(tmp_
 
 @pytest.mark.parametrize("name", ["", "..", "../master.key", "a/b", ".hidden", "x" * 256])
 def test_the_name_of_a_credential_leads_nowhere_else(tmp_path: Path, name: str) -> None:
-    """What isn't a plain file name is refused in the configuration."""
+    """The configuration refuses a credential whose name is not a plain file name."""
     file = tmp_path / "config.toml"
     file.write_text(f'[secrets]\nmaster_key_credential = "{name}"\n')
     with pytest.raises(ConfigError, match="master_key_credential"):
@@ -118,7 +118,7 @@ def test_the_name_of_a_credential_leads_nowhere_else(tmp_path: Path, name: str) 
 
 
 def test_a_credential_may_be_let_in_by_an_access_list(tmp_path: Path) -> None:
-    """A service manager's file may show the mask of an access list as its group's bits, but is never the world's."""
+    """A credential's group bits may show the mask of an ACL, but other users must not have access."""
     path = tmp_path / "webhookd-master-key"
     path.write_bytes(TEXT)
     path.chmod(0o440)
@@ -131,7 +131,7 @@ def test_a_credential_may_be_let_in_by_an_access_list(tmp_path: Path) -> None:
 
 
 def test_a_configured_file_among_the_credentials_is_one(tmp_path: Path) -> None:
-    """A unit may name the credential by its path; it is then judged, and kept, as a credential."""
+    """If the configuration names the credential by its path, it is treated as a credential."""
     key = create_master_key(tmp_path / "credentials" / "key")
     (tmp_path / "credentials" / "key").chmod(0o440)
     named = {"WEBHOOKD_SECRETS__MASTER_KEY_FILE": str(tmp_path / "credentials" / "key")}
@@ -143,7 +143,7 @@ def test_a_configured_file_among_the_credentials_is_one(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_is_told_with_every_place_that_was_looked_at(tmp_path: Path) -> None:
-    """The error says which file is missing, what else could have been, and how to mend it."""
+    """The error names the missing file, the other places, and the remedy."""
     file = tmp_path / "config.toml"
     file.write_text("")
     config = load_config(file, {})
@@ -157,7 +157,7 @@ def test_a_missing_key_is_told_with_every_place_that_was_looked_at(tmp_path: Pat
 
 
 def test_a_key_takes_the_place_of_another_in_one_step(tmp_path: Path) -> None:
-    """Staging leaves the key in force alone; installing replaces it, with its owner, and leaves nothing beside it."""
+    """Staging doesn't touch the current key; installing replaces it, keeps its owner, and leaves no other file."""
     path = tmp_path / "master.key"
     before, after = create_master_key(path), new_master_key()
     here = place(path)
@@ -173,7 +173,7 @@ def test_a_key_takes_the_place_of_another_in_one_step(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    """Where the place is a link to the file, the file is what is replaced."""
+    """If the place is a link, the file that it refers to is replaced."""
     (tmp_path / "safe").mkdir()
     create_master_key(tmp_path / "safe" / "key")
     (tmp_path / "master.key").symlink_to("safe/key")
@@ -185,7 +185,7 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 
 
 def test_a_key_that_can_not_be_put_in_its_place_waits_beside_it(tmp_path: Path) -> None:
-    """Where the rename fails the error says so, and where the new key is."""
+    """If the rename fails, the error says so, and where the new key is."""
     path = tmp_path / "master.key"
     path.mkdir()
     here = place(path)

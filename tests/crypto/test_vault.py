@@ -1,4 +1,4 @@
-"""The vault: what opens, what doesn't, under which key, and what is stored of an API key."""
+"""The vault: which values can be decrypted with which keys, and the hash of an API key."""
 
 import os
 
@@ -18,7 +18,7 @@ VAULT = Vault(KEY)
 
 @given(st.binary(max_size=200))
 def test_what_is_sealed_opens_in_its_own_place_alone(plain: bytes) -> None:
-    """Another place, another key, or one altered bit, and nothing opens."""
+    """With another context, another key or one changed bit, a value can't be decrypted."""
     sealed = VAULT.encrypt(plain, context="secrets:current:wh_1")
     assert VAULT.decrypt(sealed, context="secrets:current:wh_1") == plain
     with pytest.raises(MasterKeyError):
@@ -34,21 +34,21 @@ def test_what_is_sealed_opens_in_its_own_place_alone(plain: bytes) -> None:
 
 @pytest.mark.parametrize("size", range(24))
 def test_what_is_too_short_is_refused_like_any_other(size: int) -> None:
-    """A value that was cut off is no crash."""
+    """A truncated value is an error, not a crash."""
     sealed = VAULT.encrypt(b"", context="c")
     with pytest.raises(MasterKeyError):
         VAULT.decrypt(sealed[:size], context="c")
 
 
 def test_the_same_secret_never_looks_the_same() -> None:
-    """Sealed twice, a secret gives two different texts of which neither contains it."""
+    """Encrypted twice, a secret gives two different values, neither of which contains it."""
     first, second = (VAULT.encrypt(b"whsec_secret", context="c") for _ in range(2))
     assert first != second
     assert b"secret" not in first
 
 
 def test_a_vault_changes_its_key_and_opens_what_was_before() -> None:
-    """After a change new values name the new key, old ones open until the key of before is forgotten, new ones stay."""
+    """After a rotation new values name the new key; old values can be read until the old key is removed."""
     vault = Vault(KEY)
     before = vault.encrypt(b"plain", context="c")
     assert vault.seals_like(before)
@@ -64,7 +64,7 @@ def test_a_vault_changes_its_key_and_opens_what_was_before() -> None:
 
 
 def test_values_that_name_no_key_still_open() -> None:
-    """The form of the first journals opens under any key that is known, in its own place alone."""
+    """Values without a key id, of the first journals, are decrypted with any admitted key, in their own context."""
     nonce = os.urandom(12)
     sealed = b"\x01" + nonce + AESGCM(KEY.reveal()).encrypt(nonce, b"plain", b"secrets:current:wh_1")
     vault = Vault(OTHER)
@@ -78,7 +78,7 @@ def test_values_that_name_no_key_still_open() -> None:
 
 
 def test_the_name_of_a_key_says_nothing_of_it() -> None:
-    """Two keys have two names, and a name isn't a part of its key nor of its plain hash."""
+    """Two keys have different ids, and an id is no part of its key nor of its hash."""
     key = new_master_key()
     assert key_id(key) not in key.reveal()
     assert key_id(key) != key_id(new_master_key())
@@ -86,6 +86,6 @@ def test_the_name_of_a_key_says_nothing_of_it() -> None:
 
 
 def test_api_keys_are_stored_as_hashes() -> None:
-    """The hash is SHA-256 of the text, and says nothing of it."""
+    """The hash is SHA-256 of the key's text."""
     assert len(hash_api_key("whd_admin_x")) == 32
     assert hash_api_key("whd_admin_x") != hash_api_key("whd_admin_y")

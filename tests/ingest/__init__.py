@@ -1,1 +1,1 @@
-"""The local socket."""
+"""The ingest socket."""

@@ -1,4 +1,4 @@
-"""Where the socket of a test is."""
+"""The path of a test's socket."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A publisher that tests steer: which tickets complete when, and whether there is room."""
+"""A publisher that a test controls: which tickets complete when, and whether there is room."""
 
 from collections.abc import Callable, Hashable
 
@@ -9,7 +9,7 @@ from webhookd.base.models import NewEvent, PublishResult
 
 
 class FakeTicket:
-    """Completes when the test says so."""
+    """A ticket that the test completes."""
 
     def __init__(self) -> None:
         self._done = trio.Event()
@@ -33,7 +33,7 @@ def accepted(new: NewEvent) -> PublishResult:
 
 
 class FakePublisher:
-    """Takes every event; completes its ticket at once unless `holds`; refuses where `refusal` says so."""
+    """Accepts every event; completes its ticket at once unless `holds`; refuses if `refusal` returns an error."""
 
     def __init__(self, *, holds: bool = False) -> None:
         self.events: list[NewEvent] = []

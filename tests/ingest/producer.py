@@ -1,4 +1,4 @@
-"""A producer in the raw, and a server for it: what the socket's tests share."""
+"""A client that sends raw bytes, and a server for it, for the tests of the socket."""
 
 import json
 from collections.abc import AsyncIterator, Callable
@@ -22,7 +22,7 @@ def line(number: int, **fields: object) -> bytes:
 
 
 class Producer:
-    """A client in the raw: sends bytes, reads result lines."""
+    """Sends raw bytes, and reads result lines."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
         self.stream = stream

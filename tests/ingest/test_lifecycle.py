@@ -1,4 +1,4 @@
-"""The ingest server's life: draining, the cap on connections, who may connect, the socket file."""
+"""The ingest server: draining, the connection limit, allowed peers, and the socket file."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.patience import PATIENCE_SECONDS
 
 
 async def test_drain_answers_what_was_taken_and_closes(path: Path) -> None:
-    """Draining: no new connection, no new line, a result for each line taken, an end of file, no socket file."""
+    """Draining: no new connections or lines, a result for each line that was read, then the end; no socket file."""
     publisher = FakePublisher(holds=True)
     async with serving(path, publisher) as server, connected(path) as producer, connected(path) as idle:
         await producer.send(line(1) + line(2))
@@ -35,7 +35,7 @@ async def test_drain_answers_what_was_taken_and_closes(path: Path) -> None:
 
 
 async def test_drain_refuses_lines_that_wait_for_room(path: Path) -> None:
-    """A line that was read but waits for room when the server stops is told so, not left without an answer."""
+    """A line that waits for room when the server stops gets a refusal, not no answer."""
     publisher = FakePublisher()
     publisher.has_room = trio.Event()
     async with serving(path, publisher) as server, connected(path) as producer:
@@ -48,7 +48,7 @@ async def test_drain_refuses_lines_that_wait_for_room(path: Path) -> None:
 
 
 async def test_drain_gives_up_at_its_deadline(path: Path) -> None:
-    """A commit that never ends doesn't hold the shutdown."""
+    """A commit that never ends doesn't delay the shutdown."""
     publisher = FakePublisher(holds=True)
     async with serving(path, publisher) as server, connected(path) as producer:
         await producer.send(line(1))
@@ -60,7 +60,7 @@ async def test_drain_gives_up_at_its_deadline(path: Path) -> None:
 
 
 async def test_connections_are_capped(path: Path) -> None:
-    """One connection too many gets an error line and is closed; when another leaves there is room again."""
+    """A connection over the limit gets an error line and is closed; when another one closes, there is room again."""
     async with serving(path, FakePublisher(), max_connections=2) as server:
         async with connected(path), connected(path):
             await eventually(lambda: server.connections == 2)
@@ -78,7 +78,7 @@ OTHER = 61_234
 
 @pytest.mark.parametrize("uids", [(OTHER,), ()])
 async def test_producers_that_come_again_and_again_do_not_fill_the_log(path: Path, uids: tuple[int, ...]) -> None:
-    """However many are turned away, there is at most a line for each second."""
+    """However many connections are refused, the log has at most one line a second."""
     async with serving(path, FakePublisher(), allowed_uids=uids, max_connections=1) as server, connected(path):
         if not uids:
             await eventually(lambda: server.connections == 1)
@@ -105,7 +105,7 @@ async def test_producers_that_come_again_and_again_do_not_fill_the_log(path: Pat
 async def test_peers_are_held_against_the_lists(
     path: Path, uids: tuple[int, ...], gids: tuple[int, ...], *, is_served: bool
 ) -> None:
-    """A peer outside the lists gets one FORBIDDEN line and an end; one inside is served."""
+    """A peer that is not in the lists gets one FORBIDDEN line and is closed; an allowed one is served."""
     publisher = FakePublisher()
     async with serving(path, publisher, allowed_uids=uids, allowed_gids=gids), connected(path) as producer:
         if is_served:
@@ -118,7 +118,7 @@ async def test_peers_are_held_against_the_lists(
 
 
 async def test_refused_peer_that_already_wrote_still_reads_why(path: Path) -> None:
-    """A client that writes first and then reads finds the refusal, not just a reset."""
+    """A client that writes before it reads gets the refusal, not just a connection reset."""
     async with serving(path, FakePublisher(), allowed_uids=(OTHER,)):
         client = socket.socket(socket.AF_UNIX)
         with client:
@@ -133,7 +133,7 @@ async def test_refused_peer_that_already_wrote_still_reads_why(path: Path) -> No
 
 
 async def test_socket_file_of_another_is_not_removed(path: Path) -> None:
-    """At its end the server removes its own socket file, never one that has taken its place."""
+    """At its end the server removes its own socket file, but not one that has replaced it."""
     async with serving(path, FakePublisher()):
         await trio.Path(path).unlink()
         await trio.Path(path).write_text("somebody else's")

@@ -1,4 +1,4 @@
-"""The protocol of the local socket, over real Unix sockets: order, bad lines, limits, clients that misbehave."""
+"""The protocol of the ingest socket, over real Unix sockets: order, invalid lines, limits, misbehaving clients."""
 
 import itertools
 from collections.abc import Hashable
@@ -19,7 +19,7 @@ from webhookd.base.models import NewEvent, PublishResult
 
 
 async def test_results_come_in_the_order_of_the_lines(path: Path) -> None:
-    """Whatever order the commits finish in, the results keep the order of the lines."""
+    """Whatever order the commits finish in, the results are in the order of the lines."""
     publisher = FakePublisher(holds=True)
     async with serving(path, publisher), connected(path) as producer:
         await producer.send(b"".join(line(n) for n in range(4)))
@@ -35,7 +35,7 @@ async def test_results_come_in_the_order_of_the_lines(path: Path) -> None:
 
 
 async def test_result_has_the_contracts_shape(path: Path) -> None:
-    """A result says ok, id, deliveries and duplicate, and nothing else."""
+    """A result has ok, id, deliveries and duplicate, and nothing else."""
     publisher = FakePublisher(holds=True)
     async with serving(path, publisher), connected(path) as producer:
         await producer.send(line(1) + line(1))
@@ -65,7 +65,7 @@ BAD_LINES = [
 
 @pytest.mark.parametrize(("bad", "expected"), BAD_LINES)
 async def test_bad_line_costs_only_itself(path: Path, bad: bytes, expected: ErrorCode) -> None:
-    """A bad line gets its error in its place, and the lines around it are accepted."""
+    """An invalid line gets its error in its place, and the lines around it are accepted."""
     publisher = FakePublisher()
     async with serving(path, publisher), connected(path) as producer:
         await producer.send(line(1) + bad + line(2))
@@ -76,7 +76,7 @@ async def test_bad_line_costs_only_itself(path: Path, bad: bytes, expected: Erro
 
 
 async def test_publishers_refusals_are_results(path: Path) -> None:
-    """A refusal at publishing, and one out of the commit, are results of their lines."""
+    """A refusal at publishing, or by the commit, is the result of its line."""
     publisher = FakePublisher(holds=True)
     publisher.refuse = lambda new: Rejected(ErrorCode.UNKNOWN_EVENT_TYPE, "no") if new.id == "evt_1" else None
     async with serving(path, publisher), connected(path) as producer:
@@ -90,7 +90,7 @@ async def test_publishers_refusals_are_results(path: Path) -> None:
 
 
 async def test_empty_lines_are_skipped(path: Path) -> None:
-    """Empty lines, with or without white space, get no result."""
+    """Empty lines, also with white space, get no result."""
     async with serving(path, FakePublisher()), connected(path) as producer:
         await producer.send(b"\n\r\n  \n" + line(1) + b"\n" + line(2).replace(b"\n", b"\r\n"))
         await producer.stream.send_eof()
@@ -98,7 +98,7 @@ async def test_empty_lines_are_skipped(path: Path) -> None:
 
 
 async def test_data_reaches_the_publisher_byte_for_byte(path: Path) -> None:
-    """The bytes of `data` are carried as they were sent, white space included."""
+    """The bytes of `data` are not changed, white space included."""
     publisher = FakePublisher()
     async with serving(path, publisher), connected(path) as producer:
         await producer.send(b'{"type":"user.created","data": { "a" :\t1.0 ,"b":"\\u00e9"} }\n')
@@ -108,7 +108,7 @@ async def test_data_reaches_the_publisher_byte_for_byte(path: Path) -> None:
 
 @pytest.mark.parametrize("tail", [line(2)[:-1], b'{"type":', b"\xff"])
 async def test_unterminated_last_line_is_not_accepted(path: Path, tail: bytes) -> None:
-    """A last line without its newline may be cut off: it is refused, even where it happens to be whole."""
+    """A last line without a newline may be incomplete: it is refused, even if it is an event."""
     publisher = FakePublisher()
     async with serving(path, publisher), connected(path) as producer:
         await producer.send(line(1) + tail)
@@ -138,7 +138,7 @@ async def test_byte_at_a_time(path: Path) -> None:
 async def test_any_chunking_gives_the_same_results(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes], cuts: list[int]
 ) -> None:
-    """However a stream is cut into writes, its results are the same, byte for byte."""
+    """However a stream is divided into writes, its results are the same, byte for byte."""
     path = tmp_path_factory.mktemp("s") / "s"
     stream = b"".join(pieces)
     edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
@@ -165,7 +165,7 @@ async def test_a_long_pipeline_is_answered_in_full(path: Path) -> None:
 
 
 async def test_client_that_never_reads_is_cut_off(path: Path) -> None:
-    """A client that doesn't read is closed after the write deadline; others and what it submitted are unharmed."""
+    """A client that doesn't read is closed after the write timeout; other clients and its events are not affected."""
     publisher = FakePublisher()
     with capture_logs() as logs:
         async with (
@@ -184,7 +184,7 @@ async def test_client_that_never_reads_is_cut_off(path: Path) -> None:
 
 
 async def test_unanswered_lines_of_one_client_are_bounded(path: Path) -> None:
-    """While commits are slow, a client gets so many lines into the works and no more."""
+    """While commits are slow, the number of unanswered lines of a client is bounded."""
     publisher = FakePublisher(holds=True)
     async with serving(path, publisher), connected(path) as producer, trio.open_nursery() as nursery:
         nursery.start_soon(producer.send, b"".join(line(n) for n in range(10_000)))
@@ -198,7 +198,7 @@ async def test_unanswered_lines_of_one_client_are_bounded(path: Path) -> None:
 
 
 async def test_disconnect_midway_loses_nothing_accepted(path: Path) -> None:
-    """A client that leaves while its commit runs and in the middle of a line ends its connection and nothing else."""
+    """A client that closes during a commit, in the middle of a line, ends only its own connection."""
     publisher = FakePublisher(holds=True)
     async with serving(path, publisher) as server:
         async with connected(path) as producer:
@@ -213,7 +213,7 @@ async def test_disconnect_midway_loses_nothing_accepted(path: Path) -> None:
 
 
 class BrokenPublisher(FakePublisher):
-    """Fails as a bug does, or as a journal does, on events named so."""
+    """Fails like a bug or like a broken journal on events with certain ids."""
 
     def publish(self, new: NewEvent, flow: Hashable) -> FakeTicket:
         if new.id == "evt_bug":
@@ -227,7 +227,7 @@ class BrokenPublisher(FakePublisher):
     ("name", "logged"), [("evt_bug", "ingest.connection_crashed"), ("evt_journal", "ingest.connection_failed")]
 )
 async def test_a_crash_is_contained_and_logged(path: Path, name: str, logged: str) -> None:
-    """A bug or a failed journal under one line ends that connection without a result; the server goes on."""
+    """A bug or a broken journal ends the connection without a result for that line; the server continues."""
     with capture_logs() as logs:
         async with serving(path, BrokenPublisher()):
             async with connected(path) as victim:
@@ -240,7 +240,7 @@ async def test_a_crash_is_contained_and_logged(path: Path, name: str, logged: st
 
 
 async def test_full_journal_stops_reading_and_then_says_so(path: Path) -> None:
-    """Without room nothing more is read; a line that waited in vain gets JOURNAL_FULL; then it goes on."""
+    """Without room no more lines are read; a line that waits too long gets JOURNAL_FULL, and then reading continues."""
     publisher = FakePublisher()
     publisher.has_room = trio.Event()
     async with serving(path, publisher), connected(path) as producer:

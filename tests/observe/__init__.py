@@ -1,1 +1,1 @@
-"""How the server is seen."""
+"""Logs, metrics and other observations of the server."""

@@ -1,4 +1,4 @@
-"""What the journal and the process take of the machine, and a disk that doesn't say."""
+"""Disk space, memory and descriptors, also with a disk that doesn't answer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ class Disk:
 async def test_a_disk_that_hangs_costs_a_second_and_no_answer(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """The last known sizes are told then; when it answers again, new ones, at most one look a second."""
+    """While the disk hangs, the last known sizes are returned; afterwards new ones, measured at most once a second."""
     journal, disk = tmp_path / "journal", Disk()
     journal.write_bytes(b"x" * 10)
     footprints = Footprints(journal, disk.run)
@@ -44,7 +44,7 @@ async def test_a_disk_that_hangs_costs_a_second_and_no_answer(
 
 
 async def test_a_thread_looks(tmp_path: Path) -> None:
-    """Every size is there, and that of a log that isn't there is 0."""
+    """All sizes are measured, and that of a missing log is 0."""
     (tmp_path / "journal").write_bytes(b"x")
     found = await Footprints(tmp_path / "journal").look()
     assert (found.journal_bytes, found.log_bytes) == (1, 0)
@@ -56,7 +56,7 @@ async def test_a_thread_looks(tmp_path: Path) -> None:
 
 
 async def test_a_machine_without_proc_says_what_it_can(tmp_path: Path) -> None:
-    """In a bare root directory, or on macOS, sizes of the process are unknown and the others are there."""
+    """In a bare root directory, or on macOS, the process's sizes are unknown and the others are measured."""
     (tmp_path / "journal").write_bytes(b"x")
     found = await Footprints(tmp_path / "journal", process=tmp_path / "proc").look()
     assert (found.journal_bytes, found.resident_bytes, found.descriptors) == (1, None, None)

@@ -1,4 +1,4 @@
-"""Lines for systemd's journal: recognized by the stream itself, each with its priority."""
+"""Lines for systemd's journal: it is detected by the stream, and each line has its priority."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ def stream_of(file: int) -> str:
 
 
 def test_the_variable_must_name_the_stream() -> None:
-    """JOURNAL_STREAM is inherited by processes whose streams are others, and may hold anything."""
+    """JOURNAL_STREAM may be inherited by a process with other streams, and may have any value."""
     with tempfile.TemporaryFile() as file:
         number = file.fileno()
         found = os.fstat(number)
@@ -31,7 +31,7 @@ def test_the_variable_must_name_the_stream() -> None:
 
 
 def test_each_line_of_a_record_has_the_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A traceback for a person is many lines of one priority; what was dropped is a warning."""
+    """Each line of a traceback has the same priority; the line for dropped lines is a warning."""
     with (tmp_path / "log").open("wb") as file:
         monkeypatch.setenv("JOURNAL_STREAM", stream_of(file.fileno()))
         output = BufferedOutput(file.fileno(), tell_dropped=logs.dropped_line)
@@ -54,7 +54,7 @@ def test_each_line_of_a_record_has_the_priority(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_command_that_fails_under_the_journal_says_so_as_an_error(tmp_path: Path) -> None:
-    """The one line of a command that can't begin is an error there, and plain elsewhere."""
+    """The error line of a command that can't start has a priority there, and none elsewhere."""
     for is_journal in (True, False):
         with (tmp_path / "log").open("wb") as file:
             environ = os.environ | ({"JOURNAL_STREAM": stream_of(file.fileno())} if is_journal else {})

@@ -15,14 +15,14 @@ WIDE = "delivery.attempted"
 
 @dataclass
 class Line:
-    """A line as the code writes it, wherever it does."""
+    """The levels and fields of a log line, from all calls that write it."""
 
     levels: set[str] = field(default_factory=set)
     fields: set[str] = field(default_factory=set)
 
 
 def calls() -> Iterator[tuple[str, ast.Call]]:
-    """Return the calls of a logger, with the method's name."""
+    """Yield the calls of a logger, with the method's name."""
     for path in (ROOT / "webhookd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and node.args and isinstance(node.func, ast.Attribute):
@@ -46,7 +46,7 @@ def written() -> dict[str, Line]:
 
 
 def test_every_line_is_documented() -> None:
-    """Each name that the code logs has its row with its level and its fields, and each row its call."""
+    """Each logged name has a row with its level and its fields, and each row has a call."""
     rows = re.findall(r"^\| `(\w+\.\w+)` \| (\w+) \|(.*?)\|", PAGE, re.MULTILINE)
     documented = {name: Line({level}, set(re.findall(r"\w+", fields))) for name, level, fields in rows}
     lines = written()

@@ -1,4 +1,4 @@
-"""Logging: formats, levels, redaction, the standard library's records and the wide line of an attempt."""
+"""Logging: formats, levels, redaction, the standard library's records, and the line of an attempt."""
 
 import io
 import json
@@ -34,7 +34,7 @@ def lines(stream: io.StringIO) -> list[dict[str, object]]:
 
 
 def test_json_line_has_name_level_time_and_facts() -> None:
-    """A JSON line says what happened, where, when and how grave it is."""
+    """A JSON line has the event, the component, the time and the level."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
     logs.get_logger("router").info("event.accepted", deliveries=3)
@@ -47,7 +47,7 @@ def test_json_line_has_name_level_time_and_facts() -> None:
 
 
 def test_a_logger_made_before_configuring_follows_it() -> None:
-    """A component may take its logger before the configuration is known."""
+    """A component may get its logger before the configuration is loaded."""
     log = logs.get_logger("early")
     out = io.StringIO()
     logs.configure(LogConfig(format="json", level="warning"), out)
@@ -58,7 +58,7 @@ def test_a_logger_made_before_configuring_follows_it() -> None:
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_secrets_are_cut_out_wherever_they_stand(form: str) -> None:
-    """A secret in a value, in a nested value, in bytes, in the name or in a traceback never reaches the stream."""
+    """A secret in a value, a nested value, bytes, a name or a traceback is never written."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json" if form == "json" else "console"), out)
     log = logs.get_logger("x")
@@ -78,12 +78,12 @@ def test_secrets_are_cut_out_wherever_they_stand(form: str) -> None:
 
 
 def test_a_hint_of_a_secret_stays_readable() -> None:
-    """The hint that the API shows of a secret is no secret."""
+    """The API's hint of a secret is not redacted."""
     assert logs.redact("whsec_…LaSw and wh_01ABC") == "whsec_…LaSw and wh_01ABC"
 
 
 def test_a_value_cannot_forge_a_line_on_a_console() -> None:
-    """A receiver's answer with a line break or a terminal escape is shown as text."""
+    """A line break or terminal escape in a receiver's answer is shown as text."""
     out = io.StringIO()
     logs.configure(LogConfig(format="console"), out)
     logs.get_logger("x").info("answered", body="a\n2025 [error] forged\x1b[2J")
@@ -92,7 +92,7 @@ def test_a_value_cannot_forge_a_line_on_a_console() -> None:
 
 
 def test_json_takes_any_fact() -> None:
-    """A fact that JSON has no word for, or a lone surrogate, costs no line."""
+    """A field that JSON can't represent, or a lone surrogate, doesn't lose the line."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
     logs.get_logger("x").info("odd", thing=object, surrogate="\ud800", number=1 << 80)
@@ -101,7 +101,7 @@ def test_json_takes_any_fact() -> None:
 
 
 def test_a_closed_stream_does_not_raise() -> None:
-    """Work goes on when nobody can read the log any more."""
+    """Work continues when the log can no longer be written."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
     out.close()
@@ -109,7 +109,7 @@ def test_a_closed_stream_does_not_raise() -> None:
 
 
 def test_dropped_lines_are_said_in_the_form_of_the_log() -> None:
-    """The line that stands for those that were dropped is one of the log's, and follows its level."""
+    """The line for dropped lines has the form of the log, and follows its level."""
     logs.configure(LogConfig(format="json"), io.StringIO())
     line = json.loads(logs.dropped_line(7))
     assert (line["event"], line["level"], line["component"], line["lines"]) == ("log.dropped", "warning", "log", 7)
@@ -118,7 +118,7 @@ def test_dropped_lines_are_said_in_the_form_of_the_log() -> None:
 
 
 def test_an_output_gets_each_line_as_bytes() -> None:
-    """The server's log goes through an output, console lines in UTF-8 included."""
+    """The server's log goes through an output, also console lines in UTF-8."""
     reading, writing = os.pipe()
     output = BufferedOutput(writing)
     logs.configure(LogConfig(format="console"), output)
@@ -132,7 +132,7 @@ def test_an_output_gets_each_line_as_bytes() -> None:
 
 
 def test_standard_library_records_come_through_with_their_traceback() -> None:
-    """What Hypercorn, Quart or trio log arrives in the same form and obeys the same level."""
+    """Log records of Hypercorn, Quart and trio have the same form and follow the same level."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json", level="info"), out)
     library = logging.getLogger("hypercorn.error")
@@ -147,7 +147,7 @@ def test_standard_library_records_come_through_with_their_traceback() -> None:
 
 
 def test_auto_is_json_where_nobody_watches() -> None:
-    """Format `auto` writes JSON lines to what isn't a terminal."""
+    """Format `auto` writes JSON lines unless the target is a terminal."""
     out = io.StringIO()
     logs.configure(LogConfig(), out)
     logs.get_logger("x").info("hello")
@@ -155,7 +155,7 @@ def test_auto_is_json_where_nobody_watches() -> None:
 
 
 def test_attempt_line_is_wide_and_graded() -> None:
-    """One line tells all of an attempt: information for a success, a warning for anything else."""
+    """One line has all fields of an attempt: at level info for a success, warning for anything else."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
     log = logs.get_logger("actor")

@@ -28,12 +28,12 @@ LONG_SECONDS = 0.35
 
 
 def block(seconds: float) -> None:
-    """Stand still without the interpreter's lock, as in a system call."""
+    """Block without the interpreter's lock, as in a system call."""
     time.sleep(seconds)
 
 
 def wait_for_a_disk() -> None:
-    """Stand still for long."""
+    """Block for long."""
     block(LONG_SECONDS)
 
 
@@ -45,7 +45,7 @@ def compute() -> None:
 
 
 def hold_the_lock() -> None:
-    """Stand still with the interpreter's lock, so that no other thread runs either."""
+    """Block with the interpreter's lock, so that no other thread runs."""
     end, libc = time.perf_counter() + LONG_SECONDS, ctypes.PyDLL(None)
     while (left := end - time.perf_counter()) > 0:  # a signal ends a call
         libc.usleep(int(left * 1e6) + 1)
@@ -53,7 +53,7 @@ def hold_the_lock() -> None:
 
 @pytest.fixture
 def log() -> Callable[[], list[dict[str, object]]]:
-    """Return what reads the lines `loop.stalled` so far."""
+    """Return a function that reads the `loop.stalled` lines so far."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
     return lambda: [line for line in map(json.loads, out.getvalue().splitlines()) if line["event"] == "loop.stalled"]
@@ -61,7 +61,7 @@ def log() -> Callable[[], list[dict[str, object]]]:
 
 @asynccontextmanager
 async def watching(stalls: Stalls) -> AsyncIterator[None]:
-    """Watch the loop within the block."""
+    """Watch the loop while the block runs."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(LoopWatch(stalls, SystemClock()).run)
         yield
@@ -69,7 +69,7 @@ async def watching(stalls: Stalls) -> AsyncIterator[None]:
 
 
 async def stalled_by(block: Callable[[], None]) -> Stalls:
-    """Run a task under the watch whose one step blocks."""
+    """Run a task with one step that blocks, under the watch."""
     stalls = Stalls()
 
     async def task() -> None:
@@ -90,7 +90,7 @@ async def stalled_by(block: Callable[[], None]) -> Stalls:
 async def test_a_step_that_is_long_is_told_with_its_task(
     block: Callable[[], None], log: Callable[[], list[dict[str, object]]]
 ) -> None:
-    """The line has the task's name, how long it was and where it was, whoever had the interpreter's lock meanwhile."""
+    """The line has the task's name, the duration and the traceback, whoever holds the interpreter's lock."""
     stalls = await stalled_by(block)
     longest = stalls.longest()
     assert longest is not None
@@ -106,7 +106,7 @@ async def test_a_step_that_is_long_is_told_with_its_task(
 
 
 async def test_waiting_and_working_are_told_apart(log: Callable[[], list[dict[str, object]]]) -> None:
-    """A step that waits has next to no CPU time, one that works has all of it."""
+    """A step that waits has almost no CPU time; one that works has all of it."""
     waited = (await stalled_by(wait_for_a_disk)).longest()
     worked = (await stalled_by(compute)).longest()
     assert waited is not None
@@ -115,7 +115,7 @@ async def test_waiting_and_working_are_told_apart(log: Callable[[], list[dict[st
 
 
 async def test_a_thread_that_holds_the_lock_is_told(log: Callable[[], list[dict[str, object]]]) -> None:
-    """Where another thread kept the loop from running no task is blamed, and the line says where such threads are."""
+    """If another thread keeps the loop from running, no task is named, and the line has the places of the threads."""
     stalls = Stalls()
     async with watching(stalls):
         await trio.sleep(BEAT_SECONDS)
@@ -128,7 +128,7 @@ async def test_a_thread_that_holds_the_lock_is_told(log: Callable[[], list[dict[
 
 
 async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[str, object]]]) -> None:
-    """Steps that are short by themselves and many together are told without a task."""
+    """Many short steps that are long together are logged without a task."""
     stalls = Stalls()
 
     async def short() -> None:
@@ -150,7 +150,7 @@ async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[s
 async def test_stalls_in_a_row_are_one_line(
     autojump_clock: trio.testing.MockClock, log: Callable[[], list[dict[str, object]]]
 ) -> None:
-    """The first is told at once; those of the ten seconds after it share a line about the longest."""
+    """The first stall is logged at once; those of the next ten seconds share a line about the longest."""
     stalls = Stalls()
     async with watching(stalls):
         for seconds in (0.11, 0.12, 0.2, 0.11):
@@ -166,7 +166,7 @@ async def test_stalls_in_a_row_are_one_line(
 
 
 async def test_the_longest_of_an_hour_is_forgotten_after_it(autojump_clock: trio.testing.MockClock) -> None:
-    """Each stall counts for an hour, a longer one hides the others for as long, and at most one a minute is kept."""
+    """A stall is kept for an hour, hides shorter ones for that time, and at most one a minute is kept."""
     stalls = Stalls()
     assert stalls.longest() is None
     for number in range(100):
@@ -185,14 +185,14 @@ async def test_the_longest_of_an_hour_is_forgotten_after_it(autojump_clock: trio
 
 
 async def test_a_watch_that_ends_leaves_no_timer() -> None:
-    """After it nothing is left that would end the process."""
+    """Afterwards nothing is left that could end the process."""
     await stalled_by(lambda: None)
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
 
 
 async def test_metrics_show_the_delay(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """The histogram counts each beat, and the gauge is the longest stall of the last hour."""
+    """The histogram counts each heartbeat, and the gauge is the longest stall of the last hour."""
     async with api_in_process(tmp_path, Signer()) as api:
         stalls = api.services.stalls
         said = await exposed(api)

@@ -1,4 +1,4 @@
-"""Standard output and error behind a buffer: nothing waits for a reader, and what is lost is counted and said."""
+"""Buffered standard output and error: nothing waits for a reader, and lost lines are counted and reported."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ def told(lines: int) -> bytes:
 
 @contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """Return the ends of a pipe, to be read and to be written."""
+    """Return the reading and the writing end of a pipe."""
     reading, writing = os.pipe()
     try:
         yield reading, writing
@@ -37,7 +37,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def read_until(descriptor: int, end: bytes) -> list[bytes]:
-    """Return the lines up to the one that ends so."""
+    """Return the lines up to the one with that end."""
     said = b""
     while not said.endswith(end):
         chunk = os.read(descriptor, CHUNK_BYTES)
@@ -51,7 +51,7 @@ def numbered(count: int) -> list[bytes]:
 
 
 def test_lines_of_a_stream_nobody_reads_are_dropped_in_their_place() -> None:
-    """Writing goes on past a full pipe and a full buffer; the reader then finds whole lines, in order, and the gap."""
+    """With a full pipe and a full buffer, writing continues; the reader then gets whole lines in order, and the gap."""
     with pipe() as (reading, writing):
         output = BufferedOutput(writing, tell_dropped=told, bound_bytes=200_000)
         lines = numbered(10_000)
@@ -69,7 +69,7 @@ def test_lines_of_a_stream_nobody_reads_are_dropped_in_their_place() -> None:
 
 
 def test_a_reader_that_is_slow_hears_of_few_gaps() -> None:
-    """Once lines are dropped, half of the buffer is written before one is taken again."""
+    """After lines are dropped, half of the buffer is written before the next line is accepted."""
     with pipe() as (reading, writing):
         output = BufferedOutput(writing, tell_dropped=told, bound_bytes=1_000_000)
         lines = iter(numbered(100_000))
@@ -85,7 +85,7 @@ def test_a_reader_that_is_slow_hears_of_few_gaps() -> None:
 
 
 def test_what_is_longer_than_the_buffer_is_dropped_alone() -> None:
-    """A line that could never be held costs itself and no other."""
+    """A line larger than the buffer is dropped, and no other line is."""
     with pipe() as (reading, writing):
         output = BufferedOutput(writing, tell_dropped=told, bound_bytes=1000)
         output.write(b"x" * 2000 + b"\n")
@@ -95,7 +95,7 @@ def test_what_is_longer_than_the_buffer_is_dropped_alone() -> None:
 
 
 def test_a_write_that_is_taken_in_part_goes_on() -> None:
-    """A descriptor that another process has made non-blocking takes a part at a time; every byte arrives once."""
+    """A descriptor made non-blocking by another process accepts a part at a time; every byte arrives once."""
     with pipe() as (reading, writing):
         os.set_blocking(writing, False)
         output = BufferedOutput(writing)
@@ -138,7 +138,7 @@ def test_a_stream_whose_reader_has_gone_counts_what_is_lost() -> None:
 
 
 def test_a_disk_that_has_room_again_shows_what_was_lost() -> None:
-    """After a failed write the next line is preceded by how many are missing, and by a break where one was torn."""
+    """After a failed write the next line is preceded by the number of lost lines, and by a line break if needed."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         output = BufferedOutput(ours.fileno(), tell_dropped=told)
@@ -159,7 +159,7 @@ def test_a_disk_that_has_room_again_shows_what_was_lost() -> None:
 
 
 def test_flushing_is_bounded() -> None:
-    """It says whether all is written: not while nobody reads, and at once when all has been."""
+    """`flush` says whether everything is written: not while the reader is stopped, and at once when it is."""
     with pipe() as (reading, writing):
         output = BufferedOutput(writing, linger_seconds=SECONDS)
         for line in numbered(2000):
@@ -173,7 +173,7 @@ def test_flushing_is_bounded() -> None:
 
 
 def test_a_destructor_may_warn_in_the_middle_of_a_write() -> None:
-    """What the garbage collector says while a line is taken is a line as well, and nothing waits for itself."""
+    """A write from a destructor during a write is accepted too, without a deadlock."""
     with pipe() as (reading, writing):
         output = BufferedOutput(writing)
 
@@ -190,7 +190,7 @@ def test_a_destructor_may_warn_in_the_middle_of_a_write() -> None:
 
 
 def test_python_writes_whole_lines() -> None:
-    """What is printed in pieces becomes a line, text that UTF-8 can't say is escaped, and the prefix is before each."""
+    """Text printed in parts becomes a line, invalid text is escaped, and each line has the prefix."""
     with pipe() as (reading, writing):
         stream = BufferedOutput(writing).as_text(b"<3>")
         print("one", "\ud800", file=stream)
@@ -203,7 +203,7 @@ def in_process(code: str, *, stderr: int, stdout: int = subprocess.DEVNULL) -> "
 
 
 def test_a_crash_still_shows_its_traceback() -> None:
-    """An exception that ends the process, out of the loop too, is on standard error when the process has ended."""
+    """The traceback of an exception that ends the process is on standard error, also if it is raised in the loop."""
     code = "import trio\nasync def main():\n    raise RuntimeError('planted')\ntrio.run(main)"
     with in_process(code, stderr=subprocess.PIPE) as process:
         _, said = process.communicate(timeout=SECONDS)
@@ -214,7 +214,7 @@ def test_a_crash_still_shows_its_traceback() -> None:
 
 @pytest.mark.parametrize("end", ["sys.exit(3)", "raise SystemExit(3)", "sys.exit(print('x' * 100_000) or 3)"])
 def test_an_exit_does_not_wait_for_a_reader(end: str) -> None:
-    """With both streams full and nobody reading, the process ends with its status."""
+    """With both streams full and no reader, the process ends with its status."""
     code = f"print('y' * 1_000_000, flush=True)\nprint('z' * 1_000_000, file=sys.stderr)\n{end}"
     with pipe() as (_reading, writing):
         process = in_process(code, stderr=writing, stdout=writing)
@@ -223,7 +223,7 @@ def test_an_exit_does_not_wait_for_a_reader(end: str) -> None:
 
 
 def test_a_process_without_standard_streams_writes_nowhere(tmp_path: Path) -> None:
-    """Where standard error is closed at the start its number is that of a file that is opened later: not written to."""
+    """If standard error is closed at the start, a file that gets its number later is not written to."""
     file = tmp_path / "journal"
     code = f"f = open({str(file)!r}, 'wb'); print('lost', file=sys.stderr); print('lost'); streams.flush()"
     command = f'exec {sys.executable} -c "$0" >&- 2>&-'

@@ -1,4 +1,4 @@
-"""Counting by period: what goes where, and what a percentile is made of."""
+"""Statistics: which row counts what, and how percentiles are computed."""
 
 import pytest
 
@@ -93,7 +93,7 @@ def plain(counts: Counts) -> tuple[int, int, int, int]:
 
 
 def test_each_count_goes_to_whom_it_concerns() -> None:
-    """An organization has its own events and its own webhooks' attempts, the server all, a webhook its hour."""
+    """An organization has its own events and its webhooks' attempts, the server all, and a webhook an hour."""
     running = RunningStatistics()
     running.accept("acme", NOW)
     running.accept(None, NOW)
@@ -112,7 +112,7 @@ def test_each_count_goes_to_whom_it_concerns() -> None:
 
 
 def test_a_minute_is_that_in_which_the_attempt_ended() -> None:
-    """Counts of the next minute start a row; the quarter and the hour go on."""
+    """The next minute starts a new row; the quarter and the hour continue."""
     running = RunningStatistics()
     running.attempt(OURS, attempt(MIDDLE + 59.5))
     running.attempt(OURS, attempt(MIDDLE + 60.0))
@@ -122,7 +122,7 @@ def test_a_minute_is_that_in_which_the_attempt_ended() -> None:
 
 
 def test_a_clock_that_is_set_back_starts_no_period_anew() -> None:
-    """What happens at a time that has passed is counted in the minute that runs."""
+    """An event with an earlier time is counted in the current minute."""
     running = RunningStatistics()
     running.accept(None, NOW)
     running.accept(None, NOW - 3600)
@@ -142,7 +142,7 @@ def test_what_was_cut_off_counts_for_nothing() -> None:
 
 
 def test_rows_are_taken_once_and_whole() -> None:
-    """Taking returns what has changed; a running period's next row holds all of it again."""
+    """`take` returns the changed rows; a current period's next row has its total again."""
     running = RunningStatistics()
     running.accept(None, NOW)
     assert [counts.events for _, counts in running.take(NOW)] == [1, 1]
@@ -154,7 +154,7 @@ def test_rows_are_taken_once_and_whole() -> None:
 
 
 def test_what_could_not_be_saved_is_saved_next_time() -> None:
-    """Rows that are put back are taken again, with what has been counted since."""
+    """Rows that are put back are taken again, with what was counted since."""
     running = RunningStatistics()
     running.accept(None, NOW)
     taken = running.take(MIDDLE + 60)
@@ -167,7 +167,7 @@ def test_what_could_not_be_saved_is_saved_next_time() -> None:
 
 
 def test_a_percentile_lies_within_its_bucket() -> None:
-    """Values are taken to lie evenly between two bounds; above the last one that bound is all that is known."""
+    """Percentiles are interpolated between two bounds; above the last bound they are that bound."""
     counts = Counts()
     assert counts.quantile_seconds(0.5) is None
     for _ in range(10):

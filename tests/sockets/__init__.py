@@ -1,1 +1,1 @@
-"""The local socket."""
+"""Listening sockets and their peers."""

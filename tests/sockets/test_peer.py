@@ -1,4 +1,4 @@
-"""Peer credentials as the kernel gives them, and the lists they are held against."""
+"""Peer credentials as the kernel reports them, and the lists of allowed users and groups."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from webhookd.sockets.peer import Peer, is_allowed, read_peer
 
 
 def test_kernel_names_this_process_with_all_its_groups() -> None:
-    """The peer's user, primary group and supplementary groups are those of the process that connected."""
+    """Uid, primary and supplementary groups are those of the process that connected."""
     left, right = socket.socketpair(socket.AF_UNIX)
     with left, right:
         peer = read_peer(left)
@@ -23,7 +23,7 @@ def test_kernel_names_this_process_with_all_its_groups() -> None:
 
 @pytest.mark.parametrize("count", [2, 256, 257, 3000])
 def test_supplementary_groups_are_seen(tmp_path: Path, count: int) -> None:
-    """Groups that another process has beside its primary one are among its groups, however many there are."""
+    """All supplementary groups of another process are read, however many there are."""
     path = tmp_path / "s"
     # Only root may give a process groups of its choice.
     groups = list(range(4242, 4242 + count)) if os.getuid() == 0 else os.getgroups()
@@ -56,13 +56,13 @@ def test_supplementary_groups_are_seen(tmp_path: Path, count: int) -> None:
     ],
 )
 def test_either_list_admits(uids: tuple[int, ...], gids: tuple[int, ...], *, allowed: bool) -> None:
-    """A peer is admitted by its user or by one of its groups; with both lists empty, always."""
+    """A peer is allowed by its user or by one of its groups; with two empty lists, always."""
     peer = Peer(pid=1, uid=1000, gids=frozenset({40, 50}))
     assert is_allowed(peer, uids, gids) is allowed
 
 
 class OldKernel:
-    """A socket on a kernel that knows no SO_PEERGROUPS."""
+    """A socket of a kernel without SO_PEERGROUPS."""
 
     def getsockopt(self, _level: int, optname: int, _buflen: int, /) -> bytes:
         if optname == 59:
@@ -74,5 +74,5 @@ class OldKernel:
 
 
 def test_a_kernel_that_tells_no_groups_leaves_the_primary_one() -> None:
-    """Where the kernel doesn't tell the supplementary groups, only the primary one counts."""
+    """If the kernel doesn't report supplementary groups, only the primary group counts."""
     assert read_peer(OldKernel()) == Peer(pid=1, uid=7, gids=frozenset({8}))

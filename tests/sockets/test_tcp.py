@@ -1,4 +1,4 @@
-"""Where the API listens: one address, several, or every one of both families."""
+"""The addresses of the API: one, several, or all of both families."""
 
 import socket
 from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ def listen(stack: ExitStack, hosts: str | tuple[str, ...], port: int = 0) -> lis
 
 
 def answers(address: str, port: int) -> bool:
-    """Whether a client gets a connection there."""
+    """Whether a client can connect to an address."""
     try:
         socket.create_connection((address, port), timeout=PATIENCE_SECONDS).close()
     except OSError:
@@ -49,20 +49,20 @@ def answers(address: str, port: int) -> bool:
     ],
 )
 def test_it_listens_where_it_is_told(stack: ExitStack, hosts: str | tuple[str, ...], answering: set[str]) -> None:
-    """Each address that is named answers on the same port and no other does; `::` is both families."""
+    """Each given address answers on the same port, and no other address does; `::` is both families."""
     port = listen(stack, hosts)[0].getsockname()[1]
     assert {address for address in ("127.0.0.1", "127.0.0.2", "::1") if answers(address, port)} == answering
 
 
 def test_each_address_has_its_url(stack: ExitStack) -> None:
-    """What the server says of itself names every address where it listens, those of IPv6 in brackets."""
+    """The URLs name every address, those of IPv6 in brackets."""
     listeners = listen(stack, ("127.0.0.1", "::1"))
     port = listeners[0].getsockname()[1]
     assert urls_of(listeners) == (f"http://127.0.0.1:{port}", f"http://[::1]:{port}")
 
 
 def test_a_client_of_ipv4_keeps_its_address(stack: ExitStack) -> None:
-    """Behind `::` a client of IPv4 is counted by its own address, not by one that is mapped into IPv6."""
+    """With `::` an IPv4 client is counted by its own address, not by one mapped to IPv6."""
     listeners = listen(stack, "::")
     by_family = {listener.family: listener for listener in listeners}
     port = listeners[0].getsockname()[1]
@@ -73,7 +73,7 @@ def test_a_client_of_ipv4_keeps_its_address(stack: ExitStack) -> None:
 
 
 def test_what_is_taken_is_named_and_nothing_stays_bound(stack: ExitStack) -> None:
-    """One address that can't be had refuses all, and leaves none of the others listening."""
+    """If one address can't be used, all are refused, and no listener remains."""
     port = listen(stack, "127.0.0.2")[0].getsockname()[1]
     with pytest.raises(CommandError, match=rf"can't listen on 127\.0\.0\.2:{port} \(server\.host, server\.port\)"):
         bind_tcp(("127.0.0.1", "127.0.0.2"), port)
@@ -91,7 +91,7 @@ def test_what_is_taken_is_named_and_nothing_stays_bound(stack: ExitStack) -> Non
     ],
 )
 def test_a_host_is_one_or_several(tmp_path: Path, text: str, environ: Mapping[str, str], host: object) -> None:
-    """File and environment take an address or a list of them."""
+    """File and environment accept an address or a list of addresses."""
     path = tmp_path / "config.toml"
     path.write_text(f"[server]\n{text}\n")
     assert load_config(path, environ).server.host == host
@@ -99,7 +99,7 @@ def test_a_host_is_one_or_several(tmp_path: Path, text: str, environ: Mapping[st
 
 @pytest.mark.parametrize("text", ["[]", "''", "['']", "7", "[7]", "'a b'", "['127.0.0.1', '[::1]']", "'http://a'"])
 def test_a_host_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
-    """What is neither an address nor a list of them is refused with its key and line."""
+    """Anything else is refused with its key and line."""
     path = tmp_path / "config.toml"
     path.write_text(f"[server]\nhost = {text}\n")
     with pytest.raises(ConfigError, match=r"config\.toml:2: server\.host takes"):

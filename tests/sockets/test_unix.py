@@ -1,4 +1,4 @@
-"""Binding: the mode, a stale socket, a socket in use, what isn't a socket, and paths the kernel can't take."""
+"""Binding a Unix socket: the mode, a stale socket, a socket in use, other files, and paths that are too long."""
 
 import fcntl
 import os
@@ -26,7 +26,7 @@ def bind(path: Path, stack: ExitStack, mode: int = 0o660) -> socket.socket:
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
 def test_mode_is_exact_whatever_the_umask(tmp_path: Path, stack: ExitStack, umask: int) -> None:
-    """The socket's mode is the one asked for, not what the umask leaves of it."""
+    """The socket has exactly the given mode, whatever the umask is."""
     path = tmp_path / "s.sock"
     stack.callback(os.umask, os.umask(umask))
     bind(path, stack)
@@ -35,7 +35,7 @@ def test_mode_is_exact_whatever_the_umask(tmp_path: Path, stack: ExitStack, umas
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
 def test_missing_parent_is_made_for_owner_and_group(tmp_path: Path, stack: ExitStack, umask: int) -> None:
-    """A missing directory is made with 0750 whatever the umask: open to the group, closed to others."""
+    """A missing directory is created with 0750 whatever the umask is: for owner and group only."""
     path = tmp_path / "var" / "s.sock"
     stack.callback(os.umask, os.umask(umask))
     bind(path, stack)
@@ -43,7 +43,7 @@ def test_missing_parent_is_made_for_owner_and_group(tmp_path: Path, stack: ExitS
 
 
 def test_stale_socket_is_replaced(tmp_path: Path, stack: ExitStack) -> None:
-    """A socket file left by a server that died doesn't keep the next one from starting."""
+    """A socket file left by a killed server is replaced."""
     path = tmp_path / "s.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -53,7 +53,7 @@ def test_stale_socket_is_replaced(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_socket_in_use_is_left_alone(tmp_path: Path, stack: ExitStack) -> None:
-    """A running server's socket is never taken, and the refusal is one line."""
+    """The socket of a running server is never replaced, and the error is one line."""
     path = tmp_path / "s.sock"
     bind(path, stack)
     before = path.stat().st_ino
@@ -63,7 +63,7 @@ def test_socket_in_use_is_left_alone(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_socket_with_a_full_backlog_is_in_use(tmp_path: Path, stack: ExitStack) -> None:
-    """A server too busy to accept is still a server."""
+    """A server that is too busy to accept is still a server."""
     path = tmp_path / "s.sock"
     stack.enter_context(bind_unix(path, mode=0o660, key="ingest.socket", backlog=0).socket)
     for _ in range(3):
@@ -75,7 +75,7 @@ def test_socket_with_a_full_backlog_is_in_use(tmp_path: Path, stack: ExitStack) 
 
 
 def test_other_files_are_left_alone(tmp_path: Path, stack: ExitStack) -> None:
-    """A file that is no socket is never removed."""
+    """A file that is not a socket is never removed."""
     path = tmp_path / "precious"
     path.write_text("data")
     with pytest.raises(CommandError, match="is not a socket"):
@@ -84,7 +84,7 @@ def test_other_files_are_left_alone(tmp_path: Path, stack: ExitStack) -> None:
 
 
 def test_long_path_says_how_to_mend_it(tmp_path: Path, stack: ExitStack) -> None:
-    """A path over the kernel's limit is a configuration error that names the key; the longest one works."""
+    """A path over the kernel's limit is a configuration error with the key; the longest path works."""
     room = MOST_PATH_BYTES - len(os.fsencode(tmp_path)) - 1
     with pytest.raises(ConfigError, match=r"ingest\.socket: the path has 108 bytes .* choose a shorter one"):
         bind(tmp_path / ("x" * (room + 1)), stack)
@@ -92,7 +92,7 @@ def test_long_path_says_how_to_mend_it(tmp_path: Path, stack: ExitStack) -> None
 
 
 def test_two_servers_starting_at_once_do_not_mix(tmp_path: Path, stack: ExitStack) -> None:
-    """While one server clears and binds the place, another one that starts there is refused."""
+    """While one server binds in a directory, another one that starts there is refused."""
     directory = os.open(tmp_path, os.O_RDONLY)
     stack.callback(os.close, directory)
     fcntl.flock(directory, fcntl.LOCK_EX)
@@ -101,7 +101,7 @@ def test_two_servers_starting_at_once_do_not_mix(tmp_path: Path, stack: ExitStac
 
 
 def test_unusable_directory_is_one_line(tmp_path: Path, stack: ExitStack) -> None:
-    """A parent that isn't a directory is said in one line."""
+    """A parent that is not a directory is an error of one line."""
     (tmp_path / "file").write_text("")
     with pytest.raises(CommandError, match=r"^can't listen on [^\n]*$"):
         bind(tmp_path / "file" / "s.sock", stack)
