@@ -130,6 +130,7 @@ class World:
         *,
         clock: Timeline,
         measures: Measures,
+        stop_writing: Callable[[], None],
     ) -> None:
         self.journal = journal
         self.router = router
@@ -137,6 +138,7 @@ class World:
         self.vault = vault
         self.config = config
         self.measures = measures
+        self.stop_writing = stop_writing
         self.clock = clock
         self.ids = IdFactory(self.clock.now)
 
@@ -233,7 +235,13 @@ async def world(
         ) as journal,
         trio.open_nursery() as writing,
     ):
-        await writing.start(journal.run)
+        writer = trio.CancelScope()
+
+        async def write(*, task_status: trio.TaskStatus[None]) -> None:
+            with writer:
+                await journal.run(task_status=task_status)
+
+        await writing.start(write)
         router = Router(
             store=journal,
             sender=sender,
@@ -247,6 +255,8 @@ async def world(
         await router.begin()
         async with trio.open_nursery() as sending:
             await sending.start(router.run)
-            yield World(journal, router, sender, vault, config, clock=clock, measures=measures)
+            yield World(
+                journal, router, sender, vault, config, clock=clock, measures=measures, stop_writing=writer.cancel
+            )
             sending.cancel_scope.cancel()
         writing.cancel_scope.cancel()

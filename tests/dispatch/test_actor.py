@@ -316,6 +316,24 @@ async def test_an_idle_actor_leaves_and_comes_back(autojump_clock: MockClock) ->
         assert w.router.sweeps_that_found_work == 0
 
 
+@pytest.mark.parametrize("ordering", [Ordering.STRICT, Ordering.NONE])
+async def test_an_actor_leaves_once_the_journal_takes_no_more_records(
+    tmp_path: Path, autojump_clock: MockClock, ordering: Ordering
+) -> None:
+    """A writer that has stopped refuses the record of a request in flight: nothing more is sent, nothing crashes."""
+    sender = WorldSender(seconds=5.0)
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=ordering, concurrency=1))
+        await w.publish("e0")
+        await w.publish("e1")
+        await trio.sleep(1)
+        w.stop_writing()
+        await trio.sleep(10)
+        assert sender.events() == ["e0"]
+        assert w.router.registry.running(endpoint.pk) is None
+        assert w.router.registry.crashes == 0
+
+
 async def test_one_dead_endpoint_never_slows_another(autojump_clock: MockClock) -> None:
     """While one receiver hangs to its timeout each time, another one's events go out at once."""
 

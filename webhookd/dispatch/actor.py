@@ -22,6 +22,7 @@ from math import inf
 import trio
 
 from webhookd.base.clock import Clock, wait_seconds
+from webhookd.base.errors import Rejected
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import EndpointState, Ordering, QueuedDelivery
 from webhookd.base.stages import reached
@@ -161,6 +162,8 @@ class Actor:
                 reached("record.committed")
                 self._attempts.unrecorded.discard(ticket)
                 is_written = True
+            except Rejected:
+                pass  # the journal takes no more records: the lane leaves, and the delivery is sent again after a start
             finally:
                 self._lane.landed(delivery, is_written=is_written)
             delivery = await self._take()
