@@ -1,4 +1,4 @@
-"""Custom headers through the API and the dashboard: found under any spelling, and gone when they are removed."""
+"""Custom headers in the API and the dashboard: their names are case-insensitive, and they can be removed."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ WEBHOOK = {"url": "https://a.example/", "events": ["*"]}
 
 
 async def sent_headers(api: Api, event_id: str) -> dict[str, str]:
-    """Publish an event and return the headers that its request has carried."""
+    """Publish an event and return the headers of its request."""
     await api.world.publish(event_id)
     while not (sent := [one for one in api.world.sender.sent if one.event == event_id]):
         await trio.lowlevel.checkpoint()
@@ -48,7 +48,7 @@ async def test_a_header_is_changed_under_any_spelling(tmp_path: Path, method: st
 
 
 async def test_two_spellings_of_one_name_are_not_created(tmp_path: Path) -> None:
-    """A body that has a header twice makes no webhook, and says which one."""
+    """A body with a repeated header is refused with its name, and no webhook is created."""
     async with api_in_process(tmp_path, Signer()) as api:
         body = {**WEBHOOK, "headers": {"X-A": "1", "x-a": "2"}}
         refused = await api.ask("POST", "/api/webhooks", None, body=body, uid=OWN_UID)

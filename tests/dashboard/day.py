@@ -66,7 +66,7 @@ class Day:
             "webhook-deliveries": f"/webhooks/{self.webhooks['Mail']}/deliveries?status=failed",
             "new-webhook": "/webhooks/new",
             "edit-webhook": f"/webhooks/{self.webhooks['Search index']}/edit",
-            "send-again": f"/webhooks/{self.webhooks['Mail']}/replay",
+            "replay": f"/webhooks/{self.webhooks['Mail']}/replay",
             "secret-shown": f"/webhooks/{self.webhooks['Mail']}/secret",
             "events": "/events",
             "events-found": "/events?type=user.*&since=2020-01-01",

@@ -61,7 +61,7 @@ def test_every_page_is_reached_by_the_keyboard(day: Day, browser: Browser) -> No
     def go(tab: Tab) -> None:
         tab.open("/")
         tab.page.keyboard.press("Tab")
-        assert tab.page.evaluate("document.activeElement.textContent") == "Skip to the content"
+        assert tab.page.evaluate("document.activeElement.textContent") == "Skip to content"
         for _ in range(30):
             tab.page.keyboard.press("Tab")
             if tab.page.evaluate("document.activeElement.textContent") == "Events":

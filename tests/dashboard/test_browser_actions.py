@@ -40,11 +40,11 @@ def test_a_delivery_is_sent_once_more(day: Day, browser: Browser) -> None:
 
     def force(tab: Tab) -> None:
         tab.open(f"/deliveries/{delivery_id}")
-        tab.page.get_by_text("Send once more").first.click()
-        tab.page.get_by_text("a second time, under the same event id").wait_for()
+        tab.page.locator("summary", has_text="Retry").click()
+        tab.page.get_by_text("the same event id a second time").wait_for()
         tab.check()
         tab.page.locator(".sure button").click()
-        tab.page.get_by_text("It is sent again").wait_for()
+        tab.page.get_by_text("queued for a retry").wait_for()
         tab.page.locator("#attempt-2").wait_for()
         assert "manual" in tab.page.locator("#attempt-2").inner_text()
         tab.check()
@@ -99,25 +99,25 @@ def test_events_are_found(day: Day, browser: Browser, tmp_path: Path) -> None:
         page.get_by_role("button", name="Search").click()
         page.wait_for_url("**type=security.*")
         page.get_by_role("row").nth(1).get_by_role("link").click()
-        page.get_by_role("heading", name="Where it went").wait_for()
+        page.get_by_role("heading", name="Deliveries").wait_for()
         tab.open("/events?q=order-1014")
         rows = page.locator("tbody tr")
         assert rows.count() > 2
         assert all(text.startswith("order-1014") for text in page.locator("tbody th").all_inner_texts())
         tab.open("/events")
-        page.get_by_label("Id").fill(delivery_id)
+        page.get_by_label("ID").fill(delivery_id)
         page.keyboard.press("Enter")
         page.wait_for_url(f"**/deliveries/{delivery_id}")
         tab.open(f"/events/{event_id}")
         with page.expect_download() as downloading:
-            page.get_by_role("link", name="the exact bytes").click()
+            page.get_by_role("link", name="download").click()
         downloading.value.save_as(tmp_path / "payload")
         assert downloading.value.suggested_filename == f"{event_id}.json"
         tab.open("/events?since=yesterday")
-        page.get_by_text("Write a time in UTC").first.wait_for()
+        page.get_by_text("Enter a time in UTC").first.wait_for()
         tab.check()
         tab.open("/events?type=no.such")
-        page.get_by_text("No event fits").wait_for()
+        page.get_by_text("No events match").wait_for()
         tab.check()
 
     browser.run(search, day.keys["viewer"])
@@ -130,34 +130,34 @@ def test_the_catalogue_is_changed(day: Day, browser: Browser) -> None:
     def change(tab: Tab) -> None:
         page = tab.page
         tab.open("/event-types")
-        page.get_by_role("link", name="Add an event type").click()
+        page.get_by_role("link", name="New event type").click()
         page.get_by_label("Name").fill("order.paid")
         page.get_by_label("JSON Schema").fill("{not json")
-        page.get_by_role("button", name="Add").click()
-        page.get_by_text("Write a JSON object").wait_for()
+        page.get_by_role("button", name="Create").click()
+        page.get_by_text("Enter a JSON object").wait_for()
         tab.expect_refusal()
         tab.check()
         assert page.get_by_label("Name").input_value() == "order.paid"
         page.get_by_label("JSON Schema").fill('{"type": "object"}')
         page.get_by_label("Description").fill("<b>Paid</b>")
-        page.get_by_role("button", name="Add").click()
-        page.get_by_text("order.paid is in the catalogue.").wait_for()
+        page.get_by_role("button", name="Create").click()
+        page.get_by_text("order.paid has been created.").wait_for()
         assert page.get_by_text("<b>Paid</b>").count() == 1
         tab.open("/event-types/new")
         page.get_by_label("Name").fill("order.paid")
-        page.get_by_role("button", name="Add").click()
-        page.get_by_text("has this name already").wait_for()
+        page.get_by_role("button", name="Create").click()
+        page.get_by_text("exists already").wait_for()
         tab.expect_refusal()
         tab.open("/event-types/named/order.paid")
         page.get_by_label("Deprecated").check()
         page.get_by_role("button", name="Save").click()
-        page.get_by_text("order.paid is changed.").wait_for()
+        page.get_by_text("order.paid has been saved.").wait_for()
         page.get_by_role("link", name="order.paid", exact=True).click()
         assert page.get_by_label("Deprecated").is_checked()
         assert '"type": "object"' in page.get_by_label("JSON Schema").input_value()
         page.get_by_text("Delete").first.click()
         page.locator(".sure button").click()
-        page.get_by_text("no longer in the catalogue").wait_for()
+        page.get_by_text("has been deleted").wait_for()
 
     browser.run(change, day.keys["admin"])
     with api(day) as client:
@@ -173,18 +173,18 @@ def test_a_key_is_made_shown_once_and_revoked(day: Day, browser: Browser) -> Non
     def make(tab: Tab) -> str:
         page = tab.page
         tab.open("/keys")
-        page.get_by_text("Make a key").click()
+        page.get_by_text("Create a key").click()
         page.get_by_label("Name").fill("for a test")
         page.get_by_label("Role").select_option("viewer")
         page.get_by_label("Organization").fill("not an organization!")
-        page.get_by_role("button", name="Make the key").click()
+        page.get_by_role("button", name="Create key").click()
         page.get_by_text("At most 64 of the characters").wait_for()
         tab.expect_refusal()
         tab.check()
         page.get_by_label("Organization").fill("acme")
         page.get_by_label("Expires").select_option("30")
-        page.get_by_role("button", name="Make the key").click()
-        page.get_by_role("heading", name="The new key").wait_for()
+        page.get_by_role("button", name="Create key").click()
+        page.get_by_role("heading", name="New key").wait_for()
         text = page.locator("#new-key").inner_text()
         tab.check()
         tab.open("/keys")
@@ -214,7 +214,7 @@ def test_the_audit_log_is_filtered(day: Day, browser: Browser) -> None:
     def filter_it(tab: Tab) -> None:
         page = tab.page
         tab.open("/audit")
-        page.get_by_text("holds").first.wait_for()
+        page.get_by_text("intact").first.wait_for()
         page.get_by_label("Action").select_option("webhook.create")
         page.get_by_role("button", name="Filter").click()
         page.wait_for_url("**action=webhook.create*")
@@ -222,7 +222,7 @@ def test_the_audit_log_is_filtered(day: Day, browser: Browser) -> None:
         page.locator("tbody a", has_text="command").first.click()
         page.wait_for_url("**/audit?actor=1000")
         tab.open("/audit?object=nothing")
-        page.get_by_text("No entry fits").wait_for()
+        page.get_by_text("No entries match").wait_for()
         tab.check()
 
     browser.run(filter_it, day.keys["admin"])
@@ -230,6 +230,6 @@ def test_the_audit_log_is_filtered(day: Day, browser: Browser) -> None:
     def bound(tab: Tab) -> None:
         tab.open("/audit")
         assert "acme" in tab.page.locator(".who").inner_text()
-        assert tab.page.get_by_text("The chain").count() == 0
+        assert tab.page.get_by_text("Hash chain").count() == 0
 
     browser.run(bound, day.keys["acme-admin"])

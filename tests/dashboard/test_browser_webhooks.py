@@ -18,7 +18,7 @@ PAGES = (
     "webhook-open",
     "webhook-disabled",
     "webhook-deliveries",
-    "send-again",
+    "replay",
 )
 
 
@@ -58,7 +58,7 @@ def test_the_form_says_what_is_wrong_while_it_is_typed(day: Day, browser: Browse
 
 
 def test_the_life_of_a_webhook(day: Day, browser: Browser) -> None:
-    """Made, shown its secret, tested, paused, watched, resumed, rotated, changed, replayed and deleted, by hand."""
+    """Created, shown its secret, tested, disabled, watched, enabled, rotated, edited, replayed and deleted."""
 
     def live(tab: Tab) -> None:
         page = tab.page
@@ -67,47 +67,47 @@ def test_the_life_of_a_webhook(day: Day, browser: Browser) -> None:
         page.get_by_label("URL", exact=True).fill(f"{day.receiver_url}/life")
         page.get_by_label("Events").fill("security.account_locked")
         page.get_by_label("Description").fill("Made by hand")
-        page.get_by_role("button", name="Make the webhook").click()
+        page.get_by_role("button", name="Create webhook").click()
         secret = page.locator("#secret")
         assert re.fullmatch(r"whsec_[A-Za-z0-9+/=]{44}", secret.inner_text())
         page.get_by_role("button", name="Copy").click()
         page.get_by_role("button", name="Copied").wait_for()
         assert page.evaluate("navigator.clipboard.readText()") == secret.inner_text()
         tab.check()
-        page.get_by_role("link", name="I have it").click()
+        page.get_by_role("link", name="Done").click()
         page.locator(".sentence", has_text="Nothing queued").wait_for()
-        page.get_by_role("button", name="Send a test").click()
+        page.get_by_role("button", name="Send test event").click()
         page.get_by_text("The test was delivered: the receiver answered 200").wait_for()
 
-        page.locator("summary", has_text="Pause").click()
+        page.locator("summary", has_text="Disable").click()
         page.locator(".sure:visible").get_by_role("button").click()
         page.locator(".sentence", has_text="disabled by hand").wait_for()
         publish(day)
         # It comes by itself: nothing is loaded again.
         page.locator("#live-queue").get_by_role("link", name="security.account_locked").wait_for()
-        page.get_by_role("button", name="Resume").click()
-        page.locator("#live-queue", has_text="Nothing waits").wait_for()
+        page.get_by_role("button", name="Enable").click()
+        page.locator("#live-queue", has_text="No pending deliveries").wait_for()
         page.locator("#live-latest", has_text="succeeded").wait_for()
         tab.check()
 
-        page.locator("summary", has_text="New secret").click()
-        page.get_by_role("button", name="Make a new secret").click()
-        page.get_by_role("link", name="I have it").click()
-        page.get_by_text("signs too").wait_for()
-        page.get_by_role("link", name="Change").click()
+        page.locator("summary", has_text="Rotate secret").click()
+        page.get_by_role("button", name="Rotate secret").click()
+        page.get_by_role("link", name="Done").click()
+        page.get_by_text("also signs").wait_for()
+        page.get_by_role("link", name="Edit").click()
         page.get_by_label("Description").fill("Changed by hand")
         page.get_by_role("button", name="Save").click()
         page.get_by_text("Saved.").wait_for()
 
-        page.get_by_role("link", name="Send again…").click()
+        page.get_by_role("link", name="Replay", exact=True).click()
         page.get_by_label("Replay").check()
-        page.get_by_role("button", name="Count").click()
-        page.get_by_text("1 event would be sent again.").wait_for()
-        page.get_by_role("button", name="Send again").click()
+        page.get_by_role("button", name="Preview").click()
+        page.get_by_text("1 event would be replayed.").wait_for()
+        page.get_by_role("button", name="Start").click()
         page.get_by_text("1 of 1 queued").wait_for()
         tab.check()
 
-        page.get_by_role("link", name="To the webhook").click()
+        page.get_by_role("link", name="Back to the webhook").click()
         page.locator("summary", has_text="Delete").click()
         page.locator(".sure:visible").get_by_role("button").click()
         page.get_by_text("has been deleted").wait_for()
@@ -134,7 +134,7 @@ def test_the_list_follows_the_search(day: Day, browser: Browser) -> None:
         page.get_by_role("searchbox").fill("")
         page.get_by_label("Sort by").select_option("trouble")
         page.wait_for_url("**order=trouble**")
-        assert page.locator("tbody tr").first.locator(".state").inner_text() == "disabled"
+        assert page.locator("tbody tr").first.locator(".state").inner_text() == "auto-disabled"
         page.get_by_role("link", name="Queued").click()
         page.locator("th[aria-sort=descending]", has_text="Queued").wait_for()
 
@@ -175,6 +175,6 @@ def test_a_tab_that_nobody_looks_at_gives_its_connection_back(day: Day, browser:
         with page.expect_event("response", lambda response: "/live" in response.url):
             page.evaluate(show, False)
             page.clock.fast_forward(1_000)
-        page.locator("#live-numbers", has_text="deliveries wait").wait_for()
+        page.locator("#live-numbers", has_text="Backlog").wait_for()
 
     browser.run(turn_away, day.keys["viewer"])

@@ -82,7 +82,7 @@ async def test_what_is_no_key_is_told(site: Site) -> None:
     _, ingest = await site.api.key("ingest")
     for text, status, said in (
         ("whd_admin_garbage_xyz", 401, "not known"),
-        ("", 401, "Paste"),
+        ("", 401, "Enter an API key"),
         (ingest, 403, "may not"),
     ):
         answer = await Visitor(site).sign_in(text)

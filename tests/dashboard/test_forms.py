@@ -50,7 +50,7 @@ def test_too_many_entries_are_refused_before_one_is_looked_at(name: str, unit: s
     many = "".join(unit.format(number) for number in range(MOST_BYTES // 8))
     with pytest.raises(Rejected) as told:
         document_of(Form([(name, many)]))
-    accepted = f"{MOST_BYTES // 8} lines or entries, and at most {MOST_LINES} are read: leave some out"
+    accepted = f"{MOST_BYTES // 8} lines or entries; at most {MOST_LINES} are accepted"
     assert told.value.errors == ((f"/{name}", accepted),)
     assert calls(refused(document_of, Form([(name, many)]))) < 1000
 
@@ -63,5 +63,5 @@ async def test_a_form_says_at_its_field_that_it_has_too_many_lines(site: Site) -
     webhook = made.headers["location"].removesuffix("/secret")
     for path in ("/webhooks", f"{webhook}/edit", f"{webhook}/replay", "/webhooks/check/events"):
         answer = await visitor.post(path, {"url": "https://hook.example/", "events": many, "since": "2020-01-01T00:00"})
-        assert f"{MOST_LINES + 1} lines or entries, and at most {MOST_LINES} are read" in text_of(answer.text), path
+        assert f"{MOST_LINES + 1} lines or entries; at most {MOST_LINES} are accepted" in text_of(answer.text), path
         assert answer.status_code in {200, 422}, path

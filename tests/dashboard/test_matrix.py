@@ -54,8 +54,8 @@ TABLE = (
     Row(f"GET {ONE}/edit", ADMINS, foreign=404),
     Row(f"POST {ONE}/edit", ADMINS, ok=303, foreign=404, form={**WEBHOOK, "description": "new"}, changes=True),
     Row(f"POST {ONE}/test", OPERATORS, ok=303, foreign=404, changes=True),
-    Row(f"POST {ONE}/pause", OPERATORS, ok=303, foreign=404, changes=True),
-    Row(f"POST {ONE}/resume", OPERATORS, ok=303, foreign=404, changes=True),
+    Row(f"POST {ONE}/disable", OPERATORS, ok=303, foreign=404, changes=True),
+    Row(f"POST {ONE}/enable", OPERATORS, ok=303, foreign=404, changes=True),
     Row(f"POST {ONE}/rotate", ADMINS, ok=303, foreign=404, form={"overlap": "24"}, changes=True),
     Row(f"GET {ONE}/secret", ADMINS, foreign=404),
     Row(f"GET {ONE}/replay", OPERATORS, foreign=404),
@@ -180,7 +180,7 @@ async def test_every_page_by_every_caller(site: Site, autojump_clock: trio.testi
                 added = await entries(site) - before
                 if added != int(row.changes and wanted in {200, 303}):
                     wrong.append(f"{cell}: {added} entries in the audit log")
-                if organization == A and (B in text or "server's disk" in text):
+                if organization == A and (B in text or "free on disk" in text):
                     wrong.append(f"{cell}: shows something of {B}")
     assert not wrong, "\n".join(wrong)
     assert asked == 12 * len(TABLE)

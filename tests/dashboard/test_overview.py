@@ -12,7 +12,7 @@ async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.test
     """An open breaker, a paused webhook with a backlog, old deliveries and a key about to end are each one sentence."""
     w = site.api.world
     visitor = await site.visitor()
-    assert "Nothing needs you" in text_of(await visitor.page("/"))
+    assert "No webhook is failing" in text_of(await visitor.page("/"))
     well = "https://well.example/"
     w.sender.script = lambda sent: OK if sent.url == well else DeliveryError.CONNECT
     await w.endpoint(well)
@@ -25,9 +25,9 @@ async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.test
     said = text_of(await visitor.page("/"))
     assert f'href="/webhooks/{broken.id}"' in await visitor.page("/")
     assert "circuit open https://broken.example/ Circuit open after" in said
-    assert "paused https://held.example/ Held: disabled by hand. 1 delivery waits." in said
-    assert "The oldest undelivered event came 2025-01-01 00:00" in said
-    assert "The viewer key short ends 2025-01-03 00:00:00 UTC" in said
+    assert "disabled https://held.example/ Held: disabled by hand. 1 delivery is pending." in said
+    assert "The oldest pending delivery is from 2025-01-01 00:00" in said
+    assert "The viewer key short expires at 2025-01-03 00:00:00 UTC" in said
     assert "well.example" not in said
     assert f'href="/webhooks/{held.id}"' in await visitor.page("/")
 
@@ -44,23 +44,23 @@ async def test_an_organization_sees_its_own_numbers(site: Site, autojump_clock: 
     await trio.sleep(600)
     bound, unbound = await site.visitor(organizationId="mine"), await site.visitor()
     said, whole = text_of(await bound.page("/")), text_of(await unbound.page("/"))
-    assert "deliveries wait 1 " in said
+    assert "Backlog 1 " in said
     assert "of 1 webhook " in said
-    assert "events in 1 " in said
+    assert "received 1 " in said
     assert "other.example" not in said
-    assert "journal" not in said
+    assert "Journal" not in said
     # What is made once for many is made for who may see the same.
     (_, first), (_, second) = await unbound.stream("/live", 0.2), await bound.stream("/live", 0.2)
     assert "other.example" in first
     assert "other.example" not in second
-    assert "deliveries wait 4 " in whole
-    assert "free on its disk" in whole
-    assert "longest stall, last hour none" in whole
-    assert "longest stall" not in said
+    assert "Backlog 4 " in whole
+    assert "free on disk" in whole
+    assert "Longest stall, last hour none" in whole
+    assert "Longest stall" not in said
     site.api.services.stalls.note(Stall(ended_at=w.clock.now(), seconds=0.34, cpu_seconds=0.3, task="actor wh_1"))
-    assert "longest stall, last hour 340 ms actor wh_1, 2025-01-01 00:10" in text_of(await unbound.page("/"))
+    assert "Longest stall, last hour 340 ms actor wh_1, 2025-01-01 00:10" in text_of(await unbound.page("/"))
     table = text_of(await bound.page("/statistics?span=day"))
-    assert "all of it 1 " in table
+    assert "Total 1 " in table
 
 
 async def test_charts_have_words(site: Site) -> None:

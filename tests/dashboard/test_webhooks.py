@@ -105,7 +105,7 @@ async def test_a_form_that_is_out_of_date_changes_nothing(site: Site) -> None:
     webhook_id = await create(visitor)
     fields = {"url": "https://hook.example/in", "events": "*", "isActive": "on", "signature/form": "timestamped"}
     forms: tuple[tuple[str, dict[str, str], str], ...] = (
-        (f"/webhooks/{webhook_id}/edit", fields, "Switched on"),
+        (f"/webhooks/{webhook_id}/edit", fields, "Enabled"),
         ("/event-types/named/user.created", {}, "Deprecated"),
     )
     for path, known, shown in forms:
@@ -117,31 +117,31 @@ async def test_a_form_that_is_out_of_date_changes_nothing(site: Site) -> None:
         assert (await visitor.post(path, {**known, "description": "theirs", "etag": tag})).status_code == 303
         late = await visitor.post(path, {**known, "description": "mine", "etag": tag})
         assert late.status_code in {400, 422}
-        assert "changed since you opened this form" in text_of(late.text)
+        assert "changed after you opened this form" in text_of(late.text)
         assert 'value="theirs"' in await visitor.page(path)
 
 
 async def test_each_action_of_a_webhook(site: Site) -> None:
-    """Test, pause, resume, rotate, count, recover, replay, stop and delete do what they say, as the key's holder."""
+    """Test, disable, enable, rotate, count, recover, replay, stop and delete do what they say, as the key's holder."""
     visitor = await site.visitor()
     world = site.api.world
     webhook_id = await create(visitor)
     here = f"/webhooks/{webhook_id}"
     assert (await visitor.post(f"{here}/test")).status_code == 303
     assert "The test was delivered: the receiver answered 200" in text_of(await visitor.page(here))
-    await visitor.post(f"{here}/pause")
+    await visitor.post(f"{here}/disable")
     await world.publish("evt_held")
     paused = text_of(await visitor.page(here))
     assert "Held: disabled by hand" in paused
     assert "1 delivery" in paused
-    await visitor.post(f"{here}/resume")
+    await visitor.post(f"{here}/enable")
     assert (await visitor.post(f"{here}/rotate", {"overlap": "24"})).headers["location"] == f"{here}/secret"
     assert "whsec_" in await visitor.page(f"{here}/secret")
-    assert "signs too" in text_of(await visitor.page(here))
+    assert "also signs" in text_of(await visitor.page(here))
     assert (await visitor.post(f"{here}/rotate", {"overlap": "9"})).status_code == 400
     again = {"kind": "replay", "since": "2020-01-01T00:00", "until": "", "events": ""}
     counted = await visitor.post(f"{here}/replay/count", again)
-    assert "1 event would be sent again" in text_of(counted.text)
+    assert "1 event would be replayed" in text_of(counted.text)
     wrong = await visitor.post(f"{here}/replay", {**again, "since": "whenever"})
     assert wrong.status_code == 422
     assert EXPECTED in text_of(wrong.text)
@@ -155,13 +155,13 @@ async def test_each_action_of_a_webhook(site: Site) -> None:
     assert done == ["create", "test", "change", "change", "rotate_secret", "replay", "stop_replay", "delete"]
 
 
-async def test_a_pause_says_what_becomes_of_events(site: Site) -> None:
-    """Where a webhook drops its events while it is off, pausing it doesn't promise that they are held."""
+async def test_disabling_says_what_happens_to_events(site: Site) -> None:
+    """The notice says whether a disabled webhook holds its events or drops them."""
     visitor = await site.visitor()
-    for choice, said in (("hold", "its events are held"), ("drop", "its events are dropped")):
+    for choice, said in (("hold", "Its events are held"), ("drop", "Its events are dropped")):
         here = f"/webhooks/{await create(visitor, whenInactive=choice)}"
-        await visitor.post(f"{here}/pause")
-        assert f"Paused: {said} until you resume it." in text_of(await visitor.page(here))
+        await visitor.post(f"{here}/disable")
+        assert f"Disabled. {said} until you enable it." in text_of(await visitor.page(here))
 
 
 async def test_what_others_sent_is_text(site: Site) -> None:
@@ -190,7 +190,7 @@ async def test_the_list_is_searched_sorted_and_paged(site: Site) -> None:
     for number in range(30):
         await site.api.world.endpoint(f"https://r{number:02}.example/")
     first = await visitor.page("/webhooks?order=url")
-    assert "30 webhooks, shown are 1 to 25" in text_of(first)
+    assert "30 webhooks, showing 1 to 25" in text_of(first)
     assert first.index("r00.example") < first.index("r24.example")
     assert "r25.example" not in first
     second = await visitor.page("/webhooks?order=url&page=2")
@@ -200,7 +200,7 @@ async def test_the_list_is_searched_sorted_and_paged(site: Site) -> None:
     assert "r29.example" in backwards
     assert "r00.example" not in backwards
     assert "1 webhook" in text_of(await visitor.page("/webhooks?search=r07"))
-    assert "No webhook is like that" in text_of(await visitor.page("/webhooks?search=%25"))
+    assert "No webhooks match" in text_of(await visitor.page("/webhooks?search=%25"))
     fragment = await visitor.get("/webhooks?search=r07&kind=", **{"hx-request": "true", "hx-target": "webhooks"})
     assert fragment.text.lstrip().startswith('<div id="webhooks"')
 
@@ -217,7 +217,7 @@ async def test_deliveries_are_filtered(site: Site) -> None:
     assert "user.deleted" in everything
     only = await visitor.page(f"{here}?event=user.deleted&status=&since=2020-01-01T00%3A00")
     assert "user.created" not in only
-    assert "no delivery like that" in text_of(await visitor.page(f"{here}?until=2020-01-01T00%3A00"))
+    assert "No deliveries match" in text_of(await visitor.page(f"{here}?until=2020-01-01T00%3A00"))
     refused = await visitor.get(f"{here}?since=whenever")
     assert refused.status_code == 400
     assert EXPECTED in text_of(refused.text)

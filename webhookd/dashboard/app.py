@@ -1,8 +1,8 @@
-"""The dashboard on the API's application: its routes, who gets through the door, and its errors as pages.
+"""The routes of the dashboard on the API's application, their access control, and errors as pages.
 
-Every route but the sign-in and the static files needs a session, and every page says which permission it needs, as the
-operations of the API do. A request that asks for a change must come from a page of ours, by its origin and by the
-session's token.
+Every route except the sign-in and the static files needs a session, and every page declares the permission that it
+needs, as the operations of the API do. A request that changes something must come from a page of the dashboard, which
+its origin and the session's CSRF token prove.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -41,14 +41,14 @@ from webhookd.dashboard.signing_in import SignIn
 from webhookd.dashboard.streams import Streams
 from webhookd.observe.logs import get_logger
 
-_FOR_EVER = "public, max-age=31536000, immutable"
+_IMMUTABLE = "public, max-age=31536000, immutable"
 _RELOADED = b'<!doctype html><html lang="en"><meta http-equiv="refresh" content="0"><title>webhookd</title></html>'
 
 _log = get_logger("dashboard")
 
 
 def all_pages() -> tuple[DashboardPage, ...]:
-    """Return every page; those with a label stand in the navigation in this order."""
+    """Return every page; those with a label are in the navigation, in this order."""
     return (
         *overview.PAGES,
         *webhook_list.PAGES,
@@ -64,7 +64,7 @@ def all_pages() -> tuple[DashboardPage, ...]:
 
 
 class Dashboard:
-    """The pages on an application; made by `add_dashboard`."""
+    """The pages of an application, created by `add_dashboard`."""
 
     def __init__(self, services: Services, pages: Sequence[DashboardPage]) -> None:
         self.sessions = BrowserSessions(services.keys, services.clock.now)
@@ -79,32 +79,32 @@ class Dashboard:
         self._navigation = tuple(each for each in pages if each.label is not None)
 
     def add_to(self, app: QuartTrio) -> None:
-        """Add every route; RouteError for a page that everybody could see."""
+        """Add every route; RouteError for a page that needs no permission."""
         for each in self._pages:
             if each.permission is Permission.NOTHING or each.method not in {"GET", "POST"}:
-                raise RouteError(f"the page {each.name} must be a GET or a POST that asks for a permission")
-            self._route(app, each.name, each.method, each.path, self._behind_the_door(each))
+                raise RouteError(f"the page {each.name} must be a GET or a POST and need a permission")
+            self._route(app, each.name, each.method, each.path, self._with_session(each))
         self._route(app, "sign_in", "GET", "/sign-in", self._open(self._sign_in.show))
         self._route(app, "begin_session", "POST", "/sign-in", self._open(self._sign_in.begin))
         self._route(app, "end_session", "POST", "/sign-out", self._open(self._end_session))
         for file in self._templates.static.values():
             self._route(app, f"static {file.path}", "GET", file.path, _serve(file))
-        app.after_request(self._tell_browsers)
+        app.after_request(self._answer_browser)
 
-    async def _tell_browsers(self, response: Response) -> Response:
-        """Make a page of the API's answer to a path that leads nowhere, for whoever typed it into a browser."""
-        leads_nowhere = response.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+    async def _answer_browser(self, response: Response) -> Response:
+        """Turn the API's 404 or 405 into a page if a browser asks for it."""
+        is_not_found = response.status_code in {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
         request = current_request()
-        is_for_reading = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
-        if not (leads_nowhere and is_for_reading and response.mimetype == MEDIA_TYPE):
+        wants_a_page = "text/html" in request.headers.get("Accept", "") and not request.path.startswith("/api/")
+        if not (is_not_found and wants_a_page and response.mimetype == MEDIA_TYPE):
             return response
         await self._compile()
-        page = self._problem(HTTPStatus(response.status_code), "there is no such page here")
+        page = self._problem(HTTPStatus(response.status_code), "there is no such page")
         page.headers.update(browser_guard.HEADERS)
         return page
 
     async def _compile(self) -> None:
-        """Have the templates compiled, before the first page."""
+        """Compile the templates before the first page."""
         if self._templates.are_compiled:
             return
         async with self._compiling:
@@ -115,17 +115,17 @@ class Dashboard:
         self, app: QuartTrio, name: str, method: str, path: str, view: Callable[..., Awaitable[Response]]
     ) -> None:
         rule = path.replace("{", "<").replace("}", ">")
-        # A name with a dot would be taken for a blueprint's.
+        # Quart takes a name with a dot for one of a blueprint.
         endpoint = f"dashboard {name}".replace(".", "_")
         app.add_url_rule(rule, endpoint, view, methods=[method], provide_automatic_options=False)
 
-    def _behind_the_door(self, page: DashboardPage) -> Callable[..., Awaitable[Response]]:
+    def _with_session(self, page: DashboardPage) -> Callable[..., Awaitable[Response]]:
         async def view(**variables: str) -> Response:
             async def answer() -> Response:
                 request = current_request()
                 session = await browser_guard.session_of(request, self.sessions)
                 if session is None:
-                    return self._turn_away()
+                    return self._ask_to_sign_in()
                 self._services.keys.note_use(session.caller, self._services.clock.now())
                 session.caller.require(page.permission)
                 form = Form([]) if page.method == "GET" else await self._checked_form(session)
@@ -154,30 +154,28 @@ class Dashboard:
             raise Rejected(ErrorCode.FORBIDDEN, "this form was not sent by a page of this server")
         form = await read_form(request, self._services.config.server.request_timeout_seconds)
         if not session.vouches(request.headers.get(browser_guard.CSRF_HEADER) or form.get(browser_guard.CSRF_FIELD)):
-            raise Rejected(
-                ErrorCode.FORBIDDEN, "this form is from before you signed in; go back and load its page again"
-            )
+            raise Rejected(ErrorCode.FORBIDDEN, "this form is older than your sign-in: go back and load its page again")
         return form
 
     async def _end_session(self) -> Response:
         session = await browser_guard.session_of(current_request(), self.sessions)
         if session is None:
-            return self._turn_away()
+            return self._ask_to_sign_in()
         await self._checked_form(session)
         return await self._sign_in.end(session)
 
-    def _turn_away(self) -> Response:
+    def _ask_to_sign_in(self) -> Response:
         request = current_request()
         where = browser_guard.sign_in_path(request)
         if "HX-Request" in request.headers or "text/event-stream" in request.headers.get("Accept", ""):
             return Response("", HTTPStatus.UNAUTHORIZED, {"HX-Redirect": "/sign-in"}, content_type=HTML)
         if request.method == "GET" and request.headers.get("Sec-Fetch-Site") == "cross-site":
-            # Who follows a link from elsewhere brings no strict cookie; a page of ours that asks again does.
+            # A link from another site sends no strict cookie; a reload from our own page does.
             return Response(_RELOADED, content_type=HTML)
         return Response("", HTTPStatus.SEE_OTHER, {"Location": where}, content_type=HTML)
 
     def _open(self, answer: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
-        """Return a view whose errors are pages too, and whose answers carry the headers of the dashboard."""
+        """Return a view whose errors are pages, and whose answers have the headers of the dashboard."""
 
         async def view() -> Response:
             try:
@@ -190,9 +188,9 @@ class Dashboard:
             except HTTPException as error:
                 response = self._problem(*words_of(error))
             except ReadTimeoutError:
-                detail = "the journal took too long to answer; narrow the filters or ask for less"
+                detail = "the query took too long; narrow its filters"
                 response = self._problem(HTTPStatus.GATEWAY_TIMEOUT, detail)
-            except Exception as error:  # noqa: BLE001 - a request's root: told in the log, and to the browser as a page
+            except Exception as error:  # noqa: BLE001 - a request's root: it is logged, and answered with a page
                 request = current_request()
                 _log.error(
                     "http.request_failed",
@@ -201,7 +199,7 @@ class Dashboard:
                     path=request.path,
                     exc_info=error,
                 )
-                detail = "the page failed inside webhookd; its log tells more under this request id"
+                detail = "the page failed inside webhookd; its log has more under this request id"
                 response = self._problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
             response.headers.update(browser_guard.HEADERS)
             return response
@@ -215,7 +213,7 @@ class Dashboard:
 
 
 def add_dashboard(app: QuartTrio, services: Services, pages: Sequence[DashboardPage] | None = None) -> Dashboard:
-    """Add all pages, or these, to the API's application."""
+    """Add all pages, or the given ones, to the API's application."""
     dashboard = Dashboard(services, all_pages() if pages is None else pages)
     dashboard.add_to(app)
     return dashboard
@@ -224,7 +222,7 @@ def add_dashboard(app: QuartTrio, services: Services, pages: Sequence[DashboardP
 def _serve(file: StaticFile) -> Callable[[], Awaitable[Response]]:
     async def view() -> Response:
         response = Response(file.content, content_type=file.media_type)
-        response.headers.update({**browser_guard.HEADERS, "cache-control": _FOR_EVER})
+        response.headers.update({**browser_guard.HEADERS, "cache-control": _IMMUTABLE})
         return response
 
     return view

@@ -1,4 +1,4 @@
-"""What needs somebody now, worst first: sentences, each with the page where it can be looked into."""
+"""The problems on the overview, worst first: a sentence for each, with a link to its page."""
 
 from dataclasses import dataclass
 
@@ -12,14 +12,14 @@ from webhookd.journal import FoundWebhooks, Situation, WebhookKind, WebhookOrder
 
 MOST_WEBHOOKS = 12
 OLD_SECONDS = 900.0
-KEY_ENDS_SOON_SECONDS = 7 * 86_400.0
-_LITTLE_ROOM = 0.1
+KEY_EXPIRES_SOON_SECONDS = 7 * 86_400.0
+_LOW_SPACE = 0.1
 _NEARLY_FULL = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concern:
-    """One thing that needs somebody: how bad (`bad`, `warn`, `idle`), in a word, in a sentence, and where to look."""
+    """One problem: its tone (`bad`, `warn` or `idle`), in a word, in a sentence, and the path of its page."""
 
     tone: str
     word: str
@@ -29,7 +29,7 @@ class Concern:
 
 
 async def concerns(visit: Visit, situation: Situation) -> list[Concern]:
-    """Return what the caller may know of and should."""
+    """Return the problems that the caller may see."""
     found = [
         *await _of_the_server(visit),
         *_of_age(visit, situation),
@@ -45,19 +45,17 @@ async def _of_the_server(visit: Visit) -> list[Concern]:
     store, limit = visit.services.store, visit.services.config.journal.max_bytes
     found = []
     if store.is_full:
-        sentence = "The journal's disk has no room: events are refused. Make room and it goes on by itself."
+        sentence = "The journal's disk is full, and events are refused until there is space again."
         found.append(Concern(tone="bad", word="disk full", sentence=sentence))
     footprint = await visit.services.footprints.look()
     size = footprint.journal_bytes
     if limit is not None and size > limit * _NEARLY_FULL:
-        sentence = (
-            f"The journal has {formatting.size(size)} of the {formatting.size(limit)} that journal.max_bytes allows."
-        )
+        sentence = f"The journal has {formatting.size(size)} of at most {formatting.size(limit)} (journal.max_bytes)."
         found.append(Concern(tone="warn", word="nearly full", sentence=sentence))
     free, whole = footprint.disk_free_bytes, footprint.disk_bytes
-    if free < whole * _LITTLE_ROOM and not store.is_full:
-        sentence = f"{formatting.size(free)} are left on the journal's disk of {formatting.size(whole)}."
-        found.append(Concern(tone="warn", word="disk", sentence=sentence))
+    if free < whole * _LOW_SPACE and not store.is_full:
+        sentence = f"{formatting.size(free)} of {formatting.size(whole)} are free on the journal's disk."
+        found.append(Concern(tone="warn", word="disk space", sentence=sentence))
     return found
 
 
@@ -69,8 +67,8 @@ def _of_age(visit: Visit, situation: Situation) -> list[Concern]:
         Concern(
             tone="warn",
             word="late",
-            sentence=f"The oldest undelivered event came {formatting.when(oldest)} UTC; "
-            f"{formatting.plural(situation.pending, 'delivery waits', 'deliveries wait')}.",
+            sentence=f"The oldest pending delivery is from {formatting.when(oldest)} UTC; "
+            f"{formatting.plural(situation.pending, 'delivery is', 'deliveries are')} pending.",
             path="/webhooks?order=queued",
         )
     ]
@@ -94,17 +92,19 @@ async def _of_webhooks(visit: Visit) -> list[Concern]:
     for endpoint, health in zip(subjects, states, strict=True):
         word, tone = condition(endpoint, health)
         if tone == "good":
-            continue  # it has recovered since
-        waiting = f" {formatting.plural(health.queued, 'delivery waits', 'deliveries wait')}." if health.queued else ""
+            continue  # it has recovered in the meantime
+        pending = (
+            f" {formatting.plural(health.queued, 'delivery is', 'deliveries are')} pending." if health.queued else ""
+        )
         parked = f" {formatting.plural(health.parked, 'is', 'are')} parked." if health.parked else ""
-        sentence = f"{formatting.readable(reason_text(health) or 'Sending')}.{waiting}{parked}"
+        sentence = f"{formatting.readable(reason_text(health) or 'Sending')}.{pending}{parked}"
         tone = "warn" if tone == "busy" else tone
         found.append(
             Concern(tone=tone, word=word, sentence=sentence, path=f"/webhooks/{endpoint.id}", subject=_name(endpoint))
         )
     more = listed.total - len(listed.endpoints)
     if more > 0:
-        sentence = f"And {formatting.plural(more, 'webhook')} more that are not well."
+        sentence = f"{formatting.plural(more, 'more webhook')} {'needs' if more == 1 else 'need'} attention."
         found.append(Concern(tone="warn", word="more", sentence=sentence, path="/webhooks?kind=troubled&order=trouble"))
     return found
 
@@ -115,14 +115,14 @@ async def _of_keys(visit: Visit) -> list[Concern]:
     soon = await visit.services.store.keys.ending(
         visit.caller.organization_id,
         after=visit.now,
-        before=visit.now + KEY_ENDS_SOON_SECONDS,
+        before=visit.now + KEY_EXPIRES_SOON_SECONDS,
         limit=MOST_WEBHOOKS,
     )
     return [
         Concern(
             tone="warn",
-            word="key ends",
-            sentence=f"The {row.role.value} key {row.name or row.id} ends {formatting.when(row.expires_at)} UTC.",
+            word="key expires",
+            sentence=f"The {row.role.value} key {row.name or row.id} expires at {formatting.when(row.expires_at)} UTC.",
             path="/keys",
         )
         for row in soon

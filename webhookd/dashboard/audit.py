@@ -1,4 +1,4 @@
-"""The audit log: who changed what, and whether the log is still what was written."""
+"""The page of the audit log: its entries, and whether its hash chain is intact."""
 
 from typing import Annotated
 
@@ -18,13 +18,13 @@ from webhookd.dashboard.pages import Visit, answered, page, page_links
 from webhookd.journal import Action
 
 ROWS = 50
-# So many entries are checked in some tens of milliseconds; more are when somebody asks for it.
-CHECKED_UNASKED = 2000
+# So many entries are verified in some tens of milliseconds; more only on request.
+VERIFIED_ALWAYS = 2000
 _PLACES = {"wh_": "/webhooks/", "dlv_": "/deliveries/", "evt_": "/events/"}
 
 
 class AuditSearch(CursorQuery, frozen=True, kw_only=True):
-    """Which entries; `check` follows the chain however long it is."""
+    """Filters of the entries; `check` verifies a chain of any length."""
 
     actor: Annotated[str, Meta(max_length=255)] | None = None
     action: Action | None = None
@@ -35,7 +35,7 @@ class AuditSearch(CursorQuery, frozen=True, kw_only=True):
 
 
 class ChainState(Struct, frozen=True, kw_only=True):
-    """What is known of the chain: it holds, it is broken, it is long and wasn't followed, or took too long."""
+    """The state of the hash chain: intact, broken, too long to verify without a request, or too slow to verify."""
 
     tone: str
     word: str
@@ -75,24 +75,24 @@ async def show_audit(visit: Visit) -> Response:
 
 
 async def _chain(visit: Visit, *, asked: bool) -> ChainState | None:
-    """Return how the chain is; it is one for the whole server, so who is bound to an organization isn't told."""
+    """Return the state of the chain, which covers the whole server: None for a caller bound to an organization."""
     if visit.caller.organization_id is not None:
         return None
     last = await visit.services.store.audit.last_sequence()
-    if last > CHECKED_UNASKED and not asked:
-        return ChainState(tone="idle", word="not checked now", entries=last)
+    if last > VERIFIED_ALWAYS and not asked:
+        return ChainState(tone="idle", word="not verified", entries=last)
     try:
         chain = await visit.services.store.audit.verify()
     except ReadTimeoutError:
-        return ChainState(tone="idle", word="too long to be checked here", entries=last)
+        return ChainState(tone="idle", word="too long to verify here", entries=last)
     if chain.broken is not None:
         return ChainState(tone="bad", word="broken", entries=chain.entries, broken=chain.broken)
-    return ChainState(tone="good", word="holds", entries=chain.entries, head=chain.head.hex())
+    return ChainState(tone="good", word="intact", entries=chain.entries, head=chain.head.hex())
 
 
 def _place(what: str) -> str | None:
-    """Return the page of what an entry is about."""
+    """Return the path of the page of an entry's object."""
     return next((path + what for prefix, path in _PLACES.items() if what.startswith(prefix)), None)
 
 
-PAGES = (page("audit", "GET /audit", Permission.ADMINISTER, show_audit, label="Audit"),)
+PAGES = (page("audit", "GET /audit", Permission.ADMINISTER, show_audit, label="Audit log"),)

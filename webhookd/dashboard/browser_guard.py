@@ -1,4 +1,4 @@
-"""What stands between a browser and a page: the cookie, the origin of a request, and the headers of every answer."""
+"""The protection of pages in a browser: the session's cookie, the origin of requests, and the headers of answers."""
 
 from collections.abc import Mapping
 from urllib.parse import quote, urlsplit
@@ -10,7 +10,7 @@ from webhookd.dashboard.sessions import LONGEST_SECONDS, BrowserSessions, Sessio
 CSRF_FIELD = "csrf"
 CSRF_HEADER = "X-CSRF-Token"
 
-# The prefix has browsers refuse a cookie of this name that another host or the clear-text port wants to set.
+# With this prefix, browsers refuse a cookie of this name from another host or over plain HTTP.
 _SECURE_COOKIE = "__Host-webhookd"
 _CLEAR_COOKIE = "webhookd"
 _HTTPS = "https"
@@ -23,7 +23,7 @@ _POLICY = (
 
 HEADERS: Mapping[str, str] = {
     "content-security-policy": _POLICY,
-    # The origin must come with a form, which "no-referrer" would make "null".
+    # A form must send its origin, which would be "null" with "no-referrer".
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -32,10 +32,10 @@ HEADERS: Mapping[str, str] = {
 
 
 def comes_from_here(request: Request) -> bool:
-    """Whether a request that asks for a change was made by a page of this server, or by no browser at all.
+    """Whether a page of this server sent a request that changes something, or a client that is no browser.
 
-    Browsers that have a say in it send Sec-Fetch-Site where the page is trustworthy, and Origin with every POST. What
-    has neither isn't a browser, and brings no cookie of somebody else's.
+    Browsers send Sec-Fetch-Site from trustworthy pages, and Origin with every POST. A client that sends neither is no
+    browser, and has no cookie of another user.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
@@ -50,16 +50,16 @@ def comes_from_here(request: Request) -> bool:
 
 
 def is_secure(request: Request) -> bool:
-    """Whether the browser speaks TLS, to a proxy before us: by the word of the browser or of the proxy.
+    """Whether the browser uses TLS, to a proxy in front of the server, as the browser or the proxy says.
 
-    A lie about it only costs whoever tells it a session.
+    A client that sends a false value only loses its own session.
     """
     forwarded = request.headers.get("X-Forwarded-Proto", "")
     return forwarded.lower() == _HTTPS or request.headers.get("Origin", "").startswith(f"{_HTTPS}://")
 
 
 async def session_of(request: Request, sessions: BrowserSessions) -> Session | None:
-    """Return the session that a request's cookie stands for."""
+    """Return the session of a request's cookie."""
     for name, secure in ((_SECURE_COOKIE, True), (_CLEAR_COOKIE, False)):
         text = request.cookies.get(name)
         session = None if text is None else await sessions.find(text, is_secure=secure)
@@ -69,7 +69,7 @@ async def session_of(request: Request, sessions: BrowserSessions) -> Session | N
 
 
 def give_cookie(response: Response, text: str, *, secure: bool) -> None:
-    """Have the browser bring a session's text with every request, and show it to no script and no other site."""
+    """Set the session's cookie, which no script and no other site can read."""
     response.set_cookie(
         _SECURE_COOKIE if secure else _CLEAR_COOKIE,
         text,
@@ -82,14 +82,14 @@ def give_cookie(response: Response, text: str, *, secure: bool) -> None:
 
 
 def take_cookie(response: Response, *, secure: bool) -> None:
-    """Have the browser forget the session's text."""
+    """Delete the session's cookie."""
     response.delete_cookie(
         _SECURE_COOKIE if secure else _CLEAR_COOKIE, path="/", secure=secure, httponly=True, samesite="Strict"
     )
 
 
 def sign_in_path(request: Request) -> str:
-    """Return where to sign in, and to come back from to the page that was asked for."""
+    """Return the path of the sign-in, which leads back to the requested page."""
     if request.method != "GET" or request.path == "/":
         return "/sign-in"
     query = request.query_string.decode("ascii", "replace")
@@ -97,6 +97,6 @@ def sign_in_path(request: Request) -> str:
 
 
 def own_path(text: str) -> str:
-    """Return a path to go to after the sign-in: `text` where it is one of this server's, else the first page."""
+    """Return the path to go to after the sign-in: `text` if it is a path of this server, else the overview."""
     is_path = text.startswith("/") and not text.startswith("//") and "\\" not in text and text.isprintable()
     return text if is_path and urlsplit(text).netloc == "" else "/"

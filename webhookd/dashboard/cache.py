@@ -1,6 +1,6 @@
-"""What many pages and streams ask for alike, made once for all of them and kept for a moment.
+"""A short-lived cache of results that many pages and streams need.
 
-Counting what waits reads an index of all of it, so it is made at most 2 % of the time, however many look on.
+To count the backlog reads a whole index, so it takes at most 2 % of the time, however many pages are open.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,13 +23,13 @@ class _Kept:
 
 
 class Kept:
-    """The answers of a moment ago."""
+    """Recent results, by key."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], _Kept] = {}
 
     async def get(self, key: tuple[object, ...], seconds: float, make: Callable[[], Awaitable[T]]) -> T:
-        """Return what `make` returns, or what it returned for this key not long ago."""
+        """Return the result of `make`, or its result for this key in the last `seconds` or more."""
         now = trio.current_time()
         if key not in self._kept and len(self._kept) >= MOST:
             self._kept = {name: kept for name, kept in self._kept.items() if kept.until > now}

@@ -1,4 +1,4 @@
-"""One delivery: where it stands, each attempt with its request and response, and what its receiver has to check."""
+"""The page of a delivery: its status, its attempts with request and response, and how to verify its signature."""
 
 import hashlib
 import shlex
@@ -27,18 +27,18 @@ from webhookd.delivery.request import Receiver
 from webhookd.journal import Action, AttemptRow, DeliveryDetail
 
 MOST_ATTEMPTS = 20
-# A longer body is a file to curl: terminals and shells have their limits.
+# A longer body is a file for curl, since the length of a command is limited.
 INLINE_BYTES = 16_384
 
 
 class DeliveryPage(Input, frozen=True, kw_only=True):
-    """Which attempts: those before that number, the last ones without."""
+    """Which attempts: those before the number `before`, or the last ones."""
 
     before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
-    """An attempt with its request, as it was or would have been signed."""
+    """An attempt with its request, signed with the current secret."""
 
     row: AttemptRow
     sent: Mapping[str, str]
@@ -48,21 +48,21 @@ class Attempt(Struct, frozen=True, kw_only=True):
 
     @property
     def tone(self) -> str:
-        """How its state is drawn."""
+        """The tone of its status."""
         if self.row.error is None:
             return "good"
         return "idle" if self.row.error.value == "interrupted" else "bad"
 
     @property
     def word(self) -> str:
-        """What came of it."""
+        """The response's status, or the error."""
         if self.row.response_status is not None:
             return f"{self.row.response_status} {_phrase(self.row.response_status)}".strip()
-        return self.row.error.value if self.row.error is not None else "no answer"
+        return self.row.error.value if self.row.error is not None else "no response"
 
 
 class Signed(Struct, frozen=True, kw_only=True):
-    """What a receiver gets to check: of which moment, and made of what."""
+    """The signature of an attempt: its headers, its time, and what was signed."""
 
     headers: Mapping[str, str]
     number: int
@@ -89,14 +89,14 @@ async def delivery(visit: Visit) -> Response:
 
 
 async def delivery_parts(visit: Visit) -> Mapping[str, str]:
-    """Make what changes of it while it is being delivered."""
+    """Render the live parts."""
     before = visit.query(DeliveryPage).before
     values = await _values(visit, await _detail(visit, before), before)
     return {name: visit.part(f"delivery/{name}.html", values) for name in ("facts", "attempts")}
 
 
 async def retry(visit: Visit) -> Response:
-    """Send it again; what is refused is said on its page."""
+    """Retry a delivery; a refusal is shown on its page."""
     delivery_id = visit.path["deliveryId"]
     force = visit.form.text("force") == "yes"
     try:
@@ -104,8 +104,8 @@ async def retry(visit: Visit) -> Response:
     except Rejected as refused:
         if refused.code is not ErrorCode.CONFLICT:
             raise
-        return await visit.go(f"/deliveries/{delivery_id}", f"Not sent again: {refused.detail}.")
-    return await visit.go(f"/deliveries/{delivery_id}", "It is sent again as soon as its line lets it.")
+        return await visit.go(f"/deliveries/{delivery_id}", f"Not retried: {refused.detail}.")
+    return await visit.go(f"/deliveries/{delivery_id}", "The delivery is queued for a retry.")
 
 
 async def _detail(visit: Visit, before: int | None) -> DeliveryDetail:
@@ -113,7 +113,7 @@ async def _detail(visit: Visit, before: int | None) -> DeliveryDetail:
         visit.path["deliveryId"],
         visit.caller.organization_id,
         before=before,
-        limit=MOST_ATTEMPTS + 1,  # whether there are earlier ones
+        limit=MOST_ATTEMPTS + 1,  # one more shows whether there are earlier ones
     )
 
 
@@ -143,16 +143,16 @@ def _attempt(detail: DeliveryDetail, receiver: Receiver | None, row: AttemptRow,
     return Attempt(
         row=row,
         sent=request_headers(detail, receiver, number=row.number, at=row.started_at),
-        reason=REASONS[row.error] if row.error is not None else "The receiver has it.",
+        reason=REASONS[row.error] if row.error is not None else "The receiver accepted the delivery.",
         body=row.response_body.decode(errors="replace"),
         is_open=is_open,
     )
 
 
 def _retries(visit: Visit, detail: DeliveryDetail, view: DeliveryView) -> str | None:
-    """Return how it can be sent again by who looks at it: `plain`, with `force`, or not."""
-    has_place = view.sequence > 0  # a test has none
-    if not visit.may(Permission.OPERATE) or detail.endpoint_is_deleted or not has_place:
+    """Return how the caller can retry it: `plain`, with `force`, or not at all (None)."""
+    has_sequence = view.sequence > 0  # a test has none
+    if not visit.may(Permission.OPERATE) or detail.endpoint_is_deleted or not has_sequence:
         return None
     return "force" if view.status is DeliveryStatus.SUCCEEDED else "plain"
 
@@ -162,7 +162,7 @@ async def _signed(
 ) -> Signed | None:
     if receiver is None:
         return None
-    # Without an attempt it is as of its making: what is live mustn't change by itself.
+    # Without an attempt it is the time of its creation: a live part must not change by itself.
     number, at = (listed[-1].number, listed[-1].started_at) if listed else (1, detail.row.created_at)
     headers = request_headers(detail, receiver, number=number, at=at)
     body = detail.message.body
@@ -182,7 +182,7 @@ async def _signed(
 
 
 async def _rotated_after(visit: Visit, endpoint: Endpoint, at: float) -> float | None:
-    """Return when the secret was changed last, where that was after `at`: what is shown is signed with today's."""
+    """Return when the secret was last rotated after `at`; the page shows signatures of the current secret."""
     found = await visit.services.store.audit.page(
         None,
         actor=None,
@@ -197,7 +197,7 @@ async def _rotated_after(visit: Visit, endpoint: Endpoint, at: float) -> float |
 
 
 async def _curl_headers(visit: Visit, detail: DeliveryDetail, values: Mapping[str, object]) -> Mapping[str, str]:
-    """Return the headers to try a receiver with: signed for now by who may send, else those of the last attempt."""
+    """Return headers to test a receiver: signed now if the caller may send tests, else those of the last attempt."""
     signed = values["signed"]
     assert isinstance(signed, Signed)  # noqa: S101 - there is a receiver
     if not visit.may(Permission.OPERATE):
@@ -227,7 +227,7 @@ _FORMS = {
     SignatureForm.TIMESTAMPED: "t=<timestamp>,v1=<hex>, as Stripe's libraries verify it",
     SignatureForm.HEX: "the hex HMAC of the body alone",
     SignatureForm.SHA256_HEX: "sha256= and the hex HMAC of the body alone, as GitHub's receivers verify it",
-    SignatureForm.OFF: "switched off for this webhook",
+    SignatureForm.OFF: "off for this webhook",
 }
 
 PAGES = (

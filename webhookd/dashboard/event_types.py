@@ -1,4 +1,4 @@
-"""The catalogue of event types: list, add, change, take out."""
+"""The pages of the catalogue of event types: list, create, edit, delete."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,14 +23,14 @@ from webhookd.dashboard.payloads import indented
 
 ROWS = 100
 _PATH = "/event-types"
-_CHANGED = "It was changed since you opened this form, and nothing of yours was saved: open it again."
-_NOT_AN_OBJECT = "Write a JSON object, or nothing."
+_CHANGED = "The event type was changed after you opened this form. Your changes were not saved: open the form again."
+_NOT_AN_OBJECT = "Enter a JSON object, or leave the field empty."
 
 _document_decoder = msgspec.json.Decoder(dict[str, object])
 
 
 async def catalogue(visit: Visit) -> Response:
-    """Show the names there are."""
+    """Show the list of event types."""
     asked = visit.query(CursorQuery)
     query = ListQuery(limit=ROWS, cursor=asked.cursor)
     found = await answered(ListPage, list_event_types(visit.call(query, NoBody())))
@@ -45,17 +45,17 @@ async def catalogue(visit: Visit) -> Response:
 
 
 async def new(visit: Visit) -> Response:
-    """Show the form of a new one."""
+    """Show the form for a new event type."""
     return await _form(visit, None, {}, {})
 
 
 async def add(visit: Visit) -> Response:
-    """Add a name; one that is there already is left alone."""
+    """Create an event type; an existing one is not changed."""
     return await _put(visit, None, visit.form.text("name"))
 
 
 async def one(visit: Visit) -> Response:
-    """Show what is said of a name, to be changed by who may."""
+    """Show an event type, as a form if the caller may change it."""
     name = visit.path["name"]
     row = await visit.services.store.event_types.find(name)
     if row is None:
@@ -71,15 +71,15 @@ async def one(visit: Visit) -> Response:
 
 
 async def change(visit: Visit) -> Response:
-    """Replace what is said of a name, which must still be what the form has shown."""
+    """Save an event type, which must not have changed since the form was opened."""
     return await _put(visit, visit.path["name"], visit.path["name"])
 
 
 async def delete(visit: Visit) -> Response:
-    """Take a name out."""
+    """Delete an event type."""
     name = visit.path["name"]
     await delete_event_type(visit.call(NoQuery(), NoBody()))
-    return await visit.go(_PATH, f"{name} is no longer in the catalogue.")
+    return await visit.go(_PATH, f"{name} has been deleted.")
 
 
 async def _put(visit: Visit, known: str | None, name: str) -> Response:
@@ -93,10 +93,10 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
     if problems:
         return await _form(visit, known, form, problems)
     try:
-        said = convert(
+        described = convert(
             {"description": form.text("description"), "deprecated": "deprecated" in form, **documents}, EventTypeInput
         )
-        call = visit.call(NoQuery(), said, name=name)
+        call = visit.call(NoQuery(), described, name=name)
         condition = Preconditions(none_match=AnyTag.TAG) if known is None else unchanged_since(form)
         await put_event_type(dataclasses.replace(call, preconditions=condition))
     except Rejected as refused:
@@ -105,11 +105,9 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
         if refused.code is ErrorCode.FORBIDDEN:
             raise
         if refused.code is ErrorCode.PRECONDITION_FAILED:
-            return await _form(
-                visit, known, form, {"name": _CHANGED if known else "The catalogue has this name already."}
-            )
+            return await _form(visit, known, form, {"name": _CHANGED if known else "This event type exists already."})
         return await _form(visit, known, form, {"name": f"{capitalized(refused.detail)}."})
-    return await visit.go(_PATH, f"{name} is {'changed' if known else 'in the catalogue'}.")
+    return await visit.go(_PATH, f"{name} has been {'saved' if known else 'created'}.")
 
 
 async def _form(
@@ -126,7 +124,7 @@ async def _form(
 
 
 def _may_change(visit: Visit) -> bool:
-    """Whether who looks may change the catalogue, which belongs to no organization."""
+    """Whether the caller may change the catalogue, which belongs to no organization."""
     return visit.may(Permission.ADMINISTER) and visit.caller.organization_id is None
 
 

@@ -1,4 +1,4 @@
-"""Events: searching them by what one remembers, and one with its payload and where it went."""
+"""The pages of events: the search, and one event with its payload and its deliveries."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -27,7 +27,7 @@ Moment = Annotated[str, Meta(max_length=40)]
 
 
 class EventSearch(CursorQuery, frozen=True, kw_only=True):
-    """What is looked for; an id, or how it begins, is enough by itself."""
+    """Filters of the search; an id, or the start of one, overrides the others."""
 
     q: Annotated[str, Meta(max_length=200)] | None = None
     type: EventPattern | None = None
@@ -37,13 +37,13 @@ class EventSearch(CursorQuery, frozen=True, kw_only=True):
 
 
 async def search(visit: Visit) -> Response:
-    """Show what is found; a whole id leads to what it names."""
+    """Show the results; the whole id of an object leads to its page."""
     asked = visit.query(EventSearch)
     text = (asked.q or "").strip()
     for prefix, path in _ELSEWHERE.items():
         if text.startswith(f"{prefix.value}_"):
             return await visit.go(f"{path}/{text}")
-    # A caller who is bound sees its own organization's, whatever it asks for.
+    # A caller bound to an organization sees only its events, whatever the filter.
     organization_id = visit.caller.organization_id or asked.organization
     since, until, problems = read_range(asked.since, asked.until)
     found = FoundEvents(items=[], next_cursor=None, looked_back_to=None)
@@ -77,7 +77,7 @@ async def search(visit: Visit) -> Response:
 
 
 async def event(visit: Visit) -> Response:
-    """Show one event: its payload, and where it went."""
+    """Show one event with its payload and its deliveries."""
     row = await _event(visit)
     asked = visit.query(CursorQuery)
     store = visit.services.store
@@ -98,7 +98,7 @@ async def event(visit: Visit) -> Response:
 
 
 async def raw(visit: Visit) -> Response:
-    """Hand out the bytes that every attempt sends, as a file and never as a page."""
+    """Return the body of every attempt as a file, which no browser shows as a page."""
     row = await _event(visit)
     headers = {"Content-Disposition": f'attachment; filename="{row.id}.json"'}
     return Response(row.body, HTTPStatus.OK, headers, content_type="text/plain; charset=utf-8")

@@ -1,19 +1,19 @@
-"""Times that somebody types into a form, in UTC as the pages show them. Pure."""
+"""Times in forms, in UTC as on all pages. Pure."""
 
 from webhookd.base.clock import TimeError, iso, parse_iso
 
-EXPECTED = "Write a time in UTC, such as 2025-01-31 12:00."
+EXPECTED = "Enter a time in UTC, such as 2025-01-31 12:00."
 _TO_THE_DAY, _TO_THE_MINUTE, _TO_THE_SECOND = len("2025-01-31"), len("2025-01-31T12:00"), len("2025-01-31T12:00:05")
 
 
 def read_moment(text: str | None) -> tuple[float | None, str | None]:
-    """Return a time as epoch seconds, and what is wrong with its text; nothing at all is no time.
+    """Return a time as epoch seconds, and what is wrong with its text; an empty text is no time.
 
-    Taken are a day, a time to the minute or second as the browser's own field or a person writes it, and ISO-8601.
+    Accepted are a day, a time to the minute or second as a browser's field or a person writes it, and ISO-8601.
     """
     if text is None or not text.strip():
         return None, None
-    # Between day and time a space stands for a T; behind the time it was a + that nobody encoded.
+    # Between day and time a space stands for a T; after the time it is a + that wasn't encoded.
     spelled = text.strip()[:_TO_THE_MINUTE].replace(" ", "T") + text.strip()[_TO_THE_MINUTE:].replace(" ", "+")
     if len(spelled) == _TO_THE_DAY:
         spelled += "T00:00:00Z"
@@ -34,5 +34,5 @@ def read_range(since: str | None, until: str | None) -> tuple[float | None, floa
 
 
 def field_time(at: float) -> str:
-    """Return a time as a browser's field for times takes it, in UTC."""
+    """Return a time in the format of a browser's field for times, in UTC."""
     return iso(at)[:_TO_THE_MINUTE]

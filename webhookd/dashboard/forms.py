@@ -1,7 +1,7 @@
-"""What a form sends: fields in the order they came, bounded in size and number, as text.
+"""Reads HTML forms: text fields, with a limit on their size and number.
 
-Reading a form costs the event loop some microseconds for each escape and each line, so both are bounded before they
-are looked at one by one.
+Each escape and each line of a form costs the event loop some microseconds, so their number is limited before they are
+decoded.
 """
 
 import re
@@ -24,7 +24,7 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 
 
 class Form(Mapping[str, str]):
-    """The fields of a form; a name that came more than once stands for its last value, `all` has every one."""
+    """The fields of a form; a repeated name has its last value here, and all values in `all`."""
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         self._pairs = pairs
@@ -40,28 +40,25 @@ class Form(Mapping[str, str]):
         return len(self._last)
 
     def text(self, name: str) -> str:
-        """Return a field without the white space around it; the empty text where it is missing."""
+        """Return a field without surrounding white space; "" if it is missing."""
         return self._last.get(name, "").strip()
 
     def all(self, name: str) -> list[str]:
-        """Return every value of a field that may come more than once."""
+        """Return all values of a field that may be repeated."""
         return [value for found, value in self._pairs if found == name]
 
     def lines(self, name: str) -> list[str]:
-        """Return what stands in a field, one entry a line, without those that are empty.
-
-        Rejected VALIDATION_ERROR for more than `MOST_LINES` lines.
-        """
+        """Return the non-empty lines of a field; Rejected VALIDATION_ERROR for more than `MOST_LINES` lines."""
         return self._entries(name, self.text(name))
 
     def entries(self, name: str) -> list[str]:
-        """Return what stands in a field, one entry a line or between commas; raises as `lines`."""
+        """Return the entries of a field, separated by line breaks or commas; raises as `lines`."""
         return self._entries(name, self.text(name).replace(",", "\n"))
 
     def _entries(self, name: str, text: str) -> list[str]:
         lines = text.splitlines()
         if len(lines) > MOST_LINES:
-            accepted = f"{len(lines)} lines or entries, and at most {MOST_LINES} are read: leave some out"
+            accepted = f"{len(lines)} lines or entries; at most {MOST_LINES} are accepted"
             raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{name}: {accepted}", errors=((f"/{name}", accepted),))
         return [line.strip() for line in lines if line.strip()]
 
@@ -73,21 +70,21 @@ def unchanged_since(form: Form) -> Preconditions:
 
 
 async def read_form(request: Request, timeout_seconds: float, *, max_bytes: int = MOST_BYTES) -> Form:
-    """Return the form in a request's body; Rejected for a body that is none or is too large."""
+    """Return the form in a request's body; Rejected for a body that is no form or too large."""
     expect_media_type(request, FORM)
     body = await read_body(request, max_bytes=max_bytes, timeout_seconds=timeout_seconds)
     return parse_form(body)
 
 
 def parse_form(body: bytes) -> Form:
-    """Return the fields of an urlencoded text; Rejected where it is none."""
+    """Return the fields of an urlencoded text; Rejected VALIDATION_ERROR if it is none."""
     if _BROKEN_ESCAPE.search(body) is not None:
         raise Rejected(ErrorCode.VALIDATION_ERROR, "the form has a % that is not followed by two hexadecimal digits")
     try:
         pairs = parse_qsl(
             body.decode("ascii"), keep_blank_values=True, encoding="utf-8", errors="strict", max_num_fields=MOST_FIELDS
         )
-    except ValueError as error:  # UnicodeDecodeError is one
+    except ValueError as error:  # or a UnicodeDecodeError, which is one
         raise Rejected(
             ErrorCode.VALIDATION_ERROR, "the form isn't percent-encoded UTF-8, or has too many fields"
         ) from error

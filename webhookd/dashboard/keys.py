@@ -1,4 +1,4 @@
-"""API keys: list, make, revoke. The text of a key is on one page, once."""
+"""The page of API keys: list, create, revoke. The text of a new key is shown once."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -27,20 +27,20 @@ ROWS = 50
 _DAY = 86_400
 _ENDS = {"": "Never", "7": "In 7 days", "30": "In 30 days", "90": "In 90 days", "365": "In a year"}
 _ROLES = {
-    Role.VIEWER: "viewer: sees everything but keys and the audit log",
-    Role.OPERATOR: "operator: also retries, tests, replays, switches webhooks on and off",
-    Role.INGEST: "ingest: sends events, and sees nothing",
+    Role.VIEWER: "viewer: read everything except API keys and the audit log",
+    Role.OPERATOR: "operator: also retry, recover, replay, test, and enable or disable webhooks",
+    Role.INGEST: "ingest: publish events only",
     Role.ADMIN: "admin: everything",
 }
 
 
 async def show_keys(visit: Visit) -> Response:
-    """Show the keys there are, and the form of a new one."""
+    """Show the list of keys, and the form for a new one."""
     return await _page(visit)
 
 
 async def create(visit: Visit) -> Response:
-    """Make a key and show its text."""
+    """Create a key and show its text."""
     form = visit.form
     wanted = {
         "role": form.text("role"),
@@ -70,7 +70,7 @@ async def revoke(visit: Visit) -> Response:
     """Revoke a key."""
     key_id = visit.path["keyId"]
     await revoke_key(visit.call(NoQuery(), NoBody()))
-    return await visit.go("/keys", f"The key {key_id} has been revoked; it has stopped working.")
+    return await visit.go("/keys", f"The key {key_id} has been revoked.")
 
 
 async def _page(
@@ -102,7 +102,7 @@ async def _page(
 
 def _expiry(visit: Visit, days: str) -> str | None:
     if days not in _ENDS:
-        raise Rejected(ErrorCode.VALIDATION_ERROR, "choose when the key ends from the list")
+        raise Rejected(ErrorCode.VALIDATION_ERROR, "choose an expiry from the list")
     return iso(visit.now + int(days) * _DAY) if days else None
 
 
@@ -113,7 +113,7 @@ _PROBLEMS = {
 }
 
 PAGES = (
-    page("keys", "GET /keys", Permission.ADMINISTER, show_keys, label="Keys"),
+    page("keys", "GET /keys", Permission.ADMINISTER, show_keys, label="API keys"),
     page("create_key", "POST /keys", Permission.ADMINISTER, create),
     page("revoke_key", "POST /keys/{keyId}/revoke", Permission.ADMINISTER, revoke),
 )

@@ -1,4 +1,4 @@
-"""The first page: how the whole server is, and what needs somebody now."""
+"""The overview: what needs attention, the state of the server, and its statistics."""
 
 from collections.abc import Callable, Mapping
 
@@ -22,12 +22,12 @@ SITUATION_KEPT_SECONDS = 1.5
 
 
 async def overview(visit: Visit) -> Response:
-    """Show how the server is."""
+    """Show the overview."""
     return await visit.render("overview.html", {"span": visit.query(StatsQuery).span.value, **await _values(visit)})
 
 
 async def overview_parts(visit: Visit) -> Mapping[str, str]:
-    """Make what changes of it, once for all who may see the same."""
+    """Render the live parts, once for all callers that may see the same."""
 
     async def make() -> Mapping[str, str]:
         values = await _values(visit)
@@ -39,7 +39,7 @@ async def overview_parts(visit: Visit) -> Mapping[str, str]:
 
 
 async def statistics(visit: Visit) -> Response:
-    """Show the numbers of the charts as a table."""
+    """Show the statistics of the charts as a table."""
     query = visit.query(StatsQuery)
     view = await answered(StatsView, get_stats(visit.call(query, NoBody())))
     return await visit.render("statistics.html", {"span": query.span.value, "stats": view})
@@ -92,11 +92,11 @@ def charts_of(series: Series) -> tuple[Chart, ...]:
 
     throughput = (
         number("delivered", lambda counts: counts.delivered),
-        number("events in", lambda counts: counts.events),
+        number("received", lambda counts: counts.events),
     )
     failures = (
         number("failed attempts", lambda counts: counts.failures),
-        number("given up", lambda counts: counts.failed),
+        number("failed deliveries", lambda counts: counts.failed),
     )
     return (
         chart("Events and deliveries", series, throughput, formatting.count),

@@ -1,7 +1,7 @@
-"""A page of the dashboard: its route, what it asks of whoever looks, and what it is made of, stated once.
+"""The definition of a page of the dashboard: its route, the permission it needs, and its view.
 
-A view gets a `Visit`: who asks, for what, and the way to the API's operations, which it is to use for everything that
-it shows and changes. What asks for a change is a POST, and comes to its view only with the session's token.
+A view gets a `Visit`, with the caller, the request, and access to the operations of the API, which it should use for
+all that it shows and changes. A change is a POST, which reaches its view only with the session's CSRF token.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -35,7 +35,7 @@ HTML = "text/html; charset=utf-8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
-    """One request for a page by somebody who may have it; `path` holds the variable parts of its path."""
+    """One request for a page by a caller with its permission; `path` has the variable parts of its path."""
 
     services: Services
     session: Session
@@ -51,21 +51,21 @@ class Visit:
 
     @property
     def caller(self) -> Caller:
-        """Who asks."""
+        """The caller."""
         return self.session.caller
 
     @property
     def now(self) -> float:
-        """The time of this server."""
+        """The current time."""
         return self.services.clock.now()
 
     @property
     def wants_fragment(self) -> bool:
-        """Whether htmx asks, for a part of the page that it shows already."""
+        """Whether htmx requests a part of the page that it already shows."""
         return "HX-Request" in self.request.headers
 
     def may(self, permission: Permission) -> bool:
-        """Whether who asks has a role that grants this."""
+        """Whether the caller has this permission."""
         return self.caller.may(permission)
 
     def call(self, query: Q, body: B, **path: str) -> Call[Q, B]:
@@ -84,7 +84,7 @@ class Visit:
         )
 
     def query(self, kind: type[Q]) -> Q:
-        """Return the query parameters; what a form sent empty is left out. Rejected VALIDATION_ERROR."""
+        """Return the query parameters without empty ones, as a form sends them; Rejected VALIDATION_ERROR."""
         pairs = [pair for pair in self.request.query_string.split(b"&") if not pair.endswith(b"=")]
         return decode_query(b"&".join(pairs), kind)
 
@@ -96,12 +96,12 @@ class Visit:
         return Response(self.part(template, {"notices": notices, **(values or {})}), status, content_type=HTML)
 
     def part(self, template: str, values: Mapping[str, object] | None = None) -> str:
-        """Return what a template makes of these values, with all that every template may use."""
+        """Render a template with these values and those that every template can use."""
         common = {"visit": self, "now": self.now, "may": self.may, "Permission": Permission}
         return self.templates.render(template, {**common, **(values or {})})
 
     async def go(self, path: str, notice: str | None = None) -> Response:
-        """Send the browser to another page, which says `notice` once."""
+        """Redirect the browser to another page, which shows `notice` once."""
         if notice is not None:
             await self.sessions.add_notice(self.session, notice)
         return see(path)
@@ -112,7 +112,7 @@ View = Callable[[Visit], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DashboardPage:
-    """One method of one path; with a `label` it stands in the navigation, in the order of the pages."""
+    """One method of one path; a page with a `label` is in the navigation, in the order of the pages."""
 
     name: str
     method: str
@@ -123,22 +123,22 @@ class DashboardPage:
 
 
 def page(name: str, route: str, permission: Permission, view: View, *, label: str | None = None) -> DashboardPage:
-    """State a page; `route` is its method, GET or POST, and its path, such as `GET /webhooks/{webhookId}`."""
+    """Return a page; `route` is its method, GET or POST, and its path, such as `GET /webhooks/{webhookId}`."""
     method, _, path = route.partition(" ")
     return DashboardPage(name=name, method=method, path=path, permission=permission, view=view, label=label)
 
 
-async def answered(kind: type[T], asked: Awaitable[Answer | Response]) -> T:
-    """Return what an operation answers with."""
-    answer = await asked
-    # The operation says so in its statement; it has nothing to say only to who has it already.
+async def answered(kind: type[T], operation: Awaitable[Answer | Response]) -> T:
+    """Return the value of an operation's answer, which must be a `kind`."""
+    answer = await operation
+    # As the operation declares; only a conditional request gets a Response instead.
     assert isinstance(answer, Answer)  # noqa: S101
     assert isinstance(answer.value, kind)  # noqa: S101
     return answer.value
 
 
 def see(path: str) -> Response:
-    """Send the browser to another page of this dashboard."""
+    """Redirect the browser to another page of the dashboard."""
     return Response("", HTTPStatus.SEE_OTHER, {"Location": quote(path, safe="/?&=%_.:-+,*~#")}, content_type=HTML)
 
 
@@ -160,6 +160,6 @@ def _with_query(path: str, fields: Mapping[str, str]) -> str:
 
 
 def problems_of(refused: Rejected) -> dict[str, str]:
-    """Return what was wrong, by the field that a JSON pointer names (`""`: the whole)."""
+    """Return the problems by the field that the JSON pointer names (`""`: the whole document)."""
     found = {pointer.strip("/"): detail for pointer, detail in refused.errors}
     return found or {"": refused.detail}

@@ -1,19 +1,19 @@
-"""What producers and receivers sent, as text to look at. Pure."""
+"""Payloads of producers and receivers as readable text. Pure."""
 
 import msgspec
 
 from webhookd.base.json_text import depth
 
-# Enough to see what it is; a browser shows no quarter of a megabyte in one piece with pleasure.
+# Enough to recognize a payload; a browser is slow with a quarter of a megabyte in one element.
 MOST_SHOWN = 16_384
 MOST_INDENTATION = 1_048_576
 _INDENT = 2
 
 
 def indented(body: bytes) -> str:
-    """Return JSON with line breaks and indentation; the values stay as they were written.
+    """Return JSON with line breaks and indentation; values keep their spelling.
 
-    As it is where that could make it many times as long: each of a million values may be indented 128 levels deep.
+    A text that could become many times as long is returned unchanged: a million values may be nested 128 levels deep.
     """
     marks = sum(body.count(mark) for mark in (b",", b"[", b"]", b"{", b"}"))
     if marks * _INDENT * depth(body) > MOST_INDENTATION:
@@ -22,5 +22,5 @@ def indented(body: bytes) -> str:
 
 
 def shown(text: str) -> tuple[str, bool]:
-    """Return what a page shows of a text, and whether there is more of it."""
+    """Return the part of a text that a page shows, and whether there is more."""
     return text[:MOST_SHOWN], len(text) > MOST_SHOWN

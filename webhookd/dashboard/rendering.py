@@ -1,7 +1,7 @@
-"""Templates and static files: read once, and everything that a template prints is escaped.
+"""Templates and static files, which are read once; templates escape everything that they print.
 
-A static file's address holds a hash of what is in it, so browsers may keep it for ever. No template may mark data as
-safe: what producers and receivers sent is text.
+The path of a static file contains a hash of its content, so browsers may cache it without limit. No template may mark
+data as safe: what producers and receivers send is text.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ _MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg
 
 @dataclass(frozen=True, slots=True)
 class StaticFile:
-    """A file that browsers may keep: its bytes, and its address, which changes with them."""
+    """A file that browsers may cache: its content, and its path, which changes with the content."""
 
     path: str
     media_type: str
@@ -29,9 +29,9 @@ class StaticFile:
 
 
 class Templates:
-    """The templates and the static files that they name; `render` once they are compiled.
+    """The templates and the static files that they name; call `compile` before `render`.
 
-    Compiling all of them takes a good part of a second, which is for a thread, and for when a page is asked for.
+    To compile all of them takes a good part of a second: do it in a thread, and only when a page is requested.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Templates:
         self._environment = _environment(tuple(self.static))
 
     def render(self, template: str, values: Mapping[str, object]) -> str:
-        """Return what a template makes of these values."""
+        """Render a template with these values."""
         assert self._environment is not None  # noqa: S101 - see above
         return self._environment.get_template(template).render(values)
 
@@ -69,7 +69,7 @@ def _environment(static: tuple[str, ...]) -> Environment:
     for name in ("duration", "when", "count", "size", "shortened", "epoch", "readable", "capitalized"):
         environment.filters[name] = getattr(formatting, name)
     for name in environment.list_templates():
-        environment.get_template(name)  # which is kept
+        environment.get_template(name)  # compiles it into the cache
     return environment
 
 

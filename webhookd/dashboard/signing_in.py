@@ -1,4 +1,4 @@
-"""Signing in with an API key, and out."""
+"""Sign-in with an API key, and sign-out."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -20,18 +20,18 @@ from webhookd.observe.logs import get_logger
 
 FAILURES_PER_SECOND = 0.2
 FAILURES_AT_ONCE = 10
-# The longest token that is looked at, each byte of it escaped, and where to go then.
+# The longest accepted token with each byte escaped, and the path to go to.
 MOST_BYTES_BEFORE_SIGNING_IN = 32_768
 
 _log = get_logger("dashboard")
 
 
 class SignIn:
-    """The page at which a session begins.
+    """The page where a session begins.
 
-    The key is looked at first, and only keys that are not known count against the address they come from: behind a
-    proxy that address is everybody's, and a right key must not be refused for the wrong ones of others. A key can't be
-    guessed anyhow.
+    The key is checked first, and only unknown keys count against the client's address. Behind a proxy all clients have
+    the same address, and a valid key must not be refused because of the wrong keys of others. Keys can't be guessed in
+    any case.
     """
 
     def __init__(self, services: Services, sessions: BrowserSessions, templates: Templates) -> None:
@@ -41,14 +41,14 @@ class SignIn:
         self._failures = RateLimits(FAILURES_PER_SECOND, FAILURES_AT_ONCE)
 
     async def show(self) -> Response:
-        """Ask for a key."""
+        """Show the form for a key."""
         request = current_request()
         if await browser_guard.session_of(request, self._sessions) is not None:
             return see("/")
         return self._page(browser_guard.own_path(request.args.get("next", "/")))
 
     async def begin(self) -> Response:
-        """Take a key and begin a session."""
+        """Check a key and begin a session."""
         services, request = self._services, current_request()
         form = await read_form(
             request, services.config.server.request_timeout_seconds, max_bytes=MOST_BYTES_BEFORE_SIGNING_IN
@@ -67,7 +67,7 @@ class SignIn:
             return self._refuse(refused, address, next_path, text)
         before = await browser_guard.session_of(request, self._sessions)
         if before is not None:
-            await self._sessions.end(before)  # nobody would hold its cookie any more
+            await self._sessions.end(before)  # its cookie is replaced
         secure = browser_guard.is_secure(request)
         cookie = await self._sessions.begin(caller, is_secure=secure)
         response = see(next_path)
@@ -84,7 +84,7 @@ class SignIn:
                 answer.headers["retry-after"] = str(quota.retry_after_seconds)
                 return answer
         _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
-        detail = refused.detail if text else "Paste an API key."
+        detail = refused.detail if text else "Enter an API key."
         return self._page(next_path, capitalized(detail), refused.code.status)
 
     async def end(self, session: Session) -> Response:

@@ -1,8 +1,8 @@
-"""How many live pages are open, over all sessions: each holds a connection and makes its parts again and again.
+"""Limits on open live pages: each one holds a connection and renders its parts every few seconds.
 
-An organization has a share of them, `organizations.max_live_pages`, whatever number of keys it has; who belongs to none
-has a share for each key. So that nobody's pages keep another's out, a share that has none yet may open one when all
-that are shared are open, up to a bound that leaves the API its connections.
+An organization may have `organizations.max_live_pages`, however many keys it has; a key without an organization has a
+limit of its own. Beyond `MOST_STREAMS` in total, only an organization or key that has none may open one, so that no
+caller keeps others out. The bound `MOST_IN_ALL` leaves connections for the API.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ RETRY_SECONDS = 60
 
 
 class Streams:
-    """Counts the streams that are open."""
+    """Counts the open streams."""
 
     def __init__(self, *, most_of_organization: int) -> None:
         self._most_of_organization = most_of_organization
@@ -29,11 +29,11 @@ class Streams:
 
     @property
     def open(self) -> int:
-        """How many there are."""
+        """The number of open streams."""
         return self._of_callers.total()
 
     def check(self, session: Session) -> None:
-        """Raise Rejected RATE_LIMITED where there are too many: of this organization, with this key, or over all."""
+        """Raise Rejected RATE_LIMITED if the organization, the key or all callers together have too many."""
         caller = session.caller
         share, own = self._of_shares[caller.share], self._of_callers[caller.place]
         if caller.organization_id is not None and share >= self._most_of_organization:
@@ -45,9 +45,9 @@ class Streams:
 
     @contextmanager
     def counted(self, session: Session) -> Iterator[None]:
-        """Check and count a stream in one step, and count it while it is open."""
+        """Check and count a stream in one step; it counts until the end of the block."""
         self.check(session)
-        # The caller is that of the beginning: a key's organization never changes, and what was counted is taken back.
+        # The session's caller may be replaced in the block; the same caller must be counted at both ends.
         caller = session.caller
         self._count(caller, 1)
         try:

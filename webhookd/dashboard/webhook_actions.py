@@ -1,4 +1,4 @@
-"""What is done to a webhook by hand: test, pause, resume, a new secret, recover, replay, delete."""
+"""Actions by hand on a webhook: test, disable, enable, rotate the secret, recover, replay, delete."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -27,50 +27,49 @@ from webhookd.dashboard import formatting
 from webhookd.dashboard.form_times import field_time, read_range
 from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page, problems_of
-from webhookd.dashboard.webhook_page import find
+from webhookd.dashboard.webhook_page import OVERLAPS, find
 
 _HOUR = 3600.0
-OVERLAPS = {"0": "not at all", "1": "for 1 hour", "24": "for 24 hours", "72": "for 3 days", "168": "for 7 days"}
 
 
 async def send_test(visit: Visit) -> Response:
-    """Send a test and say what came of it."""
+    """Send a test event and show the result."""
     endpoint = await find(visit)
     call = visit.call(NoQuery(), NoBody())
     attempt = await answered(AttemptView, test_webhook(call))
     took = formatting.duration(attempt.duration_ms / 1000)
     if attempt.error is None:
-        said = f"The test was delivered: the receiver answered {attempt.response_status} after {took}."
+        notice = f"The test was delivered: the receiver answered {attempt.response_status} after {took}."
     else:
         answer = "" if attempt.response_status is None else f", answered {attempt.response_status}"
-        said = f"The test failed after {took}: {attempt.error.value}{answer}. {attempt.detail}".strip()
-    return await visit.go(f"/webhooks/{endpoint.id}", said)
+        notice = f"The test failed after {took}: {attempt.error.value}{answer}. {attempt.detail}".strip()
+    return await visit.go(f"/webhooks/{endpoint.id}", notice)
 
 
-async def pause(visit: Visit) -> Response:
-    """Switch a webhook off."""
+async def disable(visit: Visit) -> Response:
+    """Disable a webhook."""
     inside = await visit.services.router.inside(await find(visit))
     is_held = inside.policy.when_inactive is WhenInactive.HOLD
-    said = "Paused: its events are " + ("held until you resume it." if is_held else "dropped until you resume it.")
-    return await _switch(visit, is_active=False, said=said)
+    notice = f"Disabled. Its events are {'held' if is_held else 'dropped'} until you enable it."
+    return await _set_active(visit, is_active=False, notice=notice)
 
 
-async def resume(visit: Visit) -> Response:
-    """Switch a webhook on."""
-    return await _switch(visit, is_active=True, said="Resumed: it is tried again now.")
+async def enable(visit: Visit) -> Response:
+    """Enable a webhook."""
+    return await _set_active(visit, is_active=True, notice="Enabled. Pending deliveries are sent now.")
 
 
-async def _switch(visit: Visit, *, is_active: bool, said: str) -> Response:
+async def _set_active(visit: Visit, *, is_active: bool, notice: str) -> Response:
     webhook_id = visit.path["webhookId"]
     await apply_patch(visit.call(NoQuery(), NoBody()), {"isActive": is_active})
-    return await visit.go(f"/webhooks/{webhook_id}", said)
+    return await visit.go(f"/webhooks/{webhook_id}", notice)
 
 
 async def rotate(visit: Visit) -> Response:
-    """Give a webhook a new secret, and go on to the one page that shows it."""
+    """Rotate the secret, and redirect to the page that shows the new one."""
     hours = visit.form.text("overlap")
     if hours not in OVERLAPS:
-        raise Rejected(ErrorCode.VALIDATION_ERROR, "the overlap is one of those that the form offers")
+        raise Rejected(ErrorCode.VALIDATION_ERROR, "choose an overlap from the list")
     body = Rotation(overlap_seconds=float(hours) * _HOUR)
     made = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body)))
     await visit.sessions.put_secret(visit.session, made.id, Secret(made.secret))
@@ -78,7 +77,7 @@ async def rotate(visit: Visit) -> Response:
 
 
 async def show_secret(visit: Visit) -> Response:
-    """Show a secret that has just been made, this once."""
+    """Show a new secret, only this once."""
     endpoint = await find(visit)
     secret = await visit.sessions.take_secret(visit.session, endpoint.id)
     values = {"endpoint": endpoint, "secret": None if secret is None else secret.reveal()}
@@ -93,16 +92,16 @@ async def delete(visit: Visit) -> Response:
 
 
 async def replay_form(visit: Visit) -> Response:
-    """Ask what to send again."""
+    """Show the form for a recover or replay."""
     endpoint = await find(visit)
     fields = {"kind": ReplayKind.RECOVER.value, "since": field_time(visit.now - _HOUR), "until": "", "events": ""}
     return await visit.render("webhook/replay.html", {"endpoint": endpoint, "fields": fields, "problems": {}})
 
 
 async def count(visit: Visit) -> Response:
-    """Say how much would be sent again, without sending any of it."""
+    """Count what a recover or replay would queue, without queueing it."""
     endpoint = await find(visit)
-    kind, found = await _ask_again(visit, dry_run=True)
+    kind, found = await _run_replay(visit, dry_run=True)
     values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
     if visit.wants_fragment:
         return await visit.render("webhook/counted.html", values)
@@ -110,17 +109,17 @@ async def count(visit: Visit) -> Response:
 
 
 async def begin(visit: Visit) -> Response:
-    """Send again, and go on to how far it is."""
+    """Start a recover or replay, and redirect to its progress."""
     endpoint = await find(visit)
-    kind, found = await _ask_again(visit, dry_run=False)
+    kind, found = await _run_replay(visit, dry_run=False)
     if isinstance(found, ReplayStarted):
         return await visit.go(f"/webhooks/{endpoint.id}/replays/{found.id}")
     values = {"endpoint": endpoint, "fields": dict(visit.form), **_counted(kind, found)}
     return await visit.render("webhook/replay.html", values, status=HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
-async def _ask_again(visit: Visit, *, dry_run: bool) -> tuple[ReplayKind, Matched | ReplayStarted | Mapping[str, str]]:
-    """Recover or replay; return what was found, or what is wrong with which field."""
+async def _run_replay(visit: Visit, *, dry_run: bool) -> tuple[ReplayKind, Matched | ReplayStarted | Mapping[str, str]]:
+    """Recover or replay; return the result, or the problems by field."""
     form = visit.form
     kind = ReplayKind.REPLAY if form.text("kind") == ReplayKind.REPLAY.value else ReplayKind.RECOVER
     since, until, problems = read_range(form.text("since"), form.text("until"))
@@ -149,12 +148,12 @@ def _counted(kind: ReplayKind, found: Matched | Mapping[str, str]) -> Mapping[st
 
 
 async def show_replay(visit: Visit) -> Response:
-    """Show how far a recover or replay is."""
+    """Show the progress of a recover or replay."""
     return await visit.render("webhook/progress.html", await _progress(visit))
 
 
 async def replay_parts(visit: Visit) -> Mapping[str, str]:
-    """Make what changes of it."""
+    """Render the live part."""
     return {"progress": visit.part("webhook/progress_bar.html", await _progress(visit))}
 
 
@@ -166,15 +165,15 @@ async def _progress(visit: Visit) -> Mapping[str, object]:
 async def stop(visit: Visit) -> Response:
     """Stop a recover or replay."""
     await answered(ReplayView, stop_replay(visit.call(NoQuery(), NoBody())))
-    return await visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped; what it has queued stays.")
+    return await visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped. What is queued already is still sent.")
 
 
 _ONE = "/webhooks/{webhookId}"
 _REPLAY = f"{_ONE}/replays/{{replayId}}"
 PAGES = (
     page("test_webhook", f"POST {_ONE}/test", Permission.OPERATE, send_test),
-    page("pause_webhook", f"POST {_ONE}/pause", Permission.OPERATE, pause),
-    page("resume_webhook", f"POST {_ONE}/resume", Permission.OPERATE, resume),
+    page("disable_webhook", f"POST {_ONE}/disable", Permission.OPERATE, disable),
+    page("enable_webhook", f"POST {_ONE}/enable", Permission.OPERATE, enable),
     page("rotate_secret", f"POST {_ONE}/rotate", Permission.ADMINISTER, rotate),
     page("webhook_secret", f"GET {_ONE}/secret", Permission.ADMINISTER, show_secret),
     page("delete_webhook", f"POST {_ONE}/delete", Permission.ADMINISTER, delete),

@@ -1,4 +1,4 @@
-"""Making a webhook and changing one, checked as the API checks it: field by field while it is typed, and whole."""
+"""The forms to create and to edit a webhook, with the checks of the API: of single fields while typing, and of all."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,8 +26,8 @@ from webhookd.delivery.custom_headers import folded
 
 _URL, _EVENTS = "url", "events"
 _ANY_URL = "https://receiver.example/"
-_CHANGED = "The webhook was changed since you opened this form, and nothing of yours was saved: open it again."
-_TOLD_ON_THE_FORM = {
+_CHANGED = "The webhook was changed after you opened this form. Your changes were not saved: open the form again."
+_SHOWN_ON_THE_FORM = {
     ErrorCode.PRECONDITION_FAILED,
     ErrorCode.VALIDATION_ERROR,
     ErrorCode.URL_NOT_ALLOWED,
@@ -42,12 +42,12 @@ async def new_webhook(visit: Visit) -> Response:
 
 
 async def create(visit: Visit) -> Response:
-    """Make a webhook, and go on to the one page that shows its secret."""
+    """Create a webhook, and redirect to the page that shows its secret."""
     try:
         wanted = convert(document_of(visit.form), NewWebhook)
         made = await answered(WebhookWithSecret, create_webhook(visit.call(NoQuery(), wanted)))
     except Rejected as refused:
-        if refused.code not in _TOLD_ON_THE_FORM:
+        if refused.code not in _SHOWN_ON_THE_FORM:
             raise
         status = HTTPStatus.FORBIDDEN if refused.code is ErrorCode.QUOTA_EXCEEDED else HTTPStatus.UNPROCESSABLE_ENTITY
         return await _form(visit, visit.form, by_field(problems_of(refused)), status=status)
@@ -56,13 +56,13 @@ async def create(visit: Visit) -> Response:
 
 
 async def edit_webhook(visit: Visit) -> Response:
-    """Show the form of a webhook as it is."""
+    """Show the form with the settings of a webhook."""
     endpoint = await find(visit)
     return await _form(visit, {**fields_of(document(endpoint, {})), ETAG_FIELD: etag(endpoint)}, {}, endpoint=endpoint)
 
 
 async def change(visit: Visit) -> Response:
-    """Change what of the form differs from the webhook, which must still be as the form has shown it."""
+    """Save the fields that differ from the webhook, which must not have changed since the form was opened."""
     endpoint = await find(visit)
     form = visit.form
     before = document(endpoint, {})
@@ -72,7 +72,7 @@ async def change(visit: Visit) -> Response:
         added = cast("Mapping[str, str]", wanted.pop("headers", {}))
         replaced = {folded(name) for name in added}
         headers = {**{name: None for name in form.all("removeHeader") if folded(name) not in replaced}, **added}
-        # Checked whole before the difference is taken, so that a problem is told at its field.
+        # The whole form is checked before the difference is made, so that a problem is shown at its field.
         checked = convert(wanted, WebhookSettings)
         patch = difference(before, _written(checked))
         if headers:
@@ -81,23 +81,23 @@ async def change(visit: Visit) -> Response:
             call = visit.call(NoQuery(), NoBody())
             await apply_patch(dataclasses.replace(call, preconditions=unchanged_since(form)), patch)
     except Rejected as refused:
-        if refused.code not in _TOLD_ON_THE_FORM:
+        if refused.code not in _SHOWN_ON_THE_FORM:
             raise
         problems = by_field(problems_of(refused))
         if refused.code is ErrorCode.PRECONDITION_FAILED:
             problems = {"": _CHANGED}
         return await _form(visit, form, problems, endpoint=endpoint, status=HTTPStatus.UNPROCESSABLE_ENTITY)
-    return await visit.go(f"/webhooks/{endpoint.id}", "Saved." if patch else "Nothing was changed.")
+    return await visit.go(f"/webhooks/{endpoint.id}", "Saved." if patch else "Nothing to save.")
 
 
 async def check(visit: Visit) -> Response:
-    """Say what is wrong with the field that was just typed in; nothing where it is fine."""
+    """Return what is wrong with one field while it is typed; empty if it is valid."""
     name = visit.path["field"]
     problem = ""
     try:
         await _check(visit, name)
     except Rejected as refused:
-        if refused.code not in _TOLD_ON_THE_FORM:
+        if refused.code not in _SHOWN_ON_THE_FORM:
             raise
         found = by_field(problems_of(refused))
         problem = found.get(name) or next(iter(found.values()))
@@ -112,7 +112,7 @@ async def _check(visit: Visit, name: str) -> None:
     elif name == _EVENTS:
         check_events(services, convert({"url": _ANY_URL, "events": form.entries(_EVENTS)}, WebhookSettings).events)
     else:
-        raise Rejected(ErrorCode.NOT_FOUND, f"the field {name} is checked with the whole form")
+        raise Rejected(ErrorCode.NOT_FOUND, f"the field {name} is checked only with the whole form")
 
 
 async def _form(
@@ -134,7 +134,7 @@ async def _form(
 
 
 def _written(settings: WebhookSettings) -> Mapping[str, object]:
-    """Return settings as `document` writes those of a webhook, less the headers, which can't be compared."""
+    """Return settings in the form of `document`, without headers, whose values can't be compared."""
     written: dict[str, object] = msgspec.to_builtins(settings)
     written.pop("headers", None)
     return written

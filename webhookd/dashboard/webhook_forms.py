@@ -1,7 +1,7 @@
-"""The form of a webhook and the document that the API takes, from one to the other. Pure.
+"""Converts between the form of a webhook and the document of the API. Pure.
 
-A field is named as the place in the document that it stands for: `retry/maxRefusals`. What isn't a number where one is
-wanted stays text, so that the API's own check says what it takes.
+A field has the name of its place in the document, such as `retry/maxRefusals`. An invalid number stays text, so that
+the API's own check reports it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,9 +31,9 @@ FIELDS = frozenset((*TEXTS, *CHOICES, *NUMBERS, *OTHERS))
 
 
 def document_of(form: Form) -> Document:
-    """Return what a form asks for; a field left empty is the server's own default, and so not in it.
+    """Return the document of a form, without the empty fields, for which the server's defaults apply.
 
-    Rejected VALIDATION_ERROR for a header or a piece of metadata that stands there twice, and for too many lines.
+    Rejected VALIDATION_ERROR for a header or metadata that is given twice, and for too many lines.
     """
     document: Document = {}
     for name in (*TEXTS, *CHOICES, "signature/form", "organizationId", "secret"):
@@ -56,7 +56,7 @@ def document_of(form: Form) -> Document:
 
 
 def fields_of(document: Mapping[str, object]) -> dict[str, str]:
-    """Return the fields of a document, as the form shows them; headers have no values to show."""
+    """Return the form's fields of a document, without headers, whose values are not shown."""
     fields: dict[str, str] = {}
     for name in (*TEXTS, *CHOICES, *NUMBERS, "signature/form"):
         value = _find(document, name)
@@ -77,7 +77,7 @@ def fields_of(document: Mapping[str, object]) -> dict[str, str]:
 
 
 def difference(before: object, after: object) -> Document:
-    """Return the merge patch (RFC 7396) that makes `after` of `before`."""
+    """Return the merge patch (RFC 7396) that turns `before` into `after`."""
     old = cast("Mapping[str, object]", before)
     new = cast("Mapping[str, object]", after)
     patch: Document = {name: None for name in old if name not in new}
@@ -92,7 +92,7 @@ def difference(before: object, after: object) -> Document:
 
 
 def by_field(problems: Mapping[str, str]) -> dict[str, str]:
-    """Return what is wrong by the field it is shown at; what belongs to none is under the empty name."""
+    """Return problems by the field that shows them; those of no field are under the empty name."""
     found: dict[str, str] = {}
     for pointer, detail in problems.items():
         place = pointer
@@ -113,7 +113,7 @@ def _pairs(field: str, lines: Sequence[str], separator: str) -> dict[str, str]:
     for line in lines:
         name, _, value = (part.strip() for part in line.partition(separator))
         if name in pairs:
-            accepted = f"{name} stands there twice: leave one out"
+            accepted = f"{name} is given twice: leave one out"
             raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{field}: {accepted}", errors=((f"/{field}", accepted),))
         pairs[name] = value
     return pairs

@@ -1,4 +1,4 @@
-"""The webhooks there are: searched, sorted, a page at a time, each with its day as a line and its state as a word."""
+"""The list of webhooks: searched, sorted and paged, each with its status and its last 24 hours."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from webhookd.journal import WebhookKind, WebhookOrder, WebhookSearch
 
 ROWS = 25
 _MOST_PAGES = 1_000_000
-# What is wanted first of each: the newest, the worst, the longest queue, but the first letter.
+# Newest, worst and longest queue come first; URLs are sorted from A to Z.
 _DESCENDS = {WebhookOrder.CREATED: True, WebhookOrder.TROUBLE: True, WebhookOrder.QUEUED: True, WebhookOrder.URL: False}
 
 
 class ListOfWebhooks(Input, frozen=True, kw_only=True):
-    """Which webhooks, in which order, and which part of them; `reverse` turns the order around."""
+    """Filters, order and page of the list; `reverse` reverses the order."""
 
     search: Annotated[str, Meta(max_length=200)] = ""
     kind: WebhookKind | None = None
@@ -46,14 +46,14 @@ class ListedWebhook:
 
 
 async def list_webhooks(visit: Visit) -> Response:
-    """Show the webhooks; to a search as it is typed, the table alone."""
+    """Show the list of webhooks; for a search while typing, only the table."""
     values = await _values(visit)
     is_search = visit.request.headers.get("HX-Target") == "webhooks"
     return await visit.render("webhooks/table.html" if is_search else "webhooks/list.html", values)
 
 
 async def list_parts(visit: Visit) -> Mapping[str, str]:
-    """Make the table."""
+    """Render the live table."""
     return {"webhooks": visit.part("webhooks/rows.html", await _values(visit))}
 
 
@@ -95,7 +95,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
 
 
 def _heading(order: WebhookOrder, query: ListOfWebhooks, asked: Mapping[str, str]) -> Mapping[str, object]:
-    """Return where a column's heading leads: to its order, or to the other way round where it is sorted by it."""
+    """Return the link of a column's heading: to its order, or to the reverse if the list has this order."""
     is_current = query.order is order
     descends = _DESCENDS[order] is not query.reverse
     reverse = is_current and not query.reverse

@@ -1,4 +1,4 @@
-"""One webhook: why nothing is being sent, its breaker, its pace, its queue, its deliveries, its secrets."""
+"""The page of a webhook: its health, queue, deliveries, settings and secrets; and the list of its deliveries."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -34,10 +34,11 @@ QUEUE_ROWS = 15
 LATEST_ROWS = 10
 LIST_ROWS = 50
 REPLAYS = 5
+OVERLAPS = {"24": "in 24 hours", "1": "in 1 hour", "72": "in 3 days", "168": "in 7 days", "0": "immediately"}
 
 
 async def find(visit: Visit) -> Endpoint:
-    """Return the webhook of the path; Rejected NOT_FOUND, also for another organization's."""
+    """Return the webhook of the path; Rejected NOT_FOUND, also for a webhook of another organization."""
     return await visit.services.store.webhooks.get(visit.path["webhookId"], visit.caller.organization_id)
 
 
@@ -47,7 +48,7 @@ async def show_webhook(visit: Visit) -> Response:
 
 
 async def webhook_parts(visit: Visit) -> Mapping[str, str]:
-    """Make what changes of it."""
+    """Render the live parts."""
     values = await _values(visit)
     return {name: visit.part(f"webhook/{name}.html", values) for name in PARTS}
 
@@ -77,6 +78,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "stats": await answered(StatsView, get_webhook_stats(call)),
         "day": sparkline(days[webhook_id]),
         "replays": await services.store.replays.of_endpoint(endpoint.pk, REPLAYS),
+        "overlap_choices": list(OVERLAPS.items()),
         "overlaps": endpoint.previous_secret_expires_at is not None and endpoint.previous_secret_expires_at > visit.now,
     }
 

@@ -1,17 +1,17 @@
-"""How a webhook is, in one word."""
+"""The status of a webhook, in one or two words."""
 
 from webhookd.base.models import BreakerState, DisabledReason, Endpoint
 from webhookd.dispatch.health import Cause, EndpointHealth
 
-_BY_CAUSE = {Cause.HALTED: ("halted", "bad"), Cause.PAUSED: ("slowed down", "warn")}
+_BY_CAUSE = {Cause.HALTED: ("halted", "bad"), Cause.PAUSED: ("paused", "warn")}
 
 
 def condition(endpoint: Endpoint, health: EndpointHealth) -> tuple[str, str]:
-    """Return the word and its tone: `good`, `busy`, `idle`, `warn` or `bad`."""
+    """Return the status and its tone: `good`, `busy`, `idle`, `warn` or `bad`."""
     if not endpoint.is_active:
         if endpoint.disabled_reason not in {None, DisabledReason.MANUAL}:
-            return "disabled", "bad"
-        return "paused", "warn" if health.queued or health.parked else "idle"
+            return "auto-disabled", "bad"
+        return "disabled", "warn" if health.queued or health.parked else "idle"
     if health.reason is not None and health.reason.cause in _BY_CAUSE:
         return _BY_CAUSE[health.reason.cause]
     if health.breaker is BreakerState.OPEN:

@@ -1,11 +1,11 @@
-/* What the pages can't say once and for all: how long ago, how long still, what was copied, whether they are live. */
+/* What changes on a page without the server: relative times, countdowns, copied texts, and whether the page is live. */
 "use strict";
 
 (() => {
   const UNITS = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
   const skew = Number(document.body.dataset.now || 0) * 1000 - Date.now();
 
-  // The server's clock counts, not the browser's.
+  // Times are relative to the server's clock, not the browser's.
   const now = () => (Date.now() + (Number.isFinite(skew) ? skew : 0)) / 1000;
 
   function span(seconds, exact) {
@@ -57,7 +57,7 @@
     }
   });
 
-  // What the server has said of a field is also said of the field itself.
+  // A field with a problem is also marked as invalid.
   document.body.addEventListener("htmx:afterSwap", () => {
     for (const problem of document.querySelectorAll(".problem[id$='-problem']")) {
       const field = document.getElementById(problem.id.slice(0, -"-problem".length));
@@ -67,7 +67,7 @@
     }
   });
 
-  // A browser opens six connections to a server, over all of its tabs: one that nobody looks at gives its own back.
+  // A browser opens six connections to a server, over all of its tabs: a hidden tab closes its own.
   const HIDDEN_MS = 10000;
   const sources = new Set();
   let hiding = 0;
@@ -86,7 +86,7 @@
     for (const source of [...sources]) {
       if (source.readyState !== EventSource.CLOSED) continue;
       sources.delete(source);
-      source.onerror(undefined); // the extension connects again; nothing went wrong that the console should tell
+      source.onerror(undefined); // the extension connects again; no error for the console
     }
   });
   function say(text) {
@@ -96,9 +96,9 @@
   document.body.addEventListener("htmx:sseError", (failed) => {
     const source = failed.detail.source;
     if (source.readyState === EventSource.CLOSED) sources.delete(source);
-    if (!document.hidden) say("connection lost, trying again");
+    if (!document.hidden) say("connection lost, reconnecting");
   });
-  document.body.addEventListener("htmx:sseClose", () => say("no longer live"));
+  document.body.addEventListener("htmx:sseClose", () => say("not live"));
 
   document.body.addEventListener("htmx:load", (loaded) => tell(loaded.target));
   document.body.addEventListener("htmx:sseMessage", (told) => tell(told.target));
