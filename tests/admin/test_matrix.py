@@ -23,7 +23,7 @@ from webhookd.journal import KeyRow
 from webhookd.journal.queries import audit, keys
 
 READERS, OPERATORS, ADMINS = "admin operator viewer", "admin operator", "admin"
-LOCAL = "the machine's own administrator"
+LOCAL = "the machine's administrator"
 A, B = "org-a", "org-b"
 
 
@@ -293,7 +293,7 @@ def last_number(database: Any) -> int:
 
 
 async def test_a_route_without_a_role_stops_the_start(api: Api) -> None:
-    """The application isn't made while one of its operations declares no role, or nothing for everybody below /api/."""
+    """The application isn't made while an operation declares no permission, or one below /api/ needs no role."""
     served = all_operations()
     for permission in (None, "read", Permission.NOTHING):
         # What mypy refuses to write may still be computed.
@@ -310,7 +310,7 @@ def test_a_route_that_goes_around_the_operations_is_found(api_app: Any) -> None:
     with pytest.raises(RouteError, match=r"/api/served .*would let in callers without a role"):
         check_routes(api_app, {"served": Permission.NOTHING})
     api_app.add_url_rule("/ui/forgotten", "forgotten", lambda: "")
-    with pytest.raises(RouteError, match=r"the route /ui/forgotten \(forgotten\) declares no role"):
+    with pytest.raises(RouteError, match=r"the route /ui/forgotten \(forgotten\) declares no permission"):
         check_routes(api_app, declared)
     with pytest.raises(RouteError, match=r"/ui/forgotten"):
         check_routes(api_app, declared | {"forgotten": "viewer"})

@@ -204,7 +204,7 @@ def test_a_claim_of_any_kind_is_answered(tmp_path: Path, claim: str) -> None:
         names = {"sub", "jti", ORGANIZATION_CLAIM}
         assert (claim in {"nbf", "iat"} and value == 0) or (claim in names and isinstance(value, str))
     ours = re.compile(
-        r"the token (is not taken: (it |its claim |one of its claims )|gives no role here)|the token's claim "
+        r"the token (is not accepted: (it |its claim |one of its claims )|gives no role here)|the token's claim "
     )
     assert said
     assert all(ours.match(detail) for detail in said), said

@@ -1,4 +1,4 @@
-"""What is done to a webhook by hand: a test, a recover, a replay, and how far these are."""
+"""Actions by hand on a webhook: test, recover, replay, and the progress of the latter two."""
 
 from http import HTTPStatus
 
@@ -22,30 +22,30 @@ from webhookd.journal import Action, ReplayRow
 
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
-    """Send a test now and answer with its attempt."""
+    """Send a test event now and answer with its attempt."""
     detail = await call.services.router.tester.test(await call.find_webhook(), call.audit_entry(Action.WEBHOOK_TEST))
     [row] = detail.attempts
     return Answer(value=attempt(row))
 
 
 async def recover(call: Call[NoQuery, ReplayRequest]) -> Answer:
-    """Send the failed deliveries of a time range again."""
+    """Retry the failed deliveries of a time range."""
     return await _begin(call, ReplayKind.RECOVER)
 
 
 async def replay(call: Call[NoQuery, ReplayRequest]) -> Answer:
-    """Make new deliveries of the events of a time range."""
+    """Queue new deliveries of the events of a time range."""
     return await _begin(call, ReplayKind.REPLAY)
 
 
 async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
-    """Say how far a recover or replay is."""
+    """Answer with the progress of a recover or replay."""
     endpoint = await call.find_webhook()
     return Answer(value=_view(await call.services.store.replays.get(endpoint.pk, call.path["replayId"])))
 
 
 async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
-    """Stop a recover or replay; what it queued stays."""
+    """Stop a recover or replay; deliveries that it has queued stay queued."""
     endpoint = await call.find_webhook()
     entry = call.audit_entry(Action.WEBHOOK_STOP_REPLAY)
     return Answer(value=_view(await call.services.store.replays.stop(endpoint, call.path["replayId"], entry)))
@@ -79,7 +79,7 @@ OPERATIONS = (
         "testWebhook",
         "POST /api/webhooks/{webhookId}/test",
         Permission.OPERATE,
-        "Send webhook.test now, beside the line, and answer with the attempt",
+        "Send webhook.test now, outside the queue, and answer with the attempt",
         test_webhook,
         answers={HTTPStatus.OK: AttemptView},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -88,7 +88,7 @@ OPERATIONS = (
         "recoverDeliveries",
         "POST /api/webhooks/{webhookId}/recover",
         Permission.OPERATE,
-        "Send every failed delivery of a time range again, in sequence",
+        "Retry every failed delivery of a time range, in sequence",
         recover,
         answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -97,7 +97,7 @@ OPERATIONS = (
         "replayEvents",
         "POST /api/webhooks/{webhookId}/replay",
         Permission.OPERATE,
-        "Make new deliveries of the events of a time range, at the end of the line",
+        "Queue new deliveries of the events of a time range, at the end of the queue",
         replay,
         answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -106,7 +106,7 @@ OPERATIONS = (
         "getReplay",
         "GET /api/webhooks/{webhookId}/replays/{replayId}",
         Permission.READ,
-        "Read how far a recover or replay is",
+        "Read the progress of a recover or replay",
         get_replay,
         answers={HTTPStatus.OK: ReplayView},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -115,7 +115,7 @@ OPERATIONS = (
         "stopReplay",
         "DELETE /api/webhooks/{webhookId}/replays/{replayId}",
         Permission.OPERATE,
-        "Stop a recover or replay; what it queued stays",
+        "Stop a recover or replay; deliveries that it has queued stay queued",
         stop_replay,
         answers={HTTPStatus.OK: ReplayView},
         refuses=(ErrorCode.NOT_FOUND,),

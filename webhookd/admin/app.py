@@ -1,6 +1,7 @@
 """The admin API as a Quart application: routes, credentials, request ids, and one shape for every error.
 
-Nothing here parses forms, redirects or keeps a session. Whoever asks is known before it is said whether a path exists.
+Nothing here parses forms, redirects or keeps a session. The caller is authenticated before the answer says whether a
+path exists.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -70,17 +71,17 @@ def all_operations() -> tuple[Operation, ...]:
 
 
 def create_app(services: Services, operations: Sequence[Operation] | None = None) -> QuartTrio:
-    """Build the application of all operations, or of these; it starts nothing and holds no state but `services`.
+    """Build the application of all operations, or of the given ones; its only state is `services`.
 
-    Raises RouteError for a route that declares no role.
+    Raises RouteError for a route that declares no permission.
     """
     served = all_operations() if operations is None else operations
     app = QuartTrio("webhookd", static_folder=None, template_folder=None)
     app.asgi_app = with_bodies(app.asgi_app)  # type: ignore[assignment,method-assign]  # Quart documents it
     app.config.update(
-        MAX_CONTENT_LENGTH=None,  # each operation has a limit of its own
-        BODY_TIMEOUT=None,  # and a deadline
-        RESPONSE_TIMEOUT=None,  # each write has one in the guard
+        MAX_CONTENT_LENGTH=None,  # each operation has its own limit
+        BODY_TIMEOUT=None,  # and its own deadline
+        RESPONSE_TIMEOUT=None,  # each write has a deadline in the guard
         PROVIDE_AUTOMATIC_OPTIONS=False,
         PROPAGATE_EXCEPTIONS=False,
     )
@@ -98,11 +99,11 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
             provide_automatic_options=False,
         )
 
-    # Both are async although they wait for nothing: Quart runs a plain function in a worker thread, which would cost
-    # each request two hops and let these steps run beside the loop that owns the keys.
+    # Both are async although they don't wait: Quart runs a plain function in a worker thread. That would cost each
+    # request two switches and let these steps run in parallel to the event loop, which owns the keys.
     @app.before_request
     async def identify() -> None:
-        # The id comes first: whatever goes wrong after it is told under it.
+        # The id comes first, so that every later error can name it.
         g.request_id = services.ids.new(Prefix.REQUEST)
         check_path(request.scope["raw_path"] or b"/")
         if request.path.startswith(_NEEDS_A_KEY):
@@ -128,14 +129,14 @@ def create_app(services: Services, operations: Sequence[Operation] | None = None
 
 
 def check_routes(app: QuartTrio, declared: Mapping[str, object]) -> None:
-    """Raise RouteError for a route of which `declared` (by endpoint) doesn't say who may call it.
+    """Raise RouteError for a route without a permission in `declared` (by endpoint).
 
-    Below /api/ nothing is for everybody.
+    Below /api/ every route needs a role.
     """
     for rule in app.url_map.iter_rules():
         permission = declared.get(rule.endpoint)
         if not isinstance(permission, Permission):
-            raise RouteError(f"the route {rule.rule} ({rule.endpoint}) declares no role that may call it")
+            raise RouteError(f"the route {rule.rule} ({rule.endpoint}) declares no permission")
         if permission is Permission.NOTHING and rule.rule.startswith(_NEEDS_A_KEY):
             raise RouteError(f"the route {rule.rule} ({rule.endpoint}) would let in callers without a role")
 
@@ -182,7 +183,7 @@ def _caller(services: Services, request: Request) -> Caller:
 
 
 def _local_uid(request: Request) -> int | None:
-    """Return whose request it is by the kernel's word; None for one that came over TCP."""
+    """Return the uid of a client of the control socket, as the kernel reports it; None for a request over TCP."""
     uid: int | None = request.scope.get("state", {}).get(LOCAL_ADMIN)
     return uid
 
@@ -225,5 +226,5 @@ def _answer_errors(app: QuartTrio, services: Services) -> None:
         _log.error(
             "http.request_failed", request_id=request_id, method=request.method, path=request.path, exc_info=error
         )
-        detail = "the request failed inside webhookd; its log tells more under this request id"
+        detail = "the request failed inside webhookd; its log has more under this request id"
         return _problem_response(problem_of_status(HTTPStatus.INTERNAL_SERVER_ERROR, detail, request_id))

@@ -1,7 +1,7 @@
-"""The attempts of all webhooks as they happen: the last ones, and what came after a cursor.
+"""The recent attempts of all webhooks, for a live view that polls.
 
-For a live view that asks again and again. It is answered from memory, so that asking costs the journal nothing; a
-reader that is too slow, or a restart of the server, leaves a gap, which is told.
+The answers come from memory and cost the journal nothing. A reader that is too slow, or a restart of the server, causes
+a gap, which the answer reports.
 """
 
 from enum import StrEnum
@@ -25,14 +25,14 @@ _LIST = "attempts"
 
 
 class AttemptOutcome(StrEnum):
-    """Whether an attempt got what it wanted."""
+    """Whether an attempt succeeded."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
 
 
 class AttemptQuery(Input, frozen=True, kw_only=True):
-    """Which attempts: after the `nextCursor` of an answer, or without `after` the last ones."""
+    """Which attempts: those after the `nextCursor` of an answer, or without `after` the last ones."""
 
     limit: Limit = 20
     after: Cursor | None = None
@@ -43,7 +43,7 @@ class AttemptQuery(Input, frozen=True, kw_only=True):
 
 
 class RecentAttemptView(Output, frozen=True, kw_only=True):
-    """One attempt with what it was of; `status` to `breaker` are as they were from then on."""
+    """An attempt with its delivery; `status` to `breaker` are the values after the attempt."""
 
     id: str
     webhook_id: str
@@ -70,7 +70,7 @@ class RecentAttemptView(Output, frozen=True, kw_only=True):
 
 
 class RecentAttempts(Output, frozen=True, kw_only=True):
-    """A part of the attempts as they happened; `nextCursor` is where to go on, `gap` says that some are missing."""
+    """Recent attempts, oldest first; `nextCursor` continues the feed, and with `gap` some attempts are missing."""
 
     data: list[RecentAttemptView]
     next_cursor: str
@@ -78,13 +78,13 @@ class RecentAttempts(Output, frozen=True, kw_only=True):
 
 
 async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer:
-    """Answer with what there is at the moment."""
+    """Answer with the recent attempts that match."""
     query, recent = call.query, call.services.router.recent
     limit = min(query.limit, MOST_ROWS)
     place, gap = 0, False
     if query.after is not None:
         run, place = cursors.decode(query.after, _LIST, tuple[cursors.Number, cursors.Number])
-        if run != recent.run or place > recent.last:  # of a server that has been started again since
+        if run != recent.run or place > recent.last:  # from before a restart of the server
             place, gap = 0, True
         gap = gap or recent.has_gap(place)
     found = [each for each in recent.after(place) if _is_wanted(each[1], query, call.caller.organization_id)]
@@ -139,7 +139,7 @@ OPERATIONS = (
         "listAttempts",
         "GET /api/attempts",
         Permission.READ,
-        "List the last attempts of all webhooks, oldest first, or those after a cursor: for a live view",
+        "List the last attempts of all webhooks, oldest first, or those after a cursor, for a live view",
         list_attempts,
         answers={HTTPStatus.OK: RecentAttempts},
         refuses=(ErrorCode.INVALID_CURSOR,),

@@ -1,4 +1,4 @@
-"""The audit log, for admins to read; who is bound to an organization sees its entries alone."""
+"""The audit log, for admins; a caller bound to an organization sees only its entries."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -18,7 +18,7 @@ from webhookd.journal import Action, AuditActorKind, AuditRow
 
 
 class ActorView(Output, frozen=True, kw_only=True):
-    """Who did something: `id` is a key's id, a token's subject, or a uid on the control socket or of a command."""
+    """Who made a change: `id` is an API key's id, a token's subject, or the uid of a user of this machine."""
 
     kind: AuditActorKind
     id: str
@@ -26,7 +26,7 @@ class ActorView(Output, frozen=True, kw_only=True):
 
 
 class AuditView(Output, frozen=True, kw_only=True):
-    """One entry of the audit log; `fields` are the names of what was given, `hash` chains it to the entry before."""
+    """An entry of the audit log; `fields` names the given fields, `hash` chains the entry to the previous one."""
 
     sequence: int
     at: str
@@ -40,7 +40,7 @@ class AuditView(Output, frozen=True, kw_only=True):
 
 
 class AuditQuery(ListQuery, frozen=True, kw_only=True):
-    """Which entries; `since` is inclusive, `until` is not."""
+    """Filters of the audit log; `since` is inclusive, `until` is exclusive."""
 
     actor: Annotated[str, Meta(max_length=255)] | None = None
     action: Action | None = None
@@ -84,7 +84,7 @@ OPERATIONS = (
         "listAudit",
         "GET /api/audit",
         Permission.ADMINISTER,
-        "List who changed what, newest first",
+        "List the audit log, newest first",
         list_audit,
         answers={HTTPStatus.OK: Page[AuditView]},
         refuses=(ErrorCode.INVALID_CURSOR,),

@@ -1,8 +1,8 @@
-"""Who is asking, and what that caller may do.
+"""Authentication and permissions of callers.
 
-API keys live in memory: loaded at boot, and changed in the step in which the journal tells of a commit, so that a
-revoked key stops with the answer to its revocation. A key reads `whd_<role>_<ULID>_<secret>`; the ULID finds it, and
-the SHA-256 of the whole text is compared in constant time, for a ULID that finds nothing too.
+API keys are in memory: loaded at the start, and changed in the step in which the journal announces a commit, so that a
+revoked key no longer works when its revocation is answered. A key has the form `whd_<role>_<ULID>_<secret>`. The ULID
+finds the key, and the SHA-256 of the whole text is compared in constant time, also if no key has the ULID.
 """
 
 import base64
@@ -28,7 +28,7 @@ _NO_HASH = bytes(32)
 
 
 class Permission(StrEnum):
-    """What an operation asks of its caller."""
+    """What a caller needs for an operation."""
 
     READ = "read"
     OPERATE = "operate"
@@ -47,14 +47,14 @@ _GRANTS = {
 
 
 def roles_with(permission: Permission) -> tuple[Role, ...]:
-    """Return the roles that grant it."""
+    """Return the roles that grant a permission."""
     return tuple(role for role, granted in _GRANTS.items() if permission in granted)
 
 
 class Caller(Struct, frozen=True, kw_only=True):
-    """Whoever sent a request: a key, a token, the machine's own administrator, or nobody (no role, no actor).
+    """The sender of a request: a key, a token, the machine's administrator, or anonymous (no role, no actor).
 
-    `expires_at` is a token's own end; a key's is looked up, since the key may also be revoked.
+    `expires_at` is the expiry of a token; that of a key is looked up, since the key may also be revoked.
     """
 
     role: Role | None
@@ -64,22 +64,22 @@ class Caller(Struct, frozen=True, kw_only=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether it is the machine's own administrator, by the kernel's word."""
+        """Whether it is the machine's administrator, as the kernel reports on the control socket."""
         return self.actor is not None and self.actor.kind is AuditActorKind.CONTROL
 
     @property
     def place(self) -> str:
-        """What tells this caller from every other: what is kept for one is for no other to see."""
+        """The unique name of this caller, for what no other caller may see."""
         if self.actor is None or self.actor.kind is AuditActorKind.CONTROL:
             return "local"
         if self.actor.kind is AuditActorKind.KEY:
             return self.actor.id
-        # No organization's id has a slash or is a star.
+        # An organization's id has no slash and isn't a star.
         return f"jwt/{self.organization_id or '*'}/{self.actor.id}"
 
     @property
     def share(self) -> str:
-        """Whose share of what all callers share is used: the organization's, or its own where it belongs to none."""
+        """The name under which shared resources are counted: the organization, or this caller if it has none."""
         return self.place if self.organization_id is None else f"organization/{self.organization_id}"
 
     def may(self, permission: Permission) -> bool:
@@ -96,16 +96,16 @@ class Caller(Struct, frozen=True, kw_only=True):
         if self.role is None:
             raise Rejected(ErrorCode.UNAUTHORIZED, "this needs an API key")
         if permission is Permission.ADMINISTER_HERE and not self.is_local:
-            raise Rejected(ErrorCode.FORBIDDEN, "this is for the machine's own administrator, over the control socket")
+            raise Rejected(ErrorCode.FORBIDDEN, "this is for the machine's administrator, over the control socket")
         raise Rejected(ErrorCode.FORBIDDEN, f"the role {self.role.value} may not do this")
 
     def require_unbound(self, what: str) -> None:
-        """Raise Rejected FORBIDDEN for a caller who is bound to an organization."""
+        """Raise Rejected FORBIDDEN for a caller that is bound to an organization."""
         if self.organization_id is not None:
-            raise Rejected(ErrorCode.FORBIDDEN, f"who is bound to an organization can't touch {what}")
+            raise Rejected(ErrorCode.FORBIDDEN, f"a caller bound to an organization can't change {what}")
 
     def stamp(self, organization_id: str | None) -> str | None:
-        """Return the organization of what this caller makes; FORBIDDEN where a bound caller names another."""
+        """Return the organization of what this caller creates; FORBIDDEN if a bound caller names another one."""
         if self.organization_id is None:
             return organization_id
         if organization_id not in {None, self.organization_id}:
@@ -119,21 +119,21 @@ NOBODY = Caller(role=None)
 
 
 def local_administrator(uid: int) -> Caller:
-    """Return the caller whom the kernel vouches for on the control socket."""
+    """Return the caller of the control socket with this uid, as the kernel reports it."""
     return Caller(role=Role.ADMIN, actor=AuditActor(kind=AuditActorKind.CONTROL, id=str(uid), role=Role.ADMIN))
 
 
 def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, Secret[str]]:
-    """Return a new key's id and its text, which is shown once and stored as a hash."""
+    """Return the id and the text of a new key; the text is shown once and stored as a hash."""
     key_id = ids.new(Prefix.KEY)
     secret = base64.urlsafe_b64encode(random_bytes(_SECRET_BYTES)).decode().rstrip("=")
     return key_id, Secret(f"{_KEY_PREFIX}_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}")
 
 
 class KeyRing:
-    """The keys in force, in memory, and when each was used last. Every method is one synchronous step.
+    """The keys in force, in memory, with their last use. Every method is one synchronous step.
 
-    With a `feed` it lets keys in and out as the store says.
+    With a `feed` it follows the changes in the journal.
     """
 
     def __init__(self, keys: Iterable[KeyRow] = (), *, feed: Feed | None = None) -> None:
@@ -145,23 +145,23 @@ class KeyRing:
         self._unsaved: set[str] = set()
 
     def put(self, key: KeyRow) -> None:
-        """Let a key in."""
+        """Add a key."""
         self._keys[key.id] = key
 
     def remove(self, key_id: str) -> None:
-        """Let a key in no longer; one that isn't there is no error."""
+        """Remove a key, which may be unknown."""
         self._keys.pop(key_id, None)
         self._used.pop(key_id, None)
         self._unsaved.discard(key_id)
 
     def identify(self, text: str, now: float) -> Caller | None:
-        """Return the caller whose key this is, or None for what is no key in force."""
+        """Return the caller with this key; None if it is no key in force."""
         parts = text.split("_", 3)
         if len(parts) != 4 or parts[0] != _KEY_PREFIX or len(text) > _LONGEST_KEY:
             return None
         key = self._keys.get(f"{Prefix.KEY.value}_{parts[2]}")
-        # Hashed and compared for an unknown key as well, so that the time says nothing of which ids there are; and
-        # before the expiry is looked at, so that only its owner can tell an expired key from a wrong one.
+        # An unknown key is hashed and compared too, so that the time doesn't show which ids exist. The expiry is
+        # checked afterwards, so that only the owner of a key learns that it has expired.
         matches = hmac.compare_digest(_NO_HASH if key is None else key.key_hash, hash_api_key(text))
         if key is None or not matches or _has_ended(key.expires_at, now):
             return None
@@ -180,38 +180,38 @@ class KeyRing:
         return None if key is None or _has_ended(key.expires_at, now) else _caller(key)
 
     def note_use(self, caller: Caller, now: float) -> None:
-        """Remember that a caller's key is used, without its text having been shown again."""
+        """Note a use of the caller's key without its text, as by a session."""
         if caller.actor is not None and caller.actor.id in self._keys:
             self._used[caller.actor.id] = now
             self._unsaved.add(caller.actor.id)
 
     def last_used_at(self, key_id: str) -> float | None:
-        """Return when a key was used last since the start, None where it wasn't."""
+        """Return when a key was used last since the server's start; None if it wasn't."""
         return self._used.get(key_id)
 
     def take_uses(self) -> Mapping[str, float]:
-        """Return the last uses that have not been returned before."""
+        """Return the last uses since the previous call, by key id."""
         uses = {key_id: self._used[key_id] for key_id in self._unsaved}
         self._unsaved.clear()
         return uses
 
 
 class Tokens(Protocol):
-    """What knows the tokens of the application's own sign-in."""
+    """Verifies the tokens of the application's own sign-in."""
 
     def identify(self, text: str) -> Caller:
-        """Return the caller whose token this is; Rejected UNAUTHORIZED, or FORBIDDEN where it gives no role here."""
+        """Return the caller with this token; Rejected UNAUTHORIZED, or FORBIDDEN if it gives no role here."""
         ...
 
 
 def authenticate(authorization: list[str], keys: KeyRing, tokens: Tokens | None, now: float) -> Caller:
-    """Return the caller of a request, given its Authorization headers; Rejected for nobody."""
+    """Return the caller with these Authorization headers; Rejected UNAUTHORIZED or FORBIDDEN."""
     if not authorization:
         raise Rejected(ErrorCode.UNAUTHORIZED, "send an API key as Authorization: Bearer <key>")
     scheme, _, text = authorization[0].strip().partition(" ")
     text = text.strip()
     caller = None
-    # What is no ASCII is no key, and a header may hold any byte.
+    # A key is ASCII, but a header may hold any byte.
     if len(authorization) == 1 and scheme.lower() == "bearer" and text.isascii():
         if tokens is not None and not text.startswith(f"{_KEY_PREFIX}_"):
             return tokens.identify(text)

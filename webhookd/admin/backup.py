@@ -1,4 +1,4 @@
-"""A backup of the journal, made by the running server. For the machine's own administrator alone."""
+"""Backups of the journal by the running server, for the machine's administrator only."""
 
 from http import HTTPStatus
 from pathlib import Path
@@ -18,14 +18,14 @@ PATH = "/api/backup"
 
 
 class NewBackup(Input, frozen=True, kw_only=True):
-    """Where the backup is to be put: an absolute path on the server's machine; `force` replaces a file there."""
+    """The file of the backup, an absolute path on the server's machine; `force` overwrites an existing file."""
 
     file: Annotated[str, Meta(min_length=1, max_length=4096)]
     force: bool = False
 
 
 class ContentsView(Output, frozen=True, kw_only=True):
-    """What a backup holds; `pending` are the deliveries still to be made, `keyId` names the key that it needs."""
+    """The contents of a backup; `pending` counts the pending deliveries, `keyId` names the master key that it needs."""
 
     version: int
     bytes: int
@@ -37,7 +37,7 @@ class ContentsView(Output, frozen=True, kw_only=True):
 
 
 class BackupView(Output, frozen=True, kw_only=True):
-    """The backup that is being made, or was made last since the server's start; `problem` says why it failed."""
+    """The current backup, or the last one since the server's start; `problem` says why it failed."""
 
     stage: CopyStage
     file: str | None
@@ -49,12 +49,12 @@ class BackupView(Output, frozen=True, kw_only=True):
 
 
 async def get_backup(call: Call[NoQuery, NoBody]) -> Answer:
-    """Say how far a backup is."""
+    """Answer with the progress of a backup."""
     return Answer(value=_view(call.services.copier.progress()))
 
 
 async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
-    """Begin to make a backup."""
+    """Start a backup."""
     file = Path(call.body.file)
     if not file.is_absolute() or "\0" in call.body.file:
         wanted = "an absolute path"
@@ -65,7 +65,7 @@ async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
 
 
 def contents_view(contents: Contents) -> ContentsView:
-    """Return what is told of a backup."""
+    """Return the contents of a backup as the API shows them."""
     last = contents.last_event_at
     return ContentsView(
         version=contents.version,
@@ -95,7 +95,7 @@ OPERATIONS = (
         "getBackup",
         f"GET {PATH}",
         Permission.ADMINISTER_HERE,
-        "Say how far a backup is, or what became of the last one; over the control socket alone",
+        "Read the progress of the current backup, or the result of the last one; control socket only",
         get_backup,
         answers={HTTPStatus.OK: BackupView},
     ),
@@ -103,7 +103,7 @@ OPERATIONS = (
         "makeBackup",
         f"POST {PATH}",
         Permission.ADMINISTER_HERE,
-        "Copy the journal to a file, which goes on by itself; over the control socket alone",
+        "Start a backup of the journal to a file; control socket only",
         make_backup,
         answers={HTTPStatus.ACCEPTED: BackupView},
         refuses=(ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL),

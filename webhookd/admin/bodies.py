@@ -1,6 +1,6 @@
-"""Reading what a client sends: bodies with a limit, a deadline and back-pressure, JSON and query parameters as Structs.
+"""Reads requests: bodies with a limit, a deadline and back-pressure; JSON and query parameters as Structs.
 
-Whatever is wrong with it is a `Rejected` that says where; nothing here ends as a server error.
+Anything wrong in a request is a `Rejected` that says where, and never a server error.
 """
 
 import re
@@ -21,7 +21,7 @@ from webhookd.base.validation import accepted_form, complaints, name_hint, short
 
 T = TypeVar("T")
 Application = Callable[[Scope, ASGIReceiveCallable, ASGISendCallable], Coroutine[object, object, None]]
-"""What ASGI calls an application."""
+"""An ASGI application."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -34,36 +34,36 @@ _CONTROLS = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class BodyTimeout(RequestTimeout):
-    """A body that didn't come in time: 408, described in our own words."""
+    """A body that didn't arrive in time: 408 with our own description."""
 
 
 class Body:
-    """The body of one request as it comes in, and what is known of that request.
+    """The body of one request as it arrives, and whether the request may have changed something.
 
-    While nobody takes it, what is beyond a bound waits in the network.
+    Beyond a bound, input that nobody takes is left in the network.
     """
 
     def __init__(self) -> None:
-        self.whole: bytes | None = None  # once `read_body` has read it
+        self.whole: bytes | None = None  # after `read_body`
         self.may_have_changed = False  # set just before a change is submitted
         self._waiting = bytearray()
         self._is_complete = False
         self._moved = trio.Event()
 
     async def feed(self, data: bytes) -> None:
-        """Add to the body; returns when there is room for more."""
+        """Add input to the body and wait until there is room for more."""
         self._waiting += data
         self._move()
         while len(self._waiting) > _MOST_WAITING_BYTES:
             await self._moved.wait()
 
     def end(self) -> None:
-        """Note that all of the body has come."""
+        """Note that the body is complete."""
         self._is_complete = True
         self._move()
 
     async def take(self) -> bytes:
-        """Return what has come and was not taken yet, as soon as there is any; b"" at the end."""
+        """Wait for input and return all that wasn't taken yet; b"" at the end of the body."""
         await trio.lowlevel.checkpoint()
         while not self._waiting and not self._is_complete:
             await self._moved.wait()
@@ -78,11 +78,11 @@ class Body:
 
 
 def with_bodies(app: Application) -> Application:
-    """Return the application behind a gate that keeps each request's body back, for `chunks` and `read_body` alone.
+    """Return the application behind a gate that keeps the bodies of requests for `chunks` and `read_body`.
 
-    A framework takes a body into memory as fast as it comes, with an interface that changes from release to release.
-    To this one each request seems to have none. When the client leaves, the request is canceled here: told of it, the
-    framework would do the same, and some releases also raise what the server then logs as a crash.
+    Quart reads a body into memory as fast as it arrives, and its interface for that changes between releases, so to
+    Quart every request has an empty body. When the client leaves, the gate cancels the request. Quart would do the
+    same, but some of its releases also raise an error, which the server then logs as a crash.
     """
 
     async def gate(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
@@ -114,9 +114,9 @@ def with_bodies(app: Application) -> Application:
 
 
 async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[bytes, None]:
-    """Yield the body as it comes; BodyTimeout (408) where no line of it ends for so long.
+    """Yield the body as it arrives; BodyTimeout (408) if no line of it ends for `timeout_seconds`.
 
-    The time in which nobody asks for more doesn't count.
+    Only the time in which the caller waits for input counts.
     """
     body = body_of(request)
     left = timeout_seconds
@@ -133,11 +133,11 @@ async def chunks(request: Request, timeout_seconds: float) -> AsyncGenerator[byt
 
 
 async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float) -> bytes:
-    """Return the whole body, a second time as well.
+    """Return the whole body; a second call returns it again.
 
-    Rejected PAYLOAD_TOO_LARGE past the limit, BodyTimeout (408) past the deadline.
+    Raises Rejected PAYLOAD_TOO_LARGE beyond the limit, BodyTimeout (408) after the deadline.
     """
-    too_large = Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the body is too large; at most {max_bytes} bytes are taken")
+    too_large = Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the body is too large; at most {max_bytes} bytes are accepted")
     if (request.content_length or 0) > max_bytes:
         raise too_large
     body = body_of(request)
@@ -158,19 +158,21 @@ async def read_body(request: Request, *, max_bytes: int, timeout_seconds: float)
 
 
 def media_type(request: Request) -> str:
-    """Return the request's media type, lower-case, without parameters; a charset other than UTF-8 is refused."""
+    """Return the media type of a request in lower case, without parameters; Rejected for a charset but UTF-8."""
     kind, _, parameters = request.headers.get("Content-Type", "").partition(";")
     charset = re.search(r"charset\s*=\s*\"?([^\s\";]+)", parameters, re.IGNORECASE)
     if charset is not None and charset[1].lower() not in {"utf-8", "utf8"}:
         raise Rejected(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "JSON is always UTF-8 (RFC 8259); leave the charset out")
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in {"", "identity"}:
-        raise Rejected(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not taken; leave Content-Encoding out")
+        raise Rejected(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE, "compressed bodies are not accepted; leave Content-Encoding out"
+        )
     return kind.strip().lower()
 
 
 def expect_media_type(request: Request, *accepted: str) -> str:
-    """Return the request's media type, which must be one of `accepted`."""
+    """Return the media type of a request; Rejected UNSUPPORTED_MEDIA_TYPE unless it is one of `accepted`."""
     kind = media_type(request)
     if kind not in accepted:
         raise Rejected(ErrorCode.UNSUPPORTED_MEDIA_TYPE, f"send the body as {' or '.join(accepted)}")
@@ -186,10 +188,10 @@ def convert(document: object, kind: type[T]) -> T:
 
 
 def decode_query(query_string: bytes, kind: type[T]) -> T:
-    """Decode query parameters, each at most once and none that isn't known; Rejected VALIDATION_ERROR otherwise."""
+    """Decode query parameters; Rejected VALIDATION_ERROR for one that is unknown or given twice."""
     if len(query_string) > _MOST_QUERY_BYTES:
         raise Rejected(
-            ErrorCode.VALIDATION_ERROR, f"the query is too long; at most {_MOST_QUERY_BYTES} bytes are taken"
+            ErrorCode.VALIDATION_ERROR, f"the query is too long; at most {_MOST_QUERY_BYTES} bytes are accepted"
         )
     found: dict[str, str] = {}
     for pair in query_string.split(b"&"):
@@ -225,7 +227,7 @@ def _bad_parameter(name: str, what: str) -> Rejected:
 
 
 def current_request() -> Request:
-    """Return the request itself, not Quart's proxy to it: a stream is still read when its context has gone."""
+    """Return the request itself, not Quart's proxy: a stream is read after the context of its request has ended."""
     proxy = cast("LocalProxy[Request]", request)
     return proxy._get_current_object()  # noqa: SLF001 - Werkzeug's documented interface, underscore or not
 
@@ -233,8 +235,8 @@ def current_request() -> Request:
 def check_path(raw_path: bytes) -> None:
     """Raise Rejected VALIDATION_ERROR for a path that isn't percent-encoded UTF-8 without control characters.
 
-    NOT_FOUND for one that begins with two slashes: the router would leave one out, and a proxy that tells /api/ from
-    all else by how a path begins would not.
+    NOT_FOUND for a path that begins with two slashes: the router would ignore one of them, but a proxy that checks
+    whether a path begins with /api/ would not.
     """
     if raw_path.startswith(b"//"):
         raise Rejected(ErrorCode.NOT_FOUND, "there is nothing at this path")

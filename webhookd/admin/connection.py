@@ -27,7 +27,7 @@ _LINGER_BYTES = 4 * 1024 * 1024
 
 
 class _Client(Enum):
-    """What is known of the other end."""
+    """The state of the client's side of a connection."""
 
     THERE = "there"
     HAS_ENDED = "has ended its side, or has gone"
@@ -35,22 +35,19 @@ class _Client(Enum):
 
 
 class Turns:
-    """Lets one task through in each pass of the loop, in the order in which they come."""
+    """Lets one task through in each pass of the event loop, in order of arrival."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
 
     async def take(self) -> None:
-        """Return when it is the caller's turn."""
+        """Wait for the caller's turn."""
         async with self._lock:
             await trio.lowlevel.checkpoint()
 
 
 class HttpConnection:
-    """Serves one accepted stream; `run` returns when it is closed, and raises only for a bug.
-
-    `cancel` ends it at once, whatever it is doing.
-    """
+    """Serves one accepted stream; `run` returns when it is closed, and raises only for a bug."""
 
     def __init__(
         self,
@@ -94,7 +91,7 @@ class HttpConnection:
         self._has_unread_input = True
 
     def cancel(self) -> None:
-        """End the connection now."""
+        """End the connection at once."""
         self._all.cancel()
 
     async def run(self) -> None:
@@ -113,7 +110,7 @@ class HttpConnection:
                 await self._linger()
 
     async def _send(self, event: Event) -> None:
-        """Write for the protocol, within the deadline; a client that takes no more is cut off."""
+        """Write for the protocol; a client that doesn't read is disconnected at the deadline."""
         if isinstance(event, RawData):
             async with self._sending:
                 with trio.move_on_after(self._write_timeout_seconds) as writing:
@@ -126,11 +123,11 @@ class HttpConnection:
                     self._all.cancel()
         elif isinstance(event, Closed):
             if self._protocol.has_begun_to_answer:
-                # It is the body that broke, and the answer that doesn't wait for it is on its way.
+                # The body is broken, and the application answers without it: let the answer out.
                 with trio.move_on_after(_LAST_ANSWER_SECONDS):
                     await self._is_closing.wait()
-            # What is being written may be the reader's refusal, which must get out whole. The reader may be this very
-            # task; it tells the application on its way out.
+            # What is being written may be the reader's refusal, which must be sent whole. The reader may be this very
+            # task, which informs the application when it ends.
             async with self._sending:
                 self._is_closing.set()
                 self._reading.cancel()
@@ -180,7 +177,7 @@ class HttpConnection:
             self._all.cancel()
 
     async def _linger(self) -> None:
-        """Let the client read our last answer: closing over input that nobody read would reset the connection."""
+        """Let the client read the last answer: to close with unread input would reset the connection."""
         try:
             await self._stream.send_eof()
             if not self._has_unread_input:
@@ -190,7 +187,7 @@ class HttpConnection:
                 while taken < _LINGER_BYTES and (data := await self._stream.receive_some(_MOST_READ_BYTES)):
                     taken += len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # it is gone already
+            return  # the client is gone
 
 
 def _address(name: object) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Deliveries: the list of a webhook, one with all there is to know of it, and a retry by hand."""
+"""Deliveries: the lists of a webhook and of an event, one delivery in detail, and retries by hand."""
 
 from functools import partial
 from http import HTTPStatus
@@ -42,7 +42,7 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
 
 
 async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
-    """Answer with a page of where an event went."""
+    """Answer with a page of the deliveries of an event."""
     services, query, organization_id = call.services, call.query, call.caller.organization_id
     event = await services.store.events.get(call.path["eventId"], organization_id)
     found = await services.store.deliveries.of_event(event.pk, organization_id, limit=query.rows, cursor=query.cursor)
@@ -55,7 +55,7 @@ async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
     detail = await services.store.deliveries.get(
         call.path["deliveryId"], call.caller.organization_id, before=call.query.before
     )
-    # Of the last attempt in the answer: as long as the secret is the same, these headers are those that were sent.
+    # The headers are those of the last attempt in the answer, if the secret hasn't changed since.
     last = detail.attempts[-1] if detail.attempts else None
     number, at = (1, services.clock.now()) if last is None else (last.number, last.started_at)
     receiver = await receiver_of(services, detail, at)
@@ -64,7 +64,7 @@ async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
 
 
 async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
-    """Send a delivery again."""
+    """Retry a delivery."""
     entry = call.audit_entry(Action.DELIVERY_RETRY, given(call.body))
     row = await call.services.router.retry(
         call.path["deliveryId"], call.caller.organization_id, entry, force=call.body.force
@@ -73,7 +73,7 @@ async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
 
 
 async def receiver_of(services: Services, detail: DeliveryDetail, at: float) -> Receiver | None:
-    """Return what signs a delivery's requests from `at` on; None once its webhook has been deleted."""
+    """Return the endpoint of a delivery with its credentials at the time `at`; None once its webhook is deleted."""
     if detail.endpoint_is_deleted:
         return None
     credentials = await services.store.webhooks.credentials(services.vault, detail.endpoint.pk, at)
@@ -81,7 +81,7 @@ async def receiver_of(services: Services, detail: DeliveryDetail, at: float) -> 
 
 
 def request_headers(detail: DeliveryDetail, receiver: Receiver | None, *, number: int, at: float) -> dict[str, str]:
-    """Return the headers of attempt `number` of a delivery, as of `at`, with the values of custom ones hidden."""
+    """Return the headers of attempt `number` at the time `at`, with the values of custom headers hidden."""
     headers: dict[str, str] = {}
     if receiver is not None:
         headers = dict(
@@ -104,15 +104,15 @@ def delivery_view(services: Services, row: DeliveryRow) -> DeliveryView:
 
 
 def query_time(name: str, text: str | None) -> float | None:
-    """Read a time of a query, which may be missing; Rejected as by `parse_time`.
+    """Parse an optional time of a query; Rejected as by `parse_time`.
 
-    A `+` that nobody encoded has become a space: in a time it can only have been the zone's.
+    A `+` that the client didn't encode was decoded as a space; in a time it can only be the zone's sign.
     """
     return None if text is None else parse_time(name, text.replace(" ", "+"))
 
 
 def parse_time(name: str, text: str) -> float:
-    """Read the time in the field or parameter `name`; Rejected VALIDATION_ERROR with its pointer."""
+    """Parse the time of the field or parameter `name`; Rejected VALIDATION_ERROR with its pointer."""
     try:
         return parse_iso(text)
     except TimeError as error:
@@ -133,7 +133,7 @@ OPERATIONS = (
         "listEventDeliveries",
         "GET /api/events/{eventId}/deliveries",
         Permission.READ,
-        "List where an event went, oldest delivery first",
+        "List the deliveries of an event, oldest first",
         list_event_deliveries,
         answers={HTTPStatus.OK: Page[DeliveryView]},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
@@ -142,7 +142,7 @@ OPERATIONS = (
         "getDelivery",
         "GET /api/webhooks/deliveries/{deliveryId}",
         Permission.READ,
-        "Read a delivery with its request and its last 100 attempts; `before` a number, those that came earlier",
+        "Read a delivery with its request and its last 100 attempts, or the 100 before attempt `before`",
         get_delivery,
         answers={HTTPStatus.OK: DeliveryDetailView},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -151,7 +151,7 @@ OPERATIONS = (
         "retryDelivery",
         "POST /api/webhooks/deliveries/{deliveryId}/retry",
         Permission.OPERATE,
-        "Send a delivery again; one that has succeeded needs force",
+        "Retry a delivery; one that has succeeded needs force",
         retry_delivery,
         optional_body=True,
         answers={HTTPStatus.OK: DeliveryView},

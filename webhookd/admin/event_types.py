@@ -30,34 +30,34 @@ _TAG_DIGITS = 20
 
 
 async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
-    """Answer with a page of the catalogue, by name."""
+    """Answer with a page of the catalogue, sorted by name."""
     query = call.query
     found = await call.services.store.event_types.page(limit=query.rows, cursor=query.cursor)
     return Answer(value=page(found, _view))
 
 
 async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
-    """Add a name to the catalogue, or replace what is said of it."""
+    """Create an event type, or replace its description."""
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
-    said = call.body
+    described = call.body
     stored = await call.services.store.event_types.put(
         EventTypeRow(
             name=name,
-            description=said.description,
-            schema_json=_text(said.schema),
-            example_json=_text(said.example),
-            deprecated=said.deprecated,
+            description=described.description,
+            schema_json=_text(described.schema),
+            example_json=_text(described.example),
+            deprecated=described.deprecated,
         ),
         call.services.clock.now(),
-        entry=call.audit_entry(Action.EVENT_TYPE_PUT, given(said)),
+        entry=call.audit_entry(Action.EVENT_TYPE_PUT, given(described)),
         condition=lambda before: call.preconditions.check_change(None if before is None else etag(before)),
     )
     return Answer(value=_view(stored), headers={ETAG: etag(stored)})
 
 
 async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
-    """Take a name out of the catalogue; webhooks that name it keep doing so."""
+    """Delete an event type; webhooks that subscribe to it are not changed."""
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
     await call.services.store.event_types.delete(
@@ -69,7 +69,7 @@ async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 def etag(row: EventTypeRow) -> str:
-    """Return the entity tag of what is said of an event type."""
+    """Return the entity tag of an event type."""
     return tag_of(hashlib.sha256(msgspec.json.encode(row)).hexdigest()[:_TAG_DIGITS])
 
 
@@ -80,7 +80,7 @@ def _name(text: str) -> str:
         detail = f"the name of an event type is {accepted_form(type_info(EventTypeName))}"
         raise Rejected(ErrorCode.VALIDATION_ERROR, detail) from error
     if name in OPERATIONAL_EVENTS or name == TEST_EVENT:
-        raise Rejected(ErrorCode.CONFLICT, f"{name} is webhookd's own and has no place in the catalogue")
+        raise Rejected(ErrorCode.CONFLICT, f"{name} is one of webhookd's own event types and can't be in the catalogue")
     return name
 
 
@@ -116,7 +116,7 @@ OPERATIONS = (
         "putEventType",
         "PUT /api/event-types/{name}",
         Permission.ADMINISTER,
-        "Add an event type to the catalogue, or replace what is said of it",
+        "Create an event type in the catalogue, or replace its description",
         put_event_type,
         optional_body=True,
         answers={HTTPStatus.OK: EventTypeView},
@@ -127,7 +127,7 @@ OPERATIONS = (
         "deleteEventType",
         "DELETE /api/event-types/{name}",
         Permission.ADMINISTER,
-        "Take an event type out of the catalogue",
+        "Delete an event type from the catalogue",
         delete_event_type,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),

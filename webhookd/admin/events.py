@@ -1,4 +1,4 @@
-"""Events: taking them in, the feed in the order of commits, and a single one."""
+"""Events: publishing, the feed in the order of commits, and a single event."""
 
 from http import HTTPStatus
 
@@ -42,7 +42,7 @@ OPERATIONS = (
         "publishEvents",
         "POST /api/events",
         Permission.PUBLISH,
-        "Take in one event, or many as lines; the answer comes when they are on disk",
+        "Publish one event, or a stream of events as lines; the answer comes when they are on disk",
         publish,
         reads_itself={JSON: NewEvent, NDJSON: NewEvent},
         answers={HTTPStatus.ACCEPTED: Submitted},
@@ -53,7 +53,7 @@ OPERATIONS = (
         "listEvents",
         "GET /api/events",
         Permission.READ,
-        "Read the feed of events, in the order of their commits",
+        "List events in the order of their commits",
         list_events,
         answers={HTTPStatus.OK: Page[EventView]},
         refuses=(ErrorCode.INVALID_CURSOR,),

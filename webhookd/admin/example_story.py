@@ -1,7 +1,7 @@
-"""The documents of one story, a morning in the life of a webhook, of which the OpenAPI document's examples are made.
+"""The objects of the OpenAPI document's examples, which tell one story.
 
 A shop of the organization `acme` gets a webhook. Its first event is answered with a 503 that asks to wait, and arrives
-at the second attempt; the signature is a real one, by the secret that the webhook was created with.
+at the second attempt; the signature is valid for the secret that the webhook was created with.
 """
 
 from msgspec import Raw
@@ -48,8 +48,8 @@ DELIVERY_ID = "dlv_01KF0K8Y209WD0E9WWAYSBC0HY"
 KEY_ID = "key_01KF0K8Y20JBWMXRMCFG7T1JD4"
 REPLAY_ID = "rpl_01KF0K8Y20F6KAWB7GZX8WQCZG"
 REQUEST_ID = "req_01KF0K8Y206S382ZKEZT3G6VYG"
-SECRET = "whsec_czAIcfRMFo58lJ3ix1DmDCybuP9TABfFomcjTpy0244="  # noqa: S105 - it opens nothing
-NEXT_SECRET = "whsec_Y66dOYFCp9hMSbc7ovZnyNN3zreDLbabGkFhM1YupJY="  # noqa: S105 - nor does this
+SECRET = "whsec_czAIcfRMFo58lJ3ix1DmDCybuP9TABfFomcjTpy0244="  # noqa: S105 - an example
+NEXT_SECRET = "whsec_Y66dOYFCp9hMSbc7ovZnyNN3zreDLbabGkFhM1YupJY="  # noqa: S105 - an example
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 CREATED, SENT = "2026-01-15T10:25:00.000Z", "2026-01-15T10:30:00.000Z"
 FIRST, SECOND, DONE = "2026-01-15T10:30:00.012Z", "2026-01-15T10:30:05.103Z", "2026-01-15T10:30:05.185Z"

@@ -1,4 +1,4 @@
-"""One request and its answers for every operation, and each refusal once, for the OpenAPI document."""
+"""The examples of the OpenAPI document: a request and its answers for every operation, and each error once."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -47,34 +47,34 @@ REFUSALS: Mapping[ErrorCode, str] = {
     ErrorCode.URL_NOT_ALLOWED: "/url: 10.0.0.1 is a private address",
     ErrorCode.UNKNOWN_EVENT_TYPE: "not in the catalogue: user.craeted; add a name with PUT /api/event-types/:name",
     ErrorCode.UNAUTHORIZED: "an API key is needed: Authorization: Bearer whd_…",
-    ErrorCode.FORBIDDEN: "a key of the role operator may change isActive alone",
+    ErrorCode.FORBIDDEN: "the role operator may change only isActive",
     ErrorCode.QUOTA_EXCEEDED: (
         f"the organization {story.ORGANIZATION} has 500 webhooks, and organizations.max_webhooks allows 500: delete "
         "one that isn't needed any more, or have the operator of this server raise the limit"
     ),
     ErrorCode.NOT_FOUND: f"there is no webhook {story.WEBHOOK_ID}",
     ErrorCode.REQUEST_TIMEOUT: "the body was not complete after 30 s",
-    ErrorCode.CONFLICT: "the same Idempotency-Key is being answered right now",
+    ErrorCode.CONFLICT: "a request with this Idempotency-Key is running; wait for its answer",
     ErrorCode.PRECONDITION_FAILED: (
         'it was changed since you read it: its ETag is "194aa2b8e5c" now. Read it again, then make your change'
     ),
-    ErrorCode.PAYLOAD_TOO_LARGE: "the body is too large; at most 262144 bytes are taken",
+    ErrorCode.PAYLOAD_TOO_LARGE: "the body is too large; at most 262144 bytes are accepted",
     ErrorCode.URI_TOO_LONG: "the request line is over 8192 bytes",
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: "send the body as application/json",
-    ErrorCode.IDEMPOTENCY_KEY_REUSED: "the same Idempotency-Key came with another body",
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: "this Idempotency-Key was used with another body; use a new key",
     ErrorCode.RATE_LIMITED: "too many requests with this key; try again in 1 s",
     ErrorCode.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is over 16384 bytes",
-    ErrorCode.INTERNAL: "the request failed inside webhookd; its log tells more under this request id",
-    ErrorCode.NOT_IMPLEMENTED: "no transfer coding but chunked is taken (RFC 9112 section 6.1)",
+    ErrorCode.INTERNAL: "the request failed inside webhookd; its log has more under this request id",
+    ErrorCode.NOT_IMPLEMENTED: "the only supported transfer coding is chunked (RFC 9112 section 6.1)",
     ErrorCode.JOURNAL_FULL: "the disk of the journal is full",
     ErrorCode.SHUTTING_DOWN: "the server is shutting down; send it again in a moment",
     ErrorCode.GATEWAY_TIMEOUT: "the query took too long; narrow its filters or ask for less",
-    ErrorCode.HTTP_VERSION_NOT_SUPPORTED: "only HTTP/1.1 is spoken here",
+    ErrorCode.HTTP_VERSION_NOT_SUPPORTED: "only HTTP/1.1 is supported",
 }
 
 
 class Example(Struct, frozen=True, kw_only=True):
-    """A request's body by media type, and what it is answered with by status."""
+    """The body of a request by media type, and its answers by status."""
 
     takes: Mapping[str, object] = {}
     answers: Mapping[HTTPStatus, object] = {}

@@ -1,11 +1,11 @@
-"""`/metrics`: the counts of the process and the state of its parts, as Prometheus reads them.
+"""The metrics at `/metrics`, in the text format of Prometheus.
 
-Nothing here is on the way of an event. Counters and histograms are kept where things happen, as plain numbers; most
-gauges are looked up in memory when somebody asks. What only the journal knows (what waits, the breakers) is counted
-beside, by `run`, never by a scrape: a whole count reads every delivery that waits, so it is made at most 1 % of the
-time and says when it was made. An exposition is kept for a second.
+Metrics cost the path of an event nothing: counters and histograms are plain numbers in the modules that count, and most
+gauges are read from memory during a scrape. What only the journal knows (the backlog, the circuit breakers) is counted
+in the background by `run`. A full count reads the whole backlog, so it takes at most 1 % of the time, and a metric says
+when it was made. An exposition is cached for a second.
 
-No label has a value that a caller can choose: neither endpoints nor organizations nor event types are told apart.
+No label has a value that a caller can choose: there are no labels for endpoints, organizations or event types.
 """
 
 import platform
@@ -37,7 +37,7 @@ CENSUS_SECONDS = 2.0
 CENSUS_SHARE = 0.01
 CENSUS_PAUSE_SECONDS = 600.0
 
-# The others are of a delivery that was never sent, which is counted by itself.
+# EXPIRED is the error of a delivery that was never sent, which has a counter of its own.
 _OUTCOMES = (SUCCESS, *(error.value for error in DeliveryError if error is not DeliveryError.EXPIRED))
 _REFUSALS = (
     ErrorCode.VALIDATION_ERROR,
@@ -54,44 +54,44 @@ _log = get_logger("metrics")
 
 
 class Connections(Protocol):
-    """What a scrape asks about the connections to receivers."""
+    """What the metrics need from the connections to receivers."""
 
     @property
     def idle_connections(self) -> int:
-        """How many connections wait for their next request."""
+        """The number of idle connections."""
         ...
 
     @property
     def opened(self) -> int:
-        """How many requests got a new connection."""
+        """The number of requests on a new connection."""
         ...
 
     @property
     def reused(self) -> int:
-        """How many requests got one that was open already."""
+        """The number of requests on a kept connection."""
         ...
 
 
 class Producers(Protocol):
-    """What a scrape asks of the ingest socket."""
+    """What the metrics need from the ingest socket."""
 
     @property
     def connections(self) -> int:
-        """How many producers are connected now."""
+        """The number of connected producers."""
         ...
 
 
 class LogStream(Protocol):
-    """What a scrape asks of the log's output."""
+    """What the metrics need from the log's output."""
 
     @property
     def dropped(self) -> int:
-        """How many lines were dropped since nobody read them, or the disk had no room."""
+        """The number of dropped lines, because nobody read them or the disk was full."""
         ...
 
 
 class Scraper(Collector):
-    """Makes expositions; `run` it beside, which counts what waits."""
+    """Makes expositions; `run` it in the background to count the backlog."""
 
     media_type = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -122,7 +122,7 @@ class Scraper(Collector):
         self._max_in_flight = max_in_flight
         self._census: tuple[float, Census] | None = None
         self._kept: tuple[float, bytes] | None = None
-        # Of our own: the library's default one is the whole process's.
+        # Not the library's default registry, which the whole process shares.
         self._registry = CollectorRegistry()
         self._registry.register(self)
         self._footprints = footprints
@@ -132,7 +132,7 @@ class Scraper(Collector):
 
     async def expose(self) -> bytes:
         """Return an exposition, which may be a second old."""
-        async with self._exposing:  # one makes it for all who ask meanwhile
+        async with self._exposing:  # concurrent scrapes get the same exposition
             now = trio.current_time()
             if self._kept is None or now - self._kept[0] >= KEPT_SECONDS:
                 self._footprint = await self._footprints.look(fresh_seconds=0)
@@ -140,7 +140,7 @@ class Scraper(Collector):
             return self._kept[1]
 
     async def run(self) -> None:
-        """Count what waits, now and again, until canceled."""
+        """Count the backlog at intervals until canceled."""
         while True:
             began_at, counted_at = trio.current_time(), self._clock.now()
             try:
@@ -153,7 +153,7 @@ class Scraper(Collector):
             await trio.sleep(max(CENSUS_SECONDS, (trio.current_time() - began_at) / CENSUS_SHARE))
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: registering must not ask for what isn't there yet."""
+        """Return nothing: at registration the parts don't exist yet."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -198,7 +198,7 @@ class Scraper(Collector):
 
     def _writing(self) -> Iterator[Metric]:
         measures, footprint = self._measures, self._footprint
-        assert footprint is not None  # noqa: S101 - whoever exposes has looked
+        assert footprint is not None  # noqa: S101 - `expose` has set it
         yield _histogram("commit_duration_seconds", "Time that a batch took to be on disk", measures.commits)
         yield _histogram("commit_batch_size", "Operations in a batch", measures.batches)
         failed = measures.commits_without_room
@@ -234,7 +234,7 @@ class Scraper(Collector):
     def _process(self) -> Iterator[Metric]:
         footprint = self._footprint
         assert footprint is not None  # noqa: S101 - as above
-        # The library's collector also reads /proc/stat, and says nothing where the service manager hides that.
+        # The library's collector needs /proc/stat, and reports nothing if the service manager hides it.
         yield CounterMetricFamily("process_cpu_seconds", "CPU time, all threads", value=time.process_time())
         if footprint.resident_bytes is not None:
             yield GaugeMetricFamily("process_resident_memory_bytes", "Memory in RAM", value=footprint.resident_bytes)

@@ -1,10 +1,10 @@
-"""Where a request ends, decided before a parser sees it: what two programs could read in two ways is refused.
+"""The framing of requests, checked before they are parsed, as a protection against request smuggling.
 
-h11 reads leniently what RFC 9112 lets a recipient read leniently: a bare LF as the end of a line, a folded header,
-Content-Length twice. A proxy in front of this server may read the same bytes otherwise, and then a part of one request
-is the start of another. So the bytes of every request pass through `Framing`, which follows head, body, chunks and
-trailers by itself, lets through what is plain, and stops at the first byte that isn't (RFC 9112 sections 2.2, 5.1, 5.2,
-6.1, 6.3 and 7.1). The same pass bounds what a request may say before its body.
+h11 accepts what RFC 9112 allows a lenient recipient: a bare LF as the end of a line, a folded header, Content-Length
+twice. A proxy in front of this server may read the same bytes differently, so that a part of one request becomes the
+start of another. So the bytes of every request pass through `Framing`. It follows head, body, chunks and trailers by
+itself, passes on unambiguous input, and stops at the first byte that is not (RFC 9112 sections 2.2, 5.1, 5.2, 6.1, 6.3
+and 7.1). It also limits the size of the head.
 """
 
 import re
@@ -19,21 +19,21 @@ REQUEST_LINE_BYTES = 8 * 1024
 MOST_HEADERS = 100
 
 _MOST_CHUNK_LINE_BYTES = 256
-_MOST_EXTENSION_BYTES = 4096  # of one body: extensions count nowhere else
+_MOST_EXTENSION_BYTES = 4096  # of one body: no other limit counts extensions
 _MOST_TRAILER_BYTES = 4096
 _TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 _CRLF = b"\r\n"
 _END_OF_HEAD = b"\r\n\r\n"
 _WHITE_SPACE = b" \t"
 
-# A line's end that is half there, a control character, or a line that continues the one before it.
+# Half of a line's end, a control character, or a line that continues the previous one.
 _NOT_PLAIN = re.compile(
     rb"(?P<line>(?<!\r)\n|\r(?!\n))|(?P<control>[\x00-\x08\x0b\x0c\x0e-\x1f\x7f])|(?P<fold>\n[ \t])"
 )
 _DIGITS = re.compile(rb"[0-9]{1,15}")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,12})(;[\t\x20-\x7e\x80-\xff]*)?")
 
-# No state of h11 in which this is the next input lets it pass, be it a request, a chunk or a trailer.
+# h11 refuses this in every state: as a request, a chunk and a trailer.
 _POISON = b"\x00\r\n\r\n"
 
 
@@ -52,25 +52,24 @@ class _Refused(Exception):  # noqa: N818 - it carries a Fault out of a step
 
 
 class Framing:
-    """Follows one connection's bytes from request to request; `fault` stands once something was refused.
+    """Follows the bytes of one connection from request to request; `fault` is set once a request is refused.
 
-    Chunks leave it gathered: a body that comes as a chunk for each of its bytes costs the parser and the application no
-    more than one that comes whole.
+    It joins chunks: a body with a chunk for each byte costs the parser and the application no more than a whole one.
     """
 
     def __init__(self) -> None:
         self.fault: Fault | None = None
         self._held = bytearray()
         self._passed = bytearray()
-        self._gathered = bytearray()  # of chunks, what isn't passed yet
-        self._looked_at = 0  # so much of an unfinished head, or of trailers, is known to be plain
-        self._has_line = False  # of that head, its request line
+        self._gathered = bytearray()  # data of chunks that isn't passed on yet
+        self._looked_at = 0  # the length of the checked part of an unfinished head or trailers
+        self._has_line = False  # whether that part has the whole request line
         self._step: Callable[[], bool] = self._head
         self._body_left = 0
         self._extension_bytes = 0
 
     def feed(self, data: bytes) -> bytes:
-        """Return what may be parsed of all that has come; what is held back, or follows a fault, is not in it."""
+        """Return the input that may be parsed now, without what is held back or follows a fault."""
         if self.fault is not None:
             return b""
         self._held += data
@@ -86,11 +85,11 @@ class Framing:
         return passed
 
     def end(self) -> None:
-        """Note that no more comes: half a head or half a chunk's line is a fault."""
+        """Note the end of the input: half a head or half a chunk's line is a fault."""
         if self._held and self.fault is None:
             self.fault = Fault(HTTPStatus.BAD_REQUEST, "the request ends in the middle")
 
-    # Each step takes what it can of what is held, and returns whether the next one may try.
+    # Each step takes what it can of the held input, and returns whether the next step may run.
 
     def _take(self, size: int) -> bytes:
         taken = bytes(self._held[:size])
@@ -105,7 +104,7 @@ class Framing:
     def _head(self) -> bool:
         held = self._held
         end = held.find(_END_OF_HEAD, max(0, self._looked_at - 3))
-        # What has come so far is looked at each time, so that a fault is told at once and not at the deadline.
+        # An unfinished head is checked too, so that a fault is answered at once and not at the deadline.
         size = end + len(_END_OF_HEAD) if end >= 0 else len(held)
         if not self._has_line:
             line = held.find(_CRLF, max(0, self._looked_at - 1), size)
@@ -129,8 +128,8 @@ class Framing:
         return True
 
     def _begin_body(self, request_line: bytes, *header_lines: bytes) -> None:
-        # Cut at fixed bytes and not matched: an expression that looks for a value between two runs of spaces may try
-        # every way to share the spaces out.
+        # Split at fixed bytes, not by a regular expression: one that matches a value between two runs of spaces may
+        # take quadratic time.
         lengths: list[bytes] = []
         codings: list[bytes] = []
         for line in header_lines:
@@ -147,7 +146,7 @@ class Framing:
         if codings:
             if request_line.endswith(b"HTTP/1.0"):
                 raise _Refused("HTTP/1.0 has no Transfer-Encoding (RFC 9112 6.1)")
-            # Of another coding h11 says that it isn't implemented.
+            # h11 refuses any other coding as not implemented.
             if codings[0].lower() == b"chunked":
                 self._extension_bytes = 0
                 self._step = self._chunk_line
@@ -196,7 +195,7 @@ class Framing:
         self._extension_bytes += len(extension)
         if self._extension_bytes > _MOST_EXTENSION_BYTES:
             raise _Refused("the chunk extensions are too long")
-        # A match holds on to what it was made of, which could then not shrink.
+        # A match keeps a buffer of its text, which could then not shrink.
         del line
         del self._held[: end + len(_CRLF)]
         self._body_left = size
@@ -204,7 +203,7 @@ class Framing:
         return True
 
     def _trailers(self) -> bool:
-        """Take what follows the last chunk: header lines that nobody here reads, and an empty line."""
+        """Take the trailers, which are header lines that nobody reads, and the empty line after them."""
         end = 0 if self._held.startswith(_CRLF) else self._held.find(_END_OF_HEAD, max(0, self._looked_at - 3))
         size = (2 if end == 0 else end + len(_END_OF_HEAD)) if end >= 0 else len(self._held)
         if size > _MOST_TRAILER_BYTES:
@@ -223,7 +222,7 @@ class Framing:
 
 
 class StrictConnection(h11.Connection):
-    """h11's server side behind a `Framing`; what that refuses is a RemoteProtocolError in its turn."""
+    """The server side of h11 behind a `Framing`, whose faults h11 raises as RemoteProtocolError in order."""
 
     def __init__(self) -> None:
         super().__init__(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
@@ -231,11 +230,11 @@ class StrictConnection(h11.Connection):
 
     @property
     def fault(self) -> Fault | None:
-        """Why the framing has refused what came, if it has."""
+        """Why the framing has refused the input, if it has."""
         return self._framing.fault
 
     def receive_data(self, data: bytes) -> None:
-        """Take what the client sent; b"" when it has ended its side."""
+        """Take input of the client; b"" when the client has ended its side."""
         had_a_fault = self._framing.fault is not None
         if data:
             passed = self._framing.feed(data)
@@ -245,14 +244,14 @@ class StrictConnection(h11.Connection):
         if passed:
             super().receive_data(passed)
         if self._framing.fault is not None and not had_a_fault:
-            # In line behind what came before it, so that requests which were well formed are answered first.
+            # After the valid requests before it, so that those are answered first.
             super().receive_data(_POISON)
         if not data:
             super().receive_data(b"")
 
 
 def _check_plain(text: bytearray, start: int, end: int, *, is_whole: bool) -> None:
-    """Refuse half line ends, control characters and folded lines; unless it `is_whole`, a last CR may still go on."""
+    """Refuse half line ends, control characters and folded lines; if not `is_whole`, a CR at the end may continue."""
     found = _NOT_PLAIN.search(text, start, end)
     if found is None or (not is_whole and found.end() == end and found[0] == b"\r"):
         return

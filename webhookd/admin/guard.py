@@ -1,11 +1,11 @@
-"""The guard around Hypercorn: one hostile connection costs itself, and nothing that happens here stops a delivery.
+"""The HTTP server around Hypercorn's protocol: a hostile connection ends only itself and stops no delivery.
 
-Hypercorn's own server on trio runs all connections in one nursery, so that the exception of one ends them all, and the
-process (https://github.com/pgjones/hypercorn/issues/225). Here every connection has a scope and a root of its own:
-what it raises is logged and goes no further. The listeners are bound beforehand and outlive `run`, so that it can be
-restarted under a supervisor while clients wait in the backlog. The number of connections is bounded for each kind of
-listener and for each address: a flood over TCP leaves the control socket free, and one address leaves room for others.
-The control socket is for the server's own user and root, by the kernel's word and not by the file's mode alone.
+Hypercorn's own server on trio runs all connections in one nursery, so an exception of one connection ends all of them
+and the process (https://github.com/pgjones/hypercorn/issues/225). Here every connection has its own scope, and its
+exceptions are logged and go no further. The listeners are bound before and outlive `run`, so that a supervisor can
+restart it while clients wait in the backlog. The number of connections is limited for each kind of listener and for
+each address: a flood over TCP leaves the control socket free, and one address leaves connections for others. Only the
+server's own user and root may use the control socket: the kernel reports the peer's uid, in addition to the file mode.
 """
 
 import os
@@ -29,19 +29,19 @@ from webhookd.sockets.accept import RefusedConnections, accept
 from webhookd.sockets.peer import read_uid
 
 LOCAL_ADMIN = "webhookd.local_admin"
-"""In an ASGI scope's state, the uid of a caller whom the kernel vouches for; only the control socket sets it."""
+"""The key, in an ASGI scope's state, of the uid that the kernel reports; only the control socket sets it."""
 
 _REQUESTS_PER_CONNECTION = 1000
 _MOST_CONTROL_CONNECTIONS = 100
 
 
 class Guard:
-    """Serves one application on TCP listeners and on control (Unix) listeners that are bound already.
+    """Serves one application on bound TCP listeners and control (Unix) listeners.
 
     `run` serves until it is cancelled or drained; after a crash it may be run again. `drain` ends the requests in
-    progress and closes the listeners. A request's head must be in after `head_timeout_seconds`, which is also how long
-    a connection may be idle; each write must be taken by the client within `write_timeout_seconds`. The application's
-    lifespan is not begun: what it needs is there before it.
+    progress and closes the listeners. The head of a request must arrive within `head_timeout_seconds`, which is also
+    how long a connection may be idle. A client must accept each write within `write_timeout_seconds`. The application's
+    ASGI lifespan is not used.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Guard:
 
     @property
     def connections(self) -> int:
-        """How many clients are connected now."""
+        """The number of connected clients."""
         return sum(len(kind) for kind in self._connections.values())
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -102,7 +102,7 @@ class Guard:
             self._ended.set()
 
     async def drain(self, deadline_seconds: float) -> None:
-        """Stop accepting, let requests in progress end until the deadline, cut off the rest, and close."""
+        """Stop accepting, wait for requests in progress until the deadline, cancel the rest, and close."""
         self._is_draining = True
         self._ended = trio.Event()
         self._accepting.cancel()
@@ -212,11 +212,11 @@ class Guard:
 
 
 def _address(stream: trio.SocketStream) -> str:
-    """Return where a client comes from, as connections are counted; empty where it has gone already."""
+    """Return the address by which a client's connections are counted; empty if the client has left."""
     try:
         return site_of(str(stream.socket.getpeername()[0]))
     except OSError:
-        return ""  # reset before it was served, which the connection finds out for itself
+        return ""  # reset before it was served, which the connection notices by itself
 
 
 def _hypercorn_config(head_timeout_seconds: float) -> HypercornConfig:

@@ -1,13 +1,12 @@
-"""Idempotency-Key: a POST that is sent again gets the answer of its first time.
+"""Idempotency-Key: a POST that is sent again gets its first answer.
 
-Kept is what was done: the 2xx answers, for a day, for one caller, method and path, sealed like a secret since they may
-show one. What was refused changed nothing (`Rejected` promises that), so its key is free again, and so is that of a
-request which failed, or whose client left, before it asked for any change. A request under way holds its key in memory:
-a second one beside it is refused, and so is the same key with another body.
+The journal keeps 2xx answers for a day, for one caller, method and path, encrypted since they may show a secret. A
+refused request has changed nothing (`Rejected` promises that), so its key is free again. So is the key of a request
+that failed, or whose client left, before it submitted any change. A running request holds its key in memory: a second
+request with the same key is refused until the first one is answered. The same key with another body is always refused.
 
-That a request is begun stands in the journal no later than what it changes. Where the server died, or a request failed
-or its client left once it had asked for a change, nobody knows what became of it: sent again it is refused, and never
-done twice.
+The journal records the start of a request no later than its changes. If the server dies, the request fails or its
+client leaves after it submitted a change, its result is unknown: sent again, it is refused and never done twice.
 """
 
 import hashlib
@@ -42,17 +41,17 @@ _decoder = msgspec.msgpack.Decoder(_Answer)
 
 
 class Idempotency:
-    """The keys of requests under way; one for the application."""
+    """Answers requests with an Idempotency-Key; one for the application."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._running: set[tuple[str, str, str]] = set()
 
     async def answer(self, caller: Caller, request: Request, run: Callable[[], Awaitable[Response]]) -> Response:
-        """Return what `run` answers, or what it answered the first time.
+        """Return the answer of `run`, or the kept answer of the first request with the same key.
 
-        Raises Rejected: VALIDATION_ERROR for a key that is none, IDEMPOTENCY_KEY_REUSED with another body, CONFLICT
-        while the first request is under way.
+        Raises Rejected VALIDATION_ERROR for an invalid key, IDEMPOTENCY_KEY_REUSED for another body, CONFLICT while the
+        first request is running or if its result is unknown.
         """
         key = _key(request)
         if key is None:
@@ -62,7 +61,7 @@ class Idempotency:
         body = await read_body(request, max_bytes=MAX_JSON_BYTES, timeout_seconds=timeout_seconds)
         place = (caller.place, f"{request.method} {request.path}", key)
         if place in self._running:
-            raise Rejected(ErrorCode.CONFLICT, "a request with this Idempotency-Key is under way; wait for its answer")
+            raise Rejected(ErrorCode.CONFLICT, "a request with this Idempotency-Key is running; wait for its answer")
         self._running.add(place)
         try:
             digest = hashlib.sha256(body).digest()
@@ -78,7 +77,7 @@ class Idempotency:
                 sealed=b"",
                 created_at=services.clock.now(),
             )
-            # Not waited for: it is in the queue ahead of whatever the request writes.
+            # Not awaited: the journal writes it before any change of the request.
             services.store.kept_answers.begin(begun)
             is_settled = False
             try:
@@ -100,13 +99,13 @@ class Idempotency:
         if kept.body_hash != digest:
             raise Rejected(
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,
-                "this Idempotency-Key came with another body before; take a new one for another request",
+                "this Idempotency-Key was used with another body; use a new key",
             )
         if kept.status == BEGUN:
             raise Rejected(
                 ErrorCode.CONFLICT,
-                "the first request with this Idempotency-Key was cut off, and what became of it isn't known: look "
-                "whether it was done, and take a new key where it was not",
+                "the first request with this Idempotency-Key was cut off and its result is unknown: check whether it "
+                "was done, and if not, send it with a new key",
             )
         answer = _decoder.decode(unseal_answer(self._services.vault, kept))
         response = Response(answer.body, kept.status, answer.headers)
@@ -120,13 +119,13 @@ class Idempotency:
         return services.store.kept_answers.keep(services.vault, kept, _encode(_Answer(headers, body)))
 
     async def _settle(self, ticket: Ticket[None]) -> None:
-        # On a full disk it waits for room. The caller shall not: what it asked for is done, or refused.
+        # On a full disk this would wait for space. The caller needn't: its request is done or refused.
         with trio.move_on_after(_SETTLE_SECONDS):
             await ticket.settled()
 
 
 def _key(request: Request) -> str | None:
-    """Return the request's key, quoted or bare; None where none is asked for."""
+    """Return the key of a request, quoted or bare; None if it has none or isn't a POST with one answer."""
     values = request.headers.getlist(HEADER)
     if request.method != "POST" or not values or media_type(request) == NDJSON:
         return None

@@ -1,6 +1,6 @@
-"""API keys: list, make, revoke. What changes here is in force for the next request.
+"""API keys: list, create, revoke. A change is in force for the next request.
 
-A key that is bound to an organization sees and changes the keys of that organization alone.
+A key that is bound to an organization sees and changes only the keys of that organization.
 """
 
 from http import HTTPStatus
@@ -36,7 +36,7 @@ async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
 
 
 async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
-    """Make a key and show its text, this once."""
+    """Create a key and show its text, only this once."""
     services, wanted = call.services, call.body
     now = services.clock.now()
     organization_id = call.caller.stamp(wanted.organization_id)
@@ -58,7 +58,7 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
 
 
 async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
-    """Revoke a key; it has stopped working when this is answered."""
+    """Revoke a key, which no longer works when the answer is sent."""
     key_id = call.path["keyId"]
     await call.services.store.keys.revoke(key_id, call.caller.organization_id, call.audit_entry(Action.KEY_REVOKE))
     return Answer(value=Deleted(id=key_id))
@@ -85,7 +85,7 @@ OPERATIONS = (
         "createKey",
         "POST /api/keys",
         Permission.ADMINISTER,
-        "Make an API key; the answer shows it, this once",
+        "Create an API key; only this answer shows it",
         create_key,
         answers={HTTPStatus.CREATED: KeyWithText},
         refuses=(ErrorCode.QUOTA_EXCEEDED,),

@@ -1,4 +1,4 @@
-"""When API keys were used last: kept in memory with each request, and written together now and then."""
+"""Saves when API keys were last used: noted in memory at each request, and written together every minute."""
 
 import trio
 
@@ -10,9 +10,9 @@ SAVE_SECONDS = 60.0
 
 
 async def save_uses(ring: KeyRing, store: Store) -> None:
-    """Write the last uses, at most once a minute and once more at the end, until canceled.
+    """Write the last uses every minute until canceled, and once more at the end.
 
-    Where the disk has no room they are lost to the journal until the key is used again.
+    On a full disk the last use of a key is lost until the key is used again.
     """
     try:
         while True:
@@ -24,7 +24,7 @@ async def save_uses(ring: KeyRing, store: Store) -> None:
                 except Rejected:
                     continue
     finally:
-        # Only submitted: the writer outlives this and puts what it has on disk before it ends.
+        # Not awaited: the journal's writer ends later, and writes what was submitted.
         uses = ring.take_uses()
         if uses:
             store.keys.note_uses(uses)

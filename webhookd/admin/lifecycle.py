@@ -5,7 +5,7 @@ from typing import Protocol
 
 
 class Readiness(StrEnum):
-    """What `/readyz` tells a load balancer; only `STARTING` and `DRAINING` send it elsewhere."""
+    """The answer of `/readyz`; only for `STARTING` and `DRAINING` is it 503."""
 
     STARTING = "starting"
     OK = "ok"
@@ -14,8 +14,8 @@ class Readiness(StrEnum):
 
 
 class Lifecycle(Protocol):
-    """Where the server is between its start and its end."""
+    """Knows the state of the server between its start and its end."""
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
-        """Return the state and, where it is degraded, why, one sentence each."""
+        """Return the state and, if it is degraded, the reasons, one sentence each."""
         ...

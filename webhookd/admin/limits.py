@@ -1,7 +1,7 @@
-"""How fast one API key may ask: a token bucket for each, told in the answers by the RateLimit headers.
+"""Rate limits of API keys: a token bucket for each key, and the RateLimit headers of answers.
 
-The headers are those of the IETF's draft-ietf-httpapi-ratelimit-headers (revisions 8 to 10). The buckets run on the
-loop's own clock, which nobody sets.
+The headers are those of the IETF's draft-ietf-httpapi-ratelimit-headers (revisions 8 to 10). The buckets use the event
+loop's clock, which nobody can set.
 """
 
 import ipaddress
@@ -24,7 +24,7 @@ _IPV6_SITE_BITS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quota:
-    """What a request has left of its key's limit; `retry_after_seconds` is set where it came too early."""
+    """The rest of a key's limit after a request; `retry_after_seconds` is set if the request exceeds the limit."""
 
     limit: RateLimit
     remaining: int
@@ -32,16 +32,16 @@ class Quota:
     retry_after_seconds: int | None = None
 
     def check(self) -> None:
-        """Raise Rejected RATE_LIMITED where the request came too early."""
+        """Raise Rejected RATE_LIMITED if the request exceeds the limit."""
         if self.retry_after_seconds is not None:
             raise Rejected(
                 ErrorCode.RATE_LIMITED,
-                f"this key may ask {self.limit.per_second:g} times a second (server.rate_limit_per_second)",
+                f"this key may send {self.limit.per_second:g} requests a second (server.rate_limit_per_second)",
                 retry_after_seconds=self.retry_after_seconds,
             )
 
     def headers(self) -> Mapping[str, str]:
-        """Return the two headers: the rule, and what is left of it."""
+        """Return the two headers, with the limit and with the rest of it."""
         window = max(1, math.ceil(self.limit.burst / self.limit.per_second))
         return {
             POLICY_HEADER: f"{_POLICY};q={self.limit.burst};w={window}",
@@ -50,9 +50,10 @@ class Quota:
 
 
 class RateLimits:
-    """The buckets, one for each key that has asked lately; without a rate everything passes.
+    """The buckets, one for each recently used key; without a rate nothing is limited.
 
-    Their number is bounded: the one that was taken from the longest ago makes room, and is full when it comes again.
+    Their number is bounded: a new bucket replaces the one that is unused the longest, whose key then starts with a full
+    bucket.
     """
 
     def __init__(self, per_second: float | None, burst: int, clock: Callable[[], float] = trio.current_time) -> None:
@@ -61,7 +62,7 @@ class RateLimits:
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, key_id: str) -> Quota | None:
-        """Count one request of a key, in one step; None where nothing is limited."""
+        """Count one request of a key, in one step; None if nothing is limited."""
         limit = self._limit
         if limit is None:
             return None
@@ -72,8 +73,7 @@ class RateLimits:
             bucket = bucket.take(now)
             self._put(key_id, bucket)
         retry_after = math.ceil(ready_at - now) if ready_at > now else None
-        gained = (now - bucket.at) * limit.per_second
-        tokens = min(bucket.tokens + gained, float(limit.burst))
+        tokens = bucket.filled(now)
         return Quota(
             limit=limit,
             remaining=0 if retry_after is not None else int(tokens),
@@ -83,19 +83,19 @@ class RateLimits:
 
     def _put(self, key_id: str, bucket: TokenBucket) -> None:
         self._buckets.pop(key_id, None)
-        self._buckets[key_id] = bucket  # behind all others
+        self._buckets[key_id] = bucket  # as the most recent one
         if len(self._buckets) > MOST_BUCKETS:
             del self._buckets[next(iter(self._buckets))]
 
 
 def site_of(address: str) -> str:
-    """Return what one client can't have many of: an IPv4 address, or the /64 that an IPv6 host is given."""
+    """Return the address by which a client is counted: an IPv4 address, or the /64 network of an IPv6 host."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:  # a Unix socket has none
+    except ValueError:  # a Unix socket has no address
         return address
     if isinstance(parsed, ipaddress.IPv4Address):
         return str(parsed)
-    if parsed.ipv4_mapped is not None:  # on a listener for both
+    if parsed.ipv4_mapped is not None:  # on a listener for both families
         return str(parsed.ipv4_mapped)
     return str(ipaddress.ip_network((parsed, _IPV6_SITE_BITS), strict=False))

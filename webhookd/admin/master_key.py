@@ -1,4 +1,4 @@
-"""The master key: which one is in force, and its change. For the machine's own administrator alone."""
+"""The master key in force and its rotation, for the machine's administrator only."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -18,13 +18,13 @@ PATH = "/api/master-key"
 
 
 class MasterKeyChange(Input, frozen=True, kw_only=True):
-    """The key to change to, as its file has it; without one a key is made, where webhookd can put it in its place."""
+    """The new master key in the format of its file; without it webhookd generates one, if it can write the key file."""
 
     new_key: Annotated[str, Meta(max_length=64)] | None = None
 
 
 class MasterKeyView(Output, frozen=True, kw_only=True):
-    """The key that seals, by its id, and how far its change has come; `instruction` is what the operator has to do."""
+    """The master key in force and the progress of its rotation; `instruction` is what the operator has to do."""
 
     key_id: str
     stage: Stage
@@ -33,12 +33,12 @@ class MasterKeyView(Output, frozen=True, kw_only=True):
 
 
 async def get_master_key(call: Call[NoQuery, NoBody]) -> Answer:
-    """Say which master key is in force, and how far a change has come."""
+    """Answer with the id of the master key and the progress of a rotation."""
     return Answer(value=master_key_view(call.services.rotator.progress()))
 
 
 async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
-    """Begin to change the master key."""
+    """Start a rotation of the master key."""
     new_key = None
     if call.body.new_key is not None:
         try:
@@ -52,7 +52,7 @@ async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
 
 
 def master_key_view(progress: RotationProgress) -> MasterKeyView:
-    """Return what is told of the master key and its change."""
+    """Return the progress of a rotation as the API shows it."""
     return MasterKeyView(**asdict(progress))
 
 
@@ -61,7 +61,7 @@ OPERATIONS = (
         "getMasterKey",
         f"GET {PATH}",
         Permission.ADMINISTER_HERE,
-        "Say which master key is in force, and how far its change has come; over the control socket alone",
+        "Read which master key is in force, and the progress of its rotation; control socket only",
         get_master_key,
         answers={HTTPStatus.OK: MasterKeyView},
     ),
@@ -69,7 +69,7 @@ OPERATIONS = (
         "rotateMasterKey",
         f"POST {PATH}/rotate",
         Permission.ADMINISTER_HERE,
-        "Change the master key, which goes on by itself; over the control socket alone",
+        "Start a rotation of the master key; control socket only",
         rotate_master_key,
         optional_body=True,
         answers={HTTPStatus.ACCEPTED: MasterKeyView},

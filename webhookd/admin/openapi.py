@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made from the operations themselves and from the catalogue of event types."""
+"""The OpenAPI 3.1 document, built from the operations and the catalogue of event types."""
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
@@ -39,7 +39,7 @@ _WITH_BODY = (
 )
 _STRING: Json = {"type": "string"}
 _CREDENTIALS = (
-    f"An API key (`whd_…`) or, where the server is configured for it, a JWT of your own application. {AUTHENTICATE}"
+    f"An API key (`whd_…`) or, if the server is configured for it, a JWT of your own application. {AUTHENTICATE}"
 )
 _SECONDS: Json = {"type": "string", "pattern": "^[0-9]+$"}
 _ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
@@ -55,7 +55,7 @@ _IDEMPOTENCY_KEY: Json = {
     "name": idempotency.HEADER,
     "in": "header",
     "required": False,
-    "description": "the same key with the same body gets the first 2xx answer again; kept for 24 hours",
+    "description": "a request with the same key and body gets the first 2xx answer again, for 24 hours",
     "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_CHARACTERS, "pattern": "^[!-~]+$"},
 }
 _ENTITY_TAGS: Json = {"type": "string", "pattern": '^(\\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'}
@@ -64,20 +64,20 @@ _PRECONDITIONS: list[Json] = [
         "name": preconditions.IF_MATCH,
         "in": "header",
         "required": False,
-        "description": "do it only while the ETag is one of these; else 412",
+        "description": "the request succeeds only if the ETag is one of these, else 412",
         "schema": _ENTITY_TAGS,
     },
     {
         "name": preconditions.IF_NONE_MATCH,
         "in": "header",
         "required": False,
-        "description": "do it only while the ETag is none of these; else 304 to a GET, 412 to all others",
+        "description": "the request succeeds only if the ETag is none of these, else 304 for GET, 412 for others",
         "schema": _ENTITY_TAGS,
     },
 ]
 _RATE_LIMITS: Mapping[str, Json] = {
-    limits.POLICY_HEADER: {"description": "where server.rate_limit_per_second is set", "schema": _STRING},
-    limits.LIMIT_HEADER: {"description": "where server.rate_limit_per_second is set", "schema": _STRING},
+    limits.POLICY_HEADER: {"description": "sent if server.rate_limit_per_second is set", "schema": _STRING},
+    limits.LIMIT_HEADER: {"description": "sent if server.rate_limit_per_second is set", "schema": _STRING},
 }
 _REFUSAL_HEADERS: Mapping[HTTPStatus, Mapping[str, Json]] = {
     HTTPStatus.UNAUTHORIZED: {"www-authenticate": {"required": True, "schema": _STRING}},
@@ -91,7 +91,7 @@ _ABOUT = (
 
 
 def describe(operations: Iterable[Operation], catalogue: Iterable[EventTypeRow]) -> Json:
-    """Return the document."""
+    """Return the OpenAPI document."""
     listed = tuple(operations)
     schemas, components = _schemas(listed)
     paths: dict[str, dict[str, Json]] = {}
@@ -122,7 +122,7 @@ def _schemas(operations: tuple[Operation, ...]) -> tuple[dict[object, Json], Jso
 
 
 def _anything(_kind: type) -> dict[str, object]:
-    # The only kind that msgspec has no schema for is `object`: any JSON.
+    # msgspec has no schema for `object` only, which is any JSON.
     return {"description": "any JSON"}
 
 
@@ -157,7 +157,7 @@ def _examples_of(operation: Operation) -> Example:
 
 
 def _example(by_place: Mapping[T, object], place: T) -> Json:
-    # Through JSON: a document may hold some that is ready.
+    # Through JSON: a document may contain encoded JSON.
     return {"example": msgspec.json.decode(msgspec.json.encode(by_place[place]))} if place in by_place else {}
 
 
@@ -186,7 +186,7 @@ def _query_parameters(query: type[Struct]) -> list[Json]:
     _, components = msgspec.json.schema_components([query], ref_template=_REF)
     schema = cast("Json", _portable(components[query.__name__]))
     properties = cast("Mapping[str, Json]", schema["properties"])
-    # Enums stand in components of their own, which parameters have no use for.
+    # Enums have components of their own, which parameters can't refer to.
     own = {f"#/components/schemas/{name}": part for name, part in components.items()}
     return [
         {"name": name, "in": "query", "required": False, "schema": _inlined(part, own)}
@@ -265,7 +265,7 @@ def _refusals(operation: Operation, schemas: Mapping[object, Json]) -> dict[str,
 def _webhook(row: EventTypeRow) -> Json:
     data: dict[str, object] = {"type": "object"}
     if row.schema_json is not None:
-        # With an id of its own, its references mean its own parts and not this document's.
+        # With its own id, its references resolve within it and not within this document.
         data = {"$id": f"urn:webhookd:event-type:{row.name}", **msgspec.json.decode(row.schema_json, type=dict)}
     envelope: dict[str, object] = {
         "type": "object",
@@ -295,7 +295,7 @@ def _webhook(row: EventTypeRow) -> Json:
 
 
 def _portable(schema: object) -> object:
-    """Return the schema with its patterns in the dialect of JSON Schema, where `\\Z` means nothing."""
+    """Return the schema with patterns in the dialect of JSON Schema, which has no `\\Z`."""
     if isinstance(schema, Mapping):
         return {
             name: value.replace("\\Z", "$") if name == "pattern" and isinstance(value, str) else _portable(value)

@@ -1,6 +1,6 @@
-"""An operation of the API: what it takes, what it asks of its caller and what it answers, stated once.
+"""The definition of an API operation: its input, the permission it needs, and its answers.
 
-The routes, the checks on the way in and the OpenAPI document are all made from these, so that none can lag behind.
+The routes, the checks of requests and the OpenAPI document are all built from these definitions.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -27,14 +27,14 @@ B = TypeVar("B", bound=Struct)
 
 
 class NoBody(Input, frozen=True, kw_only=True):
-    """No body is taken."""
+    """No request body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call(Generic[Q, B]):
-    """One request for an operation, decoded and checked; `path` holds the variable parts of its path.
+    """One decoded and checked request for an operation; `path` has the variable parts of its path.
 
-    An operation that `has_etags` holds `preconditions` against the thing's own tag; for all others that is done.
+    An operation that `has_etags` checks the `preconditions` against the tag of its object.
     """
 
     services: Services
@@ -47,12 +47,12 @@ class Call(Generic[Q, B]):
     preconditions: Preconditions = NO_PRECONDITIONS
 
     def audit_entry(self, action: Action, fields: Iterable[str] = ()) -> AuditEntry:
-        """Return what the caller asks for, for the audit log; `fields` are the names of what was given.
+        """Return an entry for the audit log; `fields` are the names of the given fields.
 
-        From here on the request may have changed something, whatever becomes of it.
+        From here on, the request counts as one that may have changed something.
         """
         body_of(self.request).may_have_changed = True
-        assert self.caller.actor is not None  # noqa: S101 - nobody has a role, and so gets to no change
+        assert self.caller.actor is not None  # noqa: S101 - an anonymous caller has no permission to change anything
         return AuditEntry(
             actor=self.caller.actor,
             action=action,
@@ -68,7 +68,7 @@ class Call(Generic[Q, B]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What an operation answers with; `value` is encoded as JSON."""
+    """The answer of an operation; `value` is encoded as JSON."""
 
     value: object
     status: HTTPStatus = HTTPStatus.OK
@@ -76,7 +76,7 @@ class Answer:
 
 
 Handler = Callable[[Call[Q, B]], Awaitable["Answer | Response"]]
-"""Answers one call; a Rejected that it raises means that nothing was changed."""
+"""Answers one call; if it raises Rejected, nothing was changed."""
 OperationRunner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable["Answer | Response"]]
 
 
@@ -84,8 +84,8 @@ OperationRunner = Callable[[Services, Caller, Request, str, Mapping[str, str]], 
 class Operation:
     """One method of one path, such as `GET /api/webhooks/{webhookId}`.
 
-    `takes` and `answers` are Structs by media type and by status, for the OpenAPI document; `refuses` are the codes
-    it may answer with beside those that every operation has.
+    For the OpenAPI document, `takes` has the Structs of bodies by media type, `answers` those of answers by status and
+    media type, and `refuses` the error codes in addition to those of every operation.
     """
 
     name: str
@@ -118,8 +118,8 @@ def operation(
 ) -> Operation:
     """Return the operation of a route, which is a method and a path; `handler` takes a `Call` of its query and body.
 
-    `reads_itself` names the bodies that the handler reads and decodes on its own, by media type. One that `has_etags`
-    answers with an ETag and holds its caller's preconditions against it.
+    `reads_itself` has the bodies that the handler reads by itself, by media type. An operation that `has_etags` answers
+    with an ETag, and checks the preconditions against it.
     """
     [call_type, *_] = get_type_hints(handler).values()
     kinds: tuple[type[Q], type[B]] = get_args(call_type)
@@ -169,12 +169,12 @@ def operation(
 
 
 def takes_preconditions(method: str, *, has_etags: bool) -> bool:
-    """Whether an operation looks at the conditions of its request: what changes something must (RFC 9110 13.2.1)."""
+    """Whether an operation checks the preconditions of requests, as every change must (RFC 9110 section 13.2.1)."""
     return has_etags or method != "GET"
 
 
 def given(body: Struct) -> list[str]:
-    """Return the names, as the API has them, of the fields of a body that aren't at their defaults."""
+    """Return the API names of the fields that don't have their default value."""
     kind = type(body)
     defaults = msgspec.structs.fields(kind)
     return [

@@ -1,8 +1,7 @@
-"""Conditional requests (RFC 9110 section 13): If-Match and If-None-Match against the ETag of what they are about.
+"""Conditional requests (RFC 9110 section 13): If-Match and If-None-Match against the ETag of an object.
 
-A condition is checked by whoever holds the thing, in the step that reads or changes it: between a check and its change
-there is room for nobody else's. A header that is no list of entity tags is refused, since ignoring it would do what its
-sender meant to prevent.
+A condition is checked in the step that reads or changes the object, so no other change can come between the check and
+the change. A header that is no list of entity tags is refused: to ignore it could do what its sender wants to prevent.
 """
 
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ _BLANK, _COMMA, _QUOTE, _WEAK = " \t", ",", '"', "W/"
 
 
 class AnyTag(Enum):
-    """Stands for `*`: any entity tag at all."""
+    """The value `*`: any entity tag."""
 
     TAG = "*"
 
@@ -30,33 +29,33 @@ Tags = tuple[str, ...] | AnyTag
 
 @dataclass(frozen=True, slots=True)
 class Preconditions:
-    """What a request makes its effect depend on; a weak tag keeps its `W/`. None: the field wasn't sent."""
+    """The conditions of a request: None without the header; a weak tag keeps its `W/`."""
 
     match: Tags | None = None
     none_match: Tags | None = None
 
     def check_change(self, tag: str | None) -> None:
-        """Raise Rejected PRECONDITION_FAILED unless what has this tag may be changed; None: nothing is there yet."""
+        """Raise Rejected PRECONDITION_FAILED unless the object with this tag may be changed; None: it doesn't exist."""
         self.check_read(tag)
         if self.none_match is not None and tag is not None and _is_among(tag, self.none_match, is_weak=True):
-            raise _failed(f"{IF_NONE_MATCH} names what is there, whose {ETAG} is {tag}")
+            raise _failed(f"{IF_NONE_MATCH} matches the present {ETAG} {tag}")
 
     def check_read(self, tag: str | None) -> None:
-        """Raise Rejected PRECONDITION_FAILED unless what has this tag may be read."""
+        """Raise Rejected PRECONDITION_FAILED unless the object with this tag may be read."""
         if self.match is None or (tag is not None and _is_among(tag, self.match, is_weak=False)):
             return
         if tag is None:
-            raise _failed(f"{IF_MATCH} names what isn't there")
+            raise _failed(f"{IF_MATCH} is set, but there is no such object")
         raise _failed(
             f"it was changed since you read it: its {ETAG} is {tag} now. Read it again, then make your change"
         )
 
     def is_known(self, tag: str) -> bool:
-        """Whether who reads a thing with this tag has it already."""
+        """Whether the caller has the version with this tag already."""
         return self.none_match is not None and _is_among(tag, self.none_match, is_weak=True)
 
     def check_untagged(self) -> None:
-        """Raise Rejected PRECONDITION_FAILED where a tag is named and nothing has one."""
+        """Raise Rejected PRECONDITION_FAILED if the request names a tag, for a path without ETags."""
         if self.match is not None and self.match is not AnyTag.TAG:
             raise _failed(f"nothing at this path has an {ETAG}: leave {IF_MATCH} out")
 
@@ -65,7 +64,7 @@ NO_PRECONDITIONS = Preconditions()
 
 
 def read_preconditions(headers: Headers) -> Preconditions:
-    """Return the conditions of a request; Rejected VALIDATION_ERROR for a field that is no list of entity tags."""
+    """Return the conditions of a request; Rejected VALIDATION_ERROR for a header that is no list of entity tags."""
     match, none_match = (headers.getlist(name) for name in (IF_MATCH, IF_NONE_MATCH))
     return Preconditions(
         match=_tags(IF_MATCH, ",".join(match)) if match else None,
@@ -74,19 +73,19 @@ def read_preconditions(headers: Headers) -> Preconditions:
 
 
 def tag_of(version: str) -> str:
-    """Return the entity tag of a version, which holds neither a quote nor a space."""
+    """Return the entity tag of a version, which must contain no quote and no space."""
     return f'"{version}"'
 
 
 def unchanged(tag: str) -> Response:
-    """Return the answer to who has a thing with this tag already: 304, with nothing in it."""
+    """Return the empty 304 answer for a caller that has the version with this tag."""
     response = Response(b"", HTTPStatus.NOT_MODIFIED, {ETAG: tag})
     response.headers.pop("content-type")
     return response
 
 
 def _is_among(tag: str, tags: Tags, *, is_weak: bool) -> bool:
-    """Compare (RFC 9110 section 8.8.3.2): strongly, or without looking at `W/`. Our own tags are strong."""
+    """Compare strongly, or weakly, which ignores `W/` (RFC 9110 section 8.8.3.2). Our own tags are strong."""
     if isinstance(tags, AnyTag):
         return True
     return tag in (tuple(each.removeprefix(_WEAK) for each in tags) if is_weak else tags)

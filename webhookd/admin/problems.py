@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents, the one shape in which this API says no."""
+"""Errors as RFC 9457 problem documents, the only form of errors of this API."""
 
 from http import HTTPStatus
 
@@ -20,14 +20,14 @@ _WORDS = {
 
 
 class FieldProblem(Struct, frozen=True):
-    """One place in the request that was wrong: a JSON pointer (RFC 6901) and what is accepted there."""
+    """A wrong field of the request: its JSON pointer (RFC 6901) and what is accepted there."""
 
     pointer: str
     detail: str
 
 
 class Problem(Struct, frozen=True, kw_only=True, rename="camel"):
-    """The body of every error answer."""
+    """The body of an error."""
 
     type: str
     title: str
@@ -50,9 +50,9 @@ def problem_of(refused: Rejected, request_id: str) -> Problem:
 
 
 def problem_of_status(status: HTTPStatus, detail: str, request_id: str) -> Problem:
-    """Return the document for a status that was decided before any code: the first code of that status goes with it.
+    """Return the document for an HTTP status without an error code: its code is the first one with that status.
 
-    Where a library answers with a status that no code has, the code is VALIDATION_ERROR or INTERNAL, by its hundred.
+    For a status that no code has, the code is VALIDATION_ERROR (below 500) or INTERNAL.
     """
     codes = [code for code in ErrorCode if code.status is status]
     other = ErrorCode.VALIDATION_ERROR if status < HTTPStatus.INTERNAL_SERVER_ERROR else ErrorCode.INTERNAL
@@ -60,7 +60,7 @@ def problem_of_status(status: HTTPStatus, detail: str, request_id: str) -> Probl
 
 
 def words_of(error: HTTPException) -> tuple[HTTPStatus, str]:
-    """Return the status of a library's refusal, and what to say of it: a description is told where it is ours alone."""
+    """Return the status and the detail of an error of a library; its own description is used only if it is ours."""
     status = HTTPStatus(error.code or HTTPStatus.INTERNAL_SERVER_ERROR)
     if isinstance(error, BodyTimeout):
         return status, error.description or _WORDS[status]

@@ -24,7 +24,7 @@ from webhookd.admin.problems import MEDIA_TYPE, REQUEST_ID_HEADER, problem_of_st
 
 _VERSIONS = (b"1.0", b"1.1")
 _FORBIDDEN_HERE = frozenset({b"upgrade", b"http2-settings"})
-# RFC 3986 section 3.2.2, and labels as DNS has them: Werkzeug can't take one that is empty or longer.
+# RFC 3986 section 3.2.2, with labels of DNS: Werkzeug fails on one that is empty or longer.
 _HOST = re.compile(
     rb"(\[[0-9A-Fa-f:]{2,39}([0-9]{1,3}(\.[0-9]{1,3}){3})?\]|"
     rb"[A-Za-z0-9_~!$&'()*+;=%-]{1,63}(\.[A-Za-z0-9_~!$&'()*+;=%-]{1,63})*\.?)(:[0-9]{0,5})?"
@@ -32,14 +32,14 @@ _HOST = re.compile(
 
 _H11_SAYS = {
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "the head of the request is too large",
-    HTTPStatus.NOT_IMPLEMENTED: "no transfer coding but chunked is taken (RFC 9112 section 6.1)",
+    HTTPStatus.NOT_IMPLEMENTED: "the only supported transfer coding is chunked (RFC 9112 section 6.1)",
 }
 
 NewRequestId = Callable[[], str]
 
 
-class _Unserved(Exception):  # noqa: N818 - a request that is answered and goes no further
-    """A request that never reaches the application."""
+class _Unserved(Exception):  # noqa: N818 - a refusal, not an error of the server
+    """A request that is refused before it reaches the application."""
 
     def __init__(self, status: HTTPStatus, detail: str) -> None:
         super().__init__(detail)
@@ -48,7 +48,7 @@ class _Unserved(Exception):  # noqa: N818 - a request that is answered and goes 
 
 
 class HttpProtocol(H11Protocol):
-    """HTTP/1.1 and nothing else."""
+    """HTTP/1.1 only."""
 
     new_request_id: NewRequestId
     connection: StrictConnection
@@ -61,18 +61,18 @@ class HttpProtocol(H11Protocol):
 
     @property
     def is_answering(self) -> bool:
-        """Whether a request that has come in whole is being answered."""
+        """Whether a request that has arrived completely is being answered."""
         return self.stream is not None and self.connection.their_state in {h11.DONE, h11.MUST_CLOSE, h11.CLOSED}
 
     @property
     def has_begun_to_answer(self) -> bool:
-        """Whether the application has begun to answer and hasn't ended."""
+        """Whether the application has begun to answer and hasn't finished."""
         untouched = {h11.IDLE, h11.SEND_RESPONSE, h11.ERROR}
         return self.stream is not None and not self._has_refused and self.connection.our_state not in untouched
 
     async def stream_send(self, event: StreamEvent) -> None:
         """Send a part of an answer; say `connection: close` where no further request can be read."""
-        # A refusal that doesn't wait for the body can't be followed by another request, and the client must know.
+        # After an error that doesn't wait for the body, the connection can't take another request: tell the client.
         is_early = isinstance(event, Response) and event.status_code >= 400 and not self.is_answering
         if isinstance(event, Response) and (is_early or self.context.terminated.is_set()):
             event = replace(event, headers=[*event.headers, (b"connection", b"close")])
@@ -88,13 +88,13 @@ class HttpProtocol(H11Protocol):
     async def _check_protocol(self, event: h11.Request) -> None:
         self._is_head = event.method == b"HEAD"
         if event.http_version not in _VERSIONS:
-            raise _Unserved(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken here")
+            raise _Unserved(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is supported")
         if event.method == b"CONNECT":
-            raise _Unserved(HTTPStatus.METHOD_NOT_ALLOWED, "this is not a proxy")
+            raise _Unserved(HTTPStatus.METHOD_NOT_ALLOWED, "this server is not a proxy")
         authority, path = _split_target(event.target)
         if path is None or b"#" in event.target:
             raise _Unserved(HTTPStatus.BAD_REQUEST, "the request target must be a path that starts with /")
-        # h11 has seen to it that HTTP/1.1 has exactly one, and HTTP/1.0 at most one.
+        # h11 ensures exactly one for HTTP/1.1, and at most one for HTTP/1.0.
         host = dict(event.headers).get(b"host")
         if host is not None and not _HOST.fullmatch(host):
             raise _Unserved(HTTPStatus.BAD_REQUEST, "the Host header takes a host and a port (RFC 9110 7.2)")
@@ -138,14 +138,14 @@ class HttpProtocol(H11Protocol):
 
     async def _refuse(self, status: HTTPStatus, detail: str) -> None:
         headers, body = refusal(status, detail, self.new_request_id())
-        # Answering a message that is broken in the middle of another answer is not possible any more.
+        # In the middle of another answer, a broken request can no longer be refused.
         if self.connection.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
             return
         headers += self.config.response_headers("h11")
         self._has_refused = True
-        # In IDLE there is no request, and what the last one was doesn't matter.
+        # In IDLE there is no request: the method of the last one doesn't matter.
         is_head = self._is_head and self.connection.our_state is h11.SEND_RESPONSE
-        # In one step: an answer that the application begins meanwhile must not get between.
+        # In one step, so that an answer of the application can't start in between.
         answer = self.connection.send(h11.Response(status_code=status.value, headers=headers))
         if not is_head:
             answer += self.connection.send(h11.Data(data=body))
@@ -154,7 +154,7 @@ class HttpProtocol(H11Protocol):
 
 
 class _Stream(HTTPStream):
-    """One request. Once it is answered it takes no more input, so that nobody waits to give it some."""
+    """One request; once it is answered it takes no more input, so that no sender of input waits for it."""
 
     new_request_id: NewRequestId
 
@@ -195,14 +195,14 @@ class _Stream(HTTPStream):
 
     async def _send_error_response(self, status_code: int) -> None:
         status = HTTPStatus(status_code)
-        headers, body = refusal(status, "the request failed; the log tells more under this id", self.new_request_id())
+        headers, body = refusal(status, "the request failed; the log has more under this id", self.new_request_id())
         await self.app_send({"type": "http.response.start", "status": status_code, "headers": headers})
         await self.app_send({"type": "http.response.body", "body": body, "more_body": False})
         self.state = ASGIHTTPState.CLOSED
 
 
 def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return headers and body of an answer after which the connection is closed."""
+    """Return the headers and the body of an error after which the connection is closed."""
     body = msgspec.json.encode(problem_of_status(status, detail, request_id))
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
@@ -216,9 +216,9 @@ def refusal(status: HTTPStatus, detail: str, request_id: str) -> tuple[list[tupl
 
 
 def _split_target(target: bytes) -> tuple[bytes | None, bytes | None]:
-    """Return a request target's authority, in absolute form alone, and its path and query (RFC 9112 3.2).
+    """Return the authority of a request target in absolute form, else None, and its path with the query (RFC 9112 3.2).
 
-    The path is None for any other form.
+    The path is None for any form but absolute and origin form.
     """
     if target.startswith(b"/"):
         return None, target

@@ -1,13 +1,12 @@
-"""Events over HTTP: one as JSON, or a stream of lines.
+"""Publishing over HTTP: one event as JSON, or a stream of lines.
 
-An event is handed to the router in one synchronous step, so a client that leaves takes nothing back and loses nothing
-but the answer. Of a stream, what has come in is submitted together and committed together, and its results leave before
-more of it is read; a line that is bad costs only itself. A stream may outlive the key or token it came with, so each
-line asks whether that is still in force.
+An event is passed to the router in one synchronous step, so a client that leaves loses only the answer. The lines of a
+stream that have arrived are submitted and committed together, and their results are sent before more is read. An
+invalid line is refused by itself. A stream may outlive its key or token, so each line checks whether it is in force.
 
-All single events of an organization wait in one flow of the journal, and so do all streams that its keys and tokens
-send, however many requests these are: what an organization sends delays itself and nobody else. The streams of a caller
-who belongs to none wait each for itself, since their order is kept and their events may be of any organization.
+All single events of an organization wait in one flow of the journal, and so do all streams of its keys and tokens: an
+organization delays only itself, however many requests it sends. Each stream of a caller without an organization has a
+flow of its own, since its order is kept and its events may be of any organization.
 """
 
 from collections.abc import AsyncGenerator, Hashable, Iterable
@@ -36,15 +35,15 @@ from webhookd.base.line_splitter import Line, LineSplitter, Oversized
 from webhookd.base.models import NewEvent, PublishResult
 from webhookd.journal import Ticket
 
-_MOST_SUBMITTED = 1024  # lines of one stream that wait for their commit together
-_FAIR_LINES = 64  # after so many others get a turn
-_LAST_WORDS = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED, ErrorCode.QUOTA_EXCEEDED})
+_MOST_SUBMITTED = 1024  # lines of one stream in one commit
+_FAIR_LINES = 64  # after so many lines, other tasks get a turn
+_FINAL = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED, ErrorCode.QUOTA_EXCEEDED})
 
 _encoder = msgspec.json.Encoder()
 
 
-class _Stopping(Exception):  # noqa: N818 - the end of a stream, not a failure
-    """The server, the caller's right or its quota ends: what was submitted has been answered, and no more is taken."""
+class _Stopping(Exception):  # noqa: N818 - the end of a stream, not an error
+    """The stream ends early: the server stops, or the caller's key or quota ends. Submitted lines are answered."""
 
 
 async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
@@ -79,13 +78,13 @@ def _decode(text: bytes, limit: int, caller: Caller) -> NewEvent:
 
 
 def _traceparent(request: Request) -> str | None:
-    """Return the header; None where there is none or, as good as none, more than one."""
+    """Return the header; None without it, and if it is repeated."""
     given = request.headers.getlist("traceparent")
     return given[0] if len(given) == 1 else None
 
 
 class _Stream:
-    """The lines of one request; each is submitted with `submit` and asks there whether it may be."""
+    """Submits the lines of one request, and checks for each whether it may be submitted."""
 
     def __init__(self, services: Services, caller: Caller, traceparent: str | None) -> None:
         bound_to = caller.organization_id
@@ -100,11 +99,11 @@ class _Stream:
 
     @property
     def has_room(self) -> bool:
-        """Whether the next line can be submitted without waiting for those before it."""
+        """Whether the next line can be submitted without waiting for the previous ones."""
         return self._services.store.has_room(self._flow)
 
     async def submit(self, line: Line) -> Ticket[PublishResult]:
-        """Submit a line; Rejected where it isn't taken."""
+        """Submit a line; Rejected if it isn't accepted."""
         services = self._services
         self._lines += 1
         if self._lines > self._most_lines:
@@ -115,7 +114,7 @@ class _Stream:
             )
         if line is Oversized.LINE:
             raise Rejected(
-                ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {self._max_bytes} bytes are taken"
+                ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {self._max_bytes} bytes are accepted"
             )
         new = in_trace(_decode(line, self._max_bytes, self._caller), self._traceparent)
         await services.router.room(self._flow)
@@ -133,13 +132,13 @@ async def _results(services: Services, caller: Caller, request: Request) -> Asyn
                 async with aclosing(_submit_all(services, stream, lines.feed(chunk))) as results:
                     async for result in results:
                         yield result
-        if (last := lines.finish()) is not None:  # over HTTP the length says that it is whole
+        if (last := lines.finish()) is not None:  # over HTTP, the end of the body ends the line
             async with aclosing(_submit_all(services, stream, [last])) as results:
                 async for result in results:
                     yield result
     except BodyTimeout as timeout:
         yield _refused_line(
-            services, ErrorCode.REQUEST_TIMEOUT, timeout.description or "the client was silent for too long"
+            services, ErrorCode.REQUEST_TIMEOUT, timeout.description or "the client sent nothing for too long"
         )
     except _Stopping:
         return
@@ -153,7 +152,7 @@ async def _submit_all(services: Services, stream: _Stream, lines: Iterable[Line]
             outcome: Ticket[PublishResult] | bytes = await stream.submit(line)
         except Rejected as refused:
             outcome = _refused_line(services, refused.code, refused.detail)
-            is_stopping = refused.code in _LAST_WORDS
+            is_stopping = refused.code in _FINAL
         submitted.append(outcome)
         if is_stopping:
             break

@@ -1,4 +1,4 @@
-"""Why nothing is being sent to a webhook, in the one sentence that API, dashboard and command line show. Pure."""
+"""Why no request to a webhook is in flight, in one sentence for the API, dashboard and command line. Pure."""
 
 from math import ceil
 

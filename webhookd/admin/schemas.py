@@ -1,6 +1,6 @@
-"""What crosses the admin API as JSON: the bodies and queries it takes, and the documents it answers with.
+"""The JSON of the admin API: request bodies, query parameters and response documents.
 
-Times are ISO-8601 strings here and epoch seconds everywhere else. An input refuses fields it doesn't know.
+Times are ISO-8601 strings here and epoch seconds everywhere else. An input refuses unknown fields.
 """
 
 from typing import Annotated, Generic, TypeVar
@@ -21,29 +21,29 @@ EventPattern = Annotated[
     Meta(
         max_length=130,
         pattern=r"^(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*(\.\*)?)\Z",
-        description="an exact name, every name below a prefix (`user.*`), or every name (`*`)",
+        description="an exact event type, all types below a prefix (`user.*`), or all types (`*`)",
         extra={ACCEPTS: "a type such as user.created, every type below a prefix, such as user.*, or * for all"},
     ),
 ]
 
 
 class Input(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Base of what is taken."""
+    """Base of request bodies and query parameters."""
 
 
 class Output(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Base of what is answered."""
+    """Base of response documents."""
 
 
 class Deleted(Output, frozen=True, kw_only=True):
-    """What was deleted."""
+    """The id of the deleted object."""
 
     id: str
     deleted: bool = True
 
 
 class Page(Struct, Generic[T], frozen=True, kw_only=True, rename="camel"):
-    """A part of a list; `nextCursor` asks for what follows."""
+    """A page of a list; `nextCursor` is the cursor of the next page, null on the last one."""
 
     data: list[T]
     next_cursor: str | None
@@ -53,7 +53,7 @@ class Page(Struct, Generic[T], frozen=True, kw_only=True, rename="camel"):
 
 
 class DeliveryView(Output, frozen=True, kw_only=True):
-    """One event for one webhook."""
+    """A delivery: one event for one webhook."""
 
     id: str
     webhook_id: str
@@ -74,7 +74,7 @@ class DeliveryView(Output, frozen=True, kw_only=True):
 
 
 class RequestView(Output, frozen=True, kw_only=True):
-    """The request of a delivery as it would leave now: signed afresh, the values of custom headers hidden."""
+    """The HTTP request of a delivery, with the headers of its last attempt; values of custom headers are hidden."""
 
     url: str
     headers: dict[str, str]
@@ -82,7 +82,7 @@ class RequestView(Output, frozen=True, kw_only=True):
 
 
 class AttemptView(Output, frozen=True, kw_only=True):
-    """One HTTP request of a delivery."""
+    """An attempt: one HTTP request of a delivery."""
 
     id: str
     number: int
@@ -100,14 +100,14 @@ class AttemptView(Output, frozen=True, kw_only=True):
 
 
 class DeliveryDetailView(DeliveryView, frozen=True, kw_only=True):
-    """A delivery with its request and its last 100 attempts, oldest first."""
+    """A delivery with its request and at most 100 attempts, oldest first."""
 
     request: RequestView
     attempt_log: list[AttemptView]
 
 
 class Force(Input, frozen=True, kw_only=True):
-    """How to retry; `force` sends what has succeeded once more."""
+    """How to retry; with `force`, a delivery that has succeeded is sent again."""
 
     force: bool = False
 
@@ -116,7 +116,10 @@ class Force(Input, frozen=True, kw_only=True):
 
 
 class ReplayRequest(Input, frozen=True, kw_only=True):
-    """What to recover or replay: from `since` on and before `until` (now), all of it or what `events` match."""
+    """The time range to recover or replay: from `since` until before `until` (default: now); `events` filters by type.
+
+    With `dryRun` the matches are counted, and nothing is queued.
+    """
 
     since: Time
     until: Time | None = None
@@ -125,19 +128,19 @@ class ReplayRequest(Input, frozen=True, kw_only=True):
 
 
 class Matched(Output, frozen=True, kw_only=True):
-    """How many deliveries or events were found."""
+    """The number of matching deliveries or events."""
 
     matched: int
 
 
 class ReplayStarted(Matched, frozen=True, kw_only=True):
-    """A recover or replay that goes on by itself from now on."""
+    """A recover or replay that runs in the background."""
 
     id: str
 
 
 class ReplayView(ReplayStarted, frozen=True, kw_only=True):
-    """How far a recover or replay is: `queued` of what it `matched` has been made to go."""
+    """The progress of a recover or replay: `queued` of the `matched` deliveries or events are queued."""
 
     queued: int
     status: ReplayStatus
@@ -152,27 +155,27 @@ class Submitted(Output, frozen=True, kw_only=True):
 
 
 class SubmittedLine(Submitted, frozen=True, kw_only=True):
-    """One result in a stream of them."""
+    """The result of an accepted event in a stream of results."""
 
     ok: bool = True
 
 
 class RefusalReason(Output, frozen=True, kw_only=True):
-    """Why one line of a stream was refused."""
+    """Why a line of a stream was refused."""
 
     code: str
     message: str
 
 
 class RefusedLine(Output, frozen=True, kw_only=True):
-    """One refusal in a stream of results."""
+    """The result of a refused line in a stream of results."""
 
     error: RefusalReason
     ok: bool = False
 
 
 class EventView(Output, frozen=True, kw_only=True):
-    """An event as it was accepted; `data` is what the producer sent."""
+    """An accepted event; `data` is what the producer sent."""
 
     id: str
     type: str
@@ -186,7 +189,7 @@ class EventView(Output, frozen=True, kw_only=True):
 
 
 class EventTypeInput(Input, frozen=True, kw_only=True):
-    """What is said of an event type; `schema` is a JSON Schema of its `data`."""
+    """The description of an event type; `schema` is a JSON Schema of its `data`."""
 
     description: Annotated[str, Meta(max_length=2000)] = ""
     schema: dict[str, object] | None = None
@@ -195,7 +198,7 @@ class EventTypeInput(Input, frozen=True, kw_only=True):
 
 
 class EventTypeView(Output, frozen=True, kw_only=True):
-    """One entry of the catalogue."""
+    """An event type of the catalogue."""
 
     name: str
     description: str
@@ -205,7 +208,7 @@ class EventTypeView(Output, frozen=True, kw_only=True):
 
 
 class NewKey(Input, frozen=True, kw_only=True):
-    """A key to be made."""
+    """An API key to be created."""
 
     role: Role
     name: Annotated[str, Meta(max_length=100)] = ""
@@ -226,7 +229,7 @@ class KeyView(Output, frozen=True, kw_only=True):
 
 
 class KeyWithText(KeyView, frozen=True, kw_only=True):
-    """A new key and the one showing of its text."""
+    """A new API key with its text, which is shown only once."""
 
     key: str
 
@@ -238,7 +241,7 @@ class Health(Output, frozen=True, kw_only=True):
 
 
 class StallView(Output, frozen=True, kw_only=True):
-    """A time for which the event loop did one thing, a step of `task`; null where no single step took so long."""
+    """A stall of the event loop by one step of `task`; `task` is null if no single step took that long."""
 
     ended_at: str
     seconds: float
@@ -247,13 +250,13 @@ class StallView(Output, frozen=True, kw_only=True):
 
 
 class LoopView(Output, frozen=True, kw_only=True):
-    """How the event loop was in the last hour: its longest stall, null where none took 20 ms."""
+    """The longest stall of the event loop in the last hour; null if none took 20 ms."""
 
     longest_stall: StallView | None
 
 
 class ReadinessView(Output, frozen=True, kw_only=True):
-    """Whether the server takes work; `reasons` say what is degraded."""
+    """Whether the server accepts work; `reasons` say what is degraded."""
 
     status: str
     reasons: tuple[str, ...] = ()
@@ -263,17 +266,17 @@ class ReadinessView(Output, frozen=True, kw_only=True):
 
 
 class NoQuery(Input, frozen=True, kw_only=True):
-    """No parameter is taken."""
+    """No query parameters."""
 
 
 class CursorQuery(Input, frozen=True, kw_only=True):
-    """Which page of a list: `cursor` is the `nextCursor` of the page before."""
+    """Which page of a list: `cursor` is the `nextCursor` of the previous page."""
 
     cursor: Cursor | None = None
 
 
 class ListQuery(CursorQuery, frozen=True, kw_only=True):
-    """Which page of a list, and its length."""
+    """Which page of a list, and at most how many rows."""
 
     limit: Limit = 20
 
@@ -284,7 +287,7 @@ class ListQuery(CursorQuery, frozen=True, kw_only=True):
 
 
 class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
-    """Which deliveries; `since` is inclusive, `until` is not."""
+    """Filters of deliveries; `since` is inclusive, `until` is exclusive."""
 
     status: DeliveryStatus | None = None
     event: EventTypeName | None = None
@@ -294,12 +297,12 @@ class DeliveryQuery(ListQuery, frozen=True, kw_only=True):
 
 
 class AttemptsQuery(Input, frozen=True, kw_only=True):
-    """Which attempts of a delivery: the last ones, or those before the one of this number."""
+    """Which attempts of a delivery: the last ones, or those before the attempt with the number `before`."""
 
     before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
 class EventQuery(ListQuery, frozen=True, kw_only=True):
-    """Which part of the feed: `after` is the `nextCursor` of the last answer."""
+    """Which part of the feed: `after` is the `nextCursor` of the previous answer."""
 
     after: Cursor | None = None

@@ -25,7 +25,7 @@ from webhookd.observe.metrics import Measures
 
 
 class Locks:
-    """A lock for each name, kept while somebody holds or awaits it: who changes one thing waits for no other's."""
+    """A lock for each name, kept while a task holds it or waits for it."""
 
     def __init__(self) -> None:
         self._locks: dict[str, trio.Lock] = {}
@@ -46,11 +46,11 @@ class Locks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """All that the operations work with.
+    """The parts of the server that operations use.
 
     `check_url` raises Rejected URL_NOT_ALLOWED for a URL that must not be dialled, `check_headers` VALIDATION_ERROR
-    for custom headers that must not be sent. Without `tokens` API keys alone are taken. `changing` holds a webhook, by
-    its id, for whoever reads it in order to change it.
+    for custom headers that must not be sent. Without `tokens` only API keys are accepted. `changing` has a lock for
+    each webhook, by id, for a task that reads a webhook in order to change it.
     """
 
     router: Router

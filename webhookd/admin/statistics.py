@@ -1,7 +1,8 @@
-"""The last hour and day in numbers: of all that a caller sees, and of one webhook."""
+"""The statistics of the last hour or day: of all that a caller may see, and of one webhook."""
 
 from http import HTTPStatus
-from typing import Any
+
+from msgspec.structs import asdict
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, operation
@@ -19,7 +20,7 @@ class StatsQuery(Input, frozen=True, kw_only=True):
 
 
 class LatencyView(Output, frozen=True, kw_only=True):
-    """Milliseconds that half, 95 % and 99 % of the attempts stayed within; null without any."""
+    """The 50th, 95th and 99th percentile of the duration of attempts, in milliseconds; null without attempts."""
 
     p50: int | None
     p95: int | None
@@ -27,7 +28,7 @@ class LatencyView(Output, frozen=True, kw_only=True):
 
 
 class CountsView(Output, frozen=True, kw_only=True):
-    """What happened in a period: `failures` counts attempts, `failed` the deliveries that were given up."""
+    """The counts of a period: `failures` counts failed attempts, `failed` counts failed deliveries."""
 
     events: int
     delivered: int
@@ -37,7 +38,7 @@ class CountsView(Output, frozen=True, kw_only=True):
 
 
 class PointView(CountsView, frozen=True, kw_only=True):
-    """One period, by its start."""
+    """The counts of the period that begins at `at`."""
 
     at: str
 
@@ -67,19 +68,19 @@ async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer:
 def _view(series: Series) -> StatsView:
     return StatsView(
         seconds=series.seconds,
-        total=CountsView(**_fields(series.total)),
-        points=tuple(PointView(at=iso(point.at), **_fields(point.counts)) for point in series.points),
+        total=_counts(series.total),
+        points=tuple(PointView(at=iso(point.at), **asdict(_counts(point.counts))) for point in series.points),
     )
 
 
-def _fields(counts: Counts) -> dict[str, Any]:
-    return {
-        "events": counts.events,
-        "delivered": counts.delivered,
-        "failures": counts.failures,
-        "failed": counts.failed,
-        "latency_ms": LatencyView(p50=_ms(counts, 0.5), p95=_ms(counts, 0.95), p99=_ms(counts, 0.99)),
-    }
+def _counts(counts: Counts) -> CountsView:
+    return CountsView(
+        events=counts.events,
+        delivered=counts.delivered,
+        failures=counts.failures,
+        failed=counts.failed,
+        latency_ms=LatencyView(p50=_ms(counts, 0.5), p95=_ms(counts, 0.95), p99=_ms(counts, 0.99)),
+    )
 
 
 def _ms(counts: Counts, share: float) -> int | None:
@@ -92,7 +93,7 @@ OPERATIONS = (
         "getStats",
         "GET /api/stats",
         Permission.READ,
-        "Read the last hour or day in numbers",
+        "Read the statistics of the last hour or day",
         get_stats,
         answers={HTTPStatus.OK: StatsView},
     ),
@@ -100,7 +101,7 @@ OPERATIONS = (
         "getWebhookStats",
         "GET /api/webhooks/{webhookId}/stats",
         Permission.READ,
-        "Read the last 24 hours of a webhook in numbers",
+        "Read the statistics of the last 24 hours of a webhook",
         get_webhook_stats,
         answers={HTTPStatus.OK: StatsView},
         refuses=(ErrorCode.NOT_FOUND,),

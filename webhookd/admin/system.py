@@ -1,4 +1,4 @@
-"""What tells of the server itself: alive, ready, and the description of this API."""
+"""The server's own state (health, readiness, metrics, event loop) and the description of this API."""
 
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -26,12 +26,12 @@ _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
 
 
 async def get_health(_: Call[NoQuery, NoBody]) -> Answer:
-    """Say that the process answers."""
+    """Answer that the process is alive."""
     return Answer(value=Health())
 
 
 async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
-    """Say whether the server takes work."""
+    """Answer whether the server accepts work."""
     state, reasons = call.services.lifecycle.readiness()
     status = HTTPStatus.SERVICE_UNAVAILABLE if state in _NOT_READY else HTTPStatus.OK
     headers = {"Retry-After": "1"} if state in _NOT_READY else {}
@@ -39,13 +39,13 @@ async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 async def get_metrics(call: Call[NoQuery, NoBody]) -> Response:
-    """Say in numbers how the server is, for Prometheus."""
+    """Answer with the metrics for Prometheus."""
     metrics = call.services.metrics
     return Response(await metrics.expose(), HTTPStatus.OK, content_type=metrics.media_type)
 
 
 async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:
-    """Say how the event loop was in the last hour."""
+    """Answer with the longest stall of the event loop in the last hour."""
     longest = call.services.stalls.longest()
     if longest is None:
         return Answer(value=LoopView(longest_stall=None))
@@ -61,7 +61,7 @@ async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
     """Return the operations of this module; the description covers `all_operations`, these included."""
 
-    described: list[tuple[object, Raw]] = []  # the last one, by the catalogue that it is of
+    described: list[tuple[object, Raw]] = []  # the last description, with the catalogue it was made from
 
     def encoded(catalogue: Sequence[EventTypeRow]) -> Raw:
         return Raw(msgspec.json.encode(describe(all_operations(), catalogue)))
@@ -69,7 +69,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
     async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer:
         catalogue = await call.services.store.event_types.all()
         if not described or described[0][0] != catalogue:
-            # A full catalogue takes too long for the loop.
+            # Describing a full catalogue would block the event loop for too long.
             described[:] = [(catalogue, await trio.to_thread.run_sync(encoded, catalogue))]
         return Answer(value=described[0][1])
 
@@ -78,7 +78,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             "getOpenapi",
             "GET /api/openapi.json",
             Permission.READ,
-            "Read this description",
+            "Read this OpenAPI document",
             get_openapi,
             answers={HTTPStatus.OK: dict[str, object]},
         ),
@@ -86,7 +86,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             "getHealth",
             "GET /healthz",
             Permission.NOTHING,
-            "Ask whether the process answers",
+            "Check that the process is alive",
             get_health,
             answers={HTTPStatus.OK: Health},
         ),
@@ -94,7 +94,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             "getReadiness",
             "GET /readyz",
             Permission.NOTHING,
-            "Ask whether the server takes work",
+            "Check whether the server accepts work",
             get_readiness,
             answers={HTTPStatus.OK: ReadinessView, HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView},
         ),
@@ -102,7 +102,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             "getMetrics",
             "GET /metrics",
             Permission.NOTHING,
-            "Read the metrics, in Prometheus' text format",
+            "Read the metrics in the text format of Prometheus",
             get_metrics,
             answers={},
             streams={HTTPStatus.OK: {"text/plain": str}},
@@ -111,7 +111,7 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
             "getLoop",
             "GET /api/loop",
             Permission.ADMINISTER_HERE,
-            "Say for how long the event loop stood still in the last hour; over the control socket alone",
+            "Read the longest stall of the event loop in the last hour; control socket only",
             get_loop,
             answers={HTTPStatus.OK: LoopView},
         ),

@@ -1,9 +1,9 @@
-"""Tokens (JWT, RFC 7519) of an application's own sign-in, taken beside API keys.
+"""Tokens (JWT, RFC 7519) of an application's own sign-in, accepted in addition to API keys.
 
-What a token is checked with is fixed by the key alone (RFC 8725 section 3.1): each key has one algorithm, by its kind,
-so a token that names another, or `none`, finds no key. Issuer, audience, end and subject are required. The key file is
-looked at every second, in a thread, and read again when it has changed; one that can't be used then leaves the keys in
-force that were, so that a half-written file locks nobody out.
+The key alone decides the algorithm (RFC 8725 section 3.1): each kind of key has one algorithm, so a token with another
+one, or with `none`, matches no key. Issuer, audience, expiry and subject are required. The key file is checked every
+second, in a thread, and read again when it has changed. If it can't be used then, the previous keys stay in force, so
+that a half-written file locks nobody out.
 """
 
 import os
@@ -38,14 +38,14 @@ LOOK_SECONDS = 1.0
 _MOST_FILE_BYTES = 1_048_576
 _LONGEST_TOKEN = 8192
 _LONGEST_SUBJECT = 255
-_MOST_TRIED = 8  # keys without an id of their own, for one token
+_MOST_TRIED = 8  # keys tried for one token
 _LEAST_SECRET_BYTES = 32  # RFC 7518 section 3.2
 _LEAST_RSA_BITS = 2048  # and 3.3
 _ALGORITHMS = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA", ("oct", None): "HS256"}
 _REQUIRED = ["exp", "iss", "aud", "sub"]
 
 _Material = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey | bytes
-_Identity = tuple[int, int, int]  # of a file as it is
+_Identity = tuple[int, int, int]  # of one version of a file
 _log = get_logger("admin.tokens")
 
 
@@ -53,7 +53,7 @@ _Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]  # to the end
 
 
 class _Claims(msgspec.Struct, frozen=True):
-    """The claims that are computed with or compared, each in the only type that is taken (RFC 7519 section 4.1)."""
+    """The claims that are used, each in its only accepted type (RFC 7519 section 4.1)."""
 
     exp: _Moment
     iss: str
@@ -69,7 +69,7 @@ class _Jwks(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What a signature is checked with, and by which algorithm alone."""
+    """A key to verify signatures, with its only algorithm."""
 
     algorithm: str
     material: _Material
@@ -77,9 +77,9 @@ class _Key:
 
 
 class TokenKeys:
-    """The keys of `jwt.secret_file`, `jwt.public_key_file` or `jwt.jwks_file`, and what a token must say.
+    """The keys of `jwt.secret_file`, `jwt.public_key_file` or `jwt.jwks_file`, and the claims that a token needs.
 
-    Raises ConfigError, naming the key of the configuration, for a file that can't be used.
+    Raises ConfigError, with the name of the configuration key, for a file that can't be used.
     """
 
     def __init__(self, config: JwtConfig, file: tuple[str, Path]) -> None:
@@ -89,10 +89,10 @@ class TokenKeys:
         self._seen = _identity(self._path)
         self._keys = read_keys(self._name, self._path)
         if not self._keys:
-            raise ConfigError(f"{self._name}: {self._path} holds no key that a token could be checked with")
+            raise ConfigError(f"{self._name}: {self._path} holds no key that could verify a token")
 
     def identify(self, text: str) -> Caller:
-        """Return the caller whose token this is; Rejected UNAUTHORIZED, or FORBIDDEN where it gives no role here."""
+        """Return the caller with this token; Rejected UNAUTHORIZED, or FORBIDDEN if it gives no role here."""
         claims = self._verified(text)
         known = _typed(claims)
         if not known.sub.isprintable():
@@ -130,9 +130,9 @@ class TokenKeys:
             except jwt.InvalidSignatureError:
                 continue
             except jwt.PyJWTError as error:
-                # Its signature holds, so whoever holds the token may know what else is wrong with it.
+                # The signature is valid, so the client may learn what else is wrong with its token.
                 raise _refused(_reason(error)) from error
-        raise Rejected(ErrorCode.UNAUTHORIZED, "this is neither an API key nor a token that can be checked here")
+        raise Rejected(ErrorCode.UNAUTHORIZED, "this is neither an API key nor a token that this server can verify")
 
     def _role(self, claims: Mapping[str, object]) -> Role:
         claimed = claims.get(self._config.role_claim)
@@ -158,7 +158,7 @@ class TokenKeys:
         try:
             return msgspec.convert(claimed, OrganizationId)
         except msgspec.ValidationError as error:
-            # A token that forgot its organization must not reach all of them.
+            # A token without an organization must not reach all organizations.
             raise Rejected(
                 ErrorCode.FORBIDDEN,
                 f"the token's claim {name!r} is no organization (1 to 64 letters, digits, _ . : and -, or * for all)",
@@ -171,7 +171,7 @@ class TokenKeys:
             await self.follow()
 
     async def follow(self) -> None:
-        """Look at the key file, and read it again where it has changed."""
+        """Read the key file again if it has changed."""
         changed = await trio.to_thread.run_sync(self._changed, limiter=self._threads, abandon_on_cancel=True)
         if changed is None:
             return
@@ -193,12 +193,12 @@ class TokenKeys:
 
 
 def open_tokens(config: JwtConfig) -> TokenKeys | None:
-    """Return what knows the configured tokens, None where none are taken; ConfigError."""
+    """Return the verifier of the configured tokens, None if none are configured; ConfigError."""
     return None if config.key_file is None else TokenKeys(config, config.key_file)
 
 
 def read_keys(name: str, path: Path) -> tuple[_Key, ...]:
-    """Read the key file that `name` (such as `jwt.jwks_file`) names; ConfigError with that name."""
+    """Read the key file of the configuration key `name`, such as `jwt.jwks_file`; ConfigError with that name."""
     try:
         with open_file(path) as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
@@ -218,13 +218,13 @@ def read_keys(name: str, path: Path) -> tuple[_Key, ...]:
     return keys
 
 
-class _Unusable(Exception):  # noqa: N818 - what is wrong with a file, for a ConfigError
-    """What is wrong with a key file; its text never holds any of the file's."""
+class _Unusable(Exception):  # noqa: N818 - becomes a ConfigError
+    """What is wrong with a key file; its text never contains text of the file."""
 
 
 def _secret(text: bytes) -> tuple[_Key, ...]:
     secret = text.rstrip(b"\r\n")
-    # Whoever knows a public key could sign with it.
+    # With a public key as the secret, everybody who knows it could sign tokens.
     if b"-----BEGIN" in secret or secret.lstrip().startswith(b"{"):
         raise _Unusable("isn't a shared secret: for a PEM set jwt.public_key_file, for a JWKS jwt.jwks_file")
     if len(secret) < _LEAST_SECRET_BYTES:
@@ -256,7 +256,7 @@ _READERS = {"jwt.secret_file": _secret, "jwt.public_key_file": _public, "jwt.jwk
 
 
 def _from_jwk(jwk: dict[str, object]) -> _Key | None:
-    """Return a key of the set, None for one that is for other uses or of a kind that isn't taken."""
+    """Return a key of the set, None for a key of another use or kind."""
     kind, curve, key_id = jwk.get("kty"), jwk.get("crv"), jwk.get("kid")
     algorithm = _ALGORITHMS.get((kind, curve)) if isinstance(kind, str) else None  # type: ignore[arg-type]  # found or not
     uses = jwk.get("key_ops")
@@ -264,13 +264,13 @@ def _from_jwk(jwk: dict[str, object]) -> _Key | None:
         return None
     if isinstance(uses, list) and "verify" not in uses:
         return None
-    said = f"key {key_id!r}" if isinstance(key_id, str) else "a key"
+    name = f"key {key_id!r}" if isinstance(key_id, str) else "a key"
     if "d" in jwk:
-        raise _Unusable(f"holds a private key ({said}): only the public one belongs here")
+        raise _Unusable(f"holds a private key ({name}): only the public one belongs here")
     try:
         key = jwt.PyJWK(jwk, algorithm).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
-        raise _Unusable(f"has {said} of the kind {kind} that isn't whole") from error
+        raise _Unusable(f"has {name} of the kind {kind} that isn't whole") from error
     return _checked(key, key_id if isinstance(key_id, str) else None)
 
 
@@ -278,7 +278,7 @@ def _checked(key: object, key_id: str | None) -> _Key:
     match key:
         case RSAPublicKey():
             if key.key_size < _LEAST_RSA_BITS:
-                raise _Unusable(f"holds an RSA key of {key.key_size} bits; at least {_LEAST_RSA_BITS} are taken")
+                raise _Unusable(f"holds an RSA key of {key.key_size} bits; at least {_LEAST_RSA_BITS} are accepted")
             return _Key("RS256", key, key_id)
         case EllipticCurvePublicKey() if isinstance(key.curve, SECP256R1):
             return _Key("ES256", key, key_id)
@@ -286,14 +286,14 @@ def _checked(key: object, key_id: str | None) -> _Key:
             return _Key("EdDSA", key, key_id)
         case bytes():
             if len(key) < _LEAST_SECRET_BYTES:
-                raise _Unusable(f"holds a secret of {len(key)} bytes; at least {_LEAST_SECRET_BYTES} are taken")
+                raise _Unusable(f"holds a secret of {len(key)} bytes; at least {_LEAST_SECRET_BYTES} are accepted")
             return _Key("HS256", key, key_id)
         case _:
             raise _Unusable("holds a key of another kind than RSA (RS256), EC P-256 (ES256) and Ed25519 (EdDSA)")
 
 
 def _identity(path: Path) -> _Identity | None:
-    """Return what changes when a file does, None where there is none."""
+    """Return the version of a file, None without a file."""
     try:
         found = path.stat()
     except OSError:
@@ -313,9 +313,9 @@ _ILL_FORMED = {
 
 
 def _typed(claims: Mapping[str, object]) -> _Claims:
-    """Return the claims that are used, each in its type; Rejected UNAUTHORIZED, naming the first that isn't.
+    """Return the used claims in their types; Rejected UNAUTHORIZED with the first claim of another type.
 
-    The library that has verified them takes a text or a number of any size for a time.
+    The library that verifies tokens also accepts a text or a number of any size as a time.
     """
     try:
         return msgspec.convert(claims, _Claims)
@@ -333,7 +333,7 @@ def _fits(claims: Mapping[str, object], field: msgspec.structs.FieldInfo) -> boo
 
 
 def _refused(reason: str) -> Rejected:
-    return Rejected(ErrorCode.UNAUTHORIZED, f"the token is not taken: {reason}")
+    return Rejected(ErrorCode.UNAUTHORIZED, f"the token is not accepted: {reason}")
 
 
 def _reason(error: jwt.PyJWTError) -> str:

@@ -1,4 +1,4 @@
-"""From the journal's rows to the documents of the API."""
+"""Converts rows of the journal to documents of the API."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -45,7 +45,7 @@ _envelope_decoder = msgspec.json.Decoder(_Envelope)
 
 
 def iso_or_none(at: float | None) -> str | None:
-    """Format a time that may be missing."""
+    """Format an optional time."""
     return None if at is None else iso(at)
 
 
@@ -55,7 +55,7 @@ def page(found: RowPage[R], view: Callable[[R], V]) -> Page[V]:
 
 
 def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig) -> Webhook:
-    """Return an endpoint as the API shows it, with the policy in force."""
+    """Return an endpoint as the API shows it, with the settings in force."""
     policy = resolve(endpoint.overrides, defaults)
     return Webhook(
         id=endpoint.id,
@@ -97,7 +97,7 @@ def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig
 
 
 def with_secret(view: Webhook, secret: Secret[str]) -> WebhookWithSecret:
-    """Return the same with the one showing of its secret."""
+    """Return a webhook with its secret, which is shown only once."""
     return WebhookWithSecret(**asdict(view), secret=secret.reveal())
 
 
@@ -152,7 +152,7 @@ def detailed(view: DeliveryView, detail: DeliveryDetail, headers: dict[str, str]
 
 
 def hidden_headers(endpoint: Endpoint) -> dict[str, str]:
-    """Return the custom headers that are sent to an endpoint, without their values."""
+    """Return the custom headers of an endpoint with hidden values."""
     return dict(sent((name, HIDDEN) for name in endpoint.header_names))
 
 

@@ -25,17 +25,17 @@ MetadataValue = Annotated[str, Meta(max_length=500)]
 
 
 class RetrySettings(RetryOverrides, frozen=True, kw_only=True):
-    """The retry rules that a webhook may state for itself.
+    """The retry settings of a webhook.
 
-    Delays below a second are the operator's alone, as defaults: a hundred failing webhooks that are tried every 10 ms
-    take the machine from all others.
+    Only the server's defaults may have delays below a second: a hundred failing webhooks that are tried every 10 ms
+    would slow down all others.
     """
 
     delays: Annotated[tuple[OwnDelaySeconds, ...], Meta(min_length=1, max_length=50)] | None = None
 
 
 class WebhookSettings(Input, frozen=True, kw_only=True):
-    """What can be set of a webhook at any time; null or absent means the server's own."""
+    """The settings of a webhook; null or a missing field means the server's default."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2048, extra_json_schema={"format": "uri"})]
     events: Annotated[tuple[EventPattern, ...], Meta(min_length=1, max_length=100)]
@@ -53,8 +53,8 @@ class WebhookSettings(Input, frozen=True, kw_only=True):
         dict[str, str],
         Meta(
             description=(
-                "custom request headers, the values of which are never shown again; names count without regard to "
-                f"case, and names and values have at most {MOST_BYTES} characters in all"
+                "custom request headers, whose values are never shown again; names are case-insensitive, and names "
+                f"and values have at most {MOST_BYTES} characters in total"
             )
         ),
     ] = msgspec.field(default_factory=dict)
@@ -62,13 +62,13 @@ class WebhookSettings(Input, frozen=True, kw_only=True):
 
 
 class NewWebhook(WebhookSettings, frozen=True, kw_only=True):
-    """A webhook to be created; without `secret` one is made."""
+    """A webhook to be created; without `secret` a new one is generated."""
 
     organization_id: OrganizationId | None = None
     secret: Annotated[str, Meta(max_length=128)] | None = None
 
 
-# Every setting, and null for the server's own. Only described here: a patch is checked once it is merged.
+# Every setting, null for the server's default. It only describes: a patch is checked after it is merged.
 WebhookPatch = msgspec.defstruct(
     "WebhookPatch",
     [(field.name, field.type | UnsetType | None, UNSET) for field in msgspec.structs.fields(WebhookSettings)],
@@ -79,14 +79,14 @@ WebhookPatch = msgspec.defstruct(
 
 
 class Rotation(Input, frozen=True, kw_only=True):
-    """How to change a secret; for the overlap both sign."""
+    """How to rotate a secret; both secrets sign during the overlap."""
 
     overlap_seconds: Annotated[float, Meta(ge=0, le=604_800)] = 86_400
     secret: Annotated[str, Meta(max_length=128)] | None = None
 
 
 class Retry(Output, frozen=True, kw_only=True):
-    """The retry rules in force."""
+    """The retry settings in force."""
 
     delays: tuple[float, ...]
     jitter: float
@@ -96,7 +96,7 @@ class Retry(Output, frozen=True, kw_only=True):
 
 
 class HealthView(Output, frozen=True, kw_only=True):
-    """How a webhook is; `reason` says in one sentence why nothing is being sent."""
+    """The health of a webhook; `reason` says in one sentence why no request is in flight."""
 
     breaker: BreakerState
     sending: bool
@@ -111,7 +111,7 @@ class HealthView(Output, frozen=True, kw_only=True):
 
 
 class Webhook(Output, frozen=True, kw_only=True):
-    """A webhook with the policy in force for it; `headers` are the names of its custom headers."""
+    """A webhook with the settings in force; `headers` are the names of its custom headers."""
 
     id: str
     url: str
@@ -140,6 +140,6 @@ class Webhook(Output, frozen=True, kw_only=True):
 
 
 class WebhookWithSecret(Webhook, frozen=True, kw_only=True):
-    """A webhook and the one showing of its secret."""
+    """A webhook with its secret, which is shown only once."""
 
     secret: str

@@ -1,10 +1,10 @@
-"""Webhooks: list, create, read, change, delete, and a new secret.
+"""Webhooks: list, create, read, change, delete, rotate the secret.
 
-A change is a merge patch (RFC 7396) on the settings as they could have been posted: null or an absent member means the
-server's own, so one validation serves creation and change. Changes of one webhook run one after the other here: what a
-patch was merged into is still so when it is written.
+A change is a merge patch (RFC 7396) on the document that would create the webhook. Null or a missing member means the
+server's default, so creating and changing share one validation. Changes of one webhook run one at a time: the settings
+that a patch was merged into are still the current ones when the result is written.
 
-The ETag stands for the settings: each change of them, whoever made it, gives another one, and deliveries alone don't.
+The ETag identifies the settings: each change of them gives a new one, and deliveries don't change it.
 """
 
 from collections.abc import Mapping
@@ -68,9 +68,9 @@ async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
 
 
 async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
-    """Create a webhook and show its secret, this once."""
+    """Create a webhook and show its secret, only this once."""
     services, wanted = call.services, call.body
-    call.preconditions.check_untagged()  # what is to be made has no tag yet
+    call.preconditions.check_untagged()  # a new webhook has no tag yet
     organization_id = call.caller.stamp(wanted.organization_id)
     check_events(services, wanted.events)
     services.check_headers(wanted.headers)
@@ -103,7 +103,7 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
 
 
 async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer | Response:
-    """Answer with one webhook; with nothing where the caller has its settings as they are."""
+    """Answer with one webhook, or with 304 if the caller has its present settings."""
     endpoint = await call.find_webhook()
     tag = etag(endpoint)
     call.preconditions.check_read(tag)
@@ -113,7 +113,7 @@ async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer | Response:
 
 
 async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
-    """Apply a merge patch; an operator may change `isActive` alone."""
+    """Apply the merge patch in the body; an operator may change only `isActive`."""
     services = call.services
     expect_media_type(call.request, JSON, MERGE_PATCH)
     text = await read_body(
@@ -124,12 +124,12 @@ async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) -> Answer:
-    """Apply a merge patch that has been read; an operator may change `isActive` alone."""
+    """Apply a decoded merge patch; an operator may change only `isActive`."""
     services = call.services
     if call.caller.role is Role.OPERATOR and patch.keys() != {"isActive"}:
-        raise Rejected(ErrorCode.FORBIDDEN, "a key of the role operator may change isActive alone")
+        raise Rejected(ErrorCode.FORBIDDEN, "the role operator may change only isActive")
     if isinstance(patch.get("url"), str):
-        # Resolving may take seconds, so it happens before others wait for us.
+        # Resolving the name may take seconds, so it happens before the webhook is locked.
         await services.check_url(cast("str", patch["url"]))
     async with services.changing.holding(call.path["webhookId"]):
         endpoint = await call.find_webhook()
@@ -140,8 +140,8 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
 
 
 async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
-    """Delete a webhook; what it had queued is canceled."""
-    # Nothing of what is read here is written, and a long queue takes a while: others may find the webhook gone.
+    """Delete a webhook; its pending deliveries are canceled."""
+    # No lock: nothing that is read here is written, and to cancel a long queue takes a while.
     endpoint = await call.find_webhook()
     entry, condition = call.audit_entry(Action.WEBHOOK_DELETE), _condition(call.preconditions)
     await call.services.router.delete_endpoint(endpoint.id, entry, condition)
@@ -149,7 +149,7 @@ async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
-    """Give the webhook a new secret and show it, this once."""
+    """Rotate the secret and show the new one, only this once."""
     services = call.services
     secret = Secret(generate_secret()) if call.body.secret is None else _imported(call.body.secret)
     async with services.changing.holding(call.path["webhookId"]):
@@ -162,7 +162,7 @@ async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
 
 
 def etag(endpoint: Endpoint) -> str:
-    """Return the entity tag of a webhook's settings; no two versions of a webhook have the same `updated_at`."""
+    """Return the entity tag of a webhook's settings, whose versions all differ in `updated_at`."""
     return tag_of(f"{round(endpoint.updated_at * 1000):x}")
 
 
@@ -184,7 +184,7 @@ def _imported(secret: str) -> Secret[str]:
 
 
 def check_events(services: Services, patterns: tuple[str, ...]) -> None:
-    """Raise Rejected UNKNOWN_EVENT_TYPE for exact names that the catalogue doesn't know."""
+    """Raise Rejected UNKNOWN_EVENT_TYPE for exact event types that are not in the catalogue."""
     known = services.router.event_types
     unknown = [
         (f"/events/{index}", "a name of the catalogue, a prefix such as user.*, or *")
@@ -205,7 +205,7 @@ def _overrides(settings: WebhookSettings) -> PolicyOverrides:
 
 
 async def _changes(services: Services, endpoint: Endpoint, patch: Mapping[str, object]) -> EndpointChanges:
-    """Return what `patch` makes of the endpoint, leaving out what it doesn't name."""
+    """Return the changes that `patch` makes; fields that it doesn't name are left out."""
     current_headers: dict[str, str] = {}
     if patch.get("headers") is not None:
         credentials = await services.store.webhooks.credentials(services.vault, endpoint.pk, services.clock.now())
@@ -249,7 +249,7 @@ def merge(target: object, patch: object) -> object:
 
 
 def document(endpoint: Endpoint, headers: Mapping[str, str]) -> dict[str, object]:
-    """Return the endpoint as the body that would have created it."""
+    """Return the body that would create the endpoint."""
     overrides = asdict(endpoint.overrides)
     settings = WebhookSettings(
         url=endpoint.url,
@@ -290,7 +290,7 @@ OPERATIONS = (
         "createWebhook",
         "POST /api/webhooks",
         Permission.ADMINISTER,
-        "Create a webhook; the answer shows its secret, this once",
+        "Create a webhook; only this answer shows its secret",
         create_webhook,
         answers={HTTPStatus.CREATED: WebhookWithSecret},
         refuses=(*_REFUSES, ErrorCode.QUOTA_EXCEEDED),
@@ -312,7 +312,7 @@ OPERATIONS = (
             name,
             f"{method} /api/webhooks/{{webhookId}}",
             Permission.OPERATE,
-            "Change a webhook by a merge patch (RFC 7396); the role operator may change isActive alone",
+            "Change a webhook by a merge patch (RFC 7396); the role operator may change only isActive",
             change_webhook,
             reads_itself=_PATCHED,
             answers={HTTPStatus.OK: Webhook},
@@ -325,7 +325,7 @@ OPERATIONS = (
         "deleteWebhook",
         "DELETE /api/webhooks/{webhookId}",
         Permission.ADMINISTER,
-        "Delete a webhook; its pending deliveries become canceled",
+        "Delete a webhook; its pending deliveries are canceled",
         delete_webhook,
         answers={HTTPStatus.OK: Deleted},
         refuses=(ErrorCode.NOT_FOUND,),
@@ -335,7 +335,7 @@ OPERATIONS = (
         "rotateSecret",
         "POST /api/webhooks/{webhookId}/rotate-secret",
         Permission.ADMINISTER,
-        "Give a webhook a new secret; both sign for the overlap",
+        "Rotate the secret of a webhook; both secrets sign during the overlap",
         rotate_secret,
         optional_body=True,
         answers={HTTPStatus.OK: WebhookWithSecret},
