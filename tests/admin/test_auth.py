@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 import msgspec
+import pytest
 import trio
 
 from tests.admin.inprocess import OWN_UID, Signer, api_in_process
@@ -169,3 +170,30 @@ async def test_a_stream_ends_with_its_key(tmp_path: Path, autojump_clock: trio.t
         assert [result["ok"] for result in results] == [True, False]
         assert results[1]["error"]["code"] == "UNAUTHORIZED"
         assert len((await api.ask("GET", "/api/events", None, uid=OWN_UID)).json()["data"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "role"),
+    [
+        ("/api/events", b'{"type": "user.created", "data": {}}', "ingest"),
+        ("/api/webhooks", b'{"url": "https://a.example/", "events": ["*"]}', "admin"),
+    ],
+    ids=["event", "webhook"],
+)
+async def test_a_key_that_is_revoked_while_a_body_arrives_changes_nothing(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, path: str, body: bytes, role: str
+) -> None:
+    """A revoked key no longer works from the answer to its revocation on, also for a request that has begun."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        key_id, text = await api.key(role)
+
+        async def slowly() -> AsyncIterator[bytes]:
+            yield body[:10]
+            await trio.sleep(1)
+            await api.ask("DELETE", f"/api/keys/{key_id}", None, uid=OWN_UID)
+            yield body[10:]
+
+        headers = {"authorization": f"Bearer {text}", "content-type": "application/json"}
+        answer = await api.client().post(path, headers=headers, content=slowly())
+        assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHORIZED")
+        assert (await api.ask("GET", path, None, uid=OWN_UID)).json()["data"] == []

@@ -17,7 +17,7 @@ from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, body_of, decode_query, e
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
 from webhookd.admin.schemas import Input
 from webhookd.admin.services import Services
-from webhookd.base.errors import ErrorCode
+from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body
 from webhookd.base.models import Endpoint
 from webhookd.journal import Action, AuditEntry
@@ -46,12 +46,21 @@ class Call(Generic[Q, B]):
     body: B
     preconditions: Preconditions = NO_PRECONDITIONS
 
+    def begin_change(self) -> None:
+        """Note that the request is about to change something; Rejected UNAUTHORIZED if its key is no longer in force.
+
+        A body may take a while to arrive, and its key may be revoked or expire in that time.
+        """
+        if self.services.keys.caller_now(self.caller, self.services.clock.now()) is None:
+            raise Rejected(ErrorCode.UNAUTHORIZED, "the API key or token of this request is no longer in force")
+        body_of(self.request).may_have_changed = True
+
     def audit_entry(self, action: Action, fields: Iterable[str] = ()) -> AuditEntry:
         """Return an entry for the audit log; `fields` are the names of the given fields.
 
-        From here on, the request counts as one that may have changed something.
+        From here on, the request counts as one that may have changed something. Raises as `begin_change`.
         """
-        body_of(self.request).may_have_changed = True
+        self.begin_change()
         assert self.caller.actor is not None  # noqa: S101 - an anonymous caller has no permission to change anything
         return AuditEntry(
             actor=self.caller.actor,

@@ -19,7 +19,7 @@ import trio
 from quart import Request, Response
 
 from webhookd.admin.auth import Caller
-from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, body_of, chunks, expect_media_type, read_body
+from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_media_type, read_body
 from webhookd.admin.operations import Answer, Call, NoBody
 from webhookd.admin.schemas import (
     NoQuery,
@@ -60,7 +60,7 @@ async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
         new = in_trace(_decode(text, limit, call.caller), _traceparent(call.request))
         flow = ("posts", new.organization_id)
         await services.router.room(flow)
-        body_of(call.request).may_have_changed = True
+        call.begin_change()
         result = await services.router.publish(new, flow).wait()
     except Rejected as refused:
         services.measures.refuse(refused.code.value)
