@@ -52,17 +52,17 @@ async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
-    services, asked = call.services, call.body
+    services, body = call.services, call.body
     endpoint = await call.find_webhook()
-    since = parse_time("since", asked.since)
-    until = services.clock.now() + 0.001 if asked.until is None else parse_time("until", asked.until)
+    since = parse_time("since", body.since)
+    until = services.clock.now() + 0.001 if body.until is None else parse_time("until", body.until)
     if since >= until:
         raise invalid((("/until", "takes a time after since"),))
-    wanted = selection(endpoint, kind, since=since, until=until, events=asked.events)
-    if asked.dry_run:
+    wanted = selection(endpoint, kind, since=since, until=until, events=body.events)
+    if body.dry_run:
         return Answer(value=Matched(matched=(await services.store.replays.match(wanted)).count))
     action = Action.WEBHOOK_RECOVER if kind is ReplayKind.RECOVER else Action.WEBHOOK_REPLAY
-    row = await services.router.replayer.start(endpoint, wanted, call.audit_entry(action, given(asked)))
+    row = await services.router.replayer.start(endpoint, wanted, call.audit_entry(action, given(body)))
     return Answer(
         value=ReplayStarted(id=row.id, matched=row.matched),
         status=HTTPStatus.ACCEPTED,

@@ -120,7 +120,7 @@ class Guard:
             await self._ended.wait()
 
     def close(self) -> None:
-        """Close the listeners; who bound a socket file takes it away."""
+        """Close the listeners; the caller that bound a socket file removes it."""
         for listener in (*self._tcp, *self._control):
             listener.close()
 

@@ -46,16 +46,16 @@ class ChainState(Struct, frozen=True, kw_only=True):
 
 async def show_audit(visit: Visit) -> Response:
     """Show the entries, newest first."""
-    asked = visit.query(AuditSearch)
-    since, until, problems = read_range(asked.since, asked.until)
+    filters = visit.query(AuditSearch)
+    since, until, problems = read_range(filters.since, filters.until)
     found = ListPage[AuditView](data=[], next_cursor=None)
     if not problems:
         query = AuditQuery(
             limit=ROWS,
-            cursor=asked.cursor,
-            actor=asked.actor,
-            action=asked.action,
-            object=asked.object,
+            cursor=filters.cursor,
+            actor=filters.actor,
+            action=filters.action,
+            object=filters.object,
             since=iso_or_none(since),
             until=iso_or_none(until),
         )
@@ -63,23 +63,23 @@ async def show_audit(visit: Visit) -> Response:
     return await visit.render(
         "audit.html",
         {
-            "asked": asked,
+            "filters": filters,
             "entries": found.data,
             "actions": [("", "any"), *((action.value, action.value) for action in Action)],
             "problems": problems,
-            "chain": await _chain(visit, asked=asked.check),
+            "chain": await _chain(visit, is_requested=filters.check),
             "place": _place,
-            **page_links("/audit", replace(asked, check=False), found.next_cursor),
+            **page_links("/audit", replace(filters, check=False), found.next_cursor),
         },
     )
 
 
-async def _chain(visit: Visit, *, asked: bool) -> ChainState | None:
+async def _chain(visit: Visit, *, is_requested: bool) -> ChainState | None:
     """Return the state of the chain, which covers the whole server: None for a caller bound to an organization."""
     if visit.caller.organization_id is not None:
         return None
     last = await visit.services.store.audit.last_sequence()
-    if last > VERIFIED_ALWAYS and not asked:
+    if last > VERIFIED_ALWAYS and not is_requested:
         return ChainState(tone="idle", word="not verified", entries=last)
     try:
         chain = await visit.services.store.audit.verify()

@@ -1,6 +1,6 @@
-"""Charts as the numbers they are drawn from: paths in a box of fixed size, and the words for who doesn't see them.
+"""Charts as SVG paths in a box of fixed size, with a summary in words for screen readers.
 
-Pure. Lines are told apart by their pattern; a chart's numbers are all in its table, one link away.
+Pure. Lines differ by their pattern, not only by color; all numbers of a chart are in a table that the page links to.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ class ChartLine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spot:
-    """The place of one period, for who points at it."""
+    """The area of one period, which shows its numbers on hover."""
 
     x: float
     width: float
@@ -52,7 +52,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """One line as it is asked for: its value at a point (None: nothing to draw), and how it is summed up."""
+    """A line to draw: its name, its value at a point (None: a gap), and its total or percentile."""
 
     name: str
     value: Callable[[Point], float | None]

@@ -77,9 +77,9 @@ class Signed(Struct, frozen=True, kw_only=True):
 
 async def delivery(visit: Visit) -> Response:
     """Show a delivery."""
-    asked = visit.query(DeliveryPage)
-    detail = await _detail(visit, asked.before)
-    values = await _values(visit, detail, asked.before)
+    query = visit.query(DeliveryPage)
+    detail = await _detail(visit, query.before)
+    values = await _values(visit, detail, query.before)
     body = detail.message.body
     text, is_cut = shown(indented(body))
     curl = None if values["receiver"] is None else _curl(detail, await _curl_headers(visit, detail, values))

@@ -31,15 +31,15 @@ _document_decoder = msgspec.json.Decoder(dict[str, object])
 
 async def catalogue(visit: Visit) -> Response:
     """Show the list of event types."""
-    asked = visit.query(CursorQuery)
-    query = ListQuery(limit=ROWS, cursor=asked.cursor)
+    page_query = visit.query(CursorQuery)
+    query = ListQuery(limit=ROWS, cursor=page_query.cursor)
     found = await answered(ListPage, list_event_types(visit.call(query, NoBody())))
     return await visit.render(
         "event_types.html",
         {
             "types": found.data,
             "may_change": _may_change(visit),
-            **page_links(_PATH, asked, found.next_cursor),
+            **page_links(_PATH, page_query, found.next_cursor),
         },
     )
 

@@ -38,14 +38,14 @@ class EventSearch(CursorQuery, frozen=True, kw_only=True):
 
 async def search(visit: Visit) -> Response:
     """Show the results; the whole id of an object leads to its page."""
-    asked = visit.query(EventSearch)
-    text = (asked.q or "").strip()
+    filters = visit.query(EventSearch)
+    text = (filters.q or "").strip()
     for prefix, path in _ELSEWHERE.items():
         if text.startswith(f"{prefix.value}_"):
             return await visit.go(f"{path}/{text}")
     # A caller bound to an organization sees only its events, whatever the filter.
-    organization_id = visit.caller.organization_id or asked.organization
-    since, until, problems = read_range(asked.since, asked.until)
+    organization_id = visit.caller.organization_id or filters.organization
+    since, until, problems = read_range(filters.since, filters.until)
     found = FoundEvents(items=[], next_cursor=None, looked_back_to=None)
     if text:
         rows = await visit.services.store.events.starting_with(organization_id, text, ROWS)
@@ -55,19 +55,19 @@ async def search(visit: Visit) -> Response:
     elif not problems:
         found = await visit.services.store.events.search(
             organization_id,
-            pattern=asked.type,
+            pattern=filters.type,
             since=since,
             until=until,
             limit=ROWS,
-            cursor=asked.cursor,
+            cursor=filters.cursor,
         )
     return await visit.render(
         "events.html",
         {
-            "asked": asked,
+            "filters": filters,
             "problems": problems,
             "found": found,
-            **page_links("/events", asked, found.next_cursor),
+            **page_links("/events", filters, found.next_cursor),
             "types": sorted(visit.services.router.event_types),
             "shortcuts": [
                 (label, f"/events?{urlencode({'since': iso(visit.now - seconds)})}") for label, seconds in _SHORTCUTS
@@ -79,10 +79,12 @@ async def search(visit: Visit) -> Response:
 async def event(visit: Visit) -> Response:
     """Show one event with its payload and its deliveries."""
     row = await _event(visit)
-    asked = visit.query(CursorQuery)
+    page_query = visit.query(CursorQuery)
     store = visit.services.store
-    went = await store.deliveries.of_event(row.pk, visit.caller.organization_id, limit=DELIVERIES, cursor=asked.cursor)
-    names = {one.id: one.description or one.url for one in await store.webhooks.all()} if went.items else {}
+    deliveries = await store.deliveries.of_event(
+        row.pk, visit.caller.organization_id, limit=DELIVERIES, cursor=page_query.cursor
+    )
+    names = {one.id: one.description or one.url for one in await store.webhooks.all()} if deliveries.items else {}
     payload, is_cut = shown(indented(row.body))
     return await visit.render(
         "event.html",
@@ -90,9 +92,9 @@ async def event(visit: Visit) -> Response:
             "event": row,
             "payload": payload,
             "payload_is_cut": is_cut,
-            "went": [delivery_view(visit.services, one) for one in went.items],
+            "deliveries": [delivery_view(visit.services, one) for one in deliveries.items],
             "names": names,
-            **page_links(f"/events/{row.id}", asked, went.next_cursor),
+            **page_links(f"/events/{row.id}", page_query, deliveries.next_cursor),
         },
     )
 

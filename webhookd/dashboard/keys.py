@@ -55,7 +55,7 @@ async def create(visit: Visit) -> Response:
         field = {"/organizationId": "organization", "/name": "name"}.get(where, "role")
         return await _page(visit, problems={field: _PROBLEMS[field]})
     try:
-        made = await answered(KeyWithText, create_key(visit.call(NoQuery(), body)))
+        created = await answered(KeyWithText, create_key(visit.call(NoQuery(), body)))
     except Rejected as refused:
         if refused.code not in {ErrorCode.FORBIDDEN, ErrorCode.QUOTA_EXCEEDED}:
             raise
@@ -63,7 +63,7 @@ async def create(visit: Visit) -> Response:
         if refused.code is ErrorCode.FORBIDDEN:
             return await _page(visit, problems={"organization": problem})
         return await _page(visit, problems={"": problem}, status=refused.code.status)
-    return await _page(visit, made=made)
+    return await _page(visit, created=created)
 
 
 async def revoke(visit: Visit) -> Response:
@@ -76,12 +76,12 @@ async def revoke(visit: Visit) -> Response:
 async def _page(
     visit: Visit,
     *,
-    made: KeyWithText | None = None,
+    created: KeyWithText | None = None,
     problems: Mapping[str, str] | None = None,
     status: HTTPStatus = HTTPStatus.BAD_REQUEST,
 ) -> Response:
-    asked = visit.query(CursorQuery)
-    query = ListQuery(limit=ROWS, cursor=asked.cursor)
+    page_query = visit.query(CursorQuery)
+    query = ListQuery(limit=ROWS, cursor=page_query.cursor)
     found = await answered(ListPage, list_keys(visit.call(query, NoBody())))
     actor = visit.caller.actor
     return await visit.render(
@@ -89,12 +89,12 @@ async def _page(
         {
             "keys": found.data,
             "own_id": None if actor is None else actor.id,
-            "made": made,
+            "created": created,
             "problems": problems or {},
             "fields": {name: visit.form.get(name, "") for name in ("name", "role", "organization", "expires")},
             "roles": [(role.value, text) for role, text in _ROLES.items()],
             "ends": list(_ENDS.items()),
-            **page_links("/keys", asked, found.next_cursor),
+            **page_links("/keys", page_query, found.next_cursor),
         },
         status=status if problems else HTTPStatus.OK,
     )

@@ -16,7 +16,7 @@ from webhookd.jobs.statistics import Series
 from webhookd.journal import Situation
 from webhookd.observe.statistics import Counts
 
-PARTS = ("said", "attention", "numbers", "charts")
+PARTS = ("summary", "attention", "numbers", "charts")
 CHARTS_KEPT_SECONDS = 5.0
 SITUATION_KEPT_SECONDS = 1.5
 

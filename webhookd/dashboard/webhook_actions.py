@@ -71,9 +71,9 @@ async def rotate(visit: Visit) -> Response:
     if hours not in OVERLAPS:
         raise Rejected(ErrorCode.VALIDATION_ERROR, "choose an overlap from the list")
     body = Rotation(overlap_seconds=float(hours) * _HOUR)
-    made = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body)))
-    await visit.sessions.put_secret(visit.session, made.id, Secret(made.secret))
-    return await visit.go(f"/webhooks/{made.id}/secret")
+    rotated = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body)))
+    await visit.sessions.put_secret(visit.session, rotated.id, Secret(rotated.secret))
+    return await visit.go(f"/webhooks/{rotated.id}/secret")
 
 
 async def show_secret(visit: Visit) -> Response:

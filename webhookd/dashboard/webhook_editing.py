@@ -45,14 +45,14 @@ async def create(visit: Visit) -> Response:
     """Create a webhook, and redirect to the page that shows its secret."""
     try:
         wanted = convert(document_of(visit.form), NewWebhook)
-        made = await answered(WebhookWithSecret, create_webhook(visit.call(NoQuery(), wanted)))
+        created = await answered(WebhookWithSecret, create_webhook(visit.call(NoQuery(), wanted)))
     except Rejected as refused:
         if refused.code not in _SHOWN_ON_THE_FORM:
             raise
         status = HTTPStatus.FORBIDDEN if refused.code is ErrorCode.QUOTA_EXCEEDED else HTTPStatus.UNPROCESSABLE_ENTITY
         return await _form(visit, visit.form, by_field(problems_of(refused)), status=status)
-    await visit.sessions.put_secret(visit.session, made.id, Secret(made.secret))
-    return await visit.go(f"/webhooks/{made.id}/secret")
+    await visit.sessions.put_secret(visit.session, created.id, Secret(created.secret))
+    return await visit.go(f"/webhooks/{created.id}/secret")
 
 
 async def edit_webhook(visit: Visit) -> Response:
@@ -72,7 +72,7 @@ async def change(visit: Visit) -> Response:
         added = cast("Mapping[str, str]", wanted.pop("headers", {}))
         replaced = {folded(name) for name in added}
         headers = {**{name: None for name in form.all("removeHeader") if folded(name) not in replaced}, **added}
-        # The whole form is checked before the difference is made, so that a problem is shown at its field.
+        # The whole form is checked before the difference is created, so that a problem is shown at its field.
         checked = convert(wanted, WebhookSettings)
         patch = difference(before, _written(checked))
         if headers:

@@ -75,7 +75,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         ListedWebhook(endpoint, health, *condition(endpoint, health), sparkline(days[endpoint.id]))
         for endpoint, health in zip(found.endpoints, states, strict=True)
     ]
-    asked = {
+    filters = {
         name: value for name, value in (("search", query.search), ("kind", query.kind), ("order", query.order)) if value
     }
     has_more = query.page * ROWS < found.total
@@ -86,25 +86,25 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "first": wanted.offset + 1,
         "live_query": visit.request.query_string.decode("ascii", "replace"),
         "headings": [
-            _heading(order, query, asked) for order in (WebhookOrder.URL, WebhookOrder.TROUBLE, WebhookOrder.QUEUED)
+            _heading(order, query, filters) for order in (WebhookOrder.URL, WebhookOrder.TROUBLE, WebhookOrder.QUEUED)
         ],
-        "created": _heading(WebhookOrder.CREATED, query, asked),
-        "next_path": _path(asked, query.reverse, query.page + 1) if has_more else None,
-        "previous_path": _path(asked, query.reverse, query.page - 1) if query.page > 1 else None,
+        "created": _heading(WebhookOrder.CREATED, query, filters),
+        "next_path": _path(filters, query.reverse, query.page + 1) if has_more else None,
+        "previous_path": _path(filters, query.reverse, query.page - 1) if query.page > 1 else None,
     }
 
 
-def _heading(order: WebhookOrder, query: ListOfWebhooks, asked: Mapping[str, str]) -> Mapping[str, object]:
+def _heading(order: WebhookOrder, query: ListOfWebhooks, filters: Mapping[str, str]) -> Mapping[str, object]:
     """Return the link of a column's heading: to its order, or to the reverse if the list has this order."""
     is_current = query.order is order
     descends = _DESCENDS[order] is not query.reverse
     reverse = is_current and not query.reverse
     sort = ("descending" if descends else "ascending") if is_current else None
-    return {"path": _path({**asked, "order": order.value}, reverse, 1), "sort": sort}
+    return {"path": _path({**filters, "order": order.value}, reverse, 1), "sort": sort}
 
 
-def _path(asked: Mapping[str, str], reverse: bool, number: int) -> str:
-    fields = {**asked, **({"reverse": "true"} if reverse else {}), **({"page": str(number)} if number > 1 else {})}
+def _path(filters: Mapping[str, str], reverse: bool, number: int) -> str:
+    fields = {**filters, **({"reverse": "true"} if reverse else {}), **({"page": str(number)} if number > 1 else {})}
     return f"/webhooks?{urlencode(fields)}" if fields else "/webhooks"
 
 

@@ -29,7 +29,7 @@ from webhookd.dashboard.live import live
 from webhookd.dashboard.pages import Visit, answered, page, page_links
 from webhookd.dashboard.webhook_states import condition
 
-PARTS = ("said", "health", "queue", "latest", "replays")
+PARTS = ("summary", "health", "queue", "latest", "replays")
 QUEUE_ROWS = 15
 LATEST_ROWS = 10
 LIST_ROWS = 50
@@ -60,7 +60,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     word, tone = condition(endpoint, health)
     inside = await services.router.inside(endpoint)
     in_flight = services.router.registry.being_sent(endpoint.pk)
-    line = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
+    queue = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
     call = visit.call(NoQuery(), NoBody())
     latest = await answered(ListPage, list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody())))
     days = await services.statistics.of_webhooks([webhook_id])
@@ -73,7 +73,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "inside": inside,
         "tokens": None if bucket is None else bucket.filled(visit.now),
         "in_flight": in_flight,
-        "line": line,
+        "queue": queue,
         "latest": latest.data,
         "stats": await answered(StatsView, get_webhook_stats(call)),
         "day": sparkline(days[webhook_id]),
