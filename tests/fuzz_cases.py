@@ -77,7 +77,7 @@ _KNOWN_KILLERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Names:
-    """What the requests are about: a key, a webhook that may come to harm, its deliveries, and a receiver's URL."""
+    """The objects of requests: a key, a webhook that may be damaged, its deliveries, and a receiver's URL."""
 
     key: str = "x"
     webhook_id: str = "wh_" + ULID
@@ -90,7 +90,7 @@ class Names:
 
 @dataclass(slots=True)
 class Draft:
-    """A request that is still being changed."""
+    """A request that is being mutated."""
 
     method: bytes
     path: bytes
@@ -102,7 +102,7 @@ class Draft:
 
 
 class Door(Enum):
-    """Where a case is sent to."""
+    """Where a case is sent."""
 
     PORT = "the API port"
     SOCKET = "the ingest socket"
@@ -110,7 +110,7 @@ class Door(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """The bytes to send, in pieces; `ends` says whether our side of the connection is ended behind them."""
+    """The bytes to send, in pieces; `ends` says whether our side of the connection is closed after them."""
 
     number: int
     pieces: tuple[bytes, ...]
@@ -178,7 +178,7 @@ class Cases:
 
 
 def drafts(names: Names) -> list[Draft]:
-    """Return one well-formed request for each operation of the API, and some for what isn't there."""
+    """Return one valid request for each operation of the API, and some for unknown objects."""
     hook, delivery = f"/api/webhooks/{names.webhook_id}".encode(), names.delivery_id.encode()
     url = f"{names.receiver_url}/fuzzed"
     webhook: dict[str, object] = {
@@ -286,7 +286,7 @@ def _mutate_body(chance: random.Random, draft: Draft) -> None:
 
 
 def _odd(chance: random.Random, values: Sequence[object]) -> object:
-    """Return one of the values for this case alone: what another mutation puts into it must not be in the next case."""
+    """Return a copy of one of the values, so that a mutation of it doesn't reach the next case."""
     return copy.deepcopy(chance.choice(values))
 
 
@@ -353,6 +353,6 @@ def _scramble(chance: random.Random, sent: bytes) -> bytes:
 
 
 def numbered(cases: Cases, first: int, count: int) -> Iterator[Case]:
-    """Yield so many cases from `first` on."""
+    """Yield `count` cases from `first` on."""
     for number in range(first, first + count):
         yield cases.case(number)

@@ -1,12 +1,12 @@
 """A fuzzer against the API port and the ingest socket while deliveries run.
 
 `python -m tests.fuzz_http --requests 100000 --seed N` starts a server process, a receiver and a producer on its socket,
-and sends mutated requests and long runs of characters with an admin's key to the port, and such lines to the socket. It
-fails on the end of the process, on an answer that no HTTP server should give (any 5xx but 501 for a transfer coding,
-503 with Retry-After and 505), on half an answer, on a line of the socket's that is no result, on a connection that
-hangs, on a traceback in the log, on deliveries that stop, and where the event loop stood still: a step of it that took
-more than 100 ms of CPU, or `/healthz`, asked every 20 ms, that came so late that the loop was busy with other things
-for two seconds. `--only NUMBER` sends one case of a seed again and shows what comes back.
+and sends mutated requests and long runs of characters to the port, with an admin's key, and such lines to the socket.
+It fails if the process ends; on an answer that no HTTP server should give (any 5xx but 501 for a transfer coding, 503
+with Retry-After and 505); on half an answer; on a line of the socket that is no result; if a connection hangs; on a
+traceback in the log; if deliveries stop; and on a stall of the event loop: a step of more than 100 ms of CPU, or
+`/healthz`, requested every 20 ms, whose answer took more than two seconds of the loop's CPU time. `--only NUMBER` sends
+one case of a seed again and shows the answer.
 """
 
 import argparse
@@ -37,7 +37,7 @@ _SIGNS_OF_A_BUG = ("http.request_failed", "http.connection_failed", "Traceback",
 
 @dataclass(slots=True)
 class Report:
-    """What came of a run."""
+    """The result of a run."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     unanswered: int = 0
@@ -61,9 +61,9 @@ async def attack(
     hang_seconds: float = HANG_SECONDS,
     workers: int = _WORKERS,
 ) -> Report:
-    """Send the cases, some at a time; stop early only where the server is gone.
+    """Send the cases with several workers; stop early only if the server is gone.
 
-    Without a `socket` its cases are left out. `report` is added to while it goes on.
+    Without a `socket` its cases are left out. Results are added to `report` during the run.
     """
     report = Report() if report is None else report
     waiting: Iterator[Case] = iter(cases)
@@ -96,12 +96,12 @@ async def _send(place: tuple[str, int] | Path, case: Case, report: Report, hang_
     was_reset = False
 
     async def read(stream: trio.SocketStream) -> None:
-        # Beside the sending: a server that has sent as much as it may reads no more before somebody takes it.
+        # In parallel to sending: a server whose answers aren't read stops reading requests.
         nonlocal was_reset
         try:
             while chunk := await stream.receive_some():
                 received.extend(chunk)
-                # A body of a hundred thousand lines is answered for a while: to hang is to be silent.
+                # The answer to a hundred thousand lines takes a while: only silence is a hang.
                 silence.deadline = trio.current_time() + hang_seconds
         except trio.BrokenResourceError:
             was_reset = True
@@ -133,7 +133,7 @@ async def _send(place: tuple[str, int] | Path, case: Case, report: Report, hang_
     report.statuses.update(reply.status for reply in replies)
     report.unanswered += not replies
     findings = [Finding(f"answered {bad.status}: {bad.body[:300]!r}", case) for bad in replies if not is_right(bad)]
-    # A stream of results that stops where its request broke has no end, and by that the client knows.
+    # A stream of results for a broken request ends without the last chunk, which tells the client.
     is_stream = b"application/x-ndjson" in rest.partition(b"\r\n\r\n")[0]
     if rest and case.ends and not was_reset and not is_stream:
         findings.append(Finding(f"half an answer: {rest[:300]!r}", case))
@@ -141,14 +141,14 @@ async def _send(place: tuple[str, int] | Path, case: Case, report: Report, hang_
 
 
 def are_results(received: bytes) -> bool:
-    """Whether a producer got whole lines, each of which says what came of an event, and one of them was taken."""
-    # Not decoded: there may be a hundred thousand. Within a text its quotes would be escaped.
+    """Whether a producer got only whole result lines, and at least one event was accepted."""
+    # Not decoded: there may be a hundred thousand lines. Within a text, quotes would be escaped.
     taken, refused = received.count(b'"ok":true}\n'), received.count(b'"ok":false}\n')
     return received.endswith(b"\n") and taken > 0 and taken + refused == received.count(b"\n")
 
 
 def is_right(reply: Reply) -> bool:
-    """Whether an answer may be given to anybody at any time."""
+    """Whether the status of an answer is allowed."""
     match reply.status:
         case 501:
             return b"transfer coding" in reply.body or not reply.body
@@ -163,7 +163,7 @@ def is_right(reply: Reply) -> bool:
 async def fuzz(
     directory: Path, seed: int, first: int, count: int, *, plant: str | None = None, runs: float = RUNS
 ) -> Report:
-    """Run a server in `directory` under so many cases; `plant` names a fault of the launcher's."""
+    """Run a server in `directory` under `count` cases; `plant` names a planted fault of the launcher."""
     receiver = Receiver()
     async with trio.open_nursery() as nursery:
         await nursery.start(receiver.run)
@@ -257,7 +257,7 @@ async def _last_look(server: Server) -> list[Finding]:
 
 
 def main() -> int:
-    """Run it; exit with 1 where something was found."""
+    """Run the fuzzer; exit with 1 if something was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,4 +1,4 @@
-"""Long runs of one character and of two in turn, at every door of the server: what costs more than its length shows.
+"""Long runs of one character or two alternating ones, for every input of the server, to find superlinear costs.
 
 A run stands behind what leads a reader on and before what makes it fail, in a request's line, in a header, a query, a
 cursor, credentials, a body, the lines of a stream, a form of the dashboard, or on the socket.
@@ -72,7 +72,7 @@ _CHUNKED = b"transfer-encoding: chunked"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objects:
-    """What requests are about: a key, a cookie and the token of its forms, and things that are there."""
+    """The objects of requests: a key, a cookie with its CSRF token, and existing objects."""
 
     key: str
     cookie: str
@@ -83,7 +83,7 @@ class Objects:
 
 
 def run(chance: random.Random, most: int) -> bytes:
-    """Return a run of at most so many bytes, with or without what comes behind it."""
+    """Return a run of at most `most` bytes, with or without text after it."""
     characters = [bytes([character]) for character in chance.choice((_USUAL, _CHARACTERS))]
     unit = chance.choice(
         (
@@ -104,7 +104,7 @@ def request(chance: random.Random, objects: Objects) -> bytes:
 
 
 def lines(chance: random.Random) -> bytes:
-    """Return what a producer sends on the socket: lines with runs in them, a good one, and perhaps half a one."""
+    """Return the input of a producer on the socket: lines with runs, a valid one, and perhaps half a line."""
     sent = [
         chance.choice((_json(chance, LONGEST_EVENT), run(chance, LONGEST_EVENT), run(chance, 3_000) * 20))
         for _ in range(chance.choice((1, 1, 2)))
@@ -224,7 +224,7 @@ def _json(chance: random.Random, most: int) -> bytes:
 
 
 def _field(chance: random.Random, most: int) -> bytes:
-    """Return a document that is JSON, with a run in the place of a text or as a number."""
+    """Return a JSON document with a run as a text or a number."""
     text = json.dumps(run(chance, min(most // 7, 30_000)).decode("latin-1"))
     number = chance.choice(("1" * 5000, "-" + "9" * 4300, "1e" + "9" * 5000, "0." + "1" * 100_000))
     value = chance.choice((text, text, text, number))

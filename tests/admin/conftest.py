@@ -51,7 +51,7 @@ class Api:
 
 @contextmanager
 def serving(directory: Path, config: str) -> Iterator[Api]:
-    """Run a server in `directory`; at the end it must stop as told, and must not have logged a failure."""
+    """Run a server in `directory`; at the end it must stop cleanly and must not have logged a failure."""
     (directory / "config.toml").write_text(config)
     with (directory / "log").open("wb") as log:
         command = [*PROGRAM, "serve", "--config", str(directory / "config.toml")]

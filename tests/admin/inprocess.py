@@ -1,4 +1,4 @@
-"""The API without a process or a socket: the application over a world's router and journal, asked as ASGI."""
+"""The API without a process or a socket: the ASGI application on the router and journal of a world."""
 
 import base64
 import hashlib
@@ -40,7 +40,7 @@ OWN_UID = 4711
 
 
 class Ready:
-    """A server that takes work."""
+    """A server that accepts work."""
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
         return Readiness.OK, ()
@@ -53,19 +53,19 @@ class NoConnections:
 
 
 class NoProducers:
-    """An ingest socket that nobody uses."""
+    """An ingest socket without producers."""
 
     connections = 0
 
 
 class NoLog:
-    """A log that loses nothing."""
+    """A log that drops no line."""
 
     dropped = 0
 
 
 class Signer:
-    """The application's own sign-in: makes tokens that the API takes, and others."""
+    """The application's own sign-in: makes valid and invalid tokens."""
 
     def __init__(self) -> None:
         self._private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -76,7 +76,7 @@ class Signer:
         return jwt.encode(full_claims(**claims), self._private, algorithm="RS256")
 
     def confused(self, **claims: object) -> str:
-        """Return a token that is signed with the public key, taken for a shared secret."""
+        """Return a token that is signed with the public key as if it were a shared secret."""
         return by_hand({"alg": "HS256"}, full_claims(**claims), self.pem)
 
 
@@ -104,7 +104,7 @@ def segment(content: bytes) -> str:
 
 
 class Api:
-    """The application; `ask` sends a request, as whoever the credentials say."""
+    """The application; `ask` sends a request with credentials."""
 
     def __init__(self, w: World, services: Services, signer: Signer) -> None:
         self.world = w
@@ -127,7 +127,7 @@ class Api:
         uid: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """Send a request with these credentials; `uid` is the kernel's word on a control socket.
+        """Send a request with these credentials; `uid` is the peer's uid on a control socket.
 
         Its body is `body` as JSON, or the bytes of `content`.
         """
@@ -145,7 +145,7 @@ class Api:
         return (await self._clients[None].post(path, headers=headers, content=lines)).content
 
     async def key(self, role: str, **fields: object) -> tuple[str, str]:
-        """Make a key by the control socket; return its id and its text."""
+        """Create a key over the control socket; return its id and its text."""
         made = await self.ask("POST", "/api/keys", None, body={"role": role, **fields}, uid=OWN_UID)
         assert made.status_code == 201, made.text
         return made.json()["id"], made.json()["key"]
@@ -160,7 +160,7 @@ class Api:
 
 @asynccontextmanager
 async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = None) -> AsyncIterator[Api]:
-    """Run the application in virtual time until the block ends; `writes` makes the journal's writes."""
+    """Run the application in virtual time until the block ends; `writes` runs the journal's writes."""
     pem = path / "jwt.pem"
     pem.write_bytes(signer.pem)
     config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, organization_claim=ORGANIZATION_CLAIM, public_key_file=pem)

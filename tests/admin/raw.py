@@ -1,4 +1,4 @@
-"""Bytes to a port and the answers that come back, read as strictly as possible."""
+"""Sends bytes to a port and parses the answers as strictly as possible."""
 
 import re
 import socket
@@ -21,7 +21,7 @@ class Reply:
 
 
 def split_replies(received: bytes) -> tuple[list[Reply], bytes]:
-    """Return the answers in the order they came, informational ones left out, and what is no whole answer."""
+    """Return the answers in order without informational ones, and the rest that is no whole answer."""
     replies: list[Reply] = []
     rest = received
     while rest:
@@ -70,7 +70,7 @@ def _dechunked(data: bytes) -> tuple[bytes, bool, bytes]:
 def exchange(
     address: tuple[str, int], parts: Iterable[bytes], *, seconds: float = PATIENCE_SECONDS
 ) -> tuple[list[Reply], bytes]:
-    """Send bytes in parts, end our side, and return what `split_replies` makes of all that comes until the close."""
+    """Send bytes in parts, end our side, and return `split_replies` of all that arrives until the close."""
     with socket.create_connection(address, timeout=seconds) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for part in parts:

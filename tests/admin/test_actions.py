@@ -22,7 +22,7 @@ def wait_for(api: Api, target: str, **wanted: object) -> Any:
 
 
 def test_a_test_answers_with_its_attempt(api: Api) -> None:
-    """POST …/test sends now and returns the attempt, which is also on record."""
+    """POST …/test sends now and returns the attempt, which is also recorded."""
     webhook = api.webhook(isActive=False)
     path = f"/api/webhooks/{webhook['id']}"
     attempt = api.admin.post(f"{path}/test").json()
@@ -35,7 +35,7 @@ def test_a_test_answers_with_its_attempt(api: Api) -> None:
 
 
 def test_a_replay_shows_its_progress(api: Api) -> None:
-    """A dry run counts; a replay is 202 with its place, goes on by itself, and can be stopped."""
+    """A dry run counts; a replay is 202 with its location, runs in the background, and can be stopped."""
     webhook = api.webhook(isActive=False, events=["user.email_verified"])
     path = f"/api/webhooks/{webhook['id']}"
     for _ in range(3):
@@ -57,7 +57,7 @@ def test_a_replay_shows_its_progress(api: Api) -> None:
 
 
 def test_what_can_not_be_replayed(api: Api) -> None:
-    """A range without a beginning, that ends before it begins, or that is no time is refused with its pointer."""
+    """A range without a start, one that ends before its start, and an invalid time are refused with a pointer."""
     webhook = api.webhook(isActive=False)
     path = f"/api/webhooks/{webhook['id']}"
     for body, pointer in (
@@ -73,7 +73,7 @@ def test_what_can_not_be_replayed(api: Api) -> None:
 
 
 def test_the_same_key_gets_the_same_answer(api: Api) -> None:
-    """A POST that is sent again is answered as the first time, secret included, and done once."""
+    """A repeated POST gets its first answer, secret included, and is done once."""
     body = {"url": "http://127.0.0.1:9/", "events": ["*"], "isActive": False, "description": "once"}
     first = api.admin.post("/api/webhooks", json=body, headers={KEY: "a-key"})
     again = api.admin.post("/api/webhooks", json=body, headers={KEY: '"a-key"'})
@@ -94,7 +94,7 @@ def test_the_same_key_gets_the_same_answer(api: Api) -> None:
 
 
 def test_a_key_is_its_callers_and_its_routes_own(api: Api) -> None:
-    """The same key of another API key, or on another path, is another key."""
+    """The same Idempotency-Key with another API key or on another path is independent."""
     event = {"type": "user.created", "data": {}}
     first = api.admin.post("/api/events", json=event, headers={KEY: "shared"}).json()
     theirs = api.key("ingest").post("/api/events", json=event, headers={KEY: "shared"}).json()
@@ -104,7 +104,7 @@ def test_a_key_is_its_callers_and_its_routes_own(api: Api) -> None:
 
 
 def test_keys_that_are_none_are_refused(api: Api) -> None:
-    """An empty, overlong or doubled key is a 400; on other methods and on lines it has no meaning."""
+    """An empty, too long or repeated Idempotency-Key is a 400; on other methods and NDJSON it is ignored."""
     event = {"type": "user.created", "data": {}}
     for key in ('""', "k" * 256):
         assert problem(api.admin.post("/api/events", json=event, headers={KEY: key}))[0] == 400

@@ -1,4 +1,4 @@
-"""What the API does, path by path, as its users see it."""
+"""The behavior of the API, path by path."""
 
 import json
 import secrets
@@ -12,7 +12,7 @@ from webhookd.base.event_types import STARTING_EVENT_TYPES
 
 
 def test_a_webhook_from_its_creation_to_its_end(api: Api) -> None:
-    """Created with its secret shown once, read, listed, changed by merge patch, deleted; then it is gone."""
+    """A webhook is created with its secret shown once, read, listed, changed by merge patch and deleted."""
     made = api.admin.post(
         "/api/webhooks",
         json={
@@ -55,7 +55,7 @@ def test_a_webhook_from_its_creation_to_its_end(api: Api) -> None:
 
 
 def test_a_secret_is_rotated_with_an_overlap(api: Api) -> None:
-    """Rotating shows the new secret once; for the overlap the deliveries' signatures carry both."""
+    """A rotation shows the new secret once; during the overlap both secrets sign."""
     webhook = api.webhook(isActive=False, signature={"ed25519": True, "form": "hex"})
     path = f"/api/webhooks/{webhook['id']}"
     imported = "whsec_" + "QUJD" * 8
@@ -74,7 +74,7 @@ def test_a_secret_is_rotated_with_an_overlap(api: Api) -> None:
 
 
 def test_an_inactive_webhook_holds_and_drops(api: Api) -> None:
-    """Held deliveries wait as pending, dropped ones are canceled with a row, and health says why nothing is sent."""
+    """Held deliveries are pending, dropped ones are canceled, and health says why no request is sent."""
     held, dropping = api.webhook(isActive=False), api.webhook(isActive=False, whenInactive="drop")
     result = api.admin.post("/api/events", json={"type": "user.created", "data": {"a": 1}}).json()
     assert result["deliveries"] >= 2
@@ -152,7 +152,7 @@ def test_deliveries_are_filtered_and_paged(api: Api) -> None:
 
 
 def test_events_come_in_one_by_one_and_as_lines(api: Api) -> None:
-    """One event is 202 with its result, a duplicate says so, and lines get a line each in their order."""
+    """One event is 202 with its result, a duplicate is reported, and each line of NDJSON gets a result in order."""
     first = api.admin.post("/api/events", json={"type": "user.created", "data": {"a": 1}, "id": "my-id"})
     assert (first.status_code, first.json()["duplicate"]) == (202, False)
     again = api.admin.post("/api/events", json={"type": "user.updated", "data": {}, "id": "my-id"})
@@ -182,7 +182,7 @@ def test_events_come_in_one_by_one_and_as_lines(api: Api) -> None:
 
 
 def test_the_feed_skips_nothing(api: Api) -> None:
-    """Whoever goes on after the last event seen, by its id or by a cursor, sees each event once, in order."""
+    """A reader that continues after the last event, by its id or a cursor, gets each event once, in order."""
     start = api.admin.post("/api/events", json={"type": "user.created", "data": {}}).json()["id"]
     sent = [api.admin.post("/api/events", json={"type": "user.created", "data": {}}).json()["id"] for _ in range(7)]
     seen: list[str] = []
@@ -217,7 +217,7 @@ def test_the_catalogue(api: Api) -> None:
 
 
 def test_organizations_see_their_own_things_alone(api: Api) -> None:
-    """A bound key stamps what it makes, sees its own, may name no other, and finds nothing of others."""
+    """A bound key sets its organization on what it creates, sees only its objects, and may name no other."""
     name = secrets.token_hex(4)
     acme, other = api.key("admin", organizationId=f"acme-{name}"), api.key("admin", organizationId=f"other-{name}")
     body = {"url": "http://127.0.0.1:9/", "events": ["*"], "isActive": False}
@@ -262,7 +262,7 @@ def test_the_description_is_valid_and_whole(api: Api) -> None:
 
 
 def test_health_needs_no_key(api: Api) -> None:
-    """Liveness and readiness answer anybody; every answer carries a request id and is not to be stored."""
+    """Liveness and readiness need no key; every answer has a request id and must not be cached."""
     nobody = api.client(None)
     for path, answer in (("/healthz", {"status": "ok"}), ("/readyz", {"status": "ok", "reasons": []})):
         response = nobody.get(path)
@@ -273,7 +273,7 @@ def test_health_needs_no_key(api: Api) -> None:
 
 @pytest.mark.parametrize("field", ["secret", "previousSecret", "key", "keyHash", "ed25519Secret"])
 def test_no_list_shows_a_secret(api: Api, field: str) -> None:
-    """What is shown once is in no later answer."""
+    """Secrets and keys that are shown once are in no later answer."""
     webhook = api.webhook(isActive=False, signature={"ed25519": True})
     for target in ("/api/webhooks", "/api/keys", f"/api/webhooks/{webhook['id']}"):
         assert f'"{field}"' not in api.admin.get(target).text

@@ -1,4 +1,4 @@
-"""The feed of recent attempts: what a live view gets to see, where it goes on, and when it is told of a gap."""
+"""The feed of recent attempts: its content, its cursors, and its gaps."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -36,7 +36,7 @@ async def seen(api: Api, query: str = "", key: str | None = None) -> dict[str, A
 
 
 async def test_a_reader_sees_each_attempt_once_and_in_order(api: Api) -> None:
-    """Without a cursor come the last ones, with it all that came since, a page at a time, and then nothing."""
+    """Without a cursor the last attempts are returned, with one all later attempts, page by page."""
     recent = api.services.router.recent
     for number in range(5):
         add(recent, f"att_{number}")
@@ -55,7 +55,7 @@ async def test_a_reader_sees_each_attempt_once_and_in_order(api: Api) -> None:
 
 
 async def test_filters_choose_and_the_cursor_goes_on(api: Api) -> None:
-    """By webhook, type or pattern, outcome and error; what was filtered out isn't met again."""
+    """Filters are webhook, type or pattern, outcome and error; a cursor passes attempts that don't match."""
     recent = api.services.router.recent
     add(recent, "a", id="wh_1")
     add(recent, "b", id="wh_2", event="user.deleted", error=DeliveryError.TIMEOUT)
@@ -84,7 +84,7 @@ async def test_filters_choose_and_the_cursor_goes_on(api: Api) -> None:
 
 
 async def test_an_organization_sees_its_own_alone(api: Api) -> None:
-    """A key that is bound to one gets the attempts of its webhooks."""
+    """A key bound to an organization gets only the attempts of its webhooks."""
     recent = api.services.router.recent
     add(recent, "ours", organization_id="acme")
     add(recent, "theirs", organization_id="other")
@@ -95,7 +95,7 @@ async def test_an_organization_sees_its_own_alone(api: Api) -> None:
 
 
 async def test_a_gap_is_told(api: Api) -> None:
-    """A reader that more attempts have passed than are kept, and one from before a restart, hear of it."""
+    """A reader gets `gap` if more attempts were made than are kept, and after a restart."""
     recent = api.services.router.recent
     add(recent, "first")
     start = (await seen(api))["nextCursor"]
@@ -112,7 +112,7 @@ async def test_a_gap_is_told(api: Api) -> None:
 
 
 async def test_what_is_told_of_an_attempt(api: Api) -> None:
-    """All that the log's line has, under the names of the API."""
+    """An attempt of the feed has all fields of its log line, under the names of the API."""
     add(api.services.router.recent, "att_1", error=DeliveryError.TIMEOUT)
     [row] = (await seen(api))["data"]
     assert row == {

@@ -1,4 +1,4 @@
-"""GET /api/audit: what an entry tells, who sees it, and in which order."""
+"""GET /api/audit: the fields of entries, their visibility and their order."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,7 +22,7 @@ async def api(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> AsyncIt
 
 
 async def test_what_was_done_is_told_whole(api: Api) -> None:
-    """Who, what, on what, under which request, whose, with which fields: by key, token and control socket."""
+    """An entry has actor, action, object, request, organization and fields, for keys, tokens and the control socket."""
     key_id, text = await api.key("admin", name="ci", organizationId=A)
     made = await api.ask("POST", "/api/webhooks", text, body=NEW_WEBHOOK)
     webhook = made.json()["id"]
@@ -58,7 +58,7 @@ async def test_what_was_done_is_told_whole(api: Api) -> None:
 
 
 async def test_the_log_is_read_in_pages_and_by_filters(api: Api) -> None:
-    """Newest first, page by page, by actor, action, object and time; a bound admin gets its organization's alone."""
+    """Newest first, in pages, filtered by actor, action, object and time; a bound admin gets only its own entries."""
     names = [(await api.key("viewer", organizationId=organization))[0] for organization in (A, B, A, None)]
     _, bound = await api.key("admin", organizationId=A)
 
@@ -82,7 +82,7 @@ async def test_the_log_is_read_in_pages_and_by_filters(api: Api) -> None:
 
 
 async def test_a_replayed_answer_is_no_second_change(api: Api) -> None:
-    """A POST that is sent again under its Idempotency-Key leaves one entry; a refused one leaves none."""
+    """A POST that is repeated with its Idempotency-Key has one entry; a refused one has none."""
     _, text = await api.key("admin")
     headers = {"idempotency-key": "once"}
     made = [await api.ask("POST", "/api/webhooks", text, body=NEW_WEBHOOK, headers=headers) for _ in range(2)]
@@ -94,7 +94,7 @@ async def test_a_replayed_answer_is_no_second_change(api: Api) -> None:
 
 
 async def test_no_answer_is_kept_for_another_subject(api: Api) -> None:
-    """The same Idempotency-Key of two people, or of one in two organizations, is two keys."""
+    """The same Idempotency-Key of two people, or of one person in two organizations, is independent."""
     headers = {"idempotency-key": "shared"}
     people = (("ada", A), ("bob", A), ("ada", B), ("ada", "*"))
     tokens = [api.signer.token(sub=subject, org=organization) for subject, organization in people]

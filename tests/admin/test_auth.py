@@ -1,4 +1,4 @@
-"""API keys: what they are made of, the time that a wrong one takes, and when each was used last."""
+"""API keys: their format, the time to refuse one, their revocation, and their last use."""
 
 import base64
 import sys
@@ -40,7 +40,7 @@ def key(role: Role = Role.VIEWER, expires_at: float | None = None) -> tuple[KeyR
 
 
 def test_a_key_is_256_random_bits_behind_a_readable_prefix() -> None:
-    """The text names webhookd and the role; the rest is the id and 32 random bytes, and the row holds none of them."""
+    """The text has webhookd's prefix, the role, the id and 32 random bytes; the row has only its hash."""
     row, text = key(Role.OPERATOR)
     name, role, ulid, secret = text.split("_", 3)
     assert (name, role, f"key_{ulid}") == ("whd", "operator", row.id)
@@ -61,7 +61,7 @@ def test_a_key_is_256_random_bits_behind_a_readable_prefix() -> None:
 
 
 def test_a_key_ends_when_it_says() -> None:
-    """A key holds until the moment it expires, and no longer than its revocation."""
+    """A key is valid until the moment of its expiry or revocation."""
     row, text = key(expires_at=NOW + 1)
     ring = KeyRing([row])
     assert ring.identify(text, NOW + 0.999) is not None
@@ -76,7 +76,7 @@ def test_a_key_ends_when_it_says() -> None:
 
 
 def calls_of(ring: KeyRing, guess: str) -> list[str]:
-    """Return what is called, of Python and of C, to refuse a key."""
+    """Return the Python and C functions that are called to refuse a key."""
     called: list[str] = []
 
     def note(frame: FrameType, event: str, argument: object) -> None:
@@ -95,7 +95,7 @@ def calls_of(ring: KeyRing, guess: str) -> list[str]:
 
 
 def test_an_unknown_id_takes_as_long_as_a_wrong_secret() -> None:
-    """The work of a refusal doesn't tell which ids there are: the same calls, a hash and a comparison among them."""
+    """A refusal doesn't show which ids exist: it makes the same calls, with a hash and a comparison."""
     row, text = key()
     ring = KeyRing([row])
     known, unknown = text[:-1] + ("A" if text[-1] != "A" else "B"), key()[1]
@@ -105,7 +105,7 @@ def test_an_unknown_id_takes_as_long_as_a_wrong_secret() -> None:
 
 
 def test_uses_are_handed_over_once() -> None:
-    """Only what was used since the last time is to be written; a revoked key is nothing any more."""
+    """Only uses since the last call are returned; a revoked key has none."""
     (one, text), (other, other_text) = key(), key()
     ring = KeyRing([one, other])
     assert ring.identify(text + "x", NOW) is None
@@ -122,7 +122,7 @@ def test_uses_are_handed_over_once() -> None:
 async def test_the_last_use_is_shown_at_once_and_written_in_time(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """GET /api/keys shows the use now, the journal knows it within a minute, and at the end the rest is written."""
+    """GET /api/keys shows the last use at once; it is written within a minute, and the rest at the end."""
     async with api_in_process(tmp_path, Signer()) as api:
         key_id, text = await api.key("viewer")
         idle_id, _ = await api.key("viewer")
@@ -153,7 +153,7 @@ async def test_the_last_use_is_shown_at_once_and_written_in_time(
 
 
 async def test_a_stream_ends_with_its_key(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Lines that come in after the key was revoked are refused, and the stream is over."""
+    """Lines that arrive after the key's revocation are refused, and the stream ends."""
     async with api_in_process(tmp_path, Signer()) as api:
         key_id, text = await api.key("ingest")
         line = b'{"type": "user.created", "data": {}}\n'

@@ -1,4 +1,4 @@
-"""A request's body on its way to who reads it: what waits, who is held back, and who is told that the client left."""
+"""The body of a request until it is read: back-pressure, and what happens when the client leaves."""
 
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
@@ -19,7 +19,7 @@ MOST_HELD_CHUNKS = 6
 
 
 class Client:
-    """Sends a body chunk by chunk whenever it is asked for more, and leaves after it or stays; keeps the answer."""
+    """Sends a body chunk by chunk on request, then leaves or stays; keeps the answer."""
 
     def __init__(self, app: QuartTrio, count: int, *, leaves: bool = False) -> None:
         self.sent = 0
@@ -29,7 +29,7 @@ class Client:
         self._leaves = leaves
 
     async def run(self) -> None:
-        """Ask once."""
+        """Send one request."""
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
@@ -71,7 +71,7 @@ def app_of(handler: Callable[[], Coroutine[Any, Any, str]]) -> QuartTrio:
 
 
 async def test_a_body_that_nobody_reads_holds_its_sender_back() -> None:
-    """Only some 256 KiB of a body are taken before it is read, and all of it once it is."""
+    """Only some 256 KiB of a body are accepted before it is read, and all of it after that."""
     may_read = trio.Event()
 
     async def measure() -> str:
@@ -88,7 +88,7 @@ async def test_a_body_that_nobody_reads_holds_its_sender_back() -> None:
 
 
 async def test_who_waits_is_told_that_the_client_has_left() -> None:
-    """A request ends when its client leaves, also where its body came and nobody has read it."""
+    """A request ends when its client leaves, also if its body has arrived and isn't read."""
     ended = trio.Event()
 
     async def wait() -> str:
@@ -104,7 +104,7 @@ async def test_who_waits_is_told_that_the_client_has_left() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 async def test_a_whole_body_can_be_read_again(count: int) -> None:
-    """The key of an idempotent request is made of its body, which its handler reads after that."""
+    """A body that was read for an Idempotency-Key can be read again by the handler."""
 
     async def read_twice() -> str:
         first = await read_body(current_request(), max_bytes=len(CHUNK) * CHUNKS, timeout_seconds=60)

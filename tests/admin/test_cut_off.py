@@ -23,7 +23,7 @@ WEBHOOK = {"url": "https://a.example/", "events": ["*"], "isActive": False}
 
 
 async def test_what_was_cut_off_is_not_done_again(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A client that leaves before its answer gets a 409 under the same key, and is served under another."""
+    """A client that leaves before its answer gets a 409 with the same key, and is served with another one."""
     async with api_in_process(tmp_path, Signer()) as api:
         api.world.sender.seconds = 5.0
         made = await api.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID)
@@ -44,7 +44,7 @@ async def test_what_was_cut_off_is_not_done_again(tmp_path: Path, autojump_clock
 
 
 async def test_what_was_refused_for_now_is_forgotten(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A 503 isn't kept, nor that the request was begun: sent again it is tried again."""
+    """A 503 and the start of its request aren't kept: the repeated request runs again."""
     async with api_in_process(tmp_path, Signer()) as api:
         api.world.journal.refuse_events()
         event = {"type": "user.created", "data": {}}
@@ -71,7 +71,7 @@ REFUSED: tuple[tuple[str, dict[str, object], int, dict[str, object] | None], ...
 async def test_what_was_refused_leaves_its_key_free(
     tmp_path: Path, route: str, bad: dict[str, object], status: int, good: dict[str, object] | None
 ) -> None:
-    """A 4xx isn't kept: the same request is looked at again, and the same key then serves a body that is accepted."""
+    """A 4xx isn't kept: the repeated request runs again, and the same key then works with a valid body."""
     async with api_in_process(tmp_path, Signer()) as api:
         _, key = await api.key("admin", organizationId="acme")
         made = await api.ask("POST", "/api/webhooks", key, body=WEBHOOK)
@@ -90,7 +90,7 @@ async def test_what_was_refused_leaves_its_key_free(
 
 
 async def test_a_refusal_for_what_has_changed_since_is_not_repeated(tmp_path: Path) -> None:
-    """An event whose type wasn't in the catalogue is accepted under the same key and body once it is."""
+    """An event of an unknown type is accepted with the same key and body once the type is in the catalogue."""
     async with api_in_process(tmp_path, Signer()) as api:
         event = {"type": "order.paid", "data": {}}
         refused = await api.ask("POST", "/api/events", None, body=event, uid=OWN_UID, headers=HEADERS)
@@ -119,7 +119,7 @@ async def test_a_refusal_for_what_has_changed_since_is_not_repeated(tmp_path: Pa
 async def test_what_can_not_be_read_leaves_its_key_free(
     tmp_path: Path, headers: dict[str, str], content: bytes, status: int
 ) -> None:
-    """A body of another kind, one that is no JSON and one that is too large are refused and forgotten."""
+    """After a body of another media type, one that is no JSON, or one that is too large, the key is free."""
     async with api_in_process(tmp_path, Signer()) as api:
         _, key = await api.key("admin")
         for _ in range(2):
@@ -131,7 +131,7 @@ async def test_what_can_not_be_read_leaves_its_key_free(
 
 
 async def test_a_conflict_is_not_kept(tmp_path: Path) -> None:
-    """A 409 tells of a moment: a retry of what had succeeded is refused, and done under the same key with force."""
+    """A 409 isn't kept: a refused retry of a succeeded delivery is done with the same key and force."""
     async with api_in_process(tmp_path, Signer()) as api:
         await api.ask("POST", "/api/webhooks", None, body={**WEBHOOK, "isActive": True}, uid=OWN_UID)
         event = {"type": "user.created", "data": {}, "id": "e1"}
@@ -148,7 +148,7 @@ async def test_a_conflict_is_not_kept(tmp_path: Path) -> None:
 
 
 class Blind:
-    """A router that makes every change, and can't say then how a webhook is."""
+    """A router that makes every change, but fails to report a webhook's health."""
 
     def __init__(self, router: Router) -> None:
         self._router = router
@@ -165,7 +165,7 @@ async def _fails(_: str) -> None:
 
 
 async def test_what_failed_before_it_changed_anything_is_tried_again(tmp_path: Path) -> None:
-    """A 500 from before a change was asked for leaves the key free; what fails after it is never done twice."""
+    """A 500 before a change was submitted leaves the key free; a request that fails later is never done twice."""
     async with api_in_process(tmp_path, Signer()) as api:
         faulty = Api(api.world, dataclasses.replace(api.services, check_url=_fails), api.signer)
         failed = await faulty.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID, headers=HEADERS)
@@ -190,7 +190,7 @@ async def _waits(_: str) -> None:
 async def test_a_client_that_leaves_before_any_change_leaves_its_key_free(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Given up while the receiver's name is looked up, a webhook is made when it is asked for again."""
+    """A request whose client left during the lookup of the receiver's name can be repeated."""
     async with api_in_process(tmp_path, Signer()) as api:
         slow = Api(api.world, dataclasses.replace(api.services, check_url=_waits), api.signer)
         with trio.move_on_after(1):
@@ -200,7 +200,7 @@ async def test_a_client_that_leaves_before_any_change_leaves_its_key_free(
 
 
 async def test_only_one_of_two_at_once_is_done(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """While the first is under way the second gets a 409, which takes nothing from the first."""
+    """While the first request runs, the second gets a 409, which doesn't affect the first."""
     async with api_in_process(tmp_path, Signer()) as api:
         api.world.sender.seconds = 5.0
         made = await api.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID)
@@ -220,7 +220,7 @@ async def test_only_one_of_two_at_once_is_done(tmp_path: Path, autojump_clock: M
 
 
 async def test_a_refusal_that_was_kept_before_is_looked_at_again(tmp_path: Path) -> None:
-    """What an earlier version kept of a refused request doesn't answer it any more."""
+    """An error that an earlier version kept is not returned any more."""
     async with api_in_process(tmp_path, Signer()) as api:
         kept = KeptAnswer(
             caller="local",

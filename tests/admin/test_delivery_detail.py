@@ -1,4 +1,4 @@
-"""One delivery over the API: its attempts and their answers, of which there may be any number and any amount."""
+"""One delivery over the API with many attempts and large answers."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ async def made(api: Api) -> str:
 
 
 async def test_the_last_attempts_are_shown(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Of many attempts an answer has the last hundred, and those before a number where that is given."""
+    """An answer has the last 100 attempts, or the 100 before a given number."""
     async with api_in_process(tmp_path, Signer()) as api:
         api.world.sender.script = lambda _: DeliveryError.CONNECT
         path = await made(api)
@@ -39,7 +39,7 @@ async def test_the_last_attempts_are_shown(tmp_path: Path, autojump_clock: MockC
 
 
 async def test_an_answers_headers_are_stored_up_to_a_bound(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Of 60 KiB of headers the first 4 KiB are stored, and marked; what they ask for is done all the same."""
+    """Of 60 KiB of response headers the first 4 KiB are stored and marked; all headers take effect."""
     headers = tuple((f"x-{number}", "y" * 100) for number in range(600))
     async with api_in_process(tmp_path, Signer()) as api:
         answer = Outcome(duration_seconds=0.1, status=200, headers=(*headers, ("webhook-delivery", "abort")))

@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document: one for every operation, each as its schema says, and all of one story."""
+"""The examples of the OpenAPI document: one for every operation, valid by its schema, and all consistent."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -35,7 +35,7 @@ async def described(api: Api) -> dict[str, Any]:
 
 
 def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every media type of every request and answer, and where it stands."""
+    """Yield every media type of every request and answer with its place."""
     for path, by_method in document["paths"].items():
         for method, operation in by_method.items():
             places = {"request": operation.get("requestBody", {}), **operation["responses"]}
@@ -55,7 +55,7 @@ def complaints(document: dict[str, Any], schema: dict[str, Any], example: object
 
 
 async def test_every_operation_has_examples_that_are_as_described(document: dict[str, Any]) -> None:
-    """Each request's body, each answer and each refusal, in every media type, validates against its own schema."""
+    """Each request body, answer and error, in every media type, is valid by its own schema."""
     found = list(contents(document))
     assert len(found) > 200
     for place, content in found:
@@ -66,7 +66,7 @@ async def test_every_operation_has_examples_that_are_as_described(document: dict
 
 
 async def test_an_example_that_is_not_as_described_is_found(document: dict[str, Any]) -> None:
-    """The check above sees a field that is missing, one of another type, and one that isn't known."""
+    """The check finds a missing field, one of another type, and an unknown one."""
     content = document["paths"]["/api/webhooks"]["post"]["requestBody"]["content"]["application/json"]
     right = content["example"]
     for wrong in ({"events": ["*"]}, {**right, "url": 1}, {**right, "urls": []}, {**right, "events": ["a b"]}):
@@ -77,7 +77,7 @@ async def test_an_example_that_is_not_as_described_is_found(document: dict[str, 
 
 
 async def test_parameters_of_paths_have_examples(document: dict[str, Any]) -> None:
-    """Each is of the form that it has to be, and is the story's."""
+    """Each path parameter's example matches its pattern and is the id used in the other examples."""
     for by_method in document["paths"].values():
         for operation in by_method.values():
             for parameter in operation["parameters"]:
@@ -86,7 +86,7 @@ async def test_parameters_of_paths_have_examples(document: dict[str, Any]) -> No
 
 
 async def test_what_the_connection_itself_refuses_is_described(document: dict[str, Any]) -> None:
-    """A request line or a head that is too long, and a body that stops halfway, are refusals of each operation."""
+    """Each operation lists the errors of a too long request line or head, and of an incomplete body."""
     for by_method in document["paths"].values():
         for operation in by_method.values():
             of_the_connection = {"414", "431"} | ({"408", "501"} if "requestBody" in operation else set())
@@ -94,13 +94,13 @@ async def test_what_the_connection_itself_refuses_is_described(document: dict[st
 
 
 def test_no_example_is_of_an_operation_that_is_gone() -> None:
-    """The examples are of the operations, and the refusals of the codes, one each."""
+    """There is one example for each operation and one for each error code."""
     assert EXAMPLES.keys() == {operation.name for operation in all_operations()}
     assert REFUSALS.keys() == set(ErrorCode) - {ErrorCode.METHOD_NOT_ALLOWED}
 
 
 def test_the_examples_are_one_story() -> None:
-    """Ids and times have their form, one thing has one id throughout, and the request is signed with the secret."""
+    """Ids and times are well formed, an object has the same id everywhere, and the request is signed correctly."""
     text = msgspec.json.encode(EXAMPLES).decode()
     ids = set(re.findall(rf'"((?:{PREFIXES})_[^"\\]*)', text))
     assert all(re.fullmatch(rf"(?:{PREFIXES})_{ULID}", each) for each in ids)
@@ -116,7 +116,7 @@ def test_the_examples_are_one_story() -> None:
 
 
 async def test_the_description_follows_the_catalogue(tmp_path: Path, autojump_clock: object) -> None:
-    """An event type that was added since the last look is described, and one that was deleted is gone."""
+    """The document follows the catalogue: a new event type is added, a deleted one is removed."""
     async with api_in_process(tmp_path, Signer()) as api:
         seen = []
         for method in ("GET", "PUT", "DELETE"):

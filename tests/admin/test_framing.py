@@ -1,4 +1,4 @@
-"""The pass over a connection's bytes before they are parsed, however they were cut on the way."""
+"""The framing check of a connection's bytes, however the network splits them."""
 
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ HEADS = (
 
 
 def served(passed: bytes) -> list[tuple[bytes, bytes]]:
-    """Return target and body of each request that h11 finds in bytes, as far as it comes."""
+    """Return target and body of each request that h11 parses until the first error."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=100_000)
     connection.receive_data(passed)
     found: list[tuple[bytes, bytes]] = []
@@ -56,7 +56,7 @@ def fed(framing: Framing, sent: bytes, cuts: set[int]) -> bytes:
 
 @given(st.lists(st.sampled_from(HEADS), min_size=1, max_size=4), st.sets(st.integers(1, 200), max_size=20))
 def test_what_is_plain_passes(requests: list[bytes], cuts: set[int]) -> None:
-    """Requests that follow each other are the same requests behind it, wherever the network cut them."""
+    """Pipelined requests pass unchanged, wherever the network splits them."""
     sent = b"".join(requests)
     framing = Framing()
     passed = fed(framing, sent, cuts)
@@ -69,7 +69,7 @@ def test_what_is_plain_passes(requests: list[bytes], cuts: set[int]) -> None:
 
 @given(st.lists(st.sampled_from(HEADS), max_size=2), st.binary(max_size=120), st.sets(st.integers(1, 200), max_size=8))
 def test_where_the_network_cuts_makes_no_difference(requests: list[bytes], tail: bytes, cuts: set[int]) -> None:
-    """Any bytes are the same requests and are refused for the same reason, whole or in pieces."""
+    """Any bytes give the same requests and the same fault, whole or in pieces."""
     sent = b"".join(requests) + tail
     whole, pieces = Framing(), Framing()
     assert served(fed(pieces, sent, cuts)) == served(whole.feed(sent))

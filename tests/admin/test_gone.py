@@ -82,7 +82,7 @@ async def guarded(directory: Path) -> AsyncIterator[tuple[Application, Guard, tu
 
 
 async def connected(guard: Guard, count: int, address: tuple[str, int]) -> list[socket.socket]:
-    """Return so many clients, each of which waits in the server for its first byte."""
+    """Return clients, each of which the server waits for."""
     clients = [socket.create_connection(address) for _ in range(count)]
     while guard.connections < count:
         await trio.lowlevel.checkpoint()
@@ -100,7 +100,7 @@ async def answer(client: socket.socket) -> bytes:
 
 
 async def test_requests_of_clients_that_have_left_are_not_begun(tmp_path: Path) -> None:
-    """What came over a connection that was reset since is dropped; a client that is there is served meanwhile."""
+    """Input of a connection that was reset is dropped, and other clients are served."""
     async with guarded(tmp_path) as (app, guard, address, _):
         *gone, there = await connected(guard, 21, address)
         # In one step, as after a stall: the server finds each request and each reset at once.
@@ -118,7 +118,7 @@ async def test_requests_of_clients_that_have_left_are_not_begun(tmp_path: Path) 
 
 
 async def test_clients_that_have_ended_their_side_take_turns(tmp_path: Path) -> None:
-    """Each of them gets its answer, and no two requests are begun in one pass of the loop."""
+    """Each client gets its answer, and no two requests start in one pass of the event loop."""
     async with guarded(tmp_path) as (app, guard, address, _):
         clients = await connected(guard, 20, address)
         for client in clients:
@@ -132,7 +132,7 @@ async def test_clients_that_have_ended_their_side_take_turns(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("leaves", [True, False], ids=["closes", "ends its side"])
 async def test_the_control_socket_knows_who_has_left(tmp_path: Path, leaves: bool) -> None:
-    """The kernel tells a closed Unix socket from one whose client waits: the former's request ends at once."""
+    """A request ends at once when its Unix socket is closed, but not when the client only ended its side."""
     async with guarded(tmp_path) as (app, guard, _, path):
         app.may_answer = trio.Event()
         client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

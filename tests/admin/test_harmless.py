@@ -1,4 +1,4 @@
-"""Input that is harmless though odd is taken at every door; what can't be is told with how to mend it."""
+"""Unusual but harmless input is accepted everywhere; other input is refused with a hint."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ async def created(api: Api) -> str:
 
 
 async def test_a_plus_that_was_not_encoded_is_the_zones(tmp_path: Path) -> None:
-    """A space in a time of a query was a `+`: it means the same moment as the encoded one, in lists and on pages."""
+    """A space in a time of a query stands for an unencoded `+`, in lists and on pages."""
     async with site_in_process(tmp_path) as site:
         path = await created(site.api)
         for target in (f"{path}/deliveries", "/api/audit"):
@@ -39,7 +39,7 @@ async def test_a_plus_that_was_not_encoded_is_the_zones(tmp_path: Path) -> None:
 
 
 async def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
-    """Before a body, before an event and before any line of a stream a BOM says nothing."""
+    """A BOM before a body, an event or a line of a stream is ignored."""
     async with api_in_process(tmp_path, Signer()) as api:
         path = await created(api)
         changed = await api.ask("PATCH", path, None, content=BOM + b'{"description": "x"}', uid=OWN_UID, headers=JSON)
@@ -66,7 +66,7 @@ async def test_a_byte_order_mark_is_left_out(tmp_path: Path) -> None:
 async def test_a_patch_that_can_not_be_read_says_how_to_mend_it(
     tmp_path: Path, content: bytes, code: str, words: str
 ) -> None:
-    """Nothing at all, half a character and a name that is there twice are refused by place; nothing is changed."""
+    """An empty body, half a character and a repeated name are refused with their place; nothing is changed."""
     async with api_in_process(tmp_path, Signer()) as api:
         path = await created(api)
         before = (await api.ask("GET", path, None, uid=OWN_UID)).headers["etag"]
@@ -77,7 +77,7 @@ async def test_a_patch_that_can_not_be_read_says_how_to_mend_it(
 
 
 async def test_a_field_twice_costs_its_line_alone(tmp_path: Path) -> None:
-    """In a stream an event that has `data` or `type` twice is refused, and its neighbours are taken."""
+    """In a stream, an event with a repeated `data` or `type` is refused, and the other events are accepted."""
     async with api_in_process(tmp_path, Signer()) as api:
         bad = (
             b'{"type": "user.created", "data": {}, "data": {"a": 1}}',

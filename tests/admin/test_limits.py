@@ -1,4 +1,4 @@
-"""Limits at the API's port: how often a key may ask, how many may connect, how long anything may take."""
+"""Limits of the API's port: requests of a key, connections, and deadlines."""
 
 import os
 import socket
@@ -28,7 +28,7 @@ HEALTH = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 class Hand:
-    """A clock that stands still until it is moved."""
+    """A clock that a test moves."""
 
     def __init__(self) -> None:
         self.at = 100.0
@@ -38,7 +38,7 @@ class Hand:
 
 
 def test_a_keys_bucket_empties_and_fills() -> None:
-    """A burst passes, then as many as the rate says; each key has its own, and the headers say where it stands."""
+    """A burst passes, then the rate applies; each key has its own bucket, and the headers show the rest."""
     clock = Hand()
     limits = RateLimits(2.0, 4, clock)
     remaining = []
@@ -74,7 +74,7 @@ def test_without_a_rate_nothing_is_counted() -> None:
 
 
 def test_the_number_of_buckets_is_bounded() -> None:
-    """However many keys ask at once, a bounded number is remembered: those that asked last, however long they fill."""
+    """The number of buckets is bounded: those of the most recently used keys are kept."""
     limits = RateLimits(0.001, 1, Hand())
     limits.take("key_first")
     for number in range(2 * MOST_BUCKETS):
@@ -97,12 +97,12 @@ def test_the_number_of_buckets_is_bounded() -> None:
     ],
 )
 def test_a_client_is_told_by_what_it_cannot_have_many_of(address: str, site: str) -> None:
-    """One client has one IPv4 address, in either notation, and a whole /64 of IPv6."""
+    """A client counts by its IPv4 address, in either notation, or by its /64 network of IPv6."""
     assert site_of(address) == site
 
 
 async def test_a_key_that_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
-    """Beyond the rate a key gets 429 with the headers; events, the control socket and other keys go on."""
+    """Beyond the rate a key gets 429 with the headers; events, the control socket and other keys are not limited."""
     config = CONFIG.replace("port = 0", "port = 0\nrate_limit_per_second = 0.01\nrate_limit_burst = 3")
     async with (
         running(tmp_path, config) as server,
@@ -142,7 +142,7 @@ def ask(client: socket.socket) -> bytes:
 
 
 async def test_connections_are_bounded_in_all_and_for_an_address(tmp_path: Path) -> None:
-    """One address gets its share and no more, all together get the total, and both are free again when left."""
+    """Connections are limited for each address and in total, and are free again when they end."""
     config = CONFIG.replace("port = 0", "port = 0\nmax_connections = 6\nmax_connections_per_address = 4")
     async with running(tmp_path, config) as server:
         with ExitStack() as opened:
@@ -188,7 +188,7 @@ print(client.recv(65536).decode())
 
 
 async def test_the_control_socket_is_for_its_own_user_and_root(tmp_path: Path) -> None:
-    """Another user is kept out by the file's mode, and by the kernel's word where somebody has changed the mode."""
+    """Another user is refused by the file's mode, and if the mode was changed, by the peer's uid."""
     async with running(tmp_path) as server:
         path = tmp_path / "control.sock"
         assert path.stat().st_mode & 0o777 == 0o600
@@ -240,7 +240,7 @@ async def guarded(*, head_seconds: float = 0.5, body_seconds: float = 0.5) -> As
 
 @pytest.fixture
 def patient_clock() -> MockClock:
-    """A clock that jumps once nothing has happened for a moment, in which what was sent on loopback arrives."""
+    """A clock that jumps when nothing happens for a moment, which is enough for data on loopback to arrive."""
     return MockClock(autojump_threshold=0.01)
 
 
@@ -272,7 +272,7 @@ async def drip(address: tuple[str, int], start: bytes, drop: bytes, seconds: flo
 
 
 async def test_a_head_that_drips_is_cut_off(patient_clock: MockClock) -> None:
-    """A head has one deadline however many of its bytes come; so has the wait for the next one."""
+    """A head has one deadline, however many of its bytes arrive; so has the wait for the next head."""
     async with guarded() as address:
         _, seconds = await drip(address, b"GET / HTTP/1.1\r\nhost: x\r\na: ", b"b", 60)
         assert 0.5 <= seconds < 10
@@ -283,7 +283,7 @@ async def test_a_head_that_drips_is_cut_off(patient_clock: MockClock) -> None:
 
 
 async def test_a_body_that_drips_is_cut_off(patient_clock: MockClock) -> None:
-    """A stream may last as long as its lines end in time; one line that never ends is a 408."""
+    """A stream may last as long as its lines end in time; a line that never ends is a 408."""
     head = b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     async with guarded() as address:
         received, seconds = await drip(address, head, b"1\r\nx\r\n", 60)
@@ -294,7 +294,7 @@ async def test_a_body_that_drips_is_cut_off(patient_clock: MockClock) -> None:
 
 
 async def test_a_request_that_ends_is_answered_within_the_deadlines() -> None:
-    """The deadlines above don't touch a request that comes in pieces and in time."""
+    """A request that arrives in pieces within the deadlines is served."""
     async with guarded(head_seconds=5, body_seconds=5) as address:
         body = [b"2\r\na\n\r\n"] * 3
         head = [b"POST / HT", b"TP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r", b"\n\r\n"]

@@ -1,4 +1,4 @@
-"""Every route of the API by every kind of caller, against the table below, which is written without the code.
+"""Every route of the API by every kind of caller, against the table below, which is written independently of the code.
 
 The table is the promise: who may call what, on whose things. A route that isn't in it fails the test.
 """
@@ -29,7 +29,7 @@ A, B = "org-a", "org-b"
 
 @dataclass(frozen=True)
 class Row:
-    """One route: who may, what that answers, and what a caller who is bound to an organization gets.
+    """One route: the roles, the status for them, and the status for a caller bound to an organization.
 
     `home` is the answer on things of the caller's own organization, `foreign` on another's; both as `ok` unless said.
     `changes` says whether an `ok` leaves an entry in the audit log.
@@ -98,7 +98,7 @@ TABLE = (
     Row("DELETE /api/keys/{keyId}", ADMINS, foreign=404, changes=True),
     Row("GET /api/audit", ADMINS),
     Row("GET /api/master-key", LOCAL),
-    # Whoever gets through the door hears that this is no key.
+    # A caller with permission learns that this is no key.
     Row("POST /api/master-key/rotate", LOCAL, ok=400, body={"newKey": "no key"}, changes=True),
     Row("GET /api/loop", LOCAL),
     Row("GET /api/backup", LOCAL),
@@ -109,7 +109,7 @@ TABLE = (
 
 @dataclass(frozen=True)
 class Who:
-    """A kind of caller: what it sends, and either its role and organization or the answer that it always gets."""
+    """A kind of caller: its credentials, and either its role and organization or the status it always gets."""
 
     name: str
     credentials: str | None
@@ -183,7 +183,7 @@ async def callers(api: Api) -> list[Who]:
 
 
 class Things:
-    """One organization's things, by the names that they have in paths."""
+    """The objects of one organization, by their names in paths."""
 
     def __init__(self, api: Api, organization: str) -> None:
         self._api = api
@@ -207,7 +207,7 @@ class Things:
         }
 
     async def path(self, row: Row, *, anew: bool) -> str:
-        """Return the path of a route to these things; what a DELETE would take away is made anew where asked for."""
+        """Return the path of a route to these objects; create a new object for a DELETE if asked for."""
         path = row.route.split()[1]
         if not anew:
             return path.format(name="user.created", **self._names)
@@ -242,7 +242,7 @@ async def api(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> AsyncIt
 
 
 async def test_the_table_knows_every_route(api: Api) -> None:
-    """A route that was added, or taken away, is missing here until somebody says who may call it."""
+    """A route that was added or removed fails this test until the table says who may call it."""
     served = {
         f"{method} {rule.rule.replace('<', '{').replace('>', '}')}"
         for rule in api.app.url_map.iter_rules()
@@ -253,14 +253,14 @@ async def test_the_table_knows_every_route(api: Api) -> None:
 
 @pytest.mark.parametrize("every", long([4, 1], lambda every: every == 1))
 async def test_every_route_by_every_caller(api: Api, every: int) -> None:
-    """Each cell of the matrix has its status, leaves an entry in the audit log or none, and shows nothing foreign."""
+    """Each cell has its status, adds an audit entry or none, and shows nothing of another organization."""
     things = {organization: Things(api, organization) for organization in (A, B)}
     for one in things.values():
         await one.fill()
     asked = 0
     wrong: list[str] = []
     for number, who in enumerate(await callers(api)):
-        # Whoever is refused at the door never gets to anybody's things; in the quick run, at a quarter of the routes.
+        # A caller without permission is refused before an object is read; the quick run checks a quarter of the routes.
         for row in TABLE if who.always is None else TABLE[number % every :: every]:
             for target in (A, B) if who.always is None else (B,):
                 path = await things[target].path(row, anew=who.always is None)
@@ -284,7 +284,7 @@ async def test_every_route_by_every_caller(api: Api, every: int) -> None:
 
 
 async def entries(api: Api) -> int:
-    """Return how many entries the log has: the number of the last."""
+    """Return the number of entries of the audit log."""
     return await api.world.journal.transactions.read(last_number)
 
 
@@ -303,7 +303,7 @@ async def test_a_route_without_a_role_stops_the_start(api: Api) -> None:
 
 
 def test_a_route_that_goes_around_the_operations_is_found(api_app: Any) -> None:
-    """A route that was added by other means is an error that names it, until somebody declares its role."""
+    """A route that was added by other means is an error that names it, until its permission is declared."""
     declared = {"served": Permission.READ}
     api_app.add_url_rule("/api/served", "served", lambda: "")
     check_routes(api_app, declared)

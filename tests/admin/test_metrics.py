@@ -1,4 +1,4 @@
-"""The metrics: what they count, and that documents, dashboard and alerts speak of those that there are."""
+"""The metrics: their values, and that documentation, dashboards and alerts use existing metrics."""
 
 import json
 import re
@@ -29,7 +29,7 @@ ALSO = {"histogram": ("_bucket", "_sum", "_count")}
 
 
 class Exposition:
-    """What `/metrics` said: families by their name, and values by sample name and labels."""
+    """A parsed answer of `/metrics`: families by name, and values by sample name and labels."""
 
     def __init__(self, text: str) -> None:
         families = list(text_string_to_metric_families(text))
@@ -47,13 +47,13 @@ class Exposition:
         return value
 
     def sample_names(self) -> set[str]:
-        """Return every name that a query may use."""
+        """Return every name that a query can use."""
         endings = {name: ALSO.get(kind, ("",)) for name, kind in self.types.items()}
         return {f"{name}{ending}" for name, several in endings.items() for ending in several}
 
 
 async def exposed(api: Api) -> Exposition:
-    """Return an exposition that is newer than the last one, the journal counted."""
+    """Return a new exposition after a count of the backlog."""
     scraper = api.services.metrics
     with trio.move_on_after(KEPT_SECONDS):
         await scraper.run()
@@ -70,7 +70,7 @@ async def there_are(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> E
 
 
 def expressions(part: object) -> Iterator[str]:
-    """Return the queries of a document, wherever they stand in it."""
+    """Return all queries of a document."""
     if isinstance(part, dict):
         for name, value in part.items():
             if name in {"expr", "query"} and isinstance(value, str):
@@ -83,7 +83,7 @@ def expressions(part: object) -> Iterator[str]:
 
 
 async def test_every_metric_is_documented(there_are: Exposition) -> None:
-    """The page's table has each metric there is with its type and labels, and no other."""
+    """The table of the documentation has exactly the existing metrics with their types and labels."""
     rows = re.findall(r"^\| `((?:webhookd|process)_\w+)` \| (\w+) \|(.*?)\|", PAGE, re.MULTILINE)
     assert len(rows) == len({name for name, _, _ in rows})
     assert {name: kind for name, kind, _ in rows} == there_are.types
@@ -92,14 +92,14 @@ async def test_every_metric_is_documented(there_are: Exposition) -> None:
 
 @pytest.mark.parametrize("document", [json.loads(DASHBOARD), yaml.safe_load(RULES)], ids=["dashboard", "alerts"])
 async def test_queries_name_metrics_that_there_are(document: object, there_are: Exposition) -> None:
-    """Each name in the dashboard's and the rules' queries is that of a sample that there is."""
+    """Each name in the queries of the dashboard and the rules is an existing sample."""
     used = {name for expression in expressions(document) for name in NAME.findall(expression)}
     assert len(used) > 10
     assert used <= there_are.sample_names()
 
 
 async def test_queries_name_labels_that_there_are(there_are: Exposition) -> None:
-    """What a query selects or sums by is a label of one of our metrics, or one that Prometheus adds."""
+    """The labels in queries are those of our metrics, or labels that Prometheus adds."""
     known = set().union(*there_are.labels.values()) | {"job", "instance", "le"}
     for document in (json.loads(DASHBOARD), yaml.safe_load(RULES)):
         for expression in expressions(document):
@@ -110,7 +110,7 @@ async def test_queries_name_labels_that_there_are(there_are: Exposition) -> None
 
 
 def test_every_alert_is_documented() -> None:
-    """Each alert has its heading on the page, each heading its alert, and each rule what Prometheus asks of it."""
+    """Each alert has a heading in the documentation and the reverse, and each rule is valid for Prometheus."""
     rules = [rule for group in yaml.safe_load(RULES)["groups"] for rule in group["rules"]]
     headings = re.findall(r"^### (\w+)$", PAGE, re.MULTILINE)
     assert [rule["alert"] for rule in rules] == headings
@@ -122,14 +122,14 @@ def test_every_alert_is_documented() -> None:
 
 
 async def test_no_label_comes_from_outside(there_are: Exposition) -> None:
-    """Nobody can make a series: the labels are these few."""
+    """No caller can create a series: the values of labels are fixed."""
     labels = set().union(*there_are.labels.values())
     assert labels == {"code", "outcome", "connection", "status", "state", "version", "python", "sqlite"}
     assert len(there_are.samples) < 200
 
 
 def test_a_histogram_counts_each_value_once() -> None:
-    """A value lies in the first bucket whose bound it doesn't pass; what passes them all is counted too."""
+    """A value is in the first bucket with a bound not below it; larger values are counted too."""
     histogram = Histogram((1, 2, 5))
     for value in (0, 1, 1.5, 2, 5, 5.1, 100):
         histogram.observe(value)
@@ -138,7 +138,7 @@ def test_a_histogram_counts_each_value_once() -> None:
 
 
 async def test_scrapes_of_one_second_are_one(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Within a second every scraper gets the same bytes; after it, new ones."""
+    """All scrapes within a second get the same bytes, later ones get new ones."""
     async with api_in_process(tmp_path, Signer()) as api:
         first = await api.services.metrics.expose()
         await api.world.publish("e1")
@@ -148,7 +148,7 @@ async def test_scrapes_of_one_second_are_one(tmp_path: Path, autojump_clock: tri
 
 
 async def test_events_are_counted_once(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """A repeated id is a duplicate, what is refused over HTTP has its code, and neither counts as accepted."""
+    """A repeated id counts as a duplicate, a refused event by its code, and neither as accepted."""
     async with api_in_process(tmp_path, Signer()) as api:
         _, key = await api.key("ingest")
         event = {"type": "user.created", "data": {}, "id": "e1"}
@@ -180,7 +180,7 @@ async def plan(journal: Store, sql: str) -> list[str]:
 
 
 async def test_the_oldest_is_the_head_of_an_active_line(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Held deliveries are pending but age nobody; of the lines that are stuck the oldest head counts."""
+    """Held deliveries are pending but don't count for the age; the oldest head of a stuck queue does."""
     async with world(tmp_path) as w:
         w.sender.script = lambda _: 500
         await w.endpoint("https://held.example/", is_active=False)
@@ -201,7 +201,7 @@ async def test_the_oldest_is_the_head_of_an_active_line(tmp_path: Path, autojump
 
 
 async def test_what_happened_to_deliveries_is_counted(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Attempts go by outcome, only a first one has a lag, and a delivery that is given up is counted."""
+    """Attempts are counted by outcome, only first ones have a lag, and a failed delivery is counted."""
     async with world(tmp_path) as w:
         answers = iter((500, 200, 410))
         w.sender.script = lambda _: next(answers)
@@ -220,7 +220,7 @@ async def test_what_happened_to_deliveries_is_counted(tmp_path: Path, autojump_c
 
 
 async def test_crashes_are_counted_past_their_webhook(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
-    """Each crash of an actor counts, five in a row halt the webhook, and deleting it takes back none of them."""
+    """Each crash of an actor counts, five in a row halt the webhook, and its deletion doesn't reduce the count."""
 
     def crash(_: Sent) -> int:
         raise RuntimeError("a bug")

@@ -1,4 +1,4 @@
-"""What is done to one webhook, however long that takes, keeps nobody who changes another one waiting."""
+"""A long action on one webhook doesn't delay changes of another one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class SlowDisk(InlineRunner):
-    """Takes its time for each commit, so that which of two comes first is no matter of luck."""
+    """Delays each commit, so that the order of two commits is fixed."""
 
     seconds = 0.0
 
@@ -33,7 +33,7 @@ async def webhook(api: Api, **fields: object) -> str:
 
 
 async def test_a_change_waits_for_changes_of_the_same_webhook_alone(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """While somebody changes a webhook, or resolves what to change it to, others are changed; it itself isn't."""
+    """While a webhook is changed or its new URL is resolved, others can be changed, but not this one."""
     async with api_in_process(tmp_path, Signer()) as api:
         held, free = await webhook(api), await webhook(api)
         done: list[str] = []
@@ -54,7 +54,7 @@ async def test_a_change_waits_for_changes_of_the_same_webhook_alone(tmp_path: Pa
 
 
 async def test_a_long_queue_that_is_deleted_keeps_no_change_waiting(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Another webhook is changed while the queue of a deleted one is being canceled."""
+    """Another webhook can be changed while the queue of a deleted one is canceled."""
     disk = SlowDisk()
     async with api_in_process(tmp_path, Signer(), writes=disk) as api:
         crowded, other = await webhook(api), await webhook(api, organizationId="other")

@@ -1,4 +1,4 @@
-"""ETag, If-Match and If-None-Match: what a tag stands for, which conditions hold, and that nothing slips in between."""
+"""ETag, If-Match and If-None-Match: what changes a tag, which conditions hold, and that checks are atomic."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -44,7 +44,7 @@ async def tag_now(api: Api, path: str) -> str:
 
 
 async def test_each_change_gives_another_tag_and_deliveries_none(api: Api) -> None:
-    """Whoever changes the settings, by whichever route, gives them another tag; what is delivered doesn't."""
+    """Every change of the settings, by any route, gives a new tag; deliveries don't change it."""
     path, first = await create(api)
     webhook_id = path.rpartition("/")[2]
     tags = [first]
@@ -95,7 +95,7 @@ NO_TAGS = (
 
 @pytest.mark.parametrize("route", ["PATCH", "PUT", "DELETE", "GET", "POST /rotate-secret"])
 async def test_if_match_is_held_to(api: Api, route: str) -> None:
-    """A change is made where one tag is the same, compared strongly; else it is a 412 and nothing has changed."""
+    """A change is made if one tag matches strongly; else it is a 412 and nothing changes."""
     method, _, rest = route.partition(" ")
     body = {"description": "changed"} if method in {"PATCH", "PUT"} else None
     path, tag = await create(api)
@@ -114,7 +114,7 @@ async def test_if_match_is_held_to(api: Api, route: str) -> None:
 
 @pytest.mark.parametrize("field", ["If-Match", "If-None-Match"])
 async def test_what_is_no_tag_is_refused(api: Api, field: str) -> None:
-    """A condition that can't be read is a 400 that says how a tag looks: ignored, it would prevent nothing."""
+    """An invalid condition is a 400 that shows the format of a tag: it must not be ignored."""
     path, tag = await create(api)
     for condition in NO_TAGS:
         for method, body in (("PATCH", {"description": "changed"}), ("DELETE", None), ("GET", None)):
@@ -125,7 +125,7 @@ async def test_what_is_no_tag_is_refused(api: Api, field: str) -> None:
 
 
 async def test_several_fields_are_one_list(api: Api) -> None:
-    """A condition may come in several fields, of which one tag is enough."""
+    """A condition may be in several headers, of which one matching tag is enough."""
     path, tag = await create(api)
     transport: Any = [("if-match", OLD), ("if-match", tag)]
     client = api.client(OWN_UID)
@@ -134,7 +134,7 @@ async def test_several_fields_are_one_list(api: Api) -> None:
 
 
 async def test_a_reader_that_has_the_settings_gets_nothing(api: Api) -> None:
-    """If-None-Match on GET is a 304 without a body while the tag is the same, weakly compared; on a change a 412."""
+    """If-None-Match with a weakly matching tag is a 304 without a body for GET, and a 412 for a change."""
     path, tag = await create(api)
     for condition in (tag, f"W/{tag}", f"{OLD}, {tag}", "*"):
         for method in ("GET", "HEAD"):
@@ -150,7 +150,7 @@ async def test_a_reader_that_has_the_settings_gets_nothing(api: Api) -> None:
 
 
 async def test_other_refusals_come_first(api: Api) -> None:
-    """A request that is refused anyway is refused for that (RFC 9110 13.2.1), whatever its condition says."""
+    """Another reason for a refusal takes precedence over a condition (RFC 9110 13.2.1)."""
     path, _ = await create(api)
     _, viewer = await api.key("viewer")
     for answer, status in (
@@ -163,7 +163,7 @@ async def test_other_refusals_come_first(api: Api) -> None:
 
 
 async def test_the_condition_is_asked_in_the_transaction_of_its_change(api: Api) -> None:
-    """Of changes that carry the same tag one is made, however they interleave; the others are 412s."""
+    """Of concurrent changes with the same tag one is made; the others are 412s."""
     path, tag = await create(api)
     answers: list[int] = []
 
@@ -201,7 +201,7 @@ async def test_the_condition_is_asked_in_the_transaction_of_its_change(api: Api)
 
 
 async def test_the_catalogue_has_tags_too(api: Api) -> None:
-    """An event type that must be new, or must be as it was, is put only then; its tag comes with the answer."""
+    """An event type is put only if its condition holds (new or unchanged); the answer has its tag."""
     path = "/api/event-types/order.paid"
     assert (await ask(api, "PUT", path, {}, If_Match="*")).status_code == 412
     made = await ask(api, "PUT", path, {"description": "a"}, If_None_Match="*")
@@ -217,7 +217,7 @@ async def test_the_catalogue_has_tags_too(api: Api) -> None:
 
 
 async def test_a_replayed_answer_has_its_tag(api: Api) -> None:
-    """What an Idempotency-Key answers again has the tag of its first time."""
+    """A repeated answer of an Idempotency-Key has the tag of the first answer."""
     headers = {"Idempotency-Key": "once"}
     first, again = [
         await api.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID, headers=headers) for _ in range(2)
@@ -226,7 +226,7 @@ async def test_a_replayed_answer_has_its_tag(api: Api) -> None:
 
 
 async def test_no_change_ignores_a_condition(api: Api) -> None:
-    """Every operation that changes something and has no tags refuses a condition on one, before it does anything."""
+    """Every changing operation without tags refuses a condition on a tag, and changes nothing."""
     changing = [each for each in all_operations() if takes_preconditions(each.method, has_etags=each.has_etags)]
     assert {each.method for each in changing} >= {"POST", "PUT", "PATCH", "DELETE"}
     bodies = {

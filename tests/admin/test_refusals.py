@@ -1,4 +1,4 @@
-"""Bad input, path by path: each gets its code, a pointer where a field is at fault, and changes nothing."""
+"""Invalid input, path by path: it gets its code, a pointer to a wrong field, and changes nothing."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ EVENT = {"type": "user.created", "data": {}}
 
 
 def problem(answer: Any) -> tuple[int, str, list[str]]:
-    """Return status, code and pointers of a problem document, once its form is checked."""
+    """Check the format of a problem document; return its status, code and pointers."""
     assert answer.headers["content-type"] == "application/problem+json"
     document = answer.json()
     assert answer.headers["x-request-id"] == document["requestId"]
@@ -63,7 +63,7 @@ def problem(answer: Any) -> tuple[int, str, list[str]]:
     ],
 )
 def test_a_webhook_that_can_not_be(api: Api, change: dict[str, object], code: str, pointer: str) -> None:
-    """A webhook with a wrong field is refused with the field's pointer, and none is made."""
+    """A webhook with a wrong field is refused with the field's pointer, and none is created."""
     before = api.admin.get("/api/webhooks?limit=100").json()["data"]
     status, found, pointers = problem(api.admin.post("/api/webhooks", json=GOOD | change))
     assert (status, found) == (400, code)
@@ -113,7 +113,7 @@ def test_an_event_that_can_not_be(api: Api, change: dict[str, object], code: str
     ],
 )
 def test_bodies_that_are_no_json(api: Api, body: bytes, code: str) -> None:
-    """What isn't UTF-8 JSON of bounded depth is refused on every path that takes a body."""
+    """A body that isn't UTF-8 JSON of bounded depth is refused on every path."""
     headers = {"content-type": "application/json"}
     assert problem(api.admin.post("/api/events", content=body, headers=headers))[:2] == (400, code)
     for path in ("/api/webhooks", "/api/keys"):
@@ -122,7 +122,7 @@ def test_bodies_that_are_no_json(api: Api, body: bytes, code: str) -> None:
 
 
 def test_bodies_that_are_too_large_or_of_another_kind(api: Api) -> None:
-    """A body over its limit is 413 however it is sent, another media type 415."""
+    """A body over the limit is 413, chunked or not; another media type is 415."""
     large = b'{"type": "user.created", "data": {"a": "' + b"x" * 262_144 + b'"}}'
     headers = {"content-type": "application/json"}
     assert problem(api.admin.post("/api/events", content=large, headers=headers))[:2] == (413, "PAYLOAD_TOO_LARGE")
@@ -163,7 +163,7 @@ def test_targets_that_lead_nowhere(api: Api, target: str, status: int, code: str
 
 
 def test_methods_that_are_not_there(api: Api) -> None:
-    """A method that a path doesn't know is 405 with those that it does."""
+    """An unknown method of a path is 405 with the allowed methods."""
     answer = api.admin.put("/api/webhooks", json={})
     assert problem(answer)[:2] == (405, "METHOD_NOT_ALLOWED")
     assert answer.headers["allow"] == "GET, HEAD, POST"
@@ -176,7 +176,7 @@ def test_methods_that_are_not_there(api: Api) -> None:
     [None, "", "Bearer", "Basic eDp5", "Bearer nonsense", "Bearer whd_admin_x_y", "Bearer whd_admin_\xe9"],
 )
 def test_callers_without_a_good_key(api: Api, authorization: str | None) -> None:
-    """Without a key in force nothing is said, not even whether a path exists."""
+    """Without a key in force the answer doesn't show whether a path exists."""
     headers = [] if authorization is None else [(b"authorization", authorization.encode("latin-1"))]
     nobody = api.client(None)
     for path in ("/api/webhooks", "/api/nothing", "/api/openapi.json"):
@@ -186,7 +186,7 @@ def test_callers_without_a_good_key(api: Api, authorization: str | None) -> None
 
 
 def test_an_altered_revoked_or_expired_key_is_no_key(api: Api) -> None:
-    """One wrong character, a revocation and a past expiry each end a key at once."""
+    """A key with a wrong character, a revoked key and an expired key are refused."""
     made = api.admin.post("/api/keys", json={"role": "viewer"}).json()
     altered = made["key"][:-1] + ("A" if made["key"][-1] != "A" else "B")
     assert api.client(made["key"]).get("/api/webhooks").status_code == 200
@@ -209,7 +209,7 @@ def test_an_altered_revoked_or_expired_key_is_no_key(api: Api) -> None:
     ],
 )
 def test_of_a_patch_its_own_mistake_is_told_alone(api: Api, patch: dict[str, object], pointer: str) -> None:
-    """What the webhook has already, lists included, is no mistake of a patch that is refused for another field."""
+    """A refused patch names only its own wrong fields, not settings that the webhook has already."""
     webhook = api.webhook(retry={"delays": [1, 2]})
     answer = api.admin.patch(f"/api/webhooks/{webhook['id']}", json=patch)
     assert problem(answer) == (400, "VALIDATION_ERROR", [pointer])
@@ -217,7 +217,7 @@ def test_of_a_patch_its_own_mistake_is_told_alone(api: Api, patch: dict[str, obj
 
 
 def test_a_path_begins_with_one_slash(api: Api) -> None:
-    """The router would leave a second one out; a proxy that keeps /api/ from the world wouldn't."""
+    """A path with two leading slashes is a 404: the router would ignore one, but a proxy that blocks /api/ wouldn't."""
     host, port = api.url.removeprefix("http://").split(":")
     for path in (b"//api/webhooks", b"///api/webhooks", b"//healthz", b"//", b"//sign-in"):
         request = b"GET %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n\r\n" % (path, api.first_key.encode())
@@ -226,7 +226,7 @@ def test_a_path_begins_with_one_slash(api: Api) -> None:
 
 
 def test_an_operator_changes_is_active_alone(api: Api) -> None:
-    """An operator may switch a webhook off and on, and nothing else of it."""
+    """An operator may disable and enable a webhook, and change nothing else."""
     webhook, operator = api.webhook(), api.key("operator")
     path = f"/api/webhooks/{webhook['id']}"
     assert operator.patch(path, json={"isActive": False}).json()["disabledReason"] == "manual"

@@ -1,4 +1,4 @@
-"""The API held against the description it serves, by schemathesis, for each kind of caller and over TCP."""
+"""The API is checked against its own OpenAPI document by schemathesis, for each role, over TCP."""
 
 import json
 import os
@@ -33,7 +33,7 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 412, 413, 414, 415, 422,
 
 @dataclass(frozen=True)
 class Described:
-    """A server, its description in a file, and a key for each role."""
+    """A server, its OpenAPI document in a file, and a key for each role."""
 
     url: str
     document: Path
@@ -73,7 +73,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Described]:
 
 
 def run(described: Described, role: str, phases: str, examples: int, *options: str) -> str:
-    """Run schemathesis as one kind of caller; return what it says, which is in the failure too."""
+    """Run schemathesis with one role; return its output, which a failure also shows."""
     command = [
         sys.executable, "-m", "schemathesis.cli", "run", str(described.document), "--url", described.url,
         "--checks", ",".join(CHECKS), "--phases", phases, "--max-examples", str(examples), "--seed", "1",
@@ -97,7 +97,7 @@ def run(described: Described, role: str, phases: str, examples: int, *options: s
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["viewer", "operator", "ingest", "nobody"])
 def test_the_api_is_as_described_for_each_role(described: Described, role: str) -> None:
-    """Whatever a caller of that role asks, the answer's status, headers and body are those described."""
+    """All answers to a role have the documented status, headers and body."""
     said = run(described, role, "fuzzing", 3)
     tested = re.search(r"Tested: (\d+)", said)
     assert tested is not None, said
@@ -106,7 +106,7 @@ def test_the_api_is_as_described_for_each_role(described: Described, role: str) 
 
 @pytest.mark.parametrize("phases", long(["examples,fuzzing", "coverage,fuzzing,stateful"], lambda it: "coverage" in it))
 def test_the_api_is_as_described_for_an_admin(described: Described, phases: str) -> None:
-    """The same for an admin; in the long run at the edges of every parameter, and from one call to the next."""
+    """The same for an admin; the long run also tests the edges of every parameter and sequences of calls."""
     said = run(described, "admin", phases, 5 if "coverage" in phases else 1)
     tested = re.search(r"Tested: (\d+)", said)
     assert tested is not None, said
@@ -114,7 +114,7 @@ def test_the_api_is_as_described_for_an_admin(described: Described, phases: str)
 
 
 def test_a_description_that_is_wrong_is_found(described: Described, tmp_path: Path) -> None:
-    """Against a description that promises another content the same run fails."""
+    """The same run fails against a document with other content."""
     text = described.document.read_text().replace(
         '"status":{"type":"string","default":"ok"}', '"status":{"type":"null"}'
     )

@@ -1,4 +1,4 @@
-"""Requests that two readers could read in two ways: each is refused, and nothing behind it is served as a request."""
+"""Ambiguous requests (request smuggling): each is refused, and nothing after it is served as a request."""
 
 import json
 import socket
@@ -129,7 +129,7 @@ def only(replies: list[Reply], rest: bytes) -> Reply:
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.parametrize("in_pieces", [False, True], ids=["at once", "in pieces"])
 def test_what_could_be_read_in_two_ways_is_refused(api: Api, case: str, *, in_pieces: bool) -> None:
-    """A request of that shape gets its problem and the connection ends; what stands behind it is never served."""
+    """Such a request gets its error and the connection ends; input after it is never served."""
     payload, status = REFUSED[case]
     sent = payload + (BEHIND if case not in {"half a head", "a line that never ends"} else b"")
     parts = [sent[at : at + 7] for at in range(0, len(sent), 7)] if in_pieces and len(sent) < 1000 else [sent]
@@ -142,7 +142,7 @@ def test_what_could_be_read_in_two_ways_is_refused(api: Api, case: str, *, in_pi
 @pytest.mark.parametrize("case", BROKEN_BODIES)
 @pytest.mark.parametrize("credentials", ["right", "none"])
 def test_a_body_that_breaks_its_framing_ends_the_connection(api: Api, case: str, credentials: str) -> None:
-    """With a key or without, there is one answer, no event, and nothing behind the body is served."""
+    """With and without a key there is one answer, no event, and nothing after the body is served."""
     key = api.admin.headers["authorization"].encode()
     head = CHUNKED if credentials == "none" else CHUNKED.replace(b"host: x", b"host: x\r\nauthorization: " + key)
     before = api.admin.get("/api/events?limit=1").json()
@@ -162,7 +162,7 @@ def test_a_body_that_breaks_its_framing_ends_the_connection(api: Api, case: str,
     ],
 )
 def test_plain_chunks_are_served_and_what_follows_too(api: Api, body: bytes) -> None:
-    """Chunks as RFC 9112 has them, extensions and trailers included, are one request, and the next one is the next."""
+    """Valid chunks (RFC 9112), with extensions and trailers, are one request, and the next request is served."""
     key = api.admin.headers["authorization"].encode()
     head = CHUNKED.replace(b"host: x", b"host: x\r\nauthorization: " + key)
     replies, rest = exchange(address(api), [head + body + BEHIND])
@@ -174,13 +174,13 @@ def test_plain_chunks_are_served_and_what_follows_too(api: Api, body: bytes) -> 
     "host", ["x", "x.", "a.b-c.d:99999", "x:", "[::1]", "[::1]:80", "[::ffff:1.2.3.4]", "127.0.0.1:8080", "%41", "x_y"]
 )
 def test_hosts_that_are_hosts_are_served(api: Api, host: str) -> None:
-    """Any name or address may stand in Host, with a port or without: nothing here depends on it."""
+    """Any name or address is accepted in Host, with or without a port."""
     replies, rest = exchange(address(api), [GET + f"host: {host}\r\n\r\n".encode()])
     assert ([reply.status for reply in replies], rest) == ([200], b"")
 
 
 def test_what_follows_a_request_is_answered_in_its_turn(api: Api) -> None:
-    """Pipelined requests are answered in order, and garbage behind them is refused after their answers."""
+    """Pipelined requests are answered in order, and garbage after them is refused after their answers."""
     post = POST + b"content-length: 2\r\n\r\n{}"
     replies, rest = exchange(address(api), [BEHIND + post.replace(b"POST", b"GET") + BEHIND + b"\x00\x01garbage"])
     assert ([reply.status for reply in replies], rest) == ([200, 401, 200, 400], b"")
@@ -196,7 +196,7 @@ def test_what_follows_a_request_is_answered_in_its_turn(api: Api) -> None:
 
 
 def test_what_is_no_request_behind_a_head_is_refused_with_a_body(api: Api) -> None:
-    """The answer to HEAD has no body; the refusal of the nonsense that follows it on the connection has its own."""
+    """The answer to HEAD has no body; the error for garbage after it has one."""
     head = b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
     with socket.create_connection(address(api), timeout=PATIENCE_SECONDS) as client:
         client.sendall(head)

@@ -1,4 +1,4 @@
-"""Tokens of the application's own sign-in: what each kind of key takes, what no key takes, and unusable key files."""
+"""Tokens of the application's own sign-in: accepted and refused tokens of each kind of key, and unusable key files."""
 
 import hashlib
 import hmac
@@ -54,7 +54,7 @@ def tokens(**fields: Any) -> TokenKeys:
 
 
 def code_of(taken: TokenKeys, token: str) -> str:
-    """Return what a token is answered with: a code, or the role it gives."""
+    """Return the error code for a token, or its role."""
     try:
         role = taken.identify(token).role
     except Rejected as refused:
@@ -65,7 +65,7 @@ def code_of(taken: TokenKeys, token: str) -> str:
 
 @pytest.mark.parametrize("algorithm", KINDS)
 def test_the_pem_of_each_kind_takes_its_algorithm_alone(tmp_path: Path, algorithm: str) -> None:
-    """A public key takes tokens of its own algorithm; another's, a stronger hash's, HMAC's and none are refused."""
+    """A public key accepts its own algorithm; other algorithms, stronger hashes, HMAC and `none` are refused."""
     key = KINDS[algorithm]
     taken = tokens(public_key_file=write(tmp_path / "pem", pem(key), 0o644))
     assert code_of(taken, jwt.encode(full_claims(), key, algorithm=algorithm)) == "admin"
@@ -78,7 +78,7 @@ def test_the_pem_of_each_kind_takes_its_algorithm_alone(tmp_path: Path, algorith
 
 
 def test_a_shared_secret_takes_hs256_alone(tmp_path: Path) -> None:
-    """The file's newline is no part of the secret; other algorithms, also with the same secret, are refused."""
+    """The newline of the file is not part of the secret; other algorithms with the same secret are refused."""
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET + b"\n"))
     assert code_of(taken, jwt.encode(full_claims(), SECRET, algorithm="HS256")) == "admin"
     stronger = jwt.encode(full_claims(), SECRET + SECRET, algorithm="HS512")
@@ -92,7 +92,7 @@ def test_a_shared_secret_takes_hs256_alone(tmp_path: Path) -> None:
 
 
 def test_a_jwks_chooses_by_kid_and_kind(tmp_path: Path) -> None:
-    """Each key of a set takes tokens of its id and kind; keys for other uses, or of other kinds, take none."""
+    """Each key of a set accepts tokens of its id and kind; keys of other uses or kinds accept none."""
     other = ec.generate_private_key(ec.SECP256R1())
     large = ec.generate_private_key(ec.SECP384R1())
     path = write(
@@ -165,7 +165,7 @@ def test_a_jwks_chooses_by_kid_and_kind(tmp_path: Path) -> None:
     ],
 )
 def test_each_claim_is_held_to(tmp_path: Path, claims: dict[str, object], answer: str) -> None:
-    """End, beginning, issuer, audience, subject and role, each wrong or missing, with the leeway of half a minute.
+    """Expiry, start, issuer, audience, subject and role, each wrong or missing, with the leeway of half a minute.
 
     Times are seconds from now.
     """
@@ -188,7 +188,7 @@ NO_TEXTS: tuple[object, ...] = (
 
 @pytest.mark.parametrize("claim", ["exp", "nbf", "iat", "iss", "aud", "sub", "jti", "role", ORGANIZATION_CLAIM])
 def test_a_claim_of_any_kind_is_answered(tmp_path: Path, claim: str) -> None:
-    """Whatever stands in a claim that is read, the answer is a refusal in our own words or a role, never a failure."""
+    """Any value of a claim gives a role or a refusal with our own message, never a server error."""
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET), organization_claim=ORGANIZATION_CLAIM)
     said = set()
     for value in (*TEXTS, *NO_TEXTS):
@@ -227,7 +227,7 @@ def test_a_claim_of_any_kind_is_answered(tmp_path: Path, claim: str) -> None:
     ],
 )
 def test_a_number_that_only_json_can_hold_is_answered(tmp_path: Path, payload: str, answer: str) -> None:
-    """Numbers that Python's JSON reads and nothing can compute with are a 401; a fraction of a second is a time."""
+    """Numbers that Python's JSON accepts but that are no valid times are a 401; fractions of seconds are valid."""
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET))
     rest = f'"iss": "{ISSUER}", "aud": "{AUDIENCE}", "sub": "ada", "role": "admin"'
     content = f"{segment(json.dumps({'alg': 'HS256'}).encode())}.{segment(f'{{{rest}, {payload}}}'.encode())}"
@@ -236,7 +236,7 @@ def test_a_number_that_only_json_can_hold_is_answered(tmp_path: Path, payload: s
 
 
 def test_roles_and_organizations_come_from_the_configured_claims(tmp_path: Path) -> None:
-    """The mapping alone gives roles; the organization binds, `*` does not, and one that is missing is refused."""
+    """Only the mapping gives roles; an organization binds, `*` doesn't, and a missing one is refused."""
     taken = tokens(
         secret_file=write(tmp_path / "secret", SECRET),
         role_claim="https://app.example/groups",
@@ -265,7 +265,7 @@ def test_roles_and_organizations_come_from_the_configured_claims(tmp_path: Path)
 
 
 def test_what_is_kept_for_one_caller_is_no_others(tmp_path: Path) -> None:
-    """Subjects and organizations can't be put together so that two callers share a place."""
+    """No two combinations of subject and organization have the same name."""
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET), organization_claim="org")
     claims = [("ada", "*"), ("ada", "acme"), ("acme/ada", "*"), ("*/ada", "acme"), ("key_1", "*"), ("local", "*")]
     places = [
@@ -280,13 +280,13 @@ def test_what_is_kept_for_one_caller_is_no_others(tmp_path: Path) -> None:
     ["", "a", "a.b", "a.b.c", "....", "e30.e30.", "e30.e30.e30", "x" * 9000, "é.é.é", "bnVsbA.bnVsbA.bnVsbA"],
 )
 def test_what_is_no_token_is_refused(tmp_path: Path, token: str) -> None:
-    """Nothing that can stand in a header is more than a 401."""
+    """Any bytes of a header give a 401."""
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET))
     assert code_of(taken, token) == "UNAUTHORIZED"
 
 
 def test_deep_and_odd_tokens_are_refused(tmp_path: Path) -> None:
-    """Nesting, unknown critical headers, detached content and keys that a token brings along lead nowhere."""
+    """Nested tokens, unknown critical headers, detached content and embedded keys are refused."""
     taken = tokens(secret_file=write(tmp_path / "secret", SECRET))
     deep = f"{segment(b'[' * 5000)}.{segment(b'{}')}.{segment(b'x')}"
     assert code_of(taken, deep) == "UNAUTHORIZED"
@@ -308,7 +308,7 @@ def test_deep_and_odd_tokens_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    """From the next look new keys hold alone; a broken or missing file changes nothing, an empty set shuts.
+    """A new file replaces all keys; a broken or missing file changes nothing, an empty set refuses all tokens.
 
     Until then nothing is read: a request never waits for the file.
     """
@@ -371,7 +371,7 @@ SMALL = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: 
 def test_a_key_file_that_can_not_be_used_is_named(
     tmp_path: Path, key: str, content: bytes | list[dict[str, Any]], mode: int, says: str
 ) -> None:
-    """The error names the key of the configuration and the file, says what is wrong, and shows nothing of it."""
+    """The error names the configuration key, the file and the problem, and shows nothing of the content."""
     path = write(tmp_path / "key", content, mode)
     with pytest.raises(ConfigError, match=rf"^jwt\.{key}: {path} .*{says}") as refused:
         tokens(**{key: path})
@@ -380,7 +380,7 @@ def test_a_key_file_that_can_not_be_used_is_named(
 
 
 def test_a_key_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    """A missing file and a directory are refused with the key's name; without a file no token is taken."""
+    """A missing file and a directory are refused with the configuration key; without a file tokens are refused."""
     with pytest.raises(ConfigError, match=r"^jwt\.jwks_file: can't read .*No such file"):
         tokens(jwks_file=tmp_path / "none")
     with pytest.raises(ConfigError, match=r"^jwt\.secret_file: can't read .*directory"):

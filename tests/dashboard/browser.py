@@ -1,8 +1,8 @@
-"""Debian's Chromium driven by playwright, for pages as people see them.
+"""Debian's Chromium, driven by playwright, for tests of pages in a real browser.
 
-Playwright's own loop would get into the way of trio's in the same thread, so a browser lives in a thread of its own and
-runs stories there: functions that get a `Tab`. A tab notes whatever a page should never cause, and its `check` looks at
-a page at every width and in both colour schemes.
+Playwright's event loop can't run in the same thread as trio's, so a browser has its own thread and runs stories there:
+functions that get a `Tab`. A tab notes errors that no page may cause, and its `check` examines a page at every width
+and in both color schemes.
 """
 
 import os
@@ -54,7 +54,7 @@ _OVERFLOW = """
     if (document.documentElement.scrollWidth <= width) return [];
     const found = [...document.querySelectorAll("body *")]
         .filter((one) => one.getBoundingClientRect().right > width + 1)
-        // What may be scrolled in itself is no cause.
+        // An element that scrolls by itself is no cause.
         .filter((one) => { for (let up = one.parentElement; up; up = up.parentElement)
             if (getComputedStyle(up).overflowX !== "visible") return false; return true; });
     return found.slice(0, 5).map((one) => `${one.outerHTML.slice(0, 120)} to ${one.getBoundingClientRect().right}`);
@@ -63,12 +63,12 @@ _OVERFLOW = """
 
 
 def find_chromium() -> str | None:
-    """Return where the browser is, if it is here."""
+    """Return the path of the browser; None if it isn't installed."""
     return shutil.which("chromium")
 
 
 class Tab:
-    """One page of a browser; `complaints` is what it has caused that no page may."""
+    """One page of a browser; `complaints` are errors that no page may cause."""
 
     def __init__(self, page: Page, url: str, *, is_thorough: bool) -> None:
         self.page = page
@@ -84,24 +84,23 @@ class Tab:
         page.on("response", self._note_status)
 
     def open(self, path: str) -> None:
-        """Go to a page of the dashboard, and wait until all of it is there."""
+        """Open a page of the dashboard and wait until it is loaded."""
         self.page.goto(f"{self.url}{path}", wait_until="load")
 
     def expect_refusal(self) -> None:
-        """Take an answer of 4xx that came since the last one for what was meant; there must be one."""
+        """Accept the 4xx answers since the last call; there must be one."""
         assert self.refusals, "nothing was refused"
         self.refusals.clear()
 
     def look(self, size: tuple[int, int], scheme: str) -> None:
-        """Look at the page at another size and in another colour scheme."""
+        """Set the size and the color scheme of the page."""
         self.page.set_viewport_size({"width": size[0], "height": size[1]})
         self.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
 
     def check(self, looks: Sequence[Look] = QUICK_LOOKS, *, color: bool = False) -> None:
-        """Hold the page against what every page must be; AssertionError says what is wrong.
+        """Check what every page must fulfill; AssertionError says what is wrong.
 
-        Whether each text stands out from its ground is most of the work, and is asked where `color` is true, and
-        everywhere in a long run.
+        The contrast of texts takes most of the time: it is checked if `color` is true, and always in a long run.
         """
         page = self.page
         wrong: list[str] = []
@@ -118,18 +117,18 @@ class Tab:
         self.settle()
 
     def settle(self) -> None:
-        """Raise AssertionError for what was noted so far."""
+        """Raise AssertionError for the errors noted so far."""
         violations = self.page.evaluate("() => window.violations || []")
         said = [*self.complaints, *(f"refused: {one}" for one in self.refusals), *(f"CSP: {one}" for one in violations)]
         assert not said, f"{self.page.url}\n" + "\n".join(said)
 
     def _hear(self, message: ConsoleMessage) -> None:
-        # Chromium says of each refused request that it failed, which `refusals` tells better.
+        # Chromium reports each refused request as failed; `refusals` has more.
         if message.type in {"error", "warning"} and not message.text.startswith("Failed to load resource"):
             self.complaints.append(f"console, {message.type}: {message.text}")
 
     def _note_failure(self, request: Request) -> None:
-        # Leaving a page ends its stream, and a download is no page.
+        # To leave a page ends its stream, and a download is no page.
         if "ERR_ABORTED" not in (request.failure or ""):
             self.complaints.append(f"{request.method} {request.url}: {request.failure}")
 
@@ -141,7 +140,7 @@ class Tab:
 
 
 class Browser:
-    """A Chromium in its thread; one tab, and so one session, for each key."""
+    """A Chromium in its thread, with one tab, and so one session, for each key."""
 
     def __init__(self, url: str, thread: ThreadPoolExecutor, chromium: Chromium, *, is_thorough: bool) -> None:
         self._url = url
@@ -151,11 +150,11 @@ class Browser:
         self._tabs: dict[str, Tab] = {}
 
     def run(self, story: Callable[[Tab], T], key: str | None) -> T:
-        """Run a story in an empty tab, signed in with a key where one is given; what it raises is raised here."""
+        """Run a story in an empty tab, signed in with `key` if given; its exceptions are raised here."""
         return self._thread.submit(self._run, story, key).result()
 
     def _run(self, story: Callable[[Tab], T], key: str | None) -> T:
-        # A tab of its own for each story would cost as much as most of what is done in it.
+        # A new tab for each story would cost as much as most stories.
         tab = self._tabs.pop(key, None) if key is not None else None
         if tab is None:
             tab = self._open(key)
@@ -183,7 +182,7 @@ class Browser:
 
 
 def sign_in(tab: Tab, key: str) -> None:
-    """Begin a session as a person does."""
+    """Sign in with the form."""
     tab.open("/sign-in")
     tab.page.get_by_label("API key").fill(key)
     tab.page.get_by_role("button", name="Sign in").click()
@@ -195,7 +194,7 @@ def browsing(url: str, *, is_thorough: bool = False) -> Iterator[Browser]:
     """Run a browser for the dashboard at `url` until the block ends; `is_thorough` is for long runs."""
     executable = find_chromium()
     assert executable is not None, MISSING
-    # A sandbox within a sandbox is what Chromium refuses to root.
+    # Chromium refuses to run its sandbox as root.
     arguments = [*_ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with ThreadPoolExecutor(max_workers=1) as thread:
 

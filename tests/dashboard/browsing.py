@@ -1,4 +1,4 @@
-"""The dashboard without a process or a socket: the application in virtual time, asked as a browser asks."""
+"""The dashboard without a process or a socket: the application in virtual time, requested like by a browser."""
 
 import dataclasses
 import re
@@ -18,7 +18,7 @@ ORIGIN = "http://hooks.example:8080"
 
 
 class Visitor:
-    """One browser with its cookies; `sign_in` before anything else."""
+    """One browser with its cookies; call `sign_in` first."""
 
     def __init__(self, site: "Site") -> None:
         self._app = site.api.app
@@ -34,13 +34,13 @@ class Visitor:
         return await self.client.get(path, headers=headers)
 
     async def page(self, path: str) -> str:
-        """Return the text of a page that must be there."""
+        """Return the HTML of a page, which must exist."""
         answer = await self.get(path)
         assert answer.status_code == 200, (path, answer.status_code, answer.text[:2000])
         return answer.text
 
     async def csrf(self) -> str:
-        """Return the CSRF token that the pages of this sign-in carry."""
+        """Return the CSRF token of the session's pages."""
         found = re.search(r'name="csrf" value="([^"]+)"', await self.page("/"))
         assert found is not None
         return found[1]
@@ -48,13 +48,13 @@ class Visitor:
     async def post(
         self, path: str, fields: dict[str, str] | None = None, *, csrf: str | None = None, origin: str | None = ORIGIN
     ) -> httpx.Response:
-        """Send a form as a page of the dashboard would; another token or origin where one is given."""
+        """Send a form like a page of the dashboard, with another token or origin if given."""
         data = {"csrf": await self.csrf() if csrf is None else csrf, **(fields or {})}
         headers = {} if origin is None else {"origin": origin}
         return await self.client.post(path, data=data, headers=headers)
 
     async def stream(self, path: str, seconds: float) -> tuple[int, str]:
-        """Listen to a live page for so long; return the status and all that came, which the transport would keep."""
+        """Read a live page's stream for `seconds`; return its status and the text, which httpx would buffer."""
         status, received = 0, bytearray()
         cookies = "; ".join(f"{name}={value}" for name, value in self.client.cookies.items())
         target, _, query = path.partition("?")
@@ -107,11 +107,11 @@ class Site:
         self.dashboard._templates.compile()  # in a thread it would let an autojump clock run away
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
-        """Say where the server is, as a test has set it."""
+        """Return the state that a test has set."""
         return self.state, ()
 
     async def visitor(self, role: str = "admin", **fields: object) -> Visitor:
-        """Return a browser that has signed in with a new key of this role."""
+        """Return a browser that is signed in with a new key of this role."""
         _, key = await self.api.key(role, **fields)
         visitor = Visitor(self)
         assert (await visitor.sign_in(key)).status_code == 303
@@ -126,5 +126,5 @@ async def site_in_process(path: Path) -> AsyncIterator[Site]:
 
 
 def text_of(html: str) -> str:
-    """Return what a page says, in one line."""
+    """Return the text of a page in one line."""
     return " ".join(unescape(re.sub(r"<[^>]+>", " ", html)).split())

@@ -1,4 +1,4 @@
-"""The dashboard in process; and one server process of its own for real browsers."""
+"""Fixtures: the dashboard in process, and server processes for real browsers."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.long import is_long_run
 
 @pytest.fixture
 async def site(tmp_path: Path) -> AsyncIterator[Site]:
-    """The application; a test that waits takes `autojump_clock` itself, which pytest-trio only then looks for."""
+    """The application; a test that waits must request `autojump_clock` itself, as pytest-trio requires."""
     async with site_in_process(tmp_path) as site:
         yield site
 
@@ -29,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 
 @pytest.fixture(scope="session")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Day]:
-    """A server process with a full day behind it."""
+    """A server process with the data of a full day."""
     with served_day(tmp_path_factory.mktemp("day")) as day:
         yield day
 

@@ -1,7 +1,7 @@
-"""A server with a day behind it: webhooks well, slow, failing, throttled and paused, in two organizations.
+"""A server with the data of a day: healthy, slow, failing, throttled and disabled webhooks, in two organizations.
 
-Nothing of it makes the server dial anything: what is pending waits behind a breaker that stays open until tomorrow, or
-for a webhook that is paused. One webhook goes to a receiver on loopback, for what is sent from the pages.
+The data makes the server send no request: pending deliveries wait behind a circuit breaker that is open until tomorrow,
+or for a disabled webhook. One webhook has a receiver on loopback, for requests that the pages cause.
 """
 
 import math
@@ -41,7 +41,7 @@ MARKUP = "<script>alert(1)</script>"
 
 
 class Day:
-    """The server: where it is, keys by name, and the ids of what the pages are about."""
+    """The server: its URL, keys by name, and the ids of the objects on its pages."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -85,7 +85,7 @@ class Day:
 
 @contextmanager
 def served_day(directory: Path) -> Iterator[Day]:
-    """Run a server with a full day behind it until the block ends; it must stop as told, with no failure in its log."""
+    """Run a server with the data of a full day until the block ends; it must stop cleanly and log no failure."""
     day = Day(directory)
     with _receiver(directory) as day.receiver_url:
         fill(day)
@@ -117,7 +117,7 @@ def _receiver(directory: Path) -> Iterator[str]:
 
 
 def fill(day: Day) -> None:
-    """Make the journal."""
+    """Create the journal."""
     # Back-offs of up to a day, so that no probe is due while somebody looks.
     (day.directory / "config.toml").write_text(CONFIG.replace("[0.05]", "[5, 30, 86_400]").replace("= 1000", "= 5"))
     config = load_config(day.directory / "config.toml", {})
@@ -193,7 +193,7 @@ class _Filling:
             audit.append(self._database, entry, new.id, kind.organization)
 
     def _event(self, number: int) -> tuple[object, ...]:
-        """Return an event's row, and have its deliveries in the lists."""
+        """Return the row of an event, and add its deliveries to the lists."""
         self._at = self._now - DAY * (1 - number / EVENTS) - 90
         organization = self._chance.choice(("acme", "acme", "globex", None))
         names = ("user.created", "user.updated", "user.deleted", "subscription.renewed", "organization.updated")
@@ -247,7 +247,7 @@ class _Filling:
         )
 
     def _has_head(self, index: int) -> bool:
-        """Whether a webhook's line has a head already: what is behind it has not been tried."""
+        """Whether a webhook's queue has a head already: deliveries after it have no attempts."""
         return any(row[2] == index + 1 and row[7] == "pending" for row in self._deliveries)
 
     def _attempt(self, pk: int, number: int, kind: Kind, at: float, *, went_well: bool) -> None:

@@ -1,4 +1,4 @@
-"""The webhooks of the day: how each of them is, and in which organization."""
+"""The webhooks of the day, with their health and organization."""
 
 import msgspec
 
@@ -6,7 +6,7 @@ from webhookd.base.models import Ordering, PolicyOverrides, RateLimit
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
-    """A webhook and how its day was: `failing` and `slow` as shares of its attempts, `queue` still to be sent."""
+    """A webhook and its day: `failing` and `slow` are shares of its attempts, `queue` its pending deliveries."""
 
     name: str
     url: str
@@ -70,7 +70,13 @@ KINDS = (
         queue=25,
     ),
     Kind(name="Audit archive", url="https://archive.example/webhooks", events=("user.*", "subscription.*"), weight=2),
-    Kind(name="Paused by hand", url="https://paused.example/", events=("user.deleted",), active=False, reason="manual"),
+    Kind(
+        name="Disabled by hand",
+        url="https://disabled.example/",
+        events=("user.deleted",),
+        active=False,
+        reason="manual",
+    ),
     Kind(
         name="Refuses some",
         url="https://strict.example/receive",

@@ -1,4 +1,4 @@
-"""Every page in a real browser: nothing on the console, nothing against the policy, fit for each width and reader."""
+"""Every page in a real browser: no console message, no policy violation, accessible, and usable at each width."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ COLORFUL = ("delivery-failed", "keys")
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("looks", [QUICK_LOOKS, pytest.param(ALL_LOOKS, marks=pytest.mark.slow)], ids=["quick", "all"])
 def test_a_page_is_fit_for_everybody(day: Day, browser: Browser, name: str, looks: Sequence[Look]) -> None:
-    """Light and dark, on a phone and on a desk, axe finds nothing, nothing overflows, and the console is empty."""
+    """In both color schemes, on a phone and a desktop, axe finds nothing, nothing overflows, the console is empty."""
 
     def look(tab: Tab) -> None:
         tab.open(day.paths()[name])
@@ -40,7 +40,7 @@ def test_a_page_is_fit_for_everybody(day: Day, browser: Browser, name: str, look
 
 
 def test_the_sign_in_is_fit_for_everybody(day: Day, browser: Browser) -> None:
-    """The page before all others too, and what it says of a wrong key."""
+    """The sign-in, also with the error for a wrong key, is accessible."""
 
     def look(tab: Tab) -> None:
         tab.open("/keys")
@@ -74,7 +74,7 @@ def test_every_page_is_reached_by_the_keyboard(day: Day, browser: Browser) -> No
 
 
 def test_markup_from_outside_is_text(day: Day, browser: Browser) -> None:
-    """A script in a payload, or in what a receiver answered, is shown and doesn't run."""
+    """A script in a payload or in a receiver's answer is shown and doesn't run."""
 
     dialogs: list[str] = []
 
@@ -98,7 +98,7 @@ def test_markup_from_outside_is_text(day: Day, browser: Browser) -> None:
 
 
 def test_a_planted_fault_is_seen(day: Day, browser: Browser) -> None:
-    """A page that overflows, says something on the console or breaks the policy doesn't pass."""
+    """A page that overflows, logs to the console or violates the policy fails the check."""
 
     def plant(tab: Tab) -> None:
         tab.open("/events")

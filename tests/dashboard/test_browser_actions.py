@@ -1,4 +1,4 @@
-"""What can be done on the pages, done in a real browser and seen through the API."""
+"""Actions on the pages in a real browser, verified through the API."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def api(day: Day, key: str = "admin") -> httpx.Client:
 
 
 def sent_here(day: Day) -> tuple[str, str]:
-    """Publish an event for the receiver on loopback; return its id and its delivery's once that has succeeded."""
+    """Publish an event for the receiver on loopback; return the ids of the event and its succeeded delivery."""
     with api(day) as client:
         made = client.post("/api/events", json={"type": "security.2fa_enabled", "data": {"note": 'it\'s "quoted"'}})
         event_id = made.json()["id"]
@@ -34,7 +34,7 @@ def received(day: Day) -> list[dict[str, object]]:
 
 
 def test_a_delivery_is_sent_once_more(day: Day, browser: Browser) -> None:
-    """An operator forces a delivery that has succeeded; the page shows the new attempt by itself."""
+    """An operator retries a succeeded delivery; the page shows the new attempt without a reload."""
     event_id, delivery_id = sent_here(day)
     before = len(received(day))
 
@@ -58,7 +58,7 @@ def test_a_delivery_is_sent_once_more(day: Day, browser: Browser) -> None:
 
 
 def test_a_viewer_has_nothing_to_press(day: Day, browser: Browser) -> None:
-    """Who may only read sees no button that changes something, and no page for administrators."""
+    """A viewer sees no button that changes something, and no page for administrators."""
 
     def look(tab: Tab) -> None:
         for path in (f"/deliveries/{day.deliveries['failed']}", "/event-types", "/event-types/named/user.created"):
@@ -73,7 +73,7 @@ def test_a_viewer_has_nothing_to_press(day: Day, browser: Browser) -> None:
 
 
 def test_a_command_is_copied(day: Day, browser: Browser) -> None:
-    """The curl command is copied whole, and what it sends verifies at the receiver."""
+    """The whole curl command is copied, with a signature for the receiver."""
     event_id, delivery_id = sent_here(day)
 
     def copy(tab: Tab) -> str:
@@ -89,7 +89,7 @@ def test_a_command_is_copied(day: Day, browser: Browser) -> None:
 
 
 def test_events_are_found(day: Day, browser: Browser, tmp_path: Path) -> None:
-    """By type and time, by how an id begins, and whole ids lead to what they name; the payload comes as a file."""
+    """Events are found by type, time and start of id; a whole id leads to its object; the payload is a file."""
     event_id, delivery_id = sent_here(day)
 
     def search(tab: Tab) -> None:
@@ -125,7 +125,7 @@ def test_events_are_found(day: Day, browser: Browser, tmp_path: Path) -> None:
 
 
 def test_the_catalogue_is_changed(day: Day, browser: Browser) -> None:
-    """An event type is added, refused twice, changed and taken out again."""
+    """An event type is created, refused twice, edited and deleted."""
 
     def change(tab: Tab) -> None:
         page = tab.page
@@ -168,7 +168,7 @@ def test_the_catalogue_is_changed(day: Day, browser: Browser) -> None:
 
 
 def test_a_key_is_made_shown_once_and_revoked(day: Day, browser: Browser) -> None:
-    """The text of a new key is on one page alone, works, and stops working with its revocation."""
+    """The text of a new key is on one page only; the key works until its revocation."""
 
     def make(tab: Tab) -> str:
         page = tab.page
@@ -209,7 +209,7 @@ def test_a_key_is_made_shown_once_and_revoked(day: Day, browser: Browser) -> Non
 
 
 def test_the_audit_log_is_filtered(day: Day, browser: Browser) -> None:
-    """By action and by actor; the chain's state is told, but not to who is bound to an organization."""
+    """By action and actor; the hash chain is hidden from a caller bound to an organization."""
 
     def filter_it(tab: Tab) -> None:
         page = tab.page

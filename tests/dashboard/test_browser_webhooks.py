@@ -1,4 +1,4 @@
-"""Webhooks in a real browser: the pages, fit for everybody, and a webhook's life from the form to its deletion."""
+"""Webhooks in a real browser: accessible pages, and a webhook's life from its form to its deletion."""
 
 import re
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ PAGES = (
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("looks", [QUICK_LOOKS, pytest.param(ALL_LOOKS, marks=pytest.mark.slow)], ids=["quick", "all"])
 def test_a_page_of_webhooks_is_fit_for_everybody(day: Day, browser: Browser, name: str, looks: Sequence[Look]) -> None:
-    """Light and dark, on a phone and on a desk, axe finds nothing, nothing overflows, and the console is empty."""
+    """In both color schemes, on a phone and a desktop, axe finds nothing, nothing overflows, the console is empty."""
 
     def look(tab: Tab) -> None:
         tab.open(day.paths()[name])
@@ -36,7 +36,7 @@ def test_a_page_of_webhooks_is_fit_for_everybody(day: Day, browser: Browser, nam
 
 
 def test_the_form_says_what_is_wrong_while_it_is_typed(day: Day, browser: Browser) -> None:
-    """An address that may not be dialed and a name that the catalogue hasn't are told at their fields, and go away."""
+    """A forbidden URL and an unknown event type are shown at their fields, and disappear when corrected."""
 
     def fill(tab: Tab) -> None:
         page = tab.page
@@ -122,7 +122,7 @@ def publish(day: Day) -> None:
 
 
 def test_the_list_follows_the_search(day: Day, browser: Browser) -> None:
-    """The table narrows down while a search is typed, its address with it, and goes on to be live."""
+    """The table and its URL follow the search while typing, and the table stays live."""
 
     def search(tab: Tab) -> None:
         page = tab.page
@@ -142,7 +142,7 @@ def test_the_list_follows_the_search(day: Day, browser: Browser) -> None:
 
 
 def test_the_breaker_counts_down(day: Day, browser: Browser) -> None:
-    """The time to the next probe is told in words that change by themselves, by the server's clock."""
+    """The time to the next probe counts down in the browser, by the server's clock."""
 
     def watch(tab: Tab) -> None:
         page = tab.page
@@ -159,7 +159,7 @@ def test_the_breaker_counts_down(day: Day, browser: Browser) -> None:
 
 
 def test_a_tab_that_nobody_looks_at_gives_its_connection_back(day: Day, browser: Browser) -> None:
-    """Hidden for ten seconds a page ends its stream; looked at again it is live again, and says nothing of it."""
+    """A page that is hidden for ten seconds closes its stream, and is live again when shown, without an error."""
 
     def turn_away(tab: Tab) -> None:
         page = tab.page

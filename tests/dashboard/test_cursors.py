@@ -1,4 +1,4 @@
-"""Cursors from outside: every list of the API and every page that takes one, found from what they declare."""
+"""Invalid cursors: every list of the API and every page with a cursor refuses them."""
 
 import base64
 import json
@@ -30,7 +30,7 @@ def spelled(content: object) -> str:
 
 
 def bad_cursors(good: str) -> list[str]:
-    """Return what is nearly the cursor of a list, and isn't."""
+    """Return texts that are almost a valid cursor."""
     content = good.removeprefix(cursors.PREFIX)
     text = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4))
     name, *position = json.loads(text)
@@ -67,7 +67,7 @@ def bad_cursors(good: str) -> list[str]:
 
 
 async def lists(site: Site) -> Mapping[str, str]:
-    """Return the path of every list of the API that takes a cursor, with the parameter's name, and fill each."""
+    """Fill every list of the API; return the paths of those with a cursor, with the parameter."""
     api = site.api
     fields = {"url": "https://a.example/", "events": ["*"], "isActive": False}
     for number in range(3):
@@ -92,7 +92,7 @@ async def lists(site: Site) -> Mapping[str, str]:
 
 
 async def test_only_what_a_list_gave_out_is_its_cursor(site: Site) -> None:
-    """A number out of range, another type, another list's cursor or spelling: 400 INVALID_CURSOR on every list."""
+    """A number out of range, another type, the cursor of another list, another spelling: 400 INVALID_CURSOR."""
     api = site.api
     given: dict[str, str] = {}
     paths = await lists(site)
@@ -115,7 +115,7 @@ async def test_only_what_a_list_gave_out_is_its_cursor(site: Site) -> None:
 
 
 async def test_a_page_refuses_a_cursor_of_nobody(site: Site) -> None:
-    """Every page that takes a cursor answers 400, and no page fails, whatever number stands in it."""
+    """Every page with a cursor answers 400 to an invalid one, and no page fails."""
     await lists(site)
     _, key = await site.api.key("admin")
     visitor = Visitor(site)

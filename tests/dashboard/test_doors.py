@@ -1,4 +1,4 @@
-"""Who gets in: sign-in, cookies, origins, tokens, headers."""
+"""Access to the dashboard: sign-in, cookies, origins, CSRF tokens, headers."""
 
 import itertools
 import re
@@ -24,7 +24,7 @@ from webhookd.journal import AuditActor, AuditActorKind, KeyRow
 
 
 async def test_a_key_opens_a_session(site: Site) -> None:
-    """A key of a role that may read signs in: the cookie is for this server's requests alone, and for no script."""
+    """A key that may read signs in; the cookie is sent only to this server, and no script can read it."""
     _, key = await site.api.key("viewer")
     visitor = Visitor(site)
     answer = await visitor.sign_in(key, next="/")
@@ -38,7 +38,7 @@ async def test_a_key_opens_a_session(site: Site) -> None:
 
 
 async def test_a_large_form_is_refused_before_it_is_read(site: Site) -> None:
-    """The sign-in takes as much as the longest token needs with each byte escaped, and says 413 to more."""
+    """The sign-in accepts the longest token with each byte escaped, and answers 413 to a larger form."""
     visitor = Visitor(site)
     for fill, status in ((b"%41" * 10_000, 401), (b"%41" * 11_000, 413)):
         answer = await visitor.client.post(
@@ -48,7 +48,7 @@ async def test_a_large_form_is_refused_before_it_is_read(site: Site) -> None:
 
 
 async def test_signing_in_again_ends_the_session_before(site: Site) -> None:
-    """A browser has one session: the one that it leaves behind opens nothing, and what it has to say is bounded."""
+    """A browser has one session: a new sign-in ends the old one. The number of notices is bounded."""
     _, key = await site.api.key("viewer")
     visitor = Visitor(site)
     await visitor.sign_in(key)
@@ -64,7 +64,7 @@ async def test_signing_in_again_ends_the_session_before(site: Site) -> None:
 
 
 async def test_tls_makes_the_cookie_secure(site: Site) -> None:
-    """Where the browser speaks TLS, by its own word or the proxy's, the cookie is Secure and has the host's prefix."""
+    """If the browser or the proxy reports TLS, the cookie is Secure and has the prefix __Host-."""
     _, key = await site.api.key("viewer")
     for headers in ({"origin": "https://hooks.example:8080"}, {"origin": ORIGIN, "x-forwarded-proto": "https"}):
         answer = await Visitor(site).client.post("/sign-in", data={"key": key}, headers=headers)
@@ -78,7 +78,7 @@ async def test_tls_makes_the_cookie_secure(site: Site) -> None:
 
 
 async def test_what_is_no_key_is_told(site: Site) -> None:
-    """Garbage, nothing and a key that can't read are refused on the form, which doesn't show what was typed."""
+    """Garbage, an empty field and a key that may not read are refused on the form, which doesn't show the input."""
     _, ingest = await site.api.key("ingest")
     for text, status, said in (
         ("whd_admin_garbage_xyz", 401, "not known"),
@@ -93,7 +93,7 @@ async def test_what_is_no_key_is_told(site: Site) -> None:
 
 
 async def test_failed_attempts_are_limited(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """An address whose keys are wrong too often has to wait with the next wrong one, and never with a right one."""
+    """After too many wrong keys an address must wait before the next wrong one, but never before a valid one."""
     _, key = await site.api.key("admin")
     _, ingest = await site.api.key("ingest")
     visitor = Visitor(site)
@@ -108,7 +108,7 @@ async def test_failed_attempts_are_limited(site: Site, autojump_clock: trio.test
 
 
 async def test_right_keys_use_up_no_attempts(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """What signs in counts against nobody: after any number of it as many wrong attempts are taken as before."""
+    """Valid keys don't count: after any number of sign-ins, as many wrong keys are accepted as before."""
     _, key = await site.api.key("viewer")
     for _ in range(FAILURES_AT_ONCE + 1):
         assert (await Visitor(site).sign_in(key)).status_code == 303
@@ -117,7 +117,7 @@ async def test_right_keys_use_up_no_attempts(site: Site, autojump_clock: trio.te
 
 
 async def test_without_a_session_there_is_the_sign_in(site: Site) -> None:
-    """A page asked for without a session leads to the sign-in and back; htmx and streams are told by a status."""
+    """Without a session, a page leads to the sign-in and back; htmx and streams get a status."""
     visitor = Visitor(site)
     answer = await visitor.get("/")
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
@@ -142,12 +142,12 @@ async def test_without_a_session_there_is_the_sign_in(site: Site) -> None:
     ],
 )
 def test_the_sign_in_leads_to_own_pages_alone(asked: str, path: str) -> None:
-    """What follows the sign-in is a path of this server, whatever the link said."""
+    """After the sign-in the browser goes to a path of this server, whatever the link says."""
     assert own_path(asked) == path
 
 
 async def test_a_session_ends(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """After an hour unused, after 12 hours in any case, at sign-out, and with its key."""
+    """A session ends after an hour without use, after 12 hours, at sign-out, and with its key."""
     unused, used, left, revoked = [await site.visitor() for _ in range(4)]
     key_id, key = await site.api.key("admin")
     await revoked.sign_in(key)
@@ -175,7 +175,7 @@ async def test_a_session_ends(site: Site, autojump_clock: trio.testing.MockClock
 
 
 async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """One key holds so many sessions; the one unused the longest goes first."""
+    """The sessions of a key are limited; the one unused the longest ends first."""
     _, key = await site.api.key("admin")
 
     visitors = []
@@ -189,7 +189,7 @@ async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.Moc
 
 
 async def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
-    """Where there are too many sessions over all, one goes of the organization that has most of them."""
+    """At the total limit, a session of the organization with the most sessions ends."""
 
     def key(key_id: str, organization_id: str | None) -> KeyRow:
         return KeyRow(
@@ -221,7 +221,7 @@ async def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
 
 
 async def test_a_change_needs_token_and_origin(site: Site) -> None:
-    """A form without the session's token, with another session's, or from another origin changes nothing."""
+    """A form without the session's CSRF token, with that of another session, or from another origin changes nothing."""
     visitor, other = await site.visitor(), await site.visitor()
     for csrf, origin in (
         ("", ORIGIN),
@@ -243,7 +243,7 @@ async def test_a_change_needs_token_and_origin(site: Site) -> None:
 
 
 async def test_every_answer_is_strict(site: Site) -> None:
-    """Pages, errors and files carry a policy that lets nothing in from elsewhere and nothing inline."""
+    """Pages, errors and files have a content security policy without other origins and inline code."""
     visitor = await site.visitor()
     page = await visitor.get("/")
     assert page.headers["cache-control"] == "no-store"
@@ -262,7 +262,7 @@ async def test_every_answer_is_strict(site: Site) -> None:
 
 
 async def test_a_path_that_leads_nowhere(site: Site) -> None:
-    """Who typed it into a browser gets a page; a program, and whoever asks for the API, gets the API's answer."""
+    """An unknown path is a page for a browser, and the API's error for a program or below /api/."""
     visitor = Visitor(site)
     typed = await visitor.get("/webhok", accept="text/html,*/*")
     assert (typed.status_code, typed.headers["content-type"]) == (404, "text/html; charset=utf-8")

@@ -1,4 +1,4 @@
-"""What a form may hold: it is refused for what would keep the event loop, before that is looked at piece by piece."""
+"""Limits of forms: a form that would block the event loop is refused before it is decoded."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def refused(read: Callable[[T], object], given: T) -> Callable[[], None]:
-    """Return what reads and expects a refusal."""
+    """Return a function that calls `read` and expects a refusal."""
 
     def run() -> None:
         with pytest.raises(Rejected):
@@ -25,7 +25,7 @@ def refused(read: Callable[[T], object], given: T) -> Callable[[], None]:
 
 
 def test_fields_are_decoded() -> None:
-    """Escapes, plus signs and a browser's line breaks become text, and the last of two values stands."""
+    """Escapes, plus signs and line breaks are decoded, and the last of two values counts."""
     form = parse_form(b"a=1&b=x%20y+z%0D%0A%C3%A9&a=2&c=")
     assert dict(form) == {"a": "2", "b": "x y z\né", "c": ""}
     assert form.all("a") == ["1", "2"]
@@ -33,7 +33,7 @@ def test_fields_are_decoded() -> None:
 
 @pytest.mark.parametrize("body", [b"a=%", b"a=%2", b"a=%2g", b"%=", b"a=%u0041", b"a=%%20", b"a=%" + b"%" * 100_000])
 def test_a_broken_escape_is_refused(body: bytes) -> None:
-    """A form is refused at the first % without two hexadecimal digits after it; more of them cost nothing more."""
+    """A form is refused at the first % without two hexadecimal digits; more of them cost nothing."""
     with pytest.raises(Rejected, match="% that is not followed by two hexadecimal digits"):
         parse_form(body)
     assert calls(refused(parse_form, body)) < 1000
@@ -44,7 +44,7 @@ def test_a_broken_escape_is_refused(body: bytes) -> None:
     [("retry/delays", "*,"), ("retry/delays", "1\n"), ("events", "a,"), ("metadata", "k{}=\n"), ("headers", "h{}:v\n")],
 )
 def test_too_many_entries_are_refused_before_one_is_looked_at(name: str, unit: str) -> None:
-    """The field is named with how many entries it has and how many are read; what fits is read."""
+    """The error names the field, its number of entries and the limit; a field at the limit is accepted."""
     few = "".join(unit.format(number) for number in range(MOST_LINES))
     document_of(Form([(name, few)]))
     many = "".join(unit.format(number) for number in range(MOST_BYTES // 8))
@@ -56,7 +56,7 @@ def test_too_many_entries_are_refused_before_one_is_looked_at(name: str, unit: s
 
 
 async def test_a_form_says_at_its_field_that_it_has_too_many_lines(site: Site) -> None:
-    """The forms of a webhook and of its replay, and the check while typing, show it with the field and take nothing."""
+    """The forms of a webhook and a replay, and the check while typing, show the error at the field."""
     visitor = await site.visitor()
     many = "a," * (MOST_LINES + 1)
     made = await visitor.post("/webhooks", {"url": "https://hook.example/", "events": "*"})

@@ -1,4 +1,4 @@
-"""Deliveries, events, event types, keys and the audit log in process: whose things they show, and what they refuse."""
+"""The pages of deliveries, events, event types, keys and the audit log: what they show, to whom, and their errors."""
 
 import re
 from typing import Any
@@ -18,14 +18,14 @@ MARKUP = '<img src=x onerror="alert(1)">'
 
 
 async def delivered(world: World, event_id: str, endpoint: Endpoint, **fields: Any) -> str:
-    """Publish an event and return its delivery's id, once it has been tried."""
+    """Publish an event and return the id of its delivery after the first attempt."""
     await world.publish(event_id, **fields)
     await trio.sleep(0.5)
     return next(row.id for row in await world.deliveries(endpoint) if row.event_id == event_id)
 
 
 async def actions(site: Site) -> list[tuple[str, str | None, tuple[str, ...]]]:
-    """Return what the audit log has, newest first: action, role, fields."""
+    """Return the action, role and fields of the audit entries, newest first."""
     found = await site.api.world.journal.transactions.read(
         audit.page, None, actor=None, action=None, what=None, since=None, until=None, limit=100, cursor=None
     )
@@ -33,7 +33,7 @@ async def actions(site: Site) -> list[tuple[str, str | None, tuple[str, ...]]]:
 
 
 async def test_a_delivery_shows_each_attempt(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Requests as they were signed then, answers as they came, and what the code means."""
+    """A delivery shows its requests with their signatures, the answers, and the meaning of the error."""
     world = site.api.world
     endpoint = await world.endpoint(headers={"authorization": "Bearer not-to-be-seen"})
     world.sender.script = lambda sent: answer_with(500 if sent.number == 1 else 200, sent)
@@ -63,7 +63,7 @@ def answer_with(status: int, sent: Sent) -> Outcome:
 
 
 async def test_the_secret_is_never_shown(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """The page says how a secret is used and how it ends; neither it nor the one before is in its text."""
+    """The page explains the signature and shows the end of each secret, but no whole secret."""
     world = site.api.world
     visitor = await site.visitor()
     made = (await site.api.ask("POST", "/api/webhooks", None, body=new_webhook(), uid=4711)).json()
@@ -86,7 +86,7 @@ def new_webhook(**fields: object) -> dict[str, object]:
 
 
 async def test_a_rotation_after_the_attempt_is_told(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """What is signed with another secret than was sent says so."""
+    """The page says when its signatures use another secret than the attempt."""
     world = site.api.world
     endpoint = await world.endpoint()
     delivery_id = await delivered(world, "e1", endpoint)
@@ -99,7 +99,7 @@ async def test_a_rotation_after_the_attempt_is_told(site: Site, autojump_clock: 
 
 
 async def test_a_retry_is_the_operators_own(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Who may operate sends again, under its name; who may not has no button and is refused; a test has none at all."""
+    """An operator retries under its name; a viewer has no button and is refused; a test event has no button."""
     world = site.api.world
     endpoint = await world.endpoint()
     delivery_id = await delivered(world, "e1", endpoint)
@@ -126,7 +126,7 @@ async def test_a_retry_is_the_operators_own(site: Site, autojump_clock: trio.tes
 
 
 async def test_another_organizations_things_are_not_there(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A delivery, an event and its bytes are a 404 to who is bound elsewhere, and a search doesn't find them."""
+    """A delivery, an event and its body are a 404 for another organization, and its search doesn't find them."""
     world = site.api.world
     ours = await world.endpoint(organization_id="acme")
     shared = await world.endpoint("https://shared.example/")
@@ -147,7 +147,7 @@ async def test_another_organizations_things_are_not_there(site: Site, autojump_c
 
 
 async def test_a_payload_is_a_file(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """The bytes that are sent come as an attachment that no browser takes for a page."""
+    """The body is an attachment, which no browser shows as a page."""
     world = site.api.world
     await world.publish("e1", data={"note": MARKUP, "spaced": [1, 2]})
     visitor = await site.visitor("viewer")
@@ -161,7 +161,7 @@ async def test_a_payload_is_a_file(site: Site, autojump_clock: trio.testing.Mock
 
 
 async def test_a_long_payload_is_cut(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A page shows the beginning of it, and leaves the rest to the file; curl gets it from there."""
+    """A page shows the beginning of a long payload; the curl command reads it from a file."""
     world = site.api.world
     endpoint = await world.endpoint()
     delivery_id = await delivered(world, "e1", endpoint, data={"much": "x" * 100_000})
@@ -175,7 +175,7 @@ async def test_a_long_payload_is_cut(site: Site, autojump_clock: trio.testing.Mo
 
 
 async def test_a_search_leads_to_what_an_id_names(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A whole id goes to its page; a time that is none is said at its field."""
+    """A whole id leads to its page; an invalid time is shown at its field."""
     world = site.api.world
     endpoint = await world.endpoint()
     delivery_id = await delivered(world, "e1", endpoint)
@@ -206,17 +206,17 @@ async def test_a_search_leads_to_what_an_id_names(site: Site, autojump_clock: tr
     ],
 )
 def test_a_moment_is_taken_as_people_write_it(text: str | None, at: float | None) -> None:
-    """A day, a minute, a second, or ISO-8601; in UTC where no zone is said."""
+    """A day, a minute, a second, or ISO-8601; in UTC without a zone."""
     assert read_moment(text) == (at, None)
 
 
 def test_every_code_has_its_reason() -> None:
-    """No attempt fails for a reason that a page has no sentence for."""
+    """Every error of an attempt has a sentence."""
     assert set(REASONS) == set(DeliveryError)
 
 
 async def test_the_catalogue_is_for_who_may(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Administrators of the whole server change it, under their name; nobody else has the form or gets through."""
+    """Only administrators without an organization can change the catalogue, under their name."""
     admin, viewer = await site.visitor(), await site.visitor("viewer")
     bound = await site.visitor(organizationId="acme")
     fields = {"name": "order.paid", "description": MARKUP, "schema": '{"type": "object"}', "deprecated": "yes"}
@@ -245,7 +245,7 @@ async def test_the_catalogue_is_for_who_may(site: Site, autojump_clock: trio.tes
 
 
 async def test_keys_are_for_administrators(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A key is made in the maker's organization, shown once, and revoked; an own key takes its session with it."""
+    """A key is created in its creator's organization, shown once, and revoked, which ends its sessions."""
     admin, operator = await site.visitor(), await site.visitor("operator")
     bound = await site.visitor(organizationId="acme")
     assert (await operator.get("/keys")).status_code == 403
@@ -275,7 +275,7 @@ async def test_keys_are_for_administrators(site: Site, autojump_clock: trio.test
 
 
 async def test_the_log_says_whether_it_holds(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A broken chain is told to who sees the whole log; who is bound sees its own entries and nothing of the chain."""
+    """A broken chain is shown to callers of the whole log; a bound caller sees its entries but not the chain."""
     admin, bound = await site.visitor(), await site.visitor(organizationId="acme")
     assert "intact" in text_of(await admin.page("/audit"))
     assert "Hash chain" not in text_of(await bound.page("/audit"))
@@ -296,7 +296,7 @@ def forge(database: object) -> None:
 
 
 async def test_attempts_come_in_parts(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Of many attempts the last twenty are shown, and a link leads to those before."""
+    """The last twenty attempts are shown, with a link to earlier ones."""
     world = site.api.world
     endpoint = await world.endpoint()
     world.sender.script = lambda _: DeliveryError.CONNECT
@@ -318,7 +318,7 @@ async def test_attempts_come_in_parts(site: Site, autojump_clock: trio.testing.M
 
 
 async def test_a_deleted_webhooks_delivery_can_be_read(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Its attempts stay; there is nothing to sign with and nothing to send again."""
+    """The deliveries of a deleted webhook keep their attempts, without signature and retry."""
     world = site.api.world
     endpoint = await world.endpoint()
     delivery_id = await delivered(world, "e1", endpoint)
@@ -330,7 +330,7 @@ async def test_a_deleted_webhooks_delivery_can_be_read(site: Site, autojump_cloc
 
 
 async def test_every_form_of_signature_is_explained(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """The second header is described as it is set, ed25519 too."""
+    """The page describes the configured format of the second header, and ed25519."""
     visitor = await site.visitor()
     forms = {"hex": "body alone", "sha256=hex": "GitHub", "off": "off for this webhook", "timestamped": "Stripe"}
     for form, said in forms.items():
@@ -345,7 +345,7 @@ async def test_every_form_of_signature_is_explained(site: Site, autojump_clock: 
 
 
 def test_a_payload_is_never_indented_to_many_times_its_size() -> None:
-    """Many values deep down are shown as they came; an ordinary payload has its line breaks."""
+    """A payload with many deeply nested values is shown unchanged, an ordinary one is indented."""
     deep = b"[" * 120 + b"1," * 50_000 + b"1" + b"]" * 120
     assert indented(deep) == deep.decode()
     assert indented(b'{"a":{"b":[1,2]}}') == '{\n  "a": {\n    "b": [\n      1,\n      2\n    ]\n  }\n}'

@@ -1,4 +1,4 @@
-"""Live pages: what is sent when, how a stream ends, and how many there may be."""
+"""Live pages: what is sent, how a stream ends, and the limits on streams."""
 
 import trio
 
@@ -15,7 +15,7 @@ def names(stream: str) -> list[str]:
 
 
 async def test_what_has_changed_is_sent(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Each part comes once at the start and again when it differs; a quiet stream says that it is alive."""
+    """Each part is sent at the start and when it changes; a quiet stream sends heartbeats."""
     visitor = await site.visitor("viewer")
     endpoint = await site.api.world.endpoint("https://quiet.example/", is_active=False)
     path = f"/webhooks/{endpoint.id}/live"
@@ -36,7 +36,7 @@ async def test_what_has_changed_is_sent(site: Site, autojump_clock: trio.testing
 
 
 async def test_a_stream_ends_with_its_session(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A revoked key and an hour without a request end the stream, which says so; listening is no use of a session."""
+    """A revoked key and an hour without a request end the stream with a message; a stream doesn't count as use."""
     key_id, key = await site.api.key("viewer")
     visitor, unused = Visitor(site), await site.visitor("viewer")
     await visitor.sign_in(key)
@@ -66,7 +66,7 @@ async def test_a_stream_ends_with_its_session(site: Site, autojump_clock: trio.t
 
 
 async def test_a_stream_ends_at_the_drain(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A server that drains waits a second for its streams at most."""
+    """Streams end within a second when the server drains."""
     visitor = await site.visitor()
     began_at = trio.current_time()
 
@@ -81,9 +81,9 @@ async def test_a_stream_ends_at_the_drain(site: Site, autojump_clock: trio.testi
 
 
 async def test_streams_are_bounded(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """One stream too many is refused, over all and with one key, and there is room again when one has ended.
+    """Streams are limited in total and for each key, and an ended stream makes room for another.
 
-    Whoever has none yet still gets one.
+    A caller without a stream still gets one.
     """
     *busy, second, newcomer = [await site.visitor() for _ in range(MOST_STREAMS // MOST_OF_ONE_CALLER + 2)]
 
@@ -107,7 +107,7 @@ async def test_streams_are_bounded(site: Site, autojump_clock: trio.testing.Mock
 
 
 async def test_an_organization_has_its_share_of_the_streams(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """All keys of an organization together keep so many open, asked for at once too; another's are untouched by it."""
+    """The streams of all keys of an organization are limited together; other organizations are not affected."""
     share = site.api.services.config.organizations.max_live_pages
     first, second = [await site.visitor("viewer", organizationId="acme") for _ in range(2)]
     other = await site.visitor("viewer", organizationId="other")
@@ -135,7 +135,7 @@ async def test_an_organization_has_its_share_of_the_streams(site: Site, autojump
 
 
 async def test_the_refusal_says_which_limit_it_is(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A page too many of an organization names the key of the configuration that allows more."""
+    """The error for too many streams of an organization names the configuration key."""
     visitor = await site.visitor("viewer", organizationId="acme")
     async with trio.open_nursery() as nursery:
         for _ in range(site.api.services.config.organizations.max_live_pages):
@@ -147,7 +147,7 @@ async def test_the_refusal_says_which_limit_it_is(site: Site, autojump_clock: tr
 
 
 def test_text_keeps_its_lines() -> None:
-    """An event's text is cut where a reader of the stream would cut it, and nowhere else."""
+    """The text of a server-sent event is split only at line ends of the HTML standard."""
     assert (
         event("a", "one\ntwo\r\nthree\u2028four")
         == "event: a\ndata: one\ndata: two\ndata: three\u2028four\n\n".encode()

@@ -1,4 +1,4 @@
-"""Every route of the dashboard by every kind of caller, against the table below, which is written without the code.
+"""Every route of the dashboard by every kind of caller, against the table below, written independently of the code.
 
 A route that isn't in it fails the test. What a caller may do is what the API lets the same caller do.
 """
@@ -24,7 +24,7 @@ WEBHOOK = {"url": "https://hook.example/", "events": "*"}
 
 @dataclass(frozen=True)
 class Row:
-    """One route: who may, what that answers, what a caller bound to an organization gets on another's, what it changes.
+    """One route: the roles, their status, the status for another organization, and whether it changes something.
 
     `home` is what such a caller gets on its own, where that differs from `ok`.
     """
@@ -85,7 +85,7 @@ TABLE = (
 
 
 class Things:
-    """What one organization has, made anew for each caller, since callers delete."""
+    """The objects of one organization, created for each caller, since callers delete them."""
 
     def __init__(self, site: Site, organization: str) -> None:
         self._site = site
@@ -93,7 +93,7 @@ class Things:
         self._count = 0
 
     async def fill(self, tag: str) -> dict[str, str]:
-        """Make them; return their names in paths."""
+        """Create the objects; return their names in paths."""
         organization = {"organizationId": self._organization}
         webhook = await self._make(
             "/api/webhooks", {"url": f"https://{self._organization}.example/", "events": ["*"], **organization}
@@ -150,12 +150,12 @@ async def entries(site: Site) -> int:
 
 
 def test_the_table_knows_every_page() -> None:
-    """A page that was added, or taken away, is missing here until somebody says who may see it."""
+    """A page that was added or removed fails this test until the table says who may see it."""
     assert sorted(f"{each.method} {each.path}" for each in all_pages()) == sorted(row.route for row in TABLE)
 
 
 async def test_every_page_by_every_caller(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """Each cell has its status, leaves an entry in the audit log or none, and shows nothing of another organization."""
+    """Each cell has its status, adds an audit entry or none, and shows nothing of another organization."""
     wrong: list[str] = []
     asked = 0
     for number, (role, organization) in enumerate((r, o) for r in ("admin", "operator", "viewer") for o in (None, A)):
@@ -205,7 +205,7 @@ async def test_nothing_is_for_everybody(site: Site) -> None:
 
 
 async def test_a_page_for_everybody_stops_the_start(site: Site) -> None:
-    """A page that asks for no permission isn't served, and neither is one with another method."""
+    """A page without a permission, or with another method than GET and POST, can't be added."""
 
     async def view(_: object) -> Any:
         raise AssertionError("never asked")

@@ -1,4 +1,4 @@
-"""The overview: what it counts, and that it says what needs somebody, to those alone who may know."""
+"""The overview: its numbers and its problems, for callers that may see them."""
 
 import trio
 
@@ -9,7 +9,7 @@ from webhookd.observe.loop_watch import Stall
 
 
 async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """An open breaker, a paused webhook with a backlog, old deliveries and a key about to end are each one sentence."""
+    """An open circuit breaker, a disabled webhook with a backlog, old deliveries and an expiring key are shown."""
     w = site.api.world
     visitor = await site.visitor()
     assert "No webhook is failing" in text_of(await visitor.page("/"))
@@ -33,7 +33,7 @@ async def test_what_needs_somebody_is_said(site: Site, autojump_clock: trio.test
 
 
 async def test_an_organization_sees_its_own_numbers(site: Site, autojump_clock: trio.testing.MockClock) -> None:
-    """A caller bound to an organization sees its webhooks, backlog and events alone, and nothing of the machine."""
+    """A caller bound to an organization sees only its webhooks, backlog and events, and nothing of the machine."""
     w = site.api.world
     w.sender.script = lambda _: DeliveryError.CONNECT
     await w.endpoint("https://mine.example/", organization_id="mine")
@@ -49,7 +49,7 @@ async def test_an_organization_sees_its_own_numbers(site: Site, autojump_clock: 
     assert "received 1 " in said
     assert "other.example" not in said
     assert "Journal" not in said
-    # What is made once for many is made for who may see the same.
+    # A cached result is shared only by callers that may see the same.
     (_, first), (_, second) = await unbound.stream("/live", 0.2), await bound.stream("/live", 0.2)
     assert "other.example" in first
     assert "other.example" not in second
@@ -64,7 +64,7 @@ async def test_an_organization_sees_its_own_numbers(site: Site, autojump_clock: 
 
 
 async def test_charts_have_words(site: Site) -> None:
-    """Each chart says in a sentence what it shows, tells its lines apart by pattern, and has its numbers in a table."""
+    """Each chart has a summary in words, lines that differ by pattern, and a table of its numbers."""
     visitor = await site.visitor()
     page = await visitor.page("/?span=day")
     assert 'aria-label="Latency: p50' in page

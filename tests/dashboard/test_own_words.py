@@ -1,4 +1,4 @@
-"""Whatever is sent, to whichever route and field: no failure inside, and no sentence of a library in the answer."""
+"""Invalid values in every route and field: no server error, and no message of a library in the answer."""
 
 import json
 import re
@@ -76,7 +76,7 @@ TOML = (
 
 
 def check(answer: httpx.Response, sent: object) -> None:
-    """Hold an answer against the promise: not a failure, and where it is a refusal, in our own words alone."""
+    """Check an answer: no server error, and an error only with our own message."""
     assert answer.status_code < 500, (sent, answer.text)
     if answer.status_code < 400:
         return
@@ -162,7 +162,7 @@ async def test_every_field_of_every_operation(site: Site, operation: Operation, 
 
 @pytest.mark.parametrize("every", long([4, 1], lambda every: every == 1))
 async def test_every_page(site: Site, every: int) -> None:
-    """No page fails, or shows a library's words, for whatever stands in its query or its path."""
+    """No page fails or shows a library's message, whatever its query or path."""
     visitor = await site.visitor()
     known = {
         "webhookId": "wh_x",
@@ -200,7 +200,7 @@ async def test_every_page(site: Site, every: int) -> None:
 
 
 def field_names() -> list[str]:
-    """Return the name of each field that a form of the dashboard has."""
+    """Return the name of each field of the dashboard's forms."""
     templates = (PACKAGE / "dashboard" / "templates").rglob("*.html")
     written = {name for path in templates for name in re.findall(r'\bname="([\w/]+)"', path.read_text())}
     return sorted((written | FIELDS) - {"csrf"})
@@ -208,7 +208,7 @@ def field_names() -> list[str]:
 
 @pytest.mark.parametrize("every", long([4, 1], lambda every: every == 1))
 async def test_every_form(site: Site, autojump_clock: trio.testing.MockClock, every: int) -> None:
-    """No form fails, or is answered in a library's words, for whatever is typed into a field or sent in its place."""
+    """No form fails or is answered with a library's message, whatever its fields or body."""
     visitor = await site.visitor()
     csrf = await visitor.csrf()
     names = await Things(site, "org-a").fill("forms")
@@ -237,7 +237,7 @@ async def test_every_form(site: Site, autojump_clock: trio.testing.MockClock, ev
 
 @pytest.mark.parametrize("text", TOML)
 def test_every_mistake_of_a_configuration(tmp_path: Path, text: str) -> None:
-    """What can't be used is told in our own words, with its place."""
+    """An unusable value is reported with our own message and its place."""
     path = tmp_path / "config.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as refused:
@@ -251,7 +251,7 @@ ALLOWED = {
     "delivery/http/proxy.py",
     "delivery/http/tunnel.py",
     "delivery/http/wire.py",
-    # Whoever writes a program with the client sees why its connection broke.
+    # The user of the client needs to see why its connection broke.
     "client/aio.py",
     # The log's reader is the operator, who wants to know what the library said.
     "ingest/server.py",
@@ -259,7 +259,7 @@ ALLOWED = {
 
 
 def test_no_librarys_text_is_passed_on() -> None:
-    """But for these modules, only exceptions of webhookd's own, and the system's, have their text put into another."""
+    """Except in these modules, only messages of webhookd's own and the system's exceptions are put into others."""
     own = own_exceptions() | {"OSError"}
     found = {
         f"{path.relative_to(PACKAGE)}:{line} passes on the text of {kinds}"

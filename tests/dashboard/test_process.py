@@ -1,4 +1,4 @@
-"""The dashboard of a real process: it holds up no stop, asks for a key on the control socket too, and can be off."""
+"""The dashboard of a real process: it doesn't delay a stop, needs a key on the control socket, and can be disabled."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.patience import PATIENCE_SECONDS
 
 
 async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
-    """With a stream open, and a client that only listens, the drain waits for nothing, and the stream ends."""
+    """With an open stream of a client that only reads, the drain doesn't wait, and the stream ends."""
     async with running(tmp_path, CONFIG.replace("drain_seconds = 10", "drain_seconds = 600")) as server:
         async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
             begun = await client.post("/sign-in", data={"key": server.first_key})
@@ -35,7 +35,7 @@ async def test_a_live_page_holds_up_no_stop(tmp_path: Path) -> None:
 
 
 async def test_wrong_sign_ins_keep_no_right_one_out(tmp_path: Path) -> None:
-    """Through a proxy all have one address: after many wrong sign-ins, and between more of them, a right one passes."""
+    """Behind a proxy all clients have one address: a valid key passes after and between many wrong ones."""
     wrong = {"key": "whd_admin_01JHM0000000000000000000AA_wrong"}
     async with running(tmp_path) as server, httpx.AsyncClient(base_url=server.url, trust_env=False) as client:
         statuses = [(await client.post("/sign-in", data=wrong)).status_code for _ in range(14)]
@@ -47,7 +47,7 @@ async def test_wrong_sign_ins_keep_no_right_one_out(tmp_path: Path) -> None:
 
 
 async def test_the_control_socket_asks_for_a_key(tmp_path: Path) -> None:
-    """A browser that comes through a tunnel also carries other pages' requests: the kernel's word signs nobody in."""
+    """On the control socket pages need a key too: a tunneled browser may also send requests of other pages."""
     async with running(tmp_path) as server:
         transport = httpx.AsyncHTTPTransport(uds=str(tmp_path / "control.sock"))
         async with httpx.AsyncClient(base_url="http://localhost", transport=transport) as client:
@@ -59,7 +59,7 @@ async def test_the_control_socket_asks_for_a_key(tmp_path: Path) -> None:
 
 
 async def test_it_can_be_off(tmp_path: Path) -> None:
-    """Without the dashboard its paths lead nowhere, and the API is as it was."""
+    """With the dashboard disabled its paths are 404s, and the API is unchanged."""
     server = Server(tmp_path, CONFIG.replace("port = 0", "port = 0\ndashboard = false"))
     await server.start()
     async with httpx.AsyncClient(base_url=server.url, trust_env=False) as client:

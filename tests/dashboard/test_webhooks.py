@@ -1,4 +1,4 @@
-"""The pages of webhooks: what they show, what they change, and that it is the API's own doing."""
+"""The pages of webhooks: what they show and change, with the API's own operations."""
 
 import re
 from html import unescape
@@ -11,7 +11,7 @@ SCRIPT = '<script>alert("x")</script>'
 
 
 async def create(visitor: Visitor, **fields: str) -> str:
-    """Make a webhook by its form; return its id."""
+    """Create a webhook with its form; return its id."""
     form = {"url": "https://hook.example/in", "events": "*", "isActive": "on", **fields}
     answer = await visitor.post("/webhooks", form)
     assert answer.status_code == 303, text_of(answer.text)
@@ -19,7 +19,7 @@ async def create(visitor: Visitor, **fields: str) -> str:
 
 
 async def actions(site: Site) -> list[tuple[str, str]]:
-    """Return what the audit log has: who did what."""
+    """Return the actors and actions of the audit log."""
     page = await site.api.world.journal.transactions.read(
         audit.page, None, actor=None, action=None, what=None, since=None, until=None, limit=100, cursor=None
     )
@@ -27,7 +27,7 @@ async def actions(site: Site) -> list[tuple[str, str]]:
 
 
 async def test_a_webhook_is_made_and_its_secret_shown_once(site: Site) -> None:
-    """The form makes what the API would; its secret is on one page, once, and the key's holder is in the audit log."""
+    """The form creates the webhook that the API would; its secret is shown once, and the audit log has the key."""
     key_id, key = await site.api.key("admin")
     visitor = Visitor(site)
     await visitor.sign_in(key)
@@ -51,7 +51,7 @@ async def test_a_webhook_is_made_and_its_secret_shown_once(site: Site) -> None:
 
 
 async def test_what_is_wrong_stands_at_its_field(site: Site) -> None:
-    """A form that the API would refuse comes back with what was typed and the API's own words at each field."""
+    """A form with errors is shown again with the input, and with the API's message at each field."""
     visitor = await site.visitor()
     for fields, name in (
         ({"events": "no.such.type"}, "events"),
@@ -72,7 +72,7 @@ async def test_what_is_wrong_stands_at_its_field(site: Site) -> None:
 
 
 async def test_a_field_is_checked_while_it_is_typed(site: Site) -> None:
-    """The fragment beside a field has the refusal, or nothing."""
+    """The check of a field returns the error, or nothing."""
     visitor = await site.visitor()
     wrong = await visitor.post("/webhooks/check/events", {"events": "user.created\nno.such"})
     assert "Line 2" in text_of(wrong.text)
@@ -81,7 +81,7 @@ async def test_a_field_is_checked_while_it_is_typed(site: Site) -> None:
 
 
 async def test_a_change_names_what_changed_alone(site: Site) -> None:
-    """The form of a webhook sends it whole, and what differs is patched; headers that aren't touched stay."""
+    """The form contains all settings, and only those that differ are patched; other headers stay."""
     visitor = await site.visitor()
     webhook_id = await create(visitor, headers="X-Keep: 1\nX-Drop: 2", **{"retry/parkAfter": "2"})
     form = await visitor.page(f"/webhooks/{webhook_id}/edit")
@@ -100,7 +100,7 @@ async def test_a_change_names_what_changed_alone(site: Site) -> None:
 
 
 async def test_a_form_that_is_out_of_date_changes_nothing(site: Site) -> None:
-    """What somebody else has changed since a form was opened isn't undone by it, for webhooks and event types."""
+    """A form doesn't overwrite changes that were made since it was opened, for webhooks and event types."""
     visitor = await site.visitor()
     webhook_id = await create(visitor)
     fields = {"url": "https://hook.example/in", "events": "*", "isActive": "on", "signature/form": "timestamped"}
@@ -122,7 +122,7 @@ async def test_a_form_that_is_out_of_date_changes_nothing(site: Site) -> None:
 
 
 async def test_each_action_of_a_webhook(site: Site) -> None:
-    """Test, disable, enable, rotate, count, recover, replay, stop and delete do what they say, as the key's holder."""
+    """Test, disable, enable, rotate, count, replay, stop and delete work, and the audit log has the key."""
     visitor = await site.visitor()
     world = site.api.world
     webhook_id = await create(visitor)
@@ -165,7 +165,7 @@ async def test_disabling_says_what_happens_to_events(site: Site) -> None:
 
 
 async def test_what_others_sent_is_text(site: Site) -> None:
-    """Names, addresses and types that hold markup are shown, never run: on lists, pages, forms and in messages."""
+    """Markup in names, URLs and types is shown as text on lists, pages, forms and in messages."""
     visitor = await site.visitor()
     webhook_id = await create(visitor, description=SCRIPT, metadata=f"note={SCRIPT}")
     await visitor.post(f"/webhooks/{webhook_id}/test")
@@ -185,7 +185,7 @@ async def test_what_others_sent_is_text(site: Site) -> None:
 
 
 async def test_the_list_is_searched_sorted_and_paged(site: Site) -> None:
-    """A search finds by URL, description and id; the order and the page are the address's; `%` is no pattern."""
+    """A search finds by URL, description and id; the URL has the order and page; `%` is no wildcard."""
     visitor = await site.visitor()
     for number in range(30):
         await site.api.world.endpoint(f"https://r{number:02}.example/")
@@ -206,7 +206,7 @@ async def test_the_list_is_searched_sorted_and_paged(site: Site) -> None:
 
 
 async def test_deliveries_are_filtered(site: Site) -> None:
-    """State, type and time narrow the list down; what is no time is told."""
+    """Deliveries are filtered by type and time; an invalid time is shown."""
     visitor = await site.visitor()
     webhook_id = await create(visitor)
     await site.api.world.publish("evt_one")

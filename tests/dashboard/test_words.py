@@ -1,4 +1,4 @@
-"""What is said of numbers and times, how charts are drawn, and how forms and documents become each other. Pure."""
+"""The formats of numbers and times, the paths of charts, and the conversion of forms and documents. Pure."""
 
 import pytest
 from hypothesis import given
@@ -36,12 +36,12 @@ DOCUMENTS = st.dictionaries(
     ],
 )
 def test_durations(seconds: float | None, said: str) -> None:
-    """Two units at most, and none that says nothing."""
+    """A duration has at most two units, and none that is zero."""
     assert formatting.duration(seconds) == said
 
 
 def test_ages_sizes_and_counts() -> None:
-    """What was, what is to come, and large numbers read as a person would say them."""
+    """Times, sizes, large numbers and ids are readable."""
     assert formatting.when(0) == "1970-01-01 00:00:00"
     assert [formatting.size(number) for number in (12, 2048, 15_000_000, 3e12)] == [
         "12 B",
@@ -55,7 +55,7 @@ def test_ages_sizes_and_counts() -> None:
 
 
 def test_times_in_sentences() -> None:
-    """A sentence of the API that holds a time says it as every page does."""
+    """The times in a sentence of the API have the format of pages."""
     said = formatting.readable("Paused by Retry-After until 2025-01-31T12:00:05.000Z")
     assert said == "Paused by Retry-After until 2025-01-31 12:00:05 UTC"
 
@@ -66,7 +66,7 @@ def series(*delivered: int) -> Series:
 
 
 def test_a_chart_fits_its_box() -> None:
-    """The scale ends on a round number above the greatest value, nothing is no line, and one value is a dash."""
+    """The scale ends at a round number above the maximum, no value is no line, and a single value is a dash."""
     wish = Wish(name="delivered", value=lambda point: point.counts.delivered or None, total="9")
     drawn = chart("Deliveries", series(0, 7, 0, 9), [wish], formatting.count)
     assert (drawn.top, drawn.middle, drawn.is_empty) == ("10", "5", False)
@@ -80,13 +80,13 @@ def test_a_chart_fits_its_box() -> None:
 
 @given(DOCUMENTS, DOCUMENTS)
 def test_a_difference_is_the_patch_that_makes_it(before: dict[str, object], after: dict[str, object]) -> None:
-    """Merged into what was before, the difference gives what is after; of the same it is empty."""
+    """The difference, merged into `before`, gives `after`; for equal documents it is empty."""
     assert merge(before, difference(before, after)) == after
     assert difference(before, before) == {}
 
 
 def test_a_form_is_its_document_and_back() -> None:
-    """Every field of a form is in its document, and the document's fields are the form's."""
+    """Every field of a form is in its document, and the reverse."""
     fields = {
         "url": "https://a.example/",
         "events": "user.*\n*",
@@ -116,7 +116,7 @@ def test_a_form_is_its_document_and_back() -> None:
 
 
 def test_problems_find_their_field() -> None:
-    """A pointer into a field is told at the field, with the place in it; what has none is told of the whole."""
+    """A problem is shown at its field with the place in it, or for the whole form."""
     assert by_field(
         {"events/1": "unknown", "retry/delays/0": "at least 0.01", "headers/Host": "refused", "x": "no"}
     ) == {
@@ -129,13 +129,13 @@ def test_problems_find_their_field() -> None:
 
 @pytest.mark.parametrize("body", [b"a=%ff", b"\xff=a", b"&".join(b"a=1" for _ in range(501))])
 def test_forms_are_bounded(body: bytes) -> None:
-    """What is no UTF-8, or has too many fields, is refused."""
+    """A form that is no UTF-8 or has too many fields is refused."""
     with pytest.raises(Rejected):
         parse_form(body)
 
 
 def test_lines_of_a_form() -> None:
-    """Line breaks come as CR LF; commas separate entries as well, and not lines."""
+    """Line breaks are CR LF; commas separate entries, but not lines."""
     form = parse_form(b"events=a%0D%0Ab%2C+c%0D%0A&x=1&x=2&empty=")
     assert form.entries("events") == ["a", "b", "c"]
     assert form.lines("events") == ["a", "b, c"]
