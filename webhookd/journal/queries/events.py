@@ -55,13 +55,13 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     left = max_bytes
     connection: SqlConnection = database.connection()
     parameters = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
-    for pk, *columns in connection.execute(MESSAGES, parameters):
-        message = msgspec.convert(columns, Message)
+    for row in connection.execute(MESSAGES, parameters):
+        message = msgspec.convert(row[1:], Message)
         if left is not None:
             left -= len(message.body)
             if left < 0:
                 break
-        found[pk] = message
+        found[row[0]] = message
     return found
 
 

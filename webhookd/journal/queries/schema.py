@@ -1,8 +1,9 @@
 """The tables as peewee models, bound to no database: every query names the one that it runs on.
 
 A column is declared here: its name, and how a value is stored. What a query returns or inserts follows from that and
-from the fields of a Struct (see `structs`). The explicit DDL is in `migrations`; a test compares the two. Times are
-REAL epoch seconds, enums their text. `pk` is the row number, which never leaves the process; `id` is the public name.
+from the fields of a Struct (see `structs`). The explicit DDL is in `migrations`; a test compares the two. The table
+`statistics` has no model, because its queries are SQL. Times are REAL epoch seconds, enums their text. `pk` is the row
+number, which never leaves the process; `id` is the public name.
 """
 
 from typing import Any
@@ -271,19 +272,6 @@ class IdempotencyTable(Model):
     class Meta:
         table_name = "idempotency"
         primary_key = CompositeKey("caller", "route", "key")
-
-
-class StatisticsTable(Model):
-    """The counts of one subject in a period of `seconds` that begins `at` (observe.statistics)."""
-
-    seconds = IntegerField()
-    at = IntegerField()
-    subject = TextField()
-    counts = JsonField()
-
-    class Meta:
-        table_name = "statistics"
-        primary_key = CompositeKey("seconds", "at", "subject")
 
 
 class MetaTable(Model):
