@@ -5,20 +5,8 @@ from typing import Any
 
 from tests.memory_tables import Stored, Tables
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import (
-    AttemptRecord,
-    DeliveryError,
-    DeliveryStatus,
-    Ordering,
-    QueuedDelivery,
-    Trigger,
-)
-from webhookd.journal import (
-    DeliveryDetail,
-    DeliveryRow,
-    Publish,
-    RowPage,
-)
+from webhookd.base.models import AttemptRecord, DeliveryError, DeliveryStatus, Ordering, QueuedDelivery, Trigger
+from webhookd.journal import DeliveryDetail, DeliveryRow, Publish, RowPage
 from webhookd.journal.history import Deliveries
 from webhookd.journal.rows import AttemptRow
 

@@ -14,24 +14,8 @@ from tests.memory_tables import Tables, window_of
 from tests.memory_webhooks import MemoryWebhooks
 from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.ids import IdFactory
-from webhookd.base.models import (
-    AcceptedEvent,
-    AttemptRecord,
-    Message,
-    PublishResult,
-    QueuedDelivery,
-    Target,
-)
-from webhookd.journal import (
-    DeliveriesQueued,
-    EventTypeRow,
-    Publish,
-    ReplayRow,
-    Store,
-    Ticket,
-    Window,
-    WindowRequest,
-)
+from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
+from webhookd.journal import DeliveriesQueued, EventTypeRow, Publish, ReplayRow, Store, Ticket, Window, WindowRequest
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.history import Replays
 from webhookd.journal.operations import Record

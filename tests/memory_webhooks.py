@@ -9,14 +9,7 @@ from msgspec import UNSET
 
 from tests.memory_tables import Tables, Webhook
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import (
-    Credentials,
-    DeliveryStatus,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
-    Ordering,
-)
+from webhookd.base.models import Credentials, DeliveryStatus, DisabledReason, Endpoint, EndpointState, Ordering
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal import (

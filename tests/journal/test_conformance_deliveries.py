@@ -11,20 +11,8 @@ from tests import samples
 from tests.journal.harness import CLOCK, VAULT, event, publish
 from tests.journal.store_calls import NO_NOTICES, add, record, retry, rows, window
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import (
-    BreakerState,
-    DeliveryError,
-    DeliveryStatus,
-    EndpointState,
-    Ordering,
-    Target,
-    Trigger,
-)
-from webhookd.journal import (
-    DeliveriesQueued,
-    Store,
-    WebhookDeleted,
-)
+from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, EndpointState, Ordering, Target, Trigger
+from webhookd.journal import DeliveriesQueued, Store, WebhookDeleted
 
 
 async def test_sequences_follow_the_order_of_commits(store: Store) -> None:

@@ -8,23 +8,10 @@ import pytest
 from tests.journal.harness import CLOCK, VAULT, event, new_endpoint, publish
 from tests.journal.store_calls import add, record, rows, window
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import (
-    BreakerState,
-    DeliveryStatus,
-    DisabledReason,
-    Endpoint,
-    EndpointState,
-    Ordering,
-    Target,
-)
+from webhookd.base.models import BreakerState, DeliveryStatus, DisabledReason, Endpoint, EndpointState, Ordering, Target
 from webhookd.base.secret import Secret
 from webhookd.delivery.signing import generate_secret
-from webhookd.journal import (
-    EndpointChanges,
-    Publish,
-    Store,
-    WebhookChanged,
-)
+from webhookd.journal import EndpointChanges, Publish, Store, WebhookChanged
 
 
 async def test_a_change_and_what_it_resets_are_one(store: Store) -> None:

@@ -22,7 +22,7 @@ class DeliveriesQueued(NamedTuple):
 
 
 class WebhookChanged(NamedTuple):
-    """A webhook that is new or has been changed; `forgiveness` is what the change has reset of its delivery state."""
+    """A webhook that is new or has been changed; `forgiveness` is how the change has reset its delivery state."""
 
     endpoint: Endpoint
     forgiveness: Forgiveness | None = None

@@ -7,14 +7,7 @@ from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Orderin
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, deliveries, endpoints, events, replays, searching, test_deliveries
-from webhookd.journal.rows import (
-    DeliveryDetail,
-    DeliveryRow,
-    QueuedAs,
-    ReplayMatch,
-    ReplayRow,
-    Selection,
-)
+from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
 from webhookd.journal.transactions import StorePart, reads
 
 

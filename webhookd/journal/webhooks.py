@@ -13,11 +13,7 @@ from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, clock_steps, directory, endpoints, quotas
-from webhookd.journal.rows import (
-    EndpointChanges,
-    EndpointCondition,
-    NewEndpoint,
-)
+from webhookd.journal.rows import EndpointChanges, EndpointCondition, NewEndpoint
 from webhookd.journal.transactions import StorePart, Transactions, finished, reads
 
 
@@ -64,7 +60,7 @@ class Webhooks(StorePart):
         entry: AuditEntry | None,
         condition: EndpointCondition | None,
     ) -> Endpoint:
-        """Change the settings that `changes` gives, and reset of the delivery state what `forgive` returns."""
+        """Change the given settings, and reset the delivery state as `forgive` decides."""
 
         def change(database: Database) -> WebhookChanged:
             before = endpoints.get(database, endpoint_id)
