@@ -26,7 +26,7 @@ _OTHER_ENGINES = frozenset({"fnmatch", "regex", "re2", "sre_compile", "sre_parse
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """An expression, and the method by which a text is searched with it."""
+    """An expression, and the method that is called with a text."""
 
     where: str
     pattern: Pattern
@@ -36,7 +36,7 @@ class Use:
         return f"{self.where} {self.method}"
 
     def search(self, text: Text) -> None:
-        """Do with a text what the code does."""
+        """Search a text as the code does."""
         pattern: Any = self.pattern
         match self.method:
             case "sub" | "subn":
@@ -61,7 +61,7 @@ def find(package: Path) -> tuple[list[Use], list[str]]:
 
 
 class _Module:
-    """One module: `look` adds what is in it to the uses and to what is unseen."""
+    """One module: `look` adds its uses, and the places that can't be followed."""
 
     def __init__(self, module: ModuleType, tree: ast.Module, where: str, uses: list[Use], unseen: list[str]) -> None:
         self._names = vars(module)
@@ -167,7 +167,7 @@ class _Module:
                     self._uses.append(Use(self._place(call), pattern, "search"))
 
     def _compiled(self, written: ast.expr, flags: ast.expr | None) -> Pattern | None:
-        """Return the expression that some code stands for, by what the module's names are once it is imported."""
+        """Return the expression that a piece of code evaluates to, with the names of the imported module."""
         try:
             value = eval(ast.unparse(written), dict(self._names))  # noqa: S307 - our own code
             flag = 0 if flags is None else eval(ast.unparse(flags), dict(self._names))  # noqa: S307 - as above
@@ -208,7 +208,7 @@ class _Module:
 
 
 def _patterns_in(value: object) -> Iterator[Pattern]:
-    """Yield the expressions that a name stands for, in containers and on classes too."""
+    """Yield the expressions in a value, also in containers and classes."""
     match value:
         case re.Pattern():
             yield value

@@ -29,7 +29,7 @@ _REPEATS = frozenset({_parser.MAX_REPEAT, _parser.MIN_REPEAT, _parser.POSSESSIVE
 
 
 def texts(pattern: Pattern) -> list[Callable[[int], Text]]:
-    """Return makers of texts of a length, on which a bad expression takes more than its share of time."""
+    """Return makers of texts of a given length, on which a bad expression takes long."""
     tree = _parser.parse(pattern.pattern, pattern.flags & ~re.DEBUG)
     sets = list(_sets(tree))
     alphabet = _alphabet(sets, is_bytes=isinstance(pattern.pattern, bytes))
@@ -58,7 +58,7 @@ def _encoded(maker: Callable[[int], str]) -> Callable[[int], bytes]:
 
 
 def _alphabet(sets: Sequence[frozenset[str]], *, is_bytes: bool) -> list[str]:
-    """Return one character for each way in which characters belong to the sets, those of the most sets first."""
+    """Return one character for each combination of the sets, those in most sets first."""
     pool = dict.fromkeys((*sorted(set().union(*sets)), *_POOL))
     found: dict[tuple[bool, ...], str] = {}
     for character in pool:
@@ -68,7 +68,7 @@ def _alphabet(sets: Sequence[frozenset[str]], *, is_bytes: bool) -> list[str]:
 
 
 def _sets(tree: Any) -> Iterator[frozenset[str]]:
-    """Yield what each place of an expression takes, of the pool and of the characters it names."""
+    """Yield the set of characters that each part of an expression matches, of the pool and those it names."""
     named = {chr(value) for operator, value in _nodes(tree) if operator in {_parser.LITERAL, _parser.NOT_LITERAL}}
     pool = named | set(_POOL)
     for operator, value in _nodes(tree):
@@ -142,7 +142,7 @@ def _parts(operator: Any, value: Any) -> list[Any]:
 
 
 def _words(tree: Any) -> Iterator[str]:
-    """Yield what an expression takes literally, character behind character."""
+    """Yield the literal texts of an expression."""
     word = ""
     for operator, value in tree:
         if operator is _parser.LITERAL:
@@ -156,7 +156,7 @@ def _words(tree: Any) -> Iterator[str]:
 
 
 def _sample(tree: Any, least: int) -> str:
-    """Return a text that an expression takes, with `least` rounds of what may be left out."""
+    """Return a text that an expression matches, with `least` rounds of what is optional."""
     return "".join(_sample_of(operator, value, least) for operator, value in tree)
 
 
@@ -174,7 +174,7 @@ def _sample_of(operator: Any, value: Any, least: int) -> str:
 
 
 def _before_repeats(tree: Any, prefix: str) -> Iterator[str]:
-    """Yield what leads up to each repeat of an expression."""
+    """Yield the text before each repeat of an expression."""
     for operator, value in tree:
         if operator in _REPEATS:
             yield prefix
@@ -184,7 +184,7 @@ def _before_repeats(tree: Any, prefix: str) -> Iterator[str]:
 
 
 def slow_text(use: Use) -> str | None:
-    """Return a text, shortened, on which a use grows faster than its length; None where none was found."""
+    """Return a text, shortened, for which a use takes more than linear time, or None."""
     text = ""
     try:
         with _at_most(MOST_SECONDS):
@@ -205,12 +205,12 @@ def _seconds(use: Use, text: Text) -> float:
 
 
 class _TooLongError(Exception):
-    """The time for all texts of a use is over."""
+    """The time for all texts of a use is used up."""
 
 
 @contextmanager
 def _at_most(seconds: float) -> Iterator[None]:
-    """Raise _TooLongError in the body once it has used so much CPU; an expression at work hears of it too."""
+    """Raise _TooLongError in the body after that much CPU time, also while an expression is matched."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise _TooLongError

@@ -1,4 +1,4 @@
-"""What the documentation says and what is so: commands, keys, links."""
+"""The documentation against the project: commands, keys, links."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def read(name: str) -> str:
 
 
 def test_the_two_commands_are_the_first_two() -> None:
-    """The README's first command runs the demo, its second the tests, and the checks of each change run the second."""
+    """The README's first command runs the demo, its second the tests, as the checks of each change do."""
     commands = re.findall(r"```sh\n(.*?)\n```", read("README.md"), re.DOTALL)
     # uv does in a tenth of pip's time what the checks of each change wait for.
     pip, uv = ".venv/bin/pip install -q", ".venv/bin/uv pip install -q -p .venv"
@@ -50,7 +50,7 @@ def test_the_two_commands_are_the_first_two() -> None:
 
 
 def test_what_is_installed_is_what_was_tested() -> None:
-    """Every page installs from a lock file, with the machine's own Python, and says that first of all."""
+    """Every page installs from a lock file, with the machine's own Python, and says so first."""
     installing = [
         line
         for page in PAGES
@@ -67,7 +67,7 @@ def test_what_is_installed_is_what_was_tested() -> None:
 
 
 def test_every_key_is_documented() -> None:
-    """`config.toml` and the page on configuration name each key under its section, and no other."""
+    """`config.toml` and the page on configuration name each key in its section, and no others."""
     page = read("docs/configuration.md")
     sections = dict(re.findall(r"## `\[(\w+)\]`\n(.*?)(?=\n## |\Z)", page, re.DOTALL))
     assert {name: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) for name, text in sections.items()} == {
@@ -80,7 +80,7 @@ def test_every_key_is_documented() -> None:
 
 
 def test_the_page_on_configuration_is_the_trees() -> None:
-    """docs/configuration.md is what the tree and the words beside it make, and says all of every section and key."""
+    """docs/configuration.md is generated from the tree and the meanings, which cover every section and key."""
     assert read("docs/configuration.md") == reference()
     assert {section: set(words) for section, words in MEANINGS.items()} == {
         section: set(keys) for section, keys in KEYS.items()
@@ -113,7 +113,7 @@ def test_every_command_is_documented() -> None:
 
 
 def test_codes_and_names_are_documented() -> None:
-    """The contract lists each delivery error and each name of the catalogue; the codes that can be answered too."""
+    """The contract lists each delivery error, each starting event type, and each error code."""
     contract = read("docs/contract.md")
     for name in (*STARTING_EVENT_TYPES, *(error.value for error in DeliveryError)):
         assert name in contract
@@ -130,7 +130,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_examples_of_python_compile() -> None:
-    """The Python in the pages is Python."""
+    """The Python code in the pages compiles."""
     blocks = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
     assert len(blocks) >= 5
     for block in blocks:
@@ -139,7 +139,7 @@ def test_examples_of_python_compile() -> None:
 
 @pytest.mark.skipif(find_spec("material") is None, reason="mkdocs-material is not installed")
 def test_the_site_builds(tmp_path: Path) -> None:
-    """mkdocs builds every page, in strict mode: each link and anchor leads somewhere, each page is in the menu."""
+    """mkdocs builds every page in strict mode: each link and anchor exists, and each page is in the menu."""
     site = tmp_path / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", "docs/site/mkdocs.yml", "-d", str(site)]
     environ = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
@@ -156,7 +156,7 @@ def test_the_site_builds(tmp_path: Path) -> None:
 
 
 def test_the_dockerfile_copies_what_is_there() -> None:
-    """What it copies exists, and its port, its user and its health check are the documented ones."""
+    """The files that it copies exist, and its port, user and health check are the documented ones."""
     text = read("docs/deploy/Dockerfile")
     copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
     assert PRODUCT in copied

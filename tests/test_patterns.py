@@ -1,4 +1,4 @@
-"""No regular expression of the server takes more than its share of time, and none is left out."""
+"""No regular expression of the server takes more than linear time, and none is left out."""
 
 import importlib
 import sys
@@ -24,25 +24,25 @@ def is_of_a_type(place: str) -> bool:
 
 @pytest.fixture(scope="module")
 def found() -> tuple[Sequence[Use], Sequence[str]]:
-    """Give the uses in the server, and the places that can't be followed."""
+    """Return the uses in the server, and the places that can't be followed."""
     return find(ROOT / "webhookd")
 
 
 def test_every_expression_is_seen(found: tuple[Sequence[Use], Sequence[str]]) -> None:
-    """Each use of `re` can be followed to an expression that is known, and each kept one to where it is written."""
+    """Each use of `re` can be followed to a known expression, and each stored expression to where it is written."""
     uses, unseen = found
     assert [place for place in unseen if not is_of_a_type(place)] == []
     assert len(uses) > 30
 
 
 def test_no_expression_grows_faster_than_its_text(found: tuple[Sequence[Use], Sequence[str]]) -> None:
-    """Runs of what an expression takes, behind what leads to its repeats, cost what their length costs."""
+    """Runs of an expression's characters, after what leads to its repeats, take linear time."""
     assert {str(use): slow for use in found[0] if (slow := slow_text(use)) is not None} == {}
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Give the directory of an empty package that can be imported."""
+    """Yield the directory of an empty package that can be imported."""
     monkeypatch.syspath_prepend(tmp_path)
     directory = tmp_path / "planted"
     directory.mkdir()
@@ -105,7 +105,7 @@ QUADRATIC = {
 
 @pytest.mark.parametrize("code", QUADRATIC.values(), ids=list(QUADRATIC))
 def test_a_planted_expression_is_found(package: Path, code: str) -> None:
-    """Each of the forms in which a bad one has been, or may be, written is followed, measured and told."""
+    """Each form in which a bad expression was, or may be, written is followed, measured and reported."""
     (package / "expressions.py").write_text('import re\nTAIL = re.compile("[a-z]*!")\n')
     (package / "bad.py").write_text(dedent(code))
     uses, _ = find(package)
@@ -161,7 +161,7 @@ HIDDEN = {
 
 @pytest.mark.parametrize("code", HIDDEN.values(), ids=list(HIDDEN))
 def test_what_cannot_be_followed_is_told(package: Path, code: str) -> None:
-    """A use of an expression that isn't known before it is used is a failure, never left out."""
+    """A use of an expression that isn't known before is reported, never left out."""
     (package / "hidden.py").write_text(dedent(code))
     _, unseen = find(package)
     assert unseen

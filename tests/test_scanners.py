@@ -1,7 +1,7 @@
-"""What reads bytes from outside, with an expression or without: the work grows with their number, and no faster.
+"""Code that reads outside input takes time linear in its length, with a regular expression or without.
 
-Each door is given runs of one and of two of the characters that mean something to it, behind what leads it on, at a
-length and at 8 times that: whole, and where it takes pieces, in pieces. The lengths are those that the door lets in.
+Each reader gets runs of one and of two of the characters that have a meaning for it, after a beginning that it accepts,
+at one length and at 8 times that: as a whole and, if it reads pieces, in pieces. It accepts input of these lengths.
 """
 
 import base64
@@ -55,7 +55,7 @@ Reader = Callable[[bytes], object]
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where bytes come in: at most `longest` of them; `starts` lead on, `marks` mean something there."""
+    """Code that reads outside input, at most `longest` bytes; `starts` begin a text, `marks` have a meaning in it."""
 
     name: str
     read: Reader
@@ -65,7 +65,7 @@ class Door:
     end: bytes = b""
 
     def units(self) -> list[bytes]:
-        """Return each mark, and each two."""
+        """Return each mark, and each pair of marks."""
         singles = [bytes([mark]) for mark in self.marks]
         return singles + [first + second for first in singles for second in singles if first != second]
 
@@ -75,7 +75,7 @@ def _conditional(value: str) -> Headers:
 
 
 def in_pieces(make: Callable[[], Reader], size: int = 1) -> Reader:
-    """Return what gives a text in pieces to what `make` makes."""
+    """Return a function that passes a text in pieces to what `make` returns."""
 
     def feed(text: bytes) -> None:
         take = make()
@@ -122,7 +122,7 @@ def custom_header(text: bytes) -> None:
 
 
 def doors() -> Iterator[Door]:
-    """Yield each way in."""
+    """Yield the code of each way in."""
     policy = EgressPolicy(EgressConfig())
     new_webhook = msgspec.json.Decoder(NewWebhook)
     plain_object = msgspec.json.Decoder(dict[str, object])
@@ -232,7 +232,7 @@ DOORS = {door.name: door for door in doors()}
 
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenKeys:
-    """Return the keys of a secret that no token here was signed with."""
+    """Return the keys of a secret with which no token here was signed."""
     secret = tmp_path_factory.mktemp("keys") / "secret"
     secret.write_bytes(b"s" * 64)
     secret.chmod(0o600)
@@ -240,7 +240,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenKeys:
 
 
 def grown(door: Door, start: bytes, unit: bytes) -> float:
-    """Return by how much a door takes longer on 8 times as much."""
+    """Return the factor by which a reader takes longer for 8 times the length."""
 
     def make(length: int) -> bytes:
         return start + unit * (length // len(unit)) + door.end
@@ -254,7 +254,7 @@ def grown(door: Door, start: bytes, unit: bytes) -> float:
 
 @pytest.mark.parametrize("door", DOORS.values(), ids=list(DOORS))
 def test_a_door_costs_what_comes_through_it(door: Door) -> None:
-    """No run of what means something there grows faster than its length."""
+    """No run of characters with a meaning takes more than linear time."""
     for start in door.starts:
         for unit in door.units():
             assert grown(door, start, unit) < MOST_GROWTH, (start, unit)
@@ -262,14 +262,14 @@ def test_a_door_costs_what_comes_through_it(door: Door) -> None:
 
 @pytest.mark.parametrize("start", [b"Bearer ", b"Bearer eyJhbGciOiJIUzI1NiJ9.", b"Bearer A."])
 def test_a_token_costs_its_length(tokens: TokenKeys, start: bytes) -> None:
-    """No run of what a token is made of grows faster than its length, up to the longest that is looked at."""
+    """No run of characters of a token takes more than linear time, up to the maximum length."""
     door = Door("a token", partial(sign_in, tokens), 8000, b" .=_A-")
     for unit in door.units():
         assert grown(door, start, unit) < MOST_GROWTH, unit
 
 
 class Forgetful:
-    """Joins what came with each piece, and looks through all of it again."""
+    """Joins the pieces so far, and searches all of it again for each one."""
 
     def __init__(self) -> None:
         self._held = b""
@@ -301,10 +301,10 @@ PLANTED = (
 
 @pytest.mark.parametrize("door", PLANTED, ids=lambda door: door.name)
 def test_a_planted_door_is_found(door: Door) -> None:
-    """What is joined, shortened or looked through again for each byte is found at the lengths that are tried."""
+    """Code that joins, shortens or searches its input again for each byte is found at these lengths."""
     assert grown(door, b"", door.units()[0]) >= MOST_GROWTH
 
 
 def test_an_empty_line_costs_no_call() -> None:
-    """A chunk of nothing but newlines is skipped without a step for each of them."""
+    """A chunk of newlines is skipped without a step for each of them."""
     assert calls(lambda: LineSplitter(LONGEST).feed(b"\n" * 10_000)) < 50

@@ -1,4 +1,4 @@
-"""The ten-minute tour, block by block as a reader would type it, in one shell."""
+"""The ten-minute tour, block by block as a reader types it, in one shell."""
 
 import os
 import re
@@ -21,7 +21,7 @@ def blocks() -> list[str]:
 
 @pytest.mark.slow
 def test_the_tour_goes_as_it_says(tmp_path: Path) -> None:
-    """Each block ends well, and shows what the text beside it promises: order, duplicates, a reason, a recovery."""
+    """Each block succeeds, and shows what the text promises: order, duplicates, a reason, a recovery."""
     if shutil.which("curl") is None or shutil.which("bash") is None:
         pytest.skip("the tour needs curl and bash")
     install, *others = blocks()

@@ -63,7 +63,9 @@ def decode_event(line: bytes, *, max_bytes: int) -> NewEvent:
     128; VALIDATION_ERROR, with JSON pointers, if it isn't an event or has a field twice.
     """
     if len(line) > max_bytes:
-        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the event has {len(line)} bytes; at most {max_bytes} are taken")
+        raise Rejected(
+            ErrorCode.PAYLOAD_TOO_LARGE, f"the event has {len(line)} bytes; at most {max_bytes} are accepted"
+        )
     line = line.removeprefix(BOM)
     check_json_text(line)
     try:
@@ -137,11 +139,13 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
     # Each value but the first follows a comma or a bracket.
     marks = brackets + text.count(b",")
     if most_values is not None and marks >= most_values and len(outside_strings(text, b"{[,")) >= most_values:
-        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are taken")
+        raise Rejected(
+            ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are accepted"
+        )
     if most_values is not None and has_long_number(text, MAX_JSON_DIGITS):
         raise Rejected(
             ErrorCode.PAYLOAD_TOO_LARGE,
-            f"a number in the JSON is too long; at most {MAX_JSON_DIGITS} digits are taken, and any number in a string",
+            f"a number in the JSON is too long; at most {MAX_JSON_DIGITS} digits are accepted, and any in a string",
         )
     if brackets > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")

@@ -163,17 +163,11 @@ def _submit(client: Client, lines: Iterable[Line], max_event_bytes: int) -> int:
 
 def _event(line: Line, max_event_bytes: int) -> Event:
     if line is Oversized.LINE:
-        raise Rejected(ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {max_event_bytes} bytes are taken")
+        raise Rejected(
+            ErrorCode.PAYLOAD_TOO_LARGE, f"the line is too long; at most {max_event_bytes} bytes are accepted"
+        )
     new = decode_event(line.strip(), max_bytes=max_event_bytes)
-    return Event(
-        type=new.type,
-        data=bytes(new.data),
-        id=new.id,
-        timestamp=new.timestamp,
-        organization_id=new.organization_id,
-        ordering_key=new.ordering_key,
-        traceparent=new.traceparent,
-    )
+    return Event(**{**msgspec.structs.asdict(new), "data": bytes(new.data)})
 
 
 def _show(result: PublishResult | Rejected) -> None:

@@ -27,7 +27,7 @@ _MOST_OUTCOMES = 4096  # unanswered lines of one connection, which a client may 
 _FAIR_LINES = 128  # after so many lines of one chunk other tasks run
 _MOST_UNSENT_BYTES = 262_144
 _SEND_BYTES = 65_536  # what the client must accept within one write timeout
-_NOT_TAKEN = "the server is stopping; the event was not accepted"
+_NOT_ACCEPTED = "the server is stopping; the event was not accepted"
 
 
 class EventTicket(Protocol):
@@ -146,7 +146,7 @@ class ProducerConnection:
                     self._put(outcome)
             self._put_unfinished_line()
         for _ in self._lines:
-            self._put(self._refusal_line(ErrorCode.SHUTTING_DOWN, _NOT_TAKEN))
+            self._put(self._refusal_line(ErrorCode.SHUTTING_DOWN, _NOT_ACCEPTED))
         self._has_read_all = True
         self._collector.unpark()
 
@@ -172,7 +172,7 @@ class ProducerConnection:
                 self._put(self._refusal_line(ErrorCode.MALFORMED_JSON, detail))
 
     def _too_large(self) -> bytes:
-        detail = f"the line is too long; at most {self._max_event_bytes} bytes are taken"
+        detail = f"the line is too long; at most {self._max_event_bytes} bytes are accepted"
         return self._refusal_line(ErrorCode.PAYLOAD_TOO_LARGE, detail)
 
     def _put(self, outcome: EventTicket | bytes) -> None:

@@ -1,1 +1,1 @@
-"""How the server is seen: logs, counts, the last attempts, stalls of the loop, and what the service manager is told."""
+"""Observing the server: logs, metrics, statistics, the last attempts, stalls of the loop, and sd_notify."""

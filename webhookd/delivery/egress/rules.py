@@ -124,7 +124,7 @@ class EgressPolicy:
         At most 256 answers are accepted, and all are checked. At most 16 are returned, the two families alternating.
         """
         if len(answers) > MAX_ANSWERS:
-            raise BlockedError(f"the name has {len(answers)} addresses; at most {MAX_ANSWERS} are taken")
+            raise BlockedError(f"the name has {len(answers)} addresses; at most {MAX_ANSWERS} are accepted")
         addresses = [_parse_address(answer) for answer in answers]
         for address in addresses:
             self.check_address(address)
@@ -165,7 +165,7 @@ class EgressPolicy:
 
 def _parse(url: str) -> DialTarget:
     if len(url) > MAX_URL_CHARACTERS:
-        raise BlockedError(f"the URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are taken")
+        raise BlockedError(f"the URL has {len(url)} characters; at most {MAX_URL_CHARACTERS} are accepted")
     if _FORBIDDEN.search(url):
         raise BlockedError("the URL contains a space, a control character or a backslash")
     found = _URL.fullmatch(url)

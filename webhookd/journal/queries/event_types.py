@@ -69,14 +69,14 @@ def _check_room(database: Database, before: EventTypeRow | None, row: EventTypeR
     if before is None and names >= MOST_TYPES:
         raise Rejected(
             ErrorCode.QUOTA_EXCEEDED,
-            f"the catalogue has {names} event types, and at most {MOST_TYPES} are taken: delete one that isn't used",
+            f"the catalogue has {names} event types, and at most {MOST_TYPES} are accepted: delete one that isn't used",
         )
     grown = _bytes(row) - (0 if before is None else _bytes(before))
     if grown > 0 and held + grown > MOST_BYTES:
         raise Rejected(
             ErrorCode.QUOTA_EXCEEDED,
             f"the descriptions, schemas and examples of the catalogue would have {held + grown} bytes, and at most "
-            f"{MOST_BYTES} are taken: make this one shorter by {held + grown - MOST_BYTES}, or another",
+            f"{MOST_BYTES} are accepted: make this one shorter by {held + grown - MOST_BYTES}, or another",
         )
 
 
