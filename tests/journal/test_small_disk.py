@@ -14,7 +14,7 @@ from tests.journal.harness import add_endpoint, event, publish, running
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import AttemptRecord, Outcome
+from webhookd.base.models import AttemptRecord, EndpointState, Outcome
 from webhookd.journal import Store
 from webhookd.journal.queries import events
 from webhookd.journal.queries.schema import EventTypeTable
@@ -33,9 +33,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
         yield place
 
 
-def attempt(size: int, *, number: int = 1) -> AttemptRecord:
+def attempt(size: int, *, number: int = 1, endpoint_pk: int = 1, failures: int = 0) -> AttemptRecord:
     outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * size)
-    return msgspec.structs.replace(attempt_record(), outcome=outcome, number=number)
+    record = attempt_record()
+    delivery = msgspec.structs.replace(record.delivery, endpoint_pk=endpoint_pk)
+    state = EndpointState(failures_since_success=failures)
+    return msgspec.structs.replace(record, delivery=delivery, outcome=outcome, number=number, endpoint=state)
 
 
 async def looked_for_room(journal: Store) -> None:
@@ -70,18 +73,24 @@ async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Pat
 
 
 async def test_what_the_reserve_has_no_room_for_waits(disk: Path) -> None:
-    """An attempt that is too large waits without delaying another, and is on disk once there is room."""
+    """An attempt that is too large waits without delaying another endpoint's, and is on disk once there is room.
+
+    The next attempt of its endpoint waits behind it, so the endpoint's state on disk is that after the last attempt.
+    """
     async with running(disk / "journal.db") as journal:
-        await add_endpoint(journal)
+        endpoint, other = await add_endpoint(journal), await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
-        large = journal.record(attempt(800 * KIB))
+        large = journal.record(attempt(800 * KIB, endpoint_pk=endpoint.pk, failures=1))
         await until(lambda: journal._writer._is_stuck)
+        following = journal.record(attempt(1, number=2, endpoint_pk=endpoint.pk, failures=2))
         with trio.fail_after(PATIENCE_SECONDS):
-            await journal.record(attempt(1, number=2)).wait()
-        assert (large.is_done, journal.is_full) == (False, True)
+            await journal.record(attempt(1, number=3, endpoint_pk=other.pk)).wait()
+        assert (large.is_done, following.is_done, journal.is_full) == (False, False, True)
         ballast.unlink()
         with trio.fail_after(PATIENCE_SECONDS):
             await large.wait()
+            await following.wait()
+        assert (await journal.webhooks.state(endpoint.pk)).failures_since_success == 2
 
 
 async def test_a_checkpoint_without_room_takes_nothing_back(disk: Path) -> None:

@@ -82,14 +82,16 @@ def _check_order(world: World, subject: Subject, request: Request) -> None:
     key = None if subject.ordering is Ordering.STRICT else _key(world, request)
     if subject.ordering is Ordering.KEY and key is None:
         return
+    head = subject.heads.get(key)
     if _is_loose(world, request):
+        if head is not None and head.delivery == request.delivery:
+            subject.heads[key] = request  # its last answer counts, also once a retry by hand was refused
         return
     line = [other for other in subject.flying if not _is_loose(world, other)]
     if subject.ordering is Ordering.KEY:
         line = [other for other in line if _key(world, other) == key]
     if line:
         world.blame(f"{request.delivery} overtakes {line[0].delivery}, which is in flight")
-    head = subject.heads.get(key)
     if head is not None and head.delivery != request.delivery:
         is_over = _has_ended(head) or _is_loose(world, head) or may_have_expired(world, subject, head.event)
         if not is_over:

@@ -29,7 +29,7 @@ from peewee import Database
 
 from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.journal.fair_queue import FairQueue
-from webhookd.journal.operations import Submission, is_barrier, is_kept
+from webhookd.journal.operations import Record, Submission, is_barrier, is_kept
 from webhookd.journal.planning import full
 from webhookd.journal.sqlite.batch import Batches
 from webhookd.journal.sqlite.database import JournalFullError, is_logic_error, translated
@@ -279,13 +279,22 @@ class Writer:
         return left
 
     def _commit_what_fits(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit one operation after another, skipping those for which there is no room; return these."""
+        """Commit one operation after another, skipping those for which there is no room; return these.
+
+        The attempts of an endpoint stay in order: an earlier one that is written later would bring back its state.
+        """
         left: list[Submission] = []
+        waiting: set[Hashable] = set()
         for number, operation in enumerate(batch):
-            if is_barrier(operation) and (left or self._commit([operation])):
-                return [*left, *batch[number:]]
-            if not is_barrier(operation) and self._commit([operation]):
+            if is_barrier(operation):
+                if left or self._commit([operation]):
+                    return [*left, *batch[number:]]
+                continue
+            flow = operation.flow if isinstance(operation, Record) else None
+            if flow in waiting or self._commit([operation]):
                 left.append(operation)
+                if flow is not None:
+                    waiting.add(flow)
         return left
 
     def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
