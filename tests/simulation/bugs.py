@@ -23,8 +23,9 @@ from webhookd.base.models import (
 )
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy.resolve import resolve
+from webhookd.delivery.request import RequestSender
 from webhookd.dispatch.clock_steps import Schedule
-from webhookd.dispatch.router import EndpointSender, Router
+from webhookd.dispatch.router import Router
 from webhookd.journal import (
     DeliveriesQueued,
     DeliveryRow,
@@ -52,7 +53,7 @@ class BadJournal(Store):
 class BadSender:
     """A sender that hands on to the real one."""
 
-    def __init__(self, real: EndpointSender, world: World) -> None:
+    def __init__(self, real: RequestSender, world: World) -> None:
         self.real = real
         self.world = world
 

@@ -22,7 +22,8 @@ from webhookd.base.clock import Timeline
 from webhookd.base.ids import IdFactory
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
-from webhookd.dispatch.router import EndpointSender, Router
+from webhookd.delivery.request import RequestSender
+from webhookd.dispatch.router import Router
 from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import Store, open_store
 from webhookd.observe.logs import get_logger
@@ -40,7 +41,7 @@ class Parts:
     """What a life is built of; a planted bug replaces one of them."""
 
     journal: Callable[[Store, World], Store] = lambda journal, _: journal
-    sender: Callable[[EndpointSender, World], EndpointSender] = lambda sender, _: sender
+    sender: Callable[[RequestSender, World], RequestSender] = lambda sender, _: sender
     router: type[Router] = Router
     clock: type[Timeline] = Timeline
     connection: type[ProducerConnection] = ProducerConnection

@@ -95,6 +95,6 @@ class JournalSource:
         defaults = self._config.delivery
         ordering = resolve(endpoint.overrides, defaults).ordering
         state, queue = self._journal.health_facts({endpoint.pk: ordering})[endpoint.pk]
-        health = assess(endpoint, state, queue, move=None, sending=False, halted=None, now=time.time())
+        health = assess(endpoint, state, queue, lane=None, supervisor=None, now=time.time())
         view = webhook(endpoint, health, defaults)
         return replace(view, health=replace(view.health, reason=NO_SERVER))

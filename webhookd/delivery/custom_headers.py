@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import invalid
 from webhookd.base.validation import shortened, step
 
 T = TypeVar("T")
@@ -97,8 +97,7 @@ def as_stored(given: Mapping[str, object], stored: Collection[str]) -> dict[str,
 def check(headers: Mapping[str, str]) -> None:
     """Raise Rejected VALIDATION_ERROR, with an entry for each, if custom headers must not be sent."""
     if len(headers) > MOST_HEADERS:
-        accepted = f"at most {MOST_HEADERS} headers, and these are {len(headers)}"
-        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/headers: {accepted}", errors=(("/headers", accepted),))
+        raise invalid((("/headers", f"at most {MOST_HEADERS} headers, and these are {len(headers)}"),))
     errors = [
         (_pointer(name), complaint)
         for name, value in headers.items()
@@ -108,7 +107,7 @@ def check(headers: Mapping[str, str]) -> None:
     if size > MOST_BYTES:
         errors.append(("/headers", f"at most {MOST_BYTES} characters in all, names and values, and these have {size}"))
     if errors:
-        raise Rejected(ErrorCode.VALIDATION_ERROR, ": ".join(errors[0]), errors=tuple(errors))
+        raise invalid(tuple(errors))
     _check_distinct(headers)
 
 
@@ -118,9 +117,7 @@ def _check_distinct(names: Iterable[str]) -> None:
         if (other := seen.setdefault(folded(name), name)) != name:
             given = shortened(other)
             accepted = f"a header's name counts without regard to case, and {given} is given already: leave one out"
-            raise Rejected(
-                ErrorCode.VALIDATION_ERROR, f"{_pointer(name)}: {accepted}", errors=((_pointer(name), accepted),)
-            )
+            raise invalid(((_pointer(name), accepted),))
 
 
 def _complaint(name: str, value: str) -> str | None:

@@ -17,6 +17,10 @@ class RequestSender(Protocol):
         """Make one request."""
         ...
 
+    async def forget(self, endpoint_id: str) -> None:
+        """Close the idle connections of an endpoint."""
+        ...
+
 
 class Receiver:
     """The URL, the signer and the headers of an endpoint, all read in one transaction.
@@ -34,13 +38,7 @@ class Receiver:
 
 
 def compose(
-    *,
-    receiver: Receiver,
-    message: Message,
-    delivery_id: str,
-    number: int,
-    sequence: int | None,
-    at: float,
+    *, receiver: Receiver, message: Message, delivery_id: str, number: int, sequence: int | None, at: float
 ) -> list[tuple[str, str]]:
     """Return the signed headers of attempt `number` (1-based) that starts `at`; the transport adds host and length.
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from enum import Enum
 
 from webhookd.base.models import BreakerState, DisabledReason, Endpoint, EndpointState, Policy
+from webhookd.delivery.policy.breaker import is_paused
 from webhookd.delivery.policy.rate_limit import TokenBucket
-from webhookd.dispatch.lane import Move, Wait, Why
+from webhookd.dispatch.lane import Lane, Wait, Why
+from webhookd.dispatch.supervisor import Supervisor
 from webhookd.journal import QueueFacts
 
 
@@ -62,23 +64,24 @@ class Inside:
 
 def assess(
     endpoint: Endpoint,
-    state: EndpointState,
+    stored: EndpointState,
     queue: QueueFacts,
     *,
-    move: Move | None,
-    sending: bool,
-    halted: str | None,
+    lane: Lane | None,
+    supervisor: Supervisor | None,
     now: float,
 ) -> EndpointHealth:
-    """Return the health of an endpoint from its state and its queue.
+    """Return the health of an endpoint from its state and queue in the journal.
 
-    `move` is the next move of its actor, None if no actor is running. `halted` is the last crash of a halted actor.
+    `lane` is that of a running actor, whose state is more current. `supervisor` is None if there never was an actor.
     """
+    state, sending = (stored, False) if lane is None else (lane.state, bool(lane.in_flight))
+    halted = supervisor.last_crash if supervisor is not None and supervisor.is_halted else None
     return EndpointHealth(
         at=now,
         breaker=state.breaker,
         sending=sending,
-        reason=None if sending else _reason(endpoint, state, queue, move=move, halted=halted, now=now),
+        reason=None if sending else _reason(endpoint, state, queue, lane=lane, halted=halted, now=now),
         disabled_reason=endpoint.disabled_reason,
         queued=queue.queued,
         parked=queue.parked,
@@ -92,7 +95,7 @@ def assess(
 
 
 def _reason(
-    endpoint: Endpoint, state: EndpointState, queue: QueueFacts, *, move: Move | None, halted: str | None, now: float
+    endpoint: Endpoint, state: EndpointState, queue: QueueFacts, *, lane: Lane | None, halted: str | None, now: float
 ) -> Reason:
     if not endpoint.is_active:
         return Reason(cause=Cause.DISABLED)
@@ -100,11 +103,11 @@ def _reason(
         return Reason(cause=Cause.NOTHING_QUEUED)
     if halted is not None:
         return Reason(cause=Cause.HALTED, error=halted)
-    if state.paused_until is not None and now < state.paused_until:
+    if is_paused(state, now):
         return Reason(cause=Cause.PAUSED, until=state.paused_until, error=state.last_error)
     if state.breaker is BreakerState.OPEN and state.retry_at is not None:
         return Reason(cause=Cause.CIRCUIT_OPEN, until=state.retry_at, error=state.last_error)
-    if isinstance(move, Wait) and move.why is Why.RATE:
+    if lane is not None and isinstance(move := lane.next(now), Wait) and move.why is Why.RATE:
         return Reason(cause=Cause.RATE_LIMITED, until=move.until)
     if queue.next_attempt_at is not None and queue.next_attempt_at > now:
         cause = Cause.BACKING_OFF if queue.queued else Cause.ONLY_PARKED

@@ -19,7 +19,8 @@ def after_attempt(
     """Yield the operational events that an attempt causes; `before` is the endpoint's state before it."""
     after = record.endpoint
     if before.warned_at is None and after.warned_at is not None:
-        yield OperationalEvent.FAILING, failing(endpoint, after)
+        failing = {"failingSince": _time(after.failing_since), "attempts": after.failures_since_success}
+        yield OperationalEvent.FAILING, _about(endpoint) | failing | {"lastError": after.last_error}
     if before.warned_at is not None and after.warned_at is None:
         yield OperationalEvent.RECOVERED, _about(endpoint) | {"recoveredAt": _time(after.last_success_at)}
     if record.status is DeliveryStatus.FAILED and not is_own(event_type):
@@ -36,15 +37,6 @@ def after_attempt(
                 response_status=record.outcome.status,
             ),
         )
-
-
-def failing(endpoint: Endpoint, state: EndpointState) -> dict[str, object]:
-    """Return the data of `webhook.failing`: all attempts have failed for a while."""
-    return _about(endpoint) | {
-        "failingSince": _time(state.failing_since),
-        "attempts": state.failures_since_success,
-        "lastError": state.last_error,
-    }
 
 
 def disabled(endpoint: Endpoint, reason: DisabledReason, now: float) -> dict[str, object]:

@@ -33,7 +33,10 @@ class _Entry:
 
 
 class Registry:
-    """Knows every endpoint and runs the actors of those with work; `slots` are those of all requests in flight."""
+    """Knows every endpoint and runs the actors of those with work.
+
+    `slots` are those of all requests in flight; `actors` is the number of running actors.
+    """
 
     def __init__(self, clock: Clock, slots: Slots, make_actor: Callable[[Lane, trio.Lock], Actor]) -> None:
         self._clock = clock
@@ -42,7 +45,7 @@ class Registry:
         self._entries: dict[int, _Entry] = {}
         self._pks: dict[str, int] = {}
         self._nursery: trio.Nursery | None = None
-        self._actors = 0
+        self.actors = 0
         self._is_draining = False
         self._idle = trio.Event()
         self._crashes_of_removed = 0
@@ -65,7 +68,7 @@ class Registry:
         self._is_draining = True
         for entry in self._entries.values():
             self._stop(entry)
-        if self._actors:
+        if self.actors:
             await self._idle.wait()
 
     def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
@@ -153,11 +156,6 @@ class Registry:
         kept = (entry.supervisor.crashes for entry in self._entries.values() if entry.supervisor is not None)
         return self._crashes_of_removed + sum(kept)
 
-    @property
-    def actors(self) -> int:
-        """How many endpoints have an actor running."""
-        return self._actors
-
     def being_sent(self, endpoint_pk: int) -> frozenset[int]:
         """Return the row numbers of the deliveries that are in flight to an endpoint."""
         entry = self._entries.get(endpoint_pk)
@@ -195,11 +193,11 @@ class Registry:
 
     async def _supervise(self, entry: _Entry, actor: Actor) -> None:
         assert entry.supervisor is not None  # noqa: S101 - `wake` sets it with the actor
-        self._actors += 1
+        self.actors += 1
         try:
             await entry.supervisor.run(actor.run)
         finally:
             entry.actor = None
-            self._actors -= 1
-            if self._is_draining and not self._actors:
+            self.actors -= 1
+            if self._is_draining and not self.actors:
                 self._idle.set()

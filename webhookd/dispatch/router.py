@@ -8,7 +8,6 @@ been deleted meanwhile.
 
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -16,7 +15,7 @@ from webhookd.base.clock import Timeline
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import accept
 from webhookd.base.ids import IdFactory, Prefix
-from webhookd.base.models import DeliveryStatus, Endpoint, EndpointState, NewEvent, Policy, PublishResult
+from webhookd.base.models import DeliveryStatus, Endpoint, NewEvent, Policy, PublishResult
 from webhookd.base.secret import Secret
 from webhookd.base.stages import reached
 from webhookd.config import Config
@@ -44,7 +43,6 @@ from webhookd.journal import (
     EventTypeAdded,
     EventTypeRemoved,
     NewEndpoint,
-    QueueFacts,
     Store,
     Ticket,
     WebhookChanged,
@@ -61,14 +59,6 @@ CANCELED_A_STEP = 500
 _log = get_logger("router")
 
 
-class EndpointSender(RequestSender, Protocol):
-    """A sender that keeps connections for each endpoint."""
-
-    async def forget(self, endpoint_id: str) -> None:
-        """Close an endpoint's connections."""
-        ...
-
-
 class Router:
     """Publishes events and changes endpoints.
 
@@ -80,7 +70,7 @@ class Router:
         self,
         *,
         store: Store,
-        sender: EndpointSender,
+        sender: RequestSender,
         vault: Vault,
         clock: Timeline,
         ids: IdFactory,
@@ -301,20 +291,16 @@ class Router:
         now = self._clock.now()
         orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
         facts = await self._store.webhooks.health_facts(orderings)
-        return [self._assess(endpoint, *facts[endpoint.pk], now) for endpoint in subjects]
-
-    def _assess(self, endpoint: Endpoint, stored: EndpointState, queue: QueueFacts, now: float) -> EndpointHealth:
-        lane = self.registry.running(endpoint.pk)
-        supervisor = self.registry.supervisor(endpoint.pk)
-        return assess(
-            endpoint,
-            stored if lane is None else lane.state,
-            queue,
-            move=None if lane is None else lane.next(now),
-            sending=lane is not None and bool(lane.in_flight),
-            halted=supervisor.last_crash if supervisor is not None and supervisor.is_halted else None,
-            now=now,
-        )
+        return [
+            assess(
+                endpoint,
+                *facts[endpoint.pk],
+                lane=self.registry.running(endpoint.pk),
+                supervisor=self.registry.supervisor(endpoint.pk),
+                now=now,
+            )
+            for endpoint in subjects
+        ]
 
     async def inside(self, endpoint: Endpoint) -> Inside:
         """Return the state, the policy and the bucket by which an endpoint's actor decides."""

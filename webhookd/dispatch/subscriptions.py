@@ -23,11 +23,8 @@ class Subscriptions:
     def put(self, endpoint: Endpoint, policy: Policy) -> None:
         """Add an endpoint, or apply a change of it."""
         self.remove(endpoint.pk)
-        target = Target(
-            endpoint_pk=endpoint.pk,
-            status=queued_status(endpoint, policy),
-            max_age_seconds=policy.max_age_seconds,
-        )
+        status = queued_status(endpoint, policy)
+        target = Target(endpoint_pk=endpoint.pk, status=status, max_age_seconds=policy.max_age_seconds)
         keys = [(endpoint.organization_id, pattern) for pattern in endpoint.events]
         self._patterns[endpoint.pk] = keys
         for key in keys:

@@ -59,11 +59,10 @@ class Copier:
         try:
             await trio.to_thread.run_sync(lambda: check_place(file, self._store.path, replace=replace))
             await self._store.audit.append(entry, str(file), None)
-        except CommandError as error:
+        except BaseException as error:
             self._is_taken = False
-            raise Rejected(ErrorCode.VALIDATION_ERROR, str(error), errors=(("/file", str(error)),)) from error
-        except BaseException:
-            self._is_taken = False
+            if isinstance(error, CommandError):
+                raise Rejected(ErrorCode.VALIDATION_ERROR, str(error), errors=(("/file", str(error)),)) from error
             raise
         self._replaces = replace
         self._progress = CopyProgress(stage=CopyStage.COPYING, file=file)

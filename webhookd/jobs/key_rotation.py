@@ -86,7 +86,8 @@ class Rotator:
         """Return the progress of the rotation, if there is one."""
         keys = self._keys
         stage = Stage.SETTLED if keys.is_settled else Stage.CHANGING
-        if keys.previous is None and keys.sealing != keys.installed and not self._can_install:
+        can_install = self._problem is None and self._is_replaceable
+        if keys.previous is None and keys.sealing != keys.installed and not can_install:
             stage = Stage.TO_BE_INSTALLED
         return RotationProgress(
             key_id=self.vault.key_id.hex(),
@@ -152,10 +153,6 @@ class Rotator:
             return
         await self._store.master_key.forget_previous(self._forgotten)
         _log.info("master_key.resealed", key_id=self.vault.key_id.hex(), values=self._resealed)
-
-    @property
-    def _can_install(self) -> bool:
-        return self._problem is None and self._is_replaceable
 
     async def _look(self) -> None:
         """Look whether a key can be put in its place now."""

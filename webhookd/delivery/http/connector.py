@@ -126,24 +126,24 @@ class Connector:
                 doing[at] = _HANDSHAKE
                 stream, expires_at = await self._secured(stream, address, target, expires_at)
         except BlockedError as error:
-            del doing[at]
-            return FailedAddress(TransportError(DeliveryError.BLOCKED, str(error)), at, is_final=True)
+            failed = FailedAddress(TransportError(DeliveryError.BLOCKED, str(error)), at, is_final=True)
         except _HandshakeError as error:
-            del doing[at]
-            return FailedAddress(TransportError(DeliveryError.TLS, str(error)), at, got_through=True)
+            failed = FailedAddress(TransportError(DeliveryError.TLS, str(error)), at, got_through=True)
         except OSError as error:
-            del doing[at]
             detail = f"can't connect to {at}: {reason_of(error)}"
-            return FailedAddress(TransportError(DeliveryError.CONNECT, detail), at)
-        return Connection(
-            endpoint_id=endpoint_id,
-            url=url,
-            server=(target.host, target.port),
-            stream=stream,
-            expires_at=expires_at,
-            remote_address=at,
-            head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
-        )
+            failed = FailedAddress(TransportError(DeliveryError.CONNECT, detail), at)
+        else:
+            return Connection(
+                endpoint_id=endpoint_id,
+                url=url,
+                server=(target.host, target.port),
+                stream=stream,
+                expires_at=expires_at,
+                remote_address=at,
+                head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
+            )
+        del doing[at]
+        return failed
 
     async def _dial(self, address: str, port: int) -> ByteStream:
         self._policy.check_address(ip_address(address))

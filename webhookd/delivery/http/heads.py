@@ -60,13 +60,10 @@ class HeadReader:
             return None
         self._begun = None
         head = bytes(whole[start : found.end()])
-        self._count(head)
-        return rewritten(head), found.end() - before
-
-    def _count(self, head: bytes) -> None:
         self._lines_left -= head.count(b"\n")
         if self._lines_left < 0:
             raise HeadError("it has too many lines before its body")
+        return rewritten(head), found.end() - before
 
 
 def plain_end(data: bytes) -> int:

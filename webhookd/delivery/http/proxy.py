@@ -7,6 +7,7 @@ handshake failed or was cut off.
 
 import ssl
 from collections import OrderedDict
+from functools import partial
 
 import httpcore
 import httpx
@@ -56,15 +57,14 @@ class ProxyTransport:
         if url.url.scheme not in {"http", "https"} or not url.url.host:
             raise ConfigError("egress.proxy: only HTTP proxies are spoken to; write http://proxy.example:3128")
         port = url.url.port or (443 if url.url.scheme == "https" else 80)
-        self._place = (url.url.host, port)
-        self._resolver = resolver
         self.opened = 0
         self.reused = 0
-        self._proxys_ssl_context = ssl_context if url.url.scheme == "https" else None
+        proxy_ssl_context = ssl_context if url.url.scheme == "https" else None
+        self._backend = partial(ToTheProxy, url.url.host, port, resolver, proxy_ssl_context)
         self._proxy = httpcore.Proxy(
             httpcore.URL(scheme=url.url.raw_scheme, host=url.url.raw_host, port=port, target=b"/"),
             auth=url.auth,
-            ssl_context=self._proxys_ssl_context,
+            ssl_context=proxy_ssl_context,
         )
 
     @property
@@ -165,9 +165,8 @@ class ProxyTransport:
             oldest = next(((name, pool) for name, pool in self._pools.items() if not pool.users), None)
             if oldest is not None:
                 self._discard(*oldest)
-        backend = ToTheProxy(*self._place, self._resolver, self._proxys_ssl_context)
         expires_at = expiry(trio.current_time(), self._connection_max_age_seconds)
-        return _Pool(self._proxy, self._ssl_context, backend, expires_at=expires_at)
+        return _Pool(self._proxy, self._ssl_context, self._backend(), expires_at=expires_at)
 
 
 class _Pool:

@@ -89,7 +89,8 @@ def after(
     """
     if answer is AnswerKind.SUCCESS:
         return succeeded(state, now, is_probe=is_probe)
-    failed = msgspec.structs.replace(state, last_failure_at=now, last_error=_described(error, detail))
+    last_error = detail or (error or DeliveryError.PROTOCOL).value
+    failed = msgspec.structs.replace(state, last_failure_at=now, last_error=last_error)
     if answer is AnswerKind.REFUSAL:
         return _answered(failed, now, is_probe=is_probe)
     straggles = is_straggler(state, now, is_probe=is_probe)
@@ -209,7 +210,3 @@ def _answered(state: EndpointState, now: float, *, is_probe: bool) -> EndpointSt
         paused_until=None,
         recovered_at=now if state.needs_probe else state.recovered_at,
     )
-
-
-def _described(error: DeliveryError | None, detail: str) -> str:
-    return detail or (error or DeliveryError.PROTOCOL).value
