@@ -1,7 +1,7 @@
 """Run seeds: `python -m tests.simulation --seeds 200`, or one with its trace: `--seed 17 --trace`.
 
-`--jobs 2` plays them in as many processes. `--log FILE` writes a line of JSON for each seed as it ends, and plays none
-that stands there already: a long run that was cut off goes on where it was. The status is 1 where a seed broke a
+`--jobs 2` uses that many processes. `--log FILE` writes a line of JSON for each seed as it ends and skips the seeds
+that are in the file, so that an interrupted run continues where it stopped. The exit status is 1 if a seed broke a
 promise. `--planted` runs every planted bug until a seed finds it.
 """
 
@@ -24,26 +24,26 @@ from webhookd.observe import logs
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run what was asked for; return the status."""
+    """Play the seeds, or plant the bugs; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=200, metavar="N", help="how many to run (200)")
-    parser.add_argument("--first", type=int, default=0, metavar="S", help="the seed to begin with (0)")
-    parser.add_argument("--seed", type=int, metavar="S", help="run this one alone")
+    parser.add_argument("--seeds", type=int, default=200, metavar="N", help="number of seeds (200)")
+    parser.add_argument("--first", type=int, default=0, metavar="S", help="the first seed (0)")
+    parser.add_argument("--seed", type=int, metavar="S", help="run only this seed")
     parser.add_argument("--trace", action="store_true", help="print the trace of each seed")
     parser.add_argument("--time", action="store_true", help="set clocks and suspend the machine far more often")
     parser.add_argument("--planted", action="store_true", help="plant each bug in turn and look for it")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="in how many processes (1)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="number of processes (1)")
     parser.add_argument(
-        "--log", type=Path, metavar="FILE", help="write each result there, and play none of those there"
+        "--log", type=Path, metavar="FILE", help="write each result to FILE, and skip the seeds that are in it"
     )
     options = parser.parse_args(arguments)
-    _be_quiet()
+    _silence_logs()
     if options.planted:
         return _find_planted()
     seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
-    began, results = time.monotonic(), _logged(options.log, seeds)
+    began, results = time.monotonic(), _read_log(options.log, seeds)
     left = [seed for seed in seeds if seed not in results]
-    for result in _played(left, options.jobs, is_about_time=options.time, keeps_trace=options.trace):
+    for result in _play_all(left, options.jobs, is_about_time=options.time, keeps_trace=options.trace):
         results[result.seed] = result
         _log(options.log, result)
         if options.trace:
@@ -61,18 +61,18 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if bad else 0
 
 
-def _be_quiet() -> None:
-    # What goes wrong on purpose is no news; a violation is printed.
+def _silence_logs() -> None:
+    # Errors of the planned faults are expected; violations are printed.
     logs.configure(LogConfig(level="error"), io.StringIO())
 
 
-def _played(seeds: Sequence[int], jobs: int, *, is_about_time: bool, keeps_trace: bool) -> Iterator[Result]:
-    """Yield what became of each seed as it ends; with several jobs in no order."""
+def _play_all(seeds: Sequence[int], jobs: int, *, is_about_time: bool, keeps_trace: bool) -> Iterator[Result]:
+    """Yield the result of each seed as it ends; with several jobs in no fixed order."""
     play_one = partial(_play, is_about_time=is_about_time, keeps_trace=keeps_trace)
     if jobs == 1:
         yield from map(play_one, seeds)
         return
-    with ProcessPoolExecutor(jobs, initializer=_be_quiet) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_silence_logs) as pool:
         for future in as_completed([pool.submit(play_one, seed) for seed in seeds]):
             yield future.result()
 
@@ -82,8 +82,8 @@ def _play(seed: int, *, is_about_time: bool, keeps_trace: bool) -> Result:
     return result if keeps_trace else msgspec.structs.replace(result, trace=())
 
 
-def _logged(file: Path | None, seeds: Iterable[int]) -> dict[int, Result]:
-    """Return the results in a log, of these seeds; a last line that was cut off is removed from it."""
+def _read_log(file: Path | None, seeds: Iterable[int]) -> dict[int, Result]:
+    """Return the results of these seeds in a log; remove an incomplete last line from the log."""
     if file is None or not file.exists():
         return {}
     lines = file.read_bytes()
@@ -107,7 +107,7 @@ def _show(result: Result) -> None:
 
 
 def find(name: str) -> Result | None:
-    """Return the first seed that finds a planted bug, if one of the first `MOST_SEEDS` does."""
+    """Return the result of the first seed that finds a planted bug, or None if none of `MOST_SEEDS` does."""
     for seed in range(MOST_SEEDS):
         result = play(seed, PLANTED[name], stops_early=True)
         if result.violations:

@@ -1,4 +1,4 @@
-"""What the journal must say once everybody is well again, in SQL of its own."""
+"""Check the journal after all faults have ended, with SQL of its own."""
 
 from collections import Counter, defaultdict
 from typing import Any
@@ -18,14 +18,14 @@ def rows(database: Database, query: str, *values: object) -> list[Any]:
 
 
 def unfinished(database: Database) -> int:
-    """Return how many deliveries of endpoints that there still are wait to be sent."""
+    """Return how many deliveries of existing endpoints are pending or parked."""
     query = """SELECT count(*) FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
         WHERE e.deleted_at IS NULL AND d.status IN ('pending', 'parked')"""
     return int(rows(database, query)[0][0])
 
 
 async def recovering(world: World, journal: Store, endpoint_pk: int) -> None:
-    """Note which deliveries of an endpoint are about to be sent again out of their order."""
+    """Note the failed deliveries of an endpoint, which a recovery is about to send out of order."""
     query = "SELECT id FROM deliveries WHERE endpoint_pk = ? AND status = 'failed'"
     world.by_hand |= set(
         await journal.transactions.read(lambda database: [row[0] for row in rows(database, query, endpoint_pk)])
@@ -33,21 +33,21 @@ async def recovering(world: World, journal: Store, endpoint_pk: int) -> None:
 
 
 def working(database: Database) -> set[str]:
-    """Return the endpoints that are to send something."""
+    """Return the enabled endpoints with pending or parked deliveries."""
     query = """SELECT DISTINCT e.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
         WHERE d.status IN ('pending', 'parked') AND e.is_active AND e.deleted_at IS NULL"""
     return {row[0] for row in rows(database, query)}
 
 
 def waiting(database: Database, endpoint_id: str) -> set[str]:
-    """Return the deliveries that an endpoint is still to be sent."""
+    """Return the pending and parked deliveries of an endpoint."""
     query = """SELECT d.id FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
         WHERE e.id = ? AND d.status IN ('pending', 'parked')"""
     return {row[0] for row in rows(database, query, endpoint_id)}
 
 
 def given_up(database: Database) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Return what has expired (delivery, endpoint and event), and the endpoints that are disabled as failing."""
+    """Return the expired deliveries (delivery, endpoint and event), and the endpoints that are disabled as failing."""
     query = "SELECT id FROM endpoints WHERE disabled_reason = 'failing' AND deleted_at IS NULL"
     return _expired(database), [row[0] for row in rows(database, query)]
 
@@ -59,7 +59,7 @@ def _expired(database: Database) -> list[tuple[str, str, str]]:
 
 
 def everything(database: Database, *, world: World) -> None:
-    """Compare the journal with what was promised and seen."""
+    """Compare the journal with what the server promised and what the receivers saw."""
     _events(database, world)
     _deliveries(database, world)
     _attempts(database, world)
@@ -80,24 +80,24 @@ def _events(database: Database, world: World) -> None:
             seen[request.event].add(request.endpoint_id)
     alive = {subject.id for subject in world.subjects.values() if subject.deleted_at is None and not subject.deleting}
     for name, submission in world.submissions.items():
-        if submission.acked is None or submission.may_be_forgotten:
+        if submission.acked is None or submission.may_be_deleted:
             continue
         if name not in stored:
-            world.blame(f"{name} was acknowledged and is lost")
+            world.report(f"{name} was acknowledged and is lost")
         for endpoint_id in sorted(submission.wanted & alive):
             if endpoint_id not in reached[name]:
-                world.blame(f"{name} has not been delivered to {endpoint_id}")
+                world.report(f"{name} has not been delivered to {endpoint_id}")
             elif endpoint_id not in seen[name]:
-                world.blame(f"{name} counts as delivered to {endpoint_id}, which never saw it")
+                world.report(f"{name} counts as delivered to {endpoint_id}, which never saw it")
     _one_each(world, stored)
 
 
 def _operational(database: Database, world: World) -> None:
-    """What webhookd itself tells is told once, of an attempt that failed, and never of another such event."""
+    """Check operational events: each is published once, for a recorded failure, and never about another one."""
     query = "SELECT type, body FROM events WHERE type IN ('delivery.failed', 'webhook.failing', 'webhook.disabled')"
     events = [(kind, msgspec.json.decode(bytes(body))["data"]) for kind, body in rows(database, query)]
-    # One may expire again, without an attempt, after somebody had it sent again.
-    told = Counter((kind, _told(kind, data)) for kind, data in events if data.get("error") != "expired")
+    # A delivery may expire again without an attempt, after a retry by hand.
+    published = Counter((kind, _subject(kind, data)) for kind, data in events if data.get("error") != "expired")
     own = {
         row[0]
         for row in rows(
@@ -111,17 +111,18 @@ def _operational(database: Database, world: World) -> None:
     kept = {delivery for delivery, _ in recorded}
     for kind, data in events:
         if kind == "delivery.failed" and data["error"] != "expired" and data["deliveryId"] in kept:
-            said = data["error"], data["responseStatus"]
-            if recorded.get((data["deliveryId"], data["attempts"])) != said:
-                world.blame(f"{data['deliveryId']} was told to have failed with {said}, which is not on record")
-    for (kind, about), count in told.items():
+            failure = data["error"], data["responseStatus"]
+            if recorded.get((data["deliveryId"], data["attempts"])) != failure:
+                world.report(f"{kind} says that {data['deliveryId']} failed with {failure}, which is not recorded")
+    for (kind, subject), count in published.items():
         if count > 1:
-            world.blame(f"{kind} was told {count} times of {about}")
-        if about[0] in own:
-            world.blame(f"{kind} was told of {about[0]}, which is of webhookd's own")
+            world.report(f"{kind} was published {count} times for {subject}")
+        if subject[0] in own:
+            world.report(f"{kind} was published for {subject[0]}, which delivers an operational event")
 
 
-def _told(kind: str, data: dict[str, Any]) -> tuple[object, ...]:
+def _subject(kind: str, data: dict[str, Any]) -> tuple[object, ...]:
+    """Return what identifies the occurrence that an operational event reports."""
     match kind:
         case "delivery.failed":
             return data["deliveryId"], data["attempts"]
@@ -132,11 +133,11 @@ def _told(kind: str, data: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _one_each(world: World, stored: dict[str, bytes]) -> None:
-    """No two events were made of one submission; the dice give each data of its own."""
+    """Check that no submission became two events; the data of each submission is different."""
     texts = Counter(body[body.index(b'"data":') :] for body in stored.values() if b'"n": ' in body)
     for text, count in texts.items():
         if count > 1:
-            world.blame(f"{count} events were made of one: {text!r}")
+            world.report(f"{count} events are stored for one submission: {text!r}")
 
 
 def _deliveries(database: Database, world: World) -> None:
@@ -146,13 +147,13 @@ def _deliveries(database: Database, world: World) -> None:
     left = """SELECT d.id, d.status FROM deliveries d JOIN endpoints e ON e.pk = d.endpoint_pk
         WHERE e.deleted_at IS NOT NULL AND d.status IN ('pending', 'parked')"""
     for delivery, status in rows(database, left):
-        world.blame(f"{delivery} is {status}, and its endpoint deleted")
+        world.report(f"{delivery} is {status}, and its endpoint is deleted")
     for delivery, endpoint_id, status, attempts, recorded, last in rows(database, query):
         is_dropped = status == "canceled" and not attempts and world.subjects[endpoint_id].has_dropped
         if status != "succeeded" and not is_dropped:
-            world.blame(f"{delivery} is {status} after healing")
+            world.report(f"{delivery} is {status} after all faults have ended")
         if not attempts == recorded == last:
-            world.blame(f"{delivery} counts {attempts} attempts, has {recorded} and the last is number {last}")
+            world.report(f"{delivery} counts {attempts} attempts, has {recorded} and the last is number {last}")
 
 
 def _attempts(database: Database, world: World) -> None:
@@ -161,58 +162,59 @@ def _attempts(database: Database, world: World) -> None:
     requests: dict[tuple[str, int], list[Request]] = defaultdict(list)
     for request in world.requests:
         requests[request.delivery, request.attempt].append(request)
-    for place in recorded.keys() - requests.keys():
-        world.blame(f"attempt {place[1]} of {place[0]} is on record and was never made")
+    for delivery, number in recorded.keys() - requests.keys():
+        world.report(f"attempt {number} of {delivery} is recorded and was never made")
     stored = {row[0] for row in rows(database, "SELECT id FROM deliveries")}
-    for place, made in requests.items():
-        if place[0] not in stored:
-            _check_forgotten(world, made[0])
+    for attempt, repeats in requests.items():
+        delivery, number = attempt
+        if delivery not in stored:
+            _check_deleted(world, repeats[0])
             continue
-        lost = [request for request in made if _may_be_lost(world, request)]
-        if place not in recorded and len(lost) < len(made):
-            world.blame(f"attempt {place[1]} of {place[0]} was made and isn't on record")
-        if len(made) > len(lost) + 1:
-            world.blame(f"attempt {place[1]} of {place[0]} was made {len(made)} times, {len(lost)} for a crash")
-    _check_takes(world, requests)
-    # A 2xx with `webhook-delivery: abort` delivers nothing, and to another URL it is sent again.
+        lost = [request for request in repeats if _may_be_lost(world, request)]
+        if attempt not in recorded and len(lost) < len(repeats):
+            world.report(f"attempt {number} of {delivery} was made and is not recorded")
+        if len(repeats) > len(lost) + 1:
+            world.report(f"attempt {number} of {delivery} was made {len(repeats)} times, {len(lost)} for a crash")
+    _check_accepted(world, requests)
+    # A 2xx with `webhook-delivery: abort` does not count as delivered, and is sent again to a new URL.
     query = "SELECT d.id FROM attempts a JOIN deliveries d ON d.pk = a.delivery_pk WHERE a.error IS NULL"
     successes = Counter(delivery for (delivery,) in rows(database, query))
     for delivery, count in successes.items():
         if count > 1 and delivery not in world.by_hand:
-            world.blame(f"{delivery} was delivered {count} times")
+            world.report(f"{delivery} was delivered {count} times")
 
 
-def _check_forgotten(world: World, request: Request) -> None:
-    """A delivery may be gone with its event alone, and that for its age.
+def _check_deleted(world: World, request: Request) -> None:
+    """Check that a delivery which is not stored was deleted with its event, by its age.
 
-    When an event of webhookd's own came, or one whose acknowledgement was lost, its body says.
+    For an operational event, or one whose acknowledgement was lost, the body has the time of the event.
     """
     submission = world.submissions.get(request.event)
     if submission is None:
         came_at = parse_iso(msgspec.json.decode(request.body)["timestamp"])
-        is_old = any(came_at < before for before in world.forgotten_before[request.life :])
+        is_old = any(came_at < before for before in world.deletes_before[request.life :])
     else:
-        is_old = submission.may_be_forgotten
+        is_old = submission.may_be_deleted
     if not is_old:
-        world.blame(f"{request.delivery} was sent and is on no record")
+        world.report(f"{request.delivery} was sent and is not stored")
 
 
-def _check_takes(world: World, requests: dict[tuple[str, int], list[Request]]) -> None:
-    """A receiver took a delivery once; each time more is explained by a reply that was lost, or by a crash."""
-    takes: dict[str, list[Request]] = defaultdict(list)
-    for (delivery, _), made in requests.items():
-        takes[delivery] += [request for request in made if request.taken]
-    for delivery, taken in takes.items():
+def _check_accepted(world: World, requests: dict[tuple[str, int], list[Request]]) -> None:
+    """Check that a receiver accepted each delivery once, and again only after a lost reply, a crash or by hand."""
+    accepted: dict[str, list[Request]] = defaultdict(list)
+    for (delivery, _), repeats in requests.items():
+        accepted[delivery] += [request for request in repeats if request.is_accepted]
+    for delivery, times in accepted.items():
         explained = [
             request
-            for request in taken
+            for request in times
             if request.outcome is None or request.outcome.status is None or _may_be_lost(world, request)
         ]
-        if len(taken) > len(explained) + 1 and delivery not in world.by_hand:
-            world.blame(f"{delivery} was taken {len(taken)} times, {len(explained)} for lost replies")
+        if len(times) > len(explained) + 1 and delivery not in world.by_hand:
+            world.report(f"{delivery} was accepted {len(times)} times, {len(explained)} for lost replies")
 
 
 def _may_be_lost(world: World, request: Request) -> bool:
-    """Whether a crash explains that a request is on no record: it was in flight, or its record was on its way."""
+    """Whether a crash explains why a request is not recorded: it was in flight, or was being recorded."""
     since = world.unsaved_since.get(request.life)
     return since is not None and (request.ended_at is None or request.ended_at > since)

@@ -1,4 +1,4 @@
-"""Bugs in the journal, the sender and the router: each a wrong turn that somebody could take in the real code."""
+"""Bugs in the journal, the sender and the router: each is a mistake that could be made in the real code."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class BadJournal(Store):
-    """A journal that shares everything with the real one that it stands for, until a subclass does one thing wrong."""
+    """Base of journals with one bug: it shares all parts of the real journal, which it replaces."""
 
     def __init__(self, real: Store, world: World) -> None:
         vars(self).update(vars(real))
@@ -51,7 +51,7 @@ class BadJournal(Store):
 
 
 class BadSender:
-    """A sender that hands on to the real one."""
+    """Base of senders with one bug: it forwards to the real sender."""
 
     def __init__(self, real: RequestSender, world: World) -> None:
         self.real = real
@@ -83,8 +83,8 @@ class AcksEarly(BadJournal):
         return early
 
 
-class ForgetsIds(BadJournal):
-    """Takes an event that is submitted again for a new one."""
+class IgnoresIds(BadJournal):
+    """Stores an event that is submitted again as a new one."""
 
     def publish(
         self, event: AcceptedEvent, targets: tuple[Target, ...], *args: Any, **kwargs: Any
@@ -95,8 +95,8 @@ class ForgetsIds(BadJournal):
         return super().publish(event, targets, *args, **kwargs)
 
 
-class LosesRecords(BadJournal):
-    """Says that an attempt is on disk and forgets it, once in a while."""
+class LosesAttempts(BadJournal):
+    """Sometimes reports an attempt as recorded without storing it."""
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         if self.world.dice.random() < 0.9:
@@ -115,7 +115,7 @@ class CountsTwice(BadJournal):
 
 
 class RetriesSucceeded(BadJournal):
-    """Leaves a delivery pending that has succeeded, once in a while."""
+    """Sometimes leaves a succeeded delivery pending."""
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         if record.status is DeliveryStatus.SUCCEEDED and self.world.dice.random() < 0.1:
@@ -127,14 +127,14 @@ class RetriesSucceeded(BadJournal):
 
 
 class StoresNoState(BadJournal):
-    """Stores every endpoint as a healthy one, so that an outage is forgotten by whoever reads it next."""
+    """Stores every endpoint as healthy, so that an outage is lost when its state is read again."""
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         return super().record(msgspec.structs.replace(record, endpoint=EndpointState()), notices)
 
 
 class SwapsOrder(BadJournal):
-    """Hands out a queue with its first two deliveries the wrong way round."""
+    """Swaps the first two deliveries of each window."""
 
     async def window(self, request: WindowRequest) -> Window:
         window = await super().window(request)
@@ -142,22 +142,22 @@ class SwapsOrder(BadJournal):
 
 
 class DropsOnRefill(BadJournal):
-    """Leaves a delivery out of the middle of a window."""
+    """Leaves the second delivery out of each window."""
 
     async def window(self, request: WindowRequest) -> Window:
         window = await super().window(request)
         return msgspec.structs.replace(window, pending=(*window.pending[:1], *window.pending[2:]))
 
 
-class ForgetsFlights(BadJournal):
-    """Reads what is in flight as if it were still to be sent."""
+class IgnoresInFlight(BadJournal):
+    """Includes deliveries in flight in a window, as if they were still to be sent."""
 
     async def window(self, request: WindowRequest) -> Window:
         return await super().window(msgspec.structs.replace(request, in_flight=frozenset()))
 
 
 class AltersBodies(BadJournal):
-    """Writes the body anew instead of sending the bytes that came in."""
+    """Decodes and encodes each body instead of sending the bytes that were submitted."""
 
     async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
         message = await super().message(event_pk, upcoming)
@@ -165,22 +165,22 @@ class AltersBodies(BadJournal):
 
 
 class SkippingDeliveries(Deliveries):
-    """Doesn't know of the first endpoint's backlog."""
+    """Leaves the first endpoint out of the backlog."""
 
     async def backlog(self) -> list[int]:
         return (await super().backlog())[1:]
 
 
 class SkipsEndpoint(BadJournal):
-    """Leaves an endpoint out when a server looks for what a crash has left to be done."""
+    """Ignores the backlog of one endpoint when a server starts."""
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
         self.deliveries = SkippingDeliveries(real.transactions)
 
 
-class LosesRecordsWhenFull(BadJournal):
-    """Says that attempts are recorded while a full disk has refused them."""
+class LosesAttemptsWhenFull(BadJournal):
+    """Reports attempts as recorded that a full disk has refused."""
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         if self.world.full_since is None:
@@ -190,8 +190,8 @@ class LosesRecordsWhenFull(BadJournal):
         return done
 
 
-class TrustingDeliveries(Deliveries):
-    """Takes it for granted that a delivery is still there when it is to be sent again."""
+class AssumingDeliveries(Deliveries):
+    """Crashes if a delivery was deleted between its look-up and its retry."""
 
     async def retry(self, delivery_pk: int, **how: Any) -> DeliveryRow:
         await trio.sleep(0.2)
@@ -199,16 +199,16 @@ class TrustingDeliveries(Deliveries):
         return await super().retry(delivery_pk, **how)
 
 
-class TrustsALookUp(BadJournal):
-    """Takes a delivery that was looked up a while ago to be there for good, whatever retention removes."""
+class AssumesExistence(BadJournal):
+    """Assumes that a delivery which was looked up still exists, although retention may have deleted it."""
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
-        self.deliveries = TrustingDeliveries(real.transactions)
+        self.deliveries = AssumingDeliveries(real.transactions)
 
 
 class IgnoresRetryAfter(BadSender):
-    """Doesn't look at Retry-After."""
+    """Ignores Retry-After."""
 
     async def send(self, **request: Any) -> Outcome:
         outcome = await super().send(**request)
@@ -217,7 +217,7 @@ class IgnoresRetryAfter(BadSender):
 
 
 class SendsTwice(BadSender):
-    """Sends again by itself where no answer came, as if that were harmless."""
+    """Repeats a request at once when there was no answer."""
 
     async def send(self, **request: Any) -> Outcome:
         outcome = await super().send(**request)
@@ -225,7 +225,7 @@ class SendsTwice(BadSender):
 
 
 class BadPolicy(Router):
-    """A router that reads one rule of an endpoint wrongly."""
+    """Base of routers that get one setting of each endpoint wrong."""
 
     wrong: ClassVar[Mapping[str, object]] = {}
 
@@ -234,19 +234,19 @@ class BadPolicy(Router):
 
 
 class IgnoresBreaker(BadPolicy):
-    """Never opens a breaker."""
+    """Never opens a circuit breaker."""
 
     wrong: ClassVar[Mapping[str, object]] = {"breaker_threshold": 1000}
 
 
 class IgnoresRate(BadPolicy):
-    """Knows no rate limit."""
+    """Has no rate limit."""
 
     wrong: ClassVar[Mapping[str, object]] = {"rate_limit": None}
 
 
 class IgnoresOrder(BadPolicy):
-    """Sends in any order."""
+    """Sends without order."""
 
     wrong: ClassVar[Mapping[str, object]] = {"ordering": Ordering.NONE}
 
@@ -269,28 +269,28 @@ class HealthySchedule(Schedule):
         return None if found is None else (*found[:2], EndpointState())
 
 
-class ForgetsBreaker(BadSchedule):
-    """Takes every endpoint for a healthy one after a restart."""
+class ResetsBreaker(BadSchedule):
+    """Treats every endpoint as healthy after a restart."""
 
     schedule = HealthySchedule
 
 
 class LosesWakes(Router):
-    """Tells actors nothing of the events that come in."""
+    """Does not wake actors for new deliveries."""
 
     def _offer(self, queued: DeliveriesQueued) -> None:
         super()._offer(DeliveriesQueued(()))
 
 
 class CancelsNothing(Router):
-    """Leaves behind what a deleted endpoint had queued."""
+    """Leaves the queue of a deleted endpoint pending."""
 
     async def _cancel_queue(self, endpoint_pk: int) -> None:
         return None
 
 
 class SendsToInactive(Router):
-    """Doesn't notice that an endpoint is switched off."""
+    """Treats disabled endpoints as enabled."""
 
     def _adopt(self, changed: WebhookChanged) -> None:
         super()._adopt(changed._replace(endpoint=msgspec.structs.replace(changed.endpoint, is_active=True)))

@@ -1,4 +1,4 @@
-"""Bugs at the sockets, in what a change means, in secrets, and in what webhookd tells of itself."""
+"""Bugs of the ingest socket, of policies, of secrets, and of operational events."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -29,8 +29,8 @@ from webhookd.journal.administration import EventTypes
 from webhookd.journal.operations import Record
 
 
-class ForgetsIdsOnRestart(BadJournal):
-    """Remembers ids for as long as it runs."""
+class IgnoresIdsAfterRestart(BadJournal):
+    """Recognizes duplicates only of events that were submitted in the same life."""
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
@@ -46,8 +46,8 @@ class ForgetsIdsOnRestart(BadJournal):
         return super().publish(event, targets, *args, **kwargs)
 
 
-class TakesHalfForYes(BadSender):
-    """Takes an answer that ended midway for a success."""
+class CountsCutOffAnswers(BadSender):
+    """Treats an answer that was cut off as a success."""
 
     async def send(self, **request: Any) -> Outcome:
         outcome = await super().send(**request)
@@ -57,7 +57,7 @@ class TakesHalfForYes(BadSender):
 
 
 class IgnoresChangeOfOrder(Router):
-    """Goes on in the order that an endpoint was made with."""
+    """Keeps the ordering that an endpoint was created with."""
 
     def _policy(self, endpoint: Endpoint) -> Policy:
         policy = super()._policy(endpoint)
@@ -66,19 +66,19 @@ class IgnoresChangeOfOrder(Router):
 
 
 class DropsHeld(BadPolicy):
-    """Drops what comes for an endpoint that is switched off."""
+    """Drops the events of every disabled endpoint, also of those that hold them."""
 
     wrong: ClassVar[Mapping[str, object]] = {"when_inactive": WhenInactive.DROP}
 
 
 class ExpiresEarly(BadPolicy):
-    """Gives up what is half a minute old."""
+    """Expires deliveries after half a minute."""
 
     wrong: ClassVar[Mapping[str, object]] = {"max_age_seconds": 30.0}
 
 
 class UnstoredEventTypes(EventTypes):
-    """Says that an event type was stored, and stores none."""
+    """Reports an event type as stored without storing it."""
 
     async def put(self, row: EventTypeRow, *_: Any, **__: Any) -> EventTypeRow:
         await trio.lowlevel.checkpoint()
@@ -86,8 +86,8 @@ class UnstoredEventTypes(EventTypes):
         return row
 
 
-class ForgetsCatalogue(BadJournal):
-    """Acknowledges a type that it doesn't store."""
+class LosesCatalogue(BadJournal):
+    """Acknowledges a new event type without storing it."""
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
@@ -95,14 +95,14 @@ class ForgetsCatalogue(BadJournal):
 
 
 class TwofoldReporter(Reporter):
-    """Makes each operational event twice."""
+    """Creates each operational event twice."""
 
     def _announcer(self, endpoint: Endpoint, name: OperationalEvent) -> Announce:
         announce = super()._announcer(endpoint, name)
         return lambda data: (*announce(data), *announce(data))
 
 
-class TellsTwice(Router):
+class PublishesTwice(Router):
     """Publishes each operational event twice."""
 
     def __init__(self, **parts: Any) -> None:
@@ -110,8 +110,8 @@ class TellsTwice(Router):
         self._reporter.__class__ = TwofoldReporter
 
 
-class TellsApart(BadJournal):
-    """Tells of an attempt in a commit of its own, ahead of the one that has the attempt."""
+class PublishesBeforeAttempt(BadJournal):
+    """Commits an operational event before the attempt that it reports."""
 
     def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
         late = Record(record, ())
@@ -136,7 +136,7 @@ class LateSchedule(Schedule):
 
 
 class KeepsSecrets(BadSchedule):
-    """Signs with the secret of before for longer than was asked."""
+    """Signs with the previous secret for an hour longer than the overlap."""
 
     schedule = LateSchedule
 
@@ -152,14 +152,14 @@ class OneSecretSchedule(Schedule):
         return found[0], alone, found[2]
 
 
-class ForgetsSecrets(BadSchedule):
-    """Signs with the newest secret alone."""
+class DropsSecrets(BadSchedule):
+    """Signs only with the newest secret."""
 
     schedule = OneSecretSchedule
 
 
-class AnswersOutOfTurn(ProducerConnection):
-    """Answers the last of several lines first, once in a while."""
+class AnswersOutOfOrder(ProducerConnection):
+    """Sometimes answers the last of several lines first."""
 
     def _put(self, outcome: Any) -> None:
         super()._put(outcome)
@@ -167,8 +167,8 @@ class AnswersOutOfTurn(ProducerConnection):
             self._outcomes.rotate()
 
 
-class KeepsDeaf(ProducerConnection):
-    """Waits for a client that reads nothing for as long as it takes."""
+class WaitsForClients(ProducerConnection):
+    """Never closes the connection of a client that reads nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "write_timeout_seconds": 1e6})

@@ -1,4 +1,4 @@
-"""Bugs in what a change by hand, a pause and the time after it mean for the next request."""
+"""Bugs after a change of a webhook, after a pause and after an outage."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from webhookd.dispatch.router import Router
 from webhookd.journal import WebhookChanged
 
 
-class HeedfulRegistry(Registry):
-    """Lets what was in flight as a webhook was changed count against it."""
+class OldAnswersRegistry(Registry):
+    """Counts the answers of requests that were in flight when a webhook was changed."""
 
     def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
         is_known = endpoint.pk in self._entries
@@ -24,16 +24,16 @@ class HeedfulRegistry(Registry):
             self._entries[endpoint.pk].lane._revision -= 1
 
 
-class HeedsOldAnswers(Router):
-    """Holds the failure of a request to the old URL against the new one."""
+class CountsOldAnswers(Router):
+    """Counts a failure of the old URL against the new one."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self.registry.__class__ = HeedfulRegistry
+        self.registry.__class__ = OldAnswersRegistry
 
 
-class ForgetsToForgive(Router):
-    """Has the journal forget an outage, and goes on with it in memory."""
+class KeepsFailureState(Router):
+    """Resets the failure state of a changed webhook in the journal, but not in memory."""
 
     def _adopt(self, changed: WebhookChanged) -> None:
         super()._adopt(WebhookChanged(changed.endpoint))
@@ -41,8 +41,8 @@ class ForgetsToForgive(Router):
             self.registry.wake(changed.endpoint.pk)
 
 
-class HastyLane(Lane):
-    """Takes a pause that is over for no pause at all."""
+class NoProbeLane(Lane):
+    """Sends everything at once after a pause."""
 
     __slots__ = ()
 
@@ -53,8 +53,8 @@ class HastyLane(Lane):
         return super().next(now)
 
 
-class SuddenLane(Lane):
-    """Knows no ramp."""
+class NoRampLane(Lane):
+    """Sends everything at once after an outage."""
 
     __slots__ = ()
 
@@ -63,39 +63,39 @@ class SuddenLane(Lane):
         return super().next(now)
 
 
-class HastyRegistry(Registry):
-    """Has lanes that send all at once after a pause."""
+class NoProbeRegistry(Registry):
+    """Has lanes that send everything at once after a pause."""
 
-    lanes: type[Lane] = HastyLane
+    lanes: type[Lane] = NoProbeLane
 
     def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
         super().put(endpoint, policy, forgiveness)
         self._entries[endpoint.pk].lane.__class__ = self.lanes
 
 
-class SuddenRegistry(HastyRegistry):
-    """Has lanes that send all at once after an outage."""
+class NoRampRegistry(NoProbeRegistry):
+    """Has lanes that send everything at once after an outage."""
 
-    lanes = SuddenLane
+    lanes = NoRampLane
 
 
 class SendsAllAfterAPause(Router):
-    """Lets everything through as soon as a pause is over."""
+    """Sends everything as soon as a pause is over."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self.registry.__class__ = HastyRegistry
+        self.registry.__class__ = NoProbeRegistry
 
 
 class SendsAllAfterAnOutage(Router):
-    """Lets everything through as soon as a probe has succeeded."""
+    """Sends everything as soon as a probe has succeeded."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self.registry.__class__ = SuddenRegistry
+        self.registry.__class__ = NoRampRegistry
 
 
 class IgnoresConcurrency(BadPolicy):
-    """Has more in flight than was asked for."""
+    """Has more requests in flight than the concurrency allows."""
 
-    wrong = {"concurrency": 9}  # noqa: RUF012 - as its base has it
+    wrong = {"concurrency": 9}  # noqa: RUF012 - the base class declares the type

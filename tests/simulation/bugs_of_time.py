@@ -1,4 +1,4 @@
-"""Bugs of a server that goes by the wall clock, or follows it by half."""
+"""Bugs of a server that trusts the wall clock, or follows a change of it only in part."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,36 +21,36 @@ from webhookd.journal.webhooks import Webhooks
 
 
 class WallClock(Timeline):
-    """Believes whatever the wall clock says, and tells nobody."""
+    """Returns the time of the wall clock and reports no change of it."""
 
     def now(self) -> float:
         return self._clock.now()
 
 
 class UnmovedWebhooks(Webhooks):
-    """Says that times were moved, and moves none."""
+    """Reports that times were moved, and moves none."""
 
     def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
         return super().move_times(0.0, committed)
 
 
 class MovesNoQueue(BadJournal):
-    """Leaves what is queued where it was when the clock was set."""
+    """Does not move the times of queued deliveries when the clock is set."""
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
         self.webhooks = UnmovedWebhooks(real.transactions, real.feed)
 
 
-class LazyRegistry(Registry):
-    """Doesn't follow a clock that is set."""
+class UnmovedRegistry(Registry):
+    """Does not move the states of endpoints when the clock is set."""
 
     def shift(self, seconds: float) -> None:
         return None
 
 
 class FillingRegistry(Registry):
-    """Takes the time that a clock was set by for time to fill buckets in."""
+    """Adds tokens to the buckets when the clock is set, as if time had passed."""
 
     def shift(self, seconds: float) -> None:
         super().shift(seconds)
@@ -65,15 +65,15 @@ class FillingRegistry(Registry):
 
 
 class MovesNoEndpoint(Router):
-    """Moves the queue with the clock, and not what is known of endpoints."""
+    """Moves the times of queued deliveries with the clock, but not the states of endpoints."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
-        self.registry.__class__ = LazyRegistry
+        self.registry.__class__ = UnmovedRegistry
 
 
 class FillsBuckets(Router):
-    """Lets a burst through whenever the clock is set."""
+    """Allows a burst whenever the clock is set."""
 
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
@@ -91,7 +91,7 @@ class UncorrectedSchedule(Schedule):
 
 
 class CorrectsNothing(BadSchedule):
-    """Waits for whatever moment it finds, a year ahead as well."""
+    """Waits for every stored time, even if it is a year ahead."""
 
     schedule = UncorrectedSchedule
 
@@ -109,7 +109,7 @@ class RestlessSchedule(Schedule):
         return found, credentials, state
 
 
-class TakesARestForAnOutage(BadSchedule):
-    """Disables a webhook that was failing by its first failure after a rest, however few came before."""
+class CountsGapsAsOutages(BadSchedule):
+    """Disables a failing webhook at its first failure after a stop, however few failures came before."""
 
     schedule = RestlessSchedule

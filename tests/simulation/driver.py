@@ -1,4 +1,4 @@
-"""Plays one seed: lives of a server, what producers and operators do in them, then healing and the audit."""
+"""Play one seed: lives of a server with producers and operators, then a last life without faults, and the audit."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ import trio._core._run as scheduler
 from trio.testing import MockClock
 
 from tests.simulation import audit
-from tests.simulation.chaos import Chaos
-from tests.simulation.fate import between_lives, revive, trouble
+from tests.simulation.environment import between_lives, disturb, resume
 from tests.simulation.life import Life, Parts, copy_files, limit_pages, living
 from tests.simulation.model import World
 from tests.simulation.monitor import monitor
+from tests.simulation.operators import Operators
 from tests.simulation.producers import Producer
 from webhookd.base.models import Endpoint, ReplayKind
 from webhookd.jobs.replay import selection
@@ -30,7 +30,7 @@ FAR = 1e11
 
 
 class Result(msgspec.Struct, frozen=True):
-    """What became of a seed."""
+    """The result of a seed: the hash of its trace, the broken promises, the trace, and counts."""
 
     seed: int
     hash: str
@@ -48,12 +48,12 @@ def play(
     stops_early: bool = False,
     is_about_time: bool = False,
 ) -> Result:
-    """Play a seed, to the first broken promise or to its end, and return what was found.
+    """Play a seed to its end, or with `stops_early` to the first broken promise; return the result.
 
-    One that `is_about_time` has longer lives, and clocks that are set far more often.
+    With `is_about_time` the lives are longer, and clocks are set far more often.
     """
     world = World(seed, stops_early=stops_early, is_about_time=is_about_time)
-    # Memory where there is some: the disk's speed is no part of this.
+    # Use memory if possible: the speed of the disk does not matter here.
     shared = Path("/dev/shm")  # noqa: S108
     with (
         tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else None) as directory,
@@ -61,7 +61,7 @@ def play(
     ):
         try:
             trio.run(_story, world, Path(directory), parts, clock=MockClock(autojump_threshold=0))
-        except* Exception as errors:  # noqa: BLE001 - whatever brings the server down is what is looked for
+        except* Exception as errors:  # noqa: BLE001 - any error that ends the server is a finding
             world.violations += [f"the server ended with {error!r}" for error in _leaves(errors)]
     return Result(
         seed,
@@ -76,7 +76,7 @@ def play(
 
 @contextmanager
 def _repeatable(seed: int) -> Iterator[None]:
-    """Have trio choose among tasks that are ready by the seed: the way that hypothesis's plug-in does it."""
+    """Make the seed decide which ready task trio runs next, in the same way as hypothesis's plug-in."""
     before = scheduler._ALLOW_DETERMINISTIC_SCHEDULING
     state = scheduler._r.getstate()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]  # trio's own hook for this, Final by mistake
@@ -107,18 +107,18 @@ async def _story(world: World, directory: Path, parts: Parts) -> None:
 
 
 async def _one_life(world: World, path: Path, parts: Parts) -> Path:
-    """Live until a crash or a stop; return where the journal is then."""
+    """Run one life until a crash or a stop; return the directory of the journal after it."""
     world.is_dead = False
     world.note(f"life {world.life}")
     seconds = world.dice.uniform(60, 400) if world.is_about_time else world.dice.uniform(5, 90)
     is_killed = world.dice.random() < 0.75
     left = _directory_after(path, world.life)
     with trio.CancelScope() as scope:
-        async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
+        async with living(world, path, parts, resume) as life, trio.open_nursery() as outside:
             world.explode = partial(_kill, world, life, path, left, scope)
-            for task in (Producer(world, life).run, Producer(world, life).run, Chaos(world, life).operate):
+            for task in (Producer(world, life).run, Producer(world, life).run, Operators(world, life).run):
                 outside.start_soon(task)
-            outside.start_soon(trouble, world, life)
+            outside.start_soon(disturb, world, life)
             outside.start_soon(monitor, world, life)
             await trio.sleep(seconds)
             if is_killed:
@@ -136,25 +136,25 @@ async def _one_life(world: World, path: Path, parts: Parts) -> Path:
 
 
 def _directory_after(path: Path, life: int) -> Path:
-    """Return where a crash of this life leaves its files."""
+    """Return the directory for the files that a crash of this life leaves."""
     return path.parent / str(life + 1)
 
 
 def _kill(world: World, life: Life, path: Path, left: Path, scope: trio.CancelScope) -> None:
     copy_files(path, left)
-    life.router.registry._is_draining = True  # what runs on until it is canceled starts nothing
+    life.router.registry._is_draining = True  # actors that still run until they are cancelled start no attempt
     world.is_dead = True
-    # A full disk keeps records waiting; else they are on it within a moment.
+    # On a full disk attempts wait to be recorded; else they are recorded within RECORD_SECONDS.
     since = trio.current_time() if world.full_since is None else world.full_since
     world.unsaved_since[world.life] = since - RECORD_SECONDS
     for subject in world.subjects.values():
-        subject.flying.clear()
+        subject.in_flight.clear()
     world.note("killed")
     scope.cancel()
 
 
 async def _stop(world: World, life: Life, end: Callable[[], None]) -> None:
-    """Stop as SIGTERM does: finish what is in flight, for some seconds."""
+    """Stop as SIGTERM does: finish the requests in flight, within some seconds."""
     world.note("stopping")
     end()
     with trio.CancelScope(shield=True):
@@ -169,7 +169,7 @@ async def _stop(world: World, life: Life, end: Callable[[], None]) -> None:
 async def _last_life(world: World, path: Path, parts: Parts) -> None:
     world.is_dead = False
     world.note("healing")
-    async with living(world, path, parts, revive) as life, trio.open_nursery() as outside:
+    async with living(world, path, parts, resume) as life, trio.open_nursery() as outside:
         outside.start_soon(monitor, world, life)
         for endpoint in await life.journal.transactions.read(endpoints.all):
             await _heal(world, life, endpoint)
@@ -186,17 +186,17 @@ async def _last_life(world: World, path: Path, parts: Parts) -> None:
 
 
 async def _heal(world: World, life: Life, endpoint: Endpoint) -> None:
-    """Switch a webhook on, and let its deliveries become as old as they like."""
+    """Enable a webhook and remove the maximum age of its deliveries."""
     subject = world.subjects[endpoint.id]
     retry = msgspec.structs.replace(endpoint.overrides.retry, max_age_seconds=None)
     overrides = msgspec.structs.replace(endpoint.overrides, retry=retry)
     if not endpoint.is_active:
-        subject.inactive_at = None
+        subject.disabled_at = None
         subject.begin_change()
     await life.router.update_endpoint(endpoint.id, EndpointChanges(is_active=True, overrides=overrides))
     if not endpoint.is_active:
         subject.end_change()
-        subject.on_since = subject.touched_at = trio.current_time()
+        subject.enabled_since = subject.touched_at = trio.current_time()
 
 
 async def _wait_for_quiet(world: World, life: Life) -> None:
@@ -204,12 +204,12 @@ async def _wait_for_quiet(world: World, life: Life) -> None:
         if not await life.journal.transactions.read(audit.unfinished):
             return
         await trio.sleep(30)
-    world.blame("deliveries are still pending after two hours of health")
+    world.report("deliveries are still pending after two hours without faults")
 
 
 def _check_tasks(world: World, life: Life) -> None:
     for entry in life.router.registry._entries.values():
         if entry.supervisor is not None and entry.supervisor.crashes:
-            world.blame(f"an actor crashed: {entry.supervisor.last_crash}")
+            world.report(f"an actor crashed: {entry.supervisor.last_crash}")
     if life.router.sweeps_that_found_work:
-        world.blame("a wake was lost: only the sweep found the work")
+        world.report("a wake-up was lost: only the sweep found the work")

@@ -1,8 +1,8 @@
-"""One life of the server, from start to stop or crash: its real parts, and the disk between them.
+"""One life of the server, from its start to a stop or crash: its real parts and a simulated disk.
 
-A crash is taken as kill -9 would: at some step of disk or network the journal's files are copied as they are, and the
-next life starts from the copy. What the old one does from then on, until it has been canceled, happens to files that
-nobody reads and is seen by nobody.
+A crash works like kill -9: at some step of disk or network the journal's files are copied, and the next life starts
+from the copy. What the old life still does before it is cancelled changes only files that are not read again, and
+receivers ignore it.
 """
 
 import shutil
@@ -33,12 +33,14 @@ T = TypeVar("T")
 FILE = "journal.db"
 RETENTION_DAYS = 30
 WRITE_TIMEOUT_SECONDS = 30.0
-DISABLE_AFTER_SECONDS = 43_200.0  # longer than any outage here lasts, and shorter than a clock may be set forth by
+DISABLE_AFTER_SECONDS = (
+    43_200.0  # longer than any outage in the simulation, and shorter than the largest change of a clock
+)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a life is built of; a planted bug replaces one of them."""
+    """The parts of a server; a planted bug replaces one of them."""
 
     journal: Callable[[Store, World], Store] = lambda journal, _: journal
     sender: Callable[[RequestSender, World], RequestSender] = lambda sender, _: sender
@@ -49,7 +51,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """The server's parts while it lives."""
+    """A running server."""
 
     journal: Store
     router: Router
@@ -59,7 +61,7 @@ class Life:
     connection: type[ProducerConnection]
 
     def connect(self, *, in_lockstep: bool = False) -> trio.abc.Stream:
-        """Return a producer's end of a new connection; in lockstep nothing is sent that the other doesn't read."""
+        """Return a producer's end of a new connection; in lockstep a send waits until the other end has read."""
         mine, other = lockstep_stream_pair() if in_lockstep else memory_stream_pair()
         connection = self.connection(
             other,
@@ -75,7 +77,7 @@ class Life:
 
 
 class SimulatedDisk:
-    """Runs the journal's calls in the loop, each after the time that a disk would take."""
+    """Runs the journal's calls in the event loop, each after the time that a disk would take."""
 
     def __init__(self, world: World, seconds: tuple[float, ...]) -> None:
         self._world = world
@@ -91,11 +93,11 @@ class SimulatedDisk:
 
 @asynccontextmanager
 async def living(
-    world: World, path: Path, parts: Parts, revive: Callable[[World, Store], Awaitable[None]]
+    world: World, path: Path, parts: Parts, resume: Callable[[World, Store], Awaitable[None]]
 ) -> AsyncIterator[Life]:
-    """Run a server on the journal in `path` until the block ends, which cuts off what is in flight.
+    """Run a server on the journal in `path` until the block ends, which cuts off requests in flight.
 
-    `revive` looks at the journal before anything is sent.
+    `resume` reads the journal before anything is sent.
     """
     ids = IdFactory(world.clock.now, world.dice.randbytes)
     clock = parts.clock(world.clock)
@@ -123,7 +125,7 @@ async def living(
             sample=world.dice.random,
             measures=Measures(),
         )
-        await revive(world, opened)
+        await resume(world, opened)
         await router.begin()
         async with trio.open_nursery() as sending:
             await sending.start(router.run)
@@ -133,13 +135,13 @@ async def living(
                     yield Life(journal, router, ids, edges, [], parts.connection)
                     edges.cancel_scope.cancel()
             finally:
-                router.registry._is_draining = True  # as the server has it before its actors go
+                router.registry._is_draining = True  # as in the server before its actors end
                 sending.cancel_scope.cancel()
         writing.cancel_scope.cancel()
 
 
 def limit_pages(journal: Store, pages: int | None) -> None:
-    """Make the disk as full as it is now plus `pages`, or give it room again (None)."""
+    """Limit the journal to its current size plus `pages`, or remove the limit (None)."""
     database: Any = journal._writer._database
     if pages is not None:
         pages += int(database.execute_sql("PRAGMA page_count").fetchone()[0])
@@ -147,7 +149,7 @@ def limit_pages(journal: Store, pages: int | None) -> None:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """Copy the journal as a killed process leaves it: what it has written, and no more."""
+    """Copy the journal as a killed process leaves it, with everything that was written."""
     target.mkdir()
     for name in (FILE, FILE + "-wal"):
         if (source / name).exists():

@@ -1,4 +1,4 @@
-"""What the simulation knows by itself of events, endpoints and requests, apart from what the server says."""
+"""What the checkers know of events, endpoints and requests, independently of the server."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -18,14 +18,14 @@ GRACE_SECONDS = 1.0
 
 
 class SpinningError(Exception):
-    """Somebody does the same again and again, without time passing."""
+    """The server repeats the same work without time passing."""
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """One request that a receiver saw; `outcome` is what the server got to know, `taken` what the receiver did.
+    """One request that a receiver saw; `outcome` is the server's view, `is_accepted` whether the receiver accepted it.
 
-    `at` and `ended_at` are trio's time, `steady_at` the steady clock's.
+    `at` and `ended_at` are times of trio's clock, `steady_at` of the steady clock.
     """
 
     life: int
@@ -40,11 +40,11 @@ class Request:
     url: str = ""
     ended_at: float | None = None
     outcome: Outcome | None = None
-    taken: bool = False
+    is_accepted: bool = False
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the answer that the server got to know says that the event was taken."""
+        """Whether the server got an answer that says that the event was accepted."""
         if self.outcome is None or self.outcome.status is None:
             return False
         return 200 <= self.outcome.status < 300 and ("webhook-delivery", "abort") not in self.outcome.headers
@@ -52,11 +52,12 @@ class Request:
 
 @dataclass(slots=True)
 class Subject:
-    """An endpoint as it was asked for, and what its answers so far forbid.
+    """An endpoint with its requested settings, and what its answers so far forbid.
 
-    Moments are trio's time; `open_until`, `paused_until`, `recovered_at` and those of secrets are the steady clock's.
-    `paused_at` stays until a good answer has come after the pause; `untried_since` is when the webhook was changed so
-    that one of `waiting` leaves at once. While it `is_settling` nobody knows which of two policies holds.
+    Times are of trio's clock, but `open_until`, `paused_until`, `recovered_at` and those of secrets are of the steady
+    clock.
+    `paused_at` stays until there is a good answer after the pause. `untried_since` is the time of a change after which
+    one of the `waiting` deliveries must be sent at once. While it `is_settling`, either of two policies may apply.
     """
 
     id: str
@@ -67,8 +68,8 @@ class Subject:
     created: bool = False
     deleting: bool = False
     deleted_at: float | None = None
-    inactive_at: float | None = None
-    on_since: float | None = None
+    disabled_at: float | None = None
+    enabled_since: float | None = None
     has_dropped: bool = False
     secrets: list["Signing"] = field(default_factory=list)
     version: int = 0
@@ -85,61 +86,61 @@ class Subject:
     is_moving: bool = False
     untried_since: float | None = None
     waiting: set[str] = field(default_factory=set)
-    flying: list[Request] = field(default_factory=list)
-    last_of_line: dict[str | None, int] = field(default_factory=dict)
+    in_flight: list[Request] = field(default_factory=list)
+    last_sequences: dict[str | None, int] = field(default_factory=dict)
     heads: dict[str | None, Request] = field(default_factory=dict)
     touched_at: float = 0.0
-    paces: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    request_times: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
-    def forgive(self) -> None:
-        """Forget what has failed: it has given a good answer."""
+    def reset_failures(self) -> None:
+        """Reset the failures after a good answer."""
         self.faults = self.doubtful_faults = 0
         self.opened_at = None
 
     def begin_change(self, *, is_move: bool = False) -> None:
-        """Note that a change begins which resets the failure state; the time at which it takes effect is unknown."""
-        self._pardon()
+        """Note the beginning of a change that resets the failure state, at an unknown time before `end_change`."""
+        self._reset()
         self.change_began_at, self.change_ended_at, self.is_moving = trio.current_time(), float("inf"), is_move
 
     def end_change(self) -> None:
-        """Note that the change is on disk, or refused."""
-        self._pardon()
+        """Note that the change is on disk, or was refused."""
+        self._reset()
         self.change_ended_at, self.is_moving = trio.current_time(), False
 
-    def _pardon(self) -> None:
-        self.forgive()
+    def _reset(self) -> None:
+        self.reset_failures()
         self.paused_at = None
 
     def is_outdated(self, request: Request) -> bool | None:
-        """Whether a request was made to the webhook as it was before the last change; None where nobody knows."""
+        """Whether a request was made before the last change of the webhook took effect; None if that is unknown."""
         if request.at > self.change_ended_at + GRACE_SECONDS:
             return False
         return True if request.at < self.change_began_at and self.change_ended_at <= trio.current_time() else None
 
     def expect_request(self, waiting: set[str]) -> None:
-        """Expect that one of the `waiting` deliveries is sent at once, because the webhook has just been changed."""
+        """Expect that one of the `waiting` deliveries is sent at once, because the webhook was changed."""
         self.waiting = waiting
         self.untried_since = trio.current_time() if waiting else None
 
     def expect_nothing(self) -> None:
-        """Expect no request in particular: something holds the webhook that isn't its back-off."""
+        """Expect no request: something other than the back-off may hold the webhook up."""
         self.untried_since = None
 
     @property
     def drops(self) -> bool:
-        """Whether events that come while it is switched off aren't kept for it."""
+        """Whether events that arrive while it is disabled are dropped."""
         return self.overrides.when_inactive is WhenInactive.DROP
 
     def order(self, ordering: Ordering) -> None:
-        """Begin another order; what is queued has no history in it."""
+        """Change the ordering, and forget the order of earlier requests."""
         self.ordering = ordering
         self.heads.clear()
-        self.last_of_line.clear()
+        self.last_sequences.clear()
 
 
 @dataclass(slots=True)
 class Signing:
-    """A secret and when it signs: `since` and `until`, the second once another has taken its place."""
+    """A secret and the time in which it signs; `until` is set by the next rotation."""
 
     secret: str
     since: float
@@ -148,7 +149,7 @@ class Signing:
 
 @dataclass(slots=True)
 class Submission:
-    """An event that was handed in: `acked` is how many deliveries the server promised."""
+    """A submitted event: `acked` is the acknowledged number of deliveries, `wanted` the endpoints that must get it."""
 
     data: bytes
     type: str
@@ -156,17 +157,17 @@ class Submission:
     at: float
     wall_at: float
     acked: int | None = None
-    may_be_forgotten: bool = False
+    may_be_deleted: bool = False
     wanted: set[str] = field(default_factory=set)
 
 
 YEAR, DAY = 31_536_000.0, 86_400.0
-UNHEARD_SECONDS = 65.0
-SMALL_STEPS_SECONDS = 3.0  # what steps that are passed over may come to once servers have started anew
+UNOBSERVED_SECONDS = 65.0
+SMALL_STEPS_SECONDS = 3.0  # the sum of small clock changes that the server ignores, which take effect at its next start
 
 
 class SimulatedClock:
-    """A machine's clocks: they follow trio's, until somebody sets the wall clock or suspends the machine."""
+    """A machine's clocks: they follow trio's clock until the wall clock is set or the machine is suspended."""
 
     def __init__(self) -> None:
         self.offset = 0.0
@@ -175,51 +176,51 @@ class SimulatedClock:
         self.jumps: list[tuple[float, float]] = []
 
     def now(self) -> float:
-        """Epoch seconds, cut to the millisecond."""
+        """Return epoch seconds, rounded to the millisecond."""
         return round(VIRTUAL_EPOCH + self.steady() + self.offset, 3)
 
     def steady(self) -> float:
-        """Seconds since the machine was started."""
+        """Return the seconds since the machine was started."""
         return trio.current_time() + self.suspended
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forth or back."""
+        """Set the wall clock forward or back."""
         self.offset += seconds
         self.jumps.append((trio.current_time(), seconds))
 
     def suspend(self, seconds: float) -> None:
-        """Let time pass that trio's clock doesn't see."""
+        """Let time pass that trio's clock does not count."""
         self.suspended += seconds
 
 
 class World:
-    """What outlives a crash: the dice, the clock, the trace and all that was promised or seen."""
+    """What outlives a crash: the dice, the clock, the trace, and all promises and requests."""
 
     def __init__(self, seed: int, *, stops_early: bool = False, is_about_time: bool = False) -> None:
         self.seed = seed
         self.is_about_time = is_about_time
         self.stops_early = stops_early
         self.stop: Callable[[], None] = lambda: None
-        self.dice = Random(seed)  # noqa: S311 - the same dice each time are the point
+        self.dice = Random(seed)  # noqa: S311 - it must be repeatable
         self.clock = SimulatedClock()
         self.trace: list[str] = []
         self.subjects: dict[str, Subject] = {}
-        self.handed_in = 0
+        self.submitted = 0
         self.named: list[str] = []
         self.submissions: dict[str, Submission] = {}
         self.requests: list[Request] = []
         self.by_hand: set[str] = set()
         self.refusals: Counter[str] = Counter()
         self.violations: list[str] = []
-        self.unsaved_since: dict[int, float] = {}  # of each life that was killed
+        self.unsaved_since: dict[int, float] = {}  # for each killed life, from when attempts may not be recorded
         self.was_full_at = -1e9
         self.full_since: float | None = None
         self.is_healing = False
-        self.is_crowded = False  # requests wait for those of other webhooks
+        self.is_crowded = False  # few slots: requests wait for those of other webhooks
         self.catalogue: dict[str, bool | None] = {**dict.fromkeys(TYPES, True), EXTRA_TYPE: False}
         self.life_began_at = 0.0
-        self.forgotten_before = [0.0]  # in each life, what came before that wall time
-        self.unheard = 0.0  # by how much the clock was set with no server to hear of it, the largest
+        self.deletes_before = [0.0]  # for each life, the wall time before which events may be deleted by age
+        self.unobserved = 0.0  # the largest change of the clock, in seconds, that no server noticed
         self.life = 0
         self.is_dead = False
         self.steps = 0
@@ -230,8 +231,8 @@ class World:
         """Add a line to the trace."""
         self.trace.append(f"{trio.current_time():.4f} {what}")
 
-    def blame(self, what: str) -> None:
-        """Note a broken promise."""
+    def report(self, what: str) -> None:
+        """Record a broken promise."""
         if len(self.violations) < 20:
             self.violations.append(f"at {trio.current_time():.3f} s: {what}")
         if self.stops_early:
@@ -239,7 +240,7 @@ class World:
             self.stop()
 
     def step(self) -> None:
-        """Count a step of the disk or the network, at any of which a crash may be due."""
+        """Count a step of the disk or the network, and crash if one is due at this step."""
         self.steps += 1
         if self.steps > MOST_STEPS:
             raise SpinningError(f"more than {MOST_STEPS} steps of disk and network")

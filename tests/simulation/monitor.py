@@ -1,6 +1,6 @@
-"""Looks at the journal from time to time.
+"""Check the journal periodically.
 
-A webhook that has something to send sends it, no delivery expires early, and no webhook is disabled as failing.
+A webhook with pending deliveries sends them, no delivery expires early, and no webhook is disabled as failing.
 """
 
 import trio
@@ -16,7 +16,7 @@ WORK_SECONDS = 30.0  # for a slot, a token, answers that hang
 
 
 async def monitor(world: World, life: Life) -> None:
-    """Look until canceled."""
+    """Check until cancelled."""
     began_at = trio.current_time()
     working_since: dict[str, float] = {}
     while True:
@@ -27,14 +27,14 @@ async def monitor(world: World, life: Life) -> None:
             return
         now = trio.current_time()
         if world.full_since is not None:
-            began_at = now  # what is to be recorded waits for room, and with it the next request
+            began_at = now  # attempts wait for space to be recorded, and the next requests wait for them
         working_since = {name: working_since.get(name, now) for name in working}
         for name, since in working_since.items():
             _check_silence(world, name, max(since, began_at), now)
         for delivery, endpoint_id, event in expired:
             _check_age(world, delivery, endpoint_id, event)
         for endpoint_id in disabled:
-            world.blame(f"{endpoint_id} was disabled as failing, after minutes of failures")
+            world.report(f"{endpoint_id} was disabled as failing after minutes of failures")
 
 
 def _check_silence(world: World, endpoint_id: str, since: float, now: float) -> None:
@@ -42,16 +42,16 @@ def _check_silence(world: World, endpoint_id: str, since: float, now: float) -> 
     delays, jitter = subject.overrides.retry.delays or (), subject.overrides.retry.jitter or 0.0
     cap = max(*delays, LONGEST_RETRY_AFTER_SECONDS) * (1 + jitter)
     silence = now - max(since, subject.touched_at)
-    if silence > cap + LATENESS_SECONDS + WORK_SECONDS and not subject.flying:
-        world.blame(f"{endpoint_id} has had something to send for {silence:.0f} s and sends nothing")
+    if silence > cap + LATENESS_SECONDS + WORK_SECONDS and not subject.in_flight:
+        world.report(f"{endpoint_id} has had pending deliveries for {silence:.0f} s and sends nothing")
 
 
 def _check_age(world: World, delivery: str, endpoint_id: str, event: str) -> None:
     submission = world.submissions.get(event)
     age = world.subjects[endpoint_id].overrides.retry.max_age_seconds or 259_200.0
     if (
-        world.unheard < 1
+        world.unobserved < 1
         and submission is not None
         and world.clock.steady() - submission.at < age - SMALL_STEPS_SECONDS
     ):
-        world.blame(f"{delivery} expired before its time")
+        world.report(f"{delivery} expired before its maximum age")

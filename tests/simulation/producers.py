@@ -1,7 +1,7 @@
-"""Producers at the local socket: real connections over streams in memory, which break in every way.
+"""Producers at the ingest socket: real connections over streams in memory, which break in every way.
 
-A line leaves in pieces, a connection is cut in the middle of one or before the answer to it has been read, a client
-stops reading. Whoever missed an answer submits the event again by its id.
+A line is sent in pieces, a connection is closed in the middle of a line or before its answer has been read, a client
+stops reading. A producer that missed an answer may submit the event again with the same id.
 """
 
 from dataclasses import dataclass
@@ -17,8 +17,11 @@ MOST_PATIENCE_SECONDS = 45
 
 
 @dataclass(slots=True)
-class Handed:
-    """What was known as an event was handed in."""
+class Sent:
+    """What was known when an event was sent.
+
+    `before` are the endpoints that matched it, `could_be_known` whether its type was in the catalogue (None: unknown).
+    """
 
     event_id: str | None
     submission: Submission
@@ -42,22 +45,22 @@ class Producer:
         """Submit events in bursts, some with ids, some of those again."""
         while True:
             await trio.sleep(self._dice.choice((0.0, 0.01, 0.5, 3.0, 45.0)))
-            handed = [self._event() for _ in range(self._dice.choice((1, 1, 3, 12)))]
+            events = [self._event() for _ in range(self._dice.choice((1, 1, 3, 12)))]
             try:
-                await self._submit(handed)
+                await self._submit(events)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._world.note("the server hung up")
                 await self._hang_up()
 
-    def _event(self) -> tuple[Handed, bytes]:
+    def _event(self) -> tuple[Sent, bytes]:
         world, dice = self._world, self._dice
         named = world.named
         event_id: str | None
-        if named and (dice.random() < 0.15 or world.handed_in > MOST_EVENTS):
+        if named and (dice.random() < 0.15 or world.submitted > MOST_EVENTS):
             event_id = dice.choice(named)
             submission = world.submissions[event_id]
         else:
-            number = world.handed_in = world.handed_in + 1
+            number = world.submitted = world.submitted + 1
             data = f'{{"n": {number},  "x":"{dice.getrandbits(32):x}"}}'.encode()
             event_type = EXTRA_TYPE if dice.random() < 0.05 else dice.choice(TYPES)
             key = dice.choice((None, "k1", "k2", "k3"))
@@ -71,7 +74,7 @@ class Producer:
             document["id"] = event_id
         if submission.key is not None:
             document["orderingKey"] = submission.key
-        handed = Handed(
+        sent = Sent(
             event_id,
             submission,
             trio.current_time(),
@@ -79,22 +82,22 @@ class Producer:
             submission.acked is not None,
             world.catalogue[submission.type],
         )
-        return handed, msgspec.json.encode(document) + b"\n"
+        return sent, msgspec.json.encode(document) + b"\n"
 
-    async def _submit(self, events: list[tuple[Handed, bytes]]) -> None:
+    async def _submit(self, events: list[tuple[Sent, bytes]]) -> None:
         dice, world = self._dice, self._world
         reads = dice.random() >= 0.06
         if self._stream is None or not reads:
             await self._hang_up()
             self._stream = self._life.connect(in_lockstep=not reads)
-        for handed, _ in events:
-            handed.before, handed.at = self._matching(handed.submission.type), trio.current_time()
-            handed.could_be_known = world.catalogue[handed.submission.type]
-            handed.submission.wall_at = min(handed.submission.wall_at, world.clock.now())
+        for sent, _ in events:
+            sent.before, sent.at = self._matching(sent.submission.type), trio.current_time()
+            sent.could_be_known = world.catalogue[sent.submission.type]
+            sent.submission.wall_at = min(sent.submission.wall_at, world.clock.now())
         lines = b"".join(line for _, line in events)
         roll = dice.random()
         if not reads:
-            await self._stay_deaf(lines)
+            await self._read_nothing(lines)
         elif roll < 0.03:
             await self._send_in_pieces(lines[: dice.randrange(1, len(lines))])
             world.note("cut in the middle")
@@ -106,8 +109,8 @@ class Producer:
             await self._hang_up()
         else:
             await self._send_in_pieces(lines)
-            for handed, _ in events:
-                self._answered(handed, await self._read_line())
+            for sent, _ in events:
+                self._answered(sent, await self._read_line())
 
     async def _send_in_pieces(self, data: bytes) -> None:
         assert self._stream is not None
@@ -118,8 +121,8 @@ class Producer:
             if size < 100 and self._dice.random() < 0.5:
                 await trio.sleep(0.001)
 
-    async def _stay_deaf(self, lines: bytes) -> None:
-        """Read no answer: the server has to give the connection up."""
+    async def _read_nothing(self, lines: bytes) -> None:
+        """Send without reading any answer, until the server closes the connection."""
         assert self._stream is not None
         began_at = trio.current_time()
         with trio.move_on_after(MOST_PATIENCE_SECONDS) as patience:
@@ -130,10 +133,10 @@ class Producer:
                     await trio.sleep(1)
             except trio.BrokenResourceError:
                 self._world.note("given up")
-        # While the disk is full lines are read slowly, and it is the one behind them that is waited for.
+        # On a full disk the server reads slowly, and waits for the journal and not for the client.
         was_full = self._world.was_full_at > began_at - MOST_PATIENCE_SECONDS
         if patience.cancelled_caught and not was_full and not self._world.is_dead:
-            self._world.blame(f"a client that reads nothing is kept since {began_at:.3f} s")
+            self._world.report(f"a client that reads nothing has been kept since {began_at:.3f} s")
         await self._hang_up()
 
     async def _read_line(self) -> bytes:
@@ -152,8 +155,8 @@ class Producer:
             await self._stream.aclose()
             self._stream = None
 
-    def _answered(self, handed: Handed, line: bytes) -> None:
-        world, submission = self._world, handed.submission
+    def _answered(self, sent: Sent, line: bytes) -> None:
+        world, submission = self._world, sent.submission
         if world.is_dead:
             return
         answer = msgspec.json.decode(line)
@@ -161,30 +164,30 @@ class Producer:
         is_known = world.catalogue[submission.type]
         if not answer["ok"]:
             code = answer["error"]["code"]
-            if code == "UNKNOWN_EVENT_TYPE" and is_known and handed.could_be_known:
-                world.blame(f"{submission.type} is in the catalogue and was refused")
+            if code == "UNKNOWN_EVENT_TYPE" and is_known and sent.could_be_known:
+                world.report(f"{submission.type} is in the catalogue and was refused")
             elif code not in {"UNKNOWN_EVENT_TYPE", "JOURNAL_FULL", "SHUTTING_DOWN"}:
-                world.blame(f"{handed.event_id} was refused: {answer}")
+                world.report(f"{sent.event_id} was refused: {answer}")
             return
-        if is_known is False and handed.could_be_known is False:
-            world.blame(f"{submission.type} isn't in the catalogue and was taken")
-        if handed.event_id not in {None, answer["id"]}:
-            world.blame(f"{handed.event_id} was answered with {answer['id']}")
-        event_id, count, is_again = answer["id"], answer["deliveries"], answer["duplicate"]
-        if not submission.may_be_forgotten:
-            if handed.was_acked and not is_again:
-                world.blame(f"{event_id} was acknowledged before and is no duplicate now")
+        if is_known is False and sent.could_be_known is False:
+            world.report(f"{submission.type} is not in the catalogue and was accepted")
+        if sent.event_id not in {None, answer["id"]}:
+            world.report(f"{sent.event_id} was answered with {answer['id']}")
+        event_id, count, is_duplicate = answer["id"], answer["deliveries"], answer["duplicate"]
+        if not submission.may_be_deleted:
+            if sent.was_acked and not is_duplicate:
+                world.report(f"{event_id} was acknowledged before and is not answered as a duplicate")
             if submission.acked is not None and submission.acked != count:
-                world.blame(f"{event_id} had {submission.acked} deliveries and has {count}")
-        if not is_again:
+                world.report(f"{event_id} had {submission.acked} deliveries and has {count}")
+        if not is_duplicate:
             submission.wanted = {
-                name for name in handed.before & self._matching(submission.type) if self._holds(name, handed.at)
+                name for name in sent.before & self._matching(submission.type) if self._holds(name, sent.at)
             }
         submission.acked = count
         world.submissions[event_id] = submission
 
     def _matching(self, event_type: str) -> set[str]:
-        """Return the endpoints that must get an event: they are there, and nobody is deleting them."""
+        """Return the endpoints that must get an event of this type: they exist and are not being deleted."""
         return {
             subject.id
             for subject in self._world.subjects.values()
@@ -195,6 +198,8 @@ class Producer:
         }
 
     def _holds(self, endpoint_id: str, since: float) -> bool:
-        """Whether an endpoint keeps what came since then: it holds events, or has been on all the time."""
+        """Whether an endpoint keeps an event sent at `since`: it holds events, or has been enabled since before."""
         subject: Subject = self._world.subjects[endpoint_id]
-        return not (subject.drops or subject.has_dropped) or (subject.on_since is not None and subject.on_since < since)
+        return not (subject.drops or subject.has_dropped) or (
+            subject.enabled_since is not None and subject.enabled_since < since
+        )

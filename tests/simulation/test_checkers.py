@@ -1,10 +1,10 @@
-"""What the checkers of the simulation know by themselves, where they were once wrong about a server that was right."""
+"""Cases in which the checkers of the simulation were once wrong about a correct server."""
 
 import msgspec
 import trio
 from trio.testing import MockClock
 
-from tests.simulation import audit, fate
+from tests.simulation import audit, environment
 from tests.simulation.model import YEAR, Request, Subject, World
 from webhookd.base.clock import iso
 from webhookd.base.models import BreakerState, EndpointState, Ordering, Outcome, PolicyOverrides
@@ -14,31 +14,31 @@ def _subject() -> Subject:
     return Subject("wh_1", "https://r1.example/", ("*",), PolicyOverrides(), Ordering.STRICT)
 
 
-async def test_a_half_open_breaker_lets_its_next_probe_through_after_a_restart(autojump_clock: MockClock) -> None:
-    """A breaker that was half-open as the last life ended has waited, whatever the clock says; an open one has not."""
+async def test_after_a_restart_a_half_open_breaker_may_probe_at_once(autojump_clock: MockClock) -> None:
+    """After a restart, a breaker that was half-open may send its next probe at once, but an open one has to wait."""
     world, subject = World(1), _subject()
     now = world.clock.now()
     open_state = EndpointState(breaker=BreakerState.OPEN, retry_at=now + 5, last_failure_at=now - 5)
-    fate._trust(world, subject, open_state)
+    environment._trust(world, subject, open_state)
     assert subject.open_until == world.clock.steady() + 5
-    fate._trust(world, subject, msgspec.structs.replace(open_state, breaker=BreakerState.HALF_OPEN))
+    environment._trust(world, subject, msgspec.structs.replace(open_state, breaker=BreakerState.HALF_OPEN))
     assert subject.opened_at is not None
     assert subject.open_until <= world.clock.steady()
 
 
-async def test_an_operational_event_is_as_old_as_it_says(autojump_clock: MockClock) -> None:
-    """A delivery of webhookd's own event may be gone after a start with the clock a year past the event's time."""
+async def test_retention_may_delete_operational_events_too(autojump_clock: MockClock) -> None:
+    """A delivery of an operational event may be deleted after a start with the clock a year after its timestamp."""
     world = World(1)
     body = msgspec.json.encode({"timestamp": iso(world.clock.now())})
     request = Request(0, "wh_1", "dlv_1", "evt_1", 1, 1, trio.current_time(), world.clock.steady(), body)
-    for years_ahead, violations in ((0, 1), (1, 1)):  # the second is no violation
-        world.forgotten_before.append(world.clock.now() + years_ahead * YEAR - fate.FORGOTTEN_SECONDS)
-        audit._check_forgotten(world, request)
+    for years_ahead, violations in ((0, 1), (1, 1)):  # the second adds no violation
+        world.deletes_before.append(world.clock.now() + years_ahead * YEAR - environment.DELETED_SECONDS)
+        audit._check_deleted(world, request)
         assert len(world.violations) == violations
 
 
-async def test_what_a_receiver_aborts_is_not_delivered(autojump_clock: MockClock) -> None:
-    """A 2xx delivers, unless it asks to give the delivery up; an answer that the server never got delivers nothing."""
+async def test_an_aborted_delivery_is_not_delivered(autojump_clock: MockClock) -> None:
+    """A 2xx counts as delivered unless it aborts the delivery; a request without an answer does not count."""
     world = World(1)
 
     def answered(outcome: Outcome | None) -> Request:

@@ -1,4 +1,4 @@
-"""The simulation's seeds, that each is repeatable, and that every planted bug is found."""
+"""The seeds of the simulation break no promise, are repeatable, and find every planted bug."""
 
 import os
 import subprocess
@@ -16,14 +16,14 @@ ROOT = Path(__file__).parents[2]
 SEEDS, QUICK_SEEDS = 200, 5
 SEEDS_ABOUT_TIME, QUICK_ABOUT_TIME = 10, 2
 GROUP = 5
-# One of each place where bugs are planted: the journal, the sender, the router, a connection and a clock.
-QUICK = {"acks before the commit", "sends twice where no answer came", "ignores the order", "answers out of turn",
-         "trusts the wall clock"}  # fmt: skip
+# One for each part that bugs replace: the journal, the sender, the router, a connection and a clock.
+QUICK = {"acknowledges before the commit", "sends twice without an answer", "ignores the order",
+         "answers in the wrong order", "trusts the wall clock"}  # fmt: skip
 
 
 @pytest.mark.parametrize("first", long(range(0, SEEDS, GROUP), lambda first: first >= QUICK_SEEDS))
 def test_seeds_break_no_promise(first: int) -> None:
-    """Whatever receivers, disks, clocks and crashes do, each promise holds and everything arrives."""
+    """With failing receivers, full disks, changed clocks and crashes, no promise is broken."""
     results = [play(seed) for seed in range(first, first + GROUP)]
     assert {result.seed: result.violations for result in results if result.violations} == {}
     assert sum(result.kills for result in results) > 0
@@ -32,20 +32,20 @@ def test_seeds_break_no_promise(first: int) -> None:
 
 @pytest.mark.parametrize("seed", long(range(SEEDS_ABOUT_TIME), lambda seed: seed >= QUICK_ABOUT_TIME))
 def test_clocks_break_no_promise(seed: int) -> None:
-    """Clocks that are set by a day or a year, again and again, and machines that sleep, break none either."""
+    """With clocks that are often set by up to a year, and suspends, no promise is broken."""
     result = play(seed, is_about_time=True)
     assert not result.violations
     assert result.requests > 0
 
 
 def test_a_seed_is_repeatable() -> None:
-    """Two processes that hash differently play a seed alike, and another seed otherwise."""
+    """A seed has the same trace in two processes with different hash seeds, and another seed has another trace."""
     other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     assert _hash_in_a_process(seed=1, hash_seed=other) == play(1).hash != play(2).hash
 
 
-def test_a_long_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
-    """A seed that is in the log isn't played again; one whose line was cut off is, and its line is whole then."""
+def test_an_interrupted_run_continues_where_it_stopped(tmp_path: Path) -> None:
+    """A seed in the log is not played again; one with an incomplete line is, and its line is then complete."""
     log = tmp_path / "log"
     assert main(["--first", "1", "--seeds", "2", "--jobs", "2", "--log", str(log)]) == 0
     first, second = log.read_bytes().splitlines(keepends=True)
@@ -70,5 +70,5 @@ def _hash_in_a_process(*, seed: int, hash_seed: str) -> str:
 
 @pytest.mark.parametrize("name", long(PLANTED, lambda name: name not in QUICK))
 def test_a_planted_bug_is_found(name: str) -> None:
-    """The simulation finds each bug that is planted on purpose within its first seeds."""
+    """The simulation finds each planted bug within its first seeds."""
     assert find(name) is not None

@@ -1,6 +1,6 @@
-"""What operators do to a server while it lives: endpoints, their policies and secrets, retries, replays, the catalogue.
+"""What operators do to a running server: endpoints, their policies and secrets, retries, replays, the catalogue.
 
-While a change is on its way the looser of the two rules holds.
+During a change, a request is allowed if either the old or the new setting allows it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -31,11 +31,11 @@ from webhookd.journal import EndpointChanges, EventTypeRow, NewEndpoint
 from webhookd.journal.queries import deliveries, endpoints
 
 MOST_ENDPOINTS = 6
-HASTY = 4
+OLD_RETRIES = 4  # at the same time
 SETTLING_SECONDS = 1.0
 
 
-class Chaos:
+class Operators:
     """The operators of one life."""
 
     def __init__(self, world: World, life: Life) -> None:
@@ -43,8 +43,8 @@ class Chaos:
         self._life = life
         self._dice = world.dice
 
-    async def operate(self) -> None:
-        """Create, change, switch, delete, retry and replay; first retry what retention is about to remove."""
+    async def run(self) -> None:
+        """Create, change, enable, disable, delete, retry and replay; first retry what retention may delete now."""
         await self._retry_old()
         while len(self._alive()) < self._dice.randint(1, MOST_ENDPOINTS):
             await self._attempt(self._create)
@@ -122,7 +122,7 @@ class Chaos:
         await self._life.router.create_endpoint(new)
         if not world.is_dead:
             subject.created = True
-            subject.on_since = trio.current_time()
+            subject.enabled_since = trio.current_time()
             world.note(f"created {subject.id} {overrides}")
 
     def _limit(self) -> RateLimit | None:
@@ -144,12 +144,12 @@ class Chaos:
         subject = self._any()
         if subject is None:
             return
-        on = subject.inactive_at is not None
+        on = subject.disabled_at is not None
         if on:
-            subject.inactive_at = None
+            subject.disabled_at = None
             subject.begin_change()
         else:
-            subject.on_since = None
+            subject.enabled_since = None
             subject.expect_nothing()
             subject.has_dropped = subject.has_dropped or subject.drops
         steady_at = self._world.clock.steady()
@@ -161,15 +161,15 @@ class Chaos:
         if self._world.is_dead:
             return
         if on:
-            # As after a pause: one request comes first.
+            # As after a pause, a single request is sent first.
             subject.paused_at, subject.paused_until = subject.change_began_at, steady_at
-            subject.on_since = subject.touched_at = trio.current_time()
+            subject.enabled_since = subject.touched_at = trio.current_time()
             await self._expect_request(subject)
-        subject.inactive_at = None if on else trio.current_time()
+        subject.disabled_at = None if on else trio.current_time()
         self._world.note(f"switched {subject.id} {on}")
 
     async def _change(self) -> None:
-        """Change order, pace, delays, or what becomes of events while it is off."""
+        """Change ordering, rate limit, concurrency, retry delays, or whether a disabled webhook drops events."""
         subject, dice = self._any(), self._dice
         if subject is None:
             return
@@ -185,12 +185,12 @@ class Chaos:
             when_inactive=dice.choice((before.when_inactive, None, WhenInactive.DROP)),
         )
         if overrides.when_inactive is WhenInactive.DROP or before.when_inactive is WhenInactive.DROP:
-            subject.has_dropped = True  # from now on only what comes while it is surely on must arrive
-        both = [min(values) for values in zip(delays or (), before.retry.delays or (), strict=False)]
-        retry = msgspec.structs.replace(before.retry, delays=tuple(both))
+            subject.has_dropped = True  # from now on only events that arrive while it is surely enabled are expected
+        shorter = [min(values) for values in zip(delays or (), before.retry.delays or (), strict=False)]
+        retry = msgspec.structs.replace(before.retry, delays=tuple(shorter))
         most = max(overrides.concurrency or 0, before.concurrency or 0)
         subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, concurrency=most, retry=retry)
-        subject.is_settling = True  # one of the two may have a rate limit, which knows no ramp
+        subject.is_settling = True  # one of the two may have a rate limit, with which there is no ramp
         subject.order(Ordering.NONE)
         try:
             await self._life.router.update_endpoint(subject.id, EndpointChanges(overrides=overrides))
@@ -210,17 +210,17 @@ class Chaos:
         secret = generate_secret(self._dice.randbytes)
         overlap = self._dice.choice((0.0, 8.0, 60.0))
         now = world.clock.steady()
-        # Until it is on disk, which may be after a crash, either may sign.
+        # Until the new secret is on disk, which may be after a crash, either of them may sign.
         old = [signing for signing in subject.secrets if signing.until is None or signing.until > now]
         subject.begin_change()
-        fresh = Signing(secret, float("inf"))
-        subject.secrets.append(fresh)
+        new = Signing(secret, float("inf"))
+        subject.secrets.append(new)
         for signing in old:
             signing.since = float("inf")
         try:
             await self._life.router.rotate_secret(subject.id, Secret(secret), overlap)
         except Rejected:
-            subject.secrets.remove(fresh)
+            subject.secrets.remove(new)
             for signing in old:
                 signing.since = world.clock.steady()
             raise
@@ -228,7 +228,7 @@ class Chaos:
             subject.end_change()
         if world.is_dead:
             return
-        fresh.since = now = world.clock.steady()
+        new.since = now = world.clock.steady()
         for signing in old[-1:]:
             signing.since, signing.until = now, now + overlap
         for signing in old[:-1]:
@@ -236,7 +236,7 @@ class Chaos:
         world.note(f"rotated {subject.id} {overlap}")
 
     async def _list_type(self) -> None:
-        """Put a type into the catalogue, or take it out."""
+        """Add a type to the catalogue, or remove it."""
         world = self._world
         is_known = world.catalogue[EXTRA_TYPE]
         world.catalogue[EXTRA_TYPE] = None
@@ -249,9 +249,9 @@ class Chaos:
             world.catalogue[EXTRA_TYPE] = is_known is not True
 
     async def _move(self) -> None:
-        """Change the URL, rather of one that has a request in flight."""
-        flying = [subject for subject in self._alive() if subject.flying]
-        subject = self._dice.choice(flying) if flying else self._any()
+        """Change the URL of a webhook, preferably of one with a request in flight."""
+        in_flight = [subject for subject in self._alive() if subject.in_flight]
+        subject = self._dice.choice(in_flight) if in_flight else self._any()
         if subject is None:
             return
         subject.begin_change(is_move=True)
@@ -262,18 +262,18 @@ class Chaos:
             subject.url = url
         finally:
             subject.end_change()
-        if not self._world.is_dead and subject.inactive_at is None and subject.on_since is not None:
+        if not self._world.is_dead and subject.disabled_at is None and subject.enabled_since is not None:
             await self._expect_request(subject)
 
     async def _expect_request(self, subject: Subject) -> None:
-        """Expect what waits to be tried at once, where nothing else can hold it up."""
+        """Expect that a pending delivery is sent at once, unless something else can hold it up."""
         began_at = trio.current_time()
         waiting = await self._life.journal.transactions.read(audit.waiting, subject.id)
         is_held_up = self._world.is_crowded or self._world.full_since is not None
         if subject.overrides.retry.max_age_seconds is None and not is_held_up and not self._world.is_dead:
             known = [request for request in self._world.requests if request.at >= began_at]
             if subject.paused_at is None or subject.paused_until <= self._world.clock.steady():
-                # What has been answered may not have been on record yet.
+                # A delivery that was answered may not have been recorded yet.
                 waiting -= {request.delivery for request in self._world.requests if request.is_delivered}
                 subject.expect_request(set() if known else waiting)
 
@@ -286,13 +286,13 @@ class Chaos:
             await self._retry_by_hand(self._dice.choice(known))
 
     async def _retry_old(self) -> None:
-        """Retry all that a server may remove by its age now, several at a time, while it does so."""
-        old = {name for name, submission in self._world.submissions.items() if submission.may_be_forgotten}
+        """Retry all deliveries that retention may delete by age now, several at a time, while it does so."""
+        old = {name for name, submission in self._world.submissions.items() if submission.may_be_deleted}
         known = list(dict.fromkeys(request.delivery for request in self._world.requests if request.event in old))
         self._dice.shuffle(known)
-        async with trio.open_nursery() as hasty:
-            for _ in range(HASTY):
-                hasty.start_soon(self._retry_each, known)
+        async with trio.open_nursery() as nursery:
+            for _ in range(OLD_RETRIES):
+                nursery.start_soon(self._retry_each, known)
 
     async def _retry_each(self, known: list[str]) -> None:
         while known:
