@@ -1,4 +1,5 @@
-"""What webhookd does in a second, in how long and in how much memory: `python -m tests.bench`.
+"""Measure webhookd's throughput, latency and memory: `python -m tests.bench`.
 
-Every figure stands beside a yardstick that was measured around it, since a shared machine wanders by a factor of two.
+Every figure is compared with a yardstick that is measured before and after it, because the speed of a shared machine
+varies by a factor of two.
 """

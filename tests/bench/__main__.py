@@ -1,7 +1,7 @@
-"""Run cases and print what they measured: `python -m tests.bench [NAME …]`.
+"""Run cases and print their figures: `python -m tests.bench [NAME …]`.
 
-The status is 0 whatever the figures are: only a case that broke or lost deliveries makes it 1, and with `--check` a
-target that was missed.
+The exit status does not depend on the figures: it is 1 only if a case broke or lost deliveries, and with `--check` if a
+target was missed.
 """
 
 import argparse
@@ -26,17 +26,19 @@ WIDTH = 150
 
 
 def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
-    """Run what was asked for; return the status."""
+    """Run the chosen cases; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="cases to run; all of them unless some are named")
-    parser.add_argument("--list", action="store_true", help="print the cases and end")
-    parser.add_argument("--quick", action="store_true", help="a small load: does it work, roughly how fast")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too; - prints them")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write one table of all figures; - prints it")
-    parser.add_argument("--check", action="store_true", help="the status is 1 where a target is missed")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a case to run (all)")
+    parser.add_argument("--list", action="store_true", help="print the cases and exit")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the load, for rough figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE; - prints them")
+    parser.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="also write a table of all figures to FILE; - prints it"
+    )
+    parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in cases]:
-        parser.error(f"no such case: {', '.join(unknown)}; --list shows them")
+        parser.error(f"unknown case: {', '.join(unknown)}; --list prints the cases")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     if options.list:
         for case in cases.values():
@@ -50,7 +52,7 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
     for name in options.names or cases:
         try:
             measured[name] = cases[name].run(load)
-        except Exception as error:  # noqa: BLE001 - a case's root: the others still run
+        except Exception as error:  # noqa: BLE001 - the root of a case: the others still run
             traceback.print_exc()
             broken[name] = str(error)
             console.print(f"{name} BROKE: {error}", soft_wrap=True)

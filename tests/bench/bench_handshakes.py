@@ -1,9 +1,10 @@
-"""What the greatest age of a connection costs: TLS handshakes in full and resumed, in CPU of the sender alone.
+"""Measure what the maximum age of a connection costs: full and resumed TLS handshakes, in CPU of the sender alone.
 
-`python -m tests.bench.bench_handshakes [ENDPOINTS]` has a receiver in a process of its own, whose certificate comes
-with an intermediate one (RSA, 2048 bits, as most of the public ones). It sends three rounds of one request to each
-endpoint: over new connections with a full handshake, over the same connections again, and over new connections that
-resume the session; and prints CPU for each, the handshakes a second of CPU, and what it comes to in a minute.
+`python -m tests.bench.bench_handshakes [ENDPOINTS]` starts a receiver in a process of its own, whose certificate has an
+intermediate one (RSA, 2048 bits, like most public ones). It sends three rounds of one request to each endpoint: over
+new connections with a full handshake, over the same connections again, and over new connections that resume the
+session. It prints the CPU time of each, the handshakes per second of CPU, and the share of a core that they need at the
+default maximum age.
 """
 
 import resource
@@ -33,7 +34,7 @@ BODY = b'{"id":"evt_1","data":{}}'
 
 
 async def serve(certificate: str) -> None:
-    """Answer every request over TLS on a free port, which is printed, until the input ends."""
+    """Answer every request over TLS on a free port until standard input ends; print the port."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
 
@@ -42,7 +43,7 @@ async def serve(certificate: str) -> None:
             while await stream.receive_some(65_536):
                 await stream.send_all(ANSWER)
         except trio.BrokenResourceError:
-            pass  # the sender closes without a goodbye
+            pass  # the sender closes without close_notify
 
     async with trio.open_nursery() as nursery:
         start = partial(trio.serve_ssl_over_tcp, host="127.0.0.1", https_compatible=True)
@@ -56,13 +57,13 @@ class Loopback:
     """Resolves every name to loopback."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        """Return the one address, without asking anybody."""
+        """Return the loopback address without a lookup."""
         await trio.lowlevel.checkpoint()
         return ["127.0.0.1"]
 
 
 async def measure(endpoints: int, port: int, context: ssl.SSLContext) -> None:
-    """Send the rounds and print what each request of them cost."""
+    """Send the rounds and print the CPU time of a request in each."""
     egress = EgressConfig(ports=(), allow_networks=("127.0.0.0/8",))
     delivery = DeliveryConfig(connection_max_age_seconds=3600)
     kinds = ("in full", "none", "resumed")
@@ -84,12 +85,12 @@ async def measure(endpoints: int, port: int, context: ssl.SSLContext) -> None:
     print(f"a request over a kept connection: {middle['none'] * 1e6:.0f} µs of CPU")
     age = DeliveryConfig().connection_max_age_seconds
     each_second = endpoints / (age * (1 + LEAST_SHARE_OF_AGE) / 2)
-    print(f"{endpoints} busy endpoints at a greatest age of {age:g} s: {each_second:.1f} new connections a second")
+    print(f"{endpoints} busy endpoints with a maximum age of {age:g} s: {each_second:.1f} new connections a second")
     for kind in ("in full", "resumed"):
         seconds = middle[kind] - middle["none"]
         print(
             f"connection and handshake, {kind}: {seconds * 1e6:.0f} µs of CPU, {1 / seconds:.0f} a second of CPU, "
-            f"{each_second * seconds:.1%} of a core for those"
+            f"{each_second * seconds:.1%} of a core at that rate"
         )
 
 

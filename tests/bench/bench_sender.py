@@ -1,8 +1,8 @@
-"""How many requests a second the sender makes over a kept connection, against yardsticks in the same run.
+"""Measure how many requests a second the sender makes over a kept connection, next to yardsticks in the same run.
 
-`python -m tests.bench.bench_sender [REQUESTS]` prints requests a second of: bare trio streams that write the same bytes
-and read until the answer is there (the yardstick), webhookd's sender, and httpx's own transport. Receiver and sender
-share one thread, so the ratios are what counts.
+`python -m tests.bench.bench_sender [REQUESTS]` prints the requests a second of bare trio streams that write the same
+bytes and read the answer (the yardstick), of webhookd's sender, and of httpx's own transport. Receiver and sender share
+one thread, so only the ratios are meaningful.
 """
 
 import sys
@@ -34,7 +34,7 @@ ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 async def answer_all(stream: trio.SocketStream) -> None:
-    """Answer whatever ends like the body, as fast as can be."""
+    """Answer whenever the data ends like the body, without parsing it."""
     data = b""
     while chunk := await stream.receive_some(65_536):
         data += chunk
@@ -44,7 +44,7 @@ async def answer_all(stream: trio.SocketStream) -> None:
 
 
 async def measure(name: str, count: int, send: Callable[[], Awaitable[None]], yardstick: float | None) -> float:
-    """Send `count` times one after the other; print and return the rate."""
+    """Send `count` requests one after the other; print and return the rate."""
     for _ in range(200):
         await send()
     began = perf_counter()
@@ -57,7 +57,7 @@ async def measure(name: str, count: int, send: Callable[[], Awaitable[None]], ya
 
 
 async def main(count: int) -> None:
-    """Run the three, one after the other."""
+    """Measure all three, one after the other."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(trio.serve_tcp, answer_all, 0)
         port = listeners[0].socket.getsockname()[1]

@@ -13,7 +13,7 @@ CPU = Target(bound=2.6, is_ratio=True)
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something to measure."""
+    """A named measurement."""
 
     name: str
     title: str
@@ -85,11 +85,11 @@ def _history(load: Load) -> Result:
 
 
 def _neighbours(load: Load) -> Result:
-    return neighbours.among_ill(load, Target(bound=1.2, is_ratio=True))
+    return neighbours.among_failing(load, Target(bound=1.2, is_ratio=True))
 
 
 def _crowd(load: Load) -> Result:
-    return crowd.beside_a_crowd(load, Target(bound=250))
+    return crowd.next_to_a_crowd(load, Target(bound=250))
 
 
 def _health(load: Load) -> Result:
@@ -104,21 +104,21 @@ CASES = {
     case.name: case
     for case in (
         Case("strict", "50 strict endpoints, each event to one of them, sustained", _strict),
-        Case("burst", "the same, accepted as fast as it comes and worked off then", _burst),
+        Case("burst", "the same, accepted as fast as possible and then delivered", _burst),
         Case("none", "1 endpoint without order, 32 in flight", _none),
         Case("fanout", "each event to 50 strict endpoints", _fanout),
         Case("latency", "500 events a second in an open loop, 50 strict endpoints", _latency),
         Case("latency-300", "300 events a second in an open loop, 50 strict endpoints", _latency_300),
-        Case("ingest", "events over the socket, pipelined, nobody subscribed", _ingest),
+        Case("ingest", "events over the socket, pipelined, without a webhook", _ingest),
         Case("ingest-held", "events over the socket, pipelined, for one webhook that holds them", _held),
         Case("ack", "1,000 events a second over the socket in an open loop", _ack),
         Case("http", "events over HTTP: a stream of lines, and single posts over 16 connections", _http),
-        Case("crowd", "single posts of one organization beside 240,000 deliveries of another", _crowd),
-        Case("health", "a probe of /healthz every 20 ms while 50 strict endpoints are sent to", _health),
+        Case("crowd", "single posts of one organization next to 240,000 deliveries of another", _crowd),
+        Case("health", "a probe of /healthz every 20 ms during deliveries to 50 strict endpoints", _health),
         Case("idle", "endpoints registered and nothing to send", _idle),
         Case("backlog", "a start on a backlog of 1,000,000 deliveries for 1,000 endpoints", _backlog),
-        Case("history", "50 strict endpoints with 5,000,000 deliveries behind them", _history),
-        Case("neighbours", "healthy endpoints among ill ones, 500 events a second in an open loop", _neighbours),
+        Case("history", "50 strict endpoints with a history of 5,000,000 deliveries", _history),
+        Case("neighbours", "healthy endpoints among failing ones, 500 events a second in an open loop", _neighbours),
         Case("tls", "1,000 strict endpoints over TLS with kept connections", _tls),
     )
 }

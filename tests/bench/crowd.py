@@ -1,4 +1,4 @@
-"""What one organization's single posts feel while another's stream of events becomes 240,000 deliveries."""
+"""Measure single posts of one organization while a stream of another becomes 240,000 deliveries."""
 
 import http.client
 import json
@@ -22,8 +22,8 @@ HELD_URL = "http://127.0.0.1:9999/"
 PER_CENTS = (50.0, 99.0, 100.0)
 
 
-def beside_a_crowd(load: Load, target: Target) -> Result:
-    """Measure single posts alone, and then beside the stream of the organization with many webhooks."""
+def next_to_a_crowd(load: Load, target: Target) -> Result:
+    """Measure single posts alone, and then during the stream of an organization with many webhooks."""
     result = Result(receiver=NOBODY)
     with TemporaryDirectory(prefix="webhookd-bench-") as directory, serving(Path(directory)) as server:
         for _ in range(WEBHOOKS):
@@ -31,15 +31,15 @@ def beside_a_crowd(load: Load, target: Target) -> Result:
             server.control.post("/api/webhooks", body, dict[str, object])
         keys = {name: _key(server, name) for name in ("crowd", "quiet")}
         alone = _posts(server, keys["quiet"], threading.Timer(ALONE_SECONDS, lambda: None))
-        beside: list[float] = []
+        during: list[float] = []
         rates: list[float] = []
         for _ in range(load.long_repeats):
             events = load.of(EVENTS)
             streaming = _Stream(server, keys["crowd"], events)
-            beside += _posts(server, keys["quiet"], streaming)
+            during += _posts(server, keys["quiet"], streaming)
             rates.append(events * WEBHOOKS / streaming.result())
         peak = server.peak_mebibytes()
-    for name, seconds in (("alone", alone), ("beside it", beside)):
+    for name, seconds in (("alone", alone), ("during the stream", during)):
         for percent in PER_CENTS:
             bound = target if percent == 99 and name != "alone" else None
             value = percentile(seconds, percent) * 1000
@@ -48,12 +48,12 @@ def beside_a_crowd(load: Load, target: Target) -> Result:
         Figure(what="deliveries queued by the stream", unit="/s", values=tuple(rates)),
         Figure(what="peak memory", unit="MiB", values=(peak,)),
     ]
-    result.notes.append(f"{len(beside)} posts beside {load.of(EVENTS) * WEBHOOKS:,} deliveries in one request")
+    result.notes.append(f"{len(during)} posts during {load.of(EVENTS) * WEBHOOKS:,} deliveries from one request")
     return result
 
 
 class _Stream(threading.Thread):
-    """One request of many events, each for every webhook of its organization."""
+    """One request with many events, each for every webhook of its organization."""
 
     def __init__(self, server: Server, key: str, events: int) -> None:
         super().__init__()
@@ -72,27 +72,27 @@ class _Stream(threading.Thread):
         self._seconds = time.monotonic() - began
 
     def result(self) -> float:
-        """Return how long it took, once it has ended."""
+        """Wait for the end of the request; return how many seconds it took."""
         self.join()
-        taken = sum(b'"ok":true' in line for line in self._results)
-        if taken != self._events:
-            raise BrokenCaseError(f"{taken} of {self._events} events were taken: {self._results[-1:]}")
+        accepted = sum(b'"ok":true' in line for line in self._results)
+        if accepted != self._events:
+            raise BrokenCaseError(f"{accepted} of {self._events} events were accepted: {self._results[-1:]}")
         return self._seconds
 
 
 def _key(server: Server, organization: str) -> str:
-    made = server.control.post("/api/keys", {"role": "ingest", "organizationId": organization}, dict[str, object])
-    return str(made["key"])
+    created = server.control.post("/api/keys", {"role": "ingest", "organizationId": organization}, dict[str, object])
+    return str(created["key"])
 
 
-def _posts(server: Server, key: str, beside: threading.Thread) -> list[float]:
-    """Post one event after the other until the thread, which this starts, has ended; return how long each took."""
+def _posts(server: Server, key: str, thread: threading.Thread) -> list[float]:
+    """Start a thread and post one event after the other until it has ended; return the seconds of each post."""
     body = event_line().strip()
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     seconds: list[float] = []
     with closing(http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)) as connection:
-        beside.start()
-        while beside.is_alive():
+        thread.start()
+        while thread.is_alive():
             began = time.monotonic()
             connection.request("POST", "/api/events", body, headers)
             answer = connection.getresponse()

@@ -1,4 +1,4 @@
-"""N's application: Quart behind webhookd's guard, with a handler that does nothing. A process that prints its port."""
+"""The application of yardstick N: Quart behind the guard with an empty handler, as a process that prints its port."""
 
 import time
 from functools import partial
@@ -17,7 +17,7 @@ async def main() -> None:
     app = QuartTrio("empty", static_folder=None, template_folder=None)
 
     @app.post("/api/events")
-    async def nothing() -> Response:
+    async def accept() -> Response:
         return Response(b"{}", 202, content_type="application/json")
 
     listeners = bind_tcp("127.0.0.1", 0)

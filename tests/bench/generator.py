@@ -1,8 +1,8 @@
-"""Where the events come from: pipelined as fast as they are acknowledged, or in an open loop at a fixed rate.
+"""Generate events: pipelined as fast as they are acknowledged, or in an open loop at a fixed rate.
 
-In an open loop each event has its planned time, whatever became of those before it, and latency counts from there: a
-server that stalls can't slow down what measures it. A generator that couldn't keep to its own plan has measured itself:
-such a run is void.
+In an open loop each event has a planned time that does not depend on earlier events, and latency counts from that time,
+so that a stall of the server does not slow down the measurement. If the generator could not keep to its plan, the run
+measured the generator: it is void.
 """
 
 import gc
@@ -20,9 +20,9 @@ from tests.bench.server import BrokenCaseError
 DATA_BYTES = 1024
 DATA = json.dumps({"pad": "x" * (DATA_BYTES - 10)}, separators=(",", ":"))
 EVENT_TYPE = "user.created"
-WINDOW = 1000  # how many events may wait for their results
+WINDOW = 1000  # events without a result yet
 LATE_SECONDS = 0.005
-MOST_LATE = 0.01  # of all events
+MOST_LATE = 0.01  # as a share of all events
 ANSWER_SECONDS = 30.0
 
 _CHUNK_BYTES = 262_144
@@ -30,7 +30,7 @@ _ACCEPTED = b'"ok":true}'
 
 
 def event_line(*, organization: str | None = None, event_id: str | None = None) -> bytes:
-    """Return an event with 1,024 bytes of data as a line."""
+    """Return the line of an event with 1,024 bytes of data."""
     head: dict[str, str] = {"type": EVENT_TYPE}
     if event_id is not None:
         head["id"] = event_id
@@ -40,7 +40,7 @@ def event_line(*, organization: str | None = None, event_id: str | None = None) 
 
 
 class Producer:
-    """A connection to the ingest socket that sends ahead of the results, up to a window."""
+    """A connection to the ingest socket that sends up to `WINDOW` events ahead of their results."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -48,13 +48,13 @@ class Producer:
         self._partial = b""
 
     def send(self, lines: Sequence[bytes]) -> None:
-        """Send the lines, and take results until no more than the window are missing."""
+        """Send the lines, and read results until no more than `WINDOW` are missing."""
         self._connection.sendall(b"".join(lines))
         self._unanswered += len(lines)
         self._await(WINDOW)
 
     def finish(self) -> None:
-        """Return once every line has its result."""
+        """Read the results of all lines."""
         self._await(0)
 
     def _await(self, most: int) -> None:
@@ -65,21 +65,21 @@ class Producer:
 
 @contextmanager
 def producer(path: Path) -> Iterator[Producer]:
-    """Connect a producer; every event that it sent must have been accepted."""
+    """Connect a producer; BrokenCaseError if an event is refused."""
     with _connected(path) as connection:
         yield Producer(connection)
 
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """An open loop that has run: the planned time of each event, when it was sent and when its result came."""
+    """A finished open loop: for each event the planned time, the time of sending and the time of its result."""
 
     planned: Sequence[float]
     sent: Sequence[float]
     answered: Sequence[float]
 
     def void(self) -> str:
-        """Return why the run means nothing, if the generator fell behind its plan."""
+        """Return why the run is void, if the generator fell behind its plan, else an empty text."""
         late = sum(sent - planned > LATE_SECONDS for planned, sent in zip(self.planned, self.sent, strict=True))
         if late <= MOST_LATE * len(self.planned):
             return ""
@@ -89,19 +89,19 @@ class Played:
         )
 
     def answer_seconds(self) -> list[float]:
-        """Return from each event's planned time to its result."""
+        """Return for each event the seconds from its planned time to its result."""
         return [answered - planned for planned, answered in zip(self.planned, self.answered, strict=True)]
 
 
 def play(path: Path, lines: Iterable[bytes], per_second: float) -> Played:
-    """Send each line at its planned time over one connection, taking results meanwhile."""
+    """Send each line at its planned time over one connection, and read the results meanwhile."""
     planned: list[float] = []
     sent: list[float] = []
-    # A collection in the middle would be counted as the server's.
+    # The time of a garbage collection would count as the server's.
     gc.disable()
     try:
         with _connected(path) as connection:
-            # A server that doesn't read must not hold up the plan.
+            # A server that doesn't read must not delay the next events.
             connection.setblocking(False)
             exchange = _Exchange(connection)
             begin = time.monotonic() + 0.05
@@ -121,7 +121,7 @@ def play(path: Path, lines: Iterable[bytes], per_second: float) -> Played:
 
 
 class _Exchange:
-    """Both directions of a connection; what the socket doesn't take is kept, and delays nothing that is planned."""
+    """Both directions of a connection; bytes that the socket doesn't accept are kept and delay no later event."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.answered: list[float] = []
@@ -130,7 +130,7 @@ class _Exchange:
         self._partial = b""
 
     def put(self, line: bytes) -> None:
-        """Send a line, at the latest during `until`."""
+        """Send a line now, or during the next `until`."""
         self._unsent += line
         self._send_some()
 
@@ -162,7 +162,7 @@ def _connected(path: Path) -> Iterator[socket.socket]:
 
 
 def _take_results(connection: socket.socket, partial: bytes) -> tuple[list[bytes], bytes]:
-    """Return the result lines that are there, at least a part of one, and the unfinished one."""
+    """Wait for data; return the complete result lines, and the beginning of the next one."""
     try:
         chunk = connection.recv(_CHUNK_BYTES)
     except TimeoutError as error:

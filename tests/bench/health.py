@@ -1,4 +1,4 @@
-"""What a health check feels while the server is busy, and how long its event loop stood still at most."""
+"""Measure health checks while the server is busy, and the longest stall of its event loop."""
 
 import http.client
 import threading
@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 30.0
 
 
 class Stall(msgspec.Struct, rename="camel"):
-    """The longest time for which the loop did one thing."""
+    """The longest stall of the event loop."""
 
     seconds: float
     cpu_seconds: float
@@ -31,13 +31,13 @@ class Stall(msgspec.Struct, rename="camel"):
 
 
 class Loop(msgspec.Struct, rename="camel"):
-    """What `GET /api/loop` says."""
+    """The answer of `GET /api/loop`."""
 
     longest_stall: Stall | None
 
 
 def while_busy(load: Load, *, slowest: Target, longest: Target) -> Result:
-    """Ask `/healthz` every 20 ms while 50 strict endpoints get all that the server can send."""
+    """Request `/healthz` every 20 ms while the server delivers as fast as it can to 50 strict endpoints."""
     with (
         cheapest() as receiver,
         TemporaryDirectory(prefix="webhookd-bench-") as directory,
@@ -59,12 +59,12 @@ def while_busy(load: Load, *, slowest: Target, longest: Target) -> Result:
             values=(0.0 if stall is None else stall.seconds * 1000,),
             target=longest,
         ),
-        Figure(what="deliveries beside it", unit="/s", values=tuple(one.per_second for one in passes)),
+        Figure(what="deliveries meanwhile", unit="/s", values=tuple(one.per_second for one in passes)),
     ]
     if stall is not None:
         result.notes.append(
             f"the longest stall was a step of {stall.task or 'no single task'}, "
-            f"{stall.cpu_seconds * 1000:.0f} ms of it on a processor"
+            f"{stall.cpu_seconds * 1000:.0f} ms of it CPU time"
         )
     result.notes.append(f"{len(seconds)} probes")
     return result
@@ -72,7 +72,7 @@ def while_busy(load: Load, *, slowest: Target, longest: Target) -> Result:
 
 @contextmanager
 def _probing(port: int) -> Iterator[Sequence[float]]:
-    """Ask within the block, and note how long each answer took."""
+    """Send probes during the block; yield the list of seconds that each took."""
     seconds: list[float] = []
     is_over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""How many events a second are taken in, acknowledged after their commit: over the socket and over HTTP."""
+"""Measure how many events a second are acknowledged, after their commit, over the socket and over HTTP."""
 
 import http.client
 import threading
@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from tests.bench.generator import event_line, play, producer
 from tests.bench.load import Load
-from tests.bench.report import Figure, Result, Target, beside, latency_figures
+from tests.bench.report import Figure, Result, Target, compared, latency_figures
 from tests.bench.server import BrokenCaseError, Server, serving
 from tests.bench.yardsticks import bare_rows, empty_app, post_loop, posted_request
 
@@ -26,7 +26,7 @@ def _fresh() -> Iterator[Server]:
 
 
 def over_socket(load: Load, *, held: bool, target: Target | None) -> Result:
-    """Measure the socket, pipelined, with nobody subscribed or with one webhook that holds its events."""
+    """Measure the socket, pipelined, without a webhook or with one that holds its events."""
     result = Result(receiver=NOBODY)
     samples = [bare_rows(deliveries_each=int(held))]
     rates, costs = [], []
@@ -43,7 +43,7 @@ def over_socket(load: Load, *, held: bool, target: Target | None) -> Result:
         peak = server.peak_mebibytes()
     result.yardsticks["D, events/s"] = samples
     result.figures += [
-        beside("events acknowledged", "/s", rates, "D", samples, target=target),
+        compared("events acknowledged", "/s", rates, "D", samples, target=target),
         Figure(what="CPU an event, all threads", unit="µs", values=tuple(costs)),
         Figure(what="peak memory", unit="MiB", values=(peak,)),
     ]
@@ -59,7 +59,7 @@ def _pipeline(server: Server, events: int, *, held: bool) -> None:
 
 
 def acknowledgement(load: Load, target: Target) -> Result:
-    """Measure the time from an event's planned moment to its result, 1,000 a second in an open loop."""
+    """Measure the time from an event's planned time to its result, at 1,000 events a second in an open loop."""
     with _fresh() as server:
         play(server.socket, [event_line()] * 1000, 1000)
         played = play(server.socket, [event_line()] * load.of(20_000), 1000)
@@ -71,7 +71,7 @@ def acknowledgement(load: Load, target: Target) -> Result:
 
 
 def over_http(load: Load, *, lines_target: Target, posts_target: Target) -> Result:
-    """Measure a stream of lines over one connection, and single posts over several beside an empty handler."""
+    """Measure a stream of lines over one connection, and single posts over several next to an empty handler."""
     result = Result(receiver=NOBODY)
     with _fresh() as server, empty_app() as empty_port:
         streamed = [_stream(server, load.of(20_000)) for _ in range(load.repeats)]
@@ -87,14 +87,14 @@ def over_http(load: Load, *, lines_target: Target, posts_target: Target) -> Resu
         peak = server.peak_mebibytes()
     result.yardsticks["N, posts/s"] = samples
     result.figures += [
-        beside("single posts", "/s", posted, "N", samples, target=posts_target),
+        compared("single posts", "/s", posted, "N", samples, target=posts_target),
         Figure(what="peak memory", unit="MiB", values=(peak,)),
     ]
     return result
 
 
 def _stream(server: Server, events: int) -> float:
-    """Post a stream of lines and return how many a second were acknowledged."""
+    """Post a stream of lines; return how many a second were acknowledged."""
     body = event_line() * events
     connection = http.client.HTTPConnection("127.0.0.1", server.api_port, timeout=60)
     headers = {
@@ -107,7 +107,7 @@ def _stream(server: Server, events: int) -> float:
     for name, value in headers.items():
         connection.putheader(name, value)
     connection.endheaders()
-    # Results come while the lines are still going out: who doesn't read them is not read from.
+    # Results arrive while lines are still being sent, and the server stops reading if they are not read.
     sending = threading.Thread(target=connection.sock.sendall, args=(body,))
     sending.start()
     response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""How long an event takes from its planned time to its receiver, in an open loop."""
+"""Measure the time from an event's planned time to its request at the receiver, in an open loop."""
 
 import time
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ARRIVE_SECONDS = 30.0
 
 
 def at_rate(load: Load, per_second: int, targets: dict[float, Target]) -> Result:
-    """Measure at a rate over 50 strict endpoints on a fresh journal."""
+    """Measure at a rate over 50 strict endpoints on a new journal."""
     with (
         sink("record") as receiver,
         TemporaryDirectory(prefix="webhookd-bench-") as directory,
@@ -44,7 +44,7 @@ def at_rate(load: Load, per_second: int, targets: dict[float, Target]) -> Result
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """How many events a second, and the organizations that get them in turn; the healthy ones come first."""
+    """Events a second, and the organizations that get them in turn; the first `healthy` ones have healthy endpoints."""
 
     per_second: float
     organizations: tuple[str, ...]
@@ -53,7 +53,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What an open loop came to: the latency of each event that arrived, and the server's CPU for one."""
+    """The figures of an open loop: the latency of each event that arrived, and the server's CPU time for each event."""
 
     played: Played
     seconds: tuple[float, ...]
@@ -62,7 +62,7 @@ class Measured:
 
 
 def play_through(server: Server, receiver: Sink, rate: Rate, events: int) -> Measured:
-    """Play events and wait until those for the healthy have arrived."""
+    """Send events at a rate, and wait until those for healthy endpoints have arrived."""
     batch = uuid4().hex
     ids = [f"{batch}-{number}" for number in range(events)]
     lines = [

@@ -1,8 +1,8 @@
-"""Names that don't resolve, looked up for real and without a packet that leaves the machine.
+"""Host names that don't resolve, with real lookups that send no packet off the machine.
 
-Run by root, the server sees a resolver configuration of its own (a mount that only it sees), which names a resolver on
-loopback that never answers: each lookup takes the system's whole patience. Run by anyone else, the machine's own
-resolver is asked for names under `.invalid`, which no resolver passes on (RFC 6761), and mostly says no at once.
+If root runs the benchmark, the server has its own resolver configuration (a mount that only it sees) with a resolver on
+loopback that never answers, so each lookup takes the system's full timeout. For any other user, the machine's resolver
+is asked for names under `.invalid`, which no resolver forwards (RFC 6761), and mostly fails at once.
 """
 
 import shutil
@@ -20,7 +20,7 @@ _MOUNT = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 
 @dataclass(frozen=True, slots=True)
 class Lookups:
-    """How the server's lookups are made to fail: the wrapper of its command, and what to say of it."""
+    """How the lookups fail: the wrapper of the server's command, and a note for the result."""
 
     wrapper: Sequence[str]
     note: str
@@ -28,7 +28,7 @@ class Lookups:
 
 @contextmanager
 def dead_names(directory: Path) -> Iterator[Lookups]:
-    """Arrange that names don't resolve for a server that is run under the wrapper."""
+    """Make `HOST` names unresolvable for a server that runs under the wrapper."""
     configuration = directory / "resolv.conf"
     configuration.write_text(f"nameserver {RESOLVER}\n")
     wrapper = ["unshare", "--mount", "sh", "-c", _MOUNT, str(configuration)]
@@ -38,6 +38,6 @@ def dead_names(directory: Path) -> Iterator[Lookups]:
         except OSError:
             wrapper = []
         if not wrapper or shutil.which("unshare") is None or subprocess.run([*wrapper, "true"], check=False).returncode:
-            yield Lookups((), "dead names: the machine's own resolver is asked, and says no")
+            yield Lookups((), "names that don't resolve: asked of the machine's own resolver")
         else:
-            yield Lookups(wrapper, "dead names: their resolver, on loopback, never answers")
+            yield Lookups(wrapper, "names that don't resolve: asked of a resolver on loopback that never answers")

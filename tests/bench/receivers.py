@@ -1,7 +1,7 @@
-"""Where the deliveries go: nginx where the machine has it, else a process of our own.
+"""The receivers of the deliveries: nginx if the machine has it, else a process of our own.
 
-Both say how many requests they have seen, which is how a case knows that all has come. Only our own process notes when
-each one came, or misbehaves.
+Both count their requests, which tells a case when all have arrived. Only our own process can record the time of each
+request, or misbehave.
 """
 
 import http.client
@@ -74,12 +74,12 @@ class Receiver(Protocol):
     port: int
 
     def count(self) -> int:
-        """Return how many requests have come so far."""
+        """Return the number of requests so far."""
         ...
 
 
 class Nginx:
-    """One worker of nginx that says 200 without looking."""
+    """One worker of nginx that answers 200 to everything."""
 
     def __init__(self, version: str, port: int, url: str) -> None:
         self.name = version
@@ -89,7 +89,7 @@ class Nginx:
         self._status = http.client.HTTPConnection("127.0.0.1", port)
 
     def count(self) -> int:
-        """Return how many requests have come so far, these questions apart."""
+        """Return the number of requests so far, without those of this method."""
         self._own += 1
         self._status.request("GET", "/status")
         text = self._status.getresponse().read().decode()
@@ -97,7 +97,7 @@ class Nginx:
         return int(text.splitlines()[2].split()[2]) - self._own
 
     def close(self) -> None:
-        """Ask no more."""
+        """Close the connection that asks for the count."""
         self._status.close()
 
 
@@ -112,11 +112,11 @@ class Sink:
         self.url = f"{'http' if certificates is None else 'https'}://127.0.0.1:{self.port}/"
 
     def count(self) -> int:
-        """Return how many requests have come so far."""
+        """Return the number of requests so far."""
         return int(self._ask("count"))
 
     def arrivals(self) -> dict[str, float]:
-        """Return when each id first came, of those that came since the last time; only in the mode `record`."""
+        """Return the time of the first request of each id since the last call; only in the mode `record`."""
         arrivals: dict[str, float] = json.loads(self._ask("arrivals"))
         return arrivals
 
@@ -143,7 +143,7 @@ def sink(mode: str, certificates: Certificates | None = None) -> Iterator[Sink]:
 
 @contextmanager
 def cheapest(certificates: Certificates | None = None) -> Iterator[Receiver]:
-    """Run the receiver that costs least on this machine; over TLS where there are certificates."""
+    """Run the receiver that uses the least CPU on this machine, with TLS if there are certificates."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None:
         with sink("count", certificates) as own:

@@ -1,6 +1,6 @@
-"""What a case has measured, and how it is shown: a table for people, JSON for programs.
+"""The results of a case, and their output: a table for people, JSON for programs.
 
-Nothing here measures or judges: a target that was missed is said and fails nobody, since machines differ.
+A missed target is shown, but is no error, because machines differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,13 @@ class Target:
     is_ratio: bool = False
 
     def is_met(self, value: float) -> bool:
-        """Whether a value keeps to it."""
+        """Whether a value meets the target."""
         return value >= self.bound if self.at_least else value <= self.bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One thing that was measured, once or in several repeats, and its ratio to a yardstick in each of them."""
+    """One measured quantity with its value in each repeat, and its ratio to a yardstick in each of them."""
 
     what: str
     unit: str
@@ -40,7 +40,7 @@ class Figure:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the target was met by the median; None without a target."""
+        """Whether the median meets the target; None without a target."""
         if self.target is None:
             return None
         return self.target.is_met(median(self.ratios if self.target.is_ratio else self.values))
@@ -48,9 +48,9 @@ class Figure:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """What came of a case: its figures and every sample of its yardsticks.
+    """The result of a case: its figures and every sample of its yardsticks.
 
-    `void` says why the figures mean nothing; `lost` is how many deliveries never came.
+    `void` is the reason why the figures are invalid, if any; `lost` is the number of deliveries that never arrived.
     """
 
     receiver: str
@@ -62,12 +62,12 @@ class Result:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the smallest value that at least so many percent of all are not above (the nearest-rank method)."""
+    """Return the smallest value that is not exceeded by at least this percentage of all (the nearest-rank method)."""
     ordered = sorted(values)
     return ordered[max(ceil(len(ordered) * percent / 100), 1) - 1]
 
 
-def beside(
+def compared(
     what: str,
     unit: str,
     values: Sequence[float],
@@ -115,11 +115,11 @@ def show(console: Console, title: str, result: Result) -> None:
     if result.void:
         console.print(f"  VOID: {result.void}", soft_wrap=True)
     if result.lost:
-        console.print(f"  LOST: {result.lost} deliveries never came", soft_wrap=True)
+        console.print(f"  LOST: {result.lost} deliveries never arrived", soft_wrap=True)
 
 
 def as_json(name: str, title: str, result: Result) -> dict[str, Any]:
-    """Return a case as it goes into the JSON."""
+    """Return the JSON object of a case."""
     figures = [
         asdict(figure)
         | {"value": median(figure.values), "ratio": median(figure.ratios) if figure.ratios else None}
@@ -130,7 +130,7 @@ def as_json(name: str, title: str, result: Result) -> dict[str, Any]:
 
 
 def as_markdown(results: Mapping[str, Result]) -> str:
-    """Return the figures of cases as one table of Markdown."""
+    """Return the figures of all cases as one Markdown table."""
     lines = ["| case | figure | measured | of its yardstick | target |", "| --- | --- | --- | --- | --- |"]
     for name, result in results.items():
         for figure in result.figures:

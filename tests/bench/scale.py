@@ -1,6 +1,6 @@
-"""What much of everything costs: endpoints that are idle, a backlog, a history.
+"""Measure large journals: many idle endpoints, a long backlog, a long history.
 
-The journals are filled beforehand (see `seed`), so that the server under measurement has done none of it.
+The journals are filled beforehand (see `seed`), so that the measured server has not done this work.
 """
 
 import http.client
@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from tests.bench.load import Load
 from tests.bench.receivers import cheapest, sink
-from tests.bench.report import Figure, Result, Target, beside, percentile
+from tests.bench.report import Figure, Result, Target, compared, percentile
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import BrokenCaseError, Server, WebhookPage, serving
 from tests.bench.throughput import Scene, deliver
@@ -32,7 +32,7 @@ LISTS = {
 
 
 def idle(load: Load, bounds: dict[int, tuple[Target, Target]]) -> Result:
-    """Measure memory and start with so many endpoints registered and nothing to send."""
+    """Measure memory and the start with many endpoints and nothing to send."""
     result = Result(receiver="none: nothing is sent")
     for registered, (memory, start) in bounds.items():
         count = load.of(registered)
@@ -45,7 +45,7 @@ def idle(load: Load, bounds: dict[int, tuple[Target, Target]]) -> Result:
 
 
 def _resting(content: Content) -> tuple[float, Server]:
-    """Start a server on a journal that has nothing to send; return what it holds at rest."""
+    """Start a server on a journal with nothing to send; return its resident memory at rest, in MiB, and the server."""
     with TemporaryDirectory(prefix="webhookd-bench-") as directory:
         seed(Path(directory), content)
         with serving(Path(directory)) as server:
@@ -54,10 +54,10 @@ def _resting(content: Content) -> tuple[float, Server]:
 
 
 def backlog(load: Load, *, memory: Target, ready: Target, first: Target) -> Result:
-    """Measure a start on a backlog: until it is ready, until the first delivery, and the memory while it is sent.
+    """Measure a start on a backlog: the time until it is ready and until the first delivery, and the peak memory.
 
-    Memory is compared with a server that has the same endpoints and nothing to do, and with one that works off a
-    hundredth of the backlog, which shows how much of it is the work itself.
+    The memory is compared with that of a server with the same endpoints and no backlog, and with one that delivers a
+    hundredth of the backlog, which shows how much of it the deliveries themselves need.
     """
     queued = load.of(1_000_000)
     with sink("record") as receiver:
@@ -90,46 +90,44 @@ def backlog(load: Load, *, memory: Target, ready: Target, first: Target) -> Resu
             values=(peaks[queued] - peaks[queued // 100],),
         ),
     ]
-    result.notes.append(f"{sent:,} of them were sent in the first {BACKLOG_SECONDS:g} s; the rest was not waited for")
+    result.notes.append(f"{sent:,} of them were sent in the first {BACKLOG_SECONDS:g} s; the rest was not awaited")
     return result
 
 
 def history(load: Load, *, throughput: Target, listing: Target) -> Result:
-    """Measure deliveries and lists on a journal with much history, between measurements on one with little."""
-    little, much = 10_000, load.of(5_000_000)
+    """Measure deliveries and lists on a journal with a long history, between measurements on one with a short one."""
+    short, long = 10_000, load.of(5_000_000)
     scene = Scene(endpoints=HISTORY_ENDPOINTS)
-    rates: dict[int, list[float]] = {little: [], much: []}
-    answers: dict[str, dict[int, list[float]]] = {name: {little: [], much: []} for name in LISTS}
+    rates: dict[int, list[float]] = {short: [], long: []}
+    answers: dict[str, dict[int, list[float]]] = {name: {short: [], long: []} for name in LISTS}
     with cheapest() as receiver, ExitStack() as stack:
         result = Result(receiver=receiver.name)
         groups = (Group(count=HISTORY_ENDPOINTS, url=receiver.url),)
         servers = {}
-        for rows in (little, much):
+        for rows in (short, long):
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="webhookd-bench-")))
             seed(directory, Content(groups=groups, deliveries=rows, fan_out=HISTORY_ENDPOINTS, are_sent=True))
             servers[rows] = stack.enter_context(serving(directory))
-        for rows in (little, *(much, little) * load.repeats):
+        for rows in (short, *(long, short) * load.repeats):
             deliver(servers[rows], receiver, scene, load.of(2_000))
-            one = deliver(servers[rows], receiver, scene, load.of(20_000))
+            measured = deliver(servers[rows], receiver, scene, load.of(20_000))
             servers[rows].settle()
-            result.lost += one.lost
-            rates[rows].append(one.per_second)
+            result.lost += measured.lost
+            rates[rows].append(measured.per_second)
             for name, target in LISTS.items():
                 answers[name][rows].append(_milliseconds(servers[rows], target))
-    result.notes.append(f"{much:,} deliveries that were sent, each with its attempt, beside {little:,}")
-    other = f"with {little:,}"
-    result.yardsticks[f"{other}, deliveries/s"] = rates[little]
-    result.figures.append(beside("deliveries", "/s", rates[much], other, rates[little], target=throughput))
-    for name, measured in answers.items():
-        result.yardsticks[f"{other}, list of {name}, ms"] = measured[little]
-        result.figures.append(
-            beside(f"list of {name}, p50", "ms", measured[much], other, measured[little], target=listing)
-        )
+    result.notes.append(f"{long:,} sent deliveries, each with its attempt, compared with {short:,}")
+    other = f"with {short:,}"
+    result.yardsticks[f"{other}, deliveries/s"] = rates[short]
+    result.figures.append(compared("deliveries", "/s", rates[long], other, rates[short], target=throughput))
+    for name, times in answers.items():
+        result.yardsticks[f"{other}, list of {name}, ms"] = times[short]
+        result.figures.append(compared(f"list of {name}, p50", "ms", times[long], other, times[short], target=listing))
     return result
 
 
 def _milliseconds(server: Server, target: str) -> float:
-    """Ask for a list several times over one connection; return the median of how long the answer took."""
+    """Request a list several times over one connection; return the median time of the answer."""
     [webhook] = server.control.get("/api/webhooks?limit=1", WebhookPage).data
     connection = http.client.HTTPConnection("localhost")
     connection.sock = connect(server.directory / "control.sock")

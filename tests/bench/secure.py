@@ -1,4 +1,4 @@
-"""What TLS costs once connections are kept: a thousand endpoints, between measurements of the same in clear text."""
+"""Measure the cost of TLS on kept connections to a thousand endpoints, between measurements in clear text."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from tests.bench.load import Load
 from tests.bench.receivers import Certificates, cheapest
-from tests.bench.report import Figure, Result, Target, beside
+from tests.bench.report import Figure, Result, Target, compared
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import serving
 from tests.bench.throughput import Pass, Scene, deliver
@@ -15,7 +15,7 @@ ENDPOINTS = 1000
 
 
 def against_clear_text(load: Load, target: Target) -> Result:
-    """Measure both in turn on two servers, each with its connections made beforehand."""
+    """Measure both in turn on two servers, each with connections that were opened beforehand."""
     scene = Scene(endpoints=ENDPOINTS)
     passes: dict[bool, list[Pass]] = {False: [], True: []}
     with ExitStack() as stack:
@@ -41,8 +41,8 @@ def against_clear_text(load: Load, target: Target) -> Result:
     costs = {kind: [one.cpu_microseconds for one in passes[kind]] for kind in passes}
     result.yardsticks |= {"clear text, deliveries/s": rates[False], "clear text, µs of CPU": costs[False]}
     result.figures += [
-        beside("deliveries over TLS", "/s", rates[True], "clear text", rates[False], target=target),
-        beside("CPU a delivery, all threads", "µs", costs[True], "clear text", costs[False]),
+        compared("deliveries over TLS", "/s", rates[True], "clear text", rates[False], target=target),
+        compared("CPU a delivery, all threads", "µs", costs[True], "clear text", costs[False]),
     ]
     resident = tuple(one.resident_mebibytes for one in passes[True])
     result.figures.append(Figure(what="resident memory under load", unit="MiB", values=resident))

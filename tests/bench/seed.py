@@ -1,8 +1,8 @@
-"""A journal that already holds much: endpoints by the hundred thousand, a backlog or a history by the million.
+"""Fill a journal with hundreds of thousands of endpoints, and with millions of pending or sent deliveries.
 
-Endpoints go in as the server itself puts them in, with their secrets sealed; events, deliveries and attempts are made
-by SQLite from a counter. It runs as a process of its own, `python -m tests.bench.seed DIRECTORY` with what is wanted as
-JSON on its standard input, so that nothing of it is left in memory when the measuring begins.
+Endpoints are inserted as by the server itself, with sealed secrets; SQLite generates events, deliveries and attempts
+from a counter. This runs as a process of its own, `python -m tests.bench.seed DIRECTORY` with the content as JSON on
+standard input, so that it leaves nothing in memory when the measurement begins.
 """
 
 import os
@@ -35,18 +35,18 @@ MAX_AGE_SECONDS = 259_200
 
 
 class Group(msgspec.Struct, frozen=True, kw_only=True):
-    """Endpoints alike, for every event of one organization each; `{number}` in the URL is the endpoint's number."""
+    """Endpoints that each get all events of their own organization; `{number}` in the URL is the endpoint's number."""
 
     count: int
     url: str
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
-    """What a journal is to hold.
+    """The content of a journal.
 
     Endpoints are numbered from 0 through all groups and belong to the organizations `o0`, `o1`, …. Each event has
-    `fan_out` deliveries (a divisor of the number of endpoints), to all endpoints in turn: still to be sent, or sent
-    with an attempt each.
+    `fan_out` deliveries (a divisor of the number of endpoints), to all endpoints in turn: pending, or with `are_sent`
+    succeeded with one attempt each.
     """
 
     groups: tuple[Group, ...]
@@ -56,19 +56,19 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seed(directory: Path, content: Content) -> None:
-    """Make a journal in a directory, and return once all of it is on disk."""
+    """Create a journal in a directory, in another process; return when all of it is on disk."""
     command = [sys.executable, "-m", "tests.bench.seed", str(directory)]
     subprocess.run(command, input=msgspec.json.encode(content), check=True)
 
 
 def fill(directory: Path, content: Content) -> None:
-    """Make the journal in this process."""
+    """Create the journal in this process."""
     config = load_config(write_config(directory), {})
     trio.run(initialize, config)
     _add_endpoints(config.journal.path, Vault(find_key_place(config, {}).load()), content.groups)
     if content.deliveries:
         _add_deliveries(config.journal.path, content)
-    # What is still to be written would disturb the measurement.
+    # Later writes of the kernel would disturb the measurement.
     os.sync()
 
 
@@ -138,7 +138,7 @@ def _add_deliveries(path: Path, content: Content) -> None:
         "are_sent": int(content.are_sent),
     }
     with closing(apsw.Connection(str(path))) as connection:
-        # Nobody needs this file if the machine stops meanwhile; the server sets its own again.
+        # The file may be lost if the machine stops meanwhile; the server uses its own settings again.
         for pragma in ("journal_mode = OFF", "synchronous = OFF", "cache_size = -500000"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("BEGIN")

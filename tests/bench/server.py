@@ -1,6 +1,6 @@
-"""The server under measurement: the real process on a fresh journal, and what the kernel says of it.
+"""The measured server: the real process on a new journal, with its memory and CPU time from the kernel.
 
-Its log goes to a file at level warning; nothing else is changed of what it would do for anyone.
+Its log goes to a file at level warning; otherwise it has the default settings and may send to loopback.
 """
 
 import os
@@ -40,25 +40,25 @@ POLL_SECONDS = 0.01
 
 
 class BrokenCaseError(Exception):
-    """A case could not be measured: something refused, ended or never came."""
+    """A case could not be measured: a request was refused, a process ended, or a delivery never arrived."""
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What is asked of a webhook's health."""
+    """The used fields of a webhook's health."""
 
     queued: int
     parked: int
 
 
 class Webhook(msgspec.Struct, frozen=True):
-    """What is asked of a webhook."""
+    """The used fields of a webhook."""
 
     id: str
     health: Health
 
 
 class WebhookPage(msgspec.Struct, frozen=True, rename="camel"):
-    """A page of the webhooks."""
+    """A page of the list of webhooks."""
 
     data: list[Webhook]
     next_cursor: str | None
@@ -79,27 +79,27 @@ class Server:
         self.admin_key = before[-1].split(": ")[1] if before else ""
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of all its threads; the kernel counts in hundredths."""
+        """Return the CPU time of all threads, which the kernel counts in hundredths."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def resident_mebibytes(self) -> float:
-        """Return how much of it is in memory now."""
+        """Return the current resident memory."""
         return self._status("VmRSS")
 
     def peak_mebibytes(self) -> float:
-        """Return the most that has been in memory."""
+        """Return the peak of the resident memory."""
         return self._status("VmHWM")
 
     def add_webhooks(self, url: str, count: int, *, in_organizations: bool = True, **settings: object) -> None:
-        """Create webhooks for every event: of the organizations `o0`, `o1`, …, one each, or of none."""
+        """Create webhooks for every event, one for each of the organizations `o0`, `o1`, …, or of no organization."""
         for number in range(count):
             organization = f"o{number}" if in_organizations else None
             body = {"url": url, "events": ["*"], "organizationId": organization, **settings}
             self.control.post("/api/webhooks", body, dict[str, Any])
 
     def unfinished(self) -> int:
-        """Return how many deliveries have not ended, by the health of each webhook."""
+        """Return how many deliveries are pending or parked, by the health of each webhook."""
         total, cursor = 0, ""
         while True:
             page = self.control.get(f"/api/webhooks?limit=100{cursor}", WebhookPage)
@@ -109,7 +109,7 @@ class Server:
             cursor = f"&cursor={page.next_cursor}"
 
     def settle(self) -> None:
-        """Return once every delivery has ended and is on record; BrokenCaseError where that doesn't come."""
+        """Wait until every delivery has ended and is recorded; BrokenCaseError after SETTLE_SECONDS."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while left := self.unfinished():
             if time.monotonic() > deadline:
@@ -132,14 +132,14 @@ def write_config(directory: Path) -> Path:
 def serving(
     directory: Path, *, environ: Mapping[str, str] | None = None, wrapper: Sequence[str] = (), abandon: bool = False
 ) -> Iterator[Server]:
-    """Run a server in a directory, on the journal that is there or a fresh one; it has ended on leaving.
+    """Run a server in a directory during the block, on the existing journal or a new one.
 
-    `wrapper` is a command that runs what follows it in its own place. A server whose work is not to be finished is
-    killed at the end (`abandon`); any other must stop with status 0, or it is a BrokenCaseError.
+    `wrapper` is a command that replaces itself with the command after it. At the end the server must stop with status
+    0, or BrokenCaseError is raised; with `abandon` it is killed instead.
     """
     config = write_config(directory)
     log = directory / "log"
-    # The machine's own configuration of webhookd, if any, must not leak in.
+    # Settings of webhookd in this process's environment must not be inherited.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
     command = [*wrapper, sys.executable, "-m", "webhookd", "serve", "--config", str(config)]
     began = time.monotonic()
@@ -171,7 +171,7 @@ def _ready(process: "subprocess.Popen[bytes]", log: Path) -> str:
         readable, _, _ = select.select([process.stdout], [], [], max(deadline - time.monotonic(), 0))
         chunk = os.read(process.stdout.fileno(), 65_536) if readable else b""
         if not chunk:
-            raise BrokenCaseError(f"the server did not get ready: {_tail(log)}")
+            raise BrokenCaseError(f"the server did not become ready: {_tail(log)}")
         text += chunk
     return text.decode()
 

@@ -1,9 +1,9 @@
-"""A receiver of our own that costs little, as a process: `python -m tests.bench.sink MODE [--tls CERTIFICATE]`.
+"""A receiver that uses little CPU, as a process: `python -m tests.bench.sink MODE [--tls CERTIFICATE]`.
 
-It prints its port, and answers commands on its standard input: `count` with the number of requests so far, `arrivals`
-with a JSON object of webhook-id and moment (seconds of the machine's monotonic clock) of each request since the last
-time. MODE is `count` or `record` (which alone knows arrivals), both answer 200; `hang` never answers, and `drip`
-answers with a byte every fifth of a second.
+It prints its port and answers commands on standard input: `count` with the number of requests so far, `arrivals` with a
+JSON object from webhook-id to time (seconds of the machine's monotonic clock) of the requests since the last command.
+The modes `count` and `record` answer 200, and only `record` knows arrivals; `hang` never answers, and `drip` answers
+with a byte every fifth of a second.
 """
 
 import argparse
@@ -21,7 +21,7 @@ DRIP_SECONDS = 0.2
 
 
 class Seen:
-    """What all connections share."""
+    """The counts that all connections share."""
 
     def __init__(self) -> None:
         self.requests = 0
@@ -29,7 +29,7 @@ class Seen:
 
 
 class Counting(asyncio.Protocol):
-    """A connection whose requests are counted and answered."""
+    """A connection that counts and answers requests."""
 
     def __init__(self, seen: Seen) -> None:
         self._seen = seen
@@ -37,16 +37,16 @@ class Counting(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the way back."""
+        """Keep the transport for the answers."""
         assert isinstance(transport, asyncio.WriteTransport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Feed the parser."""
+        """Parse the data."""
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        """Count and answer."""
+        """Count the request and answer it."""
         self._seen.requests += 1
         self._answer()
 
@@ -59,23 +59,23 @@ class Counting(asyncio.Protocol):
 
 
 class Recording(Counting):
-    """A connection whose requests are also noted, at the moment their headers are in."""
+    """A connection that also records the time at which the headers of a request arrive."""
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Note the first arrival of each id."""
+        """Record the first arrival of each id."""
         if name == b"webhook-id":
             self._seen.arrivals.setdefault(value.decode(), time.monotonic())
 
 
 class Hanging(Counting):
-    """A connection that says nothing."""
+    """A connection that never answers."""
 
     def _answer(self) -> None:
         return
 
 
 class Dripping(Counting):
-    """A connection whose answers don't end within any deadline."""
+    """A connection whose answers arrive a byte at a time and do not end."""
 
     def _answer(self) -> None:
         self._write(DRIPPED)

@@ -1,4 +1,4 @@
-"""The measuring itself: its arithmetic, what makes a run void, and what makes it fail."""
+"""The benchmark itself: its arithmetic, what makes a run void, and what makes it fail."""
 
 import json
 import socket
@@ -15,7 +15,7 @@ from tests.bench.cases import Case
 from tests.bench.generator import Played, event_line, play
 from tests.bench.load import Load
 from tests.bench.receivers import sink
-from tests.bench.report import Figure, Result, Target, beside, latency_figures, percentile
+from tests.bench.report import Figure, Result, Target, compared, latency_figures, percentile
 from tests.bench.seed import Content, Group, seed
 from tests.bench.server import BrokenCaseError, serving
 
@@ -27,21 +27,21 @@ PER_SECOND = 1000
     [([3, 1, 2], 50, 2), ([1, 2, 3, 4], 50, 2), (range(1, 101), 99, 99), (range(1, 1001), 99.9, 999), ([7], 99.9, 7)],
 )
 def test_percentiles_are_nearest_ranks(values: Sequence[float], percent: float, expected: float) -> None:
-    """A percentile is a value that was measured: the smallest that so many percent are not above."""
+    """A percentile is a measured value: the smallest one that is not exceeded by that percentage of all."""
     assert percentile(values, percent) == expected
 
 
 def test_each_repeat_is_compared_with_the_yardsticks_around_it() -> None:
-    """A ratio is to the mean of the yardstick before and after its repeat, and the median ratio meets the target."""
+    """Each ratio is to the mean of the yardsticks before and after its repeat; the target is for the median ratio."""
     at_least = Target(bound=0.5, at_least=True, is_ratio=True)
-    figure = beside("deliveries", "/s", [30, 60, 90], "Y", [100, 200, 40, 60], target=at_least)
+    figure = compared("deliveries", "/s", [30, 60, 90], "Y", [100, 200, 40, 60], target=at_least)
     assert figure.ratios == (0.2, 0.5, 1.8)
     assert figure.is_met is True
-    assert beside("deliveries", "/s", [30, 59, 90], "Y", [100, 200, 40, 60], target=at_least).is_met is False
+    assert compared("deliveries", "/s", [30, 59, 90], "Y", [100, 200, 40, 60], target=at_least).is_met is False
 
 
-def test_a_bound_from_above_is_met_by_what_is_not_above() -> None:
-    """A latency of exactly the bound meets it, anything above doesn't, and without a target nothing is said."""
+def test_an_upper_bound_includes_the_bound() -> None:
+    """A latency equal to the bound meets the target, a higher one does not, and without a target there is no answer."""
     half, nearly_all, _ = latency_figures("latency", [0.005, 0.0251], {50: Target(bound=5), 99: Target(bound=25)})
     assert half.is_met is True
     assert nearly_all.is_met is False
@@ -49,7 +49,7 @@ def test_a_bound_from_above_is_met_by_what_is_not_above() -> None:
 
 
 def test_a_generator_that_fell_behind_voids_the_run() -> None:
-    """A run is void once more than one in a hundred events was sent over 5 ms late; one in a hundred is not."""
+    """A run is void if more than one in a hundred events was sent more than 5 ms late; one in a hundred is allowed."""
     planned = [number / 10 for number in range(200)]
     sent = [at + (0.006 if number < 2 else 0.004) for number, at in enumerate(planned)]
     assert Played(planned, sent, sent).void() == ""
@@ -58,12 +58,12 @@ def test_a_generator_that_fell_behind_voids_the_run() -> None:
 
 
 def test_latency_counts_from_the_planned_time() -> None:
-    """An event that was sent late is charged with its delay."""
+    """The latency of an event that was sent late includes the delay."""
     assert Played([1.0], [1.25], [1.5]).answer_seconds() == [0.5]
 
 
-def held_up(lines: int) -> Iterator[bytes]:
-    """Yield lines of which the tenth costs the generator 50 ms: the fault that the void rule must catch."""
+def delayed(lines: int) -> Iterator[bytes]:
+    """Yield lines, the eleventh after a pause of 50 ms: the fault that must make the run void."""
     for number in range(lines):
         if number == 10:
             sleep(0.05)
@@ -92,12 +92,12 @@ def answering(path: Path, stall_seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def test_an_open_loop_goes_on_while_the_server_stalls(tmp_path: Path) -> None:
-    """Events leave at their planned times whatever the server does, so its stall is seen by all that fell into it."""
+def test_an_open_loop_continues_while_the_server_stalls(tmp_path: Path) -> None:
+    """Events are sent at their planned times during a stall, so the latency of each of them includes the stall."""
     with answering(tmp_path / "socket", 0.5):
         played = play(tmp_path / "socket", [event_line()] * 800, PER_SECOND)
     assert [round(at - played.planned[0], 6) for at in played.planned] == [n / PER_SECOND for n in range(800)]
-    # More than the socket holds, too, delays only the server's own answers.
+    # Even with more events than the socket buffers hold, only the answers are delayed.
     assert max(sent - at for at, sent in zip(played.planned, played.sent, strict=True)) < 0.25
     slow = [seconds for seconds in played.answer_seconds() if seconds > 0.1]
     assert len(slow) >= 350
@@ -105,30 +105,30 @@ def test_an_open_loop_goes_on_while_the_server_stalls(tmp_path: Path) -> None:
 
 
 def test_an_open_loop_notices_its_own_delay(tmp_path: Path) -> None:
-    """A generator that was held up for 50 ms says that its run is void."""
+    """A delay of 50 ms in the generator makes its run void."""
     with answering(tmp_path / "socket", 0):
-        played = play(tmp_path / "socket", held_up(200), PER_SECOND)
+        played = play(tmp_path / "socket", delayed(200), PER_SECOND)
     assert played.void()
 
 
-MISSED = beside("deliveries", "/s", [1], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
+MISSED = compared("deliveries", "/s", [1], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
 
-MET = beside("deliveries", "/s", [90], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
+MET = compared("deliveries", "/s", [90], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
 
 
 def case(result: Result | BrokenCaseError) -> Case:
-    """Return a case that comes to a result, or breaks."""
+    """Return a case that has this result, or raises this error."""
 
     def outcome(_: Load) -> Result:
         if isinstance(result, BrokenCaseError):
             raise result
         return result
 
-    return Case("planted", "What was planted", outcome)
+    return Case("planted", "A planted result", outcome)
 
 
 @pytest.mark.parametrize(
-    ("result", "status", "said"),
+    ("result", "status", "text"),
     [
         (Result(receiver="none", figures=[MISSED]), 0, "0.01 × Y"),
         (Result(receiver="none", figures=[MISSED], void="too late"), 0, "VOID: too late"),
@@ -137,26 +137,26 @@ def case(result: Result | BrokenCaseError) -> Case:
     ],
 )
 def test_only_a_broken_case_or_a_lost_delivery_fails_the_run(
-    result: Result | BrokenCaseError, status: int, said: str, capsys: pytest.CaptureFixture[str]
+    result: Result | BrokenCaseError, status: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missed target and a void run are said and cost nothing; a lost delivery or an exception is the status."""
+    """A missed target and a void run are shown and the status is 0; a lost delivery or an exception makes it 1."""
     assert main([], {"one": case(result), "two": case(Result(receiver="none"))}) == status
     shown = capsys.readouterr().out
-    assert said in shown
-    assert "two: What was planted" in shown
+    assert text in shown
+    assert "two: A planted result" in shown
 
 
 @pytest.mark.parametrize(("result", "status"), [(MISSED, 1), (MET, 0)])
-def test_a_checked_run_fails_where_a_target_is_missed(
+def test_a_checked_run_fails_if_a_target_is_missed(
     result: Figure, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With `--check` a missed target is the status, and named."""
+    """With `--check`, a missed target is named and makes the status 1."""
     assert main(["--check"], {"one": case(Result(receiver="none", figures=[result]))}) == status
     assert ("targets missed: one: deliveries" in capsys.readouterr().out) == bool(status)
 
 
 def test_a_void_run_judges_no_target(tmp_path: Path) -> None:
-    """The JSON of a void run holds its figures, but not whether a target was met."""
+    """The JSON of a void run has its figures, but not whether a target was met."""
     judged = Result(receiver="none", figures=[MISSED])
     void = Result(receiver="none", figures=[MISSED], void="too late")
     main(["--json", str(tmp_path / "out.json")], {"judged": case(judged), "void": case(void)})
@@ -165,8 +165,8 @@ def test_a_void_run_judges_no_target(tmp_path: Path) -> None:
     assert [result["figures"][0]["met"] for result in results] == [False, None]
 
 
-def test_what_a_journal_was_filled_with_is_sent(tmp_path: Path) -> None:
-    """A server that is started on a filled journal sends its backlog, each delivery once, signed with its secret."""
+def test_a_filled_journal_is_delivered(tmp_path: Path) -> None:
+    """A server that starts on a filled journal sends each delivery of its backlog once."""
     with sink("count") as receiver:
         group = Group(count=6, url=receiver.url)
         seed(tmp_path, Content(groups=(group,), deliveries=60, fan_out=3))

@@ -1,8 +1,8 @@
-"""How many deliveries a second the server makes, at which CPU and in how much memory.
+"""Measure how many deliveries a second the server makes, and its CPU time and memory.
 
-Events come over the socket, and no further ahead of the receiver than a bound, so that what is measured could go on for
-ever; without a bound it is a burst that is accepted first and worked off then. A repeat begins and ends with the
-yardstick, and its ratios are to the mean of the two.
+Events are sent over the socket, at most a bound ahead of the receiver, so that the rate is sustainable; without the
+bound it is a burst that is accepted first and then delivered. The yardstick runs before and after each repeat, and the
+ratios are to the mean of the two.
 """
 
 import time
@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from tests.bench.generator import Producer, event_line, producer
 from tests.bench.load import Load
 from tests.bench.receivers import Receiver, cheapest
-from tests.bench.report import Figure, Result, Target, beside
+from tests.bench.report import Figure, Result, Target, compared
 from tests.bench.server import POLL_SECONDS, BrokenCaseError, Server, serving
 from tests.bench.yardsticks import Posted, bare_posts
 
-AHEAD = 2000  # deliveries accepted and not yet at the receiver
-BLOCK = 100  # deliveries whose events are sent in one go
+AHEAD = 2000  # deliveries that are accepted and have not arrived
+BLOCK = 100  # deliveries whose events are sent at once
 YARDSTICK_REQUESTS = 50_000
 STALL_SECONDS = 20.0
 MEMORY_SECONDS = 0.2
@@ -27,7 +27,7 @@ MEMORY_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """Who is subscribed, and how events reach them: one endpoint each in turn, or all of them."""
+    """The endpoints, and whether each event is for one of them in turn or for all of them."""
 
     endpoints: int
     settings: dict[str, object] = field(default_factory=dict)
@@ -42,13 +42,13 @@ class Scene:
 
     @property
     def deliveries_an_event(self) -> int:
-        """How many deliveries become of an event."""
+        """The number of deliveries of an event."""
         return self.endpoints if self.to_all else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One measured run of deliveries."""
+    """The figures of one run of deliveries."""
 
     per_second: float
     cpu_microseconds: float
@@ -57,7 +57,7 @@ class Pass:
 
 
 def deliver(server: Server, receiver: Receiver, scene: Scene, deliveries: int) -> Pass:
-    """Send events for so many deliveries and return once the last has come."""
+    """Send events for `deliveries` deliveries and wait until the last has arrived."""
     watch = _Watch(server, receiver)
     events = deliveries // scene.deliveries_an_event
     cpu, began = server.cpu_seconds(), time.monotonic()
@@ -72,7 +72,7 @@ def deliver(server: Server, receiver: Receiver, scene: Scene, deliveries: int) -
 
 
 class _Watch:
-    """Follows what has arrived since it was made, and the server's memory meanwhile."""
+    """Counts what has arrived since its creation, and measures the server's memory meanwhile."""
 
     def __init__(self, server: Server, receiver: Receiver) -> None:
         self.resident_mebibytes = 0.0
@@ -88,7 +88,7 @@ class _Watch:
         return self._receiver.count() - self._before
 
     def wait(self, expected: int) -> float:
-        """Return the moment at which so many had arrived, or of the last one where no more come."""
+        """Wait until `expected` deliveries have arrived or none arrives any more; return the time of the last one."""
         arrived, at = self.arrived(), time.monotonic()
         while arrived < expected and time.monotonic() - at < STALL_SECONDS:
             time.sleep(POLL_SECONDS)
@@ -106,12 +106,12 @@ def _send(sender: Producer, scene: Scene, events: int, watch: _Watch) -> None:
         enough = last * fan_out - scene.ahead
         watch.wait(enough)
         if watch.arrived() < enough:
-            raise BrokenCaseError("deliveries stopped coming")
+            raise BrokenCaseError("no more deliveries arrive")
         sender.send([lines[number % len(lines)] for number in range(first, last)])
 
 
 def measure(scene: Scene, load: Load, *, deliveries: int, targets: dict[str, Target]) -> Result:
-    """Run a scene on a fresh journal."""
+    """Measure a scene on a new journal."""
     with (
         cheapest() as receiver,
         TemporaryDirectory(prefix="webhookd-bench-") as directory,
@@ -148,12 +148,12 @@ def repeat(
 
 
 def report(result: Result, passes: Sequence[Pass], around: Sequence[Posted], targets: dict[str, Target]) -> None:
-    """Add what the passes came to."""
+    """Add the figures of the passes to a result."""
     rates, costs = [one.per_second for one in passes], [one.cpu_microseconds for one in passes]
     requests, cpu = [one.per_second for one in around], [one.cpu_microseconds for one in around]
     result.lost += sum(one.lost for one in passes)
     result.yardsticks |= {"Y, requests/s": requests, "Y, µs of CPU": cpu}
     result.figures += [
-        beside("deliveries", "/s", rates, "Y", requests, target=targets.get("deliveries")),
-        beside("CPU a delivery, all threads", "µs", costs, "Y", cpu, target=targets.get("cpu")),
+        compared("deliveries", "/s", rates, "Y", requests, target=targets.get("deliveries")),
+        compared("CPU a delivery, all threads", "µs", costs, "Y", cpu, target=targets.get("cpu")),
     ]

@@ -1,7 +1,7 @@
-"""What the figures are compared with, measured around each of them on the same machine.
+"""The yardsticks, which are measured before and after each figure on the same machine.
 
-Y posts the same request in a bare loop: no disk, no signature, no order. D writes the same rows with SQLite and nothing
-else. N answers HTTP behind the same guard without looking at what it was asked.
+Y posts the same request in a bare loop: no disk, no signature, no order. D writes the same rows with bare SQLite. N
+answers HTTP behind the same guard with an empty handler.
 """
 
 import subprocess
@@ -46,7 +46,7 @@ SENT_BODY = (
 
 @dataclass(frozen=True, slots=True)
 class Posted:
-    """How many requests a second a bare loop made, and its own CPU for each."""
+    """The requests a second of a bare loop, and its own CPU time for each."""
 
     per_second: float
     cpu_microseconds: float
@@ -64,7 +64,7 @@ def bare_posts(port: int, count: int) -> Posted:
 
 
 def post_loop(port: int, request: bytes, count: int, connections: int) -> Posted:
-    """Send a request over and over on kept connections, each waiting for its answer, which must be a 2xx."""
+    """Repeat a request on kept connections; each waits for its answer, which must be a 2xx."""
     began, cpu = time.perf_counter(), time.process_time()
     trio.run(_post_all, port, request, count // connections, connections)
     seconds = time.perf_counter() - began
@@ -79,12 +79,12 @@ async def _post_all(port: int, request: bytes, count: int, connections: int) -> 
 
 
 class _Answer:
-    """Learns when an answer is whole."""
+    """Notes when an answer is complete."""
 
-    is_whole = False
+    is_complete = False
 
     def on_message_complete(self) -> None:
-        self.is_whole = True
+        self.is_complete = True
 
 
 async def _post(port: int, request: bytes, count: int) -> None:
@@ -93,17 +93,17 @@ async def _post(port: int, request: bytes, count: int) -> None:
             answer = _Answer()
             parser = httptools.HttpResponseParser(answer)
             await stream.send_all(request)
-            while not answer.is_whole:
+            while not answer.is_complete:
                 data = await stream.receive_some(16_384)
                 if not data:
-                    raise BrokenCaseError("a receiver closed a connection that was to be kept")
+                    raise BrokenCaseError("a receiver closed a kept connection")
                 parser.feed_data(data)
             if parser.get_status_code() // 100 != 2:
                 raise BrokenCaseError(f"a receiver answered {parser.get_status_code()}")
 
 
 def bare_rows(*, deliveries_each: int = 0) -> float:
-    """Measure D: events a second that SQLite takes, with as many rows of deliveries each, 100 events a commit."""
+    """Measure D: events a second, with `deliveries_each` rows of deliveries for each, and 100 events a commit."""
     with TemporaryDirectory(prefix="webhookd-bench-rows-") as directory:
         path = Path(directory) / "rows.db"
         # The tables and indexes are the journal's own.
@@ -150,7 +150,7 @@ def _rows(
 
 @contextmanager
 def empty_app() -> Iterator[int]:
-    """Run N's application in a process of its own; yield its port."""
+    """Run the application of N in a process of its own; yield its port."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.bench.empty_app"], stdout=subprocess.PIPE, text=True
     ) as process:
