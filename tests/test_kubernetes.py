@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes against the server and its image: ports, paths, users, times and settings agree."""
+"""The Kubernetes manifests agree with the server and its image: ports, paths, users, times and settings."""
 
 import os
 import re
@@ -22,8 +22,8 @@ ENVIRON = {each["name"]: each["value"] for each in CONTAINER["env"]}
 MOUNTS = {each["name"]: Path(each["mountPath"]) for each in CONTAINER["volumeMounts"]}
 
 
-def test_the_settings_are_read() -> None:
-    """Every variable is a key of the configuration, and the server listens where Service, probes and metrics look."""
+def test_the_settings_are_valid() -> None:
+    """Every variable is a configuration key, and the server listens where Service, probes and metrics expect it."""
     config = load_config(None, ENVIRON)
     assert set(ENVIRON) - {"CREDENTIALS_DIRECTORY"} == {name for name in ENVIRON if name.startswith("WEBHOOKD_")}
     (port,) = CONTAINER["ports"]
@@ -38,17 +38,17 @@ def test_the_settings_are_read() -> None:
 
 
 @pytest.mark.parametrize("probe", ["startupProbe", "livenessProbe", "readinessProbe"])
-def test_the_probes_ask_what_answers_without_a_key(probe: str) -> None:
-    """Each probe asks a path that the server serves to everybody, at the port that it has."""
-    asked = CONTAINER[probe]["httpGet"]
-    assert asked["path"] == ("/readyz" if probe == "readinessProbe" else "/healthz")
-    assert asked["port"] == CONTAINER["ports"][0]["name"]
+def test_the_probes_need_no_key(probe: str) -> None:
+    """Each probe requests a path that needs no key, at the port of the server."""
+    request = CONTAINER[probe]["httpGet"]
+    assert request["path"] == ("/readyz" if probe == "readinessProbe" else "/healthz")
+    assert request["port"] == CONTAINER["ports"][0]["name"]
     openapi = (ROOT / "webhookd/admin/system.py").read_text()
-    assert f'"GET {asked["path"]}"' in openapi
+    assert f'"GET {request["path"]}"' in openapi
 
 
 def test_the_times_are_longer_than_the_servers() -> None:
-    """The pod is killed only after a drain with all that follows, and a large migration is waited for."""
+    """The pod is killed only after the longest drain and stop, and a start may take ten minutes for a migration."""
     config = load_config(None, ENVIRON)
     assert POD["terminationGracePeriodSeconds"] >= config.delivery.drain_seconds + STOP_MARGIN_SECONDS
     startup = CONTAINER["startupProbe"]
@@ -57,29 +57,29 @@ def test_the_times_are_longer_than_the_servers() -> None:
 
 
 def test_the_user_is_the_images() -> None:
-    """User, group and the volume's group are those that the Dockerfile makes."""
+    """The user, the group and the group of the volume are those of the Dockerfile."""
     (user, group) = re.findall(r"^USER (\d+):(\d+)$", DOCKERFILE, re.MULTILINE)[0]
     security = POD["securityContext"]
     assert (security["runAsUser"], security["runAsGroup"], security["fsGroup"]) == (int(user), int(group), int(group))
 
 
-def test_what_is_kept_is_on_the_volume(tmp_path: Path) -> None:
-    """Journal and sockets lie on the claim, and the Secret's key is found, of the mode that the volume gives it."""
+def test_the_data_is_on_the_volume(tmp_path: Path) -> None:
+    """The journal and the sockets are on the volume, and the Secret's key is accepted with the mode of its volume."""
     (claim,) = SET["spec"]["volumeClaimTemplates"]
     data = MOUNTS[claim["metadata"]["name"]]
     workdir = Path(re.findall(r"^WORKDIR (\S+)$", DOCKERFILE, re.MULTILINE)[-1])
     config = load_config(None, ENVIRON)
     for path in (config.journal.path, config.ingest.socket, config.server.control_socket):
-        # Relative paths are the working directory's, which is the image's there and the test's here.
+        # Relative paths are below the working directory: that of the image there, and that of the test here.
         assert (workdir / os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path).is_relative_to(data)
     (secret,) = (each["secret"] for each in POD["volumes"] if "secret" in each)
     assert MOUNTS["master-key"] == Path(ENVIRON["CREDENTIALS_DIRECTORY"])
     key = tmp_path / config.secrets.master_key_credential
     assert f"--from-file={key.name}\n" in PAGE
-    made = create_master_key(key)
+    created = create_master_key(key)
     key.chmod(secret["defaultMode"])
     place = find_key_place(config, ENVIRON | {"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert place.path == key
     loaded = place.load()
     assert loaded is not None
-    assert loaded.reveal() == made.reveal()
+    assert loaded.reveal() == created.reveal()

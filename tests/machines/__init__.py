@@ -1,1 +1,1 @@
-"""webhookd on machines of its own: under a real systemd, and in a container that its Dockerfile makes."""
+"""Tests of webhookd on its own machine: under a real systemd, and in a container that its Dockerfile builds."""

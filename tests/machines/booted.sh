@@ -1,8 +1,8 @@
-# Boots a directory as a machine under systemd-nspawn and leaves nothing: what is written goes to memory.
-# usage: booted.sh ROOT SHARED; runs SHARED/script inside once the machine is up, its output goes to SHARED/log.
+# Boots a directory as a machine under systemd-nspawn. Nothing in it is changed: writes go to memory.
+# usage: booted.sh ROOT SHARED; runs SHARED/script in the booted machine, with its output in SHARED/log.
 set -eu
 root=$1 shared=$2
-# A hierarchy of version 2, in a mount namespace of its own: the host may have another.
+# Control groups of version 2, in a mount namespace of its own: the host may have another version.
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
 mount -t tmpfs none "$shared/memory"

@@ -1,4 +1,4 @@
-# Runs podman where only the second version of control groups is seen: crun takes no mixture of both.
+# Runs podman with only version 2 of control groups: crun does not accept a mixture of both versions.
 # usage: podman.sh ARGUMENTS...
 set -eu
 umount -R /sys/fs/cgroup 2>/dev/null || true

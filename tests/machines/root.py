@@ -1,7 +1,7 @@
-"""A Debian of its own in a directory, with this working copy installed: what systemd boots and containers start from.
+"""Create a Debian root directory with this working copy installed, which systemd boots and containers are based on.
 
-It is made once by debootstrap, which takes a minute or two and needs Debian's packages and Python's; later runs find it
-in `build/` and install the working copy anew.
+debootstrap creates it once in `build/`, which takes a minute or two and needs packages of Debian and Python; later runs
+only install the working copy again.
 """
 
 import os
@@ -20,7 +20,7 @@ _CERTIFICATES = Path("etc/ssl/certs/ca-certificates.crt")
 
 
 def debian() -> Path:
-    """Return the directory, made where it is missing; skips where this machine can't make it."""
+    """Return the root directory, and create it if it is missing; skip the test if this machine can't create it."""
     if os.geteuid() != 0:
         pytest.skip("only root may make a root directory for a machine")
     if shutil.which("debootstrap") is None:
@@ -29,11 +29,11 @@ def debian() -> Path:
         shutil.rmtree(PLACE, ignore_errors=True)
         PLACE.parent.mkdir(exist_ok=True)
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", RELEASE, str(PLACE)]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        if made.returncode:
-            pytest.skip(f"debootstrap made no Debian {RELEASE}: {made.stdout.splitlines()[-1:]}")
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            pytest.skip(f"debootstrap can't create Debian {RELEASE}: {result.stdout.splitlines()[-1:]}")
         (PLACE / "made").touch()
-    # Packages come by the machine's own way, which may need its own authorities and names.
+    # Packages are downloaded as on this machine, which may need its certificate authorities and name servers.
     for file in (_CERTIFICATES, Path("etc/resolv.conf")):
         if (Path("/") / file).exists():
             shutil.copy(Path("/") / file, PLACE / file)
@@ -41,7 +41,7 @@ def debian() -> Path:
 
 
 def install(root: Path) -> None:
-    """Install this working copy as docs/operations.md says, into /opt/webhookd."""
+    """Install this working copy into /opt/webhookd, as docs/operations.md describes."""
     shutil.rmtree(root / "source", ignore_errors=True)
     (root / "source").mkdir()
     for name in SOURCES:
@@ -55,5 +55,5 @@ def install(root: Path) -> None:
         f"{pip} --require-hashes -r docs/deploy/requirements.lock && "
         f"{pip} --force-reinstall --no-deps --no-build-isolation ."
     )
-    done = subprocess.run(["chroot", str(root), "sh", "-c", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(["chroot", str(root), "sh", "-c", command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""The Dockerfile, built and run: the image can't be built without a server that delivers, and runs as its page says."""
+"""The image of the Dockerfile builds only with a server that can deliver, and runs as docs/deploy.md describes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.ports import held_port
 
 HERE = Path(__file__).parent
 BASE, IMAGE = "localhost/webhookd-tests-base", "localhost/webhookd-tests"
-# What a machine may refuse to change for a container, left as it is.
+# Settings that a machine may refuse to change for a container.
 RUN = ("--cgroups=disabled", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
 
 pytestmark = [
@@ -26,7 +26,7 @@ pytestmark = [
 
 
 def podman(*arguments: str, status: int | None = 0) -> str:
-    """Run podman; return what it printed."""
+    """Run podman; return its output."""
     command = ["unshare", "--mount", "--propagation", "private", "sh", str(HERE / "podman.sh"), *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert status is None or ended.returncode == status, ended.stdout + ended.stderr
@@ -35,11 +35,11 @@ def podman(*arguments: str, status: int | None = 0) -> str:
 
 @pytest.fixture(scope="module")
 def image() -> str:
-    """Build the image on a Debian of the tests' own: no other can be fetched by them."""
+    """Build the image on the Debian of the tests, because the tests download no other image."""
     root = debian()
     link = root / "usr/bin/python"
     if not link.exists():
-        link.symlink_to("python3")  # as the official images have it
+        link.symlink_to("python3")  # as in the official images
     packed = subprocess.Popen(
         ["tar", "--exclude=./source", "--exclude=./opt/webhookd", "-C", str(root), "-cf", "-", "."],
         stdout=subprocess.PIPE,
@@ -61,7 +61,7 @@ def image() -> str:
 
 @pytest.fixture
 def container(image: str, tmp_path: Path) -> Iterator[tuple[str, int, Path]]:
-    """Run the image as the page says; yield its name, its port and its volume."""
+    """Run the image as docs/deploy.md describes; yield the container's name, its port and its volume."""
     tmp_path.chmod(0o755)
     volume = tmp_path / "data"
     volume.mkdir()
@@ -76,15 +76,15 @@ def container(image: str, tmp_path: Path) -> Iterator[tuple[str, int, Path]]:
             podman("rm", "--force", "--time=5", name, status=None)
 
 
-def until(claim: Callable[[], bool], name: str) -> None:
-    """Wait for what becomes true; the container's end says why it never will."""
-    while not claim():
+def until(is_so: Callable[[], bool], name: str) -> None:
+    """Wait until `is_so` returns true; fail with the container's log if the container ends first."""
+    while not is_so():
         state = json.loads(podman("inspect", "--format={{json .State}}", name))
         assert state["Running"], podman("logs", name)
 
 
 def test_the_image_serves(container: tuple[str, int, Path]) -> None:
-    """It shows its first key, is healthy at another port than usual, is found by its commands, and stops with 0."""
+    """A container prints its first key, is healthy at a configured port, answers its commands, and stops with 0."""
     name, _, volume = container
     until(lambda: " ready: " in podman("logs", name), name)
     assert "admin key (shown once): whd_" in podman("logs", name)
@@ -95,12 +95,12 @@ def test_the_image_serves(container: tuple[str, int, Path]) -> None:
     assert json.loads(podman("inspect", "--format={{json .State.ExitCode}}", name)) == 0
 
 
-def test_a_container_beside_it_sends_by_its_group(container: tuple[str, int, Path], image: str) -> None:
-    """Another user, in the group 10001 alone, reaches the socket on the shared volume."""
+def test_another_container_sends_by_its_group(container: tuple[str, int, Path], image: str) -> None:
+    """A container of another user in the group 10001 can use the ingest socket on the shared volume."""
     name, _, volume = container
     until((volume / "var/ingest.sock").exists, name)
-    said = podman(
+    result = podman(
         *("run", "--rm", *RUN, "--user=20000:20000", "--group-add=10001", f"--volume={volume}:/data", image),
         *("send", "--socket=/data/var/ingest.sock", "--type=user.created", "--data={}"),
     )
-    assert json.loads(said)["ok"] is True
+    assert json.loads(result)["ok"] is True

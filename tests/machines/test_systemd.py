@@ -1,4 +1,4 @@
-"""A real systemd runs the unit that `webhookd systemd-unit` prints, set up by the operator's page word by word."""
+"""A real systemd runs the unit that `webhookd systemd-unit` prints, with the commands of docs/operations.md."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = [
 
 
 def set_up() -> tuple[str, str]:
-    """Return the page's configuration and its commands, without those that install."""
+    """Return the configuration and the commands of docs/operations.md, without those that install."""
     section = PAGE[PAGE.index("## Installing") : PAGE.index("## Its files")]
     (config,) = re.findall(r"^```toml\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     installing, commands = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
@@ -31,7 +31,7 @@ def set_up() -> tuple[str, str]:
     return config, commands
 
 
-# Each line that starts with "==" is looked at by the test.
+# The tests read each output line that starts with "==".
 SCRIPT = """
 set -eux
 mkdir -p /etc/webhookd
@@ -119,8 +119,8 @@ journalctl -u webhookd -o json --output-fields=PRIORITY,MESSAGE --no-pager >/sha
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Boot the machine, run the script in it to its end, and return what it shared."""
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Boot the machine and run the script in it to its end; return the shared directory."""
     root = debian()
     install(root)
     shared = tmp_path_factory.mktemp("machine")
@@ -130,30 +130,31 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = ["unshare", "--mount", "--propagation", "private", "sh", str(HERE / "booted.sh"), str(root), str(shared)]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if not (shared / "status").exists():
-        pytest.skip(f"systemd does not boot here: {(ended.stdout + ended.stderr)[-500:]}")
+        pytest.skip(f"systemd does not boot on this machine: {(ended.stdout + ended.stderr)[-500:]}")
     return shared
 
 
-def said(shared: Path) -> dict[str, str]:
+def results(shared: Path) -> dict[str, str]:
+    """Return the lines of the script's output that start with "==", by their first word."""
     lines = [line.removeprefix("== ") for line in (shared / "log").read_text().splitlines() if line.startswith("== ")]
     return {line.split(" ")[0]: line for line in lines}
 
 
-def test_the_set_up_of_the_page_works(played: Path) -> None:
-    """One journal, one admin key, an event delivered, and every step of it succeeded."""
-    log = (played / "log").read_text()
-    assert (played / "status").read_text().strip() == "0", log
-    assert said(played)["journals"] == "journals 1", log
-    assert said(played)["keys"] == "keys 1", log
-    assert "delivered" in said(played), log
+def test_the_documented_set_up_works(machine: Path) -> None:
+    """Every step of the set-up succeeds; there are one journal and one admin key, and an event is delivered."""
+    log = (machine / "log").read_text()
+    assert (machine / "status").read_text().strip() == "0", log
+    assert results(machine)["journals"] == "journals 1", log
+    assert results(machine)["keys"] == "keys 1", log
+    assert "delivered" in results(machine), log
 
 
-def test_the_service_is_managed(played: Path) -> None:
-    """A backup goes to another disk and nothing else is written; each way to end it is followed by what it should be.
+def test_the_service_is_managed(machine: Path) -> None:
+    """A backup goes to another directory and nothing else is written; systemd reloads and restarts the service.
 
-    A reload ends nothing, a kill and a process that hangs are followed by a start, a restart and a stop are clean.
+    A reload keeps the process, a killed and a hanging process are restarted, and a restart and a stop succeed.
     """
-    found = said(played)
+    found = results(machine)
     assert found["backup"] == "backup webhookd 600"
     assert found["written"] == "written 0"
     assert found["after"] == "after reload the same process"
@@ -163,24 +164,24 @@ def test_the_service_is_managed(played: Path) -> None:
     assert found["result"] == "result success, status 0"
 
 
-def test_an_upgrade_with_a_backlog_and_the_way_back(played: Path) -> None:
-    """What waits is delivered in order by the next version; the old one refuses its tables, until the copy is restored.
+def test_an_upgrade_with_a_backlog_and_the_way_back(machine: Path) -> None:
+    """The next version delivers the backlog in order; the old one refuses the journal until the copy is restored.
 
-    What was delivered since the copy was made is delivered again, with the same ids.
+    What was delivered after the copy was made is delivered again, with the same ids.
     """
-    found = said(played)
+    found = results(machine)
     assert found["copied"] == "copied webhookd 600"
     assert found["refused"] == "refused 70"
-    heard = [json.loads(line) for line in (played / "heard").read_text().splitlines()]
+    heard = [json.loads(line) for line in (machine / "heard").read_text().splitlines()]
     numbers = [json.loads(each["body"])["data"]["number"] for each in heard]
     assert numbers == [0, *range(1, 201), *range(1, 201)]
     assert all(each["signature"].startswith("signature verified") for each in heard)
     assert len({each["headers"]["webhook-id"] for each in heard}) == 201
 
 
-def test_the_journal_of_the_machine_knows_what_is_urgent(played: Path) -> None:
-    """The log's levels are the priorities of journald, and no line carries its mark."""
-    lines = [json.loads(line) for line in (played / "journal").read_text().splitlines()]
+def test_journald_gets_the_priority_of_each_line(machine: Path) -> None:
+    """The levels of the log are priorities in journald, and the stored lines have no priority prefix."""
+    lines = [json.loads(line) for line in (machine / "journal").read_text().splitlines()]
     ours = [line for line in lines if str(line["MESSAGE"]).startswith("{")]
     priorities = {json.loads(line["MESSAGE"])["level"]: line["PRIORITY"] for line in ours}
     assert priorities["info"] == "6"

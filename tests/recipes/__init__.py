@@ -1,1 +1,1 @@
-"""The recipes of docs/recipes, run as they stand there, each with the real server."""
+"""The recipes of docs/recipes, run unchanged with the real server."""

@@ -1,4 +1,4 @@
-"""What the pages of docs/recipes hold: each fenced block whose first line names a file is that file."""
+"""Read the files in the pages of docs/recipes: each fenced block whose first line names a file is that file."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ _BLOCK = re.compile(r"^```\w*\n((?:#|//) (\S+\.\w+)\n.*?)^```$", re.DOTALL | re.
 
 
 def files(page: str) -> dict[str, str]:
-    """Return the files of a page by their names."""
+    """Return the content of each file of a page, by name."""
     found = {name: text for text, name in _BLOCK.findall((DOCS / "recipes" / page).read_text())}
     assert found, f"{page} has no file in it"
     return found
@@ -16,8 +16,8 @@ def files(page: str) -> dict[str, str]:
 
 def write(page: str, directory: Path) -> list[str]:
     """Write the files of a page into a directory; return their names."""
-    made = files(page)
-    for name, text in made.items():
+    found = files(page)
+    for name, text in found.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(text)
-    return list(made)
+    return list(found)

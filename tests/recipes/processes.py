@@ -1,4 +1,4 @@
-"""Programs that a recipe starts, each killed at the end of its test."""
+"""Run the programs of a recipe, and kill each at the end of its test."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ BIN = Path(sys.executable).parent
 async def program(
     command: Sequence[str], directory: Path, environ: Mapping[str, str], *, log: Path
 ) -> AsyncIterator[trio.Process]:
-    """Run a program in a directory for as long as the block lasts; what it prints is added to `log`."""
+    """Run a program in a directory during the block; append its output to `log`."""
     with log.open("ab") as output:
         process = await trio.lowlevel.open_process(
             list(command),
@@ -35,7 +35,7 @@ async def program(
     try:
         yield process
     finally:
-        # Hypercorn works in a process of its own, which would go on.
+        # Hypercorn serves in a child process, which would continue.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         with trio.CancelScope(shield=True):
@@ -43,7 +43,7 @@ async def program(
 
 
 async def listening(port: int, process: trio.Process, log: Path) -> None:
-    """Return once something listens on the port; fails with the log where the program has ended."""
+    """Wait until a program listens on the port; fail with the log if it has ended."""
     with trio.fail_after(PATIENCE_SECONDS):
         while True:
             try:

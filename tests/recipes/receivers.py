@@ -1,4 +1,4 @@
-"""Receivers of a page, each a process that webhookd delivers to and that a forged request is sent to."""
+"""Check the receivers of a page: webhookd delivers to each, and each must refuse a forged request."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ from tests.recipes.processes import listening, program
 from webhookd.client import Client
 
 Start = Callable[[str, int], tuple[Sequence[str], Mapping[str, str]]]
-"""Given a file's name and a port, the command that runs it and its environment."""
+"""Returns the command that runs a file on a port, and its environment."""
 
-# Bytes that survive only where nobody parses the body and writes it again.
+# A body that changes if a program decodes it and encodes it again.
 DATA = '{ "name": "Zoë \\u00e9",  "amount": 1.00, "nested": {"b": 1, "a": [ ] } }'.encode()
 
 
 async def check_all(server: Server, directory: Path, names: Sequence[str], start: Start) -> None:
-    """Start each receiver, have one event delivered to it, and forge one."""
+    """Start each receiver, have one event delivered to it, and send it a forged one."""
     async with trio.open_nursery() as nursery:
         for name in names:
             nursery.start_soon(_check, server, directory, name, start)
@@ -54,12 +54,12 @@ def send(server: Server, event_id: str) -> None:
 
 
 def verified(log: Path) -> set[str]:
-    """Return the ids that a receiver has printed."""
+    """Return the ids of the events that a receiver has verified and printed."""
     return {line.split()[1] for line in log.read_text().splitlines() if line.startswith("verified ")}
 
 
 async def refuses_forgery(server: Server, delivery_id: str, url: str, name: str) -> None:
-    """Send a delivery's own request again, and then with one byte changed, which must be refused."""
+    """Repeat the request of a delivery, which must be accepted, and with a changed byte, which must be refused."""
     delivery: dict[str, Any] = await server.get(f"/api/webhooks/deliveries/{delivery_id}")
     sent = delivery["request"]
     headers = {key: value for key, value in sent["headers"].items() if key.lower() not in {"host", "content-length"}}

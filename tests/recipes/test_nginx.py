@@ -1,4 +1,4 @@
-"""The nginx configurations of docs/deploy, run as they are but for ports and files, before the real server."""
+"""The nginx configurations of docs/deploy work with the real server; only their ports and files are changed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ NAME = "webhookd.example.com"
 async def nginx(
     directory: Path, page: str, *, port: int, upstream: str, authority: trustme.CA | None
 ) -> AsyncIterator[None]:
-    """Run a configuration of docs/deploy on a port of loopback, with an upstream and a certificate of the test's."""
+    """Run a configuration of docs/deploy on a loopback port, with the upstream and the certificate of the test."""
     text = (DOCS / "deploy" / page).read_text()
     text, replaced = re.subn(r"127\.0\.0\.1:(8080|9000)", upstream, text)
     assert replaced == 1
@@ -68,7 +68,7 @@ async def nginx(
 
 @asynccontextmanager
 async def behind_tls(directory: Path, server: Server) -> AsyncIterator[tuple[str, ssl.SSLContext]]:
-    """Run nginx.conf before a server; yield its URL and what trusts its certificate."""
+    """Run nginx.conf in front of a server; yield its URL and an SSL context that trusts its certificate."""
     authority = trustme.CA()
     context = ssl.create_default_context()
     authority.configure_trust(context)
@@ -85,14 +85,14 @@ def place(tmp_path: Path) -> Path:
 
 
 async def test_api_behind_nginx(tmp_path: Path, place: Path) -> None:
-    """The API answers over TLS, bodies have their bound, and no upgrade gets through."""
+    """Behind nginx the API answers over TLS, large bodies are refused, and upgrades are not forwarded."""
     async with running(tmp_path) as server, behind_tls(place, server) as (url, context):
         key = {"authorization": f"Bearer {server.first_key}"}
         async with httpx.AsyncClient(base_url=url, verify=context, headers=key) as client:
-            made = await client.post("/api/webhooks", json={"url": "http://127.0.0.1:9999/hook", "events": ["*"]})
-            assert made.status_code == 201
-            assert made.headers["strict-transport-security"] == "max-age=31536000"
-            assert (await client.get("/api/webhooks")).json()["data"][0]["id"] == made.json()["id"]
+            created = await client.post("/api/webhooks", json={"url": "http://127.0.0.1:9999/hook", "events": ["*"]})
+            assert created.status_code == 201
+            assert created.headers["strict-transport-security"] == "max-age=31536000"
+            assert (await client.get("/api/webhooks")).json()["data"][0]["id"] == created.json()["id"]
             assert (await client.get("/metrics")).status_code == 200
             large = await client.post("/api/webhooks", content=b"x" * 1_200_000)
             assert large.status_code == 413
@@ -105,7 +105,7 @@ async def test_api_behind_nginx(tmp_path: Path, place: Path) -> None:
 
 
 async def test_clients_of_every_flavour_behind_nginx(tmp_path: Path, place: Path) -> None:
-    """More than one request may hold goes through in order, from all flavours of the client at once."""
+    """All flavours of the client can send more than one request holds, at the same time and in order."""
     async with running(tmp_path) as server, behind_tls(place, server) as (url, context):
         results: dict[str, list[str]] = {}
 
@@ -124,7 +124,7 @@ async def test_clients_of_every_flavour_behind_nginx(tmp_path: Path, place: Path
 
 @asynccontextmanager
 async def streaming(url: str, context: ssl.SSLContext, key: str) -> AsyncIterator[trio.SSLStream[trio.SocketStream]]:
-    """Begin a request whose body goes on; yield its connection."""
+    """Begin a request with an endless body; yield its connection."""
     port = httpx.URL(url).port
     assert port is not None
     async with await trio.open_ssl_over_tcp_stream("127.0.0.1", port, ssl_context=context) as stream:
@@ -135,7 +135,7 @@ async def streaming(url: str, context: ssl.SSLContext, key: str) -> AsyncIterato
 
 
 async def exchange(stream: trio.SSLStream[trio.SocketStream], event_id: str) -> None:
-    """Send one more event of a request's body and wait for its result."""
+    """Send an event in the body of a request and wait for its result."""
     line = json.dumps({"type": "user.created", "data": {}, "id": event_id}).encode() + b"\n"
     await stream.send_all(b"%x\r\n%s\r\n" % (len(line), line))
     seen = b""
@@ -147,7 +147,7 @@ async def exchange(stream: trio.SSLStream[trio.SocketStream], event_id: str) -> 
 
 
 async def test_stream_flows_both_ways_through_nginx(tmp_path: Path, place: Path) -> None:
-    """A line's result comes back while the request's body is still going on."""
+    """The result of a line arrives while the body of the request is still being sent."""
     async with (
         running(tmp_path) as server,
         behind_tls(place, server) as (url, context),
@@ -159,13 +159,13 @@ async def test_stream_flows_both_ways_through_nginx(tmp_path: Path, place: Path)
 
 
 async def test_client_addresses_have_their_limit(tmp_path: Path, place: Path) -> None:
-    """The 51st request at a time of one address gets 429 from nginx, which the client waits out."""
+    """The 51st simultaneous request of an address gets a 429 from nginx, after which the client retries."""
     async with running(tmp_path) as server, behind_tls(place, server) as (url, context):
-        taken: list[str] = []
+        accepted: list[str] = []
 
         def produce() -> None:
             with Client(url, 60, key=server.first_key, ssl_context=context) as producer:
-                taken.append(producer.send("user.created", {}, "evt_1").id)
+                accepted.append(producer.send("user.created", {}, "evt_1").id)
 
         def refused() -> int:
             return (place / "error.log").read_text().count("limiting connections")
@@ -180,12 +180,12 @@ async def test_client_addresses_have_their_limit(tmp_path: Path, place: Path) ->
                 assert refused() == 1
                 nursery.start_soon(trio.to_thread.run_sync, produce)
                 await until(lambda: refused() > 1)
-                assert not taken
-            await until(lambda: taken)
+                assert not accepted
+            await until(lambda: accepted)
 
 
-async def test_receiver_behind_nginx_gets_what_was_signed(tmp_path: Path, place: Path) -> None:
-    """Body and headers pass nginx unchanged: the signature verifies behind it, also for the largest event."""
+async def test_signatures_verify_behind_nginx(tmp_path: Path, place: Path) -> None:
+    """Signatures verify at a receiver behind nginx, also for the largest event."""
     write("receiving-python.md", tmp_path)
     log = tmp_path / "app.log"
     with held_port() as app_port, held_port() as port:
@@ -210,7 +210,7 @@ async def test_receiver_behind_nginx_gets_what_was_signed(tmp_path: Path, place:
 
 
 async def test_nginx_changes_no_byte(tmp_path: Path, place: Path) -> None:
-    """What arrives behind nginx is, byte for byte and header for header, what arrives without it."""
+    """A request has the same body and webhook headers behind nginx as without it."""
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         direct: Receiver = await nursery.start(Receiver().run)
         behind: Receiver = await nursery.start(Receiver().run)

@@ -1,4 +1,4 @@
-"""The outbox of each framework: one event for each committed row, though the relay is killed before it marks it."""
+"""The outbox of each framework creates one event for each committed row, even if its relay is killed."""
 
 import sqlite3
 import sys
@@ -23,7 +23,7 @@ SIGNUPS = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Application:
-    """How one of the page's applications is set up and run; `{port}` is filled in."""
+    """The commands that set up and run an application of docs/recipes/outbox.md; `{port}` is replaced."""
 
     name: str
     set_up: Sequence[Sequence[str]]
@@ -52,7 +52,7 @@ APPLICATIONS = (
 
 
 async def test_each_committed_row_becomes_exactly_one_event(tmp_path: Path) -> None:
-    """What was rolled back is never sent; what the killed relay had sent is sent again, and taken once."""
+    """Each committed row becomes one event, also after a kill of the relay; a row that was rolled back becomes none."""
     async with running(tmp_path) as server:
         async with trio.open_nursery() as nursery:
             for application in APPLICATIONS:
@@ -81,10 +81,10 @@ async def _check(server: Server, application: Application, directory: Path) -> N
                 assert refused.status_code == 409
     rows = unsent(database, application.table)
     assert len(rows) == 2 * SIGNUPS
-    with _held(database):
-        # The relay can read and send, but not mark; so this is where it dies.
+    with _locked(database):
+        # The relay can read and send, but can't mark rows as sent, so it is killed before that.
         async with program(application.relay, directory, environ, log=log) as process:
-            await _taken(server, rows, process, log)
+            await _wait_for_events(server, rows, process, log)
             process.kill()
             await process.wait()
     assert unsent(database, application.table) == rows
@@ -93,24 +93,24 @@ async def _check(server: Server, application: Application, directory: Path) -> N
             while unsent(database, application.table):
                 assert process.poll() is None, log.read_text()
                 await trio.sleep(0.02)
-    taken = [event for event in await feed(server) if event["id"] in rows]
-    assert [event["id"] for event in taken] == rows
-    assert [event["type"] for event in taken] == ["user.created", "subscription.created"] * SIGNUPS
-    assert taken[0]["data"]["email"] == f"0@{application.name}.example"
+    events = [event for event in await feed(server) if event["id"] in rows]
+    assert [event["id"] for event in events] == rows
+    assert [event["type"] for event in events] == ["user.created", "subscription.created"] * SIGNUPS
+    assert events[0]["data"]["email"] == f"0@{application.name}.example"
     assert not refusals(database, application.table)
 
 
 @contextmanager
-def _held(database: Path) -> Iterator[None]:
-    """Hold the database's write lock."""
+def _locked(database: Path) -> Iterator[None]:
+    """Hold the write lock of a database during the block."""
     with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.rollback()
 
 
-async def _taken(server: Server, ids: list[str], process: trio.Process, log: Path) -> None:
-    """Return once the server has all of these events."""
+async def _wait_for_events(server: Server, ids: list[str], process: trio.Process, log: Path) -> None:
+    """Wait until the server has all of these events."""
     with trio.fail_after(PATIENCE_SECONDS):
         while not set(ids) <= {event["id"] for event in await feed(server)}:
             assert process.poll() is None, log.read_text()

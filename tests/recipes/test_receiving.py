@@ -1,4 +1,4 @@
-"""The receivers of the pages for Python and Node: webhookd delivers to each, and each refuses what is forged."""
+"""The receivers of the recipes for Python and Node verify deliveries of webhookd and refuse forged ones."""
 
 import fcntl
 import hashlib
@@ -35,7 +35,7 @@ def start_node(name: str, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
 
 
 async def test_receivers_in_python_verify_what_webhookd_sends(tmp_path: Path) -> None:
-    """Each program of the page takes deliveries of the real server and answers 400 to a changed one."""
+    """Each program of the page accepts deliveries of the real server and answers 400 to a changed one."""
     names = write("receiving-python.md", tmp_path)
     assert len(names) == 6
     async with running(tmp_path) as server:
@@ -43,11 +43,11 @@ async def test_receivers_in_python_verify_what_webhookd_sends(tmp_path: Path) ->
 
 
 async def test_receivers_in_node_verify_what_webhookd_sends(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Each program of the page takes deliveries of the real server and answers 400 to a changed one."""
+    """Each program of the page accepts deliveries of the real server and answers 400 to a changed one."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node or npm is not installed")
     if (version := node_version()) < OLDEST_NODE:
-        pytest.skip(f"Node is {version}, and the packages need {OLDEST_NODE}")
+        pytest.skip(f"Node {version} is installed, and the packages need {OLDEST_NODE}")
     modules = await trio.to_thread.run_sync(node_modules, pytestconfig.cache.mkdir("recipes-node"))
     names = write("receiving-node.md", tmp_path)
     assert len(names) == 3
@@ -57,12 +57,12 @@ async def test_receivers_in_node_verify_what_webhookd_sends(tmp_path: Path, pyte
 
 
 def node_version() -> int:
-    said = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
-    return int(said.removeprefix("v").split(".")[0])
+    version = subprocess.run(["node", "--version"], capture_output=True, text=True, check=True).stdout
+    return int(version.removeprefix("v").split(".")[0])
 
 
 def node_modules(cache: Path) -> Path:
-    """Install the packages of package.json, once for each content of it and its lock; skips where they can't be had."""
+    """Install the packages of package.json and its lock file, once for each content; skip if that is not possible."""
     wanted = [HERE / "package.json", HERE / "package-lock.json"]
     place = cache / hashlib.sha256(b"".join(path.read_bytes() for path in wanted)).hexdigest()[:16]
     with only_one(cache / "lock"):
@@ -73,9 +73,9 @@ def node_modules(cache: Path) -> Path:
             command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
             installed = subprocess.run(command, cwd=place, capture_output=True, text=True, timeout=300, check=False)
             if installed.returncode:
-                said = installed.stderr.strip()
-                assert "EINTEGRITY" not in said, said
-                pytest.skip(f"npm can't install the packages here: {said.splitlines()[0] if said else 'no word'}")
+                error = installed.stderr.strip()
+                assert "EINTEGRITY" not in error, error
+                pytest.skip(f"npm can't install the packages: {error.splitlines()[0] if error else 'no message'}")
             (place / "done").touch()
     return place / "node_modules"
 

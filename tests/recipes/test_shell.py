@@ -1,4 +1,4 @@
-"""Sending from a shell, as the page shows it, with the programs it names."""
+"""The commands of docs/recipes/shell.md send events, with the programs that the page names."""
 
 import json
 import os
@@ -23,11 +23,11 @@ PAGE = (DOCS / "recipes" / "shell.md").read_text()
 
 
 def has_openbsd_nc() -> bool:
-    """Whether `nc` knows -N and -U; other netcats have other options."""
+    """Whether `nc` has the options -N and -U; other netcats have other options."""
     if shutil.which("nc") is None:
         return False
-    said = subprocess.run(["nc", "-h"], capture_output=True, text=True, check=False)
-    return "OpenBSD" in said.stdout + said.stderr
+    usage = subprocess.run(["nc", "-h"], capture_output=True, text=True, check=False)
+    return "OpenBSD" in usage.stdout + usage.stderr
 
 
 needs_nc = pytest.mark.skipif(not has_openbsd_nc(), reason="nc of netcat-openbsd is not installed")
@@ -53,7 +53,7 @@ async def run(command: str, directory: Path, environ: Mapping[str, str] | None =
 
 
 def commands() -> list[str]:
-    """Return the page's commands, less the script."""
+    """Return the commands of the page, without the script."""
     return [block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if not block.startswith("# send-events")]
 
 
@@ -61,13 +61,13 @@ def events(count: int) -> str:
     return "".join(json.dumps({"type": "user.created", "data": {"n": n}, "id": f"n{n}"}) + "\n" for n in range(count))
 
 
-async def taken(server: Server) -> list[str]:
+async def event_ids(server: Server) -> list[str]:
     return [event["id"] for event in await feed(server)]
 
 
 @needs_nc
 async def test_the_first_command_sends_an_event(tmp_path: Path) -> None:
-    """One line through nc is answered with what the page shows, and again as a duplicate."""
+    """The command with nc gets the result that the page shows, and a duplicate when it runs again."""
     command = commands()[0].replace("/run/webhookd/ingest.sock", "ingest.sock")
     shown = json.loads(PAGE.split("```json\n")[1].split("```")[0])
     async with running(tmp_path) as server:
@@ -77,12 +77,12 @@ async def test_the_first_command_sends_an_event(tmp_path: Path) -> None:
         assert json.loads(first.stdout) == shown, first.stderr
         again = await run(command, tmp_path)
         assert json.loads(again.stdout) == shown | {"duplicate": True}
-        assert await taken(server) == ["signup-4711"]
+        assert await event_ids(server) == ["signup-4711"]
 
 
 @needs_nc
-async def test_the_script_sends_each_line_once_though_the_server_is_away_at_first(tmp_path: Path) -> None:
-    """It waits for the server, prints a result for each line, and a second run doubles nothing."""
+async def test_the_script_waits_for_the_server_and_sends_each_line_once(tmp_path: Path) -> None:
+    """The script waits for the server and prints a result for each line; a second run creates only duplicates."""
     assert write("shell.md", tmp_path) == ["send-events.sh"]
     (tmp_path / "events.ndjson").write_text(events(300))
     results: list[Completed] = []
@@ -97,7 +97,7 @@ async def test_the_script_sends_each_line_once_though_the_server_is_away_at_firs
                 while not results:
                     await trio.sleep(0.05)
             await send()
-            assert await taken(server) == [f"n{n}" for n in range(300)]
+            assert await event_ids(server) == [f"n{n}" for n in range(300)]
     for result, duplicate in zip(results, (False, True), strict=True):
         assert result.returncode == 0, result.stderr
         answers = [json.loads(line) for line in result.stdout.splitlines()]
@@ -106,19 +106,19 @@ async def test_the_script_sends_each_line_once_though_the_server_is_away_at_firs
 
 
 @needs_nc
-async def test_the_script_fails_for_what_is_refused(tmp_path: Path) -> None:
-    """A line that can't be accepted makes it fail, with the answer that says why; the others are taken."""
+async def test_the_script_fails_for_a_refused_line(tmp_path: Path) -> None:
+    """A refused line makes the script fail and prints the error; the other lines are accepted."""
     write("shell.md", tmp_path)
     (tmp_path / "events.ndjson").write_text(events(1) + '{"type": "Not A Type", "data": {}, "id": "bad"}\n')
     async with running(tmp_path) as server:
         result = await run("sh send-events.sh events.ndjson ingest.sock", tmp_path)
-        assert await taken(server) == ["n0"]
+        assert await event_ids(server) == ["n0"]
     assert result.returncode == 1
     assert "VALIDATION_ERROR" in result.stdout
 
 
 async def test_the_other_commands_send_the_file_too(tmp_path: Path) -> None:
-    """`webhookd send` and curl do what the page says of them."""
+    """`webhookd send` and curl send the file as the page describes."""
     (tmp_path / "events.ndjson").write_text(events(3))
     _, send, curl = commands()
     async with running(tmp_path) as server:
@@ -129,4 +129,4 @@ async def test_the_other_commands_send_the_file_too(tmp_path: Path) -> None:
         command = curl.replace("http://127.0.0.1:8080", server.url)
         again = await run(command, tmp_path, {"WEBHOOKD_KEY": server.first_key})
         assert [json.loads(line)["duplicate"] for line in again.stdout.splitlines()] == [True] * 3, again.stderr
-        assert await taken(server) == ["n0", "n1", "n2"]
+        assert await event_ids(server) == ["n0", "n1", "n2"]
