@@ -51,9 +51,7 @@ def test_the_tour_goes_as_it_says(tmp_path: Path) -> None:
     assert len(shown) == len(others) + 1
     assert "admin key (shown once): whd_" in shown[0]
     assert " ready: API http://127.0.0.1:" in run.stdout
-    answers = re.findall(
-        r"POST /hook: (user\.\w+), (\S+), sequence (\d+), attempt (\d+), (.*), answered (\d+)", run.stdout
-    )
+    answers = re.findall(ANSWER, run.stdout)
     first, second, third, last = ([each for each in answers if each[2] == sequence] for sequence in "1234")
     assert [(each[0], each[3], each[5]) for each in first] == [
         ("user.created", "1", "500"),
