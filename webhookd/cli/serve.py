@@ -10,6 +10,7 @@ import trio
 
 from webhookd import server, signals
 from webhookd.admin.tokens import open_tokens
+from webhookd.base.allocator import use_one_arena
 from webhookd.base.version import VERSION
 from webhookd.cli.options import configuration_file, load, takes_config
 from webhookd.config import Config
@@ -41,6 +42,7 @@ def command(config: Config) -> None:
     # examine what was imported.
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+    use_one_arena()
     try:
         trio.run(partial(server.serve, config, _announce, streams.error, partial(_read, configuration_file())))
     finally:
