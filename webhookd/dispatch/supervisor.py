@@ -65,17 +65,12 @@ class Supervisor:
         self._recent.append(now)
         self.is_halted = len(self._recent) == CRASHES_TO_HALT
         _log.error(
-            "task.halted" if self.is_halted else "task.crashed",
-            task=self.name,
-            crashes=self.crashes,
-            exc_info=error,
+            "task.halted" if self.is_halted else "task.crashed", task=self.name, crashes=self.crashes, exc_info=error
         )
 
     async def _pause(self) -> None:
-        if self.is_halted:
-            delay = HALT_SECONDS
-        else:
-            delay = RESTART_DELAYS_SECONDS[min(len(self._recent), len(RESTART_DELAYS_SECONDS)) - 1]
+        step = min(len(self._recent), len(RESTART_DELAYS_SECONDS)) - 1
+        delay = HALT_SECONDS if self.is_halted else RESTART_DELAYS_SECONDS[step]
         self._kicked = trio.Event()
         with trio.move_on_after(delay):
             await self._kicked.wait()
