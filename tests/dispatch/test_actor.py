@@ -24,12 +24,12 @@ from webhookd.journal import EndpointChanges
 
 
 def failing(times: dict[str, int], answer: Answer = 500) -> WorldSender:
-    """Return a sender that fails the first so many attempts of the events named."""
+    """Return a sender that fails the first attempts of the named events, as many as each number says."""
     return WorldSender(script=lambda sent: answer if sent.number <= times.get(sent.event, 0) else OK)
 
 
 async def test_deliveries_leave_in_sequence_one_at_a_time(autojump_clock: MockClock) -> None:
-    """In strict order each request leaves after the answer to the one before, and each is on record."""
+    """In strict order each request is sent after the answer to the previous one, and each is on record."""
     sender = WorldSender(seconds=0.2)
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -50,7 +50,7 @@ async def test_deliveries_leave_in_sequence_one_at_a_time(autojump_clock: MockCl
 
 
 async def test_a_fault_holds_the_line_on_the_schedule(autojump_clock: MockClock) -> None:
-    """An endpoint at fault is tried again after 5 s, 30 s and 2 min; nothing overtakes."""
+    """A failing endpoint is tried again after 5 s, 30 s and 2 min; no delivery overtakes another."""
     sender = failing({"e0": 3})
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -66,7 +66,7 @@ async def test_a_fault_holds_the_line_on_the_schedule(autojump_clock: MockClock)
 
 
 async def test_the_last_delay_repeats(autojump_clock: MockClock) -> None:
-    """Past the end of the list each wait is the last one."""
+    """After the end of the list of delays each wait is the last of them."""
     sender = failing({"e0": 8})
     overrides = PolicyOverrides(retry=RetryOverrides(delays=(1.0, 2.0)), breaker_threshold=1000)
     async with world(None, sender=sender) as w:
@@ -77,7 +77,7 @@ async def test_the_last_delay_repeats(autojump_clock: MockClock) -> None:
 
 
 async def test_a_refused_message_is_parked_and_lets_the_others_pass(autojump_clock: MockClock) -> None:
-    """After three refusals a delivery goes on retrying beside the line until its refusals are used up."""
+    """After three refusals a delivery is retried outside the queue, until it has the most refusals allowed."""
     sender = failing({"bad": 1000}, 422)
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -96,7 +96,7 @@ async def test_a_refused_message_is_parked_and_lets_the_others_pass(autojump_clo
 
 
 async def test_five_faults_open_the_breaker_and_one_probe_closes_it(autojump_clock: MockClock) -> None:
-    """While the breaker is open nothing is sent but one probe when the back-off says so."""
+    """While the breaker is open nothing is sent but one probe at the end of each back-off."""
     sender = failing({"e0": 6}, DeliveryError.CONNECT)
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -114,7 +114,7 @@ async def test_five_faults_open_the_breaker_and_one_probe_closes_it(autojump_clo
 
 
 async def test_an_open_breaker_survives_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A restart neither forgets an outage nor tries the endpoint before its time."""
+    """A restart keeps the state of an outage, and doesn't try the endpoint before the back-off ends."""
     sender = failing({"e0": 5}, DeliveryError.TIMEOUT)
     async with world(tmp_path, sender=sender) as w:
         await w.endpoint()
@@ -130,7 +130,7 @@ async def test_an_open_breaker_survives_a_restart(tmp_path: Path, autojump_clock
 
 
 async def test_a_throttling_receiver_pauses_the_whole_endpoint(autojump_clock: MockClock) -> None:
-    """A 429 holds everything until Retry-After, counts as no refusal, and the line goes on where it was."""
+    """A 429 delays the whole queue by its Retry-After, and isn't a refusal; then the queue goes on in order."""
     answers: list[Answer] = [
         Outcome(duration_seconds=0.0, status=429, headers=(("Retry-After", "60"),)),
         Outcome(duration_seconds=0.0, status=503, headers=(("retry-after", "garbage"),)),
@@ -150,7 +150,7 @@ async def test_a_throttling_receiver_pauses_the_whole_endpoint(autojump_clock: M
 
 
 async def test_410_disables_the_webhook_and_fails_the_delivery(autojump_clock: MockClock) -> None:
-    """A receiver that is gone gets nothing more; what comes in later is held."""
+    """A receiver that answered 410 gets no more requests; later events are held."""
     sender = WorldSender(script=lambda _: 410)
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -168,7 +168,7 @@ async def test_410_disables_the_webhook_and_fails_the_delivery(autojump_clock: M
 
 @pytest.mark.parametrize(("wish", "reason"), [("abort", None), ("disable", DisabledReason.RECEIVER)])
 async def test_a_receiver_may_decide(autojump_clock: MockClock, wish: str, reason: DisabledReason | None) -> None:
-    """`webhook-delivery: abort` fails this delivery, `disable` switches the webhook off, whatever the status."""
+    """`webhook-delivery: abort` fails the delivery, `disable` disables the webhook, whatever the status."""
     answer = Outcome(duration_seconds=0.0, status=500, headers=(("Webhook-Delivery", wish),))
     sender = WorldSender(script=lambda sent: answer if sent.event == "e0" else OK)
     async with world(None, sender=sender) as w:
@@ -185,7 +185,7 @@ async def test_a_receiver_may_decide(autojump_clock: MockClock, wish: str, reaso
 
 
 async def test_a_delivery_that_is_too_old_fails(autojump_clock: MockClock) -> None:
-    """Age alone ends what an endpoint at fault never took, and the record says so."""
+    """A delivery to an endpoint that always fails ends only by its age, and its error is `expired`."""
     sender = WorldSender(script=lambda _: DeliveryError.DNS)
     async with world(None, sender=sender, config=steady(max_age_seconds=600)) as w:
         endpoint = await w.endpoint()
@@ -200,7 +200,7 @@ async def test_a_delivery_that_is_too_old_fails(autojump_clock: MockClock) -> No
 
 
 async def test_by_key_only_a_keys_own_line_waits(autojump_clock: MockClock) -> None:
-    """With `ordering: key` a refused head holds its own key; other keys and those without one go on beside it."""
+    """With `ordering: key` a refused delivery delays only its own key."""
     sender = failing({"a1": 1}, 400)
     sender.seconds = 1.0
     async with world(None, sender=sender) as w:
@@ -216,7 +216,7 @@ async def test_by_key_only_a_keys_own_line_waits(autojump_clock: MockClock) -> N
 
 
 async def test_without_order_up_to_concurrency_are_in_flight(autojump_clock: MockClock) -> None:
-    """With `ordering: none` a hanging delivery keeps nobody else, and the bound holds."""
+    """With `ordering: none` a slow delivery delays no other, and `concurrency` isn't exceeded."""
     sender = WorldSender(seconds=1.0)
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=4))
@@ -229,7 +229,7 @@ async def test_without_order_up_to_concurrency_are_in_flight(autojump_clock: Moc
 
 
 async def test_a_rate_limit_paces(autojump_clock: MockClock) -> None:
-    """A token bucket spaces the requests, and health says what is waited for."""
+    """A token bucket spaces the requests, and the health has the reason for the wait."""
     sender = WorldSender()
     async with world(None, sender=sender) as w:
         limit = RateLimit(per_second=2.0, burst=1)
@@ -244,7 +244,7 @@ async def test_a_rate_limit_paces(autojump_clock: MockClock) -> None:
 
 
 async def test_the_window_never_holds_the_backlog(autojump_clock: MockClock) -> None:
-    """Whatever is queued, a lane knows some hundred deliveries; all of them go out in order."""
+    """However long the queue is, a lane holds about a hundred deliveries; all are sent in order."""
     sender = WorldSender()
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint(is_active=False)
@@ -261,7 +261,7 @@ async def test_the_window_never_holds_the_backlog(autojump_clock: MockClock) -> 
 
 
 async def test_a_canceled_request_is_interrupted_and_sent_again(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A stop in the middle of a request leaves an interrupted attempt that counts against nobody."""
+    """A stop during a request records an interrupted attempt, which is neither a refusal nor a fault."""
     sender = WorldSender(seconds=5.0)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -280,7 +280,7 @@ async def test_a_canceled_request_is_interrupted_and_sent_again(tmp_path: Path, 
 
 
 async def test_draining_lets_the_request_in_flight_end(autojump_clock: MockClock) -> None:
-    """A drain waits for the answer in flight and its record, and starts nothing more."""
+    """A drain waits for the answer in flight and its record, and sends no further request."""
     sender = WorldSender(seconds=3.0)
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -301,7 +301,7 @@ async def test_draining_lets_the_request_in_flight_end(autojump_clock: MockClock
 
 
 async def test_an_idle_actor_leaves_and_comes_back(autojump_clock: MockClock) -> None:
-    """After a while without work an actor is gone; the next event starts one, and no sweep was needed for it."""
+    """An actor without work returns after a while; the next event starts one, without a sweep."""
     sender = WorldSender()
     async with world(None, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -335,7 +335,7 @@ async def test_an_actor_leaves_once_the_journal_takes_no_more_records(
 
 
 async def test_one_dead_endpoint_never_slows_another(autojump_clock: MockClock) -> None:
-    """While one receiver hangs to its timeout each time, another one's events go out at once."""
+    """While each request to one receiver ends by its timeout, events for another are sent at once."""
 
     class Hanging(WorldSender):
         async def send(
@@ -359,7 +359,7 @@ async def test_one_dead_endpoint_never_slows_another(autojump_clock: MockClock) 
 
 
 def test_a_sent_is_what_the_script_sees() -> None:
-    """The script of the fake sees the event and the attempt's number, which the tests above rely on."""
+    """The script of the fake sender sees the event and the attempt's number, on which the tests above rely."""
     sent = Sent(0.0, "u", "e", 2, {}, b"")
     assert failing({"e": 1}).script(sent) == OK
     assert failing({"e": 2}).script(sent) == 500

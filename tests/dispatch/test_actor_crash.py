@@ -1,4 +1,4 @@
-"""An actor that crashes while its records are on their way to a slow disk: what was delivered isn't sent again."""
+"""An actor crashes while its records wait for a slow disk: what was delivered isn't sent again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ DISK_SECONDS = 3.0
 
 
 class SlowDisk:
-    """Takes its time for each write once it `is_slow`, far longer than a supervisor waits before a restart."""
+    """Once it `is_slow`, each write takes far longer than a supervisor waits before a restart."""
 
     def __init__(self) -> None:
         self.is_slow = False
@@ -66,7 +66,7 @@ async def test_after_a_crash_what_was_submitted_is_on_disk_before_the_queue_is_r
 async def test_a_crash_beside_a_flight_that_waits_for_its_record_doesnt_repeat_it(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Without order, one flight's crash ends another that has its answer and waits for the disk; that isn't sent again.
+    """Without order, a crash of one task ends another that waits for its record; its delivery isn't sent again.
 
     The one that crashed before it had anything to record is sent again, for nobody knows what became of it.
     """

@@ -1,4 +1,4 @@
-"""A webhook that is changed while requests to it are in flight: what these still say, in exact virtual time."""
+"""A webhook is changed while requests to it are in flight: what their answers still mean, in exact virtual time."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -101,7 +101,7 @@ async def webhook(w: World, **overrides: object) -> Endpoint:
 
 
 async def remembered(w: World, endpoint: Endpoint) -> EndpointState:
-    """Return the endpoint's state, which memory and journal must agree on."""
+    """Return the endpoint's state, which must be the same in memory and in the journal."""
     await wait_all_tasks_blocked()
     lane = w.router.registry.running(endpoint.pk)
     assert lane is not None
@@ -115,7 +115,7 @@ async def remembered(w: World, endpoint: Endpoint) -> EndpointState:
 async def test_a_changed_webhook_is_tried_at_once(
     tmp_path: Path, autojump_clock: MockClock, change: Change, answer: int
 ) -> None:
-    """A failure of what was in flight neither delays the next request nor opens a breaker or disables the webhook."""
+    """A failure of a request in flight neither delays the next one, nor opens the breaker, nor disables the webhook."""
     sender = slow_first(first(answer))
     async with world(tmp_path, sender=sender) as w:
         endpoint = await webhook(w)
@@ -136,7 +136,7 @@ async def test_a_changed_webhook_is_tried_at_once(
 async def test_a_change_of_something_else_leaves_the_back_off(
     tmp_path: Path, autojump_clock: MockClock, change: Change
 ) -> None:
-    """A description, what is as it was, and a change that is refused leave the failure what it is."""
+    """After a new description, unchanged values or a refused change, a failure in flight counts as usual."""
     sender = slow_first(first(500))
     async with world(tmp_path, sender=sender) as w:
         endpoint = await webhook(w)
@@ -153,7 +153,7 @@ async def test_a_change_of_something_else_leaves_the_back_off(
 async def test_the_probe_in_flight_says_nothing_of_the_changed_webhook(
     tmp_path: Path, autojump_clock: MockClock, change: Change
 ) -> None:
-    """Half-open, with an old probe in flight: memory and journal agree, and the next probe leaves."""
+    """Half-open, with an old probe in flight: memory and journal agree, and the next probe is sent."""
     sender = WorldSender(
         script=lambda sent: 500 if sent.number <= 2 else OK,
         seconds_of=lambda sent: IN_FLIGHT_SECONDS if sent.number == 2 else 0.0,
@@ -170,7 +170,7 @@ async def test_the_probe_in_flight_says_nothing_of_the_changed_webhook(
 
 
 async def test_without_order_the_next_probe_waits_for_no_old_one(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A probe to the old URL that hangs keeps none to the new one from leaving."""
+    """A slow probe to the old URL doesn't delay one to the new URL."""
     sender = WorldSender(
         script=lambda sent: OK if sent.url == NEW else 500,
         seconds_of=lambda sent: 15.0 if sent.number == 2 and sent.url == OLD else 0.0,
@@ -189,7 +189,7 @@ async def test_without_order_the_next_probe_waits_for_no_old_one(tmp_path: Path,
 
 
 async def test_many_requests_to_the_old_url_end_in_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Of several that fail after the move each is sent to the new URL at once, and none counts as a fault."""
+    """Deliveries that fail at the old URL are sent to the new one at once, and none counts as a fault."""
     sender = slow_first(first(500))
     async with world(tmp_path, sender=sender) as w:
         endpoint = await webhook(w, ordering=Ordering.NONE, concurrency=8, breaker_threshold=2)
@@ -203,7 +203,7 @@ async def test_many_requests_to_the_old_url_end_in_nothing(tmp_path: Path, autoj
 
 
 async def test_what_the_old_url_took_is_delivered(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A success of what was in flight counts, whatever it asks for beside it."""
+    """A success of a request in flight counts, whatever its `webhook-delivery` header asks for."""
     taken = Outcome(duration_seconds=IN_FLIGHT_SECONDS, status=200, headers=(("webhook-delivery", "disable"),))
     sender = slow_first(first(taken))
     async with world(tmp_path, sender=sender) as w:
@@ -239,7 +239,7 @@ async def test_a_receivers_retry_after_is_its_own(
 async def test_only_the_same_receiver_may_abort(
     tmp_path: Path, autojump_clock: MockClock, change: Change, status: DeliveryStatus
 ) -> None:
-    """The old URL can't fail a delivery that the new one is still to be sent; the same receiver can."""
+    """An abort by the old URL doesn't fail a delivery, which is sent to the new one; an abort by the same URL does."""
     abort = Outcome(duration_seconds=IN_FLIGHT_SECONDS, status=500, headers=(("webhook-delivery", "abort"),))
     sender = slow_first(first(abort))
     async with world(tmp_path, sender=sender) as w:
@@ -256,7 +256,7 @@ async def test_only_the_same_receiver_may_abort(
 async def test_a_change_and_an_answer_that_cross(
     tmp_path: Path, autojump_clock: MockClock, change: Change, *, ends_first: bool
 ) -> None:
-    """Whichever is submitted first while the disk is slow, the webhook is tried at once; memory and journal agree."""
+    """With a slow disk, in either order of change and record: the webhook is tried at once, and both agree."""
     writes = HeldRunner()
     sender = WorldSender(
         script=lambda sent: 500 if sent.number < 4 else OK, seconds_of=lambda sent: 1.0 if sent.number == 1 else 0.0
@@ -285,7 +285,7 @@ async def test_a_change_and_an_answer_that_cross(
 async def test_a_change_whose_caller_has_left_is_still_waited_for(
     tmp_path: Path, autojump_clock: MockClock, change: Change
 ) -> None:
-    """An answer that comes after the caller was canceled, and before the disk has the change, is judged after it."""
+    """An answer that arrives before the change is on disk, whose caller was canceled, is settled after the change."""
     writes = HeldRunner()
     sender = WorldSender(script=lambda _: 500, seconds_of=lambda sent: 1.0 if sent.number == 1 else 0.0)
     async with world(tmp_path, sender=sender, writes=writes) as w:
@@ -307,7 +307,7 @@ async def test_a_change_whose_caller_has_left_is_still_waited_for(
 
 @pytest.mark.parametrize("change", [*MOVES, *SAME_RECEIVER])
 async def test_a_restart_finds_what_the_change_made(tmp_path: Path, autojump_clock: MockClock, change: Change) -> None:
-    """Cut off with an old probe in flight, the next server tries the changed webhook at once."""
+    """After a crash with an old probe in flight, the next server tries the changed webhook at once."""
     sender = WorldSender(script=lambda _: 500, seconds_of=lambda sent: IN_FLIGHT_SECONDS if sent.number == 2 else 0.0)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await webhook(w)
@@ -324,7 +324,7 @@ async def test_a_restart_finds_what_the_change_made(tmp_path: Path, autojump_clo
 
 
 async def test_what_is_in_flight_is_not_retried_by_hand(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A retry by hand of what is in flight is a conflict, and leaves its failure what it is in memory and journal."""
+    """A retry by hand of a delivery in flight is a conflict; its failure counts as usual in memory and journal."""
     sender = slow_first(first(500))
     async with world(tmp_path, sender=sender) as w:
         endpoint = await webhook(w)

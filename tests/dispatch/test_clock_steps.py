@@ -1,4 +1,4 @@
-"""Clocks that are set by a day or a year, a machine that is suspended, a server that is down meanwhile.
+"""Clocks that are set by a day or a year, a suspended machine, and clocks that are set while no server runs.
 
 Nothing is sent later than its back-off says, plus a minute where the machine slept, and nothing above its rate.
 """
@@ -41,7 +41,7 @@ SCHEDULE = [0, 5, 35, 155, 455, 1055, 1955]
 
 
 def failing(times: int, answer: Answer = 500) -> WorldSender:
-    """Return a sender that fails the first so many attempts of each event."""
+    """Return a sender that fails the first attempts of each event."""
     return WorldSender(script=lambda sent: answer if sent.number <= times else OK)
 
 
@@ -59,7 +59,7 @@ def is_active(w: World, endpoint: Endpoint) -> bool:
 async def test_a_clock_that_is_set_moves_no_retry(
     tmp_path: Path, autojump_clock: MockClock, seconds: float, ordering: Ordering
 ) -> None:
-    """Back-off and breaker last as long as they should, to the second, whatever the wall clock is set to meanwhile."""
+    """Back-off and breaker last exactly as long as they should, whatever the wall clock is set to meanwhile."""
     sender, machine = failing(6), SimulatedClock()
     async with world(tmp_path, sender=sender, machine=machine) as w:
         endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=ordering))
@@ -74,7 +74,7 @@ async def test_a_clock_that_is_set_moves_no_retry(
 
 @pytest.mark.parametrize("seconds", LONG_STEPS)
 async def test_a_clock_that_is_set_moves_no_pause(tmp_path: Path, autojump_clock: MockClock, seconds: float) -> None:
-    """A Retry-After is waited for as long as was asked."""
+    """A Retry-After is waited for as long as the receiver asked."""
     sender, machine = WorldSender(), SimulatedClock()
     slow = Outcome(duration_seconds=0, status=503, headers=(("retry-after", "100"),))
     sender.script = lambda sent: slow if sent.number == 1 else OK
@@ -92,7 +92,7 @@ async def test_a_clock_that_is_set_moves_no_pause(tmp_path: Path, autojump_clock
 async def test_a_clock_that_is_set_as_an_actor_starts_ends_no_pause(
     tmp_path: Path, autojump_clock: MockClock, nth: int, times: int
 ) -> None:
-    """What an actor has just read of its endpoint goes with a clock that is set before it looks at the time."""
+    """The state that an actor has just read is moved when the clock is set before the actor reads the time."""
     machine = SimulatedClock()
 
     class SetsTheClock(InlineRunner):
@@ -142,7 +142,7 @@ async def test_a_clock_that_is_set_lets_nothing_pass_above_the_rate(
 
 @pytest.mark.parametrize("seconds", [600.0, DAY, YEAR])
 async def test_a_clock_that_is_set_ages_nothing(tmp_path: Path, autojump_clock: MockClock, seconds: float) -> None:
-    """What is held doesn't expire because the clock was set forth, and does once its age has really passed."""
+    """A held delivery doesn't expire because the clock is set forward, but once its age has really passed."""
     sender, machine = WorldSender(), SimulatedClock()
     async with world(tmp_path, sender=sender, machine=machine) as w:
         endpoint = await w.endpoint(overrides=PolicyOverrides(retry=RetryOverrides(max_age_seconds=1000)))
@@ -162,7 +162,7 @@ async def test_a_clock_that_is_set_ages_nothing(tmp_path: Path, autojump_clock: 
 
 
 async def test_a_webhook_is_not_disabled_by_a_clock_that_is_set(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """120 hours of failure are hours that have passed."""
+    """The 120 hours of failure are measured by the time that has really passed."""
     machine = SimulatedClock()
     overrides = PolicyOverrides(retry=RetryOverrides(delays=(10.0,)), breaker_threshold=1000)
     async with world(tmp_path, sender=failing(1000), machine=machine) as w:
@@ -207,7 +207,7 @@ async def test_a_webhook_is_not_disabled_by_a_rest(
 async def test_two_secrets_sign_for_the_whole_overlap(
     tmp_path: Path, autojump_clock: MockClock, seconds: float
 ) -> None:
-    """A secret that was replaced signs beside the new one for as long as was asked, and no longer."""
+    """A previous secret signs exactly for the overlap."""
     sender, machine = WorldSender(), SimulatedClock()
     async with world(tmp_path, sender=sender, machine=machine) as w:
         endpoint = await w.endpoint()
@@ -227,7 +227,7 @@ async def test_two_secrets_sign_for_the_whole_overlap(
 async def test_what_falls_due_while_a_machine_sleeps_is_sent_within_a_minute(
     tmp_path: Path, autojump_clock: MockClock, seconds: float
 ) -> None:
-    """Time that the machine was suspended for counts: what is due when it wakes up leaves at once, at its rate."""
+    """Time while the machine is suspended counts: what is due afterwards is sent at once, within the rate limit."""
     sender, machine = failing(4), SimulatedClock()
     async with world(tmp_path, sender=sender, machine=machine) as w:
         await w.endpoint(overrides=PolicyOverrides(retry=RetryOverrides(max_age_seconds=2_592_000)))
@@ -247,7 +247,7 @@ async def test_what_falls_due_while_a_machine_sleeps_is_sent_within_a_minute(
 async def test_a_clock_that_is_set_while_no_server_runs(
     tmp_path: Path, autojump_clock: MockClock, seconds: float, ordering: Ordering
 ) -> None:
-    """From a start on nothing waits longer than the longest back-off, and nothing is lost, whatever it was set to."""
+    """After a start nothing waits longer than the longest back-off and nothing is lost, whatever the clock says."""
     sender, machine = failing(5), SimulatedClock()
     longest_age = 2_592_000
     overrides = PolicyOverrides(ordering=ordering, retry=RetryOverrides(max_age_seconds=longest_age))
@@ -268,7 +268,7 @@ async def test_a_clock_that_is_set_while_no_server_runs(
 
 
 async def test_a_pause_is_kept_over_a_start_with_a_clock_set_back(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A Retry-After is waited for as it was when it came, and a shorter back-off is no shortcut for it."""
+    """A Retry-After is waited for in full, though the back-off of the delivery is shorter."""
     slow = Outcome(duration_seconds=0, status=429, headers=(("retry-after", "40000"),))
     sender, machine = WorldSender(script=lambda _: slow), SimulatedClock()
     async with world(tmp_path, sender=sender, machine=machine) as w:
@@ -285,7 +285,7 @@ async def test_a_pause_is_kept_over_a_start_with_a_clock_set_back(tmp_path: Path
 async def test_what_comes_in_while_a_look_at_the_journal_waits_keeps_its_age(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Where readers are busy for seconds, what was queued meanwhile isn't taken for a time that lies too far ahead."""
+    """Times of deliveries that are queued while readers are busy for seconds aren't taken for times too far ahead."""
     reads = HeldRunner()
     async with world(tmp_path, reads=reads) as w:
         endpoint = await w.endpoint(is_active=False)
@@ -302,7 +302,7 @@ async def test_what_comes_in_while_a_look_at_the_journal_waits_keeps_its_age(
 async def test_retention_waits_a_day_before_it_believes_a_clock_set_forth(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """A clock that is a year ahead by mistake makes nothing old until it has been so for a day; pending things stay."""
+    """A clock a year ahead has retention delete nothing until it has been so for a day; pending deliveries stay."""
     machine = SimulatedClock()
     async with world(tmp_path, machine=machine) as w, trio.open_nursery() as nursery:
         endpoint = await w.endpoint(overrides=PolicyOverrides(retry=RetryOverrides(max_age_seconds=2_592_000)))
@@ -325,7 +325,7 @@ async def test_retention_waits_a_day_before_it_believes_a_clock_set_forth(
 
 
 async def test_a_timeline_passes_small_steps_over_and_follows_large_ones(autojump_clock: MockClock) -> None:
-    """A leap second is nothing; a step is followed, and heard of before anybody gets the new time."""
+    """A leap second is ignored; a step is followed, and reported before the new time is returned."""
     machine = SimulatedClock()
     timeline, heard = Timeline(machine), list[float]()
     timeline.stepped = heard.append
@@ -358,7 +358,7 @@ async def test_a_steady_clock_that_is_not_steady_holds_nothing_up(tmp_path: Path
 async def test_events_that_come_in_as_the_clock_is_set_are_sent_at_once(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """What was submitted before a step and what after it, in one batch, is due now by either clock."""
+    """Deliveries submitted before and after a step, in one batch, are due now by both clocks."""
     sender, machine = WorldSender(), SimulatedClock()
     config = steady()
     async with world(tmp_path, sender=sender, machine=machine, config=config) as w:
@@ -375,7 +375,7 @@ async def test_events_that_come_in_as_the_clock_is_set_are_sent_at_once(
 
 
 async def test_what_a_stop_cuts_off_after_a_step_is_sent_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A request that was in flight as the clock was set back, and was cut off, is due as the server starts again."""
+    """A request in flight while the clock is set back, then interrupted, is due when the server starts again."""
     machine = SimulatedClock()
     async with world(tmp_path, sender=WorldSender(seconds=10.0), machine=machine) as w:
         await w.endpoint()

@@ -1,4 +1,4 @@
-"""Flights beside a read of the journal, in exact virtual time: nothing overtakes, repeats, or waits for ever."""
+"""Requests in flight during a read of the journal, in exact virtual time: no overtaking, repeating, or endless wait."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -20,7 +20,7 @@ ABORT = Outcome(duration_seconds=1.0, status=400, headers=(("webhook-delivery", 
 
 
 class SlowReads:
-    """Reads take `seconds`, as a hop to a busy thread does, and see what is there at their beginning, or their end."""
+    """Reads take `seconds`, as with a busy thread, and see the journal as of their beginning or their end."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -36,7 +36,7 @@ class SlowReads:
 
 
 class Paced(WorldSender):
-    """Each event takes the seconds that `takes` says, else one."""
+    """Answers after the seconds in `takes`, by event, or after one second."""
 
     def __init__(self, script: Callable[[Sent], Answer], **takes: float) -> None:
         super().__init__(script=script, seconds_of=lambda sent: self.takes.get(sent.event, 1.0))
@@ -55,7 +55,7 @@ def two_wide(ordering: Ordering, rate_limit: RateLimit | None = None) -> PolicyO
 
 
 async def test_nothing_overtakes_its_key_while_the_window_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A refused head holds its key, though another flight lands while the window is read again."""
+    """A refused delivery holds its key, though another one ends while the window is read again."""
     sender = Paced(lambda sent: 400 if (sent.event, sent.number) == ("a1", 1) else OK, b1=1.01)
     async with slow_world(tmp_path, sender) as (w, reads):
         endpoint = await w.endpoint(overrides=two_wide(Ordering.KEY), is_active=False)
@@ -68,7 +68,7 @@ async def test_nothing_overtakes_its_key_while_the_window_is_read(tmp_path: Path
 
 
 async def test_nothing_is_sent_twice_while_the_window_is_read(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What leaves while the window is read again isn't in the new one, so it doesn't leave twice."""
+    """A delivery that is sent while the window is read isn't in the new window, so it isn't sent twice."""
     sender = Paced(lambda sent: 500 if (sent.event, sent.number) == ("bad", 1) else OK, b=1.01)
     async with slow_world(tmp_path, sender) as (w, reads):
         endpoint = await w.endpoint(overrides=two_wide(Ordering.NONE))
@@ -83,7 +83,7 @@ async def test_nothing_is_sent_twice_while_the_window_is_read(tmp_path: Path, au
 
 
 async def test_a_key_goes_on_whose_head_lands_during_a_read(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A window that was read without a busy key is read again once the key's request has landed."""
+    """A window that was read without a busy key is read again once the key's request has ended."""
     sender = Paced(lambda sent: ABORT if sent.event == "n1" else OK, n1=7.0, a1=2.01)
     async with slow_world(tmp_path, sender) as (w, reads):
         slow = RateLimit(per_second=0.2, burst=1)  # n1 leaves at 5 and a1 at 10: they land at 12.00 and 12.01
@@ -97,7 +97,7 @@ async def test_a_key_goes_on_whose_head_lands_during_a_read(tmp_path: Path, auto
 
 
 async def test_an_endpoint_that_is_well_again_gets_its_concurrency(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Ten seconds after an outage `concurrency` requests are in flight, though the probe's flight never ended."""
+    """Ten seconds after an outage `concurrency` requests are in flight, though the probe hasn't been answered."""
     sender = Paced(lambda sent: 500 if sent.at < 400 else OK)
     async with slow_world(tmp_path, sender) as (w, _):
         await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=8, breaker_threshold=2))
@@ -110,7 +110,7 @@ async def test_an_endpoint_that_is_well_again_gets_its_concurrency(tmp_path: Pat
 
 @pytest.mark.parametrize("queued", [20, 60])
 async def test_keys_that_wait_cost_nothing(tmp_path: Path, queued: int) -> None:
-    """Two keys with long queues behind heads that wait aren't read again and again, and a third key goes on.
+    """Two keys whose first deliveries wait aren't read again and again, and a third key is sent.
 
     In real time: under a clock that jumps, a busy loop would never end.
     """
@@ -153,7 +153,7 @@ async def test_a_request_in_flight_survives_its_webhook(tmp_path: Path, autojump
 async def test_an_actor_that_starts_while_its_webhook_goes_just_leaves(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """An actor that finds its webhook deleted has nothing to do, and that is no crash."""
+    """An actor whose webhook has been deleted returns without a crash."""
     async with slow_world(tmp_path, WorldSender()) as (w, reads):
         endpoint = await w.endpoint()
         reads.seconds, reads.sees_the_end = 0.05, True
@@ -166,7 +166,7 @@ async def test_an_actor_that_starts_while_its_webhook_goes_just_leaves(
 
 
 async def test_url_and_headers_change_together(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A URL that changes while a body is read never gets the headers of the URL before."""
+    """After a change of the URL while a body is read, the new URL never gets the old headers."""
     sender = WorldSender()
     async with world(tmp_path) as w:
         endpoint = await w.endpoint(url="https://old.example/", is_active=False, headers={"authorization": "old"})

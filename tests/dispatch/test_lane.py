@@ -19,7 +19,7 @@ TestLane.settings = settings(stateful_step_count=60, suppress_health_check=list(
 
 
 class HoldsNothing(Lane):
-    """Sends what is being changed by hand."""
+    """Sends a delivery that is being changed by hand."""
 
     def hold(self, delivery_pk: int) -> None:
         return None
@@ -29,7 +29,7 @@ class HoldsNothing(Lane):
 
 
 class GoesOnTooEarly(Lane):
-    """Takes a delivery for done once it is settled, whatever becomes of its record."""
+    """Takes the record of a settled delivery for written, even if it wasn't."""
 
     def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
         super().landed(delivery, is_written=True)
@@ -64,7 +64,7 @@ class SavesUpBursts(Lane):
 
 
 class LetsTheNextPass(Lane):
-    """Goes on with the window that it has after a failure."""
+    """Keeps its window after a failure, instead of reading it again."""
 
     def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
         was_stale = self.queue.is_stale
@@ -73,7 +73,7 @@ class LetsTheNextPass(Lane):
 
 
 class LosesWhatComesDuringARead(Lane):
-    """Forgets that more came while the queue was read."""
+    """Forgets that deliveries were queued during the read."""
 
     def load(self, window: Window) -> None:
         self.queue.has_more = False
@@ -81,14 +81,14 @@ class LosesWhatComesDuringARead(Lane):
 
 
 class HeedsOldAnswers(Lane):
-    """Holds what another receiver said against the one of now."""
+    """Counts the answer of another receiver against the current one."""
 
     def settle(self, delivery: QueuedDelivery, outcome: Outcome, receiver: Receiver, **given: Any) -> Any:
         return super().settle(delivery, outcome, Receiver(self.endpoint, CREDENTIALS, self._revision), **given)
 
 
 class IgnoresTheClock(Lane):
-    """Stays behind when the clock is set."""
+    """Doesn't move its times when the clock is set."""
 
     def shift(self, seconds: float) -> None:
         self.reload()

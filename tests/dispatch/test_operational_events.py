@@ -1,4 +1,4 @@
-"""Operational events and tests of an endpoint: who is told what, once, and never about its own deliveries."""
+"""Operational events and test deliveries: which webhook gets which event, once, and none about its own deliveries."""
 
 import json
 from collections.abc import Callable
@@ -55,7 +55,7 @@ async def test_an_outage_is_warned_of_once_and_its_end_is_told(tmp_path: Path, a
 
 
 async def test_a_short_outage_is_nobodys_business(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An outage that ends before the warning tells nobody anything."""
+    """An outage that ends before the warning causes no operational event."""
     sender = WorldSender(script=lambda sent: 500 if sent.url != WATCHER and sent.number < 8 else OK)
     async with world(tmp_path, sender=sender) as w:
         await watched(w)
@@ -66,7 +66,7 @@ async def test_a_short_outage_is_nobodys_business(tmp_path: Path, autojump_clock
 
 
 async def test_disabling_is_told(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A 410 tells of the delivery that failed by it and of the webhook that is off."""
+    """A 410 causes an event about the failed delivery and one about the disabled webhook."""
     sender = WorldSender(script=lambda sent: 410 if sent.url != WATCHER else OK)
     async with world(tmp_path, sender=sender) as w:
         await watched(w)
@@ -96,7 +96,7 @@ async def test_a_failed_delivery_is_told_of(
 
 
 async def test_what_tells_of_a_queue_that_expires_is_bounded(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """However many watch and however much expires at once, no commit holds more than some hundred notices."""
+    """However many webhooks subscribe and deliveries expire, no commit has more than some hundred events."""
     watchers, expired = 40, 60
     async with world(tmp_path, config=steady(max_age_seconds=100)) as w:
         await w.endpoint(is_active=False)
@@ -111,7 +111,7 @@ async def test_what_tells_of_a_queue_that_expires_is_bounded(tmp_path: Path, aut
 
 
 class Looking(InlineRunner):
-    """Looks after each commit at what has failed or was disabled, and at what was told of that."""
+    """Compares, after each commit, what has failed or was disabled with the operational events about it."""
 
     def __init__(self) -> None:
         self.journal: Store | None = None
@@ -160,7 +160,7 @@ async def test_an_event_is_in_the_commit_of_what_it_tells_of(tmp_path: Path, aut
 
 
 async def test_nothing_is_told_of_what_tells(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A watcher that refuses everything is told of others' failures, never of its own operational deliveries'."""
+    """A subscriber that refuses everything gets events about others, none about its own operational deliveries."""
     overrides = PolicyOverrides(retry=RetryOverrides(max_refusals=1))
     sender = WorldSender(script=lambda _: 422)
     async with world(tmp_path, sender=sender) as w:
@@ -187,7 +187,7 @@ async def test_a_star_does_not_cover_them_and_organizations_hold(tmp_path: Path,
 
 
 async def test_a_test_is_sent_beside_the_line(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A test goes out at once, whatever the breaker says, has no sequence, and changes nothing about the endpoint."""
+    """A test is sent at once, also with an open breaker, has no sequence, and doesn't change the endpoint's state."""
     sender = WorldSender(script=lambda sent: OK if sent.headers["x-webhook-event"] == "webhook.test" else 500)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -211,7 +211,7 @@ async def test_a_test_is_sent_beside_the_line(tmp_path: Path, autojump_clock: Mo
 
 
 async def test_a_test_that_fails_shows_how(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A receiver that can't be reached is the test's answer; a 410 to a test disables nothing."""
+    """A test of an unreachable receiver returns the error; a 410 to a test doesn't disable the webhook."""
     sender = WorldSender(script=lambda _: 410)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()

@@ -1,4 +1,4 @@
-"""After a pause, as after an open breaker: one request, and once it has had a good answer the ramp. Virtual time."""
+"""After a pause, as after an open breaker: one request, and after its good answer the ramp. Virtual time."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -24,14 +24,14 @@ SLOW_DOWN = Outcome(duration_seconds=ANSWER_SECONDS, status=429, headers=(("retr
 
 
 def busy(until: float = BUSY_SECONDS, answer: Answer = SLOW_DOWN) -> WorldSender:
-    """Return a sender that asks to slow down until then."""
+    """Return a sender that gives this answer until then, by default a 429, and 200 afterwards."""
     return WorldSender(script=lambda sent: answer if sent.at < until else OK, seconds=ANSWER_SECONDS)
 
 
 async def flooded(
     w: World, *, ordering: Ordering = Ordering.NONE, limit: RateLimit | None = None, is_active: bool = True
 ) -> Endpoint:
-    """Return an endpoint with much queued, and short delays of its own."""
+    """Return an endpoint with a long queue and short delays of its own."""
     overrides = PolicyOverrides(
         ordering=ordering, concurrency=CONCURRENCY, rate_limit=limit, retry=RetryOverrides(delays=DELAYS)
     )
@@ -42,12 +42,12 @@ async def flooded(
 
 
 def in_flight(sender: WorldSender, at: float) -> int:
-    """Return how many requests were in flight as one left then, that one among them."""
+    """Return how many requests were in flight when one was sent, itself included."""
     return sum(at - ANSWER_SECONDS + 0.002 < sent.at <= at for sent in sender.sent)
 
 
 def check_ramp(sender: WorldSender, since: float) -> None:
-    """Check that from `since` on one request left, and from its answer on no more than the ramp lets through."""
+    """Check that from `since` on one request was sent, and after its answer no more than the ramp allows."""
     times = [at for at in sender.times() if at >= since]
     recovered_at = times[0] + ANSWER_SECONDS
     assert times[1] >= recovered_at - 0.002
@@ -60,7 +60,7 @@ def check_ramp(sender: WorldSender, since: float) -> None:
 async def test_one_request_tries_it_after_each_pause_and_then_the_ramp(
     autojump_clock: MockClock, ordering: Ordering
 ) -> None:
-    """Forty that are told to slow down make one pause of that length; each time one asks again; then it ramps up."""
+    """Forty answers of 429 make one pause; after each pause one request is sent; after a success comes the ramp."""
     sender = busy()
     async with world(None, sender=sender) as w:
         endpoint = await flooded(w, ordering=ordering)
@@ -77,7 +77,7 @@ async def test_one_request_tries_it_after_each_pause_and_then_the_ramp(
 
 
 async def test_with_a_rate_limit_the_bucket_starts_empty(autojump_clock: MockClock) -> None:
-    """After a pause one request leaves, and then no second carries more than the rate and one."""
+    """After a pause one request is sent, and then at most the rate and one more in any second."""
     sender = busy()
     async with world(None, sender=sender) as w:
         await flooded(w, limit=RateLimit(per_second=10, burst=30))
@@ -103,7 +103,7 @@ async def test_a_success_in_flight_does_not_end_a_pause(autojump_clock: MockCloc
 
 
 async def test_a_fault_after_a_pause_lets_no_more_through(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Where the receiver breaks down after a pause requests leave one at a time until the breaker opens."""
+    """A receiver that fails after a pause gets one request at a time until the breaker opens."""
     sender = WorldSender(script=lambda sent: SLOW_DOWN if sent.at < 1 else 500, seconds=ANSWER_SECONDS)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await flooded(w)
@@ -128,7 +128,7 @@ async def test_a_restart_during_a_pause(tmp_path: Path, autojump_clock: MockCloc
 
 @pytest.mark.parametrize("was_paused", [True, False])
 async def test_an_endpoint_that_is_enabled_again(autojump_clock: MockClock, *, was_paused: bool) -> None:
-    """Enabled again it is tried at once, with one request; whether it was paused, or was only held."""
+    """A webhook that is enabled is tried at once with one request, whether it was paused or only disabled."""
     sender = busy(until=1.0) if was_paused else WorldSender(seconds=ANSWER_SECONDS)
     async with world(None, sender=sender) as w:
         endpoint = await flooded(w, is_active=was_paused)
@@ -141,7 +141,7 @@ async def test_an_endpoint_that_is_enabled_again(autojump_clock: MockClock, *, w
 
 
 async def test_a_limited_endpoint_that_is_enabled_again(autojump_clock: MockClock) -> None:
-    """Held, with a burst saved up, it is tried at once with one request, and paced from an empty bucket on."""
+    """Enabled with tokens for a burst, it gets one request at once, and then its rate from an empty bucket."""
     sender = WorldSender(seconds=ANSWER_SECONDS)
     async with world(None, sender=sender) as w:
         endpoint = await flooded(w, limit=RateLimit(per_second=5, burst=30), is_active=False)
@@ -157,7 +157,7 @@ async def test_a_limited_endpoint_that_is_enabled_again(autojump_clock: MockCloc
 @pytest.mark.parametrize("seconds", long([-86_400.0, -1.0, 3600.0, 86_400.0], lambda seconds: abs(seconds) < 86_400))
 @pytest.mark.parametrize("at", [1.0, 14.0])
 async def test_a_clock_that_is_set_moves_pause_and_ramp(autojump_clock: MockClock, seconds: float, at: float) -> None:
-    """Set during the pause or during the ramp, the wall clock changes neither."""
+    """A wall clock that is set during the pause or the ramp changes neither."""
     rest = Outcome(duration_seconds=0.0, status=429, headers=(("retry-after", "11"),))
     sender, machine = busy(until=1.0, answer=rest), SimulatedClock()
     async with world(None, sender=sender, machine=machine) as w:
@@ -170,7 +170,7 @@ async def test_a_clock_that_is_set_moves_pause_and_ramp(autojump_clock: MockCloc
 
 
 async def test_a_clock_set_back_makes_no_pause_of_being_enabled(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Enabled with nothing queued, and started again with its clock a year back: the next event goes at once."""
+    """Enabled with an empty queue, then restarted with the clock a year back: the next event is sent at once."""
     machine = SimulatedClock()
     async with world(tmp_path, machine=machine) as w:
         endpoint = await w.endpoint(is_active=False)

@@ -1,4 +1,4 @@
-"""The window onto a queue: what may join it without a look at the journal, and what has it read again."""
+"""The window of a queue: what may be appended without a read of the journal, and what makes it be read again."""
 
 import msgspec
 import pytest
@@ -33,17 +33,17 @@ def read(*sequences: int, complete: bool = True, last_sequence: int | None = Non
 
 
 def sequences(queue: QueueWindow) -> list[int]:
-    """Return what is held; each delivery's event has its number here."""
+    """Return the deliveries in the window, by number."""
     return queue.upcoming()
 
 
 def needs_refill(queue: QueueWindow) -> bool:
-    """Whether the journal is read again once all that is held has been sent."""
+    """Whether the journal is read again once the whole window has been sent."""
     return queue.needs_read(AT, Ordering.NONE, found=False)
 
 
 def test_what_follows_joins() -> None:
-    """A delivery right behind the last one that the window knows is taken in, whether that has been sent or not."""
+    """A delivery that follows the last one of the window is appended, whether that one has been sent or not."""
     queue = read(last_sequence=4)
     queue.append(delivery(5))
     queue.append(delivery(6))
@@ -51,7 +51,7 @@ def test_what_follows_joins() -> None:
 
 
 def test_only_what_is_new_to_a_queue_that_waits_is_told() -> None:
-    """One more behind a head that waits says nothing, unless it is the first, fits no more, or expires first."""
+    """A delivery behind a waiting head is no news, unless it is the first, doesn't fit, or expires first."""
     queue = read(last_sequence=4)
     assert queue.append(delivery(5))
     assert not queue.append(delivery(6))
@@ -63,7 +63,7 @@ def test_only_what_is_new_to_a_queue_that_waits_is_told() -> None:
 
 
 def test_a_gap_has_the_journal_read() -> None:
-    """A sequence that was left out was queued in another way, and goes first."""
+    """A gap in the sequences means deliveries that were queued in another way, which are sent first."""
     queue = read(1)
     queue.append(delivery(3))
     assert (sequences(queue), queue.has_more, needs_refill(queue)) == ([1], True, True)
@@ -72,7 +72,7 @@ def test_a_gap_has_the_journal_read() -> None:
 
 
 def test_the_window_is_bounded() -> None:
-    """No more joins than one read may return, and what doesn't fit is read later."""
+    """A window takes no more than one read may return; the rest is read later."""
     queue = read(1, 2)
     for sequence in range(3, 7):
         queue.append(delivery(sequence))
@@ -81,7 +81,7 @@ def test_the_window_is_bounded() -> None:
 
 @pytest.mark.parametrize("state", ["stale", "incomplete", "being read", "lacks keys"])
 def test_a_window_that_does_not_know_all_takes_nothing_in(state: str) -> None:
-    """Where something may stand before it, a fresh delivery only has the journal read again."""
+    """If there may be deliveries before it, a new delivery only makes the journal be read again."""
     queue = read(1, complete=state != "incomplete")
     if state == "stale":
         queue.is_stale = True

@@ -50,7 +50,7 @@ async def status_of(w: World, endpoint: Endpoint, index: int = 0) -> DeliverySta
 
 
 async def test_a_crash_stays_with_its_endpoint(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An actor that keeps crashing is restarted, then halted and visible; its neighbours never notice."""
+    """An actor that keeps crashing is restarted, then halted, which is reported; other webhooks go on."""
     sender = Crashing()
     async with world(tmp_path, sender=sender) as w:
         bad, good = await w.endpoint(BAD), await w.endpoint(GOOD)
@@ -77,7 +77,7 @@ async def test_a_crash_stays_with_its_endpoint(tmp_path: Path, autojump_clock: M
 async def test_a_halted_endpoint_is_tried_again_after_a_quarter_of_an_hour(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    """Without anybody's help the next try comes after 15 minutes."""
+    """A halted actor is tried again after 15 minutes."""
     sender = Crashing()
     async with world(tmp_path, sender=sender) as w:
         await w.endpoint(BAD)
@@ -90,7 +90,7 @@ async def test_a_halted_endpoint_is_tried_again_after_a_quarter_of_an_hour(
 
 
 async def test_an_inactive_endpoint_holds_in_order(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What comes while it is off goes out in order once it is on; with `drop` it is canceled with a row."""
+    """Events for a disabled webhook are sent in order once it is enabled; with `drop` they are recorded as canceled."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender) as w:
         holding = await w.endpoint(GOOD, is_active=False)
@@ -112,7 +112,7 @@ async def test_an_inactive_endpoint_holds_in_order(tmp_path: Path, autojump_cloc
 
 
 async def test_switched_on_again_it_is_tried_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Reactivating a disabled endpoint, or giving it another URL, forgets its outage."""
+    """Enabling a disabled endpoint, or changing its URL, resets the state of its outage."""
     sender = WorldSender(script=lambda sent: DeliveryError.CONNECT if sent.url == BAD else OK)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint(BAD)
@@ -129,7 +129,7 @@ async def test_switched_on_again_it_is_tried_at_once(tmp_path: Path, autojump_cl
 
 
 async def test_failing_for_long_enough_disables(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """After 120 h of nothing but failures, with ten attempts, the endpoint is off as failing; the queue is held."""
+    """After 120 h of failures only, and ten attempts, the endpoint is disabled as failing; the queue is held."""
     sender = WorldSender(script=lambda _: 500)
     overrides = PolicyOverrides(retry=RetryOverrides(max_age_seconds=2_592_000))
     async with world(tmp_path, sender=sender) as w:
@@ -149,7 +149,7 @@ async def test_failing_for_long_enough_disables(tmp_path: Path, autojump_clock: 
 
 
 async def test_a_deleted_endpoint_is_sent_nothing_more(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Deleting cancels what is queued; the request in flight still ends and is on record; a stop between is made up."""
+    """A deletion cancels the queue, also after a stop in between; the request in flight ends and is on record."""
     sender = WorldSender(seconds=5.0)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -169,7 +169,7 @@ async def test_a_deleted_endpoint_is_sent_nothing_more(tmp_path: Path, autojump_
 
 
 async def test_retrying_by_hand_what_has_failed(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A failed delivery goes next in its line, with its sequence, its age and refusals anew."""
+    """A failed delivery that is retried is sent next, with its sequence, and with age and refusals reset."""
     sender = WorldSender(script=lambda sent: 422 if sent.event == "e0" and sent.number <= 10 else OK)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -189,7 +189,7 @@ async def test_retrying_by_hand_what_has_failed(tmp_path: Path, autojump_clock: 
 
 
 async def test_retrying_by_hand_what_has_succeeded(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What has succeeded is sent again only by force; a delivery in flight, or none, can't be retried."""
+    """A delivery that has succeeded is retried only with `force`; one in flight, or unknown, can't be retried."""
     sender = WorldSender(seconds=2.0)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -211,7 +211,7 @@ async def test_retrying_by_hand_what_has_succeeded(tmp_path: Path, autojump_cloc
 
 @pytest.mark.parametrize("retried", [0, 1])
 async def test_retrying_by_hand_what_is_pending(tmp_path: Path, autojump_clock: MockClock, retried: int) -> None:
-    """Retrying any pending delivery ends its line's back-off; nothing overtakes."""
+    """A retry of any pending delivery ends the back-off of its queue; no delivery overtakes another."""
     sender = WorldSender(script=lambda sent: 500 if sent.event == "e0" and sent.number == 1 else OK)
     async with world(tmp_path, sender=sender, config=steady(retry_delays=(600.0,))) as w:
         endpoint = await w.endpoint()
@@ -226,7 +226,7 @@ async def test_retrying_by_hand_what_is_pending(tmp_path: Path, autojump_clock: 
 
 
 async def test_retrying_by_hand_what_is_parked(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A parked delivery is sent now and stays beside the line."""
+    """A parked delivery is sent now and stays parked."""
     sender = WorldSender(script=lambda sent: 409 if sent.event == "e0" and sent.number <= 3 else OK)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -242,7 +242,7 @@ async def test_retrying_by_hand_what_is_parked(tmp_path: Path, autojump_clock: M
 
 
 async def test_retrying_by_hand_what_retention_removes_meanwhile(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A delivery that is removed by its age between the look-up and the change is not found, which is no error."""
+    """A delivery that retention deletes between the look-up and the change is not found, which is no crash."""
     writes = HeldRunner()
     async with world(tmp_path, writes=writes) as w:
         endpoint = await w.endpoint()
@@ -269,7 +269,7 @@ async def _retry_refused(w: World, delivery_id: str, refused: list[Rejected]) ->
 
 
 async def test_a_retry_by_hand_is_the_probe_of_an_open_breaker(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """While the breaker is open a retry by hand is let through at once; on an inactive webhook it is held."""
+    """While the breaker is open a retry by hand is sent at once; for a disabled webhook it is held."""
     answers = {"ok": False}
     sender = WorldSender(script=lambda _: OK if answers["ok"] else 500)
     async with world(tmp_path, sender=sender) as w:
@@ -293,7 +293,7 @@ async def test_a_retry_by_hand_is_the_probe_of_an_open_breaker(tmp_path: Path, a
 
 
 async def test_settings_take_effect_for_what_is_queued(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Another ordering, changed while deliveries wait, holds for the next request."""
+    """An ordering that is changed while deliveries wait applies to the next request."""
     sender = WorldSender(seconds=1.0)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -309,7 +309,7 @@ async def test_settings_take_effect_for_what_is_queued(tmp_path: Path, autojump_
 
 
 async def test_the_catalogue_decides_what_is_taken(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A type that the catalogue doesn't know is refused until it is put there; webhookd's own never are taken."""
+    """A type that isn't in the catalogue is refused until it is added; webhookd's own are always refused."""
     async with world(tmp_path) as w:
         for name in ("order.paid", "webhook.disabled", "webhook.test"):
             with pytest.raises(Rejected) as refused:
@@ -323,7 +323,7 @@ async def test_the_catalogue_decides_what_is_taken(tmp_path: Path, autojump_cloc
 
 
 async def test_endpoints_reach_their_organizations(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An event of an organization reaches its endpoints and those of none, one of none only these."""
+    """An event of an organization reaches its endpoints and those without one; an event without one only the latter."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender) as w:
         await w.endpoint("https://none.example/")
@@ -338,7 +338,7 @@ async def test_endpoints_reach_their_organizations(tmp_path: Path, autojump_cloc
 
 
 async def test_an_id_of_the_producers_own_is_taken_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An id that comes again, in the same batch or long after, gets the first answer and sends nothing."""
+    """A repeated id, in the same batch or long after, gets the first answer and causes no request."""
     async with world(tmp_path) as w:
         await w.endpoint()
         event = {"type": "user.created", "data": {}, "id": "mine"}
@@ -352,7 +352,7 @@ async def test_an_id_of_the_producers_own_is_taken_once(tmp_path: Path, autojump
 
 
 async def test_nobodys_receivers_take_all_requests(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Webhooks of one organization whose receivers hang don't keep another organization's delivery waiting."""
+    """Slow receivers of one organization don't delay another organization's delivery."""
     sender = WorldSender(seconds_of=lambda sent: 0.1 if sent.url == GOOD else 1000.0)
     overrides = PolicyOverrides(ordering=Ordering.NONE, concurrency=256, timeout_seconds=30)
     async with world(tmp_path, sender=sender) as w:

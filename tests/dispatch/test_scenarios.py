@@ -1,4 +1,4 @@
-"""Days in the life of endpoints, in exact virtual time: outages, storms, poison, flapping; every rule at once."""
+"""Outages, throttling, refused messages and flapping over days, in exact virtual time, with all rules at once."""
 
 import random
 from collections import Counter
@@ -28,7 +28,7 @@ WELL = "https://well.example/"
 
 
 def open_at_times(otherwise: Outcome) -> Script:
-    """Return a script that takes requests in the last five of every twenty seconds."""
+    """Return a script that answers 200 in the last five of every twenty seconds."""
     return lambda sent: OK if int(sent.at) % 20 >= 15 else otherwise
 
 
@@ -41,7 +41,7 @@ def gaps(times: list[float]) -> list[float]:
 
 
 async def check_story(w: World, sender: WorldSender, endpoint: Endpoint) -> None:
-    """The journal tells the receivers' story: as many attempts as requests, each with the time it was sent at."""
+    """Check that the journal agrees with the receiver: as many attempts as requests, each at its time."""
     sent_at: dict[str, list[float]] = {}
     for sent in sender.sent:
         if sent.url == endpoint.url:
@@ -57,7 +57,7 @@ VIRTUAL_START = 1_735_689_600.0
 
 
 async def test_an_hours_outage_under_traffic(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Nothing overtakes, no refusal is counted, the neighbour sees nothing, and the backlog drains in order."""
+    """No overtaking, no refusal, no effect on another endpoint, and the backlog drains in order."""
     sender = WorldSender(script=lambda sent: DeliveryError.CONNECT if sent.url == DOWN and 60 <= sent.at < 3660 else OK)
     async with world(tmp_path, sender=sender) as w:
         down, well = await w.endpoint(DOWN), await w.endpoint(WELL)
@@ -77,7 +77,7 @@ async def test_an_hours_outage_under_traffic(tmp_path: Path, autojump_clock: Moc
 
 
 async def test_a_three_day_outage_ends_by_age(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An endpoint that never comes back lets its deliveries expire one after the other, each with its row."""
+    """The deliveries of an endpoint that never recovers expire one after the other, each on record."""
     sender = WorldSender(script=lambda _: 500)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -92,7 +92,7 @@ async def test_a_three_day_outage_ends_by_age(tmp_path: Path, autojump_clock: Mo
 
 
 async def test_poison_in_a_strict_line(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A message that is always refused is parked; its successors flow, and it goes on beside them until it fails."""
+    """A message that is always refused is parked; later ones are sent, and it is retried until it fails."""
     sender = WorldSender(script=lambda sent: 422 if sent.event in {"e3", "e7"} else OK)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -112,7 +112,7 @@ async def test_poison_in_a_strict_line(tmp_path: Path, autojump_clock: MockClock
 
 
 async def test_a_storm_of_429(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A receiver that throttles is asked again no earlier than it said, in any order mode; nobody is to blame."""
+    """A throttling receiver is tried no earlier than it asked, with any ordering; that is neither refusal nor fault."""
     often = RetryOverrides(delays=(2.0,))
     for ordering in Ordering:
         busy = Outcome(duration_seconds=0.0, status=429, headers=(("retry-after", "7"),))
@@ -138,7 +138,7 @@ async def test_a_storm_of_429(tmp_path: Path, autojump_clock: MockClock) -> None
 async def test_flapping_receivers_lose_nothing(
     tmp_path: Path, autojump_clock: MockClock, ordering: Ordering, count: int
 ) -> None:
-    """Receivers that fail in every way at random still get everything once, in their order."""
+    """Receivers that fail at random in every way still get everything once, in order."""
     chance = random.Random(f"flapping {ordering}")  # noqa: S311 - a test's dice
     answers: list[Answer] = [OK, OK, OK, 500, DeliveryError.TIMEOUT, DeliveryError.CONNECT, 302, 429, 503, 404]
     sender = WorldSender(script=lambda _: chance.choice(answers), seconds=0.05)
@@ -166,7 +166,7 @@ async def test_flapping_receivers_lose_nothing(
 
 
 async def test_after_an_outage_the_rate_holds(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """An endpoint with 20 a second and 400 queued comes back: no second carries more than 21, in order."""
+    """After an outage with 400 queued and a limit of 20/s, any second has at most 21 requests, in order."""
     sender = WorldSender(script=lambda sent: 500 if sent.url == DOWN and sent.at < 600 else OK)
     async with world(tmp_path, sender=sender) as w:
         limit = PolicyOverrides(rate_limit=RateLimit(per_second=20, burst=20))
@@ -204,7 +204,7 @@ async def test_a_backlog_saves_up_no_burst(tmp_path: Path, autojump_clock: MockC
 
 
 async def test_after_an_outage_concurrency_ramps(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Without a limit an endpoint that comes back goes from 1 in flight to its concurrency over ten seconds."""
+    """Without a rate limit an endpoint goes from 1 in flight to its concurrency in the ten seconds after an outage."""
     sender = WorldSender(script=lambda sent: DeliveryError.CONNECT if sent.at < 300 else OK, seconds=0.1)
     async with world(tmp_path, sender=sender) as w:
         overrides = PolicyOverrides(ordering=Ordering.NONE, concurrency=11, retry=RetryOverrides(delays=(10.0,)))
@@ -222,7 +222,7 @@ async def test_after_an_outage_concurrency_ramps(tmp_path: Path, autojump_clock:
 
 
 async def test_modes_change_under_a_backlog(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Switching the ordering to and fro while a backlog drains loses nothing and sends nothing twice."""
+    """Changing the ordering repeatedly while a backlog drains loses nothing and repeats nothing."""
     sender = WorldSender(seconds=0.1)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -236,7 +236,7 @@ async def test_modes_change_under_a_backlog(tmp_path: Path, autojump_clock: Mock
 
 
 async def test_disable_hold_enable(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A receiver that asks to be left alone is; what came meanwhile goes out in order once it is switched on."""
+    """A receiver that asks for it is disabled; the events since then are sent in order once it is enabled."""
     please = Outcome(duration_seconds=0.0, status=503, headers=(("webhook-delivery", "disable"),))
     is_open = {"yes": False}
     sender = WorldSender(script=lambda sent: OK if is_open["yes"] or sent.event != "e2" else please)

@@ -1,4 +1,4 @@
-"""The slots of requests in flight: shared out among owners, in turn among those that wait, and none is ever lost."""
+"""Slots for requests in flight: shared among owners, granted in turn to those that wait, and never lost."""
 
 import pytest
 import trio
@@ -10,7 +10,7 @@ from webhookd.dispatch.slots import Slots
 
 
 def take_all(slots: Slots, owner: str) -> int:
-    """Take what an owner may have; return how many that are."""
+    """Take as many slots as an owner may have; return how many."""
     for count in range(slots.most + 1):
         try:
             slots.acquire_nowait(owner)
@@ -20,7 +20,7 @@ def take_all(slots: Slots, owner: str) -> int:
 
 
 def test_who_takes_all_it_can_leaves_a_third() -> None:
-    """One owner ends at two thirds, a second gets a part of the rest, and each further one still finds some."""
+    """One owner gets at most two thirds, a second a part of the rest, and each further one some."""
     slots = Slots(512)
     assert take_all(slots, "first") == 342
     shares = [take_all(slots, f"owner {number}") for number in range(3)]
@@ -29,7 +29,7 @@ def test_who_takes_all_it_can_leaves_a_third() -> None:
 
 
 def test_few_slots_are_all_of_use() -> None:
-    """However few there are, an owner that is alone can have one, and two where there are two."""
+    """A single owner can have the only slot, and both of two."""
     assert [take_all(Slots(most), "alone") for most in (1, 2, 3)] == [1, 2, 2]
 
 
@@ -44,7 +44,7 @@ def test_many_owners_use_all() -> None:
 
 
 async def test_owners_that_wait_have_their_turn(autojump_clock: trio.testing.MockClock) -> None:
-    """Each slot that is given back goes to the owner whose turn it is, not to who has waited most often."""
+    """Each slot that is given back goes to the next owner in turn, however many waits another has."""
     slots, got = Slots(2), list[str]()
     for owner in ("a", "b"):
         slots.acquire_nowait(owner)
@@ -64,7 +64,7 @@ async def test_owners_that_wait_have_their_turn(autojump_clock: trio.testing.Moc
 
 
 async def test_a_slot_that_came_too_late_goes_on(autojump_clock: trio.testing.MockClock) -> None:
-    """Who is canceled as the slot is granted gives it to the next; who waits no longer is passed over."""
+    """A task that is canceled when its slot is granted passes it on; one that was canceled before gets none."""
     slots, got = Slots(1), list[str]()
     slots.acquire_nowait("a")
 
@@ -93,7 +93,7 @@ async def test_a_slot_that_came_too_late_goes_on(autojump_clock: trio.testing.Mo
     steps=st.lists(st.tuples(st.sampled_from("abcdef"), st.booleans()), max_size=200),
 )
 def test_no_owner_shuts_out_another(most: int, steps: list[tuple[str, bool]]) -> None:
-    """Whatever was taken and given back, none is lost, and while one is free an owner that has none may have it."""
+    """No slot is ever lost, and while one is free an owner that has none may take it."""
     slots, taken = Slots(most), dict.fromkeys("abcdef", 0)
     for owner, takes in steps:
         if takes:

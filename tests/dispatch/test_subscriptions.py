@@ -1,4 +1,4 @@
-"""Which endpoints an event goes to."""
+"""Which endpoints get an event."""
 
 import msgspec
 import pytest
@@ -38,7 +38,7 @@ def reached(subscriptions: Subscriptions, event_type: str, organization_id: str 
     ],
 )
 def test_patterns_match_whole_segments_and_operational_events_only_by_name(event_type: str, pks: list[int]) -> None:
-    """`user.*` takes every depth below `user.`; `*` takes all but operational events, which need their exact name."""
+    """`user.*` matches all below `user.`; `*` matches all but operational events, which need their exact name."""
     subscriptions = index(
         (1, ("user.created",), None),
         (2, ("user.*", "user.created"), None),
@@ -51,7 +51,7 @@ def test_patterns_match_whole_segments_and_operational_events_only_by_name(event
 
 
 def test_organizations_get_their_own_events_and_unbound_webhooks_get_all() -> None:
-    """An event of an organization reaches its webhooks and unbound ones; one without reaches unbound ones alone."""
+    """An event of an organization reaches its webhooks and those of none; an event of none only the latter."""
     subscriptions = index((1, ("*",), None), (2, ("*",), "acme"), (3, ("*",), "globex"))
     assert reached(subscriptions, "user.created", "acme") == [1, 2]
     assert reached(subscriptions, "user.created", "nobody") == [1]
@@ -59,7 +59,7 @@ def test_organizations_get_their_own_events_and_unbound_webhooks_get_all() -> No
 
 
 def test_changes_and_removals_take_effect_at_once() -> None:
-    """After a change only the new patterns match, and a removed endpoint is reached no more."""
+    """After a change only the new patterns match, and a removed endpoint gets no events."""
     subscriptions = index((1, ("user.*", "*"), None))
     subscriptions.put(msgspec.structs.replace(endpoint(), pk=1, events=("organization.created",)), POLICY)
     assert reached(subscriptions, "user.created") == []
@@ -80,7 +80,7 @@ def test_changes_and_removals_take_effect_at_once() -> None:
 def test_an_inactive_webhook_holds_or_drops(
     is_active: bool, when_inactive: WhenInactive, status: DeliveryStatus
 ) -> None:
-    """Held events are queued, dropped ones are recorded as canceled; an active webhook queues either way."""
+    """Held events are queued, dropped ones are recorded as canceled; an active webhook's are always queued."""
     subscriptions = Subscriptions()
     policy = msgspec.structs.replace(POLICY, when_inactive=when_inactive)
     subscriptions.put(msgspec.structs.replace(endpoint(), is_active=is_active), policy)

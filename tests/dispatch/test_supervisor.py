@@ -1,4 +1,4 @@
-"""Restarts, halting and kicks, in exact virtual time."""
+"""Restarts, halts and kicks, in exact virtual time."""
 
 import trio
 from trio.testing import MockClock
@@ -21,7 +21,7 @@ class Crashing:
 
 
 async def test_a_crash_is_restarted_with_growing_delays(autojump_clock: MockClock) -> None:
-    """Each crash waits longer than the one before, and success ends the supervision."""
+    """Each restart waits longer than the last one, and a return ends the supervision."""
     task = Crashing(3)
     await Supervisor("t").run(task.run)
     start = task.started_at[0]
@@ -29,7 +29,7 @@ async def test_a_crash_is_restarted_with_growing_delays(autojump_clock: MockCloc
 
 
 async def test_five_crashes_in_five_minutes_halt_it_for_a_quarter_of_an_hour(autojump_clock: MockClock) -> None:
-    """The fifth crash halts, visibly; the next try comes after 15 minutes."""
+    """The fifth crash halts the task, which is logged; the next try comes after 15 minutes."""
     task = Crashing(5)
     supervisor = Supervisor("t")
     async with trio.open_nursery() as nursery:
@@ -42,7 +42,7 @@ async def test_five_crashes_in_five_minutes_halt_it_for_a_quarter_of_an_hour(aut
 
 
 async def test_a_kick_tries_a_halted_task_at_once(autojump_clock: MockClock) -> None:
-    """A kick ends the wait and starts with a clean record."""
+    """A kick ends the wait and forgets the earlier crashes."""
     task = Crashing(5)
     supervisor = Supervisor("t")
     async with trio.open_nursery() as nursery:
@@ -54,7 +54,7 @@ async def test_a_kick_tries_a_halted_task_at_once(autojump_clock: MockClock) -> 
 
 
 async def test_slow_crashes_never_halt(autojump_clock: MockClock) -> None:
-    """Crashes that are further apart than the window are restarts, however many."""
+    """Crashes further apart than the window only cause restarts, however many."""
     runs = 0
 
     async def crash_slowly() -> None:
@@ -77,7 +77,7 @@ async def test_cancellation_gets_out(autojump_clock: MockClock) -> None:
 
 
 async def test_a_neighbour_never_notices(autojump_clock: MockClock) -> None:
-    """One task that crashes and halts leaves another, in the same nursery, untouched."""
+    """A task that crashes and halts doesn't affect another one in the same nursery."""
     with trio.move_on_after(3600):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(Supervisor("bad").run, Crashing(1000).run)
