@@ -34,7 +34,7 @@ def test_each_line_of_a_record_has_the_priority(tmp_path: Path, monkeypatch: pyt
     """Each line of a traceback has the same priority; the line for dropped lines is a warning."""
     with (tmp_path / "log").open("wb") as file:
         monkeypatch.setenv("JOURNAL_STREAM", stream_of(file.fileno()))
-        output = BufferedOutput(file.fileno(), tell_dropped=logs.dropped_line)
+        output = BufferedOutput(file.fileno(), report_dropped=logs.dropped_line)
         logs.configure(LogConfig(format="console", level="debug"), output)
         log = logs.get_logger("x")
         log.debug("one")

@@ -22,7 +22,7 @@ streams = StandardStreams(lambda lines: b"")
 """
 
 
-def told(lines: int) -> bytes:
+def report(lines: int) -> bytes:
     return b"dropped %d\n" % lines
 
 
@@ -53,13 +53,13 @@ def numbered(count: int) -> list[bytes]:
 def test_lines_of_a_stream_nobody_reads_are_dropped_in_their_place() -> None:
     """With a full pipe and a full buffer, writing continues; the reader then gets whole lines in order, and the gap."""
     with pipe() as (reading, writing):
-        output = BufferedOutput(writing, tell_dropped=told, bound_bytes=200_000)
+        output = BufferedOutput(writing, report_dropped=report, bound_bytes=200_000)
         lines = numbered(10_000)
         for line in lines:
             output.write(line)
         dropped = output.dropped
         assert 0 < dropped < len(lines) - PIPE_BYTES // 98
-        gap = told(dropped)
+        gap = report(dropped)
         read = read_until(reading, gap)
         kept = len(lines) - dropped
         assert [line + b"\n" for line in read] == [*lines[:kept], gap]
@@ -71,7 +71,7 @@ def test_lines_of_a_stream_nobody_reads_are_dropped_in_their_place() -> None:
 def test_a_reader_that_is_slow_hears_of_few_gaps() -> None:
     """After lines are dropped, half of the buffer is written before the next line is accepted."""
     with pipe() as (reading, writing):
-        output = BufferedOutput(writing, tell_dropped=told, bound_bytes=1_000_000)
+        output = BufferedOutput(writing, report_dropped=report, bound_bytes=1_000_000)
         lines = iter(numbered(100_000))
         while not output.dropped:
             output.write(next(lines))
@@ -87,9 +87,9 @@ def test_a_reader_that_is_slow_hears_of_few_gaps() -> None:
 def test_what_is_longer_than_the_buffer_is_dropped_alone() -> None:
     """A line larger than the buffer is dropped, and no other line is."""
     with pipe() as (reading, writing):
-        output = BufferedOutput(writing, tell_dropped=told, bound_bytes=1000)
+        output = BufferedOutput(writing, report_dropped=report, bound_bytes=1000)
         output.write(b"x" * 2000 + b"\n")
-        assert read_until(reading, told(1)) == [b"dropped 1"]
+        assert read_until(reading, report(1)) == [b"dropped 1"]
         output.write(b"small\n")
         assert read_until(reading, b"small\n") == [b"small"]
 
@@ -129,7 +129,7 @@ def test_lines_of_threads_stay_whole_and_in_their_order() -> None:
 def test_a_stream_whose_reader_has_gone_counts_what_is_lost() -> None:
     """Every line that a broken pipe refuses is counted, and nothing is raised."""
     reading, writing = os.pipe()
-    output = BufferedOutput(writing, tell_dropped=told)
+    output = BufferedOutput(writing, report_dropped=report)
     os.close(reading)
     for line in numbered(500):
         output.write(line)
@@ -141,7 +141,7 @@ def test_a_disk_that_has_room_again_shows_what_was_lost() -> None:
     """After a failed write the next line is preceded by the number of lost lines, and by a line break if needed."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        output = BufferedOutput(ours.fileno(), tell_dropped=told)
+        output = BufferedOutput(ours.fileno(), report_dropped=report)
         output.write(b"first\n")
         assert output.flush(SECONDS)
         elsewhere = os.open("/dev/full", os.O_WRONLY)

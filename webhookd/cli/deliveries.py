@@ -8,7 +8,7 @@ from webhookd.cli.api import part
 from webhookd.cli.names import Moment, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
+from webhookd.cli.terminal import note_more_rows, plain, show_json, show_record, show_table
 
 _STATUSES = click.Choice([status.value for status in DeliveryStatus])
 
@@ -59,7 +59,7 @@ def list_(
         return
     titles = ("ID", "EVENT", "SEQUENCE", "STATUS", "ATTEMPTS", "LAST ANSWER", "CREATED", "NEXT ATTEMPT")
     show_table(titles, [_row(delivery) for delivery in page.data], foldable={"EVENT"})
-    tell_of_more(page)
+    note_more_rows(page)
 
 
 @command.command("show")

@@ -5,7 +5,7 @@ import click
 from webhookd.cli.names import gathered
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import plain, show_json, show_record, show_table, tell_of_more
+from webhookd.cli.terminal import note_more_rows, plain, show_json, show_record, show_table
 
 
 @click.group("events", cls=InOrder)
@@ -36,7 +36,7 @@ def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
         for event in page.data
     ]
     show_table(("ID", "TYPE", "ACCEPTED", "ORGANIZATION", "DELIVERIES"), rows, foldable={"TYPE", "ORGANIZATION"})
-    tell_of_more(page, option="--after")
+    note_more_rows(page, option="--after")
 
 
 @command.command("show")

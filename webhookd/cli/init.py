@@ -36,8 +36,8 @@ def command(directory: Path, config_file: Path | None, as_json: bool) -> None:
     if as_json:
         admin_key = None if key is None else key.reveal()
         place = find_key_place(config, os.environ)
-        made = {"config": str(path), "journal": str(config.journal.path), "masterKey": str(place)}
-        show_json({**made, "adminKey": admin_key})
+        created = {"config": str(path), "journal": str(config.journal.path), "masterKey": str(place)}
+        show_json({**created, "adminKey": admin_key})
         return
     click.echo(f"journal {config.journal.path}")
     place = find_key_place(config, os.environ)

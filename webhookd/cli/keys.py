@@ -53,7 +53,7 @@ def create(place: Place, *, role: str, name: str, organization: str | None, expi
     wanted = _checked(fields)
     api = place.server_if_any()
     if api is not None:
-        made = api.post(_PATH, fields, KeyWithText)
+        created = api.post(_PATH, fields, KeyWithText)
     else:
         row, text = trio.run(
             partial(
@@ -65,12 +65,12 @@ def create(place: Place, *, role: str, name: str, organization: str | None, expi
                 expires_at=_expiry(expires),
             )
         )
-        made = KeyWithText(**msgspec.structs.asdict(key_view(row, None)), key=text.reveal())
+        created = KeyWithText(**msgspec.structs.asdict(key_view(row, None)), key=text.reveal())
     if as_json:
-        show_json(made)
+        show_json(created)
         return
-    click.echo(f"{made.id}, role {role}; the key is shown only once:", err=True)
-    click.echo(made.key)
+    click.echo(f"{created.id}, role {role}; the key is shown only once:", err=True)
+    click.echo(created.key)
 
 
 @command.command("list")

@@ -107,7 +107,7 @@ def show_record(pairs: Sequence[tuple[str, str]]) -> None:
     console.print(grid)
 
 
-def tell_of_more(page: Page[T], option: str = "--cursor") -> None:
+def note_more_rows(page: Page[T], option: str = "--cursor") -> None:
     """Print on standard error that a list has more rows, and how to get them."""
     if page.next_cursor is not None:
         click.echo(f"there are more: --limit N, or {option} {page.next_cursor}", err=True)

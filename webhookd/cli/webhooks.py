@@ -14,7 +14,7 @@ from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
-from webhookd.cli.terminal import confirm, plain, show_json, show_record, show_table, tell_of_more
+from webhookd.cli.terminal import confirm, note_more_rows, plain, show_json, show_record, show_table
 
 _WEEK = 604_800
 _settings_decoder = msgspec.json.Decoder(dict[str, object])
@@ -52,7 +52,7 @@ def list_(place: Place, limit: int, cursor: str | None, as_json: bool) -> None:
         for webhook in page.data
     ]
     show_table(("ID", "WEBHOOK", "STATE", "QUEUED", "REASON"), rows, foldable={"WEBHOOK", "STATE", "REASON"})
-    tell_of_more(page)
+    note_more_rows(page)
 
 
 @command.command("show")
@@ -115,8 +115,8 @@ def create(
         **{name: value for name, value in fields.items() if value is not None},
         **({"isActive": False} if paused else {}),
     }
-    made = place.server().post("/api/webhooks", wanted, WebhookWithSecret)
-    _show_secret(made, as_json=as_json)
+    created = place.server().post("/api/webhooks", wanted, WebhookWithSecret)
+    _show_secret(created, as_json=as_json)
 
 
 @command.command("pause")
@@ -223,14 +223,14 @@ def _switch(place: Place, name: str, *, is_active: bool, as_json: bool) -> None:
     click.echo(f"{what} {changed.id}: {health.queued + health.parked} queued. {health.reason or 'Sending'}")
 
 
-def _show_secret(made: WebhookWithSecret, *, as_json: bool) -> None:
+def _show_secret(webhook: WebhookWithSecret, *, as_json: bool) -> None:
     if as_json:
-        show_json(made)
+        show_json(webhook)
         return
-    if made.previous_secret_expires_at is not None:
-        click.echo(f"the previous secret also signs until {made.previous_secret_expires_at}", err=True)
-    click.echo(f"{made.id}; the secret is shown only once:", err=True)
-    click.echo(made.secret)
+    if webhook.previous_secret_expires_at is not None:
+        click.echo(f"the previous secret also signs until {webhook.previous_secret_expires_at}", err=True)
+    click.echo(f"{webhook.id}; the secret is shown only once:", err=True)
+    click.echo(webhook.secret)
 
 
 def _settings(text: str | None) -> dict[str, object]:

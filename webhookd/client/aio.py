@@ -239,11 +239,11 @@ class AsyncClient:
         submission = self._outbox.submission(event, anyio.current_time())
         awaited = _Awaited(submission=submission, done=anyio.Event())
 
-        def tell() -> None:
+        def notify() -> None:
             awaited.done.set()
             self._room.ring()
 
-        submission.tell = tell
+        submission.notify = notify
         while (seconds := self._seconds_left(submission)) > 0:
             with anyio.move_on_after(seconds):
                 async with self._door:  # first come, first served

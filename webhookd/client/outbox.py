@@ -42,12 +42,12 @@ class ServerUnavailable(WebhookdError):  # noqa: N818 - it describes the state
 
 @dataclass(slots=True, eq=False)
 class Submission:
-    """One submitted event: `outcome` is its result, or `failure` why there is none; `tell` is called after either."""
+    """One submitted event: `outcome` is its result, or `failure` why there is none; `notify` is called after either."""
 
     id: str
     line: bytes
     put_at: float
-    tell: Callable[[], None] = lambda: None
+    notify: Callable[[], None] = lambda: None
     outcome: PublishResult | Rejected | None = None
     failure: WebhookdError | None = None
     is_given_up: bool = False
@@ -161,7 +161,7 @@ class Outbox:
             self._sent -= 1
             self._heard_at, self._failures, self._reason = now, 0, "timed out"
             submission.outcome = outcome
-            submission.tell()
+            submission.notify()
         return True
 
     def end_answer(self) -> None:
@@ -198,7 +198,7 @@ class Outbox:
         self._partial.clear()
         for submission in ended:
             submission.failure = failure(submission)
-            submission.tell()
+            submission.notify()
 
     def deadline(self, submission: Submission) -> float:
         """Return when an event is given up if there is no progress before."""

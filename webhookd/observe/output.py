@@ -45,7 +45,7 @@ _Part = bytes | _Gap | threading.Event
 class BufferedOutput:
     """A stream that accepts whole lines at any time and writes them as fast as they are read.
 
-    The thread calls `tell_dropped` for the line that replaces that many dropped ones. It lets lines gather for
+    The thread calls `report_dropped` for the line that replaces that many dropped ones. It lets lines gather for
     `linger_seconds` before it writes, so that it seldom competes with the event loop under load.
     """
 
@@ -53,13 +53,13 @@ class BufferedOutput:
         self,
         descriptor: int,
         *,
-        tell_dropped: Callable[[int], bytes] = lambda _lines: b"",
+        report_dropped: Callable[[int], bytes] = lambda _lines: b"",
         linger_seconds: float = 0.0,
         bound_bytes: int = BOUND_BYTES,
     ) -> None:
         self.descriptor = descriptor
         self.dropped = 0
-        self._tell_dropped = tell_dropped
+        self._report_dropped = report_dropped
         self._linger_seconds = linger_seconds
         self._bound_bytes = bound_bytes
         # Reentrant: a destructor may warn, and so write, during a write. It is held only while a few dozen lines are
@@ -169,7 +169,7 @@ class BufferedOutput:
 
     def _text(self, part: _Part) -> bytes:
         if isinstance(part, _Gap):
-            return self._tell_dropped(part.lines)
+            return self._report_dropped(part.lines)
         return part if isinstance(part, bytes) else b""
 
     def _write_all(self, data: bytes) -> int:
@@ -233,9 +233,11 @@ class StandardStreams:
     All calls of `flush`, also the one at exit, share one time limit, so that a stopped terminal doesn't block the exit.
     """
 
-    def __init__(self, tell_dropped: Callable[[int], bytes]) -> None:
+    def __init__(self, report_dropped: Callable[[int], bytes]) -> None:
         self.out = BufferedOutput(_descriptor(sys.stdout))
-        self.error = BufferedOutput(_descriptor(sys.stderr), tell_dropped=tell_dropped, linger_seconds=LINGER_SECONDS)
+        self.error = BufferedOutput(
+            _descriptor(sys.stderr), report_dropped=report_dropped, linger_seconds=LINGER_SECONDS
+        )
         self._flush_by: float | None = None
         # What is not written by the log is a traceback, or the reason why the process ends.
         mark = journald.priority(journald.ERROR) if journald.reads(self.error.descriptor) else ""
