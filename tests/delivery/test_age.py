@@ -1,4 +1,4 @@
-"""The greatest age of a connection, in virtual time over real sockets: what is looked at again, and when."""
+"""The maximum age of a connection, in virtual time over real sockets: what is checked again, and when."""
 
 import pytest
 import trio
@@ -20,7 +20,7 @@ YOUNG = 60 * LEAST_SHARE_OF_AGE - 1
 
 
 async def test_a_name_that_moves_is_followed(mock_clock: MockClock) -> None:
-    """A busy connection is replaced within its greatest age, and the next goes where the name leads by then."""
+    """A busy connection is replaced within the maximum age, and the next one goes to the name's new address."""
     async with (
         serving(OPEN) as blue,
         serving(OPEN, host="127.0.0.2", port=blue.port) as green,
@@ -39,7 +39,7 @@ async def test_a_name_that_moves_is_followed(mock_clock: MockClock) -> None:
 
 
 async def test_a_name_that_turns_internal_is_noticed(mock_clock: MockClock) -> None:
-    """The verdict on a name's addresses is asked for again within the greatest age of a connection."""
+    """A name's addresses are checked again within the maximum age of a connection."""
     async with serving(OPEN) as receiver, sending(resolver=StubResolver(["127.0.0.1"], ["10.0.0.1"])) as out:
         url = f"http://{NAME}:{receiver.port}/"
         assert (await out.send(url)).status == 200
@@ -51,7 +51,7 @@ async def test_a_name_that_turns_internal_is_noticed(mock_clock: MockClock) -> N
 
 
 async def test_a_certificate_that_went_bad_is_noticed(mock_clock: MockClock) -> None:
-    """The certificate is looked at again within the greatest age, over kept connections and resumed sessions."""
+    """The certificate is checked again within the maximum age, with kept connections and resumed sessions."""
     async with serving(OPEN, ssl_context=receivers.good()) as receiver, sending() as out:
         assert (await out.send(receiver.url)).status == 200
         receiver.ssl_context = receivers.expired()
@@ -76,7 +76,7 @@ async def test_an_old_idle_connection_is_closed(mock_clock: MockClock) -> None:
 
 
 async def test_a_request_in_flight_ends_before_its_old_connection(mock_clock: MockClock) -> None:
-    """A connection that grows too old while it carries a request is closed once that has its answer."""
+    """A connection that becomes too old during a request is closed after the answer."""
     is_time = trio.Event()
     statuses = []
 
@@ -105,7 +105,7 @@ async def test_a_request_in_flight_ends_before_its_old_connection(mock_clock: Mo
 
 
 async def test_a_session_is_resumed_until_its_certificate_was_looked_at_too_long_ago(mock_clock: MockClock) -> None:
-    """A receiver that closes each connection is resumed with, and shakes hands in full again within the greatest age.
+    """With a receiver that closes each connection, sessions are resumed, with a full handshake within the maximum age.
 
     Each resumption hands out a new session, which must not make the old look at the certificate a new one.
     """
@@ -127,7 +127,7 @@ async def test_a_session_is_resumed_until_its_certificate_was_looked_at_too_long
 
 
 async def test_a_connection_that_was_resumed_is_as_old_as_its_session(mock_clock: MockClock) -> None:
-    """A connection made with a session ends when that would: the certificate behind both was looked at back then."""
+    """A connection made with a resumed session expires with it: its certificate was checked at the same time."""
     resumed = []
 
     async def script(stream: Stream, number: int) -> None:
@@ -151,7 +151,7 @@ async def test_a_connection_that_was_resumed_is_as_old_as_its_session(mock_clock
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_connection_through_a_proxy_has_a_greatest_age(scheme: str, mock_clock: MockClock) -> None:
-    """Through a proxy connections are replaced as well, the proxy's name is resolved again, and old ones are closed."""
+    """Connections through a proxy are replaced too: the proxy's name is resolved again, and old ones are closed."""
     context = server_context("127.0.0.1") if scheme == "https" else None
     async with proxying() as proxy, serving(OPEN, ssl_context=context) as receiver:
         port = int(proxy.url.rpartition(":")[2])

@@ -1,4 +1,4 @@
-"""What 50 bombs at once cost a sender: bounded memory, and no step of its event loop that others wait long for."""
+"""What 50 bombs at once cost a sender: bounded memory, and no long step of its event loop."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Cost:
-    """What one round came to."""
+    """The result of one round."""
 
     memory_bytes: int
     longest_step_seconds: float
@@ -41,7 +41,7 @@ def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[tuple[str, str]]:
-    """Give the bombs' places and a healthy receiver's URL."""
+    """Yield the bombs' URLs and a healthy receiver's URL."""
     with ExitStack() as stack:
         bombs = stack.enter_context(process("tests.delivery.bombs", "serve"))
         sink = stack.enter_context(process("tests.bench.sink", "count"))
@@ -58,7 +58,7 @@ def measure(world: tuple[str, str], *how: str) -> Cost:
 
 @pytest.mark.parametrize("way", long(["directly", "through-a-proxy"], lambda way: way != "directly"))
 def test_fifty_bombs_at_once_cost_little(world: tuple[str, str], way: str) -> None:
-    """50 bodies, heads and bombs without end add less than 16 MiB, and none holds up the event loop.
+    """50 endless bodies, heads and bombs add less than 16 MiB, and none holds up the event loop.
 
     Healthy deliveries arrive meanwhile. A step is measured in processor time of the loop's own thread; what disturbs
     that, a cold cache or the kernel's own work, only ever adds, so the best of some rounds counts.

@@ -25,7 +25,7 @@ def answer(state: EndpointState, kind: AnswerKind, now: float) -> EndpointState:
 
 
 class BreakerMachine(RuleBasedStateMachine):
-    """One request at a time against an endpoint that answers as it likes."""
+    """One request at a time to an endpoint with random answers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ TestBreaker = BreakerMachine.TestCase
 
 
 def test_a_retry_by_hand_is_the_probe_of_an_open_breaker() -> None:
-    """An open breaker lets a retry by hand through at once; a pause holds even that."""
+    """An open breaker admits a retry by hand at once; a pause doesn't."""
     state = EndpointState(breaker=BreakerState.OPEN, retry_at=AT + 99)
     assert breaker.admit(state, AT, probing=False) == (Hold.OPEN, AT + 99)
     assert breaker.admit(state, AT, probing=False, by_hand=True) is None
@@ -96,7 +96,7 @@ def test_a_retry_by_hand_is_the_probe_of_an_open_breaker() -> None:
 
 
 def test_a_straggler_neither_reopens_nor_delays_the_probe() -> None:
-    """A fault of a request that left before the trip is counted, and moves nothing else."""
+    """A fault of a request that was sent before the breaker opened is counted, and changes nothing else."""
     state = EndpointState(breaker=BreakerState.OPEN, retry_at=AT + 9, consecutive_faults=3)
     later = answer(state, AnswerKind.FAULT, AT + 5)
     assert (later.retry_at, later.reopenings, later.consecutive_faults) == (AT + 9, 0, 4)
@@ -123,7 +123,7 @@ def test_a_straggler_neither_reopens_nor_delays_the_probe() -> None:
 def test_a_draining_bucket_never_lets_more_than_its_rate_and_one_through(
     per_second: float, burst: int, gaps: list[float]
 ) -> None:
-    """However late the taker wakes up, no second of a drain carries more than rate + 1."""
+    """However late wake-ups are, any second has at most the rate and one request while a backlog drains."""
     bucket = new_bucket(RateLimit(per_second=per_second, burst=burst), AT).emptied(AT)
     now, taken = AT, []
     for gap in gaps:
@@ -137,7 +137,7 @@ def test_a_draining_bucket_never_lets_more_than_its_rate_and_one_through(
 
 @given(per_second=st.floats(0.05, 500), burst=st.integers(1, 100), idle=st.floats(0, 10_000))
 def test_a_rested_bucket_gives_its_burst_and_no_more(per_second: float, burst: int, idle: float) -> None:
-    """After a rest the bucket holds what it gained, at most its burst."""
+    """After a time without requests the bucket holds what it gained, at most its burst."""
     bucket = TokenBucket(RateLimit(per_second=per_second, burst=burst), tokens=0.0, at=AT)
     now, taken = AT + idle, 0
     while bucket.ready_at(now) <= now:
@@ -147,13 +147,13 @@ def test_a_rested_bucket_gives_its_burst_and_no_more(per_second: float, burst: i
 
 
 def test_a_clock_set_back_takes_no_token_away() -> None:
-    """A bucket that is asked about the past holds what it had."""
+    """At an earlier time a bucket holds what it had."""
     bucket = TokenBucket(RateLimit(per_second=1, burst=5), tokens=3.0, at=AT)
     assert bucket.ready_at(AT - 3600) == AT - 3600
 
 
 def test_concurrency_ramps_up_after_an_outage() -> None:
-    """From one request right after recovery to `concurrency` ten seconds later; at once without an outage."""
+    """From one request right after an outage to `concurrency` ten seconds later; without an outage at once."""
     policy = resolve(PolicyOverrides(ordering=Ordering.NONE, concurrency=11), DeliveryConfig())
     assert allowed_in_flight(policy, None, AT) == (11, None)
     grown = [allowed_in_flight(policy, AT, AT + seconds)[0] for seconds in (0, 0.99, 1, 5, 9.99, 10, 1000)]
@@ -165,7 +165,7 @@ def test_concurrency_ramps_up_after_an_outage() -> None:
 
 
 def test_only_time_ends_a_pause() -> None:
-    """What left before a pause ends it with no answer, makes it no shorter, and is not counted as another."""
+    """The answer to a request from before a pause neither ends nor shortens it, and isn't counted as another pause."""
     paused = answer(EndpointState(), AnswerKind.THROTTLED, AT)
     assert (paused.paused_until, paused.pauses) == (AT + DELAY, 1)
     for kind in AnswerKind:
@@ -176,7 +176,7 @@ def test_only_time_ends_a_pause() -> None:
 
 
 def test_after_a_pause_one_probe_at_a_time() -> None:
-    """Once it is over one request leaves; its good answer begins the ramp, that of one from before does not."""
+    """After a pause one request is sent; its good answer begins the ramp, that of an earlier request doesn't."""
     over = AT + DELAY
     paused = answer(EndpointState(), AnswerKind.THROTTLED, AT)
     assert breaker.admit(paused, over, probing=False) is None
@@ -192,7 +192,7 @@ def test_after_a_pause_one_probe_at_a_time() -> None:
 
 
 def test_no_answer_shortens_a_pause() -> None:
-    """Another answer that asks for less leaves the end of the pause, and so do faults that open the breaker."""
+    """An answer that asks for less, or faults that open the breaker, don't change the end of the pause."""
     paused = msgspec.structs.replace(EndpointState(), paused_until=AT + 10 * DELAY)
     assert answer(paused, AnswerKind.THROTTLED, AT).paused_until == AT + 10 * DELAY
     for _ in range(THRESHOLD):

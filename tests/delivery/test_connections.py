@@ -1,4 +1,4 @@
-"""Connections out: kept, bounded, replaced, secured, and never to a place they must not reach."""
+"""Outgoing connections: kept, bounded, replaced, secured, and never to a forbidden address."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT
 
 
 async def test_a_connection_is_kept_for_its_endpoint() -> None:
-    """Requests of one endpoint share a connection, another endpoint has its own, and forgetting closes it."""
+    """Requests of one endpoint share a connection, another endpoint has its own, and `forget` closes it."""
     async with sending() as out, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(always(Reply(body=b"x" * 9000))).run)
         outcomes = [await out.send(receiver.url) for _ in range(5)]
@@ -70,7 +70,7 @@ async def test_a_connection_closed_while_idle_costs_nothing() -> None:
 
 
 async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once(mock_clock: MockClock) -> None:
-    """A request lost at once on a reused connection is sent again on a fresh one; lost there too, it has failed."""
+    """A request lost at once on a reused connection is sent again on a new one; if lost there too, it fails."""
 
     async def script(stream: Stream, number: int) -> None:
         await read_request(stream)
@@ -89,7 +89,7 @@ async def test_a_reused_connection_that_ends_before_an_answer_is_replaced_once(m
 
 
 async def test_a_receiver_that_thought_about_it_is_not_asked_twice(mock_clock: MockClock) -> None:
-    """A reused connection that ends after a while has had its request read, so the next try is the line's to make."""
+    """If a reused connection ends after a while, its request was read, so it isn't sent again in the same attempt."""
 
     async def script(stream: Stream, number: int) -> None:
         await read_request(stream)
@@ -120,7 +120,7 @@ async def test_an_answer_that_has_begun_is_never_asked_for_again() -> None:
 
 
 async def test_bytes_behind_an_answer_end_the_connection() -> None:
-    """What follows an answer unasked never becomes the next one's answer."""
+    """Bytes after a response never become the response to the next request."""
     script = saying(OK + b"HTTP/1.1 500 Forged\r\ncontent-length: 0\r\n\r\n", then_close=False)
     async with sending() as out, serving(script) as receiver:
         for _ in range(3):
@@ -129,7 +129,7 @@ async def test_bytes_behind_an_answer_end_the_connection() -> None:
 
 
 async def test_an_answer_before_the_request_is_read_counts() -> None:
-    """A receiver that answers 413 and closes while the body is still on its way is heard."""
+    """A 413 is read although the receiver closes while the body is being sent."""
 
     async def script(stream: Stream, number: int) -> None:
         await stream.receive_some(10)
@@ -141,7 +141,7 @@ async def test_an_answer_before_the_request_is_read_counts() -> None:
 
 
 async def test_refused_and_reset_connections_are_told_apart() -> None:
-    """Nobody listening is `connect`, a reset in the middle is `protocol`, each with the kernel's reason."""
+    """A closed port is `connect`, a reset during the response is `protocol`, each with the kernel's reason."""
     async with sending() as out, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(steps("reset")).run)
         outcome = await out.send(receiver.url)
@@ -158,7 +158,7 @@ async def test_refused_and_reset_connections_are_told_apart() -> None:
 
 
 async def test_tls_is_verified_and_its_failure_told() -> None:
-    """A good certificate is talked to; a wrong name, an unknown authority and clear text are `tls` with the reason."""
+    """A valid certificate is accepted; a wrong name, an unknown authority and plain text are `tls` with the reason."""
     async with sending() as out:
         async with serving(saying(OK), ssl_context=server_context("127.0.0.1")) as receiver:
             assert (await out.send(receiver.url)).status == 200
@@ -176,7 +176,7 @@ async def test_tls_is_verified_and_its_failure_told() -> None:
 
 
 async def test_a_name_keeps_its_certificate_and_host() -> None:
-    """A name is dialled by its checked address, with SNI, certificate and Host still the name's."""
+    """A name is dialled by its checked address, but SNI, certificate check and Host use the name."""
     seen = []
 
     async def script(stream: Stream, number: int) -> None:
@@ -210,7 +210,7 @@ async def test_a_name_that_turns_internal_is_never_dialled() -> None:
 
 
 async def test_a_name_that_does_not_resolve_is_dns() -> None:
-    """A name without an address is `dns`, and so is one that the system's resolver refuses to look at."""
+    """A name without an address is `dns`, and so is one that the system's resolver refuses."""
     async with sending(resolver=StubResolver([])) as out:
         assert (await out.send("https://nowhere.example.com/")).error is DeliveryError.DNS
     with pytest.raises(OSError, match="no name that DNS could have"):
@@ -243,7 +243,7 @@ async def test_one_dead_address_leaves_time_for_the_next() -> None:
 
 
 async def test_canceling_leaves_no_connection() -> None:
-    """A request that is cut off takes its connection with it."""
+    """A canceled request closes its connection."""
     async with sending() as out, trio.open_nursery() as nursery:
         receiver = await nursery.start(Receiver(steps("200,hang")).run)
         await out.send(receiver.url)

@@ -47,7 +47,7 @@ CONTRACT = Path(__file__).parents[2] / "docs" / "contract.md"
     ids=lambda headers: next(iter(headers))[:12],
 )
 def test_headers_that_must_not_be_sent(headers: dict[str, str]) -> None:
-    """What is no token, could smuggle another header, is there twice or is too large is refused with its place."""
+    """An invalid name, a value that could smuggle a header, duplicates and too large headers are refused."""
     with pytest.raises(Rejected) as refused:
         check(headers)
     assert refused.value.code is ErrorCode.VALIDATION_ERROR
@@ -55,7 +55,7 @@ def test_headers_that_must_not_be_sent(headers: dict[str, str]) -> None:
 
 
 def test_too_many_headers_are_one_mistake() -> None:
-    """Of a thousand headers the number is told, and not what else is wrong with each."""
+    """For a thousand headers the error is their number, without the errors of each."""
     with pytest.raises(Rejected) as refused:
         check({f"no token {number}": "" for number in range(1000)})
     assert refused.value.errors == (("/headers", "at most 32 headers, and these are 1000"),)
@@ -65,7 +65,7 @@ def test_too_many_headers_are_one_mistake() -> None:
     "headers", [{"no token " * 5000: "x"}, {"content-" * 5000: "x"}, {"X-A" * 2500: "", "x-a" * 2500: ""}]
 )
 def test_a_name_without_end_is_told_in_short(headers: dict[str, str]) -> None:
-    """Of a name that fills a body, as much is told as says which it is."""
+    """An error about a very long name shows only its beginning."""
     with pytest.raises(Rejected) as refused:
         check(headers)
     told = [refused.value.detail, *(part for error in refused.value.errors for part in error)]
@@ -73,7 +73,7 @@ def test_a_name_without_end_is_told_in_short(headers: dict[str, str]) -> None:
 
 
 def test_a_patchs_name_without_end_is_told_in_short() -> None:
-    """A patch that gives a name of any length twice is told of it in a line."""
+    """A patch that gives a name of any length twice gets an error of one line."""
     with pytest.raises(Rejected, match="counts without regard to case") as refused:
         as_stored({"X-A" * 2500: "", "x-a" * 2500: ""}, ())
     assert len(refused.value.detail) < 500
@@ -94,7 +94,7 @@ def test_reserved_names_are_refused_however_they_are_spelled() -> None:
 
 
 def test_ordinary_headers_are_taken() -> None:
-    """Credentials and the like go through, 32 of them, of 8 KiB in all; names are tokens, underscores included."""
+    """Up to 32 headers of 8 KiB in all are accepted; names are tokens, underscores included."""
     check({f"X-Token-{number}": "Bearer abc~!" for number in range(31)} | {"Authorization": ""})
     check({"Authorization": "Bearer " + "j" * 1500})
     check({"X-A": "a" * (MOST_BYTES - 3)})
@@ -102,7 +102,7 @@ def test_ordinary_headers_are_taken() -> None:
 
 
 def test_the_contract_lists_what_is_reserved() -> None:
-    """The table of the contract and the list that is checked are the same."""
+    """The table in the contract and `RESERVED` are the same."""
     section = CONTRACT.read_text().partition("| reserved header | why |")[2].partition("\n\n")[0]
     rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
     told = {why.strip(): set(re.findall("`([^`]+)`", names)) for names, why in rows}
@@ -111,7 +111,7 @@ def test_the_contract_lists_what_is_reserved() -> None:
 
 @pytest.mark.parametrize("form", SignatureForm)
 def test_a_request_carries_each_name_once(form: SignatureForm) -> None:
-    """Of a header that was saved before its name was reserved, and webhookd's own, only the latter leaves."""
+    """A header that was saved before its name was reserved isn't sent, but webhookd's own is."""
     saved = ("Traceparent", "X_Webhook_Event", "Proxy", "Content-type", "Webhook-Signature", "X-Api-Key")
     credentials = Credentials(
         secret=Secret(generate_secret()),

@@ -36,7 +36,7 @@ POLICY = EgressPolicy(
 
 
 class StubResolver:
-    """Answers with what it was given; never asks anybody."""
+    """Returns the given addresses, without a lookup."""
 
     def __init__(self, answers: Sequence[str]) -> None:
         self.answers = answers
@@ -58,7 +58,7 @@ def verdict(url: str, answers: list[str], policy: EgressPolicy = POLICY) -> tupl
 
 @pytest.mark.parametrize(("url", "answers", "expected", "reason"), CASES, ids=[f"{c[0][:60]}" for c in CASES])
 async def test_each_case_of_the_table(url: str, answers: list[str], expected: str, reason: str) -> None:
-    """Every case has its verdict, at saving and at connecting, and what is allowed means the same to httpx."""
+    """Every case has its verdict, at saving and at connecting, and an allowed URL means the same to httpx."""
     found, target = verdict(url, answers)
     assert found == expected, reason
     if expected == "block":
@@ -103,7 +103,7 @@ def test_the_table_is_whole() -> None:
     ],
 )
 def test_the_operators_networks_win(networks: tuple[str, ...], url: str, answers: list[str], expected: str) -> None:
-    """Allowed networks win over the ranges and, for names that lie wholly in them, over the name rules."""
+    """Allowed networks override the refused ranges and, for names with all addresses in them, the rules for names."""
     config = EgressConfig(allow_http=True, ports=(80, 8080), allow_networks=networks)
     policy = EgressPolicy(config, own=frozenset({ip_address("20.30.40.50")}))
     assert verdict(url, answers, policy)[0] == expected
@@ -120,7 +120,7 @@ def test_plain_http_and_other_ports_need_the_operator() -> None:
 
 
 async def test_a_name_that_does_not_resolve_can_be_saved() -> None:
-    """A receiver that isn't there yet is no reason to refuse its URL; behind a proxy nobody here asks at all."""
+    """A name that doesn't resolve yet is accepted; with a proxy no name is resolved."""
     await EgressPolicy(EgressConfig()).check_for_saving("https://soon.example.com/", StubResolver(()))
     behind = EgressPolicy(EgressConfig(proxy="http://proxy.example:3128"))
     await behind.check_for_saving("https://good.example.com/", StubResolver(["127.0.0.1"]))

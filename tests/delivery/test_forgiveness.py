@@ -1,4 +1,4 @@
-"""What a change by hand means for the past of an endpoint, and for the answers to what was in flight. Pure."""
+"""What a change by hand means for an endpoint's state, and for the answers to requests in flight. Pure."""
 
 import msgspec
 import pytest
@@ -44,7 +44,7 @@ SIGNED_OTHERWISE = msgspec.structs.replace(endpoint(), signature=SignatureChoice
 def test_another_place_or_another_proof_forgets_the_outage(
     before: Endpoint, after: Endpoint, *, has_new_secrets: bool
 ) -> None:
-    """A change of where requests go, or of what they prove themselves with, lets one request try it at once."""
+    """After a change of URL, headers, secrets or signatures one request is sent at once."""
     opened = forgive(before, after, OPEN, AT, has_new_secrets=has_new_secrets)
     assert opened is not None
     assert (opened.state.breaker, opened.state.retry_at, opened.state.failing_since) == (
@@ -64,14 +64,14 @@ def test_another_place_or_another_proof_forgets_the_outage(
 
 
 def test_an_endpoint_that_was_disabled_begins_as_after_an_outage() -> None:
-    """Enabled again it is tried with one request, though nothing was wrong with it: events have piled up."""
+    """An enabled endpoint is tried with one request, also if it was healthy: it may have a backlog."""
     enabled = forgive(DISABLED, endpoint(), WELL, AT, has_new_secrets=False)
     assert enabled is not None
     assert enabled.state.needs_probe
 
 
 def test_what_changes_nothing_that_is_sent_forgives_nothing() -> None:
-    """The same again, and being disabled, leave the past as it is; so does a move of what stays disabled its state."""
+    """Unchanged values and a disable leave the state unchanged; so does a new URL of a webhook that stays disabled."""
     assert forgive(endpoint(), endpoint(), OPEN, AT, has_new_secrets=False) is None
     assert forgive(endpoint(), DISABLED, OPEN, AT, has_new_secrets=False) is None
     moved = forgive(DISABLED, msgspec.structs.replace(MOVED, is_active=False), OPEN, AT, has_new_secrets=False)
@@ -99,7 +99,7 @@ SENT_AGAIN = (DeliveryStatus.PENDING, 0, AT)
 def test_what_was_in_flight_has_little_to_say(
     outcome: Outcome, moved: tuple[object, ...], changed: tuple[object, ...]
 ) -> None:
-    """Of the endpoint as it is now an older answer says nothing, but that the same receiver wants to be left alone."""
+    """An answer from before the change doesn't change the state, except a pause that the same receiver asks for."""
     for since, expected in ((Since.MOVED, moved), (Since.CHANGED, changed)):
         verdict = decide(outcome, queued_delivery(), WELL, POLICY, now=AT, sample=MIDDLE, is_probe=False, since=since)
         assert (verdict.status, verdict.refusals, verdict.next_attempt_at) == expected
@@ -110,7 +110,7 @@ def test_what_was_in_flight_has_little_to_say(
 
 
 def test_the_last_refusal_of_the_same_receiver_still_fails() -> None:
-    """A refusal that is counted may be one too many."""
+    """A refusal that is counted may be the last one allowed."""
     refused_often = msgspec.structs.replace(queued_delivery(), refusals=POLICY.max_refusals - 1)
     for since, status in ((Since.CHANGED, DeliveryStatus.FAILED), (Since.MOVED, DeliveryStatus.PENDING)):
         verdict = decide(answered(422), refused_often, WELL, POLICY, now=AT, sample=MIDDLE, since=since)

@@ -1,4 +1,4 @@
-"""Names with several addresses, of which some are dead, silent or wrong, over real sockets and through a proxy.
+"""Names with several addresses, some of them dead, silent or failing, over real sockets and through a proxy.
 
 Time is virtual: it goes on only while nothing comes over any socket, so that a busy machine delays nothing.
 """
@@ -24,7 +24,7 @@ def _clock(autojump_clock: MockClock) -> None:
 
 
 async def says_nothing(stream: Stream, number: int) -> None:
-    """Take what comes and answer nothing, until the other side has gone."""
+    """Read everything and answer nothing, until the other side has closed."""
     tcp = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     while await tcp.receive_some(65_536):
         pass
@@ -32,7 +32,7 @@ async def says_nothing(stream: Stream, number: int) -> None:
 
 @pytest.mark.parametrize("swallows", ["::1", "127.0.0.8"])
 async def test_a_dead_first_address_costs_no_delivery(swallows: str) -> None:
-    """With two seconds for an attempt a name whose first address swallows every SYN is delivered to at its second."""
+    """Within two seconds a name whose first address answers no SYN is reached at its second address."""
     async with serving(saying(OK)) as receiver:
         with swallowing(swallows, receiver.port):
             async with sending(resolver=StubResolver([swallows, "127.0.0.1"])) as out:
@@ -42,7 +42,7 @@ async def test_a_dead_first_address_costs_no_delivery(swallows: str) -> None:
 
 
 async def test_an_address_that_is_silent_in_tls_is_not_connected() -> None:
-    """Beside an address that takes the connection and says nothing in TLS the next is tried, and the first closed."""
+    """While an address accepts the connection but not the TLS handshake, the next is tried, and the first closed."""
     async with (
         serving(saying(OK, then_close=False), ssl_context=server_context(NAME)) as receiver,
         serving(says_nothing, host="127.0.0.8", port=receiver.port) as silent,
@@ -57,7 +57,7 @@ async def test_an_address_that_is_silent_in_tls_is_not_connected() -> None:
 
 
 async def test_an_address_with_a_wrong_certificate_gives_way_to_the_next() -> None:
-    """A certificate that doesn't hold at one address is no reason not to ask the next, which proves itself."""
+    """After an invalid certificate at one address the next one is tried, whose certificate is valid."""
     async with (
         serving(saying(OK), ssl_context=server_context(NAME)) as receiver,
         serving(saying(OK), ssl_context=server_context("127.0.0.1"), host="127.0.0.8", port=receiver.port) as wrong,
@@ -70,7 +70,7 @@ async def test_an_address_with_a_wrong_certificate_gives_way_to_the_next() -> No
 
 @pytest.mark.parametrize("others", [["127.0.0.9"], ["127.0.0.9", "127.0.0.7"]])
 async def test_of_several_failures_the_most_telling_is_reported(others: list[str]) -> None:
-    """Where nobody can be reached at one address and another's certificate is wrong, it is `tls` and says where."""
+    """If one address can't be reached and another's certificate is invalid, it is `tls` with the latter's address."""
     async with (
         serving(saying(OK), ssl_context=server_context("127.0.0.1")) as wrong,
         sending(resolver=StubResolver([*others, "127.0.0.1"])) as out,
@@ -81,7 +81,7 @@ async def test_of_several_failures_the_most_telling_is_reported(others: list[str
 
 
 async def test_a_wrong_certificate_tells_more_than_the_silence_of_others() -> None:
-    """A deadline that comes while other addresses are silent reports what one of them has said wrong."""
+    """At a deadline while other addresses are silent, the failure of one that was reached is reported."""
     async with serving(saying(OK), ssl_context=server_context("127.0.0.1")) as wrong:
         with swallowing("127.0.0.8", wrong.port):
             async with sending(resolver=StubResolver(["127.0.0.1", "127.0.0.8"]), connect=0.5) as out:
@@ -90,7 +90,7 @@ async def test_a_wrong_certificate_tells_more_than_the_silence_of_others() -> No
 
 
 async def test_of_several_silences_the_one_that_came_furthest_is_told() -> None:
-    """At the deadline an address that is silent in TLS is named rather than one that swallows, by either deadline."""
+    """At either deadline an address that is silent in TLS is reported rather than one that answers no SYN."""
     async with serving(says_nothing, host="127.0.0.8") as silent:
         with swallowing("127.0.0.1", silent.port):
             async with sending(resolver=StubResolver(["127.0.0.1", "127.0.0.8"]), connect=0.6) as out:
@@ -103,7 +103,7 @@ async def test_of_several_silences_the_one_that_came_furthest_is_told() -> None:
 
 
 async def test_a_canceled_attempt_closes_all_that_it_began() -> None:
-    """An attempt that is cut off in the middle of the race leaves no connection behind."""
+    """An attempt that is canceled during the race leaves no connection open."""
     async with (
         serving(says_nothing, host="127.0.0.7") as first,
         serving(says_nothing, host="127.0.0.8", port=first.port) as second,
@@ -119,7 +119,7 @@ async def test_a_canceled_attempt_closes_all_that_it_began() -> None:
 
 
 async def test_a_family_without_a_way_out_is_followed_by_the_other() -> None:
-    """Twenty addresses of one family that swallow leave the one of the other family its turn, the second."""
+    """After one of twenty silent addresses of one family, the single one of the other family is tried second."""
     answers = [*(f"127.0.9.{number}" for number in range(1, 21)), "::1"]
     async with serving(saying(OK), host="::1") as receiver:
         with swallowing("0.0.0.0", receiver.port):
@@ -129,7 +129,7 @@ async def test_a_family_without_a_way_out_is_followed_by_the_other() -> None:
 
 
 async def test_a_session_goes_to_the_address_that_gets_there() -> None:
-    """A dead first address doesn't use up the session: the one that is reached resumes it."""
+    """A dead first address doesn't take the session: the one that is reached resumes it."""
     resumed = []
 
     async def script(stream: Stream, number: int) -> None:
@@ -153,7 +153,7 @@ def _through(port: int, scheme: str) -> EgressConfig:
 
 
 async def test_a_proxy_with_a_dead_first_address_is_reached() -> None:
-    """The proxy's own addresses are raced too: a dead first one costs no delivery in two seconds."""
+    """The proxy's own addresses are raced too: with a dead first one a delivery succeeds within two seconds."""
     async with proxying() as proxy, serving(saying(OK)) as receiver:
         port = int(proxy.url.rpartition(":")[2])
         with swallowing("::1", port):
@@ -163,7 +163,7 @@ async def test_a_proxy_with_a_dead_first_address_is_reached() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_a_proxy_that_is_silent_in_tls_at_one_address_is_reached_at_the_next(scheme: str) -> None:
-    """A proxy that is spoken to over TLS is connected when its handshake is done, for tunnels and for clear text."""
+    """A proxy with TLS is connected after its handshake, for tunnels and for plain text."""
     context = server_context("127.0.0.1") if scheme == "https" else None
     async with (
         proxying(ssl_context=server_context("proxy.example.com")) as proxy,
@@ -180,7 +180,7 @@ async def test_a_proxy_that_is_silent_in_tls_at_one_address_is_reached_at_the_ne
 
 
 async def test_a_proxy_whose_certificate_is_wrong_is_connect() -> None:
-    """A proxy that can't prove itself is `connect`, with OpenSSL's reason, and no request reaches it."""
+    """A proxy with an invalid certificate is `connect`, with OpenSSL's reason, and gets no request."""
     async with proxying(ssl_context=receivers.of_another_host()) as proxy:
         port = int(proxy.url.rpartition(":")[2])
         async with sending(_through(port, "https"), resolver=StubResolver(["127.0.0.1"])) as out:

@@ -1,4 +1,4 @@
-"""What is tolerated of an answer and what is refused: one table, read in pieces, by another reader, and over both ways.
+"""Which responses are tolerated and which refused: one table, read in pieces, by another parser, and over both ways.
 
 Tolerated is what RFC 9112 has a user agent read: folds (5.2), a bare LF in the head (2.2), and a length that is said
 again (RFC 9110, 8.6). All that two readers could take in two ways is refused.
@@ -29,7 +29,7 @@ CHUNKS = b"2\r\nok\r\n0\r\n\r\n"
 
 @dataclass(frozen=True)
 class Read:
-    """What an answer is read as."""
+    """A response as it was read."""
 
     headers: dict[str, str]
     status: int = 200
@@ -170,7 +170,7 @@ REFUSED = {
 
 
 def read(*pieces: bytes) -> Read:
-    """Read an answer in pieces, to its end; WireError for one that is refused."""
+    """Read a response in pieces, to its end; WireError if it is refused."""
     reader = ResponseReader()
     for piece in pieces:
         reader.feed(piece)
@@ -184,7 +184,7 @@ def pieces(data: bytes, size: int) -> list[bytes]:
 
 @pytest.mark.parametrize("name", TOLERATED)
 def test_an_answer_is_read_however_it_comes_in(name: str) -> None:
-    """What is tolerated is read as one answer, in one piece, in two at every place, and a byte at a time."""
+    """A tolerated response is read in the same way in one piece, split at every place, and byte by byte."""
     answer, expected = TOLERATED[name]
     found = read(answer)
     assert (found.status // 100, len(found.body)) in {(2, 2), (2, 0)}
@@ -196,7 +196,7 @@ def test_an_answer_is_read_however_it_comes_in(name: str) -> None:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_two_readers_could_take_in_two_ways_is_refused(name: str) -> None:
-    """What is refused is refused in one piece, in two at every place, and a byte at a time."""
+    """A refused response is refused in one piece, split at every place, and byte by byte."""
     answer = REFUSED[name]
     for parts in ([answer], pieces(answer, 1), *([answer[:at], answer[at:]] for at in range(1, len(answer)))):
         with pytest.raises(WireError):
@@ -204,7 +204,7 @@ def test_what_two_readers_could_take_in_two_ways_is_refused(name: str) -> None:
 
 
 def read_by_another(answer: bytes) -> Read:
-    """Let h11, which is less tolerant, read what is passed on of an answer; h11.RemoteProtocolError if it refuses."""
+    """Let h11, which is less tolerant, read the passed on form of a response; h11.RemoteProtocolError if it refuses."""
     reader = ResponseReader()
     other = h11.Connection(h11.CLIENT)
     other.send(h11.Request(method="POST", target="/", headers=[("host", "x"), ("content-length", "0")]))
@@ -235,7 +235,7 @@ def in_h11s_words(found: Read) -> Read:
 
 @pytest.mark.parametrize("name", [name for name in TOLERATED if name != "letters beyond ASCII"])
 def test_another_reader_takes_it_in_the_same_way(name: str) -> None:
-    """What is passed on of an answer is read by h11, which is less tolerant, as the same answer."""
+    """h11, which is less tolerant, reads the passed on form of a response as the same response."""
     answer, _ = TOLERATED[name]
     assert in_h11s_words(read_by_another(answer)) == in_h11s_words(read(answer))
 
@@ -263,7 +263,7 @@ _HEADS = st.builds(
 
 @given(_HEADS, st.sampled_from([b"ok", b"", CHUNKS, HEAD + LENGTH + b"\r\nok"]))
 def test_what_is_taken_at_all_is_taken_alike(head: bytes, rest: bytes) -> None:
-    """Whatever a head is made of: if it is taken, h11 takes it too and finds the same status, length and body."""
+    """If any head is accepted, h11 accepts it too, and finds the same status, length and body."""
     try:
         found = read(head + rest)
     except WireError:
@@ -278,7 +278,7 @@ def test_what_is_taken_at_all_is_taken_alike(head: bytes, rest: bytes) -> None:
 
 @given(_HEADS)
 def test_a_head_in_the_one_form_stays_as_it_is(head: bytes) -> None:
-    """A head that was rewritten would not be rewritten again, and the quick look agrees with the long one."""
+    """A rewritten head isn't changed by a second rewrite, and `plain_end` agrees with `rewritten`."""
     head += b"\r\n\r\n"
     head = head[: min(head.find(end) + len(end) for end in (b"\n\n", b"\n\r\n") if end in head)]
     try:
@@ -292,7 +292,7 @@ def test_a_head_in_the_one_form_stays_as_it_is(head: bytes) -> None:
 
 
 async def ask_all(egress: EgressConfig | None) -> dict[str, Outcome]:
-    """Send to a receiver for each answer, which gives it and closes, and return what became of it."""
+    """Send to a receiver for each response, which sends it and closes, and return the outcomes."""
     outcomes: dict[str, Outcome] = {}
     answers = {name: answer for name, (answer, _) in TOLERATED.items()} | REFUSED
 
@@ -327,7 +327,7 @@ def proxied() -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("name", [*TOLERATED, *REFUSED])
 def test_both_ways_out_agree(name: str, direct: dict[str, Outcome], proxied: dict[str, Outcome]) -> None:
-    """Directly and through a proxy each answer of the table comes to the same."""
+    """Directly and through a proxy each response of the table has the same outcome."""
     for outcome in (direct[name], proxied[name]):
         if name in REFUSED:
             assert outcome.error is DeliveryError.PROTOCOL, outcome
@@ -338,7 +338,7 @@ def test_both_ways_out_agree(name: str, direct: dict[str, Outcome], proxied: dic
 
 
 def seconds_for(parts: list[bytes]) -> float:
-    """Return the CPU that reading these takes, however it ends: the least of several samples."""
+    """Return the CPU time of reading these, whatever the result: the least of several samples."""
     samples = []
     for _ in range(3):
         began = thread_time()
@@ -352,7 +352,7 @@ def seconds_for(parts: list[bytes]) -> float:
 @pytest.mark.parametrize("before", [b"HTTP/1.1 200 OK", HEAD + b"content-length: 2", HEAD + b"x: y"])
 @pytest.mark.parametrize("size", [16, MAX_RESPONSE_BYTES])
 def test_reading_is_linear(unit: bytes, before: bytes, size: int) -> None:
-    """Eight times as much of anything takes eight times as long, not sixty-four, whole and in small pieces."""
+    """Eight times as much of anything takes eight times as long, not sixty-four, in one piece and in small ones."""
     most = MAX_RESPONSE_BYTES - len(before) - 4
     short, long = (before + (unit * most)[: most // share] + b"\r\n\r\n" for share in (8, 1))
     ratio = seconds_for(pieces(long, size)) / max(seconds_for(pieces(short, size)), 1e-4)
@@ -373,14 +373,14 @@ def test_reading_is_linear(unit: bytes, before: bytes, size: int) -> None:
     ],
 )
 def test_a_broken_answer_is_told_in_our_words(answer: bytes, says: str) -> None:
-    """What is wrong with an answer is said with its line, and neither with a value of it nor as the parser has it."""
+    """The error for a response shows the invalid line, neither a header's value nor the parser's text."""
     with pytest.raises(WireError) as refused:
         read(answer)
     assert str(refused.value) == f"the receiver's answer is no HTTP/1.1: {says}"
 
 
 def test_the_lines_of_a_head_are_bounded() -> None:
-    """Lines that are folded, said again or of interim answers count as others do."""
+    """Folded and repeated lines and those of interim responses count like others."""
     for many in (
         HEAD + b"x: a\r\n" + b" b\r\n" * 2 * MAX_PARTS,
         HEAD + LENGTH * 2 * MAX_PARTS,

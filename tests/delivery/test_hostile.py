@@ -1,4 +1,4 @@
-"""Receivers that do what they like: each comes to its own code, in time, directly and through an egress proxy."""
+"""Misbehaving receivers: each gives its own error in time, directly and through an egress proxy."""
 
 from collections.abc import Awaitable, Callable
 
@@ -92,7 +92,7 @@ def judge(case: Case, expected: object, result: Result) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_hostile_receiver_comes_to_its_code(case: Case, direct: dict[str, Result]) -> None:
-    """Over connections of our own every receiver comes to its own status or error, within the deadline."""
+    """Directly, every receiver gives its own status or error within the deadline."""
     judge(case, case.comes_to, direct[case.name])
 
 
@@ -100,6 +100,6 @@ def test_a_hostile_receiver_comes_to_its_code(case: Case, direct: dict[str, Resu
     "case", [case for case in CASES if case.proxied is not Proxied.NOT_ASKED], ids=lambda case: case.name
 )
 def test_a_hostile_receiver_behind_a_proxy_comes_to_its_code(case: Case, proxied: dict[str, Result]) -> None:
-    """Through an egress proxy the same receivers come to the same."""
+    """Through an egress proxy the same receivers give the same results."""
     expected = case.comes_to if isinstance(case.proxied, Proxied) else case.proxied
     judge(case, expected, proxied[case.name])

@@ -1,4 +1,4 @@
-"""Names that don't resolve, resolve to too much or too late, and addresses that refuse or swallow whoever dials."""
+"""Names that don't resolve, resolve to too much or too late, and addresses that refuse a connection or don't answer."""
 
 import threading
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ async def test_a_name_without_addresses_is_dns() -> None:
 
 
 async def test_many_addresses_that_refuse_are_connect() -> None:
-    """A name with 256 addresses costs a bounded number of dials, and its own endpoint alone."""
+    """A name with 256 addresses costs a bounded number of dials, and delays only its own endpoint."""
     with held_port() as port:
         async with sending(resolver=StubResolver(MANY), connect=PATIENCE_SECONDS) as out:
             outcome = await out.send(f"http://many.example.com:{port}/")
@@ -46,7 +46,7 @@ async def test_many_addresses_that_refuse_are_connect() -> None:
 
 
 async def test_many_addresses_that_swallow_are_a_timeout(autojump_clock: MockClock) -> None:
-    """However many addresses swallow the dial, connecting takes no longer than its deadline."""
+    """However many addresses don't answer, connecting takes no longer than its deadline."""
     with swallowing() as port:
         async with sending(resolver=StubResolver(MANY), connect=0.5) as out:
             began = trio.current_time()
@@ -56,7 +56,7 @@ async def test_many_addresses_that_swallow_are_a_timeout(autojump_clock: MockClo
 
 
 async def test_one_bad_answer_among_many_refuses_the_name() -> None:
-    """The last of 256 answers is looked at too, and then none is dialled."""
+    """The last of 256 answers is checked too: if it is refused, none is dialled."""
     async with (
         serving(saying(OK)) as receiver,
         sending(resolver=StubResolver(["127.0.0.1", *MANY[2:], "10.0.0.1"])) as out,
@@ -67,7 +67,7 @@ async def test_one_bad_answer_among_many_refuses_the_name() -> None:
 
 
 async def test_an_address_that_swallows_is_a_timeout(autojump_clock: MockClock) -> None:
-    """A listener with a full backlog never answers the dial: that is a timeout, and says of what."""
+    """A listener with a full backlog never answers: that is a timeout, and its detail says of what."""
     with swallowing() as port:
         async with sending(connect=0.4) as out:
             outcome = await out.send(f"http://127.0.0.1:{port}/")
@@ -75,7 +75,7 @@ async def test_an_address_that_swallows_is_a_timeout(autojump_clock: MockClock) 
 
 
 async def test_behind_an_address_that_swallows_the_next_has_its_turn(mock_clock: MockClock) -> None:
-    """Of two addresses the second is dialled in time though the first says nothing."""
+    """The second of two addresses is dialled in time, though the first doesn't answer."""
     outcomes = []
     async with serving(saying(OK)) as receiver:
         port = int(receiver.url.split(":")[2].split("/")[0])
@@ -107,7 +107,7 @@ async def test_behind_an_address_that_swallows_the_next_has_its_turn(mock_clock:
     ],
 )
 async def test_an_odd_name_is_blocked_and_never_looked_up(host: str) -> None:
-    """A name that IDNA 2008 or DNS has no place for is `blocked` before anybody is asked about it."""
+    """A name that is invalid in IDNA 2008 or DNS is `blocked` before a lookup."""
 
     class Nobody:
         async def resolve(self, host: str, port: int) -> Sequence[str]:
@@ -118,7 +118,7 @@ async def test_an_odd_name_is_blocked_and_never_looked_up(host: str) -> None:
 
 
 async def test_slow_names_leave_the_others_their_threads() -> None:
-    """Names whose lookups hang come to share a few threads, and others are looked up at once meanwhile."""
+    """Names with slow lookups share a few threads, and others are looked up at once meanwhile."""
     is_over = threading.Event()
     patience = SLOW_SECONDS + 0.1
 
@@ -148,7 +148,7 @@ async def test_slow_names_leave_the_others_their_threads() -> None:
 
 
 async def test_a_name_that_recovers_is_slow_no_more() -> None:
-    """A lookup that is quick again takes its name out of the slow ones."""
+    """After a fast lookup a name is no longer one of the slow ones."""
     delays = [SLOW_SECONDS + 0.05, 0.0, 0.0]
 
     def look_up(host: str, port: int) -> Sequence[str]:
@@ -163,7 +163,7 @@ async def test_a_name_that_recovers_is_slow_no_more() -> None:
 
 
 async def test_a_name_is_looked_up_once_for_all_who_ask() -> None:
-    """Whoever asks while a lookup is on its way waits for that one, whatever becomes of the one who asked first."""
+    """Callers during a lookup wait for that one, even if the first caller gives up."""
     asked = []
     is_time = threading.Event()
 

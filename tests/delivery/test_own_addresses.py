@@ -1,4 +1,4 @@
-"""The machine's own addresses, against a second reading of the interfaces, by psutil."""
+"""The machine's own addresses, compared with those that psutil lists."""
 
 import os
 import shutil
@@ -31,14 +31,14 @@ def by_psutil() -> set[IPv4Address | IPv6Address]:
 
 
 def test_the_addresses_of_this_machine_are_listed() -> None:
-    """Loopback is among them, and psutil names the same ones."""
+    """Loopback is among the addresses, and psutil lists the same ones."""
     assert ip_address("127.0.0.1") in own_addresses()
     assert own_addresses() == by_psutil()
 
 
 @pytest.fixture
 def inside() -> Iterator[Callable[[str], str]]:
-    """Make a network namespace with the addresses above; what is yielded runs a Python expression in it."""
+    """Make a network namespace with the addresses above; yield a function that runs a Python expression in it."""
     if shutil.which("ip") is None:
         pytest.skip("needs ip of iproute2, which isn't installed")
     namespace = f"webhookd-{os.getpid()}-own"
@@ -72,7 +72,7 @@ def inside() -> Iterator[Callable[[str], str]]:
 
 
 def test_the_addresses_of_a_namespace_are_listed(inside: Callable[[str], str]) -> None:
-    """Several for one interface, aliases, link-local ones, those of an interface that is down; and no peer's."""
+    """Several addresses of an interface, aliases, link-local ones, those of a down interface; but no peer's."""
     assert inside("own_addresses() == by_psutil()") == "True"
     listed = {ip_address(text) for text in inside("*own_addresses()").split()}
     added = {ip_address(entry.partition(" ")[0].partition("/")[0]) for entries in ADDED.values() for entry in entries}

@@ -1,4 +1,4 @@
-"""The way out through an egress proxy: what it dials, what it keeps, and that one endpoint's trouble stays its own."""
+"""Sending through an egress proxy: what is dialled and kept, and that one endpoint's failures affect no other."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ from webhookd.delivery.http.tunnel import ToTheProxy
 
 
 async def test_a_proxy_is_used_and_named_when_it_fails() -> None:
-    """With `egress.proxy` requests go through it, in the clear and by CONNECT; its failure is `connect`."""
+    """With `egress.proxy` requests go through it, in plain text and by CONNECT; its failure is `connect`."""
     async with proxying() as proxy, sending(through(proxy)) as out:
         async with (
             serving(saying(OK), ssl_context=server_context("127.0.0.1")) as secured,
@@ -48,13 +48,13 @@ async def test_a_proxy_is_used_and_named_when_it_fails() -> None:
     "proxy", ["ftp://proxy.example", "socks5://proxy.example", "http://", "proxy:3128", "http://:3128"]
 )
 def test_what_is_no_proxy_stops_the_start(proxy: str) -> None:
-    """Only HTTP proxies are spoken to; anything else is named before the start."""
+    """Only HTTP proxies are supported; any other is refused at the start."""
     with pytest.raises(ConfigError, match=r"egress\.proxy"):
         Sender(DeliveryConfig(), EgressConfig(proxy=proxy))
 
 
 async def test_nothing_but_the_proxy_is_dialled() -> None:
-    """Whatever httpcore would connect to, only the proxy's own name and port are, and no socket file is."""
+    """Only the proxy's own name and port can be connected to, and no socket file."""
     way = ToTheProxy("proxy.example", 3128, StubResolver(["127.0.0.1"]))
     for host, port in (("127.0.0.1", 3128), ("proxy.example", 80), ("10.0.0.1", 3128)):
         with pytest.raises(httpcore.ConnectError, match="is not the proxy"):
@@ -64,7 +64,7 @@ async def test_nothing_but_the_proxy_is_dialled() -> None:
 
 
 async def test_only_the_proxys_name_is_resolved_here() -> None:
-    """A receiver's name is the proxy's to resolve; of the proxy's own addresses the first that answers is used."""
+    """The proxy resolves a receiver's name; of the proxy's own addresses the first that answers is used."""
     asked = []
 
     class Recording:
@@ -88,7 +88,7 @@ async def test_only_the_proxys_name_is_resolved_here() -> None:
 
 
 async def test_an_ipv6_literal_keeps_its_brackets() -> None:
-    """A receiver's IPv6 address reaches the proxy in brackets, so that its port can be told."""
+    """A receiver's IPv6 address is sent to the proxy in brackets, so that its port is clear."""
     async with proxying() as proxy, sending(through(proxy)) as out:
         with held_port() as port:
             for scheme in ("http", "https"):
@@ -98,7 +98,7 @@ async def test_an_ipv6_literal_keeps_its_brackets() -> None:
 
 
 async def test_a_tunnel_is_kept_for_its_endpoint() -> None:
-    """Requests of one endpoint share a tunnel, another has its own, and forgetting or idling closes it."""
+    """Requests of one endpoint share a tunnel, another endpoint has its own, and `forget` or idle time closes it."""
     async with (
         proxying() as proxy,
         sending(through(proxy)) as out,
@@ -122,7 +122,7 @@ async def test_a_tunnel_is_kept_for_its_endpoint() -> None:
 
 
 async def test_tunnels_that_failed_leave_nothing_behind(mock_clock: MockClock) -> None:
-    """Handshakes that fail, stall or are cut off close their connections, and take nobody's place."""
+    """Handshakes that fail, stall or are canceled close their connections and free their places."""
     async with (
         proxying() as proxy,
         sending(through(proxy), connect=0.5) as out,
@@ -150,7 +150,7 @@ async def test_tunnels_that_failed_leave_nothing_behind(mock_clock: MockClock) -
 
 
 async def test_a_failure_leaves_the_endpoints_other_requests_alone() -> None:
-    """Of several requests to one endpoint, one that fails doesn't disturb those that are on their way."""
+    """A failed request doesn't disturb other requests in flight to the same endpoint."""
     is_time = trio.Event()
 
     async def script(stream: Stream, number: int) -> None:

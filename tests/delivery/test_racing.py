@@ -1,4 +1,4 @@
-"""Happy Eyeballs in exact virtual time, over dialers that do as they are told: when which address is tried."""
+"""Happy Eyeballs in exact virtual time, with a scripted dialer: when each address is tried."""
 
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -37,7 +37,7 @@ class Made:
 
 @dataclass
 class Dialer:
-    """What each address comes to: `200`, `refused`, `tls` or `blocked`, after so many seconds; and what was done."""
+    """The result of each address (`200`, `refused`, `tls`, `blocked`) and its seconds; and what was done."""
 
     script: dict[str, tuple[float, str]]
     began: dict[str, float] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Dialer:
 
 @dataclass(frozen=True)
 class Result:
-    """Which address won, at what time, and what was lost before that."""
+    """The address that won, the time, and the failures before that."""
 
     winner: Made | None
     at: float
@@ -135,7 +135,7 @@ def began(dialer: Dialer, start: float = 0.0) -> dict[str, float]:
 def test_the_next_address_begins_when_it_should(
     script: dict[str, tuple[float, str]], begin: dict[str, float], winner: str | None, ends: float
 ) -> None:
-    """An address begins 250 ms after the last one or as soon as that has failed, and the first connected wins."""
+    """Each address is tried 250 ms after the last one, or as soon as that has failed, and the first connected wins."""
     dialer = Dialer(script)
     result = run(dialer)
     assert began(dialer) == begin
@@ -162,7 +162,7 @@ def test_of_two_that_are_there_in_the_same_moment_one_is_closed() -> None:
 
 
 def test_a_final_loss_ends_the_race() -> None:
-    """An address that must not be dialled ends it for all, and what another has made meanwhile is closed."""
+    """An address that must not be dialled ends the race, and a connection to another is closed."""
     dialer = Dialer({"a": (NEVER, "200"), "b": (0.1, "blocked"), "c": (0.0, "200")})
     result = run(dialer)
     assert (result.winner, result.lost) == (None, ["b"])
@@ -174,7 +174,7 @@ def test_a_final_loss_ends_the_race() -> None:
 
 
 def test_the_deadline_ends_all_and_what_was_lost_is_still_there() -> None:
-    """At the deadline everything is canceled, and whoever set it can still tell what went wrong."""
+    """At the deadline everything is canceled, and the failures until then can be read."""
     dialer = Dialer({"a": (0.1, "tls"), "b": (NEVER, "200"), "c": (NEVER, "200")})
     result = run(dialer, 2.0)
     assert (result.winner, result.lost, result.is_late) == (None, ["a"], True)
@@ -185,7 +185,7 @@ def test_the_deadline_ends_all_and_what_was_lost_is_still_there() -> None:
 @pytest.mark.parametrize("seconds", [0.5, 1.0, 2.0, 5.0])
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 7, 8, 16])
 def test_the_last_address_has_its_turn_in_time(count: int, seconds: float) -> None:
-    """However many addresses say nothing and however short the time is, the one behind them all is connected."""
+    """However many addresses don't answer and however short the time is, the last one is connected."""
     script = {f"{number}": (NEVER, "200") for number in range(count - 1)} | {"alive": (0.01, "200")}
     dialer = Dialer(script)
     result = run(dialer, seconds)
@@ -213,7 +213,7 @@ def test_the_delay_is_shorter_where_time_is_short(count: int, left: float, delay
 
 
 def test_the_most_telling_failure_is_told() -> None:
-    """What must not be dialled comes before what was reached and said something wrong, and that before the first."""
+    """A blocked address is reported first, then a server that was reached and failed, then the first failure."""
     refused, reset = FailedAddress(OSError("refused"), "a"), FailedAddress(OSError("reset"), "b")
     tls, expired = (
         FailedAddress(OSError("tls"), "c", got_through=True),
@@ -237,7 +237,7 @@ def test_the_most_telling_failure_is_told() -> None:
     st.sampled_from([0.2, 0.5, 1.0, 2.0, 5.0]),
 )
 def test_whatever_comes_one_connection_is_left_at_most(script: list[tuple[float, str]], seconds: float) -> None:
-    """Whatever the addresses do, only the winner is left open, few are tried at once, and nothing goes on."""
+    """Whatever the addresses do, only the winner stays open, few are tried at once, and no task goes on."""
     dialer = Dialer({str(number): each for number, each in enumerate(script)})
     result = run(dialer, seconds)
     assert [made for made in dialer.made if not made.is_closed] == ([result.winner] if result.winner else [])

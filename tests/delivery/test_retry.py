@@ -51,7 +51,7 @@ def judged(
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_any_2xx_is_delivered(status: int) -> None:
-    """Every 2xx ends the delivery as succeeded and forgets the endpoint's failures."""
+    """Every 2xx ends the delivery as succeeded and resets the endpoint's failures."""
     verdict = judged(answered(status), state=EndpointState(consecutive_faults=4, failing_since=AT - 9))
     assert verdict.status is DeliveryStatus.SUCCEEDED
     assert verdict.error is None
@@ -95,14 +95,14 @@ def test_other_statuses_are_the_endpoints_fault(status: int, error: DeliveryErro
 
 @pytest.mark.parametrize("error", ["timeout", "dns", "connect", "tls", "protocol", "blocked"])
 def test_no_answer_is_the_endpoints_fault(error: str) -> None:
-    """What kept a request from an answer counts toward the breaker under its own code."""
+    """An error without an answer counts toward the breaker, with its own code."""
     verdict = judged(Outcome(duration_seconds=1.0, error=DeliveryError(error), detail="why"))
     assert (verdict.status, verdict.error) == (DeliveryStatus.PENDING, DeliveryError(error))
     assert (verdict.endpoint.consecutive_faults, verdict.endpoint.last_error) == (1, "why")
 
 
 def test_interruption_counts_against_nobody() -> None:
-    """An interrupted attempt leaves delivery and endpoint exactly as they were."""
+    """An interrupted attempt leaves delivery and endpoint unchanged."""
     state = EndpointState(consecutive_faults=2, failing_since=AT - 50)
     verdict = judged(Outcome(duration_seconds=1.0, error=DeliveryError.INTERRUPTED), refusals=2, state=state)
     assert (verdict.status, verdict.refusals, verdict.backoff_step) == (DeliveryStatus.PENDING, 2, 0)
@@ -111,7 +111,7 @@ def test_interruption_counts_against_nobody() -> None:
 
 
 def test_gone_fails_the_delivery_and_disables_the_webhook() -> None:
-    """A 410 ends the delivery at once and switches the webhook off as gone."""
+    """A 410 ends the delivery at once and disables the webhook as gone."""
     verdict = judged(answered(410))
     assert (verdict.status, verdict.error, verdict.disable) == (
         DeliveryStatus.FAILED,
@@ -190,7 +190,7 @@ def test_retry_after_in_all_its_forms(value: str, seconds: float | None) -> None
     ],
 )
 def test_a_date_is_held_against_the_answers_own(date: str, value: str, seconds: float) -> None:
-    """Retry-After as a date counts from the answer's own Date, and from this clock where that is none."""
+    """Retry-After as a date counts from the answer's own Date, and from this clock if it has none."""
     assert retry_after_seconds(answered(429, date=date, retry_after=value), AT) == seconds
 
 
@@ -251,7 +251,7 @@ def test_of_two_retry_after_headers_the_longer_counts() -> None:
 
 
 def test_many_retry_after_headers_are_not_all_read() -> None:
-    """An answer may hold hundreds of them, and a date takes long to read: the first eight count."""
+    """Only the first eight of many Retry-After headers count, since parsing a date takes long."""
     later = "Wed, 15 Jan 2025 10:31:00 GMT"
     headers = (("retry-after", "x" * 60_000), *[("retry-after", "7")] * 7, *[("retry-after", later)] * 400)
     outcome = Outcome(duration_seconds=0.1, status=429, headers=headers)
@@ -261,7 +261,7 @@ def test_many_retry_after_headers_are_not_all_read() -> None:
 
 @pytest.mark.parametrize("status", [200, 400, 500, 503])
 def test_receiver_may_abort_a_delivery(status: int) -> None:
-    """`webhook-delivery: abort` on any response fails the delivery now and blames nobody's health."""
+    """`webhook-delivery: abort` on any response fails the delivery, and doesn't count as a fault."""
     verdict = judged(answered(status, webhook_delivery=" Abort "), state=EndpointState(consecutive_faults=3))
     assert (verdict.status, verdict.error, verdict.disable) == (DeliveryStatus.FAILED, DeliveryError.RECEIVER, None)
     assert verdict.endpoint.consecutive_faults == 0
@@ -272,14 +272,14 @@ def test_receiver_may_abort_a_delivery(status: int) -> None:
     [(200, DeliveryStatus.SUCCEEDED), (500, DeliveryStatus.PENDING), (400, DeliveryStatus.PENDING)],
 )
 def test_receiver_may_disable_its_webhook(status: int, becomes: DeliveryStatus) -> None:
-    """`webhook-delivery: disable` switches the webhook off; the delivery goes by its status."""
+    """`webhook-delivery: disable` disables the webhook; the status decides about the delivery."""
     verdict = judged(answered(status, webhook_delivery="disable"))
     assert (verdict.status, verdict.disable) == (becomes, DisabledReason.RECEIVER)
 
 
 @pytest.mark.parametrize("values", [("abort, disable",), ("disable", "abort"), ("later", " ABORT ,x, Disable")])
 def test_receiver_may_ask_for_both(values: tuple[str, ...]) -> None:
-    """As a list or in two headers, which are one thing (RFC 9110 5.3), both wishes are followed."""
+    """Both directives are followed, in one list or in two headers, which mean the same (RFC 9110 5.3)."""
     headers = tuple(("webhook-delivery", value) for value in values)
     verdict = judged(Outcome(duration_seconds=0.1, status=200, headers=headers))
     assert (verdict.status, verdict.disable) == (DeliveryStatus.FAILED, DisabledReason.RECEIVER)
@@ -304,7 +304,7 @@ def test_unknown_wishes_of_a_receiver_are_ignored() -> None:
 def test_refused_messages_are_parked_in_order_and_fail_in_the_end(
     ordering: Ordering, refusals: int, becomes: DeliveryStatus
 ) -> None:
-    """The third refusal parks in ordered modes alone, the tenth fails in all."""
+    """The third refusal parks a delivery in the ordered modes only; the tenth fails it in all."""
     policy = resolve(PolicyOverrides(ordering=ordering), DeliveryConfig())
     assert judged(answered(400), refusals=refusals, policy=policy).status is becomes
 
@@ -322,7 +322,7 @@ def test_back_off_follows_the_schedule_and_repeats_its_last_delay() -> None:
 
 
 def test_breaker_opens_after_the_threshold_and_probes_back_off() -> None:
-    """The fifth fault opens the circuit; a failed probe of a fresh delivery still waits longer each time."""
+    """The fifth fault opens the circuit; each failed probe, also of a new delivery, makes the wait longer."""
     tripped = judged(answered(500), backoff_step=4, state=EndpointState(consecutive_faults=4))
     assert (tripped.endpoint.breaker, tripped.endpoint.retry_at) == (BreakerState.OPEN, AT + 600)
     probing = EndpointState(breaker=BreakerState.HALF_OPEN, consecutive_faults=7, reopenings=2)
@@ -332,7 +332,7 @@ def test_breaker_opens_after_the_threshold_and_probes_back_off() -> None:
 
 
 def test_an_endpoint_that_only_fails_is_disabled_after_its_time() -> None:
-    """120 h after the first failure and with ten of them the webhook is given up; not before, not with fewer."""
+    """A webhook is disabled 120 h after its first failure, with at least ten of them; not before."""
     old = EndpointState(failing_since=AT - 432_000, failures_since_success=9)
     assert judged(answered(500), state=old).disable is DisabledReason.FAILING
     assert judged(answered(500), state=msgspec.structs.replace(old, failures_since_success=8)).disable is None
@@ -346,7 +346,7 @@ def test_an_endpoint_that_only_fails_is_disabled_after_its_time() -> None:
 def test_a_rest_counts_no_further_as_failing_than_a_gap_can_be(
     status: int, delays: tuple[float, ...], counted: float
 ) -> None:
-    """After ten days with nothing tried at most a tenth of the time to disable counts, or a longer wait."""
+    """After ten days without an attempt at most a tenth of the time to disable counts, or a longer delay."""
     policy = msgspec.structs.replace(POLICY, delays=delays)
     before = EndpointState(failing_since=AT - 900_000, failures_since_success=99, last_failure_at=AT - 864_000)
     verdict = judged(answered(status), state=before, policy=policy)

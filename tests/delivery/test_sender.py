@@ -1,4 +1,4 @@
-"""What a request looks like on the wire."""
+"""The bytes of a request."""
 
 from tests.delivery.hostile import Stream, read_request, serving
 from tests.delivery.out import OK, sending

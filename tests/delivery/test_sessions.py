@@ -1,4 +1,4 @@
-"""TLS sessions: resumed where a server takes them, given out once, and never in a delivery's way."""
+"""TLS sessions: resumed if the server accepts them, taken out once, and never the reason for a failed attempt."""
 
 import socket
 import ssl
@@ -37,7 +37,7 @@ def offers_a_session(hello: bytes) -> bool:
 
 @contextmanager
 def receiver(*, chokes: bool) -> Iterator[tuple[str, list[str]]]:
-    """Answer over TLS and note how each client came; one that `chokes` hangs up on whoever resumes a session."""
+    """Answer over TLS and note whether each client resumes; one that `chokes` closes the connection then."""
     listener = socket.create_server(("127.0.0.1", 0))
     context = server_context("127.0.0.1")
     seen: list[str] = []
@@ -68,7 +68,7 @@ def receiver(*, chokes: bool) -> Iterator[tuple[str, list[str]]]:
 
 
 async def test_a_session_is_resumed() -> None:
-    """A second connection to a receiver goes on with the first one's session."""
+    """A second connection to a receiver resumes the first one's session."""
     with receiver(chokes=False) as (url, seen):
         async with sending() as out:
             assert [(await out.send(url)).status for _ in range(3)] == [200, 200, 200]
@@ -76,7 +76,7 @@ async def test_a_session_is_resumed() -> None:
 
 
 async def test_a_receiver_that_chokes_on_its_session_is_asked_without() -> None:
-    """What a session of ours breaks is tried again without it, within the same attempt."""
+    """A handshake that fails with a session is tried again without it, within the same attempt."""
     with receiver(chokes=True) as (url, seen):
         async with sending() as out:
             assert [(await out.send(url)).status for _ in range(3)] == [200, 200, 200]
@@ -108,7 +108,7 @@ def session() -> ssl.SSLSession:
 
 
 def test_a_session_is_given_out_once_and_until_it_expires(session: ssl.SSLSession) -> None:
-    """Whoever takes a session has it alone; from the moment it expires it isn't given out."""
+    """A session is taken out once, and not after it has expired."""
     sessions = TlsSessions()
     for now in (0.0, 159.0):
         sessions.put(SERVER, Resumable(session, 160.0))
@@ -119,7 +119,7 @@ def test_a_session_is_given_out_once_and_until_it_expires(session: ssl.SSLSessio
 
 
 def test_sessions_are_bounded(session: ssl.SSLSession) -> None:
-    """The oldest sessions go when there are too many."""
+    """The oldest sessions are dropped when there are too many."""
     sessions = TlsSessions()
     for number in range(MAX_SESSIONS + 1):
         sessions.put((f"h{number}", 443), Resumable(session, 1.0))

@@ -69,7 +69,7 @@ def test_the_secret_before_signs_until_the_overlap_ends(vector: dict[str, Any]) 
 
 
 def test_the_form_off_leaves_the_header_out() -> None:
-    """A webhook that wants no second header gets none."""
+    """A webhook without a second signature form gets no second header."""
     found = signed(VECTORS[0], SignatureChoice(form=SignatureForm.OFF), rotating=False)
     assert list(found) == ["webhook-signature"]
 
@@ -147,7 +147,7 @@ def test_a_secret_that_is_none_is_refused(secret: str, complaint: str) -> None:
 
 @given(st.binary(min_size=24, max_size=64))
 def test_any_key_of_the_right_size_can_be_imported(key: bytes) -> None:
-    """A secret made elsewhere is taken if it has 24 to 64 bytes."""
+    """A secret of the user's own is accepted if it has 24 to 64 bytes."""
     assert secret_key("whsec_" + base64.b64encode(key).decode()) == key
 
 

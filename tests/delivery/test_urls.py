@@ -1,4 +1,4 @@
-"""Reading a URL: what two parsers could read differently is refused, and what is allowed means the same to httpx."""
+"""Parsing URLs: one that two parsers could read differently is refused; an allowed one means the same to httpx."""
 
 import re
 
@@ -243,13 +243,13 @@ ALLOWED: dict[str, str] = {
 
 @pytest.mark.parametrize("trick", REFUSED)
 def test_a_trick_is_refused(trick: str) -> None:
-    """However it is spelled, a URL that could mean two things, or one inside, is refused."""
+    """However it is spelled, an ambiguous URL, or one of an internal address, is refused."""
     assert [url for url in REFUSED[trick] if verdict(url, PUBLIC, ANY_PORT)[0] != "block"] == []
 
 
 @pytest.mark.parametrize(("url", "place"), ALLOWED.items(), ids=lambda text: text[:60])
 def test_an_honest_url_is_allowed(url: str, place: str) -> None:
-    """A URL that means one public place is allowed, and means that place to httpx too."""
+    """An unambiguous URL of a public address is allowed, and has the same target in httpx."""
     found, target = verdict(url, PUBLIC, ANY_PORT)
     assert found == "allow"
     assert target is not None
@@ -300,7 +300,7 @@ _PIECES = st.sampled_from([*_WORDS.split(), "\u200b", "\t", " ", "。", "K", "İ
 @example("https://" + "ü" * 60 + ".com/")
 @example("https://\u212aelvin.example.com/")
 def test_what_is_allowed_means_the_same_to_httpx(url: str) -> None:
-    """Whatever is given is refused, or points to the host and port that httpx would dial."""
+    """Any text is refused, or has the host and port that httpx would dial."""
     found, target = verdict(url, PUBLIC, ANY_PORT)
     event(found)
     if found == "allow":
@@ -312,7 +312,7 @@ def test_what_is_allowed_means_the_same_to_httpx(url: str) -> None:
 
 @given(_HONEST | _PLAUSIBLE, st.integers(0, 60), st.sampled_from("/?#@:\\.[]%\t\u200b。-_~a1ü"))
 def test_a_changed_character_breaks_nothing(url: str, at: int, character: str) -> None:
-    """One character more in a plausible URL makes it refused or still means the same to both."""
+    """With one more character a plausible URL is refused, or has the same target in httpx."""
     changed = url[:at] + character + url[at:]
     found, target = verdict(changed, PUBLIC, ANY_PORT)
     if found == "allow":
@@ -321,7 +321,7 @@ def test_a_changed_character_breaks_nothing(url: str, at: int, character: str) -
 
 
 def test_many_answers_are_all_checked_and_few_dialled() -> None:
-    """Of 256 answers each is looked at, the last one too, and no more are dialled than a deadline has room for.
+    """All of 256 answers are checked, and no more are dialled than the deadline has time for.
 
     A name of more is refused: somebody has made it so, and looking at each keeps the loop.
     """

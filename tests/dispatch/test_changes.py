@@ -256,7 +256,7 @@ async def test_only_the_same_receiver_may_abort(
 async def test_a_change_and_an_answer_that_cross(
     tmp_path: Path, autojump_clock: MockClock, change: Change, *, ends_first: bool
 ) -> None:
-    """With a slow disk, in either order of change and record: the webhook is tried at once, and both agree."""
+    """With a slow disk, in either order of change and record, it is tried at once; memory and journal agree."""
     writes = HeldRunner()
     sender = WorldSender(
         script=lambda sent: 500 if sent.number < 4 else OK, seconds_of=lambda sent: 1.0 if sent.number == 1 else 0.0

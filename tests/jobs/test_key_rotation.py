@@ -1,4 +1,4 @@
-"""A change of the master key, cut off after every step: the key that is in its place opens everything, and it ends."""
+"""A rotation of the master key, interrupted after each step: the key in its place opens everything, and it ends."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ def config_in(directory: Path) -> Config:
 
 @asynccontextmanager
 async def home(directory: Path, credentials: Path | None = None) -> AsyncIterator[tuple[Store, Rotator]]:
-    """Open the journal in a directory with the key that is found, as the server does."""
+    """Open the journal in a directory with its key, as the server does."""
     environ = {} if credentials is None else {CREDENTIALS_DIRECTORY: str(credentials)}
     async with running(directory / "journal.db") as journal:
         rotator = await unlock(journal, config_in(directory), environ)
@@ -71,7 +71,7 @@ async def fill(
 
 @pytest.fixture
 def filled(tmp_path: Path) -> Path:
-    """A directory with a journal full of sealed values and its key; what the harness seals, it seals with that key."""
+    """A directory with its key and a journal full of values that are sealed with it, those of the harness too."""
     directory = tmp_path / "home"
     directory.mkdir()
     (directory / "master.key").write_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
@@ -86,7 +86,7 @@ def filled(tmp_path: Path) -> Path:
 
 
 def names_of_keys(database: Database) -> set[bytes]:
-    """Return the names of the keys that anything in the file is sealed with."""
+    """Return the ids of the keys with which values in the file are sealed."""
     found: Any = database.execute_sql(  # type: ignore[no-untyped-call]  # peewee's stub
         "SELECT substr(sealed, 2, 8) FROM secrets UNION SELECT substr(sealed, 2, 8) FROM idempotency "
         "UNION SELECT substr(value, 2, 8) FROM meta"
@@ -95,7 +95,7 @@ def names_of_keys(database: Database) -> set[bytes]:
 
 
 def open_everything(database: Database, vault: Vault) -> tuple[int, int]:
-    """Open every secret and every answer; return how many endpoints and answers it were."""
+    """Open every secret and every answer; return the number of endpoints and of answers."""
     known = endpoints.all(database)
     for endpoint in known:
         opened = endpoints.credentials(database, vault, endpoint.pk, CLOCK.now())
@@ -112,7 +112,7 @@ def open_everything(database: Database, vault: Vault) -> tuple[int, int]:
 
 
 async def check_crash(directory: Path, copy: Path, credentials: Path | None = None) -> Stage:
-    """Open a copy of the files as they are now, as after a kill: all is readable, and the change goes on to its end.
+    """Open a copy of the files, as after a kill: all values can be opened, and the rotation continues to its end.
 
     Returns how far the change was.
     """
@@ -135,7 +135,7 @@ async def check_crash(directory: Path, copy: Path, credentials: Path | None = No
 
 
 async def test_cut_off_after_any_step_it_opens_and_goes_on(filled: Path, tmp_path: Path) -> None:
-    """After each step a copy of the files opens with the key file in them, and the next start ends the change."""
+    """After each step a copy of the files opens with the key file in them, and the next start ends the rotation."""
     old = load_master_key(filled / "master.key")
     stages, n = [], 0
     async with home(filled) as (journal, rotator):
@@ -157,7 +157,7 @@ async def test_cut_off_after_any_step_it_opens_and_goes_on(filled: Path, tmp_pat
 
 
 async def test_a_crash_before_anything_is_committed_changes_nothing(filled: Path) -> None:
-    """A new key that was only written beside the old one is of no consequence, and in nobody's way."""
+    """A new key that was only written next to the old one changes nothing and is in no one's way."""
     create_master_key(filled / "master.key.new")
     async with home(filled) as (journal, rotator):
         assert rotator.progress().stage is Stage.SETTLED
@@ -169,7 +169,7 @@ async def test_a_crash_before_anything_is_committed_changes_nothing(filled: Path
 
 
 async def test_what_comes_in_meanwhile_is_sealed_with_the_new_key(filled: Path) -> None:
-    """New webhooks and answers go on being written between the steps, and nothing is left under the key of before."""
+    """New webhooks and answers are written between the steps, and no value stays sealed with the old key."""
     async with home(filled) as (journal, rotator), trio.open_nursery() as nursery:
         before = rotator.vault.key_id
         nursery.start_soon(rotator.run)
@@ -197,7 +197,7 @@ async def test_what_comes_in_meanwhile_is_sealed_with_the_new_key(filled: Path) 
 
 
 async def test_a_new_key_may_be_given(filled: Path) -> None:
-    """A given key takes the place of the one in force; the one in force is no new key."""
+    """A given key replaces the current one; the current one is refused as a new key."""
     async with home(filled) as (_, rotator):
         in_force, given = load_master_key(filled / "master.key"), new_master_key()
         with pytest.raises(Rejected, match="the one in force") as refused:
@@ -252,7 +252,7 @@ async def test_a_credential_is_for_the_operator_to_replace(filled: Path, tmp_pat
 
 
 async def test_a_second_change_may_follow_before_the_first_is_in_place(filled: Path, tmp_path: Path) -> None:
-    """While a credential waits to be replaced the key can be changed again; the installed key still opens all."""
+    """While a credential waits to be replaced another rotation can begin; the installed key still opens everything."""
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (filled / "master.key").rename(credentials / "webhookd-master-key")
@@ -265,7 +265,7 @@ async def test_a_second_change_may_follow_before_the_first_is_in_place(filled: P
 
 
 async def test_a_key_that_can_not_be_put_in_place_is_told(filled: Path) -> None:
-    """Where the rename fails at the end, everything still opens and the instruction says where the new key is."""
+    """If the rename fails at the end, everything still opens, and the instruction says where the new key is."""
     async with home(filled) as (journal, rotator):
         await rotator.begin(None)
         key = filled / "master.key"
@@ -286,7 +286,7 @@ async def test_a_key_that_can_not_be_put_in_place_is_told(filled: Path) -> None:
 
 
 async def test_a_directory_that_takes_no_file_stops_it_before_it_begins(filled: Path) -> None:
-    """Where the new key can't be written beside the old one nothing is changed."""
+    """If the new key can't be written next to the old one, nothing is changed."""
     (filled / "master.key.new").mkdir()
     async with home(filled) as (_, rotator):
         with pytest.raises(Rejected, match="nothing was changed"):

@@ -1,4 +1,4 @@
-"""Recover and replay in exact virtual time: what they match, order, progress, stops, restarts, live traffic."""
+"""Recovers and replays in exact virtual time: matches, order, progress, stops, restarts, and new events meanwhile."""
 
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ async def progress(w: World, row: ReplayRow) -> ReplayRow:
 
 
 async def test_recover_sends_what_failed_again_in_sequence(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Every failed delivery of the range goes again with its sequence, its age and refusals anew; others don't."""
+    """Every failed delivery of the range is sent again with its sequence, age and refusals reset; no other is."""
     mended = {"is": False}
     sender = WorldSender(script=lambda sent: OK if mended["is"] or sent.event.startswith("good") else 410)
     async with world(tmp_path, sender=sender) as w:
@@ -75,7 +75,7 @@ async def test_recover_sends_what_failed_again_in_sequence(tmp_path: Path, autoj
 
 
 async def test_replay_makes_new_deliveries_at_the_end(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A replay of a time range sends its events again, under their ids, with new deliveries behind what is queued."""
+    """A replay of a time range sends its events again, with their ids, as new deliveries at the end of the queue."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint(events=("user.*", "subscription.renewed"))
@@ -99,7 +99,7 @@ async def test_replay_makes_new_deliveries_at_the_end(tmp_path: Path, autojump_c
 
 
 async def test_a_new_webhook_is_given_its_past(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Events from before a webhook was made are replayed to it, its organization's and no other's."""
+    """Events from before a webhook was created are replayed to it, those of its organization only."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender) as w:
         await w.publish("mine", organizationId="acme")
@@ -115,7 +115,7 @@ async def test_a_new_webhook_is_given_its_past(tmp_path: Path, autojump_clock: M
 
 
 async def test_a_replay_keeps_the_rate_and_lets_live_events_pass(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A day's replay goes out at the endpoint's rate; another endpoint sees nothing of it, live events queue behind."""
+    """A replay is sent at the endpoint's rate; it doesn't affect another endpoint, and new events queue after it."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender) as w:
         slow = await w.endpoint("https://slow.example/", overrides=PolicyOverrides(rate_limit=RateLimit(per_second=20)))
@@ -141,7 +141,7 @@ async def test_a_replay_keeps_the_rate_and_lets_live_events_pass(tmp_path: Path,
 
 
 async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Stopped in the middle, a replay goes on from its position; each event is queued once."""
+    """After a stop of the server a replay goes on from its position; each event is queued once."""
     async with world(tmp_path) as w:
         endpoint = await w.endpoint(is_active=False)
         for number in range(1300):
@@ -161,7 +161,7 @@ async def test_a_restart_goes_on_and_repeats_nothing(tmp_path: Path, autojump_cl
 
 
 async def test_a_webhook_has_a_bounded_number_of_replays(tmp_path: Path) -> None:
-    """The seventeenth that is asked for while sixteen run is refused; once one is stopped there is room for another."""
+    """The seventeenth replay is refused while sixteen run; once one is stopped, another can start."""
     async with running(tmp_path / "journal.db") as store:
         one, other = await add_endpoint(store), await add_endpoint(store)
         wanted = [selection(each, ReplayKind.REPLAY, since=0.0, until=CLOCK.now(), events=()) for each in (one, other)]
@@ -182,7 +182,7 @@ async def test_a_webhook_has_a_bounded_number_of_replays(tmp_path: Path) -> None
 
 
 async def test_organizations_take_turns(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """However many replays an organization has started, another's waits for one step of them between two of its own."""
+    """However many replays an organization has started, another's waits for one step of them at a time."""
     async with world(tmp_path) as w:
         many = await w.endpoint(organization_id="many", is_active=False)
         few = await w.endpoint(organization_id="few", is_active=False)
@@ -206,7 +206,7 @@ async def test_organizations_take_turns(tmp_path: Path, autojump_clock: MockCloc
 
 
 async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What was queued stays, the rest isn't; stopping twice is no error, an unknown id is."""
+    """A stop keeps what was queued and queues no more; a second stop is no error, an unknown id is."""
     async with world(tmp_path) as w:
         endpoint = await w.endpoint(is_active=False)
         for number in range(600):
@@ -227,7 +227,7 @@ async def test_a_stopped_replay_queues_no_more(tmp_path: Path, autojump_clock: M
 
 
 async def test_a_stopped_replay_may_be_removed_at_once(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """One that is stopped and removed by its age while its next step waits for the disk ends without a crash."""
+    """A replay that is stopped and deleted by retention while its next step waits for the disk ends without a crash."""
     writes = HeldRunner()
     async with world(tmp_path, writes=writes) as w:
         endpoint = await w.endpoint(is_active=False)
@@ -248,7 +248,7 @@ async def test_a_stopped_replay_may_be_removed_at_once(tmp_path: Path, autojump_
 
 
 async def test_deleting_the_webhook_ends_its_replays(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A replay of a webhook that is gone is stopped and queues nothing."""
+    """A replay of a deleted webhook is stopped and queues nothing."""
     async with world(tmp_path) as w:
         endpoint = await w.endpoint()
         await w.publish("e0")
@@ -259,7 +259,7 @@ async def test_deleting_the_webhook_ends_its_replays(tmp_path: Path, autojump_cl
 
 
 async def test_a_replay_to_a_webhook_that_drops_is_canceled(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """On an inactive webhook replayed deliveries are held, or canceled with a row where it drops."""
+    """Deliveries replayed to a disabled webhook are held, or recorded as canceled if it drops events."""
     sender = WorldSender()
     async with world(tmp_path, sender=sender, config=steady()) as w:
         dropping = await w.endpoint(is_active=False, overrides=PolicyOverrides(when_inactive=WhenInactive.DROP))
@@ -271,7 +271,7 @@ async def test_a_replay_to_a_webhook_that_drops_is_canceled(tmp_path: Path, auto
 
 
 async def test_what_fails_again_is_not_met_again(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """A recover whose deliveries fail at once ends; it doesn't chase its own tail."""
+    """A recover whose deliveries fail at once ends: it doesn't match them again."""
     sender = WorldSender(script=lambda _: 410)
     async with world(tmp_path, sender=sender) as w:
         endpoint = await w.endpoint()
@@ -285,7 +285,7 @@ async def test_what_fails_again_is_not_met_again(tmp_path: Path, autojump_clock:
 
 
 async def test_a_step_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """What is wanted may be rare: a step of the writer looks at some rows and goes on from there, and misses none."""
+    """If matches are rare, a step of the writer looks at a bounded number of rows, and none is missed."""
     async with world(tmp_path) as w:
         everyones = await w.endpoint("https://all.example/", events=("user.deleted",), is_active=False)
         acmes = await w.endpoint("https://acme.example/", events=("user.deleted",), organization_id="acme")
@@ -310,7 +310,7 @@ async def test_a_step_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump
 
 
 async def test_a_recover_looks_at_a_bounded_number_of_rows(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """Of many deliveries that failed few may be wanted: a recover finds them in as many steps as it takes."""
+    """If few of many failed deliveries match, a recover finds them all, in several steps."""
     async with world(tmp_path) as w:
         endpoint = await w.endpoint(is_active=False)
         between = 2 * replays.SCANNED_A_STEP
@@ -345,7 +345,7 @@ def add_events(database: Database, at: float, count: int) -> None:
 
 
 def add_failed(database: Database, endpoint_pk: int, count: int) -> None:
-    """Store deliveries that failed, the first and the last of them of one type and those between of another."""
+    """Store failed deliveries: the first and the last are of one type, all others of another."""
     rows = [
         {
             "id": f"failed{number}",
