@@ -47,7 +47,7 @@ CONTRACT = Path(__file__).parents[2] / "docs" / "contract.md"
     ids=lambda headers: next(iter(headers))[:12],
 )
 def test_headers_that_must_not_be_sent(headers: dict[str, str]) -> None:
-    """An invalid name, a value that could smuggle a header, duplicates and too large headers are refused."""
+    """Invalid names, smuggled headers, duplicates and too large headers are refused, each with its pointer."""
     with pytest.raises(Rejected) as refused:
         check(headers)
     assert refused.value.code is ErrorCode.VALIDATION_ERROR
