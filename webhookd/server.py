@@ -207,7 +207,7 @@ async def serve(
                     sending.start_soon(Supervisor("backup").run, services.copier.run)
                     sending.start_soon(
                         Supervisor("retention").run,
-                        partial(store.retain, config.journal.retention_days, clock.trusted),
+                        partial(store.retention.run, config.journal.retention_days, clock.trusted),
                     )
                     sending.start_soon(Supervisor("census").run, scraper.run)
                     if tokens is not None:

@@ -310,7 +310,7 @@ async def test_retention_waits_a_day_before_it_believes_a_clock_set_forth(
         await trio.sleep(10)
         await w.router.update_endpoint(endpoint.id, EndpointChanges(is_active=False))
         await w.publish("pending")
-        nursery.start_soon(w.journal.retain, 30, w.clock.trusted)
+        nursery.start_soon(w.journal.retention.run, 30, w.clock.trusted)
         machine.jump(YEAR)
         await trio.sleep(DOUBT_SECONDS - 3600)
         assert len(await w.deliveries(endpoint)) == 2

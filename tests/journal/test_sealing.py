@@ -259,7 +259,7 @@ async def test_retention_forgets_the_secrets_of_before_whose_overlap_has_ended(p
         for endpoint, ago in ((ended, 61.0), (overlapping, 0.0)):
             secret = Secret(generate_secret())
             await journal.transactions.write(endpoints.rotate, VAULT, endpoint.id, secret, "", 60.0, now - ago)
-        nursery.start_soon(journal.retain, 30, CLOCK.now)
+        nursery.start_soon(journal.retention.run, 30, CLOCK.now)
         sql = "SELECT endpoint_pk FROM secrets WHERE kind = 'previous' ORDER BY endpoint_pk"
         with trio.fail_after(PATIENCE_SECONDS):
             while await journal.transactions.read(query, sql) != [(overlapping.pk,)]:

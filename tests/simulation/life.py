@@ -129,7 +129,7 @@ async def living(
         await router.begin()
         async with trio.open_nursery() as sending:
             await sending.start(router.run)
-            sending.start_soon(journal.retain, RETENTION_DAYS, clock.trusted)
+            sending.start_soon(journal.retention.run, RETENTION_DAYS, clock.trusted)
             try:
                 async with trio.open_nursery() as edges:
                     yield Life(journal, router, ids, edges, [], parts.connection)

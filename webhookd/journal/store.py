@@ -19,12 +19,12 @@ from peewee import Database
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
-from webhookd.base.stages import reached
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.operations import Publish, Record, Ticket
-from webhookd.journal.queries import census, idempotency, replays, retention, sealing
+from webhookd.journal.queries import census
+from webhookd.journal.retention import Retention
 from webhookd.journal.rows import Census, Window, WindowRequest
 from webhookd.journal.sqlite.backup import Report, back_up
 from webhookd.journal.sqlite.batch import Batches
@@ -49,9 +49,6 @@ from webhookd.observe.metrics import Measures
 
 READERS = 3
 READ_LIMIT_SECONDS = 5.0
-RETENTION_SECONDS = 3600.0
-RETENTION_PAUSE_SECONDS = 0.05
-EXPIRED_A_STEP = 500
 
 
 @asynccontextmanager
@@ -141,6 +138,7 @@ class Store:
         self.kept_answers = KeptAnswers(self.transactions)
         self.statistics = Statistics(self.transactions)
         self.master_key = MasterKeyState(self.transactions)
+        self.retention = Retention(self.transactions)
         self._readers = readers
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
@@ -188,37 +186,6 @@ class Store:
         except DiskError as error:
             self._writer.fail(error)
             raise
-
-    async def retain(self, retention_days: float, now: Callable[[], float]) -> None:
-        """Delete what is older than `retention_days`, at once and every hour, in small steps, until canceled.
-
-        `now` is the clock for that: the system's clock may be set by mistake, which must not make everything old.
-        Retention continues while the disk is full, because it makes room.
-        """
-        while True:
-            insist = self.transactions.insist
-            await insist(idempotency.prune, now())
-            await self._delete_expired_secrets(now)
-            before = now() - retention_days * 86_400
-            await insist(replays.prune, before)
-            rows = retention.FIRST_ROWS
-            while (pruned := await insist(retention.prune, before, rows)).rows:
-                reached("retention.step")
-                rows = retention.next_rows(rows, pruned.seconds)
-                await self._give_back_pages()
-            await self._give_back_pages()
-            await trio.sleep(RETENTION_SECONDS)
-
-    async def _give_back_pages(self) -> None:
-        are_left = True
-        while are_left:
-            await trio.sleep(RETENTION_PAUSE_SECONDS)
-            are_left = await self.transactions.insist(retention.give_back_pages)
-
-    async def _delete_expired_secrets(self, now: Callable[[], float]) -> None:
-        pks = await self.transactions.read(sealing.expired, now())
-        for start in range(0, len(pks), EXPIRED_A_STEP):
-            await self.transactions.insist(sealing.delete_expired, pks[start : start + EXPIRED_A_STEP], now())
 
     async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
         """Copy the journal to a file while it is in use, verify the copy and return what it contains.
