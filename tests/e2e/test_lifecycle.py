@@ -91,17 +91,17 @@ async def test_files_are_private(tmp_path: Path) -> None:
 async def test_a_second_server_and_a_busy_port_are_refused(tmp_path: Path) -> None:
     """A held lock and a busy port end `serve` with status 1 and one line, and no admin key is created."""
     async with running(tmp_path):
-        status, said = await refused_start(tmp_path)
-        assert (status, said.count("\n")) == (1, 1)
-        assert "is in use by another webhookd" in said
+        status, error = await refused_start(tmp_path)
+        assert (status, error.count("\n")) == (1, 1)
+        assert "is in use by another webhookd" in error
     other = tmp_path / "other"
     other.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (other / "config.toml").write_text(CONFIG.replace("port = 0", f"port = {port}"))
-        status, said = await refused_start(other)
+        status, error = await refused_start(other)
         assert status == 1
-        assert f"can't listen on 127.0.0.1:{port}" in said.splitlines()[-1]
+        assert f"can't listen on 127.0.0.1:{port}" in error.splitlines()[-1]
     server = Server(other)
     await server.start()
     assert server.first_key.startswith("whd_admin_")
@@ -118,21 +118,21 @@ async def test_an_unusable_key_or_journal_prevents_the_start(tmp_path: Path) -> 
     key.chmod(0o644)
     assert (await refused_start(tmp_path))[0] == 2
     key.unlink()
-    status, said = await refused_start(tmp_path)
+    status, error = await refused_start(tmp_path)
     assert status == 2
-    assert "is missing, and the journal" in said.splitlines()[-1]
+    assert "is missing, and the journal" in error.splitlines()[-1]
     key.write_bytes(b"A" * 43 + b"=\n")
     key.chmod(0o600)
-    status, said = await refused_start(tmp_path)
+    status, error = await refused_start(tmp_path)
     assert status == 2
-    assert "isn't the one this journal was made with" in said.splitlines()[-1]
+    assert "isn't the one this journal was made with" in error.splitlines()[-1]
     key.write_bytes(saved)
     journal = tmp_path / "webhookd.db"
     good = tmp_path / "good.db"
     shutil.copy(journal, good)
     journal.write_bytes(b"This is a text file, and no journal.\n" * 100)
-    status, said = await refused_start(tmp_path)
-    assert (status, "is no SQLite file" in said) == (70, True)
+    status, error = await refused_start(tmp_path)
+    assert (status, "is no SQLite file" in error) == (70, True)
     good.replace(journal)
     await server.start()
     await server.kill()
