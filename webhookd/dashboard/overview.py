@@ -95,8 +95,8 @@ def charts_of(series: Series) -> tuple[Chart, ...]:
         number("received", lambda counts: counts.events),
     )
     failures = (
-        number("failed attempts", lambda counts: counts.failures),
-        number("failed deliveries", lambda counts: counts.failed),
+        number("attempts", lambda counts: counts.failures),
+        number("deliveries", lambda counts: counts.failed),
     )
     return (
         chart("Events and deliveries", series, throughput, formatting.count),
