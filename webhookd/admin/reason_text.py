@@ -24,8 +24,9 @@ def reason_text(health: EndpointHealth) -> str | None:
             cause = "Retry-After" if (reason.error or "").endswith("Retry-After") else reason.error
             return f"Paused by {cause} until {iso(reason.until or health.at)}"
         case Cause.CIRCUIT_OPEN:
-            faults = f"{health.consecutive_failures} faults, last: {reason.error}"
-            return f"Circuit open after {faults}; next probe {_in(reason.until or health.at, health.at)}"
+            faults = "1 fault" if health.consecutive_failures == 1 else f"{health.consecutive_failures} faults"
+            probe = f"next probe {_in(reason.until or health.at, health.at)}"
+            return f"Circuit open after {faults}, last: {reason.error}; {probe}"
         case Cause.RATE_LIMITED:
             return "Waiting for a rate token"
         case Cause.BACKING_OFF:
