@@ -26,7 +26,7 @@ from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.dispatch.router import Router
 from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, open_store
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 OK = 200
 T = TypeVar("T")

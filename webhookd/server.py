@@ -54,7 +54,7 @@ from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind,
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import LoopWatch, Stalls
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 from webhookd.observe.sdnotify import STOPPING, alive, notify
 from webhookd.signals import hearing
 from webhookd.sockets.tcp import bind_tcp, urls_of

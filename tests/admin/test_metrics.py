@@ -18,7 +18,7 @@ from tests.world import Sent, new_event, world
 from webhookd.admin.exposition import KEPT_SECONDS
 from webhookd.journal import Store
 from webhookd.journal.queries import census
-from webhookd.observe.metrics import Histogram
+from webhookd.observe.measures import Histogram
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/metrics.md").read_text()

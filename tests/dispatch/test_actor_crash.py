@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from tests.world import OK, Sent, WorldSender, world
 from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, PolicyOverrides
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from peewee import Database, Model
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from webhookd.base.errors import Rejected
 from webhookd.base.models import DeliveryStatus, EndpointState, Ordering
-from webhookd.delivery.policy.correction import Bounds, correct
+from webhookd.delivery.policy.clock_correction import Bounds, correct
 from webhookd.journal import Store, cursors
 from webhookd.journal.queries import (
     audit,

@@ -11,7 +11,7 @@ from tests.simulation.bugs import BadJournal, BadSchedule
 from tests.simulation.model import World
 from webhookd.base.clock import Timeline
 from webhookd.base.models import Endpoint
-from webhookd.delivery.policy.correction import Bounds
+from webhookd.delivery.policy.clock_correction import Bounds
 from webhookd.delivery.policy.retry import FAILURES_TO_DISABLE
 from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.registry import Registry

@@ -27,7 +27,7 @@ from webhookd.dispatch.router import Router
 from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import Store, open_store
 from webhookd.observe.logs import get_logger
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 T = TypeVar("T")
 FILE = "journal.db"

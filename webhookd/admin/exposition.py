@@ -30,7 +30,7 @@ from webhookd.journal import SQLITE_VERSION, Census, Store
 from webhookd.observe.footprint import Footprint, Footprints
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import Stalls
-from webhookd.observe.metrics import SUCCESS, Histogram, Measures
+from webhookd.observe.measures import SUCCESS, Histogram, Measures
 
 KEPT_SECONDS = 1.0
 CENSUS_SECONDS = 2.0

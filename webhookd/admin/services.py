@@ -21,7 +21,7 @@ from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import Store
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.loop_watch import Stalls
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 
 class Locks:

@@ -1,4 +1,4 @@
-"""The status of a webhook, in one or two words."""
+"""The status of a webhook, in one or two words; the sentence that says why is made by `admin/reason_text.py`."""
 
 from webhookd.base.models import BreakerState, DisabledReason, Endpoint
 from webhookd.dispatch.health import Cause, EndpointHealth

@@ -13,7 +13,7 @@ from webhookd.base.clock import Timeline
 from webhookd.base.models import Endpoint, Policy
 from webhookd.base.retry_after import MAX_RETRY_AFTER_SECONDS
 from webhookd.crypto.vault import Vault
-from webhookd.delivery.policy.correction import Bounds
+from webhookd.delivery.policy.clock_correction import Bounds
 from webhookd.journal import Loaded, Store, Ticket
 from webhookd.observe.logs import get_logger
 

@@ -12,7 +12,7 @@ from webhookd.jobs.test_delivery import own_event
 from webhookd.journal import DeliveryRow, Publish, Store
 from webhookd.observe.attempt_feed import AttemptFeed, facts_of
 from webhookd.observe.logs import delivery_attempted, get_logger
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 ROWS_PER_EXPIRY = 500  # deliveries and the operational events about them, in one transaction
 

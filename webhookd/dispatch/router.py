@@ -49,7 +49,7 @@ from webhookd.journal import (
     WebhookDeleted,
 )
 from webhookd.observe.logs import get_logger
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 SWEEP_SECONDS = 60.0
 SECOND_LOOK_SECONDS = 1.0

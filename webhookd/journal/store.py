@@ -45,7 +45,7 @@ from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
 from webhookd.journal.sqlite.writer import Writer
 from webhookd.journal.transactions import Transactions
 from webhookd.journal.webhooks import Webhooks
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 READERS = 3
 READ_LIMIT_SECONDS = 5.0

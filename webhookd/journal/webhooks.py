@@ -7,7 +7,7 @@ from peewee import Database
 from webhookd.base.models import DisabledReason, Endpoint
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
-from webhookd.delivery.policy.correction import Bounds
+from webhookd.delivery.policy.clock_correction import Bounds
 from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted

@@ -28,7 +28,7 @@ import trio
 
 from webhookd.base.clock import Clock
 from webhookd.observe.logs import get_logger
-from webhookd.observe.metrics import Histogram
+from webhookd.observe.measures import Histogram
 
 STALL_SECONDS = 0.1
 BEAT_SECONDS = 0.1

@@ -2,7 +2,7 @@
 
 `move` is for a clock that was set while the server ran: all times move with it. `bring_in` is for a clock that was set
 back while no server ran: times that are further ahead than any wait can be become earlier. `breaker.shifted` and
-`correction.correct` decide the new times; the functions here change the rows.
+`clock_correction.correct` decide the new times; the functions here change the rows.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from peewee import SQL, Database, Field, Model, Query, fn
 
 from webhookd.base.models import Credentials, DeliveryError, Endpoint, EndpointState
 from webhookd.crypto.vault import Vault
-from webhookd.delivery.policy.correction import Bounds, Correction, correct
+from webhookd.delivery.policy.clock_correction import Bounds, Correction, correct
 from webhookd.journal.queries import endpoints
 from webhookd.journal.queries.bulk import SqlConnection, sql_of
 from webhookd.journal.queries.schema import (

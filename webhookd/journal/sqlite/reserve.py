@@ -2,8 +2,8 @@
 
 It has its full size while events are accepted. Once the disk is full it is deleted, and what can't be submitted again
 (attempts, and changes that time has caused) is written into the space that it frees. Events are accepted again when the
-reserve could be made in full size, with room to spare, so that it is there when the disk is full again. Every method
-blocks, and is called in the writer's thread.
+reserve could be made in full size, with room to spare, so that it is there when the disk is full again. `writer`
+decides which operations are refused and which wait. Every method blocks, and is called in the writer's thread.
 """
 
 import errno

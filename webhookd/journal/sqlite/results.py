@@ -8,7 +8,7 @@ import trio
 from webhookd.base.errors import WebhookdError
 from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.observe.logs import get_logger
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 STEP = 250  # results, or queued deliveries, that are passed on before other tasks get a turn
 

@@ -38,7 +38,7 @@ from webhookd.journal.sqlite.results import Results, StoredCallback
 from webhookd.journal.sqlite.runners import Runner
 from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
 from webhookd.observe.logs import get_logger
-from webhookd.observe.metrics import Measures
+from webhookd.observe.measures import Measures
 
 MAX_BATCH_COST = 1024  # such as 1,000 events without deliveries, or 500 deliveries: 10 ms without the sync
 MAX_BATCH_BYTES = 4 * 1024 * 1024
