@@ -26,10 +26,10 @@ import trio
 
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing, new_key
-from webhookd.admin.exposition import LogStream, Scraper
 from webhookd.admin.guard import Guard
 from webhookd.admin.last_use import save_uses
 from webhookd.admin.lifecycle import Readiness
+from webhookd.admin.prometheus import Exporter, LogStream
 from webhookd.admin.services import Services
 from webhookd.admin.tokens import open_tokens
 from webhookd.base.clock import Clock, SystemClock, Timeline
@@ -143,7 +143,7 @@ async def serve(
                 tcp, control, ingest = _bind(config, router, measures, bound)
                 lifecycle = _Lifecycle(store, router)
                 footprints = Footprints(store.path)
-                scraper = Scraper(
+                exporter = Exporter(
                     measures,
                     store=store,
                     router=router,
@@ -169,7 +169,7 @@ async def serve(
                     ids=ids,
                     config=config,
                     measures=measures,
-                    metrics=scraper,
+                    metrics=exporter,
                     statistics=SavedStatistics(measures.statistics, store, clock),
                     stalls=stalls,
                     footprints=footprints,
@@ -209,7 +209,7 @@ async def serve(
                         Supervisor("retention").run,
                         partial(store.retention.run, config.journal.retention_days, clock.trusted),
                     )
-                    sending.start_soon(Supervisor("census").run, scraper.run)
+                    sending.start_soon(Supervisor("census").run, exporter.run)
                     if tokens is not None:
                         sending.start_soon(Supervisor("tokens").run, tokens.run)
                     sending.start_soon(Supervisor("statistics").run, services.statistics.run)

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from tests.world import World, steady, world
 from webhookd.admin.app import create_app
 from webhookd.admin.auth import KeyRing
-from webhookd.admin.exposition import Scraper
 from webhookd.admin.guard import LOCAL_ADMIN
 from webhookd.admin.lifecycle import Readiness
+from webhookd.admin.prometheus import Exporter
 from webhookd.admin.services import Services
 from webhookd.admin.tokens import TokenKeys
 from webhookd.base.secret import Secret
@@ -184,7 +184,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
             ids=w.ids,
             config=w.config,
             measures=w.measures,
-            metrics=Scraper(
+            metrics=Exporter(
                 w.measures,
                 store=w.journal,
                 router=w.router,

@@ -15,7 +15,7 @@ from prometheus_client.samples import Sample
 from tests.admin.inprocess import Api, Signer, api_in_process
 from tests.journal.harness import add_endpoint, running
 from tests.world import Sent, new_event, world
-from webhookd.admin.exposition import KEPT_SECONDS
+from webhookd.admin.prometheus import KEPT_SECONDS
 from webhookd.journal import Store
 from webhookd.journal.queries import census
 from webhookd.observe.measures import Histogram
@@ -54,9 +54,9 @@ class Exposition:
 
 async def exposed(api: Api) -> Exposition:
     """Return a new exposition after a count of the backlog."""
-    scraper = api.services.metrics
+    exporter = api.services.metrics
     with trio.move_on_after(KEPT_SECONDS):
-        await scraper.run()
+        await exporter.run()
     answer = await api.ask("GET", "/metrics", None)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import trio
 
 from webhookd.admin.auth import KeyRing, Tokens
-from webhookd.admin.exposition import Scraper
 from webhookd.admin.lifecycle import Lifecycle
+from webhookd.admin.prometheus import Exporter
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
 from webhookd.config import Config
@@ -65,7 +65,7 @@ class Services:
     ids: IdFactory
     config: Config
     measures: Measures
-    metrics: Scraper
+    metrics: Exporter
     statistics: SavedStatistics
     stalls: Stalls
     footprints: Footprints

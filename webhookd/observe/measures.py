@@ -1,6 +1,6 @@
 """The process's metrics: plain numbers, each of which costs a fraction of a microsecond to count.
 
-All counting is done on the event loop, so nothing here locks. `admin/exposition.py` formats the numbers for Prometheus;
+All counting is done on the event loop, so nothing here locks. `admin/prometheus.py` formats the numbers for Prometheus;
 this module and the code that counts need no library for it.
 """
 

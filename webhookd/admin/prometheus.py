@@ -90,7 +90,7 @@ class LogStream(Protocol):
         ...
 
 
-class Scraper(Collector):
+class Exporter(Collector):
     """Makes expositions; `run` it in the background to count the backlog."""
 
     media_type = CONTENT_TYPE_PLAIN_0_0_4
