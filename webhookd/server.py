@@ -47,7 +47,7 @@ from webhookd.delivery.http.sender import Sender
 from webhookd.dispatch.router import Router
 from webhookd.dispatch.supervisor import Supervisor
 from webhookd.ingest import IngestServer
-from webhookd.jobs.backup import Copier
+from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind, AuditEntry, KeyRow, Store, open_store
@@ -164,7 +164,7 @@ async def serve(
                     tokens=tokens,
                     vault=rotator.vault,
                     rotator=rotator,
-                    copier=Copier(store),
+                    backup_job=BackupJob(store),
                     clock=clock,
                     ids=ids,
                     config=config,
@@ -204,7 +204,7 @@ async def serve(
                     sending.start_soon(Supervisor("sender").run, sender.run)
                     await sending.start(router.run)
                     sending.start_soon(Supervisor("master key").run, rotator.run)
-                    sending.start_soon(Supervisor("backup").run, services.copier.run)
+                    sending.start_soon(Supervisor("backup").run, services.backup_job.run)
                     sending.start_soon(
                         Supervisor("retention").run,
                         partial(store.retention.run, config.journal.retention_days, clock.trusted),

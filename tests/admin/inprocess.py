@@ -27,7 +27,7 @@ from webhookd.base.secret import Secret
 from webhookd.config import JwtConfig
 from webhookd.crypto.key_file import KeyPlace
 from webhookd.delivery import custom_headers
-from webhookd.jobs.backup import Copier
+from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import InlineRunner, Runner
@@ -179,7 +179,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
             tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
             vault=w.vault,
             rotator=rotator,
-            copier=Copier(w.journal),
+            backup_job=BackupJob(w.journal),
             clock=w.clock,
             ids=w.ids,
             config=w.config,

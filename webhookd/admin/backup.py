@@ -50,7 +50,7 @@ class BackupView(Output, frozen=True, kw_only=True):
 
 async def get_backup(call: Call[NoQuery, NoBody]) -> Answer:
     """Answer with the progress of a backup."""
-    return Answer(value=_view(call.services.copier.progress()))
+    return Answer(value=_view(call.services.backup_job.progress()))
 
 
 async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
@@ -60,7 +60,7 @@ async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
         wanted = "an absolute path"
         raise Rejected(ErrorCode.VALIDATION_ERROR, f"/file: {wanted}", errors=(("/file", wanted),))
     entry = call.audit_entry(Action.JOURNAL_BACKUP, given(call.body))
-    progress = await call.services.copier.begin(file, entry, replace=call.body.force)
+    progress = await call.services.backup_job.begin(file, entry, replace=call.body.force)
     return Answer(value=_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
 
 

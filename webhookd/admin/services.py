@@ -15,7 +15,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.config import Config
 from webhookd.crypto.vault import Vault
 from webhookd.dispatch.router import Router
-from webhookd.jobs.backup import Copier
+from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import Store
@@ -60,7 +60,7 @@ class Services:
     tokens: Tokens | None
     vault: Vault
     rotator: Rotator
-    copier: Copier
+    backup_job: BackupJob
     clock: Clock
     ids: IdFactory
     config: Config

@@ -31,7 +31,7 @@ from webhookd.dashboard import (
     webhook_list,
     webhook_page,
 )
-from webhookd.dashboard.cache import Kept
+from webhookd.dashboard.cache import Cache
 from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.pages import HTML, DashboardPage, Visit
@@ -70,7 +70,7 @@ class Dashboard:
         self.sessions = BrowserSessions(services.keys, services.clock.now)
         most_live_pages = services.config.organizations.max_live_pages
         self.streams = Streams(most_of_organization=most_live_pages)
-        self._kept = Kept()
+        self._cache = Cache()
         self._services = services
         self._templates = Templates()
         self._compiling = trio.Lock()
@@ -137,7 +137,7 @@ class Dashboard:
                     templates=self._templates,
                     sessions=self.sessions,
                     streams=self.streams,
-                    kept=self._kept,
+                    cache=self._cache,
                     navigation=self._navigation,
                     path=variables,
                     form=form,

@@ -16,28 +16,28 @@ MOST = 256
 
 
 @dataclass(slots=True)
-class _Kept:
+class _Entry:
     lock: trio.Lock = field(default_factory=trio.Lock)
     value: object = None
     until: float = -1.0
 
 
-class Kept:
+class Cache:
     """Recent results, by key."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], _Kept] = {}
+        self._entries: dict[tuple[object, ...], _Entry] = {}
 
     async def get(self, key: tuple[object, ...], seconds: float, make: Callable[[], Awaitable[T]]) -> T:
         """Return the result of `make`, or its result for this key in the last `seconds` or more."""
         now = trio.current_time()
-        if key not in self._kept and len(self._kept) >= MOST:
-            self._kept = {name: kept for name, kept in self._kept.items() if kept.until > now}
-        kept = self._kept.setdefault(key, _Kept())
-        async with kept.lock:
+        if key not in self._entries and len(self._entries) >= MOST:
+            self._entries = {name: entry for name, entry in self._entries.items() if entry.until > now}
+        entry = self._entries.setdefault(key, _Entry())
+        async with entry.lock:
             began_at = trio.current_time()
-            if began_at >= kept.until:
-                kept.value = await make()
+            if began_at >= entry.until:
+                entry.value = await make()
                 took_seconds = trio.current_time() - began_at
-                kept.until = trio.current_time() + max(seconds, took_seconds / SHARE)
-            return cast("T", kept.value)
+                entry.until = trio.current_time() + max(seconds, took_seconds / SHARE)
+            return cast("T", entry.value)

@@ -35,7 +35,7 @@ async def overview_parts(visit: Visit) -> Mapping[str, str]:
 
     caller = visit.caller
     key = ("overview", caller.organization_id, caller.role, visit.query(StatsQuery).span)
-    return await visit.kept.get(key, SITUATION_KEPT_SECONDS, make)
+    return await visit.cache.get(key, SITUATION_KEPT_SECONDS, make)
 
 
 async def statistics(visit: Visit) -> Response:
@@ -55,8 +55,8 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         series = await services.statistics.recent(span, organization_id)
         return charts_of(series), series.total
 
-    situation = await visit.kept.get(("situation", organization_id), SITUATION_KEPT_SECONDS, look)
-    charts, total = await visit.kept.get(("charts", organization_id, span), CHARTS_KEPT_SECONDS, draw)
+    situation = await visit.cache.get(("situation", organization_id), SITUATION_KEPT_SECONDS, look)
+    charts, total = await visit.cache.get(("charts", organization_id, span), CHARTS_KEPT_SECONDS, draw)
     return {
         "concerns": await concerns(visit, situation),
         "situation": situation,

@@ -20,7 +20,7 @@ from webhookd.admin.operations import Answer, Call, given
 from webhookd.admin.schemas import CursorQuery
 from webhookd.admin.services import Services
 from webhookd.base.errors import Rejected
-from webhookd.dashboard.cache import Kept
+from webhookd.dashboard.cache import Cache
 from webhookd.dashboard.forms import Form
 from webhookd.dashboard.rendering import Templates
 from webhookd.dashboard.sessions import BrowserSessions, Session
@@ -44,7 +44,7 @@ class Visit:
     templates: Templates
     sessions: BrowserSessions
     streams: Streams
-    kept: Kept
+    cache: Cache
     navigation: "tuple[DashboardPage, ...]"
     path: Mapping[str, str]
     form: Form

@@ -34,7 +34,7 @@ class CopyProgress(Struct, frozen=True, kw_only=True):
     failure: WebhookdError | None = None
 
 
-class Copier:
+class BackupJob:
     """Makes backups of a journal; `run` it under a supervisor."""
 
     def __init__(self, store: Store) -> None:
