@@ -26,9 +26,10 @@ from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
 from webhookd.journal import Store, Ticket, Window, WindowRequest
 from webhookd.journal import store as facade
+from webhookd.journal.history import Deliveries
 from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.journal.planning import full
-from webhookd.journal.queries import deliveries, retention
+from webhookd.journal.queries import retention
 from webhookd.journal.queries.bulk import BulkInsert, SqlConnection
 from webhookd.journal.sqlite import backup, batch, copies, database, writer
 from webhookd.journal.sqlite.batch import Batches
@@ -186,7 +187,11 @@ class SendsTwice(Sender):
 
 @_plant("ignores the backlog at a start")
 def _ignore_the_backlog() -> None:
-    replace(deliveries, "backlog", lambda _database: [])
+    async def backlog(_self: Deliveries) -> list[int]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    replace(Deliveries, "backlog", backlog)
 
 
 @_plant("holds the whole backlog in memory")
