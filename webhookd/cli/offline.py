@@ -5,7 +5,8 @@ Every change has an entry in the audit log with the uid of the user who runs the
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,50 +18,51 @@ from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.jobs.key_rotation import RotationProgress, unlock
-from webhookd.journal import Action, Contents, KeyRow, Restored, check_place, restore_journal
+from webhookd.journal import Action, Contents, KeyRow, Restored, Store, check_place, restore_journal
 from webhookd.server import command_entry, ensure_admin_key, make_key, unwrapped, writing
+
+_CLOCK = SystemClock()
+_IDS = IdFactory(_CLOCK.now)
+
+
+@asynccontextmanager
+async def _journal(config: Config) -> AsyncIterator[Store]:
+    """Open the journal; what was submitted in the block is on disk at its end."""
+    with unwrapped():
+        async with writing(config, _CLOCK, _IDS) as store:
+            yield store
 
 
 async def initialize(config: Config) -> Secret[str] | None:
     """Create journal, master key and first admin key if they are missing; return the new admin key's text, or None."""
-    clock = SystemClock()
-    ids = IdFactory(clock.now)
-    with unwrapped():
-        async with writing(config, clock, ids) as store:
-            await unlock(store, config, os.environ)
-            return await ensure_admin_key(store, ids, clock)
+    async with _journal(config) as store:
+        await unlock(store, config, os.environ)
+        return await ensure_admin_key(store, _IDS, _CLOCK)
 
 
 async def create_key(
     config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
 ) -> tuple[KeyRow, Secret[str]]:
     """Create an API key; return it and its text, which is not stored. Rejected QUOTA_EXCEEDED."""
-    clock = SystemClock()
-    ids = IdFactory(clock.now)
-    row, text = make_key(role, ids, clock, name=name, organization_id=organization_id, expires_at=expires_at)
+    row, text = make_key(role, _IDS, _CLOCK, name=name, organization_id=organization_id, expires_at=expires_at)
     optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
     fields = ("role", *(field for field, value in optional.items() if value))
-    entry = command_entry(Action.KEY_CREATE, clock, fields)
-    with unwrapped():
-        async with writing(config, clock, ids) as store:
-            await store.keys.create(row, most=config.organizations.max_keys, entry=entry)
+    entry = command_entry(Action.KEY_CREATE, _CLOCK, fields)
+    async with _journal(config) as store:
+        await store.keys.create(row, most=config.organizations.max_keys, entry=entry)
     return row, text
 
 
 async def list_keys(config: Config) -> list[KeyRow]:
     """Return every API key."""
-    clock = SystemClock()
-    with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as store:
-            return await store.keys.all()
+    async with _journal(config) as store:
+        return await store.keys.all()
 
 
 async def revoke_key(config: Config, key_id: str) -> None:
     """Revoke an API key; Rejected NOT_FOUND."""
-    clock = SystemClock()
-    with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as store:
-            await store.keys.revoke(key_id, None, command_entry(Action.KEY_REVOKE, clock))
+    async with _journal(config) as store:
+        await store.keys.revoke(key_id, None, command_entry(Action.KEY_REVOKE, _CLOCK))
 
 
 async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> RotationProgress:
@@ -68,37 +70,32 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Rotati
 
     An interrupted rotation is completed first. Raises MasterKeyError, Rejected.
     """
-    clock = SystemClock()
-    with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as store:
-            rotator = await unlock(store, config, os.environ)
-            while await rotator.step():
-                pass
-            await rotator.begin(new, command_entry(Action.MASTER_KEY_ROTATE, clock))
-            while await rotator.step():
-                pass
-            return rotator.progress()
+    async with _journal(config) as store:
+        rotator = await unlock(store, config, os.environ)
+        while await rotator.step():
+            pass
+        await rotator.begin(new, command_entry(Action.MASTER_KEY_ROTATE, _CLOCK))
+        while await rotator.step():
+            pass
+        return rotator.progress()
 
 
 async def back_up(config: Config, file: Path, *, replace: bool, report: Callable[[int, int], None]) -> Contents:
     """Copy the journal to a file and return the copy's contents; CommandError, or JournalError if it is damaged."""
-    clock = SystemClock()
     path = config.journal.path
     if not path.exists():
         raise CommandError(f"there is no journal {path} yet")
     check_place(file, path, replace=replace)
-    with unwrapped():
-        async with writing(config, clock, IdFactory(clock.now)) as store:
-            entry = command_entry(Action.JOURNAL_BACKUP, clock, ("file", *(("force",) if replace else ())))
-            await store.audit.append(entry, str(file), None)
-            return await store.back_up(file, replace=replace, report=report)
+    async with _journal(config) as store:
+        entry = command_entry(Action.JOURNAL_BACKUP, _CLOCK, ("file", *(("force",) if replace else ())))
+        await store.audit.append(entry, str(file), None)
+        return await store.back_up(file, replace=replace, report=report)
 
 
 def restore(config: Config, file: Path) -> Restored:
     """Replace the journal with a backup; CommandError, JournalError, MasterKeyError. Blocks, without `trio`."""
-    now = SystemClock().now()
     path = config.journal.path
-    entry = command_entry(Action.JOURNAL_RESTORE, SystemClock(), ("file",))
-    moment = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    entry = command_entry(Action.JOURNAL_RESTORE, _CLOCK, ("file",))
+    moment = datetime.fromtimestamp(_CLOCK.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
     place = find_key_place(config, os.environ)
     return restore_journal(file, path, load_key=place.load, kept_name=f"{path.name}.replaced-{moment}", entry=entry)
