@@ -15,7 +15,7 @@ from webhookd.base.clock import TimeError, iso, parse_iso
 from webhookd.base.errors import CommandError, WebhookdError
 from webhookd.base.ids import Prefix, is_id
 from webhookd.cli.control import Control
-from webhookd.cli.places import place_of
+from webhookd.cli.options import load
 from webhookd.cli.sources import ApiSource, Source
 
 T = TypeVar("T")
@@ -103,8 +103,8 @@ def takes_webhook_option(command: C) -> C:
 def _complete_webhooks(context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     """Return ids from the server on this machine, or nothing if it doesn't answer within a second."""
     try:
-        place = place_of(dict(context.params))
-        control = Control(place.config().server.control_socket, _COMPLETION_SECONDS)
+        config = load(context.params.get("config_file"))
+        control = Control(config.server.control_socket, _COMPLETION_SECONDS)
         found = ApiSource(control).webhooks(MOST_ON_A_PAGE, None).data
     except WebhookdError:
         return []

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import click
 from click.core import ParameterSource
@@ -102,21 +102,13 @@ def takes_place(command: Callable[Concatenate[Place, P], R]) -> Callable[P, R]:
     )
     @wraps(command)
     def placed(*args: P.args, **kwargs: P.kwargs) -> R:
-        place = place_of(kwargs, take=True)
+        config_file, url, key = (kwargs.pop(name) for name in ("config_file", "server_url", "server_key"))
+        place = Place(
+            config_file=cast("Path | None", config_file), url=cast("str | None", url), key=cast("str | None", key)
+        )
         given = click.get_current_context().get_parameter_source("server_key")
         if place.url is None and given is ParameterSource.COMMANDLINE:
             raise click.UsageError("--key goes with --url: the control socket of this machine's server needs no key")
         return command(place, *args, **kwargs)
 
     return placed
-
-
-def place_of(parameters: dict[str, object], *, take: bool = False) -> Place:
-    """Return the place from a command's parameters; with `take` they are removed."""
-    look = parameters.pop if take else parameters.get
-    config_file, url, key = (look(name, None) for name in ("config_file", "server_url", "server_key"))
-    return Place(
-        config_file=config_file if isinstance(config_file, Path) else None,
-        url=url if isinstance(url, str) else None,
-        key=key if isinstance(key, str) else None,
-    )
