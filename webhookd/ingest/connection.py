@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 import trio
-from msgspec import Struct
+from msgspec.structs import asdict
 
 from webhookd.base.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.base.event_format import decode_event
@@ -54,29 +54,12 @@ class Publisher(Protocol):
         ...
 
 
-class _Accepted(Struct):
-    id: str
-    deliveries: int
-    duplicate: bool
-    ok: bool = True
-
-
-class _Error(Struct):
-    code: str
-    message: str
-
-
-class _Refused(Struct):
-    error: _Error
-    ok: bool = False
-
-
 _encoder = msgspec.json.Encoder()
 
 
 def encode_refusal(code: ErrorCode, message: str) -> bytes:
     """Return the result line of a refusal."""
-    return _encoder.encode(_Refused(error=_Error(code=code.value, message=message))) + b"\n"
+    return _encoder.encode({"error": {"code": code.value, "message": message}, "ok": False}) + b"\n"
 
 
 class ProducerConnection:
@@ -214,8 +197,7 @@ class ProducerConnection:
             result = await ticket.wait()
         except Rejected as refused:
             return self._refusal_line(refused.code, refused.detail)
-        accepted = _Accepted(id=result.id, deliveries=result.deliveries, duplicate=result.duplicate)
-        return _encoder.encode(accepted) + b"\n"
+        return _encoder.encode({**asdict(result), "ok": True}) + b"\n"
 
     def _refusal_line(self, code: ErrorCode, detail: str) -> bytes:
         # Encoded at once: a Rejected that waits in the queue would keep its line in memory, by its traceback.
