@@ -6,7 +6,6 @@ libraries.
 
 import sys
 from importlib import import_module
-from types import MappingProxyType
 
 import click
 
@@ -15,30 +14,28 @@ from webhookd.base.version import VERSION
 from webhookd.observe import journald
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_MODULES = MappingProxyType(
-    {
-        "serve": "serve",
-        "init": "init",
-        "check-config": "check_config",
-        "systemd-unit": "systemd_unit",
-        "build-binary": "build_binary",
-        "webhooks": "webhooks",
-        "deliveries": "deliveries",
-        "events": "events",
-        "tail": "tail",
-        "replay": "replay",
-        "keys": "keys",
-        "rotate-master-key": "rotate_master_key",
-        "backup": "backup",
-        "restore": "restore",
-        "send": "send",
-        "listen": "listen",
-        "verify": "verify",
-        "health": "health",
-        "doctor": "doctor",
-        "demo": "demo",
-        "completion": "completion",
-    }
+_NAMES = (
+    "serve",
+    "init",
+    "check-config",
+    "systemd-unit",
+    "build-binary",
+    "webhooks",
+    "deliveries",
+    "events",
+    "tail",
+    "replay",
+    "keys",
+    "rotate-master-key",
+    "backup",
+    "restore",
+    "send",
+    "listen",
+    "verify",
+    "health",
+    "doctor",
+    "demo",
+    "completion",
 )
 
 
@@ -47,13 +44,13 @@ class _Commands(click.Group):
 
     def list_commands(self, _context: click.Context) -> list[str]:
         """Return the names in the order in which a new user needs them."""
-        return list(_MODULES)
+        return list(_NAMES)
 
     def get_command(self, _context: click.Context, name: str) -> click.Command | None:
         """Import a command; None if it is unknown."""
-        if name not in _MODULES:
+        if name not in _NAMES:
             return None
-        command: click.Command = import_module(f"webhookd.cli.{_MODULES[name]}").command
+        command: click.Command = import_module(f"webhookd.cli.{name.replace('-', '_')}").command
         return command
 
 
