@@ -27,7 +27,9 @@ from webhookd.config.words import KEYS, accepted_form, to_toml
 _PREFIX = "WEBHOOKD_"
 _MOST_BYTES = 262_144
 _MOST_PARTS = 32  # of a dotted name: the TOML parser's work grows with their square
-_NO_QUOTES = str.maketrans("", "", "\"'")
+# A line with the name of a table, or with a name that is assigned.
+_NAMED = re.compile(r"(?P<header>\[)?(?P<name>[^=\]]*)(?(header)\]|=)")
+_NO_MARKS = str.maketrans("", "", "[\"'")
 _NO_SIGNS = str.maketrans("", "", "._-")
 # Parts of the parser's messages, and what they mean for the author of the file.
 _ESCAPE = "in double quotes a backslash starts an escape: write two of them, or use single quotes"
@@ -276,11 +278,13 @@ class _Places:
         for number, line in enumerate(text.splitlines(), start=1):
             if _parts(line) > _MOST_PARTS:
                 raise ConfigError(f"{path}:{number}: a name has more than {_MOST_PARTS} parts")
-            name = _header(line)
-            if name is not None:
+            if (found := _NAMED.match(line.strip())) is None:
+                continue
+            name = "".join(found["name"].split()).translate(_NO_MARKS)
+            if found["header"]:
                 current = name
-            elif (key := _assigned(line)) is not None:
-                name = f"{current}.{key}" if current else key
+            elif name.translate(_NO_SIGNS).isalnum():
+                name = f"{current}.{name}" if current else name
             else:
                 continue
             self._lines.setdefault(name, number)
@@ -297,26 +301,6 @@ def _parts(line: str) -> int:
     """Return how many dotted parts a line's name may have; dots in quotes don't separate parts."""
     outside_quotes = line.partition("=")[0].replace("'", '"').split('"')[::2]
     return 1 + sum(part.count(".") for part in outside_quotes)
-
-
-def _header(line: str) -> str | None:
-    """Return the name of the table that starts on a line, as the TOML parser reads it."""
-    line = line.lstrip()
-    if not line.startswith("["):
-        return None
-    name, bracket, _ = line.lstrip("[").partition("]")
-    return _unquoted(name) if bracket else None
-
-
-def _assigned(line: str) -> str | None:
-    """Return the name that is assigned on a line."""
-    name, sign, _ = line.partition("=")
-    name = _unquoted(name)
-    return name if sign and name.translate(_NO_SIGNS).isalnum() else None
-
-
-def _unquoted(name: str) -> str:
-    return "".join(name.split()).translate(_NO_QUOTES)
 
 
 def _unknown_section(name: str, value: object) -> str:
