@@ -6,15 +6,16 @@ so that each message is webhookd's own and has the JSON pointer of the value in 
 
 import difflib
 import json
-import math
-import re
 from collections.abc import Iterator, Mapping, Sized
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from types import NoneType
+from typing import Annotated, cast, get_args, get_origin
 
+import msgspec
 from msgspec import inspect
+from msgspec.structs import fields
 
 from webhookd.base.fields import ACCEPTS
 
@@ -33,7 +34,7 @@ def complaints(document: object, annotation: object) -> tuple[tuple[str, str], .
 
     The document is decoded JSON; a list in it may be a tuple. The result is empty if the type accepts all of it.
     """
-    return tuple(islice(_check(document, type_info(annotation), ""), MOST_COMPLAINTS))
+    return tuple(islice(_check(document, annotation, ""), MOST_COMPLAINTS))
 
 
 @lru_cache(maxsize=256)
@@ -106,36 +107,41 @@ def step(name: str) -> str:
 
 
 def _check(
-    value: object, kind: inspect.Type, pointer: str, description: str | None = None
+    value: object, annotation: object, pointer: str, description: str | None = None
 ) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a value; `description` is the type's own, if it has one."""
+    kind = type_info(annotation)
+    if isinstance(kind, inspect.Metadata):
+        description = _description(kind) or description
+        kind = kind.type
+    inner = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        inner = get_args(inner[0])
     match kind:
-        case inspect.Metadata():
-            yield from _check(value, kind.type, pointer, _description(kind) or description)
         case inspect.UnionType():
-            yield from _check_union(value, kind, pointer, description)
+            yield from _check_union(value, kind, inner, pointer, description)
         case inspect.StructType() | inspect.DictType() if not isinstance(value, Mapping):
             yield pointer, _refusal(value, description or "an object")
         case inspect.StructType():
             yield from _check_struct(cast("Mapping[str, object]", value), kind, pointer)
         case inspect.DictType():
-            yield from _check_dict(cast("Mapping[str, object]", value), kind, pointer)
+            yield from _check_dict(cast("Mapping[str, object]", value), kind, inner, pointer)
         case inspect.VarTupleType() | inspect.ListType() if isinstance(value, list | tuple) and _has_length(
             value, kind
         ):
             for index, item in enumerate(value):
-                yield from _check(item, kind.item_type, f"{pointer}/{index}")
+                yield from _check(item, inner[0], f"{pointer}/{index}")
         case _:
-            if not _is_accepted(value, kind):
+            if not isinstance(kind, inspect.RawType) and not _is_accepted(value, annotation):
                 yield pointer, _refusal(value, description or accepted_form(kind))
 
 
 def _check_union(
-    value: object, kind: inspect.UnionType, pointer: str, description: str | None
+    value: object, kind: inspect.UnionType, options: tuple[object, ...], pointer: str, description: str | None
 ) -> Iterator[tuple[str, str]]:
     if value is None and kind.includes_none:
         return
-    options = with_values(kind)
+    options = tuple(each for each in options if each not in {NoneType, msgspec.UnsetType})
     if len(options) == 1:
         yield from _check(value, options[0], pointer, description)
     elif all(any(True for _ in _check(value, each, pointer)) for each in options):
@@ -143,62 +149,36 @@ def _check_union(
 
 
 def _check_struct(value: Mapping[str, object], kind: inspect.StructType, pointer: str) -> Iterator[tuple[str, str]]:
-    known = {field.encode_name: field for field in kind.fields}
+    known = {field.encode_name: field for field in fields(kind.cls)}
     for name, field in known.items():
         if name in value:
             yield from _check(value[name], field.type, pointer + step(name))
         elif field.required:
-            yield pointer + step(name), f"is missing; takes {accepted_form(field.type)}"
+            yield pointer + step(name), f"is missing; takes {accepted_form(type_info(field.type))}"
     if kind.forbid_unknown_fields:
         for name in value:
             if name not in known:
                 yield pointer + step(name), f"is not known here; {name_hint(name, list(known))}"
 
 
-def _check_dict(value: Mapping[str, object], kind: inspect.DictType, pointer: str) -> Iterator[tuple[str, str]]:
+def _check_dict(
+    value: Mapping[str, object], kind: inspect.DictType, inner: tuple[object, ...], pointer: str
+) -> Iterator[tuple[str, str]]:
     if not _has_length(value, kind):
         yield pointer, f"takes {_count(kind.min_length, kind.max_length, 'member')}, and these are {len(value)}"
+    names, values = inner
     for name, item in value.items():
-        for _ in _check(name, kind.key_type, pointer):
+        if not _is_accepted(name, names):
             yield pointer + step(name), f"has an invalid name: a name is {accepted_form(kind.key_type)}"
-        yield from _check(item, kind.value_type, pointer + step(name))
+        yield from _check(item, values, pointer + step(name))
 
 
-def _is_accepted(value: object, kind: inspect.Type) -> bool:
-    match kind:
-        case inspect.IntType():
-            return isinstance(value, int) and not isinstance(value, bool) and _is_in_range(value, kind)
-        case inspect.FloatType():
-            return isinstance(value, int | float) and not isinstance(value, bool) and _is_number(value, kind)
-        case inspect.StrType():
-            fits = isinstance(value, str) and _has_length(value, kind)
-            return fits and (kind.pattern is None or re.search(kind.pattern, cast("str", value)) is not None)
-        case inspect.BoolType():
-            return isinstance(value, bool)
-        case inspect.NoneType():
-            return value is None
-        case inspect.EnumType() | inspect.LiteralType():
-            return isinstance(value, str) and value in _choices(kind)
-        case _:
-            # Any value, or one that is checked elsewhere. A list gets here only if its type or its length is wrong.
-            return not isinstance(kind, inspect.VarTupleType | inspect.ListType)
-
-
-def _is_number(value: float, kind: inspect.FloatType) -> bool:
+def _is_accepted(value: object, annotation: object) -> bool:
     try:
-        number = float(value)
-    except OverflowError:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError:
         return False
-    return math.isfinite(number) and _is_in_range(number, kind)
-
-
-def _is_in_range(value: float, kind: inspect.IntType | inspect.FloatType) -> bool:
-    return (
-        (kind.gt is None or value > kind.gt)
-        and (kind.ge is None or value >= kind.ge)
-        and (kind.lt is None or value < kind.lt)
-        and (kind.le is None or value <= kind.le)
-    )
+    return True
 
 
 def _has_length(
