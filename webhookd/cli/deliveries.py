@@ -8,7 +8,7 @@ from webhookd.cli.api import part
 from webhookd.cli.names import Moment, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import note_more_rows, plain, show_json, show_record, show_table
+from webhookd.cli.terminal import note_more_rows, plain, show_json, show_record, show_result, show_table
 
 _STATUSES = click.Choice([status.value for status in DeliveryStatus])
 
@@ -88,10 +88,8 @@ def retry(place: Place, delivery_id: str, force: bool, as_json: bool) -> None:
     """
     path = f"/api/webhooks/deliveries/{part(delivery_id)}/retry"
     changed = place.server().post(path, {"force": force}, DeliveryView)
-    if as_json:
-        show_json(changed)
-    else:
-        click.echo(f"{changed.id} is {changed.status} again, at sequence {changed.sequence} of {changed.webhook_id}")
+    text = f"{changed.id} is {changed.status} again, at sequence {changed.sequence} of {changed.webhook_id}"
+    show_result(changed, text, as_json=as_json)
 
 
 def _row(delivery: DeliveryView) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from webhookd.cli.api import Api, part, target
 from webhookd.cli.names import gathered
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import show_json, show_table
+from webhookd.cli.terminal import show_json, show_result, show_table
 
 _PATH = "/api/keys"
 
@@ -114,10 +114,7 @@ def revoke(place: Place, key_id: str, as_json: bool) -> None:
         api.delete(f"{_PATH}/{part(key_id)}", Deleted)
     else:
         trio.run(offline.revoke_key, place.config(), key_id)
-    if as_json:
-        show_json(Deleted(id=key_id))
-    else:
-        click.echo(f"revoked {key_id}")
+    show_result(Deleted(id=key_id), f"revoked {key_id}", as_json=as_json)
 
 
 def _key_page(api: Api, limit: int, cursor: str | None) -> Page[KeyView]:

@@ -18,7 +18,7 @@ from webhookd.cli.names import Moment, Pattern, find_webhook, names_webhook
 from webhookd.cli.options import prints_json
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
-from webhookd.cli.terminal import confirm, show_json
+from webhookd.cli.terminal import confirm, show_result
 
 _LOOK_SECONDS = 0.2
 _PATIENCE_SECONDS = 60.0
@@ -76,10 +76,8 @@ def command(
         if started is None:
             return
         if detach:
-            if as_json:
-                show_json(started)
-            else:
-                click.echo(f"{started.id} queues {started.matched}: {_how_to_watch(found, started.id)}")
+            text = f"{started.id} queues {started.matched}: {_how_to_watch(found, started.id)}"
+            show_result(started, text, as_json=as_json)
             return
         watch = started.id
     ended = _watch(api, found, watch)
@@ -102,10 +100,8 @@ def _start(
     what = "failed deliveries" if failed else "events"
     counted = api.post(path, {**wanted, "dryRun": True}, Matched)
     if dry_run or not counted.matched:
-        if as_json:
-            show_json(counted)
-        else:
-            click.echo(f"{counted.matched} {what} match" + ("" if counted.matched else ": nothing to do"))
+        text = f"{counted.matched} {what} match" + ("" if counted.matched else ": nothing to do")
+        show_result(counted, text, as_json=as_json)
         return None
     question = f"Deliver {counted.matched} {what} to {webhook.id} again?"
     confirm(question, is_given=yes, instead="give --yes, or --dry-run to only count")
@@ -146,10 +142,7 @@ def _watch(api: Api, webhook: Webhook, replay_id: str) -> ReplayView:
 
 
 def _report(seen: ReplayView, *, as_json: bool) -> None:
-    if as_json:
-        show_json(seen)
-    else:
-        click.echo(f"{seen.id} {seen.status}: {seen.queued} of {seen.matched} queued")
+    show_result(seen, f"{seen.id} {seen.status}: {seen.queued} of {seen.matched} queued", as_json=as_json)
 
 
 def _how_to_watch(webhook: Webhook, replay_id: str) -> str:

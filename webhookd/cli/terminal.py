@@ -64,6 +64,14 @@ def show_json_line(value: object) -> None:
     click.echo(_json(msgspec.json.encode(value)))
 
 
+def show_result(value: object, text: str, *, as_json: bool) -> None:
+    """Print what a command has done: one JSON document, or a line of text for people."""
+    if as_json:
+        show_json(value)
+    else:
+        click.echo(text)
+
+
 def show_table(titles: Sequence[str], rows: Rows, *, foldable: Collection[str] = ()) -> None:
     """Print rows under their titles; only `foldable` columns may take several lines."""
     cells = [[plain(cell) or "-" for cell in row] for row in rows]

@@ -14,7 +14,7 @@ from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
 from webhookd.cli.options import InOrder, prints_json, takes_page
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
-from webhookd.cli.terminal import confirm, note_more_rows, plain, show_json, show_record, show_table
+from webhookd.cli.terminal import confirm, note_more_rows, plain, show_json, show_record, show_result, show_table
 
 _WEEK = 604_800
 _settings_decoder = msgspec.json.Decoder(dict[str, object])
@@ -193,10 +193,7 @@ def delete(place: Place, webhook: str, yes: bool, as_json: bool) -> None:
     question = f"Delete {found.id} ({plain(found.description or found.url)}) and cancel the {queued} deliveries queued?"
     confirm(question, is_given=yes, instead="give --yes")
     deleted = api.delete(f"/api/webhooks/{part(found.id)}", Deleted)
-    if as_json:
-        show_json(deleted)
-    else:
-        click.echo(f"deleted {deleted.id}")
+    show_result(deleted, f"deleted {deleted.id}", as_json=as_json)
 
 
 def state_of(webhook: Webhook) -> str:
@@ -215,12 +212,10 @@ def _switch(place: Place, name: str, *, is_active: bool, as_json: bool) -> None:
     api = place.server()
     found = find_webhook(ApiSource(api), name)
     changed = api.patch(f"/api/webhooks/{part(found.id)}", {"isActive": is_active}, Webhook)
-    if as_json:
-        show_json(changed)
-        return
     health = changed.health
     what = "resumed" if is_active else "paused"
-    click.echo(f"{what} {changed.id}: {health.queued + health.parked} queued. {health.reason or 'Sending'}")
+    text = f"{what} {changed.id}: {health.queued + health.parked} queued. {health.reason or 'Sending'}"
+    show_result(changed, text, as_json=as_json)
 
 
 def _show_secret(webhook: WebhookWithSecret, *, as_json: bool) -> None:
