@@ -66,6 +66,7 @@ def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) 
     out = _Stream(sys.stderr if target is None else target) if not isinstance(target, BufferedOutput) else target
     level = logging.getLevelNamesMapping()[config.level.upper()]
     is_console = config.format == "console" or (config.format == "auto" and out.is_terminal)
+    logger = _LineLogger(out, is_for_journal=journald.reads(out.descriptor))
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
@@ -74,7 +75,7 @@ def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) 
             structlog.processors.StackInfoRenderer(),
             *(_console(colors=out.is_terminal) if is_console else _json()),
         ],
-        logger_factory=_LineLoggerFactory(out, is_for_journal=journald.reads(out.descriptor)),
+        logger_factory=lambda *_args: logger,
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -127,8 +128,8 @@ def delivery_attempted(log: Log, attempt: AttemptFacts) -> None:
 def dropped_line(lines: int) -> bytes:
     """Return the log line that replaces dropped lines, or an empty one if the log level hides it."""
     held = io.BytesIO()
-    in_force = structlog.get_config()["logger_factory"]
-    is_for_journal = isinstance(in_force, _LineLoggerFactory) and in_force.is_for_journal
+    in_force = structlog.get_config()["logger_factory"]()
+    is_for_journal = isinstance(in_force, _LineLogger) and in_force.is_for_journal
     log = structlog.wrap_logger(_LineLogger(held, is_for_journal=is_for_journal), component="log")
     log.warning("log.dropped", lines=lines)
     return held.getvalue()
@@ -190,11 +191,11 @@ class _LineLogger:
 
     def __init__(self, target: "BufferedOutput | _Stream | io.BytesIO", *, is_for_journal: bool) -> None:
         self._target = target
-        self._is_for_journal = is_for_journal
+        self.is_for_journal = is_for_journal
 
     def _write(self, level: str, line: str) -> None:
         line = redact(line)
-        if self._is_for_journal:
+        if self.is_for_journal:
             mark = journald.priority(level)
             line = mark + line.replace("\n", f"\n{mark}")
         self._target.write((line + "\n").encode(errors="backslashreplace"))
@@ -203,17 +204,6 @@ class _LineLogger:
     info = partialmethod(_write, "info")
     warning = partialmethod(_write, "warning")
     error = partialmethod(_write, "error")
-
-
-class _LineLoggerFactory:
-    """Gives every logger the process's target."""
-
-    def __init__(self, target: "BufferedOutput | _Stream | io.BytesIO", *, is_for_journal: bool) -> None:
-        self.is_for_journal = is_for_journal
-        self._logger = _LineLogger(target, is_for_journal=is_for_journal)
-
-    def __call__(self, *_args: object) -> _LineLogger:
-        return self._logger
 
 
 class _ToStructlog(logging.Handler):
