@@ -155,7 +155,7 @@ def command(
         command=start,
         config=_quoted((config_file or _STANDARD_CONFIG).absolute()),
         stop_seconds=round(drain_seconds) + STOP_MARGIN_SECONDS,
-        places="\n".join([*_places(config), *_backup_lines(backups)]),
+        places="\n".join(_places(config, backups)),
         key=_quoted((master_key or _master_key(config)).absolute()),
         # Files in a home directory can only be read if home directories are not hidden.
         protect_home="read-only" if any(path.parts[:2] in {("/", "home"), ("/", "root")} for path in paths) else "yes",
@@ -215,7 +215,7 @@ def _writable(config: Config) -> list[Path]:
     return list(dict.fromkeys(path.parent for path in files))
 
 
-def _places(config: Config | None) -> Iterable[str]:
+def _places(config: Config | None, backups: Iterable[Path]) -> Iterable[str]:
     """Yield the lines for the directories: systemd creates those in /var/lib and /run, others must exist."""
     if config is None:
         yield "# config.toml must say so too: journal.path = /var/lib/webhookd/webhookd.db, ingest.socket and"
@@ -227,11 +227,8 @@ def _places(config: Config | None) -> Iterable[str]:
             yield f"RuntimeDirectory={_escaped(directory.name)}\nRuntimeDirectoryMode=0750"
         else:
             yield f"ReadWritePaths={_quoted(directory)}"
-
-
-def _backup_lines(directories: Iterable[Path]) -> Iterable[str]:
-    """Yield the lines for directories that may be missing, such as those on a disk that isn't mounted."""
-    for directory in directories:
+    for directory in backups:
+        # It may be missing, such as one on a disk that isn't mounted.
         yield f"ReadWritePaths={_quoted(directory.absolute(), prefix='-')}"
 
 
