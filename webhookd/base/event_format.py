@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from webhookd.base.clock import TimeError, iso, parse_iso
 from webhookd.base.errors import ErrorCode, Rejected
@@ -41,18 +41,10 @@ _LEAST_QUOTES = 2 + 6 * _QUOTES_OF_A_FIELD  # of an event with all fields, witho
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
 
 
-class _Members(msgspec.Struct, rename="camel"):
-    """The raw values of an event's fields; of a repeated field the last one."""
-
-    type: msgspec.Raw | UnsetType = UNSET
-    data: msgspec.Raw | UnsetType = UNSET
-    id: msgspec.Raw | UnsetType = UNSET
-    timestamp: msgspec.Raw | UnsetType = UNSET
-    organization_id: msgspec.Raw | UnsetType = UNSET
-    ordering_key: msgspec.Raw | UnsetType = UNSET
-    traceparent: msgspec.Raw | UnsetType = UNSET
-
-
+# The raw values of an event's fields; of a repeated field the last one.
+_Members = msgspec.defstruct(
+    "_Members", [(field.name, msgspec.Raw | UnsetType, UNSET) for field in fields(NewEvent)], rename="camel"
+)
 _member_decoder = msgspec.json.Decoder(_Members)
 
 
@@ -208,7 +200,7 @@ def _event_complaints(line: bytes, refused: msgspec.ValidationError) -> tuple[tu
         raise _malformed(line, error) from error
     found: dict[str, object] = {
         field.encode_name: {} if field.name == "data" else _shortened(bytes(raw))
-        for field in msgspec.structs.fields(_Members)
+        for field in fields(_Members)
         if (raw := getattr(members, field.name)) is not UNSET
     }
     if unknown := str(refused).partition(_UNKNOWN)[2].removesuffix("`"):
