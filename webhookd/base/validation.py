@@ -43,11 +43,11 @@ def type_info(annotation: object) -> inspect.Type:
     return inspect.type_info(annotation)
 
 
-def accepted_form(kind: inspect.Type) -> str:
-    """Describe what a type accepts, such as "a whole number from 1 to 256"."""
+def accepted_form(kind: inspect.Type, *, an_object: str = "an object") -> str:
+    """Describe what a type accepts, such as "a whole number from 1 to 256"; `an_object` is what a mapping is called."""
     match kind:
         case inspect.Metadata():
-            return _description(kind) or accepted_form(kind.type)
+            return _description(kind) or accepted_form(kind.type, an_object=an_object)
         case inspect.IntType() | inspect.FloatType():
             return f"{'a whole number' if isinstance(kind, inspect.IntType) else 'a number'}{_range(kind)}"
         case inspect.StrType():
@@ -56,9 +56,9 @@ def accepted_form(kind: inspect.Type) -> str:
             items = _count(kind.min_length, kind.max_length, "item")
             return f"a list{f' of {items}' if items else ''}, each item {accepted_form(kind.item_type)}"
         case inspect.DictType():
-            return f"an object, each value {accepted_form(kind.value_type)}"
+            return f"{an_object}, each value {accepted_form(kind.value_type)}"
         case inspect.UnionType():
-            return " or ".join(accepted_form(each) for each in with_values(kind))
+            return " or ".join(accepted_form(each, an_object=an_object) for each in with_values(kind))
         case inspect.EnumType() | inspect.LiteralType():
             return " or ".join(json.dumps(value) for value in _choices(kind))
         case inspect.CustomType():

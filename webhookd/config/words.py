@@ -40,13 +40,7 @@ def shown(config: Config) -> Config:
 
 def accepted_form(kind: inspect.Type) -> str:
     """Describe what a key accepts."""
-    match kind:
-        case inspect.DictType():
-            return f"a table such as {{ name = value }}, each value {validation.accepted_form(kind.value_type)}"
-        case inspect.UnionType():
-            return " or ".join(accepted_form(each) for each in validation.with_values(kind))
-        case _:
-            return validation.accepted_form(kind)
+    return validation.accepted_form(kind, an_object="a table such as { name = value }")
 
 
 def to_toml(value: object) -> str:
