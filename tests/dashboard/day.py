@@ -21,6 +21,7 @@ import trio
 from tests.dashboard.kinds import KINDS, Kind
 from tests.e2e.harness import CONFIG, PROGRAM
 from tests.forked import Process
+from webhookd.admin.schemas import NewKey
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
 from webhookd.base.secret import Secret
@@ -134,7 +135,7 @@ def fill(day: Day) -> None:
     ):
 
         async def make(name: str = name, role: Role = role, organization: str | None = organization) -> str:
-            _, text = await create_key(config, role=role, name=name, organization_id=organization)
+            _, text = await create_key(config, NewKey(role=role, name=name, organization_id=organization), None)
             return text.reveal()
 
         day.keys[name] = trio.run(make)

@@ -55,16 +55,7 @@ def create(place: Place, *, role: str, name: str, organization: str | None, expi
     if api is not None:
         created = api.post(_PATH, fields, KeyWithText)
     else:
-        row, text = trio.run(
-            partial(
-                offline.create_key,
-                place.config(),
-                role=wanted.role,
-                name=wanted.name,
-                organization_id=wanted.organization_id,
-                expires_at=_expiry(expires),
-            )
-        )
+        row, text = trio.run(offline.create_key, place.config(), wanted, _expiry(expires))
         created = KeyWithText(**msgspec.structs.asdict(key_view(row, None)), key=text.reveal())
     if as_json:
         show_json(created)

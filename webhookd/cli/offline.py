@@ -10,10 +10,10 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from webhookd.admin.schemas import NewKey
 from webhookd.base.clock import SystemClock
 from webhookd.base.errors import CommandError
 from webhookd.base.ids import IdFactory
-from webhookd.base.models import Role
 from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
@@ -40,12 +40,11 @@ async def initialize(config: Config) -> Secret[str] | None:
         return await ensure_admin_key(store, _IDS, _CLOCK)
 
 
-async def create_key(
-    config: Config, *, role: Role, name: str, organization_id: str | None, expires_at: float | None = None
-) -> tuple[KeyRow, Secret[str]]:
+async def create_key(config: Config, new: NewKey, expires_at: float | None) -> tuple[KeyRow, Secret[str]]:
     """Create an API key; return it and its text, which is not stored. Rejected QUOTA_EXCEEDED."""
-    row, text = make_key(role, _IDS, _CLOCK, name=name, organization_id=organization_id, expires_at=expires_at)
-    optional = {"name": name, "organizationId": organization_id, "expiresAt": expires_at}
+    organization_id = new.organization_id
+    row, text = make_key(new.role, _IDS, _CLOCK, name=new.name, organization_id=organization_id, expires_at=expires_at)
+    optional = {"name": new.name, "organizationId": organization_id, "expiresAt": expires_at}
     fields = ("role", *(field for field, value in optional.items() if value))
     entry = command_entry(Action.KEY_CREATE, _CLOCK, fields)
     async with _journal(config) as store:
