@@ -1,16 +1,16 @@
 """`webhookd completion`: the script for a shell's completion."""
 
-import click
-from click.shell_completion import get_completion_class
+from types import MappingProxyType
 
-from webhookd.base.errors import CommandError
+import click
+from click.shell_completion import BashComplete, FishComplete, ZshComplete
 
 _VARIABLE = "_WEBHOOKD_COMPLETE"  # as click derives it from the program's name
-_SHELLS = ("bash", "zsh", "fish")
+_SHELLS = MappingProxyType({"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete})
 
 
 @click.command("completion")
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
 def command(shell: str) -> None:
     """Print the script that lets a shell complete webhookd's commands, options and webhooks.
 
@@ -21,10 +21,7 @@ def command(shell: str) -> None:
 
     The ids of webhooks come from the server on this machine, if one runs.
     """
-    kind = get_completion_class(shell)
-    if kind is None:
-        raise CommandError(f"the shell {shell} is not supported")
     root = click.get_current_context().find_root().command
     # Not click's own function, which would run bash to check its version.
-    script = kind(root, {}, "webhookd", _VARIABLE)
+    script = _SHELLS[shell](root, {}, "webhookd", _VARIABLE)
     click.echo(script.source_template % script.source_vars())
