@@ -103,7 +103,7 @@ class _HttpWire:
     async def talk(self, outbox: Outbox, work: _Bell) -> None:  # noqa: ARG002 - later events are sent in the next request
         while lines := self._batches.take(outbox):
             request = self._client.build_request("POST", self._address, content=lines)
-            request.stream = _Body(lines)
+            request.stream = _Body([lines])
             try:
                 async with aclosing(await self._client.send(request, stream=True)) as response:
                     if response.status_code != httpx.codes.OK:
@@ -118,14 +118,24 @@ class _HttpWire:
         await self._client.aclose()
 
 
-class _Body(httpx.AsyncByteStream):
+class _InTurn(Generic[T]):
+    """An iterable as an asynchronous one; not a generator, which would have to be closed."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        try:
+            return next(self._items)
+        except StopIteration:
+            raise StopAsyncIteration from None
+
+
+class _Body(_InTurn[bytes], httpx.AsyncByteStream):
     """A request's body. httpx's own is a generator, which stays open if the connection is lost while it is sent."""
-
-    def __init__(self, lines: bytes) -> None:
-        self._parts = iter((lines,))
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return _InTurn(self._parts)
 
 
 async def _read(response: httpx.Response, outbox: Outbox) -> None:
@@ -300,19 +310,3 @@ class _Awaited:
 
     submission: Submission
     done: anyio.Event
-
-
-class _InTurn(Generic[T]):
-    """An iterable as an asynchronous one; not a generator, which would have to be closed."""
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._items = iter(items)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
-        try:
-            return next(self._items)
-        except StopIteration:
-            raise StopAsyncIteration from None
