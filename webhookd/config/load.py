@@ -67,7 +67,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
     Paths become absolute. Those in a file, and the defaults if there is a file, start from its directory, all others
     from the working directory. Raises ConfigError for a file that can't be read and for any invalid setting.
     """
-    given: dict[tuple[str, str], _Given] = {}
+    given: dict[str, _Given] = {}
     if path is not None:
         given |= _from_file(path)
     given |= _from_environment(environ)
@@ -77,20 +77,22 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
         defaults = section.type()
         values = {}
         for key, kind in KEYS[section.name].items():
-            if (found := given.get((section.name, key))) is not None:
-                values[key] = _convert(f"{section.name}.{key}", kind, found)
+            name = f"{section.name}.{key}"
+            if (found := given.get(name)) is not None:
+                values[key] = _convert(name, kind, found)
             else:
                 default = getattr(defaults, key)
                 values[key] = base / default if isinstance(default, Path) else default
         sections[section.name] = section.type(**values)
     config = Config(**sections)
     for names, problem in _contradictions(config):
-        found = next((given[place] for name in names if (place := _split(name)) in given), None)
+        found = next((given[name] for name in names if name in given), None)
         raise ConfigError(f"{found.where + ': ' if found else ''}{names[0]} {problem}")
     return config
 
 
-def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
+def _from_file(path: Path) -> Iterator[tuple[str, _Given]]:
+    """Yield the values in a file by their names, such as `server.port`."""
     text = _read_file(path)
     places = _Places(path, text)
     try:
@@ -110,7 +112,7 @@ def _from_file(path: Path) -> Iterator[tuple[tuple[str, str], _Given]]:
             where = places.of(section, key)
             if key not in KEYS[section]:
                 raise ConfigError(f"{where}: {_unknown_key(section, key)}")
-            yield (section, key), _Given(value, where, base)
+            yield f"{section}.{key}", _Given(value, where, base)
 
 
 def _not_toml(path: Path, error: ValueError) -> ConfigError:
@@ -135,7 +137,7 @@ def _read_file(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from error
 
 
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, str], _Given]]:
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, _Given]]:
     for name, text in environ.items():
         section, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
         if not (name.startswith(_PREFIX) and separator and section in KEYS):
@@ -145,7 +147,7 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[tuple[str, s
             raise ConfigError(f"{where}: {_unknown_key(section, key)}")
         if name != name.upper():
             raise ConfigError(f"{where}: write it in capitals, {name.upper()}")
-        yield (section, key), _Given(_read_text(KEYS[section][key], text), where, Path.cwd())
+        yield f"{section}.{key}", _Given(_read_text(KEYS[section][key], text), where, Path.cwd())
 
 
 def _read_text(annotation: object, text: str) -> object:
@@ -184,11 +186,6 @@ def _convert(name: str, annotation: object, given: _Given) -> object:
     # The address of a proxy may hold a password.
     got = "" if name == "egress.proxy" else f", not {shortened(to_toml(given.value))}"
     raise ConfigError(f"{given.where}: {name} takes {accepted_form(inspect.type_info(annotation))}{got}")
-
-
-def _split(name: str) -> tuple[str, str]:
-    section, _, key = name.partition(".")
-    return section, key
 
 
 def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
