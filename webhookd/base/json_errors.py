@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from webhookd.base.validation import step
 
@@ -56,11 +57,11 @@ def reason(text: bytes, message: str) -> str:
     return f"what is near byte {byte} is not JSON"
 
 
+@dataclass(frozen=True, slots=True)
 class _Repeated:
     """Takes the place of an object that has a name twice."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
 
 def find_repeated(text: bytes) -> str | None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 _MOST_IDLE = 16
 
 
+@dataclass(frozen=True, slots=True)
 class _Channel:
     """An outbox with its connection, used by one call at a time."""
 
-    def __init__(self, outbox: Outbox, link: "SocketLink | HttpLink") -> None:
-        self.outbox = outbox
-        self.link = link
+    outbox: Outbox
+    link: "SocketLink | HttpLink"
 
 
 class Client:

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TextIO
 
@@ -29,13 +30,11 @@ LINGER_SECONDS = 0.05
 FLUSH_SECONDS = 1.0
 
 
+@dataclass(slots=True)
 class _Gap:
     """Marks the place in the buffer where lines were dropped."""
 
-    __slots__ = ("lines",)
-
-    def __init__(self, lines: int) -> None:
-        self.lines = lines
+    lines: int
 
 
 _Part = bytes | _Gap | threading.Event
