@@ -1,6 +1,5 @@
 """`webhookd listen`: a receiver for development."""
 
-from collections.abc import Callable
 from itertools import chain, repeat
 
 import click
@@ -40,22 +39,17 @@ def command(host: str, port: int, secret: str | None, respond: list[int], as_jso
     The server must be allowed to send here: egress.allow_http = true, egress.ports = [] and
     egress.allow_networks = ["127.0.0.0/8", "::1/128"].
     """
-    receiver = LocalReceiver(host, port, _printing(secret, respond, _show_json if as_json else _show))
-    click.echo(f"listening on {receiver.url}", err=as_json)
-    receiver.run()
-
-
-def _printing(
-    secret: str | None, respond: list[int], show: Callable[[Received, str, int], None]
-) -> Callable[[Received], int]:
     statuses = chain(respond, repeat(respond[-1]))
+    show = _show_json if as_json else _show
 
     def take(request: Received) -> int:
         status = next(statuses)
         show(request, _signature(secret, request), status)
         return status
 
-    return take
+    receiver = LocalReceiver(host, port, take)
+    click.echo(f"listening on {receiver.url}", err=as_json)
+    receiver.run()
 
 
 def _show(request: Received, signature: str, status: int) -> None:
