@@ -11,13 +11,7 @@ from functools import partial
 
 from msgspec.structs import replace
 
-from webhookd.admin.schemas import (
-    MOST_ROWS,
-    DeliveryDetailView,
-    DeliveryView,
-    EventView,
-    Page,
-)
+from webhookd.admin.schemas import MOST_ROWS, DeliveryDetailView, DeliveryView, EventView, Page
 from webhookd.admin.views import delivery, detailed, event, page, webhook
 from webhookd.admin.webhook_schemas import Webhook
 from webhookd.base.clock import parse_iso

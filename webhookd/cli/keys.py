@@ -7,13 +7,7 @@ import click
 import msgspec
 import trio
 
-from webhookd.admin.schemas import (
-    Deleted,
-    KeyView,
-    KeyWithText,
-    NewKey,
-    Page,
-)
+from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, NewKey, Page
 from webhookd.admin.views import key as key_view
 from webhookd.base.clock import TimeError, parse_iso
 from webhookd.base.models import Role

@@ -3,12 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-from webhookd.admin.schemas import (
-    DeliveryDetailView,
-    DeliveryView,
-    EventView,
-    Page,
-)
+from webhookd.admin.schemas import DeliveryDetailView, DeliveryView, EventView, Page
 from webhookd.admin.webhook_schemas import Webhook
 from webhookd.cli.api import Api, part, target
 

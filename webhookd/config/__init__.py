@@ -2,14 +2,7 @@
 
 from webhookd.config.load import load_config
 from webhookd.config.reference import reference
-from webhookd.config.tree import (
-    Config,
-    DeliveryConfig,
-    EgressConfig,
-    IngestConfig,
-    JwtConfig,
-    LogConfig,
-)
+from webhookd.config.tree import Config, DeliveryConfig, EgressConfig, IngestConfig, JwtConfig, LogConfig
 from webhookd.config.words import KEYS, describe, shown
 
 __all__ = [
