@@ -78,8 +78,11 @@ def command(
         lines = [_line(type_, data, fields)]
     path = socket_path or config.ingest.socket
     _check_socket(path)
+    refused = 0
     with Client(path, timeout=timeout) as client:
-        refused = _submit(client, lines, config.ingest.max_event_bytes)
+        for outcome in _outcomes(client, lines, config.ingest.max_event_bytes):
+            _show(outcome)
+            refused += isinstance(outcome, Rejected)
     if refused:
         raise CommandError(f"{refused} of the events {'was' if refused == 1 else 'were'} refused")
 
@@ -130,10 +133,9 @@ def _lines(stream: BufferedIOBase, max_event_bytes: int) -> Iterator[Line]:
         yield last
 
 
-def _submit(client: Client, lines: Iterable[Line], max_event_bytes: int) -> int:
-    """Submit the valid events, print a result for every line in order, and return how many were refused."""
-    waiting: deque[Rejected | None] = deque()
-    refused = 0
+def _outcomes(client: Client, lines: Iterable[Line], max_event_bytes: int) -> Iterator[PublishResult | Rejected]:
+    """Submit the valid events, and yield the result or the refusal of every line in order."""
+    waiting: deque[Rejected | None] = deque()  # a line that is refused here, or None for a submitted event
 
     def events() -> Iterator[Event]:
         for line in lines:
@@ -145,20 +147,11 @@ def _submit(client: Client, lines: Iterable[Line], max_event_bytes: int) -> int:
                 waiting.append(None)
                 yield event
 
-    def show_refused_here() -> int:
-        shown = 0
-        while waiting and (rejected := waiting[0]) is not None:
-            _show(rejected)
-            waiting.popleft()
-            shown += 1
-        return shown
-
     for result in client.send_many(events()):
-        refused += show_refused_here()
-        waiting.popleft()
-        refused += isinstance(result, Rejected)
-        _show(result)
-    return refused + show_refused_here()
+        while (rejected := waiting.popleft()) is not None:
+            yield rejected
+        yield result
+    yield from filter(None, waiting)
 
 
 def _event(line: Line, max_event_bytes: int) -> Event:
