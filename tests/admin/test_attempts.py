@@ -10,7 +10,7 @@ from msgspec import structs
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
 from tests.samples import attempt_record, endpoint, message
 from webhookd.base.models import DeliveryError
-from webhookd.observe.attempt_feed import MOST_KEPT, Attempt, AttemptFeed
+from webhookd.observe.attempt_feed import MOST_KEPT, AttemptFeed, facts_of
 
 
 @pytest.fixture
@@ -23,8 +23,7 @@ def add(recent: AttemptFeed, name: str, *, error: DeliveryError | None = None, *
     """Add an attempt with this id; `fields` are the endpoint's."""
     record = structs.replace(attempt_record(error=error), attempt_id=name)
     kind = fields.pop("event", "user.created")
-    sender, event = structs.replace(endpoint(), **fields), structs.replace(message(), type=kind)
-    recent.add(Attempt(endpoint=sender, message=event, record=record))
+    recent.add(facts_of(structs.replace(endpoint(), **fields), structs.replace(message(), type=kind), record))
 
 
 async def seen(api: Api, query: str = "", key: str | None = None) -> dict[str, Any]:

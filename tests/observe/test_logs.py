@@ -14,7 +14,7 @@ from tests.samples import attempt_record, endpoint, message
 from webhookd.base.models import DeliveryError, DeliveryStatus
 from webhookd.config import LogConfig
 from webhookd.observe import logs
-from webhookd.observe.attempt_feed import Attempt
+from webhookd.observe.attempt_feed import facts_of
 from webhookd.observe.output import BufferedOutput
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -159,9 +159,9 @@ def test_attempt_line_is_wide_and_graded() -> None:
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
     log = logs.get_logger("actor")
-    logs.delivery_attempted(log, Attempt(endpoint=endpoint(), message=message(), record=attempt_record()))
+    logs.delivery_attempted(log, facts_of(endpoint(), message(), attempt_record()))
     failed = attempt_record(status=DeliveryStatus.PENDING, error=DeliveryError.HTTP_5XX, next_attempt_at=1736937005.0)
-    logs.delivery_attempted(log, Attempt(endpoint=endpoint(), message=message(), record=failed))
+    logs.delivery_attempted(log, facts_of(endpoint(), message(), failed))
     good, bad = lines(out)
     assert (good["event"], good["level"], good["status"]) == ("delivery.attempted", "info", "succeeded")
     assert good["endpoint"] == endpoint().id

@@ -19,7 +19,7 @@ from webhookd.base.errors import ErrorCode
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, Trigger
 from webhookd.dispatch.subscriptions import matches
 from webhookd.journal import cursors
-from webhookd.observe.attempt_feed import Attempt
+from webhookd.observe.attempt_feed import AttemptFacts
 
 _LIST = "attempts"
 
@@ -97,43 +97,40 @@ async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer:
     return Answer(value=RecentAttempts(data=[_view(attempt) for _, attempt in found], next_cursor=next_cursor, gap=gap))
 
 
-def _is_wanted(attempt: Attempt, query: AttemptQuery, organization_id: str | None) -> bool:
-    endpoint, error = attempt.endpoint, attempt.record.error
+def _is_wanted(attempt: AttemptFacts, query: AttemptQuery, organization_id: str | None) -> bool:
     return (
-        organization_id in {None, endpoint.organization_id}
-        and query.webhook_id in {None, endpoint.id}
-        and (query.event is None or matches(query.event, attempt.message.type))
-        and (query.outcome is None or (query.outcome is AttemptOutcome.SUCCEEDED) == (error is None))
-        and query.error in {None, error}
+        organization_id in {None, attempt.organization_id}
+        and query.webhook_id in {None, attempt.endpoint_id}
+        and (query.event is None or matches(query.event, attempt.event_type))
+        and (query.outcome is None or (query.outcome is AttemptOutcome.SUCCEEDED) == (attempt.error is None))
+        and query.error in {None, attempt.error}
     )
 
 
-def _view(attempt: Attempt) -> RecentAttemptView:
-    endpoint, message, record = attempt.endpoint, attempt.message, attempt.record
-    outcome = record.outcome
+def _view(attempt: AttemptFacts) -> RecentAttemptView:
     return RecentAttemptView(
-        id=record.attempt_id,
-        webhook_id=endpoint.id,
-        organization_id=endpoint.organization_id,
-        delivery_id=record.delivery.id,
-        event_id=message.event_id,
-        event=message.type,
-        traceparent=message.traceparent,
-        sequence=record.delivery.sequence,
-        number=record.number,
-        trigger=record.trigger,
-        started_at=iso(record.started_at),
-        duration_ms=round(outcome.duration_seconds * 1000),
+        id=attempt.id,
+        webhook_id=attempt.endpoint_id,
+        organization_id=attempt.organization_id,
+        delivery_id=attempt.delivery_id,
+        event_id=attempt.event_id,
+        event=attempt.event_type,
+        traceparent=attempt.traceparent,
+        sequence=attempt.sequence,
+        number=attempt.number,
+        trigger=attempt.trigger,
+        started_at=iso(attempt.started_at),
+        duration_ms=round(attempt.duration_seconds * 1000),
         waited_ms=round(attempt.waited_seconds * 1000),
-        remote_address=outcome.remote_address,
-        reused=outcome.is_reused,
-        response_status=outcome.status,
-        error=record.error,
-        detail=outcome.detail,
-        status=record.status,
-        refusals=record.refusals,
-        next_attempt_at=iso_or_none(record.next_attempt_at),
-        breaker=record.endpoint.breaker,
+        remote_address=attempt.remote_address,
+        reused=attempt.is_reused,
+        response_status=attempt.response_status,
+        error=attempt.error,
+        detail=attempt.detail,
+        status=attempt.status,
+        refusals=attempt.refusals,
+        next_attempt_at=iso_or_none(attempt.next_attempt_at),
+        breaker=attempt.breaker,
     )
 
 

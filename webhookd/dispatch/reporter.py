@@ -10,7 +10,7 @@ from webhookd.dispatch import operational_events
 from webhookd.dispatch.subscriptions import Subscriptions
 from webhookd.jobs.test_delivery import own_event
 from webhookd.journal import DeliveryRow, Publish, Store
-from webhookd.observe.attempt_feed import Attempt, AttemptFeed
+from webhookd.observe.attempt_feed import AttemptFeed, facts_of
 from webhookd.observe.logs import delivery_attempted, get_logger
 from webhookd.observe.measures import Measures
 
@@ -44,7 +44,7 @@ class Reporter:
     def attempted(self, endpoint: Endpoint, message: Message, record: AttemptRecord, before: EndpointState) -> None:
         """Count and log an attempt whose record has been submitted."""
         self._measures.attempted(endpoint, record)
-        attempt = Attempt(endpoint=endpoint, message=message, record=record)
+        attempt = facts_of(endpoint, message, record)
         self.recent.add(attempt)
         delivery_attempted(_log, attempt)
         if before.breaker is not record.endpoint.breaker:
