@@ -59,10 +59,11 @@ class BackupJob:
         try:
             await trio.to_thread.run_sync(lambda: check_place(file, self._store.path, replace=replace))
             await self._store.audit.append(entry, str(file), None)
-        except BaseException as error:
+        except CommandError as error:
             self._is_taken = False
-            if isinstance(error, CommandError):
-                raise Rejected(ErrorCode.VALIDATION_ERROR, str(error), errors=(("/file", str(error)),)) from error
+            raise Rejected(ErrorCode.VALIDATION_ERROR, str(error), errors=(("/file", str(error)),)) from error
+        except BaseException:
+            self._is_taken = False
             raise
         self._replaces = replace
         self._progress = CopyProgress(stage=CopyStage.COPYING, file=file)
