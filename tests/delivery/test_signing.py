@@ -68,6 +68,19 @@ def test_the_secret_before_signs_until_the_overlap_ends(vector: dict[str, Any]) 
         assert signed(vector, choice, rotating=True, late=59.999) != signed(vector, choice, rotating=False)
 
 
+def test_a_secret_whose_overlap_has_ended_never_signs_again() -> None:
+    """A clock that is set back afterwards doesn't bring the previous secret back."""
+    vector = VECTORS[0]
+    signer = Signer(credentials(vector, rotating=True), SignatureChoice())
+
+    def tokens(late: float) -> int:
+        at = vector["timestamp"]
+        headers = dict(signer.sign(event_id=vector["id"], timestamp=at, body=b"{}", now=at + late))
+        return len(headers["webhook-signature"].split())
+
+    assert [tokens(late) for late in (59.0, 60.0, -600.0)] == [2, 1, 1]
+
+
 def test_the_form_off_leaves_the_header_out() -> None:
     """A webhook without a second signature form gets no second header."""
     found = signed(VECTORS[0], SignatureChoice(form=SignatureForm.OFF), rotating=False)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.dispatch.lane_machine import CREDENTIALS, LaneMachine
+from tests.dispatch.lane_machine import CREDENTIALS, LaneMachine, policy
 from tests.long import long
-from webhookd.base.models import Outcome, QueuedDelivery
+from tests.samples import AT, endpoint
+from webhookd.base.models import Ordering, Outcome, QueuedDelivery
 from webhookd.delivery.request import Receiver
 from webhookd.dispatch.lane import Lane
 from webhookd.journal import Window
@@ -117,3 +118,14 @@ def test_each_planted_fault_is_found(kind: type[Lane]) -> None:
     )
     with pytest.raises(AssertionError):
         run_state_machine_as_test(machine, settings=only_generated)
+
+
+def test_nothing_is_sent_with_the_secrets_from_before_a_clock_step() -> None:
+    """When the clock is set, settings and secrets are read again before anything is taken."""
+    lane = Lane(endpoint(), policy(Ordering.STRICT, 1, "none"), AT)
+    lane.begin(AT)
+    lane.begin_load()
+    assert not lane.needs_load
+    lane.shift(-86_400.0)
+    assert lane.needs_load
+    assert lane.take(AT) is None

@@ -90,9 +90,10 @@ class Signer:
         `timestamp` is in epoch seconds; `now` decides whether the previous secret still signs. The current secret comes
         first and a v1a token last: verifiers read the tokens in order, and some stop at the first unknown one.
         """
-        keys = self._keys
         if self._previous_expires_at is not None and now >= self._previous_expires_at:
-            keys = keys[:1]
+            del self._keys[1:]  # for good: the clock may be set back
+            self._previous_expires_at = None
+        keys = self._keys
         content = f"{event_id}.{timestamp}.".encode() + body
         tokens = " ".join(["v1," + base64.b64encode(_digest(key, content)).decode() for key, _ in keys])
         if self._ed25519 is not None:

@@ -331,9 +331,12 @@ class Lane:
         self.reload()
 
     def shift(self, seconds: float) -> None:
-        """Move all times, since the clock was set by so many seconds; the journal's move, and the window goes stale."""
+        """Shift all times, since the clock was set by so many seconds.
+
+        The journal shifts its own times, so queue, settings and the expiry of a previous secret must be read again.
+        """
         self.state = breaker.shifted(self.state, seconds)
         if self.bucket is not None:
             self.bucket = self.bucket.shifted(seconds)
         self._active_at += seconds
-        self.reload()
+        self.reload_all()
