@@ -188,6 +188,25 @@ async def test_without_order_the_next_probe_waits_for_no_old_one(tmp_path: Path,
         assert (await remembered(w, endpoint)).breaker is BreakerState.CLOSED
 
 
+async def test_a_request_to_the_old_url_in_a_ramp_delays_no_probe(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """After a recovery few requests are allowed for ten seconds; one to the old URL isn't counted at the new one."""
+    sender = WorldSender(
+        script=lambda sent: OK if sent.url == NEW or sent.number > 1 else 500,
+        seconds_of=lambda sent: 30.0 if sent.event == "hangs" and sent.url == OLD else 0.0,
+    )
+    async with world(tmp_path, sender=sender) as w:
+        endpoint = await webhook(w, ordering=Ordering.NONE, concurrency=2, timeout_seconds=30.0)
+        await w.publish("fails")
+        await trio.sleep(DELAY + 1)  # the second attempt has succeeded, which begins the ramp
+        await w.publish("hangs")
+        await w.publish("waits")
+        await trio.sleep(1)
+        assert sender.events() == ["fails", "fails", "hangs"]
+        await move(w, endpoint)
+        await trio.sleep(1)
+        assert sender.events(NEW) == ["waits"]
+
+
 async def test_many_requests_to_the_old_url_end_in_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Deliveries that fail at the old URL are sent to the new one at once, and none counts as a fault."""
     sender = slow_first(first(500))

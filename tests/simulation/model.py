@@ -110,6 +110,7 @@ class Subject:
     def _reset(self) -> None:
         self.reset_failures()
         self.paused_at = None
+        self.recovered_at = None  # the next ramp begins with the next success
 
     def is_outdated(self, request: Request) -> bool | None:
         """Whether a request was made before the last change of the webhook took effect; None if that is unknown."""

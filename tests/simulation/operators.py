@@ -215,14 +215,15 @@ class Operators:
         subject.begin_change()
         new = Signing(secret, float("inf"))
         subject.secrets.append(new)
+        certain_since = [signing.since for signing in old]
         for signing in old:
             signing.since = float("inf")
         try:
             await self._life.router.rotate_secret(subject.id, Secret(secret), overlap)
         except Rejected:
             subject.secrets.remove(new)
-            for signing in old:
-                signing.since = world.clock.steady()
+            for signing, since in zip(old, certain_since, strict=True):
+                signing.since = since
             raise
         finally:
             subject.end_change()

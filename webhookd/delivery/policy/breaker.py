@@ -154,7 +154,8 @@ def succeeded(state: EndpointState, now: float, *, is_probe: bool = True) -> End
 def forgiven(state: EndpointState) -> EndpointState:
     """Return the state after the webhook was changed by hand, or enabled: the state of an outage is reset.
 
-    One request may be sent at once, as a probe, and its answer decides.
+    One request may be sent at once, as a probe, and its answer decides. The ramp after an earlier outage ends, since a
+    request that the old receiver doesn't answer would hold up the probe.
     """
     is_closed = state.breaker is BreakerState.CLOSED
     return msgspec.structs.replace(
@@ -167,6 +168,7 @@ def forgiven(state: EndpointState) -> EndpointState:
         paused_until=LONG_AGO if is_closed else None,
         failing_since=None,
         failures_since_success=0,
+        recovered_at=None,
     )
 
 

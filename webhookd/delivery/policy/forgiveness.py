@@ -4,6 +4,7 @@ The result is applied to the journal's rows (the endpoint's state and the times 
 attempt counts that began before the change is decided in `retry.decide`.
 """
 
+import msgspec
 from msgspec import Struct
 
 from webhookd.base.models import Endpoint, EndpointState
@@ -32,4 +33,6 @@ def forgive(
     had_outage = state.is_unhealthy or state.failing_since is not None
     if is_enabled or (after.is_active and had_outage):
         state = breaker.forgiven(state)
+    elif before.url != after.url:
+        state = msgspec.structs.replace(state, recovered_at=None)  # the ramp was the old receiver's
     return Forgiveness(state=state, due_at=now)
