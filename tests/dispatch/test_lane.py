@@ -9,10 +9,10 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.dispatch.lane_machine import CREDENTIALS, LaneMachine, policy
 from tests.long import long
-from tests.samples import AT, endpoint
+from tests.samples import AT, endpoint, queued_delivery
 from webhookd.base.models import Ordering, Outcome, QueuedDelivery
 from webhookd.delivery.request import Receiver
-from webhookd.dispatch.lane import Lane
+from webhookd.dispatch.lane import Lane, Send
 from webhookd.journal import Window
 
 TestLane = LaneMachine.TestCase
@@ -125,7 +125,19 @@ def test_nothing_is_sent_with_the_secrets_from_before_a_clock_step() -> None:
     lane = Lane(endpoint(), policy(Ordering.STRICT, 1, "none"), AT)
     lane.begin(AT)
     lane.begin_load()
-    assert not lane.needs_load
-    lane.shift(-86_400.0)
-    assert lane.needs_load
+    window = Window(
+        pending=(queued_delivery(),),
+        parked=(),
+        expired=(),
+        complete=True,
+        next_attempt_at=None,
+        next_expiry_at=None,
+        last_sequence=1,
+    )
+    lane.load(window)
+    lane.queue.is_stale = False
+    assert isinstance(lane.next(AT), Send)
+    lane.shift(0.0)
+    lane.queue.is_stale = False  # as if the queue had been read again
+    assert isinstance(lane.next(AT), Send)
     assert lane.take(AT) is None
