@@ -23,9 +23,15 @@ from webhookd.dispatch.supervisor import Supervisor
 @dataclass(slots=True)
 class _Entry:
     lane: Lane
-    changing: trio.Lock
     actor: Actor | None = None
     supervisor: Supervisor | None = None
+    _changing: trio.Lock | None = None
+
+    @property
+    def changing(self) -> trio.Lock:
+        """The lock of the endpoint's changes, made when it is first needed: most endpoints are idle."""
+        self._changing = self._changing or trio.Lock()
+        return self._changing
 
     def notify(self) -> None:
         if self.actor is not None:
@@ -75,7 +81,7 @@ class Registry:
         """Add an endpoint, or apply a change of it and what the change forgives."""
         entry = self._entries.get(endpoint.pk)
         if entry is None:
-            self._entries[endpoint.pk] = _Entry(Lane(endpoint, policy, self._clock.now()), trio.Lock())
+            self._entries[endpoint.pk] = _Entry(Lane(endpoint, policy, self._clock.now()))
             self._pks[endpoint.id] = endpoint.pk
             return
         entry.lane.change(endpoint, policy, forgiveness)

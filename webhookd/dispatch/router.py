@@ -15,7 +15,7 @@ from webhookd.base.clock import Timeline
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import accept
 from webhookd.base.ids import IdFactory, Prefix
-from webhookd.base.models import DeliveryStatus, Endpoint, NewEvent, Policy, PublishResult
+from webhookd.base.models import DeliveryStatus, Endpoint, NewEvent, Policy, PolicyOverrides, PublishResult
 from webhookd.base.secret import Secret
 from webhookd.base.stages import reached
 from webhookd.config import Config
@@ -55,6 +55,7 @@ SWEEP_SECONDS = 60.0
 SECOND_LOOK_SECONDS = 1.0
 BOOT_WAKE_INTERVAL_SECONDS = 0.002
 CANCELED_A_STEP = 500
+NO_OVERRIDES = PolicyOverrides()
 
 _log = get_logger("router")
 
@@ -86,6 +87,7 @@ class Router:
         self._clock = clock
         self._ids = ids
         self._config = config
+        self._default_policy = resolve(NO_OVERRIDES, config.delivery)
         self._subscriptions = Subscriptions()
         self._reporter = Reporter(store, self._subscriptions, clock, ids, measures)
         self.recent = self._reporter.recent
@@ -137,7 +139,9 @@ class Router:
         self.registry.remove(deleted.endpoint.pk)
 
     def _policy(self, endpoint: Endpoint) -> Policy:
-        return resolve(endpoint.overrides, self._config.delivery)
+        # Most webhooks have no settings of their own and share one policy.
+        own = endpoint.overrides
+        return self._default_policy if own == NO_OVERRIDES else resolve(own, self._config.delivery)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the actors until canceled; the actors of a backlog are started one after the other, not all at once."""
