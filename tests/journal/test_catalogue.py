@@ -1,15 +1,16 @@
 """The catalogue of event types and the list of keys: their pages, and the bounds of the catalogue."""
 
+from itertools import count
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from peewee import Database
 
-from tests.journal.harness import CLOCK, IDS, running
+from tests.journal.harness import CLOCK, running
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import STARTING_EVENT_TYPES
-from webhookd.base.ids import Prefix
+from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
 from webhookd.journal import EventTypeRow, KeyRow
 from webhookd.journal.queries import event_types, keys
@@ -64,10 +65,12 @@ async def test_lists_are_read_in_parts(tmp_path: Path) -> None:
             if (cursor := part.next_cursor) is None:
                 break
         assert names == sorted(STARTING_EVENT_TYPES)
+        times = count(1.0)  # ids of one millisecond are in no order
+        ids = IdFactory(lambda: next(times))
         for number in range(6):
             organization_id = "acme" if number % 2 else None
             row = KeyRow(
-                id=IDS.new(Prefix.KEY),
+                id=ids.new(Prefix.KEY),
                 role=Role.VIEWER,
                 name=f"{number}",
                 organization_id=organization_id,
