@@ -18,6 +18,8 @@ from webhookd.client import Client, ServerUnavailable
 # Longer than the tests wait: a drain that waits for a hanging request fails them.
 PATIENT = CONFIG.replace("drain_seconds = 10", "drain_seconds = 600")
 
+ARENA_BYTES = 64 * 1024 * 1024
+
 
 async def refused_start(directory: Path) -> tuple[int, str]:
     """Run `serve` with a configuration that can't start; return its status and stderr."""
@@ -58,6 +60,20 @@ async def test_a_drain_finishes_requests_in_flight_and_refuses_events(tmp_path: 
         rows = await server.deliveries(webhook["id"])
         assert [row["attempts"] for row in rows] == [1, 1, 1]
         nursery.cancel_scope.cancel()
+
+
+async def test_all_threads_of_the_server_share_one_arena(tmp_path: Path) -> None:
+    """The server's heap is the only one: glibc gives another arena 64 MiB of addresses, reserved and aligned."""
+    async with running(tmp_path) as server:
+        with Client(server.socket) as producer:
+            for number in range(200):
+                producer.send("user.created", {}, id=f"e{number}")
+        assert server.process is not None
+        maps = Path(f"/proc/{server.process.pid}/maps").read_text().splitlines()
+    anonymous = [line.split()[:2] for line in maps if len(line.split()) == 5]
+    starts = [int(addresses.partition("-")[0], 16) for addresses, mode in anonymous if mode == "rw-p"]
+    ends = [int(addresses.partition("-")[2], 16) for addresses, mode in anonymous if mode == "---p"]
+    assert [start for start in starts if start % ARENA_BYTES == 0 and start + ARENA_BYTES in ends] == []
 
 
 async def test_a_second_signal_ends_the_drain(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def command(config: Config) -> None:
     second signal ends the waiting. SIGHUP checks the configuration and logs what a restart would change.
     """
     signals.ignore()
+    use_one_arena()  # before the streams, which have threads
     streams = StandardStreams(logs.dropped_line)
     logs.configure(config.log, streams.error)
     logging.captureWarnings(capture=True)
@@ -42,7 +43,6 @@ def command(config: Config) -> None:
     # examine what was imported.
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
-    use_one_arena()
     try:
         trio.run(partial(server.serve, config, _announce, streams.error, partial(_read, configuration_file())))
     finally:
