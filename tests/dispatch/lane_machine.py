@@ -30,7 +30,7 @@ from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.delivery.policy.resolve import resolve
 from webhookd.delivery.request import Receiver
-from webhookd.dispatch.lane import Expire, Lane, Send, Step, Wait, Why
+from webhookd.dispatch.lane import Expire, Landing, Lane, Send, Step, Wait, Why
 from webhookd.journal import Window
 
 CREDENTIALS = Credentials(
@@ -150,7 +150,7 @@ class LaneMachine(RuleBasedStateMachine):
     def actor_crashes(self, lost: str | None) -> None:
         """What was submitted is written, what was not, nobody knows of; or a record comes back that isn't written.
 
-        One that failed may be on disk for all that; one that was refused isn't, and nothing leaves until a new start.
+        A failed one may be on disk; a refused one isn't, and its lane sends nothing more.
         """
         if lost is None or not self._settled():
             self._begin_again()
@@ -158,7 +158,7 @@ class LaneMachine(RuleBasedStateMachine):
         flight = self._settled()[0]
         if lost == "failed":
             self.model.write(flight)
-        self._land(flight, is_written=False)
+        self._land(flight, Landing(lost))
 
     # What is done by hand.
 
@@ -291,13 +291,14 @@ class LaneMachine(RuleBasedStateMachine):
             assert model.endpoint.is_active
             model.endpoint = self.lane.endpoint
 
-    def _land(self, flight: InFlight, *, is_written: bool = True) -> None:
-        if is_written:
+    def _land(self, flight: InFlight, landing: Landing = Landing.WRITTEN) -> None:
+        if landing is Landing.WRITTEN:
             self.model.write(flight)
         else:
             self.is_ahead = True
         del self.model.flights[flight.delivery.pk]
-        self.lane.landed(flight.delivery, is_written=is_written)
+        self.lane.landed(flight.delivery, landing)
+        assert self.lane.is_stopped or landing is not Landing.REFUSED
 
     def _change(self, changed: Endpoint, policy: Policy) -> None:
         """Change the endpoint: what was submitted before is on disk before it, whatever the actor knows."""
@@ -312,10 +313,19 @@ class LaneMachine(RuleBasedStateMachine):
     def _load(self) -> None:
         self.receiver = Receiver(self.model.endpoint, CREDENTIALS, self.lane.begin_load())
 
+    def _replace_lane(self) -> None:
+        """Go on with another lane, as after a restart."""
+        self.lane = self.kind(self.model.endpoint, self.model.policy, self.model.now)
+        self.model.tokens, self.model.is_draining = 1.0, True
+        for pk in self.model.held:
+            self.lane.hold(pk)
+
     def _begin_again(self) -> None:
         for flight in list(self.model.flights.values()):
             self.model.write(flight)
-            self._land(flight, is_written=False)
+            self._land(flight, Landing.FAILED)
+        if self.lane.is_stopped:
+            self._replace_lane()
         self.lane.begin(self.model.now)
         self._load()
         self.lane.state = self.model.state = self.model.stored

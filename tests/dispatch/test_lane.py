@@ -12,7 +12,7 @@ from tests.long import long
 from tests.samples import AT, endpoint, queued_delivery
 from webhookd.base.models import Ordering, Outcome, QueuedDelivery
 from webhookd.delivery.request import Receiver
-from webhookd.dispatch.lane import Lane, Send
+from webhookd.dispatch.lane import Landing, Lane, Send
 from webhookd.journal import Window
 
 TestLane = LaneMachine.TestCase
@@ -32,8 +32,15 @@ class HoldsNothing(Lane):
 class GoesOnTooEarly(Lane):
     """Takes the record of a settled delivery for written, even if it wasn't."""
 
-    def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
-        super().landed(delivery, is_written=True)
+    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
+        super().landed(delivery, Landing.WRITTEN)
+
+
+class GoesOnWhereItIsRefused(Lane):
+    """Begins again after a refused record, as after a crash."""
+
+    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
+        super().landed(delivery, Landing.FAILED if landing is Landing.REFUSED else landing)
 
 
 class ProbesTwice(Lane):
@@ -67,9 +74,9 @@ class SavesUpBursts(Lane):
 class LetsTheNextPass(Lane):
     """Keeps its window after a failure, instead of reading it again."""
 
-    def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
+    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
         was_stale = self.queue.is_stale
-        super().landed(delivery, is_written=is_written)
+        super().landed(delivery, landing)
         self.queue.is_stale = was_stale
 
 
@@ -98,6 +105,7 @@ class IgnoresTheClock(Lane):
 FAULTS = [
     HoldsNothing,
     GoesOnTooEarly,
+    GoesOnWhereItIsRefused,
     ProbesTwice,
     OverdrawsTheBucket,
     SavesUpBursts,

@@ -2,15 +2,15 @@
 
 An actor is the only task that sends to its endpoint. Its `Lane` decides what is sent and when: the actor asks for the
 next move, makes it, and waits if there is none. The queue is in the journal. The lane holds a small window of it (ids
-and times, no bodies). The actor reads the window again when it is used up, when the journal was changed by other code,
-and when a delivery outside it falls due or expires.
+and times, no bodies). The actor reads the window again when it is used up, after every attempt that wasn't a success,
+when the journal was changed by other code, and when a delivery outside it falls due or expires.
 
 In strict order the actor's own loop makes the attempts, so no request can overtake another. In the other modes up to
 `concurrency` tasks make them. A delivery stays in flight until its record is on disk, and its successor is sent only
 then, so a crash repeats at most what was in flight.
 
-A notification carries no data, since the lane has been changed before. None is lost: an actor's last look at its lane
-and its return are one synchronous step, and so is the registry's "is it running? then notify it, else start it". After
+A notification carries no data, since the lane has been changed before. None is lost: there is no await between an
+actor's last check of its lane and its return, nor between the registry's check and its notification or start. After
 a crash the next run first waits for the records that the last one submitted. A window that is read before they are
 written would hold deliveries that have already succeeded.
 """
@@ -29,7 +29,7 @@ from webhookd.base.stages import reached
 from webhookd.delivery.request import Receiver, RequestSender
 from webhookd.dispatch.attempt import Attempts
 from webhookd.dispatch.clock_steps import Schedule
-from webhookd.dispatch.lane import Expire, Lane, Send, Step, Wait, Why
+from webhookd.dispatch.lane import Expire, Landing, Lane, Send, Step, Wait, Why
 from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
 from webhookd.journal import Store
@@ -153,7 +153,7 @@ class Actor:
     async def _deliver(self, delivery: QueuedDelivery | None) -> None:
         """Make one attempt at this delivery, and go on with the next ones while the lane has one to send."""
         while delivery is not None:
-            is_written = False
+            landing = Landing.FAILED
             try:
                 ticket, opens = await self._attempts.make(delivery)
                 if opens:
@@ -161,11 +161,11 @@ class Actor:
                 await ticket.wait()
                 reached("record.committed")
                 self._attempts.unrecorded.discard(ticket)
-                is_written = True
+                landing = Landing.WRITTEN
             except Rejected:
-                pass  # the journal takes no more records: the lane leaves, and the delivery is sent again after a start
+                landing = Landing.REFUSED  # the actor ends, and the delivery is sent again after the next start
             finally:
-                self._lane.landed(delivery, is_written=is_written)
+                self._lane.landed(delivery, landing)
             delivery = await self._take()
 
     async def _deliver_and_notify(self, delivery: QueuedDelivery) -> None:

@@ -5,15 +5,15 @@ window of its queue, its circuit breaker (`EndpointState`), its token bucket, it
 the deliveries that are held. `forgiveness.forgive` decides, in a change's transaction, what the change forgives; the
 lane applies the result.
 
-    queued --take--> in flight --settle--> settled --landed--> written or not
+    queued --take--> in flight --settle--> settled --landed--> written, failed or refused
 
 A delivery in flight is settled when its answer has come: `settle` returns the verdict that the journal records. It
-stays in flight until the record has landed, and its successor is sent only then. If the record wasn't written, the lane
-is ahead of the journal, and nothing is sent until it begins again.
+stays in flight until the record has landed, and its successor is sent only then. If the record failed, memory and
+journal may differ, and nothing is sent until the lane begins again. If it was refused, the lane stops.
 
 Anything but a success makes the window stale. Nothing is then sent until the window has been read from the journal.
-`next` asks what an operator would ask, in that order: is there something to send, is the webhook active, does its
-breaker admit a request, do its concurrency and its rate limit?
+`next` checks, in this order: is there something to send, is the webhook active, does its breaker admit a request, do
+its concurrency and its rate limit?
 """
 
 from dataclasses import InitVar, dataclass, field
@@ -94,6 +94,14 @@ class Step(Enum):
 Move = Send | Expire | Wait | Step
 
 
+class Landing(Enum):
+    """The result of recording an attempt."""
+
+    WRITTEN = "written"
+    FAILED = "failed"  # a crash: the record may be on disk or not
+    REFUSED = "refused"  # not on disk: the journal takes no more records from this lane
+
+
 @dataclass(slots=True)
 class Flight:
     """A delivery in flight, with its verdict once it is settled."""
@@ -151,7 +159,8 @@ class Lane:
     def offer(self, delivery: QueuedDelivery) -> bool:
         """Append a delivery that has just been queued; return whether the actor may have something to do now.
 
-        While a webhook is disabled, or the head of a strict queue waits, new deliveries don't wake the actor.
+        While a webhook is disabled, or the head of a strict queue waits, deliveries behind a first one don't wake the
+        actor.
         """
         is_news = self.queue.append(delivery)
         return is_news or (self.endpoint.is_active and self.policy.ordering is not Ordering.STRICT)
@@ -296,12 +305,14 @@ class Lane:
             return Since.NOTHING
         return Since.CHANGED if receiver.url == self.endpoint.url else Since.MOVED
 
-    def landed(self, delivery: QueuedDelivery, *, is_written: bool) -> None:
-        """End the flight of a delivery, whose record is on disk, or may not be."""
+    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
+        """Remove a delivery from those in flight."""
         flight = self.in_flight.pop(delivery.pk)
         if self._probe == delivery.pk:
             self._probe = None
-        if not is_written:
+        if landing is Landing.REFUSED:
+            self.stop()
+        elif landing is Landing.FAILED:
             self._is_ahead = True
         elif flight.verdict is None or flight.verdict.status is not DeliveryStatus.SUCCEEDED:
             self.queue.is_stale = True
