@@ -53,3 +53,21 @@ async def test_an_answers_headers_are_stored_up_to_a_bound(tmp_path: Path, autoj
         stored = list(attempt["responseHeaders"].items())
         assert stored == list(headers[: len(stored)])
         assert 3900 < sum(len(name) + len(value) for name, value in stored) <= 4096
+
+
+async def test_a_delivery_is_in_flight_while_its_receiver_is_asked(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Lists and the single view say so from the request until its answer is recorded."""
+    async with api_in_process(tmp_path, Signer()) as api:
+        api.world.sender.seconds = 5.0
+        path = await made(api)
+
+        async def shown() -> list[bool]:
+            detail = (await api.ask("GET", path, None, uid=OWN_UID)).json()
+            lists = [f"/api/webhooks/{detail['webhookId']}/deliveries", "/api/events/e1/deliveries"]
+            rows = [(await api.ask("GET", each, None, uid=OWN_UID)).json()["data"][0] for each in lists]
+            return [detail["inFlight"], *(row["inFlight"] for row in rows)]
+
+        await trio.sleep(1)
+        assert await shown() == [True] * 3
+        await trio.sleep(5)
+        assert await shown() == [False] * 3

@@ -3,6 +3,8 @@
 import re
 from html import unescape
 
+import trio
+
 from tests.dashboard.browsing import Site, Visitor, text_of
 from webhookd.dashboard.form_times import EXPECTED
 from webhookd.journal.queries import audit
@@ -221,3 +223,18 @@ async def test_deliveries_are_filtered(site: Site) -> None:
     refused = await visitor.get(f"{here}?since=whenever")
     assert refused.status_code == 400
     assert EXPECTED in text_of(refused.text)
+
+
+async def test_a_request_in_flight_is_shown(site: Site, autojump_clock: trio.testing.MockClock) -> None:
+    """The page counts the requests in flight, and the queue marks their deliveries as being sent now."""
+    world = site.api.world
+    world.sender.seconds = 10.0
+    endpoint = await world.endpoint()
+    await world.publish("evt_hangs")
+    await trio.sleep(1)
+    page = await (await site.visitor("viewer")).page(f"/webhooks/{endpoint.id}")
+    assert "In flight 1 of at most 1" in " ".join(text_of(page).split())
+    assert '<td data-label="next">now</td>' in page
+    await trio.sleep(10)
+    page = await (await site.visitor("viewer")).page(f"/webhooks/{endpoint.id}")
+    assert "In flight 0 of at most 1" in " ".join(text_of(page).split())

@@ -100,7 +100,8 @@ def request_headers(detail: DeliveryDetail, receiver: Receiver | None, *, number
 
 def delivery_view(services: Services, row: DeliveryRow) -> DeliveryView:
     """Return a delivery as the API shows it."""
-    return delivery(row, in_flight=row.pk in services.router.registry.being_sent(row.endpoint_pk))
+    lane = services.router.registry.lane(row.endpoint_pk)
+    return delivery(row, in_flight=lane is not None and row.pk in lane.in_flight)
 
 
 def query_time(name: str, text: str | None) -> float | None:

@@ -162,11 +162,6 @@ class Registry:
         kept = (entry.supervisor.crashes for entry in self._entries.values() if entry.supervisor is not None)
         return self._crashes_of_removed + sum(kept)
 
-    def being_sent(self, endpoint_pk: int) -> frozenset[int]:
-        """Return the row numbers of the deliveries that are in flight to an endpoint."""
-        entry = self._entries.get(endpoint_pk)
-        return frozenset() if entry is None else frozenset(entry.lane.in_flight)
-
     def wake(self, endpoint_pk: int) -> Lane | None:
         """Have the endpoint's actor look at its queue, and start it if it isn't running; return the lane.
 
