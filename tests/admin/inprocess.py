@@ -31,7 +31,7 @@ from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.statistics import SavedStatistics
 from webhookd.journal import InlineRunner, Runner
-from webhookd.observe.footprint import Footprints
+from webhookd.observe.footprint import PROCESS, Footprints
 from webhookd.observe.loop_watch import Stalls
 
 ISSUER, AUDIENCE = "https://app.example/", "webhookd"
@@ -159,8 +159,13 @@ class Api:
 
 
 @asynccontextmanager
-async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = None) -> AsyncIterator[Api]:
-    """Run the application in virtual time until the block ends; `writes` runs the journal's writes."""
+async def api_in_process(
+    path: Path, signer: Signer, *, writes: Runner | None = None, process: Path = PROCESS
+) -> AsyncIterator[Api]:
+    """Run the application in virtual time until the block ends.
+
+    `writes` runs the journal's writes; `process` is where /proc would have the process.
+    """
     pem = path / "jwt.pem"
     pem.write_bytes(signer.pem)
     config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, organization_claim=ORGANIZATION_CLAIM, public_key_file=pem)
@@ -170,7 +175,7 @@ async def api_in_process(path: Path, signer: Signer, *, writes: Runner | None = 
         place.next_path.rename(place.path)
         rotator = Rotator(w.journal, place, await w.journal.master_key.adopt(place.load()))
         stalls = Stalls()
-        footprints = Footprints(w.journal.path, InlineRunner().run)
+        footprints = Footprints(w.journal.path, InlineRunner().run, process)
         services = Services(
             router=w.router,
             store=w.journal,

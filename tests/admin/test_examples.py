@@ -1,20 +1,27 @@
 """The examples of the OpenAPI document: one for every operation, valid by its schema, and all consistent."""
 
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 from jsonschema import Draft202012Validator
+from werkzeug.datastructures import Headers
 
 from tests.admin.inprocess import OWN_UID, Api, Signer, api_in_process
+from webhookd.admin import system
 from webhookd.admin.app import all_operations
+from webhookd.admin.auth import local_administrator
 from webhookd.admin.example_story import SECRET
 from webhookd.admin.examples import EXAMPLES, REFUSALS
+from webhookd.admin.operations import Operation
 from webhookd.base.clock import parse_iso
 from webhookd.base.errors import ErrorCode
+from webhookd.journal import EventTypeRow
 from webhookd.verify import verify
 
 ULID = "[0-7][0-9A-HJKMNP-TV-Z]{25}"
@@ -32,6 +39,25 @@ async def described(api: Api) -> dict[str, Any]:
     answer = await api.ask("GET", "/api/openapi.json", None, uid=OWN_UID)
     found: dict[str, Any] = answer.json()
     return found
+
+
+async def test_the_description_is_made_once_and_off_the_event_loop(tmp_path: Path, autojump_clock: object) -> None:
+    """A full catalogue takes too long for the loop: a thread describes it, and again only after it has changed."""
+    threads: list[threading.Thread] = []
+
+    def listed() -> tuple[Operation, ...]:
+        threads.append(threading.current_thread())
+        return ()
+
+    [describing] = [each for each in system.operations(listed) if each.name == "getOpenapi"]
+    request: Any = SimpleNamespace(query_string=b"", headers=Headers())
+    async with api_in_process(tmp_path, Signer()) as api:
+        for _ in range(2):
+            await describing.run(api.services, local_administrator(OWN_UID), request, "req_1", {})
+        await api.world.journal.event_types.put(EventTypeRow(name="order.paid"), 0.0, entry=None, condition=None)
+        await describing.run(api.services, local_administrator(OWN_UID), request, "req_1", {})
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 def contents(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -237,3 +237,13 @@ async def test_crashes_are_counted_past_their_webhook(tmp_path: Path, autojump_c
         said = await exposed(api)
         assert said.value("webhookd_actor_crashes_total") == 5
         assert said.value("webhookd_webhooks_halted") == 0
+
+
+async def test_without_proc_the_gauges_that_need_it_are_left_out(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    """In a bare root directory, or on macOS, a scrape still answers with everything else."""
+    async with api_in_process(tmp_path, Signer(), process=tmp_path / "proc") as api:
+        names = (await exposed(api)).sample_names()
+    assert not names & {"process_resident_memory_bytes", "process_open_fds"}
+    assert {"process_cpu_seconds_total", "webhookd_journal_bytes"} <= names

@@ -207,6 +207,26 @@ async def test_a_request_to_the_old_url_in_a_ramp_delays_no_probe(tmp_path: Path
         assert sender.events(NEW) == ["waits"]
 
 
+async def test_a_probe_of_the_old_url_in_a_ramp_delays_no_probe(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """A webhook that fails again during the ramp, and is moved while its probe hangs, is tried at once."""
+    sender = WorldSender(
+        script=lambda sent: OK if sent.url == NEW or sent.number > 1 else 500,
+        seconds_of=lambda sent: 25.0 if sent.event == "again" and sent.number > 1 else 0.0,
+    )
+    async with world(tmp_path, sender=sender) as w:
+        often = RetryOverrides(delays=(3.0,))
+        endpoint = await webhook(w, ordering=Ordering.NONE, concurrency=2, timeout_seconds=30.0, retry=often)
+        await w.publish("fails")
+        await trio.sleep(4)  # it has succeeded at 3 s, and the ramp ends at 13 s
+        await w.publish("again")
+        await trio.sleep(3.5)
+        await w.publish("waits")
+        assert sender.events(OLD) == ["fails", "fails", "again", "again"]
+        await move(w, endpoint)
+        await trio.sleep(1)
+        assert sender.events(NEW) == ["waits"]
+
+
 async def test_many_requests_to_the_old_url_end_in_nothing(tmp_path: Path, autojump_clock: MockClock) -> None:
     """Deliveries that fail at the old URL are sent to the new one at once, and none counts as a fault."""
     sender = slow_first(first(500))
