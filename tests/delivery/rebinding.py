@@ -61,7 +61,7 @@ async def honeypot() -> None:
             await stream.receive_some(65_536)
             await stream.send_all(MOVED)
         except trio.BrokenResourceError:
-            pass  # whoever came has gone; it was counted
+            pass  # the client has gone; it was counted
 
     listener = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)

@@ -149,7 +149,7 @@ def signer() -> Signer:
 async def test_the_api_tells_an_organization_its_own(
     tmp_path: Path, autojump_clock: trio.testing.MockClock, signer: Signer
 ) -> None:
-    """`/api/stats` has the numbers of whoever asks, and a webhook's for those who see it."""
+    """`/api/stats` has the numbers that the caller may see, and a webhook's for callers that may see the webhook."""
     async with api_in_process(tmp_path, signer) as api:
         ours = await api.world.endpoint(organization_id="acme")
         await api.world.endpoint("https://b.example/", organization_id="other")

@@ -90,7 +90,7 @@ async def stalled_by(block: Callable[[], None]) -> Stalls:
 async def test_a_step_that_is_long_is_told_with_its_task(
     block: Callable[[], None], log: Callable[[], list[dict[str, object]]]
 ) -> None:
-    """The line has the task's name, the duration and the traceback, whoever holds the interpreter's lock."""
+    """The line has the task's name, the duration and the traceback, whichever thread holds the interpreter's lock."""
     stalls = await stalled_by(block)
     longest = stalls.longest()
     assert longest is not None

@@ -1,9 +1,10 @@
-"""Which webhooks get an event, and the one place through which an endpoint changes.
+"""Publishes events to the webhooks that subscribe to them, and changes endpoints for the API.
 
 The journal changes first. What the process keeps in memory (subscriptions, lanes, catalogue) follows in the commit's
 callback, on the event loop and in the order of commits: memory is never ahead of the disk, and two changes never
-overtake each other. Publishing needs no query: targets come from memory, and the commit leaves out a target that has
-been deleted meanwhile.
+overtake each other. Targets are found in memory, without a query, and the commit leaves out a target that has been
+deleted meanwhile. Changes that webhookd makes by itself go to the store directly: `Reporter` disables endpoints,
+`Schedule` corrects their times.
 """
 
 from collections.abc import Callable, Hashable
@@ -164,7 +165,7 @@ class Router:
             await self._sweep()
 
     async def _sweep(self) -> None:
-        """Wake endpoints that have work but no actor: a safety net, since no wake-up should ever be missed."""
+        """Wake endpoints that have work but no actor: a safety net that should never find any."""
         idle = await self._idle_with_work()
         if not idle:
             return

@@ -5,7 +5,7 @@
 What was acknowledged is on disk. One connection writes and checkpoints, and a few only read; both kinds make their
 blocking calls through a `Runner`. The store's own methods publish events, record attempts and read what actors need;
 its parts (`webhooks`, `deliveries`, ...) have the methods for everything else. The `feed` passes on what each commit
-has changed. Nothing outside this package knows that the store is SQLite.
+has changed. Other packages use no SQL; of SQLite they know its version and the names of its files (`doctor`, metrics).
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
@@ -199,7 +199,7 @@ class Store:
         self._writer.cut_log()
 
     def end_reads(self) -> None:
-        """End all queries, now and later: the server is stopping and waits for none of them."""
+        """Abort running queries and refuse new ones: the server is stopping."""
         self._read_limit.end()
 
     async def room(self, flow: Hashable = None) -> None:
@@ -268,6 +268,6 @@ class Store:
 
     def _remember(self, publish: Publish) -> None:
         assert publish.event_pk is not None  # noqa: S101 - the writer passes on stored events only
-        if not publish.insists:  # which is an operational event
+        if not publish.insists:  # one that insists is an operational event, which isn't counted
             self._measures.accept(publish.event)
         self._messages.put(publish.event_pk, publish.event.message)
