@@ -22,7 +22,6 @@ from webhookd.admin.guard import Guard
 from webhookd.base.errors import JournalError
 from webhookd.base.models import AcceptedEvent, DeliveryError, Message, Outcome, PublishResult, Target
 from webhookd.delivery.http.sender import Sender
-from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
 from webhookd.journal import Store, Ticket, Window, WindowRequest
@@ -181,14 +180,9 @@ def _lose_attempts() -> None:
 class SendsTwice(Sender):
     """Sometimes makes a request twice."""
 
-    def start(self, request: Request, done: Done) -> Cancelable:
-        def again(result: Outcome | Exception) -> None:
-            if _is_rare():
-                super(SendsTwice, self).start(request, done)
-            else:
-                done(result)
-
-        return super().start(request, again)
+    async def send(self, **request: Any) -> Outcome:
+        outcome = await super().send(**request)
+        return await super().send(**request) if _is_rare() else outcome
 
 
 @_plant("ignores the backlog at a start")

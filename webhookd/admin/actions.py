@@ -5,53 +5,45 @@ from http import HTTPStatus
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
-from webhookd.admin.schemas import (
-    AttemptView,
-    Matched,
-    NoQuery,
-    ReplayRequest,
-    ReplayStarted,
-    ReplayView,
-)
+from webhookd.admin.schemas import AttemptView, Matched, NoQuery, ReplayRequest, ReplayStarted, ReplayView
 from webhookd.admin.views import attempt
-from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
 from webhookd.base.models import ReplayKind
 from webhookd.jobs.replay import selection
 from webhookd.journal import Action, ReplayRow
 
 
-async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer:
-    """Send a test event now and answer with its attempt."""
+async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer[AttemptView]:
+    """Send webhook.test now, outside the queue, and answer with the attempt."""
     detail = await call.services.router.tester.test(await call.find_webhook(), call.audit_entry(Action.WEBHOOK_TEST))
     [row] = detail.attempts
     return Answer(value=attempt(row))
 
 
-async def recover(call: Call[NoQuery, ReplayRequest]) -> Answer:
-    """Retry the failed deliveries of a time range."""
+async def recover_deliveries(call: Call[NoQuery, ReplayRequest]) -> Answer[Matched]:
+    """Retry every failed delivery of a time range, in sequence."""
     return await _begin(call, ReplayKind.RECOVER)
 
 
-async def replay(call: Call[NoQuery, ReplayRequest]) -> Answer:
-    """Queue new deliveries of the events of a time range."""
+async def replay_events(call: Call[NoQuery, ReplayRequest]) -> Answer[Matched]:
+    """Queue new deliveries of the events of a time range, at the end of the queue."""
     return await _begin(call, ReplayKind.REPLAY)
 
 
-async def get_replay(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with the progress of a recover or replay."""
+async def get_replay(call: Call[NoQuery, NoBody]) -> Answer[ReplayView]:
+    """Read the progress of a recover or replay."""
     endpoint = await call.find_webhook()
     return Answer(value=_view(await call.services.store.replays.get(endpoint.pk, call.path["replayId"])))
 
 
-async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer:
+async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer[ReplayView]:
     """Stop a recover or replay; deliveries that it has queued stay queued."""
     endpoint = await call.find_webhook()
     entry = call.audit_entry(Action.WEBHOOK_STOP_REPLAY)
     return Answer(value=_view(await call.services.store.replays.stop(endpoint, call.path["replayId"], entry)))
 
 
-async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer:
+async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer[Matched]:
     services, body = call.services, call.body
     endpoint = await call.find_webhook()
     since = parse_time("since", body.since)
@@ -75,49 +67,19 @@ def _view(row: ReplayRow) -> ReplayView:
 
 
 OPERATIONS = (
+    operation(test_webhook, "POST /api/webhooks/{webhookId}/test", Permission.OPERATE),
     operation(
-        "testWebhook",
-        "POST /api/webhooks/{webhookId}/test",
-        Permission.OPERATE,
-        "Send webhook.test now, outside the queue, and answer with the attempt",
-        test_webhook,
-        answers={HTTPStatus.OK: AttemptView},
-        refuses=(ErrorCode.NOT_FOUND,),
-    ),
-    operation(
-        "recoverDeliveries",
+        recover_deliveries,
         "POST /api/webhooks/{webhookId}/recover",
         Permission.OPERATE,
-        "Retry every failed delivery of a time range, in sequence",
-        recover,
         answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
-        refuses=(ErrorCode.NOT_FOUND,),
     ),
     operation(
-        "replayEvents",
+        replay_events,
         "POST /api/webhooks/{webhookId}/replay",
         Permission.OPERATE,
-        "Queue new deliveries of the events of a time range, at the end of the queue",
-        replay,
         answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
-        refuses=(ErrorCode.NOT_FOUND,),
     ),
-    operation(
-        "getReplay",
-        "GET /api/webhooks/{webhookId}/replays/{replayId}",
-        Permission.READ,
-        "Read the progress of a recover or replay",
-        get_replay,
-        answers={HTTPStatus.OK: ReplayView},
-        refuses=(ErrorCode.NOT_FOUND,),
-    ),
-    operation(
-        "stopReplay",
-        "DELETE /api/webhooks/{webhookId}/replays/{replayId}",
-        Permission.OPERATE,
-        "Stop a recover or replay; deliveries that it has queued stay queued",
-        stop_replay,
-        answers={HTTPStatus.OK: ReplayView},
-        refuses=(ErrorCode.NOT_FOUND,),
-    ),
+    operation(get_replay, "GET /api/webhooks/{webhookId}/replays/{replayId}", Permission.READ),
+    operation(stop_replay, "DELETE /api/webhooks/{webhookId}/replays/{replayId}", Permission.OPERATE),
 )

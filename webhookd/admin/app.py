@@ -188,7 +188,7 @@ def _local_uid(request: Request) -> int | None:
     return uid
 
 
-def _encode(answer: Answer) -> Response:
+def _encode(answer: Answer[object]) -> Response:
     return Response(_encoder.encode(answer.value), answer.status, dict(answer.headers), content_type=JSON)
 
 

@@ -5,7 +5,6 @@ a gap, which the answer reports.
 """
 
 from enum import StrEnum
-from http import HTTPStatus
 from typing import Annotated
 
 from msgspec import Meta
@@ -77,8 +76,8 @@ class RecentAttempts(Output, frozen=True, kw_only=True):
     gap: bool
 
 
-async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer:
-    """Answer with the recent attempts that match."""
+async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer[RecentAttempts]:
+    """List the last attempts of all webhooks, oldest first, or those after a cursor, for a live view."""
     query, recent = call.query, call.services.router.recent
     limit = min(query.limit, MOST_ROWS)
     place, gap = 0, False
@@ -134,14 +133,4 @@ def _view(attempt: AttemptFacts) -> RecentAttemptView:
     )
 
 
-OPERATIONS = (
-    operation(
-        "listAttempts",
-        "GET /api/attempts",
-        Permission.READ,
-        "List the last attempts of all webhooks, oldest first, or those after a cursor, for a live view",
-        list_attempts,
-        answers={HTTPStatus.OK: RecentAttempts},
-        refuses=(ErrorCode.INVALID_CURSOR,),
-    ),
-)
+OPERATIONS = (operation(list_attempts, "GET /api/attempts", Permission.READ, refuses=(ErrorCode.INVALID_CURSOR,)),)

@@ -48,13 +48,13 @@ class BackupView(Output, frozen=True, kw_only=True):
     is_damaged: bool
 
 
-async def get_backup(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with the progress of a backup."""
+async def get_backup(call: Call[NoQuery, NoBody]) -> Answer[BackupView]:
+    """Read the progress of the current backup, or the result of the last one; control socket only."""
     return Answer(value=_view(call.services.backup_job.progress()))
 
 
-async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer:
-    """Start a backup."""
+async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer[BackupView]:
+    """Start a backup of the journal to a file; control socket only."""
     file = Path(call.body.file)
     if not file.is_absolute() or "\0" in call.body.file:
         wanted = "an absolute path"
@@ -91,21 +91,12 @@ def _view(progress: CopyProgress) -> BackupView:
 
 
 OPERATIONS = (
+    operation(get_backup, f"GET {PATH}", Permission.ADMINISTER_HERE),
     operation(
-        "getBackup",
-        f"GET {PATH}",
-        Permission.ADMINISTER_HERE,
-        "Read the progress of the current backup, or the result of the last one; control socket only",
-        get_backup,
-        answers={HTTPStatus.OK: BackupView},
-    ),
-    operation(
-        "makeBackup",
+        make_backup,
         f"POST {PATH}",
         Permission.ADMINISTER_HERE,
-        "Start a backup of the journal to a file; control socket only",
-        make_backup,
-        answers={HTTPStatus.ACCEPTED: BackupView},
+        status=HTTPStatus.ACCEPTED,
         refuses=(ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL),
     ),
 )

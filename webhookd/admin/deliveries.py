@@ -1,7 +1,6 @@
 """Deliveries: the lists of a webhook and of an event, one delivery in detail, and retries by hand."""
 
 from functools import partial
-from http import HTTPStatus
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
@@ -24,8 +23,8 @@ from webhookd.delivery.request import Receiver, compose
 from webhookd.journal import Action, DeliveryDetail, DeliveryRow
 
 
-async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
-    """Answer with a page of the webhook's deliveries."""
+async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer[Page[DeliveryView]]:
+    """List the deliveries of a webhook, newest first."""
     services, query = call.services, call.query
     endpoint = await call.find_webhook()
     found = await services.store.deliveries.page(
@@ -41,16 +40,16 @@ async def list_deliveries(call: Call[DeliveryQuery, NoBody]) -> Answer:
     return Answer(value=page(found, partial(delivery_view, services)))
 
 
-async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer:
-    """Answer with a page of the deliveries of an event."""
+async def list_event_deliveries(call: Call[ListQuery, NoBody]) -> Answer[Page[DeliveryView]]:
+    """List the deliveries of an event, oldest first."""
     services, query, organization_id = call.services, call.query, call.caller.organization_id
     event = await services.store.events.get(call.path["eventId"], organization_id)
     found = await services.store.deliveries.of_event(event.pk, organization_id, limit=query.rows, cursor=query.cursor)
     return Answer(value=page(found, partial(delivery_view, services)))
 
 
-async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
-    """Answer with one delivery, its request and its last attempts."""
+async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer[DeliveryDetailView]:
+    """Read a delivery with its request and its last 100 attempts, or the 100 before attempt `before`."""
     services = call.services
     detail = await services.store.deliveries.get(
         call.path["deliveryId"], call.caller.organization_id, before=call.query.before
@@ -63,8 +62,8 @@ async def get_delivery(call: Call[AttemptsQuery, NoBody]) -> Answer:
     return Answer(value=detailed(delivery_view(services, detail.row), detail, headers))
 
 
-async def retry_delivery(call: Call[NoQuery, Force]) -> Answer:
-    """Retry a delivery."""
+async def retry_delivery(call: Call[NoQuery, Force]) -> Answer[DeliveryView]:
+    """Retry a delivery; one that has succeeded needs force."""
     entry = call.audit_entry(Action.DELIVERY_RETRY, given(call.body))
     row = await call.services.router.retry(
         call.path["deliveryId"], call.caller.organization_id, entry, force=call.body.force
@@ -121,41 +120,14 @@ def parse_time(name: str, text: str) -> float:
 
 
 OPERATIONS = (
+    operation(list_deliveries, "GET /api/webhooks/{webhookId}/deliveries", Permission.READ),
+    operation(list_event_deliveries, "GET /api/events/{eventId}/deliveries", Permission.READ),
+    operation(get_delivery, "GET /api/webhooks/deliveries/{deliveryId}", Permission.READ),
     operation(
-        "listDeliveries",
-        "GET /api/webhooks/{webhookId}/deliveries",
-        Permission.READ,
-        "List the deliveries of a webhook, newest first",
-        list_deliveries,
-        answers={HTTPStatus.OK: Page[DeliveryView]},
-        refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
-    ),
-    operation(
-        "listEventDeliveries",
-        "GET /api/events/{eventId}/deliveries",
-        Permission.READ,
-        "List the deliveries of an event, oldest first",
-        list_event_deliveries,
-        answers={HTTPStatus.OK: Page[DeliveryView]},
-        refuses=(ErrorCode.NOT_FOUND, ErrorCode.INVALID_CURSOR),
-    ),
-    operation(
-        "getDelivery",
-        "GET /api/webhooks/deliveries/{deliveryId}",
-        Permission.READ,
-        "Read a delivery with its request and its last 100 attempts, or the 100 before attempt `before`",
-        get_delivery,
-        answers={HTTPStatus.OK: DeliveryDetailView},
-        refuses=(ErrorCode.NOT_FOUND,),
-    ),
-    operation(
-        "retryDelivery",
+        retry_delivery,
         "POST /api/webhooks/deliveries/{deliveryId}/retry",
         Permission.OPERATE,
-        "Retry a delivery; one that has succeeded needs force",
-        retry_delivery,
         optional_body=True,
-        answers={HTTPStatus.OK: DeliveryView},
-        refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+        refuses=(ErrorCode.CONFLICT,),
     ),
 )

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Mapping
-from http import HTTPStatus
 
 import msgspec
 from msgspec import Raw
@@ -10,14 +9,7 @@ from msgspec import Raw
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
-from webhookd.admin.schemas import (
-    Deleted,
-    EventTypeInput,
-    EventTypeView,
-    ListQuery,
-    NoQuery,
-    Page,
-)
+from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, NoQuery, Page
 from webhookd.admin.views import page
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
@@ -29,15 +21,15 @@ _CATALOGUE = "the catalogue"
 _TAG_DIGITS = 20
 
 
-async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer:
-    """Answer with a page of the catalogue, sorted by name."""
+async def list_event_types(call: Call[ListQuery, NoBody]) -> Answer[Page[EventTypeView]]:
+    """List the catalogue of event types."""
     query = call.query
     found = await call.services.store.event_types.page(limit=query.rows, cursor=query.cursor)
     return Answer(value=page(found, _view))
 
 
-async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
-    """Create an event type, or replace its description."""
+async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer[EventTypeView]:
+    """Create an event type in the catalogue, or replace its description."""
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
     described = call.body
@@ -56,8 +48,11 @@ async def put_event_type(call: Call[NoQuery, EventTypeInput]) -> Answer:
     return Answer(value=_view(stored), headers={ETAG: etag(stored)})
 
 
-async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer:
-    """Delete an event type; webhooks that subscribe to it are not changed."""
+async def delete_event_type(call: Call[NoQuery, NoBody]) -> Answer[Deleted]:
+    """Delete an event type from the catalogue.
+
+    Webhooks that subscribe to it are not changed.
+    """
     call.caller.require_unbound(_CATALOGUE)
     name = _name(call.path["name"])
     await call.services.store.event_types.delete(
@@ -103,34 +98,21 @@ def _view(row: EventTypeRow) -> EventTypeView:
 
 
 OPERATIONS = (
+    operation(list_event_types, "GET /api/event-types", Permission.READ),
     operation(
-        "listEventTypes",
-        "GET /api/event-types",
-        Permission.READ,
-        "List the catalogue of event types",
-        list_event_types,
-        answers={HTTPStatus.OK: Page[EventTypeView]},
-        refuses=(ErrorCode.INVALID_CURSOR,),
-    ),
-    operation(
-        "putEventType",
+        put_event_type,
         "PUT /api/event-types/{name}",
         Permission.ADMINISTER,
-        "Create an event type in the catalogue, or replace its description",
-        put_event_type,
         optional_body=True,
-        answers={HTTPStatus.OK: EventTypeView},
         refuses=(ErrorCode.CONFLICT, ErrorCode.QUOTA_EXCEEDED),
         has_etags=True,
+        may_create=True,
     ),
     operation(
-        "deleteEventType",
+        delete_event_type,
         "DELETE /api/event-types/{name}",
         Permission.ADMINISTER,
-        "Delete an event type from the catalogue",
-        delete_event_type,
-        answers={HTTPStatus.OK: Deleted},
-        refuses=(ErrorCode.NOT_FOUND, ErrorCode.CONFLICT),
+        refuses=(ErrorCode.CONFLICT,),
         has_etags=True,
     ),
 )

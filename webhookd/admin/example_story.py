@@ -10,20 +10,8 @@ from msgspec.structs import asdict, replace
 from webhookd.admin.attempts import RecentAttemptView
 from webhookd.admin.audit import ActorView, AuditView
 from webhookd.admin.backup import BackupView, ContentsView
-from webhookd.admin.schemas import (
-    AttemptView,
-    DeliveryView,
-    EventTypeView,
-    EventView,
-    KeyView,
-    RequestView,
-)
-from webhookd.admin.webhook_schemas import (
-    HealthView,
-    Retry,
-    Webhook,
-    WebhookWithSecret,
-)
+from webhookd.admin.schemas import AttemptView, DeliveryView, EventTypeView, EventView, KeyView, RequestView
+from webhookd.admin.webhook_schemas import HealthView, Retry, Webhook, WebhookWithSecret
 from webhookd.base.models import (
     BreakerState,
     DeliveryError,

@@ -10,15 +10,7 @@ from msgspec.structs import asdict
 from webhookd.admin.auth import Permission, new_key
 from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
-from webhookd.admin.schemas import (
-    Deleted,
-    KeyView,
-    KeyWithText,
-    ListQuery,
-    NewKey,
-    NoQuery,
-    Page,
-)
+from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, NewKey, NoQuery, Page
 from webhookd.admin.views import key, page
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
@@ -26,8 +18,8 @@ from webhookd.crypto.vault import hash_api_key
 from webhookd.journal import Action, KeyRow
 
 
-async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
-    """Answer with a page of the keys, newest first."""
+async def list_keys(call: Call[ListQuery, NoBody]) -> Answer[Page[KeyView]]:
+    """List API keys, newest first."""
     found = await call.services.store.keys.page(
         call.caller.organization_id, limit=call.query.rows, cursor=call.query.cursor
     )
@@ -35,8 +27,8 @@ async def list_keys(call: Call[ListQuery, NoBody]) -> Answer:
     return Answer(value=page(found, lambda row: key(row, in_use.last_used_at(row.id) or row.last_used_at)))
 
 
-async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
-    """Create a key and show its text, only this once."""
+async def create_key(call: Call[NoQuery, NewKey]) -> Answer[KeyWithText]:
+    """Create an API key; only this answer shows it."""
     services, wanted = call.services, call.body
     now = services.clock.now()
     organization_id = call.caller.stamp(wanted.organization_id)
@@ -57,8 +49,8 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer:
     return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
 
 
-async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer:
-    """Revoke a key, which no longer works when the answer is sent."""
+async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer[Deleted]:
+    """Revoke an API key."""
     key_id = call.path["keyId"]
     await call.services.store.keys.revoke(key_id, call.caller.organization_id, call.audit_entry(Action.KEY_REVOKE))
     return Answer(value=Deleted(id=key_id))
@@ -72,31 +64,13 @@ def _future(text: str, now: float) -> float:
 
 
 OPERATIONS = (
+    operation(list_keys, "GET /api/keys", Permission.ADMINISTER),
     operation(
-        "listKeys",
-        "GET /api/keys",
-        Permission.ADMINISTER,
-        "List API keys, newest first",
-        list_keys,
-        answers={HTTPStatus.OK: Page[KeyView]},
-        refuses=(ErrorCode.INVALID_CURSOR,),
-    ),
-    operation(
-        "createKey",
+        create_key,
         "POST /api/keys",
         Permission.ADMINISTER,
-        "Create an API key; only this answer shows it",
-        create_key,
-        answers={HTTPStatus.CREATED: KeyWithText},
+        status=HTTPStatus.CREATED,
         refuses=(ErrorCode.QUOTA_EXCEEDED,),
     ),
-    operation(
-        "revokeKey",
-        "DELETE /api/keys/{keyId}",
-        Permission.ADMINISTER,
-        "Revoke an API key",
-        revoke_key,
-        answers={HTTPStatus.OK: Deleted},
-        refuses=(ErrorCode.NOT_FOUND,),
-    ),
+    operation(revoke_key, "DELETE /api/keys/{keyId}", Permission.ADMINISTER),
 )

@@ -32,13 +32,13 @@ class MasterKeyView(Output, frozen=True, kw_only=True):
     instruction: str | None
 
 
-async def get_master_key(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with the id of the master key and the progress of a rotation."""
+async def get_master_key(call: Call[NoQuery, NoBody]) -> Answer[MasterKeyView]:
+    """Read which master key is in force, and the progress of its rotation; control socket only."""
     return Answer(value=master_key_view(call.services.rotator.progress()))
 
 
-async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer:
-    """Start a rotation of the master key."""
+async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer[MasterKeyView]:
+    """Start a rotation of the master key; control socket only."""
     new_key = None
     if call.body.new_key is not None:
         try:
@@ -57,22 +57,13 @@ def master_key_view(progress: RotationProgress) -> MasterKeyView:
 
 
 OPERATIONS = (
+    operation(get_master_key, f"GET {PATH}", Permission.ADMINISTER_HERE),
     operation(
-        "getMasterKey",
-        f"GET {PATH}",
-        Permission.ADMINISTER_HERE,
-        "Read which master key is in force, and the progress of its rotation; control socket only",
-        get_master_key,
-        answers={HTTPStatus.OK: MasterKeyView},
-    ),
-    operation(
-        "rotateMasterKey",
+        rotate_master_key,
         f"POST {PATH}/rotate",
         Permission.ADMINISTER_HERE,
-        "Start a rotation of the master key; control socket only",
-        rotate_master_key,
+        status=HTTPStatus.ACCEPTED,
         optional_body=True,
-        answers={HTTPStatus.ACCEPTED: MasterKeyView},
         refuses=(ErrorCode.CONFLICT, ErrorCode.JOURNAL_FULL),
     ),
 )

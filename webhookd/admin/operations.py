@@ -6,7 +6,7 @@ The routes, the checks of requests and the OpenAPI document are all built from t
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Generic, TypeVar, get_args, get_type_hints
+from typing import Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import NODEFAULT, Struct
@@ -15,7 +15,7 @@ from quart import Request, Response
 from webhookd.admin.auth import Caller, Permission
 from webhookd.admin.bodies import JSON, MAX_JSON_BYTES, body_of, decode_query, expect_media_type, read_body
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions, read_preconditions
-from webhookd.admin.schemas import Input
+from webhookd.admin.schemas import CursorQuery, Input
 from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body
@@ -24,6 +24,7 @@ from webhookd.journal import Action, AuditEntry
 
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)
+V_co = TypeVar("V_co", covariant=True)
 
 
 class NoBody(Input, frozen=True, kw_only=True):
@@ -76,17 +77,17 @@ class Call(Generic[Q, B]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Answer(Generic[V_co]):
     """The answer of an operation; `value` is encoded as JSON."""
 
-    value: object
+    value: V_co
     status: HTTPStatus = HTTPStatus.OK
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-Handler = Callable[[Call[Q, B]], Awaitable["Answer | Response"]]
+Handler = Callable[[Call[Q, B]], Awaitable[Answer[object] | Response]]
 """Answers one call; if it raises Rejected, nothing was changed."""
-OperationRunner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable["Answer | Response"]]
+OperationRunner = Callable[[Services, Caller, Request, str, Mapping[str, str]], Awaitable[Answer[object] | Response]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,33 +113,47 @@ class Operation:
 
 
 def operation(
-    name: str,
+    handler: Handler[Q, B],
     route: str,
     permission: Permission,
-    summary: str,
-    handler: Handler[Q, B],
     *,
-    answers: Mapping[HTTPStatus, object],
+    name: str | None = None,
+    status: HTTPStatus = HTTPStatus.OK,
+    answers: Mapping[HTTPStatus, object] | None = None,
+    streams: Mapping[HTTPStatus, Mapping[str, object]] | None = None,
     optional_body: bool = False,
     reads_itself: Mapping[str, object] | None = None,
-    streams: Mapping[HTTPStatus, Mapping[str, object]] | None = None,
     refuses: tuple[ErrorCode, ...] = (),
     has_etags: bool = False,
+    may_create: bool = False,
 ) -> Operation:
-    """Return the operation of a route, which is a method and a path; `handler` takes a `Call` of its query and body.
+    """Return the operation of a route, which is a method and a path.
 
-    `reads_itself` has the bodies that the handler reads by itself, by media type. An operation that `has_etags` answers
-    with an ETag, and checks the preconditions against it.
+    Its name is that of `handler`, and its summary the first line of the handler's docstring. Query, body and answer
+    have the types of the handler's signature. A handler with several answers has them in `answers`, by status, and
+    those of other media types in `streams`. `reads_itself` has the bodies that the handler reads by itself, by media
+    type. An operation that `has_etags` answers with an ETag, and checks the preconditions against it. One whose path
+    names an object refuses NOT_FOUND, unless it `may_create` the object.
     """
-    [call_type, *_] = get_type_hints(handler).values()
+    [call_type, returned] = get_type_hints(handler).values()
     kinds: tuple[type[Q], type[B]] = get_args(call_type)
     query, body = kinds
     decoder = msgspec.json.Decoder(body)
     method, _, path = route.partition(" ")
+    if answers is None:
+        options = (returned, *get_args(returned))  # it may be a union with Response
+        shown = [get_args(option)[0] for option in options if get_origin(option) is Answer]
+        answers = {status: shown[0]} if shown else {}
+    if "{" in path and not may_create:
+        refuses = (*refuses, ErrorCode.NOT_FOUND)
+    if issubclass(query, CursorQuery):
+        refuses = (*refuses, ErrorCode.INVALID_CURSOR)
+    if takes_preconditions(method, has_etags=has_etags):
+        refuses = (*refuses, ErrorCode.PRECONDITION_FAILED)
 
     async def run(
         services: Services, caller: Caller, request: Request, request_id: str, variables: Mapping[str, str]
-    ) -> Answer | Response:
+    ) -> Answer[object] | Response:
         taken_query = decode_query(request.query_string, query)
         preconditions = NO_PRECONDITIONS
         if takes_preconditions(method, has_etags=has_etags):
@@ -160,21 +175,24 @@ def operation(
 
     takes: Mapping[str, object] = {} if body is NoBody else {JSON: body}
     return Operation(
-        name=name,
+        name=name or _camel_case(handler.__name__),
         method=method,
         path=path,
         permission=permission,
-        summary=summary,
+        summary=(handler.__doc__ or "").partition("\n")[0].removesuffix("."),
         run=run,
         query=query,
         takes=takes if reads_itself is None else reads_itself,
         requires_body=not optional_body,
-        answers={**{status: {JSON: kind} for status, kind in answers.items()}, **(streams or {})},
-        refuses=(*refuses, ErrorCode.PRECONDITION_FAILED)
-        if takes_preconditions(method, has_etags=has_etags)
-        else refuses,
+        answers={**{code: {JSON: kind} for code, kind in answers.items()}, **(streams or {})},
+        refuses=refuses,
         has_etags=has_etags,
     )
+
+
+def _camel_case(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def takes_preconditions(method: str, *, has_etags: bool) -> bool:

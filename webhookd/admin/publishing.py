@@ -21,13 +21,7 @@ from quart import Request, Response
 from webhookd.admin.auth import Caller
 from webhookd.admin.bodies import JSON, NDJSON, BodyTimeout, chunks, expect_media_type, read_body
 from webhookd.admin.operations import Answer, Call, NoBody
-from webhookd.admin.schemas import (
-    NoQuery,
-    RefusalReason,
-    RefusedLine,
-    Submitted,
-    SubmittedLine,
-)
+from webhookd.admin.schemas import NoQuery, RefusalReason, RefusedLine, Submitted, SubmittedLine
 from webhookd.admin.services import Services
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_event, in_trace
@@ -46,8 +40,8 @@ class _Stopping(Exception):  # noqa: N818 - the end of a stream, not an error
     """The stream ends early: the server stops, or the caller's key or quota ends. Submitted lines are answered."""
 
 
-async def publish(call: Call[NoQuery, NoBody]) -> Answer | Response:
-    """Accept one event (202), or a stream of events (200 with a stream of results)."""
+async def publish_events(call: Call[NoQuery, NoBody]) -> Answer[Submitted] | Response:
+    """Publish one event, or a stream of events as lines; the answer comes when they are on disk."""
     services = call.services
     limit = services.config.ingest.max_event_bytes
     timeout_seconds = services.config.server.request_timeout_seconds

@@ -1,14 +1,11 @@
 """The statistics of the last hour or day: of all that a caller may see, and of one webhook."""
 
-from http import HTTPStatus
-
 from msgspec.structs import asdict
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.schemas import Input, NoQuery, Output
 from webhookd.base.clock import iso
-from webhookd.base.errors import ErrorCode
 from webhookd.jobs.statistics import Series, Span
 from webhookd.observe.statistics import Counts
 
@@ -51,14 +48,14 @@ class StatsView(Output, frozen=True, kw_only=True):
     points: tuple[PointView, ...]
 
 
-async def get_stats(call: Call[StatsQuery, NoBody]) -> Answer:
-    """Answer with the numbers of the server, or of the caller's organization."""
+async def get_stats(call: Call[StatsQuery, NoBody]) -> Answer[StatsView]:
+    """Read the statistics of the last hour or day."""
     series = await call.services.statistics.recent(call.query.span, call.caller.organization_id)
     return Answer(value=_view(series))
 
 
-async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with the last 24 hours of a webhook, by the hour."""
+async def get_webhook_stats(call: Call[NoQuery, NoBody]) -> Answer[StatsView]:
+    """Read the statistics of the last 24 hours of a webhook."""
     services = call.services
     endpoint = await call.find_webhook()
     found = await services.statistics.of_webhooks([endpoint.id])
@@ -89,21 +86,6 @@ def _ms(counts: Counts, share: float) -> int | None:
 
 
 OPERATIONS = (
-    operation(
-        "getStats",
-        "GET /api/stats",
-        Permission.READ,
-        "Read the statistics of the last hour or day",
-        get_stats,
-        answers={HTTPStatus.OK: StatsView},
-    ),
-    operation(
-        "getWebhookStats",
-        "GET /api/webhooks/{webhookId}/stats",
-        Permission.READ,
-        "Read the statistics of the last 24 hours of a webhook",
-        get_webhook_stats,
-        answers={HTTPStatus.OK: StatsView},
-        refuses=(ErrorCode.NOT_FOUND,),
-    ),
+    operation(get_stats, "GET /api/stats", Permission.READ),
+    operation(get_webhook_stats, "GET /api/webhooks/{webhookId}/stats", Permission.READ),
 )

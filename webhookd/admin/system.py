@@ -12,26 +12,20 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, Operation, operation
-from webhookd.admin.schemas import (
-    Health,
-    LoopView,
-    NoQuery,
-    ReadinessView,
-    StallView,
-)
+from webhookd.admin.schemas import Health, LoopView, NoQuery, ReadinessView, StallView
 from webhookd.base.clock import iso
 from webhookd.journal import EventTypeRow
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
 
 
-async def get_health(_: Call[NoQuery, NoBody]) -> Answer:
-    """Answer that the process is alive."""
+async def get_health(_: Call[NoQuery, NoBody]) -> Answer[Health]:
+    """Check that the process is alive."""
     return Answer(value=Health())
 
 
-async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer whether the server accepts work."""
+async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer[ReadinessView]:
+    """Check whether the server accepts work."""
     state, reasons = call.services.lifecycle.readiness()
     status = HTTPStatus.SERVICE_UNAVAILABLE if state in _NOT_READY else HTTPStatus.OK
     headers = {"Retry-After": "1"} if state in _NOT_READY else {}
@@ -39,13 +33,13 @@ async def get_readiness(call: Call[NoQuery, NoBody]) -> Answer:
 
 
 async def get_metrics(call: Call[NoQuery, NoBody]) -> Response:
-    """Answer with the metrics for Prometheus."""
+    """Read the metrics in the text format of Prometheus."""
     metrics = call.services.metrics
     return Response(await metrics.expose(), HTTPStatus.OK, content_type=metrics.media_type)
 
 
-async def get_loop(call: Call[NoQuery, NoBody]) -> Answer:
-    """Answer with the longest stall of the event loop in the last hour."""
+async def get_loop(call: Call[NoQuery, NoBody]) -> Answer[LoopView]:
+    """Read the longest stall of the event loop in the last hour; control socket only."""
     longest = call.services.stalls.longest()
     if longest is None:
         return Answer(value=LoopView(longest_stall=None))
@@ -66,7 +60,8 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
     def encoded(catalogue: Sequence[EventTypeRow]) -> Raw:
         return Raw(msgspec.json.encode(describe(all_operations(), catalogue)))
 
-    async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer:
+    async def get_openapi(call: Call[NoQuery, NoBody]) -> Answer[Raw]:
+        """Read this OpenAPI document."""
         catalogue = await call.services.store.event_types.all()
         if not described or described[0][0] != catalogue:
             # Describing a full catalogue would block the event loop for too long.
@@ -74,45 +69,14 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
         return Answer(value=described[0][1])
 
     return (
+        operation(get_openapi, "GET /api/openapi.json", Permission.READ, answers={HTTPStatus.OK: dict[str, object]}),
+        operation(get_health, "GET /healthz", Permission.NOTHING),
         operation(
-            "getOpenapi",
-            "GET /api/openapi.json",
-            Permission.READ,
-            "Read this OpenAPI document",
-            get_openapi,
-            answers={HTTPStatus.OK: dict[str, object]},
-        ),
-        operation(
-            "getHealth",
-            "GET /healthz",
-            Permission.NOTHING,
-            "Check that the process is alive",
-            get_health,
-            answers={HTTPStatus.OK: Health},
-        ),
-        operation(
-            "getReadiness",
+            get_readiness,
             "GET /readyz",
             Permission.NOTHING,
-            "Check whether the server accepts work",
-            get_readiness,
             answers={HTTPStatus.OK: ReadinessView, HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView},
         ),
-        operation(
-            "getMetrics",
-            "GET /metrics",
-            Permission.NOTHING,
-            "Read the metrics in the text format of Prometheus",
-            get_metrics,
-            answers={},
-            streams={HTTPStatus.OK: {"text/plain": str}},
-        ),
-        operation(
-            "getLoop",
-            "GET /api/loop",
-            Permission.ADMINISTER_HERE,
-            "Read the longest stall of the event loop in the last hour; control socket only",
-            get_loop,
-            answers={HTTPStatus.OK: LoopView},
-        ),
+        operation(get_metrics, "GET /metrics", Permission.NOTHING, streams={HTTPStatus.OK: {"text/plain": str}}),
+        operation(get_loop, "GET /api/loop", Permission.ADMINISTER_HERE),
     )

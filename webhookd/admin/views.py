@@ -8,21 +8,8 @@ from msgspec import Raw, Struct
 from msgspec.structs import asdict
 
 from webhookd.admin.reason_text import reason_text
-from webhookd.admin.schemas import (
-    AttemptView,
-    DeliveryDetailView,
-    DeliveryView,
-    EventView,
-    KeyView,
-    Page,
-    RequestView,
-)
-from webhookd.admin.webhook_schemas import (
-    HealthView,
-    Retry,
-    Webhook,
-    WebhookWithSecret,
-)
+from webhookd.admin.schemas import AttemptView, DeliveryDetailView, DeliveryView, EventView, KeyView, Page, RequestView
+from webhookd.admin.webhook_schemas import HealthView, Retry, Webhook, WebhookWithSecret
 from webhookd.base.clock import iso
 from webhookd.base.models import Endpoint
 from webhookd.base.secret import Secret

@@ -55,8 +55,8 @@ T = TypeVar("T")
 _document_decoder = msgspec.json.Decoder(dict[str, object])
 
 
-async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
-    """Answer with a page of the caller's webhooks."""
+async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer[Page[Webhook]]:
+    """List webhooks, newest first."""
     found = await call.services.store.webhooks.page(
         call.caller.organization_id, limit=call.query.rows, cursor=call.query.cursor
     )
@@ -67,8 +67,8 @@ async def list_webhooks(call: Call[ListQuery, NoBody]) -> Answer:
     return Answer(value=Page(data=views, next_cursor=found.next_cursor))
 
 
-async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
-    """Create a webhook and show its secret, only this once."""
+async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer[WebhookWithSecret]:
+    """Create a webhook; only this answer shows its secret."""
     services, wanted = call.services, call.body
     call.preconditions.check_untagged()  # a new webhook has no tag yet
     organization_id = call.caller.stamp(wanted.organization_id)
@@ -102,8 +102,8 @@ async def create_webhook(call: Call[NoQuery, NewWebhook]) -> Answer:
     return Answer(value=view, status=HTTPStatus.CREATED, headers=headers)
 
 
-async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer | Response:
-    """Answer with one webhook, or with 304 if the caller has its present settings."""
+async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer[Webhook] | Response:
+    """Read a webhook."""
     endpoint = await call.find_webhook()
     tag = etag(endpoint)
     call.preconditions.check_read(tag)
@@ -112,8 +112,8 @@ async def get_webhook(call: Call[NoQuery, NoBody]) -> Answer | Response:
     return Answer(value=await _view(call.services, endpoint), headers={ETAG: tag})
 
 
-async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
-    """Apply the merge patch in the body; an operator may change only `isActive`."""
+async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer[Webhook]:
+    """Change a webhook by a merge patch (RFC 7396); the role operator may change only isActive."""
     services = call.services
     expect_media_type(call.request, JSON, MERGE_PATCH)
     text = await read_body(
@@ -123,7 +123,7 @@ async def change_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     return await apply_patch(call, patch)
 
 
-async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) -> Answer:
+async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) -> Answer[Webhook]:
     """Apply a decoded merge patch; an operator may change only `isActive`."""
     services = call.services
     if call.caller.role is Role.OPERATOR and patch.keys() != {"isActive"}:
@@ -139,7 +139,7 @@ async def apply_patch(call: Call[NoQuery, NoBody], patch: Mapping[str, object]) 
     return Answer(value=await _view(services, changed), headers={ETAG: etag(changed)})
 
 
-async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
+async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer[Deleted]:
     """Delete a webhook; its pending deliveries are canceled."""
     # No lock: nothing that is read here is written, and to cancel a long queue takes a while.
     endpoint = await call.find_webhook()
@@ -148,8 +148,8 @@ async def delete_webhook(call: Call[NoQuery, NoBody]) -> Answer:
     return Answer(value=Deleted(id=endpoint.id))
 
 
-async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer:
-    """Rotate the secret and show the new one, only this once."""
+async def rotate_secret(call: Call[NoQuery, Rotation]) -> Answer[WebhookWithSecret]:
+    """Rotate the secret of a webhook; both secrets sign during the overlap."""
     services = call.services
     secret = Secret(generate_secret()) if call.body.secret is None else _imported(call.body.secret)
     async with services.changing.holding(call.path["webhookId"]):
@@ -277,69 +277,40 @@ _REFUSES = (ErrorCode.UNKNOWN_EVENT_TYPE, ErrorCode.URL_NOT_ALLOWED)
 _PATCHED = {JSON: WebhookPatch, MERGE_PATCH: WebhookPatch}
 
 OPERATIONS = (
+    operation(list_webhooks, "GET /api/webhooks", Permission.READ),
     operation(
-        "listWebhooks",
-        "GET /api/webhooks",
-        Permission.READ,
-        "List webhooks, newest first",
-        list_webhooks,
-        answers={HTTPStatus.OK: Page[Webhook]},
-        refuses=(ErrorCode.INVALID_CURSOR,),
-    ),
-    operation(
-        "createWebhook",
+        create_webhook,
         "POST /api/webhooks",
         Permission.ADMINISTER,
-        "Create a webhook; only this answer shows its secret",
-        create_webhook,
-        answers={HTTPStatus.CREATED: WebhookWithSecret},
+        status=HTTPStatus.CREATED,
         refuses=(*_REFUSES, ErrorCode.QUOTA_EXCEEDED),
         has_etags=True,
     ),
     operation(
-        "getWebhook",
+        get_webhook,
         "GET /api/webhooks/{webhookId}",
         Permission.READ,
-        "Read a webhook",
-        get_webhook,
-        answers={HTTPStatus.OK: Webhook},
         streams={HTTPStatus.NOT_MODIFIED: {}},
-        refuses=(ErrorCode.NOT_FOUND,),
         has_etags=True,
     ),
     *(
         operation(
-            name,
+            change_webhook,
             f"{method} /api/webhooks/{{webhookId}}",
             Permission.OPERATE,
-            "Change a webhook by a merge patch (RFC 7396); the role operator may change only isActive",
-            change_webhook,
+            name=f"{method.lower()}Webhook",
             reads_itself=_PATCHED,
-            answers={HTTPStatus.OK: Webhook},
-            refuses=(*_REFUSES, ErrorCode.NOT_FOUND),
+            refuses=_REFUSES,
             has_etags=True,
         )
-        for name, method in (("patchWebhook", "PATCH"), ("putWebhook", "PUT"))
+        for method in ("PATCH", "PUT")
     ),
+    operation(delete_webhook, "DELETE /api/webhooks/{webhookId}", Permission.ADMINISTER, has_etags=True),
     operation(
-        "deleteWebhook",
-        "DELETE /api/webhooks/{webhookId}",
-        Permission.ADMINISTER,
-        "Delete a webhook; its pending deliveries are canceled",
-        delete_webhook,
-        answers={HTTPStatus.OK: Deleted},
-        refuses=(ErrorCode.NOT_FOUND,),
-        has_etags=True,
-    ),
-    operation(
-        "rotateSecret",
+        rotate_secret,
         "POST /api/webhooks/{webhookId}/rotate-secret",
         Permission.ADMINISTER,
-        "Rotate the secret of a webhook; both secrets sign during the overlap",
-        rotate_secret,
         optional_body=True,
-        answers={HTTPStatus.OK: WebhookWithSecret},
-        refuses=(ErrorCode.NOT_FOUND,),
         has_etags=True,
     ),
 )

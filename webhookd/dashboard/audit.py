@@ -9,12 +9,11 @@ from quart import Response
 from webhookd.admin.audit import AuditQuery, AuditView, list_audit
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import CursorQuery
-from webhookd.admin.schemas import Page as ListPage
+from webhookd.admin.schemas import CursorQuery, Page
 from webhookd.admin.views import iso_or_none
 from webhookd.base.errors import ReadTimeoutError
 from webhookd.dashboard.form_times import read_range
-from webhookd.dashboard.pages import Visit, answered, page, page_links
+from webhookd.dashboard.pages import Visit, page, page_links
 from webhookd.journal import Action
 
 ROWS = 50
@@ -48,7 +47,7 @@ async def show_audit(visit: Visit) -> Response:
     """Show the entries, newest first."""
     filters = visit.query(AuditSearch)
     since, until, problems = read_range(filters.since, filters.until)
-    found = ListPage[AuditView](data=[], next_cursor=None)
+    found = Page[AuditView](data=[], next_cursor=None)
     if not problems:
         query = AuditQuery(
             limit=ROWS,
@@ -59,7 +58,7 @@ async def show_audit(visit: Visit) -> Response:
             since=iso_or_none(since),
             until=iso_or_none(until),
         )
-        found = await answered(ListPage, list_audit(visit.call(query, NoBody())))
+        found = (await list_audit(visit.call(query, NoBody()))).value
     return await visit.render(
         "audit.html",
         {

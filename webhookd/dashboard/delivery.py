@@ -11,12 +11,7 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import delivery_view, receiver_of, request_headers, retry_delivery
-from webhookd.admin.schemas import (
-    DeliveryView,
-    Force,
-    Input,
-    NoQuery,
-)
+from webhookd.admin.schemas import DeliveryView, Force, Input, NoQuery
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Endpoint, SignatureForm
 from webhookd.dashboard.error_hints import REASONS

@@ -13,12 +13,11 @@ from webhookd.admin.event_types import delete_event_type, etag, list_event_types
 from webhookd.admin.operations import NoBody
 from webhookd.admin.preconditions import AnyTag, Preconditions
 from webhookd.admin.schemas import CursorQuery, EventTypeInput, ListQuery, NoQuery
-from webhookd.admin.schemas import Page as ListPage
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_format import decode_body
 from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import ETAG_FIELD, Form, unchanged_since
-from webhookd.dashboard.pages import Visit, answered, page, page_links, problems_of
+from webhookd.dashboard.pages import Visit, page, page_links, problems_of
 from webhookd.dashboard.payloads import indented
 
 ROWS = 100
@@ -33,7 +32,7 @@ async def catalogue(visit: Visit) -> Response:
     """Show the list of event types."""
     page_query = visit.query(CursorQuery)
     query = ListQuery(limit=ROWS, cursor=page_query.cursor)
-    found = await answered(ListPage, list_event_types(visit.call(query, NoBody())))
+    found = (await list_event_types(visit.call(query, NoBody()))).value
     return await visit.render(
         "event_types.html",
         {

@@ -9,19 +9,12 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.keys import create_key, list_keys, revoke_key
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import (
-    CursorQuery,
-    KeyWithText,
-    ListQuery,
-    NewKey,
-    NoQuery,
-)
-from webhookd.admin.schemas import Page as ListPage
+from webhookd.admin.schemas import CursorQuery, KeyWithText, ListQuery, NewKey, NoQuery
 from webhookd.base.clock import iso
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Role
 from webhookd.dashboard.formatting import capitalized
-from webhookd.dashboard.pages import Visit, answered, page, page_links
+from webhookd.dashboard.pages import Visit, page, page_links
 
 ROWS = 50
 _DAY = 86_400
@@ -55,7 +48,7 @@ async def create(visit: Visit) -> Response:
         field = {"/organizationId": "organization", "/name": "name"}.get(where, "role")
         return await _page(visit, problems={field: _PROBLEMS[field]})
     try:
-        created = await answered(KeyWithText, create_key(visit.call(NoQuery(), body)))
+        created = (await create_key(visit.call(NoQuery(), body))).value
     except Rejected as refused:
         if refused.code not in {ErrorCode.FORBIDDEN, ErrorCode.QUOTA_EXCEEDED}:
             raise
@@ -82,7 +75,7 @@ async def _page(
 ) -> Response:
     page_query = visit.query(CursorQuery)
     query = ListQuery(limit=ROWS, cursor=page_query.cursor)
-    found = await answered(ListPage, list_keys(visit.call(query, NoBody())))
+    found = (await list_keys(visit.call(query, NoBody()))).value
     actor = visit.caller.actor
     return await visit.render(
         "keys.html",

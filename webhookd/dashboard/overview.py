@@ -6,12 +6,12 @@ from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import NoBody
-from webhookd.admin.statistics import StatsQuery, StatsView, get_stats
+from webhookd.admin.statistics import StatsQuery, get_stats
 from webhookd.dashboard import formatting
 from webhookd.dashboard.attention import concerns
 from webhookd.dashboard.charts import Chart, Wish, chart
 from webhookd.dashboard.live import live
-from webhookd.dashboard.pages import Visit, answered, page
+from webhookd.dashboard.pages import Visit, page
 from webhookd.jobs.statistics import Series
 from webhookd.journal import Situation
 from webhookd.observe.statistics import Counts
@@ -41,7 +41,7 @@ async def overview_parts(visit: Visit) -> Mapping[str, str]:
 async def statistics(visit: Visit) -> Response:
     """Show the statistics of the charts as a table."""
     query = visit.query(StatsQuery)
-    view = await answered(StatsView, get_stats(visit.call(query, NoBody())))
+    view = (await get_stats(visit.call(query, NoBody()))).value
     return await visit.render("statistics.html", {"span": query.span.value, "stats": view})
 
 

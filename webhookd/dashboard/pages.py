@@ -16,7 +16,7 @@ from quart import Request, Response
 
 from webhookd.admin.auth import Caller, Permission
 from webhookd.admin.bodies import decode_query
-from webhookd.admin.operations import Answer, Call, given
+from webhookd.admin.operations import Call, given
 from webhookd.admin.schemas import CursorQuery
 from webhookd.admin.services import Services
 from webhookd.base.errors import Rejected
@@ -26,7 +26,6 @@ from webhookd.dashboard.rendering import Templates
 from webhookd.dashboard.sessions import BrowserSessions, Session
 from webhookd.dashboard.streams import Streams
 
-T = TypeVar("T")
 Q = TypeVar("Q", bound=Struct)
 B = TypeVar("B", bound=Struct)
 
@@ -126,15 +125,6 @@ def page(name: str, route: str, permission: Permission, view: View, *, label: st
     """Return a page; `route` is its method, GET or POST, and its path, such as `GET /webhooks/{webhookId}`."""
     method, _, path = route.partition(" ")
     return DashboardPage(name=name, method=method, path=path, permission=permission, view=view, label=label)
-
-
-async def answered(kind: type[T], operation: Awaitable[Answer | Response]) -> T:
-    """Return the value of an operation's answer, which must be a `kind`."""
-    answer = await operation
-    # As the operation declares; only a conditional request gets a Response instead.
-    assert isinstance(answer, Answer)  # noqa: S101
-    assert isinstance(answer.value, kind)  # noqa: S101
-    return answer.value
 
 
 def see(path: str) -> Response:

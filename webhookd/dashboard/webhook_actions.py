@@ -5,20 +5,13 @@ from http import HTTPStatus
 
 from quart import Response
 
-from webhookd.admin.actions import get_replay, recover, replay, stop_replay, test_webhook
+from webhookd.admin.actions import get_replay, recover_deliveries, replay_events, stop_replay, test_webhook
 from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import (
-    AttemptView,
-    Matched,
-    NoQuery,
-    ReplayRequest,
-    ReplayStarted,
-    ReplayView,
-)
+from webhookd.admin.schemas import Matched, NoQuery, ReplayRequest, ReplayStarted
 from webhookd.admin.views import iso_or_none
-from webhookd.admin.webhook_schemas import Rotation, WebhookWithSecret
+from webhookd.admin.webhook_schemas import Rotation
 from webhookd.admin.webhooks import apply_patch, delete_webhook, rotate_secret
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import ReplayKind, WhenInactive
@@ -26,7 +19,7 @@ from webhookd.base.secret import Secret
 from webhookd.dashboard import formatting
 from webhookd.dashboard.form_times import field_time, read_range
 from webhookd.dashboard.live import live
-from webhookd.dashboard.pages import Visit, answered, page, problems_of
+from webhookd.dashboard.pages import Visit, page, problems_of
 from webhookd.dashboard.webhook_page import OVERLAPS, find
 
 _HOUR = 3600.0
@@ -36,7 +29,7 @@ async def send_test(visit: Visit) -> Response:
     """Send a test event and show the result."""
     endpoint = await find(visit)
     call = visit.call(NoQuery(), NoBody())
-    attempt = await answered(AttemptView, test_webhook(call))
+    attempt = (await test_webhook(call)).value
     took = formatting.duration(attempt.duration_ms / 1000)
     if attempt.error is None:
         notice = f"The test was delivered: the receiver answered {attempt.response_status} after {took}."
@@ -71,7 +64,7 @@ async def rotate(visit: Visit) -> Response:
     if hours not in OVERLAPS:
         raise Rejected(ErrorCode.VALIDATION_ERROR, "choose an overlap from the list")
     body = Rotation(overlap_seconds=float(hours) * _HOUR)
-    rotated = await answered(WebhookWithSecret, rotate_secret(visit.call(NoQuery(), body)))
+    rotated = (await rotate_secret(visit.call(NoQuery(), body))).value
     await visit.sessions.put_secret(visit.session, rotated.id, Secret(rotated.secret))
     return await visit.go(f"/webhooks/{rotated.id}/secret")
 
@@ -133,8 +126,8 @@ async def _run_replay(visit: Visit, *, dry_run: bool) -> tuple[ReplayKind, Match
             "dryRun": dry_run,
         }
         call = visit.call(NoQuery(), convert(document, ReplayRequest))
-        expected = Matched if dry_run else ReplayStarted
-        return kind, await answered(expected, recover(call) if kind is ReplayKind.RECOVER else replay(call))
+        run = recover_deliveries if kind is ReplayKind.RECOVER else replay_events
+        return kind, (await run(call)).value
     except Rejected as refused:
         if refused.code is not ErrorCode.VALIDATION_ERROR:
             raise
@@ -159,12 +152,12 @@ async def replay_parts(visit: Visit) -> Mapping[str, str]:
 
 async def _progress(visit: Visit) -> Mapping[str, object]:
     call = visit.call(NoQuery(), NoBody())
-    return {"endpoint": await find(visit), "replay": await answered(ReplayView, get_replay(call))}
+    return {"endpoint": await find(visit), "replay": (await get_replay(call)).value}
 
 
 async def stop(visit: Visit) -> Response:
     """Stop a recover or replay."""
-    await answered(ReplayView, stop_replay(visit.call(NoQuery(), NoBody())))
+    await stop_replay(visit.call(NoQuery(), NoBody()))
     return await visit.go(f"/webhooks/{visit.path['webhookId']}", "Stopped. What is queued already is still sent.")
 
 

@@ -12,14 +12,14 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.operations import NoBody
 from webhookd.admin.schemas import NoQuery
-from webhookd.admin.webhook_schemas import NewWebhook, WebhookSettings, WebhookWithSecret
+from webhookd.admin.webhook_schemas import NewWebhook, WebhookSettings
 from webhookd.admin.webhooks import apply_patch, check_events, create_webhook, document, etag
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS
 from webhookd.base.models import Endpoint
 from webhookd.base.secret import Secret
 from webhookd.dashboard.forms import ETAG_FIELD, Form, unchanged_since
-from webhookd.dashboard.pages import Visit, answered, page, problems_of
+from webhookd.dashboard.pages import Visit, page, problems_of
 from webhookd.dashboard.webhook_forms import by_field, difference, document_of, fields_of
 from webhookd.dashboard.webhook_page import find
 from webhookd.delivery.custom_headers import folded
@@ -45,7 +45,7 @@ async def create(visit: Visit) -> Response:
     """Create a webhook, and redirect to the page that shows its secret."""
     try:
         wanted = convert(document_of(visit.form), NewWebhook)
-        created = await answered(WebhookWithSecret, create_webhook(visit.call(NoQuery(), wanted)))
+        created = (await create_webhook(visit.call(NoQuery(), wanted))).value
     except Rejected as refused:
         if refused.code not in _SHOWN_ON_THE_FORM:
             raise

@@ -11,22 +11,14 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.bodies import convert
 from webhookd.admin.deliveries import list_deliveries
 from webhookd.admin.operations import NoBody
-from webhookd.admin.schemas import (
-    CursorQuery,
-    DeliveryQuery,
-    DeliveryView,
-    NoQuery,
-)
-from webhookd.admin.schemas import Page as ListPage
-from webhookd.admin.statistics import StatsView, get_webhook_stats
-from webhookd.admin.views import iso_or_none
-from webhookd.admin.webhook_schemas import Webhook
-from webhookd.admin.webhooks import get_webhook
+from webhookd.admin.schemas import CursorQuery, DeliveryQuery, DeliveryView, NoQuery, Page
+from webhookd.admin.statistics import get_webhook_stats
+from webhookd.admin.views import iso_or_none, webhook
 from webhookd.base.models import DeliveryStatus, Endpoint
 from webhookd.dashboard.charts import sparkline
 from webhookd.dashboard.form_times import read_range
 from webhookd.dashboard.live import live
-from webhookd.dashboard.pages import Visit, answered, page, page_links
+from webhookd.dashboard.pages import Visit, page, page_links
 from webhookd.dashboard.webhook_states import condition
 
 PARTS = ("summary", "health", "queue", "latest", "replays")
@@ -62,12 +54,11 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     lane = services.router.registry.lane(endpoint.pk)
     in_flight = () if lane is None else tuple(lane.in_flight)
     queue = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
-    call = visit.call(NoQuery(), NoBody())
-    latest = await answered(ListPage, list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody())))
+    latest = (await list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody()))).value
     days = await services.statistics.of_webhooks([webhook_id])
     bucket = inside.bucket
     return {
-        "webhook": await answered(Webhook, get_webhook(call)),
+        "webhook": webhook(endpoint, health, services.config.delivery),
         "endpoint": endpoint,
         "word": word,
         "tone": tone,
@@ -76,7 +67,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "in_flight": in_flight,
         "queue": queue,
         "latest": latest.data,
-        "stats": await answered(StatsView, get_webhook_stats(call)),
+        "stats": (await get_webhook_stats(visit.call(NoQuery(), NoBody()))).value,
         "day": sparkline(days[webhook_id]),
         "replays": await services.store.replays.of_endpoint(endpoint.pk, REPLAYS),
         "overlap_choices": list(OVERLAPS.items()),
@@ -98,7 +89,7 @@ async def show_deliveries(visit: Visit) -> Response:
     """Show a webhook's deliveries, filtered by status, event and time."""
     filters, endpoint = visit.query(DeliveryFilters), await find(visit)
     since, until, problems = read_range(filters.since, filters.until)
-    found: ListPage[DeliveryView] = ListPage(data=[], next_cursor=None)
+    found: Page[DeliveryView] = Page(data=[], next_cursor=None)
     if not problems:
         document = {
             "limit": LIST_ROWS,
@@ -110,7 +101,7 @@ async def show_deliveries(visit: Visit) -> Response:
             "cursor": filters.cursor,
         }
         query = convert(document, DeliveryQuery)
-        found = await answered(ListPage, list_deliveries(visit.call(query, NoBody())))
+        found = (await list_deliveries(visit.call(query, NoBody()))).value
     values = {
         "endpoint": endpoint,
         "filters": filters,
