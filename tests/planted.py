@@ -22,6 +22,7 @@ from webhookd.admin.guard import Guard
 from webhookd.base.errors import JournalError
 from webhookd.base.models import AcceptedEvent, DeliveryError, Message, Outcome, PublishResult, Target
 from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
 from webhookd.journal import Store, Ticket, Window, WindowRequest
@@ -180,9 +181,14 @@ def _lose_attempts() -> None:
 class SendsTwice(Sender):
     """Sometimes makes a request twice."""
 
-    async def send(self, **request: Any) -> Outcome:
-        outcome = await super().send(**request)
-        return await super().send(**request) if _is_rare() else outcome
+    def start(self, request: Request, done: Done) -> Cancelable:
+        def again(result: Outcome | Exception) -> None:
+            if _is_rare():
+                super(SendsTwice, self).start(request, done)
+            else:
+                done(result)
+
+        return super().start(request, again)
 
 
 @_plant("ignores the backlog at a start")

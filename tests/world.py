@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from tests.memory_store import open_memory_store
+from tests.senders import TaskSender
 from tests.virtual_clock import VirtualClock
 from webhookd.base.clock import SteadyClock, Timeline
 from webhookd.base.event_format import decode_event
@@ -22,6 +23,7 @@ from webhookd.base.models import DeliveryError, Endpoint, NewEvent, Outcome, Pol
 from webhookd.base.secret import Secret
 from webhookd.config import Config, DeliveryConfig
 from webhookd.crypto.vault import Vault
+from webhookd.delivery.request import Request
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.dispatch.router import Router
 from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, open_store
@@ -47,7 +49,7 @@ class Sent:
 
 
 @dataclass
-class WorldSender:
+class WorldSender(TaskSender):
     """Answers each request with the result of `script`, after `seconds` or the result of `seconds_of`."""
 
     script: Script = lambda _: OK
@@ -58,17 +60,16 @@ class WorldSender:
     most_in_flight: dict[str, int] = field(default_factory=dict)
     began_at: float = 0.0
 
-    async def send(
-        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-    ) -> Outcome:
-        names = dict(headers)
+    async def send(self, request: Request) -> Outcome:
+        url, timeout_seconds = request.url, request.timeout_seconds
+        names = dict(request.headers)
         sent = Sent(
             round(trio.current_time() - self.began_at, 3),
             url,
             names["webhook-id"],
             int(names["x-webhook-attempt"]),
             names,
-            body,
+            request.body,
         )
         self.sent.append(sent)
         self.in_flight[url] = self.in_flight.get(url, 0) + 1
@@ -87,9 +88,6 @@ class WorldSender:
         if isinstance(answer, DeliveryError):
             return Outcome(duration_seconds=seconds, error=answer, detail=answer.value)
         return Outcome(duration_seconds=seconds, status=answer, remote_address="192.0.2.1:443")
-
-    async def forget(self, endpoint_id: str) -> None:
-        await trio.lowlevel.checkpoint()
 
     def events(self, url: str | None = None) -> list[str]:
         return [sent.event for sent in self.sent if url in {None, sent.url}]
@@ -254,6 +252,7 @@ async def world(
         )
         await router.begin()
         async with trio.open_nursery() as sending:
+            sender.nursery = sending
             await sending.start(router.run)
             yield World(
                 journal, router, sender, vault, config, clock=clock, measures=measures, stop_writing=writer.cancel

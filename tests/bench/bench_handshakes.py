@@ -24,6 +24,7 @@ import trustme
 from webhookd.config import DeliveryConfig, EgressConfig, LogConfig
 from webhookd.delivery.http.exchange import LEAST_SHARE_OF_AGE
 from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.request import Request, send
 from webhookd.observe import logs
 
 ROUNDS = 5
@@ -70,17 +71,18 @@ async def measure(endpoints: int, port: int, context: ssl.SSLContext) -> None:
     costs: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
         sender = Sender(delivery, egress, resolver=Loopback(), ssl_context=context, own=frozenset)
-        for kind in kinds:
-            if kind == "resumed":
-                for number in range(endpoints):
-                    await sender.forget(f"wh_{number}")
-            opened = sender.transport.opened
-            began = process_time()
-            await _send_to_each(sender, endpoints, port)
-            costs[kind].append((process_time() - began) / endpoints)
-            assert sender.transport.opened - opened == (0 if kind == "none" else endpoints)
-        for number in range(endpoints):
-            await sender.forget(f"wh_{number}")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(sender.run)
+            for kind in kinds:
+                if kind == "resumed":
+                    for number in range(endpoints):
+                        await sender.forget(f"wh_{number}")
+                opened = sender.transport.opened
+                began = process_time()
+                await _send_to_each(sender, endpoints, port)
+                costs[kind].append((process_time() - began) / endpoints)
+                assert sender.transport.opened - opened == (0 if kind == "none" else endpoints)
+            nursery.cancel_scope.cancel()
     middle = {kind: median(values) for kind, values in costs.items()}
     print(f"a request over a kept connection: {middle['none'] * 1e6:.0f} µs of CPU")
     age = DeliveryConfig().connection_max_age_seconds
@@ -97,13 +99,8 @@ async def measure(endpoints: int, port: int, context: ssl.SSLContext) -> None:
 async def _send_to_each(sender: Sender, endpoints: int, port: int) -> None:
     async def some(first: int) -> None:
         for number in range(first, endpoints, AT_ONCE):
-            outcome = await sender.send(
-                endpoint_id=f"wh_{number}",
-                url=f"https://r{number}.{DOMAIN}:{port}/",
-                headers=[("content-type", "application/json")],
-                body=BODY,
-                timeout_seconds=30,
-            )
+            url = f"https://r{number}.{DOMAIN}:{port}/"
+            outcome = await send(sender, Request(f"wh_{number}", url, [("content-type", "application/json")], BODY, 30))
             assert outcome.status == 200, outcome
 
     async with trio.open_nursery() as nursery:

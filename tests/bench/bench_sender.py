@@ -14,6 +14,7 @@ import trio
 
 from webhookd.config import DeliveryConfig, EgressConfig
 from webhookd.delivery.http.sender import Sender
+from webhookd.delivery.request import Request, send
 
 HEADERS = [
     ("content-type", "application/json"),
@@ -73,9 +74,10 @@ async def main(count: int) -> None:
                 data += await bare.receive_some(16_384)
 
         sender = Sender(DeliveryConfig(), EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8",)))
+        await nursery.start(sender.run)
 
         async def by_sender() -> None:
-            outcome = await sender.send(endpoint_id="wh_1", url=url, headers=HEADERS, body=BODY, timeout_seconds=15)
+            outcome = await send(sender, Request("wh_1", url, HEADERS, BODY, 15))
             assert outcome.status == 200
 
         transport = httpx.AsyncHTTPTransport()

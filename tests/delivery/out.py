@@ -15,6 +15,7 @@ from webhookd.config import DeliveryConfig, EgressConfig
 from webhookd.delivery.http.proxy import ProxyTransport
 from webhookd.delivery.http.sender import Sender
 from webhookd.delivery.http.transport import DirectTransport
+from webhookd.delivery.request import Request, send
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 LOOPBACK = EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8", "::1/128"))
@@ -59,9 +60,7 @@ class Out:
     sender: Sender
 
     async def send(self, url: str, *, body: bytes = b"{}", seconds: float = 10.0, endpoint_id: str = "wh_1") -> Outcome:
-        return await self.sender.send(
-            endpoint_id=endpoint_id, url=url, headers=HEADERS, body=body, timeout_seconds=seconds
-        )
+        return await send(self.sender, Request(endpoint_id, url, HEADERS, body, seconds))
 
     async def noticed(self, endpoint_id: str = "wh_1") -> None:
         """Return once the sender would find that something was done to each idle connection of an endpoint."""
@@ -70,7 +69,7 @@ class Out:
     def _shows(self, endpoint_id: str) -> bool:
         transport = self.sender.transport
         if isinstance(transport, DirectTransport):
-            return all(connection.stream.is_readable for connection in transport._idle_of.get(endpoint_id, ()))
+            return endpoint_id not in transport._idle_of
         assert isinstance(transport, ProxyTransport)
         pool = transport._pools.get(endpoint_id)
         return pool is None or all(connection.has_expired() for connection in pool.http.connections)

@@ -9,7 +9,6 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from ipaddress import ip_address
-from math import inf
 
 import trio
 
@@ -19,9 +18,10 @@ from webhookd.delivery.egress.addresses import Address
 from webhookd.delivery.egress.resolver import SystemResolver
 from webhookd.delivery.egress.rules import DialTarget, EgressPolicy
 from webhookd.delivery.http.connector import Connector
-from webhookd.delivery.http.exchange import RequestProgress, TransportError
 from webhookd.delivery.http.sender import Sender
 from webhookd.delivery.http.transport import DirectTransport
+from webhookd.delivery.request import Request
+from webhookd.delivery.request import send as made
 from webhookd.observe import logs
 
 
@@ -36,7 +36,7 @@ async def send() -> None:
     async def attempt(url: str, times: int) -> None:
         for _ in range(times):
             async with limiter:
-                outcome = await sender.send(endpoint_id=url, url=url, headers=[], body=b"{}", timeout_seconds=20.0)
+                outcome = await made(sender, Request(url, url, [], b"{}", 20.0))
             became[f"{outcome.error or outcome.status} {outcome.remote_address or ''}".strip()] += 1
 
     async with trio.open_nursery() as nursery:
@@ -76,16 +76,16 @@ async def send_carelessly() -> None:
         connect_timeout_seconds=10.0,
         connection_max_age_seconds=60.0,
     )
-    transport = DirectTransport(connector)
+    sender = Sender(DeliveryConfig(), EgressConfig(allow_http=True, ports=()))
+    sender.transport = DirectTransport(connector)
     became: Counter[str] = Counter()
-    for bad in NEAR + FAR:
-        progress = RequestProgress(inf)
-        url = f"http://{name_of(bad)}:{PORT}/hook"
-        try:
-            exchanged = await transport.exchange(url, url, [], b"{}", progress)
-            became[f"{exchanged.status} {progress.remote_address}"] += 1
-        except TransportError as error:
-            became[f"{error.code}: {error.detail}"] += 1
+    async with trio.open_nursery() as nursery:
+        await nursery.start(sender.run)
+        for bad in NEAR + FAR:
+            url = f"http://{name_of(bad)}:{PORT}/hook"
+            outcome = await made(sender, Request(url, url, [], b"{}", 20.0))
+            became[f"{outcome.status or outcome.error} {outcome.remote_address}"] += 1
+        nursery.cancel_scope.cancel()
     print(json.dumps(became), flush=True)
 
 

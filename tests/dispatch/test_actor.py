@@ -20,6 +20,7 @@ from webhookd.base.models import (
     RetryOverrides,
     Trigger,
 )
+from webhookd.delivery.request import Request
 from webhookd.journal import EndpointChanges
 
 
@@ -338,13 +339,9 @@ async def test_one_dead_endpoint_never_slows_another(autojump_clock: MockClock) 
     """While each request to one receiver ends by its timeout, events for another are sent at once."""
 
     class Hanging(WorldSender):
-        async def send(
-            self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-        ) -> Outcome:
-            self.seconds = 100.0 if "dead" in url else 0.0
-            return await super().send(
-                endpoint_id=endpoint_id, url=url, headers=headers, body=body, timeout_seconds=timeout_seconds
-            )
+        async def send(self, request: Request) -> Outcome:
+            self.seconds = 100.0 if "dead" in request.url else 0.0
+            return await super().send(request)
 
     sender = Hanging()
     async with world(None, sender=sender) as w:

@@ -23,6 +23,7 @@ from webhookd.base.models import (
     Trigger,
     WhenInactive,
 )
+from webhookd.delivery.request import Request
 from webhookd.journal import EndpointChanges, EventTypeRow
 from webhookd.journal.queries import retention
 
@@ -35,14 +36,10 @@ class Crashing(WorldSender):
 
     is_mended = False
 
-    async def send(
-        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-    ) -> Outcome:
-        if url == BAD and not self.is_mended:
+    async def send(self, request: Request) -> Outcome:
+        if request.url == BAD and not self.is_mended:
             raise ZeroDivisionError("a bug")
-        return await super().send(
-            endpoint_id=endpoint_id, url=url, headers=headers, body=body, timeout_seconds=timeout_seconds
-        )
+        return await super().send(request)
 
 
 async def status_of(w: World, endpoint: Endpoint, index: int = 0) -> DeliveryStatus:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, TypeVar
 import msgspec
 import trio
 
+from tests.senders import TaskSender
 from tests.simulation.audit import rows
 from tests.simulation.model import World
 from webhookd.base.models import (
@@ -23,7 +24,7 @@ from webhookd.base.models import (
 )
 from webhookd.config import DeliveryConfig
 from webhookd.delivery.policy.resolve import resolve
-from webhookd.delivery.request import RequestSender
+from webhookd.delivery.request import Request
 from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.router import Router
 from webhookd.journal import (
@@ -50,22 +51,16 @@ class BadJournal(Store):
         self.world = world
 
 
-class BadSender:
+class BadSender(TaskSender):
     """Base of senders with one bug: it forwards to the real sender."""
 
-    def __init__(self, real: RequestSender, world: World) -> None:
+    def __init__(self, real: TaskSender, world: World) -> None:
+        self.nursery = real.nursery
         self.real = real
         self.world = world
 
-    async def send(
-        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-    ) -> Outcome:
-        return await self.real.send(
-            endpoint_id=endpoint_id, url=url, headers=headers, body=body, timeout_seconds=timeout_seconds
-        )
-
-    async def forget(self, endpoint_id: str) -> None:
-        await self.real.forget(endpoint_id)
+    async def send(self, request: Request) -> Outcome:
+        return await self.real.send(request)
 
 
 class AcksEarly(BadJournal):
@@ -210,8 +205,8 @@ class AssumesExistence(BadJournal):
 class IgnoresRetryAfter(BadSender):
     """Ignores Retry-After."""
 
-    async def send(self, **request: Any) -> Outcome:
-        outcome = await super().send(**request)
+    async def send(self, request: Request) -> Outcome:
+        outcome = await super().send(request)
         headers = tuple(header for header in outcome.headers if header[0] != "retry-after")
         return msgspec.structs.replace(outcome, headers=headers)
 
@@ -219,9 +214,9 @@ class IgnoresRetryAfter(BadSender):
 class SendsTwice(BadSender):
     """Repeats a request at once when there was no answer."""
 
-    async def send(self, **request: Any) -> Outcome:
-        outcome = await super().send(**request)
-        return outcome if outcome.status is not None else await super().send(**request)
+    async def send(self, request: Request) -> Outcome:
+        outcome = await super().send(request)
+        return outcome if outcome.status is not None else await super().send(request)
 
 
 class BadPolicy(Router):

@@ -20,6 +20,7 @@ from webhookd.base.models import (
     Target,
     WhenInactive,
 )
+from webhookd.delivery.request import Request
 from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.reporter import Announce, Reporter
 from webhookd.dispatch.router import Router
@@ -49,8 +50,8 @@ class IgnoresIdsAfterRestart(BadJournal):
 class CountsCutOffAnswers(BadSender):
     """Treats an answer that was cut off as a success."""
 
-    async def send(self, **request: Any) -> Outcome:
-        outcome = await super().send(**request)
+    async def send(self, request: Request) -> Outcome:
+        outcome = await super().send(request)
         if outcome.error is DeliveryError.PROTOCOL:
             return msgspec.structs.replace(outcome, error=None, status=200)
         return outcome

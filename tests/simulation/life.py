@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair
 
+from tests.senders import TaskSender
 from tests.simulation.model import World
 from tests.simulation.receivers import SimulatedSender
 from tests.world import steady
@@ -22,7 +23,6 @@ from webhookd.base.clock import Timeline
 from webhookd.base.ids import IdFactory
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
-from webhookd.delivery.request import RequestSender
 from webhookd.dispatch.router import Router
 from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import Store, open_store
@@ -43,7 +43,7 @@ class Parts:
     """The parts of a server; a planted bug replaces one of them."""
 
     journal: Callable[[Store, World], Store] = lambda journal, _: journal
-    sender: Callable[[RequestSender, World], RequestSender] = lambda sender, _: sender
+    sender: Callable[[TaskSender, World], TaskSender] = lambda sender, _: sender
     router: type[Router] = Router
     clock: type[Timeline] = Timeline
     connection: type[ProducerConnection] = ProducerConnection
@@ -115,9 +115,10 @@ async def living(
         await writing.start(opened.run)
         slots = world.dice.choice((2, 512))
         world.is_crowded = slots == 2
+        sender = parts.sender(SimulatedSender(world, world.life), world)
         router = parts.router(
             store=journal,
-            sender=parts.sender(SimulatedSender(world, world.life), world),
+            sender=sender,
             vault=Vault(Secret(bytes(32))),
             clock=clock,
             ids=ids,
@@ -128,6 +129,7 @@ async def living(
         await resume(world, opened)
         await router.begin()
         async with trio.open_nursery() as sending:
+            sender.nursery = sending
             await sending.start(router.run)
             sending.start_soon(journal.retention.run, RETENTION_DAYS, clock.trusted)
             try:

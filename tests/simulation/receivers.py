@@ -2,9 +2,11 @@
 
 import trio
 
+from tests.senders import TaskSender
 from tests.simulation import watch
 from tests.simulation.model import Request, World
 from webhookd.base.models import DeliveryError, Outcome
+from webhookd.delivery.request import Request as Sent
 
 OUTAGE_SECONDS = 30
 FAULTS = (
@@ -22,38 +24,36 @@ LOST_REPLIES = (
 )
 
 
-class SimulatedSender:
+class SimulatedSender(TaskSender):
     """Waits and returns an outcome without a connection; after a crash of the server it never returns."""
 
     def __init__(self, world: World, life: int) -> None:
         self._world = world
         self._life = life
 
-    async def send(
-        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-    ) -> Outcome:
-        world = self._world
+    async def send(self, sent: Sent) -> Outcome:
+        world, url = self._world, sent.url
         await self._hang_if_dead()
-        names = dict(headers)
+        names = dict(sent.headers)
         request = Request(
             self._life,
-            endpoint_id,
+            sent.endpoint_id,
             names["x-webhook-delivery"],
             names["webhook-id"],
             int(names["x-webhook-attempt"]),
             int(names["x-webhook-sequence"]),
             trio.current_time(),
             world.clock.steady(),
-            body,
+            sent.body,
             url,
         )
         world.requests.append(request)
-        world.note(f"> {url} {sorted(headers)} {body!r}")
+        world.note(f"> {url} {sorted(sent.headers)} {sent.body!r}")
         watch.check_request(world, request, names)
         world.step()
         outcome, seconds = self._answer(url, request)
         try:
-            with trio.move_on_after(timeout_seconds) as patience:
+            with trio.move_on_after(sent.timeout_seconds) as patience:
                 await trio.sleep(seconds)
         except trio.Cancelled:
             if not world.is_dead:
@@ -61,7 +61,7 @@ class SimulatedSender:
             raise
         await self._hang_if_dead()
         if patience.cancelled_caught:
-            outcome = Outcome(duration_seconds=timeout_seconds, error=DeliveryError.TIMEOUT)
+            outcome = Outcome(duration_seconds=sent.timeout_seconds, error=DeliveryError.TIMEOUT)
         watch.learn(world, request, outcome)
         world.note(f"< {request.delivery} {request.attempt} {outcome.status} {outcome.error}")
         if _may_be_last(request, outcome) and not world.is_healing and world.dice.random() < 0.25:
@@ -73,9 +73,6 @@ class SimulatedSender:
         """Never return in a killed process that has not been cancelled yet."""
         if self._world.is_dead:
             await trio.sleep_forever()
-
-    async def forget(self, endpoint_id: str) -> None:
-        await trio.lowlevel.checkpoint()
 
     def _answer(self, url: str, request: Request) -> tuple[Outcome, float]:
         """Return the outcome of a request, and after how many seconds."""

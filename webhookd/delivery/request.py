@@ -1,6 +1,9 @@
-"""The request of one attempt: its headers, in the order of the contract."""
+"""The request of one attempt: its headers, in the order of the contract, and how it is handed to a sender."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import trio
 
 from webhookd.base.models import Credentials, Endpoint, Message, Outcome
 from webhookd.base.version import USER_AGENT
@@ -8,18 +11,58 @@ from webhookd.delivery import custom_headers
 from webhookd.delivery.signing import Signer
 
 
+class Request(NamedTuple):
+    """One POST request; the transport adds host and length to the headers."""
+
+    endpoint_id: str
+    url: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    timeout_seconds: float
+
+
+Done = Callable[[Outcome | Exception], None]
+"""Takes the outcome of a request, or the exception that a bug has raised; it must not raise."""
+
+
+class Cancelable(Protocol):
+    """A request that has been started."""
+
+    def cancel(self) -> None:
+        """Cut it off: nothing is called any more."""
+        ...
+
+
 class RequestSender(Protocol):
     """Sends requests; every outcome is a value."""
 
-    async def send(
-        self, *, endpoint_id: str, url: str, headers: list[tuple[str, str]], body: bytes, timeout_seconds: float
-    ) -> Outcome:
-        """Make one request."""
+    def start(self, request: Request, done: Done) -> Cancelable:
+        """Start a request; `done` is called once, later, never during this call."""
         ...
 
     async def forget(self, endpoint_id: str) -> None:
         """Close the idle connections of an endpoint."""
         ...
+
+
+async def send(sender: RequestSender, request: Request) -> Outcome:
+    """Make a request and wait for its outcome; if the wait is canceled, the request is cut off."""
+    results: list[Outcome | Exception] = []
+    is_over = trio.Event()
+
+    def done(result: Outcome | Exception) -> None:
+        results.append(result)
+        is_over.set()
+
+    started = sender.start(request, done)
+    try:
+        await is_over.wait()
+    finally:
+        started.cancel()
+    [result] = results
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 class Receiver:

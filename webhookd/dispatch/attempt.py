@@ -17,7 +17,7 @@ from webhookd.base.models import (
     QueuedDelivery,
 )
 from webhookd.base.stages import reached
-from webhookd.delivery.request import Receiver, RequestSender, compose
+from webhookd.delivery.request import Receiver, Request, RequestSender, compose, send
 from webhookd.dispatch.lane import Lane
 from webhookd.dispatch.reporter import Reporter
 from webhookd.journal import Store, Ticket
@@ -95,12 +95,9 @@ class Attempts:
             at=attempt.started_at,
         )
         reached("request.begun")
-        return await self.sender.send(
-            endpoint_id=self.lane.endpoint.id,
-            url=receiver.url,
-            headers=headers,
-            body=attempt.message.body,
-            timeout_seconds=self.lane.policy.timeout_seconds,
+        timeout_seconds = self.lane.policy.timeout_seconds
+        return await send(
+            self.sender, Request(self.lane.endpoint.id, receiver.url, headers, attempt.message.body, timeout_seconds)
         )
 
     async def _settle(self, attempt: _Attempt, outcome: Outcome) -> tuple[Ticket[None], bool]:

@@ -28,7 +28,7 @@ from webhookd.base.models import (
 )
 from webhookd.delivery.policy.breaker import AnswerKind
 from webhookd.delivery.policy.retry import classify
-from webhookd.delivery.request import Receiver, RequestSender, compose
+from webhookd.delivery.request import Receiver, Request, RequestSender, compose, send
 from webhookd.journal import AuditEntry, DeliveryDetail, Store
 
 MOST_AT_ONCE = 16
@@ -77,12 +77,9 @@ class Tester:
                 at=now,
             )
             try:
-                outcome = await self._sender.send(
-                    endpoint_id=endpoint.id,
-                    url=endpoint.url,
-                    headers=headers,
-                    body=event.body,
-                    timeout_seconds=self._policy(endpoint).timeout_seconds,
+                timeout_seconds = self._policy(endpoint).timeout_seconds
+                outcome = await send(
+                    self._sender, Request(endpoint.id, endpoint.url, headers, event.body, timeout_seconds)
                 )
             except trio.Cancelled:
                 seconds = trio.current_time() - began_at

@@ -1,7 +1,6 @@
 """From a URL to a connection: the egress policy's verdict, the name's addresses, the race among them, and TLS."""
 
 import ssl
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 
@@ -9,35 +8,15 @@ import trio
 
 from webhookd.base.models import DeliveryError
 from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy, Resolver
-from webhookd.delivery.http.exchange import RequestProgress, TooLateError, TransportError, expiry, reason_of
+from webhookd.delivery.http.connection import Connection
+from webhookd.delivery.http.exchange import Exchange, TooLateError, TransportError, expiry, reason_of
 from webhookd.delivery.http.happy_eyeballs import FailedAddress, most_telling, race
 from webhookd.delivery.http.streams import ByteStream, dial
 from webhookd.delivery.http.tls_sessions import Resumable, TlsSessions
+from webhookd.delivery.request import Request
 
 _CONNECTING = "connecting"
 _HANDSHAKE = "the TLS handshake"
-
-
-@dataclass(eq=False, slots=True)
-class Connection:
-    """A connection to the target of an endpoint's URL; each request over it begins with `head`.
-
-    From `expires_at` on (trio's clock) it may carry no further request.
-    """
-
-    endpoint_id: str
-    url: str
-    server: tuple[str, int]
-    stream: ByteStream
-    expires_at: float
-    remote_address: str
-    head: str
-    is_reused: bool = False
-    idle_since: float = 0.0
-
-    def close(self) -> None:
-        """Close it at once."""
-        self.stream.close()
 
 
 class Connector:
@@ -64,43 +43,41 @@ class Connector:
         if (session := connection.stream.session) is not None:
             self._sessions.put(connection.server, Resumable(session, connection.expires_at))
 
-    async def connect(self, endpoint_id: str, url: str, progress: RequestProgress) -> Connection:
-        """Open a connection for an endpoint; TransportError if that fails, TooLateError after the deadline."""
+    async def connect(self, exchange: Exchange) -> Connection:
+        """Open a connection for an exchange; TransportError if that fails, TooLateError after the deadline."""
         try:
-            target = self._policy.parse(url)
+            target = self._policy.parse(exchange.request.url)
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
         began = trio.current_time()
-        deadline = min(began + self._connect_timeout_seconds, progress.deadline)
+        deadline = min(began + self._connect_timeout_seconds, exchange.deadline)
         expires_at = expiry(began, self._connection_max_age_seconds)
         doing: dict[str, str] = {}  # what is being done at which address
         lost: list[FailedAddress[TransportError]] = []
         with trio.CancelScope(deadline=deadline):
-            addresses = await self._resolve(target, progress)
-            reach = partial(
-                self._reach, endpoint_id=endpoint_id, url=url, target=target, expires_at=expires_at, doing=doing
-            )
+            addresses = await self._resolve(target, exchange)
+            reach = partial(self._reach, request=exchange.request, target=target, expires_at=expires_at, doing=doing)
             connection = await race(addresses, reach, lost)
             if connection is None:
-                raise _failed(lost, progress)
+                raise _failed(lost, exchange)
             return connection
         if any(each.got_through for each in lost):
-            raise _failed(lost, progress)
+            raise _failed(lost, exchange)
         if doing:
             # Among addresses that don't answer, report one that has come to the handshake.
-            progress.remote_address = next((at for at in doing if doing[at] is _HANDSHAKE), next(iter(doing)))
-            progress.doing = doing[progress.remote_address]
-        if deadline == progress.deadline:
+            exchange.remote_address = next((at for at in doing if doing[at] is _HANDSHAKE), next(iter(doing)))
+            exchange.doing = doing[exchange.remote_address]
+        if deadline == exchange.deadline:
             raise TooLateError
         raise TransportError(
-            DeliveryError.TIMEOUT, f"{progress.doing} took longer than {self._connect_timeout_seconds:g} s"
+            DeliveryError.TIMEOUT, f"{exchange.doing} took longer than {self._connect_timeout_seconds:g} s"
         )
 
-    async def _resolve(self, target: DialTarget, progress: RequestProgress) -> list[str]:
-        progress.remote_address = None
+    async def _resolve(self, target: DialTarget, exchange: Exchange) -> list[str]:
+        exchange.remote_address = None
         if target.address is not None:
             return [str(target.address)]
-        progress.doing = "resolving the name"
+        exchange.doing = "resolving the name"
         try:
             answers = await self._resolver.resolve(target.host, target.port)
             addresses = [str(address) for address in self._policy.check(target, answers)]
@@ -115,7 +92,7 @@ class Connector:
         return addresses
 
     async def _reach(
-        self, address: str, *, endpoint_id: str, url: str, target: DialTarget, expires_at: float, doing: dict[str, str]
+        self, address: str, *, request: Request, target: DialTarget, expires_at: float, doing: dict[str, str]
     ) -> Connection | FailedAddress[TransportError]:
         """Dial one address and, for https, shake hands: only then is it connected."""
         at = f"[{address}]:{target.port}" if ":" in address else f"{address}:{target.port}"
@@ -134,10 +111,10 @@ class Connector:
             failed = FailedAddress(TransportError(DeliveryError.CONNECT, detail), at)
         else:
             return Connection(
-                endpoint_id=endpoint_id,
-                url=url,
+                stream,
+                endpoint_id=request.endpoint_id,
+                url=request.url,
                 server=(target.host, target.port),
-                stream=stream,
                 expires_at=expires_at,
                 remote_address=at,
                 head=f"POST {target.raw} HTTP/1.1\r\nhost: {target.authority}\r\n",
@@ -187,9 +164,9 @@ class _HandshakeError(Exception):
     """TLS with the receiver failed; the text says why."""
 
 
-def _failed(lost: list[FailedAddress[TransportError]], progress: RequestProgress) -> TransportError:
+def _failed(lost: list[FailedAddress[TransportError]], exchange: Exchange) -> TransportError:
     """Return the error to report if no address could be connected to."""
     reported = most_telling(lost)
-    progress.remote_address = reported.at
+    exchange.remote_address = reported.at
     others = f"; {len(lost) - 1} more of its addresses failed" if len(lost) > 1 else ""
     return TransportError(reported.error.code, f"{reported.error.detail}{others}")

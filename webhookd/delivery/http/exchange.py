@@ -1,18 +1,24 @@
-"""What an exchange, one request and its response, is given and raises, whichever way out it takes."""
+"""An exchange: one request and its response, how far they have come, and their one outcome, whichever way out is taken.
+
+An exchange is started and then moved on by whatever happens to it: a connection, bytes, an error, its deadline. Each of
+these is one step, and the last one calls `done`. No task waits for an exchange.
+"""
 
 import os
 import random
 import ssl
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Protocol
 
-from webhookd.base.models import DeliveryError
+import trio
+
+from webhookd.base.models import DeliveryError, Outcome
+from webhookd.delivery.http.wire import ResponseReader
+from webhookd.delivery.request import Done, Request
 
 IDLE_SECONDS = 30.0
 # Connections that were opened together, as at a start, are not all replaced at the same time.
 LEAST_SHARE_OF_AGE = 0.8
-
-HeaderList = Iterable[tuple[str, str]]
 
 
 class TransportError(Exception):
@@ -28,14 +34,116 @@ class TooLateError(Exception):
     """An exchange was not done by its deadline."""
 
 
-@dataclass(slots=True)
-class RequestProgress:
-    """The deadline of an exchange (trio's clock) and how far it has come, which can be read after it was cut off."""
+class Exchange:
+    """A request that has been started; its first result is passed to `done`, and none after `cancel`.
 
-    deadline: float
-    doing: str = "resolving the name"
-    remote_address: str | None = None
-    is_reused: bool | None = None
+    `started_at` and `deadline` are trio's time. `doing` says what is being done, for a timeout's text; `remote_address`
+    and `is_reused` are those of the connection in use.
+    """
+
+    __slots__ = (
+        "_abandon",
+        "_done",
+        "deadline",
+        "doing",
+        "is_over",
+        "is_reused",
+        "remote_address",
+        "request",
+        "started_at",
+    )
+
+    def __init__(self, request: Request, done: Done, abandon: Callable[["Exchange"], None]) -> None:
+        self.request = request
+        self.started_at = trio.current_time()
+        self.deadline = self.started_at + request.timeout_seconds
+        self.doing = "resolving the name"
+        self.remote_address: str | None = None
+        self.is_reused: bool | None = None
+        self.is_over = False
+        self._done = done
+        self._abandon = abandon
+
+    def succeed(self, answer: ResponseReader) -> None:
+        """End with a complete response."""
+        self._end(
+            Outcome(
+                duration_seconds=trio.current_time() - self.started_at,
+                remote_address=self.remote_address,
+                is_reused=self.is_reused,
+                status=answer.status,
+                headers=tuple(answer.headers),
+                body=bytes(answer.body),
+                truncated=answer.is_truncated,
+            )
+        )
+
+    def fail(self, code: DeliveryError, detail: str) -> None:
+        """End without a response."""
+        self._end(
+            Outcome(
+                duration_seconds=trio.current_time() - self.started_at,
+                remote_address=self.remote_address,
+                is_reused=self.is_reused,
+                error=code,
+                detail=detail,
+            )
+        )
+
+    def fail_late(self) -> None:
+        """End at the deadline."""
+        self.fail(DeliveryError.TIMEOUT, f"{self.doing} was not done after {self.request.timeout_seconds:g} s")
+
+    def interrupt(self) -> None:
+        """End because the sender stops."""
+        self.fail(DeliveryError.INTERRUPTED, "the server stopped")
+
+    def crash(self, error: Exception) -> None:
+        """End with an exception, which is a bug."""
+        self._end(error)
+
+    def cancel(self) -> None:
+        """Cut the exchange off; `done` is not called any more."""
+        if not self.is_over:
+            self.is_over = True
+            self._abandon(self)
+
+    def _end(self, result: Outcome | Exception) -> None:
+        if not self.is_over:
+            self.is_over = True
+            self._done(result)
+
+
+class Transport(Protocol):
+    """A way out: exchanges move on while `run` runs. `opened` and `reused` count the connections used."""
+
+    opened: int
+    reused: int
+
+    @property
+    def idle_connections(self) -> int:
+        """How many connections wait for their next request."""
+        ...
+
+    def start(self, request: Request, done: Done) -> Exchange:
+        """Start an exchange; `done` is called later, never during this call."""
+        ...
+
+    async def run(self) -> None:
+        """Move exchanges on until canceled, which interrupts those that are under way."""
+        ...
+
+    def keep_time(self, now: float) -> None:
+        """End the exchanges whose deadline has passed (trio's clock), and close idle connections in time."""
+        ...
+
+    def close_idle(self, before: float) -> None:
+        """Close the connections that have been idle since before that time (trio's clock)."""
+        ...
+
+    async def forget(self, endpoint_id: str) -> None:
+        """Close the idle connections of an endpoint."""
+        ...
 
 
 def expiry(opened_at: float, max_age_seconds: float) -> float:

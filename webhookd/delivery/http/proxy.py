@@ -8,6 +8,7 @@ handshake failed or was cut off.
 import ssl
 from collections import OrderedDict
 from functools import partial
+from math import inf
 
 import httpcore
 import httpx
@@ -18,9 +19,7 @@ from webhookd.base.models import DeliveryError
 from webhookd.delivery.egress.rules import BlockedError, DialTarget, EgressPolicy, Resolver
 from webhookd.delivery.http.exchange import (
     IDLE_SECONDS,
-    HeaderList,
-    RequestProgress,
-    TooLateError,
+    Exchange,
     TransportError,
     expiry,
     reason_of,
@@ -28,6 +27,7 @@ from webhookd.delivery.http.exchange import (
 from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT
 from webhookd.delivery.http.tunnel import ClosedWhileIdleError, EnoughError, TlsError, ToTheProxy, TunnelStream
 from webhookd.delivery.http.wire import ResponseReader
+from webhookd.delivery.request import Done, Request
 
 MAX_POOLS = 1024
 
@@ -57,6 +57,8 @@ class ProxyTransport:
         if url.url.scheme not in {"http", "https"} or not url.url.host:
             raise ConfigError("egress.proxy: only HTTP proxies are spoken to; write http://proxy.example:3128")
         port = url.url.port or (443 if url.url.scheme == "https" else 80)
+        self._nursery: trio.Nursery | None = None
+        self._scopes: dict[Exchange, trio.CancelScope] = {}
         self.opened = 0
         self.reused = 0
         proxy_ssl_context = ssl_context if url.url.scheme == "https" else None
@@ -72,30 +74,64 @@ class ProxyTransport:
         """How many connections wait for their next request."""
         return sum(connection.is_idle() for pool in self._pools.values() for connection in pool.http.connections)
 
-    async def exchange(
-        self, endpoint_id: str, url: str, headers: HeaderList, body: bytes, progress: RequestProgress
-    ) -> ResponseReader:
-        """Send one POST and return its complete response; TransportError if there is none, TooLateError if too late."""
+    def start(self, request: Request, done: Done) -> Exchange:
+        """Start an exchange; `done` is called later, never during this call."""
+        exchange = Exchange(request, done, self._abandon)
+        self._scopes[exchange] = trio.CancelScope(deadline=exchange.deadline)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._run, exchange)
+        return exchange
+
+    async def run(self) -> None:
+        """Make exchanges until canceled, which interrupts those that are under way."""
         try:
-            target = self._policy.parse(url)
+            async with trio.open_nursery() as self._nursery:
+                for exchange in self._scopes:  # started before
+                    self._nursery.start_soon(self._run, exchange)
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+            for exchange in tuple(self._scopes):
+                exchange.interrupt()
+            self._scopes.clear()
+            self.close_idle(inf)
+
+    async def _run(self, exchange: Exchange) -> None:
+        if (scope := self._scopes.get(exchange)) is None:
+            return  # cut off before it began
+        with scope:
+            try:
+                answer = await self._exchange_twice(exchange)
+            except TransportError as error:
+                exchange.fail(error.code, error.detail)
+            except Exception as error:  # noqa: BLE001 - a bug, which the one who started the exchange raises
+                exchange.crash(error)
+            else:
+                exchange.succeed(answer)
+        if scope.cancelled_caught:
+            exchange.fail_late()  # does nothing if it was cut off
+        self._scopes.pop(exchange, None)
+
+    def _abandon(self, exchange: Exchange) -> None:
+        self._scopes.pop(exchange).cancel()
+
+    async def _exchange_twice(self, exchange: Exchange) -> ResponseReader:
+        """Return the response; TransportError if there is none."""
+        try:
+            target = self._policy.parse(exchange.request.url)
         except BlockedError as error:
             raise TransportError(DeliveryError.BLOCKED, str(error)) from error
-        progress.doing = "waiting for the proxy's answer"
-        request = _request(target, headers, body, self._timeout)
-        with trio.CancelScope(deadline=progress.deadline):
-            try:
-                return await self._exchange(endpoint_id, request, progress)
-            except ClosedWhileIdleError:
-                # As with direct connections: most likely the request was never read.
-                progress.doing = "connecting to the proxy again"
-            try:
-                return await self._exchange(endpoint_id, request, progress)
-            except ClosedWhileIdleError as error:
-                raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
-        raise TooLateError
-
-    def cut_off_late(self, now: float) -> None:
-        """Do nothing: each exchange has its own cancel scope."""
+        exchange.doing = "waiting for the proxy's answer"
+        request = _request(target, exchange.request, self._timeout)
+        try:
+            return await self._exchange(exchange, request)
+        except ClosedWhileIdleError:
+            # As with direct connections: most likely the request was never read.
+            exchange.doing = "connecting to the proxy again"
+        try:
+            return await self._exchange(exchange, request)
+        except ClosedWhileIdleError as error:
+            raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
 
     async def forget(self, endpoint_id: str) -> None:
         """Close the idle connections of an endpoint."""
@@ -103,18 +139,23 @@ class ProxyTransport:
             self._discard(endpoint_id, self._pools[endpoint_id])
         await trio.lowlevel.checkpoint()
 
+    def keep_time(self, now: float) -> None:
+        """Close idle connections in time (trio's clock), and stop using pools that are too old.
+
+        Each exchange has a cancel scope with its deadline.
+        """
+        self.close_idle(now - IDLE_SECONDS)
+        for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
+            self._discard(endpoint_id, pool)
+
     def close_idle(self, before: float) -> None:
         """Close the connections that have been idle since before that time (trio's clock)."""
         for endpoint_id, pool in list(self._pools.items()):
             if not pool.users and pool.idle_since < before:
                 self._discard(endpoint_id, pool)
 
-    def close_old(self, now: float) -> None:
-        """Stop using the pools that are too old (trio's clock), and close their idle connections."""
-        for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
-            self._discard(endpoint_id, pool)
-
-    async def _exchange(self, endpoint_id: str, request: httpcore.Request, progress: RequestProgress) -> ResponseReader:
+    async def _exchange(self, exchange: Exchange, request: httpcore.Request) -> ResponseReader:
+        endpoint_id = exchange.request.endpoint_id
         kept = self._pools.get(endpoint_id)
         if kept is not None and kept.expires_at <= trio.current_time():
             self._discard(endpoint_id, kept)
@@ -123,8 +164,8 @@ class ProxyTransport:
         pool.users += 1
         is_well = False
         # httpcore doesn't say which connection it used; it uses an idle one if there is one.
-        progress.is_reused = any(connection.is_idle() for connection in pool.http.connections)
-        if progress.is_reused:
+        exchange.is_reused = any(connection.is_idle() for connection in pool.http.connections)
+        if exchange.is_reused:
             self.reused += 1
         else:
             self.opened += 1
@@ -207,15 +248,15 @@ class _Body:
         return self._left.pop()
 
 
-def _request(target: DialTarget, headers: HeaderList, body: bytes, timeout: dict[str, float]) -> httpcore.Request:
+def _request(target: DialTarget, request: Request, timeout: dict[str, float]) -> httpcore.Request:
     host = f"[{target.host}]" if ":" in target.host else target.host
     # httpcore writes the port into the absolute form and takes its absence for the scheme's own.
     port = None if target.is_default_port else target.port
     return httpcore.Request(
         "POST",
         httpcore.URL(scheme=target.scheme.encode(), host=host.encode(), port=port, target=target.raw.encode()),
-        headers=[("host", target.authority), *headers, ("content-length", str(len(body)))],
-        content=_Body(body),
+        headers=[("host", target.authority), *request.headers, ("content-length", str(len(request.body)))],
+        content=_Body(request.body),
         extensions={"timeout": timeout},
     )
 

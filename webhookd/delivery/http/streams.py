@@ -1,13 +1,11 @@
-"""A byte stream over one non-blocking socket, plain or TLS: system calls, and a wait in trio where they would block.
+"""A byte stream over one non-blocking socket, plain or TLS: the system's calls, none of which waits.
 
-trio's own streams run the scheduler at each call. Here a request that fits the socket's buffer is sent in one call, and
-an answer costs one wait. OpenSSL works on the socket itself, so TLS costs no further copy. Errors are the system's:
-OSError, of which ssl.SSLError is a subclass.
+Only connecting and the TLS handshake wait, in trio. OpenSSL works on the socket itself, so TLS costs no further copy.
+Errors are the system's: OSError, of which ssl.SSLError is a subclass.
 """
 
 import errno
 import os
-import select
 import socket
 import ssl
 
@@ -15,16 +13,18 @@ import trio
 
 
 class ByteStream:
-    """A connected stream to the numeric address `peer`, for one task at a time; its owner closes it."""
+    """A connected stream to the numeric address `peer`; its owner closes it.
 
-    __slots__ = ("_poll", "_socket", "_tls", "peer")
+    `needs_write`: the last `receive` can go on only once the socket can be written to, which TLS may ask for.
+    """
+
+    __slots__ = ("_tls", "needs_write", "peer", "socket")
 
     def __init__(self, connected: socket.socket) -> None:
         self.peer: str = connected.getpeername()[0].partition("%")[0]
-        self._socket = connected
+        self.socket = connected
+        self.needs_write = False
         self._tls: ssl.SSLSocket | None = None
-        self._poll = select.poll()
-        self._poll.register(connected.fileno(), select.POLLIN)
 
     async def secure(
         self, context: ssl.SSLContext, server_hostname: str, session: ssl.SSLSession | None = None
@@ -34,9 +34,9 @@ class ByteStream:
         Raises ssl.SSLError, OSError, or ValueError for an invalid name; the stream can then only be closed.
         """
         tls = context.wrap_socket(
-            self._socket, server_hostname=server_hostname, do_handshake_on_connect=False, session=session
+            self.socket, server_hostname=server_hostname, do_handshake_on_connect=False, session=session
         )
-        self._socket = self._tls = tls
+        self.socket = self._tls = tls
         while True:
             try:
                 tls.do_handshake()
@@ -59,48 +59,31 @@ class ByteStream:
         return self._tls is not None and bool(self._tls.session_reused)
 
     @property
-    def is_readable(self) -> bool:
-        """Whether there is something to read: bytes, or the end of the stream."""
-        # OpenSSL may have read bytes from the socket already.
-        return bool(self._poll.poll(0)) or (self._tls is not None and self._tls.pending() > 0)
+    def has_more(self) -> bool:
+        """Whether `receive` returns bytes that have been read from the socket already: no event announces them."""
+        return self._tls is not None and self._tls.pending() > 0
 
-    async def send_all(self, data: bytes) -> None:
-        """Send all the data, without running trio's scheduler if the socket's buffer takes it at once."""
-        left: bytes | memoryview = data
-        while True:
-            try:
-                sent = self._socket.send(left)
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                wait = trio.lowlevel.wait_writable
-            except ssl.SSLWantReadError:
-                wait = trio.lowlevel.wait_readable
-            else:
-                if sent == len(left):
-                    return
-                left = memoryview(left)[sent:]
-                continue
-            await wait(self._socket)
+    def send(self, data: bytes | memoryview) -> int:
+        """Send what the socket's buffer takes; return how many bytes that were, perhaps 0."""
+        try:
+            return self.socket.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
 
-    async def receive(self, max_bytes: int) -> bytes:
-        """Wait for bytes and return them; empty at the end of the stream."""
-        while True:
-            if self._tls is None or not self._tls.pending():
-                await trio.lowlevel.wait_readable(self._socket)
-            try:
-                return self._socket.recv(max_bytes)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                continue  # a false wake-up, or a part of a TLS record
-            except ssl.SSLWantWriteError:
-                pass
-            await trio.lowlevel.wait_writable(self._socket)
-
-    def cut_off(self) -> None:
-        """Raise trio.ClosedResourceError in the task that waits on the stream, which then closes it."""
-        trio.lowlevel.notify_closing(self._socket)
+    def receive(self, max_bytes: int) -> bytes | None:
+        """Return bytes that have come, empty at the end of the stream; None if there are none yet."""
+        self.needs_write = False
+        try:
+            return self.socket.recv(max_bytes)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return None  # a false alarm, or a part of a TLS record
+        except ssl.SSLWantWriteError:
+            self.needs_write = True
+            return None
 
     def close(self) -> None:
         """Close at once; a TLS close message could block."""
-        self._socket.close()
+        self.socket.close()
 
 
 async def dial(address: str, port: int) -> ByteStream:

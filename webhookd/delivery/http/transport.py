@@ -1,31 +1,29 @@
 """The direct way out: HTTP/1.1 requests over connections of our own, to addresses that the egress policy has checked.
 
+    start -> an idle connection, or a task that connects -> begin -> advance, by the reactor -> done
+
 A pool that all receivers share collapses under many of them. So each endpoint has its own few connections, kept alive
-while they are idle. Whether the receiver has closed one meanwhile shows only when it is used: a request that fails on a
-reused connection at once, before a byte of an answer, is sent once more over a new one, as part of the same exchange.
+while they are idle. The reactor notices when a receiver closes one of them, or sends what belongs to no request. A
+receiver may close in the moment of the next request: a request that fails on a reused connection at once, before a byte
+of an answer, is sent once more over a new one, as part of the same exchange.
 
 No request is sent over a connection whose name, addresses, verdict and certificate were checked longer ago than the
 maximum age. So a receiver that has moved is followed, and an expired certificate is noticed, within that time.
 """
 
-import ssl
 from collections import OrderedDict
 from math import inf
 
 import trio
 
-from webhookd.base.models import DeliveryError
-from webhookd.base.stages import reached
-from webhookd.delivery.http.connector import Connection, Connector
-from webhookd.delivery.http.exchange import HeaderList, RequestProgress, TooLateError, TransportError, reason_of
-from webhookd.delivery.http.wire import ResponseReader, WireError
+from webhookd.delivery.http.connection import ClosedWhileIdleError, Connection
+from webhookd.delivery.http.connector import Connector
+from webhookd.delivery.http.exchange import IDLE_SECONDS, Exchange, TooLateError, TransportError
+from webhookd.delivery.http.reactor import Reactor
+from webhookd.delivery.request import Done, Request
 
 MAX_IDLE = 1024
 MAX_IDLE_AN_ENDPOINT = 32
-
-_CHUNK_BYTES = 16 * 1024
-# That a receiver had closed an idle connection shows within a round trip. One that closes later has read the request.
-_CLOSED_BEFORE_SECONDS = 1.0
 
 
 class DirectTransport:
@@ -33,9 +31,12 @@ class DirectTransport:
 
     def __init__(self, connector: Connector) -> None:
         self._connector = connector
+        self._reactor = Reactor()
+        self._nursery: trio.Nursery | None = None
+        self._connecting: dict[Exchange, trio.CancelScope] = {}
+        self._in_use: dict[Exchange, Connection] = {}
         self._idle: OrderedDict[Connection, None] = OrderedDict()  # the one that has been idle the longest comes first
         self._idle_of: dict[str, list[Connection]] = {}
-        self._used_until: dict[Connection, float] = {}
         self.opened = 0
         self.reused = 0
 
@@ -44,101 +45,116 @@ class DirectTransport:
         """How many connections wait for their next request."""
         return len(self._idle)
 
-    async def exchange(
-        self, endpoint_id: str, url: str, headers: HeaderList, body: bytes, progress: RequestProgress
-    ) -> ResponseReader:
-        """Send one POST and return its complete response; TransportError if there is none.
+    def start(self, request: Request, done: Done) -> Exchange:
+        """Start an exchange; `done` is called later, never during this call."""
+        exchange = Exchange(request, done, self._abandon)
+        if (connection := self._take(request.endpoint_id, request.url)) is not None:
+            self._begin(connection, exchange)
+        else:
+            self._connect(exchange)
+        return exchange
 
-        TooLateError if it isn't done by the deadline; `cut_off_late` must be called often.
+    async def run(self) -> None:
+        """Move exchanges on until canceled, which interrupts those that are under way."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                for exchange in self._connecting:  # started before
+                    self._nursery.start_soon(self._connect_and_begin, exchange)
+                await self._reactor.run()
+        finally:
+            self._nursery = None
+            for exchange in (*self._connecting, *self._in_use):
+                self._abandon(exchange)
+                exchange.interrupt()
+            self.close_idle(inf)
+
+    def keep_time(self, now: float) -> None:
+        """End the exchanges whose deadline has passed (trio's clock), and close idle connections in time.
+
+        A timer for each exchange would take a tenth of the whole work of a delivery.
         """
-        connection = self._take(endpoint_id, url)
-        if connection is not None:
-            try:
-                return await self._use(connection, headers, body, progress)
-            except _ClosedWhileIdleError:
-                # Most likely the request was never read; and receivers recognize a repeated one by its id.
-                progress.doing = "connecting again"
-                progress.is_reused = None
-        connection = await self._connector.connect(endpoint_id, url, progress)
-        self.opened += 1
-        return await self._use(connection, headers, body, progress)
-
-    async def forget(self, endpoint_id: str) -> None:
-        """Close the idle connections of an endpoint."""
-        for connection in self._idle_of.pop(endpoint_id, []):
-            del self._idle[connection]
-            connection.close()
-        await trio.lowlevel.checkpoint()
-
-    def cut_off_late(self, now: float) -> None:
-        """Cut off the exchanges whose deadline has passed (trio's clock).
-
-        A cancel scope around each would take a tenth of the whole work of a delivery.
-        """
-        for connection, deadline in tuple(self._used_until.items()):
-            if deadline <= now:
-                connection.stream.cut_off()
+        for exchange in [each for each in self._in_use if each.deadline <= now]:
+            self._abandon(exchange)
+            exchange.fail_late()
+        self.close_idle(now - IDLE_SECONDS)
+        for connection in [each for each in self._idle if each.expires_at <= now]:
+            self._drop(connection)
 
     def close_idle(self, before: float) -> None:
         """Close the connections that have been idle since before that time (trio's clock)."""
         while self._idle and (oldest := next(iter(self._idle))).idle_since < before:
             self._drop(oldest)
 
-    def close_old(self, now: float) -> None:
-        """Close the idle connections that are too old for another request (trio's clock)."""
-        for connection in [each for each in self._idle if each.expires_at <= now]:
+    async def forget(self, endpoint_id: str) -> None:
+        """Close the idle connections of an endpoint."""
+        for connection in tuple(self._idle_of.get(endpoint_id, ())):
             self._drop(connection)
+        await trio.lowlevel.checkpoint()
 
-    async def _use(
-        self, connection: Connection, headers: HeaderList, body: bytes, progress: RequestProgress
-    ) -> ResponseReader:
-        progress.remote_address = connection.remote_address
-        progress.is_reused = connection.is_reused
-        progress.doing = "waiting for the answer"
-        reader = ResponseReader()
-        self._used_until[connection] = progress.deadline
-        try:
-            await self._speak(connection, _encode(connection.head, headers, body), reader)
-        except trio.ClosedResourceError as error:
-            connection.close()
-            raise TooLateError from error
-        except BaseException:
-            connection.close()
-            raise
-        finally:
-            del self._used_until[connection]
-        self._keep(connection, is_reusable=reader.is_reusable)
-        return reader
+    def _connect(self, exchange: Exchange) -> None:
+        """Connect in a task, and go on from there."""
+        self._connecting[exchange] = trio.CancelScope()
+        if self._nursery is not None:
+            self._nursery.start_soon(self._connect_and_begin, exchange)
 
-    async def _speak(self, connection: Connection, request: bytes, reader: ResponseReader) -> None:
-        stream = connection.stream
-        broken: list[OSError] = []
-        was_idle_until = trio.current_time() + _CLOSED_BEFORE_SECONDS if connection.is_reused else -inf
-
-        def closed_while_idle() -> bool:
-            return not reader.has_bytes and trio.current_time() < was_idle_until
-
-        try:
-            await stream.send_all(request)
-            reached("request.sent")
-        except OSError as error:
-            broken.append(error)  # the receiver may have answered before it closed
-        try:
-            while not reader.is_complete:
-                if data := await stream.receive(min(reader.room, _CHUNK_BYTES)):
-                    reader.feed(data)
-                elif closed_while_idle():
-                    raise _ClosedWhileIdleError
+    async def _connect_and_begin(self, exchange: Exchange) -> None:
+        if (scope := self._connecting.get(exchange)) is None:
+            return  # cut off before it began
+        with scope:
+            try:
+                connection = await self._connector.connect(exchange)
+            except TransportError as error:
+                exchange.fail(error.code, error.detail)
+            except TooLateError:
+                exchange.fail_late()
+            except Exception as error:  # noqa: BLE001 - a bug, which the one who started the exchange raises
+                exchange.crash(error)
+            else:
+                self.opened += 1
+                connection.watch(self._reactor, self._ready)
+                if self._connecting.pop(exchange, None) is None:
+                    connection.close()  # cut off meanwhile
                 else:
-                    reader.end()
-        except OSError as error:
-            if closed_while_idle():
-                raise _ClosedWhileIdleError from error
-            # An alert, such as one that asks for a client certificate, comes after TLS 1.3's handshake.
-            code = DeliveryError.TLS if isinstance(error, ssl.SSLError) else DeliveryError.PROTOCOL
-            raise TransportError(code, f"the connection broke: {reason_of((*broken, error)[0])}") from error
-        except WireError as error:
-            raise TransportError(DeliveryError.PROTOCOL, str(error)) from error
+                    self._begin(connection, exchange)
+        self._connecting.pop(exchange, None)
+
+    def _begin(self, connection: Connection, exchange: Exchange) -> None:
+        self._in_use[exchange] = connection
+        connection.begin(exchange)
+
+    def _ready(self, connection: Connection) -> None:
+        """Go on with what can go on, since there is something to read from the connection, or it can be written to."""
+        exchange = connection.exchange
+        if connection.is_closed:
+            return
+        if exchange is None:
+            if not connection.is_quiet():
+                self._drop(connection)
+            return
+        try:
+            if (answer := connection.advance()) is None:
+                return
+            del self._in_use[exchange]
+            self._keep(connection)
+            exchange.succeed(answer)
+        except TransportError as error:
+            self._abandon(exchange)
+            exchange.fail(error.code, error.detail)
+        except ClosedWhileIdleError:
+            self._abandon(exchange)
+            exchange.doing, exchange.is_reused = "connecting again", None
+            self._connect(exchange)
+        except Exception as error:  # noqa: BLE001 - a bug, which the one who started the exchange raises
+            self._abandon(exchange)
+            exchange.crash(error)
+
+    def _abandon(self, exchange: Exchange) -> None:
+        """Stop working for an exchange: close its connection, or stop connecting."""
+        if (connection := self._in_use.pop(exchange, None)) is not None:
+            connection.end()
+            connection.close()
+        if (connecting := self._connecting.pop(exchange, None)) is not None:
+            connecting.cancel()
 
     def _take(self, endpoint_id: str, url: str) -> Connection | None:
         """Return an idle connection to the URL's target; close those that can't be used any more."""
@@ -148,21 +164,19 @@ class DirectTransport:
             del self._idle[connection]
             if not own:
                 del self._idle_of[endpoint_id]
-            is_young = trio.current_time() < connection.expires_at
-            # It is readable if the receiver has closed it, or has sent bytes that belong to no request.
-            if connection.url == url and is_young and not connection.stream.is_readable:
+            if connection.url == url and trio.current_time() < connection.expires_at:
                 connection.is_reused = True
                 self.reused += 1
                 return connection
             connection.close()
         return None
 
-    def _keep(self, connection: Connection, *, is_reusable: bool) -> None:
+    def _keep(self, connection: Connection) -> None:
         if not connection.is_reused:
             self._connector.keep_session(connection)
         own = self._idle_of.get(connection.endpoint_id, [])
         now = trio.current_time()
-        if not is_reusable or now >= connection.expires_at or len(own) >= MAX_IDLE_AN_ENDPOINT:
+        if not connection.end() or now >= connection.expires_at or len(own) >= MAX_IDLE_AN_ENDPOINT:
             connection.close()
             return
         connection.idle_since = now
@@ -179,12 +193,3 @@ class DirectTransport:
         if not own:
             del self._idle_of[connection.endpoint_id]
         connection.close()
-
-
-class _ClosedWhileIdleError(Exception):
-    """A reused connection ended at once, before a byte of an answer."""
-
-
-def _encode(head: str, headers: HeaderList, body: bytes) -> bytes:
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    return f"{head}{lines}content-length: {len(body)}\r\n\r\n".encode("ascii") + body
