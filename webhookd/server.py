@@ -40,7 +40,6 @@ from webhookd.base.secret import Secret
 from webhookd.base.stages import reached
 from webhookd.base.version import VERSION
 from webhookd.config import Config
-from webhookd.crypto.vault import hash_api_key
 from webhookd.dashboard.app import add_dashboard
 from webhookd.delivery import custom_headers
 from webhookd.delivery.http.sender import Sender
@@ -50,7 +49,7 @@ from webhookd.ingest import IngestServer
 from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
-from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind, AuditEntry, KeyRow, Store, open_store
+from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind, AuditEntry, Store, open_store
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import LoopWatch, Stalls
@@ -333,7 +332,7 @@ async def ensure_admin_key(store: Store, ids: IdFactory, clock: Clock) -> Secret
     """Create an admin key if the journal has no key, and return its text; else None."""
     if await store.keys.all():  # a start on a full disk must not write
         return None
-    row, text = make_key(Role.ADMIN, ids, clock, name="first admin key")
+    row, text = new_key(Role.ADMIN, ids, clock.now(), name="first admin key")
     return text if await store.keys.create_first(row, command_entry(Action.KEY_CREATE, clock)) else None
 
 
@@ -341,26 +340,3 @@ def command_entry(action: Action, clock: Clock, fields: Iterable[str] = ()) -> A
     """Return an audit entry for an action of the user who runs this process."""
     actor = AuditActor(kind=AuditActorKind.COMMAND, id=str(os.getuid()))
     return AuditEntry(actor=actor, action=action, at=clock.now(), fields=tuple(fields))
-
-
-def make_key(
-    role: Role,
-    ids: IdFactory,
-    clock: Clock,
-    *,
-    name: str,
-    organization_id: str | None = None,
-    expires_at: float | None = None,
-) -> tuple[KeyRow, Secret[str]]:
-    """Return a new API key's row and its text."""
-    key_id, text = new_key(role, ids)
-    row = KeyRow(
-        id=key_id,
-        role=role,
-        name=name,
-        organization_id=organization_id,
-        key_hash=hash_api_key(text.reveal()),
-        created_at=clock.now(),
-        expires_at=expires_at,
-    )
-    return row, text

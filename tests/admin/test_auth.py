@@ -16,7 +16,6 @@ from webhookd.admin.last_use import SAVE_SECONDS, save_uses
 from webhookd.base.clock import SystemClock
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import Role
-from webhookd.crypto.vault import hash_api_key
 from webhookd.journal import KeyRow
 from webhookd.journal.queries import keys
 
@@ -25,18 +24,8 @@ NOW = 1_736_937_000.0
 
 
 def key(role: Role = Role.VIEWER, expires_at: float | None = None) -> tuple[KeyRow, str]:
-    key_id, hidden = new_key(role, IDS)
-    text = hidden.reveal()
-    row = KeyRow(
-        id=key_id,
-        role=role,
-        name="",
-        organization_id=None,
-        key_hash=hash_api_key(text),
-        created_at=NOW,
-        expires_at=expires_at,
-    )
-    return row, text
+    row, text = new_key(role, IDS, NOW, expires_at=expires_at)
+    return row, text.reveal()
 
 
 def test_a_key_is_256_random_bits_behind_a_readable_prefix() -> None:
@@ -53,7 +42,7 @@ def test_a_key_is_256_random_bits_behind_a_readable_prefix() -> None:
         return bytes(range(count))
 
     assert (
-        new_key(Role.VIEWER, IDS, random_bytes)[1]
+        new_key(Role.VIEWER, IDS, NOW, random_bytes=random_bytes)[1]
         .reveal()
         .endswith("_" + "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8")
     )

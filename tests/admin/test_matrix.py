@@ -18,8 +18,6 @@ from webhookd.admin.app import all_operations, check_routes, create_app
 from webhookd.admin.auth import Permission, new_key
 from webhookd.base.errors import RouteError
 from webhookd.base.models import Role
-from webhookd.crypto.vault import hash_api_key
-from webhookd.journal import KeyRow
 from webhookd.journal.queries import audit, keys
 
 READERS, OPERATORS, ADMINS = "admin operator viewer", "admin operator", "admin"
@@ -147,16 +145,7 @@ async def callers(api: Api) -> list[Who]:
     revoked_id, revoked = await api.key("admin")
     await api.ask("DELETE", f"/api/keys/{revoked_id}", None, uid=OWN_UID)
     _, other = await api.key("admin")
-    key_id, expired = new_key(Role.ADMIN, api.world.ids)
-    row = KeyRow(
-        id=key_id,
-        role=Role.ADMIN,
-        name="",
-        organization_id=None,
-        key_hash=hash_api_key(expired.reveal()),
-        created_at=gone_by - 60,
-        expires_at=gone_by,
-    )
+    row, expired = new_key(Role.ADMIN, api.world.ids, gone_by - 60, expires_at=gone_by)
     api.services.keys.put(await api.world.journal.transactions.write(keys.insert, row))
     bad = [
         ("no credentials", None, 401),

@@ -217,8 +217,7 @@ def _answer_errors(app: QuartTrio, services: Services) -> None:
     @app.errorhandler(ReadTimeoutError)
     async def give_up(_: ReadTimeoutError) -> Response:
         detail = "the query took too long; narrow its filters or ask for less"
-        problem = problem_of_status(HTTPStatus.GATEWAY_TIMEOUT, detail, _request_id(services))
-        return _problem_response(problem)
+        return _refusal(Rejected(ErrorCode.GATEWAY_TIMEOUT, detail), services)
 
     @app.errorhandler(Exception)
     async def fail(error: Exception) -> Response:

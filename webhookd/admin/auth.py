@@ -123,11 +123,30 @@ def local_administrator(uid: int) -> Caller:
     return Caller(role=Role.ADMIN, actor=AuditActor(kind=AuditActorKind.CONTROL, id=str(uid), role=Role.ADMIN))
 
 
-def new_key(role: Role, ids: IdFactory, random_bytes: Callable[[int], bytes] = os.urandom) -> tuple[str, Secret[str]]:
-    """Return the id and the text of a new key; the text is shown once and stored as a hash."""
+def new_key(
+    role: Role,
+    ids: IdFactory,
+    now: float,
+    *,
+    name: str = "",
+    organization_id: str | None = None,
+    expires_at: float | None = None,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> tuple[KeyRow, Secret[str]]:
+    """Return the row and the text of a new key; the text is shown once and stored as a hash."""
     key_id = ids.new(Prefix.KEY)
     secret = base64.urlsafe_b64encode(random_bytes(_SECRET_BYTES)).decode().rstrip("=")
-    return key_id, Secret(f"{_KEY_PREFIX}_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}")
+    text = f"{_KEY_PREFIX}_{role.value}_{key_id.removeprefix(f'{Prefix.KEY.value}_')}_{secret}"
+    row = KeyRow(
+        id=key_id,
+        role=role,
+        name=name,
+        organization_id=organization_id,
+        key_hash=hash_api_key(text),
+        created_at=now,
+        expires_at=expires_at,
+    )
+    return row, Secret(text)
 
 
 class KeyRing:

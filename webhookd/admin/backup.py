@@ -10,7 +10,8 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import Input, NoQuery, Output
 from webhookd.base.clock import iso
-from webhookd.base.errors import ErrorCode, JournalError, Rejected
+from webhookd.base.errors import ErrorCode, JournalError
+from webhookd.base.event_format import invalid
 from webhookd.jobs.backup import CopyProgress, CopyStage
 from webhookd.journal import Action, Contents
 
@@ -57,8 +58,7 @@ async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer[BackupView]:
     """Start a backup of the journal to a file; control socket only."""
     file = Path(call.body.file)
     if not file.is_absolute() or "\0" in call.body.file:
-        wanted = "an absolute path"
-        raise Rejected(ErrorCode.VALIDATION_ERROR, f"/file: {wanted}", errors=(("/file", wanted),))
+        raise invalid((("/file", "an absolute path"),))
     entry = call.audit_entry(Action.JOURNAL_BACKUP, given(call.body))
     progress = await call.services.backup_job.begin(file, entry, replace=call.body.force)
     return Answer(value=_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})

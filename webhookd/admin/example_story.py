@@ -4,7 +4,7 @@ A shop of the organization `acme` gets a webhook. Its first event is answered wi
 at the second attempt; the signature is valid for the secret that the webhook was created with.
 """
 
-from msgspec import Raw
+from msgspec import Raw, convert, to_builtins
 from msgspec.structs import asdict, replace
 
 from webhookd.admin.attempts import RecentAttemptView
@@ -152,19 +152,16 @@ throttled = AttemptView(
     detail="",
     retry_after_seconds=5,
 )
-taken = AttemptView(
+taken = replace(
+    throttled,
     id="att_01KF0K92YZ4Q1ZC2B4Y5W6G7H8",
     number=2,
-    trigger=Trigger.AUTO,
     started_at=SECOND,
     duration_ms=82,
-    remote_address="93.184.215.14:443",
     response_status=200,
     response_headers={"content-length": "2"},
     response_body="ok",
-    truncated=False,
     error=None,
-    detail="",
     retry_after_seconds=None,
 )
 request = RequestView(
@@ -185,29 +182,18 @@ request = RequestView(
     },
     body=BODY,
 )
-recent = RecentAttemptView(
-    id=taken.id,
-    webhook_id=WEBHOOK_ID,
-    organization_id=ORGANIZATION,
-    delivery_id=DELIVERY_ID,
-    event_id=EVENT_ID,
-    event="user.created",
-    traceparent=TRACE,
-    sequence=1,
-    number=2,
-    trigger=Trigger.AUTO,
-    started_at=SECOND,
-    duration_ms=82,
-    waited_ms=5103,
-    remote_address="93.184.215.14:443",
-    reused=True,
-    response_status=200,
-    error=None,
-    detail="",
-    status=DeliveryStatus.SUCCEEDED,
-    refusals=0,
-    next_attempt_at=None,
-    breaker=BreakerState.CLOSED,
+recent = convert(
+    {
+        **to_builtins(delivery),
+        **to_builtins(taken),
+        "organizationId": ORGANIZATION,
+        "deliveryId": DELIVERY_ID,
+        "traceparent": TRACE,
+        "waitedMs": 5103,
+        "reused": True,
+        "breaker": BreakerState.CLOSED,
+    },
+    RecentAttemptView,
 )
 key = KeyView(
     id=KEY_ID,
@@ -275,6 +261,17 @@ NEW_EVENT = {
     "organizationId": ORGANIZATION,
     "orderingKey": "u_42",
     "traceparent": TRACE,
+}
+NEW_EVENT_TYPE = {
+    "description": event_type.description,
+    "schema": event_type.schema,
+    "example": event_type.example,
+}
+NEW_KEY = {
+    "role": key.role,
+    "name": key.name,
+    "organizationId": key.organization_id,
+    "expiresAt": "2027-01-15T00:00:00Z",
 }
 PAUSE = {"isActive": False}
 RANGE = {"since": "2026-01-15T00:00:00.000Z", "until": "2026-01-15T12:00:00.000Z", "events": ["user.*"]}

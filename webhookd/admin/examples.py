@@ -80,8 +80,9 @@ class Example(Struct, frozen=True, kw_only=True):
     answers: Mapping[HTTPStatus, object] = {}
 
 
-def _answers(value: object) -> Example:
-    return Example(answers={HTTPStatus.OK: value})
+def _answers(value: object, status: HTTPStatus = HTTPStatus.OK, *, to: object = None) -> Example:
+    """Return the example of one answer, `to` a request with this JSON body."""
+    return Example(takes={} if to is None else {JSON: to}, answers={status: value})
 
 
 def _page(row: object, cursor: str | None = None) -> Page[object]:
@@ -98,23 +99,28 @@ _started = Example(
 _counts = CountsView(events=1, delivered=1, failures=1, failed=0, latency_ms=LatencyView(p50=82, p95=91, p99=91))
 
 
+_stall = StallView(
+    ended_at="2026-01-15T11:58:20.114Z", seconds=0.134, cpu_seconds=0.131, task=f"actor {story.WEBHOOK_ID}"
+)
+
+
 def _stats(seconds: int) -> Example:
     return _answers(StatsView(seconds=seconds, total=_counts, points=(PointView(**asdict(_counts), at=story.SENT),)))
 
 
+_settled = MasterKeyView(key_id="1f6e0c5b9a2d4c38", stage=Stage.SETTLED, resealed=0, instruction=None)
 _changed = Example(takes={JSON: story.PAUSE, story.MERGE_PATCH: story.PAUSE}, answers={HTTPStatus.OK: story.paused})
 
 EXAMPLES: Mapping[str, Example] = {
     "listWebhooks": _answers(_page(story.delivered)),
-    "createWebhook": Example(
-        takes={JSON: story.NEW_WEBHOOK},
-        answers={HTTPStatus.CREATED: WebhookWithSecret(**asdict(story.webhook), secret=story.SECRET)},
+    "createWebhook": _answers(
+        WebhookWithSecret(**asdict(story.webhook), secret=story.SECRET), HTTPStatus.CREATED, to=story.NEW_WEBHOOK
     ),
     "getWebhook": _answers(story.delivered),
     "patchWebhook": _changed,
     "putWebhook": _changed,
     "deleteWebhook": _answers(Deleted(id=story.WEBHOOK_ID)),
-    "rotateSecret": Example(takes={JSON: {"overlapSeconds": 86_400}}, answers={HTTPStatus.OK: story.rotated}),
+    "rotateSecret": _answers(story.rotated, to={"overlapSeconds": 86_400}),
     "testWebhook": _answers(replace(story.taken, number=1, trigger=Trigger.TEST)),
     "recoverDeliveries": _started,
     "replayEvents": _started,
@@ -124,7 +130,7 @@ EXAMPLES: Mapping[str, Example] = {
     "getDelivery": _answers(
         DeliveryDetailView(**asdict(story.delivery), request=story.request, attempt_log=[story.throttled, story.taken]),
     ),
-    "retryDelivery": Example(takes={JSON: {"force": True}}, answers={HTTPStatus.OK: story.retried}),
+    "retryDelivery": _answers(story.retried, to={"force": True}),
     "listAttempts": _answers(
         RecentAttempts(data=[story.recent], next_cursor="c.WyJhdHRlbXB0cyIsNDcxMSw5M10", gap=False),
     ),
@@ -141,53 +147,27 @@ EXAMPLES: Mapping[str, Example] = {
     "getEvent": _answers(story.event),
     "listEventDeliveries": _answers(_page(story.delivery)),
     "listEventTypes": _answers(_page(story.event_type)),
-    "putEventType": Example(
-        takes={
-            JSON: {
-                "description": story.event_type.description,
-                "schema": {
-                    "type": "object",
-                    "required": ["invoiceId"],
-                    "properties": {"invoiceId": {"type": "string"}},
-                },
-                "example": {"invoiceId": "inv_7"},
-            }
-        },
-        answers={HTTPStatus.OK: story.event_type},
-    ),
+    "putEventType": _answers(story.event_type, to=story.NEW_EVENT_TYPE),
     "deleteEventType": _answers(Deleted(id=story.event_type.name)),
     "listKeys": _answers(_page(replace(story.key, last_used_at="2026-01-15T11:59:00.000Z"))),
-    "createKey": Example(
-        takes={
-            JSON: {
-                "role": "viewer",
-                "name": story.key.name,
-                "organizationId": story.ORGANIZATION,
-                "expiresAt": "2027-01-15T00:00:00Z",
-            }
-        },
-        answers={
-            HTTPStatus.CREATED: KeyWithText(
-                **asdict(story.key),
-                key="whd_viewer_01KF0K8Y20JBWMXRMCFG7T1JD4_glTDKakoUPbVOd03b0gW7idkUX2l4CNVFK9DMWRIDXo",
-            )
-        },
+    "createKey": _answers(
+        KeyWithText(
+            **asdict(story.key),
+            key="whd_viewer_01KF0K8Y20JBWMXRMCFG7T1JD4_glTDKakoUPbVOd03b0gW7idkUX2l4CNVFK9DMWRIDXo",
+        ),
+        HTTPStatus.CREATED,
+        to=story.NEW_KEY,
     ),
     "revokeKey": _answers(Deleted(id=story.KEY_ID)),
     "listAudit": _answers(_page(story.entry)),
-    "getMasterKey": _answers(
-        MasterKeyView(key_id="1f6e0c5b9a2d4c38", stage=Stage.SETTLED, resealed=0, instruction=None)
-    ),
-    "rotateMasterKey": Example(
-        takes={JSON: {"newKey": "glTDKakoUPbVOd03b0gW7idkUX2l4CNVFK9DMWRIDXo="}},
-        answers={
-            HTTPStatus.ACCEPTED: MasterKeyView(
-                key_id="1f6e0c5b9a2d4c38", stage=Stage.CHANGING, resealed=0, instruction=None
-            )
-        },
+    "getMasterKey": _answers(_settled),
+    "rotateMasterKey": _answers(
+        replace(_settled, stage=Stage.CHANGING),
+        HTTPStatus.ACCEPTED,
+        to={"newKey": "glTDKakoUPbVOd03b0gW7idkUX2l4CNVFK9DMWRIDXo="},
     ),
     "getBackup": _answers(story.copied),
-    "makeBackup": Example(takes={JSON: {"file": "/backup/webhookd.db"}}, answers={HTTPStatus.ACCEPTED: story.copying}),
+    "makeBackup": _answers(story.copying, HTTPStatus.ACCEPTED, to={"file": story.copying.file}),
     "getOpenapi": _answers({"openapi": "3.1.0", "info": {"title": "webhookd", "version": VERSION}, "paths": {}}),
     "getHealth": _answers(Health()),
     "getReadiness": Example(
@@ -196,16 +176,7 @@ EXAMPLES: Mapping[str, Example] = {
             HTTPStatus.SERVICE_UNAVAILABLE: ReadinessView(status="draining"),
         }
     ),
-    "getLoop": _answers(
-        LoopView(
-            longest_stall=StallView(
-                ended_at="2026-01-15T11:58:20.114Z",
-                seconds=0.134,
-                cpu_seconds=0.131,
-                task=f"actor {story.WEBHOOK_ID}",
-            )
-        )
-    ),
+    "getLoop": _answers(LoopView(longest_stall=_stall)),
     "getMetrics": _answers(
         "# HELP webhookd_requests_in_flight Requests that wait for their answer\n"
         "# TYPE webhookd_requests_in_flight gauge\nwebhookd_requests_in_flight 3.0\n"

@@ -14,8 +14,7 @@ from webhookd.admin.schemas import Deleted, KeyView, KeyWithText, ListQuery, New
 from webhookd.admin.views import key, page
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_format import invalid
-from webhookd.crypto.vault import hash_api_key
-from webhookd.journal import Action, KeyRow
+from webhookd.journal import Action
 
 
 async def list_keys(call: Call[ListQuery, NoBody]) -> Answer[Page[KeyView]]:
@@ -33,20 +32,13 @@ async def create_key(call: Call[NoQuery, NewKey]) -> Answer[KeyWithText]:
     now = services.clock.now()
     organization_id = call.caller.stamp(wanted.organization_id)
     expires_at = None if wanted.expires_at is None else _future(wanted.expires_at, now)
-    key_id, text = new_key(wanted.role, services.ids)
-    row = KeyRow(
-        id=key_id,
-        role=wanted.role,
-        name=wanted.name,
-        organization_id=organization_id,
-        key_hash=hash_api_key(text.reveal()),
-        created_at=now,
-        expires_at=expires_at,
+    row, text = new_key(
+        wanted.role, services.ids, now, name=wanted.name, organization_id=organization_id, expires_at=expires_at
     )
     most = services.config.organizations.max_keys
     await services.store.keys.create(row, most=most, entry=call.audit_entry(Action.KEY_CREATE, given(wanted)))
     view = KeyWithText(**asdict(key(row, None)), key=text.reveal())
-    return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{key_id}"})
+    return Answer(value=view, status=HTTPStatus.CREATED, headers={"Location": f"/api/keys/{row.id}"})
 
 
 async def revoke_key(call: Call[NoQuery, NoBody]) -> Answer[Deleted]:

@@ -9,7 +9,8 @@ from msgspec.structs import asdict
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import Input, NoQuery, Output
-from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
+from webhookd.base.errors import ErrorCode, MasterKeyError
+from webhookd.base.event_format import invalid
 from webhookd.crypto.key_file import parse_master_key
 from webhookd.jobs.key_rotation import RotationProgress, Stage
 from webhookd.journal import Action
@@ -44,9 +45,7 @@ async def rotate_master_key(call: Call[NoQuery, MasterKeyChange]) -> Answer[Mast
         try:
             new_key = parse_master_key(call.body.new_key.encode(), "the new master key")
         except MasterKeyError as error:
-            raise Rejected(
-                ErrorCode.VALIDATION_ERROR, f"/newKey: {error}", errors=(("/newKey", str(error)),)
-            ) from error
+            raise invalid((("/newKey", str(error)),)) from error
     progress = await call.services.rotator.begin(new_key, call.audit_entry(Action.MASTER_KEY_ROTATE, given(call.body)))
     return Answer(value=master_key_view(progress), status=HTTPStatus.ACCEPTED, headers={"Location": PATH})
 

@@ -51,29 +51,32 @@ _PATH_PARTS: Mapping[str, str] = {
     "keyId": f"^key_{_ULID}$",
     "name": "^[A-Za-z0-9_-]+(\\.[A-Za-z0-9_-]+)*$",
 }
-_IDEMPOTENCY_KEY: Json = {
-    "name": idempotency.HEADER,
-    "in": "header",
-    "required": False,
-    "description": "a request with the same key and body gets the first 2xx answer again, for 24 hours",
-    "schema": {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_CHARACTERS, "pattern": "^[!-~]+$"},
-}
+
+
+def _parameter(name: str, place: str, schema: object, **more: object) -> Json:
+    return {"name": name, "in": place, "required": place == "path", "schema": schema, **more}
+
+
+_IDEMPOTENCY_KEY = _parameter(
+    idempotency.HEADER,
+    "header",
+    {"type": "string", "minLength": 1, "maxLength": idempotency.MOST_CHARACTERS, "pattern": "^[!-~]+$"},
+    description="a request with the same key and body gets the first 2xx answer again, for 24 hours",
+)
 _ENTITY_TAGS: Json = {"type": "string", "pattern": '^(\\*|(W/)?"[!#-~]*"(, ?(W/)?"[!#-~]*")*)$'}
-_PRECONDITIONS: list[Json] = [
-    {
-        "name": preconditions.IF_MATCH,
-        "in": "header",
-        "required": False,
-        "description": "the request succeeds only if the ETag is one of these, else 412",
-        "schema": _ENTITY_TAGS,
-    },
-    {
-        "name": preconditions.IF_NONE_MATCH,
-        "in": "header",
-        "required": False,
-        "description": "the request succeeds only if the ETag is none of these, else 304 for GET, 412 for others",
-        "schema": _ENTITY_TAGS,
-    },
+_PRECONDITIONS = [
+    _parameter(
+        preconditions.IF_MATCH,
+        "header",
+        _ENTITY_TAGS,
+        description="the request succeeds only if the ETag is one of these, else 412",
+    ),
+    _parameter(
+        preconditions.IF_NONE_MATCH,
+        "header",
+        _ENTITY_TAGS,
+        description="the request succeeds only if the ETag is none of these, else 304 for GET, 412 for others",
+    ),
 ]
 _RATE_LIMITS: Mapping[str, Json] = {
     limits.POLICY_HEADER: {"description": "sent if server.rate_limit_per_second is set", "schema": _STRING},
@@ -171,13 +174,7 @@ def _refusal(code: ErrorCode) -> object:
 def _path_parameters(path: str) -> list[Json]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     return [
-        {
-            "name": name,
-            "in": "path",
-            "required": True,
-            "schema": {"type": "string", "pattern": _PATH_PARTS[name]},
-            "example": PATH_PARTS[name],
-        }
+        _parameter(name, "path", {"type": "string", "pattern": _PATH_PARTS[name]}, example=PATH_PARTS[name])
         for name in names
     ]
 
@@ -188,10 +185,7 @@ def _query_parameters(query: type[Struct]) -> list[Json]:
     properties = cast("Mapping[str, Json]", schema["properties"])
     # Enums have components of their own, which parameters can't refer to.
     own = {f"#/components/schemas/{name}": part for name, part in components.items()}
-    return [
-        {"name": name, "in": "query", "required": False, "schema": _inlined(part, own)}
-        for name, part in properties.items()
-    ]
+    return [_parameter(name, "query", _inlined(part, own)) for name, part in properties.items()]
 
 
 def _inlined(part: object, own: Mapping[str, object]) -> object:

@@ -28,6 +28,7 @@ from webhookd.base.fields import OrganizationId
 from webhookd.base.files import open_file
 from webhookd.base.json_errors import BOM
 from webhookd.base.models import Role
+from webhookd.base.validation import complaints
 from webhookd.config import JwtConfig
 from webhookd.journal import AuditActor, AuditActorKind
 from webhookd.observe.logs import get_logger
@@ -320,16 +321,8 @@ def _typed(claims: Mapping[str, object]) -> _Claims:
     try:
         return msgspec.convert(claims, _Claims)
     except msgspec.ValidationError as error:
-        wrong = next(field.name for field in msgspec.structs.fields(_Claims) if not _fits(claims, field))
-        raise _refused(_ILL_FORMED[wrong]) from error
-
-
-def _fits(claims: Mapping[str, object], field: msgspec.structs.FieldInfo) -> bool:
-    try:
-        msgspec.convert(claims.get(field.name, field.default), field.type)
-    except msgspec.ValidationError:
-        return False
-    return True
+        (pointer, _), *_ = complaints(claims, _Claims)
+        raise _refused(_ILL_FORMED[pointer.strip("/").partition("/")[0]]) from error
 
 
 def _refused(reason: str) -> Rejected:

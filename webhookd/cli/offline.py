@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from webhookd.admin.auth import new_key
 from webhookd.admin.schemas import NewKey
 from webhookd.base.clock import SystemClock
 from webhookd.base.errors import CommandError
@@ -19,7 +20,7 @@ from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.jobs.key_rotation import RotationProgress, unlock
 from webhookd.journal import Action, Contents, KeyRow, Restored, Store, check_place, restore_journal
-from webhookd.server import command_entry, ensure_admin_key, make_key, unwrapped, writing
+from webhookd.server import command_entry, ensure_admin_key, unwrapped, writing
 
 _CLOCK = SystemClock()
 _IDS = IdFactory(_CLOCK.now)
@@ -43,7 +44,9 @@ async def initialize(config: Config) -> Secret[str] | None:
 async def create_key(config: Config, new: NewKey, expires_at: float | None) -> tuple[KeyRow, Secret[str]]:
     """Create an API key; return it and its text, which is not stored. Rejected QUOTA_EXCEEDED."""
     organization_id = new.organization_id
-    row, text = make_key(new.role, _IDS, _CLOCK, name=new.name, organization_id=organization_id, expires_at=expires_at)
+    row, text = new_key(
+        new.role, _IDS, _CLOCK.now(), name=new.name, organization_id=organization_id, expires_at=expires_at
+    )
     optional = {"name": new.name, "organizationId": organization_id, "expiresAt": expires_at}
     fields = ("role", *(field for field, value in optional.items() if value))
     entry = command_entry(Action.KEY_CREATE, _CLOCK, fields)

@@ -13,6 +13,7 @@ from quart import Request
 from webhookd.admin.bodies import expect_media_type, read_body
 from webhookd.admin.preconditions import NO_PRECONDITIONS, Preconditions
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import invalid
 
 FORM = "application/x-www-form-urlencoded"
 ETAG_FIELD = "etag"
@@ -58,8 +59,7 @@ class Form(Mapping[str, str]):
     def _entries(self, name: str, text: str) -> list[str]:
         lines = text.splitlines()
         if len(lines) > MOST_LINES:
-            accepted = f"{len(lines)} lines or entries; at most {MOST_LINES} are accepted"
-            raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{name}: {accepted}", errors=((f"/{name}", accepted),))
+            raise invalid(((f"/{name}", f"{len(lines)} lines or entries; at most {MOST_LINES} are accepted"),))
         return [line.strip() for line in lines if line.strip()]
 
 

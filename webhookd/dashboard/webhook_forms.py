@@ -7,7 +7,7 @@ the API's own check reports it.
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.base.event_format import invalid
 from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import Form
 
@@ -113,8 +113,7 @@ def _pairs(field: str, lines: Sequence[str], separator: str) -> dict[str, str]:
     for line in lines:
         name, _, value = (part.strip() for part in line.partition(separator))
         if name in pairs:
-            accepted = f"{name} is given twice: leave one out"
-            raise Rejected(ErrorCode.VALIDATION_ERROR, f"/{field}: {accepted}", errors=((f"/{field}", accepted),))
+            raise invalid(((f"/{field}", f"{name} is given twice: leave one out"),))
         pairs[name] = value
     return pairs
 
