@@ -9,7 +9,7 @@ import os
 import pwd
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -48,31 +48,20 @@ class Finding:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What is checked; `journal` is None if it couldn't be opened, which is a finding already."""
-
-    config: Config
-    journal: Inspection | None
-
-
-def configuration(subject: Subject) -> Iterator[Finding]:
+def configuration(config: Config) -> Iterator[Finding]:
     """The files that the configuration names can be used; the configuration itself was read before."""
-    tokens = open_tokens(subject.config.jwt)
+    tokens = open_tokens(config.jwt)
     yield _ok(f"valid; tokens (JWT) are {'not ' if tokens is None else ''}accepted")
 
 
-def server(subject: Subject) -> Iterator[Finding]:
+def server(config: Config) -> Iterator[Finding]:
     """A running server is ready, and its event loop was not blocked."""
-    control = Control(subject.config.server.control_socket)
+    control = Control(config.server.control_socket)
     if not control.is_served():
         yield _ok("none is running")
         return
     readiness = control.get("/readyz", ReadinessAnswer)
-    for reason in readiness.reasons:
-        yield _problem(reason)
-    if not readiness.reasons:
-        yield _ok(f"running, {readiness.status}")
+    yield from [_problem(reason) for reason in readiness.reasons] or [_ok(f"running, {readiness.status}")]
     yield of_stall(control.get("/api/loop", LoopView).longest_stall)
 
 
@@ -89,9 +78,8 @@ def of_stall(stall: StallView | None) -> Finding:
     return _problem(f"{detail}; please report its line `loop.stalled` in the log")
 
 
-def sockets(subject: Subject) -> Iterator[Finding]:
+def sockets(config: Config) -> Iterator[Finding]:
     """The sockets have the right mode, and no other user can replace them."""
-    config = subject.config
     for name, path, mode in (
         ("server.control_socket", config.server.control_socket, 0o600),
         ("ingest.socket", config.ingest.socket, 0o660),
@@ -110,9 +98,8 @@ def sockets(subject: Subject) -> Iterator[Finding]:
             yield _ok(f"{name}: {path}, mode {mode:04o}")
 
 
-def files(subject: Subject) -> Iterator[Finding]:
+def files(path: Path) -> Iterator[Finding]:
     """Only the owner can read the journal's files."""
-    path = subject.config.journal.path
     yield from _open_to_others(path.parent)
     owner = path.stat().st_uid if path.exists() else None
     for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm", ".lock", ".reserve"))):
@@ -128,23 +115,21 @@ def files(subject: Subject) -> Iterator[Finding]:
             yield _ok(f"{file}, mode {mode:04o}")
 
 
-def master_key(subject: Subject) -> Iterator[Finding]:
+def master_key(config: Config, journal: Inspection | None) -> Iterator[Finding]:
     """The master key exists, only its owner can read it, and it opens the journal's secrets."""
-    place = find_key_place(subject.config, os.environ)
+    place = find_key_place(config, os.environ)
     key = place.load()
-    if subject.journal is None:
+    if journal is None:
         yield _ok(f"{place} is a key; whether it is the journal's can't be checked")
-    elif subject.journal.check_master_key(key):
+    elif journal.check_master_key(key):
         yield _ok(f"{place} opens the journal's secrets")
     else:
         yield _ok(f"{place}; the journal holds no secret yet")
 
 
-def disk(subject: Subject) -> Iterator[Finding]:
+def disk(path: Path, most: int | None) -> Iterator[Finding]:
     """The disk and journal.max_bytes have room."""
-    path = subject.config.journal.path
     free = shutil.disk_usage(path.parent).free
-    most = subject.config.journal.max_bytes
     size = path.stat().st_size if path.exists() else 0
     if free < _LEAST_FREE_BYTES:
         yield _problem(f"{_megabytes(free)} are free in {path.parent}: free space before events are refused")
@@ -157,64 +142,46 @@ def disk(subject: Subject) -> Iterator[Finding]:
         yield _ok(f"{_megabytes(free)} are free in {path.parent}; the journal has {_megabytes(size)}")
 
 
-def sqlite(_: Subject) -> Iterator[Finding]:
+def sqlite(version: str) -> Iterator[Finding]:
     """Before 3.51.3 a write-ahead log could be damaged (https://sqlite.org/wal.html#walresetbug)."""
-    yield of_sqlite(SQLITE_VERSION)
-
-
-def of_sqlite(version: str) -> Finding:
-    """Return a finding on a release of SQLite."""
     if tuple(int(part) for part in version.split(".")[:3]) < _OLDEST_SQLITE:
-        return _problem(f"SQLite {version} can damage a journal: install a newer apsw")
-    return _ok(f"SQLite {version}")
+        yield _problem(f"SQLite {version} can damage a journal: install a newer apsw")
+    else:
+        yield _ok(f"SQLite {version}")
 
 
-def tables(subject: Subject) -> Iterator[Finding]:
+def tables(journal: Inspection, path: Path) -> Iterator[Finding]:
     """This program supports the version of the tables."""
-    if subject.journal is None:
-        return
-    found, known = subject.journal.version()
+    found, known = journal.version()
     if found > known:
         yield Finding(Level.DAMAGED, f"version {found}, and this webhookd supports {known}: run the newer one")
     elif found < known:
-        copy = copy_before_upgrade(subject.config.journal.path)
+        copy = copy_before_upgrade(path)
         yield _ok(f"version {found}; the next start upgrades it to {known}, after a copy, {copy.name}")
     else:
         yield _ok(f"version {found}")
 
 
-def pages(subject: Subject) -> Iterator[Finding]:
+def pages(journal: Inspection) -> Iterator[Finding]:
     """Every page of the file is intact, and every index matches its rows."""
-    if subject.journal is None:
-        return
-    complaints = subject.journal.bad_pages()
-    for complaint in complaints:
-        yield Finding(Level.DAMAGED, f"{' '.join(complaint.split())}: restore the last copy")
-    if not complaints:
-        yield _ok("every page is intact")
+    damaged = [f"{' '.join(complaint.split())}: restore the last copy" for complaint in journal.bad_pages()]
+    yield from [Finding(Level.DAMAGED, detail) for detail in damaged] or [_ok("every page is intact")]
 
 
-def references(subject: Subject) -> Iterator[Finding]:
+def references(journal: Inspection) -> Iterator[Finding]:
     """Every row that is referred to exists."""
-    if subject.journal is None:
-        return
-    dangling = subject.journal.dangling()
-    for found in dangling:
-        yield Finding(Level.DAMAGED, f"{found}: another program has changed the file")
-    if not dangling:
-        yield _ok("every reference is valid")
+    damaged = [f"{found}: another program has changed the file" for found in journal.dangling()]
+    yield from [Finding(Level.DAMAGED, detail) for detail in damaged] or [_ok("every reference is valid")]
 
 
-def audit_log(subject: Subject) -> Iterator[Finding]:
+def audit_log(journal: Inspection) -> Iterator[Finding]:
     """The chain of the audit log is intact, and so are its triggers."""
-    if subject.journal is None:
-        return
-    found, known = subject.journal.version()
-    if found < known and not subject.journal.has_audit_log():
+    found, known = journal.version()
+    if found < known and not journal.has_audit_log():
         yield _ok("this version of the tables has none")
         return
-    chain = subject.journal.audit_chain()
-    for name in subject.journal.missing_triggers():
+    chain = journal.audit_chain()
+    for name in journal.missing_triggers():
         yield Finding(Level.DAMAGED, f"the trigger {name} is missing: another program has changed the file")
     if chain.broken is not None:
         yield Finding(Level.DAMAGED, f"the chain breaks after entry {chain.entries}: {chain.broken}")
@@ -222,43 +189,45 @@ def audit_log(subject: Subject) -> Iterator[Finding]:
         yield _ok(f"{chain.entries} entries, the chain is intact; last hash {chain.head.hex()}")
 
 
-def headers(subject: Subject) -> Iterator[Finding]:
+def headers(journal: Inspection) -> Iterator[Finding]:
     """No webhook has a custom header whose name was reserved later, which isn't sent."""
-    if subject.journal is None or len(set(subject.journal.version())) > 1:
+    if len(set(journal.version())) > 1:
         return
     unsent = [
-        (endpoint.id, name)
-        for endpoint in subject.journal.webhooks()
+        f"{endpoint.id} has the header {name}, which is reserved and isn't sent: remove or rename it"
+        for endpoint in journal.webhooks()
         for name in endpoint.header_names
         if reserved(name) is not None
     ]
-    for webhook_id, name in unsent:
-        yield _problem(f"{webhook_id} has the header {name}, which is reserved and isn't sent: remove or rename it")
-    if not unsent:
-        yield _ok("every custom header is sent")
+    yield from [_problem(detail) for detail in unsent] or [_ok("every custom header is sent")]
 
 
-CHECKS: tuple[tuple[str, Callable[[Subject], Iterator[Finding]]], ...] = (
-    ("configuration", configuration),
-    ("server", server),
-    ("sockets", sockets),
-    ("files", files),
-    ("master key", master_key),
-    ("disk", disk),
-    ("sqlite", sqlite),
-    ("tables", tables),
-    ("pages", pages),
-    ("references", references),
-    ("audit log", audit_log),
-    ("headers", headers),
-)
+def _checks(config: Config, journal: Inspection | None) -> Iterator[tuple[str, Iterable[Finding]]]:
+    """Yield each check with its name; it runs when its findings are read."""
+    path = config.journal.path
+    yield "configuration", configuration(config)
+    yield "server", server(config)
+    yield "sockets", sockets(config)
+    yield "files", files(path)
+    yield "master key", master_key(config, journal)
+    yield "disk", disk(path, config.journal.max_bytes)
+    yield "sqlite", sqlite(SQLITE_VERSION)
+    if journal is not None:
+        yield "tables", tables(journal, path)
+        yield "pages", pages(journal)
+        yield "references", references(journal)
+        yield "audit log", audit_log(journal)
+        yield "headers", headers(journal)
 
 
-def examine(subject: Subject) -> Iterator[tuple[str, Finding]]:
-    """Run every check, and yield its findings with its name."""
-    for name, check in CHECKS:
+def examine(config: Config, journal: Inspection | None) -> Iterator[tuple[str, Finding]]:
+    """Run every check, and yield its findings with its name.
+
+    `journal` is None if it couldn't be opened, which is a finding already.
+    """
+    for name, findings in _checks(config, journal):
         try:
-            for finding in check(subject):
+            for finding in findings:
                 yield name, finding
         except JournalError as error:
             yield name, Finding(Level.DAMAGED, str(error))

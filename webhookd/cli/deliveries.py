@@ -6,9 +6,9 @@ from webhookd.admin.schemas import AttemptView, DeliveryDetailView, DeliveryView
 from webhookd.base.models import DeliveryStatus
 from webhookd.cli.api import part
 from webhookd.cli.names import Moment, find_webhook, gathered, names_webhook
-from webhookd.cli.options import InOrder, prints_json, takes_page
+from webhookd.cli.options import InOrder, prints_json, takes_cursor, takes_limit
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import note_more_rows, plain, show_json, show_record, show_result, show_table
+from webhookd.cli.terminal import plain, show_json, show_page, show_record, show_result
 
 _STATUSES = click.Choice([status.value for status in DeliveryStatus])
 
@@ -33,7 +33,8 @@ def command() -> None:
     "--since", type=Moment(), help="Only those created since then: 2026-01-31T12:00:00Z, or 2h for 2 hours ago."
 )
 @click.option("--until", type=Moment(), help="Only those created before then.")
-@takes_page
+@takes_limit
+@takes_cursor
 @prints_json
 @takes_place
 def list_(
@@ -54,12 +55,8 @@ def list_(
     with place.source() as source:
         webhook_id = find_webhook(source, webhook).id
         page = gathered(lambda count, after: source.deliveries(webhook_id, filters, count, after), limit, cursor)
-    if as_json:
-        show_json(page)
-        return
     titles = ("ID", "EVENT", "SEQUENCE", "STATUS", "ATTEMPTS", "LAST ANSWER", "CREATED", "NEXT ATTEMPT")
-    show_table(titles, [_row(delivery) for delivery in page.data], foldable={"EVENT"})
-    note_more_rows(page)
+    show_page(page, titles, _row, foldable={"EVENT"}, as_json=as_json)
 
 
 @command.command("show")

@@ -5,7 +5,7 @@ import json
 import click
 
 from webhookd.base.errors import CommandError, JournalError
-from webhookd.cli.checks import Finding, Level, Subject, examine
+from webhookd.cli.checks import Finding, Level, examine
 from webhookd.cli.options import takes_config
 from webhookd.config import Config
 from webhookd.journal import inspect
@@ -46,7 +46,7 @@ def _look(config: Config) -> list[tuple[str, Finding]]:
     try:
         if path.exists():
             with inspect(path) as journal:
-                return list(examine(Subject(config=config, journal=journal)))
+                return list(examine(config, journal))
         unusable = Finding(Level.PROBLEM, f"there is no {path} yet: `webhookd init` or `webhookd serve` creates it")
     except OSError as error:
         unusable = Finding(Level.PROBLEM, f"{path}: {error.strerror}; run this as the server's user or root")
@@ -54,4 +54,4 @@ def _look(config: Config) -> list[tuple[str, Finding]]:
         unusable = Finding(Level.DAMAGED, str(error))
     except CommandError as error:
         unusable = Finding(Level.PROBLEM, str(error))
-    return [("journal", unusable), *examine(Subject(config=config, journal=None))]
+    return [("journal", unusable), *examine(config, None)]

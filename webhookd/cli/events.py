@@ -2,10 +2,11 @@
 
 import click
 
+from webhookd.admin.schemas import EventView
 from webhookd.cli.names import gathered
-from webhookd.cli.options import InOrder, prints_json
+from webhookd.cli.options import InOrder, prints_json, takes_limit
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import note_more_rows, plain, show_json, show_record, show_table
+from webhookd.cli.terminal import plain, show_json, show_page, show_record
 
 
 @click.group("events", cls=InOrder)
@@ -18,7 +19,7 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--after", metavar="ID", help="Only the events after this one, or after a list's nextCursor.")
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="The most to list.")
+@takes_limit
 @prints_json
 @takes_place
 def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
@@ -28,15 +29,8 @@ def list_(place: Place, after: str | None, limit: int, as_json: bool) -> None:
     """
     with place.source() as source:
         page = gathered(source.events, limit, after)
-    if as_json:
-        show_json(page)
-        return
-    rows = [
-        (event.id, event.type, event.accepted_at, event.organization_id or "", str(event.deliveries))
-        for event in page.data
-    ]
-    show_table(("ID", "TYPE", "ACCEPTED", "ORGANIZATION", "DELIVERIES"), rows, foldable={"TYPE", "ORGANIZATION"})
-    note_more_rows(page, option="--after")
+    titles = ("ID", "TYPE", "ACCEPTED", "ORGANIZATION", "DELIVERIES")
+    show_page(page, titles, _row, foldable={"TYPE", "ORGANIZATION"}, as_json=as_json, option="--after")
 
 
 @command.command("show")
@@ -64,3 +58,7 @@ def show(place: Place, event_id: str, as_json: bool) -> None:
     )
     click.echo()
     click.echo(plain(bytes(event.data).decode()))
+
+
+def _row(event: EventView) -> tuple[str, ...]:
+    return event.id, event.type, event.accepted_at, event.organization_id or "", str(event.deliveries)

@@ -17,7 +17,7 @@ from webhookd.cli.api import Api, part, target
 from webhookd.cli.names import gathered
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
-from webhookd.cli.terminal import show_json, show_result, show_table
+from webhookd.cli.terminal import show_json, show_page, show_result
 
 _PATH = "/api/keys"
 
@@ -65,27 +65,12 @@ def show(place: Place, as_json: bool) -> None:
     """List the keys, newest first, without the keys themselves."""
     api = place.server_if_any()
     if api is not None:
-        found = gathered(partial(_key_page, api), None).data
+        found = gathered(partial(_key_page, api), None)
     else:
         rows = reversed(trio.run(offline.list_keys, place.config()))
-        found = [key_view(row, row.last_used_at) for row in rows]
-    if as_json:
-        show_json(Page(data=found, next_cursor=None))
-        return
-    rows_shown = [
-        (
-            key.id,
-            key.role,
-            key.name,
-            key.organization_id or "",
-            key.created_at,
-            key.expires_at or "",
-            key.last_used_at or "",
-        )
-        for key in found
-    ]
+        found = Page(data=[key_view(row, row.last_used_at) for row in rows], next_cursor=None)
     titles = ("ID", "ROLE", "NAME", "ORGANIZATION", "CREATED", "EXPIRES", "LAST USED")
-    show_table(titles, rows_shown, foldable={"NAME", "ORGANIZATION"})
+    show_page(found, titles, _row, foldable={"NAME", "ORGANIZATION"}, as_json=as_json)
 
 
 @command.command("revoke")
@@ -104,6 +89,11 @@ def revoke(place: Place, key_id: str, as_json: bool) -> None:
 
 def _key_page(api: Api, limit: int, cursor: str | None) -> Page[KeyView]:
     return api.get(target(_PATH, limit=limit, cursor=cursor), Page[KeyView])
+
+
+def _row(key: KeyView) -> tuple[str, ...]:
+    times = (key.created_at, key.expires_at or "", key.last_used_at or "")
+    return key.id, key.role, key.name, key.organization_id or "", *times
 
 
 def _checked(fields: dict[str, str | None]) -> NewKey:

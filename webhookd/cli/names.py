@@ -19,7 +19,6 @@ from webhookd.cli.options import load
 from webhookd.cli.sources import ApiSource, Source
 
 T = TypeVar("T")
-C = TypeVar("C", bound=Callable[..., object])
 
 MOST_ON_A_PAGE = 100
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -85,21 +84,6 @@ class Pattern(click.ParamType[str]):
             self.fail(f"{value!r} is not a pattern: use a type such as user.created, `user.*`, or `*`", param, ctx)
 
 
-def names_webhook(command: C) -> C:
-    """Add the argument WEBHOOK to a command, as the parameter `webhook`."""
-    return click.argument("webhook", metavar="WEBHOOK", shell_complete=_complete_webhooks)(command)
-
-
-def takes_webhook_option(command: C) -> C:
-    """Add the option `--webhook` to a command."""
-    return click.option(
-        "--webhook",
-        metavar="WEBHOOK",
-        shell_complete=_complete_webhooks,
-        help="Only this webhook: its id or the start of it, its description or its URL.",
-    )(command)
-
-
 def _complete_webhooks(context: click.Context, _parameter: click.Parameter, typed: str) -> list[CompletionItem]:
     """Return ids from the server on this machine, or nothing if it doesn't answer within a second."""
     try:
@@ -113,6 +97,15 @@ def _complete_webhooks(context: click.Context, _parameter: click.Parameter, type
         for webhook in found
         if webhook.id.startswith(typed)
     ]
+
+
+names_webhook = click.argument("webhook", metavar="WEBHOOK", shell_complete=_complete_webhooks)
+takes_webhook_option = click.option(
+    "--webhook",
+    metavar="WEBHOOK",
+    shell_complete=_complete_webhooks,
+    help="Only this webhook: its id or the start of it, its description or its URL.",
+)
 
 
 def _matches(webhook: Webhook, name: str) -> bool:

@@ -1,16 +1,13 @@
 """The options that commands share: `--config`, `--json` and the options of lists."""
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec, TypeVar, cast
+from typing import cast
 
 import click
 
 from webhookd.config import Config, load_config
 
-P = ParamSpec("P")
-R = TypeVar("R")
 _FILE = "webhookd.configuration_file"
 _MOST_SECONDS = 1e9
 
@@ -48,41 +45,6 @@ class InOrder(click.Group):
         return list(self.commands)
 
 
-def takes_config(command: Callable[P, R]) -> Callable[P, R]:
-    """Add the option `--config` to a command; it gets the loaded configuration as `config`."""
-    return click.option(
-        "--config",
-        type=FilePath(),
-        callback=_load,
-        help="The TOML file to configure it by. Without one: the defaults, with everything below ./var.",
-    )(command)
-
-
-def checks_config(command: Callable[P, R]) -> Callable[P, R]:
-    """Add the option to a command that needs no configuration; the file is checked and has no other effect."""
-    return click.option(
-        "--config",
-        type=FilePath(),
-        callback=_check,
-        expose_value=False,
-        help="Accepted as by every command; this one doesn't use it.",
-    )(command)
-
-
-def prints_json(command: Callable[P, R]) -> Callable[P, R]:
-    """Add `--json` to a command, as the parameter `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, as in the API.")(command)
-
-
-def takes_page(command: Callable[P, R]) -> Callable[P, R]:
-    """Add `--limit` and `--cursor` to a command that lists."""
-    limit = click.option(
-        "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="The most to list."
-    )
-    cursor = click.option("--cursor", metavar="CURSOR", help="Continue a list, with its nextCursor.")
-    return limit(cursor(command))
-
-
 def load(path: Path | None) -> Config:
     """Return the configuration from the file and the process's environment."""
     return load_config(path, os.environ)
@@ -102,3 +64,27 @@ def configuration_file() -> Path | None:
 def _check(_context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
     if path is not None:
         load(path)
+
+
+takes_config = click.option(
+    "--config",
+    type=FilePath(),
+    callback=_load,
+    help="The TOML file to configure it by. Without one: the defaults, with everything below ./var.",
+)
+"""Adds the option `--config` to a command, which gets the loaded configuration as `config`."""
+
+checks_config = click.option(
+    "--config",
+    type=FilePath(),
+    callback=_check,
+    expose_value=False,
+    help="Accepted as by every command; this one doesn't use it.",
+)
+"""Adds the option to a command that needs no configuration; the file is checked and has no other effect."""
+
+prints_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, as in the API.")
+takes_limit = click.option(
+    "--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", help="The most to list."
+)
+takes_cursor = click.option("--cursor", metavar="CURSOR", help="Continue a list, with its nextCursor.")

@@ -7,7 +7,7 @@ so that it can't control the terminal.
 
 import re
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -72,6 +72,24 @@ def show_result(value: object, text: str, *, as_json: bool) -> None:
         click.echo(text)
 
 
+def show_page(
+    page: Page[T],
+    titles: Sequence[str],
+    row: Callable[[T], Sequence[str]],
+    *,
+    foldable: Collection[str],
+    as_json: bool,
+    option: str = "--cursor",
+) -> None:
+    """Print a list: one JSON document, or a table; standard error gets the `option` to continue a longer list."""
+    if as_json:
+        show_json(page)
+        return
+    show_table(titles, [row(each) for each in page.data], foldable=foldable)
+    if page.next_cursor is not None:
+        click.echo(f"there are more: --limit N, or {option} {page.next_cursor}", err=True)
+
+
 def show_table(titles: Sequence[str], rows: Rows, *, foldable: Collection[str] = ()) -> None:
     """Print rows under their titles; only `foldable` columns may take several lines."""
     cells = [[plain(cell) or "-" for cell in row] for row in rows]
@@ -113,12 +131,6 @@ def show_record(pairs: Sequence[tuple[str, str]]) -> None:
     for name, value in cells:
         grid.add_row(Text(name), Text(value, style=style_of(value)))
     console.print(grid)
-
-
-def note_more_rows(page: Page[T], option: str = "--cursor") -> None:
-    """Print on standard error that a list has more rows, and how to get them."""
-    if page.next_cursor is not None:
-        click.echo(f"there are more: --limit N, or {option} {page.next_cursor}", err=True)
 
 
 def style_of(cell: str) -> str:

@@ -11,10 +11,10 @@ from webhookd.base.models import BreakerState
 from webhookd.cli.api import part
 from webhookd.cli.deliveries import show_attempt
 from webhookd.cli.names import Pattern, find_webhook, gathered, names_webhook
-from webhookd.cli.options import InOrder, prints_json, takes_page
+from webhookd.cli.options import InOrder, prints_json, takes_cursor, takes_limit
 from webhookd.cli.places import Place, takes_place
 from webhookd.cli.sources import ApiSource
-from webhookd.cli.terminal import confirm, note_more_rows, plain, show_json, show_record, show_result, show_table
+from webhookd.cli.terminal import confirm, plain, show_json, show_page, show_record, show_result
 
 _WEEK = 604_800
 _settings_decoder = msgspec.json.Decoder(dict[str, object])
@@ -31,28 +31,16 @@ def command() -> None:
 
 
 @command.command("list")
-@takes_page
+@takes_limit
+@takes_cursor
 @prints_json
 @takes_place
 def list_(place: Place, limit: int, cursor: str | None, as_json: bool) -> None:
     """List webhooks, newest first: description or URL, state, queue, and the reason if nothing is being sent."""
     with place.source() as source:
         page = gathered(source.webhooks, limit, cursor)
-    if as_json:
-        show_json(page)
-        return
-    rows = [
-        (
-            webhook.id,
-            webhook.description or webhook.url,
-            state_of(webhook),
-            str(webhook.health.queued + webhook.health.parked),
-            webhook.health.reason or "",
-        )
-        for webhook in page.data
-    ]
-    show_table(("ID", "WEBHOOK", "STATE", "QUEUED", "REASON"), rows, foldable={"WEBHOOK", "STATE", "REASON"})
-    note_more_rows(page)
+    titles = ("ID", "WEBHOOK", "STATE", "QUEUED", "REASON")
+    show_page(page, titles, _row, foldable={"WEBHOOK", "STATE", "REASON"}, as_json=as_json)
 
 
 @command.command("show")
@@ -194,6 +182,12 @@ def delete(place: Place, webhook: str, yes: bool, as_json: bool) -> None:
     confirm(question, is_given=yes, instead="give --yes")
     deleted = api.delete(f"/api/webhooks/{part(found.id)}", Deleted)
     show_result(deleted, f"deleted {deleted.id}", as_json=as_json)
+
+
+def _row(webhook: Webhook) -> tuple[str, ...]:
+    health = webhook.health
+    name = webhook.description or webhook.url
+    return webhook.id, name, state_of(webhook), str(health.queued + health.parked), health.reason or ""
 
 
 def state_of(webhook: Webhook) -> str:
