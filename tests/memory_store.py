@@ -3,7 +3,7 @@
 Reads see the last commit. It has no replays, statistics, keys, audit log or backups: those are tested on disk.
 """
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishR
 from webhookd.journal import DeliveriesQueued, EventTypeRow, Publish, ReplayRow, Store, Ticket, Window, WindowRequest
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.history import Replays
-from webhookd.journal.operations import Record
+from webhookd.journal.operations import Landed, Record
 
 
 @asynccontextmanager
@@ -59,17 +59,14 @@ class MemoryStore(Store):
     def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
         return Publish(event, targets, self._tell, flow=None, insists=True, may_repeat=False)
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
-        operation = Record(record, notices)
-        self.tables.submit(operation)
-        return operation.ticket
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+        self.tables.submit(Record(record, notices, landed))
 
     async def window(self, request: WindowRequest) -> Window:
         await trio.lowlevel.checkpoint()
         return window_of(self.tables, request)
 
-    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
-        await trio.lowlevel.checkpoint()
+    def kept_message(self, event_pk: int) -> Message | None:
         return self.tables.events[event_pk].message
 
     def _tell(self, queued: Sequence[QueuedDelivery]) -> None:

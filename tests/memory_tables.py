@@ -74,6 +74,9 @@ class _Change(Generic[T]):
     ticket: Ticket[T] = field(default_factory=Ticket)
     notices: Sequence[Publish] = ()
 
+    def fail(self, error: Exception) -> None:
+        self.ticket.fail(error)
+
 
 class Tables:
     """What is stored, and what is submitted and not committed."""
@@ -121,7 +124,7 @@ class Tables:
             try:
                 settled += self._apply(operation)
             except Rejected as refused:
-                settled.append(lambda ticket=operation.ticket, error=refused: ticket.fail(error))  # type: ignore[misc]
+                settled.append(lambda failed=operation, error=refused: failed.fail(error))  # type: ignore[misc]
         for settle_one in settled:
             settle_one()
 
@@ -131,7 +134,7 @@ class Tables:
                 return self._publish([operation])
             case Record():
                 self._record(operation.record)
-                return [*self._publish(operation.notices), lambda: operation.ticket.succeed(None)]
+                return [*self._publish(operation.notices), operation.succeed]
             case _:
                 result = operation.make()
                 notices = () if operation.notices_of is None else operation.notices_of(result)

@@ -115,7 +115,7 @@ class DropsQueuedEvents(Writer):
 class RecordsNoInterruption(Writer):
     def submit(self, operation: Submission) -> None:
         if isinstance(operation, Record) and operation.record.error is DeliveryError.INTERRUPTED:
-            operation.ticket.succeed(None)
+            operation.succeed()
         else:
             super().submit(operation)
 
@@ -149,9 +149,20 @@ class SwapsOrder(Store):
 class AltersBodies(Store):
     """Decodes and encodes each body instead of sending the bytes that were submitted."""
 
-    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
-        message = await super().message(event_pk, upcoming)
-        return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
+    def kept_message(self, event_pk: int) -> Message | None:
+        message = super().kept_message(event_pk)
+        return None if message is None else _altered(message)
+
+    def read_message(
+        self, event_pk: int, upcoming: Callable[[], Iterable[int]], got: Callable[[Message | Exception], None]
+    ) -> None:
+        super().read_message(
+            event_pk, upcoming, lambda found: got(found if isinstance(found, Exception) else _altered(found))
+        )
+
+
+def _altered(message: Message) -> Message:
+    return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
 
 
 @_plant_class("skips a sequence", "Batches", facade)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import trio
 from peewee import Database
 from playhouse.apsw_ext import APSWDatabase
 
-from webhookd.base.models import AcceptedEvent, Outcome, PublishResult
+from webhookd.base.models import AcceptedEvent, Message, Outcome, PublishResult, QueuedDelivery
 from webhookd.base.secret import Secret
 from webhookd.crypto.key_file import KeyPlace, format_master_key
-from webhookd.dispatch.attempt import Attempts
+from webhookd.dispatch.flights import Flights
 from webhookd.journal import Ticket
 from webhookd.journal.history import Deliveries
+from webhookd.journal.operations import Landed
 from webhookd.journal.queries import audit, replays
 from webhookd.journal.queries.bulk import BulkUpdate, SqlConnection
 from webhookd.journal.queries.schema import ReplayTable
@@ -67,21 +69,25 @@ def _commit_slowly() -> None:
 
 
 def _record_early() -> None:
-    send, settle = Attempts._send, Attempts._settle
-    settled: dict[int, Any] = {}
+    launch, landed = Flights._launch, Flights._landed
+    recorded: dict[int, Callable[[], None]] = {}
 
-    async def record_and_send(self: Attempts, attempt: Any) -> Outcome:
-        settled[id(attempt)] = await settle(self, attempt, Outcome(duration_seconds=0.0, status=200))
-        await settled[id(attempt)][0].wait()
-        return await send(self, attempt)
+    def record_and_launch(self: Flights, flight: Any, message: Message) -> None:
+        flight.message, flight.receiver, flight.started_at = message, self.receiver, self._clock.now()
+        flight.outcome = Outcome(duration_seconds=0.0, status=200)
+        recorded[flight.delivery.pk] = partial(launch, self, flight, message)
+        self._settle(flight)
 
-    async def recorded(_: Attempts, attempt: Any, __: Outcome) -> tuple[Ticket[None], bool]:
-        await trio.lowlevel.checkpoint()
-        found: tuple[Ticket[None], bool] = settled.pop(id(attempt))
-        return found
+    def end(self: Flights, flight: Any, _: Outcome | Exception) -> None:
+        self._slots.release(self._owner)
+        landed(self, flight.delivery, None)
 
-    _put(Attempts, "_send", record_and_send)
-    _put(Attempts, "_settle", recorded)
+    def send_recorded(_: Flights, delivery: QueuedDelivery, __: Exception | None) -> None:
+        recorded.pop(delivery.pk)()
+
+    _put(Flights, "_launch", record_and_launch)
+    _put(Flights, "_answered", end)
+    _put(Flights, "_landed", send_recorded)
 
 
 def _record_in_parts() -> None:
@@ -99,10 +105,9 @@ def _record_in_parts() -> None:
 def _go_on_before_the_record() -> None:
     record = Store.record
 
-    def record_early(self: Store, *submitted: Any) -> Ticket[None]:
-        ticket = record(self, *submitted)
-        ticket.succeed(None)
-        return ticket
+    def record_early(self: Store, *submitted: Any, landed: Landed) -> None:
+        record(self, *submitted, landed=lambda _: None)
+        landed(None)
 
     _put(Store, "record", record_early)
     _commit_slowly()

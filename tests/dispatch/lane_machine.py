@@ -193,7 +193,7 @@ class LaneMachine(RuleBasedStateMachine):
         move = lane.next(model.now)
         if self.is_ahead:
             assert move is Step.LEAVE
-            assert lane.take(model.now) is None
+            assert lane.take(model.now) is Step.LEAVE
         elif move is Step.LEAVE:
             assert not model.unended
         elif isinstance(move, Wait) and move.why not in READS_NO_PACE:
@@ -257,10 +257,10 @@ class LaneMachine(RuleBasedStateMachine):
         move = lane.next(model.now)
         may_be_sent = model.sendable(model.now) if model.has_token else []
         taken = lane.take(model.now)
-        assert (taken is not None) == isinstance(move, Send)
-        if taken is not None:
-            assert taken in [row.delivery for row in may_be_sent], "it may not be sent now"
-            model.take(taken, self.receiver)
+        assert taken == move
+        if isinstance(taken, Send):
+            assert taken.delivery in [row.delivery for row in may_be_sent], "it may not be sent now"
+            model.take(taken.delivery, self.receiver)
         elif move is Step.REFILL:
             self.request = lane.begin_refill(model.now)
             self.answer = model.read(self.request)
@@ -311,7 +311,10 @@ class LaneMachine(RuleBasedStateMachine):
         model.change(changed, policy, forgiveness)
 
     def _load(self) -> None:
-        self.receiver = Receiver(self.model.endpoint, CREDENTIALS, self.lane.begin_load())
+        revision = self.lane.begin_load()
+        assert not isinstance(self.lane.take(self.model.now), Send), "nothing is sent with old settings and secrets"
+        self.receiver = Receiver(self.model.endpoint, CREDENTIALS, revision)
+        self.lane.loaded()
 
     def _replace_lane(self) -> None:
         """Go on with another lane, as after a restart."""

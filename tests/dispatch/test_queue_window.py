@@ -18,7 +18,7 @@ def delivery(sequence: int) -> QueuedDelivery:
 def read(*sequences: int, complete: bool = True, last_sequence: int | None = None) -> QueueWindow:
     """Return a window that has just been read, with these deliveries in it."""
     queue = QueueWindow()
-    queue.begin_read(LIMIT, lacks_keys=False)
+    queue.begin_read(LIMIT, lacks_keys=False, lacks_flights=False)
     window = Window(
         pending=tuple(delivery(sequence) for sequence in sequences),
         parked=(),
@@ -86,7 +86,7 @@ def test_a_window_that_does_not_know_all_takes_nothing_in(state: str) -> None:
     if state == "stale":
         queue.is_stale = True
     elif state == "being read":
-        queue.begin_read(LIMIT, lacks_keys=False)
+        queue.begin_read(LIMIT, lacks_keys=False, lacks_flights=False)
     elif state == "lacks keys":
         queue.lacks_keys = True
     queue.append(delivery(2))

@@ -1,6 +1,5 @@
 """Slots for requests in flight: shared among owners, granted in turn to those that wait, and never lost."""
 
-import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,10 +11,9 @@ from webhookd.dispatch.slots import Slots
 def take_all(slots: Slots, owner: str) -> int:
     """Take as many slots as an owner may have; return how many."""
     for count in range(slots.most + 1):
-        try:
-            slots.acquire_nowait(owner)
-        except trio.WouldBlock:
+        if not slots.may_take(owner):
             return count
+        slots.take(owner)
     raise AssertionError("it could have more than there are")
 
 
@@ -25,7 +23,7 @@ def test_who_takes_all_it_can_leaves_a_third() -> None:
     assert take_all(slots, "first") == 342
     shares = [take_all(slots, f"owner {number}") for number in range(3)]
     assert shares == [114, 38, 12]
-    slots.acquire_nowait("another")
+    assert slots.may_take("another")
 
 
 def test_few_slots_are_all_of_use() -> None:
@@ -37,17 +35,17 @@ def test_many_owners_use_all() -> None:
     """With one request for each owner, as in strict order, every slot is taken."""
     slots = Slots(512)
     for number in range(512):
-        slots.acquire_nowait(f"webhook {number}")
+        assert slots.may_take(f"webhook {number}")
+        slots.take(f"webhook {number}")
     assert slots.taken == 512
-    with pytest.raises(trio.WouldBlock):
-        slots.acquire_nowait("one more")
+    assert not slots.may_take("one more")
 
 
 async def test_owners_that_wait_have_their_turn(autojump_clock: trio.testing.MockClock) -> None:
     """Each slot that is given back goes to the next owner in turn, however many waits another has."""
     slots, got = Slots(2), list[str]()
     for owner in ("a", "b"):
-        slots.acquire_nowait(owner)
+        slots.take(owner)
 
     async def wait_for(owner: str) -> None:
         await slots.acquire(owner)
@@ -66,7 +64,7 @@ async def test_owners_that_wait_have_their_turn(autojump_clock: trio.testing.Moc
 async def test_a_slot_that_came_too_late_goes_on(autojump_clock: trio.testing.MockClock) -> None:
     """A task that is canceled when its slot is granted passes it on; one that was canceled before gets none."""
     slots, got = Slots(1), list[str]()
-    slots.acquire_nowait("a")
+    slots.take("a")
 
     async def wait_for(owner: str, scope: trio.CancelScope) -> None:
         with scope:
@@ -97,12 +95,11 @@ def test_no_owner_shuts_out_another(most: int, steps: list[tuple[str, bool]]) ->
     slots, taken = Slots(most), dict.fromkeys("abcdef", 0)
     for owner, takes in steps:
         if takes:
-            try:
-                slots.acquire_nowait(owner)
-            except trio.WouldBlock:
-                assert taken[owner] or slots.taken == most
-            else:
+            if slots.may_take(owner):
+                slots.take(owner)
                 taken[owner] += 1
+            else:
+                assert taken[owner] or slots.taken == most
         elif taken[owner]:
             slots.release(owner)
             taken[owner] -= 1

@@ -7,8 +7,8 @@ import msgspec
 
 from tests import samples
 from tests.journal.harness import CLOCK, VAULT, new_endpoint
-from webhookd.base.models import Endpoint, Ordering
-from webhookd.journal import DeliveryRow, Publish, Store, Window, WindowRequest
+from webhookd.base.models import AttemptRecord, Endpoint, Message, Ordering
+from webhookd.journal import DeliveryRow, Publish, Store, Ticket, Window, WindowRequest
 
 MOST = 1000
 NO_NOTICES: dict[str, Any] = {"notices_of": lambda _: ()}
@@ -37,6 +37,22 @@ async def rows(store: Store, endpoint: Endpoint) -> list[DeliveryRow]:
     return page.items[::-1]
 
 
+def submitted(store: Store, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+    """Submit the record of an attempt; the ticket ends when the record has landed."""
+    ticket: Ticket[None] = Ticket()
+    store.record(record, notices, landed=ticket.settle)
+    return ticket
+
+
+async def message_of(store: Store, event_pk: int) -> Message:
+    """Return what is sent of an event, from memory or from the disk."""
+    if (kept := store.kept_message(event_pk)) is not None:
+        return kept
+    ticket: Ticket[Message] = Ticket()
+    store.read_message(event_pk, tuple, ticket.settle)
+    return await ticket.wait()
+
+
 async def record(store: Store, endpoint: Endpoint, notices: Sequence[Publish] = (), /, **fields: Any) -> None:
     """Record an attempt of the endpoint's first pending delivery."""
     [first, *_] = (await window(store, endpoint)).pending
@@ -47,7 +63,7 @@ async def record(store: Store, endpoint: Endpoint, notices: Sequence[Publish] = 
         number=first.attempts + 1,
         **fields,
     )
-    await store.record(attempt, notices).wait()
+    await submitted(store, attempt, notices).wait()
 
 
 async def retry(store: Store, row: DeliveryRow, now: float, *, force: bool = False) -> DeliveryRow:

@@ -9,7 +9,7 @@ import pytest
 
 from tests import samples
 from tests.journal.harness import CLOCK, VAULT, event, publish
-from tests.journal.store_calls import NO_NOTICES, add, record, retry, rows, window
+from tests.journal.store_calls import NO_NOTICES, add, record, retry, rows, submitted, window
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, EndpointState, Ordering, Target, Trigger
 from webhookd.journal import DeliveriesQueued, Store, WebhookDeleted
@@ -172,7 +172,7 @@ async def test_a_delivery_that_has_ended_keeps_its_state(store: Store) -> None:
     assert await store.deliveries.cancel(one.pk, CLOCK.now(), 10) == 1
     assert await store.deliveries.cancel(one.pk, CLOCK.now(), 10) == 0
     late = msgspec.structs.replace(samples.attempt_record(), delivery=in_flight, number=1)
-    await store.record(late).wait()
+    await submitted(store, late).wait()
     [row] = await rows(store, one)
     assert (row.status, row.attempts) == (DeliveryStatus.CANCELED, 1)
     assert await store.deliveries.backlog() == []

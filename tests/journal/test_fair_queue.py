@@ -37,7 +37,7 @@ def change(*, is_barrier: bool = False) -> DatabaseCall:
 
 def record(notices: int = 0) -> Record:
     """Return an attempt of one endpoint, with a number of events about it for five webhooks each."""
-    return Record(attempt_record(), [event(None, 5, insists=True) for _ in range(notices)])
+    return Record(attempt_record(), [event(None, 5, insists=True) for _ in range(notices)], lambda _: None)
 
 
 def queue_of(*operations: Submission) -> FairQueue:
@@ -164,7 +164,7 @@ def test_events_that_can_wait_are_held_and_dropped() -> None:
 def test_attempts_that_are_told_of_take_turns() -> None:
     """However many notices one endpoint's attempts have, others go on; the endpoint's own attempts keep their order."""
     loud = [record(9) for _ in range(20)]
-    quiet = Record(msgspec.structs.replace(attempt_record(), delivery=other_delivery()), ())
+    quiet = Record(msgspec.structs.replace(attempt_record(), delivery=other_delivery()), (), lambda _: None)
     behind, late = record(), event("late")
     queue = queue_of(*loud, behind, change(), quiet, late)
     first, second, *rest = batches(queue)

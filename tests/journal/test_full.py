@@ -10,6 +10,7 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
+from tests.journal.store_calls import submitted
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.base.errors import ErrorCode, Rejected
@@ -52,7 +53,7 @@ async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> 
         large = msgspec.structs.replace(
             attempt_record(), outcome=Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
         )
-        recorded = journal.record(large)
+        recorded = submitted(journal, large)
         await until(lambda: journal._writer._is_stuck)
         assert (recorded.is_done, journal.is_full) == (False, True)
         # As if somebody had made room; the writer is waiting for it, and its connection is free.
@@ -73,7 +74,7 @@ def grow(database: Database) -> None:
 def record_large(journal: Store) -> Ticket[None]:
     outcome = Outcome(duration_seconds=0.1, status=500, detail="x" * 200_000)
     notice = journal.notice(event("notice"), ())
-    return journal.record(msgspec.structs.replace(attempt_record(), outcome=outcome), [notice])
+    return submitted(journal, msgspec.structs.replace(attempt_record(), outcome=outcome), [notice])
 
 
 def change_much(journal: Store) -> Ticket[None]:

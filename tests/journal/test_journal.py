@@ -13,6 +13,7 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import CLOCK, IDS, add_endpoint, all_deliveries, event, publish, running
+from tests.journal.store_calls import message_of
 from webhookd.base.errors import CommandError, ErrorCode, JournalError, Rejected
 from webhookd.base.models import DeliveryStatus
 from webhookd.journal import open_store
@@ -37,7 +38,7 @@ async def test_what_was_answered_is_there_after_a_restart(path: Path) -> None:
         assert await journal.transactions.read(endpoints.all) == [endpoint]
         found = await journal.transactions.read(events.page, None, limit=1000, cursor=None, after=None)
         assert [row.id for row in found.items] == [f"e{number}" for number in range(500)]
-        assert (await journal.message(found.items[7].pk)).body == b"{" + b" " * 7 + b"}"
+        assert (await message_of(journal, found.items[7].pk)).body == b"{" + b" " * 7 + b"}"
         rows = await all_deliveries(journal, endpoint)
         assert [row.sequence for row in rows] == list(range(500, 0, -1))
         assert {row.status for row in rows} == {DeliveryStatus.PENDING}

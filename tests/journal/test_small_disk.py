@@ -11,6 +11,7 @@ from peewee import Database
 
 from tests.disk import NotPossibleError, fill, small_disk
 from tests.journal.harness import add_endpoint, event, publish, running
+from tests.journal.store_calls import submitted
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.base.errors import ErrorCode, Rejected
@@ -60,7 +61,7 @@ async def test_a_disk_without_room_refuses_events_and_records_attempts(disk: Pat
             await publish(journal, event("large", size=200 * KIB)).wait()
         assert refused.value.code is ErrorCode.JOURNAL_FULL
         with trio.fail_after(PATIENCE_SECONDS):
-            await journal.record(attempt(100 * KIB)).wait()
+            await submitted(journal, attempt(100 * KIB)).wait()
         assert journal.is_full
         assert not reserve.exists()
         with pytest.raises(Rejected) as refused:
@@ -80,11 +81,11 @@ async def test_what_the_reserve_has_no_room_for_waits(disk: Path) -> None:
     async with running(disk / "journal.db") as journal:
         endpoint, other = await add_endpoint(journal), await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
-        large = journal.record(attempt(800 * KIB, endpoint_pk=endpoint.pk, failures=1))
+        large = submitted(journal, attempt(800 * KIB, endpoint_pk=endpoint.pk, failures=1))
         await until(lambda: journal._writer._is_stuck)
-        following = journal.record(attempt(1, number=2, endpoint_pk=endpoint.pk, failures=2))
+        following = submitted(journal, attempt(1, number=2, endpoint_pk=endpoint.pk, failures=2))
         with trio.fail_after(PATIENCE_SECONDS):
-            await journal.record(attempt(1, number=3, endpoint_pk=other.pk)).wait()
+            await submitted(journal, attempt(1, number=3, endpoint_pk=other.pk)).wait()
         assert (large.is_done, following.is_done, journal.is_full) == (False, False, True)
         ballast.unlink()
         with trio.fail_after(PATIENCE_SECONDS):
@@ -146,7 +147,7 @@ async def test_nothing_passes_what_divides(disk: Path) -> None:
         ballast = fill(disk, left=64 * KIB)
         before = journal.transactions.submit(lambda _: None, lambda _: order.append("before"), insists=True)
         dividing = journal.transactions.submit(grow, lambda _: order.append("dividing"), insists=True, is_barrier=True)
-        after = journal.record(attempt(1))
+        after = submitted(journal, attempt(1))
         later = journal.transactions.submit(lambda _: None, lambda _: order.append("after"), insists=True)
         with trio.fail_after(PATIENCE_SECONDS):
             await before.wait()
@@ -163,7 +164,7 @@ async def test_what_divides_passes_nothing(disk: Path) -> None:
     async with running(disk / "journal.db") as journal:
         await add_endpoint(journal)
         ballast = fill(disk, left=64 * KIB)
-        large = journal.record(attempt(800 * KIB))
+        large = submitted(journal, attempt(800 * KIB))
         await until(lambda: journal._writer._is_stuck)
         dividing = journal.transactions.submit(lambda _: None, insists=True, is_barrier=True)
         await looked_for_room(journal)

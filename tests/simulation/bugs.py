@@ -39,6 +39,7 @@ from webhookd.journal import (
     WindowRequest,
 )
 from webhookd.journal.history import Deliveries
+from webhookd.journal.operations import Landed
 
 T = TypeVar("T")
 
@@ -93,39 +94,38 @@ class IgnoresIds(BadJournal):
 class LosesAttempts(BadJournal):
     """Sometimes reports an attempt as recorded without storing it."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
         if self.world.dice.random() < 0.9:
-            return super().record(record, notices)
-        done: Ticket[None] = Ticket()
-        done.succeed(None)
-        return done
+            super().record(record, notices, landed=landed)
+        else:
+            landed_soon(landed)
 
 
 class CountsTwice(BadJournal):
     """Counts a retry as two attempts."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
         record = msgspec.structs.replace(record, number=record.number + (record.number > 1))
-        return super().record(record, notices)
+        super().record(record, notices, landed=landed)
 
 
 class RetriesSucceeded(BadJournal):
     """Sometimes leaves a succeeded delivery pending."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
         if record.status is DeliveryStatus.SUCCEEDED and self.world.dice.random() < 0.1:
             now = self.world.clock.now()
             record = msgspec.structs.replace(
                 record, status=DeliveryStatus.PENDING, completed_at=None, next_attempt_at=now
             )
-        return super().record(record, notices)
+        super().record(record, notices, landed=landed)
 
 
 class StoresNoState(BadJournal):
     """Stores every endpoint as healthy, so that an outage is lost when its state is read again."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
-        return super().record(msgspec.structs.replace(record, endpoint=EndpointState()), notices)
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+        super().record(msgspec.structs.replace(record, endpoint=EndpointState()), notices, landed=landed)
 
 
 class SwapsOrder(BadJournal):
@@ -154,9 +154,29 @@ class IgnoresInFlight(BadJournal):
 class AltersBodies(BadJournal):
     """Decodes and encodes each body instead of sending the bytes that were submitted."""
 
-    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
-        message = await super().message(event_pk, upcoming)
-        return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
+    def kept_message(self, event_pk: int) -> Message | None:
+        message = super().kept_message(event_pk)
+        return None if message is None else altered(message)
+
+    def read_message(
+        self, event_pk: int, upcoming: Callable[[], Iterable[int]], got: Callable[[Message | Exception], None]
+    ) -> None:
+        super().read_message(
+            event_pk, upcoming, lambda found: got(found if isinstance(found, Exception) else altered(found))
+        )
+
+
+def altered(message: Message) -> Message:
+    return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
+
+
+def landed_soon(landed: Landed) -> None:
+    """Report a record as written, in a later turn of the loop."""
+    trio.lowlevel.spawn_system_task(_land, landed)
+
+
+async def _land(landed: Landed) -> None:
+    landed(None)
 
 
 class SkippingDeliveries(Deliveries):
@@ -177,12 +197,11 @@ class SkipsEndpoint(BadJournal):
 class LosesAttemptsWhenFull(BadJournal):
     """Reports attempts as recorded that a full disk has refused."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
         if self.world.full_since is None:
-            return super().record(record, notices)
-        done: Ticket[None] = Ticket()
-        done.succeed(None)
-        return done
+            super().record(record, notices, landed=landed)
+        else:
+            landed_soon(landed)
 
 
 class AssumingDeliveries(Deliveries):

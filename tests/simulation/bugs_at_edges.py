@@ -27,7 +27,7 @@ from webhookd.dispatch.router import Router
 from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import EventTypeAdded, EventTypeRow, Loaded, Publish, Store, Ticket
 from webhookd.journal.administration import EventTypes
-from webhookd.journal.operations import Record
+from webhookd.journal.operations import Landed, Record
 
 
 class IgnoresIdsAfterRestart(BadJournal):
@@ -114,15 +114,14 @@ class PublishesTwice(Router):
 class PublishesBeforeAttempt(BadJournal):
     """Commits an operational event before the attempt that it reports."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
-        late = Record(record, ())
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+        late = Record(record, (), landed)
         if notices:
             self.transactions.submit(
                 lambda _: None, lambda _: self._writer.submit(late), insists=True, notices_of=lambda _: notices
             )
         else:
             self._writer.submit(late)
-        return late.ticket
 
 
 class LateSchedule(Schedule):

@@ -137,6 +137,14 @@ def _may_have_lost_answers(world: World, subject: Subject) -> bool:
     )
 
 
+def _longest_delay(subject: Subject) -> float:
+    """Return the longest wait of an endpoint's present settings: no wait from before a change lasts longer."""
+    retry = subject.overrides.retry
+    assert retry.delays is not None
+    assert retry.jitter is not None
+    return max(retry.delays) * (1 + retry.jitter) + 1
+
+
 def _trust(world: World, subject: Subject, state: EndpointState) -> None:
     """Take over the failure state that the journal has."""
     subject.faults = state.consecutive_faults
@@ -146,6 +154,7 @@ def _trust(world: World, subject: Subject, state: EndpointState) -> None:
     subject.opened_at = None if state.breaker is BreakerState.CLOSED else LONG_AGO
     # A half-open breaker has waited already: its probe was cut off, and the next one may be sent at once.
     is_waiting = state.breaker is BreakerState.OPEN
-    subject.open_until = steady + (state.retry_at or 0.0) - now - ahead if is_waiting else 0.0
+    left = min((state.retry_at or 0.0) - now - ahead, _longest_delay(subject))
+    subject.open_until = steady + left if is_waiting else 0.0
     subject.paused_at = None if state.paused_until is None else LONG_AGO
     subject.paused_until = steady + (state.paused_until or 0.0) - now - ahead

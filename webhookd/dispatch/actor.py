@@ -1,13 +1,13 @@
-"""The actor of one endpoint: read the queue, send, settle and record, for as long as there is something to send.
+"""The actor of one endpoint: it does what has to wait, for as long as there is something to send.
 
-An actor is the only task that sends to its endpoint. Its `Lane` decides what is sent and when: the actor asks for the
-next move, makes it, and waits if there is none. The queue is in the journal. The lane holds a small window of it (ids
-and times, no bodies). The actor reads the window again when it is used up, after every attempt that wasn't a success,
-when the journal was changed by other code, and when a delivery outside it falls due or expires.
+An actor is the only one that sends to its endpoint. Its `Lane` decides what is sent and when; its `Flights` send and
+record, by callbacks that go on as long as the lane allows. The actor's task reads the queue, settings and secrets, has
+what is too old recorded, and waits for a slot, for the end of a pause or for the next delivery that falls due.
 
-In strict order the actor's own loop makes the attempts, so no request can overtake another. In the other modes up to
-`concurrency` tasks make them. A delivery stays in flight until its record is on disk, and its successor is sent only
-then, so a crash repeats at most what was in flight.
+The queue is in the journal. The lane holds a small window of it (ids and times, no bodies). The actor reads the window
+again when it is used up, after every attempt that wasn't a success, when the journal was changed by other code, and
+when a delivery outside it falls due or expires. A delivery stays in flight until its record is on disk, and its
+successor is sent only then, so a crash repeats at most what was in flight.
 
 A notification carries no data, since the lane has been changed before. None is lost: there is no await between an
 actor's last check of its lane and its return, nor between the registry's check and its notification or start. After
@@ -16,30 +16,24 @@ written would hold deliveries that have already succeeded.
 """
 
 from collections.abc import Callable
-from functools import partial
-from math import inf
 
 import trio
 
 from webhookd.base.clock import Clock, wait_seconds
-from webhookd.base.errors import Rejected
 from webhookd.base.ids import IdFactory
-from webhookd.base.models import EndpointState, Ordering, QueuedDelivery
+from webhookd.base.models import EndpointState
 from webhookd.base.stages import reached
 from webhookd.delivery.request import Receiver, RequestSender
-from webhookd.dispatch.attempt import Attempts
 from webhookd.dispatch.clock_steps import Schedule
-from webhookd.dispatch.lane import Expire, Landing, Lane, Send, Step, Wait, Why
+from webhookd.dispatch.flights import Flights
+from webhookd.dispatch.lane import LINGER_SECONDS, Expire, Lane, Move, Send, Step, Wait
 from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
 from webhookd.journal import Store
 
 
 class Actor:
-    """The actor of one lane; `run` it under a supervisor, one run at a time.
-
-    `slots` bound the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
-    """
+    """The actor of one lane; `run` it under a supervisor, one run at a time."""
 
     def __init__(
         self,
@@ -60,11 +54,23 @@ class Actor:
         self._schedule = schedule
         self._reporter = reporter
         self._clock = clock
-        self._slots = slots
-        self._slot_owner = lane.endpoint.organization_id or lane.endpoint.id
-        release_slot = partial(slots.release, self._slot_owner)
-        self._attempts = Attempts(lane, changing, store, sender, reporter, clock, ids, release_slot, sample)
+        self.flights = Flights(
+            lane,
+            changing,
+            store=store,
+            sender=sender,
+            reporter=reporter,
+            clock=clock,
+            ids=ids,
+            slots=slots,
+            sample=sample,
+            heed=self._heed,
+            crash=self._crash,
+        )
         self._notified = trio.Event()
+        self._sleeps_until: float | None = None
+        self._scope = trio.CancelScope()
+        self._error: Exception | None = None
 
     def notify(self) -> None:
         """Tell the actor that its lane was changed."""
@@ -76,45 +82,42 @@ class Actor:
         Any exception is a bug. The last look at the lane and the return are one step.
         """
         lane = self._lane
+        while lane.in_flight:
+            await self._wait()
         if lane.is_stopped:
             return
-        lane.begin(self._clock.now())
-        await self._attempts.settled()
-        if (state := await self._load()) is None:
-            return
-        lane.state = state  # before the clock is read again, which may shift the lane
-        while True:
-            async with trio.open_nursery() as nursery:
-                await self._make_moves(nursery)
-            if lane.next(self._clock.now()) is Step.LEAVE:
-                return
+        self._error = None
+        with trio.CancelScope() as self._scope:
+            try:
+                lane.begin(self._clock.now())
+                if (state := await self._load()) is not None:
+                    lane.state = state  # before the clock is read again, which may shift the lane
+                    await self._make_moves()
+            finally:
+                await self.flights.close()  # noqa: ASYNC102 - it shields what it waits for
+        if self._error is not None:
+            raise self._error
 
-    async def _make_moves(self, nursery: trio.Nursery) -> None:
+    async def _make_moves(self) -> None:
         """Make the lane's moves until it says to leave."""
         lane = self._lane
         while True:
             if lane.needs_load and not lane.is_stopped:
                 await self._load()
-            if (delivery := await self._take()) is not None:
-                if lane.policy.ordering is Ordering.STRICT:
-                    await self._deliver(delivery)
-                else:
-                    nursery.start_soon(self._deliver_and_notify, delivery)
-                continue
-            match lane.next(self._clock.now()):
+            match self.flights.go_on():
                 case Send():
-                    continue  # a delivery has just come in, or the settings were changed
+                    await self.flights.go_on_with_slot()
                 case Step.REFILL:
                     await self._refill()
                 case Expire(deliveries):
                     await self._reporter.expire(lane.endpoint, deliveries)
                     lane.reload()
                 case Step.LEAVE:
-                    return
-                case Wait(until=until, why=why):
-                    if why is Why.IDLE:
-                        lane.drained(self._clock.now())
-                    await self._wait(until)
+                    if not lane.in_flight:
+                        return
+                    await self._wait()
+                case Wait(until=until):
+                    await self._sleep(until)
 
     async def _load(self) -> EndpointState | None:
         """Read the endpoint and its secrets; return the state on disk, or None if the endpoint has been deleted."""
@@ -125,7 +128,8 @@ class Actor:
                 self._lane.stop()
                 return None
             endpoint, credentials, state = loaded
-            self._attempts.receiver = Receiver(endpoint, credentials, revision)
+            self.flights.receiver = Receiver(endpoint, credentials, revision)
+        self._lane.loaded()
         return state
 
     async def _refill(self) -> None:
@@ -133,41 +137,34 @@ class Actor:
         self._lane.load(await self._store.window(self._lane.begin_refill(self._clock.now())))
         reached("window.read")
 
-    async def _wait(self, until: float | None) -> None:
-        with trio.move_on_after(inf if until is None else wait_seconds(self._clock, until)):
-            await self._notified.wait()
+    async def _sleep(self, until: float | None) -> None:
+        """Wait for a notification, or for a move that is due; LINGER_SECONDS at most, which covers most moves."""
+        latest = self._clock.now() + LINGER_SECONDS
+        self._sleeps_until = latest if until is None else min(until, latest)
+        try:
+            with trio.move_on_after(wait_seconds(self._clock, self._sleeps_until)):
+                await self._notified.wait()
+        finally:
+            self._sleeps_until = None
         self._notified = trio.Event()
 
-    async def _take(self) -> QueuedDelivery | None:
-        """Take a slot and the delivery to send now; None, without a slot, if there is nothing to send."""
-        try:
-            self._slots.acquire_nowait(self._slot_owner)
-        except trio.WouldBlock:
-            if not isinstance(self._lane.next(self._clock.now()), Send):
-                return None
-            await self._slots.acquire(self._slot_owner)
-        if (delivery := self._lane.take(self._clock.now())) is None:
-            self._slots.release(self._slot_owner)
-        return delivery
+    async def _wait(self) -> None:
+        await self._notified.wait()
+        self._notified = trio.Event()
 
-    async def _deliver(self, delivery: QueuedDelivery | None) -> None:
-        """Make one attempt at this delivery, and go on with the next ones while the lane has one to send."""
-        while delivery is not None:
-            landing = Landing.FAILED
-            try:
-                ticket, opens = await self._attempts.make(delivery)
-                if opens:
-                    self.notify()
-                await ticket.wait()
-                reached("record.committed")
-                self._attempts.unrecorded.discard(ticket)
-                landing = Landing.WRITTEN
-            except Rejected:
-                landing = Landing.REFUSED  # the actor ends, and the delivery is sent again after the next start
-            finally:
-                self._lane.landed(delivery, landing)
-            delivery = await self._take()
+    def _heed(self, move: Move) -> None:
+        """Wake up for the lane's next move, unless the present sleep ends before it anyway."""
+        is_covered = (
+            self._sleeps_until is not None
+            and isinstance(move, Wait)
+            and (move.until is None or self._sleeps_until <= move.until)
+        )
+        if not is_covered:
+            self._notified.set()
 
-    async def _deliver_and_notify(self, delivery: QueuedDelivery) -> None:
-        await self._deliver(delivery)
-        self.notify()
+    def _crash(self, error: Exception) -> None:
+        """End the run with this exception."""
+        self._lane.close()
+        self._error = self._error or error
+        self._scope.cancel()
+        self._notified.set()

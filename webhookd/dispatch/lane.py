@@ -118,7 +118,8 @@ _WHY = {Hold.PAUSED: Why.PAUSED, Hold.OPEN: Why.OPEN, Hold.PROBING: Why.PROBING}
 class Lane:
     """The state of one endpoint.
 
-    `needs_load`: settings and secrets must be read before the next delivery is taken. `_revision` counts the changes
+    `needs_load`: settings and secrets must be read before the next delivery is taken; nothing is taken during the read,
+    nor before `begin` and after `close`. `_revision` counts the changes
     that forgave something: an attempt that began before such a change counts less, see `retry.Since`.
     """
 
@@ -130,6 +131,7 @@ class Lane:
     queue: QueueWindow = field(default_factory=QueueWindow)
     in_flight: dict[int, Flight] = field(default_factory=dict)
     needs_load: bool = True
+    is_loaded: bool = False
     is_stopped: bool = False
     _held: tuple[int, ...] = ()
     _probe: int | None = None
@@ -149,8 +151,16 @@ class Lane:
 
     def begin_load(self) -> int:
         """Note that settings and secrets are about to be read; return their revision."""
-        self.needs_load = False
+        self.needs_load = self.is_loaded = False
         return self._revision
+
+    def loaded(self) -> None:
+        """Note that settings and secrets have been read."""
+        self.is_loaded = True
+
+    def close(self) -> None:
+        """Take nothing until the lane begins again; requests in flight may still end."""
+        self.is_loaded = False
 
     def stop(self) -> None:
         """Send nothing more; requests in flight still end and are recorded."""
@@ -179,7 +189,7 @@ class Lane:
         if self.policy.ordering is Ordering.KEY:
             blocked_keys = self._busy_keys() | self.queue.waiting_keys(now)
         limit = max(MIN_WINDOW, 2 * self.policy.concurrency)
-        self.queue.begin_read(limit, lacks_keys=bool(blocked_keys))
+        self.queue.begin_read(limit, lacks_keys=bool(blocked_keys), lacks_flights=bool(self.in_flight))
         return WindowRequest(
             endpoint_pk=self.endpoint.pk,
             ordering=self.policy.ordering,
@@ -255,10 +265,13 @@ class Lane:
         if self.bucket is not None:
             self.bucket = self.bucket.drained(now)
 
-    def take(self, now: float) -> QueuedDelivery | None:
-        """Take the delivery that is sent now, with its token and the probe; None if none may be sent."""
-        if self.needs_load or not isinstance(move := self.next(now), Send):
-            return None
+    def take(self, now: float) -> Move:
+        """Return the next move; a delivery to send is in flight from now on, and has its token and the probe."""
+        move = self.next(now)
+        if not isinstance(move, Send):
+            return move
+        if self.needs_load or not self.is_loaded:
+            return Wait(None, Why.READING)
         delivery = move.delivery
         self._active_at = now
         self.queue.take(delivery)
@@ -268,7 +281,7 @@ class Lane:
         if self.state.needs_probe:
             self.state = breaker.probe(self.state)
             self._probe = delivery.pk
-        return delivery
+        return move
 
     def settle(
         self, delivery: QueuedDelivery, outcome: Outcome, receiver: Receiver, *, now: float, sample: float

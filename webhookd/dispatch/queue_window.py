@@ -31,20 +31,22 @@ class QueueWindow:
     _waiting: dict[str, float] = field(default_factory=dict)
     _refill_at: float | None = None
     _was_taken_from: bool = False
+    _lacks_flights: bool = False
     _limit: int = 0
     _last_sequence: int = 0
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._parked) + len(self.expired)
 
-    def begin_read(self, limit: int, *, lacks_keys: bool) -> None:
-        """Note that the journal is about to be read; changes from now on are noted again.
+    def begin_read(self, limit: int, *, lacks_keys: bool, lacks_flights: bool) -> None:
+        """Note that the journal is about to be read, perhaps without what is in flight; later changes are noted again.
 
         Nothing may be taken until the window has been loaded, since it may be out of date.
         """
         self.is_stale = self.has_more = False
         self.is_being_read = True
         self.lacks_keys = lacks_keys
+        self._lacks_flights = lacks_flights
         self._limit = limit
 
     def load(self, window: Window) -> None:
@@ -55,7 +57,7 @@ class QueueWindow:
         self._last_sequence = window.last_sequence
         self._pending = list(window.pending)
         self._parked = list(window.parked)
-        self._was_taken_from = False
+        self._was_taken_from = self._lacks_flights
         self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
 
     def append(self, delivery: QueuedDelivery) -> bool:

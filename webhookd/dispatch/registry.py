@@ -5,8 +5,8 @@ and its removal. So no notification is lost between them. A lane outlives its ac
 and the deliveries that are held. Each actor runs under the supervisor of its endpoint.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import trio
@@ -128,10 +128,19 @@ class Registry:
             entry.lane.release(delivery_pk)
             entry.notify()
 
-    def changing(self, endpoint_id: str) -> AbstractAsyncContextManager[object]:
+    @asynccontextmanager
+    async def changing(self, endpoint_id: str) -> AsyncIterator[None]:
         """Lock an endpoint for a change: until it is on disk no answer is settled and no other change begins."""
         entry = self._entries.get(self._pks.get(endpoint_id, 0))
-        return nullcontext() if entry is None else entry.changing
+        if entry is None:
+            yield
+            return
+        async with entry.changing:
+            try:
+                yield
+            finally:
+                if entry.actor is not None:
+                    entry.actor.flights.settle_answered()
 
     def lane(self, endpoint_pk: int) -> Lane | None:
         """Return the lane of an endpoint; None if it is unknown or deleted."""
@@ -185,7 +194,7 @@ class Registry:
         if entry is None or entry.actor is None or self._is_draining:
             self.wake(delivery.endpoint_pk)
         elif entry.lane.offer(delivery):
-            entry.notify()
+            entry.actor.flights.proceed()
 
     def requeued(self, endpoint_pk: int) -> None:
         """Have the endpoint's actor read its queue again, after a change that `offer` doesn't cover."""

@@ -32,17 +32,20 @@ class Slots:
         """How many wait for a slot."""
         return sum(map(len, self._waiting.values()))
 
-    def acquire_nowait(self, owner: str) -> None:
-        """Take a slot for an owner; trio.WouldBlock if it may not have one now."""
-        if not self._may_take(owner):
-            raise trio.WouldBlock
-        self._take(owner)
+    def may_take(self, owner: str) -> bool:
+        """Whether an owner may take a slot now."""
+        return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free
+
+    def take(self, owner: str) -> None:
+        """Take a slot for an owner, which must be allowed to take one."""
+        self._free -= 1
+        self._taken[owner] = self._taken.get(owner, 0) + 1
 
     async def acquire(self, owner: str) -> None:
         """Take a slot for an owner once it may have one; if canceled, none is taken."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._may_take(owner):
-            self._take(owner)
+        if self.may_take(owner):
+            self.take(owner)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
         granted = trio.Event()
@@ -62,19 +65,12 @@ class Slots:
         self._taken[owner] -= 1
         if not self._taken[owner]:
             del self._taken[owner]
-        while (next_owner := next(filter(self._may_take, self._waiting), None)) is not None:
+        while (next_owner := next(filter(self.may_take, self._waiting), None)) is not None:
             waiting = self._waiting.pop(next_owner)
-            self._take(next_owner)
+            self.take(next_owner)
             waiting.popleft().set()
             if waiting:
                 self._waiting[next_owner] = waiting  # its next turn is after the others'
-
-    def _may_take(self, owner: str) -> bool:
-        return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free
-
-    def _take(self, owner: str) -> None:
-        self._free -= 1
-        self._taken[owner] = self._taken.get(owner, 0) + 1
 
     def _stop_waiting(self, owner: str, granted: trio.Event) -> None:
         waiting = self._waiting[owner]

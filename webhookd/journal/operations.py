@@ -16,6 +16,8 @@ _DELIVERY_COST = 2  # it has many indexes
 _RECORD_COST = 2  # an attempt, its delivery, its endpoint
 _CALL_COST = 20  # a few statements in a savepoint, and an entry in the audit log
 QueuedCallback = Callable[[Sequence[QueuedDelivery]], None]
+Landed = Callable[[Exception | None], None]
+"""Takes the error of a record, or None; called on the event loop, and must not raise."""
 
 
 class Ticket(Generic[T]):
@@ -48,6 +50,13 @@ class Ticket(Generic[T]):
     def is_done(self) -> bool:
         """Whether there is a result or an error."""
         return self._done
+
+    def settle(self, result: T | Exception) -> None:
+        """Set the result or the error."""
+        if isinstance(result, Exception):
+            self.fail(result)
+        else:
+            self.succeed(result)
 
     def succeed(self, result: T) -> None:
         """Set the result; for the writer only."""
@@ -87,20 +96,43 @@ class Publish:
     event_pk: int | None = field(default=None, init=False)
     queued: Sequence[QueuedDelivery] = field(default=(), init=False)
 
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result or an error."""
+        return self.ticket.is_done
+
+    def fail(self, error: Exception) -> None:
+        """Report that nothing was stored; for the writer only."""
+        self.ticket.fail(error)
+
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """Store an attempt, the resulting state of its delivery and endpoint, and the operational events about it."""
+    """Store an attempt, the resulting state of its delivery and endpoint, and the operational events about it.
+
+    `landed` is called once, without an error when all of it is on disk.
+    """
 
     record: AttemptRecord
     notices: Sequence[Publish]
-    ticket: Ticket[None] = field(default_factory=Ticket, init=False)
+    landed: Landed
     error: Exception | None = field(default=None, init=False)
+    is_done: bool = field(default=False, init=False)
 
     @property
     def flow(self) -> Hashable:
         """The flow in which a record waits if it has notices."""
         return ("endpoint", self.record.delivery.endpoint_pk)
+
+    def succeed(self) -> None:
+        """Report that it is on disk; for the writer only."""
+        self.is_done = True
+        self.landed(None)
+
+    def fail(self, error: Exception) -> None:
+        """Report that nothing was stored; for the writer only."""
+        self.is_done = True
+        self.landed(error)
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +153,15 @@ class DatabaseCall:
     result: object = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)
     notices: Sequence[Publish] = field(default=(), init=False)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is a result or an error."""
+        return self.ticket.is_done
+
+    def fail(self, error: Exception) -> None:
+        """Report that nothing was changed; for the writer only."""
+        self.ticket.fail(error)
 
 
 Submission = Publish | Record | DatabaseCall

@@ -22,7 +22,7 @@ from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishR
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
-from webhookd.journal.operations import Publish, Record, Ticket
+from webhookd.journal.operations import Landed, Publish, Record, Ticket
 from webhookd.journal.queries import census
 from webhookd.journal.retention import Retention
 from webhookd.journal.rows import Census, Window, WindowRequest
@@ -225,7 +225,7 @@ class Store:
         flow: Hashable = None,
         may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
-        """Submit an event with its deliveries; the ticket raises Rejected CONFLICT or JOURNAL_FULL.
+        """Submit an event with its deliveries; the ticket raises Rejected CONFLICT, JOURNAL_FULL or SHUTTING_DOWN.
 
         Events of one `flow` are stored in their order; flows take turns. If `may_repeat` is false, the id is known to
         be new.
@@ -238,11 +238,12 @@ class Store:
         """Return an operational event, to be submitted together with the record or change that it is about."""
         return Publish(event, targets, self._queued, flow=None, insists=True, may_repeat=False)
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = ()) -> Ticket[None]:
-        """Submit an attempt, the resulting state of its delivery and endpoint, and the operational events about it."""
-        operation = Record(record, notices)
-        self._writer.submit(operation)
-        return operation.ticket
+    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+        """Submit an attempt, the resulting state of its delivery and endpoint, and the operational events about it.
+
+        `landed` is called later: with Rejected SHUTTING_DOWN once the writer has stopped.
+        """
+        self._writer.submit(Record(record, notices, landed))
 
     async def take_census(self) -> Census:
         """Count queued deliveries, and webhooks by state, for the metrics; it scans whole indexes."""
@@ -250,18 +251,28 @@ class Store:
 
     async def window(self, request: WindowRequest) -> Window:
         """Return a window of an endpoint's queue, read after this call."""
-        return await self._windows.ask(request)
+        ticket: Ticket[Window] = Ticket()
+        self._windows.ask(request, ticket.settle)
+        return await ticket.wait()
 
-    async def message(self, event_pk: int, upcoming: Callable[[], Iterable[int]] = tuple) -> Message:
-        """Return what an attempt sends of an event; a read from disk includes the messages of `upcoming` events."""
-        message = self._messages.get(event_pk)
-        if message is None:
-            ahead = (pk for pk in upcoming() if pk not in self._messages)
-            found = await self._bodies.ask((event_pk, *ahead))
-            message = found[event_pk]
+    def kept_message(self, event_pk: int) -> Message | None:
+        """Return what an attempt sends of an event, if it is in memory."""
+        return self._messages.get(event_pk)
+
+    def read_message(
+        self, event_pk: int, upcoming: Callable[[], Iterable[int]], got: Callable[[Message | Exception], None]
+    ) -> None:
+        """Read what an attempt sends of an event, and call `got` with it; messages of `upcoming` events are kept."""
+
+        def read(found: dict[int, Message] | Exception) -> None:
+            if isinstance(found, Exception):
+                got(found)
+                return
             for pk, one in found.items():
                 self._messages.put(pk, one)
-        return message
+            got(found[event_pk])
+
+        self._bodies.ask((event_pk, *(pk for pk in upcoming() if pk not in self._messages)), read)
 
     def _queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
         self.feed.announce(DeliveriesQueued(deliveries))

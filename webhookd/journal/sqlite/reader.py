@@ -13,7 +13,6 @@ import trio
 from peewee import Database
 
 from webhookd.base.models import Message
-from webhookd.journal.operations import Ticket
 from webhookd.journal.queries import events, windows
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.sqlite.database import DiskError, Reader
@@ -105,17 +104,15 @@ class Gathering(Generic[Q, A]):
     def __init__(self, readers: Readers, answer: Callable[[Sequence[Q], Database], list[A]]) -> None:
         self._readers = readers
         self._answer = answer
-        self._asked: list[tuple[Q, Ticket[A]]] = []
+        self._asked: list[tuple[Q, Callable[[A | Exception], None]]] = []
         self._was_asked = trio.Event()
         self.asked = 0
 
-    async def ask(self, question: Q) -> A:
-        """Return the answer, read after this call."""
-        ticket: Ticket[A] = Ticket()
+    def ask(self, question: Q, answered: Callable[[A | Exception], None]) -> None:
+        """Call `answered` later with the answer, read after this call, or with an error."""
         self.asked += 1
-        self._asked.append((question, ticket))
+        self._asked.append((question, answered))
         self._was_asked.set()
-        return await ticket.wait()
 
     async def run(self) -> None:
         """Answer until canceled."""
@@ -124,14 +121,13 @@ class Gathering(Generic[Q, A]):
             batch, self._asked = self._asked[:MOST_QUESTIONS], self._asked[MOST_QUESTIONS:]
             if not self._asked:
                 self._was_asked = trio.Event()
+            answers: Sequence[A | Exception]
             try:
                 answers = await self._readers.run(partial(self._answer, [question for question, _ in batch]))
-            except Exception as error:  # noqa: BLE001 - each waiter gets it, and its supervisor logs it
-                for _, ticket in batch:
-                    ticket.fail(error)
-                continue
-            for (_, ticket), answer in zip(batch, answers, strict=True):
-                ticket.succeed(answer)
+            except Exception as error:  # noqa: BLE001 - each who asked gets it, and its supervisor logs it
+                answers = [error] * len(batch)
+            for (_, answered), answer in zip(batch, answers, strict=True):
+                answered(answer)
 
 
 def read_windows(requests: Sequence[WindowRequest], database: Database) -> list[Window]:

@@ -24,7 +24,7 @@ class StoredCallback(Protocol):
 
 
 class Results:
-    """Sets the tickets of operations and calls their callbacks."""
+    """Reports the results of operations, and calls their callbacks."""
 
     def __init__(self, stored: StoredCallback, measures: Measures) -> None:
         self._stored = stored
@@ -54,9 +54,9 @@ def _settle(operation: Submission) -> None:
     if operation.error is not None:
         if not isinstance(operation.error, WebhookdError):
             _log.error("journal.operation_failed", exc_info=operation.error)
-        operation.ticket.fail(operation.error)
+        operation.fail(operation.error)
     elif isinstance(operation, Record):
-        operation.ticket.succeed(None)
+        operation.succeed()
     elif isinstance(operation, Publish):
         assert operation.result is not None  # noqa: S101 - there was no error
         operation.ticket.succeed(operation.result)

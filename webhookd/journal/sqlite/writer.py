@@ -127,7 +127,7 @@ class Writer:
     def submit(self, operation: Submission) -> None:
         """Queue an operation, to be written in its turn."""
         if self._failure is not None:
-            operation.ticket.fail(self._failure)
+            operation.fail(self._failure)
         else:
             self._queue.put(operation)
             self._submitted.set()
@@ -256,8 +256,8 @@ class Writer:
         except Exception as error:
             # Also after a bug: a waiter that is shielded from cancellation would keep the process from ending.
             for operation in batch:
-                if not operation.ticket.is_done:
-                    operation.ticket.fail(error)
+                if not operation.is_done:
+                    operation.fail(error)
             raise
         return left
 
@@ -344,7 +344,7 @@ class Writer:
 
     def _refuse(self, operations: Iterable[Submission]) -> None:
         for operation in operations:
-            operation.ticket.fail(full())
+            operation.fail(full())
 
     def _put_back(self, operations: Sequence[Submission]) -> None:
         self._queue.put_back(operations)
@@ -354,5 +354,5 @@ class Writer:
         self._failure = error
         waiting, self._queue = self._queue, FairQueue()
         for operation in waiting.in_order():
-            operation.ticket.fail(error)
+            operation.fail(error)
         self._drained.set()

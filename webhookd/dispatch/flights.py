@@ -1,0 +1,240 @@
+"""The flights of one lane: each delivery from the moment it is taken until the record of its attempt has landed.
+
+    go_on -> take -> body -> launch -> answered -> settle -> record -> landed -> go_on
+
+Each arrow is a callback or a call, and each step is synchronous: no task waits for a flight. So between an answer and
+the next request there is nothing but the commit of the record. What has to wait for something else is the actor's: it
+is woken when the lane's next move is not covered by what it waits for.
+
+A change of the endpoint holds `changing` until it is on disk; an answer that arrives meanwhile is settled at its end.
+An attempt that is cut off is recorded as interrupted, which counts neither against its delivery nor against its
+endpoint; the journal's writer outlives the actors and writes that record too. An exception in a step is a bug: `crash`
+is called with it, which ends the actor's run and with it the other flights of the lane.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+import trio
+
+from webhookd.base.clock import Clock
+from webhookd.base.errors import Rejected
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import AttemptRecord, DeliveryError, Message, Outcome, QueuedDelivery
+from webhookd.base.stages import reached
+from webhookd.delivery.request import Cancelable, Receiver, Request, RequestSender, compose
+from webhookd.dispatch.lane import Landing, Lane, Move, Send, Wait, Why
+from webhookd.dispatch.reporter import Reporter
+from webhookd.dispatch.slots import Slots
+from webhookd.journal import Store
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """A delivery in flight; `began_at` is trio's time, `started_at` wall-clock time.
+
+    While its body is read there is no `request`, and before it is answered no `outcome`.
+    """
+
+    delivery: QueuedDelivery
+    message: Message | None = None
+    receiver: Receiver | None = None
+    request: Cancelable | None = None
+    outcome: Outcome | None = None
+    began_at: float = 0.0
+    started_at: float = 0.0
+
+
+class Flights:
+    """Sends the deliveries of one lane, each to the current `receiver`.
+
+    `slots` bound the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
+    `heed` is called with the lane's next move after each callback, and `crash` with an exception.
+    """
+
+    receiver: Receiver
+
+    def __init__(
+        self,
+        lane: Lane,
+        changing: trio.Lock,
+        *,
+        store: Store,
+        sender: RequestSender,
+        reporter: Reporter,
+        clock: Clock,
+        ids: IdFactory,
+        slots: Slots,
+        sample: Callable[[], float],
+        heed: Callable[[Move], None],
+        crash: Callable[[Exception], None],
+    ) -> None:
+        self._lane = lane
+        self._changing = changing
+        self._store = store
+        self._sender = sender
+        self._reporter = reporter
+        self._clock = clock
+        self._ids = ids
+        self._slots = slots
+        self._owner = lane.endpoint.organization_id or lane.endpoint.id
+        self._sample = sample
+        self._heed = heed
+        self._crash = crash
+        self._flights: dict[int, _Flight] = {}  # those whose record has yet to be submitted
+
+    def proceed(self) -> None:
+        """Go on after a change of the lane, and have the actor heed the next move."""
+        try:
+            self._heed(self.go_on())
+        except Exception as error:  # noqa: BLE001 - the actor raises it
+            self._crash(error)
+
+    def go_on(self) -> Move:
+        """Send what the lane allows now; return its next move, which is to send only if there is no slot."""
+        lane, slots = self._lane, self._slots
+        while True:
+            now = self._clock.now()
+            if not slots.may_take(self._owner):
+                return lane.next(now)
+            move = lane.take(now)
+            if not isinstance(move, Send):
+                if isinstance(move, Wait) and move.why is Why.IDLE:
+                    lane.drained(now)
+                return move
+            slots.take(self._owner)
+            self._begin(move.delivery)
+
+    async def go_on_with_slot(self) -> None:
+        """Wait for a slot, and send the next delivery if the lane still has one."""
+        await self._slots.acquire(self._owner)
+        move = self._lane.take(self._clock.now())
+        if isinstance(move, Send):
+            self._begin(move.delivery)
+        else:
+            self._slots.release(self._owner)
+
+    async def close(self) -> None:
+        """Take nothing more, cut off what is in flight, and submit its records; can't be canceled."""
+        self._lane.close()
+        for flight in tuple(self._flights.values()):
+            if flight.outcome is not None:
+                continue  # it waits for the end of a change
+            self._slots.release(self._owner)
+            if flight.request is None:
+                self._drop(flight)
+                continue
+            flight.request.cancel()
+            seconds = trio.current_time() - flight.began_at
+            flight.outcome = Outcome(
+                duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped"
+            )
+        if self._flights and self._changing.locked():
+            with trio.CancelScope(shield=True):  # until a commit has ended
+                async with self._changing:
+                    pass
+        self.settle_answered()
+
+    def settle_answered(self) -> None:
+        """Settle the answers that arrived during a change of the endpoint, which is on disk now."""
+        for flight in [each for each in self._flights.values() if each.outcome is not None]:
+            self._settle(flight)
+
+    def _begin(self, delivery: QueuedDelivery) -> None:
+        flight = self._flights[delivery.pk] = _Flight(delivery)
+        if (message := self._store.kept_message(delivery.event_pk)) is not None:
+            self._launch(flight, message)
+        else:
+            got = partial(self._got_message, flight)
+            self._store.read_message(delivery.event_pk, self._lane.queue.upcoming, got)
+
+    def _got_message(self, flight: _Flight, result: Message | Exception) -> None:
+        if flight.delivery.pk not in self._flights:
+            return  # it was cut off
+        if isinstance(result, Exception):
+            self._crash(result)
+            return
+        try:
+            self._launch(flight, result)
+        except Exception as error:  # noqa: BLE001 - the actor raises it
+            self._crash(error)
+
+    def _launch(self, flight: _Flight, message: Message) -> None:
+        delivery, receiver, now = flight.delivery, self.receiver, self._clock.now()
+        headers = compose(
+            receiver=receiver,
+            message=message,
+            delivery_id=delivery.id,
+            number=delivery.attempts + 1,
+            sequence=delivery.sequence,
+            at=now,
+        )
+        reached("request.begun")
+        flight.message, flight.receiver = message, receiver
+        flight.began_at, flight.started_at = trio.current_time(), now
+        endpoint_id, timeout_seconds = self._lane.endpoint.id, self._lane.policy.timeout_seconds
+        request = Request(endpoint_id, receiver.url, headers, message.body, timeout_seconds)
+        flight.request = self._sender.start(request, partial(self._answered, flight))
+
+    def _answered(self, flight: _Flight, result: Outcome | Exception) -> None:
+        self._slots.release(self._owner)
+        if isinstance(result, Exception):
+            self._drop(flight)
+            self._crash(result)
+            return
+        reached("answer.received")
+        flight.outcome = result
+        if not self._changing.locked():
+            self._settle(flight)
+
+    def _settle(self, flight: _Flight) -> None:
+        """Settle an outcome and submit its record."""
+        delivery, message, receiver, outcome = flight.delivery, flight.message, flight.receiver, flight.outcome
+        assert message is not None and receiver is not None and outcome is not None  # noqa: S101, PT018 - it was sent
+        lane = self._lane
+        del self._flights[delivery.pk]
+        is_submitted = False
+        try:
+            now = self._clock.now()  # first, since it may shift the lane
+            endpoint, before = lane.endpoint, lane.state
+            verdict = lane.settle(delivery, outcome, receiver, now=now, sample=self._sample())
+            record = AttemptRecord(
+                delivery=delivery,
+                attempt_id=self._ids.new(Prefix.ATTEMPT),
+                number=delivery.attempts + 1,
+                trigger=delivery.trigger,
+                started_at=flight.started_at,
+                outcome=outcome,
+                **msgspec.structs.asdict(verdict),
+            )
+            notices = self._reporter.notices(endpoint, message, record, before)
+            self._store.record(record, notices, landed=partial(self._landed, delivery))
+            is_submitted = True
+            self._reporter.attempted(endpoint, message, record, before)
+            if verdict.disable is not None:
+                self._reporter.disable(lane.endpoint, verdict.disable)
+            after = verdict.endpoint
+            if (before.breaker, before.needs_probe) != (after.breaker, after.needs_probe):
+                self.proceed()  # more requests than before may be allowed
+        except Exception as error:  # noqa: BLE001 - the actor raises it
+            if not is_submitted:
+                lane.landed(delivery, Landing.FAILED)
+            self._crash(error)
+
+    def _landed(self, delivery: QueuedDelivery, error: Exception | None) -> None:
+        if error is None:
+            reached("record.committed")
+            self._lane.landed(delivery, Landing.WRITTEN)
+        elif isinstance(error, Rejected):
+            self._lane.landed(delivery, Landing.REFUSED)  # the actor leaves; it is sent again after the next start
+        else:
+            self._lane.landed(delivery, Landing.FAILED)
+            self._crash(error)
+        self.proceed()
+
+    def _drop(self, flight: _Flight) -> None:
+        """Give up a flight of which there is nothing to record."""
+        del self._flights[flight.delivery.pk]
+        self._lane.landed(flight.delivery, Landing.FAILED)
