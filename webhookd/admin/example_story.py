@@ -4,7 +4,7 @@ A shop of the organization `acme` gets a webhook. Its first event is answered wi
 at the second attempt; the signature is valid for the secret that the webhook was created with.
 """
 
-from msgspec import Raw, convert, to_builtins
+from msgspec import Raw, convert, json, to_builtins
 from msgspec.structs import asdict, replace
 
 from webhookd.admin.attempts import RecentAttemptView
@@ -264,8 +264,8 @@ NEW_EVENT = {
 }
 NEW_EVENT_TYPE = {
     "description": event_type.description,
-    "schema": event_type.schema,
-    "example": event_type.example,
+    "schema": json.decode(SCHEMA),
+    "example": {"invoiceId": "inv_7"},
 }
 NEW_KEY = {
     "role": key.role,
