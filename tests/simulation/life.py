@@ -26,7 +26,6 @@ from webhookd.crypto.vault import Vault
 from webhookd.dispatch.router import Router
 from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import Store, open_store
-from webhookd.observe.logs import get_logger
 from webhookd.observe.measures import Measures
 
 T = TypeVar("T")
@@ -68,7 +67,6 @@ class Life:
             self.router,
             max_event_bytes=262_144,
             write_timeout_seconds=WRITE_TIMEOUT_SECONDS,
-            log=get_logger("ingest"),
             refused=lambda _: None,
         )
         self.connections.append(connection)

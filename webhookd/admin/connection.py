@@ -18,12 +18,15 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, LifespanState
 
 from webhookd.admin.protocol import HttpProtocol, NewRequestId
-from webhookd.observe.logs import Log
+from webhookd.observe.logs import get_logger
 
 _MOST_READ_BYTES = 65_536
+_WRITE_TIMEOUT_SECONDS = 30.0
 _LAST_ANSWER_SECONDS = 1.0
 _LINGER_SECONDS = 2.0
 _LINGER_BYTES = 4 * 1024 * 1024
+
+_log = get_logger("admin.guard")
 
 
 class _Client(Enum):
@@ -58,9 +61,7 @@ class HttpConnection:
         stream: trio.SocketStream,
         *,
         turns: Turns,
-        write_timeout_seconds: float,
         new_request_id: NewRequestId,
-        log: Log,
     ) -> None:
         self._stream = stream
         self._config = config
@@ -69,8 +70,6 @@ class HttpConnection:
         self._poll = select.poll()
         self._poll.register(stream.socket, select.POLLRDHUP)
         self._turns = turns
-        self._write_timeout_seconds = write_timeout_seconds
-        self._log = log
         self._tasks = TaskGroup()
         self._protocol = HttpProtocol(
             app,
@@ -113,13 +112,13 @@ class HttpConnection:
         """Write for the protocol; a client that doesn't read is disconnected at the deadline."""
         if isinstance(event, RawData):
             async with self._sending:
-                with trio.move_on_after(self._write_timeout_seconds) as writing:
+                with trio.move_on_after(_WRITE_TIMEOUT_SECONDS) as writing:
                     try:
                         await self._stream.send_all(event.data)
                     except (trio.BrokenResourceError, trio.ClosedResourceError):
                         self._all.cancel()
                 if writing.cancelled_caught:
-                    self._log.warning("http.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
+                    _log.warning("http.client_does_not_read", deadline_seconds=_WRITE_TIMEOUT_SECONDS)
                     self._all.cancel()
         elif isinstance(event, Closed):
             if self._protocol.has_begun_to_answer:

@@ -24,7 +24,7 @@ from hypercorn.typing import ASGIFramework, LifespanState
 from webhookd.admin.connection import HttpConnection, Turns
 from webhookd.admin.limits import site_of
 from webhookd.admin.protocol import NewRequestId, refusal
-from webhookd.observe.logs import Log, get_logger
+from webhookd.observe.logs import get_logger
 from webhookd.sockets.accept import RefusedConnections, accept
 from webhookd.sockets.peer import read_uid
 
@@ -34,14 +34,15 @@ LOCAL_ADMIN = "webhookd.local_admin"
 _REQUESTS_PER_CONNECTION = 1000
 _MOST_CONTROL_CONNECTIONS = 100
 
+_log = get_logger("admin.guard")
+
 
 class Guard:
     """Serves one application on bound TCP listeners and control (Unix) listeners.
 
     `run` serves until it is cancelled or drained; after a crash it may be run again. `drain` ends the requests in
     progress and closes the listeners. The head of a request must arrive within `head_timeout_seconds`, which is also
-    how long a connection may be idle. A client must accept each write within `write_timeout_seconds`. The application's
-    ASGI lifespan is not used.
+    how long a connection may be idle. The application's ASGI lifespan is not used.
     """
 
     def __init__(
@@ -54,8 +55,6 @@ class Guard:
         max_connections_per_address: int,
         new_request_id: NewRequestId,
         head_timeout_seconds: float = 15.0,
-        write_timeout_seconds: float = 30.0,
-        log: Log | None = None,
     ) -> None:
         self._app = app
         self._tcp = tuple(tcp)
@@ -63,8 +62,6 @@ class Guard:
         self._max_connections = max_connections
         self._max_per_address = max_connections_per_address
         self._new_request_id = new_request_id
-        self._write_timeout_seconds = write_timeout_seconds
-        self._log = get_logger("admin.guard") if log is None else log
         self._config = _hypercorn_config(head_timeout_seconds)
         self._context = WorkerContext(None)
         self._turns = Turns()
@@ -113,7 +110,7 @@ class Guard:
         with trio.move_on_after(deadline_seconds):
             await self._ended.wait()
         if not self._ended.is_set():
-            self._log.warning("http.drain_cut_off", connections=self.connections)
+            _log.warning("http.drain_cut_off", connections=self.connections)
             for kind in self._connections.values():
                 for connection in kind:
                     connection.cancel()
@@ -133,7 +130,7 @@ class Guard:
         await accept(
             bound,
             lambda stream: self._take(stream, is_control, connections),
-            lambda error: self._log.error("http.accept_failed", error=error),
+            lambda error: _log.error("http.accept_failed", error=error),
         )
 
     def _take(self, stream: trio.SocketStream, is_control: bool, connections: trio.Nursery) -> None:
@@ -178,16 +175,14 @@ class Guard:
             state,
             stream,
             turns=self._turns,
-            write_timeout_seconds=self._write_timeout_seconds,
             new_request_id=self._new_request_id,
-            log=self._log,
         )
 
     async def _serve(self, connection: HttpConnection, is_control: bool, address: str) -> None:
         try:
             await connection.run()
         except* Exception:  # noqa: BLE001 - a connection's root: what it raises ends here, with its traceback
-            self._log.exception("http.connection_failed")
+            _log.exception("http.connection_failed")
         finally:
             self._connections[is_control].discard(connection)
             self._addresses[address] -= 1
@@ -197,7 +192,7 @@ class Guard:
     def _turn_away(self, stream: trio.SocketStream, status: HTTPStatus, detail: str) -> None:
         """Answer in one step, without a wait or a line of the log that a flood could multiply."""
         if (count := self._refused.count()) > 0:
-            self._log.warning("http.turned_away", connections=count, detail=detail)
+            _log.warning("http.turned_away", connections=count, detail=detail)
         headers, body = refusal(status, detail, self._new_request_id())
         if status is HTTPStatus.TOO_MANY_REQUESTS:
             headers.append((b"retry-after", b"1"))
@@ -208,7 +203,7 @@ class Guard:
             try:
                 turned_away.send(f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() + head + b"\r\n" + body)
             except OSError as error:
-                self._log.debug("http.client_gone", error=str(error))
+                _log.debug("http.client_gone", error=str(error))
 
 
 def _address(stream: trio.SocketStream) -> str:

@@ -14,7 +14,7 @@ def refusal(error: OSError, path: Path, otherwise: str) -> str:
     It names the process's user: the files of a service, a volume or a mount often belong to another one.
     """
     reason = error.strerror or str(error)
-    directory = _existing(path)
+    directory = next(filter(os.path.lexists, path.parents), Path("/"))  # the nearest that exists; it may be a file
     match error.errno:
         case errno.EACCES | errno.EPERM:
             uid = os.geteuid()
@@ -88,14 +88,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _existing(path: Path) -> Path:
-    """Return the nearest parent of `path` that exists, which may be a file."""
-    for parent in path.parents:
-        if os.path.lexists(parent):
-            return parent
-    return Path("/")
 
 
 def user(uid: int) -> str:

@@ -1,7 +1,6 @@
 """`webhookd keys`: creates, lists and revokes API keys, through the server or, if none runs, in the journal."""
 
 import time
-from functools import partial
 
 import click
 import msgspec
@@ -13,7 +12,7 @@ from webhookd.base.clock import TimeError, parse_iso
 from webhookd.base.models import Role
 from webhookd.base.validation import complaints
 from webhookd.cli import offline
-from webhookd.cli.api import Api, part, target
+from webhookd.cli.api import part, target
 from webhookd.cli.names import gathered
 from webhookd.cli.options import InOrder, prints_json
 from webhookd.cli.places import Place, takes_place
@@ -65,7 +64,7 @@ def show(place: Place, as_json: bool) -> None:
     """List the keys, newest first, without the keys themselves."""
     api = place.server_if_any()
     if api is not None:
-        found = gathered(partial(_key_page, api), None)
+        found = gathered(lambda limit, cursor: api.get(target(_PATH, limit=limit, cursor=cursor), Page[KeyView]), None)
     else:
         rows = reversed(trio.run(offline.list_keys, place.config()))
         found = Page(data=[key_view(row, row.last_used_at) for row in rows], next_cursor=None)
@@ -85,10 +84,6 @@ def revoke(place: Place, key_id: str, as_json: bool) -> None:
     else:
         trio.run(offline.revoke_key, place.config(), key_id)
     show_result(Deleted(id=key_id), f"revoked {key_id}", as_json=as_json)
-
-
-def _key_page(api: Api, limit: int, cursor: str | None) -> Page[KeyView]:
-    return api.get(target(_PATH, limit=limit, cursor=cursor), Page[KeyView])
 
 
 def _row(key: KeyView) -> tuple[str, ...]:

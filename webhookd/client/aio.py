@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, Self, TypeVar, Unpack
 
@@ -214,7 +213,7 @@ class AsyncClient:
         ValueError for data that JSON can't represent. If this call is cancelled, the event may have been submitted.
         """
         event = Event(type=type, data=data, id=id, **fields)
-        result = await self._wait(await self._put(event))
+        result = await self._wait(*await self._put(event))
         if isinstance(result, Rejected):
             raise result
         return result
@@ -230,27 +229,27 @@ class AsyncClient:
         """
         if not 1 <= window <= MOST_UNANSWERED:
             raise ValueError(f"window must be 1 to {MOST_UNANSWERED}")
-        waiting: deque[_Awaited] = deque()
+        waiting: deque[tuple[Submission, anyio.Event]] = deque()
         try:
             async for event in events if isinstance(events, AsyncIterable) else _InTurn(events):
                 waiting.append(await self._put(event))
-                while waiting and (waiting[0].submission.is_done or len(waiting) >= window):
-                    yield await self._wait(waiting.popleft())
+                while waiting and (waiting[0][0].is_done or len(waiting) >= window):
+                    yield await self._wait(*waiting.popleft())
             while waiting:
-                yield await self._wait(waiting.popleft())
+                yield await self._wait(*waiting.popleft())
         finally:
-            for awaited in waiting:
-                self._give_up(awaited.submission)
+            for submission, _ in waiting:
+                self._give_up(submission)
 
-    async def _put(self, event: Event) -> "_Awaited":
-        """Queue an event when there is room."""
+    async def _put(self, event: Event) -> tuple[Submission, anyio.Event]:
+        """Queue an event when there is room; return it, and what is set when it is done."""
         if self._group is None:
             raise RuntimeError("use the client as `async with AsyncClient(…) as client`")
         submission = self._outbox.submission(event, anyio.current_time())
-        awaited = _Awaited(submission=submission, done=anyio.Event())
+        done = anyio.Event()
 
         def notify() -> None:
-            awaited.done.set()
+            done.set()
             self._room.ring()
 
         submission.notify = notify
@@ -261,11 +260,10 @@ class AsyncClient:
                         await self._room.wait()
                     self._outbox.put(submission)
                     self._work.ring()
-                    return awaited
+                    return submission, done
         raise self._outbox.unavailable(submission)
 
-    async def _wait(self, awaited: "_Awaited") -> PublishResult | Rejected:
-        submission = awaited.submission
+    async def _wait(self, submission: Submission, done: anyio.Event) -> PublishResult | Rejected:
         try:
             while not submission.is_done:
                 seconds = self._seconds_left(submission)
@@ -274,7 +272,7 @@ class AsyncClient:
                     self._connection.cancel()
                     raise self._outbox.unavailable(submission)
                 with anyio.move_on_after(seconds):
-                    await awaited.done.wait()
+                    await done.wait()
         finally:
             if not submission.is_done:
                 self._give_up(submission)
@@ -302,11 +300,3 @@ class AsyncClient:
                     lost = error
             self._outbox.lose(lost, anyio.current_time())
             self._room.ring()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Awaited:
-    """A submitted event, and what its caller waits for."""
-
-    submission: Submission
-    done: anyio.Event

@@ -50,10 +50,6 @@ class KeyPlace:
         """Read the key; MasterKeyError if there is no valid one."""
         return load_master_key(self.path, is_credential=self.is_credential)
 
-    def create(self) -> Secret[bytes]:
-        """Create a new key; MasterKeyError if there is one."""
-        return create_master_key(self.path)
-
     @property
     def is_replaceable(self) -> bool:
         """Whether webhookd can replace the key: not a credential, nor a file in a directory that it can't write to."""

@@ -4,14 +4,13 @@ import hashlib
 import shlex
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 from quart import Response
 
 from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import delivery_view, receiver_of, request_headers, retry_delivery
-from webhookd.admin.schemas import DeliveryView, Force, Input, NoQuery
+from webhookd.admin.schemas import AttemptsQuery, DeliveryView, Force, NoQuery
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Endpoint, SignatureForm
 from webhookd.dashboard.error_hints import REASONS
@@ -24,12 +23,6 @@ from webhookd.journal import Action, AttemptRow, DeliveryDetail
 MOST_ATTEMPTS = 20
 # A longer body is a file for curl, since the length of a command is limited.
 INLINE_BYTES = 16_384
-
-
-class DeliveryPage(Input, frozen=True, kw_only=True):
-    """Which attempts: those before the number `before`, or the last ones."""
-
-    before: Annotated[int, Meta(ge=1, le=2**31)] | None = None
 
 
 class Attempt(Struct, frozen=True, kw_only=True):
@@ -72,7 +65,7 @@ class Signed(Struct, frozen=True, kw_only=True):
 
 async def delivery(visit: Visit) -> Response:
     """Show a delivery."""
-    query = visit.query(DeliveryPage)
+    query = visit.query(AttemptsQuery)
     detail = await _detail(visit, query.before)
     values = await _values(visit, detail, query.before)
     body = detail.message.body
@@ -85,7 +78,7 @@ async def delivery(visit: Visit) -> Response:
 
 async def delivery_parts(visit: Visit) -> Mapping[str, str]:
     """Render the live parts."""
-    before = visit.query(DeliveryPage).before
+    before = visit.query(AttemptsQuery).before
     values = await _values(visit, await _detail(visit, before), before)
     return {name: visit.part(f"delivery/{name}.html", values) for name in ("facts", "attempts")}
 

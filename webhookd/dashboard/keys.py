@@ -27,11 +27,6 @@ _ROLES = {
 }
 
 
-async def show_keys(visit: Visit) -> Response:
-    """Show the list of keys, and the form for a new one."""
-    return await _page(visit)
-
-
 async def create(visit: Visit) -> Response:
     """Create a key and show its text."""
     form = visit.form
@@ -46,7 +41,7 @@ async def create(visit: Visit) -> Response:
     except Rejected as refused:
         (where, _), *_ = refused.errors
         field = {"/organizationId": "organization", "/name": "name"}.get(where, "role")
-        return await _page(visit, problems={field: _PROBLEMS[field]})
+        return await show_keys(visit, problems={field: _PROBLEMS[field]})
     try:
         created = (await create_key(visit.call(NoQuery(), body))).value
     except Rejected as refused:
@@ -54,9 +49,9 @@ async def create(visit: Visit) -> Response:
             raise
         problem = f"{capitalized(refused.detail)}."
         if refused.code is ErrorCode.FORBIDDEN:
-            return await _page(visit, problems={"organization": problem})
-        return await _page(visit, problems={"": problem}, status=refused.code.status)
-    return await _page(visit, created=created)
+            return await show_keys(visit, problems={"organization": problem})
+        return await show_keys(visit, problems={"": problem}, status=refused.code.status)
+    return await show_keys(visit, created=created)
 
 
 async def revoke(visit: Visit) -> Response:
@@ -66,13 +61,14 @@ async def revoke(visit: Visit) -> Response:
     return await visit.go("/keys", f"The key {key_id} has been revoked.")
 
 
-async def _page(
+async def show_keys(
     visit: Visit,
     *,
     created: KeyWithText | None = None,
     problems: Mapping[str, str] | None = None,
     status: HTTPStatus = HTTPStatus.BAD_REQUEST,
 ) -> Response:
+    """Show the list of keys, and the form for a new one."""
     page_query = visit.query(CursorQuery)
     query = ListQuery(limit=ROWS, cursor=page_query.cursor)
     found = (await list_keys(visit.call(query, NoBody()))).value

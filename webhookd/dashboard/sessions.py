@@ -11,11 +11,10 @@ yields first and then works in one step, so no other task runs between a check a
 
 import hashlib
 import hmac
-import os
-from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from secrets import token_urlsafe
 
 import trio
 
@@ -62,12 +61,10 @@ class BrowserSessions:
         wall_time: Callable[[], float],
         *,
         clock: Callable[[], float] = trio.current_time,
-        random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._keys = keys
         self._wall_time = wall_time
         self._clock = clock
-        self._random_bytes = random_bytes
         self._sessions: dict[bytes, Session] = {}
 
     def __len__(self) -> int:
@@ -77,10 +74,15 @@ class BrowserSessions:
         """Begin a session of a caller that has just been authenticated; return the value of its cookie."""
         await trio.lowlevel.checkpoint()
         self._make_room(caller)
-        text, now = self._token(), self._clock()
+        text, now = token_urlsafe(_RANDOM_BYTES), self._clock()
         key = _hash(text)
         self._sessions[key] = Session(
-            key=key, caller=caller, csrf_token=self._token(), is_secure=is_secure, began_at=now, used_at=now
+            key=key,
+            caller=caller,
+            csrf_token=token_urlsafe(_RANDOM_BYTES),
+            is_secure=is_secure,
+            began_at=now,
+            used_at=now,
         )
         return text
 
@@ -155,9 +157,6 @@ class BrowserSessions:
             [(greatest, _)] = shares.most_common(1)
             theirs = [session for session in self._sessions.values() if session.caller.share == greatest]
             self._end(min(theirs, key=_used_at))
-
-    def _token(self) -> str:
-        return urlsafe_b64encode(self._random_bytes(_RANDOM_BYTES)).decode().rstrip("=")
 
 
 def _used_at(session: Session) -> float:

@@ -20,7 +20,7 @@ from webhookd.base.event_format import decode_event
 from webhookd.base.line_splitter import Line, LineSplitter, Oversized
 from webhookd.base.models import NewEvent, PublishResult
 from webhookd.base.stages import reached
-from webhookd.observe.logs import Log
+from webhookd.observe.logs import get_logger
 
 _CHUNK_BYTES = 65_536
 _MOST_OUTCOMES = 4096  # unanswered lines of one connection, which a client may send before it reads a result
@@ -54,6 +54,7 @@ class Publisher(Protocol):
         ...
 
 
+_log = get_logger("ingest")
 _encoder = msgspec.json.Encoder()
 
 
@@ -72,14 +73,12 @@ class ProducerConnection:
         *,
         max_event_bytes: int,
         write_timeout_seconds: float,
-        log: Log,
         refused: Callable[[str], None],
     ) -> None:
         self._stream = stream
         self._publisher = publisher
         self._max_event_bytes = max_event_bytes
         self._write_timeout_seconds = write_timeout_seconds
-        self._log = log
         self._refused = refused
         self._flow = object()  # its events keep their order, and don't wait for those of other connections
         self._splitter = LineSplitter(max_event_bytes)
@@ -101,14 +100,14 @@ class ProducerConnection:
                 nursery.start_soon(self._collect)
                 nursery.start_soon(self._send)
         except* trio.TooSlowError:
-            self._log.warning("ingest.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
+            _log.warning("ingest.client_does_not_read", deadline_seconds=self._write_timeout_seconds)
         except* trio.BrokenResourceError as gone:
-            self._log.debug("ingest.client_gone", error=str(gone.exceptions[0]))
+            _log.debug("ingest.client_gone", error=str(gone.exceptions[0]))
         except* WebhookdError as failed:
             # The journal has failed. Whether submitted events are on disk is not known, so no result is sent.
-            self._log.error("ingest.connection_failed", error=str(failed.exceptions[0]))
+            _log.error("ingest.connection_failed", error=str(failed.exceptions[0]))
         except* Exception:  # noqa: BLE001 - a task's root; the traceback is logged
-            self._log.exception("ingest.connection_crashed")
+            _log.exception("ingest.connection_crashed")
 
     def stop_taking(self) -> None:
         """Read no more lines; those that were read are answered, and then the connection closes."""

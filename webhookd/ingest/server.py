@@ -9,18 +9,18 @@ import trio
 
 from webhookd.base.errors import ErrorCode
 from webhookd.config import IngestConfig
-from webhookd.ingest.connection import EventTicket, ProducerConnection, Publisher, encode_refusal
-from webhookd.observe.logs import Log, get_logger
+from webhookd.ingest.connection import ProducerConnection, Publisher, encode_refusal
+from webhookd.observe.logs import get_logger
 from webhookd.sockets.accept import RefusedConnections, accept
 from webhookd.sockets.peer import is_allowed, read_peer
 from webhookd.sockets.unix import UnixListener, bind_unix
-
-__all__ = ["EventTicket", "IngestServer", "Publisher"]
 
 _MODE = 0o660
 _BACKLOG = 512
 _WRITE_TIMEOUT_SECONDS = 30.0
 _REFUSAL_TIMEOUT_SECONDS = 1.0
+
+_log = get_logger("ingest")
 
 
 class IngestServer:
@@ -35,13 +35,11 @@ class IngestServer:
         publisher: Publisher,
         *,
         refused: Callable[[str], None] = lambda _code: None,
-        log: Log | None = None,
         write_timeout_seconds: float = _WRITE_TIMEOUT_SECONDS,
     ) -> None:
         self._config = config
         self._publisher = publisher
         self._refused = refused
-        self._log = get_logger("ingest") if log is None else log
         self._write_timeout_seconds = write_timeout_seconds
         self._listener: UnixListener | None = None
         self._connections: set[ProducerConnection] = set()
@@ -83,7 +81,7 @@ class IngestServer:
                         await accept(
                             bound,
                             lambda stream: nursery.start_soon(self._serve, stream),
-                            lambda error: self._log.error("ingest.accept_failed", error=error),
+                            lambda error: _log.error("ingest.accept_failed", error=error),
                         )
                     self.close()
         finally:
@@ -104,7 +102,7 @@ class IngestServer:
         with trio.move_on_after(deadline_seconds):
             await self._ended.wait()
         if not self._ended.is_set():
-            self._log.warning("ingest.drain_cut_off", connections=len(self._connections))
+            _log.warning("ingest.drain_cut_off", connections=len(self._connections))
             self._serving.cancel()
             await self._ended.wait()
 
@@ -118,7 +116,6 @@ class IngestServer:
             self._publisher,
             max_event_bytes=self._config.max_event_bytes,
             write_timeout_seconds=self._write_timeout_seconds,
-            log=self._log,
             refused=self._refused,
         )
         self._connections.add(connection)
@@ -136,11 +133,11 @@ class IngestServer:
             try:
                 peer = read_peer(stream.socket)
             except OSError as error:
-                self._log.error("ingest.peer_unknown", error=str(error))
+                _log.error("ingest.peer_unknown", error=str(error))
                 return ErrorCode.FORBIDDEN, "the kernel doesn't report your user"
             if not is_allowed(peer, uids, gids):
                 if (connections := self._forbidden.count()) > 0:
-                    self._log.warning(
+                    _log.warning(
                         "ingest.peer_refused",
                         connections=connections,
                         uid=peer.uid,
@@ -154,7 +151,7 @@ class IngestServer:
         most = self._config.max_connections
         if len(self._connections) >= most:
             if (connections := self._over_limit.count()) > 0:
-                self._log.warning("ingest.too_many_connections", connections=connections, most=most)
+                _log.warning("ingest.too_many_connections", connections=connections, most=most)
             return ErrorCode.RATE_LIMITED, f"{most} connections are open, and ingest.max_connections allows no more"
         return None
 
@@ -165,4 +162,4 @@ class IngestServer:
                 with trio.move_on_after(_REFUSAL_TIMEOUT_SECONDS):
                     await stream.send_all(encode_refusal(code, message))
             except trio.BrokenResourceError as gone:
-                self._log.debug("ingest.client_gone", error=str(gone))
+                _log.debug("ingest.client_gone", error=str(gone))

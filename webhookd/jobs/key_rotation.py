@@ -32,7 +32,7 @@ from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.base.secret import Secret
 from webhookd.base.stages import reached
 from webhookd.config import Config
-from webhookd.crypto.key_file import KeyPlace, find_key_place, missing_key
+from webhookd.crypto.key_file import KeyPlace, create_master_key, find_key_place, missing_key
 from webhookd.crypto.vault import Vault, key_id, new_master_key
 from webhookd.journal import READ_LIMIT_SECONDS, AuditEntry, MasterKeys, Position, Store
 from webhookd.observe.logs import get_logger
@@ -229,7 +229,7 @@ async def unlock(store: Store, config: Config, environ: Mapping[str, str]) -> Ro
         raise missing_key(place, config, environ)
     else:
         await store.master_key.forget()
-        installed = place.create()
+        installed = create_master_key(place.path)
     try:
         # This must work on a full disk too, so it writes only if it has to.
         keys = await store.master_key.adopt(installed)
