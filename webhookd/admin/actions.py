@@ -6,11 +6,11 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import parse_time
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import AttemptView, Matched, NoQuery, ReplayRequest, ReplayStarted, ReplayView
-from webhookd.admin.views import attempt
+from webhookd.admin.views import attempt, shown
 from webhookd.base.event_format import invalid
 from webhookd.base.models import ReplayKind
 from webhookd.jobs.replay import selection
-from webhookd.journal import Action, ReplayRow
+from webhookd.journal import Action
 
 
 async def test_webhook(call: Call[NoQuery, NoBody]) -> Answer[AttemptView]:
@@ -33,14 +33,16 @@ async def replay_events(call: Call[NoQuery, ReplayRequest]) -> Answer[Matched]:
 async def get_replay(call: Call[NoQuery, NoBody]) -> Answer[ReplayView]:
     """Read the progress of a recover or replay."""
     endpoint = await call.find_webhook()
-    return Answer(value=_view(await call.services.store.replays.get(endpoint.pk, call.path["replayId"])))
+    row = await call.services.store.replays.get(endpoint.pk, call.path["replayId"])
+    return Answer(value=shown(ReplayView, row))
 
 
 async def stop_replay(call: Call[NoQuery, NoBody]) -> Answer[ReplayView]:
     """Stop a recover or replay; deliveries that it has queued stay queued."""
     endpoint = await call.find_webhook()
     entry = call.audit_entry(Action.WEBHOOK_STOP_REPLAY)
-    return Answer(value=_view(await call.services.store.replays.stop(endpoint, call.path["replayId"], entry)))
+    row = await call.services.store.replays.stop(endpoint, call.path["replayId"], entry)
+    return Answer(value=shown(ReplayView, row))
 
 
 async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer[Matched]:
@@ -60,10 +62,6 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
         status=HTTPStatus.ACCEPTED,
         headers={"Location": f"/api/webhooks/{endpoint.id}/replays/{row.id}"},
     )
-
-
-def _view(row: ReplayRow) -> ReplayView:
-    return ReplayView(id=row.id, matched=row.matched, queued=row.queued, status=row.status)
 
 
 OPERATIONS = (

@@ -12,8 +12,7 @@ from msgspec import Meta
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.schemas import MOST_ROWS, Cursor, EventPattern, Input, Limit, Output
-from webhookd.admin.views import iso_or_none
-from webhookd.base.clock import iso
+from webhookd.admin.views import shown
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, Trigger
 from webhookd.dispatch.subscriptions import matches
@@ -107,29 +106,14 @@ def _is_wanted(attempt: AttemptFacts, query: AttemptQuery, organization_id: str 
 
 
 def _view(attempt: AttemptFacts) -> RecentAttemptView:
-    return RecentAttemptView(
-        id=attempt.id,
+    return shown(
+        RecentAttemptView,
+        attempt,
         webhook_id=attempt.endpoint_id,
-        organization_id=attempt.organization_id,
-        delivery_id=attempt.delivery_id,
-        event_id=attempt.event_id,
         event=attempt.event_type,
-        traceparent=attempt.traceparent,
-        sequence=attempt.sequence,
-        number=attempt.number,
-        trigger=attempt.trigger,
-        started_at=iso(attempt.started_at),
         duration_ms=round(attempt.duration_seconds * 1000),
         waited_ms=round(attempt.waited_seconds * 1000),
-        remote_address=attempt.remote_address,
         reused=attempt.is_reused,
-        response_status=attempt.response_status,
-        error=attempt.error,
-        detail=attempt.detail,
-        status=attempt.status,
-        refusals=attempt.refusals,
-        next_attempt_at=iso_or_none(attempt.next_attempt_at),
-        breaker=attempt.breaker,
     )
 
 

@@ -8,8 +8,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.deliveries import query_time
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.schemas import ListQuery, Output, Page
-from webhookd.admin.views import page
-from webhookd.base.clock import iso
+from webhookd.admin.views import page, shown
 from webhookd.base.fields import Time
 from webhookd.base.models import Role
 from webhookd.journal import Action, AuditActorKind, AuditRow
@@ -64,17 +63,8 @@ async def list_audit(call: Call[AuditQuery, NoBody]) -> Answer[Page[AuditView]]:
 
 
 def _view(row: AuditRow) -> AuditView:
-    return AuditView(
-        sequence=row.sequence,
-        at=iso(row.at),
-        actor=ActorView(kind=row.actor_kind, id=row.actor, role=row.role),
-        action=row.action,
-        object=row.object,
-        organization_id=row.organization_id,
-        request_id=row.request_id,
-        fields=row.fields,
-        hash=row.hash.hex(),
-    )
+    actor = ActorView(kind=row.actor_kind, id=row.actor, role=row.role)
+    return shown(AuditView, row, actor=actor, hash=row.hash.hex())
 
 
 OPERATIONS = (operation(list_audit, "GET /api/audit", Permission.ADMINISTER),)

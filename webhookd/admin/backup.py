@@ -9,7 +9,7 @@ from msgspec import Meta
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.schemas import Input, NoQuery, Output
-from webhookd.base.clock import iso
+from webhookd.admin.views import shown
 from webhookd.base.errors import ErrorCode, JournalError
 from webhookd.base.event_format import invalid
 from webhookd.jobs.backup import CopyProgress, CopyStage
@@ -66,24 +66,14 @@ async def make_backup(call: Call[NoQuery, NewBackup]) -> Answer[BackupView]:
 
 def contents_view(contents: Contents) -> ContentsView:
     """Return the contents of a backup as the API shows them."""
-    last = contents.last_event_at
-    return ContentsView(
-        version=contents.version,
-        bytes=contents.bytes,
-        events=contents.events,
-        deliveries=contents.deliveries,
-        pending=contents.pending,
-        last_event_at=None if last is None else iso(last),
-        key_id=contents.key_id,
-    )
+    return shown(ContentsView, contents)
 
 
 def _view(progress: CopyProgress) -> BackupView:
-    return BackupView(
-        stage=progress.stage,
+    return shown(
+        BackupView,
+        progress,
         file=None if progress.file is None else str(progress.file),
-        copied_pages=progress.copied_pages,
-        pages=progress.pages,
         contents=None if progress.contents is None else contents_view(progress.contents),
         problem=None if progress.failure is None else str(progress.failure),
         is_damaged=isinstance(progress.failure, JournalError),

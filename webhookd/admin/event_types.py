@@ -10,7 +10,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, given, operation
 from webhookd.admin.preconditions import ETAG, tag_of
 from webhookd.admin.schemas import Deleted, EventTypeInput, EventTypeView, ListQuery, NoQuery, Page
-from webhookd.admin.views import page
+from webhookd.admin.views import page, shown
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
 from webhookd.base.fields import EventTypeName
@@ -88,13 +88,7 @@ def _raw(text: str | None) -> Raw | None:
 
 
 def _view(row: EventTypeRow) -> EventTypeView:
-    return EventTypeView(
-        name=row.name,
-        description=row.description,
-        schema=_raw(row.schema_json),
-        example=_raw(row.example_json),
-        deprecated=row.deprecated,
-    )
+    return shown(EventTypeView, row, schema=_raw(row.schema_json), example=_raw(row.example_json))
 
 
 OPERATIONS = (

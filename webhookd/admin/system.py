@@ -13,7 +13,7 @@ from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, Operation, operation
 from webhookd.admin.schemas import Health, LoopView, NoQuery, ReadinessView, StallView
-from webhookd.base.clock import iso
+from webhookd.admin.views import shown
 from webhookd.journal import EventTypeRow
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
@@ -43,13 +43,8 @@ async def get_loop(call: Call[NoQuery, NoBody]) -> Answer[LoopView]:
     longest = call.services.stalls.longest()
     if longest is None:
         return Answer(value=LoopView(longest_stall=None))
-    stall = StallView(
-        ended_at=iso(longest.ended_at),
-        seconds=round(longest.seconds, 3),
-        cpu_seconds=round(longest.cpu_seconds, 3),
-        task=longest.task,
-    )
-    return Answer(value=LoopView(longest_stall=stall))
+    seconds, cpu_seconds = round(longest.seconds, 3), round(longest.cpu_seconds, 3)
+    return Answer(value=LoopView(longest_stall=shown(StallView, longest, seconds=seconds, cpu_seconds=cpu_seconds)))
 
 
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:

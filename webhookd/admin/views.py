@@ -22,6 +22,7 @@ from webhookd.journal import AttemptRow, DeliveryDetail, DeliveryRow, EventRow, 
 HIDDEN = "[hidden]"
 R = TypeVar("R")
 V = TypeVar("V")
+D = TypeVar("D", bound=Struct)
 
 
 class _Envelope(Struct):
@@ -36,6 +37,16 @@ def iso_or_none(at: float | None) -> str | None:
     return None if at is None else iso(at)
 
 
+def shown(kind: type[D], row: object, **own: object) -> D:
+    """Return a document of the API with the fields of `row`, times as ISO-8601, and with those that are its `own`.
+
+    A time's name ends with `at`.
+    """
+    fields = {name: getattr(row, name) for name in kind.__struct_fields__ if name not in own}
+    times = {name: iso_or_none(at) for name, at in fields.items() if name.rpartition("_")[2] == "at"}
+    return kind(**fields | times | own)
+
+
 def page(found: RowPage[R], view: Callable[[R], V]) -> Page[V]:
     """Return a page of a list as the API shows it; `view` turns a row into a document."""
     return Page(data=[view(row) for row in found.items], next_cursor=found.next_cursor)
@@ -44,16 +55,9 @@ def page(found: RowPage[R], view: Callable[[R], V]) -> Page[V]:
 def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig) -> Webhook:
     """Return an endpoint as the API shows it, with the settings in force."""
     policy = resolve(endpoint.overrides, defaults)
-    return Webhook(
-        id=endpoint.id,
-        url=endpoint.url,
-        events=endpoint.events,
-        description=endpoint.description,
-        is_active=endpoint.is_active,
-        disabled_reason=endpoint.disabled_reason,
-        disabled_at=iso_or_none(endpoint.disabled_at),
-        organization_id=endpoint.organization_id,
-        metadata=endpoint.metadata,
+    return shown(
+        Webhook,
+        endpoint,
         ordering=policy.ordering,
         concurrency=policy.concurrency,
         rate_limit=policy.rate_limit,
@@ -62,24 +66,7 @@ def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig
         breaker_threshold=policy.breaker_threshold,
         when_inactive=policy.when_inactive,
         headers=endpoint.header_names,
-        signature=endpoint.signature,
-        ed25519_public_key=endpoint.ed25519_public_key,
-        secret_hint=endpoint.secret_hint,
-        previous_secret_expires_at=iso_or_none(endpoint.previous_secret_expires_at),
-        created_at=iso(endpoint.created_at),
-        updated_at=iso(endpoint.updated_at),
-        health=HealthView(
-            breaker=health.breaker,
-            sending=health.sending,
-            reason=reason_text(health),
-            queued=health.queued,
-            parked=health.parked,
-            oldest_pending_at=iso_or_none(health.oldest_pending_at),
-            next_attempt_at=iso_or_none(health.next_attempt_at),
-            consecutive_failures=health.consecutive_failures,
-            last_success_at=iso_or_none(health.last_success_at),
-            last_failure_at=iso_or_none(health.last_failure_at),
-        ),
+        health=shown(HealthView, health, reason=reason_text(health)),
     )
 
 
@@ -90,22 +77,12 @@ def with_secret(view: Webhook, secret: Secret[str]) -> WebhookWithSecret:
 
 def delivery(row: DeliveryRow, *, in_flight: bool) -> DeliveryView:
     """Return a delivery as lists of the API show it."""
-    return DeliveryView(
-        id=row.id,
+    return shown(
+        DeliveryView,
+        row,
         webhook_id=row.endpoint_id,
-        event_id=row.event_id,
         event=row.event_type,
-        sequence=row.sequence,
-        status=row.status,
         in_flight=in_flight,
-        attempts=row.attempts,
-        refusals=row.refusals,
-        next_attempt_at=iso_or_none(row.next_attempt_at),
-        expires_at=iso(row.expires_at),
-        response_status=row.response_status,
-        error=row.error,
-        created_at=iso(row.created_at),
-        completed_at=iso_or_none(row.completed_at),
         duration_ms=None if row.duration_seconds is None else round(row.duration_seconds * 1000),
     )
 
@@ -115,20 +92,12 @@ def attempt(row: AttemptRow) -> AttemptView:
     headers: dict[str, str] = {}
     for name, value in row.response_headers:
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return AttemptView(
-        id=row.id,
-        number=row.number,
-        trigger=row.trigger,
-        started_at=iso(row.started_at),
+    return shown(
+        AttemptView,
+        row,
         duration_ms=round(row.duration_seconds * 1000),
-        remote_address=row.remote_address,
-        response_status=row.response_status,
         response_headers=headers,
         response_body=row.response_body.decode(errors="replace"),
-        truncated=row.truncated,
-        error=row.error,
-        detail=row.detail,
-        retry_after_seconds=row.retry_after_seconds,
     )
 
 
@@ -145,27 +114,9 @@ def hidden_headers(endpoint: Endpoint) -> dict[str, str]:
 
 def event(row: EventRow) -> EventView:
     """Return an event as the API shows it."""
-    return EventView(
-        id=row.id,
-        type=row.type,
-        timestamp=iso(row.timestamp),
-        organization_id=row.organization_id,
-        ordering_key=row.ordering_key,
-        traceparent=row.traceparent,
-        deliveries=row.deliveries,
-        accepted_at=iso(row.accepted_at),
-        data=_envelope_decoder.decode(row.body).data,
-    )
+    return shown(EventView, row, timestamp=iso(row.timestamp), data=_envelope_decoder.decode(row.body).data)
 
 
 def key(row: KeyRow, last_used_at: float | None) -> KeyView:
     """Return an API key as lists show it."""
-    return KeyView(
-        id=row.id,
-        role=row.role,
-        name=row.name,
-        organization_id=row.organization_id,
-        expires_at=iso_or_none(row.expires_at),
-        last_used_at=iso_or_none(last_used_at),
-        created_at=iso(row.created_at),
-    )
+    return shown(KeyView, row, last_used_at=iso_or_none(last_used_at))
