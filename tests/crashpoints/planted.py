@@ -72,10 +72,10 @@ def _record_early() -> None:
     launch, landed = Flights._launch, Flights._landed
     recorded: dict[int, Callable[[], None]] = {}
 
-    def record_and_launch(self: Flights, flight: Any, message: Message) -> None:
-        flight.message, flight.receiver, flight.started_at = message, self.receiver, self._clock.now()
+    def record_and_launch(self: Flights, flight: Any, message: Message, now: float) -> None:
+        flight.message, flight.receiver, flight.started_at = message, self.receiver, now
         flight.outcome = Outcome(duration_seconds=0.0, status=200)
-        recorded[flight.delivery.pk] = partial(launch, self, flight, message)
+        recorded[flight.delivery.pk] = partial(launch, self, flight, message, now)
         self._settle(flight)
 
     def end(self: Flights, flight: Any, _: Outcome | Exception) -> None:

@@ -4,9 +4,11 @@ import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 
@@ -26,6 +28,7 @@ def _restored_logging() -> Iterator[None]:
     handlers, level = root.handlers, root.level
     yield
     structlog.reset_defaults()
+    logs._encoded = None
     root.handlers, root.level = handlers, level
 
 
@@ -154,14 +157,30 @@ def test_auto_is_json_where_nobody_watches() -> None:
     assert lines(out)[0]["event"] == "hello"
 
 
+@pytest.mark.parametrize("detail", ["a plain reason", "ünicode", "a lone \ud800", "with whsec_abcdefgh123 in it"])
+def test_attempt_line_is_the_same_however_it_is_encoded(detail: str) -> None:
+    """The line that is encoded at once is the one that structlog writes; secrets and other letters never pass."""
+    facts = msgspec.structs.replace(facts_of(endpoint(), message(), attempt_record()), detail=detail)
+    texts = []
+    for is_encoded_at_once in (True, False):
+        out = io.StringIO()
+        logs.configure(LogConfig(format="json"), out)
+        if not is_encoded_at_once:
+            logs._encoded = None
+        logs.delivery_attempted(facts)
+        texts.append(re.sub(r'"timestamp":"[^"]*"', "", out.getvalue()))
+        assert out.getvalue().isascii()
+        assert "abcdefgh123" not in out.getvalue()
+    assert texts[0] == texts[1]
+
+
 def test_attempt_line_is_wide_and_graded() -> None:
     """One line has all fields of an attempt: at level info for a success, warning for anything else."""
     out = io.StringIO()
     logs.configure(LogConfig(format="json"), out)
-    log = logs.get_logger("actor")
-    logs.delivery_attempted(log, facts_of(endpoint(), message(), attempt_record()))
+    logs.delivery_attempted(facts_of(endpoint(), message(), attempt_record()))
     failed = attempt_record(status=DeliveryStatus.PENDING, error=DeliveryError.HTTP_5XX, next_attempt_at=1736937005.0)
-    logs.delivery_attempted(log, facts_of(endpoint(), message(), failed))
+    logs.delivery_attempted(facts_of(endpoint(), message(), failed))
     good, bad = lines(out)
     assert (good["event"], good["level"], good["status"]) == ("delivery.attempted", "info", "succeeded")
     assert good["endpoint"] == endpoint().id

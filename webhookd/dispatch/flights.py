@@ -95,8 +95,8 @@ class Flights:
     def go_on(self) -> Move:
         """Send what the lane allows now; return its next move, which is to send only if there is no slot."""
         lane, slots = self._lane, self._slots
+        now = self._clock.now()
         while True:
-            now = self._clock.now()
             if not slots.may_take(self._owner):
                 return lane.next(now)
             move = lane.take(now)
@@ -105,14 +105,14 @@ class Flights:
                     lane.drained(now)
                 return move
             slots.take(self._owner)
-            self._begin(move.delivery)
+            self._begin(move.delivery, now)
 
     async def go_on_with_slot(self) -> None:
         """Wait for a slot, and send the next delivery if the lane still has one."""
         await self._slots.acquire(self._owner)
-        move = self._lane.take(self._clock.now())
-        if isinstance(move, Send):
-            self._begin(move.delivery)
+        now = self._clock.now()
+        if isinstance(move := self._lane.take(now), Send):
+            self._begin(move.delivery, now)
         else:
             self._slots.release(self._owner)
 
@@ -142,10 +142,10 @@ class Flights:
         for flight in [each for each in self._flights.values() if each.outcome is not None]:
             self._settle(flight)
 
-    def _begin(self, delivery: QueuedDelivery) -> None:
+    def _begin(self, delivery: QueuedDelivery, now: float) -> None:
         flight = self._flights[delivery.pk] = _Flight(delivery)
         if (message := self._store.kept_message(delivery.event_pk)) is not None:
-            self._launch(flight, message)
+            self._launch(flight, message, now)
         else:
             got = partial(self._got_message, flight)
             self._store.read_message(delivery.event_pk, self._lane.queue.upcoming, got)
@@ -157,12 +157,12 @@ class Flights:
             self._crash(result)
             return
         try:
-            self._launch(flight, result)
+            self._launch(flight, result, self._clock.now())
         except Exception as error:  # noqa: BLE001 - the actor raises it
             self._crash(error)
 
-    def _launch(self, flight: _Flight, message: Message) -> None:
-        delivery, receiver, now = flight.delivery, self.receiver, self._clock.now()
+    def _launch(self, flight: _Flight, message: Message, now: float) -> None:
+        delivery, receiver = flight.delivery, self.receiver
         headers = compose(
             receiver=receiver,
             message=message,

@@ -62,22 +62,19 @@ class Why(Enum):
     SENDING = "sending"
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Send this delivery now."""
 
     delivery: QueuedDelivery
 
 
-@dataclass(frozen=True, slots=True)
-class Expire:
+class Expire(msgspec.Struct, frozen=True, gc=False):
     """Record these deliveries, whose age has passed, as failed."""
 
     deliveries: tuple[QueuedDelivery, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True, gc=False):
     """Wait for a change of the lane, at most until then (None: without a limit)."""
 
     until: float | None

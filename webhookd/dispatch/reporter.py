@@ -46,7 +46,7 @@ class Reporter:
         self._measures.attempted(endpoint, record)
         attempt = facts_of(endpoint, message, record)
         self.recent.add(attempt)
-        delivery_attempted(_log, attempt)
+        delivery_attempted(attempt)
         if before.breaker is not record.endpoint.breaker:
             _log.info(
                 "breaker.changed",

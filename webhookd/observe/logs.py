@@ -27,9 +27,17 @@ from webhookd.observe.output import BufferedOutput
 # with the same letters, so that the search is quick.
 _SECRET = re.compile(r"(wh(?:sec|sk|d)_)[A-Za-z0-9+/=_-]+")
 
+_SECRET_BYTES = re.compile(_SECRET.pattern.encode())
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
+
 _encode = msgspec.json.Encoder(enc_hook=repr).encode
 # Escaped to ASCII: neither a lone surrogate in a field nor the stream's encoding can make the write fail.
 _encode_to_ascii = json.JSONEncoder(default=repr, separators=(",", ":")).encode
+
+
+_encoded: "_LineLogger | None" = None
+"""Takes the lines that are encoded at once; None while the log is written for a console."""
 
 
 class Log(Protocol):
@@ -67,6 +75,8 @@ def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) 
     level = logging.getLevelNamesMapping()[config.level.upper()]
     is_console = config.format == "console" or (config.format == "auto" and out.is_terminal)
     logger = _LineLogger(out, is_for_journal=journald.reads(out.descriptor))
+    global _encoded  # noqa: PLW0603 - there is one configuration in a process
+    _encoded = None if is_console else logger
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(level),
         processors=[
@@ -88,41 +98,83 @@ def configure(config: LogConfig, target: TextIO | BufferedOutput | None = None) 
         library.propagate = True
 
 
-def delivery_attempted(log: Log, attempt: AttemptFacts) -> None:
+class AttemptLine(msgspec.Struct, frozen=True, gc=False):
+    """The log line of an attempt: its fields, in their order."""
+
+    component: str
+    endpoint: str
+    organization: str | None
+    delivery: str
+    sequence: int
+    event_id: str
+    event_type: str
+    trace_id: str | None
+    attempt: str
+    number: int
+    trigger: str
+    started_at: str
+    duration_ms: float
+    waited_ms: int
+    bytes: int
+    remote_address: str | None
+    reused: bool | None
+    response_status: int | None
+    error: str | None
+    detail: str | None
+    retry_after_seconds: float | None
+    status: str
+    refusals: int
+    next_attempt_at: str | None
+    breaker: str
+    consecutive_faults: int
+    event: str
+    level: str
+    timestamp: str
+
+
+def delivery_attempted(attempt: AttemptFacts) -> None:
     """Log an attempt as one line with all its fields."""
-    succeeded = attempt.status is DeliveryStatus.SUCCEEDED
+    level = "info" if attempt.status is DeliveryStatus.SUCCEEDED else "warning"
     # The root logger has the same level, and checking it is ten times as fast as structlog.
-    if not logging.getLogger().isEnabledFor(logging.INFO if succeeded else logging.WARNING):
+    if not logging.getLogger().isEnabledFor(_LEVELS[level]):
         return
-    say = log.info if succeeded else log.warning
-    say(
+    line = AttemptLine(
+        "router",
+        attempt.endpoint_id,
+        attempt.organization_id,
+        attempt.delivery_id,
+        attempt.sequence,
+        attempt.event_id,
+        attempt.event_type,
+        None if attempt.traceparent is None else attempt.traceparent.split("-")[1],
+        attempt.id,
+        attempt.number,
+        attempt.trigger.value,
+        iso(attempt.started_at),
+        round(attempt.duration_seconds * 1000, 1),
+        round(attempt.waited_seconds * 1000),
+        attempt.body_bytes,
+        attempt.remote_address,
+        attempt.is_reused,
+        attempt.response_status,
+        None if attempt.error is None else attempt.error.value,
+        attempt.detail or None,
+        attempt.retry_after_seconds,
+        attempt.status.value,
+        attempt.refusals,
+        None if attempt.next_attempt_at is None else iso(attempt.next_attempt_at),
+        attempt.breaker.value,
+        attempt.consecutive_faults,
         "delivery.attempted",
-        endpoint=attempt.endpoint_id,
-        organization=attempt.organization_id,
-        delivery=attempt.delivery_id,
-        sequence=attempt.sequence,
-        event_id=attempt.event_id,
-        event_type=attempt.event_type,
-        trace_id=None if attempt.traceparent is None else attempt.traceparent.split("-")[1],
-        attempt=attempt.id,
-        number=attempt.number,
-        trigger=attempt.trigger.value,
-        started_at=iso(attempt.started_at),
-        duration_ms=round(attempt.duration_seconds * 1000, 1),
-        waited_ms=round(attempt.waited_seconds * 1000),
-        bytes=attempt.body_bytes,
-        remote_address=attempt.remote_address,
-        reused=attempt.is_reused,
-        response_status=attempt.response_status,
-        error=None if attempt.error is None else attempt.error.value,
-        detail=attempt.detail or None,
-        retry_after_seconds=attempt.retry_after_seconds,
-        status=attempt.status.value,
-        refusals=attempt.refusals,
-        next_attempt_at=None if attempt.next_attempt_at is None else iso(attempt.next_attempt_at),
-        breaker=attempt.breaker.value,
-        consecutive_faults=attempt.consecutive_faults,
+        level,
+        iso(SystemClock().now()),
     )
+    # There is one such line for each request. Encoded at once, it costs a tenth of what structlog takes for it.
+    if _encoded is None or not _encoded.write_json(level, line):
+        facts = msgspec.structs.asdict(line)
+        log = get_logger(facts.pop("component"))
+        say = log.info if facts.pop("level") == "info" else log.warning
+        say(facts.pop("event"), **{name: value for name, value in facts.items() if name != "timestamp"})
 
 
 def dropped_line(lines: int) -> bytes:
@@ -192,6 +244,18 @@ class _LineLogger:
     def __init__(self, target: "BufferedOutput | _Stream | io.BytesIO", *, is_for_journal: bool) -> None:
         self._target = target
         self.is_for_journal = is_for_journal
+
+    def write_json(self, level: str, facts: msgspec.Struct) -> bool:
+        """Write a line that is encoded at once; return False instead if it has to be escaped or redacted."""
+        try:
+            line = _encode(facts)
+        except UnicodeEncodeError:  # a lone surrogate
+            return False
+        if not line.isascii() or _SECRET_BYTES.search(line) is not None:
+            return False
+        mark = journald.priority(level).encode() if self.is_for_journal else b""
+        self._target.write(b"%b%b\n" % (mark, line))
+        return True
 
     def _write(self, level: str, line: str) -> None:
         line = redact(line)
