@@ -64,20 +64,12 @@ async def _begin(call: Call[NoQuery, ReplayRequest], kind: ReplayKind) -> Answer
     )
 
 
+_BEGUN = {HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched}
+
 OPERATIONS = (
     operation(test_webhook, "POST /api/webhooks/{webhookId}/test", Permission.OPERATE),
-    operation(
-        recover_deliveries,
-        "POST /api/webhooks/{webhookId}/recover",
-        Permission.OPERATE,
-        answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
-    ),
-    operation(
-        replay_events,
-        "POST /api/webhooks/{webhookId}/replay",
-        Permission.OPERATE,
-        answers={HTTPStatus.ACCEPTED: ReplayStarted, HTTPStatus.OK: Matched},
-    ),
+    operation(recover_deliveries, "POST /api/webhooks/{webhookId}/recover", Permission.OPERATE, answers=_BEGUN),
+    operation(replay_events, "POST /api/webhooks/{webhookId}/replay", Permission.OPERATE, answers=_BEGUN),
     operation(get_replay, "GET /api/webhooks/{webhookId}/replays/{replayId}", Permission.READ),
     operation(stop_replay, "DELETE /api/webhooks/{webhookId}/replays/{replayId}", Permission.OPERATE),
 )

@@ -38,14 +38,17 @@ class Problem(Struct, frozen=True, kw_only=True, rename="camel"):
     errors: tuple[FieldProblem, ...] = ()
 
 
-def problem_of(refused: Rejected, request_id: str) -> Problem:
-    """Return the document for a refusal."""
-    return _problem(
-        refused.code.value,
-        refused.code.status,
-        refused.detail,
-        request_id,
-        tuple(FieldProblem(pointer, detail) for pointer, detail in refused.errors),
+def problem_of(refused: Rejected, request_id: str, status: HTTPStatus | None = None) -> Problem:
+    """Return the document for a refusal; `status` is its code's unless it is given."""
+    status = status or refused.code.status
+    return Problem(
+        type=f"urn:webhookd:error:{refused.code.value}",
+        title=status.phrase,
+        status=status.value,
+        detail=refused.detail,
+        code=refused.code.value,
+        request_id=request_id,
+        errors=tuple(FieldProblem(pointer, detail) for pointer, detail in refused.errors),
     )
 
 
@@ -54,9 +57,9 @@ def problem_of_status(status: HTTPStatus, detail: str, request_id: str) -> Probl
 
     For a status that no code has, the code is VALIDATION_ERROR (below 500) or INTERNAL.
     """
-    codes = [code for code in ErrorCode if code.status is status]
+    codes = (code for code in ErrorCode if code.status is status)
     other = ErrorCode.VALIDATION_ERROR if status < HTTPStatus.INTERNAL_SERVER_ERROR else ErrorCode.INTERNAL
-    return _problem(next(iter(codes), other).value, status, detail, request_id, ())
+    return problem_of(Rejected(next(codes, other), detail), request_id, status)
 
 
 def words_of(error: HTTPException) -> tuple[HTTPStatus, str]:
@@ -65,15 +68,3 @@ def words_of(error: HTTPException) -> tuple[HTTPStatus, str]:
     if isinstance(error, BodyTimeout):
         return status, error.description or _WORDS[status]
     return status, _WORDS.get(status, f"the request can't be answered ({status.phrase})")
-
-
-def _problem(code: str, status: HTTPStatus, detail: str, request_id: str, errors: tuple[FieldProblem, ...]) -> Problem:
-    return Problem(
-        type=f"urn:webhookd:error:{code}",
-        title=status.phrase,
-        status=status.value,
-        detail=detail,
-        code=code,
-        request_id=request_id,
-        errors=errors,
-    )

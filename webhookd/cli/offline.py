@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from webhookd.admin.auth import new_key
+from webhookd.admin.operations import given
 from webhookd.admin.schemas import NewKey
 from webhookd.base.clock import SystemClock
 from webhookd.base.errors import CommandError
@@ -43,13 +44,10 @@ async def initialize(config: Config) -> Secret[str] | None:
 
 async def create_key(config: Config, new: NewKey, expires_at: float | None) -> tuple[KeyRow, Secret[str]]:
     """Create an API key; return it and its text, which is not stored. Rejected QUOTA_EXCEEDED."""
-    organization_id = new.organization_id
     row, text = new_key(
-        new.role, _IDS, _CLOCK.now(), name=new.name, organization_id=organization_id, expires_at=expires_at
+        new.role, _IDS, _CLOCK.now(), name=new.name, organization_id=new.organization_id, expires_at=expires_at
     )
-    optional = {"name": new.name, "organizationId": organization_id, "expiresAt": expires_at}
-    fields = ("role", *(field for field, value in optional.items() if value))
-    entry = command_entry(Action.KEY_CREATE, _CLOCK, fields)
+    entry = command_entry(Action.KEY_CREATE, _CLOCK, given(new))
     async with _journal(config) as store:
         await store.keys.create(row, most=config.organizations.max_keys, entry=entry)
     return row, text

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import Meta, to_builtins
 from quart import Response
 
 from webhookd.admin.auth import Permission
@@ -91,16 +91,8 @@ async def show_deliveries(visit: Visit) -> Response:
     since, until, problems = read_range(filters.since, filters.until)
     found: Page[DeliveryView] = Page(data=[], next_cursor=None)
     if not problems:
-        document = {
-            "limit": LIST_ROWS,
-            "status": filters.status,
-            "event": filters.event,
-            "eventId": filters.event_id,
-            "since": iso_or_none(since),
-            "until": iso_or_none(until),
-            "cursor": filters.cursor,
-        }
-        query = convert(document, DeliveryQuery)
+        times = {"since": iso_or_none(since), "until": iso_or_none(until)}
+        query = convert({**to_builtins(filters), **times, "limit": LIST_ROWS}, DeliveryQuery)
         found = (await list_deliveries(visit.call(query, NoBody()))).value
     values = {
         "endpoint": endpoint,
