@@ -7,11 +7,12 @@ from trio.testing import MockClock
 from tests.simulation import audit, environment
 from tests.simulation.model import YEAR, Request, Subject, World
 from webhookd.base.clock import iso
-from webhookd.base.models import BreakerState, EndpointState, Ordering, Outcome, PolicyOverrides
+from webhookd.base.models import BreakerState, EndpointState, Ordering, Outcome, PolicyOverrides, RetryOverrides
 
 
 def _subject() -> Subject:
-    return Subject("wh_1", "https://r1.example/", ("*",), PolicyOverrides(), Ordering.STRICT)
+    overrides = PolicyOverrides(retry=RetryOverrides(delays=(3.0, 10.0), jitter=0.0))
+    return Subject("wh_1", "https://r1.example/", ("*",), overrides, Ordering.STRICT)
 
 
 async def test_after_a_restart_a_half_open_breaker_may_probe_at_once(autojump_clock: MockClock) -> None:
@@ -21,6 +22,9 @@ async def test_after_a_restart_a_half_open_breaker_may_probe_at_once(autojump_cl
     open_state = EndpointState(breaker=BreakerState.OPEN, retry_at=now + 5, last_failure_at=now - 5)
     environment._trust(world, subject, open_state)
     assert subject.open_until == world.clock.steady() + 5
+    longer = msgspec.structs.replace(open_state, retry_at=now + 50)
+    environment._trust(world, subject, longer)
+    assert subject.open_until == world.clock.steady() + 11, "no wait is longer than the longest delay"
     environment._trust(world, subject, msgspec.structs.replace(open_state, breaker=BreakerState.HALF_OPEN))
     assert subject.opened_at is not None
     assert subject.open_until <= world.clock.steady()

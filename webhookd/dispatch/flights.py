@@ -30,6 +30,8 @@ from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
 from webhookd.journal import Store
 
+_SENDING = Wait(None, Why.SENDING)
+
 
 @dataclass(slots=True, eq=False)
 class _Flight:
@@ -106,6 +108,8 @@ class Flights:
                 return move
             slots.take(self._owner)
             self._begin(move.delivery, now)
+            if lane.awaits_answer:
+                return _SENDING
 
     async def go_on_with_slot(self) -> None:
         """Wait for a slot, and send the next delivery if the lane still has one."""

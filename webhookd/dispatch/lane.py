@@ -262,6 +262,11 @@ class Lane:
         if self.bucket is not None:
             self.bucket = self.bucket.drained(now)
 
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether the next move is surely to wait: in strict order a request is in flight, and its successor known."""
+        return bool(self.in_flight) and self.policy.ordering is Ordering.STRICT and self.queue.knows_next
+
     def take(self, now: float) -> Move:
         """Return the next move; a delivery to send is in flight from now on, and has its token and the probe."""
         move = self.next(now)

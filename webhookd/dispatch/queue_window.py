@@ -84,6 +84,11 @@ class QueueWindow:
         return not len(self) and self._refill_at is None
 
     @property
+    def knows_next(self) -> bool:
+        """Whether the window is up to date and has a delivery."""
+        return bool(self._pending) and not self.is_stale and not self.expired
+
+    @property
     def is_spent(self) -> bool:
         """Whether all deliveries of the window have been taken, so that only the journal knows what comes later."""
         return not len(self) and self._was_taken_from
