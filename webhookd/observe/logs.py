@@ -13,15 +13,18 @@ from functools import partialmethod
 from typing import Protocol, TextIO
 
 import msgspec
-import structlog
-from structlog.typing import EventDict, WrappedLogger
 
 from webhookd.base.clock import SystemClock, iso
+from webhookd.base.imports import leaving_out
 from webhookd.base.models import DeliveryStatus
 from webhookd.config import LogConfig
 from webhookd.observe import journald
 from webhookd.observe.attempt_feed import AttemptFacts
 from webhookd.observe.output import BufferedOutput
+
+with leaving_out("rich"):  # 3 MiB for tracebacks that show local variables, which hold secrets
+    import structlog
+    from structlog.typing import EventDict, WrappedLogger
 
 # API keys, endpoint secrets and private keys. The prefix is kept, so that a reader sees what was removed; all start
 # with the same letters, so that the search is quick.

@@ -12,7 +12,6 @@ from webhookd.delivery.egress.resolver import SystemResolver
 from webhookd.delivery.egress.rules import EgressPolicy, Resolver
 from webhookd.delivery.http.connector import Connector
 from webhookd.delivery.http.exchange import Transport
-from webhookd.delivery.http.proxy import ProxyTransport
 from webhookd.delivery.http.transport import DirectTransport
 from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.observe.logs import get_logger
@@ -44,11 +43,13 @@ class Sender:
             "connect_timeout_seconds": delivery.connect_timeout_seconds,
             "connection_max_age_seconds": delivery.connection_max_age_seconds,
         }
-        self.transport: Transport = (
-            DirectTransport(Connector(self._policy, self._resolver, context, **limits))
-            if egress.proxy is None
-            else ProxyTransport(egress.proxy, self._policy, self._resolver, context, **limits)
-        )
+        self.transport: Transport
+        if egress.proxy is None:
+            self.transport = DirectTransport(Connector(self._policy, self._resolver, context, **limits))
+        else:
+            from webhookd.delivery.http.proxy import ProxyTransport  # noqa: PLC0415 - 2 MiB with httpx and httpcore
+
+            self.transport = ProxyTransport(egress.proxy, self._policy, self._resolver, context, **limits)
         if egress.allow_networks:
             _log.warning("egress.networks_allowed", networks=list(egress.allow_networks))
         if egress.proxy is not None:
