@@ -9,10 +9,12 @@ import ssl
 import struct
 import termios
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from urllib.parse import urlsplit
 
 import trio
+
+from tests.ports import EVERYWHERE, held_port
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 Script = Callable[[Stream, int], Awaitable[None]]
@@ -33,12 +35,13 @@ class Hostile:
         self.url = ""
 
     async def run(self, *, task_status: trio.TaskStatus["Hostile"] = trio.TASK_STATUS_IGNORED) -> None:
-        listeners = await trio.open_tcp_listeners(self.port, host=self._host)
-        self.port = listeners[0].socket.getsockname()[1]
-        self.url = f"{'https' if self.ssl_context else 'http'}://{self._host}:{self.port}/hook"
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._serve, listeners)
-            task_status.started(self)
+        # Other receivers of a test may use the same port at other addresses.
+        with held_port(*EVERYWHERE) if self.port == 0 else nullcontext(self.port) as self.port:
+            listeners = await trio.open_tcp_listeners(self.port, host=self._host)
+            self.url = f"{'https' if self.ssl_context else 'http'}://{self._host}:{self.port}/hook"
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trio.serve_listeners, self._serve, listeners)
+                task_status.started(self)
 
     async def _serve(self, tcp: trio.SocketStream) -> None:
         self.connections += 1
@@ -139,6 +142,7 @@ def reset(stream: Stream) -> None:
 def swallowing(host: str = "0.0.0.0", port: int = 0) -> Iterator[int]:
     """Give the port of a listener whose backlog is full, at every address unless said: it answers no SYN."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the port may be held
         listener.bind((host, port))
         listener.listen(0)
         port = listener.getsockname()[1]
@@ -157,12 +161,13 @@ class Proxy:
         self.open_connections = 0
 
     async def run(self, *, task_status: trio.TaskStatus["Proxy"] = trio.TASK_STATUS_IGNORED) -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         scheme = "https" if self._ssl_context else "http"
-        self.url = f"{scheme}://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        async with trio.open_nursery() as nursery:
-            await nursery.start(trio.serve_listeners, self._serve, listeners)
-            task_status.started(self)
+        with held_port(*EVERYWHERE) as port:
+            listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
+            self.url = f"{scheme}://127.0.0.1:{port}"
+            async with trio.open_nursery() as nursery:
+                await nursery.start(trio.serve_listeners, self._serve, listeners)
+                task_status.started(self)
 
     async def _serve(self, tcp: trio.SocketStream) -> None:
         self.open_connections += 1
