@@ -70,7 +70,7 @@ def test_every_key_is_documented() -> None:
     """`config.toml` and the page on configuration name each key in its section, and no others."""
     page = read("docs/configuration.md")
     sections = dict(re.findall(r"## `\[(\w+)\]`\n(.*?)(?=\n## |\Z)", page, re.DOTALL))
-    assert {name: set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) for name, text in sections.items()} == {
+    assert {name: set(re.findall(r"^- `(\w+)` \(", text, re.MULTILINE)) for name, text in sections.items()} == {
         name: set(keys) for name, keys in KEYS.items()
     }
     shipped = read("config.toml")
@@ -95,7 +95,7 @@ def test_every_default_is_the_one_documented() -> None:
     for section, keys in KEYS.items():
         text = page.split(f"## `[{section}]`")[1].split("\n## ")[0]
         for key in keys:
-            found = re.search(rf"^\| `{key}` \| (.*?) \|", text, re.MULTILINE)
+            found = re.search(rf"^- `{key}` \((not set|`.*?`)[;)]", text, re.MULTILINE)
             assert found is not None
             default = getattr(getattr(defaults, section), key)
             if default is None:
