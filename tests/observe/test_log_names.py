@@ -46,14 +46,15 @@ def written() -> dict[str, Line]:
 
 
 def test_every_line_is_documented() -> None:
-    """Each logged name has a row with its level and its fields, and each row has a call."""
-    rows = re.findall(r"^\| `(\w+\.\w+)` \| (\w+) \|(.*?)\|", PAGE, re.MULTILINE)
+    """Each logged name is in the list with its level and its fields, and each name in the list has a call."""
+    rows = re.findall(r"^- `(\w+\.\w+)` \((\w+)(.*?)\): ", PAGE, re.MULTILINE)
+    assert len(rows) == len({name for name, _, _ in rows})
     documented = {name: Line({level}, set(re.findall(r"\w+", fields))) for name, level, fields in rows}
     lines = written()
     assert len(lines) > 30
     assert documented == lines
     about = PAGE.split("## The line of an attempt")[1].split("\n## ")[0]
-    cells = re.findall(r"^\| (`.*?) \|", about, re.MULTILINE)
-    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == {
+    items = re.findall(r"^- (`.*?): ", about, re.MULTILINE)
+    assert {name for names in items for name in re.findall(r"`(\w+)`", names)} == {
         *AttemptLine.__struct_fields__
     } - ALWAYS
