@@ -83,8 +83,8 @@ def expressions(part: object) -> Iterator[str]:
 
 
 async def test_every_metric_is_documented(there_are: Exposition) -> None:
-    """The table of the documentation has exactly the existing metrics with their types and labels."""
-    rows = re.findall(r"^\| `((?:webhookd|process)_\w+)` \| (\w+) \|(.*?)\|", PAGE, re.MULTILINE)
+    """The list of the documentation has exactly the existing metrics with their types and labels."""
+    rows = re.findall(r"^- `((?:webhookd|process)_\w+)` \((\w+)(.*?)\): ", PAGE, re.MULTILINE)
     assert len(rows) == len({name for name, _, _ in rows})
     assert {name: kind for name, kind, _ in rows} == there_are.types
     assert {name: set(re.findall(r"\w+", labels)) for name, _, labels in rows} == there_are.labels
