@@ -129,6 +129,16 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert (page.parent / target).exists(), target
 
 
+def test_named_tests_exist() -> None:
+    """Each test file that a page names exists; a name without a folder is in that of the name before it."""
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            folder = Path("tests")
+            for name in re.findall(r"`((?:tests/[\w/]*)?test_\w+\.py)`", line):
+                folder = Path(name).parent if "/" in name else folder
+                assert (ROOT / folder / Path(name).name).exists(), f"{page.name}: {name}"
+
+
 def test_examples_of_python_compile() -> None:
     """The Python code in the pages compiles."""
     blocks = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
