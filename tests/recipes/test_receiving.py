@@ -35,7 +35,7 @@ def start_node(name: str, port: int) -> tuple[Sequence[str], Mapping[str, str]]:
 
 
 async def test_receivers_in_python_verify_what_webhookd_sends(tmp_path: Path) -> None:
-    """Each program of the page accepts deliveries of the real server and answers 400 to a changed one."""
+    """Each program of the page accepts deliveries of the real server and answers 401 to a changed one."""
     names = write("receiving-python.md", tmp_path)
     assert len(names) == 6
     async with running(tmp_path) as server:
@@ -43,7 +43,7 @@ async def test_receivers_in_python_verify_what_webhookd_sends(tmp_path: Path) ->
 
 
 async def test_receivers_in_node_verify_what_webhookd_sends(tmp_path: Path, pytestconfig: pytest.Config) -> None:
-    """Each program of the page accepts deliveries of the real server and answers 400 to a changed one."""
+    """Each program of the page accepts deliveries of the real server and answers 401 to a changed one."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("node or npm is not installed")
     if (version := node_version()) < OLDEST_NODE:
