@@ -1,4 +1,4 @@
-"""The documentation against the project: commands, keys, links."""
+"""The documentation against the project: keys, names, links."""
 
 import os
 import re
@@ -8,14 +8,12 @@ import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
-import click
 import pytest
 
 from tests.lock import DEVELOPMENT, PRODUCT
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.models import DeliveryError
-from webhookd.cli import program
 from webhookd.config import KEYS, Config, reference
 from webhookd.config.meanings import MEANINGS, SECTIONS
 
@@ -104,12 +102,6 @@ def test_every_default_is_the_one_documented() -> None:
                 stated = tomllib.loads(f"value = {found[1].strip('`')}")["value"]
                 known = str(default) if isinstance(default, Path) else default
                 assert (tuple(stated) if isinstance(stated, list) else stated) == known
-
-
-def test_every_command_is_documented() -> None:
-    """Each command has its row in the contract, and each row its command; `serve` has a paragraph."""
-    rows = re.findall(r"^\| `webhookd ([a-z-]+)", read("docs/contract.md"), re.MULTILINE)
-    assert {*rows, "serve"} == set(program.list_commands(click.Context(program)))
 
 
 def test_codes_and_names_are_documented() -> None:
