@@ -8,7 +8,8 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import AttemptRecord, DeliveryError, DeliveryStatus, Ordering, QueuedDelivery, Trigger
 from webhookd.journal import DeliveryDetail, DeliveryRow, Publish, RowPage
 from webhookd.journal.history import Deliveries
-from webhookd.journal.rows import AttemptRow
+from webhookd.journal.queries.expiry import A_READ
+from webhookd.journal.rows import AttemptRow, Expired
 
 
 class MemoryDeliveries(Deliveries):
@@ -109,6 +110,13 @@ class MemoryDeliveries(Deliveries):
 
         return await self._tables.change(give_up, notices_of=notices_of).wait()
 
+    async def expired(self, now: float, *, after: QueuedDelivery | None = None, limit: int = A_READ) -> Expired:
+        waiting = [each.queued for each in self._tables.deliveries.values() if each.is_unfinished]
+        found = sorted((each for each in waiting if each.expires_at <= now), key=_place)
+        rest = [each for each in found if after is None or _place(each) > _place(after)]
+        next_expiry_at = min((each.expires_at for each in waiting if each.expires_at > now), default=None)
+        return Expired(deliveries=rest[:limit], complete=len(rest) < limit, next_expiry_at=next_expiry_at)
+
     async def cancel(self, endpoint_pk: int, now: float, limit: int) -> int:
         def drop() -> int:
             found = self._tables.of(endpoint_pk, DeliveryStatus.PENDING, DeliveryStatus.PARKED)[:limit]
@@ -132,6 +140,10 @@ class MemoryDeliveries(Deliveries):
             completed_at=stored.completed_at,
             duration_seconds=stored.duration_seconds,
         )
+
+
+def _place(queued: QueuedDelivery) -> tuple[float, int]:
+    return queued.expires_at, queued.pk
 
 
 _SHARED = set(DeliveryRow.__struct_fields__) & set(QueuedDelivery.__struct_fields__)

@@ -28,7 +28,6 @@ from webhookd.delivery.policy import breaker
 from webhookd.journal import Feed, Publish, Ticket, Window, WindowRequest
 from webhookd.journal.operations import Record
 from webhookd.journal.planning import Numbers, plan, settle
-from webhookd.journal.queries.windows import EXPIRED_A_READ
 
 T = TypeVar("T")
 UNFINISHED = {DeliveryStatus.PENDING, DeliveryStatus.PARKED}
@@ -225,6 +224,13 @@ class Tables:
         raise Rejected(ErrorCode.NOT_FOUND, f"there is no webhook {endpoint_id}")
 
 
+def due_if_fresh(delivery: QueuedDelivery, now: float) -> QueuedDelivery:
+    """Return a delivery that doesn't back off as due now at the latest."""
+    if delivery.backoff_step or delivery.next_attempt_at <= now:
+        return delivery
+    return msgspec.structs.replace(delivery, next_attempt_at=now)
+
+
 def by_hand_of(pending: Iterable[QueuedDelivery], request: WindowRequest) -> list[QueuedDelivery]:
     """Return the deliveries retried by hand that are due and that no order holds back, which are sent first."""
     found = [
@@ -240,10 +246,9 @@ def by_hand_of(pending: Iterable[QueuedDelivery], request: WindowRequest) -> lis
 def window_of(tables: Tables, request: WindowRequest) -> Window:
     """Return a window, as the docstrings of `Window` and `windows.read` define it."""
     now, limit = request.now, request.limit + len(request.in_flight)
-    pending = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PENDING)]
+    pending = [due_if_fresh(each.queued, now) for each in tables.of(request.endpoint_pk, DeliveryStatus.PENDING)]
     parked = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PARKED)]
-    waiting = [*pending, *parked]
-    fit = [each for each in pending if each.expires_at > now and each.sequence >= request.floor]
+    fit = [each for each in pending if each.sequence >= request.floor]
     match request.ordering:
         case Ordering.KEY:
             fit = [
@@ -257,25 +262,23 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
             fit = sorted(due, key=lambda each: (each.next_attempt_at, each.sequence))
     by_hand = by_hand_of(fit, request)
     due_parked = sorted(
-        (each for each in parked if each.expires_at > now and each.next_attempt_at <= now),
-        key=lambda each: each.next_attempt_at,
-    )
+        (each for each in parked if each.next_attempt_at <= now), key=lambda each: each.next_attempt_at
+    )[:limit]
     later = [each.next_attempt_at for each in parked if each.next_attempt_at > now]
     if request.ordering is not Ordering.STRICT:
         later += [each.next_attempt_at for each in pending if each.next_attempt_at > now]
-    expired = sorted((each for each in waiting if each.expires_at <= now), key=lambda each: each.expires_at)
+    queued = [*by_hand, *(each for each in fit[:limit] if each not in by_hand)]
     webhook = tables.webhooks[request.endpoint_pk]
 
-    def not_in_flight(found: Iterable[QueuedDelivery]) -> tuple[QueuedDelivery, ...]:
-        return tuple(each for each in found if each.pk not in request.in_flight)
+    def free(found: Iterable[QueuedDelivery], *, expired: bool) -> tuple[QueuedDelivery, ...]:
+        return tuple(each for each in found if each.pk not in request.in_flight and (each.expires_at <= now) is expired)
 
     return Window(
-        pending=not_in_flight([*by_hand, *(each for each in fit[:limit] if each not in by_hand)]),
-        parked=not_in_flight(due_parked[:limit]),
-        expired=not_in_flight(expired[:EXPIRED_A_READ]),
+        pending=free(queued, expired=False),
+        parked=free(due_parked, expired=False),
+        expired=free([*queued, *due_parked], expired=True),
         complete=max(len(fit), len(due_parked)) < limit,
         next_attempt_at=min(later, default=None),
-        next_expiry_at=min((each.expires_at for each in waiting if each.expires_at > now), default=None),
         last_sequence=0 if webhook.state is None else webhook.last_sequence,
         edition=0 if webhook.state is None else webhook.edition,
     )

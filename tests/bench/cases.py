@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import crowd, health, ingest, latency, neighbours, scale, secure, throughput
+from tests.bench import crowd, health, ingest, latency, neighbours, pages, scale, secure, throughput
 from tests.bench.load import Load
 from tests.bench.report import Result, Target
 from tests.bench.throughput import Scene
@@ -84,6 +84,10 @@ def _history(load: Load) -> Result:
     return scale.history(load, throughput=_ratio(0.9), listing=Target(bound=2, is_ratio=True))
 
 
+def _pages(load: Load) -> Result:
+    return pages.of_commits(load, target=Target(bound=50))
+
+
 def _neighbours(load: Load) -> Result:
     return neighbours.among_failing(load, Target(bound=1.2, is_ratio=True))
 
@@ -118,6 +122,7 @@ CASES = {
         Case("idle", "endpoints registered and nothing to send", _idle),
         Case("backlog", "a start on a backlog of 1,000,000 deliveries for 1,000 endpoints", _backlog),
         Case("history", "50 strict endpoints with a history of 5,000,000 deliveries", _history),
+        Case("pages", "pages that a commit writes under a backlog of 1,000,000 deliveries for 50 endpoints", _pages),
         Case("neighbours", "healthy endpoints among failing ones, 500 events a second in an open loop", _neighbours),
         Case("tls", "1,000 strict endpoints over TLS with kept connections", _tls),
     )

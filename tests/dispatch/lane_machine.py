@@ -160,6 +160,11 @@ class LaneMachine(RuleBasedStateMachine):
             self.model.write(flight)
         self._land(flight, Landing(lost))
 
+    @rule()
+    def expired_deliveries_are_swept(self) -> None:
+        self.model.sweep()
+        self.lane.reload()
+
     # What is done by hand.
 
     @rule(url=st.sampled_from(["a", "b"]), is_active=st.sampled_from([True, True, False]), policy=st.none() | policies)

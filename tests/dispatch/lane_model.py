@@ -141,9 +141,16 @@ class Model:
             status=DeliveryStatus.PENDING,
             trigger=Trigger.MANUAL,
             refusals=0,
+            backoff_step=0,
             next_attempt_at=self.now,
             expires_at=self.now + self.policy.max_age_seconds,
         )
+
+    def sweep(self) -> None:
+        """Record what has expired as failed, in a window or not; what is in flight is left alone."""
+        for row in self.unended:
+            if row.delivery.expires_at <= self.now and row.delivery.pk not in self.flights:
+                row.end = "expired"
 
     def change(self, changed: Endpoint, policy: Policy, forgiveness: Forgiveness | None) -> None:
         """Change the endpoint, and its queue where the change forgives something."""
@@ -229,27 +236,27 @@ class Model:
         """Return the part of the queue that was asked for."""
         queued = [row.delivery for row in self.unended]
         known = [delivery for delivery in queued if delivery.pk not in request.in_flight]
-        alive = [delivery for delivery in known if delivery.expires_at > request.now]
         pending = [
-            each for each in alive if each.status is DeliveryStatus.PENDING and self._is_asked_for(each, request)
+            each for each in known if each.status is DeliveryStatus.PENDING and self._is_asked_for(each, request)
         ]
         if request.ordering is Ordering.NONE:
             pending.sort(key=lambda each: (each.next_attempt_at, each.sequence))
         by_hand = by_hand_of(pending, request)
-        parked = [each for each in alive if each.status is DeliveryStatus.PARKED]
+        parked = [each for each in known if each.status is DeliveryStatus.PARKED]
         due_parked = sorted(
             (each for each in parked if each.next_attempt_at <= request.now), key=lambda each: each.next_attempt_at
         )
         waiting = parked if request.ordering is Ordering.STRICT else queued
+        in_window = [*by_hand, *(each for each in pending[: self.window_rows] if each not in by_hand)]
+        parked_in_window = due_parked[: self.window_rows]
         return Window(
-            pending=(*by_hand, *(each for each in pending[: self.window_rows] if each not in by_hand)),
-            parked=tuple(due_parked[: self.window_rows]),
-            expired=tuple(each for each in known if each.expires_at <= request.now),
+            pending=tuple(each for each in in_window if each.expires_at > request.now),
+            parked=tuple(each for each in parked_in_window if each.expires_at > request.now),
+            expired=tuple(each for each in (*in_window, *parked_in_window) if each.expires_at <= request.now),
             complete=max(len(pending), len(due_parked)) <= self.window_rows,
             next_attempt_at=min(
                 (each.next_attempt_at for each in waiting if each.next_attempt_at > request.now), default=None
             ),
-            next_expiry_at=min((each.expires_at for each in queued if each.expires_at > request.now), default=None),
             last_sequence=len(self.rows),
         )
 

@@ -139,7 +139,6 @@ def test_nothing_is_sent_with_the_secrets_from_before_a_clock_step() -> None:
         expired=(),
         complete=True,
         next_attempt_at=None,
-        next_expiry_at=None,
         last_sequence=1,
     )
     lane.load(window)

@@ -25,7 +25,6 @@ def read(*sequences: int, complete: bool = True, last_sequence: int | None = Non
         expired=(),
         complete=complete,
         next_attempt_at=None,
-        next_expiry_at=None,
         last_sequence=max(sequences, default=0) if last_sequence is None else last_sequence,
     )
     queue.load(window)

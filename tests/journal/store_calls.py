@@ -53,15 +53,17 @@ async def message_of(store: Store, event_pk: int) -> Message:
     return await ticket.wait()
 
 
-async def record(store: Store, endpoint: Endpoint, notices: Sequence[Publish] = (), /, **fields: Any) -> None:
-    """Record an attempt of the endpoint's first pending delivery."""
-    [first, *_] = (await window(store, endpoint)).pending
+async def record(
+    store: Store, endpoint: Endpoint, notices: Sequence[Publish] = (), /, *, place: int = 0, **fields: Any
+) -> None:
+    """Record an attempt of the endpoint's first pending delivery, or the one in another place of the queue."""
+    delivery = (await window(store, endpoint)).pending[place]
     attempt = msgspec.structs.replace(
         samples.attempt_record(),
-        delivery=first,
-        attempt_id=f"att_{first.id}_{first.attempts}",
-        number=first.attempts + 1,
-        **fields,
+        delivery=delivery,
+        attempt_id=f"att_{delivery.id}_{delivery.attempts}",
+        number=delivery.attempts + 1,
+        **{"backoff_step": delivery.backoff_step + 1, **fields},
     )
     await submitted(store, attempt, notices).wait()
 

@@ -125,7 +125,8 @@ async def test_parked_and_expired_deliveries_are_apart(store: Store) -> None:
     after = await window(store, one, now=now + 40)
     assert (after.pending, [each.sequence for each in after.parked]) == ((), [1])
     assert [each.sequence for each in after.expired] == [2]
-    assert after.next_expiry_at is not None
+    much_later = await window(store, one, now=now + 4000)
+    assert (much_later.parked, [each.sequence for each in much_later.expired]) == ((), [2, 1])
     expired = await store.deliveries.expire([after.expired[0].pk], now + 40, **NO_NOTICES)
     assert [(row.event_id, row.status, row.error) for row in expired] == [
         ("expires", DeliveryStatus.FAILED, DeliveryError.EXPIRED)
@@ -210,7 +211,48 @@ async def test_a_retried_delivery_is_first_unless_an_order_forbids_it(store: Sto
     assert await first(Ordering.STRICT) == [1, 2, 3]
     everything = await window(store, one, ordering=Ordering.NONE, limit=20, now=now + 2)
     assert [delivery.sequence for delivery in everything.pending] == [7, 8, 1, 2, 3, 4, 5, 6]
-    assert [each.sequence for each in (await window(store, one, ordering=Ordering.NONE)).pending] == list(range(1, 7))
+
+
+@pytest.mark.parametrize("ordering", list(Ordering))
+async def test_what_does_not_back_off_is_due_whatever_the_clock_says(store: Store, ordering: Ordering) -> None:
+    """A delivery that was queued before the clock was set back is due now, and stands where its sequence is."""
+    one, now = await add(store), CLOCK.now()
+    for number in range(3):
+        await publish(store, event(f"e{number}"), one).wait()
+    found = await window(store, one, ordering=ordering, now=now - 600)
+    assert [(each.sequence, each.next_attempt_at) for each in found.pending] == [(n, now - 600) for n in (1, 2, 3)]
+    assert found.next_attempt_at is None
+
+
+@pytest.mark.parametrize("ordering", list(Ordering))
+async def test_a_window_has_what_backs_off_in_its_place(store: Store, ordering: Ordering) -> None:
+    """Deliveries that back off and fresh ones are one queue: in sequence, or without an order by the time they are due.
+
+    Ordered by key, one without a key is in the window only once it is due.
+    """
+    one, now = await add(store), CLOCK.now()
+    for number, key in enumerate(["a", "b", None, "a", "b", None]):
+        await publish(store, event(f"e{number}", key=key), one).wait()
+    for place, due_at in enumerate([now + 60, now + 30, now + 90]):
+        await record(store, one, place=place, status=DeliveryStatus.PENDING, next_attempt_at=due_at, completed_at=None)
+    assert [row.sequence for row in await store.deliveries.queue(one.pk, 5)] == [1, 2, 3, 4, 5]
+    [(_, facts)] = (await store.webhooks.health_facts({one.pk: ordering})).values()
+    fresh_at = (await rows(store, one))[3].next_attempt_at
+    assert (facts.queued, facts.next_attempt_at) == (6, now + 60 if ordering is Ordering.STRICT else fresh_at)
+
+    async def sequences(seconds: float, **fields: int) -> list[int]:
+        found = await window(store, one, ordering=ordering, now=now + seconds, **fields)
+        assert found.complete == (len(found.pending) < fields.get("limit", 50))
+        return [each.sequence for each in found.pending]
+
+    expected = {
+        Ordering.STRICT: ([1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6], [1, 2, 3]),
+        Ordering.KEY: ([1, 2, 4, 5, 6], [1, 2, 3, 4, 5, 6], [1, 2, 4]),
+        Ordering.NONE: ([4, 5, 6, 2, 1], [4, 5, 6, 2, 1, 3], [4, 5, 6]),
+    }[ordering]
+    assert await sequences(61) == expected[0]
+    assert await sequences(91) == expected[1]
+    assert await sequences(61, limit=3) == expected[2]
 
 
 async def test_a_retry_behind_a_back_off_ends_it(store: Store) -> None:

@@ -9,6 +9,7 @@ import pytest
 from peewee import Database, Model
 
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
+from tests.journal.store_calls import record
 from webhookd.base.errors import Rejected
 from webhookd.base.models import DeliveryStatus, EndpointState, Ordering
 from webhookd.delivery.policy.clock_correction import Bounds, correct
@@ -95,7 +96,7 @@ async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
         corrected = await journal.transactions.write(
             explaining(clock_steps.correct_queue, endpoint.pk, correct(failed, bounds, now))
         )
-    partial = ("deliveries_due (", "deliveries_parked (", "deliveries_expiry (")
+    partial = ("deliveries_due (", "deliveries_parked (", "sequences USING INTEGER PRIMARY KEY (")
     assert [line.split("INDEX ")[1] for line in ended] == [
         "deliveries_due (endpoint_pk=? AND next_attempt_at>?)",
         "deliveries_parked (endpoint_pk=? AND next_attempt_at>?)",
@@ -130,9 +131,15 @@ async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None
 
 def statements_of_windows() -> list[str]:
     """Return every statement by which a window is read, with its parameters by name."""
-    values = [value for name, value in vars(windows).items() if name.startswith("_")]
-    texts = [text for value in values for text in (value.values() if isinstance(value, dict) else [value])]
-    return [text for text in texts if isinstance(text, str) and text.startswith("SELECT")]
+    return [text for name, value in vars(windows).items() if name.startswith("_") for text in texts_in(value)]
+
+
+def texts_in(value: object) -> list[str]:
+    """Return the queries in a constant of a module."""
+    if isinstance(value, dict | tuple):
+        parts = value.values() if isinstance(value, dict) else value
+        return [text for part in parts for text in texts_in(part)]
+    return [value] if isinstance(value, str) and value.startswith("SELECT") else []
 
 
 async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
@@ -155,11 +162,12 @@ async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
         ]
 
     statements = statements_of_windows()
-    assert len(statements) == 11
+    assert len(statements) == 10
     async with running(path) as journal:
         found = await journal.transactions.read(explain)
         assert len(found) > len(statements)
         assert not wasteful(found), found
+        assert not [line for line in found if "deliveries_list" in line], "no history is read"
 
 
 async def test_lists_and_single_views_read_by_index(path: Path) -> None:
@@ -217,6 +225,24 @@ async def test_pending_ones_are_found_behind_a_long_history(path: Path) -> None:
         )
         assert [row.event_id for row in (*first.items, *second.items)] == ["e2", "e1", "e0"]
         assert any("deliveries_line" in line for line in await plans(journal, deliveries.page, endpoint.pk, **pending))
+
+
+async def test_a_list_of_pending_ones_is_in_sequence_whatever_backs_off(path: Path) -> None:
+    """Its pages join the two parts of the queue's index: those that back off, and the others."""
+    async with running(path) as journal:
+        endpoint, pending = await add_endpoint(journal), everything() | {"status": DeliveryStatus.PENDING, "limit": 2}
+        for number in range(7):
+            await publish(journal, event(f"e{number}"), endpoint).wait()
+        for place in (1, 2, 5):
+            later = {"status": DeliveryStatus.PENDING, "next_attempt_at": CLOCK.now() + 60, "completed_at": None}
+            await record(journal, endpoint, place=place, **later)
+        listed: list[int] = []
+        cursor = None
+        while len(listed) < 7:
+            page = await journal.transactions.read(deliveries.page, endpoint.pk, **pending | {"cursor": cursor})
+            listed += [row.sequence for row in page.items]
+            cursor = page.next_cursor
+        assert (listed, cursor) == ([7, 6, 5, 4, 3, 2, 1], None)
 
 
 async def test_a_scan_would_be_seen(path: Path) -> None:

@@ -30,20 +30,28 @@ class Schedule:
         self._policy = policy
         self._moving: Ticket[None] | None = None
         self._moves = 0
+        self._corrected: Callable[[], None] = lambda: None
 
-    def begin(self, *, shift: Callable[[float], None], reload: Callable[[], None]) -> None:
+    def begin(
+        self, *, shift: Callable[[float], None], reload: Callable[[], None], corrected: Callable[[], None]
+    ) -> None:
         """From now on move all times when the clock is set.
 
         `shift` moves the times in memory; `reload` has the actors read settings and queues again, and is called once
-        the journal has been moved.
+        the journal has been moved; `corrected` is called whenever times in the journal have been moved or corrected.
         """
+
+        def moved(_: None) -> None:
+            reload()
+            corrected()
 
         def move(seconds: float) -> None:
             _log.warning("clock.was_set", seconds=seconds)
             self._moves += 1
-            self._moving = self._store.webhooks.move_times(seconds, lambda _: reload())
+            self._moving = self._store.webhooks.move_times(seconds, moved)
             shift(seconds)
 
+        self._corrected = corrected
         self._clock.stepped = move
 
     async def settled(self) -> None:
@@ -66,6 +74,7 @@ class Schedule:
             if not is_beyond:
                 return loaded
             await self._store.webhooks.bring_in(endpoint.pk, bounds, clock)
+            self._corrected()
             _log.warning("schedule.reined_in", endpoint=endpoint.id)
 
 

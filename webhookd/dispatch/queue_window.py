@@ -58,7 +58,9 @@ class QueueWindow:
         self._pending = list(window.pending)
         self._parked = list(window.parked)
         self._was_taken_from = self._lacks_flights
-        self._refill_at = earliest(window.next_attempt_at, window.next_expiry_at)
+        # What is outside the window expires without it: see `expiry_sweep`.
+        expiries = [delivery.expires_at for delivery in (*self._pending, *self._parked)]
+        self._refill_at = earliest(window.next_attempt_at, *expiries)
 
     def append(self, delivery: QueuedDelivery) -> bool:
         """Append the last delivery of the queue, or note that the journal has more.

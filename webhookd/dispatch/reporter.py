@@ -1,6 +1,6 @@
 """What follows from an attempt, an expiry or an automatic disable: rows, operational events, counts and log lines."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from webhookd.base.clock import Clock
 from webhookd.base.event_types import OperationalEvent
@@ -68,22 +68,50 @@ class Reporter:
 
         self._store.webhooks.disable(endpoint.pk, reason, now, notices)
 
-    async def expire(self, endpoint: Endpoint, expired: tuple[QueuedDelivery, ...]) -> None:
-        """Record deliveries whose maximum age has passed as failed, in transactions of at most 500 rows."""
-        targets = self._subscriptions.targets(OperationalEvent.DELIVERY_FAILED.value, endpoint.organization_id)
-        step = max(ROWS_PER_EXPIRY // (1 + len(targets)), 1)
-        for start in range(0, len(expired), step):
-            await self._expire(endpoint, [delivery.pk for delivery in expired[start : start + step]])
+    async def expire(self, endpoint: Endpoint, expired: Sequence[QueuedDelivery]) -> None:
+        """Record an endpoint's deliveries whose maximum age has passed as failed."""
+        await self.expire_together({endpoint.pk: endpoint}, expired)
 
-    async def _expire(self, endpoint: Endpoint, pks: Sequence[int]) -> None:
+    async def expire_together(self, endpoints: Mapping[int, Endpoint], expired: Sequence[QueuedDelivery]) -> None:
+        """Record deliveries of these endpoints whose maximum age has passed as failed.
+
+        They are recorded in transactions of at most 500 rows, with the operational events about them.
+        """
+        name = OperationalEvent.DELIVERY_FAILED.value
+        rows_each = {
+            pk: 1 + len(self._subscriptions.targets(name, endpoint.organization_id))
+            for pk, endpoint in endpoints.items()
+        }
+        step: list[QueuedDelivery] = []
+        rows = 0
+        for delivery in expired:
+            rows += rows_each[delivery.endpoint_pk]
+            if step and rows > ROWS_PER_EXPIRY:
+                await self._expire(endpoints, step)
+                step, rows = [], rows_each[delivery.endpoint_pk]
+            step.append(delivery)
+        if step:
+            await self._expire(endpoints, step)
+
+    async def _expire(self, endpoints: Mapping[int, Endpoint], expired: Sequence[QueuedDelivery]) -> None:
         now = self._clock.now()
-        announce = self._announcer(endpoint, OperationalEvent.DELIVERY_FAILED)
+        announcers = {
+            pk: self._announcer(endpoints[pk], OperationalEvent.DELIVERY_FAILED)
+            for pk in {delivery.endpoint_pk for delivery in expired}
+        }
 
         def notices(rows: list[DeliveryRow]) -> list[Publish]:
             reported = [row for row in rows if not operational_events.is_own(row.event_type)]
-            return [publish for row in reported for publish in announce(operational_events.of_expired(endpoint, row))]
+            return [
+                publish
+                for row in reported
+                for publish in announcers[row.endpoint_pk](
+                    operational_events.of_expired(endpoints[row.endpoint_pk], row)
+                )
+            ]
 
-        for row in await self._store.deliveries.expire(pks, now, notices):
+        for row in await self._store.deliveries.expire([delivery.pk for delivery in expired], now, notices):
+            endpoint = endpoints[row.endpoint_pk]
             self._measures.expired(endpoint, now)
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)
 

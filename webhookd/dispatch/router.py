@@ -26,6 +26,7 @@ from webhookd.delivery.request import RequestSender
 from webhookd.delivery.signing import secret_hint
 from webhookd.dispatch.actor import Actor
 from webhookd.dispatch.clock_steps import Schedule
+from webhookd.dispatch.expiry_sweep import ExpirySweep
 from webhookd.dispatch.health import EndpointHealth, Inside, assess
 from webhookd.dispatch.operational_events import is_own
 from webhookd.dispatch.registry import Registry
@@ -106,14 +107,16 @@ class Router:
             sample=sample,
         )
         self.registry = Registry(clock, slots, make_actor)
-        self.replayer = Replayer(store, clock, ids, wake=self.registry.requeued, policy=self._policy)
+        self._expiry_sweep = ExpirySweep(store, self.registry, self._reporter, self._schedule, clock)
+        self.replayer = Replayer(store, clock, ids, wake=self._requeued, policy=self._policy)
         self.tester = Tester(store, sender, clock, ids, load=self._schedule.load, policy=self._policy)
 
     async def begin(self) -> None:
         """Read endpoints and catalogue from the journal, and follow its changes; publish nothing before."""
-        self._schedule.begin(shift=self.registry.shift, reload=self.registry.reload)
+        self._schedule.begin(shift=self.registry.shift, reload=self.registry.reload, corrected=self._expiry_sweep.look)
         feed = self._store.feed
         feed.follow(DeliveriesQueued, self._offer)
+        feed.follow(DeliveriesQueued, self._expiry_sweep.note)
         feed.follow(WebhookChanged, self._adopt)
         feed.follow(WebhookDeleted, self._abandon)
         feed.follow(EventTypeAdded, lambda added: self.event_types.add(added.name))
@@ -150,6 +153,7 @@ class Router:
             await nursery.start(self.registry.run)
             nursery.start_soon(Supervisor("resume").run, self._resume)
             nursery.start_soon(Supervisor("replay").run, self.replayer.run)
+            nursery.start_soon(Supervisor("expiry").run, self._expiry_sweep.run)
             task_status.started()
 
     async def _resume(self) -> None:
@@ -288,8 +292,12 @@ class Router:
                 entry=entry,
                 organization_id=endpoint.organization_id,
             )
-        self.registry.requeued(row.endpoint_pk)  # the actor may have returned meanwhile
+        self._requeued(row.endpoint_pk)  # the actor may have returned meanwhile
         return retried
+
+    def _requeued(self, endpoint_pk: int) -> None:
+        self.registry.requeued(endpoint_pk)
+        self._expiry_sweep.look()
 
     async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:
         """Return the health of endpoints, from their lanes, or from the journal if no actor is running."""

@@ -6,7 +6,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Ordering
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.operations import Publish, Ticket
-from webhookd.journal.queries import audit, deliveries, endpoints, events, replays, searching, test_deliveries
+from webhookd.journal.queries import audit, deliveries, endpoints, events, expiry, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
 from webhookd.journal.transactions import StorePart, reads
 
@@ -29,6 +29,7 @@ class Deliveries(StorePart):
     find = reads(deliveries.find)
     get = reads(deliveries.get)
     backlog = reads(deliveries.backlog)
+    expired = reads(expiry.expired)
 
     async def retry(
         self,

@@ -28,13 +28,15 @@ class Numbers:
 class Plan:
     """The rows to write and the answers to operations that write nothing; `settle` sets the operations' results.
 
-    `sequences` are the new last sequences, by the row numbers of the endpoints that get deliveries.
+    `sequences` are the new last sequences, by the row numbers of the endpoints that get deliveries, and `expiries` the
+    times after which none of these deliveries expires.
     """
 
     numbers: Numbers
     stored: list[tuple[int, Publish, list[QueuedDelivery]]] = field(default_factory=list)
     answered: list[tuple[Publish, PublishResult | Rejected]] = field(default_factory=list)
     sequences: dict[int, int] = field(default_factory=dict)
+    expiries: dict[int, float] = field(default_factory=dict)
 
 
 def plan(
@@ -53,7 +55,7 @@ def plan(
     insist are stored.
     """
     event_pk, delivery_pk = numbers.event, numbers.delivery
-    seen, last = dict(known), dict[int, int]()
+    seen, last, expiries = dict(known), dict[int, int](), dict[int, float]()
     planned = Plan(numbers=numbers)
     for publish in publishes:
         event = publish.event
@@ -70,12 +72,14 @@ def plan(
             if before is not None:
                 delivery_pk += 1
                 last[target.endpoint_pk] = before + 1
-                queued.append(
-                    _queued(delivery_pk, event_pk, event, target, delivery_id=new_delivery_id(), sequence=before + 1)
+                delivery = _queued(
+                    delivery_pk, event_pk, event, target, delivery_id=new_delivery_id(), sequence=before + 1
                 )
+                expiries[target.endpoint_pk] = max(delivery.expires_at, expiries.get(target.endpoint_pk, 0.0))
+                queued.append(delivery)
         planned.stored.append((event_pk, publish, queued))
         seen[event.id] = (event.organization_id, len(queued))
-    planned.sequences = last
+    planned.sequences, planned.expiries = last, expiries
     planned.numbers = Numbers(event=event_pk, delivery=delivery_pk)
     return planned
 

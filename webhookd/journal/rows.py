@@ -52,11 +52,10 @@ class Window(Struct, frozen=True, kw_only=True):
     """A part of an endpoint's queue.
 
     `pending` are pending deliveries in the order in which they are sent; `parked` are parked deliveries that are due;
-    `expired` are those of both kinds that are older than they may be, which are in neither. `complete` says that
-    `pending` has all pending deliveries that may be sent. `next_attempt_at` is the earliest later time at which a
-    parked delivery (without strict order, also a pending one) is due; `next_expiry_at` is the earliest expiry.
-    `last_sequence` is the last one that was assigned; `edition` changes when a retry, a recover or a cancelation
-    changes deliveries that were queued before.
+    `expired` are those that would be in one of them, but are older than they may be. `complete` says that `pending` has
+    all pending deliveries that may be sent. `next_attempt_at` is the earliest later time at which a parked delivery
+    (without strict order, also a pending one) is due. `last_sequence` is the last one that was assigned; `edition`
+    changes when a retry, a recover or a cancelation changes deliveries that were queued before.
     """
 
     pending: tuple[QueuedDelivery, ...]
@@ -64,9 +63,19 @@ class Window(Struct, frozen=True, kw_only=True):
     expired: tuple[QueuedDelivery, ...]
     complete: bool
     next_attempt_at: float | None
-    next_expiry_at: float | None
     last_sequence: int
     edition: int = 0
+
+
+class Expired(Struct, frozen=True, kw_only=True):
+    """Queued deliveries of any endpoints that are older than they may be.
+
+    `complete` says that there are no more of them. `next_expiry_at` is the earliest later expiry, None without one.
+    """
+
+    deliveries: list[QueuedDelivery]
+    complete: bool
+    next_expiry_at: float | None
 
 
 class NewEndpoint(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ busy event loop that costs several times what the row does; a statement over a b
 are powers of two, so a few statements, which the connection keeps prepared, serve every number of rows.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Protocol
@@ -54,10 +54,24 @@ class BulkInsert:
 
 
 class BulkUpdate:
-    """Updates rows that `condition` holds for; each row is the value of `key`, then the values of `columns`."""
+    """Updates rows that `condition` holds for; each row is the value of `key`, then the values of `columns`.
 
-    def __init__(self, table: str, key: str, columns: Sequence[str], condition: str | None = None) -> None:
-        changes = ", ".join(f'"{name}" = new.column{number}' for number, name in enumerate(columns, 2))
+    The columns in `growing` keep a greater value that they have.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        key: str,
+        columns: Sequence[str],
+        condition: str | None = None,
+        *,
+        growing: Collection[str] = (),
+    ) -> None:
+        news = [(name, f"new.column{number}") for number, name in enumerate(columns, 2)]
+        changes = ", ".join(
+            f'"{name}" = ' + (f'max("{name}", {new})' if name in growing else new) for name, new in news
+        )
         self._head = f'UPDATE "{table}" SET {changes} FROM (VALUES '  # noqa: S608 - of names in the code alone
         self._row = f"({', '.join('?' * (len(columns) + 1))})"
         self._tail = f') AS new WHERE "{key}" = new.column1' + (f" AND {condition}" if condition else "")

@@ -11,8 +11,8 @@ from webhookd.journal.rows import Census
 PENDING = "SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending'"
 PARKED = "SELECT count(*) FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked'"
 
-# The head of each queue, going from endpoint to endpoint however long their queues are. Disabled endpoints hold their
-# deliveries on purpose.
+# The head of each queue, in both parts of its index, going from endpoint to endpoint however long their queues are.
+# Disabled endpoints hold their deliveries on purpose.
 OLDEST = """
 WITH RECURSIVE found (pk) AS (
     SELECT min(endpoint_pk) FROM deliveries WHERE status = 'pending'
@@ -22,9 +22,10 @@ WITH RECURSIVE found (pk) AS (
 )
 SELECT min((
     SELECT created_at FROM deliveries INDEXED BY deliveries_line
-    WHERE status = 'pending' AND endpoint_pk = found.pk ORDER BY sequence LIMIT 1
+    WHERE status = 'pending' AND endpoint_pk = found.pk AND (backoff_step > 0) = part.column1
+    ORDER BY sequence LIMIT 1
 ))
-FROM found CROSS JOIN endpoints ON endpoints.pk = found.pk
+FROM found CROSS JOIN endpoints ON endpoints.pk = found.pk CROSS JOIN (VALUES (0), (1)) AS part
 WHERE endpoints.is_active AND endpoints.deleted_at IS NULL
 """
 

@@ -15,13 +15,14 @@ from webhookd.delivery.policy.clock_correction import Bounds, Correction, correc
 from webhookd.journal.queries import endpoints
 from webhookd.journal.queries.bulk import SqlConnection, sql_of
 from webhookd.journal.queries.schema import (
+    BACKING_OFF_BY_TIME,
     PARKED,
-    PENDING,
     UNFINISHED,
     UNFINISHED_PARTS,
     DeliveryTable,
     EndpointStateTable,
     EndpointTable,
+    SequenceTable,
 )
 
 Loaded = tuple[Endpoint, Credentials, EndpointState]
@@ -31,14 +32,15 @@ _OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
 _LONG_OFF = (DeliveryTable.next_attempt_at > SQL(":retry_at")) & (
     SQL("error IS NOT 'throttled'") | (DeliveryTable.next_attempt_at > SQL(":throttled_at"))
 )
-# One for each partial index, by which a query that finds nothing costs nothing.
+# By indexes of their own, so that a query that finds nothing costs nothing. A fresh delivery is due whatever its time.
+_WAITING = (BACKING_OFF_BY_TIME, PARKED)
 _BEYOND = [
-    sql_of(DeliveryTable.select(SQL("1")).where(_OWN & chosen & beyond).limit(SQL("1")))
-    for chosen, beyond in (
-        (PENDING, _LONG_OFF),
-        (PARKED, _LONG_OFF),
-        (UNFINISHED, DeliveryTable.expires_at > SQL(":expires_at")),
-    )
+    *(sql_of(DeliveryTable.select(SQL("1")).where(_OWN & part & _LONG_OFF).limit(SQL("1"))) for part in _WAITING),
+    sql_of(
+        SequenceTable.select(SQL("1")).where(
+            (SequenceTable.endpoint_pk == SQL(":endpoint_pk")) & (SequenceTable.last_expires_at > SQL(":expires_at"))
+        )
+    ),
 ]
 
 
@@ -49,6 +51,7 @@ def move(database: Database, seconds: float) -> None:
     )
     columns = [getattr(EndpointStateTable, name) for name in EndpointState.SHIFTED]
     _add(EndpointStateTable, seconds, *columns).execute(database)
+    _add(SequenceTable, seconds, SequenceTable.last_expires_at).execute(database)
     _add(EndpointTable, seconds, EndpointTable.previous_secret_expires_at).execute(database)
 
 
@@ -92,7 +95,7 @@ def correct_queue(database: Database, endpoint_pk: int, correction: Correction) 
     """Correct the times of the deliveries that an endpoint has queued."""
     due, now, earlier = DeliveryTable.next_attempt_at, correction.now, correction.earlier_seconds
     is_throttled = DeliveryTable.error == DeliveryError.THROTTLED
-    for chosen in UNFINISHED_PARTS:
+    for chosen in _WAITING:
         own = (DeliveryTable.endpoint_pk == endpoint_pk) & chosen
         if earlier:
             _at_most(due, now).where(own & (due > now) & (due <= now + earlier)).execute(database)
@@ -102,9 +105,19 @@ def correct_queue(database: Database, endpoint_pk: int, correction: Correction) 
             (~is_throttled | DeliveryTable.error.is_null(), correction.retry_at),
         ):
             _at_most(due, latest).where(own & which & (due > latest)).execute(database)
-    expiry, latest = DeliveryTable.expires_at, correction.expires_at
-    own = (DeliveryTable.endpoint_pk == endpoint_pk) & UNFINISHED
-    _at_most(expiry, latest).where(own & (expiry > latest)).execute(database)
+    _correct_expiry(database, endpoint_pk, correction.expires_at)
+
+
+def _correct_expiry(database: Database, endpoint_pk: int, latest: float) -> None:
+    """Have nothing in a queue expire later than that; reads the whole queue, if something in it might."""
+    its_last = SequenceTable.last_expires_at
+    own = (SequenceTable.endpoint_pk == endpoint_pk) & (its_last > latest)
+    if not SequenceTable.update({its_last: round(latest, 3)}).where(own).execute(database):
+        return
+    expires_at = DeliveryTable.expires_at
+    for chosen in UNFINISHED_PARTS:
+        queued = (DeliveryTable.endpoint_pk == endpoint_pk) & chosen
+        _at_most(expires_at, latest).where(queued & (expires_at > latest)).execute(database)
 
 
 def _add(table: type[Model], seconds: float, *columns: Field) -> Query:

@@ -9,8 +9,8 @@ from webhookd.base.models import DeliveryStatus, Ordering, Trigger
 from webhookd.journal import cursors
 from webhookd.journal.queries import endpoints, events, transitions
 from webhookd.journal.queries.schema import (
+    LINE_PARTS,
     PARKED,
-    PENDING,
     UNFINISHED,
     UNFINISHED_PARTS,
     AttemptTable,
@@ -35,13 +35,14 @@ _RARE = "status IN ('parked', 'failed', 'canceled')"  # the condition of the par
 # SQLite has no loose index scan: this goes from endpoint to endpoint, however long their queues are.
 _BACKLOG = """
 WITH RECURSIVE found (pk) AS (
-    SELECT min(endpoint_pk) FROM deliveries WHERE status IN ('pending', 'parked')
+    SELECT min(endpoint_pk) FROM deliveries WHERE status = '{status}'
     UNION ALL
-    SELECT (SELECT min(endpoint_pk) FROM deliveries WHERE status IN ('pending', 'parked') AND endpoint_pk > found.pk)
+    SELECT (SELECT min(endpoint_pk) FROM deliveries WHERE status = '{status}' AND endpoint_pk > found.pk)
     FROM found WHERE found.pk IS NOT NULL
 )
 SELECT pk FROM found WHERE pk IS NOT NULL
 """
+_BACKLOGS = [_BACKLOG.format(status=status.value) for status in (DeliveryStatus.PENDING, DeliveryStatus.PARKED)]
 
 
 def page(
@@ -60,12 +61,10 @@ def page(
 
     Raises Rejected INVALID_CURSOR.
     """
-    # Pending deliveries are read along the queue, whose order is that of their creation.
+    # Pending deliveries are read along both parts of the queue, whose order is that of their creation.
     place = DeliveryTable.sequence if status is DeliveryStatus.PENDING else DeliveryTable.created_at
     query = _select().where(DeliveryTable.endpoint_pk == endpoint_pk).order_by(place.desc(), DeliveryTable.pk.desc())
     query = narrowed(query, (DeliveryTable.event_type, event), (EventTable.id, event_id))
-    if status is not None:
-        query = query.where(_has_status(status))
     if since is not None:
         query = query.where(DeliveryTable.created_at >= since)
     if until is not None:
@@ -73,8 +72,11 @@ def page(
     if cursor is not None:
         at, pk = cursors.decode(cursor, _LIST, _PLACE if status is DeliveryStatus.PENDING else _TIME)
         query = query.where((place <= at) & ((place < at) | (DeliveryTable.pk < pk)))
-    found = _ROWS.all(database, query.limit(limit + 1))
-    return cursors.page(found, limit, _LIST, lambda row: [getattr(row, place.name), row.pk])
+    parts = [query] if status is None else [query.where(chosen) for chosen in _have_status(status)]
+    found = [row for part in parts for row in _ROWS.all(database, part.limit(limit + 1))]
+    if len(parts) > 1:
+        found.sort(key=lambda row: -row.sequence)
+    return cursors.page(found[: limit + 1], limit, _LIST, lambda row: [getattr(row, place.name), row.pk])
 
 
 def of_event(
@@ -91,20 +93,21 @@ def of_event(
 def queue(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]:
     """Return what an endpoint has queued, in sequence, and then its parked deliveries; at most `limit` in all."""
     own = _select().where(DeliveryTable.endpoint_pk == endpoint_pk)
-    pending = own.where(PENDING).order_by(DeliveryTable.sequence).limit(limit)
+    fresh, backing_off = (own.where(part).order_by(DeliveryTable.sequence).limit(limit) for part in LINE_PARTS)
+    pending = sorted([*_ROWS.all(database, fresh), *_ROWS.all(database, backing_off)], key=lambda row: row.sequence)
     parked = own.where(PARKED).order_by(DeliveryTable.next_attempt_at).limit(limit)
-    return [*_ROWS.all(database, pending), *_ROWS.all(database, parked)][:limit]
+    return [*pending, *_ROWS.all(database, parked)][:limit]
 
 
-def _has_status(status: DeliveryStatus) -> Expression | SQL:
-    """Return the condition for a status that SQLite answers by that status's partial index, if it has one."""
+def _have_status(status: DeliveryStatus) -> Sequence[Expression | SQL]:
+    """Return the conditions, one or the other, for a status; each has the partial index for it, if there is one."""
     match status:
         case DeliveryStatus.PENDING:
-            return PENDING
+            return LINE_PARTS
         case DeliveryStatus.SUCCEEDED:
-            return DeliveryTable.status == status
+            return [DeliveryTable.status == status]
         case _:
-            return (DeliveryTable.status == status) & SQL(_RARE)
+            return [(DeliveryTable.status == status) & SQL(_RARE)]
 
 
 def find(database: Database, delivery_id: str, organization_id: str | None) -> DeliveryRow:
@@ -160,7 +163,7 @@ def retry(
     is_parked = before.status is DeliveryStatus.PARKED
     again = transitions.queued_again(Trigger.MANUAL, now, max_age_seconds, is_parked=is_parked)
     DeliveryTable.update(again).where(DeliveryTable.pk == pk).execute(database)
-    count_edition(database, before.endpoint_pk)
+    count_edition(database, before.endpoint_pk, now + max_age_seconds)
     if before.status is DeliveryStatus.PENDING:
         _end_back_off(database, pk, ordering, now)
     return _by_pk(database, pk)
@@ -171,7 +174,8 @@ def expire(database: Database, pks: Sequence[int], now: float) -> list[DeliveryR
     chosen = DeliveryTable.pk.in_(pks) & UNFINISHED & (DeliveryTable.expires_at <= now)
     expired = [row[0] for row in DeliveryTable.select(DeliveryTable.pk).where(chosen).tuples().execute(database)]
     DeliveryTable.update(transitions.expired(now)).where(DeliveryTable.pk.in_(expired)).execute(database)
-    return [_by_pk(database, pk) for pk in expired]
+    rows = {row.pk: row for row in _ROWS.all(database, _select().where(DeliveryTable.pk.in_(expired)))}
+    return [rows[pk] for pk in pks if pk in rows]
 
 
 def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
@@ -189,7 +193,7 @@ def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
 
 def backlog(database: Database) -> list[int]:
     """Return the row numbers of the endpoints that have pending or parked deliveries, deleted ones included."""
-    return [row[0] for row in database.execute_sql(_BACKLOG)]
+    return sorted({row[0] for query in _BACKLOGS for row in database.execute_sql(query)})
 
 
 def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -> None:
@@ -202,14 +206,24 @@ def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -
         .tuples()
         .execute(database)
     )
-    queue = (DeliveryTable.endpoint_pk == endpoint_pk) & PENDING
+    queue = DeliveryTable.endpoint_pk == endpoint_pk
     if ordering is Ordering.KEY:
         if key is None:
             return
         queue &= DeliveryTable.ordering_key == key
-    head = DeliveryTable.select(DeliveryTable.pk).where(queue).order_by(DeliveryTable.sequence).limit(1)
+    heads = [
+        row
+        for part in LINE_PARTS
+        for row in DeliveryTable.select(DeliveryTable.sequence, DeliveryTable.pk)
+        .where(queue & part)
+        .order_by(DeliveryTable.sequence)
+        .limit(1)
+        .tuples()
+        .execute(database)
+    ]
+    _, head = min(heads)
     DeliveryTable.update({"next_attempt_at": now}).where(
-        DeliveryTable.pk.in_(head) & (DeliveryTable.next_attempt_at > now)
+        (DeliveryTable.pk == head) & (DeliveryTable.next_attempt_at > now)
     ).execute(database)
 
 

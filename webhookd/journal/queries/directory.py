@@ -35,10 +35,10 @@ _RANK = f"""CASE
 _QUEUED = (
     "(SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending' AND endpoint_pk = t1.pk)"
 )
-_OLDEST = (
-    "(SELECT created_at FROM deliveries INDEXED BY deliveries_line "
-    "WHERE status = 'pending' AND endpoint_pk = t1.pk ORDER BY sequence LIMIT 1)"
-)
+_OLDEST = """(SELECT min((
+    SELECT created_at FROM deliveries INDEXED BY deliveries_line
+    WHERE status = 'pending' AND endpoint_pk = t1.pk AND (backoff_step > 0) = part.column1 ORDER BY sequence LIMIT 1
+)) FROM (VALUES (0), (1)) AS part)"""
 
 
 def find(database: Database, wanted: WebhookSearch, now: float) -> FoundWebhooks:

@@ -8,14 +8,17 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET
-from peewee import SQL, Database, ModelSelect, Query, fn
+from peewee import SQL, Database, Expression, ModelSelect, Query, fn
 
 from webhookd.base.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries import sealing
 from webhookd.journal.queries.schema import (
-    UNFINISHED_PARTS,
+    BACKING_OFF_BY_TIME,
+    LINE_PARTS,
+    PARKED,
+    PENDING,
     DeliveryTable,
     EndpointStateTable,
     EndpointTable,
@@ -196,7 +199,7 @@ def set_state(database: Database, pk: int, changed: EndpointState) -> None:
 
 def end_backoffs(database: Database, pk: int, due_at: float) -> None:
     """End the back-off of all that an endpoint has queued: it becomes due at `due_at` at the latest."""
-    for chosen in UNFINISHED_PARTS:
+    for chosen in (BACKING_OFF_BY_TIME, PARKED):
         DeliveryTable.update({"next_attempt_at": due_at, "backoff_step": 0}).where(
             (DeliveryTable.endpoint_pk == pk) & chosen & (DeliveryTable.next_attempt_at > due_at)
         ).execute(database)
@@ -209,26 +212,30 @@ def health_facts(database: Database, orderings: Mapping[int, Ordering]) -> dict[
 
 def _queue_facts(database: Database, pk: int, ordering: Ordering) -> QueueFacts:
     own = DeliveryTable.endpoint_pk == pk
-    pending, parked = (DeliveryTable.select().where(own & chosen) for chosen in UNFINISHED_PARTS)
-    head = list(
-        pending.select(DeliveryTable.created_at, DeliveryTable.next_attempt_at)
-        .order_by(DeliveryTable.sequence)
-        .limit(1)
-        .tuples()
-        .execute(database)
+    pending, parked, backing_off = (
+        DeliveryTable.select().where(own & chosen) for chosen in (PENDING, PARKED, BACKING_OFF_BY_TIME)
     )
     parked_count, parked_at = _one(parked.select(fn.COUNT(SQL("*")), fn.MIN(DeliveryTable.next_attempt_at)), database)
-    if not head:
+    (queued,) = _one(pending.select(fn.COUNT(SQL("*"))), database)
+    if not queued:
         return QueueFacts(queued=0, parked=parked_count, oldest_pending_at=None, next_attempt_at=parked_at)
-    [(oldest_pending_at, due_at)] = head
+    heads = [head for part in LINE_PARTS for head in _head(database, own & part)]
+    _, oldest_pending_at, due_at = min(heads)
     if ordering is not Ordering.STRICT:
-        (due_at,) = _one(pending.select(fn.MIN(DeliveryTable.next_attempt_at)), database)
+        (first_at,) = _one(backing_off.select(fn.MIN(DeliveryTable.next_attempt_at)), database)
+        due_at = min(at for at in (*(due_at for _, _, due_at in heads), first_at) if at is not None)
     return QueueFacts(
-        queued=_one(pending.select(fn.COUNT(SQL("*"))), database)[0],
+        queued=queued,
         parked=parked_count,
         oldest_pending_at=oldest_pending_at,
         next_attempt_at=due_at if parked_at is None else min(due_at, parked_at),
     )
+
+
+def _head(database: Database, chosen: Expression) -> list[tuple[int, float, float]]:
+    """Return sequence, time of creation and due time of the first delivery of a queue, if there is one."""
+    query = DeliveryTable.select(DeliveryTable.sequence, DeliveryTable.created_at, DeliveryTable.next_attempt_at)
+    return list(query.where(chosen).order_by(DeliveryTable.sequence).limit(1).tuples().execute(database))
 
 
 def _one(query: Query, database: Database) -> tuple[Any, ...]:

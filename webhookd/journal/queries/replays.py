@@ -156,7 +156,7 @@ def _recover(
     again = transitions.queued_again(Trigger.RECOVER, queued_as.at, queued_as.max_age_seconds)
     DeliveryTable.update(again).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
     if found:
-        count_edition(database, wanted.endpoint_pk)
+        count_edition(database, wanted.endpoint_pk, queued_as.at + queued_as.max_age_seconds)
     return (found[-1][1] if len(found) == A_STEP else end), len(found)
 
 
@@ -212,7 +212,10 @@ def _replay_events(
     ]
     if rows:
         DeliveryTable.insert_many(rows).execute(database)
-        SequenceTable.update({"last": sequence + len(rows)}).where(own).execute(database)
+        last_expires_at = fn.MAX(SequenceTable.last_expires_at, queued_as.at + queued_as.max_age_seconds)
+        SequenceTable.update({"last": sequence + len(rows), "last_expires_at": last_expires_at}).where(own).execute(
+            database
+        )
     return (found[-1][0] if len(found) == A_STEP else end), len(found)
 
 

@@ -20,6 +20,7 @@ from peewee import (
     IntegerField,
     Model,
     TextField,
+    fn,
 )
 
 
@@ -88,12 +89,13 @@ class SequenceTable(Model):
     """The last sequence of an endpoint's queue; deleted with the endpoint.
 
     `edition` counts the changes of deliveries that are already queued (retries, recovers, cancelations). Each of them
-    may make a delivery with a low sequence pending again.
+    may make a delivery with a low sequence pending again. No delivery in the queue expires after `last_expires_at`.
     """
 
     endpoint_pk = IntegerField(primary_key=True)
     last = IntegerField(default=0)
     edition = IntegerField(default=0)
+    last_expires_at = FloatField(default=0.0)
 
     class Meta:
         table_name = "sequences"
@@ -161,8 +163,16 @@ PENDING = SQL("status = 'pending'")
 PARKED = SQL("status = 'parked'")
 UNFINISHED = SQL("status IN ('pending', 'parked')")
 UNFINISHED_PARTS = (PENDING, PARKED)
-"""`UNFINISHED` as two conditions. For the two together SQLite reads every delivery that the endpoint ever had, except
-where a query is about `expires_at`, which has an index for both."""
+"""`UNFINISHED` as two conditions. For the two together SQLite reads every delivery that the endpoint ever had: only the
+index of all endpoints by `expires_at` is for both."""
+
+# A pending delivery is fresh, and due at once, or it backs off: an attempt has failed since it was queued (again).
+# `deliveries_line` has the fresh ones of an endpoint in sequence, and then those that back off in sequence.
+FRESH = SQL("status = 'pending' AND (backoff_step > 0) = 0")
+BACKING_OFF = SQL("status = 'pending' AND (backoff_step > 0) = 1")
+LINE_PARTS = (FRESH, BACKING_OFF)
+BACKING_OFF_BY_TIME = SQL("status = 'pending' AND backoff_step > 0")
+"""`BACKING_OFF` as `deliveries_due` has it, in the order of `next_attempt_at`."""
 
 
 class AttemptTable(Model):
@@ -284,8 +294,12 @@ class MetaTable(Model):
         table_name = "meta"
 
 
-def count_edition(database: Database, endpoint_pk: int) -> None:
-    """Count a change of deliveries that an endpoint has queued; does nothing for a deleted endpoint."""
-    SequenceTable.update({SequenceTable.edition: SequenceTable.edition + 1}).where(
+def count_edition(database: Database, endpoint_pk: int, expires_at: float = 0.0) -> None:
+    """Count a change of deliveries that an endpoint has queued; does nothing for a deleted endpoint.
+
+    None of the changed deliveries may expire after `expires_at`, unless it did so before.
+    """
+    last_expires_at = fn.MAX(SequenceTable.last_expires_at, expires_at)
+    SequenceTable.update({"edition": SequenceTable.edition + 1, "last_expires_at": last_expires_at}).where(
         SequenceTable.endpoint_pk == endpoint_pk
     ).execute(database)

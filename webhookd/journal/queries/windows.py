@@ -1,28 +1,39 @@
 """An actor's window of its endpoint's queue: ids and times of the deliveries that may be sent next, never a body.
 
-Each read walks a partial index from its start, so its cost doesn't depend on how many deliveries have ended. The
-statements are made by peewee once, because making one takes longer than running it.
+Each read walks a partial index from its start, so its cost doesn't depend on how many deliveries have ended, nor on how
+many have expired and are still to be recorded as such: those among the rows of a window are in it, apart. Without order
+a read also costs the same however many deliveries back off, since these have an index by time. The statements are made
+by peewee once, because making one takes longer than running it.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
+from msgspec.structs import replace
 from peewee import SQL, Database, Expression, fn
 
 from webhookd.base.models import Ordering, QueuedDelivery
 from webhookd.journal.queries.bulk import SqlConnection, sql_of
-from webhookd.journal.queries.schema import PARKED, PENDING, UNFINISHED, DeliveryTable, SequenceTable
+from webhookd.journal.queries.schema import (
+    BACKING_OFF,
+    BACKING_OFF_BY_TIME,
+    FRESH,
+    PARKED,
+    PENDING,
+    DeliveryTable,
+    SequenceTable,
+)
 from webhookd.journal.queries.structs import Rows
 from webhookd.journal.rows import Window, WindowRequest
-
-EXPIRED_A_READ = 500
 
 _ROWS = Rows(QueuedDelivery, DeliveryTable)
 _NOW = SQL(":now")
 _OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
-_PENDING = _OWN & PENDING
 _PARKED = _OWN & PARKED
-_UNFINISHED = _OWN & UNFINISHED
+_BACKING_OFF_BY_TIME = _OWN & BACKING_OFF_BY_TIME
+_IS_IN_REACH = DeliveryTable.sequence >= SQL(":floor")
+_IS_DUE = DeliveryTable.next_attempt_at <= _NOW
+_BY_TIME = DeliveryTable.next_attempt_at, DeliveryTable.sequence
 
 
 def _deliveries(chosen: Expression, *order: object) -> str:
@@ -33,42 +44,41 @@ def _earliest_of(column: object, chosen: Expression) -> str:
     return sql_of(DeliveryTable.select(fn.MIN(column)).where(chosen))
 
 
-_ALIVE = _PENDING & (DeliveryTable.sequence >= SQL(":floor")) & (DeliveryTable.expires_at > _NOW)
-_IS_DUE = DeliveryTable.next_attempt_at <= _NOW
+def _in_sequence(fresh: Expression, backing_off: Expression) -> str:
+    """Return the statement that reads both parts of the queue at the same time, in sequence."""
+    parts = (_OWN & FRESH & fresh, _OWN & BACKING_OFF & backing_off)
+    return " UNION ALL ".join(sql_of(_ROWS.select().where(part)) for part in parts) + " ORDER BY sequence LIMIT :limit"
 
 
-def _queued() -> dict[Ordering, str]:
-    blocked = SQL("(SELECT value FROM json_each(:blocked_keys))")
+def _queued() -> dict[Ordering, tuple[str, ...]]:
     no_key = DeliveryTable.ordering_key.is_null()
+    is_free = DeliveryTable.ordering_key.not_in(SQL("(SELECT value FROM json_each(:blocked_keys))"))
+    fresh, backing_off = (no_key | is_free), ((no_key & _IS_DUE) | (~no_key & is_free))
     return {
-        Ordering.STRICT: _deliveries(_ALIVE, DeliveryTable.sequence),
-        Ordering.KEY: _deliveries(
-            _ALIVE & ((no_key & _IS_DUE) | (~no_key & DeliveryTable.ordering_key.not_in(blocked))),
-            DeliveryTable.sequence,
+        Ordering.STRICT: (_in_sequence(_IS_IN_REACH, _IS_IN_REACH),),
+        Ordering.KEY: (_in_sequence(_IS_IN_REACH & fresh, _IS_IN_REACH & backing_off),),
+        Ordering.NONE: (
+            _deliveries(_OWN & FRESH & _IS_IN_REACH, DeliveryTable.sequence),
+            _deliveries(_BACKING_OFF_BY_TIME & _IS_IN_REACH & _IS_DUE, *_BY_TIME),
         ),
-        Ordering.NONE: _deliveries(_ALIVE & _IS_DUE, DeliveryTable.next_attempt_at, DeliveryTable.sequence),
     }
 
 
 def _retried_by_hand() -> dict[Ordering, str]:
-    chosen = _ALIVE & _IS_DUE & SQL("trigger = 'manual'")
-    order = DeliveryTable.next_attempt_at, DeliveryTable.sequence
+    chosen = _OWN & PENDING & _IS_IN_REACH & _IS_DUE & SQL("trigger = 'manual'")
     return {
-        Ordering.KEY: _deliveries(chosen & DeliveryTable.ordering_key.is_null(), *order),
-        Ordering.NONE: _deliveries(chosen, *order),
+        Ordering.KEY: _deliveries(chosen & DeliveryTable.ordering_key.is_null(), *_BY_TIME),
+        Ordering.NONE: _deliveries(chosen, *_BY_TIME),
     }
 
 
 _QUEUED = _queued()
 _BY_HAND = _retried_by_hand()
-_DUE_PARKED = _deliveries(
-    _PARKED & (DeliveryTable.expires_at > _NOW) & (DeliveryTable.next_attempt_at <= _NOW),
-    DeliveryTable.next_attempt_at,
-)
-_EXPIRED = _deliveries(_UNFINISHED & (DeliveryTable.expires_at <= _NOW), DeliveryTable.expires_at)
+_DUE_PARKED = _deliveries(_PARKED & _IS_DUE, DeliveryTable.next_attempt_at)
 _LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & (DeliveryTable.next_attempt_at > _NOW))
-_LATER_PENDING = _earliest_of(DeliveryTable.next_attempt_at, _PENDING & (DeliveryTable.next_attempt_at > _NOW))
-_NEXT_EXPIRY = _earliest_of(DeliveryTable.expires_at, _UNFINISHED & (DeliveryTable.expires_at > _NOW))
+_LATER_PENDING = _earliest_of(
+    DeliveryTable.next_attempt_at, _BACKING_OFF_BY_TIME & (DeliveryTable.next_attempt_at > _NOW)
+)
 _SEQUENCE = sql_of(
     SequenceTable.select(SequenceTable.last, SequenceTable.edition).where(
         SequenceTable.endpoint_pk == SQL(":endpoint_pk")
@@ -84,34 +94,50 @@ def read(database: Database, request: WindowRequest) -> Window:
     are due, the longest due first. Among deliveries that no order holds back, the ones retried by hand come first.
     """
     connection: SqlConnection = database.connection()
-    in_flight = request.in_flight
+    in_flight, now = request.in_flight, request.now
+    # The deliveries in flight may be among the first, so that many more are read.
+    limit = request.limit + len(in_flight)
     values: dict[str, object] = {
         "endpoint_pk": request.endpoint_pk,
-        "now": request.now,
+        "now": now,
         "floor": request.floor,
-        # The deliveries in flight may be among the first, so that many more are read.
-        "limit": request.limit + len(in_flight),
+        "limit": limit,
     }
-    query = _QUEUED[request.ordering]
-    keys = {"blocked_keys": msgspec.json.encode(sorted(request.blocked_keys)).decode()}
-    pending = _rows(connection, query, values | keys if request.ordering is Ordering.KEY else values)
+    if request.ordering is Ordering.KEY:
+        keys = {"blocked_keys": msgspec.json.encode(sorted(request.blocked_keys)).decode()}
+        pending = _rows(connection, _QUEUED[Ordering.KEY][0], values | keys)
+    else:
+        pending = [row for query in _QUEUED[request.ordering] for row in _rows(connection, query, values)]
+    pending = [_due_if_fresh(delivery, now) for delivery in pending]
+    if request.ordering is Ordering.NONE:
+        pending = sorted(pending, key=_due_order)[:limit]
     by_hand = _rows(connection, _BY_HAND[request.ordering], values) if request.ordering in _BY_HAND else []
     parked = _rows(connection, _DUE_PARKED, values)
-    expired = _rows(connection, _EXPIRED, values | {"limit": EXPIRED_A_READ})
     later = [_one(connection, _LATER_PARKED, values)]
     if request.ordering is not Ordering.STRICT:
         later.append(_one(connection, _LATER_PENDING, values))
     last_sequence, edition = next(iter(connection.execute(_SEQUENCE, values)), (0, 0))
+    queued = _first(by_hand, pending)
     return Window(
-        pending=_not_in_flight(_first(by_hand, pending), in_flight),
-        parked=_not_in_flight(parked, in_flight),
-        expired=_not_in_flight(expired, in_flight),
-        complete=max(len(pending), len(parked)) < request.limit + len(in_flight),
+        pending=_chosen(queued, in_flight, now),
+        parked=_chosen(parked, in_flight, now),
+        expired=_expired((*queued, *parked), in_flight, now),
+        complete=max(len(pending), len(parked)) < limit,
         next_attempt_at=min((at for at in later if at is not None), default=None),
-        next_expiry_at=_one(connection, _NEXT_EXPIRY, values),
         last_sequence=last_sequence,
         edition=edition,
     )
+
+
+def _due_if_fresh(delivery: QueuedDelivery, now: float) -> QueuedDelivery:
+    """Return a fresh delivery as due now at the latest: only a clock that was set back makes its time a later one."""
+    if delivery.next_attempt_at <= now or delivery.backoff_step:
+        return delivery
+    return replace(delivery, next_attempt_at=now)
+
+
+def _due_order(delivery: QueuedDelivery) -> tuple[float, int]:
+    return delivery.next_attempt_at, delivery.sequence
 
 
 def _first(found: list[QueuedDelivery], others: list[QueuedDelivery]) -> list[QueuedDelivery]:
@@ -129,5 +155,9 @@ def _rows(connection: SqlConnection, sql: str, values: dict[str, object]) -> lis
     return msgspec.convert(list(connection.execute(sql, values)), list[QueuedDelivery])
 
 
-def _not_in_flight(found: list[QueuedDelivery], in_flight: Collection[int]) -> tuple[QueuedDelivery, ...]:
-    return tuple([delivery for delivery in found if delivery.pk not in in_flight])
+def _chosen(found: Iterable[QueuedDelivery], in_flight: Collection[int], now: float) -> tuple[QueuedDelivery, ...]:
+    return tuple([each for each in found if each.expires_at > now and each.pk not in in_flight])
+
+
+def _expired(found: Iterable[QueuedDelivery], in_flight: Collection[int], now: float) -> tuple[QueuedDelivery, ...]:
+    return tuple([each for each in found if each.expires_at <= now and each.pk not in in_flight])

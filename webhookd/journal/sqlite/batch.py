@@ -68,7 +68,7 @@ _changes_of = attrgetter("delivery.pk", *_CHANGED.values())
 _INSERT_EVENT = BulkInsert("events", ["pk", "deliveries", *AcceptedEvent.__struct_fields__])
 _INSERT_DELIVERY = BulkInsert("deliveries", ["event_type", *QueuedDelivery.__struct_fields__])
 _INSERT_ATTEMPT = BulkInsert("attempts", _ATTEMPT_COLUMNS)
-_UPDATE_SEQUENCE = BulkUpdate("sequences", "endpoint_pk", ("last",))
+_UPDATE_SEQUENCE = BulkUpdate("sequences", "endpoint_pk", ("last", "last_expires_at"), growing=("last_expires_at",))
 _UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", EndpointState.__struct_fields__)
 _COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", tuple(_COUNTED))
 _UPDATE_DELIVERY = BulkUpdate("deliveries", "pk", (*_CHANGED, "trigger"), "status IN ('pending', 'parked')")
@@ -149,7 +149,7 @@ class Batches:
         _INSERT_DELIVERY.run(
             connection, [_delivery(each, publish.event.type) for _, publish, queued in stored for each in queued]
         )
-        _UPDATE_SEQUENCE.run(connection, list(planned.sequences.items()))
+        _UPDATE_SEQUENCE.run(connection, [(pk, last, planned.expiries[pk]) for pk, last in planned.sequences.items()])
         self._sequences.update(planned.sequences)
         self._last_numbers = {"events": planned.numbers.event, "deliveries": planned.numbers.delivery}
         settle(planned)

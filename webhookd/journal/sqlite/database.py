@@ -160,9 +160,27 @@ def open_writer(path: Path, *, now: float) -> Database:
         elif version < CURRENT_VERSION:
             copy = copy_aside(database.connection(), path, copy_before_upgrade(path).name)
             _log.info("journal.upgrading", version=version, to=CURRENT_VERSION, copy=str(copy))
-        migrate(database, version=version, now=now)
+        with _sorting_in_files(database, path.parent):
+            migrate(database, version=version, now=now)
         reached("migration.committed")
     return database
+
+
+@contextmanager
+def _sorting_in_files(database: Database, directory: Path) -> Iterator[None]:
+    """Have SQLite sort in files of that directory, not in memory.
+
+    It makes an index by sorting, and a migrated queue may have millions of rows. The system's own place for temporary
+    files may be read-only.
+    """
+    quoted = str(directory).replace("'", "''")
+    database.execute_sql(f"PRAGMA temp_store_directory = '{quoted}'").fetchall()
+    database.execute_sql("PRAGMA temp_store = FILE")
+    try:
+        yield
+    finally:
+        database.execute_sql("PRAGMA temp_store = MEMORY")
+        database.execute_sql("PRAGMA temp_store_directory = ''").fetchall()
 
 
 def _checkpoint_pages(path: Path) -> int:

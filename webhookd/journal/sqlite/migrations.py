@@ -179,7 +179,30 @@ def _sequences(database: Database, _now: float) -> None:
     )
 
 
-_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences)
+def _small_indexes(database: Database, _now: float) -> None:
+    # An index that begins with the endpoint has its own page for each endpoint with a long queue, and each success
+    # changes one in every such index. Only the queue itself is left as such: its deliveries that wait for no retry, and
+    # then those that do, each part in sequence.
+    database.execute_sql("ALTER TABLE sequences ADD COLUMN last_expires_at REAL NOT NULL DEFAULT 0")
+    database.execute_sql(
+        "UPDATE sequences SET last_expires_at = coalesce((SELECT max(expires_at) FROM deliveries "
+        "WHERE endpoint_pk = sequences.endpoint_pk AND status IN ('pending', 'parked')), 0)"
+    )
+    for name in ("deliveries_line", "deliveries_due", "deliveries_expiry"):
+        database.execute_sql(f"DROP INDEX {name}")
+    database.execute_sql(
+        "CREATE INDEX deliveries_line ON deliveries (endpoint_pk, backoff_step > 0, sequence) WHERE status = 'pending'"
+    )
+    database.execute_sql(
+        "CREATE INDEX deliveries_due ON deliveries (endpoint_pk, next_attempt_at, sequence) "
+        "WHERE status = 'pending' AND backoff_step > 0"
+    )
+    database.execute_sql(
+        "CREATE INDEX deliveries_expiry ON deliveries (expires_at) WHERE status IN ('pending', 'parked')"
+    )
+
+
+_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences, _small_indexes)
 CURRENT_VERSION = len(_STEPS)
 
 
