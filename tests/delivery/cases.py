@@ -29,6 +29,7 @@ from tests.delivery.receivers import (
     vanishes_from_tls,
     wanting_a_certificate,
     wants_a_certificate,
+    with_tickets_without_end,
 )
 from webhookd.base.models import DeliveryError
 
@@ -130,6 +131,7 @@ WITHOUT_END = [
     Case("a body that drips", forever(HEAD + b"content-length: 1000\r\n\r\n", b"y", pause=DRIP), TIMEOUT),
     Case("chunks that drip", forever(CHUNKED, b"1\r\ny\r\n", pause=DRIP), TIMEOUT),
     Case("a body until the end that drips", forever(HEAD + b"\r\n", b"y", pause=DRIP), TIMEOUT),
+    Case("session tickets without end", saying(OK), PROTOCOL, proxied=200, tls=with_tickets_without_end),
     Case("silence", forever(b"", b"", pause=DRIP), TIMEOUT),
     Case("silence behind the head", forever(HEAD + b"content-length: 1\r\n\r\n", b"", pause=DRIP), TIMEOUT),
 ]

@@ -149,6 +149,13 @@ def good() -> ssl.SSLContext:
 
 
 @cache
+def with_tickets_without_end() -> ssl.SSLContext:
+    context = server_context("127.0.0.1")
+    context.num_tickets = 1000
+    return context
+
+
+@cache
 def of_another_host() -> ssl.SSLContext:
     return server_context("127.0.0.2", "receiver.example.com")
 

@@ -1,9 +1,12 @@
 """Outgoing connections: kept, bounded, replaced, secured, and never to a forbidden address."""
 
+import os
+import ssl
 from collections.abc import Sequence
 
 import pytest
 import trio
+import trio.testing
 import trustme
 from trio.testing import MockClock
 
@@ -126,6 +129,25 @@ async def test_bytes_behind_an_answer_end_the_connection() -> None:
         for _ in range(3):
             assert (await out.send(receiver.url)).status == 200
         assert receiver.connections == 3
+
+
+@pytest.mark.parametrize("tls", [None, server_context("127.0.0.1")], ids=["plain", "tls"])
+async def test_a_large_body_reaches_a_slow_reader_whole(tls: ssl.SSLContext | None) -> None:
+    """What the socket's buffer doesn't take at once is sent later, byte for byte, and the connection is kept."""
+    body = os.urandom(4_000_000)
+    read: list[bytes] = []
+
+    async def script(stream: Stream, number: int) -> None:
+        for _ in range(2):
+            await trio.testing.wait_all_tasks_blocked(0.01)  # until the buffers are full
+            read.append((await read_request(stream)).partition(b"\r\n\r\n")[2])
+            await stream.send_all(OK)
+
+    async with sending() as out, serving(script, ssl_context=tls) as receiver:
+        for _ in range(2):
+            assert (await out.send(receiver.url, body=body)).status == 200
+        assert receiver.connections == 1
+    assert read == [body, body]
 
 
 async def test_an_answer_before_the_request_is_read_counts() -> None:

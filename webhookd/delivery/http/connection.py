@@ -17,10 +17,9 @@ from webhookd.base.models import DeliveryError
 from webhookd.base.stages import reached
 from webhookd.delivery.http.exchange import Exchange, TransportError, reason_of
 from webhookd.delivery.http.reactor import READS, WRITES, Reactor
-from webhookd.delivery.http.streams import ByteStream
+from webhookd.delivery.http.streams import CHUNK_BYTES, ByteStream
 from webhookd.delivery.http.wire import ResponseReader, WireError
 
-_CHUNK_BYTES = 16 * 1024
 # That a receiver had closed an idle connection shows within a round trip. One that closes later has read the request.
 _CLOSED_BEFORE_SECONDS = 1.0
 
@@ -60,7 +59,6 @@ class Connection:
         self._reactor: Reactor | None = None
         self._events = READS
         self._reader: ResponseReader | None = None
-        self._unsent = memoryview(b"")
         self._broken: OSError | None = None
         self._was_idle_until = -inf
 
@@ -71,13 +69,13 @@ class Connection:
 
     def begin(self, exchange: Exchange) -> None:
         """Send a request; the response is read by `advance`."""
+        request = _encode(self.head, exchange.request.headers, exchange.request.body)
         exchange.remote_address, exchange.is_reused = self.remote_address, self.is_reused
         exchange.doing = "waiting for the answer"
         self.exchange = exchange
         self._reader = ResponseReader()
         self._was_idle_until = trio.current_time() + _CLOSED_BEFORE_SECONDS if self.is_reused else -inf
-        self._unsent = memoryview(_encode(self.head, exchange.request.headers, exchange.request.body))
-        self._send()
+        self._send(request)
 
     def advance(self) -> ResponseReader | None:
         """Go on with the exchange; return the response once it is complete.
@@ -87,9 +85,9 @@ class Connection:
         reader = self._reader
         assert reader is not None  # noqa: S101 - `begin` has set it
         try:
-            if self._unsent:
+            if self._is_sending:
                 self._send()
-            while (data := self.stream.receive(min(reader.room, _CHUNK_BYTES))) is not None:
+            while (data := self.stream.receive(min(reader.room, CHUNK_BYTES))) is not None:
                 if data:
                     reader.feed(data)
                 elif self._was_closed_while_idle:
@@ -114,7 +112,8 @@ class Connection:
     def end(self) -> bool:
         """Note that the exchange has ended; return whether the connection may carry another one."""
         reader, self._reader, self.exchange = self._reader, None, None
-        return reader is not None and reader.is_reusable and not self._unsent and self._broken is None
+        is_free = reader is not None and reader.is_reusable and self.stream.is_sent and self._broken is None
+        return is_free and (not self.stream.has_more or self.is_quiet())
 
     def is_quiet(self) -> bool:
         """Whether an idle connection is still good: nothing but records of TLS itself has come."""
@@ -131,23 +130,26 @@ class Connection:
                 self._reactor.remove(self.stream.socket)
             self.stream.close()
 
-    def _send(self) -> None:
+    def _send(self, request: bytes = b"") -> None:
+        """Begin to send a request, or send more of it."""
         try:
-            while self._unsent and (sent := self.stream.send(self._unsent)):
-                self._unsent = self._unsent[sent:]
-            if not self._unsent:
+            self.stream.send(request)
+            if self.stream.is_sent:
                 reached("request.sent")
         except OSError as error:
             self._broken = error  # the receiver may have answered before it closed
-            self._unsent = self._unsent[:0]
         self._wait_for()
 
     def _wait_for(self) -> None:
         """Wait for what the exchange needs next; nearly always that is what the reactor waits for already."""
-        events = WRITES if self.stream.needs_write else READS | WRITES if self._unsent else READS
+        events = READS | WRITES if self._is_sending else READS
         if events != self._events and self._reactor is not None:
             self._events = events
             self._reactor.wait_for(self.stream.socket, events)
+
+    @property
+    def _is_sending(self) -> bool:
+        return self._broken is None and not self.stream.is_sent
 
     @property
     def _was_closed_while_idle(self) -> bool:

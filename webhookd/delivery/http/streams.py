@@ -1,30 +1,43 @@
-"""A byte stream over one non-blocking socket, plain or TLS: the system's calls, none of which waits.
+"""A byte stream over one non-blocking socket, plain or TLS. Only connecting and the TLS handshake wait, in trio.
 
-Only connecting and the TLS handshake wait, in trio. OpenSSL works on the socket itself, so TLS costs no further copy.
-Errors are the system's: OSError, of which ssl.SSLError is a subclass.
+OpenSSL works in memory, and is given a bounded piece at a time. On the socket itself it would read for as long as the
+peer sends records without data, such as session tickets, and everything else would stop meanwhile. Errors are the
+system's: OSError, of which ssl.SSLError is a subclass.
 """
 
 import errno
 import os
 import socket
 import ssl
+from contextlib import suppress
 
 import trio
 
+CHUNK_BYTES = 16 * 1024
+MAX_BYTES_WITHOUT_DATA = 64 * 1024  # in a row; a server sends a few session tickets of less than 1 KiB each
+
+
+class _Tls:
+    """OpenSSL, and the encrypted bytes that come in and go out."""
+
+    __slots__ = ("incoming", "outgoing", "side")
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str, session: ssl.SSLSession | None) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.side = context.wrap_bio(self.incoming, self.outgoing, server_hostname=server_hostname, session=session)
+
 
 class ByteStream:
-    """A connected stream to the numeric address `peer`; its owner closes it.
+    """A connected stream to the numeric address `peer`; its owner closes it."""
 
-    `needs_write`: the last `receive` can go on only once the socket can be written to, which TLS may ask for.
-    """
-
-    __slots__ = ("_tls", "needs_write", "peer", "socket")
+    __slots__ = ("_bytes_without_data", "_tls", "_unsent", "peer", "socket")
 
     def __init__(self, connected: socket.socket) -> None:
         self.peer: str = connected.getpeername()[0].partition("%")[0]
         self.socket = connected
-        self.needs_write = False
-        self._tls: ssl.SSLSocket | None = None
+        self._unsent = memoryview(b"")
+        self._tls: _Tls | None = None
+        self._bytes_without_data = 0
 
     async def secure(
         self, context: ssl.SSLContext, server_hostname: str, session: ssl.SSLSession | None = None
@@ -33,53 +46,103 @@ class ByteStream:
 
         Raises ssl.SSLError, OSError, or ValueError for an invalid name; the stream can then only be closed.
         """
-        tls = context.wrap_socket(
-            self.socket, server_hostname=server_hostname, do_handshake_on_connect=False, session=session
-        )
-        self.socket = self._tls = tls
-        while True:
+        tls = self._tls = _Tls(context, server_hostname, session)
+        is_done = False
+        while not is_done:
             try:
-                tls.do_handshake()
+                tls.side.do_handshake()
+                is_done = True
             except ssl.SSLWantReadError:
-                wait = trio.lowlevel.wait_readable
-            except ssl.SSLWantWriteError:
-                wait = trio.lowlevel.wait_writable
-            else:
-                return
-            await wait(tls)
+                pass
+            except ssl.SSLError:
+                with suppress(OSError):
+                    self.send()  # an alert, which tells the server why
+                raise
+            self.send()
+            while not self.is_sent:
+                await trio.lowlevel.wait_writable(self.socket)
+                self.send()
+            if not is_done:
+                await trio.lowlevel.wait_readable(self.socket)
+                self._fill(tls)
+        self._bytes_without_data = 0
 
     @property
     def session(self) -> ssl.SSLSession | None:
         """The TLS session to resume later; with TLS 1.3 there is none before something was received."""
-        return None if self._tls is None else self._tls.session
+        return None if self._tls is None else self._tls.side.session
 
     @property
     def was_resumed(self) -> bool:
         """Whether the TLS session was resumed."""
-        return self._tls is not None and bool(self._tls.session_reused)
+        return self._tls is not None and bool(self._tls.side.session_reused)
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the system has taken all that was to be sent."""
+        return not self._unsent
 
     @property
     def has_more(self) -> bool:
-        """Whether `receive` returns bytes that have been read from the socket already: no event announces them."""
-        return self._tls is not None and self._tls.pending() > 0
+        """Whether bytes have been read from the socket that `receive` hasn't returned: no event announces them."""
+        return self._tls is not None and (self._tls.incoming.pending > 0 or self._tls.side.pending() > 0)
 
-    def send(self, data: bytes | memoryview) -> int:
-        """Send what the socket's buffer takes; return how many bytes that were, perhaps 0."""
-        try:
-            return self.socket.send(data)
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            return 0
+    def send(self, data: bytes = b"") -> None:
+        """Send what is left to be sent, and then these data, as far as the socket's buffer takes them."""
+        if self._tls is not None:
+            data = self._encrypted(self._tls, data)
+        if data:
+            self._unsent = memoryview(b"".join((self._unsent, data)) if self._unsent else data)
+        with suppress(BlockingIOError):
+            while self._unsent:
+                self._unsent = self._unsent[self.socket.send(self._unsent) :]
 
     def receive(self, max_bytes: int) -> bytes | None:
         """Return bytes that have come, empty at the end of the stream; None if there are none yet."""
-        self.needs_write = False
+        if (tls := self._tls) is None:
+            try:
+                return self.socket.recv(max_bytes)
+            except BlockingIOError:
+                return None
+        if self.has_more and (data := self._decrypted(tls, max_bytes)) is not None:
+            return data
+        return self._decrypted(tls, max_bytes) if self._fill(tls) else None
+
+    def _fill(self, tls: _Tls) -> bool:
+        """Read from the socket once; return whether there was something, be it the end."""
         try:
-            return self.socket.recv(max_bytes)
-        except (BlockingIOError, ssl.SSLWantReadError):
-            return None  # a false alarm, or a part of a TLS record
-        except ssl.SSLWantWriteError:
-            self.needs_write = True
-            return None
+            received = self.socket.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        if received:
+            tls.incoming.write(received)
+            self._bytes_without_data += len(received)
+        else:
+            tls.incoming.write_eof()
+        return True
+
+    def _decrypted(self, tls: _Tls, max_bytes: int) -> bytes | None:
+        data = None
+        try:
+            data = tls.side.read(max_bytes)
+            self._bytes_without_data = 0
+        except ssl.SSLWantReadError:
+            if self._bytes_without_data > MAX_BYTES_WITHOUT_DATA:
+                raise OSError("the receiver sends TLS records without data") from None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return b""  # also without TLS's goodbye, which many servers omit
+        if tls.outgoing.pending:
+            self.send()  # an answer of TLS itself, as to a request for new keys
+        return data
+
+    @staticmethod
+    def _encrypted(tls: _Tls, data: bytes) -> bytes:
+        """Return data as TLS records, after what TLS itself has to send."""
+        records = []
+        for start in range(0, len(data), CHUNK_BYTES):  # OpenSSL's buffer stays as large as it once was
+            tls.side.write(data[start : start + CHUNK_BYTES])
+            records.append(tls.outgoing.read())
+        return b"".join(records) or tls.outgoing.read()
 
     def close(self) -> None:
         """Close at once; a TLS close message could block."""
