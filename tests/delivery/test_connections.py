@@ -1,8 +1,11 @@
 """Outgoing connections: kept, bounded, replaced, secured, and never to a forbidden address."""
 
 import os
+import select
+import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 import trio
@@ -17,14 +20,16 @@ from tests.delivery.hostile import (
     saying,
     serving,
 )
-from tests.delivery.out import OK, StubResolver, sending, server_context
+from tests.delivery.out import HEADERS, OK, StubResolver, sending, server_context
+from tests.delivery.receivers import FORGED
 from tests.patience import until
 from tests.ports import held_port
 from tests.receiver import Receiver, Reply, always, steps
-from webhookd.base.models import DeliveryError
+from webhookd.base.models import DeliveryError, Outcome
 from webhookd.config import EgressConfig
 from webhookd.delivery.egress.resolver import SystemResolver
-from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT
+from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT, DirectTransport
+from webhookd.delivery.request import Request
 
 
 async def test_a_connection_is_kept_for_its_endpoint() -> None:
@@ -129,6 +134,45 @@ async def test_bytes_behind_an_answer_end_the_connection() -> None:
         for _ in range(3):
             assert (await out.send(receiver.url)).status == 200
         assert receiver.connections == 3
+
+
+async def test_bytes_that_come_at_the_last_moment_never_become_an_answer() -> None:
+    """Unasked bytes end a connection though its next request begins before the reactor has noticed them."""
+    results: list[Outcome | Exception] = []
+    connections: list[socket.socket] = []
+    are_over = trio.Event()
+
+    def serve() -> None:
+        with suppress(OSError):  # the end of the test
+            while True:
+                connections.append(listener.accept()[0])
+                connections[-1].recv(65_536)
+                connections[-1].sendall(OK)
+
+    async with sending() as out, trio.open_nursery() as nursery:
+        transport = out.sender.transport
+        assert isinstance(transport, DirectTransport)
+
+        def first(result: Outcome | Exception) -> None:
+            results.append(result)
+            connections[0].sendall(FORGED)
+            [idle] = transport._idle
+            select.select([idle.stream.socket], [], [])
+            transport.start(request, second)
+
+        def second(result: Outcome | Exception) -> None:
+            results.append(result)
+            are_over.set()
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            nursery.start_soon(trio.to_thread.run_sync, serve)
+            request = Request("wh_1", f"http://127.0.0.1:{listener.getsockname()[1]}/", HEADERS, b"{}", 10.0)
+            transport.start(request, first)
+            await are_over.wait()
+            listener.shutdown(socket.SHUT_RDWR)
+    for connection in connections:
+        connection.close()
+    assert [isinstance(result, Outcome) and result.status for result in results] == [200, 200]
 
 
 @pytest.mark.parametrize("tls", [None, server_context("127.0.0.1")], ids=["plain", "tls"])

@@ -164,7 +164,8 @@ class DirectTransport:
             del self._idle[connection]
             if not own:
                 del self._idle_of[endpoint_id]
-            if connection.url == url and trio.current_time() < connection.expires_at:
+            # The reactor may not have noticed yet that it was closed, or that bytes have come which nobody asked for.
+            if connection.url == url and trio.current_time() < connection.expires_at and connection.is_quiet():
                 connection.is_reused = True
                 self.reused += 1
                 return connection
