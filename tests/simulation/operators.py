@@ -190,8 +190,7 @@ class Operators:
         retry = msgspec.structs.replace(before.retry, delays=tuple(shorter))
         most = max(overrides.concurrency or 0, before.concurrency or 0)
         subject.overrides = msgspec.structs.replace(overrides, rate_limit=None, concurrency=most, retry=retry)
-        if ordering is not subject.ordering:
-            subject.expect_nothing()  # what held the queue up, such as a request in flight, may end with the change
+        subject.expect_nothing()  # a request in flight that holds the queue up may do so no longer
         subject.is_settling = True  # one of the two may have a rate limit, with which there is no ramp
         subject.order(Ordering.NONE)
         try:
