@@ -8,7 +8,6 @@ import os
 import random
 import ssl
 from collections.abc import Callable
-from typing import Protocol
 
 import trio
 
@@ -112,38 +111,6 @@ class Exchange:
         if not self.is_over:
             self.is_over = True
             self._done(result)
-
-
-class Transport(Protocol):
-    """A way out: exchanges move on while `run` runs. `opened` and `reused` count the connections used."""
-
-    opened: int
-    reused: int
-
-    @property
-    def idle_connections(self) -> int:
-        """How many connections wait for their next request."""
-        ...
-
-    def start(self, request: Request, done: Done) -> Exchange:
-        """Start an exchange; `done` is called later, never during this call."""
-        ...
-
-    async def run(self) -> None:
-        """Move exchanges on until canceled, which interrupts those that are under way."""
-        ...
-
-    def keep_time(self, now: float) -> None:
-        """End the exchanges whose deadline has passed (trio's clock), and close idle connections in time."""
-        ...
-
-    def close_idle(self, before: float) -> None:
-        """Close the connections that have been idle since before that time (trio's clock)."""
-        ...
-
-    async def forget(self, endpoint_id: str) -> None:
-        """Close the idle connections of an endpoint."""
-        ...
 
 
 def expiry(opened_at: float, max_age_seconds: float) -> float:

@@ -2,6 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -11,10 +12,12 @@ from webhookd.delivery.egress.own_addresses import own_addresses
 from webhookd.delivery.egress.resolver import SystemResolver
 from webhookd.delivery.egress.rules import EgressPolicy, Resolver
 from webhookd.delivery.http.connector import Connector
-from webhookd.delivery.http.exchange import Transport
 from webhookd.delivery.http.transport import DirectTransport
 from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.observe.logs import get_logger
+
+if TYPE_CHECKING:
+    from webhookd.delivery.http.proxy import ProxyTransport
 
 TICK_SECONDS = 0.05
 OWN_ADDRESSES_SECONDS = 60.0
@@ -24,6 +27,8 @@ _log = get_logger("sender")
 
 class Sender:
     """Sends requests to receivers over `transport`, while `run` runs."""
+
+    transport: "DirectTransport | ProxyTransport"
 
     def __init__(
         self,
@@ -43,7 +48,6 @@ class Sender:
             "connect_timeout_seconds": delivery.connect_timeout_seconds,
             "connection_max_age_seconds": delivery.connection_max_age_seconds,
         }
-        self.transport: Transport
         if egress.proxy is None:
             self.transport = DirectTransport(Connector(self._policy, self._resolver, context, **limits))
         else:
