@@ -139,11 +139,12 @@ class ProxyTransport:
             self._discard(endpoint_id, self._pools[endpoint_id])
         await trio.lowlevel.checkpoint()
 
-    def keep_time(self, now: float) -> None:
+    async def keep_time(self, now: float) -> None:
         """Close idle connections in time (trio's clock), and stop using pools that are too old.
 
         Each exchange has a cancel scope with its deadline.
         """
+        await trio.lowlevel.checkpoint()
         self.close_idle(now - IDLE_SECONDS)
         for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
             self._discard(endpoint_id, pool)

@@ -80,7 +80,7 @@ class Sender:
             while True:
                 await trio.sleep(TICK_SECONDS)
                 now = trio.current_time()
-                self.transport.keep_time(now)
+                await self.transport.keep_time(now)
                 if now >= own_known_until:
                     self._policy.own = frozenset(self._own())
                     own_known_until = now + OWN_ADDRESSES_SECONDS

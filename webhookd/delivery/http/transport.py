@@ -19,7 +19,7 @@ import trio
 from webhookd.delivery.http.connection import ClosedWhileIdleError, Connection
 from webhookd.delivery.http.connector import Connector
 from webhookd.delivery.http.exchange import IDLE_SECONDS, Exchange, TooLateError, TransportError
-from webhookd.delivery.http.reactor import Reactor
+from webhookd.delivery.http.reactor import CALLS_A_TURN, Reactor
 from webhookd.delivery.request import Done, Request
 
 MAX_IDLE = 1024
@@ -68,14 +68,17 @@ class DirectTransport:
                 exchange.interrupt()
             self.close_idle(inf)
 
-    def keep_time(self, now: float) -> None:
+    async def keep_time(self, now: float) -> None:
         """End the exchanges whose deadline has passed (trio's clock), and close idle connections in time.
 
         A timer for each exchange would take a tenth of the whole work of a delivery.
         """
-        for exchange in [each for each in self._in_use if each.deadline <= now]:
-            self._abandon(exchange)
-            exchange.fail_late()
+        for number, exchange in enumerate([each for each in self._in_use if each.deadline <= now], 1):
+            if exchange in self._in_use:  # it may have ended during the turn of others
+                self._abandon(exchange)
+                exchange.fail_late()
+            if number % CALLS_A_TURN == 0:
+                await trio.lowlevel.checkpoint()
         self.close_idle(now - IDLE_SECONDS)
         for connection in [each for each in self._idle if each.expires_at <= now]:
             self._drop(connection)
