@@ -11,6 +11,7 @@ from tests.delivery.out import OK
 from tests.delivery.receivers import (
     CHUNKED,
     HEAD,
+    answers_with_its_handshake,
     closing,
     early,
     ends_tls_in_the_open,
@@ -302,6 +303,7 @@ HANDSHAKES = [
     Case("reset in the handshake", resetting(b"", asks=False), TLS, asked_by="https"),
     Case("a handshake that drips", raw(*[b"\x16\x03\x03"] * 100, pause=DRIP), TIMEOUT, asked_by="https"),
     Case("clear bytes in the middle of TLS", ends_tls_in_the_open, TLS, tls=good),
+    Case("an answer with the handshake", answers_with_its_handshake, 200, asked_by="https"),
     Case("TLS that ends without a goodbye", vanishes_from_tls, PROTOCOL, tls=good),
 ]
 CASES = FORMS + WITHOUT_END + ENDS + NO_HTTP + RACES + HANDSHAKES

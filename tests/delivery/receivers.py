@@ -132,6 +132,25 @@ async def smuggles_in_a_second_record(stream: Stream, number: int) -> None:
     await stream.receive_some(65_536)
 
 
+async def answers_with_its_handshake(stream: Stream, number: int) -> None:
+    """Send an answer in the same piece as the end of the handshake, which is the server's in TLS 1.2; then wait."""
+    context = server_context("127.0.0.1")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=True)
+    is_done = False
+    while not is_done:
+        try:
+            tls.do_handshake()
+            is_done = True
+        except ssl.SSLWantReadError:
+            await stream.send_all(outgoing.read())
+            incoming.write(await stream.receive_some(65_536))
+    tls.write(OK)
+    await stream.send_all(outgoing.read())
+    await trio.sleep_forever()
+
+
 async def wants_a_certificate(stream: Stream, number: int) -> None:
     """Shake hands, which fails; leave TLS's alert the time to arrive before the connection is torn down."""
     assert isinstance(stream, trio.SSLStream)

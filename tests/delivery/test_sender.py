@@ -1,15 +1,23 @@
-"""The bytes of a request, and how long a sender works before others get a turn."""
+"""The bytes of a request, and what a sender does about its own faults and restarts."""
+
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.delivery.hostile import Stream, read_request, serving
-from tests.delivery.out import HEADERS, OK, sending
-from tests.patience import until
-from webhookd.base.models import Outcome
+from tests.delivery.hostile import Stream, proxying, read_request, serving
+from tests.delivery.out import HEADERS, LOOPBACK, OK, sending, through
+from tests.patience import PATIENCE_SECONDS, until
+from webhookd.base.models import DeliveryError, Outcome
+from webhookd.config import DeliveryConfig
+from webhookd.delivery.egress.addresses import Address
 from webhookd.delivery.http.reactor import CALLS_A_TURN
-from webhookd.delivery.request import Request
+from webhookd.delivery.http.sender import OWN_ADDRESSES_SECONDS, Sender
+from webhookd.delivery.request import Request, send
+
+BAD_HEADERS = [("x", "\N{BULLET}")]  # which is refused when a webhook is saved
 
 
 async def test_the_request_is_as_the_contract_says() -> None:
@@ -30,6 +38,102 @@ async def test_the_request_is_as_the_contract_says() -> None:
             'webhook-id: evt_1\r\ncontent-length: 8\r\n\r\n{"é":1}'
         ).encode()
     ]
+
+
+@pytest.mark.parametrize("is_connected", [False, True])
+async def test_a_request_that_cannot_be_written_harms_no_other(is_connected: bool) -> None:
+    """A bug in one request is raised to its sender; the other requests go on, and its connection is closed."""
+
+    async def script(stream: Stream, number: int) -> None:
+        while True:
+            if (await read_request(stream)).endswith(b"hold"):
+                is_held.set()
+                await is_freed.wait()
+            await stream.send_all(OK)
+
+    is_held, is_freed = trio.Event(), trio.Event()
+    outcomes = []
+
+    async with sending() as out, serving(script) as receiver:
+
+        async def hold() -> None:
+            outcomes.append(await out.send(receiver.url, body=b"hold", endpoint_id="wh_2"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold)
+            await is_held.wait()
+            if is_connected:
+                await out.send(receiver.url)
+            with pytest.raises(UnicodeEncodeError):
+                await send(out.sender, Request("wh_1", receiver.url, BAD_HEADERS, b"{}", 10.0))
+            await until(lambda: receiver.open_connections == 1)
+            is_freed.set()
+    assert [outcome.status for outcome in outcomes] == [200]
+
+
+@pytest.mark.parametrize("is_proxied", [False, True], ids=["direct", "proxied"])
+async def test_a_sender_that_is_restarted_goes_on(is_proxied: bool) -> None:
+    """What is under way is interrupted when a sender ends; what is begun because of that is sent by its next run."""
+
+    async def script(stream: Stream, number: int) -> None:
+        if (await read_request(stream)).endswith(b"second"):
+            await stream.send_all(OK)
+        is_asked.set()
+        await trio.sleep_forever()
+
+    is_asked, are_over = trio.Event(), trio.Event()
+    results: list[Outcome | Exception] = []
+
+    async with proxying() as proxy, serving(script) as receiver:
+        sender = Sender(DeliveryConfig(), through(proxy) if is_proxied else LOOPBACK, own=frozenset)
+
+        def first(result: Outcome | Exception) -> None:
+            results.append(result)
+            sender.start(Request("wh_1", receiver.url, HEADERS, b"second", 10.0), second)
+
+        def second(result: Outcome | Exception) -> None:
+            results.append(result)
+            are_over.set()
+
+        async with trio.open_nursery() as run:
+            await run.start(sender.run)
+            sender.start(Request("wh_1", receiver.url, HEADERS, b"first", 10.0), first)
+            await is_asked.wait()
+            run.cancel_scope.cancel()
+        async with trio.open_nursery() as run:
+            await run.start(sender.run)
+            with trio.fail_after(PATIENCE_SECONDS):
+                await are_over.wait()
+            run.cancel_scope.cancel()
+    interrupted, answered = results
+    assert isinstance(interrupted, Outcome)
+    assert interrupted.error is DeliveryError.INTERRUPTED
+    assert isinstance(answered, Outcome)
+    assert answered.status == 200
+
+
+async def test_addresses_that_cannot_be_read_interrupt_nothing(mock_clock: MockClock) -> None:
+    """If the machine's own addresses can't be read again, those read last stay, and requests under way go on."""
+    reads: list[float] = []
+
+    def own() -> Sequence[Address]:
+        reads.append(trio.current_time() if reads else 0.0)
+        if len(reads) == 2:
+            raise OSError("too many open files")
+        return ()
+
+    def has_read(count: int) -> bool:
+        return len(reads) == count
+
+    async def script(stream: Stream, number: int) -> None:
+        await read_request(stream)
+        for count in (2, 3):
+            mock_clock.jump(OWN_ADDRESSES_SECONDS)
+            await until(partial(has_read, count))
+        await stream.send_all(OK)
+
+    async with sending(own=own) as out, serving(script) as receiver:
+        assert (await out.send(receiver.url, seconds=1000.0)).status == 200
 
 
 @pytest.mark.parametrize("ends", ["answered", "late"])

@@ -91,9 +91,9 @@ class ProxyTransport:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
-            for exchange in tuple(self._scopes):
+            interrupted, self._scopes = self._scopes, {}  # what is started meanwhile waits for the next run
+            for exchange in interrupted:
                 exchange.interrupt()
-            self._scopes.clear()
             self.close_idle(inf)
 
     async def _run(self, exchange: Exchange) -> None:

@@ -82,8 +82,15 @@ class Sender:
                 now = trio.current_time()
                 await self.transport.keep_time(now)
                 if now >= own_known_until:
-                    self._policy.own = frozenset(self._own())
+                    self._read_own_addresses()
                     own_known_until = now + OWN_ADDRESSES_SECONDS
+
+    def _read_own_addresses(self) -> None:
+        try:
+            self._policy.own = frozenset(self._own())
+        except OSError as error:
+            # Too many files may be open, for example. Those known so far stay, and no request is interrupted.
+            _log.warning("egress.own_addresses_unread", error=str(error))
 
 
 def _ssl_context() -> ssl.SSLContext:

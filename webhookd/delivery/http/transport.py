@@ -106,24 +106,31 @@ class DirectTransport:
         with scope:
             try:
                 connection = await self._connector.connect(exchange)
+                self.opened += 1
+                if self._connecting.pop(exchange, None) is None:
+                    connection.close()  # cut off meanwhile
+                    return
+                self._begin(connection, exchange)
+                if connection.stream.has_more:  # it came with the end of the handshake, and no event announces it
+                    self._ready(connection)
             except TransportError as error:
                 exchange.fail(error.code, error.detail)
             except TooLateError:
                 exchange.fail_late()
             except Exception as error:  # noqa: BLE001 - a bug, which the one who started the exchange raises
                 exchange.crash(error)
-            else:
-                self.opened += 1
-                connection.watch(self._reactor, self._ready)
-                if self._connecting.pop(exchange, None) is None:
-                    connection.close()  # cut off meanwhile
-                else:
-                    self._begin(connection, exchange)
         self._connecting.pop(exchange, None)
 
     def _begin(self, connection: Connection, exchange: Exchange) -> None:
+        """Send the request; if a bug prevents that, nothing is left of the connection."""
+        try:
+            if not connection.is_reused:
+                connection.watch(self._reactor, self._ready)
+            connection.begin(exchange)
+        except BaseException:
+            connection.close()
+            raise
         self._in_use[exchange] = connection
-        connection.begin(exchange)
 
     def _ready(self, connection: Connection) -> None:
         """Go on with what can go on, since there is something to read from the connection, or it can be written to."""
