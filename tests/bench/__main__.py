@@ -16,13 +16,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.bench.against import Checkout, checkout, compare
 from tests.bench.cases import CASES, Case
 from tests.bench.load import Load
 from tests.bench.report import Result, as_json, as_markdown, show
+from tests.bench.server import SkippedCaseError
 from webhookd.base.version import VERSION
 from webhookd.journal import SQLITE_VERSION
 
 WIDTH = 150
+THIS = Checkout(Path(__file__).parents[2], Path(sys.executable))
 
 
 def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
@@ -36,6 +39,9 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
         "--markdown", type=Path, metavar="FILE", help="also write a table of all figures to FILE; - prints it"
     )
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a target is missed")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIRECTORY", help="compare with another checkout, which has its own .venv"
+    )
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in cases]:
         parser.error(f"unknown case: {', '.join(unknown)}; --list prints the cases")
@@ -44,14 +50,26 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
         for case in cases.values():
             console.print(f"{case.name:12} {case.title}", highlight=False)
         return 0
+    if options.against is not None:
+        if not options.names or options.check or options.json or options.markdown:
+            parser.error("--against needs the names of cases, and goes with --quick alone")
+        try:
+            other = checkout(options.against)
+        except FileNotFoundError as error:
+            parser.error(str(error))
+        return compare(console, other, THIS, options.names, is_quick=options.quick)
     machine = _machine()
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
     load = Load(is_quick=options.quick)
     measured: dict[str, Result] = {}
+    skipped: dict[str, str] = {}
     broken: dict[str, str] = {}
     for name in options.names or cases:
         try:
             measured[name] = cases[name].run(load)
+        except SkippedCaseError as error:
+            skipped[name] = str(error)
+            console.print(f"{name} SKIPPED: {error}", soft_wrap=True)
         except Exception as error:  # noqa: BLE001 - the root of a case: the others still run
             traceback.print_exc()
             broken[name] = str(error)
@@ -61,6 +79,7 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
     document = {
         "machine": machine,
         "quick": options.quick,
+        "skipped": skipped,
         "broken": broken,
         "results": [as_json(name, cases[name].title, result) for name, result in measured.items()],
     }

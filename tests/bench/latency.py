@@ -10,7 +10,7 @@ from tests.bench.generator import Played, event_line, play
 from tests.bench.load import Load
 from tests.bench.receivers import Sink, sink
 from tests.bench.report import Figure, Result, Target, latency_figures
-from tests.bench.server import POLL_SECONDS, Server, serving
+from tests.bench.server import POLL_SECONDS, CpuTime, Server, serving
 
 ENDPOINTS = 50
 WARM_UP_SECONDS = 2
@@ -36,7 +36,8 @@ def at_rate(load: Load, per_second: int, targets: dict[float, Target]) -> Result
         result.figures += latency_figures("event in to request", measured.seconds, targets)
         result.figures += latency_figures("event in to its result", measured.played.answer_seconds(), {})
         result.figures += [
-            Figure(what="CPU a delivery, all threads", unit="µs", values=(measured.cpu_microseconds,)),
+            Figure(what="CPU a delivery, all threads", unit="µs", values=(measured.cpu.all_threads,)),
+            Figure(what="CPU a delivery, the event loop's thread", unit="µs", values=(measured.cpu.loop,)),
             Figure(what="peak memory", unit="MiB", values=(server.peak_mebibytes(),)),
         ]
     return result
@@ -53,12 +54,12 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The figures of an open loop: the latency of each event that arrived, and the server's CPU time for each event."""
+    """The figures of an open loop: the latency of each event that arrived, and the server's CPU time (µs an event)."""
 
     played: Played
     seconds: tuple[float, ...]
     lost: int
-    cpu_microseconds: float
+    cpu: CpuTime
 
 
 def play_through(server: Server, receiver: Sink, rate: Rate, events: int) -> Measured:
@@ -73,7 +74,7 @@ def play_through(server: Server, receiver: Sink, rate: Rate, events: int) -> Mea
     before = receiver.count()
     cpu = server.cpu_seconds()
     played = play(server.socket, lines, rate.per_second)
-    cpu = server.cpu_seconds() - cpu
+    spent = server.cpu_seconds().microseconds_each(cpu, events)
     deadline = time.monotonic() + ARRIVE_SECONDS
     while receiver.count() - before < awaited and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
@@ -83,4 +84,4 @@ def play_through(server: Server, receiver: Sink, rate: Rate, events: int) -> Mea
         for event_id, planned in zip(ids, played.planned, strict=True)
         if event_id in arrivals
     )
-    return Measured(played=played, seconds=seconds, lost=awaited - len(seconds), cpu_microseconds=cpu / events * 1e6)
+    return Measured(played=played, seconds=seconds, lost=awaited - len(seconds), cpu=spent)

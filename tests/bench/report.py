@@ -102,13 +102,13 @@ def show(console: Console, title: str, result: Result) -> None:
     for figure in result.figures:
         table.add_row(
             figure.what,
-            f"{_spread(figure.values)} {figure.unit}",
-            f"{_spread(figure.ratios)} × {figure.yardstick}" if figure.ratios else "",
+            f"{spread(figure.values)} {figure.unit}",
+            f"{spread(figure.ratios)} × {figure.yardstick}" if figure.ratios else "",
             _target(figure),
             "" if figure.is_met is None or result.void else "yes" if figure.is_met else "no",
         )
     for name, samples in result.yardsticks.items():
-        table.add_row(f"yardstick {name}", _spread(samples), "", "", "")
+        table.add_row(f"yardstick {name}", spread(samples), "", "", "")
     console.print(table)
     for note in result.notes:
         console.print(f"  {note}", soft_wrap=True)
@@ -134,15 +134,16 @@ def as_markdown(results: Mapping[str, Result]) -> str:
     lines = ["| case | figure | measured | of its yardstick | target |", "| --- | --- | --- | --- | --- |"]
     for name, result in results.items():
         for figure in result.figures:
-            ratio = f"{_spread(figure.ratios)} × {figure.yardstick}" if figure.ratios else ""
-            measured = f"{_spread(figure.values)} {figure.unit}" + (", void" if result.void else "")
+            ratio = f"{spread(figure.ratios)} × {figure.yardstick}" if figure.ratios else ""
+            measured = f"{spread(figure.values)} {figure.unit}" + (", void" if result.void else "")
             lines.append(f"| `{name}` | {figure.what} | {measured} | {ratio} | {_target(figure)} |")
         for yardstick, samples in result.yardsticks.items():
-            lines.append(f"| `{name}` | yardstick {yardstick} | {_spread(samples)} | | |")
+            lines.append(f"| `{name}` | yardstick {yardstick} | {spread(samples)} | | |")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Return the median, with the lowest and the highest value in parentheses if there are several."""
     if not values:
         return ""
     middle = _number(median(values))

@@ -38,12 +38,22 @@ def against_clear_text(load: Load, target: Target) -> Result:
         result = Result(receiver=f"{receivers[True].name}, TLS")
     result.lost = sum(one.lost for one in (*passes[False], *passes[True]))
     rates = {kind: [one.per_second for one in passes[kind]] for kind in passes}
-    costs = {kind: [one.cpu_microseconds for one in passes[kind]] for kind in passes}
+    costs = {kind: [one.cpu.all_threads for one in passes[kind]] for kind in passes}
     result.yardsticks |= {"clear text, deliveries/s": rates[False], "clear text, µs of CPU": costs[False]}
     result.figures += [
         compared("deliveries over TLS", "/s", rates[True], "clear text", rates[False], target=target),
         compared("CPU a delivery, all threads", "µs", costs[True], "clear text", costs[False]),
     ]
-    resident = tuple(one.resident_mebibytes for one in passes[True])
-    result.figures.append(Figure(what="resident memory under load", unit="MiB", values=resident))
+    result.figures += [
+        Figure(
+            what="CPU a delivery, the event loop's thread",
+            unit="µs",
+            values=tuple(one.cpu.loop for one in passes[True]),
+        ),
+        Figure(
+            what="resident memory under load",
+            unit="MiB",
+            values=tuple(one.resident_mebibytes for one in passes[True]),
+        ),
+    ]
     return result

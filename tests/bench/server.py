@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,10 @@ class BrokenCaseError(Exception):
     """A case could not be measured: a request was refused, a process ended, or a delivery never arrived."""
 
 
+class SkippedCaseError(Exception):
+    """A case can't be measured on this machine: a program that it needs is missing, or may not be used."""
+
+
 class Health(msgspec.Struct, frozen=True):
     """The used fields of a webhook's health."""
 
@@ -64,6 +69,19 @@ class WebhookPage(msgspec.Struct, frozen=True, rename="camel"):
     next_cursor: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class CpuTime:
+    """CPU time, user and system, of all threads of the server, and of the event loop's thread alone."""
+
+    all_threads: float
+    loop: float
+
+    def microseconds_each(self, since: "CpuTime", count: int) -> "CpuTime":
+        """Return the microseconds since an earlier reading in seconds, divided by a number of deliveries or events."""
+        scale = 1e6 / max(count, 1)
+        return CpuTime((self.all_threads - since.all_threads) * scale, (self.loop - since.loop) * scale)
+
+
 class Server:
     """A running `webhookd serve`."""
 
@@ -78,10 +96,9 @@ class Server:
         self.api_port = int(last.split("API ")[1].split(",")[0].rpartition(":")[2])
         self.admin_key = before[-1].split(": ")[1] if before else ""
 
-    def cpu_seconds(self) -> float:
-        """Return the CPU time of all threads, which the kernel counts in hundredths."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def cpu_seconds(self) -> CpuTime:
+        """Return the CPU time since the start, which the kernel counts in hundredths of a second."""
+        return cpu_seconds(self.pid)
 
     def resident_mebibytes(self) -> float:
         """Return the current resident memory."""
@@ -119,6 +136,17 @@ class Server:
     def _status(self, name: str) -> float:
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split(f"{name}:")[1].split()[0]) / 1024
+
+
+def cpu_seconds(pid: int) -> CpuTime:
+    """Return the CPU time of a process; the event loop runs in its main thread, whose id is the process's."""
+    return CpuTime(_seconds(Path(f"/proc/{pid}/stat")), _seconds(Path(f"/proc/{pid}/task/{pid}/stat")))
+
+
+def _seconds(stat: Path) -> float:
+    # The name of the program, in parentheses, may contain spaces.
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def write_config(directory: Path) -> Path:

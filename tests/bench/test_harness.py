@@ -1,12 +1,15 @@
 """The benchmark itself: its arithmetic, what makes a run void, and what makes it fail."""
 
 import json
+import os
+import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import sleep
+from time import sleep, thread_time
 
 import pytest
 
@@ -17,7 +20,8 @@ from tests.bench.load import Load
 from tests.bench.receivers import sink
 from tests.bench.report import Figure, Result, Target, compared, latency_figures, percentile
 from tests.bench.seed import Content, Group, seed
-from tests.bench.server import BrokenCaseError, serving
+from tests.bench.server import BrokenCaseError, CpuTime, SkippedCaseError, cpu_seconds, serving
+from tests.bench.syscalls import counted, figures, parse
 
 PER_SECOND = 1000
 
@@ -116,11 +120,11 @@ MISSED = compared("deliveries", "/s", [1], "Y", [100, 100], target=Target(bound=
 MET = compared("deliveries", "/s", [90], "Y", [100, 100], target=Target(bound=0.4, at_least=True, is_ratio=True))
 
 
-def case(result: Result | BrokenCaseError) -> Case:
+def case(result: Result | BrokenCaseError | SkippedCaseError) -> Case:
     """Return a case that has this result, or raises this error."""
 
     def outcome(_: Load) -> Result:
-        if isinstance(result, BrokenCaseError):
+        if isinstance(result, BrokenCaseError | SkippedCaseError):
             raise result
         return result
 
@@ -134,12 +138,13 @@ def case(result: Result | BrokenCaseError) -> Case:
         (Result(receiver="none", figures=[MISSED], void="too late"), 0, "VOID: too late"),
         (Result(receiver="none", figures=[MISSED], lost=3), 1, "LOST: 3 deliveries"),
         (BrokenCaseError("planted"), 1, "BROKE: planted"),
+        (SkippedCaseError("planted"), 0, "one SKIPPED: planted"),
     ],
 )
 def test_only_a_broken_case_or_a_lost_delivery_fails_the_run(
-    result: Result | BrokenCaseError, status: int, text: str, capsys: pytest.CaptureFixture[str]
+    result: Result | BrokenCaseError | SkippedCaseError, status: int, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A missed target and a void run are shown and the status is 0; a lost delivery or an exception makes it 1."""
+    """A missed target, a void run and a skipped case are shown with status 0; a lost delivery or an exception is 1."""
     assert main([], {"one": case(result), "two": case(Result(receiver="none"))}) == status
     shown = capsys.readouterr().out
     assert text in shown
@@ -163,6 +168,91 @@ def test_a_void_run_judges_no_target(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [result["figures"][0]["ratio"] for result in results] == [0.01, 0.01]
     assert [result["figures"][0]["met"] for result in results] == [False, None]
+
+
+def test_the_main_threads_time_is_told_apart() -> None:
+    """The CPU time of another thread counts for all threads, and not for the main thread, which runs the event loop."""
+    before = cpu_seconds(os.getpid())
+    spender = threading.Thread(target=spend, args=(0.3,))
+    spender.start()
+    spender.join()
+    after = cpu_seconds(os.getpid())
+    assert after.all_threads - before.all_threads >= 0.25
+    # The ticks of the other thread are missing in it.
+    assert (after.all_threads - after.loop) - (before.all_threads - before.loop) >= 0.25
+
+
+def spend(seconds: float) -> None:
+    """Use CPU time in this thread."""
+    while thread_time() < seconds:
+        pass
+
+
+def test_cpu_time_is_divided_by_the_deliveries() -> None:
+    """CPU time between two readings is in microseconds a delivery; without a delivery it is that of one."""
+    spent = CpuTime(3.5, 2.25).microseconds_each(CpuTime(1.5, 1.25), 1000)
+    assert spent == CpuTime(2000, 1000)
+    assert CpuTime(1, 1).microseconds_each(CpuTime(0, 0), 0) == CpuTime(1e6, 1e6)
+
+
+SUMMARY = """\
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ------------------
+ 60.19    0.129600           6     20000       120 futex
+ 37.23    0.080162           3     23500           pwrite64
+  2.10    0.004522         150        30           fdatasync
+------ ----------- ----------- --------- --------- ------------------
+100.00    0.215284           5     43530       120 total
+"""
+
+
+def test_the_summary_of_strace_is_read() -> None:
+    """Each call has its number, with errors or without; a delivery's are those of all by the number of deliveries."""
+    calls = parse(SUMMARY)
+    assert calls == {"futex": 20_000, "pwrite64": 23_500, "fdatasync": 30}
+    found = figures("fan-out", calls, 10_000)
+    assert [(figure.what, figure.values) for figure in found] == [
+        ("fan-out: all", (4.353,)),
+        ("fan-out: pwrite64", (2.35,)),
+        ("fan-out: futex", (2.0,)),
+        ("fan-out: fdatasync", (0.003,)),
+    ]
+    with pytest.raises(BrokenCaseError, match="strace counted nothing"):
+        parse("strace: some other text\n")
+
+
+def echo(process: "subprocess.Popen[bytes]", times: int) -> None:
+    """Let `cat` return a byte several times."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for _ in range(times):
+        process.stdin.write(b"x")
+        assert process.stdout.read(1) == b"x"
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+def test_system_calls_of_a_process_are_counted() -> None:
+    """Each write of a traced process counts, and none from before; a process that has gone can't be traced."""
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
+        try:
+            echo(process, 5)
+            with counted(process.pid) as calls:
+                echo(process, 40)
+        except SkippedCaseError as error:
+            pytest.skip(str(error))
+        finally:
+            process.kill()
+    # strace may be stopped before it has seen the end of the last one.
+    assert 39 <= calls["write"] <= 40
+    with pytest.raises(SkippedCaseError, match="strace can't trace the server"), counted(process.pid):
+        pytest.fail("it was traced")
+
+
+def test_without_strace_the_case_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If PATH has no strace, the reason is named before anything is counted."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SkippedCaseError, match="strace is not installed"), counted(1):
+        pytest.fail("it was traced")
 
 
 def test_a_filled_journal_is_delivered(tmp_path: Path) -> None:

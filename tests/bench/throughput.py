@@ -15,7 +15,7 @@ from tests.bench.generator import Producer, event_line, producer
 from tests.bench.load import Load
 from tests.bench.receivers import Receiver, cheapest
 from tests.bench.report import Figure, Result, Target, compared
-from tests.bench.server import POLL_SECONDS, BrokenCaseError, Server, serving
+from tests.bench.server import POLL_SECONDS, BrokenCaseError, CpuTime, Server, serving
 from tests.bench.yardsticks import Posted, bare_posts
 
 AHEAD = 2000  # deliveries that are accepted and have not arrived
@@ -51,7 +51,7 @@ class Pass:
     """The figures of one run of deliveries."""
 
     per_second: float
-    cpu_microseconds: float
+    cpu: CpuTime  # in microseconds a delivery
     resident_mebibytes: float
     lost: int
 
@@ -66,9 +66,9 @@ def deliver(server: Server, receiver: Receiver, scene: Scene, deliveries: int) -
         sender.finish()
     expected = events * scene.deliveries_an_event
     seconds = watch.wait(expected) - began
-    cpu = server.cpu_seconds() - cpu
     arrived = watch.arrived()
-    return Pass(arrived / seconds, cpu / max(arrived, 1) * 1e6, watch.resident_mebibytes, max(expected - arrived, 0))
+    spent = server.cpu_seconds().microseconds_each(cpu, arrived)
+    return Pass(arrived / seconds, spent, watch.resident_mebibytes, max(expected - arrived, 0))
 
 
 class _Watch:
@@ -149,11 +149,12 @@ def repeat(
 
 def report(result: Result, passes: Sequence[Pass], around: Sequence[Posted], targets: dict[str, Target]) -> None:
     """Add the figures of the passes to a result."""
-    rates, costs = [one.per_second for one in passes], [one.cpu_microseconds for one in passes]
+    rates, costs = [one.per_second for one in passes], [one.cpu.all_threads for one in passes]
     requests, cpu = [one.per_second for one in around], [one.cpu_microseconds for one in around]
     result.lost += sum(one.lost for one in passes)
     result.yardsticks |= {"Y, requests/s": requests, "Y, µs of CPU": cpu}
     result.figures += [
         compared("deliveries", "/s", rates, "Y", requests, target=targets.get("deliveries")),
         compared("CPU a delivery, all threads", "µs", costs, "Y", cpu, target=targets.get("cpu")),
+        Figure(what="CPU a delivery, the event loop's thread", unit="µs", values=tuple(one.cpu.loop for one in passes)),
     ]
