@@ -167,7 +167,9 @@ async def test_the_backlog_is_counted_by_index(tmp_path: Path) -> None:
         await add_endpoint(journal)
         for sql in (census.PENDING, census.PARKED, census.OLDEST):
             for step in await plan(journal, sql):
-                is_walk = step.startswith("SCAN") and "INDEX" not in step and step != "SCAN found"
+                # A list of constants in the query is scanned too.
+                is_table = step != "SCAN found" and "CONSTANT ROW" not in step
+                is_walk = step.startswith("SCAN") and "INDEX" not in step and is_table
                 assert not is_walk, step
                 assert "TEMP B-TREE" not in step
 
