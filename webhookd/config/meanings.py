@@ -7,9 +7,8 @@ INTRODUCTION = (
     "`webhookd serve --config FILE` reads a TOML file; without one it uses the defaults, with everything below "
     "`./var`. Relative paths start from the directory of the file. Every key may also come from the environment, as "
     "`WEBHOOKD_<SECTION>__<KEY>` (`WEBHOOKD_SERVER__PORT=9000`; lists as in TOML: `WEBHOOKD_EGRESS__PORTS='[443]'`), "
-    "which overrides the file. `webhookd check-config --config FILE` names errors by file, line and key, or prints the "
-    "configuration in force. An unknown key is an error; other variables named `WEBHOOKD_…` are ignored. A change "
-    "needs a restart.\n\n"
+    "which overrides the file. [`webhookd check-config`](cli.md#webhookd-check-config) checks both. An unknown key is "
+    "an error; other variables named `WEBHOOKD_…` are ignored. A change needs a restart.\n\n"
     "Each key has its default and what it takes in parentheses. Seconds, days, rates and shares may have fractions."
 )
 
