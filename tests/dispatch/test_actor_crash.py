@@ -1,14 +1,19 @@
 """An actor crashes while its records wait for a slow disk: what was delivered isn't sent again."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from tests.samples import queued_delivery
 from tests.world import OK, Sent, WorldSender, world
-from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, PolicyOverrides
+from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides
+from webhookd.dispatch.flights import Flights, Shared, _Flight
+from webhookd.dispatch.slots import Slots
 from webhookd.observe.measures import Measures
 
 T = TypeVar("T")
@@ -91,3 +96,37 @@ async def test_a_crash_beside_a_flight_that_waits_for_its_record_doesnt_repeat_i
         assert sorted(sender.events()) == ["bad", "bad", "good"]
         rows = await w.deliveries(endpoint)
         assert [(row.status, row.attempts) for row in rows] == [(DeliveryStatus.SUCCEEDED, 1)] * 2
+
+
+class BrokenClock:
+    def now(self) -> float:
+        raise ZeroDivisionError
+
+
+@asynccontextmanager
+async def broken_flights() -> AsyncIterator[tuple[Flights, Shared, list[Exception]]]:
+    """Yield flights whose every step raises, what they share, and what they have crashed with."""
+    crashed: list[Exception] = []
+    async with world(None) as w:
+        lane = w.router.registry.lane((await w.endpoint()).pk)
+        assert lane is not None
+        nothing: Any = None
+        shared = Shared(w.journal, w.sender, nothing, BrokenClock(), w.ids, Slots(2), lambda: 0.5)
+        yield Flights(lane, trio.Lock(), shared, heed=lambda _: None, crash=crashed.append), shared, crashed
+
+
+async def test_a_slot_that_was_waited_for_is_given_back_after_a_bug(autojump_clock: MockClock) -> None:
+    """An exception between getting a slot and taking a delivery doesn't cost the process a slot."""
+    async with broken_flights() as (flights, shared, _):
+        with pytest.raises(ZeroDivisionError):
+            await flights.go_on_with_slot()
+        assert shared.slots.taken == 0
+
+
+async def test_no_bug_in_a_callback_reaches_those_who_call_it(autojump_clock: MockClock) -> None:
+    """What is called by the sender, by the writer and by the router passes on its exceptions to the actor alone."""
+    async with broken_flights() as (flights, _, crashed):
+        flights.proceed()
+        flights._landed(queued_delivery(), None)
+        flights._answered(_Flight(queued_delivery()), Outcome(duration_seconds=0.0, status=200))
+    assert [type(error) for error in crashed] == [ZeroDivisionError, KeyError, KeyError]

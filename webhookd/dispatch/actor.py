@@ -15,58 +15,27 @@ a crash the next run first waits for the records that the last one submitted. A 
 written would hold deliveries that have already succeeded.
 """
 
-from collections.abc import Callable
-
 import trio
 
-from webhookd.base.clock import Clock, wait_seconds
-from webhookd.base.ids import IdFactory
+from webhookd.base.clock import wait_seconds
 from webhookd.base.models import EndpointState
 from webhookd.base.stages import reached
-from webhookd.delivery.request import Receiver, RequestSender
+from webhookd.delivery.request import Receiver
 from webhookd.dispatch.clock_steps import Schedule
-from webhookd.dispatch.flights import Flights
+from webhookd.dispatch.flights import Flights, Shared
 from webhookd.dispatch.lane import LINGER_SECONDS, Expire, Lane, Move, Send, Step, Wait
-from webhookd.dispatch.reporter import Reporter
-from webhookd.dispatch.slots import Slots
-from webhookd.journal import Store
 
 
 class Actor:
     """The actor of one lane; `run` it under a supervisor, one run at a time."""
 
-    def __init__(
-        self,
-        lane: Lane,
-        changing: trio.Lock,
-        *,
-        store: Store,
-        sender: RequestSender,
-        schedule: Schedule,
-        reporter: Reporter,
-        clock: Clock,
-        ids: IdFactory,
-        slots: Slots,
-        sample: Callable[[], float],
-    ) -> None:
+    def __init__(self, lane: Lane, changing: trio.Lock, *, shared: Shared, schedule: Schedule) -> None:
         self._lane = lane
-        self._store = store
+        self._store = shared.store
         self._schedule = schedule
-        self._reporter = reporter
-        self._clock = clock
-        self.flights = Flights(
-            lane,
-            changing,
-            store=store,
-            sender=sender,
-            reporter=reporter,
-            clock=clock,
-            ids=ids,
-            slots=slots,
-            sample=sample,
-            heed=self._heed,
-            crash=self._crash,
-        )
+        self._reporter = shared.reporter
+        self._clock = shared.clock
+        self.flights = Flights(lane, changing, shared, heed=self._heed, crash=self._crash)
         self._notified = trio.Event()
         self._sleeps_until: float | None = None
         self._scope = trio.CancelScope()

@@ -8,13 +8,15 @@ is woken when the lane's next move is not covered by what it waits for.
 
 A change of the endpoint holds `changing` until it is on disk; an answer that arrives meanwhile is settled at its end.
 An attempt that is cut off is recorded as interrupted, which counts neither against its delivery nor against its
-endpoint; the journal's writer outlives the actors and writes that record too. An exception in a step is a bug: `crash`
-is called with it, which ends the actor's run and with it the other flights of the lane.
+endpoint; the journal's writer outlives the actors and writes that record too. An exception in a step is a bug: no
+caller of these steps sees it, but `crash` is called with it, which ends the actor's run and with it the other flights
+of the lane.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
+from typing import Concatenate, ParamSpec
 
 import msgspec
 import trio
@@ -30,7 +32,25 @@ from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
 from webhookd.journal import Store
 
+P = ParamSpec("P")
+
 _SENDING = Wait(None, Why.SENDING)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the actors of all lanes share.
+
+    `slots` bound the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
+    """
+
+    store: Store
+    sender: RequestSender
+    reporter: Reporter
+    clock: Clock
+    ids: IdFactory
+    slots: Slots
+    sample: Callable[[], float]
 
 
 @dataclass(slots=True, eq=False)
@@ -49,10 +69,22 @@ class _Flight:
     started_at: float = 0.0
 
 
+def _called_back(step: "Callable[Concatenate[Flights, P], None]") -> "Callable[Concatenate[Flights, P], None]":
+    """Decorate a step that others call: what it raises goes to `crash` instead."""
+
+    @wraps(step)
+    def guarded(flights: "Flights", /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            step(flights, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - the actor raises it
+            flights.crash(error)
+
+    return guarded
+
+
 class Flights:
     """Sends the deliveries of one lane, each to the current `receiver`.
 
-    `slots` bound the requests in flight of the whole process; `sample` returns random numbers in [0, 1) for jitter.
     `heed` is called with the lane's next move after each callback, and `crash` with an exception.
     """
 
@@ -62,42 +94,29 @@ class Flights:
         self,
         lane: Lane,
         changing: trio.Lock,
+        shared: Shared,
         *,
-        store: Store,
-        sender: RequestSender,
-        reporter: Reporter,
-        clock: Clock,
-        ids: IdFactory,
-        slots: Slots,
-        sample: Callable[[], float],
         heed: Callable[[Move], None],
         crash: Callable[[Exception], None],
     ) -> None:
+        self.crash = crash
         self._lane = lane
         self._changing = changing
-        self._store = store
-        self._sender = sender
-        self._reporter = reporter
-        self._clock = clock
-        self._ids = ids
-        self._slots = slots
+        self._shared = shared
+        self._slots = shared.slots
         self._owner = lane.endpoint.organization_id or lane.endpoint.id
-        self._sample = sample
         self._heed = heed
-        self._crash = crash
         self._flights: dict[int, _Flight] = {}  # those whose record has yet to be submitted
 
+    @_called_back
     def proceed(self) -> None:
         """Go on after a change of the lane, and have the actor heed the next move."""
-        try:
-            self._heed(self.go_on())
-        except Exception as error:  # noqa: BLE001 - the actor raises it
-            self._crash(error)
+        self._heed(self.go_on())
 
     def go_on(self) -> Move:
         """Send what the lane allows now; return its next move, which is to send only if there is no slot."""
         lane, slots = self._lane, self._slots
-        now = self._clock.now()
+        now = self._shared.clock.now()
         while True:
             if not slots.may_take(self._owner):
                 return lane.next(now)
@@ -114,11 +133,15 @@ class Flights:
     async def go_on_with_slot(self) -> None:
         """Wait for a slot, and send the next delivery if the lane still has one."""
         await self._slots.acquire(self._owner)
-        now = self._clock.now()
-        if isinstance(move := self._lane.take(now), Send):
-            self._begin(move.delivery, now)
-        else:
-            self._slots.release(self._owner)
+        is_used = False
+        try:
+            now = self._shared.clock.now()
+            if isinstance(move := self._lane.take(now), Send):
+                is_used = True
+                self._begin(move.delivery, now)
+        finally:
+            if not is_used:
+                self._slots.release(self._owner)
 
     async def close(self) -> None:
         """Take nothing more, cut off what is in flight, and submit its records; can't be canceled."""
@@ -148,22 +171,19 @@ class Flights:
 
     def _begin(self, delivery: QueuedDelivery, now: float) -> None:
         flight = self._flights[delivery.pk] = _Flight(delivery)
-        if (message := self._store.kept_message(delivery.event_pk)) is not None:
+        if (message := self._shared.store.kept_message(delivery.event_pk)) is not None:
             self._launch(flight, message, now)
         else:
             got = partial(self._got_message, flight)
-            self._store.read_message(delivery.event_pk, self._lane.queue.upcoming, got)
+            self._shared.store.read_message(delivery.event_pk, self._lane.queue.upcoming, got)
 
+    @_called_back
     def _got_message(self, flight: _Flight, result: Message | Exception) -> None:
         if flight.delivery.pk not in self._flights:
             return  # it was cut off
         if isinstance(result, Exception):
-            self._crash(result)
-            return
-        try:
-            self._launch(flight, result, self._clock.now())
-        except Exception as error:  # noqa: BLE001 - the actor raises it
-            self._crash(error)
+            raise result
+        self._launch(flight, result, self._shared.clock.now())
 
     def _launch(self, flight: _Flight, message: Message, now: float) -> None:
         delivery, receiver = flight.delivery, self.receiver
@@ -180,53 +200,54 @@ class Flights:
         flight.began_at, flight.started_at = trio.current_time(), now
         endpoint_id, timeout_seconds = self._lane.endpoint.id, self._lane.policy.timeout_seconds
         request = Request(endpoint_id, receiver.url, headers, message.body, timeout_seconds)
-        flight.request = self._sender.start(request, partial(self._answered, flight))
+        flight.request = self._shared.sender.start(request, partial(self._answered, flight))
 
+    @_called_back
     def _answered(self, flight: _Flight, result: Outcome | Exception) -> None:
         self._slots.release(self._owner)
         if isinstance(result, Exception):
             self._drop(flight)
-            self._crash(result)
-            return
+            raise result
         reached("answer.received")
         flight.outcome = result
         if not self._changing.locked():
             self._settle(flight)
 
+    @_called_back
     def _settle(self, flight: _Flight) -> None:
         """Settle an outcome and submit its record."""
         delivery, message, receiver, outcome = flight.delivery, flight.message, flight.receiver, flight.outcome
         assert message is not None and receiver is not None and outcome is not None  # noqa: S101, PT018 - it was sent
-        lane = self._lane
+        lane, shared = self._lane, self._shared
         del self._flights[delivery.pk]
         is_submitted = False
         try:
-            now = self._clock.now()  # first, since it may shift the lane
+            now = shared.clock.now()  # first, since it may shift the lane
             endpoint, before = lane.endpoint, lane.state
-            verdict = lane.settle(delivery, outcome, receiver, now=now, sample=self._sample())
+            verdict = lane.settle(delivery, outcome, receiver, now=now, sample=shared.sample())
             record = AttemptRecord(
                 delivery=delivery,
-                attempt_id=self._ids.new(Prefix.ATTEMPT),
+                attempt_id=shared.ids.new(Prefix.ATTEMPT),
                 number=delivery.attempts + 1,
                 trigger=delivery.trigger,
                 started_at=flight.started_at,
                 outcome=outcome,
                 **msgspec.structs.asdict(verdict),
             )
-            notices = self._reporter.notices(endpoint, message, record, before)
-            self._store.record(record, notices, landed=partial(self._landed, delivery))
+            notices = shared.reporter.notices(endpoint, message, record, before)
+            shared.store.record(record, notices, landed=partial(self._landed, delivery))
             is_submitted = True
-            self._reporter.attempted(endpoint, message, record, before)
+            shared.reporter.attempted(endpoint, message, record, before)
             if verdict.disable is not None:
-                self._reporter.disable(lane.endpoint, verdict.disable)
+                shared.reporter.disable(lane.endpoint, verdict.disable)
             after = verdict.endpoint
             if (before.breaker, before.needs_probe) != (after.breaker, after.needs_probe):
                 self.proceed()  # more requests than before may be allowed
-        except Exception as error:  # noqa: BLE001 - the actor raises it
+        finally:
             if not is_submitted:
                 lane.landed(delivery, Landing.FAILED)
-            self._crash(error)
 
+    @_called_back
     def _landed(self, delivery: QueuedDelivery, error: Exception | None) -> None:
         if error is None:
             reached("record.committed")
@@ -235,7 +256,7 @@ class Flights:
             self._lane.landed(delivery, Landing.REFUSED)  # the actor leaves; it is sent again after the next start
         else:
             self._lane.landed(delivery, Landing.FAILED)
-            self._crash(error)
+            raise error
         self.proceed()
 
     def _drop(self, flight: _Flight) -> None:

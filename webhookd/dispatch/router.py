@@ -27,6 +27,7 @@ from webhookd.delivery.signing import secret_hint
 from webhookd.dispatch.actor import Actor
 from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.expiry_sweep import ExpirySweep
+from webhookd.dispatch.flights import Shared
 from webhookd.dispatch.health import EndpointHealth, Inside, assess
 from webhookd.dispatch.operational_events import is_own
 from webhookd.dispatch.registry import Registry
@@ -95,18 +96,8 @@ class Router:
         self.recent = self._reporter.recent
         self._schedule = Schedule(store, clock, vault, self._policy)
         slots = Slots(config.delivery.max_in_flight)
-        make_actor = partial(
-            Actor,
-            store=store,
-            sender=sender,
-            schedule=self._schedule,
-            reporter=self._reporter,
-            clock=clock,
-            ids=ids,
-            slots=slots,
-            sample=sample,
-        )
-        self.registry = Registry(clock, slots, make_actor)
+        shared = Shared(store, sender, self._reporter, clock, ids, slots, sample)
+        self.registry = Registry(clock, slots, partial(Actor, shared=shared, schedule=self._schedule))
         self._expiry_sweep = ExpirySweep(store, self.registry, self._reporter, self._schedule, clock)
         self.replayer = Replayer(store, clock, ids, wake=self._requeued, policy=self._policy)
         self.tester = Tester(store, sender, clock, ids, load=self._schedule.load, policy=self._policy)
