@@ -1,7 +1,9 @@
 """An actor crashes while its records wait for a slow disk: what was delivered isn't sent again."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from tests.world import OK, Sent, WorldSender, world
 from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides
 from webhookd.dispatch.flights import Flights, Shared, _Flight
 from webhookd.dispatch.slots import Slots
+from webhookd.journal.sqlite.reader import read_messages
 from webhookd.observe.measures import Measures
 
 T = TypeVar("T")
@@ -66,6 +69,45 @@ async def test_after_a_crash_what_was_submitted_is_on_disk_before_the_queue_is_r
         assert sender.events() == ["e0", "e1", "e2"]
         rows = await w.deliveries(endpoint)
         assert [(row.status, row.attempts) for row in rows] == [(DeliveryStatus.SUCCEEDED, 1)] * 3
+
+
+class SlowFirstBody:
+    """The first read of bodies takes a minute, everything else no time."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+
+    async def run(self, function: Callable[[], T]) -> T:
+        is_of_bodies = isinstance(function, partial) and getattr(function.args[0], "func", None) is read_messages
+        answer = function()
+        is_first = is_of_bodies and not self.has_begun
+        self.has_begun = self.has_begun or is_of_bodies
+        await trio.sleep(60.0 if is_first else 0.0)
+        return answer
+
+
+async def test_a_body_that_was_read_for_a_flight_before_a_crash_is_for_no_later_one(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A delivery that is taken again after a crash is sent once, though the body for its first flight comes, too."""
+    async with world(tmp_path, sender=WorldSender(seconds=10.0)) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=2))
+        await w.publish("old")  # which is cut off
+    reads = SlowFirstBody()
+    # The request is under way when the first read of its body ends.
+    sender = WorldSender(seconds_of=lambda sent: 0.0 if sent.event == "new" else 10.0)
+    async with world(tmp_path, sender=sender, reads=reads, measures=CrashesOnce()) as w:
+        await trio.sleep(59.0)
+        assert reads.has_begun
+        await w.publish("new")
+        await trio.sleep(60.0)
+        assert Counter(sender.events()) == {"new": 1, "old": 1}
+        supervisor = w.router.registry.supervisor(endpoint.pk)
+        assert supervisor is not None
+        assert supervisor.crashes == 1
+        assert w.router.registry.slots.taken == 0
+        rows = await w.deliveries(endpoint)
+        assert [row.status for row in rows] == [DeliveryStatus.SUCCEEDED] * 2
 
 
 async def test_a_crash_beside_a_flight_that_waits_for_its_record_doesnt_repeat_it(

@@ -179,8 +179,8 @@ class Flights:
 
     @_called_back
     def _got_message(self, flight: _Flight, result: Message | Exception) -> None:
-        if flight.delivery.pk not in self._flights:
-            return  # it was cut off
+        if self._flights.get(flight.delivery.pk) is not flight:
+            return  # it was cut off, and the delivery may have been taken again
         if isinstance(result, Exception):
             raise result
         self._launch(flight, result, self._shared.clock.now())
