@@ -270,7 +270,7 @@ class Store:
                 return
             for pk, one in found.items():
                 self._messages.put(pk, one)
-            got(found[event_pk])
+            got(found.get(event_pk) or LookupError(f"the event in row {event_pk} is gone"))
 
         self._bodies.ask((event_pk, *(pk for pk in upcoming() if pk not in self._messages)), read)
 

@@ -25,6 +25,7 @@ A = TypeVar("A")
 CACHE_BYTES = 4 * 1024 * 1024
 PREFETCH_BYTES = 1024 * 1024
 MOST_QUESTIONS = 200  # that are answered by one call
+ANSWERS_A_TURN = 64  # before other tasks get a turn: each may send a request
 
 
 class Messages:
@@ -126,8 +127,10 @@ class Gathering(Generic[Q, A]):
                 answers = await self._readers.run(partial(self._answer, [question for question, _ in batch]))
             except Exception as error:  # noqa: BLE001 - each who asked gets it, and its supervisor logs it
                 answers = [error] * len(batch)
-            for (_, answered), answer in zip(batch, answers, strict=True):
+            for number, ((_, answered), answer) in enumerate(zip(batch, answers, strict=True), 1):
                 answered(answer)
+                if number % ANSWERS_A_TURN == 0:
+                    await trio.lowlevel.checkpoint()
 
 
 def read_windows(requests: Sequence[WindowRequest], database: Database) -> list[Window]:

@@ -10,7 +10,8 @@ from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.observe.logs import get_logger
 from webhookd.observe.measures import Measures
 
-STEP = 250  # results, or queued deliveries, that are passed on before other tasks get a turn
+# Results, or queued deliveries, that are passed on before other tasks get a turn: each may send a request.
+STEP = 64
 
 _log = get_logger("journal")
 
