@@ -33,6 +33,7 @@ ALLOWED = {
     ("killing/run.py", "run"): "lets the server work before the last kill; nothing is asserted of it",
     ("planted.py", "_make_intake_small.commit_late"): "the longest time of a slow disk",
     ("dispatch/test_actor_crash.py", "SlowDisk.run"): JUMPS,
+    ("dispatch/test_actor_crash.py", "SlowFirstBody.run"): JUMPS,
     ("observe/test_loop_watch.py", "stalled_by"): BEAT,
     ("observe/test_loop_watch.py", "test_a_thread_that_holds_the_lock_is_told"): BEAT,
     ("observe/test_loop_watch.py", "test_many_short_steps_delay_the_loop_too"): BEAT,
