@@ -38,13 +38,14 @@ def configuration(directory: Path) -> Path:
 
 @asynccontextmanager
 async def replicating(file: Path) -> AsyncIterator[None]:
-    """Run Litestream during the block; it copies everything before it stops."""
+    """Run Litestream during the block; it copies everything before it stops, once it has made its first copy."""
     with (file.parent / "litestream.log").open("ab") as log:
         process = await trio.lowlevel.open_process(
             [LITESTREAM, "replicate", "-config", str(file)], stdout=log, stderr=subprocess.STDOUT
         )
     try:
-        while "replicating to" not in (file.parent / "litestream.log").read_text():
+        # It opens the journal at its first copy; stopped before that, it would copy nothing.
+        while not any((file.parent / "replica").rglob("*.ltx")):
             assert process.poll() is None, (file.parent / "litestream.log").read_text()
             await trio.sleep(0.05)
         yield
