@@ -25,19 +25,20 @@ from webhookd.delivery.http.sender import Sender
 from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.dispatch import lane
 from webhookd.ingest import IngestServer
-from webhookd.journal import Store, Ticket, Window, WindowRequest
+from webhookd.journal import Store, Ticket, Window, WindowRequest, writer
 from webhookd.journal import store as facade
 from webhookd.journal.history import Deliveries
 from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.journal.planning import full
 from webhookd.journal.queries import retention
 from webhookd.journal.queries.bulk import BulkInsert, SqlConnection
-from webhookd.journal.sqlite import backup, batch, copies, database, writer
+from webhookd.journal.sqlite import backup, batch, copies, database, storage
 from webhookd.journal.sqlite.batch import Batches
 from webhookd.journal.sqlite.copies import Pages, UnfinishedFile
 from webhookd.journal.sqlite.reserve import Reserve
+from webhookd.journal.sqlite.storage import SqliteStorage
 from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
-from webhookd.journal.sqlite.writer import Writer
+from webhookd.journal.writer import Writer
 from webhookd.observe.logs import get_logger
 
 C = TypeVar("C", bound=type)
@@ -165,7 +166,7 @@ def _altered(message: Message) -> Message:
     return msgspec.structs.replace(message, body=msgspec.json.encode(msgspec.json.decode(message.body)))
 
 
-@_plant_class("skips a sequence", "Batches", facade)
+@_plant_class("skips a sequence", "Batches", storage)
 class SkipsSequences(Batches):
     """Sometimes leaves a number out of an endpoint's sequence."""
 
@@ -238,7 +239,7 @@ def _sync_normally() -> None:
         opened.connection().execute("PRAGMA synchronous = NORMAL")  # type: ignore[no-untyped-call]  # peewee's
         return opened
 
-    replace(facade, "open_writer", open_writer)
+    replace(storage, "open_writer", open_writer)
 
 
 @_plant("syncs no directory")
@@ -254,8 +255,8 @@ class SyncsNoCopy(UnfinishedFile):
         """Do nothing."""
 
 
-@_plant_class("continues after a failed sync", "Writer", facade)
-class IgnoresFailedSyncs(Writer):
+@_plant_class("continues after a failed sync", "SqliteStorage", storage)
+class IgnoresFailedSyncs(SqliteStorage):
     def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
         try:
             return super()._commit(batch)
@@ -263,13 +264,13 @@ class IgnoresFailedSyncs(Writer):
             return ()
 
 
-@_plant_class("has no reserve", "Reserve", facade)
+@_plant_class("has no reserve", "Reserve", storage)
 class NoReserve(Reserve):
     def make(self) -> bool:
         return True
 
 
-@_plant_class("never checks for space", "Reserve", facade)
+@_plant_class("never checks for space", "Reserve", storage)
 class ReserveOfOneUse(Reserve):
     """Does not make the reserve again after its release."""
 
@@ -338,13 +339,13 @@ def _delete_all_in_one_step() -> None:
     replace(retention, "FIRST_ROWS", 1_000_000_000)
 
 
-@_plant_class("never truncates the log", "WriteAheadLog", facade)
+@_plant_class("never truncates the log", "WriteAheadLog", storage)
 class NeverTruncates(WriteAheadLog):
     def after_commit(self) -> None:
         return
 
 
-@_plant_class("waits for readers", "WriteAheadLog", facade)
+@_plant_class("waits for readers", "WriteAheadLog", storage)
 class WaitsForReaders(WriteAheadLog):
     def cut(self) -> bool:
         return self._checkpoint("TRUNCATE")

@@ -20,6 +20,7 @@ from tests.bench.report import Figure, Result, Target
 from tests.bench.seed import Content, Group, seed
 from tests.bench.yardsticks import SENT_BODY
 from tests.journal.store_calls import submitted
+from tests.open_file import writing_database
 from webhookd.base.clock import SystemClock
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, Ordering, QueuedDelivery
@@ -70,7 +71,7 @@ async def _count(path: Path, records: int, events: int) -> list[float]:
     async with open_store(path, clock=_CLOCK, ids=_IDS) as store, trio.open_nursery() as nursery:
         await nursery.start(store.run)
         queues = [await _queue(store, pk) for pk in range(1, ENDPOINTS + 1)]
-        connection: Any = store._writer._database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
+        connection: Any = writing_database(store).connection()
         turn = 0
         for _ in range(WARM_COMMITS + COMMITS):
             before = _written(connection)

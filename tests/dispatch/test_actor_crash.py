@@ -16,7 +16,7 @@ from tests.world import OK, Sent, WorldSender, world
 from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides
 from webhookd.dispatch.flights import Flights, Shared, _Flight
 from webhookd.dispatch.slots import Slots
-from webhookd.journal.sqlite.reader import read_messages
+from webhookd.journal.reader import read_messages
 from webhookd.observe.measures import Measures
 
 T = TypeVar("T")

@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from tests.open_file import writing_database
 from webhookd.base.clock import SystemClock
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, Endpoint, PublishResult, Target
@@ -95,7 +96,7 @@ class Commits:
 
     def __init__(self, journal: Store) -> None:
         self.rows: list[int] = []
-        self._connection: Any = journal._writer._database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
+        self._connection: Any = writing_database(journal).connection()
         self._changes = self._connection.total_changes()
         self._connection.set_commit_hook(self._note)
 

@@ -11,6 +11,7 @@ from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
 from tests.journal.store_calls import submitted
+from tests.open_file import writing_database
 from tests.patience import PATIENCE_SECONDS, until
 from tests.samples import attempt_record
 from webhookd.base.errors import ErrorCode, Rejected
@@ -57,7 +58,7 @@ async def test_a_full_disk_refuses_events_and_keeps_attempts(tmp_path: Path) -> 
         await until(lambda: journal._writer._is_stuck)
         assert (recorded.is_done, journal.is_full) == (False, True)
         # As if somebody had made room; the writer is waiting for it, and its connection is free.
-        allow_pages(journal._writer._database, 100_000)
+        allow_pages(writing_database(journal), 100_000)
         with trio.fail_after(PATIENCE_SECONDS):
             await recorded.wait()
             await publish(journal, event("again", size=50_000)).wait()
@@ -95,7 +96,7 @@ async def test_an_event_is_on_disk_with_its_cause(tmp_path: Path, submit: Callab
         large = submit(journal)
         await journal.transactions.insist(lambda _: None)  # it was submitted later, and passes what finds no room
         assert (large.is_done, await journal.transactions.read(notices_stored)) == (False, 0)
-        allow_pages(journal._writer._database, 100_000)
+        allow_pages(writing_database(journal), 100_000)
         with trio.fail_after(10):
             await large.wait()
         assert await journal.transactions.read(notices_stored) == 1

@@ -8,6 +8,7 @@ import trio
 from peewee import Database
 
 from tests.journal.harness import add_endpoint, event, publish, running
+from tests.open_file import read_limit
 from tests.patience import PATIENCE_SECONDS
 from webhookd.base.errors import ReadTimeoutError, Rejected
 from webhookd.journal import Store
@@ -15,7 +16,7 @@ from webhookd.journal.queries import events
 from webhookd.journal.queries.schema import EventTable
 from webhookd.journal.sqlite.database import BUSY_TIMEOUT_SECONDS
 from webhookd.journal.sqlite.write_ahead_log import HURRY_BYTES, LONG_BYTES, MEBIBYTE
-from webhookd.journal.sqlite.writer import MAX_BATCH_COST
+from webhookd.journal.writer import MAX_BATCH_COST
 
 SIZE = MEBIBYTE
 
@@ -63,7 +64,8 @@ async def test_a_query_of_our_own_gets_less_time_while_it_makes_the_log_long(pat
     async with running(path) as journal, trio.open_nursery() as nursery:
         ended = trio.Event()
         # So long that nothing else would end it.
-        journal._read_limit.seconds = journal._read_limit._usual_seconds = 10 * PATIENCE_SECONDS
+        limit = read_limit(journal)
+        limit.seconds = limit._usual_seconds = 10 * PATIENCE_SECONDS
 
         async def read() -> None:
             with pytest.raises(ReadTimeoutError):

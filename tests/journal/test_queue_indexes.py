@@ -13,6 +13,7 @@ from tests import samples
 from tests.journal.harness import CLOCK, add_endpoint, event, publish, running
 from tests.journal.old import ask, make_old, version_of
 from tests.journal.store_calls import retry, rows, submitted, window
+from tests.open_file import writing_database
 from webhookd.base.models import Endpoint, Ordering, QueuedDelivery
 from webhookd.journal import WindowRequest
 from webhookd.journal.queries import expiry, windows
@@ -175,7 +176,7 @@ async def test_a_success_writes_one_page_of_the_queue(path: Path) -> None:
         await journal.transactions.write(queue, 1_000 * ENDPOINTS, endpoint=subjects[0].pk, endpoints=ENDPOINTS)
         await publish(journal, event("e")).wait()
         heads = [(await window(journal, endpoint)).pending[0] for endpoint in subjects]
-        connection: Any = journal._writer._database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
+        connection: Any = writing_database(journal).connection()
         before = connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
         success = samples.attempt_record()
         for ticket in [submitted(journal, msgspec.structs.replace(success, delivery=head)) for head in heads]:

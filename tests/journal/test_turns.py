@@ -12,7 +12,7 @@ from tests.samples import attempt_record
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Target
 from webhookd.journal import DeliveriesQueued, Store
-from webhookd.journal.sqlite.writer import MAX_LANE_COST, PATIENCE_SECONDS
+from webhookd.journal.writer import MAX_LANE_COST, PATIENCE_SECONDS
 
 CROWD = 40
 # What takes a slow disk a tenth of a second, and hundreds of times what an event alone writes.

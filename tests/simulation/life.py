@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair
 
+from tests.open_file import writing_database
 from tests.senders import TaskSender
 from tests.simulation.model import World
 from tests.simulation.receivers import SimulatedSender
@@ -142,7 +143,7 @@ async def living(
 
 def limit_pages(journal: Store, pages: int | None) -> None:
     """Limit the journal to its current size plus `pages`, or remove the limit (None)."""
-    database: Any = journal._writer._database
+    database: Any = writing_database(journal)
     if pages is not None:
         pages += int(database.execute_sql("PRAGMA page_count").fetchone()[0])
     database.execute_sql(f"PRAGMA max_page_count = {pages or 1_000_000}").fetchall()

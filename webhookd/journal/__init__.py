@@ -20,6 +20,7 @@ from webhookd.journal.queries.master_key import MasterKeys, Position
 from webhookd.journal.rows import (
     AttemptRow,
     Census,
+    Contents,
     DeliveryDetail,
     DeliveryRow,
     EndpointChanges,
@@ -45,12 +46,12 @@ from webhookd.journal.rows import (
     Window,
     WindowRequest,
 )
+from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.sqlite.backup import check_place
 from webhookd.journal.sqlite.database import SQLITE_VERSION, copy_before_upgrade
-from webhookd.journal.sqlite.inspection import Contents, Inspection, inspect
+from webhookd.journal.sqlite.inspection import Inspection, inspect
 from webhookd.journal.sqlite.restore import Restored
 from webhookd.journal.sqlite.restore import restore as restore_journal
-from webhookd.journal.sqlite.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.store import READ_LIMIT_SECONDS, Store, open_store
 from webhookd.journal.transactions import finished
 

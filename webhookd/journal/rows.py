@@ -352,3 +352,24 @@ class KeyRow(Struct, frozen=True, kw_only=True):
     created_at: float
     expires_at: float | None
     last_used_at: float | None = None
+
+
+class Contents(Struct, frozen=True, kw_only=True):
+    """What a journal contains; `pending` includes parked deliveries.
+
+    `last_event_at` is None if there is no event, `key_id` is the id of the master key that opens it, if it has one.
+    `counters` are the last row numbers that were assigned, by table.
+    """
+
+    version: int
+    bytes: int
+    events: int
+    deliveries: int
+    pending: int
+    last_event_at: float | None
+    key_id: str | None
+    counters: tuple[tuple[object, ...], ...]
+
+
+CopyReport = Callable[[int, int], None]
+"""Gets the number of copied pages and of all pages of a backup; they are equal once the copy is being verified."""

@@ -9,42 +9,29 @@ has changed. Other packages use no SQL; of SQLite they know its version and the 
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
-from contextlib import ExitStack, asynccontextmanager
-from functools import partial
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import trio
-from peewee import Database
 
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
+from webhookd.journal.errors import DiskError
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.operations import Landed, Publish, Record, Ticket
 from webhookd.journal.queries import census
+from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
 from webhookd.journal.retention import Retention
-from webhookd.journal.rows import Census, Window, WindowRequest
-from webhookd.journal.sqlite.backup import Report, back_up
-from webhookd.journal.sqlite.batch import Batches
-from webhookd.journal.sqlite.database import (
-    DiskError,
-    JournalFullError,
-    Reader,
-    ReadLimit,
-    exclusive_lock,
-    leave_log,
-    open_writer,
-)
-from webhookd.journal.sqlite.inspection import Contents
-from webhookd.journal.sqlite.reader import Gathering, Messages, Readers, read_messages, read_windows
-from webhookd.journal.sqlite.reserve import Reserve
-from webhookd.journal.sqlite.runners import Runner, ThreadRunner
-from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
-from webhookd.journal.sqlite.writer import Writer
+from webhookd.journal.rows import Census, Contents, CopyReport, Window, WindowRequest
+from webhookd.journal.runners import Runner, ThreadRunner
+from webhookd.journal.sqlite.storage import open_file
+from webhookd.journal.storage import Engine
 from webhookd.journal.transactions import Transactions
 from webhookd.journal.webhooks import Webhooks
+from webhookd.journal.writer import Writer
 from webhookd.observe.measures import Measures
 
 READERS = 3
@@ -67,65 +54,34 @@ async def open_store(
     Raises CommandError if another process has it open, and JournalError if the file can't be used.
     """
     write_runner = write_runner or ThreadRunner(1)
-    with exclusive_lock(path), ExitStack() as stack:
-        reserve = Reserve(path)
-        try:
-            database = await write_runner.run(partial(open_writer, path, now=clock.now()))
-        except JournalFullError:
-            await write_runner.run(reserve.release)
-            database = await write_runner.run(partial(open_writer, path, now=clock.now()))
-        stack.callback(database.close)
-        limit = ReadLimit(READ_LIMIT_SECONDS)
-        readers = Readers([Reader(path, limit) for _ in range(READERS)], read_runner or ThreadRunner(READERS))
-        stack.callback(readers.close)
-        store = Store(
-            path=path,
-            database=database,
-            readers=readers,
-            read_limit=limit,
-            reserve=reserve,
-            batches=Batches(database, ids, max_bytes),
-            runner=write_runner,
-            measures=measures or Measures(),
-        )
+    async with open_file(
+        path,
+        clock=clock,
+        ids=ids,
+        runner=write_runner,
+        readers=READERS,
+        read_limit_seconds=READ_LIMIT_SECONDS,
+        max_bytes=max_bytes,
+    ) as engine:
+        readers = Readers(engine.readers, read_runner or ThreadRunner(READERS))
+        store = Store(engine, write_runner, readers, measures or Measures())
         try:
             yield store
         finally:
             if store.has_failed:
-                leave_log(database)
+                engine.distrust()
 
 
 class Store:
     """The store of a server, made by `open_store`; it writes while `run` runs."""
 
-    def __init__(
-        self,
-        *,
-        path: Path,
-        database: Database,
-        readers: Readers,
-        read_limit: ReadLimit,
-        reserve: Reserve,
-        batches: Batches,
-        runner: Runner,
-        measures: Measures,
-    ) -> None:
-        self.path = path
-        self._database = database
-        self._runner = runner
-        self._messages = Messages()
+    def __init__(self, engine: Engine, write_runner: Runner, readers: Readers, measures: Measures) -> None:
+        self.path = engine.path
+        self._engine = engine
+        self._readers = readers
         self._measures = measures
-        self._read_limit = read_limit
-        self._writer = Writer(
-            database,
-            path,
-            batches,
-            runner,
-            self._remember,
-            log=WriteAheadLog(database, path, read_limit),
-            reserve=reserve,
-            measures=measures,
-        )
+        self._messages = Messages()
+        self._writer = Writer(engine.storage, write_runner, self._remember, measures)
         self.feed = Feed()
         self.transactions = Transactions(self._writer, readers)
         self.webhooks = Webhooks(self.transactions, self.feed)
@@ -139,7 +95,6 @@ class Store:
         self.statistics = Statistics(self.transactions)
         self.master_key = MasterKeyState(self.transactions)
         self.retention = Retention(self.transactions)
-        self._readers = readers
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
 
@@ -187,12 +142,12 @@ class Store:
             self._writer.fail(error)
             raise
 
-    async def back_up(self, file: Path, *, replace: bool, report: Report) -> Contents:
+    async def back_up(self, file: Path, *, replace: bool, report: CopyReport) -> Contents:
         """Copy the journal to a file while it is in use, verify the copy and return what it contains.
 
         Raises CommandError if the file can't be written, and JournalError if the copy is damaged.
         """
-        return await back_up(self._database, self._runner, file, replace=replace, report=report)
+        return await self._engine.back_up(file, replace=replace, report=report)
 
     def cut_log(self) -> None:
         """Empty the write-ahead log soon: it still contains what has been overwritten in the file."""
@@ -200,7 +155,7 @@ class Store:
 
     def end_reads(self) -> None:
         """Abort running queries and refuse new ones: the server is stopping."""
-        self._read_limit.end()
+        self._engine.end_reads()
 
     async def room(self, flow: Hashable = None) -> None:
         """Wait until an event can be published in a flow.

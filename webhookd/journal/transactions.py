@@ -8,8 +8,8 @@ import trio
 from peewee import Database
 
 from webhookd.journal.operations import DatabaseCall, Publish, Ticket
-from webhookd.journal.sqlite.reader import Readers
-from webhookd.journal.sqlite.writer import Writer
+from webhookd.journal.reader import Readers
+from webhookd.journal.writer import Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")

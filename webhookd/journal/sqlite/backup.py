@@ -5,7 +5,7 @@ a thread of its own.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,13 @@ from peewee import Database
 
 from webhookd.base.errors import CommandError, JournalError
 from webhookd.base.files import refusal
+from webhookd.journal.rows import Contents, CopyReport
+from webhookd.journal.runners import Runner
 from webhookd.journal.sqlite.copies import Pages, UnfinishedFile, already_there
-from webhookd.journal.sqlite.inspection import Contents, verified
-from webhookd.journal.sqlite.runners import Runner
+from webhookd.journal.sqlite.inspection import verified
 
 SYNC_BYTES = 8 * 1024 * 1024
 _LEAST_PAUSE_SECONDS = 0.001
-
-Report = Callable[[int, int], None]
-"""Gets the number of copied pages and of all pages; they are equal once the copy is being verified."""
 
 
 def check_place(file: Path, journal: Path, *, replace: bool) -> None:
@@ -54,7 +52,7 @@ def check_place(file: Path, journal: Path, *, replace: bool) -> None:
         raise already_there(file)
 
 
-async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool, report: Report) -> Contents:
+async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool, report: CopyReport) -> Contents:
     """Copy the journal that `source` has open, whose calls `runner` makes one at a time; return what the copy contains.
 
     Raises CommandError if the file can't be written, and JournalError if the copy is damaged. On an error or when
@@ -79,7 +77,7 @@ async def back_up(source: Database, runner: Runner, file: Path, *, replace: bool
 
 
 async def _copy(
-    source: Database, runner: Runner, target: UnfinishedFile, threads: trio.CapacityLimiter, report: Report
+    source: Database, runner: Runner, target: UnfinishedFile, threads: trio.CapacityLimiter, report: CopyReport
 ) -> list[tuple[object, ...]]:
     with _translated(target.path):
         pages = await runner.run(partial(Pages, source.connection(), target.unfinished))

@@ -17,9 +17,10 @@ import apsw
 from peewee import Database, PeeweeException
 from playhouse.apsw_ext import APSWDatabase
 
-from webhookd.base.errors import CommandError, JournalError, ReadTimeoutError, WebhookdError
+from webhookd.base.errors import CommandError, JournalError, ReadTimeoutError
 from webhookd.base.files import check_file, make_directory, open_file, refusal
 from webhookd.base.stages import reached
+from webhookd.journal.errors import DiskError, JournalFullError
 from webhookd.journal.sqlite.copies import copy_aside
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION, migrate
 from webhookd.observe.logs import get_logger
@@ -39,14 +40,6 @@ _UNDO_MAGIC = bytes.fromhex("d9d505f920a163d7")  # https://sqlite.org/fileformat
 _FORMAT_ERRORS = (apsw.CorruptError, apsw.NotADBError, apsw.FormatError)
 
 _log = get_logger("journal")
-
-
-class JournalFullError(WebhookdError):
-    """There is no room on the disk, or the configuration allows no more; SQLite has rolled back."""
-
-
-class DiskError(JournalError):
-    """The file is damaged, or a read or write of the disk has failed."""
 
 
 @contextmanager

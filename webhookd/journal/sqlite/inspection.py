@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import apsw
-from msgspec import Struct
 from peewee import Database
 from playhouse.apsw_ext import APSWDatabase
 
@@ -19,6 +18,7 @@ from webhookd.base.secret import Secret
 from webhookd.journal.audit_entries import Chain
 from webhookd.journal.queries import audit, deliveries, endpoints, events
 from webhookd.journal.queries.master_key import adopt_master_key, holds_secrets, sealing_key_id
+from webhookd.journal.rows import Contents
 from webhookd.journal.sqlite.copies import counters
 from webhookd.journal.sqlite.database import is_logic_error, refuse_foreign, translated
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION
@@ -40,23 +40,6 @@ _DANGLING = {
         ("replays", "webhook", "endpoints", "endpoint_pk"),
     )
 }
-
-
-class Contents(Struct, frozen=True, kw_only=True):
-    """What a journal contains; `pending` includes parked deliveries.
-
-    `last_event_at` is None if there is no event, `key_id` is the id of the master key that opens it, if it has one.
-    `counters` are the last row numbers that were assigned, by table.
-    """
-
-    version: int
-    bytes: int
-    events: int
-    deliveries: int
-    pending: int
-    last_event_at: float | None
-    key_id: str | None
-    counters: tuple[tuple[object, ...], ...]
 
 
 @contextmanager

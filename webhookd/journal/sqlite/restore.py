@@ -25,9 +25,10 @@ from webhookd.base.files import sync_directory
 from webhookd.base.secret import Secret
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
+from webhookd.journal.rows import Contents
 from webhookd.journal.sqlite.copies import UnfinishedFile
 from webhookd.journal.sqlite.database import exclusive_lock, refuse_foreign, translated
-from webhookd.journal.sqlite.inspection import Contents, inspect_copy, verified
+from webhookd.journal.sqlite.inspection import inspect_copy, verified
 
 
 class Restored(Struct, frozen=True, kw_only=True):

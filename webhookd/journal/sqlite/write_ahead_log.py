@@ -10,7 +10,8 @@ from pathlib import Path
 
 from peewee import Database
 
-from webhookd.journal.sqlite.database import BUSY_TIMEOUT_SECONDS, JournalFullError, ReadLimit, translated
+from webhookd.journal.errors import JournalFullError
+from webhookd.journal.sqlite.database import BUSY_TIMEOUT_SECONDS, ReadLimit, translated
 
 MEBIBYTE = 1024 * 1024
 MOST_BYTES = 64 * MEBIBYTE  # its upper bound

@@ -13,10 +13,11 @@ import trio
 from peewee import Database
 
 from webhookd.base.models import Message
+from webhookd.journal.errors import DiskError
 from webhookd.journal.queries import events, windows
 from webhookd.journal.rows import Window, WindowRequest
-from webhookd.journal.sqlite.database import DiskError, Reader
-from webhookd.journal.sqlite.runners import Runner
+from webhookd.journal.runners import Runner
+from webhookd.journal.storage import Reader
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -67,7 +68,6 @@ class Readers:
         self._failure: DiskError | None = None
         self._has_failed = trio.Event()
         self._free = list(readers)
-        self._all = tuple(readers)
         self._runner = runner
         self._tokens = trio.Semaphore(len(self._free))
 
@@ -89,11 +89,6 @@ class Readers:
         await self._has_failed.wait()
         assert self._failure is not None  # noqa: S101 - set with the event
         raise self._failure
-
-    def close(self) -> None:
-        """Close the connections."""
-        for reader in self._all:
-            reader.close()
 
 
 class Gathering(Generic[Q, A]):

@@ -21,22 +21,16 @@ JournalError, all waiters get it too, and the process ends.
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from pathlib import Path
-from traceback import clear_frames
 
 import trio
-from peewee import Database
 
 from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.journal.fair_queue import FairQueue
-from webhookd.journal.operations import Record, Submission, is_barrier, is_kept
+from webhookd.journal.operations import Submission, is_kept
 from webhookd.journal.planning import full
-from webhookd.journal.sqlite.batch import Batches
-from webhookd.journal.sqlite.database import JournalFullError, is_logic_error, translated
-from webhookd.journal.sqlite.reserve import Reserve
-from webhookd.journal.sqlite.results import Results, StoredCallback
-from webhookd.journal.sqlite.runners import Runner
-from webhookd.journal.sqlite.write_ahead_log import WriteAheadLog
+from webhookd.journal.results import Results, StoredCallback
+from webhookd.journal.runners import Runner
+from webhookd.journal.storage import Storage
 from webhookd.observe.logs import get_logger
 from webhookd.observe.measures import Measures
 
@@ -58,23 +52,14 @@ class Writer:
 
     def __init__(
         self,
-        database: Database,
-        path: Path,
-        batches: Batches,
+        storage: Storage,
         runner: Runner,
         stored: StoredCallback,
-        *,
-        log: WriteAheadLog,
-        reserve: Reserve,
         measures: Measures,
     ) -> None:
         self.is_full = False
         self.is_at_bound = False  # whether the last commit found `max_bytes` reached
-        self._database = database
-        self._path = path
-        self._log = log
-        self._reserve = reserve
-        self._batches = batches
+        self._storage = storage
         self._runner = runner
         self._measures = measures
         self._results = Results(stored, measures)
@@ -121,7 +106,7 @@ class Writer:
 
     def cut_log(self) -> None:
         """Empty the write-ahead log after the next commit, which is made at once."""
-        self._log.cut_soon()
+        self._storage.cut_log_soon()
         self._submitted.set()
 
     def submit(self, operation: Submission) -> None:
@@ -139,7 +124,7 @@ class Writer:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Commit what is submitted until canceled, then what is left; raises JournalError if the disk fails."""
         try:
-            if not await self._runner.run(self._reserve.make):
+            if not await self._runner.run(self._storage.make_room):
                 self._become_full()
             task_status.started()
             while True:
@@ -174,7 +159,7 @@ class Writer:
             while self._queue and not self._is_stuck:
                 await self._commit_next()
             self._fail_all(Rejected(ErrorCode.SHUTTING_DOWN, "the server has stopped", retry_after_seconds=5))
-            await self._runner.run(self._log.cut)
+            await self._runner.run(self._storage.finish)
         except Exception as error:
             self._fail_all(error)
             raise
@@ -215,7 +200,7 @@ class Writer:
         if self.is_full:
             await self._commit_without_room()
             return
-        left = await self._commit_together(self._take(), self._write)
+        left = await self._commit_together(self._take(), self._storage.commit)
         if left:
             self._put_back(left)
             self._measures.commits_without_room += 1
@@ -232,11 +217,11 @@ class Writer:
         self._submitted = trio.Event()
         self._refuse([operation for operation in queue if not is_kept(operation)])
         kept = [operation for operation in queue if is_kept(operation)]
-        left = await self._commit_together(kept, self._write_into_reserve) if kept else ()
+        left = await self._commit_together(kept, self._storage.commit_what_fits) if kept else ()
         self._is_stuck = bool(left)
         if left:
             self._put_back(left)
-        elif await self._runner.run(self._reserve.make):
+        elif await self._runner.run(self._storage.make_room):
             self.is_full = False
             _log.info("journal.has_room")
         self._wake_waiting()
@@ -261,82 +246,26 @@ class Writer:
             raise
         return left
 
-    def _write(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit a batch, then cut the log if it is due; return what found no room."""
-        left = self._commit(batch) if batch else ()
-        self._log.after_commit()
-        return left
-
-    def _write_into_reserve(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Release the reserve and commit what fits: all at once, or else one operation after another."""
-        self._reserve.release()
-        left = self._commit(batch)
-        if left:
-            # That makes room: the pages of the log go into the file.
-            self._log.cut()
-            left = self._commit_what_fits(left)
-        self._log.after_commit()
-        return left
-
-    def _commit_what_fits(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit one operation after another, skipping those for which there is no room; return these.
-
-        The attempts of an endpoint stay in order: an earlier one that is written later would bring back its state.
-        """
-        left: list[Submission] = []
-        waiting: set[Hashable] = set()
-        for number, operation in enumerate(batch):
-            if is_barrier(operation):
-                if left or self._commit([operation]):
-                    return [*left, *batch[number:]]
-                continue
-            flow = operation.flow if isinstance(operation, Record) else None
-            if flow in waiting or self._commit([operation]):
-                left.append(operation)
-                if flow is not None:
-                    waiting.add(flow)
-        return left
-
-    def _commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
-        """Commit operations in order; return the last ones, for which there was no room."""
-        try:
-            with translated(self._path):
-                self._batches.commit(batch)
-        except JournalFullError:
-            return batch
-        except Exception as error:
-            if not is_logic_error(error):
-                raise
-            if len(batch) == 1:
-                clear_frames(error.__traceback__)  # as for a change that was rejected
-                batch[0].error = error
-                return ()
-            # One operation has violated a constraint, which is a bug; the others must be committed nevertheless.
-            for number, operation in enumerate(batch):
-                if self._commit([operation]):
-                    return batch[number:]
-        return ()
-
     def _note_log_length(self) -> None:
         """Hold events back while a reader keeps the log long."""
-        if self._log.is_long and self._held_since is None:
+        if self._storage.log_is_long and self._held_since is None:
             self._held_since = trio.current_time()
-            _log.warning("journal.log_is_long", bytes=self._log.size_bytes)
-        elif not self._log.is_long and self._held_since is not None:
+            _log.warning("journal.log_is_long", bytes=self._storage.log_bytes)
+        elif not self._storage.log_is_long and self._held_since is not None:
             self._held_since = None
             _log.info("journal.log_is_cut")
 
     def _note_bound(self) -> None:
-        if self._batches.is_above_bound != self.is_at_bound:
-            self.is_at_bound = self._batches.is_above_bound
+        if self._storage.is_above_bound != self.is_at_bound:
+            self.is_at_bound = self._storage.is_above_bound
             if self.is_at_bound:
-                _log.error("journal.at_max_bytes", path=str(self._path))
+                _log.error("journal.at_max_bytes", path=self._storage.name)
             else:
                 _log.info("journal.below_max_bytes")
 
     def _become_full(self) -> None:
         self.is_full = True
-        _log.error("journal.full", path=str(self._path))
+        _log.error("journal.full", path=self._storage.name)
 
     def _wake_waiting(self) -> None:
         self._drained.set()

@@ -1,0 +1,11 @@
+"""The errors of the journal's storage, whichever it is."""
+
+from webhookd.base.errors import JournalError, WebhookdError
+
+
+class JournalFullError(WebhookdError):
+    """There is no room on the disk, or the configuration allows no more; the transaction was rolled back."""
+
+
+class DiskError(JournalError):
+    """The journal is damaged, or a read or write of the disk has failed."""

@@ -1,0 +1,153 @@
+"""What the writer and the readers need of an engine: where batches are committed, and where queries run.
+
+A store is the same on every engine; the rooms below this one (`sqlite`) have what differs.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from traceback import clear_frames
+from typing import Protocol, TypeVar
+
+from peewee import Database
+
+from webhookd.journal.errors import JournalFullError
+from webhookd.journal.operations import Record, Submission, is_barrier
+from webhookd.journal.rows import Contents, CopyReport
+
+T = TypeVar("T")
+
+Commit = Callable[[Sequence[Submission]], None]
+"""Commits operations in one transaction, and sets the result or the error of each; raises JournalFullError."""
+
+
+class Storage(Protocol):
+    """Where a writer commits.
+
+    Methods block, and are called in the writer's thread, one at a time. Attributes are read on the event loop.
+    """
+
+    @property
+    def name(self) -> str:
+        """What messages call it: a path, or an address without a password."""
+        ...
+
+    @property
+    def is_above_bound(self) -> bool:
+        """Whether the last commit found it larger than the configuration allows, so that it refused events."""
+        ...
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether events must wait, because something keeps the write-ahead log from being cut."""
+        ...
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the write-ahead log."""
+        ...
+
+    def cut_log_soon(self) -> None:
+        """Empty the write-ahead log after the next commit; called on the event loop, and doesn't block."""
+        ...
+
+    def make_room(self) -> bool:
+        """Keep the room aside that attempts need while the disk is full; return whether events have room, too."""
+        ...
+
+    def commit(self, batch: Sequence[Submission]) -> Sequence[Submission]:
+        """Commit operations in order, all or none unless one is faulty; return the last ones that found no room."""
+        ...
+
+    def commit_what_fits(self, batch: Sequence[Submission]) -> Sequence[Submission]:
+        """Commit in the room that was kept aside what fits into it; return what doesn't."""
+        ...
+
+    def finish(self) -> None:
+        """Called after the last commit."""
+        ...
+
+
+class Reader(Protocol):
+    """A connection that only reads, one query at a time."""
+
+    def run(self, query: Callable[[Database], T]) -> T:
+        """Run a query on one snapshot; raises ReadTimeoutError after the time limit. Blocks."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+class Engine(Protocol):
+    """A journal that is open: its one storage to write to, and its readers."""
+
+    @property
+    def path(self) -> Path:
+        """The file of the journal."""
+        ...
+
+    @property
+    def storage(self) -> Storage:
+        """Where its one writer commits."""
+        ...
+
+    @property
+    def readers(self) -> Sequence[Reader]:
+        """Its connections that only read."""
+        ...
+
+    def end_reads(self) -> None:
+        """Abort running queries and refuse new ones: the server is stopping."""
+        ...
+
+    async def back_up(self, file: Path, *, replace: bool, report: CopyReport) -> Contents:
+        """Copy the journal to a file while it is in use, verify the copy and return what it contains."""
+        ...
+
+
+def commit_in_order(
+    batch: Sequence[Submission], commit: Commit, is_logic_error: Callable[[Exception], bool]
+) -> Sequence[Submission]:
+    """Commit operations together; return the last ones, for which there was no room.
+
+    If one of them violates a constraint, which is a bug, it gets the error, and the others are committed nevertheless.
+    """
+    try:
+        commit(batch)
+    except JournalFullError:
+        return batch
+    except Exception as error:
+        if not is_logic_error(error):
+            raise
+        if len(batch) == 1:
+            # Its frames may hold a cursor, and an open cursor keeps SQLite's log from being cut.
+            clear_frames(error.__traceback__)
+            batch[0].error = error
+            return ()
+        for number, operation in enumerate(batch):
+            if commit_in_order([operation], commit, is_logic_error):
+                return batch[number:]
+    return ()
+
+
+def commit_each(
+    batch: Sequence[Submission], commit: Callable[[Sequence[Submission]], Sequence[Submission]]
+) -> Sequence[Submission]:
+    """Commit one operation after another, skipping those for which there is no room; return these.
+
+    The attempts of an endpoint stay in order: an earlier one that is written later would bring back its state.
+    """
+    left: list[Submission] = []
+    waiting: set[Hashable] = set()
+    for number, operation in enumerate(batch):
+        if is_barrier(operation):
+            if left or commit([operation]):
+                return [*left, *batch[number:]]
+            continue
+        flow = operation.flow if isinstance(operation, Record) else None
+        if flow in waiting or commit([operation]):
+            left.append(operation)
+            if flow is not None:
+                waiting.add(flow)
+    return left
