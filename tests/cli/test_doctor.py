@@ -1,7 +1,12 @@
 """`webhookd doctor` on an intact installation, one with problems, and a damaged journal."""
 
 import json
+import os
+import re
 import socket
+import subprocess
+import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +19,9 @@ from playhouse.apsw_ext import APSWDatabase
 from tests.cli.test_commands import run, running
 from tests.e2e.harness import CONFIG
 from webhookd.admin.schemas import StallView
+from webhookd.base.interpreter import Optimization
 from webhookd.cli import program
-from webhookd.cli.checks import Level, of_stall, sqlite
+from webhookd.cli.checks import Level, interpreter, of_stall, sqlite
 from webhookd.cli.control import Control
 from webhookd.journal.sqlite import migrations
 from webhookd.journal.sqlite.migrations import CURRENT_VERSION
@@ -40,7 +46,7 @@ def call(*arguments: object) -> int:
 
 @pytest.fixture
 def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, list[str]]]:
-    """Return a function that runs the checks, checks the status, and returns the findings that are not ok by name."""
+    """Return a function that runs the checks, checks the status, and returns the problems and damages by name."""
 
     def look(status: int = 0) -> dict[str, list[str]]:
         capsys.readouterr()
@@ -49,7 +55,7 @@ def doctor(config: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., di
         assert report["status"] == {0: "ok", 1: "problem", 70: "damaged"}[status]
         found: dict[str, list[str]] = {}
         for check in report["checks"]:
-            if check["status"] != "ok":
+            if check["status"] not in {"ok", "note"}:
                 found.setdefault(check["name"], []).append(check["detail"])
         return found
 
@@ -62,6 +68,7 @@ def test_a_sound_installation_is_told_so(config: Path) -> None:
     before = (journal.read_bytes(), journal.stat().st_mtime_ns, sorted(config.parent.iterdir()))
     said = run("doctor", "--config", config).stdout
     of_the_machine = ("configuration", "server", "sockets", "files", "master key", "disk", "sqlite")
+    assert re.search(r"^(ok|note) +interpreter +CPython 3\.", said, re.MULTILINE)
     for name in (*of_the_machine, "tables", "pages", "references", "audit log", "headers"):
         assert f"ok       {name}" in said
     assert "3 entries, the chain is intact; last hash " in said
@@ -274,3 +281,47 @@ def test_a_sqlite_with_the_reset_bug_is_told() -> None:
         ("3.40.1", Level.PROBLEM),
     ):
         assert [found.level for found in sqlite(version)] == [level]
+
+
+@pytest.mark.parametrize(
+    ("lacks", "level", "says"),
+    [
+        ((), Level.OK, "built with PGO and LTO"),
+        (None, Level.OK, "isn't recorded"),
+        ((Optimization.PGO,), Level.NOTE, "built without PGO (configure --enable-optimizations)"),
+        (tuple(Optimization), Level.NOTE, "built without PGO and LTO (configure --enable-optimizations --with-lto)"),
+    ],
+)
+def test_what_the_interpreter_was_built_without_is_a_note(
+    lacks: tuple[Optimization, ...] | None, level: Level, says: str
+) -> None:
+    """A slower build is named with the options that it lacks; where nothing is recorded, nothing is asked for."""
+    [finding] = interpreter(lacks)
+    assert finding.level is level
+    assert says in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--enable-optimizations --with-lto", "ok       interpreter    {name}, built with PGO and LTO"),
+        ("--with-lto", "note     interpreter    {name}, built without PGO (configure --enable-optimizations)"),
+    ],
+)
+def test_a_note_is_no_problem(config: Path, tmp_path: Path, options: str, line: str) -> None:
+    """What an interpreter's record says is printed, and a slower build changes neither the status nor the summary."""
+    linked = subprocess.run(["ldd", sys.executable], capture_output=True, text=True, check=True).stdout
+    is_shared = "libpython3" in linked
+    flags = dict.fromkeys(("PY_CFLAGS", "PY_CFLAGS_NODIST", "PY_LDFLAGS", "PY_LDFLAGS_NODIST"), "-O3")
+    recorded = sysconfig.get_config_vars() | flags | {"CONFIG_ARGS": options, "Py_ENABLE_SHARED": int(is_shared)}
+    (tmp_path / "planted_record.py").write_text(f"build_time_vars = {recorded!r}\n")
+    environ = os.environ | {"PYTHONPATH": str(tmp_path), "_PYTHON_SYSCONFIGDATA_NAME": "planted_record"}
+    command = [sys.executable, "-m", "webhookd", "doctor", "--config", str(config)]
+    for extra in ([], ["--json"]):
+        ended = subprocess.run([*command, *extra], env=environ, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        if extra:
+            assert json.loads(ended.stdout)["status"] == "ok"
+        else:
+            assert line.format(name=f"CPython {sys.version.split()[0]}") + "\n" in ended.stdout
+            assert ended.stdout.endswith("no problem found\n")

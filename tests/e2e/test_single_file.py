@@ -17,6 +17,7 @@ import trio
 from tests.e2e.harness import Server
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver, Reply, in_turn
+from webhookd.base.interpreter import describe, lacking_in_library
 from webhookd.client import Client
 
 pytestmark = [
@@ -56,6 +57,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     assert f"built {place / 'webhookd'}: webhookd " in built.stdout
+    assert f"\nits interpreter: {describe(lacking_in_library())}\n" in built.stdout
     for directory in ("bin", "lib", "lib64", "tmp", "full", "dev", "etc", "data"):
         (place / directory).mkdir()
     for name in TOOLS:
@@ -104,6 +106,8 @@ async def test_it_runs_without_python(root: Path) -> None:
     assert init.returncode == 0, init.stderr
     assert "admin key (shown once): whd_" in init.stdout
     assert "[server]" in (root / "data/new/config.toml").read_text()
+    # The record of the interpreter's build is in the file too.
+    assert describe(lacking_in_library()) in run(root, "doctor", "--config", "/data/new/config.toml").stdout
     unit = run(root, "systemd-unit", "--config", "/data/new/config.toml").stdout
     assert "ExecStart=/webhookd serve --config /data/new/config.toml\n" in unit
     again = run(root, "build-binary")

@@ -14,6 +14,7 @@ import click
 
 from webhookd.base.errors import CommandError
 from webhookd.base.files import make_directory
+from webhookd.base.interpreter import describe, lacking_in_library
 from webhookd.base.program import is_one_file
 from webhookd.base.version import VERSION
 from webhookd.cli.init import template_file
@@ -59,6 +60,8 @@ def command(file: Path, force: bool) -> None:
         shutil.copy2(built, temporary)
         temporary.replace(file)
     click.echo(f"built {file}: webhookd {VERSION}, {file.stat().st_size / 2**20:.0f} MiB")
+    # PyInstaller takes the shared library, also where the interpreter that runs now is another program.
+    click.echo(f"its interpreter: {describe(lacking_in_library())}")
 
 
 def _build(directory: Path) -> Path:

@@ -17,6 +17,7 @@ from pathlib import Path
 from webhookd.admin.schemas import LoopView, StallView
 from webhookd.admin.tokens import open_tokens
 from webhookd.base.errors import JournalError, WebhookdError
+from webhookd.base.interpreter import Optimization, describe, lacking_here
 from webhookd.cli.control import Control
 from webhookd.cli.health import ReadinessAnswer
 from webhookd.config import Config
@@ -36,6 +37,7 @@ class Level(StrEnum):
     """The severity of a finding."""
 
     OK = "ok"
+    NOTE = "note"  # could be better, and nothing is wrong
     PROBLEM = "problem"
     DAMAGED = "damaged"
 
@@ -150,6 +152,11 @@ def sqlite(version: str) -> Iterator[Finding]:
         yield _ok(f"SQLite {version}")
 
 
+def interpreter(lacks: tuple[Optimization, ...] | None) -> Iterator[Finding]:
+    """The interpreter was built with PGO and LTO, as CPython's documentation recommends for speed."""
+    yield Finding(Level.NOTE, describe(lacks)) if lacks else _ok(describe(lacks))
+
+
 def tables(journal: Inspection, path: Path) -> Iterator[Finding]:
     """This program supports the version of the tables."""
     found, known = journal.version()
@@ -212,6 +219,7 @@ def _checks(config: Config, journal: Inspection | None) -> Iterator[tuple[str, I
     yield "master key", master_key(config, journal)
     yield "disk", disk(path, config.journal.max_bytes)
     yield "sqlite", sqlite(SQLITE_VERSION)
+    yield "interpreter", interpreter(lacking_here())
     if journal is not None:
         yield "tables", tables(journal, path)
         yield "pages", pages(journal)

@@ -30,7 +30,7 @@ def command(config: Config, as_json: bool) -> None:
     """
     found = _look(config)
     levels = {finding.level for _, finding in found}
-    worst = next(level for level in reversed(Level) if level in levels)
+    worst = next(level for level in (Level.DAMAGED, Level.PROBLEM, Level.OK) if level in levels)
     if as_json:
         checks = [{"name": name, "status": finding.level, "detail": finding.detail} for name, finding in found]
         click.echo(json.dumps({"status": worst, "checks": checks}, indent=2))
