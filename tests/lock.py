@@ -18,11 +18,13 @@ from tests.__main__ import ROOT, tool
 DEVELOPMENT = ".ci/requirements.lock"
 PRODUCT = "docs/deploy/requirements.lock"
 BINARY = "docs/deploy/binary.lock"
+POSTGRESQL = "docs/deploy/postgresql.lock"
 # What each lock holds in addition to the product and its build backend: extras, and what an editable install needs.
 LOCKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     DEVELOPMENT: (("dev",), ("editables",)),
     PRODUCT: ((), ()),
     BINARY: (("binary",), ()),
+    POSTGRESQL: (("postgresql",), ()),
 }
 
 

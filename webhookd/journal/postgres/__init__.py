@@ -1,0 +1,1 @@
+"""What PostgreSQL alone needs of the journal: its connections, tables and errors."""
