@@ -1,9 +1,11 @@
 """Settings of every test: a log that shows only warnings, and no time limit for a hypothesis example."""
 
 import signal
+from collections.abc import Iterator
 
 import pytest
 
+from tests.postgres_server import PostgresServer, start_or_skip
 from webhookd.config import LogConfig
 from webhookd.observe import logs
 
@@ -26,3 +28,17 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True)
 def quiet_log() -> None:
     logs.configure(LogConfig(level="warning", format="json"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """The PostgreSQL server of this test process; tests leave it running."""
+    with start_or_skip() as server:
+        yield server
+
+
+@pytest.fixture
+def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a new database without tables."""
+    with postgres_server.database() as name:
+        yield postgres_server.url(name)
