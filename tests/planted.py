@@ -31,9 +31,11 @@ from webhookd.journal.history import Deliveries
 from webhookd.journal.operations import Publish, Record, Submission
 from webhookd.journal.planning import full
 from webhookd.journal.queries import retention
-from webhookd.journal.queries.bulk import BulkInsert, SqlConnection
+from webhookd.journal.queries.dialect import SqlConnection
+from webhookd.journal.record_rows import ATTEMPT_COLUMNS
 from webhookd.journal.sqlite import backup, batch, copies, database, storage
 from webhookd.journal.sqlite.batch import Batches
+from webhookd.journal.sqlite.bulk import BulkInsert
 from webhookd.journal.sqlite.copies import Pages, UnfinishedFile
 from webhookd.journal.sqlite.reserve import Reserve
 from webhookd.journal.sqlite.storage import SqliteStorage
@@ -186,7 +188,7 @@ class LosesAttempts(BulkInsert):
 
 @_plant("loses an attempt")
 def _lose_attempts() -> None:
-    replace(batch, "_INSERT_ATTEMPT", LosesAttempts("attempts", batch._ATTEMPT_COLUMNS))
+    replace(batch, "_INSERT_ATTEMPT", LosesAttempts("attempts", ATTEMPT_COLUMNS))
 
 
 @_plant_class("sends twice", "Sender", server)

@@ -166,7 +166,7 @@ async def test_the_backlog_is_counted_by_index(tmp_path: Path) -> None:
     async with running(tmp_path / "journal.db") as journal:
         await add_endpoint(journal)
         for sql in (census.PENDING, census.PARKED, census.OLDEST):
-            for step in await plan(journal, sql):
+            for step in await plan(journal, sql.sqlite):
                 # A list of constants in the query is scanned too.
                 is_table = step != "SCAN found" and "CONSTANT ROW" not in step
                 is_walk = step.startswith("SCAN") and "INDEX" not in step and is_table

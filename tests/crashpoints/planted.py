@@ -23,9 +23,10 @@ from webhookd.journal import Ticket
 from webhookd.journal.history import Deliveries
 from webhookd.journal.operations import Landed
 from webhookd.journal.queries import audit, replays
-from webhookd.journal.queries.bulk import BulkUpdate, SqlConnection
+from webhookd.journal.queries.dialect import SqlConnection
 from webhookd.journal.queries.schema import ReplayTable
 from webhookd.journal.sqlite.batch import Batches
+from webhookd.journal.sqlite.bulk import BulkUpdate
 from webhookd.journal.sqlite.copies import UnfinishedFile
 from webhookd.journal.store import Store
 

@@ -122,7 +122,7 @@ async def test_a_chart_is_read_by_its_own_rows(tmp_path: Path) -> None:
 
     def explain(database: Any) -> list[str]:
         values = {"subjects": '["wh_1"]', "starts": "[0]", "seconds": HOUR}
-        plan = database.connection().execute(f"EXPLAIN QUERY PLAN {statistics.ROWS}", values)
+        plan = database.connection().execute(f"EXPLAIN QUERY PLAN {statistics.ROWS.sqlite}", values)
         return [str(row[3]) for row in plan]
 
     async with running(tmp_path / "journal.db") as journal:

@@ -141,7 +141,7 @@ async def test_what_has_expired_is_found_by_index(path: Path) -> None:
     def explain(database: Any) -> list[str]:
         execute = database.connection().execute
         statements = (expiry.EXPIRED, expiry.NEXT)
-        return [str(row[3]) for sql in statements for row in execute(f"EXPLAIN QUERY PLAN {sql}", values)]
+        return [str(row[3]) for sql in statements for row in execute(f"EXPLAIN QUERY PLAN {sql.sqlite}", values)]
 
     async with running(path) as journal:
         found = await journal.transactions.read(explain)

@@ -26,7 +26,7 @@ from webhookd.journal.queries import (
     schema,
     windows,
 )
-from webhookd.journal.queries.bulk import SqlConnection
+from webhookd.journal.queries.dialect import EngineSQL, SqlConnection
 from webhookd.journal.queries.retention import give_back_pages, next_rows, prune
 
 TABLES = [
@@ -139,7 +139,7 @@ def texts_in(value: object) -> list[str]:
     if isinstance(value, dict | tuple):
         parts = value.values() if isinstance(value, dict) else value
         return [text for part in parts for text in texts_in(part)]
-    return [value] if isinstance(value, str) and value.startswith("SELECT") else []
+    return [value.sqlite] if isinstance(value, EngineSQL) else []
 
 
 async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
@@ -157,7 +157,7 @@ async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
         connection: SqlConnection = database.connection()  # type: ignore[no-untyped-call]  # peewee's stubs
         return [
             str(row[3])
-            for sql in (*statements, events.MESSAGES)
+            for sql in (*statements, events.MESSAGES.sqlite)
             for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", values)
         ]
 

@@ -20,7 +20,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.config import Config
 from webhookd.jobs.key_rotation import unlock
 from webhookd.journal.queries import audit
-from webhookd.journal.queries.bulk import SqlConnection, SqlRow
+from webhookd.journal.queries.dialect import SqlConnection, SqlRow
 from webhookd.journal.sqlite.database import copy_before_upgrade
 from webhookd.journal.sqlite.inspection import Inspection, inspect_copy, verified
 from webhookd.server import unwrapped, writing

@@ -5,15 +5,16 @@ They take some tens of milliseconds for each million queued deliveries, so they 
 
 from peewee import Database
 
+from webhookd.journal.queries.dialect import EngineSQL, hinted
 from webhookd.journal.rows import Census
 
 # A partial index holds only the rows that are counted, and the count reads nothing else.
-PENDING = "SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending'"
-PARKED = "SELECT count(*) FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked'"
+PENDING = hinted("SELECT count(*) FROM deliveries INDEXED BY deliveries_line WHERE status = 'pending'")
+PARKED = hinted("SELECT count(*) FROM deliveries INDEXED BY deliveries_parked WHERE status = 'parked'")
 
 # The head of each queue, in both parts of its index, going from endpoint to endpoint however long their queues are.
 # Disabled endpoints hold their deliveries on purpose.
-OLDEST = """
+OLDEST = hinted("""
 WITH RECURSIVE found (pk) AS (
     SELECT min(endpoint_pk) FROM deliveries WHERE status = 'pending'
     UNION ALL
@@ -25,22 +26,22 @@ SELECT min((
     WHERE status = 'pending' AND endpoint_pk = found.pk AND (backoff_step > 0) = part.column1
     ORDER BY sequence LIMIT 1
 ))
-FROM found CROSS JOIN endpoints ON endpoints.pk = found.pk CROSS JOIN (VALUES (0), (1)) AS part
+FROM found CROSS JOIN endpoints ON endpoints.pk = found.pk CROSS JOIN (VALUES (FALSE), (TRUE)) AS part
 WHERE endpoints.is_active AND endpoints.deleted_at IS NULL
-"""
+""")
 
-ENDPOINTS = """
+ENDPOINTS = hinted("""
 SELECT endpoints.is_active, endpoint_state.breaker, count(*)
 FROM endpoints CROSS JOIN endpoint_state ON endpoint_state.endpoint_pk = endpoints.pk
 WHERE endpoints.deleted_at IS NULL GROUP BY 1, 2
-"""
+""")
 
 
 def take(database: Database) -> Census:
     """Return the counts, all as of one moment."""
     breakers: dict[str, int] = {}
     active = inactive = 0
-    for is_active, breaker, number in database.execute_sql(ENDPOINTS):
+    for is_active, breaker, number in database.execute_sql(ENDPOINTS.on(database)):
         breakers[breaker] = breakers.get(breaker, 0) + number
         if is_active:
             active += number
@@ -56,6 +57,6 @@ def take(database: Database) -> Census:
     )
 
 
-def _one(database: Database, sql: str) -> int | None:
-    value: int | None = database.execute_sql(sql).fetchone()[0]
+def _one(database: Database, sql: EngineSQL) -> int | None:
+    value: int | None = database.execute_sql(sql.on(database)).fetchone()[0]
     return value

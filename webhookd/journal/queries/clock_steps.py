@@ -13,7 +13,7 @@ from webhookd.base.models import Credentials, DeliveryError, Endpoint, EndpointS
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.clock_correction import Bounds, Correction, correct
 from webhookd.journal.queries import endpoints
-from webhookd.journal.queries.bulk import SqlConnection, sql_of
+from webhookd.journal.queries.dialect import statements, written
 from webhookd.journal.queries.schema import (
     BACKING_OFF_BY_TIME,
     PARKED,
@@ -30,13 +30,13 @@ Loaded = tuple[Endpoint, Credentials, EndpointState]
 _ROUNDING_SECONDS = 0.01
 _OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
 _LONG_OFF = (DeliveryTable.next_attempt_at > SQL(":retry_at")) & (
-    SQL("error IS NOT 'throttled'") | (DeliveryTable.next_attempt_at > SQL(":throttled_at"))
+    SQL("error IS DISTINCT FROM 'throttled'") | (DeliveryTable.next_attempt_at > SQL(":throttled_at"))
 )
 # By indexes of their own, so that a query that finds nothing costs nothing. A fresh delivery is due whatever its time.
 _WAITING = (BACKING_OFF_BY_TIME, PARKED)
 _BEYOND = [
-    *(sql_of(DeliveryTable.select(SQL("1")).where(_OWN & part & _LONG_OFF).limit(SQL("1"))) for part in _WAITING),
-    sql_of(
+    *(written(DeliveryTable.select(SQL("1")).where(_OWN & part & _LONG_OFF).limit(SQL("1"))) for part in _WAITING),
+    written(
         SequenceTable.select(SQL("1")).where(
             (SequenceTable.endpoint_pk == SQL(":endpoint_pk")) & (SequenceTable.last_expires_at > SQL(":expires_at"))
         )
@@ -81,14 +81,14 @@ def bring_in(database: Database, endpoint_pk: int, bounds: Bounds, clock: Callab
 
 def is_beyond(database: Database, endpoint_pk: int, correction: Correction) -> bool:
     """Whether a time in an endpoint's queue is later than it can be."""
-    connection: SqlConnection = database.connection()
+    connection = statements(database)
     values = {
         "endpoint_pk": endpoint_pk,
         "retry_at": correction.retry_at + _ROUNDING_SECONDS,
         "throttled_at": correction.throttled_at + _ROUNDING_SECONDS,
         "expires_at": correction.expires_at + _ROUNDING_SECONDS,
     }
-    return any(list(connection.execute(query, values)) for query in _BEYOND)
+    return any(list(connection.execute(query.on(database), values)) for query in _BEYOND)
 
 
 def correct_queue(database: Database, endpoint_pk: int, correction: Correction) -> None:
@@ -121,7 +121,7 @@ def _correct_expiry(database: Database, endpoint_pk: int, latest: float) -> None
 
 
 def _add(table: type[Model], seconds: float, *columns: Field) -> Query:
-    return table.update({column: fn.ROUND(column + seconds, 3) for column in columns})
+    return table.update({column: fn.ROUND((column + seconds).cast("numeric"), 3) for column in columns})
 
 
 def _at_most(column: Field, at: float) -> Query:

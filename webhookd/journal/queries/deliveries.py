@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from peewee import SQL, Database, Expression, Query
+from peewee import SQL, ColumnBase, Database, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Ordering, Trigger
@@ -99,7 +99,7 @@ def queue(database: Database, endpoint_pk: int, limit: int) -> list[DeliveryRow]
     return [*pending, *_ROWS.all(database, parked)][:limit]
 
 
-def _have_status(status: DeliveryStatus) -> Sequence[Expression | SQL]:
+def _have_status(status: DeliveryStatus) -> Sequence[ColumnBase]:
     """Return the conditions, one or the other, for a status; each has the partial index for it, if there is one."""
     match status:
         case DeliveryStatus.PENDING:

@@ -3,12 +3,12 @@
 from collections.abc import Collection
 
 import msgspec
-from peewee import SQL, Database
+from peewee import Database
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Message
 from webhookd.journal import cursors
-from webhookd.journal.queries.bulk import SqlConnection, sql_of
+from webhookd.journal.queries.dialect import is_postgres, listed, members, statements, written
 from webhookd.journal.queries.schema import EventTable
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import EventRow, RowPage
@@ -17,10 +17,14 @@ ROWS = Rows(EventRow, EventTable)
 
 _LIST = "events"
 _MESSAGES = Rows(Message, EventTable, event_id=EventTable.id)
-MESSAGES = sql_of(
-    EventTable.select(EventTable.pk, *_MESSAGES.columns).where(
-        EventTable.pk.in_(SQL("(SELECT value FROM json_each(:event_pks))"))
-    )
+MESSAGES = written(
+    EventTable.select(EventTable.pk, *_MESSAGES.columns).where(EventTable.pk.in_(members("event_pks", "bigint")))
+)
+# SQLite reads a row when it is asked for it, while PostgreSQL sends all of them.
+_FIRST_MESSAGES = (
+    f"SELECT pk, {', '.join(Message.__struct_fields__)} "  # noqa: S608 - of names in the code alone
+    "FROM (SELECT events.*, id AS event_id, sum(octet_length(body)) OVER (ORDER BY pk) AS total FROM events "
+    "WHERE pk = ANY(CAST(:event_pks AS bigint[]))) AS found WHERE total <= :max_bytes ORDER BY pk"
 )
 
 
@@ -53,9 +57,9 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     """Return what attempts send of events, by row number, up to `max_bytes` of bodies."""
     found: dict[int, Message] = {}
     left = max_bytes
-    connection: SqlConnection = database.connection()
-    parameters = {"event_pks": msgspec.json.encode(sorted(event_pks)).decode()}
-    for row in connection.execute(MESSAGES, parameters):
+    parameters = {"event_pks": listed(database, sorted(event_pks)), "max_bytes": max_bytes}
+    sql = _FIRST_MESSAGES if max_bytes is not None and is_postgres(database) else MESSAGES.on(database)
+    for row in statements(database).execute(sql, parameters):
         message = msgspec.convert(row[1:], Message)
         if left is not None:
             left -= len(message.body)

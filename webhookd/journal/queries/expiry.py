@@ -8,7 +8,7 @@ import msgspec
 from peewee import SQL, Database, fn
 
 from webhookd.base.models import QueuedDelivery
-from webhookd.journal.queries.bulk import SqlConnection, sql_of
+from webhookd.journal.queries.dialect import statements, written
 from webhookd.journal.queries.schema import UNFINISHED, DeliveryTable
 from webhookd.journal.queries.structs import Rows
 from webhookd.journal.rows import Expired
@@ -16,25 +16,23 @@ from webhookd.journal.rows import Expired
 A_READ = 500
 
 _NOW = SQL(":now")
-EXPIRED = (
-    sql_of(
-        Rows(QueuedDelivery, DeliveryTable)
-        .select()
-        .where(UNFINISHED & (DeliveryTable.expires_at <= _NOW) & SQL("(expires_at, pk) > (:expires_at, :pk)"))
-        .order_by(DeliveryTable.expires_at, DeliveryTable.pk)
-    )
-    + " LIMIT :limit"
+EXPIRED = written(
+    Rows(QueuedDelivery, DeliveryTable)
+    .select()
+    .where(UNFINISHED & (DeliveryTable.expires_at <= _NOW) & SQL("(expires_at, pk) > (:expires_at, :pk)"))
+    .order_by(DeliveryTable.expires_at, DeliveryTable.pk),
+    " LIMIT :limit",
 )
-NEXT = sql_of(
+NEXT = written(
     DeliveryTable.select(fn.MIN(DeliveryTable.expires_at)).where(UNFINISHED & (DeliveryTable.expires_at > _NOW))
 )
 
 
 def expired(database: Database, now: float, *, after: QueuedDelivery | None = None, limit: int = A_READ) -> Expired:
     """Return the deliveries that have expired by now, the earliest first; those that follow `after`, if it is given."""
-    connection: SqlConnection = database.connection()
+    connection = statements(database)
     expires_at, pk = (0.0, 0) if after is None else (after.expires_at, after.pk)
     values = {"now": now, "expires_at": expires_at, "pk": pk, "limit": limit}
-    found = msgspec.convert(list(connection.execute(EXPIRED, values)), list[QueuedDelivery])
-    [[next_expiry_at]] = connection.execute(NEXT, values)
+    found = msgspec.convert(list(connection.execute(EXPIRED.on(database), values)), list[QueuedDelivery])
+    [[next_expiry_at]] = connection.execute(NEXT.on(database), values)
     return Expired(deliveries=found, complete=len(found) < limit, next_expiry_at=next_expiry_at)

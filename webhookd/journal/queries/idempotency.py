@@ -1,10 +1,10 @@
 """Queries on the answers that are kept for Idempotency-Keys, each sealed for its caller and request."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
-from peewee import Database, Tuple
+from peewee import Database, Query, Tuple
 
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries.schema import IdempotencyTable
@@ -18,6 +18,7 @@ BEGUN = 0
 
 _ROWS = Rows(KeptAnswer, IdempotencyTable)
 _KEY = (IdempotencyTable.caller, IdempotencyTable.route, IdempotencyTable.key)
+_REST = (IdempotencyTable.body_hash, IdempotencyTable.status, IdempotencyTable.sealed, IdempotencyTable.created_at)
 
 
 def find(database: Database, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
@@ -37,7 +38,7 @@ def find(database: Database, caller: str, route: str, key: str, now: float) -> K
 
 def begin(database: Database, begun: KeptAnswer) -> None:
     """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`."""
-    IdempotencyTable.replace(msgspec.structs.asdict(begun)).execute(database)
+    _put([msgspec.structs.asdict(begun)]).execute(database)
 
 
 def forget(database: Database, caller: str, route: str, key: str) -> None:
@@ -52,7 +53,7 @@ def keep(database: Database, vault: Vault, answer: KeptAnswer, plain: bytes) -> 
     with the previous one.
     """
     sealed = vault.encrypt(plain, context=_context(answer))
-    IdempotencyTable.replace(msgspec.structs.asdict(answer) | {"sealed": sealed}).execute(database)
+    _put([msgspec.structs.asdict(answer) | {"sealed": sealed}]).execute(database)
 
 
 def unseal(vault: Vault, answer: KeptAnswer) -> bytes:
@@ -92,8 +93,13 @@ def reseal(
     ]
     if changed:
         with erasing(database):
-            IdempotencyTable.replace_many(changed).execute(database)
+            _put(changed).execute(database)
     return (_place(answers[-1]) if len(answers) == limit else None), len(changed)
+
+
+def _put(rows: Sequence[Mapping[str, object]]) -> Query:
+    """Return the query that stores answers, each in place of the older one of its key."""
+    return IdempotencyTable.insert_many(rows).on_conflict(conflict_target=_KEY, preserve=_REST)
 
 
 def _place(answer: KeptAnswer) -> tuple[str, str, str]:

@@ -137,7 +137,8 @@ def _read(database: Database, name: str) -> bytes | None:
 
 def _write(database: Database, name: str, sealed: bytes) -> None:
     with erasing(database):
-        MetaTable.replace({"name": name, "value": sealed}).execute(database)
+        row = MetaTable.insert({"name": name, "value": sealed})
+        row.on_conflict(conflict_target=[MetaTable.name], preserve=[MetaTable.value]).execute(database)
 
 
 def _remove(database: Database, *names: str) -> None:

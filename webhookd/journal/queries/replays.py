@@ -24,6 +24,7 @@ from webhookd.journal.queries.schema import (
     ReplayTable,
     SequenceTable,
     count_edition,
+    last_expiry,
 )
 from webhookd.journal.queries.structs import Rows
 from webhookd.journal.rows import QueuedAs, ReplayMatch, ReplayRow, Selection
@@ -212,7 +213,7 @@ def _replay_events(
     ]
     if rows:
         DeliveryTable.insert_many(rows).execute(database)
-        last_expires_at = fn.MAX(SequenceTable.last_expires_at, queued_as.at + queued_as.max_age_seconds)
+        last_expires_at = last_expiry(queued_as.at + queued_as.max_age_seconds)
         SequenceTable.update({"last": sequence + len(rows), "last_expires_at": last_expires_at}).where(own).execute(
             database
         )

@@ -9,6 +9,7 @@ import time
 from msgspec import Struct
 from peewee import SQL, Database, fn
 
+from webhookd.journal.queries.dialect import is_postgres
 from webhookd.journal.queries.schema import UNFINISHED, AttemptTable, DeliveryTable, EventTable
 
 FIRST_ROWS = 100
@@ -57,6 +58,11 @@ def next_rows(rows: int, seconds: float) -> int:
 
 
 def give_back_pages(database: Database) -> bool:
-    """Return at most 250 freed pages to the file system; return whether there are enough for another step."""
+    """Return at most 250 freed pages to the file system; return whether there are enough for another step.
+
+    PostgreSQL's own vacuum does that there.
+    """
+    if is_postgres(database):
+        return False
     database.execute_sql(f"PRAGMA incremental_vacuum({PAGES_A_STEP})").fetchall()
     return int(database.execute_sql("PRAGMA freelist_count").fetchone()[0]) >= PAGES_A_STEP

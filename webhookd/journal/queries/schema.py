@@ -14,14 +14,17 @@ from peewee import (
     AutoField,
     BlobField,
     BooleanField,
+    Case,
+    ColumnBase,
     CompositeKey,
     Database,
     FloatField,
     IntegerField,
     Model,
     TextField,
-    fn,
 )
+
+from webhookd.journal.queries.dialect import EngineSQL
 
 
 class JsonField(TextField):
@@ -168,8 +171,13 @@ index of all endpoints by `expires_at` is for both."""
 
 # A pending delivery is fresh, and due at once, or it backs off: an attempt has failed since it was queued (again).
 # `deliveries_line` has the fresh ones of an endpoint in sequence, and then those that back off in sequence.
-FRESH = SQL("status = 'pending' AND (backoff_step > 0) = 0")
-BACKING_OFF = SQL("status = 'pending' AND (backoff_step > 0) = 1")
+# Of `(backoff_step > 0) = FALSE` PostgreSQL makes `backoff_step <= 0`, which isn't what the index has; for IS FALSE
+# SQLite uses no index.
+FRESH = EngineSQL(
+    sqlite="status = 'pending' AND (backoff_step > 0) = FALSE",
+    postgres="status = 'pending' AND (backoff_step > 0) IS FALSE",
+)
+BACKING_OFF = SQL("status = 'pending' AND (backoff_step > 0) = TRUE")
 LINE_PARTS = (FRESH, BACKING_OFF)
 BACKING_OFF_BY_TIME = SQL("status = 'pending' AND backoff_step > 0")
 """`BACKING_OFF` as `deliveries_due` has it, in the order of `next_attempt_at`."""
@@ -294,12 +302,16 @@ class MetaTable(Model):
         table_name = "meta"
 
 
+def last_expiry(expires_at: float) -> ColumnBase:
+    """Return the new `last_expires_at` of a queue, to which deliveries are added that expire at that time."""
+    known = SequenceTable.last_expires_at
+    return Case(None, [(known < expires_at, expires_at)], known)
+
+
 def count_edition(database: Database, endpoint_pk: int, expires_at: float = 0.0) -> None:
     """Count a change of deliveries that an endpoint has queued; does nothing for a deleted endpoint.
 
     None of the changed deliveries may expire after `expires_at`, unless it did so before.
     """
-    last_expires_at = fn.MAX(SequenceTable.last_expires_at, expires_at)
-    SequenceTable.update({"edition": SequenceTable.edition + 1, "last_expires_at": last_expires_at}).where(
-        SequenceTable.endpoint_pk == endpoint_pk
-    ).execute(database)
+    values = {"edition": SequenceTable.edition + 1, "last_expires_at": last_expiry(expires_at)}
+    SequenceTable.update(values).where(SequenceTable.endpoint_pk == endpoint_pk).execute(database)

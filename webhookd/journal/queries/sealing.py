@@ -4,14 +4,15 @@ What is replaced or deleted is overwritten in the file, so that a leaked master 
 stored.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from peewee import Database, Tuple
+from peewee import Database, Query, Tuple
 
 from webhookd.base.errors import MasterKeyError
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
+from webhookd.journal.queries.dialect import is_postgres
 from webhookd.journal.queries.schema import EndpointTable, SecretTable
 from webhookd.observe.logs import get_logger
 
@@ -22,7 +23,14 @@ _log = get_logger("journal")
 
 @contextmanager
 def erasing(database: Database) -> Iterator[None]:
-    """Overwrite what is deleted in this block with zeros, in the file's pages and in those that become free."""
+    """Overwrite what is deleted in this block with zeros, in the file's pages and in those that become free.
+
+    On PostgreSQL it does nothing: what is deleted stays in the table's pages until a vacuum and a later write, and in
+    the write-ahead log, its archive and standbys as long as these are kept.
+    """
+    if is_postgres(database):
+        yield
+        return
     database.execute_sql("PRAGMA secure_delete = ON").fetchall()
     try:
         yield
@@ -34,7 +42,7 @@ def seal(database: Database, vault: Vault, pk: int, endpoint_id: str, *, kind: s
     """Store a secret of an endpoint, in place of the older one of its kind."""
     sealed = vault.encrypt(plain.reveal().encode(), context=_context(kind, endpoint_id))
     with erasing(database):
-        SecretTable.replace({"endpoint_pk": pk, "kind": kind, "sealed": sealed}).execute(database)
+        _put([{"endpoint_pk": pk, "kind": kind, "sealed": sealed}]).execute(database)
 
 
 def unseal(database: Database, vault: Vault, pk: int, endpoint_id: str) -> dict[str, Secret[str]]:
@@ -100,7 +108,7 @@ def reseal(
     ]
     if changed:
         with erasing(database):
-            SecretTable.replace_many(changed).execute(database)
+            _put(changed).execute(database)
     return ((rows[-1][0], rows[-1][1]) if len(rows) == limit else None), len(changed)
 
 
@@ -113,6 +121,13 @@ def resealed(vault: Vault, sealed: bytes, context: str) -> bytes | None:
     except MasterKeyError as error:
         _log.error("secret.does_not_open", place=context, error=str(error))
         return None
+
+
+def _put(rows: Sequence[Mapping[str, object]]) -> Query:
+    """Return the query that stores secrets, each in place of the older one of its kind."""
+    return SecretTable.insert_many(rows).on_conflict(
+        conflict_target=[SecretTable.endpoint_pk, SecretTable.kind], preserve=[SecretTable.sealed]
+    )
 
 
 def _context(kind: str, endpoint_id: str) -> str:

@@ -4,11 +4,12 @@ There is no index by type, because every publish would pay for it. So a page loo
 first, and reports where it stopped: its cost doesn't depend on how rare the type is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from peewee import Database
 
 from webhookd.journal import cursors
+from webhookd.journal.queries.dialect import SqlRow, statements
 from webhookd.journal.queries.events import ROWS
 from webhookd.journal.queries.schema import EventTable
 from webhookd.journal.rows import EventRow, FoundEvents
@@ -72,7 +73,7 @@ def by_id(database: Database, organization_id: str | None, start: str, limit: in
 
     It looks at 10,000 events at most.
     """
-    rows = database.execute_sql(_BY_ID, (start, start + _AFTER_IDS, LOOKED_AT))
+    rows = statements(database).execute(_BY_ID, (start, start + _AFTER_IDS, LOOKED_AT))
     chosen: list[int] = []
     for pk, owner in rows:
         if organization_id in {None, owner}:
@@ -82,14 +83,10 @@ def by_id(database: Database, organization_id: str | None, start: str, limit: in
     return sorted(_rows(database, chosen), key=lambda row: row.id)
 
 
-def _newest(
-    database: Database, organization_id: str | None, before: int, first: int, most: int
-) -> Iterator[tuple[int, str, float]]:
+def _newest(database: Database, organization_id: str | None, before: int, first: int, most: int) -> Iterable[SqlRow]:
     if organization_id is None:
-        rows = database.execute_sql(_NEWEST, (before, first, most))
-    else:
-        rows = database.execute_sql(_NEWEST_OF_ONE, (organization_id, before, first, most))
-    return iter(rows)
+        return statements(database).execute(_NEWEST, (before, first, most))
+    return statements(database).execute(_NEWEST_OF_ONE, (organization_id, before, first, most))
 
 
 def _matching(pattern: str | None) -> Callable[[str], bool]:
@@ -102,8 +99,8 @@ def _matching(pattern: str | None) -> Callable[[str], bool]:
 
 
 def _number(database: Database, sql: str, at: float, default: int) -> int:
-    row = database.execute_sql(sql, (at,)).fetchone()
-    return default if row is None else int(row[0])
+    [found] = [*statements(database).execute(sql, (at,))] or [(default,)]
+    return int(found[0])
 
 
 def _rows(database: Database, pks: Sequence[int]) -> list[EventRow]:

@@ -4,24 +4,39 @@ The key begins with the time, so rows that are written together are stored toget
 query names the whole key of each row, so its cost doesn't depend on how many other subjects there are.
 """
 
+import math
 from collections.abc import Sequence
 
 import msgspec
 from peewee import Database
 
+from webhookd.journal.queries.dialect import EngineSQL, listed, statements
 from webhookd.observe.statistics import HOUR, MINUTE, QUARTER, Counts, CountsRow, Key
 
 KEPT_SECONDS = {MINUTE: 2 * 3600, QUARTER: 48 * 3600, HOUR: 48 * 3600}
 
-_PUT = """
+_PUT = EngineSQL(
+    sqlite="""
 INSERT OR REPLACE INTO statistics (seconds, at, subject, counts)
 SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)
-"""
-ROWS = """
+""",
+    postgres="""
+INSERT INTO statistics (seconds, at, subject, counts)
+SELECT CAST(value ->> 0 AS bigint), CAST(value ->> 1 AS bigint), value ->> 2, value ->> 3
+FROM json_array_elements(CAST(? AS json)) ON CONFLICT (seconds, at, subject) DO UPDATE SET counts = excluded.counts
+""",
+)
+ROWS = EngineSQL(
+    sqlite="""
 SELECT statistics.seconds, statistics.at, statistics.subject, statistics.counts
 FROM json_each(:subjects) AS subject CROSS JOIN json_each(:starts) AS start CROSS JOIN statistics
 ON statistics.seconds = :seconds AND statistics.at = start.value AND statistics.subject = subject.value
-"""
+""",
+    postgres="""
+SELECT seconds, at, subject, counts FROM statistics
+WHERE seconds = :seconds AND at = ANY(CAST(:starts AS bigint[])) AND subject = ANY(CAST(:subjects AS text[]))
+""",
+)
 _RUNNING = "SELECT seconds, at, subject, counts FROM statistics WHERE seconds = ? AND at = ?"
 _PRUNE = """
 DELETE FROM statistics WHERE (seconds, at, subject) IN (
@@ -40,13 +55,13 @@ def encode(rows: Sequence[CountsRow]) -> bytes:
 
 def put(database: Database, rows: bytes) -> None:
     """Store rows; each replaces the one with the same key."""
-    database.execute_sql(_PUT, (rows.decode(),))
+    statements(database).execute(_PUT.on(database), (rows.decode(),))
 
 
 def find(database: Database, *, seconds: int, starts: Sequence[int], subjects: Sequence[str]) -> dict[Key, Counts]:
     """Return the stored rows of these subjects, for periods of `seconds` with these starts."""
-    asked = {"seconds": seconds, "starts": _encode(starts).decode(), "subjects": _encode(subjects).decode()}
-    return dict(_row(row) for row in database.connection().execute(ROWS, asked))
+    asked = {"seconds": seconds, "starts": listed(database, starts), "subjects": listed(database, subjects)}
+    return dict(_row(row) for row in statements(database).execute(ROWS.on(database), asked))
 
 
 def running(database: Database, now: float) -> list[CountsRow]:
@@ -54,16 +69,16 @@ def running(database: Database, now: float) -> list[CountsRow]:
     return [
         _row(row)
         for seconds in KEPT_SECONDS
-        for row in database.execute_sql(_RUNNING, (seconds, int(now) // seconds * seconds))
+        for row in statements(database).execute(_RUNNING, (seconds, int(now) // seconds * seconds))
     ]
 
 
 def prune(database: Database, now: float, rows: int) -> bool:
     """Delete rows older than they are kept, at most `rows` of each length; return whether there may be more."""
-    more = False
+    more, connection = False, statements(database)
     for seconds, kept_seconds in KEPT_SECONDS.items():
-        database.execute_sql(_PRUNE, (seconds, now - kept_seconds, rows))
-        more = more or database.connection().changes() == rows
+        connection.execute(_PRUNE, (seconds, math.ceil(now - kept_seconds), rows))
+        more = more or connection.changes() == rows
     return more
 
 

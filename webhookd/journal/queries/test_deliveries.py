@@ -5,9 +5,15 @@ from peewee import Database
 
 from webhookd.base.models import AcceptedEvent, AttemptRecord
 from webhookd.journal.queries import deliveries
+from webhookd.journal.queries.dialect import statements
 from webhookd.journal.queries.schema import DeliveryTable, EventTable
+from webhookd.journal.record_rows import ATTEMPT_COLUMNS, attempt_row
 from webhookd.journal.rows import DeliveryDetail
-from webhookd.journal.sqlite.batch import insert_attempts
+
+_INSERT_ATTEMPT = (
+    f"INSERT INTO attempts ({', '.join(ATTEMPT_COLUMNS)}) "  # noqa: S608 - of names in the code alone
+    f"VALUES ({', '.join('?' * len(ATTEMPT_COLUMNS))})"
+)
 
 
 def insert(database: Database, event: AcceptedEvent, record: AttemptRecord) -> DeliveryDetail:
@@ -28,5 +34,5 @@ def insert(database: Database, event: AcceptedEvent, record: AttemptRecord) -> D
     del values["pk"]
     pk = DeliveryTable.insert(values).execute(database)
     stored = msgspec.structs.replace(record, delivery=msgspec.structs.replace(record.delivery, pk=pk))
-    insert_attempts(database, [stored])
+    statements(database).execute(_INSERT_ATTEMPT, attempt_row(stored))
     return deliveries.get(database, record.delivery.id, None)

@@ -7,13 +7,14 @@ by peewee once, because making one takes longer than running it.
 """
 
 from collections.abc import Collection, Iterable
+from operator import attrgetter
 
 import msgspec
 from msgspec.structs import replace
 from peewee import SQL, Database, Expression, fn
 
 from webhookd.base.models import Ordering, QueuedDelivery
-from webhookd.journal.queries.bulk import SqlConnection, sql_of
+from webhookd.journal.queries.dialect import EngineSQL, SqlConnection, is_postgres, listed, members, statements, written
 from webhookd.journal.queries.schema import (
     BACKING_OFF,
     BACKING_OFF_BY_TIME,
@@ -36,23 +37,28 @@ _IS_DUE = DeliveryTable.next_attempt_at <= _NOW
 _BY_TIME = DeliveryTable.next_attempt_at, DeliveryTable.sequence
 
 
-def _deliveries(chosen: Expression, *order: object) -> str:
-    return sql_of(_ROWS.select().where(chosen).order_by(*order)) + " LIMIT :limit"
+def _deliveries(chosen: Expression, *order: object) -> EngineSQL:
+    return written(_ROWS.select().where(chosen).order_by(*order), " LIMIT :limit")
 
 
-def _earliest_of(column: object, chosen: Expression) -> str:
-    return sql_of(DeliveryTable.select(fn.MIN(column)).where(chosen))
+def _earliest_of(column: object, chosen: Expression) -> EngineSQL:
+    return written(DeliveryTable.select(fn.MIN(column)).where(chosen))
 
 
-def _in_sequence(fresh: Expression, backing_off: Expression) -> str:
+def _in_sequence(fresh: Expression, backing_off: Expression) -> EngineSQL:
     """Return the statement that reads both parts of the queue at the same time, in sequence."""
-    parts = (_OWN & FRESH & fresh, _OWN & BACKING_OFF & backing_off)
-    return " UNION ALL ".join(sql_of(_ROWS.select().where(part)) for part in parts) + " ORDER BY sequence LIMIT :limit"
+    end = " ORDER BY sequence LIMIT :limit"
+    parts = [written(_ROWS.select().where(part)) for part in (_OWN & FRESH & fresh, _OWN & BACKING_OFF & backing_off)]
+    return EngineSQL(
+        sqlite=" UNION ALL ".join(part.sqlite for part in parts) + end,
+        # Without a limit for each part, PostgreSQL reads both to their ends and sorts them.
+        postgres=" UNION ALL ".join(f"({part.postgres}{end})" for part in parts) + end,
+    )
 
 
-def _queued() -> dict[Ordering, tuple[str, ...]]:
+def _queued() -> dict[Ordering, tuple[EngineSQL, ...]]:
     no_key = DeliveryTable.ordering_key.is_null()
-    is_free = DeliveryTable.ordering_key.not_in(SQL("(SELECT value FROM json_each(:blocked_keys))"))
+    is_free = DeliveryTable.ordering_key.not_in(members("blocked_keys", "text"))
     fresh, backing_off = (no_key | is_free), ((no_key & _IS_DUE) | (~no_key & is_free))
     return {
         Ordering.STRICT: (_in_sequence(_IS_IN_REACH, _IS_IN_REACH),),
@@ -64,7 +70,7 @@ def _queued() -> dict[Ordering, tuple[str, ...]]:
     }
 
 
-def _retried_by_hand() -> dict[Ordering, str]:
+def _retried_by_hand() -> dict[Ordering, EngineSQL]:
     chosen = _OWN & PENDING & _IS_IN_REACH & _IS_DUE & SQL("trigger = 'manual'")
     return {
         Ordering.KEY: _deliveries(chosen & DeliveryTable.ordering_key.is_null(), *_BY_TIME),
@@ -72,6 +78,7 @@ def _retried_by_hand() -> dict[Ordering, str]:
     }
 
 
+_text_for_sqlite, _text_for_postgres = attrgetter("sqlite"), attrgetter("postgres")
 _QUEUED = _queued()
 _BY_HAND = _retried_by_hand()
 _DUE_PARKED = _deliveries(_PARKED & _IS_DUE, DeliveryTable.next_attempt_at)
@@ -79,7 +86,7 @@ _LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & (DeliveryT
 _LATER_PENDING = _earliest_of(
     DeliveryTable.next_attempt_at, _BACKING_OFF_BY_TIME & (DeliveryTable.next_attempt_at > _NOW)
 )
-_SEQUENCE = sql_of(
+_SEQUENCE = written(
     SequenceTable.select(SequenceTable.last, SequenceTable.edition).where(
         SequenceTable.endpoint_pk == SQL(":endpoint_pk")
     )
@@ -93,7 +100,8 @@ def read(database: Database, request: WindowRequest) -> Window:
     same without those of `blocked_keys`, and of those without a key only the ones that are due. No order: those that
     are due, the longest due first. Among deliveries that no order holds back, the ones retried by hand come first.
     """
-    connection: SqlConnection = database.connection()
+    connection = statements(database)
+    text = _text_for_postgres if is_postgres(database) else _text_for_sqlite
     in_flight, now = request.in_flight, request.now
     # The deliveries in flight may be among the first, so that many more are read.
     limit = request.limit + len(in_flight)
@@ -104,19 +112,17 @@ def read(database: Database, request: WindowRequest) -> Window:
         "limit": limit,
     }
     if request.ordering is Ordering.KEY:
-        keys = {"blocked_keys": msgspec.json.encode(sorted(request.blocked_keys)).decode()}
-        pending = _rows(connection, _QUEUED[Ordering.KEY][0], values | keys)
-    else:
-        pending = [row for query in _QUEUED[request.ordering] for row in _rows(connection, query, values)]
+        values["blocked_keys"] = listed(database, sorted(request.blocked_keys))
+    pending = [row for query in _QUEUED[request.ordering] for row in _rows(connection, text(query), values)]
     pending = [_due_if_fresh(delivery, now) for delivery in pending]
     if request.ordering is Ordering.NONE:
         pending = sorted(pending, key=_due_order)[:limit]
-    by_hand = _rows(connection, _BY_HAND[request.ordering], values) if request.ordering in _BY_HAND else []
-    parked = _rows(connection, _DUE_PARKED, values)
-    later = [_one(connection, _LATER_PARKED, values)]
+    by_hand = _rows(connection, text(_BY_HAND[request.ordering]), values) if request.ordering in _BY_HAND else []
+    parked = _rows(connection, text(_DUE_PARKED), values)
+    later = [_one(connection, text(_LATER_PARKED), values)]
     if request.ordering is not Ordering.STRICT:
-        later.append(_one(connection, _LATER_PENDING, values))
-    last_sequence, edition = next(iter(connection.execute(_SEQUENCE, values)), (0, 0))
+        later.append(_one(connection, text(_LATER_PENDING), values))
+    last_sequence, edition = next(iter(connection.execute(text(_SEQUENCE), values)), (0, 0))
     queued = _first(by_hand, pending)
     return Window(
         pending=_chosen(queued, in_flight, now),

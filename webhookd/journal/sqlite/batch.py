@@ -7,71 +7,33 @@ are remembered from batch to batch, and read again after a call, which may have 
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import accumulate, groupby
-from operator import attrgetter
+from itertools import groupby
 from traceback import clear_frames
 
-import msgspec
-from msgspec.structs import astuple, replace
 from peewee import Database
 
 from webhookd.base.errors import WebhookdError
 from webhookd.base.ids import IdFactory, Prefix
-from webhookd.base.models import (
-    AcceptedEvent,
-    AttemptRecord,
-    DeliveryError,
-    DeliveryStatus,
-    EndpointState,
-    QueuedDelivery,
-    Trigger,
-)
+from webhookd.base.models import AttemptRecord
 from webhookd.base.stages import reached
+from webhookd.journal import record_rows
 from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission
 from webhookd.journal.planning import Numbers, Stored, plan, settle
-from webhookd.journal.queries.bulk import BulkInsert, BulkUpdate
 from webhookd.journal.queries.schema import EventTable, SequenceTable
+from webhookd.journal.record_rows import attempt_row, change_row, count_row, delivery_row, event_row, state_row
+from webhookd.journal.sqlite.bulk import BulkInsert, BulkUpdate
 from webhookd.journal.sqlite.database import size_bytes
 
 _IN_CHUNK = 500
 _MOST_REMEMBERED = 10_000
-_KEPT_HEADER_BYTES = 4 * 1024
-_json = msgspec.json.Encoder().encode
 
-# Where a stored value comes from, by column: an attribute of the record, or of its outcome.
-_ATTEMPT = {
-    "delivery_pk": "delivery.pk",
-    "number": "number",
-    "id": "attempt_id",
-    "trigger": "trigger",
-    "started_at": "started_at",
-    "error": "error",
-    "retry_after_seconds": "retry_after_seconds",
-}
-_RESPONSE = {
-    "duration_seconds": "duration_seconds",
-    "remote_address": "remote_address",
-    "response_status": "status",
-    "response_body": "body",
-    "detail": "detail",
-}
-_COUNTED = {"attempts": "number", "response_status": "outcome.status", "duration_seconds": "outcome.duration_seconds"}
-_CHANGED = _COUNTED | {
-    name: name for name in ("status", "refusals", "backoff_step", "next_attempt_at", "completed_at", "error")
-}
-_ATTEMPT_COLUMNS = (*_ATTEMPT, *_RESPONSE, "response_headers", "truncated")
-_attempt_of = attrgetter(*_ATTEMPT.values())
-_response_of = attrgetter(*_RESPONSE.values())
-_counts_of = attrgetter("delivery.pk", *_COUNTED.values())
-_changes_of = attrgetter("delivery.pk", *_CHANGED.values())
-
-_INSERT_EVENT = BulkInsert("events", ["pk", "deliveries", *AcceptedEvent.__struct_fields__])
-_INSERT_DELIVERY = BulkInsert("deliveries", ["event_type", *QueuedDelivery.__struct_fields__])
-_INSERT_ATTEMPT = BulkInsert("attempts", _ATTEMPT_COLUMNS)
+_INSERT_EVENT = BulkInsert("events", record_rows.EVENT_COLUMNS)
+_INSERT_DELIVERY = BulkInsert("deliveries", record_rows.DELIVERY_COLUMNS)
+_INSERT_ATTEMPT = BulkInsert("attempts", record_rows.ATTEMPT_COLUMNS)
 _UPDATE_SEQUENCE = BulkUpdate("sequences", "endpoint_pk", ("last", "last_expires_at"), growing=("last_expires_at",))
-_UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", EndpointState.__struct_fields__)
-_COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", tuple(_COUNTED))
-_UPDATE_DELIVERY = BulkUpdate("deliveries", "pk", (*_CHANGED, "trigger"), "status IN ('pending', 'parked')")
+_UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", record_rows.STATE_COLUMNS)
+_COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", record_rows.COUNT_COLUMNS)
+_UPDATE_DELIVERY = BulkUpdate("deliveries", "pk", record_rows.CHANGE_COLUMNS, "status IN ('pending', 'parked')")
 
 
 class Batches:
@@ -145,9 +107,9 @@ class Batches:
         )
         connection = self._database.connection()
         stored = planned.stored
-        _INSERT_EVENT.run(connection, [(pk, len(queued), *astuple(publish.event)) for pk, publish, queued in stored])
+        _INSERT_EVENT.run(connection, [event_row(pk, publish.event, len(queued)) for pk, publish, queued in stored])
         _INSERT_DELIVERY.run(
-            connection, [_delivery(each, publish.event.type) for _, publish, queued in stored for each in queued]
+            connection, [delivery_row(each, publish.event.type) for _, publish, queued in stored for each in queued]
         )
         _UPDATE_SEQUENCE.run(connection, [(pk, last, planned.expiries[pk]) for pk, last in planned.sequences.items()])
         self._sequences.update(planned.sequences)
@@ -190,52 +152,16 @@ class Batches:
         if not records:
             return
         connection = self._database.connection()
-        insert_attempts(self._database, records)
-        if _UPDATE_DELIVERY.run(connection, [_delivery_update(record) for record in records]) < len(records):
+        _INSERT_ATTEMPT.run(connection, [attempt_row(record) for record in records])
+        if _UPDATE_DELIVERY.run(connection, [change_row(record) for record in records]) < len(records):
             # A delivery that has ended keeps its state: its webhook may have been deleted during the request.
-            _COUNT_ATTEMPT.run(connection, [_counts_of(record) for record in records])
+            _COUNT_ATTEMPT.run(connection, [count_row(record) for record in records])
         # Of several attempts of one endpoint, the last one's state is stored.
         states = {record.delivery.endpoint_pk: record.endpoint for record in records}
-        _UPDATE_STATE.run(connection, [(endpoint_pk, *astuple(state)) for endpoint_pk, state in states.items()])
+        _UPDATE_STATE.run(connection, [state_row(endpoint_pk, state) for endpoint_pk, state in states.items()])
         reached("record.written")
 
 
 def _publishes(operation: Submission) -> Sequence[Publish]:
     """Return the events of an operation: itself, or the operational events that are stored with it."""
     return (operation,) if isinstance(operation, Publish) else operation.notices
-
-
-def insert_attempts(database: Database, records: Sequence[AttemptRecord]) -> None:
-    """Store attempts, without a change of their deliveries or endpoints."""
-    _INSERT_ATTEMPT.run(database.connection(), [_attempt(record) for record in records])
-
-
-def _delivery(queued: QueuedDelivery, event_type: str) -> tuple[object, ...]:
-    if queued.status is DeliveryStatus.CANCELED:  # it is never due
-        queued = replace(queued, next_attempt_at=None)
-    return (event_type, *astuple(queued))
-
-
-def _attempt(record: AttemptRecord) -> tuple[object, ...]:
-    outcome = record.outcome
-    headers, is_cut = _stored_headers(outcome.headers)
-    return (*_attempt_of(record), *_response_of(outcome), headers, outcome.truncated or is_cut)
-
-
-def _stored_headers(headers: tuple[tuple[str, str], ...]) -> tuple[str, bool]:
-    """Return the first headers of a response that fit in 4 KiB, as JSON, and whether there are more.
-
-    A receiver may send 60 KiB of headers in each response, to any number of attempts.
-    """
-    text = _json(headers)
-    if len(text) <= _KEPT_HEADER_BYTES:
-        return text.decode(), False
-    lengths = accumulate(len(name) + len(value) for name, value in headers)
-    fitting = sum(length <= _KEPT_HEADER_BYTES for length in lengths)
-    return _json(headers[:fitting]).decode(), fitting < len(headers)
-
-
-def _delivery_update(record: AttemptRecord) -> tuple[object, ...]:
-    # An attempt that was interrupted is repeated for the same reason.
-    trigger = record.trigger if record.error is DeliveryError.INTERRUPTED else Trigger.AUTO
-    return (*_changes_of(record), trigger)

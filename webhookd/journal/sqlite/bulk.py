@@ -5,34 +5,13 @@ busy event loop that costs several times what the row does; a statement over a b
 are powers of two, so a few statements, which the connection keeps prepared, serve every number of rows.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Protocol
 
-from peewee import Query
+from webhookd.journal.queries.dialect import SqlConnection
 
 MOST_ROWS = 128
-
-
-SqlRow = tuple[Any, ...]
-
-
-class SqlConnection(Protocol):
-    """The part of SQLite's connection that is used here."""
-
-    def execute(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Iterable[SqlRow]:
-        """Run a statement; its parameters go by place or by name."""
-        ...
-
-    def changes(self) -> int:
-        """Return how many rows the last statement changed."""
-        ...
-
-
-def sql_of(query: Query) -> str:
-    """Return the SQL of a query; its parameters are given at each call."""
-    return str(query.sql()[0])
 
 
 class BulkInsert:
