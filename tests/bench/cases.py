@@ -30,7 +30,9 @@ def _strict(load: Load) -> Result:
 
 
 def _burst(load: Load) -> Result:
-    return throughput.measure(Scene(endpoints=50, ahead=1_000_000), load, deliveries=20_000, targets={})
+    # A tenth of it is over before the first second has ended.
+    targets = {} if load.is_quick else {"first": Target(bound=3_000, at_least=True)}
+    return throughput.measure(Scene(endpoints=50, ahead=None), load, deliveries=20_000, targets=targets)
 
 
 def _none(load: Load) -> Result:
@@ -108,7 +110,7 @@ CASES = {
     case.name: case
     for case in (
         Case("strict", "50 strict endpoints, each event to one of them, sustained", _strict),
-        Case("burst", "the same, accepted as fast as possible and then delivered", _burst),
+        Case("burst", "the same without a bound, accepted as fast as possible", _burst),
         Case("none", "1 endpoint without order, 32 in flight", _none),
         Case("fanout", "each event to 50 strict endpoints", _fanout),
         Case("latency", "500 events a second in an open loop, 50 strict endpoints", _latency),

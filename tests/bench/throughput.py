@@ -1,8 +1,8 @@
 """Measure how many deliveries a second the server makes, and its CPU time and memory.
 
 Events are sent over the socket, at most a bound ahead of the receiver, so that the rate is sustainable; without the
-bound it is a burst that is accepted first and then delivered. The yardstick runs before and after each repeat, and the
-ratios are to the mean of the two.
+bound it is a burst, and what arrives while its events are still being accepted is a figure of its own. The yardstick
+runs before and after each repeat, and the ratios are to the mean of the two.
 """
 
 import time
@@ -22,17 +22,18 @@ AHEAD = 2000  # deliveries that are accepted and have not arrived
 BLOCK = 100  # deliveries whose events are sent at once
 YARDSTICK_REQUESTS = 50_000
 STALL_SECONDS = 20.0
+FIRST_SECONDS = 1.0  # of a burst
 MEMORY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """The endpoints, and whether each event is for one of them in turn or for all of them."""
+    """The endpoints, and whether each event is for one of them in turn or for all of them; a burst has no `ahead`."""
 
     endpoints: int
     settings: dict[str, object] = field(default_factory=dict)
     to_all: bool = False
-    ahead: int = AHEAD
+    ahead: int | None = AHEAD
 
     def lines(self) -> Sequence[bytes]:
         """Return the events that are sent in turn."""
@@ -48,9 +49,11 @@ class Scene:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The figures of one run of deliveries."""
+    """The figures of one run of deliveries: `meanwhile` arrived before the last event was acknowledged."""
 
     per_second: float
+    first_second: int
+    meanwhile: int
     cpu: CpuTime  # in microseconds a delivery
     resident_mebibytes: float
     lost: int
@@ -64,18 +67,28 @@ def deliver(server: Server, receiver: Receiver, scene: Scene, deliveries: int) -
     with producer(server.socket) as sender:
         _send(sender, scene, events, watch)
         sender.finish()
+    meanwhile = watch.arrived()
     expected = events * scene.deliveries_an_event
     seconds = watch.wait(expected) - began
     arrived = watch.arrived()
     spent = server.cpu_seconds().microseconds_each(cpu, arrived)
-    return Pass(arrived / seconds, spent, watch.resident_mebibytes, max(expected - arrived, 0))
+    return Pass(
+        arrived / seconds,
+        watch.first_second,
+        meanwhile,
+        spent,
+        watch.resident_mebibytes,
+        lost=max(expected - arrived, 0),
+    )
 
 
 class _Watch:
-    """Counts what has arrived since its creation, and measures the server's memory meanwhile."""
+    """Counts what has arrived since its creation, in all and in the first second, and measures the server's memory."""
 
     def __init__(self, server: Server, receiver: Receiver) -> None:
+        self.first_second = 0
         self.resident_mebibytes = 0.0
+        self._began = time.monotonic()
         self._server = server
         self._receiver = receiver
         self._before = receiver.count()
@@ -85,7 +98,10 @@ class _Watch:
         if time.monotonic() - self._looked_at > MEMORY_SECONDS:
             self._looked_at = time.monotonic()
             self.resident_mebibytes = max(self.resident_mebibytes, self._server.resident_mebibytes())
-        return self._receiver.count() - self._before
+        arrived = self._receiver.count() - self._before
+        if time.monotonic() - self._began < FIRST_SECONDS:
+            self.first_second = arrived
+        return arrived
 
     def wait(self, expected: int) -> float:
         """Wait until `expected` deliveries have arrived or none arrives any more; return the time of the last one."""
@@ -103,7 +119,7 @@ def _send(sender: Producer, scene: Scene, events: int, watch: _Watch) -> None:
     block = max(BLOCK // fan_out, 1)
     for first in range(0, events, block):
         last = min(first + block, events)
-        enough = last * fan_out - scene.ahead
+        enough = 0 if scene.ahead is None else last * fan_out - scene.ahead
         watch.wait(enough)
         if watch.arrived() < enough:
             raise BrokenCaseError("no more deliveries arrive")
@@ -131,7 +147,18 @@ def measure(scene: Scene, load: Load, *, deliveries: int, targets: dict[str, Tar
             ),
             Figure(what="peak memory", unit="MiB", values=(server.peak_mebibytes(),)),
         ]
+        if scene.ahead is None:
+            result.figures += _of_burst(passes, load.of(deliveries), targets)
     return result
+
+
+def _of_burst(passes: Sequence[Pass], deliveries: int, targets: dict[str, Target]) -> list[Figure]:
+    first = tuple(float(one.first_second) for one in passes)
+    meanwhile = tuple(one.meanwhile * 1000 / deliveries for one in passes)
+    return [
+        Figure(what="deliveries in the first second", unit="", values=first, target=targets.get("first")),
+        Figure(what="deliveries while 1,000 events are accepted", unit="", values=meanwhile),
+    ]
 
 
 def repeat(

@@ -175,10 +175,25 @@ def test_attempts_that_are_told_of_take_turns() -> None:
     assert [each for each in order if each in {*loud, behind}] == [*loud, behind]
 
 
-def test_a_batch_is_in_the_order_of_submission() -> None:
-    """A batch is written in the order of submission: an attempt stays before a later change of its webhook."""
-    submitted: list[Submission] = [record(), change(), record(1), event("a"), change(), record(), event("b"), change()]
-    assert queue_of(*submitted).take(10 * COST, SIZE) == submitted
+def test_attempts_precede_events_between_two_changes() -> None:
+    """A batch is in the order of submission, but between two changes its attempts come before its events."""
+    one, two, three, four = event("a"), event("b"), event("a"), event("b")
+    first, told, last = record(), record(1), record()
+    change_1, change_2 = change(), change()
+    queue = queue_of(one, first, change_1, two, told, three, last, change_2, four)
+    assert queue.take(10 * COST, SIZE) == [first, one, change_1, told, last, two, three, change_2, four]
+
+
+def test_events_next_to_attempts_get_half_of_a_batch() -> None:
+    """While attempts are recorded, batches are short for them, and yet no batch leaves the events out."""
+    events = [event(flow) for _ in range(COST) for flow in "ab"]
+    queue = queue_of(*events, record())
+    assert len(queue.take(COST, SIZE)) == 1 + COST // 2
+    for _ in range(COST):
+        queue.put(record())
+    assert sum(isinstance(each, Publish) for each in queue.take(COST, SIZE)) == COST // 2
+    assert sum(isinstance(each, Publish) for each in queue.take(COST, SIZE)) == COST // 2
+    assert len(queue.take(COST, SIZE)) == COST // 2, "what is left of the events"
 
 
 def test_flows_are_forgotten() -> None:

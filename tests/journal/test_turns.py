@@ -107,6 +107,18 @@ async def test_a_producer_may_have_only_so_much_waiting(path: Path) -> None:
         assert journal.has_room("crowd")
 
 
+async def test_an_attempt_is_passed_on_before_the_events_of_its_commit(path: Path) -> None:
+    """The next request doesn't wait for the results of events that were submitted before the attempt."""
+    async with running(path) as journal:
+        await add_endpoints(journal, 1)
+        events = [journal.publish(event(f"e{number}"), targets(1)) for number in range(100)]
+        done: list[int] = []
+        commits = Commits(journal)
+        journal.record(attempt_record(), landed=lambda _: done.append(sum(ticket.is_done for ticket in events)))
+        await events[-1].wait()
+        assert (len(commits.rows), done) == (1, [0])
+
+
 async def test_a_writer_that_stops_says_so_at_once(path: Path) -> None:
     """If events are refused there is nothing to wait for: `room` raises the reason."""
     async with running(path) as journal:

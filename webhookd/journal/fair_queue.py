@@ -8,15 +8,17 @@ at once, however much waits in another one, and flows with much to write get equ
 Changes and attempts come first, in their order, and an event never overtakes one that was submitted before it. An
 attempt with notices may be as large as these: it waits in a flow of its endpoint, and so do the endpoint's next
 attempts until that flow is empty. Nothing overtakes a barrier: all later operations wait behind it. A batch is in the
-order of submission. Each operation takes time logarithmic in the number of flows.
+order of submission, but between two changes its attempts precede its events: the next requests leave first, and their
+answers arrive while the events' results are passed on. Each operation takes time logarithmic in the number of flows.
 """
 
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heappushpop
+from itertools import groupby
 
-from webhookd.journal.operations import Publish, Record, Submission, can_wait, cost_of, is_barrier, size_of
+from webhookd.journal.operations import Publish, Record, Submission, can_wait, cost_of, is_barrier, is_change, size_of
 
 MOST_FLOWS = 4096  # that are remembered although nothing waits in them
 _AT_ONCE = -1  # less than every start
@@ -91,20 +93,22 @@ class FairQueue:
     def take(self, cost: int, size: int, *, events: bool = True) -> list[Submission]:
         """Take the next operations, up to a cost and a size in bytes, or a single larger one.
 
-        Changes and attempts leave half of the cost to events. An operation that costs more than half is taken alone, so
-        that short ones don't wait for it. Without `events`, those that can wait stay in the queue.
+        Changes and attempts leave half of the cost to events. With attempts, events get no more than this half, so that
+        the next attempts don't wait long. An operation that costs more than half is taken alone, so that short ones
+        don't wait for it. Without `events`, those that can wait stay in the queue.
         """
         taken, self._again = self._again, []
         if not taken:
             chosen: list[_Waiting] = []
-            left = self._take_first(chosen, cost)
-            self._take_turns(chosen, max(left, cost // 2), size, most_together=cost // 2, events=events)
-            chosen.sort(key=_number_of)
+            left, half = self._take_first(chosen, cost), cost // 2
+            has_attempts = any(isinstance(waiting.operation, Record) for waiting in chosen)
+            share = half if has_attempts else max(left, half)
+            self._take_turns(chosen, share, size, most_together=half, events=events)
             if self._behind and not (self._first or self._heap):
                 chosen.append(self._behind.popleft())
                 while self._behind and not is_barrier(self._behind[0].operation):
                     self._place(self._behind.popleft())
-            taken = [waiting.operation for waiting in chosen]
+            taken = _arranged(chosen)
         self._length -= len(taken)
         self.size -= sum(map(size_of, taken))
         if not self._length:
@@ -219,6 +223,12 @@ def _less(waiting: Iterable[_Waiting], dropped: list[_Waiting]) -> deque[_Waitin
     for each in waiting:
         (dropped if can_wait(each.operation) else kept).append(each)
     return kept
+
+
+def _arranged(chosen: list[_Waiting]) -> list[Submission]:
+    """Return operations in the order of submission, but between two changes the attempts before the events."""
+    operations = [waiting.operation for waiting in sorted(chosen, key=_number_of)]
+    return [each for _, part in groupby(operations, key=is_change) for each in sorted(part, key=can_wait)]
 
 
 def _number_of(waiting: _Waiting) -> int:

@@ -187,6 +187,11 @@ def can_wait(operation: Submission) -> bool:
     return isinstance(operation, Publish)
 
 
+def is_change(operation: Submission) -> bool:
+    """Whether an operation is a function on the database."""
+    return isinstance(operation, DatabaseCall)
+
+
 def is_barrier(operation: Submission) -> bool:
     """Whether no operation may overtake this one."""
     return isinstance(operation, DatabaseCall) and operation.is_barrier

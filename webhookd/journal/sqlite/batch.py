@@ -17,7 +17,7 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import AttemptRecord
 from webhookd.base.stages import reached
 from webhookd.journal import record_rows
-from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission
+from webhookd.journal.operations import DatabaseCall, Publish, Record, Submission, is_change
 from webhookd.journal.planning import Numbers, Stored, plan, settle
 from webhookd.journal.queries.schema import EventTable, SequenceTable
 from webhookd.journal.record_rows import attempt_row, change_row, count_row, delivery_row, event_row, state_row
@@ -60,7 +60,7 @@ class Batches:
             with self._database.atomic():
                 if self._max_bytes is not None:
                     self.is_above_bound = size_bytes(self._database) > self._max_bytes
-                for is_call, group in groupby(operations, key=lambda operation: isinstance(operation, DatabaseCall)):
+                for is_call, group in groupby(operations, key=is_change):
                     if is_call:
                         for operation in group:
                             assert isinstance(operation, DatabaseCall)  # noqa: S101 - the group's key
