@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.postgres_server import PostgresServer, start_or_skip
+from tests.postgres_server import PostgresServer, server_or_skip
 from webhookd.config import LogConfig
 from webhookd.observe import logs
 
@@ -33,7 +33,7 @@ def quiet_log() -> None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The PostgreSQL server of this test process; tests leave it running."""
-    with start_or_skip() as server:
+    with server_or_skip() as server:
         yield server
 
 

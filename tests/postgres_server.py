@@ -40,6 +40,7 @@ _ROOM_BYTES = 1 << 30
 _UNPRIVILEGED = "nobody"
 _SETTINGS = {
     "listen_addresses": "",
+    "port": "5432",  # only the name of the socket
     "max_connections": "100",
     "shared_buffers": "16MB",
     "max_wal_size": "128MB",
@@ -71,7 +72,8 @@ class PostgresServer:
 
     def __init__(self, programs: Path, settings: Mapping[str, str] | None = None) -> None:
         self._programs = programs
-        self._settings = _SETTINGS | dict(settings or {})
+        self.settings = _SETTINGS | dict(settings or {})
+        """The server's settings from its next start."""
         said = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
         found = re.search(r"(\d+)[.\w]*", said)
         assert found is not None, said
@@ -94,7 +96,7 @@ class PostgresServer:
             # ICU sorts "a_" before "aa" and after "a": a query that needs the order of bytes must ask for it.
             by_language = ["--locale-provider=icu", "--icu-locale=en"] if self.version >= _ICU_SINCE else []
             self._run(
-                *(self._programs / "initdb", "--pgdata", self.directory / "data", "--username", "postgres"),
+                *(self._programs / "initdb", "--pgdata", self.data, "--username", "postgres"),
                 *("--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
                 *by_language,
             )
@@ -113,6 +115,16 @@ class PostgresServer:
         os.close(self._lock)
 
     @property
+    def data(self) -> Path:
+        """The directory of the cluster."""
+        return self.directory / "data"
+
+    @property
+    def access(self) -> Path:
+        """The file that says which users need a password."""
+        return self.data / "pg_hba.conf"
+
+    @property
     def pid(self) -> int:
         """The process that ends the whole server if it ends."""
         assert self._process is not None
@@ -122,12 +134,12 @@ class PostgresServer:
         """Start the server, and wait until it accepts connections."""
         import psycopg  # noqa: PLC0415 - `tests.versions --quick` imports this module without the driver
 
-        settings = [f"--{name}={value}" for name, value in self._settings.items()]
+        settings = [f"--{name}={value}" for name, value in self.settings.items()]
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
                     *_as_user("--pdeathsig", "QUIT"),
-                    *(str(self._programs / "postgres"), "-D", str(self.directory / "data")),
+                    *(str(self._programs / "postgres"), "-D", str(self.data)),
                     *(f"--unix_socket_directories={self.directory}", *settings),
                 ],
                 stdin=subprocess.DEVNULL,
@@ -154,8 +166,9 @@ class PostgresServer:
         self._end(signal.SIGQUIT)
 
     def url(self, database: str = "postgres", *, user: str = OWNER) -> str:
-        """Return the URL of a database."""
-        return f"postgresql://{quote(user)}@/{quote(database)}?{urlencode({'host': self.directory})}"
+        """Return the URL of a database on the Unix socket."""
+        place = {"host": str(self.directory), "port": self.settings["port"]}
+        return f"postgresql://{quote(user)}@/{quote(database)}?{urlencode(place)}"
 
     @contextmanager
     def administer(self, database: str = "postgres") -> Iterator["psycopg.Connection"]:
@@ -213,9 +226,9 @@ def remove_left(parent: Path, *, seconds: float = _MADE_SECONDS) -> None:
                 os.close(descriptor)
 
 
-def start_or_skip() -> PostgresServer:
-    """Return a server that isn't started; skip the test where PostgreSQL isn't installed."""
+def server_or_skip(settings: Mapping[str, str] | None = None) -> PostgresServer:
+    """Return a server, which `with` starts; skip the test where PostgreSQL isn't installed."""
     programs = find_programs(os.environ)
     if programs is None:
         pytest.skip("postgresql isn't installed")
-    return PostgresServer(programs)
+    return PostgresServer(programs, settings)

@@ -10,12 +10,12 @@ import psycopg
 import pytest
 
 from tests.patience import PATIENCE_SECONDS, wait_until
-from tests.postgres_server import CHOICE, OWNER, PostgresServer, find_programs, remove_left, start_or_skip
+from tests.postgres_server import CHOICE, OWNER, PostgresServer, find_programs, remove_left, server_or_skip
 
 ROOT = Path(__file__).parents[1]
 START = """
-from tests.postgres_server import start_or_skip
-with start_or_skip() as server:
+from tests.postgres_server import server_or_skip
+with server_or_skip() as server:
     print(server.directory, server.pid, flush=True)
     input()
 """
@@ -55,7 +55,7 @@ def test_it_ends_with_killed_tests(postgres_server: PostgresServer) -> None:
 
 def test_a_crash_loses_nothing_that_was_committed() -> None:
     """A server that was killed starts again with its databases, and with what they had committed."""
-    with start_or_skip() as server, server.database() as name:
+    with server_or_skip() as server, server.database() as name:
         with psycopg.connect(server.url(name)) as connection:
             connection.execute("CREATE TABLE kept AS SELECT 5 AS number")
         server.kill()

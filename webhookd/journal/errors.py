@@ -9,3 +9,11 @@ class JournalFullError(WebhookdError):
 
 class DiskError(JournalError):
     """The journal is damaged, or a read or write of the disk has failed."""
+
+
+class ConnectionLostError(WebhookdError):
+    """The database can't be reached; if the connection was lost during a commit, that may have succeeded or not."""
+
+
+class MustRepeatError(WebhookdError):
+    """The database rolled the transaction back because of another one, and the same transaction may succeed now."""
