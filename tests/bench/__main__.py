@@ -5,13 +5,9 @@ target was missed.
 """
 
 import argparse
-import json
-import os
-import platform
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -19,12 +15,8 @@ from rich.console import Console
 from tests.bench.against import Checkout, checkout, compare
 from tests.bench.cases import CASES, Case
 from tests.bench.load import Load
-from tests.bench.report import Result, as_json, as_markdown, show
-from tests.bench.server import SkippedCaseError
-from webhookd.base.version import VERSION
-from webhookd.journal import SQLITE_VERSION
+from tests.bench.run import WIDTH, Runnable, machine, run_all, write
 
-WIDTH = 150
 THIS = Checkout(Path(__file__).parents[2], Path(sys.executable))
 
 
@@ -58,64 +50,27 @@ def main(arguments: Sequence[str], cases: Mapping[str, Case]) -> int:
         except FileNotFoundError as error:
             parser.error(str(error))
         return compare(console, other, THIS, options.names, is_quick=options.quick)
-    machine = _machine()
-    console.print(", ".join(f"{name} {value}" for name, value in machine.items()), highlight=False)
+    about = machine()
+    console.print(", ".join(f"{name} {value}" for name, value in about.items()), highlight=False)
     load = Load(is_quick=options.quick)
-    measured: dict[str, Result] = {}
-    skipped: dict[str, str] = {}
-    broken: dict[str, str] = {}
-    for name in options.names or cases:
-        try:
-            measured[name] = cases[name].run(load)
-        except SkippedCaseError as error:
-            skipped[name] = str(error)
-            console.print(f"{name} SKIPPED: {error}", soft_wrap=True)
-        except Exception as error:  # noqa: BLE001 - the root of a case: the others still run
-            traceback.print_exc()
-            broken[name] = str(error)
-            console.print(f"{name} BROKE: {error}", soft_wrap=True)
-        else:
-            show(console, f"{name}: {cases[name].title}", measured[name])
-    document = {
-        "machine": machine,
-        "quick": options.quick,
-        "skipped": skipped,
-        "broken": broken,
-        "results": [as_json(name, cases[name].title, result) for name, result in measured.items()],
-    }
-    _write(options.json, json.dumps(document, indent=1))
-    _write(options.markdown, as_markdown(measured))
+    chosen = {name: Runnable(cases[name].title, partial(cases[name].run, load)) for name in options.names or cases}
+    outcome = run_all(console, chosen)
+    write(
+        outcome,
+        chosen,
+        {"machine": about, "quick": options.quick},
+        as_json_to=options.json,
+        as_markdown_to=options.markdown,
+    )
     missed = [
         f"{name}: {figure.what}"
-        for name, result in measured.items()
+        for name, result in outcome.measured.items()
         for figure in result.figures
         if figure.is_met is False and not result.void
     ]
     if options.check:
         console.print(f"targets missed: {'; '.join(missed) or 'none'}", soft_wrap=True)
-    return int(bool(broken) or any(result.lost for result in measured.values()) or (options.check and bool(missed)))
-
-
-def _machine() -> dict[str, str]:
-    cpu = next(
-        (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.machine(),
-    )
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "webhookd": VERSION,
-        "Python": platform.python_version(),
-        "SQLite": SQLITE_VERSION,
-        "cores": str(os.cpu_count()),
-        "CPU": cpu,
-    }
-
-
-def _write(path: Path | None, text: str) -> None:
-    if path == Path("-"):
-        print(text)
-    elif path is not None:
-        path.write_text(text + "\n")
+    return int(outcome.has_failed or (options.check and bool(missed)))
 
 
 if __name__ == "__main__":

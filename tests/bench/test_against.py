@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.bench.__main__ import WIDTH, main
+from tests.bench.__main__ import main
 from tests.bench.against import PYTHON, ROUNDS, Checkout, MeasuredCase, MeasuredFigure, checkout, collate, compare
 from tests.bench.cases import CASES
+from tests.bench.run import WIDTH
 
 # Stands for the interpreter of a checkout: it notes the run, and writes the next of the prepared documents.
 STAND_IN = """#!/bin/sh
