@@ -1,7 +1,8 @@
 """A receiver that uses little CPU, as a process: `python -m tests.bench.sink MODE [--tls CERTIFICATE]`.
 
 It prints its port and answers commands on standard input: `count` with the number of requests so far, `arrivals` with a
-JSON object from webhook-id to time (seconds of the machine's monotonic clock) of the requests since the last command.
+JSON object from event id to time (seconds of the machine's monotonic clock) of the requests since the last command. The
+id is in the header of webhookd, Svix or Outpost.
 The modes `count` and `record` answer 200, and only `record` knows arrivals; `hang` never answers, and `drip` answers
 with a byte every fifth of a second.
 """
@@ -18,6 +19,7 @@ import httptools
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 DRIPPED = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
 DRIP_SECONDS = 0.2
+ID_HEADERS = {b"webhook-id", b"svix-id", b"x-outpost-event-id"}
 
 
 class Seen:
@@ -63,7 +65,7 @@ class Recording(Counting):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Record the first arrival of each id."""
-        if name == b"webhook-id":
+        if name.lower() in ID_HEADERS:
             self._seen.arrivals.setdefault(value.decode(), time.monotonic())
 
 
