@@ -42,3 +42,22 @@ def empty_database(postgres_server: PostgresServer) -> Iterator[str]:
     """The URL of a new database without tables."""
     with postgres_server.database() as name:
         yield postgres_server.url(name)
+
+
+@pytest.fixture(scope="session")
+def journal_template(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database with the journal's tables, which each test gets a copy of."""
+    from tests.journal.postgres.connections import connected  # noqa: PLC0415 - the driver isn't always installed
+    from webhookd.journal.postgres.migrations import prepare  # noqa: PLC0415 - as above
+
+    with postgres_server.database() as name:
+        with connected(postgres_server.url(name)) as database:
+            prepare(database, now=0.0)
+        yield name
+
+
+@pytest.fixture
+def journal_database(postgres_server: PostgresServer, journal_template: str) -> Iterator[str]:
+    """The URL of a new database with the journal's tables."""
+    with postgres_server.database(journal_template) as name:
+        yield postgres_server.url(name)

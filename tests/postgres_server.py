@@ -32,6 +32,9 @@ CHOICE = "WEBHOOKD_TEST_POSTGRES"
 OWNER = "webhookd"
 """The role that owns each database, as a user of webhookd would set it up: it is no superuser."""
 
+ICU_SINCE = 15
+"""From this version on, text without a collation of its own is sorted by language."""
+
 _PREFIX = "webhookd-postgres-"
 _LOCK = "lock"
 _MADE_SECONDS = 60  # after that long, a directory that nobody has locked was left by a killed process
@@ -48,7 +51,6 @@ _SETTINGS = {
     # Segments that a killed server leaves are removed with its directory.
     "dynamic_shared_memory_type": "mmap",
 }
-_ICU_SINCE = 15
 
 
 def find_programs(environ: Mapping[str, str]) -> Path | None:
@@ -94,7 +96,7 @@ class PostgresServer:
             if os.geteuid() == 0:
                 shutil.chown(self.directory, _UNPRIVILEGED)
             # ICU sorts "a_" before "aa" and after "a": a query that needs the order of bytes must ask for it.
-            by_language = ["--locale-provider=icu", "--icu-locale=en"] if self.version >= _ICU_SINCE else []
+            by_language = ["--locale-provider=icu", "--icu-locale=en"] if self.version >= ICU_SINCE else []
             self._run(
                 *(self._programs / "initdb", "--pgdata", self.data, "--username", "postgres"),
                 *("--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync", "--no-instructions"),
