@@ -1,6 +1,6 @@
 """The deliveries of the store in memory."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tests.memory_tables import Stored, Tables
@@ -98,7 +98,12 @@ class MemoryDeliveries(Deliveries):
             pending[0].change(next_attempt_at=now)
 
     async def expire(
-        self, pks: Sequence[int], now: float, notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]]
+        self,
+        pks: Sequence[int],
+        now: float,
+        *,
+        driving: Collection[int],
+        notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]],
     ) -> list[DeliveryRow]:
         def give_up() -> list[DeliveryRow]:
             found = [self._tables.deliveries[pk] for pk in pks]

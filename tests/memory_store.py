@@ -19,6 +19,7 @@ from webhookd.journal import DeliveriesQueued, EventTypeRow, Publish, ReplayRow,
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.history import Replays
 from webhookd.journal.operations import Landed, Record
+from webhookd.journal.ownership import Everything
 
 
 @asynccontextmanager
@@ -32,6 +33,7 @@ class MemoryStore(Store):
 
     def __init__(self, ids: IdFactory) -> None:
         self.path = Path("/dev/null")
+        self.ownership = Everything()
         self.tables = Tables(ids)
         self.feed = self.tables.feed
         self.webhooks = MemoryWebhooks(self.tables)

@@ -26,12 +26,14 @@ from webhookd.crypto.vault import Vault
 from webhookd.delivery.request import Request
 from webhookd.delivery.signing import generate_secret, secret_hint
 from webhookd.dispatch.router import Router
-from webhookd.journal import InlineRunner, NewEndpoint, Runner, Store, open_store
+from webhookd.journal import InlineRunner, NewEndpoint, Runner, Server, Store, open_store
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow
 from webhookd.observe.measures import Measures
 
 OK = 200
 T = TypeVar("T")
+PLACE_OF: Callable[[Path], Path | Server] = lambda directory: directory / "journal.db"  # noqa: E731 - replaced by tests
+"""Returns the journal of a world in a directory."""
 Answer = int | DeliveryError | Outcome
 Script = Callable[["Sent"], Answer]
 
@@ -224,7 +226,7 @@ async def world(
         open_memory_store(ids)
         if path is None
         else open_store(
-            path / "journal.db",
+            PLACE_OF(path),
             clock=clock,
             ids=ids,
             write_runner=writes or inline,

@@ -158,7 +158,10 @@ def test_given_up_after_it_was_sent_it_keeps_its_place() -> None:
     assert ids(box.take_unsent(10_000)) == ["own_3"]
 
 
-@pytest.mark.parametrize("code", ["SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"])
+@pytest.mark.parametrize(
+    "code",
+    ["SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "JOURNAL_UNREACHABLE", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"],
+)
 def test_refusals_of_the_moment_are_no_results(code: str) -> None:
     """After a temporary refusal the events are sent again; results before it count."""
     box = outbox()

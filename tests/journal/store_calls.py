@@ -11,7 +11,7 @@ from webhookd.base.models import AttemptRecord, Endpoint, Message, Ordering
 from webhookd.journal import DeliveryRow, Publish, Store, Ticket, Window, WindowRequest
 
 MOST = 1000
-NO_NOTICES: dict[str, Any] = {"notices_of": lambda _: ()}
+NO_NOTICES: dict[str, Any] = {"driving": (), "notices_of": lambda _: ()}
 
 
 async def add(store: Store, **fields: object) -> Endpoint:

@@ -47,6 +47,7 @@ _REFUSALS = (
     ErrorCode.CONFLICT,
     ErrorCode.QUOTA_EXCEEDED,
     ErrorCode.JOURNAL_FULL,
+    ErrorCode.JOURNAL_UNREACHABLE,
     ErrorCode.SHUTTING_DOWN,
 )
 

@@ -26,6 +26,7 @@ class Prefix(StrEnum):
     KEY = "key"
     REPLAY = "rpl"
     REQUEST = "req"
+    NODE = "node"
 
 
 class IdFactory:

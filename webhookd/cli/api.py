@@ -29,6 +29,7 @@ _REMEDIES = {
     "server's machine, creates one",
     ErrorCode.FORBIDDEN: "use a key with another role: `webhookd keys list`, run on the server's machine, shows them",
     ErrorCode.JOURNAL_FULL: "free space on the server's disk, or raise journal.max_bytes",
+    ErrorCode.JOURNAL_UNREACHABLE: "see whether the PostgreSQL of journal.url runs and can be reached from the server",
     ErrorCode.SHUTTING_DOWN: "try again when the server has started",
 }
 

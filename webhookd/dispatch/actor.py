@@ -24,6 +24,7 @@ from webhookd.delivery.request import Receiver
 from webhookd.dispatch.clock_steps import Schedule
 from webhookd.dispatch.flights import Flights, Shared
 from webhookd.dispatch.lane import LINGER_SECONDS, Expire, Lane, Move, Send, Step, Wait
+from webhookd.journal import FencedError
 
 
 class Actor:
@@ -45,6 +46,12 @@ class Actor:
         """Tell the actor that its lane was changed."""
         self._notified.set()
 
+    def cut_off(self) -> None:
+        """End the run now: what is in flight is cut off."""
+        self._lane.close()
+        self._scope.cancel()
+        self._notified.set()
+
     async def run(self) -> None:
         """Send what is queued, and return once nothing has been left for 30 s.
 
@@ -62,6 +69,8 @@ class Actor:
                 if (state := await self._load()) is not None:
                     lane.state = state  # before the clock is read again, which may shift the lane
                     await self._make_moves()
+            except FencedError:
+                lane.stop()  # the node that drives the endpoint by now goes on
             finally:
                 await self.flights.close()  # noqa: ASYNC102 - it shields what it waits for
         if self._error is not None:

@@ -80,9 +80,13 @@ class ExpirySweep:
         return (min(next_at, now) if has_left else next_at) + GRACE_SECONDS
 
     def _is_in_flight(self, delivery: QueuedDelivery) -> bool:
-        """Whether an expired delivery must be left alone; also one of a deleted endpoint, which is being canceled."""
+        """Whether an expired delivery must be left alone.
+
+        So must one of a deleted endpoint, which is being canceled, and one of an endpoint that another node drives.
+        """
         lane = self._registry.lane(delivery.endpoint_pk)
-        return lane is None or delivery.pk in lane.in_flight
+        is_others = not self._store.ownership.owns(delivery.endpoint_pk)
+        return lane is None or is_others or delivery.pk in lane.in_flight
 
     async def _record(self, expired: list[QueuedDelivery]) -> None:
         lanes = {pk: self._registry.lane(pk) for pk in {delivery.endpoint_pk for delivery in expired}}

@@ -30,7 +30,7 @@ from webhookd.delivery.request import Cancelable, Receiver, Request, RequestSend
 from webhookd.dispatch.lane import Landing, Lane, Move, Send, Wait, Why
 from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
-from webhookd.journal import Store
+from webhookd.journal import FencedError, Store
 
 P = ParamSpec("P")
 
@@ -252,8 +252,9 @@ class Flights:
         if error is None:
             reached("record.committed")
             self._lane.landed(delivery, Landing.WRITTEN)
-        elif isinstance(error, Rejected):
-            self._lane.landed(delivery, Landing.REFUSED)  # the actor leaves; it is sent again after the next start
+        elif isinstance(error, Rejected | FencedError):
+            # The actor leaves; the delivery is sent again after the next start, or by the node that drives it by now.
+            self._lane.landed(delivery, Landing.REFUSED)
         else:
             self._lane.landed(delivery, Landing.FAILED)
             raise error

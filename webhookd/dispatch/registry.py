@@ -3,9 +3,12 @@
 "Is it running? Then notify it, else start it" is one synchronous step here, and so are an actor's last look at its lane
 and its removal. So no notification is lost between them. A lane outlives its actors, and so do the tokens in its bucket
 and the deliveries that are held. Each actor runs under the supervisor of its endpoint.
+
+Of several nodes, each runs the actors of the endpoints that it drives. A lane that comes from another node begins anew,
+with an empty bucket: what the other has sent isn't known.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -18,6 +21,7 @@ from webhookd.dispatch.actor import Actor
 from webhookd.dispatch.lane import Lane
 from webhookd.dispatch.slots import Slots
 from webhookd.dispatch.supervisor import Supervisor
+from webhookd.journal import slot_of
 
 
 @dataclass(slots=True)
@@ -44,9 +48,16 @@ class Registry:
     `slots` are those of all requests in flight; `actors` is the number of running actors.
     """
 
-    def __init__(self, clock: Clock, slots: Slots, make_actor: Callable[[Lane, trio.Lock], Actor]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        slots: Slots,
+        make_actor: Callable[[Lane, trio.Lock], Actor],
+        owns: Callable[[int], bool] = lambda _: True,
+    ) -> None:
         self._clock = clock
         self.slots = slots
+        self._owns = owns
         self._make_actor = make_actor
         self._entries: dict[int, _Entry] = {}
         self._pks: dict[str, int] = {}
@@ -54,6 +65,7 @@ class Registry:
         self.actors = 0
         self._is_draining = False
         self._idle = trio.Event()
+        self._ended = trio.Event()  # when the next actor has ended
         self._crashes_of_removed = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -76,6 +88,34 @@ class Registry:
             self._stop(entry)
         if self.actors:
             await self._idle.wait()
+
+    async def retire(self, slots: Collection[int]) -> None:
+        """Start no more requests to the endpoints of slots; return once those in flight have ended and are on record.
+
+        They must not be owned any more.
+        """
+        leaving = [entry for pk, entry in self._entries.items() if entry.actor is not None and slot_of(pk) in slots]
+        for entry in leaving:
+            self._stop(entry)
+        while any(entry.actor is not None for entry in leaving):
+            await self._ended.wait()
+        self._renew(slots)
+
+    def lose(self, slots: Collection[int]) -> None:
+        """Cut off the requests to the endpoints of slots that another node may drive by now."""
+        for pk, entry in self._entries.items():
+            if entry.actor is not None and slot_of(pk) in slots:
+                self._stop(entry)
+                entry.actor.cut_off()
+        self._renew(slots)
+
+    def _renew(self, slots: Collection[int]) -> None:
+        now = self._clock.now()
+        for pk, entry in self._entries.items():
+            if slot_of(pk) in slots:
+                entry.lane = Lane(entry.lane.endpoint, entry.lane.policy, now)
+                entry.lane.bucket = None if entry.lane.bucket is None else entry.lane.bucket.emptied(now)
+                entry.actor = None  # one that was cut off may still be ending
 
     def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
         """Add an endpoint, or apply a change of it and what the change forgives."""
@@ -174,11 +214,13 @@ class Registry:
     def wake(self, endpoint_pk: int) -> Lane | None:
         """Have the endpoint's actor look at its queue, and start it if it isn't running; return the lane.
 
-        None if the endpoint has been deleted or the server drains.
+        None if the endpoint has been deleted or the server drains. No actor is started if another node drives it.
         """
         entry = self._entries.get(endpoint_pk)
         if entry is None or self._is_draining:
             return None
+        if not self._owns(endpoint_pk):
+            return entry.lane
         entry.lane.expect_more()
         if entry.actor is None:
             entry.actor = self._make_actor(entry.lane, entry.changing)
@@ -207,7 +249,10 @@ class Registry:
         try:
             await entry.supervisor.run(actor.run)
         finally:
-            entry.actor = None
+            if entry.actor is actor:
+                entry.actor = None
             self.actors -= 1
+            self._ended.set()
+            self._ended = trio.Event()
             if self._is_draining and not self.actors:
                 self._idle.set()

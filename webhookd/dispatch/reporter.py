@@ -110,7 +110,8 @@ class Reporter:
                 )
             ]
 
-        for row in await self._store.deliveries.expire([delivery.pk for delivery in expired], now, notices):
+        pks = [delivery.pk for delivery in expired]
+        for row in await self._store.deliveries.expire(pks, now, driving=announcers.keys(), notices_of=notices):
             endpoint = endpoints[row.endpoint_pk]
             self._measures.expired(endpoint, now)
             _log.warning("delivery.expired", endpoint=endpoint.id, delivery=row.id, attempts=row.attempts)

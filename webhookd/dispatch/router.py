@@ -46,10 +46,14 @@ from webhookd.journal import (
     EventTypeAdded,
     EventTypeRemoved,
     NewEndpoint,
+    SlotsAskedBack,
+    SlotsLost,
+    SlotsTaken,
     Store,
     Ticket,
     WebhookChanged,
     WebhookDeleted,
+    slot_of,
 )
 from webhookd.observe.logs import get_logger
 from webhookd.observe.measures import Measures
@@ -84,6 +88,7 @@ class Router:
     ) -> None:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
+        self._nursery: trio.Nursery | None = None
         self._store = store
         self._sender = sender
         self._vault = vault
@@ -95,9 +100,11 @@ class Router:
         self._reporter = Reporter(store, self._subscriptions, clock, ids, measures)
         self.recent = self._reporter.recent
         self._schedule = Schedule(store, clock, vault, self._policy)
-        slots = Slots(config.delivery.max_in_flight)
+        slots = Slots(config.delivery.max_in_flight, is_open=store.ownership.may_send)
         shared = Shared(store, sender, self._reporter, clock, ids, slots, sample)
-        self.registry = Registry(clock, slots, partial(Actor, shared=shared, schedule=self._schedule))
+        self.registry = Registry(
+            clock, slots, partial(Actor, shared=shared, schedule=self._schedule), owns=store.ownership.owns
+        )
         self._expiry_sweep = ExpirySweep(store, self.registry, self._reporter, self._schedule, clock)
         self.replayer = Replayer(store, clock, ids, wake=self._requeued, policy=self._policy)
         self.tester = Tester(store, sender, clock, ids, load=self._schedule.load, policy=self._policy)
@@ -110,6 +117,9 @@ class Router:
         feed.follow(DeliveriesQueued, self._expiry_sweep.note)
         feed.follow(WebhookChanged, self._adopt)
         feed.follow(WebhookDeleted, self._abandon)
+        feed.follow(SlotsTaken, self._take_over)
+        feed.follow(SlotsLost, lambda lost: self.registry.lose(lost.slots))
+        feed.follow(SlotsAskedBack, self._give_back)
         feed.follow(EventTypeAdded, lambda added: self.event_types.add(added.name))
         feed.follow(EventTypeRemoved, lambda removed: self.event_types.discard(removed.name))
         for endpoint in await self._store.webhooks.all():
@@ -120,6 +130,18 @@ class Router:
         for delivery in queued.deliveries:
             if delivery.status is DeliveryStatus.PENDING:
                 self.registry.offer(delivery)
+
+    def _take_over(self, taken: SlotsTaken) -> None:
+        if self._nursery is not None:  # else `_resume` finds what they have queued
+            self._nursery.start_soon(Supervisor("take over").run, partial(self._wake_backlog, taken.slots))
+
+    def _give_back(self, asked: SlotsAskedBack) -> None:
+        if self._nursery is not None:
+            self._nursery.start_soon(Supervisor("give back").run, partial(self._retire, asked.slots))
+
+    async def _retire(self, slots: frozenset[int]) -> None:
+        await self.registry.retire(slots)
+        await self._store.give_back(slots)
 
     def _adopt(self, changed: WebhookChanged) -> None:
         endpoint, forgiveness = changed
@@ -141,6 +163,7 @@ class Router:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the actors until canceled; the actors of a backlog are started one after the other, not all at once."""
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             await nursery.start(self.registry.run)
             nursery.start_soon(Supervisor("resume").run, self._resume)
             nursery.start_soon(Supervisor("replay").run, self.replayer.run)
@@ -148,16 +171,24 @@ class Router:
             task_status.started()
 
     async def _resume(self) -> None:
-        backlog = await self._store.deliveries.backlog()
+        await self._wake_backlog()
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            await self._sweep()
+
+    async def _wake_backlog(self, slots: frozenset[int] | None = None) -> None:
+        """Wake the endpoints of these slots (None: of all) that have something queued, one after the other."""
+        backlog = [pk for pk in await self._backlog() if slots is None or slot_of(pk) in slots]
         for endpoint_pk in backlog:
             if self.registry.wake(endpoint_pk) is not None:
                 await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
         for endpoint_pk in backlog:
             if self.registry.lane(endpoint_pk) is None:
-                await self._cancel_queue(endpoint_pk)  # deleted, and the server stopped during the cancelation
-        while True:
-            await trio.sleep(SWEEP_SECONDS)
-            await self._sweep()
+                await self._cancel_queue(endpoint_pk)  # deleted, and its node stopped during the cancelation
+
+    async def _backlog(self) -> list[int]:
+        """Return the row numbers of the endpoints that this process drives and that have something queued."""
+        return [pk for pk in await self._store.deliveries.backlog() if self._store.ownership.owns(pk)]
 
     async def _sweep(self) -> None:
         """Wake endpoints that have work but no actor: a safety net that should never find any."""
@@ -171,8 +202,7 @@ class Router:
                 _log.warning("sweep.found_work", endpoint_pk=endpoint_pk)
 
     async def _idle_with_work(self) -> set[int]:
-        backlog = await self._store.deliveries.backlog()
-        return {endpoint_pk for endpoint_pk in backlog if self.registry.running(endpoint_pk) is None}
+        return {endpoint_pk for endpoint_pk in await self._backlog() if self.registry.running(endpoint_pk) is None}
 
     async def room(self, flow: Hashable = None) -> None:
         """Wait until the journal takes another event of a flow; Rejected JOURNAL_FULL or SHUTTING_DOWN if it won't."""

@@ -7,6 +7,7 @@ queues (Choudhury and Hahne, 1998). Only `acquire` waits; everything else is pur
 """
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -14,10 +15,14 @@ _TIMES_THE_FREE = 2
 
 
 class Slots:
-    """`most` slots; those who wait get one in the order of waiting, one owner after the other."""
+    """`most` slots; those who wait get one in the order of waiting, one owner after the other.
 
-    def __init__(self, most: int) -> None:
+    While `is_open` returns False, nobody gets one: a node that may have lost its endpoints begins no request.
+    """
+
+    def __init__(self, most: int, *, is_open: Callable[[], bool] = lambda: True) -> None:
         self.most = most
+        self._is_open = is_open
         self._free = most
         self._taken: dict[str, int] = {}
         self._waiting: dict[str, deque[trio.Event]] = {}  # owners in the order of their turns
@@ -34,7 +39,7 @@ class Slots:
 
     def may_take(self, owner: str) -> bool:
         """Whether an owner may take a slot now."""
-        return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free
+        return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free and self._is_open()
 
     def take(self, owner: str) -> None:
         """Take a slot for an owner, which must be allowed to take one."""

@@ -95,7 +95,7 @@ class Replayer:
         except Rejected as refused:
             if refused.code is ErrorCode.NOT_FOUND:
                 return None  # stopped, and then deleted by retention, since `running` was read
-            if refused.code is not ErrorCode.JOURNAL_FULL:
+            if refused.code not in {ErrorCode.JOURNAL_FULL, ErrorCode.JOURNAL_UNREACHABLE}:
                 raise
             await trio.sleep(RETRY_SECONDS)
             return row

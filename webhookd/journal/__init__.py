@@ -2,6 +2,7 @@
 
 from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditActor, AuditActorKind, AuditEntry, AuditRow
+from webhookd.journal.errors import ConnectionLostError, FencedError
 from webhookd.journal.feed import (
     DeliveriesQueued,
     EventTypeAdded,
@@ -9,10 +10,14 @@ from webhookd.journal.feed import (
     Feed,
     KeyAdded,
     KeyRevoked,
+    SlotsAskedBack,
+    SlotsLost,
+    SlotsTaken,
     WebhookChanged,
     WebhookDeleted,
 )
 from webhookd.journal.operations import Publish, Ticket
+from webhookd.journal.ownership import slot_of
 from webhookd.journal.queries.clock_steps import Loaded
 from webhookd.journal.queries.idempotency import BEGUN
 from webhookd.journal.queries.idempotency import unseal as unseal_answer
@@ -47,6 +52,7 @@ from webhookd.journal.rows import (
     WindowRequest,
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
+from webhookd.journal.server import Server
 from webhookd.journal.sqlite.backup import check_place
 from webhookd.journal.sqlite.database import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.sqlite.inspection import Inspection, inspect
@@ -66,6 +72,7 @@ __all__ = [
     "AuditEntry",
     "AuditRow",
     "Census",
+    "ConnectionLostError",
     "Contents",
     "DeliveriesQueued",
     "DeliveryDetail",
@@ -78,6 +85,7 @@ __all__ = [
     "EventTypeRemoved",
     "EventTypeRow",
     "Feed",
+    "FencedError",
     "FoundEvents",
     "FoundWebhooks",
     "InlineRunner",
@@ -99,7 +107,11 @@ __all__ = [
     "RowPage",
     "Runner",
     "Selection",
+    "Server",
     "Situation",
+    "SlotsAskedBack",
+    "SlotsLost",
+    "SlotsTaken",
     "Store",
     "ThreadRunner",
     "Ticket",
@@ -117,5 +129,6 @@ __all__ = [
     "inspect",
     "open_store",
     "restore_journal",
+    "slot_of",
     "unseal_answer",
 ]

@@ -17,3 +17,7 @@ class ConnectionLostError(WebhookdError):
 
 class MustRepeatError(WebhookdError):
     """The database rolled the transaction back because of another one, and the same transaction may succeed now."""
+
+
+class FencedError(WebhookdError):
+    """Another node drives the endpoint by now: what this one has to record of it was refused."""

@@ -58,7 +58,36 @@ class KeyRevoked(NamedTuple):
     key: KeyRow
 
 
-Change = DeliveriesQueued | WebhookChanged | WebhookDeleted | EventTypeAdded | EventTypeRemoved | KeyAdded | KeyRevoked
+class SlotsTaken(NamedTuple):
+    """Slots whose endpoints this process drives from now on."""
+
+    slots: frozenset[int]
+
+
+class SlotsLost(NamedTuple):
+    """Slots that may be another node's by now: nothing more may be sent to their endpoints."""
+
+    slots: frozenset[int]
+
+
+class SlotsAskedBack(NamedTuple):
+    """Slots that another node should have: they are given back once nothing is in flight there."""
+
+    slots: frozenset[int]
+
+
+Change = (
+    DeliveriesQueued
+    | WebhookChanged
+    | WebhookDeleted
+    | EventTypeAdded
+    | EventTypeRemoved
+    | KeyAdded
+    | KeyRevoked
+    | SlotsTaken
+    | SlotsLost
+    | SlotsAskedBack
+)
 
 
 class Feed:

@@ -1,6 +1,6 @@
 """The store's methods for events, deliveries, and recovers and replays."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Ordering
@@ -8,7 +8,7 @@ from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, deliveries, endpoints, events, expiry, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
-from webhookd.journal.transactions import StorePart, reads
+from webhookd.journal.transactions import StorePart, finished, reads
 
 
 class Events(StorePart):
@@ -57,11 +57,22 @@ class Deliveries(StorePart):
         )
 
     async def expire(
-        self, pks: Sequence[int], now: float, notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]]
+        self,
+        pks: Sequence[int],
+        now: float,
+        *,
+        driving: Collection[int],
+        notices_of: Callable[[list[DeliveryRow]], Sequence[Publish]],
     ) -> list[DeliveryRow]:
-        """Record deliveries that are older than they may be as failed; return those that had not ended before."""
+        """Record deliveries that are older than they may be as failed; return those that had not ended before.
+
+        `driving` are the row numbers of their webhooks; raises FencedError if another node drives one of them.
+        """
         return await self._transactions.submit(
-            lambda database: deliveries.expire(database, pks, now), insists=True, notices_of=notices_of
+            lambda database: deliveries.expire(database, pks, now),
+            insists=True,
+            notices_of=notices_of,
+            driving=driving,
         ).wait()
 
     async def cancel(self, endpoint_pk: int, now: float, limit: int) -> int:
@@ -108,5 +119,13 @@ class Replays(StorePart):
         await self._transactions.write(replays.stop_all, endpoint_pk)
 
     async def step(self, replay_id: str, wanted: Selection, queued_as: QueuedAs, ids: IdFactory) -> ReplayRow:
-        """Queue the next deliveries, at most 250, and return the progress; raises Rejected NOT_FOUND."""
-        return await self._transactions.write(replays.step, replay_id, wanted, queued_as, ids)
+        """Queue the next deliveries, at most 250, and return the progress.
+
+        Raises Rejected NOT_FOUND, and FencedError if another node drives the webhook by now.
+        """
+        return await finished(
+            self._transactions.submit(
+                lambda database: replays.step(database, replay_id, wanted, queued_as, ids),
+                driving=[wanted.endpoint_pk],
+            )
+        )

@@ -8,6 +8,7 @@ import trio
 from peewee import Database
 
 from webhookd.base.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedDelivery, Target
+from webhookd.journal.ownership import Fence
 
 T = TypeVar("T")
 
@@ -110,12 +111,14 @@ class Publish:
 class Record:
     """Store an attempt, the resulting state of its delivery and endpoint, and the operational events about it.
 
-    `landed` is called once, without an error when all of it is on disk.
+    `landed` is called once, without an error when all of it is on disk, and with FencedError if another node drives the
+    endpoint by now.
     """
 
     record: AttemptRecord
     notices: Sequence[Publish]
     landed: Landed
+    fence: Fence | None = None
     error: Exception | None = field(default=None, init=False)
     is_done: bool = field(default=False, init=False)
 
@@ -140,7 +143,8 @@ class DatabaseCall:
     """Run a function on the database, in its own savepoint; one that `insists` waits for room while the disk is full.
 
     No operation overtakes a barrier or is overtaken by it: it applies to exactly what was submitted before it.
-    `notices_of` returns the operational events about the result, which are stored in the same commit.
+    `notices_of` returns the operational events about the result, which are stored in the same commit. If another node
+    has one of the slots in `fences` by now, it fails with FencedError.
     """
 
     change: Callable[[Database], object]
@@ -149,6 +153,7 @@ class DatabaseCall:
     insists: bool
     is_barrier: bool = False
     notices_of: Callable[[object], Sequence[Publish]] | None = None
+    fences: Sequence[Fence] = ()
     ticket: Ticket[object] = field(default_factory=Ticket, init=False)
     result: object = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)

@@ -60,7 +60,7 @@ def plan(
     for publish in publishes:
         event = publish.event
         if (stored := seen.get(event.id)) is not None:
-            planned.answered.append((publish, _duplicate(event, stored)))
+            planned.answered.append((publish, answer_to_repeated(event, stored)))
             continue
         if is_full and not publish.insists:
             planned.answered.append((publish, full()))
@@ -72,7 +72,7 @@ def plan(
             if before is not None:
                 delivery_pk += 1
                 last[target.endpoint_pk] = before + 1
-                delivery = _queued(
+                delivery = queued_delivery(
                     delivery_pk, event_pk, event, target, delivery_id=new_delivery_id(), sequence=before + 1
                 )
                 expiries[target.endpoint_pk] = max(delivery.expires_at, expiries.get(target.endpoint_pk, 0.0))
@@ -106,7 +106,8 @@ def full() -> Rejected:
     )
 
 
-def _duplicate(event: AcceptedEvent, stored: Stored) -> PublishResult | Rejected:
+def answer_to_repeated(event: AcceptedEvent, stored: Stored) -> PublishResult | Rejected:
+    """Return the answer to an event whose id is stored already."""
     organization_id, count = stored
     if organization_id == event.organization_id:
         return PublishResult(id=event.id, deliveries=count, duplicate=True)
@@ -115,9 +116,10 @@ def _duplicate(event: AcceptedEvent, stored: Stored) -> PublishResult | Rejected
     )
 
 
-def _queued(
+def queued_delivery(
     pk: int, event_pk: int, event: AcceptedEvent, target: Target, *, delivery_id: str, sequence: int
 ) -> QueuedDelivery:
+    """Return a new delivery of an event to a target."""
     return QueuedDelivery(
         pk=pk,
         id=delivery_id,

@@ -8,10 +8,12 @@ from pathlib import Path
 from traceback import clear_frames
 from typing import Protocol, TypeVar
 
+import trio
 from peewee import Database
 
 from webhookd.journal.errors import JournalFullError
 from webhookd.journal.operations import Record, Submission, is_barrier
+from webhookd.journal.ownership import Ownership
 from webhookd.journal.rows import Contents, CopyReport
 
 T = TypeVar("T")
@@ -44,6 +46,15 @@ class Storage(Protocol):
     @property
     def log_bytes(self) -> int:
         """The size of the write-ahead log."""
+        ...
+
+    @property
+    def outage_seconds(self) -> float:
+        """How long the server of the database has not been reached, while a commit waits for it; 0 for a file."""
+        ...
+
+    def hurry(self) -> None:
+        """Wait no longer than a few seconds for a server that can't be reached: webhookd is stopping."""
         ...
 
     def cut_log_soon(self) -> None:
@@ -83,6 +94,28 @@ class Engine(Protocol):
     """A journal that is open: its one storage to write to, and its readers."""
 
     @property
+    def ownership(self) -> Ownership:
+        """Which endpoints this process drives."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Keep what this process drives until `stop`; not canceled before."""
+        ...
+
+    def stop(self) -> None:
+        """Have `run` end: everything is committed."""
+        ...
+
+    async def give_back(self, slots: frozenset[int]) -> None:
+        """Let other nodes take slots that were asked back."""
+        ...
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is on a server, which may be out of reach."""
+        ...
+
+    @property
     def path(self) -> Path:
         """The file of the journal."""
         ...
@@ -99,6 +132,10 @@ class Engine(Protocol):
 
     def end_reads(self) -> None:
         """Abort running queries and refuse new ones: the server is stopping."""
+        ...
+
+    def distrust(self) -> None:
+        """Leave everything as it is when the journal is closed: the disk has failed."""
         ...
 
     async def back_up(self, file: Path, *, replace: bool, report: CopyReport) -> Contents:

@@ -9,7 +9,7 @@ has changed. Other packages use no SQL; of SQLite they know its version and the 
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import trio
@@ -27,6 +27,7 @@ from webhookd.journal.reader import Gathering, Messages, Readers, read_messages,
 from webhookd.journal.retention import Retention
 from webhookd.journal.rows import Census, Contents, CopyReport, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
+from webhookd.journal.server import Server
 from webhookd.journal.sqlite.storage import open_file
 from webhookd.journal.storage import Engine
 from webhookd.journal.transactions import Transactions
@@ -40,7 +41,7 @@ READ_LIMIT_SECONDS = 5.0
 
 @asynccontextmanager
 async def open_store(
-    path: Path,
+    place: Path | Server,
     *,
     clock: Clock,
     ids: IdFactory,
@@ -49,22 +50,31 @@ async def open_store(
     max_bytes: int | None = None,
     measures: Measures | None = None,
 ) -> AsyncIterator["Store"]:
-    """Open the journal for this process only, and create or migrate it if needed; commits are counted in `measures`.
+    """Open the journal in a file, or in a database on PostgreSQL, and create or migrate it if needed.
 
-    Raises CommandError if another process has it open, and JournalError if the file can't be used.
+    A file is for this process only. Commits are counted in `measures`. Raises CommandError if another process has the
+    file open or the database can't be reached, and JournalError if the journal can't be used.
     """
     write_runner = write_runner or ThreadRunner(1)
-    async with open_file(
-        path,
-        clock=clock,
-        ids=ids,
-        runner=write_runner,
-        readers=READERS,
-        read_limit_seconds=READ_LIMIT_SECONDS,
-        max_bytes=max_bytes,
-    ) as engine:
+    feed = Feed()
+    if isinstance(place, Path):
+        opening: AbstractAsyncContextManager[Engine] = open_file(
+            place,
+            clock=clock,
+            ids=ids,
+            runner=write_runner,
+            readers=READERS,
+            read_limit_seconds=READ_LIMIT_SECONDS,
+            max_bytes=max_bytes,
+        )
+    else:
+        # The driver is an extra, and takes memory that a journal in a file doesn't need.
+        from webhookd.journal.postgres.engine import open_server  # noqa: PLC0415
+
+        opening = open_server(place, clock=clock, ids=ids, feed=feed, runner=write_runner, readers=READERS)
+    async with opening as engine:
         readers = Readers(engine.readers, read_runner or ThreadRunner(READERS))
-        store = Store(engine, write_runner, readers, measures or Measures())
+        store = Store(engine, write_runner, readers, measures or Measures(), feed)
         try:
             yield store
         finally:
@@ -75,15 +85,16 @@ async def open_store(
 class Store:
     """The store of a server, made by `open_store`; it writes while `run` runs."""
 
-    def __init__(self, engine: Engine, write_runner: Runner, readers: Readers, measures: Measures) -> None:
+    def __init__(self, engine: Engine, write_runner: Runner, readers: Readers, measures: Measures, feed: Feed) -> None:
         self.path = engine.path
+        self.ownership = engine.ownership
         self._engine = engine
         self._readers = readers
         self._measures = measures
         self._messages = Messages()
         self._writer = Writer(engine.storage, write_runner, self._remember, measures)
-        self.feed = Feed()
-        self.transactions = Transactions(self._writer, readers)
+        self.feed = feed
+        self.transactions = Transactions(self._writer, readers, engine.ownership)
         self.webhooks = Webhooks(self.transactions, self.feed)
         self.events = Events(self.transactions)
         self.deliveries = Deliveries(self.transactions)
@@ -128,12 +139,19 @@ class Store:
 
         Raises JournalError if the disk fails: from then on no answer of the journal can be trusted.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._windows.run)
-            nursery.start_soon(self._bodies.run)
-            nursery.start_soon(self._watch_readers)
-            await nursery.start(self._writer.run)
-            task_status.started()
+        async with trio.open_nursery() as around:
+            await around.start(self._engine.run)
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._windows.run)
+                    nursery.start_soon(self._bodies.run)
+                    nursery.start_soon(self._watch_readers)
+                    if self._engine.is_remote:
+                        nursery.start_soon(self._writer.watch_outages)
+                    await nursery.start(self._writer.run)
+                    task_status.started()
+            finally:
+                self._engine.stop()
 
     async def _watch_readers(self) -> None:
         try:
@@ -148,6 +166,10 @@ class Store:
         Raises CommandError if the file can't be written, and JournalError if the copy is damaged.
         """
         return await self._engine.back_up(file, replace=replace, report=report)
+
+    async def give_back(self, slots: frozenset[int]) -> None:
+        """Let other nodes drive the endpoints of slots that were asked back: nothing of theirs is in flight."""
+        await self._engine.give_back(slots)
 
     def cut_log(self) -> None:
         """Empty the write-ahead log soon: it still contains what has been overwritten in the file."""
@@ -198,7 +220,7 @@ class Store:
 
         `landed` is called later: with Rejected SHUTTING_DOWN once the writer has stopped.
         """
-        self._writer.submit(Record(record, notices, landed))
+        self._writer.submit(Record(record, notices, landed, self.ownership.fence(record.delivery.endpoint_pk)))
 
     async def take_census(self) -> Census:
         """Count queued deliveries, and webhooks by state, for the metrics; it scans whole indexes."""

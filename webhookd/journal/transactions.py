@@ -1,6 +1,6 @@
 """How the store's methods reach the database: queries on a snapshot, changes in the next group commit."""
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -8,6 +8,7 @@ import trio
 from peewee import Database
 
 from webhookd.journal.operations import DatabaseCall, Publish, Ticket
+from webhookd.journal.ownership import Ownership
 from webhookd.journal.reader import Readers
 from webhookd.journal.writer import Writer
 
@@ -18,8 +19,9 @@ T = TypeVar("T")
 class Transactions:
     """Runs queries and changes, which are functions of a `Database`; for the journal's own modules."""
 
-    def __init__(self, writer: Writer, readers: Readers) -> None:
+    def __init__(self, writer: Writer, readers: Readers, ownership: Ownership) -> None:
         self._writer = writer
+        self._ownership = ownership
         self._readers = readers
 
     async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -34,13 +36,15 @@ class Transactions:
         insists: bool = False,
         is_barrier: bool = False,
         notices_of: Callable[[T], Sequence[Publish]] | None = None,
+        driving: Iterable[int] = (),
     ) -> Ticket[T]:
         """Submit a change, which runs in its own savepoint: a Rejected that it raises undoes only this change.
 
         `committed` is called on the event loop after the commit. A change that `insists` can't be requested again, so
         it waits while the disk is full; others fail. No operation overtakes a barrier or is overtaken by it; other
         changes may overtake operations that wait for room. `notices_of` returns the operational events about the
-        result, which are stored in the same commit; it is called in the writer's thread.
+        result, which are stored in the same commit; it is called in the writer's thread. A change that is only for the
+        node that drives some endpoints, those in `driving`, fails with FencedError once another node drives one.
         """
         operation = DatabaseCall(
             change,
@@ -48,6 +52,7 @@ class Transactions:
             insists=insists,
             is_barrier=is_barrier,
             notices_of=cast("Callable[[object], Sequence[Publish]] | None", notices_of),
+            fences=[fence for pk in driving if (fence := self._ownership.fence(pk)) is not None],
         )
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)

@@ -41,7 +41,11 @@ class Webhooks(StorePart):
 
     async def bring_in(self, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
         """Correct the times of a webhook and of its queue that are further ahead than `bounds` allow."""
-        await self._transactions.insist(clock_steps.bring_in, endpoint_pk, bounds, clock)
+        await self._transactions.submit(
+            lambda database: clock_steps.bring_in(database, endpoint_pk, bounds, clock),
+            insists=True,
+            driving=[endpoint_pk],
+        ).wait()
 
     async def create(self, vault: Vault, new: NewEndpoint, *, most: int, entry: AuditEntry | None) -> Endpoint:
         """Register a webhook; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
@@ -118,6 +122,7 @@ class Webhooks(StorePart):
             self._changed_settings,
             insists=True,
             notices_of=notices_of,
+            driving=[endpoint_pk],
         )
 
     def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:

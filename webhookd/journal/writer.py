@@ -15,6 +15,9 @@ memory until they do. Events are accepted again within half a second after the r
 wait while a reader of another program keeps the write-ahead log from being cut (see `write_ahead_log`), and are refused
 if that lasts.
 
+While the server of a database can't be reached, a commit waits for it, and what is submitted waits behind it. After
+10 s all of it that can be submitted again is refused, until the server is back.
+
 An error of the disk itself is final, because after a failed fsync the next one would wrongly succeed: `run` raises
 JournalError, all waiters get it too, and the process ends.
 """
@@ -43,6 +46,8 @@ MAX_LANE_BYTES = 2 * MAX_BATCH_BYTES
 PATIENCE_SECONDS = 10.0
 FULL_PAUSE_SECONDS = 0.5
 LONG_LOG_PAUSE_SECONDS = 0.1
+OUTAGE_LOOK_SECONDS = 0.5
+OUTAGE_RETRY_SECONDS = 5
 
 _log = get_logger("journal")
 
@@ -69,6 +74,8 @@ class Writer:
         self._is_stuck = False  # something is kept that doesn't fit into the reserve either
         self._held_since: float | None = None  # since when events wait for the log to be cut; None: they don't
         self._refusal: Rejected | None = None
+        self._outage: Rejected | None = None  # why nothing is taken while the server of the database can't be reached
+        self._writing: Sequence[Submission] = ()
         self._failure: Exception | None = None
 
     @property
@@ -88,6 +95,7 @@ class Writer:
             "the server is stopping; send the event again when it is back",
             retry_after_seconds=5,
         )
+        self._storage.hurry()
         self._drained.set()
 
     async def room(self, flow: Hashable) -> None:
@@ -102,7 +110,8 @@ class Writer:
 
     def has_room(self, flow: Hashable) -> bool:
         """Whether `room` would return or raise at once."""
-        return self._refusal is not None or self._failure is not None or self.is_full or self._has_room(flow)
+        refuses = self._refusal or self._outage or self._failure
+        return refuses is not None or self.is_full or self._has_room(flow)
 
     def cut_log(self) -> None:
         """Empty the write-ahead log after the next commit, which is made at once."""
@@ -139,6 +148,30 @@ class Writer:
                 with trio.CancelScope(shield=True):
                     await self._finish()
 
+    async def watch_outages(self) -> None:
+        """Refuse what can be submitted again while the server of the database can't be reached for over 10 s."""
+        while True:
+            await trio.sleep(OUTAGE_LOOK_SECONDS)
+            if self._storage.outage_seconds <= PATIENCE_SECONDS:
+                self._outage = None
+                continue
+            if self._outage is None:
+                _log.error("journal.unreachable", server=self._storage.name)
+                self._outage = Rejected(
+                    ErrorCode.JOURNAL_UNREACHABLE,
+                    "the journal's database can't be reached; send it again later, with the same id",
+                    retry_after_seconds=OUTAGE_RETRY_SECONDS,
+                )
+                self._wake_waiting()
+            queue, self._queue = [*self._queue.in_order()], FairQueue()
+            for operation in queue:
+                if is_kept(operation):
+                    self._queue.put(operation)
+            # What is being written may turn out to be committed: who sends an event again learns of it by its id.
+            for operation in [*self._writing, *queue]:
+                if not is_kept(operation) and not operation.is_done:
+                    operation.fail(self._outage)
+
     async def _wait(self) -> None:
         """Wait until there is something to do: until something is submitted, or until it is time to look for room."""
         if self.is_full:
@@ -167,6 +200,8 @@ class Writer:
     def _has_room(self, flow: Hashable) -> bool:
         if self._refusal is not None:
             raise self._refusal
+        if self._outage is not None:
+            raise self._outage
         if self._failure is not None or self.is_full:
             raise full()
         if self._held_since is not None:
@@ -231,8 +266,10 @@ class Writer:
     ) -> Sequence[Submission]:
         """Commit in the writer's thread and pass on the results; return what found no room."""
         began_at = trio.current_time()
+        self._writing = batch
         try:
             left = await self._runner.run(partial(write, batch))
+            self._writing = ()
             without_room = set(left)
             committed = [operation for operation in batch if operation not in without_room] if left else batch
             if committed:

@@ -115,6 +115,11 @@ class PostgresDatabase(PostgresqlDatabase):
         return _driver_connection(self).info.backend_pid
 
     @property
+    def application_name(self) -> str:
+        """The name under which the server lists this connection."""
+        return str(self.connect_params["application_name"])
+
+    @property
     def is_lost(self) -> bool:
         """Whether the connection is unusable, so that another one must be made."""
         return bool(self.is_closed()) or _driver_connection(self).closed

@@ -5,12 +5,14 @@ from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import trio
 from peewee import Database
 
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
 from webhookd.journal.errors import JournalFullError
 from webhookd.journal.operations import Submission
+from webhookd.journal.ownership import Everything
 from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import Runner
 from webhookd.journal.sqlite.backup import back_up
@@ -31,6 +33,8 @@ from webhookd.journal.storage import commit_each, commit_in_order
 
 class SqliteStorage:
     """The file as a `Storage`."""
+
+    outage_seconds = 0.0
 
     def __init__(self, path: Path, batches: Batches, log: WriteAheadLog, reserve: Reserve) -> None:
         self.name = str(path)
@@ -53,6 +57,9 @@ class SqliteStorage:
     def log_bytes(self) -> int:
         """The size of the log's file."""
         return self._log.size_bytes
+
+    def hurry(self) -> None:
+        """Do nothing: a file is always there."""
 
     def cut_log_soon(self) -> None:
         """Cut the log after the next commit, whatever its length."""
@@ -94,6 +101,9 @@ class SqliteStorage:
 class SqliteEngine:
     """An open journal in a file."""
 
+    is_remote = False
+    ownership = Everything()
+
     def __init__(
         self,
         path: Path,
@@ -110,6 +120,16 @@ class SqliteEngine:
         self._database = database
         self._limit = limit
         self._runner = runner
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Return: the file is locked for this process."""
+        task_status.started()
+
+    def stop(self) -> None:
+        """Do nothing."""
+
+    async def give_back(self, slots: frozenset[int]) -> None:
+        """Do nothing: no other process could take them."""
 
     def end_reads(self) -> None:
         """Abort running queries and refuse new ones: the server is stopping."""

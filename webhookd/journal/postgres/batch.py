@@ -1,0 +1,315 @@
+"""The hot statements: the events, deliveries and attempts of a batch, in one transaction with few trips to the server.
+
+    first trip    begin, the writer's number, the slots, the endpoints' states, the events
+    second trip   the deliveries with their sequences, the changes of deliveries, the attempts, commit
+
+Without events it is a single trip. A trip is a pipeline: its statements are sent together, and after one that fails the
+server skips the others, the commit too. The row of an endpoint's sequence is locked in the trip that ends with the
+commit, so no other publisher waits for this process; and whoever sees a sequence sees all lower ones. All transactions
+lock in the same order, and so never wait for each other in a circle: `slots`, `endpoint_state`, `events`, `sequences`,
+`deliveries`, `attempts`, each by its key.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+from peewee import BlobField, BooleanField, Field, FloatField, Model
+from peewee import IntegerField as NumberField
+from psycopg import Connection, Cursor
+
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import AttemptRecord, DeliveryStatus, PublishResult, QueuedDelivery, Target, Trigger
+from webhookd.base.stages import reached
+from webhookd.journal.errors import MustRepeatError
+from webhookd.journal.operations import Publish, Record
+from webhookd.journal.planning import Stored, answer_to_repeated, queued_delivery
+from webhookd.journal.queries.schema import AttemptTable, DeliveryTable, EndpointStateTable, EventTable
+from webhookd.journal.record_rows import (
+    ATTEMPT_COLUMNS,
+    CHANGE_COLUMNS,
+    COUNT_COLUMNS,
+    STATE_COLUMNS,
+    attempt_row,
+    change_row,
+    state_row,
+)
+
+_EVENT_COLUMNS = (
+    *("id", "type", "organization_id", "ordering_key", "traceparent", "timestamp", "accepted_at"),
+    "deliveries",
+)
+_DELIVERY_COLUMNS = (
+    *("id", "endpoint_pk", "event_pk", "event_type", "ordering_key", "status", "next_attempt_at", "created_at"),
+    "expires_at",
+)
+_WAITS = "d.status IN ('pending', 'parked') AND d.expires_at = new.expires_at"
+
+
+def _type_of(column: Field) -> str:
+    match column:
+        case NumberField():
+            return "bigint"
+        case FloatField():
+            return "double precision"
+        case BooleanField():
+            return "boolean"
+        case BlobField():
+            return "bytea"
+        case _:
+            return "text"
+
+
+def _rows_of(table: type[Model], columns: Iterable[str]) -> str:
+    """Return the query of rows that a parameter holds as a JSON array of arrays, in their order: its `place`.
+
+    A value costs the process a tenth of what an array of PostgreSQL's own for each column costs it.
+    """
+    values = ", ".join(
+        f'(row ->> {at})::{_type_of(getattr(table, name))} AS "{name}"' for at, name in enumerate(columns)
+    )
+    return f"SELECT place, {values} FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS given (row, place)"
+
+
+def _with_bytes(rows: str, name: str) -> str:
+    """Return the query of rows with one more column, which a second parameter holds as an array."""
+    return (
+        f"SELECT * FROM ({rows}) AS t JOIN unnest(%b::bytea[]) WITH ORDINALITY AS other ({name}, place) USING (place)"
+    )
+
+
+def _names(columns: Iterable[str], prefix: str = "") -> str:
+    return ", ".join(f'{prefix}"{name}"' for name in columns)
+
+
+# The row numbers are in the order of submission, and the rows are added in the order of ids, so that two publishers of
+# the same ids never wait for each other in a circle.
+_ADD_EVENTS = f"""
+WITH new AS MATERIALIZED (
+    SELECT nextval(pg_get_serial_sequence('events', 'pk')) AS pk, t.*
+    FROM ({_with_bytes(_rows_of(EventTable, _EVENT_COLUMNS), "body")} ORDER BY place) AS t
+)
+INSERT INTO events (pk, {_names(_EVENT_COLUMNS)}, body)
+SELECT pk, {_names(_EVENT_COLUMNS)}, body FROM new ORDER BY id, place
+ON CONFLICT (id) DO NOTHING RETURNING id, pk
+"""
+_FIND_DELIVERIES = "SELECT id, pk, sequence FROM deliveries WHERE id = ANY(%s)"
+_FIND_EVENTS = "SELECT id, organization_id, deliveries FROM events WHERE id = ANY(%s)"
+# A deleted endpoint has no sequence, and gets no delivery: the numbers of its events' deliveries are corrected.
+_ADD_DELIVERIES = f"""
+WITH new AS MATERIALIZED (
+    {_rows_of(DeliveryTable, _DELIVERY_COLUMNS)}
+), locked AS MATERIALIZED (
+    SELECT endpoint_pk, last FROM sequences WHERE endpoint_pk = ANY(%s) ORDER BY endpoint_pk FOR NO KEY UPDATE
+), added AS (
+    INSERT INTO deliveries ({_names(_DELIVERY_COLUMNS)}, sequence, trigger, attempts, refusals, backoff_step)
+    SELECT {_names(_DELIVERY_COLUMNS, "new.")},
+        locked.last + row_number() OVER (PARTITION BY new.endpoint_pk ORDER BY place), '{Trigger.AUTO.value}', 0, 0, 0
+    FROM new JOIN locked ON locked.endpoint_pk = new.endpoint_pk ORDER BY place
+    RETURNING pk, id, endpoint_pk, event_pk, sequence, expires_at
+), counted AS (
+    UPDATE sequences SET last = ends.last, last_expires_at = greatest(sequences.last_expires_at, ends.expires_at)
+    FROM (SELECT endpoint_pk, max(sequence) AS last, max(expires_at) AS expires_at FROM added GROUP BY 1) AS ends
+    WHERE sequences.endpoint_pk = ends.endpoint_pk
+), corrected AS (
+    UPDATE events SET deliveries = found.number
+    FROM (
+        SELECT wanted.pk, count(added.pk) AS number FROM unnest(%s::bigint[]) AS wanted (pk)
+        LEFT JOIN added ON added.event_pk = wanted.pk GROUP BY 1
+    ) AS found
+    WHERE events.pk = found.pk AND events.deliveries <> found.number
+)
+SELECT id, pk, sequence FROM added
+"""
+_SET_STATES = f"""
+WITH new AS MATERIALIZED (
+    {_rows_of(EndpointStateTable, ("endpoint_pk", *STATE_COLUMNS))}
+), locked AS MATERIALIZED (
+    SELECT endpoint_pk FROM endpoint_state WHERE endpoint_pk = ANY(%s) ORDER BY endpoint_pk FOR NO KEY UPDATE
+)
+UPDATE endpoint_state SET {", ".join(f'"{name}" = new."{name}"' for name in STATE_COLUMNS)}
+FROM new JOIN locked ON locked.endpoint_pk = new.endpoint_pk WHERE endpoint_state.endpoint_pk = new.endpoint_pk
+"""
+# A delivery that has ended or was retried meanwhile keeps its state: a retry always changes when it expires. The id is
+# compared because a server that took over after a failure may give a number again that was lost with it.
+_CHANGED = [name for name in CHANGE_COLUMNS if name not in COUNT_COLUMNS]
+_CHANGE_DELIVERIES = f"""
+WITH new AS MATERIALIZED (
+    {_rows_of(DeliveryTable, ("pk", *CHANGE_COLUMNS, "id", "expires_at"))}
+), locked AS MATERIALIZED (
+    SELECT pk FROM deliveries WHERE pk = ANY(%s) ORDER BY pk FOR NO KEY UPDATE
+)
+UPDATE deliveries AS d SET {", ".join(f'"{name}" = new."{name}"' for name in COUNT_COLUMNS)},
+    {", ".join(f'"{name}" = CASE WHEN {_WAITS} THEN new."{name}" ELSE d."{name}" END' for name in _CHANGED)}
+FROM new JOIN locked ON locked.pk = new.pk WHERE d.pk = new.pk AND d.id = new.id
+"""
+_ATTEMPT_COLUMNS = tuple(name for name in ATTEMPT_COLUMNS if name != "response_body")
+_BODY_AT = ATTEMPT_COLUMNS.index("response_body")
+_ADD_ATTEMPTS = f"""
+INSERT INTO attempts ({_names(_ATTEMPT_COLUMNS)}, response_body)
+SELECT {_names(_ATTEMPT_COLUMNS)}, response_body
+FROM ({_with_bytes(_rows_of(AttemptTable, _ATTEMPT_COLUMNS), "response_body")}) AS new
+"""
+
+_json = msgspec.json.Encoder().encode
+
+_event_of = attrgetter(*_EVENT_COLUMNS[:-1])
+Row = Sequence[Any]
+_Draft = tuple[Publish, Target, str]
+"""An event, the target of one of its deliveries, and the delivery's id."""
+
+
+class HotBatch:
+    """Events and attempts that are committed in one transaction, which may have to be begun again."""
+
+    def __init__(self, operations: Sequence[Publish | Record], ids: IdFactory) -> None:
+        self._publishes = [publish for operation in operations for publish in _publishes_of(operation)]
+        self._records = [operation.record for operation in operations if isinstance(operation, Record)]
+        self._ids = ids
+        self._added: dict[str, int] = {}  # the row numbers of the new events, by id
+        self._known: dict[str, Stored] = {}  # the others
+        self._drafts: list[_Draft] = []
+
+    def commit(self, connection: "Connection[Any]", begin: Callable[["Connection[Any]"], None]) -> None:
+        """Commit the events and attempts, and set the events' results; `begin` is called first in the transaction.
+
+        Raises what psycopg raises, and MustRepeatError; then nothing was committed, unless the connection was lost.
+        """
+        with connection.pipeline():
+            connection.execute("BEGIN")
+            begin(connection)
+            _set_states(connection, self._records)
+            if not self._publishes:
+                _record(connection, self._records)
+                connection.execute("COMMIT")
+                return
+            inserted = _add_events(connection, self._publishes)
+        self._plan(connection, inserted)
+        with connection.pipeline():
+            numbered = _add_deliveries(connection, self._drafts, self._added)
+            _record(connection, self._records)
+            connection.execute("COMMIT")
+        self._settle([] if numbered is None else numbered.fetchall())
+
+    def publish(self, connection: "Connection[Any]") -> None:
+        """Add the events in a transaction that is open, and set their results."""
+        self._plan(connection, _add_events(connection, self._publishes))
+        numbered = _add_deliveries(connection, self._drafts, self._added)
+        self._settle([] if numbered is None else numbered.fetchall())
+
+    def read_back(self, connection: "Connection[Any]") -> None:
+        """Set the events' results after a commit whose answer was lost."""
+        if self._publishes:
+            self._settle(connection.execute(_FIND_DELIVERIES, ([each[2] for each in self._drafts],)).fetchall())
+
+    def _plan(self, connection: "Connection[Any]", inserted: "Cursor[Any]") -> None:
+        self._added = dict(inserted.fetchall())
+        self._known = _find_repeated(connection, self._publishes, self._added)
+        self._drafts = [
+            (publish, target, self._ids.new(Prefix.DELIVERY))
+            for publish in _first_of_each(self._publishes)
+            if publish.event.id in self._added
+            for target in publish.targets
+        ]
+
+    def _settle(self, numbered: Iterable[tuple[str, int, int]]) -> None:
+        """Set each event's result; `numbered` are the ids, row numbers and sequences of the deliveries."""
+        numbers = {delivery_id: (pk, sequence) for delivery_id, pk, sequence in numbered}
+        queued: dict[str, list[QueuedDelivery]] = {}
+        for publish, target, delivery_id in self._drafts:
+            if (found := numbers.get(delivery_id)) is None:
+                continue  # its endpoint has been deleted
+            pk, sequence = found
+            event = publish.event
+            delivery = queued_delivery(
+                pk, self._added[event.id], event, target, delivery_id=delivery_id, sequence=sequence
+            )
+            queued.setdefault(event.id, []).append(delivery)
+        known = dict(self._known)
+        for publish in self._publishes:
+            event_id = publish.event.id
+            publish.event_pk, publish.queued, publish.result, publish.error = None, (), None, None
+            if event_id not in known:
+                publish.event_pk, publish.queued = self._added[event_id], queued.get(event_id, ())
+                publish.result = PublishResult(id=event_id, deliveries=len(publish.queued), duplicate=False)
+                known[event_id] = (publish.event.organization_id, len(publish.queued))
+            elif isinstance(answer := answer_to_repeated(publish.event, known[event_id]), PublishResult):
+                publish.result = answer
+            else:
+                publish.error = answer
+
+
+def _publishes_of(operation: Publish | Record) -> Sequence[Publish]:
+    """Return the events of an operation: itself, or the operational events that are stored with it."""
+    return (operation,) if isinstance(operation, Publish) else operation.notices
+
+
+def _first_of_each(publishes: Iterable[Publish]) -> Iterable[Publish]:
+    """Return the events without those that repeat the id of an earlier one."""
+    first: dict[str, Publish] = {}
+    for publish in publishes:
+        first.setdefault(publish.event.id, publish)
+    return first.values()
+
+
+def _set_states(connection: "Connection[Any]", records: Sequence[AttemptRecord]) -> None:
+    # Of several attempts of one endpoint, the last one's state is stored.
+    states = {record.delivery.endpoint_pk: record.endpoint for record in records}
+    if states:
+        rows = [state_row(endpoint_pk, state) for endpoint_pk, state in states.items()]
+        connection.execute(_SET_STATES, (_text(rows), list(states)))
+
+
+def _add_events(connection: "Connection[Any]", publishes: Sequence[Publish]) -> "Cursor[Any]":
+    rows = [(*_event_of(publish.event), len(publish.targets)) for publish in publishes]
+    return connection.execute(_ADD_EVENTS, (_text(rows), [publish.event.body for publish in publishes]))
+
+
+def _find_repeated(
+    connection: "Connection[Any]", publishes: Iterable[Publish], added: dict[str, int]
+) -> dict[str, Stored]:
+    """Return the events that were stored before, by id: the organization and the number of deliveries of each."""
+    repeated = list({publish.event.id for publish in publishes if publish.event.id not in added})
+    if not repeated:
+        return {}
+    found = {row[0]: row[1:] for row in connection.execute(_FIND_EVENTS, [repeated])}
+    if len(found) < len(repeated):
+        raise MustRepeatError("retention has deleted an event between two looks at it")
+    return found
+
+
+def _add_deliveries(
+    connection: "Connection[Any]", drafts: Sequence[_Draft], added: dict[str, int]
+) -> "Cursor[Any] | None":
+    if not drafts:
+        return None
+    rows = []
+    for publish, target, delivery_id in drafts:
+        event = publish.event
+        # A delivery that is canceled from the start is never due.
+        due_at = None if target.status is DeliveryStatus.CANCELED else event.accepted_at
+        rows.append(
+            (
+                *(delivery_id, target.endpoint_pk, added[event.id], event.type, event.ordering_key, target.status),
+                *(due_at, event.accepted_at, event.accepted_at + target.max_age_seconds),
+            )
+        )
+    endpoints = list({target.endpoint_pk for _, target, _ in drafts})
+    events = list({added[publish.event.id] for publish, _, _ in drafts})
+    return connection.execute(_ADD_DELIVERIES, (_text(rows), endpoints, events))
+
+
+def _record(connection: "Connection[Any]", records: Sequence[AttemptRecord]) -> None:
+    if not records:
+        return
+    rows = [(*change_row(record), record.delivery.id, record.delivery.expires_at) for record in records]
+    connection.execute(_CHANGE_DELIVERIES, (_text(rows), [record.delivery.pk for record in records]))
+    attempts = [list(attempt_row(record)) for record in records]
+    bodies = [row.pop(_BODY_AT) for row in attempts]
+    connection.execute(_ADD_ATTEMPTS, (_text(attempts), bodies))
+    reached("record.written")
+
+
+def _text(rows: Sequence[Row]) -> str:
+    return _json(rows).decode()

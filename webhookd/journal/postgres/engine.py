@@ -1,0 +1,168 @@
+"""Open the journal on PostgreSQL: its tables, this process's place among its writers and nodes, and its connections."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import trio
+from peewee import Database
+
+from webhookd.base.clock import Clock
+from webhookd.base.errors import CommandError, ReadTimeoutError
+from webhookd.base.ids import IdFactory, Prefix
+from webhookd.journal.errors import ConnectionLostError
+from webhookd.journal.feed import Feed
+from webhookd.journal.postgres.database import PostgresDatabase, Role, connect
+from webhookd.journal.postgres.membership import Membership
+from webhookd.journal.postgres.migrations import CURRENT_VERSION, prepare
+from webhookd.journal.postgres.storage import PostgresStorage
+from webhookd.journal.rows import Contents, CopyReport
+from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
+from webhookd.journal.server import Server
+
+T = TypeVar("T")
+
+_WRITER = "writer"
+_ADD_WRITER = "INSERT INTO writers (node, writer, number) VALUES (%s, %s, 0)"
+
+
+class PostgresReader:
+    """A connection for queries, which is made again after it was lost."""
+
+    def __init__(self, open_connection: Callable[[], PostgresDatabase]) -> None:
+        self._open = open_connection
+        self._database: PostgresDatabase | None = None
+        self._is_ended = False
+
+    def run(self, query: Callable[[Database], T]) -> T:
+        """Run `query` on one snapshot; raises ReadTimeoutError after the limit, and ConnectionLostError. Blocks."""
+        if self._is_ended:
+            raise ReadTimeoutError("the server is stopping")
+        is_new = self._database is None
+        try:
+            return self._run(query)
+        except ConnectionLostError:
+            self.close()
+            if is_new:
+                raise
+        return self._run(query)  # the connection may have been lost long ago
+
+    def end(self) -> None:
+        """Refuse new queries."""
+        self._is_ended = True
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _run(self, query: Callable[[Database], T]) -> T:
+        if self._database is None:
+            self._database = self._open()
+        database = self._database
+        with database.translated(), database.atomic():
+            return query(database)
+
+
+class PostgresEngine:
+    """An open journal on PostgreSQL."""
+
+    is_remote = True
+
+    def __init__(
+        self, path: Path, storage: PostgresStorage, readers: Sequence[PostgresReader], membership: Membership
+    ) -> None:
+        self.path = path
+        self.storage = storage
+        self.readers = readers
+        self.ownership = membership
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be a node until `stop`, and then give all slots back."""
+        await self.ownership.run(task_status=task_status)
+
+    def stop(self) -> None:
+        """Have `run` end: everything is committed."""
+        self.ownership.stop()
+
+    async def give_back(self, slots: frozenset[int]) -> None:
+        """Let other nodes take slots that were asked back."""
+        await self.ownership.give_back(slots)
+
+    def end_reads(self) -> None:
+        """Refuse new queries; one that runs ends within its time limit."""
+        for reader in self.readers:
+            reader.end()
+
+    def distrust(self) -> None:
+        """Do nothing: the disk is the server's."""
+
+    async def back_up(self, file: Path, *, replace: bool, report: CopyReport) -> Contents:  # noqa: ARG002 - no file is made
+        """Raise CommandError: PostgreSQL has its own backups."""
+        raise CommandError(
+            f"{self.storage.name} is backed up with PostgreSQL's own means: pg_dump, or the archive of its log"
+        )
+
+
+@asynccontextmanager
+async def open_server(
+    server: Server,
+    *,
+    clock: Clock,
+    ids: IdFactory,
+    feed: Feed,
+    runner: Runner,
+    readers: int,
+) -> AsyncIterator[PostgresEngine]:
+    """Open a journal in a database, and create or migrate its tables if needed.
+
+    Raises CommandError if the database can't be reached, and JournalError if it can't hold a journal.
+    """
+    process = ids.new(Prefix.NODE)
+
+    def opened(role: Role, use: str) -> PostgresDatabase:
+        return connect(
+            server.url, role, application_name=f"webhookd/{process}/{use}", password_file=server.password_file
+        )
+
+    def begin() -> None:
+        database = opened(Role.WRITER, "start")
+        try:
+            prepare(database, now=clock.now())
+            with database.translated():
+                database.execute_sql(_ADD_WRITER, (process, _WRITER))
+        finally:
+            database.close()
+
+    try:
+        await runner.run(begin)
+    except ConnectionLostError as error:
+        raise CommandError(str(error)) from error
+    storage = PostgresStorage(
+        str(server.url), partial(opened, Role.WRITER, _WRITER), ids, process=process, writer=_WRITER
+    )
+    # Its calls go on while the writer stands, so it has a thread of its own; in a test both run in the loop.
+    membership = Membership(
+        partial(opened, Role.WRITER, "node"),
+        runner if isinstance(runner, InlineRunner) else ThreadRunner(1),
+        feed,
+        process=process,
+        name=server.node_name,
+        version=CURRENT_VERSION,
+        steady=_steady,
+        times=server.times,
+    )
+    with ExitStack() as stack:
+        connections = [PostgresReader(partial(opened, Role.READER, f"reader-{number}")) for number in range(readers)]
+        for connection in connections:
+            stack.callback(connection.close)
+        yield PostgresEngine(Path.cwd(), storage, connections, membership)
+
+
+def _steady() -> float:
+    """Return the seconds since the machine started, also those for which it was suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

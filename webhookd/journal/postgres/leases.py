@@ -1,0 +1,123 @@
+"""Leases: which node drives which endpoints. The clock of the database alone decides when a node's lease ends.
+
+Every endpoint belongs to one of 256 slots, by its row number. A slot is a node's from the moment in which it takes the
+slot, which counts the slot's generation up, until another node does so or it gives the slot back. Each record names
+the generation under which it was sent, and holds its slot's row while it commits; taking a slot needs the same row. So
+all records of a generation are committed before the next one begins, and none after.
+
+A node beats every 2 s, which moves the end of its lease to 7 s later. A node that comes too late is fenced: it has lost
+every slot, and registers again under a new id, since an id is never used again. Whoever scans removes nodes whose lease
+has ended, ends their sessions, which may still hold rows, and takes their slots. By its own clock a node stops sending
+5.5 s after it sent its last good beat, before anybody else could take its slots.
+
+Everything here blocks, and is called in a thread with a connection of its own: it must go on while a writer stands.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg import Connection
+
+from webhookd.journal.ownership import SLOTS
+from webhookd.journal.server import LeaseTimes
+
+_SHARE_MOVED = 8  # at most an eighth of a node's slots move in a scan
+
+_REGISTER = """
+INSERT INTO nodes (id, name, version, expires_at)
+VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s))
+"""
+_LEAVE = "DELETE FROM nodes WHERE id = %s"
+_BEAT = """
+UPDATE nodes SET expires_at = clock_timestamp() + make_interval(secs => %s)
+WHERE id = %s AND expires_at > clock_timestamp() RETURNING 1
+"""
+_REMOVE_EXPIRED = "DELETE FROM nodes WHERE expires_at < clock_timestamp()"
+# In a statement of its own: a row that has just changed is checked again by the update below, but the list of nodes
+# would be the one of its beginning, and a slot of a node that has registered meanwhile would be taken from it.
+_FIND_DEAD = "SELECT DISTINCT node FROM slots WHERE node IS NOT NULL AND node NOT IN (SELECT id FROM nodes)"
+_END_SESSIONS = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid <> pg_backend_pid() AND split_part(application_name, '/', 2) = ANY(%s)
+"""
+_FIND_NODES = "SELECT id FROM nodes"
+_FIND_OWN = "SELECT slot, generation FROM slots WHERE node = %s"
+_TAKE = """
+UPDATE slots AS s SET node = %s, generation = generation + 1
+FROM (
+    SELECT slot FROM slots WHERE node IS NULL OR node = ANY(%s) ORDER BY slot LIMIT %s FOR UPDATE SKIP LOCKED
+) AS free
+WHERE s.slot = free.slot RETURNING s.slot, s.generation
+"""
+_GIVE_BACK = "UPDATE slots SET node = NULL WHERE node = %s AND slot = ANY(%s)"
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """What a scan has found: slots that the node has taken, with their generations, and slots that it should give back.
+
+    `nodes` is the number of living nodes, and `dead` are the ids of those whose slots were free to take.
+    """
+
+    taken: Mapping[int, int]
+    surplus: Sequence[int]
+    nodes: int
+    dead: Sequence[str]
+
+
+def process_of(node: str) -> str:
+    """Return the process of a node, whose sessions have it in their application name: `webhookd/PROCESS/USE`."""
+    return node.rpartition(".")[0]
+
+
+def register(connection: "Connection[Any]", node: str, name: str, version: int, times: LeaseTimes) -> None:
+    """Add a node; `node` is its process and a number, as no other node ever had them: `PROCESS.1`."""
+    connection.execute(_REGISTER, (node, name, version, times.lease))
+
+
+def leave(connection: "Connection[Any]", node: str) -> None:
+    """Remove a node that has given back its slots, or that can't know any more whether it has."""
+    connection.execute(_LEAVE, (node,))
+
+
+def beat(connection: "Connection[Any]", node: str, times: LeaseTimes) -> bool:
+    """Move the end of a node's lease; return False if it has ended, whatever the node's own clock says."""
+    return connection.execute(_BEAT, (times.lease, node)).fetchone() is not None
+
+
+def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, may_take: bool = True) -> Scanned:
+    """Remove the dead, and take what is free, up to an equal share; `held` are the node's slots and generations.
+
+    A slot that is the node's in the table but not in `held` was taken in a transaction whose answer was lost: it is
+    given back, and taken again with a new generation.
+    """
+    connection.execute(_REMOVE_EXPIRED)
+    dead = [row[0] for row in connection.execute(_FIND_DEAD)]
+    living = [row[0] for row in connection.execute(_FIND_NODES)]
+    # A process that was fenced and is a new node by now goes on with its sessions.
+    if ended := {process_of(each) for each in dead} - {process_of(each) for each in living}:
+        connection.execute(_END_SESSIONS, (sorted(ended),))
+    orphaned = [slot for slot, generation in connection.execute(_FIND_OWN, (node,)) if held.get(slot) != generation]
+    if orphaned:
+        connection.execute(_GIVE_BACK, (node, orphaned))
+    share = -(-SLOTS // max(len(living), 1))
+    wanted = share - len(held)
+    taken: dict[int, int] = {}
+    if may_take and wanted > 0:
+        taken = dict(connection.execute(_TAKE, (node, dead, wanted)).fetchall())
+    return Scanned(taken=taken, surplus=surplus_of(held, share), nodes=len(living), dead=dead)
+
+
+def surplus_of(held: Collection[int], share: int) -> Sequence[int]:
+    """Return the slots that a node should give back now: the last ones, an eighth of what it holds at most."""
+    above = len(held) - share
+    if above <= 0:
+        return ()
+    most = max(1, len(held) // _SHARE_MOVED)
+    return sorted(held)[-min(above, most) :]
+
+
+def give_back(connection: "Connection[Any]", node: str, slots: Sequence[int]) -> None:
+    """Let others take slots: no actor of theirs runs any more, and its records are committed."""
+    connection.execute(_GIVE_BACK, (node, list(slots)))

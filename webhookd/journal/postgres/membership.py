@@ -1,0 +1,242 @@
+"""This process as a node: it keeps its lease, takes and gives back slots, and says so in the feed.
+
+One task beats, one scans, and one watches this node's own limit: it must stop sending before anybody else could take
+its slots, also while the database doesn't answer. All times are of a clock that goes on while the machine sleeps.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import trio
+from psycopg import Connection
+
+from webhookd.journal.errors import ConnectionLostError, MustRepeatError
+from webhookd.journal.feed import Feed, SlotsAskedBack, SlotsLost, SlotsTaken
+from webhookd.journal.ownership import Fence, slot_of
+from webhookd.journal.postgres import leases
+from webhookd.journal.postgres.database import PostgresDatabase
+from webhookd.journal.postgres.leases import Scanned
+from webhookd.journal.runners import Runner
+from webhookd.journal.server import LeaseTimes
+from webhookd.observe.logs import get_logger
+
+T = TypeVar("T")
+
+_LEADERS_SLOT = 0
+_log = get_logger("nodes")
+
+
+class Membership:
+    """The node of this process, an `Ownership`; it has slots while `run` runs.
+
+    `process` is an id that no other process has ever had, `name` is for people. `steady` is the clock of the limits.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], PostgresDatabase],
+        runner: Runner,
+        feed: Feed,
+        *,
+        process: str,
+        name: str,
+        version: int,
+        steady: Callable[[], float],
+        times: LeaseTimes,
+    ) -> None:
+        self.process = process
+        self.name = name
+        self.nodes = 1
+        """How many nodes lived at the last scan."""
+        self._connect = connect
+        self._runner = runner
+        self._feed = feed
+        self._version = version
+        self._steady = steady
+        self._times = times
+        self._database: PostgresDatabase | None = None
+        self._one_call = trio.Lock()
+        self._registrations = 0
+        self._held: dict[int, int] = {}
+        self._leaving: set[int] = set()
+        self._limit_at = 0.0
+        self._registered_at = 0.0
+        self._stopped = trio.Event()
+
+    @property
+    def node(self) -> str:
+        """The id under which this process is registered now; another one after it was fenced."""
+        return f"{self.process}.{self._registrations}"
+
+    @property
+    def slots(self) -> frozenset[int]:
+        """The slots that this node has."""
+        return frozenset(self._held)
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether this node has the slot of what only one node may do at a time."""
+        return _LEADERS_SLOT in self._held and self.may_send()
+
+    def owns(self, endpoint_pk: int) -> bool:
+        """Whether this node has the slot of an endpoint, and isn't about to give it back."""
+        slot = slot_of(endpoint_pk)
+        return slot in self._held and slot not in self._leaving
+
+    def may_send(self) -> bool:
+        """Whether nobody else can have taken this node's slots yet."""
+        return self._steady() < self._limit_at
+
+    def fence(self, endpoint_pk: int) -> Fence:
+        """Return the slot of an endpoint with its generation; -1, which no record passes, for another node's."""
+        slot = slot_of(endpoint_pk)
+        return Fence(slot, self._held.get(slot, -1))
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Be a node until `stop`, and then leave; it has started once it has looked for slots.
+
+        It isn't canceled: while the last records are committed, the node must keep its slots.
+        """
+        with trio.CancelScope(shield=True):
+            try:
+                await self._register()
+                await self._scan()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._beat_on)
+                    nursery.start_soon(self._scan_on)
+                    nursery.start_soon(self._watch_limit)
+                    task_status.started()
+                    await self._stopped.wait()
+                    nursery.cancel_scope.cancel()
+            finally:
+                await self._leave()
+
+    def stop(self) -> None:
+        """Have `run` leave: everything is committed."""
+        self._stopped.set()
+
+    async def give_back(self, slots: frozenset[int]) -> None:
+        """Let other nodes take slots that were asked back: nothing of theirs is in flight, and all is recorded."""
+        given = [slot for slot in slots if slot in self._held]
+        for slot in given:
+            del self._held[slot]
+            self._leaving.discard(slot)
+        if given:
+            await self._call(lambda connection: leases.give_back(connection, self.node, given))
+
+    async def _register(self) -> None:
+        self._registrations += 1
+        began_at = self._steady()
+        await self._call(
+            lambda connection: leases.register(connection, self.node, self.name, self._version, self._times)
+        )
+        self._registered_at = began_at
+        self._limit_at = began_at + self._times.limit
+        _log.info("node.registered", node=self.node)
+
+    async def _register_again(self) -> None:
+        """Register under a new id, as soon as the database can be reached."""
+        while True:
+            try:
+                await self._register()
+            except (ConnectionLostError, MustRepeatError) as error:
+                _log.warning("node.not_registered", node=self.node, error=str(error))
+                await trio.sleep(self._times.scan)
+            else:
+                return
+
+    async def _beat_on(self) -> None:
+        while True:
+            await trio.sleep(self._times.beat)
+            began_at = self._steady()
+            try:
+                is_alive = await self._call(lambda connection: leases.beat(connection, self.node, self._times))
+            except (ConnectionLostError, MustRepeatError) as error:
+                _log.warning("node.beat_failed", node=self.node, error=str(error))
+                continue
+            if is_alive:
+                self._limit_at = began_at + self._times.limit
+            else:
+                _log.error("node.fenced", node=self.node)
+                self._lose_all()
+                await self._register_again()
+
+    async def _scan_on(self) -> None:
+        while True:
+            await trio.sleep(self._times.scan)
+            try:
+                await self._scan()
+            except (ConnectionLostError, MustRepeatError) as error:
+                _log.warning("node.scan_failed", node=self.node, error=str(error))
+
+    async def _scan(self) -> None:
+        if not self.may_send():
+            return  # its lease may end during the scan
+        node, held = self.node, dict(self._held)
+        # After an outage the first node back would take all slots, and give most of them back one by one.
+        may_take = self._registrations == 1 or self._steady() - self._registered_at >= self._times.scan
+        scanned: Scanned = await self._call(lambda connection: leases.scan(connection, node, held, may_take=may_take))
+        self.nodes = scanned.nodes
+        if scanned.dead:
+            _log.warning("node.took_over", node=node, dead=list(scanned.dead), slots=len(scanned.taken))
+        if node != self.node or not self.may_send():
+            return  # lost meanwhile: the next scan gives back what this one has taken
+        self._held |= scanned.taken
+        if scanned.taken:
+            self._feed.announce(SlotsTaken(frozenset(scanned.taken)))
+        wanted = frozenset(scanned.surplus) - self._leaving
+        if wanted and not self._leaving:
+            self._leaving |= wanted
+            self._feed.announce(SlotsAskedBack(wanted))
+
+    async def _watch_limit(self) -> None:
+        while True:
+            seconds = self._limit_at - self._steady()
+            if seconds > 0:
+                await trio.sleep(seconds)
+            elif self._held:
+                _log.error("node.out_of_time", node=self.node)
+                self._lose_all()
+            else:
+                await trio.sleep(self._times.scan)
+
+    def _lose_all(self) -> None:
+        lost = frozenset(self._held)
+        self._held.clear()
+        self._leaving.clear()
+        if lost:
+            self._feed.announce(SlotsLost(lost))
+
+    async def _leave(self) -> None:
+        node, held = self.node, list(self._held)
+        self._lose_all()
+
+        def leave(connection: "Connection[Any]") -> None:
+            leases.give_back(connection, node, held)
+            leases.leave(connection, node)
+
+        try:
+            await self._call(leave)
+        except (ConnectionLostError, MustRepeatError) as error:
+            _log.warning("node.left_without_word", node=node, error=str(error))
+        await self._runner.run(self._close)
+
+    async def _call(self, function: "Callable[[Connection[Any]], T]") -> T:
+        async with self._one_call:
+            return await self._runner.run(partial(self._run, function))
+
+    def _run(self, function: "Callable[[Connection[Any]], T]") -> T:
+        if self._database is None:
+            self._database = self._connect()
+        try:
+            with self._database.translated():
+                return function(self._database.connection())
+        except ConnectionLostError:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
