@@ -68,8 +68,8 @@ class MemoryStore(Store):
         await trio.lowlevel.checkpoint()
         return window_of(self.tables, request)
 
-    def kept_message(self, event_pk: int) -> Message | None:
-        return self.tables.events[event_pk].message
+    def take_message(self, delivery: QueuedDelivery) -> Message | None:
+        return self.tables.events[delivery.event_pk].message
 
     def _tell(self, queued: Sequence[QueuedDelivery]) -> None:
         self.feed.announce(DeliveriesQueued(queued))

@@ -20,7 +20,7 @@ from webhookd import server
 from webhookd.admin import framing
 from webhookd.admin.guard import Guard
 from webhookd.base.errors import JournalError
-from webhookd.base.models import AcceptedEvent, DeliveryError, Message, Outcome, PublishResult, Target
+from webhookd.base.models import AcceptedEvent, DeliveryError, Message, Outcome, PublishResult, QueuedDelivery, Target
 from webhookd.delivery.http.sender import Sender
 from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.dispatch import lane
@@ -152,8 +152,8 @@ class SwapsOrder(Store):
 class AltersBodies(Store):
     """Decodes and encodes each body instead of sending the bytes that were submitted."""
 
-    def kept_message(self, event_pk: int) -> Message | None:
-        message = super().kept_message(event_pk)
+    def take_message(self, delivery: QueuedDelivery) -> Message | None:
+        message = super().take_message(delivery)
         return None if message is None else _altered(message)
 
     def read_message(

@@ -5,7 +5,8 @@ import pytest
 
 from tests.samples import AT, queued_delivery
 from webhookd.base.models import Ordering, QueuedDelivery
-from webhookd.dispatch.queue_window import QueueWindow
+from webhookd.dispatch.lane import MIN_WINDOW
+from webhookd.dispatch.queue_window import MOST_BODIES_AHEAD, QueueWindow
 from webhookd.journal import Window
 
 LIMIT = 3
@@ -33,7 +34,7 @@ def read(*sequences: int, complete: bool = True, last_sequence: int | None = Non
 
 def sequences(queue: QueueWindow) -> list[int]:
     """Return the deliveries in the window, by number."""
-    return queue.upcoming()
+    return [each.sequence for each in queue._pending]
 
 
 def needs_refill(queue: QueueWindow) -> bool:
@@ -76,6 +77,20 @@ def test_the_window_is_bounded() -> None:
     for sequence in range(3, 7):
         queue.append(delivery(sequence))
     assert (sequences(queue), queue.has_more) == ([1, 2, 3], True)
+
+
+def test_bodies_are_read_ahead_as_they_are_needed() -> None:
+    """A queue that flows has its bodies read in parts that double up to a window; one that waits, in small ones."""
+    assert MOST_BODIES_AHEAD == MIN_WINDOW - 1
+    queue = read(*range(1, 200))
+    parts = []
+    for part in (1, 3, 7, 15, 31, 50, 1):
+        for _ in range(part):
+            queue.take(queue._pending[0])
+        ahead = queue.upcoming()
+        assert ahead == sequences(queue)[: len(ahead)]
+        parts.append(len(ahead))
+    assert parts == [2, 6, 14, 30, 49, 49, 2]
 
 
 @pytest.mark.parametrize("state", ["stale", "incomplete", "being read", "lacks keys"])

@@ -45,9 +45,7 @@ def submitted(store: Store, record: AttemptRecord, notices: Sequence[Publish] = 
 
 
 async def message_of(store: Store, event_pk: int) -> Message:
-    """Return what is sent of an event, from memory or from the disk."""
-    if (kept := store.kept_message(event_pk)) is not None:
-        return kept
+    """Return what is sent of an event, from the disk."""
     ticket: Ticket[Message] = Ticket()
     store.read_message(event_pk, tuple, ticket.settle)
     return await ticket.wait()

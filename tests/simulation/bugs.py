@@ -20,6 +20,7 @@ from webhookd.base.models import (
     Outcome,
     Policy,
     PublishResult,
+    QueuedDelivery,
     Target,
 )
 from webhookd.config import DeliveryConfig
@@ -154,8 +155,8 @@ class IgnoresInFlight(BadJournal):
 class AltersBodies(BadJournal):
     """Decodes and encodes each body instead of sending the bytes that were submitted."""
 
-    def kept_message(self, event_pk: int) -> Message | None:
-        message = super().kept_message(event_pk)
+    def take_message(self, delivery: QueuedDelivery) -> Message | None:
+        message = super().take_message(delivery)
         return None if message is None else altered(message)
 
     def read_message(

@@ -171,7 +171,7 @@ class Flights:
 
     def _begin(self, delivery: QueuedDelivery, now: float) -> None:
         flight = self._flights[delivery.pk] = _Flight(delivery)
-        if (message := self._shared.store.kept_message(delivery.event_pk)) is not None:
+        if (message := self._shared.store.take_message(delivery)) is not None:
             self._launch(flight, message, now)
         else:
             got = partial(self._got_message, flight)

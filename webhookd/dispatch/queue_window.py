@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from webhookd.base.models import Ordering, QueuedDelivery, Trigger
 from webhookd.journal import Window
 
-BODIES_AHEAD = 16
+MOST_BODIES_AHEAD = 49  # with the first one a whole window of a strict queue
 
 
 @dataclass(slots=True, eq=False)
@@ -34,6 +34,7 @@ class QueueWindow:
     _lacks_flights: bool = False
     _limit: int = 0
     _last_sequence: int = 0
+    _taken_since_bodies: int = 0
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._parked) + len(self.expired)
@@ -133,6 +134,7 @@ class QueueWindow:
     def take(self, delivery: QueuedDelivery) -> None:
         """Remove a delivery, which is sent now."""
         self._was_taken_from = True
+        self._taken_since_bodies += 1
         for waiting in (self._pending, self._parked):
             if waiting and waiting[0] is delivery:
                 del waiting[0]
@@ -140,8 +142,14 @@ class QueueWindow:
         (self._parked if delivery in self._parked else self._pending).remove(delivery)
 
     def upcoming(self) -> list[int]:
-        """Return the row numbers of the events of the next deliveries, whose bodies may be read ahead."""
-        return [delivery.event_pk for delivery in self._pending[:BODIES_AHEAD]]
+        """Return the row numbers of the events of the next deliveries, whose bodies are read ahead.
+
+        They are twice as many as were taken since the last call. So a queue that flows has its bodies read in large
+        parts, and one that waits, or loses what was read ahead before it is needed, in small ones.
+        """
+        ahead = min(2 * self._taken_since_bodies, MOST_BODIES_AHEAD)
+        self._taken_since_bodies = 0
+        return [delivery.event_pk for delivery in self._pending[:ahead]]
 
     def waiting_keys(self, now: float) -> frozenset[str]:
         """Return the ordering keys whose first delivery waits for its back-off, in this window or in earlier ones.

@@ -4,7 +4,6 @@ A call in a thread costs more than the query that it makes. So all questions of 
 are asked during one call are answered together by the next. With a message come those that its endpoint needs next.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
@@ -23,39 +22,9 @@ T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 
-CACHE_BYTES = 4 * 1024 * 1024
 PREFETCH_BYTES = 1024 * 1024
 MOST_QUESTIONS = 200  # that are answered by one call
 ANSWERS_A_TURN = 64  # before other tasks get a turn: each may send a request
-
-
-class Messages:
-    """A cache of the messages that were accepted or sent last, up to 4 MiB of bodies."""
-
-    def __init__(self, max_bytes: int = CACHE_BYTES) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._messages: OrderedDict[int, Message] = OrderedDict()
-
-    def __contains__(self, event_pk: object) -> bool:
-        return event_pk in self._messages
-
-    def get(self, event_pk: int) -> Message | None:
-        """Return a message if it is in the cache, and mark it as used."""
-        message = self._messages.get(event_pk)
-        if message is not None:
-            self._messages.move_to_end(event_pk)
-        return message
-
-    def put(self, event_pk: int, message: Message) -> None:
-        """Add a message, and remove those that have not been used for the longest time."""
-        if event_pk in self._messages:
-            return
-        self._messages[event_pk] = message
-        self._bytes += len(message.body)
-        while self._bytes > self._max_bytes:
-            _, oldest = self._messages.popitem(last=False)
-            self._bytes -= len(oldest.body)
 
 
 class Readers:

@@ -16,14 +16,23 @@ import trio
 
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
-from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
+from webhookd.base.models import (
+    AcceptedEvent,
+    AttemptRecord,
+    DeliveryStatus,
+    Message,
+    PublishResult,
+    QueuedDelivery,
+    Target,
+)
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
 from webhookd.journal.errors import DiskError
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
+from webhookd.journal.messages import Messages
 from webhookd.journal.operations import Landed, Publish, Record, Ticket
 from webhookd.journal.queries import census
-from webhookd.journal.reader import Gathering, Messages, Readers, read_messages, read_windows
+from webhookd.journal.reader import Gathering, Readers, read_messages, read_windows
 from webhookd.journal.retention import Retention
 from webhookd.journal.rows import Census, Contents, CopyReport, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
@@ -232,9 +241,9 @@ class Store:
         self._windows.ask(request, ticket.settle)
         return await ticket.wait()
 
-    def kept_message(self, event_pk: int) -> Message | None:
-        """Return what an attempt sends of an event, if it is in memory."""
-        return self._messages.get(event_pk)
+    def take_message(self, delivery: QueuedDelivery) -> Message | None:
+        """Return what an attempt of a delivery sends, if it is in memory; after a first attempt it may be let go."""
+        return self._messages.take(delivery.event_pk, is_first_attempt=not delivery.attempts)
 
     def read_message(
         self, event_pk: int, upcoming: Callable[[], Iterable[int]], got: Callable[[Message | Exception], None]
@@ -246,7 +255,7 @@ class Store:
                 got(found)
                 return
             for pk, one in found.items():
-                self._messages.put(pk, one)
+                self._messages.read(pk, one)
             got(found.get(event_pk) or LookupError(f"the event in row {event_pk} is gone"))
 
         self._bodies.ask((event_pk, *(pk for pk in upcoming() if pk not in self._messages)), read)
@@ -258,4 +267,5 @@ class Store:
         assert publish.event_pk is not None  # noqa: S101 - the writer passes on stored events only
         if not publish.insists:  # one that insists is an operational event, which isn't counted
             self._measures.accept(publish.event)
-        self._messages.put(publish.event_pk, publish.event.message)
+        first_attempts = sum(each.status is DeliveryStatus.PENDING for each in publish.queued)
+        self._messages.published(publish.event_pk, publish.event, first_attempts)
