@@ -4,10 +4,18 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
-from webhookd.base.interpreter import Optimization, describe, lacking, lacking_here, lacking_in_library
+from webhookd.base.interpreter import (
+    Optimization,
+    _uses_library,
+    describe,
+    lacking,
+    lacking_here,
+    lacking_in_library,
+)
 
 PGO, LTO = Optimization.PGO, Optimization.LTO
 PLAIN = "-Wsign-compare -DNDEBUG -g -fwrapv -O3 -Wall"
@@ -74,13 +82,26 @@ def test_no_record_is_not_a_build_without() -> None:
     assert lacking({}, in_library=False) is None
 
 
+def test_a_process_without_a_list_of_its_files_is_not_a_build_without(tmp_path: Path) -> None:
+    """Where /proc isn't mounted, record and process can't be compared."""
+    (tmp_path / "maps").write_text("7f0000000000-7f0000001000 r-xp 00000000 fe:00 1  /usr/lib/libpython3.11.so.1.0\n")
+    assert _uses_library(tmp_path / "maps") is True
+    (tmp_path / "maps").write_text("00400000-0041f000 r--p 00000000 fe:00 1  /usr/bin/python3.11\n")
+    assert _uses_library(tmp_path / "maps") is False
+    assert _uses_library(tmp_path / "nowhere") is None
+    for is_shared in (0, 1):
+        assert lacking(record(Py_ENABLE_SHARED=is_shared), in_library=None) is None
+        whole = record("--enable-optimizations --with-lto", Py_ENABLE_SHARED=is_shared)
+        assert lacking(whole, in_library=None) == ()
+
+
 def test_each_result_is_a_sentence() -> None:
     """What is missing is named with the options that add it."""
     name = f"CPython {sys.version.split()[0]}"
     assert describe(()) == f"{name}, built with PGO and LTO"
     assert describe((LTO,)) == f"{name}, built without LTO (configure --with-lto)"
     assert describe((PGO, LTO)) == f"{name}, built without PGO and LTO (configure --enable-optimizations --with-lto)"
-    assert describe(None) == f"{name}; it isn't recorded whether it was built with PGO and LTO"
+    assert describe(None) == f"{name}; it isn't known whether it was built with PGO and LTO"
 
 
 def test_the_running_interpreter_is_looked_at() -> None:

@@ -287,7 +287,7 @@ def test_a_sqlite_with_the_reset_bug_is_told() -> None:
     ("lacks", "level", "says"),
     [
         ((), Level.OK, "built with PGO and LTO"),
-        (None, Level.OK, "isn't recorded"),
+        (None, Level.OK, "isn't known"),
         ((Optimization.PGO,), Level.NOTE, "built without PGO (configure --enable-optimizations)"),
         (tuple(Optimization), Level.NOTE, "built without PGO and LTO (configure --enable-optimizations --with-lto)"),
     ],

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
 
+from webhookd.base.program import is_one_file
+
 _LIBRARY = re.compile(r"/libpython3\.\d")
 _RECORDED = ("CONFIG_ARGS", "PY_CFLAGS", "PY_CFLAGS_NODIST", "PY_LDFLAGS", "PY_LDFLAGS_NODIST")
 
@@ -39,10 +41,11 @@ _SIGNS = {
 }
 
 
-def lacking(record: Mapping[str, object], *, in_library: bool) -> tuple[Optimization, ...] | None:
+def lacking(record: Mapping[str, object], *, in_library: bool | None) -> tuple[Optimization, ...] | None:
     """Return what the interpreter was built without, or None if the record doesn't tell.
 
-    `record` has the variables of `sysconfig`; `in_library` says whether the interpreter's code is in a shared library.
+    `record` has the variables of `sysconfig`; `in_library` says whether the interpreter's code is in a shared library,
+    if that is known.
     """
     words = [word.strip("'\"") for name in _RECORDED for word in str(record.get(name) or "").split()]
     found = tuple(optimization for optimization in Optimization if not _is_on(optimization, words))
@@ -51,13 +54,13 @@ def lacking(record: Mapping[str, object], *, in_library: bool) -> tuple[Optimiza
 
 
 def lacking_here() -> tuple[Optimization, ...] | None:
-    """Return what the running interpreter was built without, or None if that isn't recorded."""
-    in_library = _LIBRARY.search(Path("/proc/self/maps").read_text()) is not None
+    """Return what the running interpreter was built without, or None if that isn't known."""
+    in_library = True if is_one_file() else _uses_library(Path("/proc/self/maps"))
     return lacking(sysconfig.get_config_vars(), in_library=in_library)
 
 
 def lacking_in_library() -> tuple[Optimization, ...] | None:
-    """Return what the shared library of this interpreter was built without, or None if that isn't recorded."""
+    """Return what the shared library of this interpreter was built without, or None if that isn't known."""
     return lacking(sysconfig.get_config_vars(), in_library=True)
 
 
@@ -65,12 +68,20 @@ def describe(found: tuple[Optimization, ...] | None) -> str:
     """Return the name of this interpreter with what was found."""
     name = f"{platform.python_implementation()} {platform.python_version()}"
     if found is None:
-        return f"{name}; it isn't recorded whether it was built with PGO and LTO"
+        return f"{name}; it isn't known whether it was built with PGO and LTO"
     if not found:
         return f"{name}, built with PGO and LTO"
     names = " and ".join(optimization.name for optimization in found)
     options = " ".join(optimization.value for optimization in found)
     return f"{name}, built without {names} (configure {options})"
+
+
+def _uses_library(maps: Path) -> bool | None:
+    """Whether a process uses the shared library, by its list of mapped files; None if there is no such list."""
+    try:
+        return _LIBRARY.search(maps.read_text()) is not None
+    except OSError:
+        return None  # /proc isn't mounted
 
 
 def _is_on(optimization: Optimization, words: list[str]) -> bool:
