@@ -3,7 +3,7 @@
 Reads see the last commit. It has no replays, statistics, keys, audit log or backups: those are tested on disk.
 """
 
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from webhookd.journal import DeliveriesQueued, EventTypeRow, Publish, ReplayRow,
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.history import Replays
 from webhookd.journal.operations import Landed, Record
-from webhookd.journal.ownership import Everything
+from webhookd.journal.ownership import Everything, Fence
 
 
 @asynccontextmanager
@@ -52,17 +52,33 @@ class MemoryStore(Store):
         return True
 
     def publish(
-        self, event: AcceptedEvent, targets: tuple[Target, ...], *, flow: Hashable = None, may_repeat: bool = True
+        self,
+        event: AcceptedEvent,
+        targets: tuple[Target, ...],
+        *,
+        aim: Callable[[], tuple[Target, ...]] | None = None,
+        flow: Hashable = None,
+        may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         operation = Publish(event, targets, self._tell, flow=flow, insists=False, may_repeat=may_repeat)
         self.tables.submit(operation)
         return operation.ticket
 
-    def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
+    def requeued(self, endpoint_pk: int) -> None:
+        """Do nothing: there is no other process."""
+
+    def notice(
+        self,
+        event: AcceptedEvent,
+        targets: tuple[Target, ...],
+        aim: Callable[[], tuple[Target, ...]] | None = None,
+    ) -> Publish:
         return Publish(event, targets, self._tell, flow=None, insists=True, may_repeat=False)
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
-        self.tables.submit(Record(record, notices, landed))
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
+        self.tables.submit(Record(record, notices, landed, fence))
 
     async def window(self, request: WindowRequest) -> Window:
         await trio.lowlevel.checkpoint()

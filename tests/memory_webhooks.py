@@ -98,7 +98,10 @@ class MemoryWebhooks(Webhooks):
             self._tables.webhooks[pk] = Webhook(endpoint=_endpoint(pk, new), credentials=_credentials(new))
             return self._tables.webhooks[pk].endpoint
 
-        return await self._tables.change(insert, self._changed_settings).wait()
+        return await self._tables.change(insert, self._announce).wait()
+
+    def _announce(self, changed: Endpoint) -> None:
+        self._feed.announce(WebhookChanged(changed))
 
     async def update(
         self,
@@ -191,7 +194,7 @@ class MemoryWebhooks(Webhooks):
                 )
             return webhook.endpoint
 
-        return self._tables.change(switch_off, self._changed_settings, notices_of=notices_of)
+        return self._tables.change(switch_off, self._announce, notices_of=notices_of)
 
     def move_times(self, seconds: float, committed: Callable[[None], None]) -> Ticket[None]:
         return self._tables.change(lambda: self._tables.move(seconds), committed)

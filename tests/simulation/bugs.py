@@ -41,6 +41,7 @@ from webhookd.journal import (
 )
 from webhookd.journal.history import Deliveries
 from webhookd.journal.operations import Landed
+from webhookd.journal.ownership import Fence
 
 T = TypeVar("T")
 
@@ -95,9 +96,11 @@ class IgnoresIds(BadJournal):
 class LosesAttempts(BadJournal):
     """Sometimes reports an attempt as recorded without storing it."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
         if self.world.dice.random() < 0.9:
-            super().record(record, notices, landed=landed)
+            super().record(record, notices, fence=fence, landed=landed)
         else:
             landed_soon(landed)
 
@@ -105,28 +108,34 @@ class LosesAttempts(BadJournal):
 class CountsTwice(BadJournal):
     """Counts a retry as two attempts."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
         record = msgspec.structs.replace(record, number=record.number + (record.number > 1))
-        super().record(record, notices, landed=landed)
+        super().record(record, notices, fence=fence, landed=landed)
 
 
 class RetriesSucceeded(BadJournal):
     """Sometimes leaves a succeeded delivery pending."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
         if record.status is DeliveryStatus.SUCCEEDED and self.world.dice.random() < 0.1:
             now = self.world.clock.now()
             record = msgspec.structs.replace(
                 record, status=DeliveryStatus.PENDING, completed_at=None, next_attempt_at=now
             )
-        super().record(record, notices, landed=landed)
+        super().record(record, notices, fence=fence, landed=landed)
 
 
 class StoresNoState(BadJournal):
     """Stores every endpoint as healthy, so that an outage is lost when its state is read again."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
-        super().record(msgspec.structs.replace(record, endpoint=EndpointState()), notices, landed=landed)
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
+        super().record(msgspec.structs.replace(record, endpoint=EndpointState()), notices, fence=fence, landed=landed)
 
 
 class SwapsOrder(BadJournal):
@@ -198,9 +207,11 @@ class SkipsEndpoint(BadJournal):
 class LosesAttemptsWhenFull(BadJournal):
     """Reports attempts as recorded that a full disk has refused."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
         if self.world.full_since is None:
-            super().record(record, notices, landed=landed)
+            super().record(record, notices, fence=fence, landed=landed)
         else:
             landed_soon(landed)
 

@@ -28,6 +28,7 @@ from webhookd.ingest.connection import ProducerConnection
 from webhookd.journal import EventTypeAdded, EventTypeRow, Loaded, Publish, Store, Ticket
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.operations import Landed, Record
+from webhookd.journal.ownership import Fence
 
 
 class IgnoresIdsAfterRestart(BadJournal):
@@ -83,7 +84,7 @@ class UnstoredEventTypes(EventTypes):
 
     async def put(self, row: EventTypeRow, *_: Any, **__: Any) -> EventTypeRow:
         await trio.lowlevel.checkpoint()
-        self._feed.announce(EventTypeAdded(row.name))
+        self._transactions._feed.announce(EventTypeAdded(row.name))
         return row
 
 
@@ -92,7 +93,7 @@ class LosesCatalogue(BadJournal):
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
-        self.event_types = UnstoredEventTypes(real.transactions, real.feed)
+        self.event_types = UnstoredEventTypes(real.transactions)
 
 
 class TwofoldReporter(Reporter):
@@ -114,7 +115,9 @@ class PublishesTwice(Router):
 class PublishesBeforeAttempt(BadJournal):
     """Commits an operational event before the attempt that it reports."""
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
         late = Record(record, (), landed)
         if notices:
             self.transactions.submit(

@@ -39,7 +39,7 @@ class MovesNoQueue(BadJournal):
 
     def __init__(self, real: Store, world: World) -> None:
         super().__init__(real, world)
-        self.webhooks = UnmovedWebhooks(real.transactions, real.feed)
+        self.webhooks = UnmovedWebhooks(real.transactions)
 
 
 class UnmovedRegistry(Registry):

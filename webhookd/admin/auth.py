@@ -159,7 +159,7 @@ class KeyRing:
         self._keys = {key.id: key for key in keys}
         if feed is not None:
             feed.follow(KeyAdded, lambda added: self.put(added.key))
-            feed.follow(KeyRevoked, lambda revoked: self.remove(revoked.key.id))
+            feed.follow(KeyRevoked, lambda revoked: self.remove(revoked.key_id))
         self._used: dict[str, float] = {}
         self._unsaved: set[str] = set()
 

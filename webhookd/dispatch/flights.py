@@ -30,7 +30,7 @@ from webhookd.delivery.request import Cancelable, Receiver, Request, RequestSend
 from webhookd.dispatch.lane import Landing, Lane, Move, Send, Wait, Why
 from webhookd.dispatch.reporter import Reporter
 from webhookd.dispatch.slots import Slots
-from webhookd.journal import FencedError, Store
+from webhookd.journal import Fence, FencedError, Store
 
 P = ParamSpec("P")
 
@@ -57,10 +57,12 @@ class Shared:
 class _Flight:
     """A delivery in flight; `began_at` is trio's time, `started_at` wall-clock time.
 
-    While its body is read there is no `request`, and before it is answered no `outcome`.
+    `fence` says in which lease of its endpoint it was taken. While its body is read there is no `request`, and before
+    it is answered no `outcome`.
     """
 
     delivery: QueuedDelivery
+    fence: Fence | None = None
     message: Message | None = None
     receiver: Receiver | None = None
     request: Cancelable | None = None
@@ -170,7 +172,8 @@ class Flights:
             self._settle(flight)
 
     def _begin(self, delivery: QueuedDelivery, now: float) -> None:
-        flight = self._flights[delivery.pk] = _Flight(delivery)
+        fence = self._shared.store.ownership.fence(delivery.endpoint_pk)
+        flight = self._flights[delivery.pk] = _Flight(delivery, fence)
         if (message := self._shared.store.take_message(delivery)) is not None:
             self._launch(flight, message, now)
         else:
@@ -235,7 +238,7 @@ class Flights:
                 **msgspec.structs.asdict(verdict),
             )
             notices = shared.reporter.notices(endpoint, message, record, before)
-            shared.store.record(record, notices, landed=partial(self._landed, delivery))
+            shared.store.record(record, notices, fence=flight.fence, landed=partial(self._landed, delivery))
             is_submitted = True
             shared.reporter.attempted(endpoint, message, record, before)
             if verdict.disable is not None:

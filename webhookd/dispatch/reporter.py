@@ -1,6 +1,7 @@
 """What follows from an attempt, an expiry or an automatic disable: rows, operational events, counts and log lines."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from webhookd.base.clock import Clock
 from webhookd.base.event_types import OperationalEvent
@@ -121,13 +122,14 @@ class Reporter:
 
         It returns nothing where no webhook subscribes to the event. Subscribers and time are those of this moment.
         """
-        targets = self._subscriptions.targets(name.value, endpoint.organization_id)
+        aim = partial(self._subscriptions.targets, name.value, endpoint.organization_id)
+        targets = aim()
         now = self._clock.now()
 
         def announce(data: dict[str, object]) -> Sequence[Publish]:
             if not targets:
                 return ()
             event = own_event(name.value, endpoint, data, event_id=self._ids.new(Prefix.EVENT), now=now)
-            return (self._store.notice(event, targets),)
+            return (self._store.notice(event, targets, aim),)
 
         return announce

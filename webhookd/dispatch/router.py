@@ -46,12 +46,14 @@ from webhookd.journal import (
     EventTypeAdded,
     EventTypeRemoved,
     NewEndpoint,
+    QueueGrown,
     SlotsAskedBack,
     SlotsLost,
     SlotsTaken,
     Store,
     Ticket,
     WebhookChanged,
+    WebhookChangedElsewhere,
     WebhookDeleted,
     slot_of,
 )
@@ -116,7 +118,9 @@ class Router:
         feed.follow(DeliveriesQueued, self._offer)
         feed.follow(DeliveriesQueued, self._expiry_sweep.note)
         feed.follow(WebhookChanged, self._adopt)
+        feed.follow(WebhookChangedElsewhere, self._adopt_from_elsewhere)
         feed.follow(WebhookDeleted, self._abandon)
+        feed.follow(QueueGrown, lambda grown: self.registry.requeued(grown.endpoint_pk))
         feed.follow(SlotsTaken, self._take_over)
         feed.follow(SlotsLost, lambda lost: self.registry.lose(lost.slots))
         feed.follow(SlotsAskedBack, self._give_back)
@@ -151,6 +155,12 @@ class Router:
         if forgiveness is not None and endpoint.is_active:
             self.registry.wake(endpoint.pk)
 
+    def _adopt_from_elsewhere(self, changed: WebhookChangedElsewhere) -> None:
+        policy = self._policy(changed.endpoint)
+        self._subscriptions.put(changed.endpoint, policy)
+        self.registry.put(changed.endpoint, policy)
+        self.registry.requeued(changed.endpoint.pk)  # its times may have been forgiven, too
+
     def _abandon(self, deleted: WebhookDeleted) -> None:
         self._subscriptions.remove(deleted.endpoint.pk)
         self.registry.remove(deleted.endpoint.pk)
@@ -169,6 +179,10 @@ class Router:
             nursery.start_soon(Supervisor("replay").run, self.replayer.run)
             nursery.start_soon(Supervisor("expiry").run, self._expiry_sweep.run)
             task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._nursery = None  # slots that are taken from now on get no actors
 
     async def _resume(self) -> None:
         await self._wake_backlog()
@@ -216,8 +230,8 @@ class Router:
         """
         self._check_type(new.type)
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
-        targets = self._subscriptions.targets(event.type, event.organization_id)
-        return self._store.publish(event, targets, flow=flow, may_repeat=new.id is not None)
+        aim = partial(self._subscriptions.targets, event.type, event.organization_id)
+        return self._store.publish(event, aim(), aim=aim, flow=flow, may_repeat=new.id is not None)
 
     def _check_type(self, name: str) -> None:
         if is_own(name):
@@ -318,6 +332,7 @@ class Router:
 
     def _requeued(self, endpoint_pk: int) -> None:
         self.registry.requeued(endpoint_pk)
+        self._store.requeued(endpoint_pk)
         self._expiry_sweep.look()
 
     async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:

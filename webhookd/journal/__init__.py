@@ -10,14 +10,16 @@ from webhookd.journal.feed import (
     Feed,
     KeyAdded,
     KeyRevoked,
+    QueueGrown,
     SlotsAskedBack,
     SlotsLost,
     SlotsTaken,
     WebhookChanged,
+    WebhookChangedElsewhere,
     WebhookDeleted,
 )
 from webhookd.journal.operations import Publish, Ticket
-from webhookd.journal.ownership import slot_of
+from webhookd.journal.ownership import Fence, slot_of
 from webhookd.journal.queries.clock_steps import Loaded
 from webhookd.journal.queries.idempotency import BEGUN
 from webhookd.journal.queries.idempotency import unseal as unseal_answer
@@ -85,6 +87,7 @@ __all__ = [
     "EventTypeRemoved",
     "EventTypeRow",
     "Feed",
+    "Fence",
     "FencedError",
     "FoundEvents",
     "FoundWebhooks",
@@ -100,6 +103,7 @@ __all__ = [
     "Position",
     "Publish",
     "QueueFacts",
+    "QueueGrown",
     "QueuedAs",
     "ReplayMatch",
     "ReplayRow",
@@ -116,6 +120,7 @@ __all__ = [
     "ThreadRunner",
     "Ticket",
     "WebhookChanged",
+    "WebhookChangedElsewhere",
     "WebhookDeleted",
     "WebhookKind",
     "WebhookOrder",

@@ -6,11 +6,11 @@ from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.crypto.vault import key_id as master_key_id
 from webhookd.journal.audit_entries import AuditEntry
-from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, Feed, KeyAdded, KeyRevoked
+from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
 from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow
-from webhookd.journal.transactions import StorePart, Transactions, finished, reads
+from webhookd.journal.transactions import StorePart, finished, reads
 from webhookd.observe.statistics import CountsRow
 
 
@@ -20,10 +20,6 @@ class EventTypes(StorePart):
     all = reads(event_types.all)
     page = reads(event_types.page)
     find = reads(event_types.find)
-
-    def __init__(self, transactions: Transactions, feed: Feed) -> None:
-        super().__init__(transactions)
-        self._feed = feed
 
     async def put(
         self,
@@ -37,7 +33,7 @@ class EventTypes(StorePart):
         put = audit.recorded(event_types.put, entry, lambda stored: (stored.name, None))
         return await self._transactions.submit(
             lambda database: put(database, row, now, condition=condition),
-            lambda stored: self._feed.announce(EventTypeAdded(stored.name)),
+            announces=lambda stored: EventTypeAdded(stored.name),
         ).wait()
 
     async def delete(self, name: str, *, entry: AuditEntry | None, condition: EventTypeCondition | None) -> None:
@@ -45,7 +41,7 @@ class EventTypes(StorePart):
         delete = audit.recorded(event_types.delete, entry, lambda _: (name, None))
         await self._transactions.submit(
             lambda database: delete(database, name, condition=condition),
-            lambda _: self._feed.announce(EventTypeRemoved(name)),
+            announces=lambda _: EventTypeRemoved(name),
         ).wait()
 
 
@@ -56,15 +52,11 @@ class Keys(StorePart):
     page = reads(keys.page)
     ending = reads(keys.ending)
 
-    def __init__(self, transactions: Transactions, feed: Feed) -> None:
-        super().__init__(transactions)
-        self._feed = feed
-
     async def create(self, row: KeyRow, *, most: int, entry: AuditEntry | None) -> KeyRow:
         """Store a new key; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
         insert = audit.recorded(quotas.insert_key, entry, keys.about)
         return await self._transactions.submit(
-            lambda database: insert(database, row, most=most), lambda stored: self._feed.announce(KeyAdded(stored))
+            lambda database: insert(database, row, most=most), announces=KeyAdded
         ).wait()
 
     async def create_first(self, row: KeyRow, entry: AuditEntry) -> bool:
@@ -75,7 +67,7 @@ class Keys(StorePart):
         """Delete a key; raises Rejected NOT_FOUND, also for another organization's key if one is given."""
         revoke = audit.recorded(keys.revoke, entry, keys.about)
         return await self._transactions.submit(
-            lambda database: revoke(database, key_id, organization_id), lambda row: self._feed.announce(KeyRevoked(row))
+            lambda database: revoke(database, key_id, organization_id), announces=lambda row: KeyRevoked(row.id)
         ).wait()
 
     def note_uses(self, uses: Mapping[str, float]) -> Ticket[None]:

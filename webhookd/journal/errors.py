@@ -1,5 +1,8 @@
 """The errors of the journal's storage, whichever it is."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from webhookd.base.errors import JournalError, WebhookdError
 
 
@@ -9,6 +12,14 @@ class JournalFullError(WebhookdError):
 
 class DiskError(JournalError):
     """The journal is damaged, or a read or write of the disk has failed."""
+
+
+class StaleTargetsError(WebhookdError):
+    """Settings were changed elsewhere since the targets of events were found: nothing of `left` was committed."""
+
+    def __init__(self, left: Sequence[Any]) -> None:
+        super().__init__("settings were changed elsewhere since the targets of events were found")
+        self.left = left
 
 
 class ConnectionLostError(WebhookdError):

@@ -28,6 +28,12 @@ class WebhookChanged(NamedTuple):
     forgiveness: Forgiveness | None = None
 
 
+class WebhookChangedElsewhere(NamedTuple):
+    """A webhook that another node has added or changed; whether that forgave something is in its state on disk."""
+
+    endpoint: Endpoint
+
+
 class WebhookDeleted(NamedTuple):
     """A webhook that has been deleted."""
 
@@ -53,9 +59,15 @@ class KeyAdded(NamedTuple):
 
 
 class KeyRevoked(NamedTuple):
-    """An API key that is no longer valid."""
+    """An API key that is no longer valid, by its id."""
 
-    key: KeyRow
+    key_id: str
+
+
+class QueueGrown(NamedTuple):
+    """An endpoint whose queue another node has changed, or a change of this process that is seen again."""
+
+    endpoint_pk: int
 
 
 class SlotsTaken(NamedTuple):
@@ -76,18 +88,16 @@ class SlotsAskedBack(NamedTuple):
     slots: frozenset[int]
 
 
-Change = (
-    DeliveriesQueued
-    | WebhookChanged
+Setting = (
+    WebhookChanged
+    | WebhookChangedElsewhere
     | WebhookDeleted
     | EventTypeAdded
     | EventTypeRemoved
     | KeyAdded
     | KeyRevoked
-    | SlotsTaken
-    | SlotsLost
-    | SlotsAskedBack
 )
+Change = Setting | DeliveriesQueued | QueueGrown | SlotsTaken | SlotsLost | SlotsAskedBack
 
 
 class Feed:

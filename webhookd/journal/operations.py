@@ -8,6 +8,7 @@ import trio
 from peewee import Database
 
 from webhookd.base.models import AcceptedEvent, AttemptRecord, PublishResult, QueuedDelivery, Target
+from webhookd.journal.feed import Setting
 from webhookd.journal.ownership import Fence
 
 T = TypeVar("T")
@@ -81,7 +82,8 @@ class Publish:
 
     An event that `insists` belongs to a record or a change, and waits for room together with it. `may_repeat` says that
     a producer chose the id, so it may be a duplicate. Events of one `flow` keep their order. `committed` is called with
-    the deliveries that were queued, in parts. `event_pk` is None for a duplicate.
+    the deliveries that were queued, in parts. `event_pk` is None for a duplicate. `targets` were found when all changes
+    of settings up to number `as_of` were known; `aim` finds them again.
     """
 
     event: AcceptedEvent
@@ -91,6 +93,8 @@ class Publish:
     flow: Hashable
     insists: bool
     may_repeat: bool
+    as_of: int = 0
+    aim: Callable[[], tuple[Target, ...]] | None = None
     ticket: Ticket[PublishResult] = field(default_factory=Ticket, init=False)
     result: PublishResult | None = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)
@@ -143,7 +147,8 @@ class DatabaseCall:
     """Run a function on the database, in its own savepoint; one that `insists` waits for room while the disk is full.
 
     No operation overtakes a barrier or is overtaken by it: it applies to exactly what was submitted before it.
-    `notices_of` returns the operational events about the result, which are stored in the same commit. If another node
+    `notices_of` returns the operational events about the result, which are stored in the same commit. `announces`
+    returns what other processes must learn of the result; `change_number` is its number. If another node
     has one of the slots in `fences` by now, it fails with FencedError.
     """
 
@@ -154,6 +159,8 @@ class DatabaseCall:
     is_barrier: bool = False
     notices_of: Callable[[object], Sequence[Publish]] | None = None
     fences: Sequence[Fence] = ()
+    announces: Callable[[object], Setting] | None = None
+    change_number: int | None = field(default=None, init=False)
     ticket: Ticket[object] = field(default_factory=Ticket, init=False)
     result: object = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)

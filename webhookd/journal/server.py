@@ -16,6 +16,8 @@ class LeaseTimes:
     """After that long since its last good beat was sent, a node begins no request."""
     beat: float = 2.0
     scan: float = 0.9
+    look: float = 1.0
+    """How often a node looks for what it wasn't told."""
 
     def __post_init__(self) -> None:
         assert self.beat < self.limit < self.lease  # noqa: S101 - the proof in `postgres.leases` rests on it
@@ -23,7 +25,11 @@ class LeaseTimes:
     def scaled(self, factor: float) -> "LeaseTimes":
         """Return times that are `factor` times as long."""
         return LeaseTimes(
-            lease=self.lease * factor, limit=self.limit * factor, beat=self.beat * factor, scan=self.scan * factor
+            lease=self.lease * factor,
+            limit=self.limit * factor,
+            beat=self.beat * factor,
+            scan=self.scan * factor,
+            look=self.look * factor,
         )
 
 

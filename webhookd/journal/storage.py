@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar
 import trio
 from peewee import Database
 
-from webhookd.journal.errors import JournalFullError
+from webhookd.base.models import QueuedDelivery
+from webhookd.journal.errors import JournalFullError, StaleTargetsError
 from webhookd.journal.operations import Record, Submission, is_barrier
 from webhookd.journal.ownership import Ownership
 from webhookd.journal.rows import Contents, CopyReport
@@ -106,6 +107,27 @@ class Engine(Protocol):
         """Have `run` end: everything is committed."""
         ...
 
+    def announced(self, number: int) -> None:
+        """Note that the feed of this process has passed on the change with this number."""
+        ...
+
+    def queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Note deliveries that were committed: other processes may drive their endpoints."""
+        ...
+
+    def requeued(self, endpoint_pk: int) -> None:
+        """Note that something in an endpoint's queue was changed: another process may drive it."""
+        ...
+
+    @property
+    def changes_known(self) -> int:
+        """The number of the last change up to which this process knows all; 0 where no other process makes any."""
+        ...
+
+    async def follow_changes(self) -> None:
+        """Have the feed pass on all that other processes have changed by now."""
+        ...
+
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes take slots that were asked back."""
         ...
@@ -163,8 +185,11 @@ def commit_in_order(
             batch[0].error = error
             return ()
         for number, operation in enumerate(batch):
-            if commit_in_order([operation], commit, is_logic_error):
-                return batch[number:]
+            try:
+                if commit_in_order([operation], commit, is_logic_error):
+                    return batch[number:]
+            except StaleTargetsError as stale:
+                raise StaleTargetsError(batch[number:]) from stale
     return ()
 
 

@@ -31,6 +31,7 @@ from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.messages import Messages
 from webhookd.journal.operations import Landed, Publish, Record, Ticket
+from webhookd.journal.ownership import Fence
 from webhookd.journal.queries import census
 from webhookd.journal.reader import Gathering, Readers, read_messages, read_windows
 from webhookd.journal.retention import Retention
@@ -101,15 +102,15 @@ class Store:
         self._readers = readers
         self._measures = measures
         self._messages = Messages()
-        self._writer = Writer(engine.storage, write_runner, self._remember, measures)
+        self._writer = Writer(engine, write_runner, self._remember, measures)
         self.feed = feed
-        self.transactions = Transactions(self._writer, readers, engine.ownership)
-        self.webhooks = Webhooks(self.transactions, self.feed)
+        self.transactions = Transactions(self._writer, readers, engine, feed)
+        self.webhooks = Webhooks(self.transactions)
         self.events = Events(self.transactions)
         self.deliveries = Deliveries(self.transactions)
         self.replays = Replays(self.transactions)
-        self.event_types = EventTypes(self.transactions, self.feed)
-        self.keys = Keys(self.transactions, self.feed)
+        self.event_types = EventTypes(self.transactions)
+        self.keys = Keys(self.transactions)
         self.audit = AuditLog(self.transactions)
         self.kept_answers = KeptAnswers(self.transactions)
         self.statistics = Statistics(self.transactions)
@@ -176,6 +177,10 @@ class Store:
         """
         return await self._engine.back_up(file, replace=replace, report=report)
 
+    def requeued(self, endpoint_pk: int) -> None:
+        """Note that something in an endpoint's queue was changed: the process that drives it is told."""
+        self._engine.requeued(endpoint_pk)
+
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes drive the endpoints of slots that were asked back: nothing of theirs is in flight."""
         await self._engine.give_back(slots)
@@ -208,28 +213,52 @@ class Store:
         event: AcceptedEvent,
         targets: tuple[Target, ...],
         *,
+        aim: Callable[[], tuple[Target, ...]] | None = None,
         flow: Hashable = None,
         may_repeat: bool = True,
     ) -> Ticket[PublishResult]:
         """Submit an event with its deliveries; the ticket raises Rejected CONFLICT, JOURNAL_FULL or SHUTTING_DOWN.
 
         Events of one `flow` are stored in their order; flows take turns. If `may_repeat` is false, the id is known to
-        be new.
+        be new. `aim` finds the targets again, if another process has changed settings before the commit.
         """
-        operation = Publish(event, targets, self._queued, flow=flow, insists=False, may_repeat=may_repeat)
+        operation = Publish(
+            event,
+            targets,
+            self._queued,
+            flow=flow,
+            insists=False,
+            may_repeat=may_repeat,
+            as_of=self._engine.changes_known,
+            aim=aim,
+        )
         self._writer.submit(operation)
         return operation.ticket
 
-    def notice(self, event: AcceptedEvent, targets: tuple[Target, ...]) -> Publish:
+    def notice(
+        self, event: AcceptedEvent, targets: tuple[Target, ...], aim: Callable[[], tuple[Target, ...]] | None = None
+    ) -> Publish:
         """Return an operational event, to be submitted together with the record or change that it is about."""
-        return Publish(event, targets, self._queued, flow=None, insists=True, may_repeat=False)
+        return Publish(
+            event,
+            targets,
+            self._queued,
+            flow=None,
+            insists=True,
+            may_repeat=False,
+            as_of=self._engine.changes_known,
+            aim=aim,
+        )
 
-    def record(self, record: AttemptRecord, notices: Sequence[Publish] = (), *, landed: Landed) -> None:
+    def record(
+        self, record: AttemptRecord, notices: Sequence[Publish] = (), *, fence: Fence | None = None, landed: Landed
+    ) -> None:
         """Submit an attempt, the resulting state of its delivery and endpoint, and the operational events about it.
 
-        `landed` is called later: with Rejected SHUTTING_DOWN once the writer has stopped.
+        `landed` is called later: with Rejected SHUTTING_DOWN once the writer has stopped, and with FencedError once
+        another process drives the endpoint. `fence` is what `ownership` returned when the delivery was taken.
         """
-        self._writer.submit(Record(record, notices, landed, self.ownership.fence(record.delivery.endpoint_pk)))
+        self._writer.submit(Record(record, notices, landed, fence))
 
     async def take_census(self) -> Census:
         """Count queued deliveries, and webhooks by state, for the metrics; it scans whole indexes."""
@@ -261,11 +290,15 @@ class Store:
         self._bodies.ask((event_pk, *(pk for pk in upcoming() if pk not in self._messages)), read)
 
     def _queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        self._engine.queued(deliveries)
         self.feed.announce(DeliveriesQueued(deliveries))
 
     def _remember(self, publish: Publish) -> None:
         assert publish.event_pk is not None  # noqa: S101 - the writer passes on stored events only
         if not publish.insists:  # one that insists is an operational event, which isn't counted
             self._measures.accept(publish.event)
-        first_attempts = sum(each.status is DeliveryStatus.PENDING for each in publish.queued)
+        owns = self.ownership.owns
+        first_attempts = sum(
+            each.status is DeliveryStatus.PENDING and owns(each.endpoint_pk) for each in publish.queued
+        )
         self._messages.published(publish.event_pk, publish.event, first_attempts)

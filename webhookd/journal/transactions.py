@@ -1,15 +1,16 @@
 """How the store's methods reach the database: queries on a snapshot, changes in the next group commit."""
 
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import trio
 from peewee import Database
 
+from webhookd.journal.feed import Feed, Setting
 from webhookd.journal.operations import DatabaseCall, Publish, Ticket
-from webhookd.journal.ownership import Ownership
 from webhookd.journal.reader import Readers
+from webhookd.journal.storage import Engine
 from webhookd.journal.writer import Writer
 
 P = ParamSpec("P")
@@ -19,9 +20,10 @@ T = TypeVar("T")
 class Transactions:
     """Runs queries and changes, which are functions of a `Database`; for the journal's own modules."""
 
-    def __init__(self, writer: Writer, readers: Readers, ownership: Ownership) -> None:
+    def __init__(self, writer: Writer, readers: Readers, engine: Engine, feed: Feed) -> None:
         self._writer = writer
-        self._ownership = ownership
+        self._engine = engine
+        self._feed = feed
         self._readers = readers
 
     async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -33,6 +35,7 @@ class Transactions:
         change: Callable[[Database], T],
         committed: Callable[[T], None] | None = None,
         *,
+        announces: Callable[[T], Setting] | None = None,
         insists: bool = False,
         is_barrier: bool = False,
         notices_of: Callable[[T], Sequence[Publish]] | None = None,
@@ -40,7 +43,8 @@ class Transactions:
     ) -> Ticket[T]:
         """Submit a change, which runs in its own savepoint: a Rejected that it raises undoes only this change.
 
-        `committed` is called on the event loop after the commit. A change that `insists` can't be requested again, so
+        `committed` is called on the event loop after the commit; or the feed, of every node, passes on what `announces`
+        returns for the result. A change that `insists` can't be requested again, so
         it waits while the disk is full; others fail. No operation overtakes a barrier or is overtaken by it; other
         changes may overtake operations that wait for room. `notices_of` returns the operational events about the
         result, which are stored in the same commit; it is called in the writer's thread. A change that is only for the
@@ -49,13 +53,22 @@ class Transactions:
         operation = DatabaseCall(
             change,
             cast("Callable[[object], None] | None", committed),
+            announces=cast("Callable[[object], Setting] | None", announces),
             insists=insists,
             is_barrier=is_barrier,
             notices_of=cast("Callable[[object], Sequence[Publish]] | None", notices_of),
-            fences=[fence for pk in driving if (fence := self._ownership.fence(pk)) is not None],
+            fences=[fence for pk in driving if (fence := self._engine.ownership.fence(pk)) is not None],
         )
+        if announces is not None:
+            operation.committed = partial(self._announce, operation)
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)
+
+    def _announce(self, operation: DatabaseCall, result: object) -> None:
+        assert operation.announces is not None  # noqa: S101 - that is why it is called
+        self._feed.announce(operation.announces(result))
+        if operation.change_number is not None:
+            self._engine.announced(operation.change_number)
 
     async def write(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""

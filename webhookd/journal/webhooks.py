@@ -10,11 +10,11 @@ from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.clock_correction import Bounds
 from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal.audit_entries import AuditEntry
-from webhookd.journal.feed import Feed, WebhookChanged, WebhookDeleted
+from webhookd.journal.feed import WebhookChanged, WebhookDeleted
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, clock_steps, directory, endpoints, quotas
 from webhookd.journal.rows import EndpointChanges, EndpointCondition, NewEndpoint
-from webhookd.journal.transactions import StorePart, Transactions, finished, reads
+from webhookd.journal.transactions import StorePart, finished, reads
 
 
 class Webhooks(StorePart):
@@ -35,10 +35,6 @@ class Webhooks(StorePart):
     load = reads(clock_steps.load)
     health_facts = reads(endpoints.health_facts)
 
-    def __init__(self, transactions: Transactions, feed: Feed) -> None:
-        super().__init__(transactions)
-        self._feed = feed
-
     async def bring_in(self, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
         """Correct the times of a webhook and of its queue that are further ahead than `bounds` allow."""
         await self._transactions.submit(
@@ -51,7 +47,7 @@ class Webhooks(StorePart):
         """Register a webhook; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
         insert = audit.recorded(quotas.insert_endpoint, entry, endpoints.about)
         return await self._transactions.submit(
-            lambda database: insert(database, vault, new, most=most), self._changed_settings
+            lambda database: insert(database, vault, new, most=most), announces=WebhookChanged
         ).wait()
 
     async def update(
@@ -110,7 +106,7 @@ class Webhooks(StorePart):
         delete = audit.recorded(endpoints.delete, entry, endpoints.about)
         return await self._transactions.submit(
             lambda database: delete(database, endpoint_id, now, condition=condition),
-            lambda endpoint: self._feed.announce(WebhookDeleted(endpoint)),
+            announces=WebhookDeleted,
         ).wait()
 
     def disable(
@@ -119,7 +115,7 @@ class Webhooks(StorePart):
         """Disable a webhook because of its responses; one that is disabled or deleted already is not changed."""
         return self._transactions.submit(
             lambda database: endpoints.disable(database, endpoint_pk, reason, now),
-            self._changed_settings,
+            announces=WebhookChanged,
             insists=True,
             notices_of=notices_of,
             driving=[endpoint_pk],
@@ -136,11 +132,8 @@ class Webhooks(StorePart):
 
     async def _change(self, change: Callable[[Database], WebhookChanged], entry: AuditEntry | None) -> Endpoint:
         recorded = audit.recorded(change, entry, lambda changed: endpoints.about(changed.endpoint))
-        changed = await finished(self._transactions.submit(recorded, self._feed.announce))
+        changed = await finished(self._transactions.submit(recorded, announces=lambda changed: changed))
         return changed.endpoint
-
-    def _changed_settings(self, endpoint: Endpoint) -> None:
-        self._feed.announce(WebhookChanged(endpoint))
 
 
 def _headers(database: Database, vault: Vault, endpoint: Endpoint, now: float) -> list[tuple[str, str]]:

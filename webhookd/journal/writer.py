@@ -28,12 +28,13 @@ from functools import partial
 import trio
 
 from webhookd.base.errors import ErrorCode, JournalError, Rejected
+from webhookd.journal.errors import StaleTargetsError
 from webhookd.journal.fair_queue import FairQueue
-from webhookd.journal.operations import Submission, is_kept
+from webhookd.journal.operations import DatabaseCall, Publish, Submission, is_kept
 from webhookd.journal.planning import full
 from webhookd.journal.results import Results, StoredCallback
 from webhookd.journal.runners import Runner
-from webhookd.journal.storage import Storage
+from webhookd.journal.storage import Engine
 from webhookd.observe.logs import get_logger
 from webhookd.observe.measures import Measures
 
@@ -57,14 +58,15 @@ class Writer:
 
     def __init__(
         self,
-        storage: Storage,
+        engine: Engine,
         runner: Runner,
         stored: StoredCallback,
         measures: Measures,
     ) -> None:
         self.is_full = False
         self.is_at_bound = False  # whether the last commit found `max_bytes` reached
-        self._storage = storage
+        self._engine = engine
+        self._storage = engine.storage
         self._runner = runner
         self._measures = measures
         self._results = Results(stored, measures)
@@ -268,7 +270,7 @@ class Writer:
         began_at = trio.current_time()
         self._writing = batch
         try:
-            left = await self._runner.run(partial(write, batch))
+            left = await self._write(batch, write)
             self._writing = ()
             without_room = set(left)
             committed = [operation for operation in batch if operation not in without_room] if left else batch
@@ -282,6 +284,21 @@ class Writer:
                     operation.fail(error)
             raise
         return left
+
+    async def _write(
+        self, batch: Sequence[Submission], write: Callable[[Sequence[Submission]], Sequence[Submission]]
+    ) -> Sequence[Submission]:
+        """Commit in the writer's thread; events whose targets were found too early get new ones first."""
+        while True:
+            try:
+                return await self._runner.run(partial(write, batch))
+            except StaleTargetsError as stale:
+                await self._engine.follow_changes()
+                batch = stale.left
+                for publish in (each for operation in batch for each in _publishes_of(operation)):
+                    publish.as_of = self._engine.changes_known
+                    if publish.aim is not None:
+                        publish.targets = publish.aim()
 
     def _note_log_length(self) -> None:
         """Hold events back while a reader keeps the log long."""
@@ -322,3 +339,14 @@ class Writer:
         for operation in waiting.in_order():
             operation.fail(error)
         self._drained.set()
+
+
+def _publishes_of(operation: Submission) -> Sequence[Publish]:
+    """Return the events of an operation whose targets are known before the commit."""
+    match operation:
+        case Publish():
+            return (operation,)
+        case DatabaseCall():
+            return ()
+        case _:
+            return operation.notices

@@ -22,9 +22,10 @@ from psycopg import Connection, Cursor
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import AttemptRecord, DeliveryStatus, PublishResult, QueuedDelivery, Target, Trigger
 from webhookd.base.stages import reached
-from webhookd.journal.errors import MustRepeatError
+from webhookd.journal.errors import MustRepeatError, StaleTargetsError
 from webhookd.journal.operations import Publish, Record
 from webhookd.journal.planning import Stored, answer_to_repeated, queued_delivery
+from webhookd.journal.postgres.changes import LAST
 from webhookd.journal.queries.schema import AttemptTable, DeliveryTable, EndpointStateTable, EventTable
 from webhookd.journal.record_rows import (
     ATTEMPT_COLUMNS,
@@ -167,6 +168,7 @@ class HotBatch:
         self._publishes = [publish for operation in operations for publish in _publishes_of(operation)]
         self._records = [operation.record for operation in operations if isinstance(operation, Record)]
         self._ids = ids
+        self._known_change = min((publish.as_of for publish in self._publishes), default=0)
         self._added: dict[str, int] = {}  # the row numbers of the new events, by id
         self._known: dict[str, Stored] = {}  # the others
         self._drafts: list[_Draft] = []
@@ -174,7 +176,8 @@ class HotBatch:
     def commit(self, connection: "Connection[Any]", begin: Callable[["Connection[Any]"], None]) -> None:
         """Commit the events and attempts, and set the events' results; `begin` is called first in the transaction.
 
-        Raises what psycopg raises, and MustRepeatError; then nothing was committed, unless the connection was lost.
+        Raises what psycopg raises, MustRepeatError, and StaleTargetsError if settings were changed since the targets
+        were found; then nothing was committed, unless the connection was lost.
         """
         with connection.pipeline():
             connection.execute("BEGIN")
@@ -184,7 +187,11 @@ class HotBatch:
                 _record(connection, self._records)
                 connection.execute("COMMIT")
                 return
+            last = connection.execute(LAST)
             inserted = _add_events(connection, self._publishes)
+        [[last_change]] = last.fetchall()
+        if last_change > self._known_change:
+            raise StaleTargetsError(())
         self._plan(connection, inserted)
         with connection.pipeline():
             numbered = _add_deliveries(connection, self._drafts, self._added)

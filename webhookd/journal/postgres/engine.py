@@ -13,12 +13,16 @@ from peewee import Database
 from webhookd.base.clock import Clock
 from webhookd.base.errors import CommandError, ReadTimeoutError
 from webhookd.base.ids import IdFactory, Prefix
+from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError
 from webhookd.journal.feed import Feed
+from webhookd.journal.postgres import changes
+from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.database import PostgresDatabase, Role, connect
 from webhookd.journal.postgres.membership import Membership
 from webhookd.journal.postgres.migrations import CURRENT_VERSION, prepare
 from webhookd.journal.postgres.storage import PostgresStorage
+from webhookd.journal.postgres.wakes import Wakes
 from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.server import Server
@@ -74,16 +78,50 @@ class PostgresEngine:
     is_remote = True
 
     def __init__(
-        self, path: Path, storage: PostgresStorage, readers: Sequence[PostgresReader], membership: Membership
+        self,
+        path: Path,
+        storage: PostgresStorage,
+        readers: Sequence[PostgresReader],
+        *,
+        membership: Membership,
+        wakes: Wakes,
+        follower: ChangeFollower,
     ) -> None:
         self.path = path
         self.storage = storage
         self.readers = readers
         self.ownership = membership
+        self._wakes = wakes
+        self._follower = follower
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be a node until `stop`, and then give all slots back."""
-        await self.ownership.run(task_status=task_status)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.ownership.run)
+            nursery.start_soon(self._wakes.run)
+            task_status.started()
+
+    @property
+    def changes_known(self) -> int:
+        """The number of the last change up to which this process knows all."""
+        return self._follower.number
+
+    async def follow_changes(self) -> None:
+        """Have the feed pass on all that other nodes have changed by now."""
+        await self._follower.follow()
+
+    def announced(self, number: int) -> None:
+        """Note that the feed of this process has passed on the change with this number, and tell the other nodes."""
+        self._follower.pass_over(number)
+        self._wakes.settings_changed()
+
+    def queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Tell the nodes that drive their endpoints of deliveries that were committed."""
+        self._wakes.queued(deliveries)
+
+    def requeued(self, endpoint_pk: int) -> None:
+        """Tell the node that drives an endpoint of a change in its queue."""
+        self._wakes.requeued(endpoint_pk)
 
     def stop(self) -> None:
         """Have `run` end: everything is committed."""
@@ -129,26 +167,28 @@ async def open_server(
             server.url, role, application_name=f"webhookd/{process}/{use}", password_file=server.password_file
         )
 
-    def begin() -> None:
+    def begin() -> int:
         database = opened(Role.WRITER, "start")
         try:
             prepare(database, now=clock.now())
             with database.translated():
                 database.execute_sql(_ADD_WRITER, (process, _WRITER))
+                return changes.read_last(database)
         finally:
             database.close()
 
     try:
-        await runner.run(begin)
+        last_change = await runner.run(begin)
     except ConnectionLostError as error:
         raise CommandError(str(error)) from error
     storage = PostgresStorage(
         str(server.url), partial(opened, Role.WRITER, _WRITER), ids, process=process, writer=_WRITER
     )
     # Its calls go on while the writer stands, so it has a thread of its own; in a test both run in the loop.
+    own_runner = runner if isinstance(runner, InlineRunner) else ThreadRunner(3)
     membership = Membership(
         partial(opened, Role.WRITER, "node"),
-        runner if isinstance(runner, InlineRunner) else ThreadRunner(1),
+        own_runner,
         feed,
         process=process,
         name=server.node_name,
@@ -160,7 +200,26 @@ async def open_server(
         connections = [PostgresReader(partial(opened, Role.READER, f"reader-{number}")) for number in range(readers)]
         for connection in connections:
             stack.callback(connection.close)
-        yield PostgresEngine(Path.cwd(), storage, connections, membership)
+        reader = PostgresReader(partial(opened, Role.READER, "changes"))
+        stack.callback(reader.close)
+
+        async def read_changes(after: int, passed_over: frozenset[int]) -> list[changes.Followed]:
+            return await own_runner.run(
+                partial(reader.run, partial(changes.read, after=after, passed_over=passed_over))
+            )
+
+        follower = ChangeFollower(feed, last_change, read_changes)
+        wakes = Wakes(
+            partial(opened, Role.LISTENER, "listener"),
+            partial(opened, Role.NOTIFIER, "notifier"),
+            own_runner,
+            feed,
+            membership,
+            slots=lambda: membership.slots,
+            changed=follower.follow,
+            look_seconds=server.times.look,
+        )
+        yield PostgresEngine(Path.cwd(), storage, connections, membership=membership, wakes=wakes, follower=follower)
 
 
 def _steady() -> float:

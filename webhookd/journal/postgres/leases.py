@@ -43,10 +43,12 @@ WHERE pid <> pg_backend_pid() AND split_part(application_name, '/', 2) = ANY(%s)
 """
 _FIND_NODES = "SELECT id FROM nodes"
 _FIND_OWN = "SELECT slot, generation FROM slots WHERE node = %s"
+# In an order of the node's own: the first webhooks of an installation are in the first slots.
 _TAKE = """
 UPDATE slots AS s SET node = %s, generation = generation + 1
 FROM (
-    SELECT slot FROM slots WHERE node IS NULL OR node = ANY(%s) ORDER BY slot LIMIT %s FOR UPDATE SKIP LOCKED
+    SELECT slot FROM slots WHERE node IS NULL OR node = ANY(%s)
+    ORDER BY hashtext(%s || slot) LIMIT %s FOR UPDATE SKIP LOCKED
 ) AS free
 WHERE s.slot = free.slot RETURNING s.slot, s.generation
 """
@@ -57,10 +59,12 @@ _GIVE_BACK = "UPDATE slots SET node = NULL WHERE node = %s AND slot = ANY(%s)"
 class Scanned:
     """What a scan has found: slots that the node has taken, with their generations, and slots that it should give back.
 
+    `lost` are slots that the node has held until now, and that another one has taken.
     `nodes` is the number of living nodes, and `dead` are the ids of those whose slots were free to take.
     """
 
     taken: Mapping[int, int]
+    lost: Sequence[int]
     surplus: Sequence[int]
     nodes: int
     dead: Sequence[str]
@@ -98,24 +102,31 @@ def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, m
     # A process that was fenced and is a new node by now goes on with its sessions.
     if ended := {process_of(each) for each in dead} - {process_of(each) for each in living}:
         connection.execute(_END_SESSIONS, (sorted(ended),))
-    orphaned = [slot for slot, generation in connection.execute(_FIND_OWN, (node,)) if held.get(slot) != generation]
+    own = dict(connection.execute(_FIND_OWN, (node,)).fetchall())
+    lost = [slot for slot, generation in held.items() if own.get(slot) != generation]
+    orphaned = [slot for slot, generation in own.items() if held.get(slot) != generation]
     if orphaned:
         connection.execute(_GIVE_BACK, (node, orphaned))
     share = -(-SLOTS // max(len(living), 1))
-    wanted = share - len(held)
+    wanted = share - (len(held) - len(lost))
     taken: dict[int, int] = {}
     if may_take and wanted > 0:
-        taken = dict(connection.execute(_TAKE, (node, dead, wanted)).fetchall())
-    return Scanned(taken=taken, surplus=surplus_of(held, share), nodes=len(living), dead=dead)
+        taken = dict(connection.execute(_TAKE, (node, dead, node, wanted)).fetchall())
+    surplus = () if lost else surplus_of(held, share)
+    return Scanned(taken=taken, lost=lost, surplus=surplus, nodes=len(living), dead=dead)
 
 
 def surplus_of(held: Collection[int], share: int) -> Sequence[int]:
-    """Return the slots that a node should give back now: the last ones, an eighth of what it holds at most."""
+    """Return the slots that a node should give back now, an eighth of what it holds at most.
+
+    They are spread over all that it holds: the first webhooks of an installation are in the first slots.
+    """
     above = len(held) - share
     if above <= 0:
         return ()
-    most = max(1, len(held) // _SHARE_MOVED)
-    return sorted(held)[-min(above, most) :]
+    number = min(above, max(1, len(held) // _SHARE_MOVED))
+    ordered = sorted(held)
+    return [ordered[at * len(ordered) // number] for at in range(number)]
 
 
 def give_back(connection: "Connection[Any]", node: str, slots: Sequence[int]) -> None:

@@ -178,10 +178,13 @@ class Membership:
         may_take = self._registrations == 1 or self._steady() - self._registered_at >= self._times.scan
         scanned: Scanned = await self._call(lambda connection: leases.scan(connection, node, held, may_take=may_take))
         self.nodes = scanned.nodes
-        if scanned.dead:
+        if scanned.dead and scanned.taken:
             _log.warning("node.took_over", node=node, dead=list(scanned.dead), slots=len(scanned.taken))
         if node != self.node or not self.may_send():
             return  # lost meanwhile: the next scan gives back what this one has taken
+        if scanned.lost:
+            _log.error("node.lost_slots", node=node, slots=len(scanned.lost))
+            self._lose(frozenset(scanned.lost))
         self._held |= scanned.taken
         if scanned.taken:
             self._feed.announce(SlotsTaken(frozenset(scanned.taken)))
@@ -202,11 +205,14 @@ class Membership:
                 await trio.sleep(self._times.scan)
 
     def _lose_all(self) -> None:
-        lost = frozenset(self._held)
-        self._held.clear()
-        self._leaving.clear()
-        if lost:
-            self._feed.announce(SlotsLost(lost))
+        if self._held:
+            self._lose(frozenset(self._held))
+
+    def _lose(self, lost: frozenset[int]) -> None:
+        for slot in lost:
+            del self._held[slot]
+        self._leaving -= lost
+        self._feed.announce(SlotsLost(lost))
 
     async def _leave(self) -> None:
         node, held = self.node, list(self._held)

@@ -21,9 +21,16 @@ from psycopg import Connection
 
 from webhookd.base.errors import WebhookdError
 from webhookd.base.ids import IdFactory
-from webhookd.journal.errors import ConnectionLostError, FencedError, JournalFullError, MustRepeatError
+from webhookd.journal.errors import (
+    ConnectionLostError,
+    FencedError,
+    JournalFullError,
+    MustRepeatError,
+    StaleTargetsError,
+)
 from webhookd.journal.operations import DatabaseCall, Record, Submission
 from webhookd.journal.ownership import Fence
+from webhookd.journal.postgres import changes
 from webhookd.journal.postgres.batch import HotBatch
 from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error
 from webhookd.journal.storage import commit_each, commit_in_order
@@ -106,8 +113,12 @@ class PostgresStorage:
         """Commit operations in order, in one transaction or several; return the last ones that found no room."""
         units = list(_units(batch))
         for number, unit in enumerate(units):
-            if left := commit_in_order(unit, self._commit_together, _is_its_own):
-                return [*left, *(operation for later in units[number + 1 :] for operation in later)]
+            later = [operation for each in units[number + 1 :] for operation in each]
+            try:
+                if left := commit_in_order(unit, self._commit_together, _is_its_own):
+                    return [*left, *later]
+            except StaleTargetsError as error:
+                raise StaleTargetsError([*error.left, *later]) from error
         return ()
 
     def commit_what_fits(self, batch: Sequence[Submission]) -> Sequence[Submission]:
@@ -126,6 +137,8 @@ class PostgresStorage:
         while left:
             try:
                 self._commit_unit(left)
+            except StaleTargetsError as error:
+                raise StaleTargetsError(left) from error
             except psycopg.errors.DivisionByZero:  # of `_MARK` or `_HOLD_SLOTS`
                 left = self._without_fenced(left)
             except PeeweeException as error:
@@ -174,12 +187,17 @@ class PostgresStorage:
         call.notices = ()
         try:
             with database.atomic():
-                self._begin(_fences_of([call]), database.connection())
+                connection = database.connection()
+                self._begin(_fences_of([call]), connection)
+                # Locked before all that the change locks.
+                call.change_number = None if call.announces is None else changes.take_number(connection)
                 call.result = call.change(database)
+                if call.announces is not None and call.change_number is not None:
+                    changes.add(connection, call.change_number, call.announces(call.result))
                 if call.notices_of is not None:
                     call.notices = call.notices_of(call.result)
                     if call.notices:
-                        HotBatch(call.notices, self._ids).publish(database.connection())
+                        HotBatch(call.notices, self._ids).publish(connection)
         except (MustRepeatError, ConnectionLostError):
             raise
         except WebhookdError as error:

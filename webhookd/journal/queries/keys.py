@@ -41,6 +41,11 @@ def ending(database: Database, organization_id: str | None, *, after: float, bef
     return _ROWS.all(database, query.where(is_soon).order_by(KeyTable.id).limit(limit))
 
 
+def find(database: Database, key_id: str) -> KeyRow | None:
+    """Return a key, or None if it has been revoked."""
+    return _ROWS.find(database, _ROWS.select().where(KeyTable.id == key_id))
+
+
 def insert(database: Database, row: KeyRow) -> KeyRow:
     """Store a new key."""
     KeyTable.insert(msgspec.structs.asdict(row)).execute(database)

@@ -10,6 +10,7 @@ from peewee import Database
 
 from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
+from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError
 from webhookd.journal.operations import Submission
 from webhookd.journal.ownership import Everything
@@ -102,6 +103,7 @@ class SqliteEngine:
     """An open journal in a file."""
 
     is_remote = False
+    changes_known = 0
     ownership = Everything()
 
     def __init__(
@@ -127,6 +129,18 @@ class SqliteEngine:
 
     def stop(self) -> None:
         """Do nothing."""
+
+    def announced(self, number: int) -> None:
+        """Do nothing: no other process needs it."""
+
+    def queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
+        """Do nothing."""
+
+    def requeued(self, endpoint_pk: int) -> None:
+        """Do nothing."""
+
+    async def follow_changes(self) -> None:
+        """Do nothing: no other process makes any."""
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Do nothing: no other process could take them."""

@@ -1,0 +1,185 @@
+"""Several nodes in one process, each with a store, a router and actors of its own, on one database."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+from peewee import Database
+
+from tests import world as worlds
+from tests.patience import PATIENCE_SECONDS, until
+from tests.world import World, WorldSender, steady, world
+from webhookd.base.clock import SystemClock
+from webhookd.base.database_url import parse
+from webhookd.base.models import DeliveryStatus
+from webhookd.journal import EndpointChanges, Server, ThreadRunner, slot_of
+from webhookd.journal.ownership import SLOTS
+from webhookd.journal.postgres.membership import Membership
+from webhookd.journal.server import LeaseTimes
+
+QUICK = LeaseTimes().scaled(0.2)
+
+
+class Nodes:
+    """Starts nodes on one database; their requests go to one sender."""
+
+    def __init__(self, url: str, path: Path, stack: AsyncExitStack, choose: Callable[[Server], None]) -> None:
+        self.sender = WorldSender()
+        self.all: list[World] = []
+        self._server = Server(url=parse(url), times=QUICK)
+        self._path = path
+        self._stack = stack
+        self._choose = choose
+
+    async def start(self) -> World:
+        self._choose(replace(self._server, node_name=f"node-{len(self.all) + 1}"))
+        opening = world(
+            self._path,
+            config=steady(),
+            sender=self.sender,
+            reads=ThreadRunner(3),
+            writes=ThreadRunner(1),
+            machine=SystemClock(),
+        )
+        self.all.append(await self._stack.enter_async_context(opening))
+        return self.all[-1]
+
+    def have_sent(self, url: str, number: int) -> bool:
+        """Whether so many requests have been sent to a URL."""
+        return len(self.sender.events(url)) == number
+
+    async def shared(self) -> None:
+        """Wait until each node has an equal share of the slots."""
+        most = -(-SLOTS // len(self.all))
+        await until(lambda: sum(len(slots_of(each)) for each in self.all) == SLOTS)
+        await until(lambda: all(len(slots_of(each)) <= most for each in self.all))
+
+
+def slots_of(node: World) -> frozenset[int]:
+    ownership = node.journal.ownership
+    assert isinstance(ownership, Membership)
+    return ownership.slots
+
+
+Open = Callable[[], AbstractAsyncContextManager[Nodes]]
+
+
+@pytest.fixture
+def open_nodes(empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """Return a function that gives a test its nodes; it ends with all of them stopped."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Nodes]:
+        with trio.fail_after(4 * PATIENCE_SECONDS):
+            async with AsyncExitStack() as stack:
+                yield Nodes(empty_database, tmp_path, stack, choose)
+
+    def choose(server: Server) -> None:
+        monkeypatch.setattr(worlds, "PLACE_OF", lambda _: server)
+
+    return opened
+
+
+def steal(database: Database, slot: int) -> None:
+    """Take a slot as another node does that finds this one's lease ended."""
+    database.execute_sql(  # type: ignore[no-untyped-call]  # peewee's stubs
+        "UPDATE slots SET generation = generation + 1, node = 'node_x.1' WHERE slot = %s", (slot,)
+    )
+
+
+async def test_two_nodes_share_the_slots_and_one_takes_over_what_the_other_gives_back(open_nodes: Open) -> None:
+    """Each drives half of the slots, none two; after one has left, the other drives all."""
+    async with open_nodes() as nodes:
+        one = await nodes.start()
+        await until(lambda: len(slots_of(one)) == SLOTS)
+        async with AsyncExitStack() as stack:
+            nodes._stack, kept = stack, nodes._stack
+            other = await nodes.start()
+            await nodes.shared()
+            assert slots_of(one).isdisjoint(slots_of(other))
+            nodes._stack = kept
+        await until(lambda: len(slots_of(one)) == SLOTS)
+
+
+async def test_an_event_is_delivered_by_the_node_that_drives_the_webhook(open_nodes: Open) -> None:
+    """Whichever node an event is published at, its deliveries are sent once, in sequence, by the owner."""
+    async with open_nodes() as nodes:
+        one, other = await nodes.start(), await nodes.start()
+        await nodes.shared()
+        endpoints = [await one.endpoint(url=f"https://receiver.example/{number}") for number in range(6)]
+        assert {slot_of(each.pk) in slots_of(one) for each in endpoints} == {True, False}
+        for number in range(20):
+            await (one if number % 2 else other).publish(f"e{number}")
+        for endpoint in endpoints:
+            await until(partial(nodes.have_sent, endpoint.url, 20))
+            assert nodes.sender.events(endpoint.url) == [f"e{number}" for number in range(20)]
+            owner = one if one.journal.ownership.owns(endpoint.pk) else other
+            assert owner.router.registry.running(endpoint.pk) is not None
+            assert (other if owner is one else one).router.registry.running(endpoint.pk) is None
+            rows = await one.deliveries(endpoint)
+            assert [row.sequence for row in rows] == list(range(1, 21))
+
+
+async def test_a_new_webhook_gets_each_later_event_of_every_node(open_nodes: Open) -> None:
+    """Once its creation has been answered, an event that another node takes has it among its targets."""
+    async with open_nodes() as nodes:
+        one, other = await nodes.start(), await nodes.start()
+        for number in range(20):
+            endpoint = await one.endpoint(url=f"https://receiver.example/{number}")
+            await other.publish(f"e{number}")
+            rows = await one.deliveries(endpoint)
+            assert [row.event_id for row in rows] == [f"e{number}"]
+
+
+async def test_a_change_reaches_the_node_that_drives_the_webhook(open_nodes: Open) -> None:
+    """A webhook that is switched off and on again at one node stops and goes on at the other."""
+    async with open_nodes() as nodes:
+        one, other = await nodes.start(), await nodes.start()
+        await nodes.shared()
+        endpoints = [await one.endpoint(url=f"https://receiver.example/{number}") for number in range(4)]
+        theirs = next(each for each in endpoints if other.journal.ownership.owns(each.pk))
+        await one.router.update_endpoint(theirs.id, EndpointChanges(is_active=False))
+        await other.publish("held")
+        await until(lambda: len(nodes.sender.events()) == 3)
+        assert nodes.sender.events(theirs.url) == []
+        await one.router.update_endpoint(theirs.id, EndpointChanges(is_active=True))
+        await until(lambda: nodes.sender.events(theirs.url) == ["held"])
+
+
+async def test_a_retry_by_hand_at_another_node_is_sent_by_the_owner(open_nodes: Open) -> None:
+    """A delivery that has succeeded is sent once more, although the node that was asked doesn't drive its webhook."""
+    async with open_nodes() as nodes:
+        one, other = await nodes.start(), await nodes.start()
+        await nodes.shared()
+        endpoints = [await one.endpoint(url=f"https://receiver.example/{number}") for number in range(4)]
+        theirs = next(each for each in endpoints if other.journal.ownership.owns(each.pk))
+        await one.publish("again")
+        await until(lambda: nodes.sender.events(theirs.url) == ["again"])
+
+        while (await one.deliveries(theirs))[0].status is not DeliveryStatus.SUCCEEDED:
+            await trio.sleep(0.01)
+        [found] = await one.deliveries(theirs)
+        await one.router.retry(found.id, None, force=True)
+        await until(lambda: nodes.sender.events(theirs.url) == ["again", "again"])
+
+
+async def test_a_record_of_a_slot_that_was_lost_is_refused(open_nodes: Open) -> None:
+    """A node whose slots were taken while a request was under way records nothing of it; the new owner sends again."""
+    async with open_nodes() as nodes:
+        nodes.sender.seconds_of = lambda sent: 0.3 if sent.number == 1 and len(nodes.sender.sent) == 1 else 0.0
+        one = await nodes.start()
+        await until(lambda: len(slots_of(one)) == SLOTS)
+        endpoint = await one.endpoint()
+        await one.publish("e")
+        await until(lambda: len(nodes.sender.sent) == 1)
+        # As if it had been stopped for so long that another node took the slot.
+        await one.journal.transactions.write(steal, slot_of(endpoint.pk))
+        await until(lambda: len(nodes.sender.sent) == 2)  # the other isn't alive, so the slot is taken back
+        while (await one.deliveries(endpoint))[0].status is not DeliveryStatus.SUCCEEDED:
+            await trio.sleep(0.01)
+        [row] = await one.deliveries(endpoint)
+        assert row.attempts == 1  # of two requests, the one under the present generation is on record
