@@ -4,13 +4,14 @@ from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
-from peewee import Database, Field, Model, Query
+from peewee import Database, Field, Model, ModelAlias, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
 from webhookd.journal.rows import RowPage
 
 S = TypeVar("S", bound=Struct)
+M = TypeVar("M", bound=Model)
 Q = TypeVar("Q", bound=Query)
 
 
@@ -20,7 +21,7 @@ class Rows(Generic[S]):
     Every method reads all rows of its query at once. An open cursor would keep the write-ahead log from being cut.
     """
 
-    def __init__(self, kind: type[S], table: type[Model], **joined: Field) -> None:
+    def __init__(self, kind: type[S], table: "type[M] | ModelAlias[M]", **joined: Field) -> None:
         self._kind = kind
         self._table = table
         self.columns = [
