@@ -131,15 +131,15 @@ async def test_a_deleted_webhooks_queue_is_canceled_by_index(path: Path) -> None
 
 def statements_of_windows() -> list[str]:
     """Return every statement by which a window is read, with its parameters by name."""
-    return [text for name, value in vars(windows).items() if name.startswith("_") for text in texts_in(value)]
+    return [sql.sqlite for name, value in vars(windows).items() if name.startswith("_") for sql in texts_in(value)]
 
 
-def texts_in(value: object) -> list[str]:
-    """Return the queries in a constant of a module."""
+def texts_in(value: object) -> list[EngineSQL]:
+    """Return the statements in a constant of a module."""
     if isinstance(value, dict | tuple):
         parts = value.values() if isinstance(value, dict) else value
         return [text for part in parts for text in texts_in(part)]
-    return [value.sqlite] if isinstance(value, EngineSQL) else []
+    return [value] if isinstance(value, EngineSQL) else []
 
 
 async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:

@@ -63,7 +63,7 @@ class Webhooks(StorePart):
         """Change the given settings, and reset the delivery state as `forgive` decides."""
 
         def change(database: Database) -> WebhookChanged:
-            before = endpoints.get(database, endpoint_id)
+            before = endpoints.changing(database, endpoint_id)
             headers = _headers(database, vault, before, now)
             after = endpoints.update(database, vault, endpoint_id, changes, now, condition=condition)
             has_new_secrets = headers != _headers(database, vault, after, now)
@@ -86,7 +86,7 @@ class Webhooks(StorePart):
         """Make `secret` the current one; the previous one signs too during the overlap."""
 
         def change(database: Database) -> WebhookChanged:
-            before = endpoints.get(database, endpoint_id)
+            before = endpoints.changing(database, endpoint_id)
             after = endpoints.rotate(
                 database, vault, endpoint_id, secret, secret_hint, overlap_seconds, now, condition=condition
             )
@@ -145,7 +145,7 @@ def _headers(database: Database, vault: Vault, endpoint: Endpoint, now: float) -
 def _forgiven(
     database: Database, before: Endpoint, after: Endpoint, now: float, *, has_new_secrets: bool
 ) -> WebhookChanged:
-    state = endpoints.state(database, after.pk)
+    state = endpoints.changing_state(database, after.pk)
     forgiveness = forgive(before, after, state, now, has_new_secrets=has_new_secrets)
     if forgiveness is not None:
         endpoints.set_state(database, after.pk, forgiveness.state)

@@ -14,6 +14,8 @@ from peewee import Database, Value
 
 from webhookd.base.stages import reached
 from webhookd.journal.audit_entries import Action, AuditEntry, AuditRow, Chain
+from webhookd.journal.queries.dialect import EngineSQL, is_postgres, statements
+from webhookd.journal.queries.locks import take_turn
 from webhookd.journal.queries.schema import AuditTable
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import RowPage
@@ -26,6 +28,16 @@ GENESIS = bytes(32)
 
 _ROWS = Rows(AuditRow, AuditTable)
 _HASHED = len(_ROWS.columns) - 1  # all columns but the hash, which is the last
+_NAMES = ", ".join(AuditRow.__struct_fields__)
+_ROWS_A_PART = 1000
+
+# The last entry's number, also if that entry was deleted: SQLite remembers it, on PostgreSQL it has a row.
+_COUNTER = EngineSQL(
+    sqlite="SELECT seq FROM sqlite_sequence WHERE name = 'audit'",
+    postgres="SELECT number FROM heads WHERE name = 'audit'",
+)
+_HEAD = "SELECT number, coalesce(hash, decode(repeat('00', 32), 'hex')) FROM heads WHERE name = 'audit'"
+_SET_HEAD = "UPDATE heads SET number = ?, hash = ? WHERE name = 'audit'"
 
 
 def recorded(
@@ -41,6 +53,7 @@ def recorded(
         return change
 
     def run(database: Database, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        take_turn(database)  # first of all locks
         result = change(database, *args, **kwargs)
         append(database, entry, *about(result))
         return result
@@ -50,8 +63,7 @@ def recorded(
 
 def append(database: Database, entry: AuditEntry, what: str, organization_id: str | None) -> None:
     """Append an entry about the object `what`, in the transaction of the change itself."""
-    last = AuditTable.select(AuditTable.sequence, AuditTable.hash).order_by(AuditTable.sequence.desc()).limit(1)
-    sequence, before = next(iter(last.tuples().execute(database)), (0, GENESIS))
+    sequence, before = _last(database)
     actor = entry.actor
     values = (
         sequence + 1,
@@ -65,9 +77,12 @@ def append(database: Database, entry: AuditEntry, what: str, organization_id: st
         entry.request_id,
         json.dumps(entry.fields),
     )
-    row = dict(zip(AuditRow.__struct_fields__, (*values, chained(bytes(before), values)), strict=True))
+    digest = chained(before, values)
+    row = dict(zip(AuditRow.__struct_fields__, (*values, digest), strict=True))
     # The text that the hash is over, unchanged.
     AuditTable.insert(row | {"fields": Value(row["fields"], converter=False)}).execute(database)
+    if is_postgres(database):
+        statements(database).execute(_SET_HEAD, (sequence + 1, digest))
     reached("change.written")
 
 
@@ -116,7 +131,7 @@ def verify(database: Database) -> Chain:
             broken = f"entry {row[0]} ({row[5]} of {row[6]}) isn't what was written, or an entry before it isn't"
             return Chain(entries=entries, head=head, broken=broken)
         entries, head = entries + 1, bytes(row[_HASHED])
-    counter = database.execute_sql("SELECT seq FROM sqlite_sequence WHERE name = 'audit'").fetchone()
+    counter = database.execute_sql(_COUNTER.on(database)).fetchone()
     missing = (0 if counter is None else counter[0]) - entries
     cut = f"entry {entries + 1} is missing: {missing} at the end were taken out" if missing > 0 else None
     return Chain(entries=entries, head=head, broken=cut)
@@ -127,10 +142,28 @@ def last_sequence(database: Database) -> int:
     return int(database.execute_sql("SELECT coalesce(max(sequence), 0) FROM audit").fetchone()[0])
 
 
+def _last(database: Database) -> tuple[int, bytes]:
+    """Return the number and the hash of the last entry; no other entry is appended before this transaction ends."""
+    if is_postgres(database):
+        take_turn(database)
+        last = database.execute_sql(_HEAD).fetchone()
+    else:
+        query = AuditTable.select(AuditTable.sequence, AuditTable.hash).order_by(AuditTable.sequence.desc()).limit(1)
+        last = next(iter(query.tuples().execute(database)), None)
+    return (0, GENESIS) if last is None else (last[0], bytes(last[1]))
+
+
 def _stored(database: Database) -> Iterator[Sequence[Any]]:
-    # Without peewee's query, which would keep all rows in memory.
-    names = ", ".join(AuditRow.__struct_fields__)
-    return iter(database.execute_sql(f"SELECT {names} FROM audit ORDER BY sequence"))  # noqa: S608 - names of columns
+    # In parts, and without peewee's query: neither it nor a cursor of PostgreSQL's keeps all rows in memory.
+    last: list[int] = []
+    while True:
+        where = "WHERE sequence > ?" if last else ""
+        sql = f"SELECT {_NAMES} FROM audit {where} ORDER BY sequence LIMIT {_ROWS_A_PART}"  # noqa: S608 - names of columns
+        rows = list(statements(database).execute(sql, last))
+        yield from rows
+        if len(rows) < _ROWS_A_PART:
+            return
+        last = [rows[-1][0]]
 
 
 def _holds(row: Sequence[Any], before: bytes) -> bool:

@@ -14,6 +14,7 @@ from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.clock_correction import Bounds, Correction, correct
 from webhookd.journal.queries import endpoints
 from webhookd.journal.queries.dialect import statements, written
+from webhookd.journal.queries.locks import lock, lock_line
 from webhookd.journal.queries.schema import (
     BACKING_OFF_BY_TIME,
     PARKED,
@@ -46,13 +47,13 @@ _BEYOND = [
 
 def move(database: Database, seconds: float) -> None:
     """Move every scheduled time by that many seconds."""
+    columns = [getattr(EndpointStateTable, name) for name in EndpointState.SHIFTED]
+    _add(EndpointTable, seconds, EndpointTable.previous_secret_expires_at).execute(database)
+    _add(EndpointStateTable, seconds, *columns).execute(database)
+    _add(SequenceTable, seconds, SequenceTable.last_expires_at).execute(database)
     _add(DeliveryTable, seconds, DeliveryTable.next_attempt_at, DeliveryTable.expires_at).where(UNFINISHED).execute(
         database
     )
-    columns = [getattr(EndpointStateTable, name) for name in EndpointState.SHIFTED]
-    _add(EndpointStateTable, seconds, *columns).execute(database)
-    _add(SequenceTable, seconds, SequenceTable.last_expires_at).execute(database)
-    _add(EndpointTable, seconds, EndpointTable.previous_secret_expires_at).execute(database)
 
 
 def load(
@@ -74,7 +75,7 @@ def load(
 
 def bring_in(database: Database, endpoint_pk: int, bounds: Bounds, clock: Callable[[], float]) -> None:
     """Correct the times of an endpoint and of its queue that are further ahead than `bounds` allow."""
-    correction = correct(endpoints.state(database, endpoint_pk), bounds, clock())
+    correction = correct(endpoints.changing_state(database, endpoint_pk), bounds, clock())
     endpoints.set_state(database, endpoint_pk, correction.state)
     correct_queue(database, endpoint_pk, correction)
 
@@ -93,6 +94,9 @@ def is_beyond(database: Database, endpoint_pk: int, correction: Correction) -> b
 
 def correct_queue(database: Database, endpoint_pk: int, correction: Correction) -> None:
     """Correct the times of the deliveries that an endpoint has queued."""
+    queue = (DeliveryTable.endpoint_pk == endpoint_pk) & UNFINISHED
+    lock_line(database, endpoint_pk)
+    lock(database, queue, DeliveryTable.pk)
     due, now, earlier = DeliveryTable.next_attempt_at, correction.now, correction.earlier_seconds
     is_throttled = DeliveryTable.error == DeliveryError.THROTTLED
     for chosen in _WAITING:

@@ -8,9 +8,12 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Ordering, Trigger
 from webhookd.journal import cursors
 from webhookd.journal.queries import endpoints, events, transitions
+from webhookd.journal.queries.dialect import is_postgres
+from webhookd.journal.queries.locks import keep_events, lock, lock_line
 from webhookd.journal.queries.schema import (
     LINE_PARTS,
     PARKED,
+    PENDING,
     UNFINISHED,
     UNFINISHED_PARTS,
     AttemptTable,
@@ -153,7 +156,7 @@ def retry(
     queue. Raises Rejected CONFLICT for one that has succeeded, unless `force` is given, and NOT_FOUND for one that
     retention has deleted since its row was looked up.
     """
-    before = _by_pk(database, pk)
+    before = _changing(database, pk)
     if before.sequence == 0:
         raise Rejected(ErrorCode.CONFLICT, "a test is never sent again: make a new one with POST …/test")
     if before.status is DeliveryStatus.SUCCEEDED and not force:
@@ -172,6 +175,7 @@ def retry(
 def expire(database: Database, pks: Sequence[int], now: float) -> list[DeliveryRow]:
     """Record deliveries that are older than they may be as failed; return those that had not ended before."""
     chosen = DeliveryTable.pk.in_(pks) & UNFINISHED & (DeliveryTable.expires_at <= now)
+    lock(database, chosen, DeliveryTable.pk)
     expired = [row[0] for row in DeliveryTable.select(DeliveryTable.pk).where(chosen).tuples().execute(database)]
     DeliveryTable.update(transitions.expired(now)).where(DeliveryTable.pk.in_(expired)).execute(database)
     rows = {row.pk: row for row in _ROWS.all(database, _select().where(DeliveryTable.pk.in_(expired)))}
@@ -181,11 +185,18 @@ def expire(database: Database, pks: Sequence[int], now: float) -> list[DeliveryR
 def cancel(database: Database, endpoint_pk: int, now: float, limit: int) -> int:
     """Cancel what a deleted endpoint has queued, at most `limit` deliveries; return how many were canceled."""
     count = 0
-    canceled = transitions.canceled(now)
-    for chosen in UNFINISHED_PARTS:
-        own = DeliveryTable.select(DeliveryTable.pk).where((DeliveryTable.endpoint_pk == endpoint_pk) & chosen)
-        some = own.limit(limit - count)
-        count += DeliveryTable.update(canceled).where(DeliveryTable.pk.in_(some)).execute(database)
+    canceled = DeliveryTable.update(transitions.canceled(now))
+    own = DeliveryTable.select(DeliveryTable.pk).where(DeliveryTable.endpoint_pk == endpoint_pk)
+    parts = [own.where(chosen) for chosen in UNFINISHED_PARTS]
+    if is_postgres(database):
+        lock_line(database, endpoint_pk)
+        found = [pk for part in parts for (pk,) in part.limit(limit).tuples().execute(database)]
+        some = DeliveryTable.pk.in_(found[:limit]) & UNFINISHED
+        lock(database, some, DeliveryTable.pk)
+        count += canceled.where(some).execute(database)
+    else:
+        for part in parts:
+            count += canceled.where(DeliveryTable.pk.in_(part.limit(limit - count))).execute(database)
     if count:
         count_edition(database, endpoint_pk)
     return count
@@ -223,8 +234,19 @@ def _end_back_off(database: Database, pk: int, ordering: Ordering, now: float) -
     ]
     _, head = min(heads)
     DeliveryTable.update({"next_attempt_at": now}).where(
-        (DeliveryTable.pk == head) & (DeliveryTable.next_attempt_at > now)
+        (DeliveryTable.pk == head) & PENDING & (DeliveryTable.next_attempt_at > now)
     ).execute(database)
+
+
+def _changing(database: Database, pk: int) -> DeliveryRow:
+    """Return a delivery before it is queued again, which no attempt, expiry or retention overlaps."""
+    row = _by_pk(database, pk)
+    if not is_postgres(database):
+        return row
+    keep_events(database, [row.event_pk])
+    lock_line(database, row.endpoint_pk)
+    lock(database, DeliveryTable.pk == pk, DeliveryTable.pk)
+    return _by_pk(database, pk)
 
 
 def _select() -> Query:

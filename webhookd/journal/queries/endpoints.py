@@ -14,11 +14,13 @@ from webhookd.base.models import Credentials, DisabledReason, Endpoint, Endpoint
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries import sealing
+from webhookd.journal.queries.locks import lock
 from webhookd.journal.queries.schema import (
     BACKING_OFF_BY_TIME,
     LINE_PARTS,
     PARKED,
     PENDING,
+    UNFINISHED,
     DeliveryTable,
     EndpointStateTable,
     EndpointTable,
@@ -59,6 +61,18 @@ def get(database: Database, endpoint_id: str, organization_id: str | None = None
     return ROWS.get(database, query, f"there is no webhook {endpoint_id}")
 
 
+def changing(database: Database, endpoint_id: str, condition: EndpointCondition | None = None) -> Endpoint:
+    """Return an endpoint before a change of it, which no other change overlaps.
+
+    Raises Rejected NOT_FOUND, or what `condition` raises.
+    """
+    lock(database, EndpointTable.id == endpoint_id, EndpointTable.pk)
+    before = get(database, endpoint_id)
+    if condition is not None:
+        condition(before)
+    return before
+
+
 def by_pk(database: Database, pk: int) -> tuple[Endpoint, bool]:
     """Return an endpoint by its row number, and whether it has been deleted."""
     query = EndpointTable.select(*ROWS.columns, EndpointTable.deleted_at).where(EndpointTable.pk == pk)
@@ -91,18 +105,18 @@ def update(
     condition: EndpointCondition | None = None,
 ) -> Endpoint:
     """Change the settings that `changes` gives; raises Rejected NOT_FOUND, or what `condition` raises."""
-    before = _changing(database, endpoint_id, condition)
+    before = changing(database, endpoint_id, condition)
     values: dict[str, object] = {"updated_at": _next_version(before, now)}
     values |= {name: value for name in _CHANGED if (value := getattr(changes, name)) is not UNSET}
     if changes.is_active is True:
         values |= {"is_active": True, "disabled_reason": None, "disabled_at": None}
     elif changes.is_active is False and before.is_active:
         values |= _disabled(DisabledReason.MANUAL, now)
+    if changes.ed25519_secret is not UNSET:
+        sealing.seal(database, vault, before.pk, before.id, kind=_ED25519, plain=changes.ed25519_secret)
     if changes.headers is not UNSET:
         values["header_names"] = [name for name, _ in changes.headers]
         sealing.seal(database, vault, before.pk, before.id, kind=_HEADERS, plain=_header_text(changes.headers))
-    if changes.ed25519_secret is not UNSET:
-        sealing.seal(database, vault, before.pk, before.id, kind=_ED25519, plain=changes.ed25519_secret)
     EndpointTable.update(values).where(EndpointTable.pk == before.pk).execute(database)
     return get(database, endpoint_id)
 
@@ -119,15 +133,16 @@ def rotate(
     condition: EndpointCondition | None = None,
 ) -> Endpoint:
     """Make `secret` the current one; the previous one signs too during the overlap. Raises what `update` raises."""
-    before = _changing(database, endpoint_id, condition)
+    before = changing(database, endpoint_id, condition)
     expires_at = round(now + overlap_seconds, 3) if overlap_seconds > 0 else None
     if expires_at is None:
+        sealing.seal(database, vault, before.pk, before.id, kind=_CURRENT, plain=secret)
         sealing.remove(database, before.pk, _PREVIOUS)
     else:
         # Opened and sealed again: a sealed value is bound to its kind.
         current = sealing.unseal(database, vault, before.pk, before.id)[_CURRENT]
+        sealing.seal(database, vault, before.pk, before.id, kind=_CURRENT, plain=secret)
         sealing.seal(database, vault, before.pk, before.id, kind=_PREVIOUS, plain=current)
-    sealing.seal(database, vault, before.pk, before.id, kind=_CURRENT, plain=secret)
     EndpointTable.update(
         {
             "secret_hint": secret_hint,
@@ -140,7 +155,7 @@ def rotate(
 
 def delete(database: Database, endpoint_id: str, now: float, *, condition: EndpointCondition | None = None) -> Endpoint:
     """Delete an endpoint and its secrets, but not its queue (see `deliveries.cancel`). Raises what `update` raises."""
-    endpoint = _changing(database, endpoint_id, condition)
+    endpoint = changing(database, endpoint_id, condition)
     EndpointTable.update({"deleted_at": now, "updated_at": now}).where(EndpointTable.pk == endpoint.pk).execute(
         database
     )
@@ -157,6 +172,7 @@ def about(endpoint: Endpoint) -> tuple[str, str | None]:
 
 def disable(database: Database, pk: int, reason: DisabledReason, now: float) -> Endpoint:
     """Disable an endpoint because of its responses; one that is disabled or deleted already is not changed."""
+    lock(database, EndpointTable.pk == pk, EndpointTable.pk)
     version = _next_version(by_pk(database, pk)[0], now)
     EndpointTable.update(_disabled(reason, now) | {"updated_at": version}).where(
         (EndpointTable.pk == pk) & EndpointTable.is_active & EndpointTable.deleted_at.is_null()
@@ -191,6 +207,12 @@ def state(database: Database, pk: int) -> EndpointState:
     return _STATES.find(database, query) or EndpointState()
 
 
+def changing_state(database: Database, pk: int) -> EndpointState:
+    """Return an endpoint's delivery state before a change of it, which no other change overlaps."""
+    lock(database, EndpointStateTable.endpoint_pk == pk, EndpointStateTable.endpoint_pk)
+    return state(database, pk)
+
+
 def set_state(database: Database, pk: int, changed: EndpointState) -> None:
     """Store an endpoint's delivery state."""
     query = EndpointStateTable.update(msgspec.structs.asdict(changed))
@@ -199,10 +221,10 @@ def set_state(database: Database, pk: int, changed: EndpointState) -> None:
 
 def end_backoffs(database: Database, pk: int, due_at: float) -> None:
     """End the back-off of all that an endpoint has queued: it becomes due at `due_at` at the latest."""
+    later = (DeliveryTable.endpoint_pk == pk) & (DeliveryTable.next_attempt_at > due_at)
+    lock(database, later & UNFINISHED, DeliveryTable.pk)
     for chosen in (BACKING_OFF_BY_TIME, PARKED):
-        DeliveryTable.update({"next_attempt_at": due_at, "backoff_step": 0}).where(
-            (DeliveryTable.endpoint_pk == pk) & chosen & (DeliveryTable.next_attempt_at > due_at)
-        ).execute(database)
+        DeliveryTable.update({"next_attempt_at": due_at, "backoff_step": 0}).where(later & chosen).execute(database)
 
 
 def health_facts(database: Database, orderings: Mapping[int, Ordering]) -> dict[int, tuple[EndpointState, QueueFacts]]:
@@ -246,13 +268,6 @@ def _one(query: Query, database: Database) -> tuple[Any, ...]:
 def alive() -> "ModelSelect[EndpointTable]":
     """Return the query for every endpoint that isn't deleted, to be narrowed down."""
     return EndpointTable.select(*ROWS.columns).where(EndpointTable.deleted_at.is_null())
-
-
-def _changing(database: Database, endpoint_id: str, condition: EndpointCondition | None) -> Endpoint:
-    before = get(database, endpoint_id)
-    if condition is not None:
-        condition(before)
-    return before
 
 
 def _next_version(before: Endpoint, now: float) -> float:

@@ -4,6 +4,7 @@ import msgspec
 from peewee import Database
 
 from webhookd.base.errors import ErrorCode, Rejected
+from webhookd.journal.queries.locks import take_turn
 from webhookd.journal.queries.schema import EventTypeTable
 from webhookd.journal.queries.structs import Rows
 from webhookd.journal.rows import EventTypeCondition, EventTypeRow, RowPage
@@ -42,6 +43,7 @@ def put(
 
     Raises Rejected QUOTA_EXCEEDED for what would make the catalogue larger than it may be.
     """
+    take_turn(database)
     before = find(database, row.name)
     if condition is not None:
         condition(before)
@@ -56,6 +58,7 @@ def put(
 
 def delete(database: Database, name: str, *, condition: EventTypeCondition | None = None) -> None:
     """Delete an event type from the catalogue; raises Rejected NOT_FOUND, or what `condition` raises."""
+    take_turn(database)
     before = find(database, name)
     if condition is not None and before is not None:
         condition(before)

@@ -7,6 +7,7 @@ import msgspec
 from peewee import Database, Query, Tuple
 
 from webhookd.crypto.vault import Vault
+from webhookd.journal.queries.locks import locking
 from webhookd.journal.queries.schema import IdempotencyTable
 from webhookd.journal.queries.sealing import erasing, resealed
 from webhookd.journal.queries.structs import Rows
@@ -85,7 +86,7 @@ def reseal(
     query = _ROWS.select().where(IdempotencyTable.status != BEGUN).order_by(*_KEY).limit(limit)
     if after is not None:
         query = query.where(Tuple(*_KEY) > after)
-    answers = _ROWS.all(database, query)
+    answers = _ROWS.all(database, locking(database, query, IdempotencyTable))
     changed = [
         msgspec.structs.asdict(answer) | {"sealed": again}
         for answer in answers

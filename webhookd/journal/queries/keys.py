@@ -7,6 +7,7 @@ from peewee import Database
 
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.queries import audit
+from webhookd.journal.queries.locks import lock, take_turn
 from webhookd.journal.queries.schema import KeyTable
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import KeyRow, RowPage
@@ -54,6 +55,7 @@ def insert(database: Database, row: KeyRow) -> KeyRow:
 
 def insert_first(database: Database, row: KeyRow, entry: AuditEntry) -> bool:
     """Store a key with its audit entry if the journal has no key yet; return whether it did."""
+    take_turn(database)
     if KeyTable.select().exists(database):
         return False
     insert(database, row)
@@ -63,6 +65,7 @@ def insert_first(database: Database, row: KeyRow, entry: AuditEntry) -> bool:
 
 def revoke(database: Database, key_id: str, organization_id: str | None) -> KeyRow:
     """Delete a key and return it; raises Rejected NOT_FOUND, also for another organization's key if one is given."""
+    lock(database, KeyTable.id == key_id, KeyTable.id)
     query = narrowed(_ROWS.select(), (KeyTable.id, key_id), (KeyTable.organization_id, organization_id))
     row = _ROWS.get(database, query, f"there is no API key {key_id}")
     KeyTable.delete().where(KeyTable.id == key_id).execute(database)
@@ -71,7 +74,7 @@ def revoke(database: Database, key_id: str, organization_id: str | None) -> KeyR
 
 def note_uses(database: Database, uses: Mapping[str, float]) -> None:
     """Store when keys were used last; ids of keys that have been revoked are ignored."""
-    for key_id, at in uses.items():
+    for key_id, at in sorted(uses.items()):
         KeyTable.update({"last_used_at": at}).where(KeyTable.id == key_id).execute(database)
 
 

@@ -17,6 +17,7 @@ from webhookd.base.errors import MasterKeyError
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault, sealed_under
 from webhookd.journal.queries import idempotency, sealing
+from webhookd.journal.queries.locks import take_turn
 from webhookd.journal.queries.schema import MetaTable, SecretTable
 from webhookd.journal.queries.sealing import erasing
 
@@ -51,6 +52,9 @@ def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys
     """
     vault = Vault(installed)
     check = _read(database, _CHECK)
+    if check is None:
+        take_turn(database)
+        check = _read(database, _CHECK)
     if check is None:
         _write(database, _CHECK, vault.encrypt(_KNOWN, context=_context(_CHECK)))
         return MasterKeys(installed=installed, sealing=installed)

@@ -1,6 +1,6 @@
 """How many webhooks and API keys an organization may have, checked in the transaction that adds one.
 
-There is one writer, so two that are added at the same time can't both be the last one allowed. What belongs to no
+Changes take turns, so two that are added at the same time can't both be the last one allowed. What belongs to no
 organization has no quota. A lower limit removes nothing that exists.
 """
 
@@ -10,6 +10,7 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Endpoint
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries import endpoints, keys
+from webhookd.journal.queries.locks import take_turn
 from webhookd.journal.queries.schema import EndpointTable, KeyTable
 from webhookd.journal.rows import KeyRow, NewEndpoint
 
@@ -17,6 +18,7 @@ from webhookd.journal.rows import KeyRow, NewEndpoint
 def insert_endpoint(database: Database, vault: Vault, new: NewEndpoint, *, most: int) -> Endpoint:
     """Register an endpoint; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
     if new.organization_id is not None:
+        take_turn(database)
         there_are = webhooks_of(database, new.organization_id)
         if there_are >= most:
             raise _exceeded(new.organization_id, f"{there_are} webhooks", "max_webhooks", most, "delete")
@@ -29,6 +31,7 @@ def insert_key(database: Database, row: KeyRow, *, most: int) -> KeyRow:
     Expired keys count until they are revoked, as they are listed until then.
     """
     if row.organization_id is not None:
+        take_turn(database)
         there_are = keys_of(database, row.organization_id)
         if there_are >= most:
             raise _exceeded(row.organization_id, f"{there_are} API keys", "max_keys", most, "revoke")

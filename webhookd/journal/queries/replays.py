@@ -17,6 +17,7 @@ from webhookd.base.event_types import OPERATIONAL_EVENTS, TEST_EVENT
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import DeliveryStatus, ReplayKind, ReplayStatus, Trigger
 from webhookd.journal.queries import transitions
+from webhookd.journal.queries.locks import keep_events, lock, lock_line
 from webhookd.journal.queries.schema import (
     DeliveryTable,
     EndpointTable,
@@ -34,6 +35,7 @@ MOST_RUNNING = 16  # of one endpoint
 SCANNED_A_STEP = 10_000  # rows that a step looks at; it may queue none of them
 
 _ROWS = Rows(ReplayRow, ReplayTable)
+_IS_FAILED = SQL("status = 'failed'")  # as the partial index has it
 _IS_RUNNING = ReplayTable.status == ReplayStatus.RUNNING
 _OWN = sorted({*OPERATIONAL_EVENTS, TEST_EVENT})
 
@@ -51,6 +53,7 @@ def match(database: Database, wanted: Selection) -> ReplayMatch:
 
 def start(database: Database, wanted: Selection, matched: ReplayMatch, replay_id: str, now: float) -> ReplayRow:
     """Store a new recover or replay; raises Rejected CONFLICT if 16 of the endpoint are running."""
+    lock(database, EndpointTable.pk == wanted.endpoint_pk, EndpointTable.pk)
     under_way = ReplayTable.select().where((ReplayTable.endpoint_pk == wanted.endpoint_pk) & _IS_RUNNING)
     if under_way.count(database) >= MOST_RUNNING:
         raise Rejected(
@@ -123,6 +126,7 @@ def step(database: Database, replay_id: str, wanted: Selection, queued_as: Queue
     A step may queue none although there are more to queue, because the rows that it looks at are bounded too. Raises
     Rejected NOT_FOUND for a recover or replay that was stopped and then deleted by retention.
     """
+    lock(database, ReplayTable.id == replay_id, ReplayTable.id)
     replay = get(database, wanted.endpoint_pk, replay_id)
     if replay.status is not ReplayStatus.RUNNING:
         return replay
@@ -146,7 +150,7 @@ def _recover(
     all_failed = _failed_of(wanted.endpoint_pk) & (DeliveryTable.sequence > replay.position)
     end = _end_of_scan(database, DeliveryTable.sequence, all_failed)
     query = (
-        DeliveryTable.select(DeliveryTable.pk, DeliveryTable.sequence)
+        DeliveryTable.select(DeliveryTable.pk, DeliveryTable.sequence, DeliveryTable.event_pk)
         .where(_failed(wanted) & (DeliveryTable.pk <= replay.last) & (DeliveryTable.sequence > replay.position))
         .order_by(DeliveryTable.sequence)
         .limit(A_STEP)
@@ -154,11 +158,15 @@ def _recover(
     if end is not None:
         query = query.where(DeliveryTable.sequence <= end)
     found = list(query.tuples().execute(database))
+    kept = keep_events(database, {event_pk for _, _, event_pk in found})
+    chosen = DeliveryTable.pk.in_([pk for pk, _, event_pk in found if event_pk in kept]) & _IS_FAILED
+    lock_line(database, wanted.endpoint_pk)
+    lock(database, chosen, DeliveryTable.pk)
     again = transitions.queued_again(Trigger.RECOVER, queued_as.at, queued_as.max_age_seconds)
-    DeliveryTable.update(again).where(DeliveryTable.pk.in_([pk for pk, _ in found])).execute(database)
-    if found:
+    count: int = DeliveryTable.update(again).where(chosen).execute(database)
+    if count:
         count_edition(database, wanted.endpoint_pk, queued_as.at + queued_as.max_age_seconds)
-    return (found[-1][1] if len(found) == A_STEP else end), len(found)
+    return (found[-1][1] if len(found) == A_STEP else end), count
 
 
 def _replay_events(
@@ -186,6 +194,9 @@ def _replay_events(
         .limit(A_STEP)
     )
     found = list(query.tuples().execute(database))
+    kept = keep_events(database, {event_pk for event_pk, _, _ in found})
+    replayed = [event for event in found if event[0] in kept]
+    lock_line(database, wanted.endpoint_pk)
     own = SequenceTable.endpoint_pk == wanted.endpoint_pk
     sequences = list(SequenceTable.select(SequenceTable.last).where(own).tuples().execute(database))
     if not sequences:
@@ -209,7 +220,7 @@ def _replay_events(
             "created_at": queued_as.at,
             "expires_at": queued_as.at + queued_as.max_age_seconds,
         }
-        for number, (event_pk, event_type, ordering_key) in enumerate(found, start=1)
+        for number, (event_pk, event_type, ordering_key) in enumerate(replayed, start=1)
     ]
     if rows:
         DeliveryTable.insert_many(rows).execute(database)
@@ -217,7 +228,7 @@ def _replay_events(
         SequenceTable.update({"last": sequence + len(rows), "last_expires_at": last_expires_at}).where(own).execute(
             database
         )
-    return (found[-1][0] if len(found) == A_STEP else end), len(found)
+    return (found[-1][0] if len(found) == A_STEP else end), len(rows)
 
 
 def _end_of_scan(database: Database, column: Any, chosen: Expression) -> int | None:
@@ -228,7 +239,7 @@ def _end_of_scan(database: Database, column: Any, chosen: Expression) -> int | N
 
 
 def _failed_of(endpoint_pk: int) -> Expression:
-    return (DeliveryTable.endpoint_pk == endpoint_pk) & SQL("status = 'failed'")
+    return (DeliveryTable.endpoint_pk == endpoint_pk) & _IS_FAILED
 
 
 def _failed(wanted: Selection) -> Expression:

@@ -10,6 +10,7 @@ from msgspec import Struct
 from peewee import SQL, Database, fn
 
 from webhookd.journal.queries.dialect import is_postgres
+from webhookd.journal.queries.locks import lock
 from webhookd.journal.queries.schema import UNFINISHED, AttemptTable, DeliveryTable, EventTable
 
 FIRST_ROWS = 100
@@ -40,6 +41,10 @@ def prune(database: Database, before: float, rows: int) -> Pruned:
         .limit(rows)
     )
     old = [row[0] for row in query.tuples().execute(database)]
+    if is_postgres(database):
+        # One of their deliveries may have been queued again before they were locked.
+        lock(database, EventTable.pk.in_(old), EventTable.pk)
+        old = [row[0] for row in query.where(EventTable.pk.in_(old)).tuples().execute(database)]
     theirs = DeliveryTable.select(DeliveryTable.pk).where(DeliveryTable.event_pk.in_(old)).limit(rows)
     deliveries = [row[0] for row in theirs.tuples().execute(database)]
     AttemptTable.delete().where(AttemptTable.delivery_pk.in_(deliveries)).execute(database)

@@ -13,6 +13,7 @@ from webhookd.base.errors import MasterKeyError
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries.dialect import is_postgres
+from webhookd.journal.queries.locks import lock, locking
 from webhookd.journal.queries.schema import EndpointTable, SecretTable
 from webhookd.observe.logs import get_logger
 
@@ -76,6 +77,7 @@ def expired(database: Database, now: float) -> list[int]:
 
 def delete_expired(database: Database, pks: Sequence[int], now: float) -> int:
     """Delete the previous secrets of those of the endpoints whose overlap has ended; return their number."""
+    lock(database, EndpointTable.pk.in_(pks), EndpointTable.pk)
     ended = EndpointTable.select(EndpointTable.pk).where(
         EndpointTable.pk.in_(pks) & (EndpointTable.previous_secret_expires_at <= now)
     )
@@ -100,7 +102,7 @@ def reseal(
     )
     if after is not None:
         query = query.where(Tuple(SecretTable.endpoint_pk, SecretTable.kind) > after)
-    rows = list(query.tuples().execute(database))
+    rows = list(locking(database, query, SecretTable).tuples().execute(database))
     changed = [
         {"endpoint_pk": pk, "kind": kind, "sealed": again}
         for pk, kind, sealed, endpoint_id in rows
