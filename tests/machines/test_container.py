@@ -50,13 +50,16 @@ def image() -> str:
         )
     if imported.returncode:
         pytest.skip(f"podman can't import an image here: {imported.stderr.decode()[-300:]}")
-    dockerfile = str(TOP / "docs/deploy/Dockerfile")
-    built = podman(
-        *("build", "--format=docker", "--isolation=chroot", "--network=host", f"--build-arg=BASE={BASE}", "-t", IMAGE),
-        *("-f", dockerfile, str(TOP)),
-    )
-    assert "every signature verified" in built, "the build runs the demo"
+    assert "every signature verified" in build(IMAGE), "the build runs the demo"
     return IMAGE
+
+
+def build(name: str, *options: str) -> str:
+    """Build an image of the Dockerfile; return what was printed."""
+    return podman(
+        *("build", "--format=docker", "--isolation=chroot", "--network=host", f"--build-arg=BASE={BASE}", *options),
+        *("-t", name, "-f", str(TOP / "docs/deploy/Dockerfile"), str(TOP)),
+    )
 
 
 @pytest.fixture
@@ -104,3 +107,12 @@ def test_another_container_sends_by_its_group(container: tuple[str, int, Path], 
         *("send", "--socket=/data/var/ingest.sock", "--type=user.created", "--data={}"),
     )
     assert json.loads(result)["ok"] is True
+
+
+def test_an_image_with_the_driver_for_postgresql(image: str) -> None:
+    """The build argument chooses the lock file with the driver, which the usual image doesn't have."""
+    build(f"{image}-postgresql", "--build-arg=LOCK=postgresql.lock")
+    load = ("-c", "import psycopg; print(psycopg.pq.version())")
+    command = ("run", "--rm", *RUN, "--entrypoint=/opt/webhookd/bin/python")
+    assert int(podman(*command, f"{image}-postgresql", *load)) >= 180_000
+    assert podman(*command, image, *load, status=1) == ""

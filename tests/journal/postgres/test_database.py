@@ -77,12 +77,14 @@ def test_commits_are_synced_whatever_the_default_is(postgres_server: PostgresSer
         assert value(database, "SHOW synchronous_commit") == "off"
 
 
-def test_isolation_does_not_depend_on_defaults(postgres_server: PostgresServer, empty_database: str) -> None:
+@pytest.mark.parametrize("default", ["serializable", "read committed"])
+def test_isolation_does_not_depend_on_defaults(
+    postgres_server: PostgresServer, empty_database: str, default: str
+) -> None:
     """Writers see what others commit while their transaction runs; a reader's transaction has one snapshot."""
     with postgres_server.administer() as administrator:
-        administrator.execute(
-            f"ALTER DATABASE {parse(empty_database).database} SET default_transaction_isolation = serializable"
-        )
+        name = parse(empty_database).database
+        administrator.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = '{default}'")
     with (
         connected(empty_database) as writer,
         connected(empty_database) as other,
@@ -279,6 +281,9 @@ def test_the_server_is_verified(own_server: PostgresServer, tmp_path: Path) -> N
         encrypted = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         with connected(f"{place}?sslmode=verify-full&sslrootcert={authority}") as database:
             assert value(database, encrypted) is True
+            # The server notices soon that this end is gone, and gives its locks up.
+            assert value(database, "SHOW tcp_user_timeout") == "5000"
+            assert value(database, "SHOW tcp_keepalives_idle") == "2"
         with connected(place) as database:
             assert value(database, encrypted) is True
         with connected(f"{place}?sslmode=disable") as database:

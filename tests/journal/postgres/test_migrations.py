@@ -18,9 +18,10 @@ from tests.postgres_server import ICU_SINCE, OWNER, PostgresServer
 from webhookd.base.database_url import parse
 from webhookd.base.errors import CommandError, JournalError
 from webhookd.base.event_types import STARTING_EVENT_TYPES
+from webhookd.journal.ownership import SLOTS, slot_of
 from webhookd.journal.postgres import migrations
 from webhookd.journal.postgres.database import PostgresDatabase, Role
-from webhookd.journal.postgres.migrations import CURRENT_VERSION, SLOTS, TABLES, prepare, read_era
+from webhookd.journal.postgres.migrations import CURRENT_VERSION, TABLES, prepare, read_era
 from webhookd.journal.queries import schema
 from webhookd.journal.sqlite.database import open_writer
 
@@ -150,7 +151,7 @@ def test_what_is_in_new_tables(database: PostgresDatabase) -> None:
     assert {name for (name,) in rows(database, "SELECT name FROM event_types")} == set(STARTING_EVENT_TYPES)
     rows(database, "INSERT INTO sequences (endpoint_pk) VALUES (1), (255), (256), (100003)")
     found = rows(database, "SELECT endpoint_pk, slot FROM sequences")
-    assert [slot for _, slot in found] == [pk % SLOTS for pk, _ in found] == [1, 255, 0, 163]
+    assert [slot for _, slot in found] == [slot_of(pk) for pk, _ in found] == [1, 255, 0, 163]
 
 
 def test_text_is_compared_by_bytes(postgres_server: PostgresServer, database: PostgresDatabase) -> None:

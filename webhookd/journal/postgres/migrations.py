@@ -25,9 +25,6 @@ from webhookd.journal.postgres.database import PostgresDatabase
 from webhookd.journal.queries.schema import EventTypeTable
 from webhookd.observe.logs import get_logger
 
-SLOTS = 256
-"""How many parts the endpoints are divided into; a node drives the endpoints of whole parts."""
-
 _LOCK = 0x77686B64  # "whkd"
 _LOCK_TIMEOUT = "100ms"
 _PAUSES_SECONDS = (0.05, 0.5)
