@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lock import DEVELOPMENT, PRODUCT
+from tests.lock import DEVELOPMENT, POSTGRESQL, PRODUCT
 from webhookd.base.errors import ErrorCode
 from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.models import DeliveryError
@@ -160,9 +160,14 @@ def test_the_site_builds(tmp_path: Path) -> None:
 def test_the_dockerfile_copies_what_is_there() -> None:
     """The files that it copies exist, and its port, user and health check are the documented ones."""
     text = read("docs/deploy/Dockerfile")
-    copied = [word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for word in line.split()]
+    [lock] = re.findall(r"^ARG LOCK=(\S+)$", text, re.MULTILINE)
+    lines = re.findall(r"^COPY (?!--from)(.*) \S+$", text.replace("${LOCK}", lock), re.MULTILINE)
+    copied = [word for line in lines for word in line.split()]
     assert PRODUCT in copied
     assert all((ROOT / word).exists() for word in copied)
+    # The build argument that deploy.md names.
+    assert f"--build-arg LOCK={Path(POSTGRESQL).name}`" in read("docs/deploy.md")
+    assert Path(POSTGRESQL).parent == Path(PRODUCT).parent
     assert text.count("\nFROM ${BASE}") == 2
     assert f"EXPOSE {Config().server.port}\n" in text
     assert "groupadd --gid 10001 webhookd" in text
