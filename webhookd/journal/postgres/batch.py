@@ -193,6 +193,7 @@ class HotBatch:
         if last_change > self._known_change:
             raise StaleTargetsError(())
         self._plan(connection, inserted)
+        reached("event.written")
         with connection.pipeline():
             numbered = _add_deliveries(connection, self._drafts, self._added)
             _record(connection, self._records)
@@ -204,6 +205,7 @@ class HotBatch:
         self._plan(connection, _add_events(connection, self._publishes))
         numbered = _add_deliveries(connection, self._drafts, self._added)
         self._settle([] if numbered is None else numbered.fetchall())
+        reached("event.written")
 
     def read_back(self, connection: "Connection[Any]") -> None:
         """Set the events' results after a commit whose answer was lost."""

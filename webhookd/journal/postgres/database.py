@@ -99,8 +99,10 @@ class PostgresDatabase(PostgresqlDatabase):
         self.name = str(url)
         """The database and its host, for messages."""
         self.role = role
+        self._backend_pid = 0
 
     def _initialize_connection(self, conn: "psycopg.Connection[tuple[object, ...]]") -> None:
+        self._backend_pid = conn.info.backend_pid  # which a lost connection no longer tells
         check_server(self.name, conn.info.server_version, conn.info.parameter_status("server_encoding"))
         settings = _SETTINGS[self.role]
         if self.role is Role.WRITER and conn.execute("SHOW synchronous_commit").fetchone() == ("off",):
@@ -112,7 +114,7 @@ class PostgresDatabase(PostgresqlDatabase):
     @property
     def backend_pid(self) -> int:
         """The process of the server that serves this connection."""
-        return _driver_connection(self).info.backend_pid
+        return self._backend_pid
 
     @property
     def application_name(self) -> str:

@@ -21,6 +21,7 @@ from psycopg import Connection
 
 from webhookd.base.errors import WebhookdError
 from webhookd.base.ids import IdFactory
+from webhookd.base.stages import reached
 from webhookd.journal.errors import (
     ConnectionLostError,
     FencedError,
@@ -180,6 +181,7 @@ class PostgresStorage:
 
     def _commit_hot(self, batch: HotBatch, fences: Collection[Fence], database: PostgresDatabase) -> bool:
         batch.commit(database.connection(), partial(self._begin, fences))
+        reached("batch.committed")
         return True
 
     def _call(self, call: DatabaseCall, database: PostgresDatabase) -> bool:
@@ -198,6 +200,7 @@ class PostgresStorage:
                     call.notices = call.notices_of(call.result)
                     if call.notices:
                         HotBatch(call.notices, self._ids).publish(connection)
+            reached("batch.committed")
         except (MustRepeatError, ConnectionLostError):
             raise
         except WebhookdError as error:
