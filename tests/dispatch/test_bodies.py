@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock
 
@@ -30,15 +31,18 @@ async def test_what_is_published_is_sent_without_a_read(tmp_path: Path, autojump
         assert not w.journal._messages._published
 
 
-async def test_what_found_no_room_is_read_in_large_parts(tmp_path: Path, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize(("ordering", "most"), [(Ordering.STRICT, EVENTS / 50 + 5), (Ordering.NONE, EVENTS / 5)])
+async def test_what_found_no_room_is_read_in_large_parts(
+    tmp_path: Path, ordering: Ordering, most: float, autojump_clock: MockClock
+) -> None:
     """Of a burst that is larger than the memory for it, the rest is read from the journal, a window at a time."""
     async with world(tmp_path, sender=WorldSender(seconds=0.01)) as w:
-        w.journal._messages = Messages(published_bytes=0)
-        await w.endpoint()
+        w.journal._messages = Messages(w.journal._bodies.ask, published_bytes=0)
+        await w.endpoint(overrides=PolicyOverrides(ordering=ordering, concurrency=25))
         for number in range(EVENTS):
             await w.publish(f"e{number}")
         await all_sent(w, EVENTS)
-        assert w.journal._bodies.asked <= EVENTS / 50 + 5
+        assert w.journal._bodies.asked <= most
 
 
 async def test_no_body_is_kept_for_a_delivery_that_waits_or_has_ended(
@@ -59,7 +63,7 @@ async def test_no_body_is_kept_for_a_delivery_that_waits_or_has_ended(
 
     sender = WorldSender(script=script, seconds_of=lambda sent: 3.0 if "slow" in sent.url else 0.0)
     async with world(tmp_path, sender=sender, config=steady()) as w:
-        w.journal._messages = Messages(published_bytes=3000)
+        w.journal._messages = Messages(w.journal._bodies.ask, published_bytes=3000)
         overrides = {
             "refusing": PolicyOverrides(retry=RetryOverrides(park_after=1)),
             "young": PolicyOverrides(retry=RetryOverrides(max_age_seconds=1)),

@@ -1,4 +1,4 @@
-"""The messages in memory, so that most attempts read nothing from the journal. Pure bookkeeping, without I/O.
+"""The messages in memory, so that most attempts read nothing from the journal.
 
 A message that was just published is kept for the first attempts of its deliveries, and let go with the last of them. In
 a burst the oldest is needed first, so no newer one takes its place: one that finds no room isn't kept, and is read from
@@ -7,11 +7,13 @@ slow or failing, or the delivery expires. So what is older than 5 s makes room f
 
 Messages that were read from the journal, and those that are sent after them, have a room of their own, so that neither
 kind displaces the other. Several endpoints may send the same ones, each at its own pace: those that were read first
-make room for others.
+make room for others. A message that is being read for one delivery isn't read again for the next.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from webhookd.base.models import AcceptedEvent, Message
 
@@ -19,6 +21,14 @@ PUBLISHED_BYTES = 4 * 1024 * 1024
 READ_BYTES = 4 * 1024 * 1024
 KEPT_SECONDS = 5.0
 _OVERHEAD_BYTES = 512  # of a message, without its body
+
+
+Got = Callable[[Message | Exception], None]
+Found = dict[int, Message] | Exception
+Answered = Callable[[Found], Iterable[Callable[[], None]]]
+"""Takes the messages that were read, and returns the calls that pass them on."""
+Ask = Callable[[tuple[int, ...], Answered], None]
+"""Has the messages of events read; of those after the first one some may be left out."""
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +41,9 @@ class _Published:
 class Messages:
     """What attempts send of events, by the events' row numbers; both kinds are bounded in bytes."""
 
-    def __init__(self, published_bytes: int = PUBLISHED_BYTES, read_bytes: int = READ_BYTES) -> None:
+    def __init__(self, ask: Ask, published_bytes: int = PUBLISHED_BYTES, read_bytes: int = READ_BYTES) -> None:
+        self._ask = ask
+        self._awaited: dict[int, list[Got]] = {}  # by the events whose messages are being read
         self._published: OrderedDict[int, _Published] = OrderedDict()
         self._published_room = published_bytes
         self._read: OrderedDict[int, Message] = OrderedDict()
@@ -51,16 +63,6 @@ class Messages:
             self._published[event_pk] = _Published(event.message, event.accepted_at, first_attempts)
             self._published_room -= size
 
-    def read(self, event_pk: int, message: Message) -> None:
-        """Keep a message that was read from the journal, in place of those that were read first."""
-        if event_pk in self:
-            return
-        self._read[event_pk] = message
-        self._read_room -= _size_of(message.body)
-        while self._read_room < 0:
-            _, first = self._read.popitem(last=False)
-            self._read_room += _size_of(first.body)
-
     def take(self, event_pk: int, *, is_first_attempt: bool) -> Message | None:
         """Return the message for an attempt, if it is in memory."""
         if (published := self._published.get(event_pk)) is None:
@@ -70,6 +72,42 @@ class Messages:
             if not published.first_attempts:
                 self._let_go(event_pk)
         return published.message
+
+    def read(self, event_pk: int, upcoming: Callable[[], Iterable[int]], got: Got) -> None:
+        """Read a message and call `got` with it; those of `upcoming` events are read with it, while they are small."""
+        if (awaited := self._awaited.get(event_pk)) is not None:
+            awaited.append(got)
+            return
+        question = dict.fromkeys((event_pk, *(pk for pk in upcoming() if pk not in self and pk not in self._awaited)))
+        self._awaited |= {pk: [] for pk in question}
+        self._awaited[event_pk].append(got)
+        self._ask(tuple(question), partial(self._answer, tuple(question)))
+
+    def _answer(self, question: tuple[int, ...], found: Found) -> list[Callable[[], None]]:
+        """Keep the messages that were found; return the calls that pass them on."""
+        calls: list[Callable[[], None]] = []
+        for event_pk in question:
+            awaited = self._awaited.pop(event_pk)
+            if isinstance(found, Exception):
+                calls += [partial(got, found) for got in awaited]
+            elif (message := found.get(event_pk)) is not None:
+                self._keep(event_pk, message)
+                calls += [partial(got, message) for got in awaited]
+            elif event_pk == question[0]:
+                calls += [partial(got, LookupError(f"the event in row {event_pk} is gone")) for got in awaited]
+            else:
+                calls += [partial(self.read, event_pk, tuple, got) for got in awaited]
+        return calls
+
+    def _keep(self, event_pk: int, message: Message) -> None:
+        """Keep a message that was read, in place of those that were read first."""
+        if event_pk in self:
+            return
+        self._read[event_pk] = message
+        self._read_room -= _size_of(message.body)
+        while self._read_room < 0:
+            _, first = self._read.popitem(last=False)
+            self._read_room += _size_of(first.body)
 
     def _has_old(self, now: float) -> bool:
         oldest = next(iter(self._published.values()), None)

@@ -4,7 +4,7 @@ A call in a thread costs more than the query that it makes. So all questions of 
 are asked during one call are answered together by the next. With a message come those that its endpoint needs next.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -24,7 +24,7 @@ A = TypeVar("A")
 
 PREFETCH_BYTES = 1024 * 1024
 MOST_QUESTIONS = 200  # that are answered by one call
-ANSWERS_A_TURN = 64  # before other tasks get a turn: each may send a request
+CALLS_A_TURN = 64  # before other tasks get a turn: each may send a request
 
 
 class Readers:
@@ -63,17 +63,18 @@ class Readers:
 class Gathering(Generic[Q, A]):
     """Answers questions while `run` runs: all that are asked during one call in a thread share the next one.
 
-    `answer` is called in the thread with the questions, and returns their answers in the same order.
+    `answer` is called in the thread with the questions, and returns their answers in the same order. The one who asked
+    takes the answer in one step and returns the calls that pass it on. Other tasks get their turns between these calls.
     """
 
     def __init__(self, readers: Readers, answer: Callable[[Sequence[Q], Database], list[A]]) -> None:
         self._readers = readers
         self._answer = answer
-        self._asked: list[tuple[Q, Callable[[A | Exception], None]]] = []
+        self._asked: list[tuple[Q, Callable[[A | Exception], Iterable[Callable[[], None]]]]] = []
         self._was_asked = trio.Event()
         self.asked = 0
 
-    def ask(self, question: Q, answered: Callable[[A | Exception], None]) -> None:
+    def ask(self, question: Q, answered: Callable[[A | Exception], Iterable[Callable[[], None]]]) -> None:
         """Call `answered` later with the answer, read after this call, or with an error."""
         self.asked += 1
         self._asked.append((question, answered))
@@ -91,9 +92,10 @@ class Gathering(Generic[Q, A]):
                 answers = await self._readers.run(partial(self._answer, [question for question, _ in batch]))
             except Exception as error:  # noqa: BLE001 - each who asked gets it, and its supervisor logs it
                 answers = [error] * len(batch)
-            for number, ((_, answered), answer) in enumerate(zip(batch, answers, strict=True), 1):
-                answered(answer)
-                if number % ANSWERS_A_TURN == 0:
+            calls = (call for (_, answered), answer in zip(batch, answers, strict=True) for call in answered(answer))
+            for number, call in enumerate(calls, 1):
+                call()
+                if number % CALLS_A_TURN == 0:
                     await trio.lowlevel.checkpoint()
 
 

@@ -10,6 +10,7 @@ has changed. Other packages use no SQL; of SQLite they know its version and the 
 
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -101,7 +102,6 @@ class Store:
         self._engine = engine
         self._readers = readers
         self._measures = measures
-        self._messages = Messages()
         self._writer = Writer(engine, write_runner, self._remember, measures)
         self.feed = feed
         self.transactions = Transactions(self._writer, readers, engine, feed)
@@ -118,6 +118,7 @@ class Store:
         self.retention = Retention(self.transactions)
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
+        self._messages = Messages(self._bodies.ask)
 
     @property
     def queue_length(self) -> int:
@@ -267,7 +268,7 @@ class Store:
     async def window(self, request: WindowRequest) -> Window:
         """Return a window of an endpoint's queue, read after this call."""
         ticket: Ticket[Window] = Ticket()
-        self._windows.ask(request, ticket.settle)
+        self._windows.ask(request, lambda window: [partial(ticket.settle, window)])
         return await ticket.wait()
 
     def take_message(self, delivery: QueuedDelivery) -> Message | None:
@@ -279,15 +280,7 @@ class Store:
     ) -> None:
         """Read what an attempt sends of an event, and call `got` with it; messages of `upcoming` events are kept."""
 
-        def read(found: dict[int, Message] | Exception) -> None:
-            if isinstance(found, Exception):
-                got(found)
-                return
-            for pk, one in found.items():
-                self._messages.read(pk, one)
-            got(found.get(event_pk) or LookupError(f"the event in row {event_pk} is gone"))
-
-        self._bodies.ask((event_pk, *(pk for pk in upcoming() if pk not in self._messages)), read)
+        self._messages.read(event_pk, upcoming, got)
 
     def _queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
         self._engine.queued(deliveries)
