@@ -434,6 +434,7 @@ def api_keys(both: Engines) -> None:
     assert both(keys.insert_first, key(1), entry())
     assert not both(keys.insert_first, key(2), entry())
     both(keys.insert, key(2))
+    assert (both(keys.find, "key_2"), both(keys.find, "key_9")) == (key(2), None)
     both(quotas.insert_key, key(3, organization_id="acme", expires_at=AT + 10), most=1)
     with pytest.raises(Rejected):
         both(quotas.insert_key, key(4, organization_id="acme"), most=1)
