@@ -29,16 +29,11 @@ class Optimization(Enum):
 # The options of `configure` and the compiler's flags, each with its opposite; of several the last holds. The flags are
 # there without the option after `make profile-opt`, and the option without the flags where a packager removes them from
 # the record, because otherwise modules in C would be built with them too.
-_SIGNS = {
-    Optimization.PGO: (
-        re.compile(r"--enable-optimizations(=yes)?|-fprofile(-instr)?-use(=.*)?"),
-        re.compile(r"--disable-optimizations|--enable-optimizations=no|-fno-profile-use"),
-    ),
-    Optimization.LTO: (
-        re.compile(r"--with-lto(=(yes|full|thin))?|-flto(=.*)?"),
-        re.compile(r"--without-lto|--with-lto=no|-fno-lto"),
-    ),
-}
+_WITH_PGO = re.compile(r"--enable-optimizations(=yes)?|-fprofile(-instr)?-use(=.*)?")
+_WITHOUT_PGO = re.compile(r"--disable-optimizations|--enable-optimizations=no|-fno-profile-use")
+_WITH_LTO = re.compile(r"--with-lto(=(yes|full|thin))?|-flto(=.*)?")
+_WITHOUT_LTO = re.compile(r"--without-lto|--with-lto=no|-fno-lto")
+_SIGNS = {Optimization.PGO: (_WITH_PGO, _WITHOUT_PGO), Optimization.LTO: (_WITH_LTO, _WITHOUT_LTO)}
 
 
 def lacking(record: Mapping[str, object], *, in_library: bool | None) -> tuple[Optimization, ...] | None:
