@@ -33,7 +33,6 @@ _WITH_PGO = re.compile(r"--enable-optimizations(=yes)?|-fprofile(-instr)?-use(=.
 _WITHOUT_PGO = re.compile(r"--disable-optimizations|--enable-optimizations=no|-fno-profile-use")
 _WITH_LTO = re.compile(r"--with-lto(=(yes|full|thin))?|-flto(=.*)?")
 _WITHOUT_LTO = re.compile(r"--without-lto|--with-lto=no|-fno-lto")
-_SIGNS = {Optimization.PGO: (_WITH_PGO, _WITHOUT_PGO), Optimization.LTO: (_WITH_LTO, _WITHOUT_LTO)}
 
 
 def lacking(record: Mapping[str, object], *, in_library: bool | None) -> tuple[Optimization, ...] | None:
@@ -80,6 +79,14 @@ def _uses_library(maps: Path) -> bool | None:
 
 
 def _is_on(optimization: Optimization, words: list[str]) -> bool:
-    on, off = _SIGNS[optimization]
-    said = [on.fullmatch(word) is not None for word in words if on.fullmatch(word) or off.fullmatch(word)]
+    said = [is_on for word in words if (is_on := _says(optimization, word)) is not None]
     return bool(said) and said[-1]
+
+
+def _says(optimization: Optimization, word: str) -> bool | None:
+    """Return whether an option turns an optimization on or off, or None if it is about something else."""
+    if optimization is Optimization.PGO:
+        is_on, is_off = _WITH_PGO.fullmatch(word), _WITHOUT_PGO.fullmatch(word)
+    else:
+        is_on, is_off = _WITH_LTO.fullmatch(word), _WITHOUT_LTO.fullmatch(word)
+    return None if is_on is None and is_off is None else is_on is not None
