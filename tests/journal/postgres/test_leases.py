@@ -1,6 +1,8 @@
 """The leases of slots, on several connections to a real server; the ends of leases are set, not waited for."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ from webhookd.journal.postgres.storage import _HOLD_SLOTS
 from webhookd.journal.server import LeaseTimes
 
 Connection = psycopg.Connection[Any]
+SLEEPS = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
 TIMES = LeaseTimes(lease=600.0, limit=500.0, beat=200.0)
 
 
@@ -161,6 +164,34 @@ def test_a_slot_that_was_taken_is_noticed(start: Start) -> None:
     leases.register(one.connection, "one.2", "test", 1, TIMES)
     one.number = 2
     assert len(one.scan().lost) == SLOTS // 2
+
+
+def test_a_slot_of_a_node_that_registers_during_a_take_stays_its_own(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A take that began before sees the row as it is by now, and must not judge it by the nodes of its beginning."""
+    began = threading.Event()
+    slow = leases._TAKE.replace("FROM slots WHERE", "FROM slots, pg_sleep(0.5) WHERE").replace(
+        "UPDATE SKIP", "UPDATE OF slots SKIP"
+    )
+    assert slow.count("pg_sleep") == slow.count("OF slots") == 1
+    one, other = start("one"), start("other")
+    with ThreadPoolExecutor(1) as threads:
+
+        def take_slowly() -> set[int]:
+            monkeypatch.setattr(leases, "_TAKE", slow)
+            began.set()
+            return set(one.scan().taken)
+
+        taking = threads.submit(take_slowly)
+        began.wait()
+        while not other.connection.execute(SLEEPS).fetchall():
+            pass
+        leases.register(other.connection, "late.1", "test", 1, TIMES)
+        other.connection.execute("UPDATE slots SET node = 'late.1', generation = generation + 1 WHERE slot < 10")
+        assert taking.result().isdisjoint(range(10))
+    [[kept]] = other.connection.execute("SELECT count(*) FROM slots WHERE node = 'late.1'").fetchall()
+    assert kept == 10
 
 
 def test_what_is_given_back_is_spread() -> None:
