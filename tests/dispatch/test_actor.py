@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from tests.world import OK, Answer, Sent, WorldSender, steady, world
+from tests.world import OK, Answer, Sent, WorldSender, new_event, steady, world
 from webhookd.admin.reason_text import reason_text
 from webhookd.base.models import (
     BreakerState,
@@ -16,12 +16,13 @@ from webhookd.base.models import (
     Ordering,
     Outcome,
     PolicyOverrides,
+    PublishResult,
     RateLimit,
     RetryOverrides,
     Trigger,
 )
-from webhookd.delivery.request import Request
-from webhookd.journal import EndpointChanges
+from webhookd.delivery.request import Done, Request
+from webhookd.journal import EndpointChanges, Ticket
 
 
 def failing(times: dict[str, int], answer: Answer = 500) -> WorldSender:
@@ -244,6 +245,24 @@ async def test_a_rate_limit_paces(autojump_clock: MockClock) -> None:
         assert sender.times() == pytest.approx([0, 0.5, 1, 1.5, 2, 2.5], abs=0.002)
 
 
+async def test_a_backlog_that_ends_while_no_slot_is_free_is_over(autojump_clock: MockClock) -> None:
+    """The bucket saves tokens for a burst from the last record on, though another endpoint has the only slot then."""
+    slow, paced = "https://slow.example/", "https://paced.example/"
+    sender = WorldSender(seconds_of=lambda sent: {"first": 1.0, "slow": 14.0}.get(sent.event, 0.0))
+    async with world(None, sender=sender, config=steady(max_in_flight=1)) as w:
+        await w.endpoint(slow, organization_id="org_slow")
+        limit = RateLimit(per_second=1.0, burst=5)
+        await w.endpoint(paced, organization_id="org_paced", overrides=PolicyOverrides(rate_limit=limit))
+        await w.publish("first", organizationId="org_paced")
+        await w.publish("slow", organizationId="org_slow")
+        await trio.sleep(12)
+        for number in range(5):
+            await w.publish(f"e{number}", organizationId="org_paced")
+        await trio.sleep(12)
+        assert sender.times(slow) == [1]
+        assert sender.times(paced) == [0, 15, 15, 15, 15, 15]
+
+
 async def test_the_window_never_holds_the_backlog(autojump_clock: MockClock) -> None:
     """However long the queue is, a lane holds about a hundred deliveries; all are sent in order."""
     sender = WorldSender()
@@ -301,6 +320,22 @@ async def test_draining_lets_the_request_in_flight_end(autojump_clock: MockClock
         ]
 
 
+async def test_a_drain_ends_although_actors_wait_for_a_slot(autojump_clock: MockClock) -> None:
+    """An actor that waits for a slot when a drain begins sends nothing, and leaves when the request in flight ends."""
+    sender = WorldSender(seconds=3.0)
+    async with world(None, sender=sender, config=steady(max_in_flight=1)) as w:
+        for name in ("a", "b", "c"):
+            await w.endpoint(f"https://{name}.example/")
+        await w.publish("e0")
+        await trio.sleep(1)
+        assert w.router.registry.slots.waiting == 2
+        with trio.fail_after(60):
+            await w.router.registry.drain()
+        assert trio.current_time() - sender.began_at == pytest.approx(3.0)
+        assert sender.events() == ["e0"]
+        assert (w.router.registry.slots.waiting, w.router.registry.slots.taken) == (0, 0)
+
+
 async def test_an_idle_actor_leaves_and_comes_back(autojump_clock: MockClock) -> None:
     """An actor without work returns after a while; the next event starts one, without a sweep."""
     sender = WorldSender()
@@ -353,6 +388,27 @@ async def test_one_dead_endpoint_never_slows_another(autojump_clock: MockClock) 
             published.append(round(trio.current_time() - sender.began_at, 3))
             await trio.sleep(1)
         assert sender.times("https://well.example/") == published
+
+
+async def test_what_is_queued_is_sent_before_its_producer_is_answered(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """A request starts in the step that passes on the commit of its event, before the producer has its result."""
+
+    class Noting(WorldSender):
+        def start(self, request: Request, done: Done) -> trio.CancelScope:
+            were_answered.append([ticket.is_done for ticket in tickets])
+            return super().start(request, done)
+
+    were_answered: list[list[bool]] = []
+    tickets: list[Ticket[PublishResult]] = []
+    async with world(tmp_path, sender=Noting()) as w:
+        await w.endpoint()
+        await w.publish("first")  # which starts the actor
+        await trio.sleep(1)
+        tickets.append(w.router.publish(new_event({"type": "user.created", "data": {}})))
+        await tickets[0].wait()
+        assert were_answered == [[], [False]]
 
 
 def test_a_sent_is_what_the_script_sees() -> None:

@@ -149,7 +149,7 @@ async def test_what_has_expired_is_found_by_index(path: Path) -> None:
 
 
 async def test_expired_deliveries_are_read_in_parts(path: Path) -> None:
-    """Each part goes on after the last delivery of the one before, also where many expire at the same time."""
+    """Each part begins after the last delivery of the part before, even if many expire at the same time."""
     async with running(path) as journal:
         one, other = await add_endpoint(journal), await add_endpoint(journal)
         now = CLOCK.now()

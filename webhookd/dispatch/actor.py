@@ -5,9 +5,10 @@ record, by callbacks that go on as long as the lane allows. The actor's task rea
 what is too old recorded, and waits for a slot, for the end of a pause or for the next delivery that falls due.
 
 The queue is in the journal. The lane holds a small window of it (ids and times, no bodies). The actor reads the window
-again when it is used up, after every attempt that wasn't a success, when the journal was changed by other code, and
-when a delivery outside it falls due or expires. A delivery stays in flight until its record is on disk, and its
-successor is sent only then, so a crash repeats at most what was in flight.
+again when it is used up, after every attempt that wasn't a success, when the journal was changed by other code, when a
+delivery outside it falls due, and when one in it expires. What expires outside the windows is recorded by the
+`expiry_sweep` of all endpoints. A delivery stays in flight until its record is on disk, and its successor is sent only
+then, so a crash repeats at most what was in flight.
 
 A notification carries no data, since the lane has been changed before. None is lost: there is no await between an
 actor's last check of its lane and its return, nor between the registry's check and its notification or start. After

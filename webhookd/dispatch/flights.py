@@ -120,12 +120,11 @@ class Flights:
         lane, slots = self._lane, self._slots
         now = self._shared.clock.now()
         while True:
-            if not slots.may_take(self._owner):
-                return lane.next(now)
-            move = lane.take(now)
-            if not isinstance(move, Send):
-                if isinstance(move, Wait) and move.why is Why.IDLE:
-                    lane.drained(now)
+            has_slot = slots.may_take(self._owner)
+            move = lane.take(now) if has_slot else lane.next(now)
+            if isinstance(move, Wait) and move.why is Why.IDLE:
+                lane.drained(now)
+            if not (has_slot and isinstance(move, Send)):
                 return move
             slots.take(self._owner)
             self._begin(move.delivery, now)

@@ -116,8 +116,8 @@ class Lane:
     """The state of one endpoint.
 
     `needs_load`: settings and secrets must be read before the next delivery is taken; nothing is taken during the read,
-    nor before `begin` and after `close`. `_revision` counts the changes
-    that forgave something: an attempt that began before such a change counts less, see `retry.Since`.
+    nor before `begin` and after `close`. `_revision` counts the changes that forgave something: an attempt that began
+    before such a change counts less, see `retry.Since`.
     """
 
     endpoint: Endpoint

@@ -256,8 +256,10 @@ class Store:
     ) -> None:
         """Submit an attempt, the resulting state of its delivery and endpoint, and the operational events about it.
 
-        `landed` is called later: with Rejected SHUTTING_DOWN once the writer has stopped, and with FencedError once
-        another process drives the endpoint. `fence` is what `ownership` returned when the delivery was taken.
+        `landed` is called later: without an error once all of it is on disk, with FencedError if another process drives
+        the endpoint by now. If the writer has stopped, it is called at once, during this call: with Rejected
+        SHUTTING_DOWN, or with the error that ended the writer. `fence` is what `ownership` returned when the delivery
+        was taken.
         """
         self._writer.submit(Record(record, notices, landed, fence))
 

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from webhookd.base.database_url import parse
-from webhookd.journal.postgres.database import PostgresDatabase, Role, connect
+from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
 
 
 @contextmanager
-def connected(url: str, role: Role = Role.WRITER, *, application_name: str = "a test") -> Iterator[PostgresDatabase]:
+def connected(
+    url: str, role: ConnectionRole = ConnectionRole.WRITER, *, application_name: str = "a test"
+) -> Iterator[PostgresDatabase]:
     """Yield a connection, and close it."""
     database = connect(parse(url), role, application_name=application_name)
     try:

@@ -19,9 +19,9 @@ from webhookd.base.database_url import parse
 from webhookd.base.errors import ConfigError, JournalError, ReadTimeoutError
 from webhookd.journal.errors import ConnectionLostError, DiskError, JournalFullError, MustRepeatError
 from webhookd.journal.postgres.database import (
+    ConnectionRole,
     Incarnation,
     PostgresDatabase,
-    Role,
     check_server,
     connect,
     connection_parameters,
@@ -37,8 +37,8 @@ SMALL_DISK_BYTES = 1 << 20
 # Sessions
 
 
-@pytest.mark.parametrize("role", Role)
-def test_a_session_is_ended_before_it_blocks_others(empty_database: str, role: Role) -> None:
+@pytest.mark.parametrize("role", ConnectionRole)
+def test_a_session_is_ended_before_it_blocks_others(empty_database: str, role: ConnectionRole) -> None:
     """Whatever a connection is for, neither a statement nor an open transaction lasts without end."""
     with connected(empty_database, role, application_name="node 7") as database:
         for name in ("statement_timeout", "idle_in_transaction_session_timeout", "client_connection_check_interval"):
@@ -73,7 +73,7 @@ def test_commits_are_synced_whatever_the_default_is(postgres_server: PostgresSer
             administrator.execute(f"ALTER DATABASE {name} SET synchronous_commit = {default}")
             with connected(empty_database) as database:
                 assert value(database, "SHOW synchronous_commit") == expected
-    with connected(empty_database, Role.NOTIFIER) as database:
+    with connected(empty_database, ConnectionRole.NOTIFIER) as database:
         assert value(database, "SHOW synchronous_commit") == "off"
 
 
@@ -88,7 +88,7 @@ def test_isolation_does_not_depend_on_defaults(
     with (
         connected(empty_database) as writer,
         connected(empty_database) as other,
-        connected(empty_database, Role.READER) as reader,
+        connected(empty_database, ConnectionRole.READER) as reader,
     ):
         rows(writer, "CREATE TABLE numbers (number int)")
         with other.atomic(), reader.atomic():
@@ -100,7 +100,7 @@ def test_isolation_does_not_depend_on_defaults(
 
 def test_a_reader_only_reads(empty_database: str) -> None:
     """A query that writes is a bug, and is refused."""
-    with connected(empty_database, Role.READER) as reader:
+    with connected(empty_database, ConnectionRole.READER) as reader:
         with pytest.raises(PeeweeException) as refused:
             rows(reader, "CREATE TABLE found (number int)")
         assert is_logic_error(refused.value)
@@ -117,7 +117,7 @@ def test_a_database_with_another_encoding_is_refused(postgres_server: PostgresSe
         postgres_server.database("template0", options) as name,
         pytest.raises(JournalError, match=rf"{name} on /.* has the encoding LATIN1: create one with UTF8"),
     ):
-        connect(parse(postgres_server.url(name)), Role.WRITER, application_name="a test")
+        connect(parse(postgres_server.url(name)), ConnectionRole.WRITER, application_name="a test")
 
 
 @pytest.mark.parametrize(("version", "is_refused"), [(90_624, True), (130_021, True), (140_000, False)])
@@ -151,7 +151,7 @@ def test_no_connection(postgres_server: PostgresServer, empty_database: str, cha
         if "@/" in url and "host=" not in url:
             url += f"?host={postgres_server.directory}"
         with pytest.raises(ConnectionLostError, match=reason) as refused:
-            connect(parse(url), Role.WRITER, application_name="a test")
+            connect(parse(url), ConnectionRole.WRITER, application_name="a test")
     assert str(refused.value).startswith(f"can't connect to the database {parse(url)}: ")
     assert "\n" not in str(refused.value)
 
@@ -184,7 +184,7 @@ def test_the_password_of_the_url_or_of_a_file(guarded: str, tmp_path: Path) -> N
     for text, is_right in ((f"{PASSWORD}\n", True), ("wrong", False), (PASSWORD, True)):
         file.write_text(text)
         try:
-            connect(parse(guarded), Role.READER, application_name="a test", password_file=file).close()
+            connect(parse(guarded), ConnectionRole.READER, application_name="a test", password_file=file).close()
         except ConnectionLostError as error:
             assert not is_right
             assert "password authentication failed" in str(error)  # noqa: PT017 - two cases
@@ -198,7 +198,7 @@ def test_no_error_contains_the_password(guarded: str, own_server: PostgresServer
     right = with_password(guarded, "s3cr3t%20p%40ss%2Fword")
     for url in (with_password(guarded, "s3cr3t-wrong"), right.replace("/test_", "/missing_")):
         with pytest.raises(ConnectionLostError) as found:
-            connect(parse(url), Role.WRITER, application_name="a test")
+            connect(parse(url), ConnectionRole.WRITER, application_name="a test")
         refused.append(found.value)
     with connected(right) as connection:
         own_server.kill()
@@ -419,7 +419,7 @@ def run_within(database: PostgresDatabase, timeout: str, sql: str) -> None:
 
 def test_a_query_that_takes_too_long(empty_database: str) -> None:
     """A reader's query ends after its time, and the reader can go on."""
-    with connected(empty_database, Role.READER) as reader:
+    with connected(empty_database, ConnectionRole.READER) as reader:
         with pytest.raises(ReadTimeoutError):
             run_within(reader, "statement_timeout", "SELECT pg_sleep(60)")
         assert value(reader, "SELECT 1") == 1
@@ -453,7 +453,7 @@ def test_a_server_that_ends(own_server: PostgresServer) -> None:
                     end_in_a_transaction(connection, end)
                 assert connection.is_lost
             with pytest.raises(ConnectionLostError):
-                connect(parse(own_server.url(name)), Role.WRITER, application_name="a test")
+                connect(parse(own_server.url(name)), ConnectionRole.WRITER, application_name="a test")
             own_server.start()
 
 
@@ -472,7 +472,7 @@ def test_a_standby_is_not_connected_to(own_server: PostgresServer) -> None:
     own_server.start()
     (own_server.data / "standby.signal").unlink()
     with pytest.raises(ConnectionLostError, match="hot standby"):
-        connect(parse(own_server.url()), Role.READER, application_name="a test")
+        connect(parse(own_server.url()), ConnectionRole.READER, application_name="a test")
 
 
 @contextmanager

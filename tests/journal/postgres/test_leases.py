@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from webhookd.base.database_url import parse
 from webhookd.journal.ownership import SLOTS
 from webhookd.journal.postgres import leases
-from webhookd.journal.postgres.database import Role, connect
+from webhookd.journal.postgres.database import ConnectionRole, connect
 from webhookd.journal.postgres.leases import Scanned, surplus_of
 from webhookd.journal.postgres.migrations import prepare
 from webhookd.journal.postgres.storage import _HOLD_SLOTS
@@ -28,7 +28,7 @@ TIMES = LeaseTimes(lease=600.0, limit=500.0, beat=200.0)
 
 @pytest.fixture
 def url(empty_database: str) -> str:
-    database = connect(parse(empty_database), Role.WRITER, application_name="test")
+    database = connect(parse(empty_database), ConnectionRole.WRITER, application_name="test")
     prepare(database, now=0.0)
     database.close()
     return empty_database

@@ -20,7 +20,7 @@ from webhookd.base.errors import CommandError, JournalError
 from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.journal.ownership import SLOTS, slot_of
 from webhookd.journal.postgres import migrations
-from webhookd.journal.postgres.database import PostgresDatabase, Role
+from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase
 from webhookd.journal.postgres.migrations import CURRENT_VERSION, TABLES, prepare, read_era
 from webhookd.journal.queries import schema
 from webhookd.journal.sqlite.database import open_writer
@@ -276,7 +276,7 @@ def test_a_step_does_not_make_others_wait(journal_database: str, database: Postg
         add_column(database, now)
 
     tries: list[str] = []
-    with connected(journal_database, Role.READER) as backup:
+    with connected(journal_database, ConnectionRole.READER) as backup:
         rows(backup, "BEGIN")
         rows(backup, "LOCK TABLE events IN ACCESS SHARE MODE")
         rows(backup, "SET idle_in_transaction_session_timeout = 0")

@@ -24,8 +24,8 @@ from webhookd.delivery.http.wire import ResponseReader, WireError
 _CLOSED_BEFORE_SECONDS = 1.0
 
 
-class ClosedWhileIdleError(Exception):
-    """A reused connection ended at once, before a byte of an answer: most likely the request was never read."""
+class NeverReadError(Exception):
+    """A reused connection ended at once, without a byte of an answer: most likely the request was never read."""
 
 
 class Connection:
@@ -80,7 +80,7 @@ class Connection:
     def advance(self) -> ResponseReader | None:
         """Go on with the exchange; return the response once it is complete.
 
-        Raises TransportError if there will be none, and ClosedWhileIdleError.
+        Raises TransportError if there will be none, and NeverReadError.
         """
         reader = self._reader
         assert reader is not None  # noqa: S101 - `begin` has set it
@@ -91,7 +91,7 @@ class Connection:
                 if data:
                     reader.feed(data)
                 elif self._was_closed_while_idle:
-                    raise ClosedWhileIdleError
+                    raise NeverReadError
                 else:
                     reader.end()
                 if reader.is_complete:
@@ -101,7 +101,7 @@ class Connection:
             self._wait_for()
         except OSError as error:
             if self._was_closed_while_idle:
-                raise ClosedWhileIdleError from error
+                raise NeverReadError from error
             # An alert, such as one that asks for a client certificate, comes after TLS 1.3's handshake.
             code = DeliveryError.TLS if isinstance(error, ssl.SSLError) else DeliveryError.PROTOCOL
             raise TransportError(code, f"the connection broke: {reason_of(self._broken or error)}") from error

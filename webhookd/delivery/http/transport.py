@@ -16,7 +16,7 @@ from math import inf
 
 import trio
 
-from webhookd.delivery.http.connection import ClosedWhileIdleError, Connection
+from webhookd.delivery.http.connection import Connection, NeverReadError
 from webhookd.delivery.http.connector import Connector
 from webhookd.delivery.http.exchange import IDLE_SECONDS, Exchange, TooLateError, TransportError
 from webhookd.delivery.http.reactor import CALLS_A_TURN, Reactor
@@ -150,7 +150,7 @@ class DirectTransport:
         except TransportError as error:
             self._abandon(exchange)
             exchange.fail(error.code, error.detail)
-        except ClosedWhileIdleError:
+        except NeverReadError:
             self._abandon(exchange)
             exchange.doing, exchange.is_reused = "connecting again", None
             self._connect(exchange)

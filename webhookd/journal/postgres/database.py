@@ -49,7 +49,7 @@ _FROM_SERVER = {
 }
 
 
-class Role(StrEnum):
+class ConnectionRole(StrEnum):
     """What a connection is for."""
 
     WRITER = "writer"
@@ -66,11 +66,11 @@ _COMMON = {
     "idle_in_transaction_session_timeout": "2s",
 }
 _COMMITTED = {"default_transaction_isolation": "read committed"}
-_SETTINGS: Mapping[Role, Mapping[str, str]] = {
+_SETTINGS: Mapping[ConnectionRole, Mapping[str, str]] = {
     # Longer than it takes to end the session of a stuck node, whose locks others wait for.
-    Role.WRITER: {**_COMMON, **_COMMITTED, "lock_timeout": "5s", "statement_timeout": "10s"},
+    ConnectionRole.WRITER: {**_COMMON, **_COMMITTED, "lock_timeout": "5s", "statement_timeout": "10s"},
     # A query function may compute between its statements; it holds no lock that anyone waits for.
-    Role.READER: {
+    ConnectionRole.READER: {
         **_COMMON,
         "default_transaction_isolation": "repeatable read",
         "default_transaction_read_only": "on",
@@ -78,9 +78,9 @@ _SETTINGS: Mapping[Role, Mapping[str, str]] = {
         "lock_timeout": "0",
         "statement_timeout": "5s",
     },
-    Role.LISTENER: {**_COMMON, **_COMMITTED, "lock_timeout": "1s", "statement_timeout": "5s"},
+    ConnectionRole.LISTENER: {**_COMMON, **_COMMITTED, "lock_timeout": "1s", "statement_timeout": "5s"},
     # A notification is a hint, and NOTIFY holds a lock of the whole cluster until its commit is synced.
-    Role.NOTIFIER: {
+    ConnectionRole.NOTIFIER: {
         **_COMMON,
         **_COMMITTED,
         "lock_timeout": "1s",
@@ -93,7 +93,7 @@ _SETTINGS: Mapping[Role, Mapping[str, str]] = {
 class PostgresDatabase(PostgresqlDatabase):
     """One connection to the journal's database."""
 
-    def __init__(self, url: DatabaseUrl, role: Role, parameters: Mapping[str, object]) -> None:
+    def __init__(self, url: DatabaseUrl, role: ConnectionRole, parameters: Mapping[str, object]) -> None:
         settings: dict[str, Any] = {"prefer_psycopg3": True, "encoding": "UTF8", **parameters}
         super().__init__(url.database, autoconnect=False, thread_safe=False, **settings)
         self.name = str(url)
@@ -105,7 +105,7 @@ class PostgresDatabase(PostgresqlDatabase):
         self._backend_pid = conn.info.backend_pid  # which a lost connection no longer tells
         check_server(self.name, conn.info.server_version, conn.info.parameter_status("server_encoding"))
         settings = _SETTINGS[self.role]
-        if self.role is Role.WRITER and conn.execute("SHOW synchronous_commit").fetchone() == ("off",):
+        if self.role is ConnectionRole.WRITER and conn.execute("SHOW synchronous_commit").fetchone() == ("off",):
             # A default like this would lose acknowledged events. Others, such as remote_apply, are the operator's.
             settings = {**settings, "synchronous_commit": "on"}
         chosen = ", ".join(["set_config(%s, %s, false)"] * len(settings))
@@ -154,7 +154,7 @@ class Incarnation:
 
 
 def connect(
-    url: DatabaseUrl, role: Role, *, application_name: str, password_file: Path | None = None
+    url: DatabaseUrl, role: ConnectionRole, *, application_name: str, password_file: Path | None = None
 ) -> PostgresDatabase:
     """Return a new connection. Blocks for some seconds at most for each host.
 
@@ -271,7 +271,7 @@ _DISK = ("58030", "58P01", "XX001", "XX002")
 _AFTER_ANOTHER = ("25P02",)
 
 
-def _translation(error: psycopg.Error, name: str, role: Role) -> WebhookdError | None:
+def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> WebhookdError | None:
     """Return the error that a caller can act on, or None for one of the statement."""
     state, reason = error.sqlstate, _reason(error)
     if state is None:
@@ -279,13 +279,13 @@ def _translation(error: psycopg.Error, name: str, role: Role) -> WebhookdError |
         return ConnectionLostError(f"the connection to the database {name} is lost: {reason}") if is_lost else None
     if state in _FULL:
         return JournalFullError(f"no room for the database {name}: {reason}")
-    if state in _TIMEOUT and role is Role.READER:
+    if state in _TIMEOUT and role is ConnectionRole.READER:
         return ReadTimeoutError("the query took too long; ask for less")
     if state in _REPEAT or state in _TIMEOUT:
         return MustRepeatError(f"the database {name} has rolled a transaction back: {reason}")
     if state in _DISK:
         return DiskError(f"the database {name} can't be read or written: {reason}")
-    if state.startswith(_LOST) or (state in _READ_ONLY and role is not Role.READER):
+    if state.startswith(_LOST) or (state in _READ_ONLY and role is not ConnectionRole.READER):
         return ConnectionLostError(f"the connection to the database {name} is lost: {reason}")
     return None
 

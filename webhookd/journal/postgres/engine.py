@@ -18,7 +18,7 @@ from webhookd.journal.errors import ConnectionLostError
 from webhookd.journal.feed import Feed
 from webhookd.journal.postgres import changes
 from webhookd.journal.postgres.changes import ChangeFollower
-from webhookd.journal.postgres.database import PostgresDatabase, Role, connect
+from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
 from webhookd.journal.postgres.membership import Membership
 from webhookd.journal.postgres.migrations import CURRENT_VERSION, prepare
 from webhookd.journal.postgres.storage import PostgresStorage
@@ -162,13 +162,13 @@ async def open_server(
     """
     process = ids.new(Prefix.NODE)
 
-    def opened(role: Role, use: str) -> PostgresDatabase:
+    def opened(role: ConnectionRole, use: str) -> PostgresDatabase:
         return connect(
             server.url, role, application_name=f"webhookd/{process}/{use}", password_file=server.password_file
         )
 
     def begin() -> int:
-        database = opened(Role.WRITER, "start")
+        database = opened(ConnectionRole.WRITER, "start")
         try:
             prepare(database, now=clock.now())
             with database.translated():
@@ -182,12 +182,12 @@ async def open_server(
     except ConnectionLostError as error:
         raise CommandError(str(error)) from error
     storage = PostgresStorage(
-        str(server.url), partial(opened, Role.WRITER, _WRITER), ids, process=process, writer=_WRITER
+        str(server.url), partial(opened, ConnectionRole.WRITER, _WRITER), ids, process=process, writer=_WRITER
     )
     # Its calls go on while the writer stands, so it has a thread of its own; in a test both run in the loop.
     own_runner = runner if isinstance(runner, InlineRunner) else ThreadRunner(3)
     membership = Membership(
-        partial(opened, Role.WRITER, "node"),
+        partial(opened, ConnectionRole.WRITER, "node"),
         own_runner,
         feed,
         process=process,
@@ -197,10 +197,12 @@ async def open_server(
         times=server.times,
     )
     with ExitStack() as stack:
-        connections = [PostgresReader(partial(opened, Role.READER, f"reader-{number}")) for number in range(readers)]
+        connections = [
+            PostgresReader(partial(opened, ConnectionRole.READER, f"reader-{number}")) for number in range(readers)
+        ]
         for connection in connections:
             stack.callback(connection.close)
-        reader = PostgresReader(partial(opened, Role.READER, "changes"))
+        reader = PostgresReader(partial(opened, ConnectionRole.READER, "changes"))
         stack.callback(reader.close)
 
         async def read_changes(after: int, passed_over: frozenset[int]) -> list[changes.Followed]:
@@ -210,8 +212,8 @@ async def open_server(
 
         follower = ChangeFollower(feed, last_change, read_changes)
         wakes = Wakes(
-            partial(opened, Role.LISTENER, "listener"),
-            partial(opened, Role.NOTIFIER, "notifier"),
+            partial(opened, ConnectionRole.LISTENER, "listener"),
+            partial(opened, ConnectionRole.NOTIFIER, "notifier"),
             own_runner,
             feed,
             membership,

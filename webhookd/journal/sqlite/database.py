@@ -212,7 +212,7 @@ class ReadLimit:
         self.seconds = 0.0
 
 
-class Reader:
+class SqliteReader:
     """A connection that can only read, one query function at a time, each on one snapshot and within a time limit."""
 
     def __init__(self, path: Path, limit: ReadLimit) -> None:

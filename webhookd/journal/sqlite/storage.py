@@ -19,8 +19,8 @@ from webhookd.journal.runners import Runner
 from webhookd.journal.sqlite.backup import back_up
 from webhookd.journal.sqlite.batch import Batches
 from webhookd.journal.sqlite.database import (
-    Reader,
     ReadLimit,
+    SqliteReader,
     exclusive_lock,
     is_logic_error,
     leave_log,
@@ -112,7 +112,7 @@ class SqliteEngine:
         database: Database,
         storage: SqliteStorage,
         *,
-        readers: Sequence[Reader],
+        readers: Sequence[SqliteReader],
         limit: ReadLimit,
         runner: Runner,
     ) -> None:
@@ -185,9 +185,9 @@ async def open_file(
             database = await runner.run(partial(open_writer, path, now=clock.now()))
         stack.callback(database.close)
         limit = ReadLimit(read_limit_seconds)
-        opened: list[Reader] = []
+        opened: list[SqliteReader] = []
         for _ in range(readers):
-            opened.append(Reader(path, limit))
+            opened.append(SqliteReader(path, limit))
             stack.callback(opened[-1].close)
         storage = SqliteStorage(path, Batches(database, ids, max_bytes), WriteAheadLog(database, path, limit), reserve)
         yield SqliteEngine(path, database, storage, readers=opened, limit=limit, runner=runner)
