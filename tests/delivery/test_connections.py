@@ -22,7 +22,7 @@ from tests.delivery.hostile import (
 )
 from tests.delivery.out import HEADERS, OK, StubResolver, sending, server_context
 from tests.delivery.receivers import FORGED
-from tests.patience import until
+from tests.patience import PATIENCE_SECONDS, until
 from tests.ports import held_port
 from tests.receiver import Receiver, Reply, always, steps
 from webhookd.base.models import DeliveryError, Outcome
@@ -204,6 +204,22 @@ async def test_an_answer_before_the_request_is_read_counts() -> None:
 
     async with sending() as out, serving(script) as receiver:
         assert (await out.send(receiver.url, body=b"x" * 8_000_000)).status == 413
+
+
+@pytest.mark.parametrize("tls", [None, server_context("127.0.0.1")], ids=["plain", "tls"])
+async def test_an_answer_ends_a_request_that_is_read_no_further(tls: ssl.SSLContext | None) -> None:
+    """A receiver that answers early, reads no more and keeps the connection open has answered, however much is left."""
+
+    async def script(stream: Stream, number: int) -> None:
+        await stream.receive_some(10)
+        await stream.send_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n")
+        await trio.sleep_forever()
+
+    async with sending() as out, serving(script, ssl_context=tls) as receiver:
+        with trio.fail_after(PATIENCE_SECONDS):
+            outcome = await out.send(receiver.url, body=bytes(32_000_000), seconds=2 * PATIENCE_SECONDS)
+        assert (outcome.status, outcome.error) == (413, None)
+        assert out.sender.transport.idle_connections == 0  # the rest of the body would be taken for the next request
 
 
 async def test_refused_and_reset_connections_are_told_apart() -> None:

@@ -5,14 +5,20 @@ import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Thread
 
 import pytest
+import trio
 
-from tests.delivery.hostile import saying, serving
+from tests.delivery.hostile import Stream, saying, serving
+from tests.delivery.late_ticket import LateTicketServer
 from tests.delivery.out import OK, client_context, sending, server_context
+from tests.patience import PATIENCE_SECONDS, until
 from webhookd.base.models import DeliveryError
+from webhookd.delivery.http.connection import Connection
 from webhookd.delivery.http.tls_sessions import MAX_SESSIONS, Resumable, TlsSessions
+from webhookd.delivery.http.transport import DirectTransport
 
 CLOSING = OK.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
 SERVER = ("receiver.example", 443)
@@ -33,6 +39,11 @@ def offers_a_session(hello: bytes) -> bool:
             return True
         at += 4 + size
     return False
+
+
+def has_ticket(connection: Connection) -> bool:
+    session = connection.stream.session
+    return session is not None and session.has_ticket
 
 
 @contextmanager
@@ -81,6 +92,34 @@ async def test_a_receiver_that_chokes_on_its_session_is_asked_without() -> None:
         async with sending() as out:
             assert [(await out.send(url)).status for _ in range(3)] == [200, 200, 200]
     assert seen == ["afresh", "resumes", "afresh", "resumes", "afresh"]
+
+
+async def test_a_ticket_that_comes_while_a_connection_is_idle_leaves_it_good(tmp_path: Path) -> None:
+    """A session ticket is no answer that nobody asked for: the sender reads it, and reuses the connection."""
+    is_idle = trio.Event()
+
+    async def script(stream: Stream, number: int) -> None:
+        server = LateTicketServer(stream, tmp_path / f"keys of {number}")
+        await server.shake_hands()
+        await server.read_until(b"{}")
+        await server.send(OK)
+        await is_idle.wait()
+        await server.send_ticket()
+        await server.read_until(b"{}")
+        await server.send(OK)
+
+    async with sending() as out, serving(script) as served:
+        with trio.fail_after(PATIENCE_SECONDS):
+            url = served.url.replace("http:", "https:")
+            assert (await out.send(url)).status == 200
+            transport = out.sender.transport
+            assert isinstance(transport, DirectTransport)
+            [idle] = transport._idle
+            assert not has_ticket(idle)
+            is_idle.set()
+            await until(lambda: idle.is_closed or has_ticket(idle))
+            outcome = await out.send(url)
+        assert (outcome.status, outcome.is_reused, served.connections) == (200, True, 1)
 
 
 async def test_a_bad_certificate_is_no_session_matter() -> None:
