@@ -141,6 +141,14 @@ class LaneMachine(RuleBasedStateMachine):
         for settled in self._settled():
             self._land(settled)
 
+    @precondition(lambda self: self._unsettled())
+    @rule(data=st.data())
+    def delivery_is_put_back(self, data: st.DataObject) -> None:
+        """Its request can't begin, because the webhook was changed while its body was read."""
+        flight = data.draw(st.sampled_from(self._unsettled()))
+        del self.model.flights[flight.delivery.pk]
+        self.lane.put_back(flight.delivery)
+
     @precondition(lambda self: self._settled())
     @rule()
     def record_is_written(self) -> None:

@@ -80,6 +80,15 @@ class LetsTheNextPass(Lane):
         self.queue.is_stale = was_stale
 
 
+class LosesWhatIsPutBack(Lane):
+    """Keeps its window after a delivery was put back, instead of reading it again."""
+
+    def put_back(self, delivery: QueuedDelivery) -> None:
+        was_stale = self.queue.is_stale
+        super().put_back(delivery)
+        self.queue.is_stale = was_stale
+
+
 class LosesWhatComesDuringARead(Lane):
     """Forgets that deliveries were queued during the read."""
 
@@ -110,11 +119,20 @@ FAULTS = [
     OverdrawsTheBucket,
     SavesUpBursts,
     LetsTheNextPass,
+    LosesWhatIsPutBack,
     LosesWhatComesDuringARead,
     HeedsOldAnswers,
     IgnoresTheClock,
 ]
-FOUND_LATE = {GoesOnTooEarly, ProbesTwice, SavesUpBursts, LosesWhatComesDuringARead, HeedsOldAnswers}
+FOUND_LATE = {
+    GoesOnTooEarly,
+    ProbesTwice,
+    SavesUpBursts,
+    LetsTheNextPass,
+    LosesWhatIsPutBack,
+    LosesWhatComesDuringARead,
+    HeedsOldAnswers,
+}
 
 
 @pytest.mark.parametrize("kind", long(FAULTS, lambda kind: kind in FOUND_LATE))

@@ -7,10 +7,11 @@ the next request there is nothing but the commit of the record. What has to wait
 is woken when the lane's next move is not covered by what it waits for.
 
 A change of the endpoint holds `changing` until it is on disk; an answer that arrives meanwhile is settled at its end.
-An attempt that is cut off is recorded as interrupted, which counts neither against its delivery nor against its
-endpoint; the journal's writer outlives the actors and writes that record too. An exception in a step is a bug: no
-caller of these steps sees it, but `crash` is called with it, which ends the actor's run and with it the other flights
-of the lane.
+A delivery whose body arrives after a change, a deletion or the beginning of a drain is put back into the queue, so no
+request begins with old settings. An attempt that is cut off is recorded as interrupted, which counts neither against
+its delivery nor against its endpoint; the journal's writer outlives the actors and writes that record too. An exception
+in a step is a bug: no caller of these steps sees it, but `crash` is called with it, which ends the actor's run and with
+it the other flights of the lane.
 """
 
 from collections.abc import Callable
@@ -185,7 +186,18 @@ class Flights:
             return  # it was cut off, and the delivery may have been taken again
         if isinstance(result, Exception):
             raise result
-        self._launch(flight, result, self._shared.clock.now())
+        now = self._shared.clock.now()  # first, since it may shift the lane
+        if self._lane.may_send:
+            self._launch(flight, result, now)
+        else:
+            self._put_back(flight)
+
+    def _put_back(self, flight: _Flight) -> None:
+        """Give up a flight whose request must not begin: the endpoint was changed, or the lane was stopped."""
+        del self._flights[flight.delivery.pk]
+        self._slots.release(self._owner)
+        self._lane.put_back(flight.delivery)
+        self.proceed()
 
     def _launch(self, flight: _Flight, message: Message, now: float) -> None:
         delivery, receiver = flight.delivery, self.receiver

@@ -6,10 +6,12 @@ the deliveries that are held. `forgiveness.forgive` decides, in a change's trans
 lane applies the result.
 
     queued --take--> in flight --settle--> settled --landed--> written, failed or refused
+             <--put_back--
 
-A delivery in flight is settled when its answer has come: `settle` returns the verdict that the journal records. It
-stays in flight until the record has landed, and its successor is sent only then. If the record failed, memory and
-journal may differ, and nothing is sent until the lane begins again. If it was refused, the lane stops.
+A delivery is put back if settings change or the lane stops before its request begins. It is settled when its answer has
+come: `settle` returns the verdict that the journal records. It stays in flight until the record has landed, and its
+successor is sent only then. If the record failed, memory and journal may differ, and nothing is sent until the lane
+begins again. If it was refused, the lane stops.
 
 Anything but a success makes the window stale. Nothing is then sent until the window has been read from the journal.
 `next` checks, in this order: is there something to send, is the webhook active, does its breaker admit a request, do
@@ -267,12 +269,17 @@ class Lane:
         """Whether the next move is surely to wait: in strict order a request is in flight, and its successor known."""
         return bool(self.in_flight) and self.policy.ordering is Ordering.STRICT and self.queue.knows_next
 
+    @property
+    def may_send(self) -> bool:
+        """Whether a request may begin now, with the settings and secrets that were read last."""
+        return self.is_loaded and not self.needs_load and not self.is_stopped
+
     def take(self, now: float) -> Move:
         """Return the next move; a delivery to send is in flight from now on, and has its token and the probe."""
         move = self.next(now)
         if not isinstance(move, Send):
             return move
-        if self.needs_load or not self.is_loaded:
+        if not self.may_send:
             return Wait(None, Why.READING)
         delivery = move.delivery
         self._active_at = now
@@ -284,6 +291,12 @@ class Lane:
             self.state = breaker.probe(self.state)
             self._probe = delivery.pk
         return move
+
+    def put_back(self, delivery: QueuedDelivery) -> None:
+        """Undo `take` before a request has begun, except for the token; the window is read again."""
+        del self.in_flight[delivery.pk]
+        self._end_probe(delivery)
+        self.queue.is_stale = True
 
     def settle(
         self, delivery: QueuedDelivery, outcome: Outcome, receiver: Receiver, *, now: float, sample: float
@@ -323,8 +336,7 @@ class Lane:
     def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
         """Remove a delivery from those in flight."""
         flight = self.in_flight.pop(delivery.pk)
-        if self._probe == delivery.pk:
-            self._probe = None
+        self._end_probe(delivery)
         if landing is Landing.REFUSED:
             self.stop()
         elif landing is Landing.FAILED:
@@ -333,6 +345,10 @@ class Lane:
             self.queue.is_stale = True
         elif self.queue.lacks_keys:
             self.queue.has_more = True  # the next one of its key may be among those left out
+
+    def _end_probe(self, delivery: QueuedDelivery) -> None:
+        if self._probe == delivery.pk:
+            self._probe = None
 
     def change(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None) -> None:
         """Apply changed settings, and what the change forgives; call `resize` after it."""
