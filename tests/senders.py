@@ -3,7 +3,7 @@
 import trio
 
 from webhookd.base.models import Outcome
-from webhookd.delivery.request import Done, Request
+from webhookd.delivery.request import Cancelable, Done, Request
 
 
 class TaskSender:
@@ -15,7 +15,7 @@ class TaskSender:
         """Return the outcome of a request; an exception is passed on as a bug of the sender."""
         raise NotImplementedError
 
-    def start(self, request: Request, done: Done) -> trio.CancelScope:
+    def start(self, request: Request, done: Done) -> Cancelable:
         assert self.nursery is not None
         scope = trio.CancelScope()
         self.nursery.start_soon(self._run, request, done, scope)

@@ -200,18 +200,22 @@ async def serve(
                     first_admin_key=first_admin_key,
                 )
                 async with trio.open_nursery() as sending:
-                    sending.start_soon(Supervisor("sender").run, sender.run)
+                    for name, task in (("sender", sender.run), ("deadlines", sender.keep_time)):
+                        sending.start_soon(Supervisor(name).run, task)
                     await sending.start(router.run)
-                    sending.start_soon(Supervisor("master key").run, rotator.run)
-                    sending.start_soon(Supervisor("backup").run, services.backup_job.run)
+                    for name, task in (
+                        ("master key", rotator.run),
+                        ("backup", services.backup_job.run),
+                        ("census", exporter.run),
+                        ("statistics", services.statistics.run),
+                    ):
+                        sending.start_soon(Supervisor(name).run, task)
                     sending.start_soon(
                         Supervisor("retention").run,
                         partial(store.retention.run, config.journal.retention_days, clock.trusted),
                     )
-                    sending.start_soon(Supervisor("census").run, exporter.run)
                     if tokens is not None:
                         sending.start_soon(Supervisor("tokens").run, tokens.run)
-                    sending.start_soon(Supervisor("statistics").run, services.statistics.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, store))
                     async with trio.open_nursery() as edges:
                         edges.start_soon(Supervisor("admin API").run, guard.run)

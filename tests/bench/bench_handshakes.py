@@ -73,6 +73,7 @@ async def measure(endpoints: int, port: int, context: ssl.SSLContext) -> None:
         sender = Sender(delivery, egress, resolver=Loopback(), ssl_context=context, own=frozenset)
         async with trio.open_nursery() as nursery:
             await nursery.start(sender.run)
+            nursery.start_soon(sender.keep_time)
             for kind in kinds:
                 if kind == "resumed":
                     for number in range(endpoints):

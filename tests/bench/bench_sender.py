@@ -75,6 +75,7 @@ async def main(count: int) -> None:
 
         sender = Sender(DeliveryConfig(), EgressConfig(allow_http=True, ports=(), allow_networks=("127.0.0.0/8",)))
         await nursery.start(sender.run)
+        nursery.start_soon(sender.keep_time)
 
         async def by_sender() -> None:
             outcome = await send(sender, Request("wh_1", url, HEADERS, BODY, 15))

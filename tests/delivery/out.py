@@ -87,5 +87,6 @@ async def sending(
     )
     async with trio.open_nursery() as nursery:
         await nursery.start(sender.run)
+        nursery.start_soon(sender.keep_time)
         yield Out(sender)
         nursery.cancel_scope.cancel()

@@ -41,6 +41,7 @@ async def send() -> None:
 
     async with trio.open_nursery() as nursery:
         await nursery.start(sender.run)
+        nursery.start_soon(sender.keep_time)
         async with trio.open_nursery() as attempts:
             for bad in NEAR + FAR:
                 good = PUBLIC[":" in bad]
@@ -81,6 +82,7 @@ async def send_carelessly() -> None:
     became: Counter[str] = Counter()
     async with trio.open_nursery() as nursery:
         await nursery.start(sender.run)
+        nursery.start_soon(sender.keep_time)
         for bad in NEAR + FAR:
             url = f"http://{name_of(bad)}:{PORT}/hook"
             outcome = await made(sender, Request(url, url, [], b"{}", 20.0))

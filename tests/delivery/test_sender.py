@@ -5,19 +5,35 @@ from functools import partial
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.delivery.hostile import Stream, proxying, read_request, serving
-from tests.delivery.out import HEADERS, LOOPBACK, OK, sending, through
+from tests.delivery.hostile import Stream, proxying, read_request, saying, serving
+from tests.delivery.out import HEADERS, LOOPBACK, OK, client_context, sending, through
 from tests.patience import PATIENCE_SECONDS, until
+from tests.turns import counting
 from webhookd.base.models import DeliveryError, Outcome
-from webhookd.config import DeliveryConfig
+from webhookd.config import DeliveryConfig, EgressConfig
 from webhookd.delivery.egress.addresses import Address
+from webhookd.delivery.egress.resolver import SystemResolver
+from webhookd.delivery.egress.rules import EgressPolicy
+from webhookd.delivery.http.connection import Connection
+from webhookd.delivery.http.connector import Connector
 from webhookd.delivery.http.reactor import CALLS_A_TURN
-from webhookd.delivery.http.sender import OWN_ADDRESSES_SECONDS, Sender
+from webhookd.delivery.http.sender import OWN_ADDRESSES_SECONDS, TICK_SECONDS, Sender
+from webhookd.delivery.http.transport import DirectTransport
 from webhookd.delivery.request import Request, send
 
+URL = "https://receiver.example/"
+PROXIED = EgressConfig(proxy="http://proxy.example:3128")
 BAD_HEADERS = [("x", "\N{BULLET}")]  # which is refused when a webhook is saved
+
+
+class Silent:
+    """A resolver that never answers."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[str]:
+        await trio.sleep_forever()
+        raise AssertionError
 
 
 async def test_the_request_is_as_the_contract_says() -> None:
@@ -71,6 +87,30 @@ async def test_a_request_that_cannot_be_written_harms_no_other(is_connected: boo
     assert [outcome.status for outcome in outcomes] == [200]
 
 
+async def test_a_bug_in_keeping_a_connection_leaves_none_open() -> None:
+    """If an exception prevents that a connection is kept after an answer, it is raised, and the connection closed."""
+
+    class Faulty(Connector):
+        def keep_session(self, connection: Connection) -> None:
+            raise ZeroDivisionError
+
+    async with serving(saying(OK, then_close=False)) as receiver, trio.open_nursery() as nursery:
+        connector = Faulty(
+            EgressPolicy(LOOPBACK, ()),
+            SystemResolver(),
+            client_context(),
+            connect_timeout_seconds=5.0,
+            connection_max_age_seconds=60.0,
+        )
+        transport = DirectTransport(connector)
+        nursery.start_soon(transport.run)
+        with pytest.raises(ZeroDivisionError):
+            await send(transport, Request("wh_1", receiver.url, HEADERS, b"{}", 10.0))
+        await until(lambda: not receiver.open_connections)
+        assert transport.idle_connections == 0
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("is_proxied", [False, True], ids=["direct", "proxied"])
 async def test_a_sender_that_is_restarted_goes_on(is_proxied: bool) -> None:
     """What is under way is interrupted when a sender ends; what is begun because of that is sent by its next run."""
@@ -110,6 +150,41 @@ async def test_a_sender_that_is_restarted_goes_on(is_proxied: bool) -> None:
     assert interrupted.error is DeliveryError.INTERRUPTED
     assert isinstance(answered, Outcome)
     assert answered.status == 200
+
+
+@pytest.mark.parametrize("is_proxied", [False, True], ids=["direct", "proxied"])
+async def test_many_requests_that_a_stop_interrupts_leave_turns_to_others(is_proxied: bool) -> None:
+    """However many requests are under way when a sender ends, other tasks get a turn after some of their results."""
+    sender = Sender(DeliveryConfig(), PROXIED if is_proxied else LOOPBACK, resolver=Silent(), own=frozenset)
+    with counting() as steps:
+        async with trio.open_nursery() as run:
+            await run.start(sender.run)
+            for number in range(8 * CALLS_A_TURN):
+                sender.start(Request(f"wh_{number}", URL, HEADERS, b"{}", 10.0), lambda _: steps.note())
+            await wait_all_tasks_blocked()
+            assert not steps.counts
+            run.cancel_scope.cancel()
+    assert sum(steps.counts) == 8 * CALLS_A_TURN
+    assert max(steps.counts) <= CALLS_A_TURN
+
+
+@pytest.mark.parametrize("is_proxied", [False, True], ids=["direct", "proxied"])
+async def test_what_waits_for_a_halted_sender_is_interrupted_in_time(
+    autojump_clock: MockClock, is_proxied: bool
+) -> None:
+    """A request that is started while a sender has crashed and isn't running again ends at its deadline.
+
+    It counts against no one, since no receiver has been asked.
+    """
+    sender = Sender(DeliveryConfig(), PROXIED if is_proxied else LOOPBACK, resolver=Silent(), own=frozenset)
+    began_at = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.keep_time)
+        with trio.fail_after(60):
+            outcome = await send(sender, Request("wh_1", URL, HEADERS, b"{}", 10.0))
+        nursery.cancel_scope.cancel()
+    assert outcome.error is DeliveryError.INTERRUPTED
+    assert trio.current_time() - began_at == pytest.approx(10.0, abs=2 * TICK_SECONDS)
 
 
 async def test_addresses_that_cannot_be_read_interrupt_nothing(mock_clock: MockClock) -> None:

@@ -21,7 +21,7 @@ from webhookd.base.models import (
     RetryOverrides,
     Trigger,
 )
-from webhookd.delivery.request import Done, Request
+from webhookd.delivery.request import Cancelable, Done, Request
 from webhookd.journal import EndpointChanges, Ticket
 
 
@@ -396,7 +396,7 @@ async def test_what_is_queued_is_sent_before_its_producer_is_answered(
     """A request starts in the step that passes on the commit of its event, before the producer has its result."""
 
     class Noting(WorldSender):
-        def start(self, request: Request, done: Done) -> trio.CancelScope:
+        def start(self, request: Request, done: Done) -> Cancelable:
             were_answered.append([ticket.is_done for ticket in tickets])
             return super().start(request, done)
 

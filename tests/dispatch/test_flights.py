@@ -11,11 +11,16 @@ import trio
 from trio.testing import MockClock
 
 from tests.patience import PATIENCE_SECONDS
-from tests.world import OK, Answer, Sent, World, WorldSender, world
-from webhookd.base.models import DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides, RateLimit
-from webhookd.journal import EndpointChanges
+from tests.turns import Steps, counting
+from tests.world import OK, Answer, HeldRunner, Sent, World, WorldSender, steady, world
+from webhookd.base.models import AttemptRecord, DeliveryStatus, Endpoint, Ordering, Outcome, PolicyOverrides, RateLimit
+from webhookd.delivery.request import Cancelable, Done, Request
+from webhookd.dispatch.flights import ENDED_A_TURN
+from webhookd.journal import EndpointChanges, Runner
+from webhookd.observe.measures import Measures
 
 T = TypeVar("T")
+CROWD = 256
 ABORT = Outcome(duration_seconds=1.0, status=400, headers=(("webhook-delivery", "abort"),))
 
 
@@ -214,3 +219,76 @@ async def test_no_request_begins_after_its_webhook_was_deleted(tmp_path: Path, a
         assert (row.status, row.attempts) == (DeliveryStatus.CANCELED, 0)
         assert w.router.registry.actors == 0
     assert sender.sent == []
+
+
+class Counted(Measures):
+    """Notes each attempt whose record has been submitted."""
+
+    def __init__(self, steps: Steps) -> None:
+        super().__init__()
+        self._steps = steps
+
+    def attempted(self, endpoint: Endpoint, record: AttemptRecord) -> None:
+        super().attempted(endpoint, record)
+        self._steps.note()
+
+
+class Cut(WorldSender):
+    """Notes each request that is cut off."""
+
+    def __init__(self, steps: Steps, seconds: float) -> None:
+        super().__init__(seconds=seconds)
+        self._steps = steps
+
+    def start(self, request: Request, done: Done) -> Cancelable:
+        started, steps = super().start(request, done), self._steps
+
+        class Noting:
+            def cancel(self) -> None:
+                steps.note()
+                started.cancel()
+
+        return Noting()
+
+
+@asynccontextmanager
+async def wide_world(
+    path: Path, steps: Steps, seconds: float, writes: Runner | None = None
+) -> AsyncIterator[tuple[World, Endpoint]]:
+    """Yield a world in which as many requests are in flight as one endpoint can have, each for so many seconds."""
+    config, sender = steady(max_in_flight=3 * CROWD), Cut(steps, seconds)
+    async with world(path, sender=sender, config=config, writes=writes, measures=Counted(steps)) as w:
+        endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=Ordering.NONE, concurrency=CROWD))
+        for number in range(CROWD):
+            await w.publish(f"e{number}")
+        while w.router.registry.slots.taken < CROWD:
+            await trio.sleep(0.1)
+        yield w, endpoint
+
+
+async def test_flights_that_a_stop_cuts_off_are_recorded_in_parts(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """However many requests of an endpoint are in flight, other tasks get a turn after some are cut off, or settled."""
+    with counting() as steps:
+        async with wide_world(tmp_path, steps, seconds=10.0):
+            assert not steps.counts
+    assert sum(steps.counts) == 2 * CROWD
+    assert max(steps.counts) <= ENDED_A_TURN
+
+
+async def test_answers_that_come_during_a_change_are_settled_in_parts(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """However many answers have waited for the end of a change, other tasks get a turn after some of them."""
+    writes = HeldRunner()
+    with counting() as steps:
+        async with wide_world(tmp_path, steps, seconds=2.0, writes=writes) as (w, endpoint):
+            async with trio.open_nursery() as nursery:
+                writes.hold()
+                nursery.start_soon(w.router.update_endpoint, endpoint.id, EndpointChanges(description="new"))
+                await trio.sleep(5)
+                assert not steps.counts
+                writes.free()
+            await trio.sleep(1)
+            assert w.router.registry.slots.taken == 0
+    assert sum(steps.counts) == CROWD
+    assert max(steps.counts) <= ENDED_A_TURN

@@ -95,6 +95,20 @@ async def test_a_second_signal_ends_the_drain(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_request_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
+    """A receiver that takes a request and never answers ends in a timeout; the delivery is sent again."""
+    async with running(tmp_path) as server, trio.open_nursery() as nursery:
+        receiver = await nursery.start(Receiver(steps("hang,200")).run)
+        webhook = await server.webhook(receiver.url, timeoutSeconds=1)
+        with Client(server.socket) as producer:
+            producer.send("user.created", {}, id="e0")
+        await server.settled(webhook["id"])
+        [row] = await server.deliveries(webhook["id"])
+        detail = await server.get(f"/api/webhooks/deliveries/{row['id']}")
+        assert [attempt["error"] for attempt in detail["attemptLog"]] == ["timeout", None]
+        nursery.cancel_scope.cancel()
+
+
 async def test_files_are_private(tmp_path: Path) -> None:
     """Only the owner may use the journal, the key and the control socket; the ingest socket is for the group too."""
     async with running(tmp_path) as server:

@@ -1,6 +1,5 @@
 """The writer's turns: how much goes into one commit, who is in the next one, and that the event loop goes on."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ from tests.journal.harness import Commits, add_endpoint, event, running
 from tests.journal.store_calls import submitted
 from tests.patience import until
 from tests.samples import attempt_record
+from tests.turns import counting
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Message, Target
 from webhookd.journal import DeliveriesQueued, Store
@@ -23,33 +23,9 @@ MOST_ROWS = 2000
 MOST_A_STEP = 64  # results, deliveries or bodies, each of which may send a request
 
 
-class Steps(trio.abc.Instrument):
-    """Adds up what is noted within each step of the loop."""
-
-    def __init__(self) -> None:
-        self.counts: list[int] = []
-        self._count = 0
-
-    def note(self, count: int = 1) -> None:
-        self._count += count
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if self._count:
-            self.counts.append(self._count)
-        self._count = 0
-
-
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.db"
-
-
-@pytest.fixture
-async def steps() -> AsyncIterator[Steps]:
-    steps = Steps()
-    trio.lowlevel.add_instrument(steps)
-    yield steps
-    trio.lowlevel.remove_instrument(steps)
 
 
 def targets(count: int) -> tuple[Target, ...]:
@@ -167,35 +143,38 @@ async def test_a_record_that_comes_too_late_is_refused_at_once(path: Path) -> No
     assert error.code is ErrorCode.SHUTTING_DOWN
 
 
-async def test_an_event_for_thousands_is_passed_on_in_parts(path: Path, steps: Steps) -> None:
+async def test_an_event_for_thousands_is_passed_on_in_parts(path: Path) -> None:
     """After a commit of thousands of deliveries other tasks get a turn between small parts of them."""
-    async with running(path) as journal:
-        await add_endpoints(journal, 2)
-        journal.feed.follow(DeliveriesQueued, lambda queued: steps.note(len(queued.deliveries)))
-        large = journal.publish(event("large"), tuple(targets(2)[number % 2] for number in range(5000)))
-        assert (await large.wait()).deliveries == sum(steps.counts) == 5000
+    with counting() as steps:
+        async with running(path) as journal:
+            await add_endpoints(journal, 2)
+            journal.feed.follow(DeliveriesQueued, lambda queued: steps.note(len(queued.deliveries)))
+            large = journal.publish(event("large"), tuple(targets(2)[number % 2] for number in range(5000)))
+            assert (await large.wait()).deliveries == sum(steps.counts) == 5000
     assert max(steps.counts) <= MOST_A_STEP
 
 
-async def test_records_of_one_commit_land_in_parts(path: Path, steps: Steps) -> None:
+async def test_records_of_one_commit_land_in_parts(path: Path) -> None:
     """However many records a commit has, other tasks get a turn after some of them: each may send a request."""
-    async with running(path) as journal:
-        commits = Commits(journal)
-        for number in range(300):
-            record = msgspec.structs.replace(attempt_record(), attempt_id=f"att_{number}", number=number + 1)
-            journal.record(record, landed=lambda _: steps.note())
-        await until(lambda: sum(steps.counts) == 300)
+    with counting() as steps:
+        async with running(path) as journal:
+            commits = Commits(journal)
+            for number in range(300):
+                record = msgspec.structs.replace(attempt_record(), attempt_id=f"att_{number}", number=number + 1)
+                journal.record(record, landed=lambda _: steps.note())
+            await until(lambda: sum(steps.counts) == 300)
     assert len(commits.rows) == 1
     assert max(steps.counts) <= MOST_A_STEP
 
 
-async def test_bodies_of_one_read_are_passed_on_in_parts(path: Path, steps: Steps) -> None:
+async def test_bodies_of_one_read_are_passed_on_in_parts(path: Path) -> None:
     """However many flights a read brings their bodies, other tasks get a turn after some of them."""
-    async with running(path) as journal:
-        await journal.publish(event("e"), ()).wait()
-        for _ in range(MOST_QUESTIONS):
-            journal.read_message(1, tuple, lambda _: steps.note())
-        await until(lambda: sum(steps.counts) == MOST_QUESTIONS)
+    with counting() as steps:
+        async with running(path) as journal:
+            await journal.publish(event("e"), ()).wait()
+            for _ in range(MOST_QUESTIONS):
+                journal.read_message(1, tuple, lambda _: steps.note())
+            await until(lambda: sum(steps.counts) == MOST_QUESTIONS)
     assert max(steps.counts) <= MOST_A_STEP
 
 

@@ -35,6 +35,7 @@ from webhookd.journal import Fence, FencedError, Store
 
 P = ParamSpec("P")
 
+ENDED_A_TURN = 64  # flights that are cut off or settled together before other tasks get a turn
 _SENDING = Wait(None, Why.SENDING)
 
 
@@ -148,28 +149,33 @@ class Flights:
     async def close(self) -> None:
         """Take nothing more, cut off what is in flight, and submit its records; can't be canceled."""
         self._lane.close()
-        for flight in tuple(self._flights.values()):
-            if flight.outcome is not None:
-                continue  # it waits for the end of a change
-            self._slots.release(self._owner)
-            if flight.request is None:
-                self._drop(flight)
-                continue
-            flight.request.cancel()
-            seconds = trio.current_time() - flight.began_at
-            flight.outcome = Outcome(
-                duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped"
-            )
-        if self._flights and self._changing.locked():
-            with trio.CancelScope(shield=True):  # until a commit has ended
-                async with self._changing:
-                    pass
-        self.settle_answered()
+        while unanswered := [flight for flight in self._flights.values() if flight.outcome is None]:
+            for flight in unanswered[:ENDED_A_TURN]:
+                self._cut_off(flight)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        if self._flights:
+            with trio.CancelScope(shield=True):
+                async with self._changing:  # until a commit has ended
+                    await self.settle_answered()
 
-    def settle_answered(self) -> None:
-        """Settle the answers that arrived during a change of the endpoint, which is on disk now."""
-        for flight in [each for each in self._flights.values() if each.outcome is not None]:
-            self._settle(flight)
+    async def settle_answered(self) -> None:
+        """Settle the answers that arrived during a change of the endpoint, which is on disk now; can't be canceled.
+
+        `changing` must be held, so that no other change begins meanwhile.
+        """
+        while answered := [flight for flight in self._flights.values() if flight.outcome is not None]:
+            for flight in answered[:ENDED_A_TURN]:
+                self._settle(flight)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _cut_off(self, flight: _Flight) -> None:
+        self._slots.release(self._owner)
+        if flight.request is None:
+            self._drop(flight)
+            return
+        flight.request.cancel()
+        seconds = trio.current_time() - flight.began_at
+        flight.outcome = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped")
 
     def _begin(self, delivery: QueuedDelivery, now: float) -> None:
         fence = self._shared.store.ownership.fence(delivery.endpoint_pk)
@@ -231,9 +237,9 @@ class Flights:
     def _settle(self, flight: _Flight) -> None:
         """Settle an outcome and submit its record."""
         delivery, message, receiver, outcome = flight.delivery, flight.message, flight.receiver, flight.outcome
+        del self._flights[delivery.pk]
         assert message is not None and receiver is not None and outcome is not None  # noqa: S101, PT018 - it was sent
         lane, shared = self._lane, self._shared
-        del self._flights[delivery.pk]
         is_submitted = False
         try:
             now = shared.clock.now()  # first, since it may shift the lane

@@ -180,7 +180,7 @@ class Registry:
                 yield
             finally:
                 if entry.actor is not None:
-                    entry.actor.flights.settle_answered()
+                    await entry.actor.flights.settle_answered()  # noqa: ASYNC102 - it can't be canceled
 
     def lane(self, endpoint_pk: int) -> Lane | None:
         """Return the lane of an endpoint; None if it is unknown or deleted."""

@@ -95,7 +95,7 @@ class Exchange:
 
     def interrupt(self) -> None:
         """End because the sender stops."""
-        self.fail(DeliveryError.INTERRUPTED, "the server stopped")
+        self.fail(DeliveryError.INTERRUPTED, "the sender stopped")
 
     def crash(self, error: Exception) -> None:
         """End with an exception, which is a bug."""

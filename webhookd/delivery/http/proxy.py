@@ -24,6 +24,7 @@ from webhookd.delivery.http.exchange import (
     expiry,
     reason_of,
 )
+from webhookd.delivery.http.reactor import CALLS_A_TURN
 from webhookd.delivery.http.transport import MAX_IDLE_AN_ENDPOINT
 from webhookd.delivery.http.tunnel import ClosedWhileIdleError, EnoughError, TlsError, ToTheProxy, TunnelStream
 from webhookd.delivery.http.wire import ResponseReader
@@ -92,8 +93,10 @@ class ProxyTransport:
         finally:
             self._nursery = None
             interrupted, self._scopes = self._scopes, {}  # what is started meanwhile waits for the next run
-            for exchange in interrupted:
+            for number, exchange in enumerate(interrupted, 1):
                 exchange.interrupt()
+                if number % CALLS_A_TURN == 0:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             self.close_idle(inf)
 
     async def _run(self, exchange: Exchange) -> None:
@@ -113,7 +116,8 @@ class ProxyTransport:
         self._scopes.pop(exchange, None)
 
     def _abandon(self, exchange: Exchange) -> None:
-        self._scopes.pop(exchange).cancel()
+        if (scope := self._scopes.pop(exchange, None)) is not None:
+            scope.cancel()
 
     async def _exchange_twice(self, exchange: Exchange) -> ResponseReader:
         """Return the response; TransportError if there is none."""
@@ -142,9 +146,14 @@ class ProxyTransport:
     async def keep_time(self, now: float) -> None:
         """Close idle connections in time (trio's clock), and stop using pools that are too old.
 
-        Each exchange has a cancel scope with its deadline.
+        Each exchange has a cancel scope with its deadline. One that waits for the next run is interrupted then, since
+        its receiver has nothing to do with it.
         """
         await trio.lowlevel.checkpoint()
+        if self._nursery is None:
+            for exchange in [each for each in self._scopes if each.deadline <= now]:
+                self._abandon(exchange)
+                exchange.interrupt()
         self.close_idle(now - IDLE_SECONDS)
         for endpoint_id, pool in [each for each in self._pools.items() if each[1].expires_at <= now]:
             self._discard(endpoint_id, pool)

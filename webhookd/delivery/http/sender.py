@@ -26,7 +26,7 @@ _log = get_logger("sender")
 
 
 class Sender:
-    """Sends requests to receivers over `transport`, while `run` runs."""
+    """Sends requests to receivers over `transport`, while `run` and `keep_time` run."""
 
     transport: "DirectTransport | ProxyTransport"
 
@@ -72,18 +72,22 @@ class Sender:
         await self.transport.forget(endpoint_id)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Send until canceled; keep deadlines, close idle connections, and read the machine's addresses again."""
+        """Send until canceled, and read the machine's addresses again from time to time."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.transport.run)
             task_status.started()
-            own_known_until = trio.current_time() + OWN_ADDRESSES_SECONDS
             while True:
-                await trio.sleep(TICK_SECONDS)
-                now = trio.current_time()
-                await self.transport.keep_time(now)
-                if now >= own_known_until:
-                    self._read_own_addresses()
-                    own_known_until = now + OWN_ADDRESSES_SECONDS
+                await trio.sleep(OWN_ADDRESSES_SECONDS)
+                self._read_own_addresses()
+
+    async def keep_time(self) -> None:
+        """Keep deadlines and close idle connections until canceled.
+
+        It runs next to `run`: what is started while that has crashed and isn't running again has a deadline, too.
+        """
+        while True:
+            await trio.sleep(TICK_SECONDS)
+            await self.transport.keep_time(trio.current_time())
 
     def _read_own_addresses(self) -> None:
         try:

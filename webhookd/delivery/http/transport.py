@@ -12,6 +12,7 @@ maximum age. So a receiver that has moved is followed, and an expired certificat
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from math import inf
 
 import trio
@@ -45,6 +46,11 @@ class DirectTransport:
         """How many connections wait for their next request."""
         return len(self._idle)
 
+    @property
+    def _waiting(self) -> Collection[Exchange]:
+        """The exchanges that wait for the next run."""
+        return self._connecting if self._nursery is None else ()
+
     def start(self, request: Request, done: Done) -> Exchange:
         """Start an exchange; `done` is called later, never during this call."""
         exchange = Exchange(request, done, self._abandon)
@@ -63,20 +69,27 @@ class DirectTransport:
                 await self._reactor.run()
         finally:
             self._nursery = None
-            for exchange in (*self._connecting, *self._in_use):
+            self.close_idle(inf)  # first, since what is started because of an interruption must wait for the next run
+            for number, exchange in enumerate((*self._connecting, *self._in_use), 1):
                 self._abandon(exchange)
                 exchange.interrupt()
-            self.close_idle(inf)
+                if number % CALLS_A_TURN == 0:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def keep_time(self, now: float) -> None:
         """End the exchanges whose deadline has passed (trio's clock), and close idle connections in time.
 
-        A timer for each exchange would take a tenth of the whole work of a delivery.
+        A timer for each exchange would take a tenth of the whole work of a delivery. A task that connects keeps its own
+        deadline. An exchange that waits for the next run is interrupted, since its receiver has nothing to do with it.
         """
-        for number, exchange in enumerate([each for each in self._in_use if each.deadline <= now], 1):
+        late = [each for each in (*self._in_use, *self._waiting) if each.deadline <= now]
+        for number, exchange in enumerate(late, 1):
             if exchange in self._in_use:  # it may have ended during the turn of others
                 self._abandon(exchange)
                 exchange.fail_late()
+            elif exchange in self._waiting:
+                self._abandon(exchange)
+                exchange.interrupt()
             if number % CALLS_A_TURN == 0:
                 await trio.lowlevel.checkpoint()
         self.close_idle(now - IDLE_SECONDS)
@@ -144,8 +157,8 @@ class DirectTransport:
         try:
             if (answer := connection.advance()) is None:
                 return
+            self._keep(connection)  # first: after a bug in it, `_abandon` still finds the connection
             del self._in_use[exchange]
-            self._keep(connection)
             exchange.succeed(answer)
         except TransportError as error:
             self._abandon(exchange)
