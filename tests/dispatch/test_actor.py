@@ -336,6 +336,26 @@ async def test_a_drain_ends_although_actors_wait_for_a_slot(autojump_clock: Mock
         assert (w.router.registry.slots.waiting, w.router.registry.slots.taken) == (0, 0)
 
 
+async def test_a_deleted_webhook_waits_for_no_slot(autojump_clock: MockClock) -> None:
+    """An actor that waits for a slot leaves at once when its webhook is deleted, and the slot is another's."""
+    busy, deleted, other = (f"https://{name}.example/" for name in ("busy", "deleted", "other"))
+    sender = WorldSender(seconds=3.0)
+    async with world(None, sender=sender, config=steady(max_in_flight=1)) as w:
+        await w.endpoint(busy)
+        await w.publish("e0")
+        await trio.sleep(1)
+        endpoint = await w.endpoint(deleted)
+        await w.endpoint(other)
+        await w.publish("e1")
+        await trio.sleep(1)
+        assert (w.router.registry.actors, w.router.registry.slots.waiting) == (3, 2)
+        await w.router.delete_endpoint(endpoint.id)
+        await trio.sleep(0.5)
+        assert (w.router.registry.actors, w.router.registry.slots.waiting) == (2, 1)
+        await trio.sleep(10)
+        assert (sender.times(deleted), sender.times(other)) == ([], [3])
+
+
 async def test_an_idle_actor_leaves_and_comes_back(autojump_clock: MockClock) -> None:
     """An actor without work returns after a while; the next event starts one, without a sweep."""
     sender = WorldSender()

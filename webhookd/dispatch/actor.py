@@ -41,11 +41,14 @@ class Actor:
         self._notified = trio.Event()
         self._sleeps_until: float | None = None
         self._scope = trio.CancelScope()
+        self._slot_scope = trio.CancelScope()
         self._error: Exception | None = None
 
     def notify(self) -> None:
-        """Tell the actor that its lane was changed."""
+        """Tell the actor that its lane was changed; if that has stopped, the actor no longer waits for a slot."""
         self._notified.set()
+        if self._lane.is_stopped:
+            self._slot_scope.cancel()
 
     def cut_off(self) -> None:
         """End the run now: what is in flight is cut off."""
@@ -85,7 +88,8 @@ class Actor:
                 await self._load()
             match self.flights.go_on():
                 case Send():
-                    await self.flights.go_on_with_slot()
+                    with trio.CancelScope() as self._slot_scope:
+                        await self.flights.go_on_with_slot()
                 case Step.REFILL:
                     await self._refill()
                 case Expire(deliveries):
@@ -139,7 +143,7 @@ class Actor:
             and (move.until is None or self._sleeps_until <= move.until)
         )
         if not is_covered:
-            self._notified.set()
+            self.notify()
 
     def _crash(self, error: Exception) -> None:
         """End the run with this exception."""
