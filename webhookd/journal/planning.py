@@ -11,6 +11,7 @@ from webhookd.base.models import AcceptedEvent, PublishResult, QueuedDelivery, T
 from webhookd.journal.operations import Publish
 
 FULL_RETRY_SECONDS = 5
+UNREACHABLE_RETRY_SECONDS = 5
 
 Stored = tuple[str | None, int]
 """A stored event's organization and number of deliveries."""
@@ -103,6 +104,15 @@ def full() -> Rejected:
         ErrorCode.JOURNAL_FULL,
         "the journal has no room for more events; send it again later",
         retry_after_seconds=FULL_RETRY_SECONDS,
+    )
+
+
+def unreachable() -> Rejected:
+    """Return the rejection of a request while the database of the journal can't be reached."""
+    return Rejected(
+        ErrorCode.JOURNAL_UNREACHABLE,
+        "the journal's database can't be reached; send it again later, with the same id",
+        retry_after_seconds=UNREACHABLE_RETRY_SECONDS,
     )
 
 

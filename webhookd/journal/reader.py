@@ -12,7 +12,8 @@ import trio
 from peewee import Database
 
 from webhookd.base.models import Message
-from webhookd.journal.errors import DiskError
+from webhookd.journal.errors import ConnectionLostError, DiskError
+from webhookd.journal.planning import unreachable
 from webhookd.journal.queries import events, windows
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner
@@ -22,6 +23,7 @@ T = TypeVar("T")
 Q = TypeVar("Q")
 A = TypeVar("A")
 
+PATIENCE_SECONDS, RETRY_SECONDS = 10.0, 0.2
 PREFETCH_BYTES = 1024 * 1024
 MOST_QUESTIONS = 200  # that are answered by one call
 CALLS_A_TURN = 64  # before other tasks get a turn: each may send a request
@@ -41,7 +43,20 @@ class Readers:
         self._tokens = trio.Semaphore(len(self._free))
 
     async def run(self, query: Callable[[Database], T]) -> T:
-        """Run a query on one snapshot; raises ReadTimeoutError after the time limit."""
+        """Run a query on one snapshot; raises ReadTimeoutError after the time limit.
+
+        While the database can't be reached it tries again, and raises Rejected JOURNAL_UNREACHABLE after 10 s.
+        """
+        given_up_at = trio.current_time() + PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._run_once(query)
+            except ConnectionLostError as error:
+                if trio.current_time() > given_up_at:
+                    raise unreachable() from error
+            await trio.sleep(RETRY_SECONDS)
+
+    async def _run_once(self, query: Callable[[Database], T]) -> T:
         async with self._tokens:
             reader = self._free.pop()
             try:

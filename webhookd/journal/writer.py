@@ -31,7 +31,7 @@ from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.journal.errors import StaleTargetsError
 from webhookd.journal.fair_queue import FairQueue
 from webhookd.journal.operations import DatabaseCall, Publish, Submission, is_kept
-from webhookd.journal.planning import full
+from webhookd.journal.planning import full, unreachable
 from webhookd.journal.results import Results, StoredCallback
 from webhookd.journal.runners import Runner
 from webhookd.journal.storage import Engine
@@ -48,7 +48,6 @@ PATIENCE_SECONDS = 10.0
 FULL_PAUSE_SECONDS = 0.5
 LONG_LOG_PAUSE_SECONDS = 0.1
 OUTAGE_LOOK_SECONDS = 0.5
-OUTAGE_RETRY_SECONDS = 5
 
 _log = get_logger("journal")
 
@@ -159,11 +158,7 @@ class Writer:
                 continue
             if self._outage is None:
                 _log.error("journal.unreachable", server=self._storage.name)
-                self._outage = Rejected(
-                    ErrorCode.JOURNAL_UNREACHABLE,
-                    "the journal's database can't be reached; send it again later, with the same id",
-                    retry_after_seconds=OUTAGE_RETRY_SECONDS,
-                )
+                self._outage = unreachable()
                 self._wake_waiting()
             queue, self._queue = [*self._queue.in_order()], FairQueue()
             for operation in queue:

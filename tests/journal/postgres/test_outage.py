@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 import trio
+import trio.testing
 
 from tests.journal.harness import CLOCK, IDS, event, publish
 from tests.journal.store_calls import add, record, rows, window
@@ -15,7 +16,7 @@ from tests.postgres_server import PostgresServer
 from webhookd.base.database_url import parse
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Endpoint
-from webhookd.journal import Server, SlotsLost, SlotsTaken, Store, open_store
+from webhookd.journal import Server, SlotsLost, SlotsTaken, Store, open_store, reader
 from webhookd.journal import writer as group_commit
 from webhookd.journal.postgres.batch import HotBatch
 from webhookd.journal.server import LeaseTimes
@@ -105,6 +106,29 @@ async def test_a_node_sends_nothing_once_its_lease_may_have_ended(own_server: Po
             fence = store.ownership.fence(endpoint.pk)
             assert fence is not None
             assert fence.generation > 1
+
+
+async def test_a_query_waits_for_the_database(own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered once the database is back, and refused if that takes too long."""
+    with own_server.database() as name:
+        async with running(own_server.url(name)) as store, trio.open_nursery() as nursery:
+            endpoint = await add(store)
+            await trio.to_thread.run_sync(own_server.stop)
+            found: list[Endpoint] = []
+
+            async def ask() -> None:
+                found.append(await store.webhooks.get(endpoint.id))
+
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            monkeypatch.setattr(reader, "PATIENCE_SECONDS", 0.5)
+            with pytest.raises(Rejected) as refused:
+                await store.webhooks.get(endpoint.id)
+            assert refused.value.code is ErrorCode.JOURNAL_UNREACHABLE
+            assert not found
+            await trio.to_thread.run_sync(own_server.start)
+            await until(lambda: found)
+            assert found == [endpoint]
 
 
 def _lose_answer(commit: Commit) -> Commit:
