@@ -166,49 +166,54 @@ async def api_in_process(
 
     `writes` runs the journal's writes; `process` is where /proc would have the process.
     """
+    async with world(path, config=steady(), writes=writes) as w:
+        yield await api_of(w, path, signer, process=process)
+
+
+async def api_of(w: World, path: Path, signer: Signer, *, process: Path = PROCESS) -> Api:
+    """Return the application on a world that runs; its files are in the directory `path`."""
     pem = path / "jwt.pem"
     pem.write_bytes(signer.pem)
     config = JwtConfig(issuer=ISSUER, audience=AUDIENCE, organization_claim=ORGANIZATION_CLAIM, public_key_file=pem)
-    async with world(path, config=steady(), writes=writes) as w:
-        place = KeyPlace(path=path / "master.key", is_credential=False, chosen_by="the test")
-        place.stage(Secret(bytes(32)))  # the world's own
-        place.next_path.rename(place.path)
-        rotator = Rotator(w.journal, place, await w.journal.master_key.adopt(place.load()))
-        stalls = Stalls()
-        footprints = Footprints(w.journal.path, InlineRunner().run, process)
-        services = Services(
-            router=w.router,
+    place = KeyPlace(path=path / "master.key", is_credential=False, chosen_by="the test")
+    place.stage(Secret(bytes(32)))  # the world's own
+    place.next_path.rename(place.path)
+    rotator = Rotator(w.journal, place, await w.journal.master_key.adopt(place.load()))
+    stalls = Stalls()
+    footprints = Footprints(w.journal.path, InlineRunner().run, process)
+    services = Services(
+        router=w.router,
+        store=w.journal,
+        lifecycle=Ready(),
+        keys=KeyRing(feed=w.journal.feed),
+        tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
+        vault=w.vault,
+        rotator=rotator,
+        backup_job=BackupJob(w.journal),
+        clock=w.clock,
+        ids=w.ids,
+        config=w.config,
+        measures=w.measures,
+        metrics=Exporter(
+            w.measures,
             store=w.journal,
+            router=w.router,
+            connections=NoConnections(),
             lifecycle=Ready(),
-            keys=KeyRing(feed=w.journal.feed),
-            tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
-            vault=w.vault,
-            rotator=rotator,
-            backup_job=BackupJob(w.journal),
-            clock=w.clock,
-            ids=w.ids,
-            config=w.config,
-            measures=w.measures,
-            metrics=Exporter(
-                w.measures,
-                store=w.journal,
-                router=w.router,
-                connections=NoConnections(),
-                lifecycle=Ready(),
-                ingest=NoProducers(),
-                log=NoLog(),
-                stalls=stalls,
-                footprints=footprints,
-                clock=w.clock,
-                max_in_flight=w.config.delivery.max_in_flight,
-            ),
-            statistics=SavedStatistics(w.measures.statistics, w.journal, w.clock),
+            ingest=NoProducers(),
+            log=NoLog(),
             stalls=stalls,
             footprints=footprints,
-            check_url=any_url,
-            check_headers=custom_headers.check,
-        )
-        yield Api(w, services, signer)
+            clock=w.clock,
+            max_in_flight=w.config.delivery.max_in_flight,
+        ),
+        statistics=SavedStatistics(w.measures.statistics, w.journal, w.clock),
+        stalls=stalls,
+        footprints=footprints,
+        check_url=any_url,
+        check_headers=custom_headers.check,
+    )
+    return Api(w, services, signer)
 
 
 async def any_url(_: str) -> None:

@@ -3,7 +3,8 @@
 Metrics cost the path of an event nothing: counters and histograms are plain numbers in the modules that count, and most
 gauges are read from memory during a scrape. What only the journal knows (the backlog, the circuit breakers) is counted
 in the background by `run`. A full count reads the whole backlog, so it takes at most 1 % of the time, and a metric says
-when it was made. An exposition is cached for a second.
+when it was made. Of several nodes only the leader counts and has these metrics, so that a sum over all nodes is right.
+An exposition is cached for a second.
 
 No label has a value that a caller can choose: there are no labels for endpoints, organizations or event types.
 """
@@ -143,6 +144,10 @@ class Exporter(Collector):
     async def run(self) -> None:
         """Count the backlog at intervals until canceled."""
         while True:
+            if not self._store.ownership.is_leader:
+                self._census = None
+                await trio.sleep(CENSUS_SECONDS)
+                continue
             began_at, counted_at = trio.current_time(), self._clock.now()
             try:
                 taken = await self._store.take_census()
@@ -164,7 +169,7 @@ class Exporter(Collector):
         yield from self._writing()
         yield from self._server()
         yield from self._process()
-        if self._census is not None:
+        if self._census is not None and self._store.ownership.is_leader:
             yield from self._waiting(*self._census)
 
     def _events(self) -> Iterator[Metric]:

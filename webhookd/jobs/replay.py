@@ -1,8 +1,9 @@
 """Recovers and replays: they queue many deliveries again, in bounded steps, while other events are taken and sent.
 
 A reader counts what matches, and each step of the writer looks at a bounded number of rows, so nothing else waits long,
-however much matches. The position is in the journal, so a restart goes on from it. One step is one transaction, and new
-events are written between two steps. The endpoint's order and rate limit apply to these deliveries as to all others.
+however much matches. The position is in the journal, so a restart goes on from it, and so does another node that drives
+the endpoint from now on. One step is one transaction, and new events are written between two steps. The endpoint's
+order and rate limit apply to these deliveries as to all others.
 """
 
 from collections import deque
@@ -16,7 +17,16 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Endpoint, Policy, ReplayKind, ReplayStatus
 from webhookd.base.stages import reached
 from webhookd.delivery.policy.resolve import queued_status
-from webhookd.journal import AuditEntry, QueuedAs, ReplayRow, Selection, Store
+from webhookd.journal import (
+    AuditEntry,
+    FencedError,
+    QueuedAs,
+    ReplayRow,
+    ReplayStarted,
+    Selection,
+    SlotsTaken,
+    Store,
+)
 from webhookd.observe.logs import get_logger
 
 RETRY_SECONDS = 5.0
@@ -25,8 +35,9 @@ _log = get_logger("replay")
 
 
 class Replayer:
-    """Starts recovers and replays and carries them out; `run` it under a supervisor.
+    """Starts recovers and replays, and carries out those of the endpoints that this process drives.
 
+    `run` it under a supervisor.
     `wake` has an endpoint's actor read its queue again, and starts the actor if it isn't running.
     """
 
@@ -45,16 +56,16 @@ class Replayer:
         self._wake = wake
         self._policy = policy
         self._asked = trio.Event()
+        store.feed.follow(ReplayStarted, lambda _: self._asked.set())
+        store.feed.follow(SlotsTaken, lambda _: self._asked.set())
 
     async def start(self, endpoint: Endpoint, wanted: Selection, entry: AuditEntry | None = None) -> ReplayRow:
-        """Start a recover or replay, and return its row; `run` carries it out."""
+        """Start a recover or replay, and return its row; `run` carries it out, of the node that drives the endpoint."""
         matched = await self._store.replays.match(wanted)
         replay_id = self._ids.new(Prefix.REPLAY)
-        row = await self._store.replays.start(
+        return await self._store.replays.start(
             wanted, matched, replay_id, self._clock.now(), endpoint=endpoint, entry=entry
         )
-        self._asked.set()
-        return row
 
     async def run(self) -> None:
         """Carry out recovers and replays until canceled.
@@ -63,7 +74,11 @@ class Replayer:
         """
         while True:
             self._asked = trio.Event()
-            queues = {owner: deque(rows) for owner, rows in (await self._store.replays.running()).items()}
+            running = (await self._store.replays.running()).items()
+            own = {
+                owner: [row for row in rows if self._store.ownership.owns(row.endpoint_pk)] for owner, rows in running
+            }
+            queues = {owner: deque(rows) for owner, rows in own.items() if rows}
             if not queues:
                 await self._asked.wait()
             while queues and not self._asked.is_set():
@@ -75,7 +90,9 @@ class Replayer:
                         del queues[owner]
 
     async def _advance(self, row: ReplayRow) -> ReplayRow | None:
-        """Take the next step of a replay; return its row after that, or None if it has ended."""
+        """Take the next step of a replay; return its row after that, or None if it has ended or is another node's."""
+        if not self._store.ownership.owns(row.endpoint_pk):
+            return None
         try:
             endpoint, is_deleted = await self._store.webhooks.by_pk(row.endpoint_pk)
             if is_deleted:
@@ -99,6 +116,8 @@ class Replayer:
                 raise
             await trio.sleep(RETRY_SECONDS)
             return row
+        except FencedError:
+            return None
         reached("replay.step")
         if after.queued > row.queued:
             self._wake(row.endpoint_pk)

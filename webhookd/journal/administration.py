@@ -6,8 +6,10 @@ from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.crypto.vault import key_id as master_key_id
 from webhookd.journal.audit_entries import AuditEntry
+from webhookd.journal.errors import FencedError
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
+from webhookd.journal.ownership import LEADING
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
 from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow
 from webhookd.journal.transactions import StorePart, finished, reads
@@ -121,8 +123,17 @@ class Statistics(StorePart):
         return self._transactions.submit(lambda database: statistics.put(database, encoded))
 
     async def prune(self, now: float, rows: int) -> bool:
-        """Delete rows older than they are kept, at most `rows` of each length; return whether there may be more."""
-        return await self._transactions.write(statistics.prune, now, rows)
+        """Delete rows older than they are kept, at most `rows` of each length; return whether there may be more.
+
+        Only the leader does; False elsewhere.
+        """
+        if not self._transactions.ownership.is_leader:
+            return False
+        prune = self._transactions.submit(lambda database: statistics.prune(database, now, rows), driving=[LEADING])
+        try:
+            return await finished(prune)
+        except FencedError:
+            return False
 
 
 class MasterKeyState(StorePart):

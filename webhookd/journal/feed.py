@@ -64,6 +64,12 @@ class KeyRevoked(NamedTuple):
     key_id: str
 
 
+class ReplayStarted(NamedTuple):
+    """A recover or replay that is to be carried out by the process that drives the endpoint."""
+
+    endpoint_pk: int
+
+
 class QueueGrown(NamedTuple):
     """An endpoint whose queue another node has changed, or a change of this process that is seen again."""
 
@@ -96,6 +102,7 @@ Setting = (
     | EventTypeRemoved
     | KeyAdded
     | KeyRevoked
+    | ReplayStarted
 )
 Change = Setting | DeliveriesQueued | QueueGrown | SlotsTaken | SlotsLost | SlotsAskedBack
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Ordering
 from webhookd.journal.audit_entries import AuditEntry
+from webhookd.journal.feed import ReplayStarted
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, deliveries, endpoints, events, expiry, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
@@ -107,7 +108,12 @@ class Replays(StorePart):
     ) -> ReplayRow:
         """Store a new recover or replay; raises Rejected CONFLICT if 16 of the webhook are running."""
         start = audit.recorded(replays.start, entry, lambda _: endpoints.about(endpoint))
-        return await self._transactions.write(start, wanted, matched, replay_id, now)
+        return await finished(
+            self._transactions.submit(
+                lambda database: start(database, wanted, matched, replay_id, now),
+                announces=lambda row: ReplayStarted(row.endpoint_pk),
+            )
+        )
 
     async def stop(self, endpoint: Endpoint, replay_id: str, entry: AuditEntry | None) -> ReplayRow:
         """Stop a recover or replay; what it has queued stays queued. Raises Rejected NOT_FOUND."""

@@ -7,6 +7,8 @@ each other is in `postgres.leases`.
 from typing import NamedTuple, Protocol
 
 SLOTS = 256
+LEADING = 0
+"""A row number that no endpoint has. The node that has its slot does what only one may do at a time."""
 
 
 class Fence(NamedTuple):

@@ -99,6 +99,16 @@ class Engine(Protocol):
         """Which endpoints this process drives."""
         ...
 
+    @property
+    def process(self) -> str:
+        """The id of this process, which no other one ever had; empty if it has the journal for itself."""
+        ...
+
+    @property
+    def leftovers(self) -> Sequence[Callable[[Database], object]]:
+        """What the leader deletes from time to time, besides what every journal has: functions that do so."""
+        ...
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep what this process drives until `stop`; not canceled before."""
         ...

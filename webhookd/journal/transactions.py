@@ -9,6 +9,7 @@ from peewee import Database
 
 from webhookd.journal.feed import Feed, Setting
 from webhookd.journal.operations import DatabaseCall, Publish, Ticket
+from webhookd.journal.ownership import LEADING
 from webhookd.journal.reader import Readers
 from webhookd.journal.storage import Engine
 from webhookd.journal.writer import Writer
@@ -21,6 +22,9 @@ class Transactions:
     """Runs queries and changes, which are functions of a `Database`; for the journal's own modules."""
 
     def __init__(self, writer: Writer, readers: Readers, engine: Engine, feed: Feed) -> None:
+        self.ownership = engine.ownership
+        self.process = engine.process
+        self.leftovers = engine.leftovers
         self._writer = writer
         self._engine = engine
         self._feed = feed
@@ -77,6 +81,12 @@ class Transactions:
     async def insist(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change that can't be requested again: it waits while the disk is full."""
         return await self.submit(lambda database: change(database, *args, **kwargs), insists=True).wait()
+
+    async def lead(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a change that only the leader makes, as `insist` does; raises FencedError if another node leads."""
+        return await self.submit(
+            lambda database: change(database, *args, **kwargs), insists=True, driving=[LEADING]
+        ).wait()
 
 
 async def finished(ticket: Ticket[T]) -> T:

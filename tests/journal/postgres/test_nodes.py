@@ -1,87 +1,15 @@
-"""Several nodes in one process, each with a store, a router and actors of its own, on one database."""
+"""Nodes on one database: which of them sends, and that all know the same settings."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-import pytest
 import trio
 from peewee import Database
 
-from tests import world as worlds
-from tests.patience import PATIENCE_SECONDS, until
-from tests.world import World, WorldSender, steady, world
-from webhookd.base.clock import SystemClock
-from webhookd.base.database_url import parse
+from tests.journal.postgres.nodes import Open, slots_of
+from tests.patience import until
 from webhookd.base.models import DeliveryStatus
-from webhookd.journal import EndpointChanges, Server, ThreadRunner, slot_of
+from webhookd.journal import EndpointChanges, slot_of
 from webhookd.journal.ownership import SLOTS
-from webhookd.journal.postgres.membership import Membership
-from webhookd.journal.server import LeaseTimes
-
-QUICK = LeaseTimes().scaled(0.2)
-
-
-class Nodes:
-    """Starts nodes on one database; their requests go to one sender."""
-
-    def __init__(self, url: str, path: Path, stack: AsyncExitStack, choose: Callable[[Server], None]) -> None:
-        self.sender = WorldSender()
-        self.all: list[World] = []
-        self._server = Server(url=parse(url), times=QUICK)
-        self._path = path
-        self._stack = stack
-        self._choose = choose
-
-    async def start(self) -> World:
-        self._choose(replace(self._server, node_name=f"node-{len(self.all) + 1}"))
-        opening = world(
-            self._path,
-            config=steady(),
-            sender=self.sender,
-            reads=ThreadRunner(3),
-            writes=ThreadRunner(1),
-            machine=SystemClock(),
-        )
-        self.all.append(await self._stack.enter_async_context(opening))
-        return self.all[-1]
-
-    def have_sent(self, url: str, number: int) -> bool:
-        """Whether so many requests have been sent to a URL."""
-        return len(self.sender.events(url)) == number
-
-    async def shared(self) -> None:
-        """Wait until each node has an equal share of the slots."""
-        most = -(-SLOTS // len(self.all))
-        await until(lambda: sum(len(slots_of(each)) for each in self.all) == SLOTS)
-        await until(lambda: all(len(slots_of(each)) <= most for each in self.all))
-
-
-def slots_of(node: World) -> frozenset[int]:
-    ownership = node.journal.ownership
-    assert isinstance(ownership, Membership)
-    return ownership.slots
-
-
-Open = Callable[[], AbstractAsyncContextManager[Nodes]]
-
-
-@pytest.fixture
-def open_nodes(empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
-    """Return a function that gives a test its nodes; it ends with all of them stopped."""
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Nodes]:
-        with trio.fail_after(4 * PATIENCE_SECONDS):
-            async with AsyncExitStack() as stack:
-                yield Nodes(empty_database, tmp_path, stack, choose)
-
-    def choose(server: Server) -> None:
-        monkeypatch.setattr(worlds, "PLACE_OF", lambda _: server)
-
-    return opened
 
 
 def steal(database: Database, slot: int) -> None:
@@ -96,12 +24,10 @@ async def test_two_nodes_share_the_slots_and_one_takes_over_what_the_other_gives
     async with open_nodes() as nodes:
         one = await nodes.start()
         await until(lambda: len(slots_of(one)) == SLOTS)
-        async with AsyncExitStack() as stack:
-            nodes._stack, kept = stack, nodes._stack
-            other = await nodes.start()
-            await nodes.shared()
-            assert slots_of(one).isdisjoint(slots_of(other))
-            nodes._stack = kept
+        other = await nodes.start()
+        await nodes.shared()
+        assert slots_of(one).isdisjoint(slots_of(other))
+        await nodes.stop(other)
         await until(lambda: len(slots_of(one)) == SLOTS)
 
 

@@ -14,12 +14,14 @@ from msgspec import Struct
 from peewee import Database
 from psycopg import Connection
 
+from webhookd.base.errors import JournalError
 from webhookd.journal.feed import (
     EventTypeAdded,
     EventTypeRemoved,
     Feed,
     KeyAdded,
     KeyRevoked,
+    ReplayStarted,
     Setting,
     WebhookChanged,
     WebhookChangedElsewhere,
@@ -30,7 +32,7 @@ from webhookd.journal.rows import KeyRow
 
 CHANGES_A_READ = 500
 
-_WEBHOOK, _EVENT_TYPE, _KEY = "webhook", "event_type", "key"
+_WEBHOOK, _EVENT_TYPE, _KEY, _REPLAY = "webhook", "event_type", "key", "replay"
 
 LAST = "SELECT number FROM heads WHERE name = 'changes'"
 _NEXT = "UPDATE heads SET number = number + 1 WHERE name = 'changes' RETURNING number"
@@ -63,6 +65,8 @@ def add(connection: "Connection[Any]", number: int, change: Setting) -> None:
             kind, named = _KEY, key.id
         case KeyRevoked(key_id):
             kind, named = _KEY, key_id
+        case ReplayStarted(endpoint_pk):
+            kind, named = _REPLAY, str(endpoint_pk)
     connection.execute(_ADD, (number, kind, named))
 
 
@@ -72,8 +76,13 @@ def read_last(database: Database) -> int:
 
 
 def read(database: Database, after: int, passed_over: frozenset[int]) -> list[Followed]:
-    """Return the next changes after a number, as what they have changed is now; without content for `passed_over`."""
+    """Return the next changes after a number, as what they have changed is now; without content for `passed_over`.
+
+    Raises JournalError if some of them have been deleted, so that this process can't know any more what is true.
+    """
     rows = database.execute_sql(_FIND, (after, CHANGES_A_READ)).fetchall()
+    if (rows[0][0] if rows else read_last(database) + 1) > after + 1:
+        raise JournalError("this node was cut off for so long that it has missed changes of settings: start it again")
     return [
         Followed(number, None if number in passed_over else _change(database, kind, named))
         for number, kind, named in rows
@@ -81,7 +90,7 @@ def read(database: Database, after: int, passed_over: frozenset[int]) -> list[Fo
 
 
 def forget(database: Database, seconds: float) -> None:
-    """Delete the changes that are older than that: every node has followed them, or reads everything anew."""
+    """Delete the changes that are older than that: every node has followed them, or was cut off for all that time."""
     database.execute_sql(_FORGET, (seconds,))
 
 
@@ -94,6 +103,8 @@ def _change(database: Database, kind: str, named: str) -> Setting | None:
     if kind == _KEY:
         key: KeyRow | None = keys.find(database, named)
         return KeyAdded(key) if key is not None else KeyRevoked(named)
+    if kind == _REPLAY:
+        return ReplayStarted(int(named))
     return None  # of a later version, which this one need not know
 
 

@@ -16,7 +16,7 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError
 from webhookd.journal.feed import Feed
-from webhookd.journal.postgres import changes
+from webhookd.journal.postgres import changes, leases
 from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
 from webhookd.journal.postgres.membership import Membership
@@ -30,6 +30,7 @@ from webhookd.journal.server import Server
 T = TypeVar("T")
 
 _WRITER = "writer"
+_FORGOTTEN_SECONDS = 86_400.0
 _ADD_WRITER = "INSERT INTO writers (node, writer, number) VALUES (%s, %s, 0)"
 
 
@@ -76,6 +77,10 @@ class PostgresEngine:
     """An open journal on PostgreSQL."""
 
     is_remote = True
+    leftovers = (
+        partial(changes.forget, seconds=_FORGOTTEN_SECONDS),
+        partial(leases.forget_writers, seconds=_FORGOTTEN_SECONDS),
+    )
 
     def __init__(
         self,
@@ -91,6 +96,7 @@ class PostgresEngine:
         self.storage = storage
         self.readers = readers
         self.ownership = membership
+        self.process = membership.process
         self._wakes = wakes
         self._follower = follower
 

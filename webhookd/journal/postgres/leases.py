@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peewee import Database
 from psycopg import Connection
 
 from webhookd.journal.ownership import SLOTS
@@ -53,6 +54,17 @@ FROM (
 WHERE s.slot = free.slot RETURNING s.slot, s.generation
 """
 _GIVE_BACK = "UPDATE slots SET node = NULL WHERE node = %s AND slot = ANY(%s)"
+# Those that commit right now are seen the next time.
+_NOTE_LIVING = """
+UPDATE writers SET alive_at = clock_timestamp() FROM (
+    SELECT node, writer FROM writers WHERE node IN (SELECT split_part(id, '.', 1) FROM nodes) FOR UPDATE SKIP LOCKED
+) AS living
+WHERE writers.node = living.node AND writers.writer = living.writer
+"""
+_FORGET_WRITERS = """
+DELETE FROM writers WHERE alive_at < clock_timestamp() - make_interval(secs => %s)
+AND node NOT IN (SELECT split_part(id, '.', 1) FROM nodes)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +144,9 @@ def surplus_of(held: Collection[int], share: int) -> Sequence[int]:
 def give_back(connection: "Connection[Any]", node: str, slots: Sequence[int]) -> None:
     """Let others take slots: no actor of theirs runs any more, and its records are committed."""
     connection.execute(_GIVE_BACK, (node, list(slots)))
+
+
+def forget_writers(database: Database, seconds: float) -> None:
+    """Delete the writers of processes that have not been nodes for that long; called more often than that."""
+    database.execute_sql(_NOTE_LIVING)
+    database.execute_sql(_FORGET_WRITERS, (seconds,))

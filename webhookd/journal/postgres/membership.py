@@ -13,7 +13,7 @@ from psycopg import Connection
 
 from webhookd.journal.errors import ConnectionLostError, MustRepeatError
 from webhookd.journal.feed import Feed, SlotsAskedBack, SlotsLost, SlotsTaken
-from webhookd.journal.ownership import Fence, slot_of
+from webhookd.journal.ownership import LEADING, Fence, slot_of
 from webhookd.journal.postgres import leases
 from webhookd.journal.postgres.database import PostgresDatabase
 from webhookd.journal.postgres.leases import Scanned
@@ -23,7 +23,6 @@ from webhookd.observe.logs import get_logger
 
 T = TypeVar("T")
 
-_LEADERS_SLOT = 0
 _log = get_logger("nodes")
 
 
@@ -76,8 +75,8 @@ class Membership:
 
     @property
     def is_leader(self) -> bool:
-        """Whether this node has the slot of what only one node may do at a time."""
-        return _LEADERS_SLOT in self._held and self.may_send()
+        """Whether this node does what only one may do at a time."""
+        return slot_of(LEADING) in self._held and self.may_send()
 
     def owns(self, endpoint_pk: int) -> bool:
         """Whether this node has the slot of an endpoint, and isn't about to give it back."""

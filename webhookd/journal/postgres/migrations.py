@@ -197,7 +197,8 @@ CREATE TABLE nodes (
     id text COLLATE "C" PRIMARY KEY, name text COLLATE "C", version integer, expires_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 CREATE TABLE writers (
-    node text COLLATE "C", writer text COLLATE "C", number bigint NOT NULL, PRIMARY KEY (node, writer)
+    node text COLLATE "C", writer text COLLATE "C", number bigint NOT NULL,
+    alive_at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (node, writer)
 ) WITH (fillfactor = 50);
 CREATE TABLE slots (
     slot integer PRIMARY KEY, node text COLLATE "C", generation bigint NOT NULL DEFAULT 0

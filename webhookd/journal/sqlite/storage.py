@@ -105,6 +105,8 @@ class SqliteEngine:
     is_remote = False
     changes_known = 0
     ownership = Everything()
+    process = ""
+    leftovers = ()
 
     def __init__(
         self,
