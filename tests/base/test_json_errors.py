@@ -138,6 +138,7 @@ DATA = st.recursive(
     max_leaves=6,
 )
 FIELDS = ("type", "data", "id", "timestamp", "organizationId", "orderingKey", "traceparent")
+COLONS = (":", ": ", " :", ":\n")
 
 
 def escaped(name: str, place: int) -> str:
@@ -160,7 +161,7 @@ def events(draw: Any) -> tuple[bytes, bool]:
     names = ["type", "data", *draw(st.lists(st.sampled_from(FIELDS), max_size=4))]
     names = draw(st.permutations(names))
     members = [
-        f'"{escaped(name, draw(st.integers(0, 30)))}"{draw(st.sampled_from(["", " "]))}: {draw(values[name])}'
+        f'"{escaped(name, draw(st.integers(0, 30)))}"{draw(st.sampled_from(COLONS))}{draw(values[name])}'
         for name in names
     ]
     return ("{" + ", ".join(members) + "}").encode(), len(set(names)) < len(names)

@@ -75,8 +75,9 @@ class Timeline:
             # Some virtual machines move even this clock back; waits must not last until it has caught up.
             self._base += self._latest - steady
         self._latest = steady
-        seconds = round(self._clock.now() - steady - self._base, 3)
-        if abs(seconds) >= STEP_SECONDS:
+        seconds = self._clock.now() - steady - self._base
+        # Rounding takes long, and it is seldom needed to see that this is no step.
+        if abs(seconds) > STEP_SECONDS - TICK_SECONDS and abs(seconds := round(seconds, 3)) >= STEP_SECONDS:
             self._step(seconds, steady)
         return round(steady + self._base, 3)
 
@@ -112,6 +113,7 @@ def wait_seconds(clock: Clock, until: float) -> float:
     return 0.0 if left <= 0 else min(max(left, TICK_SECONDS), LONGEST_WAIT_SECONDS)
 
 
+@lru_cache(maxsize=1024)
 def iso(at: float) -> str:
     """Format epoch seconds as ISO-8601 UTC with milliseconds and `Z`."""
     seconds, milliseconds = divmod(round(at * 1000), 1000)

@@ -36,6 +36,7 @@ _LONGEST_MEMBER = 4096
 _LONGEST_NAMED = 16_384
 _EVENT = "the event"
 _QUOTES = b'"'
+_NAME_OF_DATA = b'"data":'
 _QUOTES_OF_A_FIELD = 4
 _LEAST_QUOTES = 2 + 6 * _QUOTES_OF_A_FIELD  # of an event with all fields, without those in its data
 _TRACEPARENT = re.compile(TRACEPARENT_PATTERN)
@@ -128,17 +129,18 @@ def check_json_text(text: bytes, *, most_values: int | None = None) -> None:
         ) from error
     # Counting is quick and never too low: only a text that may be over a limit is examined further.
     brackets = text.count(b"{") + text.count(b"[")
-    # Each value but the first follows a comma or a bracket.
-    marks = brackets + text.count(b",")
-    if most_values is not None and marks >= most_values and len(outside_strings(text, b"{[,")) >= most_values:
-        raise Rejected(
-            ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are accepted"
-        )
-    if most_values is not None and has_long_number(text, MAX_JSON_DIGITS):
-        raise Rejected(
-            ErrorCode.PAYLOAD_TOO_LARGE,
-            f"a number in the JSON is too long; at most {MAX_JSON_DIGITS} digits are accepted, and any in a string",
-        )
+    if most_values is not None:
+        # Each value but the first follows a comma or a bracket.
+        marks = brackets + text.count(b",")
+        if marks >= most_values and len(outside_strings(text, b"{[,")) >= most_values:
+            raise Rejected(
+                ErrorCode.PAYLOAD_TOO_LARGE, f"the JSON holds too much; at most {most_values} values are accepted"
+            )
+        if has_long_number(text, MAX_JSON_DIGITS):
+            raise Rejected(
+                ErrorCode.PAYLOAD_TOO_LARGE,
+                f"a number in the JSON is too long; at most {MAX_JSON_DIGITS} digits are accepted, and any in a string",
+            )
     if brackets > MAX_DEPTH and depth(text) > MAX_DEPTH:
         raise Rejected(ErrorCode.MALFORMED_JSON, f"the JSON is nested more than {MAX_DEPTH} deep")
 
@@ -224,17 +226,25 @@ def _check_once(line: bytes, new: NewEvent) -> None:
     If there are, a null or a quote within a value may be the reason, so the quotes in each raw value are counted too.
     """
     optional = (new.id, new.timestamp, new.organization_id, new.ordering_key, new.traceparent)
-    in_all = line.count(_QUOTES)
-    if in_all - bytes(new.data).count(_QUOTES) == _LEAST_QUOTES - _QUOTES_OF_A_FIELD * optional.count(None):
+    if _quotes_around(line, bytes(new.data)) == _LEAST_QUOTES - _QUOTES_OF_A_FIELD * optional.count(None):
         return
     members = _member_decoder.decode(line)
     values = [getattr(members, name) for name in members.__struct_fields__]
-    if in_all == sum(2 + bytes(value).count(_QUOTES) for value in values if value is not UNSET):
+    if line.count(_QUOTES) == sum(2 + bytes(value).count(_QUOTES) for value in values if value is not UNSET):
         return
     pointer = find_repeated(line) if len(line) <= _LONGEST_NAMED else None
     if pointer is None or pointer.count("/") > 1:
         raise invalid((("", "has a field twice: remove one of the two"),), _EVENT)
     raise invalid(((pointer, "is repeated: remove one of the two"),))
+
+
+def _quotes_around(line: bytes, data: bytes) -> int:
+    """Return the number of quotes in an event outside its data; most lines have them in a few bytes."""
+    head, name, tail = line.partition(_NAME_OF_DATA)
+    tail = tail.lstrip()
+    if tail.startswith(data):
+        return head.count(_QUOTES) + name.count(_QUOTES) + tail.count(_QUOTES, len(data))
+    return line.count(_QUOTES) - data.count(_QUOTES)
 
 
 def _is_traceparent(text: str) -> bool:

@@ -39,9 +39,13 @@ class Results:
                 self._note(operation)
                 for start in range(0, len(operation.queued), STEP):
                     part = operation.queued[start : start + STEP]
-                    count = await _give_way(count, len(part))
+                    if (count := count + len(part)) > STEP:
+                        await trio.lowlevel.checkpoint()
+                        count = len(part)
                     operation.committed(part)
-            count = await _give_way(count, 1)
+            if (count := count + 1) > STEP:
+                await trio.lowlevel.checkpoint()
+                count = 1
             _settle(operation)
 
     def _note(self, publish: Publish) -> None:
@@ -73,11 +77,3 @@ def _with_notices(operations: Iterable[Submission]) -> Iterator[Submission]:
         yield operation
         if not isinstance(operation, Publish) and operation.error is None:
             yield from operation.notices
-
-
-async def _give_way(count: int, added: int) -> int:
-    """Return how much has been passed on since other tasks had their last turn, which they get if it is too much."""
-    if count + added <= STEP:
-        return count + added
-    await trio.lowlevel.checkpoint()
-    return added

@@ -281,7 +281,6 @@ class Store:
         self, event_pk: int, upcoming: Callable[[], Iterable[int]], got: Callable[[Message | Exception], None]
     ) -> None:
         """Read what an attempt sends of an event, and call `got` with it; messages of `upcoming` events are kept."""
-
         self._messages.read(event_pk, upcoming, got)
 
     def _queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
