@@ -99,6 +99,7 @@ TABLE = (
     # A caller with permission learns that this is no key.
     Row("POST /api/master-key/rotate", LOCAL, ok=400, body={"newKey": "no key"}, changes=True),
     Row("GET /api/loop", LOCAL),
+    Row("GET /api/nodes", LOCAL),
     Row("GET /api/backup", LOCAL),
     # And that this is no place for a file.
     Row("POST /api/backup", LOCAL, ok=400, body={"file": "relative.db"}, changes=True),

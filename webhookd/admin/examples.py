@@ -17,6 +17,8 @@ from webhookd.admin.schemas import (
     KeyWithText,
     LoopView,
     Matched,
+    NodesView,
+    NodeView,
     Page,
     ReadinessView,
     ReplayStarted,
@@ -178,6 +180,29 @@ EXAMPLES: Mapping[str, Example] = {
         }
     ),
     "getLoop": _answers(LoopView(longest_stall=_stall)),
+    "getNodes": _answers(
+        NodesView(
+            nodes=(
+                NodeView(
+                    id="node_01JHMVZ3X5N7Q9S1T3V5W7Y9A1.1",
+                    name="web-1",
+                    version=1,
+                    slots=128,
+                    lease_seconds=6.2,
+                    own=True,
+                ),
+                NodeView(
+                    id="node_01JHMVZ4B7P9R1T3V5X7Z9B1D3.1",
+                    name="web-2",
+                    version=1,
+                    slots=128,
+                    lease_seconds=5.4,
+                    own=False,
+                ),
+            ),
+            free_slots=0,
+        )
+    ),
     "getMetrics": _answers(
         "# HELP webhookd_requests_in_flight Requests that wait for their answer\n"
         "# TYPE webhookd_requests_in_flight gauge\nwebhookd_requests_in_flight 3.0\n"

@@ -255,6 +255,27 @@ class LoopView(Output, frozen=True, kw_only=True):
     longest_stall: StallView | None
 
 
+class NodeView(Output, frozen=True, kw_only=True):
+    """A node: how many of the 256 slots it drives, and when its lease ends unless it goes on.
+
+    `own` marks the node that answers. `version` is that of the tables that it knows.
+    """
+
+    id: str
+    name: str
+    version: int
+    slots: int
+    lease_seconds: float
+    own: bool
+
+
+class NodesView(Output, frozen=True, kw_only=True):
+    """The nodes that share the journal, by name: none if it is a file. `freeSlots` are slots without a node."""
+
+    nodes: tuple[NodeView, ...]
+    free_slots: int
+
+
 class ReadinessView(Output, frozen=True, kw_only=True):
     """Whether the server accepts work; `reasons` say what is degraded."""
 

@@ -12,7 +12,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, Operation, operation
-from webhookd.admin.schemas import Health, LoopView, NoQuery, ReadinessView, StallView
+from webhookd.admin.schemas import Health, LoopView, NodesView, NodeView, NoQuery, ReadinessView, StallView
 from webhookd.admin.views import shown
 from webhookd.journal import EventTypeRow
 
@@ -47,6 +47,17 @@ async def get_loop(call: Call[NoQuery, NoBody]) -> Answer[LoopView]:
     return Answer(value=LoopView(longest_stall=shown(StallView, longest, seconds=seconds, cpu_seconds=cpu_seconds)))
 
 
+async def get_nodes(call: Call[NoQuery, NoBody]) -> Answer[NodesView]:
+    """List the nodes that share the journal on PostgreSQL; control socket only."""
+    found = await call.services.store.read_nodes()
+    if found is None:
+        return Answer(value=NodesView(nodes=(), free_slots=0))
+    nodes = tuple(
+        shown(NodeView, node, lease_seconds=node.seconds_left, own=node.id == found.own) for node in found.nodes
+    )
+    return Answer(value=NodesView(nodes=nodes, free_slots=found.free_slots))
+
+
 def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Operation, ...]:
     """Return the operations of this module; the description covers `all_operations`, these included."""
 
@@ -74,4 +85,5 @@ def operations(all_operations: Callable[[], tuple[Operation, ...]]) -> tuple[Ope
         ),
         operation(get_metrics, "GET /metrics", Permission.NOTHING, streams={HTTPStatus.OK: {"text/plain": str}}),
         operation(get_loop, "GET /api/loop", Permission.ADMINISTER_HERE),
+        operation(get_nodes, "GET /api/nodes", Permission.ADMINISTER_HERE),
     )

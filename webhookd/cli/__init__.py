@@ -33,6 +33,7 @@ _NAMES = (
     "listen",
     "verify",
     "health",
+    "nodes",
     "doctor",
     "demo",
     "completion",

@@ -354,6 +354,27 @@ class KeyRow(Struct, frozen=True, kw_only=True):
     last_used_at: float | None = None
 
 
+class NodeRow(Struct, frozen=True, kw_only=True):
+    """A node that shares a database: its id, its name for people, and how many slots it drives.
+
+    `version` is that of the tables it knows. Its lease ends in `seconds_left`, unless it goes on.
+    """
+
+    id: str
+    name: str
+    version: int
+    slots: int
+    seconds_left: float
+
+
+class Nodes(Struct, frozen=True, kw_only=True):
+    """The nodes that share a database, by name; `own` is the id of this one. `free_slots` are without a driver."""
+
+    own: str
+    nodes: list[NodeRow]
+    free_slots: int
+
+
 class Contents(Struct, frozen=True, kw_only=True):
     """What a journal contains; `pending` includes parked deliveries.
 

@@ -15,7 +15,7 @@ from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError, StaleTargetsError
 from webhookd.journal.operations import Record, Submission, is_barrier
 from webhookd.journal.ownership import Ownership
-from webhookd.journal.rows import Contents, CopyReport
+from webhookd.journal.rows import Contents, CopyReport, Nodes
 
 T = TypeVar("T")
 
@@ -136,6 +136,10 @@ class Engine(Protocol):
 
     async def follow_changes(self) -> None:
         """Have the feed pass on all that other processes have changed by now."""
+        ...
+
+    def read_nodes(self, database: Database) -> Nodes | None:
+        """Return the nodes that share the journal, or None if it is this process's alone; blocks."""
         ...
 
     async def give_back(self, slots: frozenset[int]) -> None:

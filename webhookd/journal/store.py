@@ -36,7 +36,7 @@ from webhookd.journal.ownership import Fence
 from webhookd.journal.queries import census
 from webhookd.journal.reader import Gathering, Readers, read_messages, read_windows
 from webhookd.journal.retention import Retention
-from webhookd.journal.rows import Census, Contents, CopyReport, Window, WindowRequest
+from webhookd.journal.rows import Census, Contents, CopyReport, Nodes, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
 from webhookd.journal.server import Server
 from webhookd.journal.sqlite.storage import open_file
@@ -266,6 +266,10 @@ class Store:
     async def take_census(self) -> Census:
         """Count queued deliveries, and webhooks by state, for the metrics; it scans whole indexes."""
         return await self.transactions.read(census.take)
+
+    async def read_nodes(self) -> Nodes | None:
+        """Return the nodes that share the journal, or None if it is this process's alone."""
+        return await self.transactions.read(self._engine.read_nodes) if self._engine.is_remote else None
 
     async def window(self, request: WindowRequest) -> Window:
         """Return a window of an endpoint's queue, read after this call."""

@@ -109,3 +109,17 @@ async def test_a_record_of_a_slot_that_was_lost_is_refused(open_nodes: Open) -> 
             await trio.sleep(0.01)
         [row] = await one.deliveries(endpoint)
         assert row.attempts == 1  # of two requests, the one under the present generation is on record
+
+
+async def test_the_nodes_and_their_shares_are_listed(open_nodes: Open) -> None:
+    """Any node lists all, with the slots that they drive, and knows which of them it is."""
+    async with open_nodes() as nodes:
+        one, other = await nodes.start(), await nodes.start()
+        await nodes.shared()
+        found = await other.journal.read_nodes()
+        while found is None or found.free_slots or {node.slots for node in found.nodes} != {SLOTS // 2}:
+            found = await other.journal.read_nodes()
+        assert [node.name for node in found.nodes] == ["node-1", "node-2"]
+        assert found.own == found.nodes[1].id
+        assert all(0 < node.seconds_left <= QUICK.lease for node in found.nodes)
+        assert slots_of(one).isdisjoint(slots_of(other))

@@ -23,7 +23,7 @@ from webhookd.journal.postgres.membership import Membership
 from webhookd.journal.postgres.migrations import CURRENT_VERSION, prepare
 from webhookd.journal.postgres.storage import PostgresStorage
 from webhookd.journal.postgres.wakes import Wakes
-from webhookd.journal.rows import Contents, CopyReport
+from webhookd.journal.rows import Contents, CopyReport, Nodes
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.server import Server
 
@@ -132,6 +132,10 @@ class PostgresEngine:
     def stop(self) -> None:
         """Have `run` end: everything is committed."""
         self.ownership.stop()
+
+    def read_nodes(self, database: Database) -> Nodes:
+        """Return the nodes that share the database; blocks."""
+        return leases.read_nodes(database, self.ownership.node)
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes take slots that were asked back."""

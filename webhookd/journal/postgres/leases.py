@@ -21,6 +21,7 @@ from peewee import Database
 from psycopg import Connection
 
 from webhookd.journal.ownership import SLOTS
+from webhookd.journal.rows import NodeRow, Nodes
 from webhookd.journal.server import LeaseTimes
 
 _SHARE_MOVED = 8  # at most an eighth of a node's slots move in a scan
@@ -53,6 +54,12 @@ FROM (
 ) AS free
 WHERE s.slot = free.slot RETURNING s.slot, s.generation
 """
+_LIST = """
+SELECT nodes.id, nodes.name, nodes.version, count(slots.slot)::int,
+    greatest(0, extract(epoch FROM nodes.expires_at - clock_timestamp()))::float8
+FROM nodes LEFT JOIN slots ON slots.node = nodes.id GROUP BY nodes.id ORDER BY nodes.name, nodes.id
+"""
+_COUNT_FREE = "SELECT count(*) FROM slots WHERE node IS NULL OR node NOT IN (SELECT id FROM nodes)"
 _GIVE_BACK = "UPDATE slots SET node = NULL WHERE node = %s AND slot = ANY(%s)"
 # Those that commit right now are seen the next time.
 _NOTE_LIVING = """
@@ -126,6 +133,17 @@ def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, m
         taken = dict(connection.execute(_TAKE, (node, dead, node, wanted)).fetchall())
     surplus = () if lost else surplus_of(held, share)
     return Scanned(taken=taken, lost=lost, surplus=surplus, nodes=len(living), dead=dead)
+
+
+def read_nodes(database: Database, own: str) -> Nodes:
+    """Return all nodes, as of one moment; `own` is the id of this process's."""
+    rows = database.execute_sql(_LIST).fetchall()
+    [[free]] = database.execute_sql(_COUNT_FREE).fetchall()
+    nodes = [
+        NodeRow(id=node, name=name, version=version, slots=slots, seconds_left=round(left, 1))
+        for node, name, version, slots, left in rows
+    ]
+    return Nodes(own=own, nodes=nodes, free_slots=free)
 
 
 def surplus_of(held: Collection[int], share: int) -> Sequence[int]:

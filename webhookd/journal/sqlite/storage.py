@@ -14,7 +14,7 @@ from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError
 from webhookd.journal.operations import Submission
 from webhookd.journal.ownership import Everything
-from webhookd.journal.rows import Contents, CopyReport
+from webhookd.journal.rows import Contents, CopyReport, Nodes
 from webhookd.journal.runners import Runner
 from webhookd.journal.sqlite.backup import back_up
 from webhookd.journal.sqlite.batch import Batches
@@ -143,6 +143,10 @@ class SqliteEngine:
 
     async def follow_changes(self) -> None:
         """Do nothing: no other process makes any."""
+
+    def read_nodes(self, database: Database) -> Nodes | None:  # noqa: ARG002 - there is nothing to read
+        """Return None."""
+        return None
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Do nothing: no other process could take them."""
