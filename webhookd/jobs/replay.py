@@ -21,8 +21,8 @@ from webhookd.journal import (
     AuditEntry,
     FencedError,
     QueuedAs,
+    ReplayAdded,
     ReplayRow,
-    ReplayStarted,
     Selection,
     SlotsTaken,
     Store,
@@ -56,7 +56,7 @@ class Replayer:
         self._wake = wake
         self._policy = policy
         self._asked = trio.Event()
-        store.feed.follow(ReplayStarted, lambda _: self._asked.set())
+        store.feed.follow(ReplayAdded, lambda _: self._asked.set())
         store.feed.follow(SlotsTaken, lambda _: self._asked.set())
 
     async def start(self, endpoint: Endpoint, wanted: Selection, entry: AuditEntry | None = None) -> ReplayRow:

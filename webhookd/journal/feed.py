@@ -64,7 +64,7 @@ class KeyRevoked(NamedTuple):
     key_id: str
 
 
-class ReplayStarted(NamedTuple):
+class ReplayAdded(NamedTuple):
     """A recover or replay that is to be carried out by the process that drives the endpoint."""
 
     endpoint_pk: int
@@ -102,7 +102,7 @@ Setting = (
     | EventTypeRemoved
     | KeyAdded
     | KeyRevoked
-    | ReplayStarted
+    | ReplayAdded
 )
 Change = Setting | DeliveriesQueued | QueueGrown | SlotsTaken | SlotsLost | SlotsAskedBack
 

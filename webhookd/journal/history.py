@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Ordering
 from webhookd.journal.audit_entries import AuditEntry
-from webhookd.journal.feed import ReplayStarted
+from webhookd.journal.feed import ReplayAdded
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, deliveries, endpoints, events, expiry, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
@@ -111,7 +111,7 @@ class Replays(StorePart):
         return await finished(
             self._transactions.submit(
                 lambda database: start(database, wanted, matched, replay_id, now),
-                announces=lambda row: ReplayStarted(row.endpoint_pk),
+                announces=lambda row: ReplayAdded(row.endpoint_pk),
             )
         )
 

@@ -5,7 +5,7 @@ from functools import partial
 import trio
 from peewee import Database
 
-from tests.journal.postgres.nodes import Open, slots_of
+from tests.journal.postgres.nodes import QUICK, Open, slots_of
 from tests.patience import until
 from webhookd.base.models import DeliveryStatus
 from webhookd.journal import EndpointChanges, slot_of

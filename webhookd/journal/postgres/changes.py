@@ -21,7 +21,7 @@ from webhookd.journal.feed import (
     Feed,
     KeyAdded,
     KeyRevoked,
-    ReplayStarted,
+    ReplayAdded,
     Setting,
     WebhookChanged,
     WebhookChangedElsewhere,
@@ -65,7 +65,7 @@ def add(connection: "Connection[Any]", number: int, change: Setting) -> None:
             kind, named = _KEY, key.id
         case KeyRevoked(key_id):
             kind, named = _KEY, key_id
-        case ReplayStarted(endpoint_pk):
+        case ReplayAdded(endpoint_pk):
             kind, named = _REPLAY, str(endpoint_pk)
     connection.execute(_ADD, (number, kind, named))
 
@@ -104,7 +104,7 @@ def _change(database: Database, kind: str, named: str) -> Setting | None:
         key: KeyRow | None = keys.find(database, named)
         return KeyAdded(key) if key is not None else KeyRevoked(named)
     if kind == _REPLAY:
-        return ReplayStarted(int(named))
+        return ReplayAdded(int(named))
     return None  # of a later version, which this one need not know
 
 
