@@ -4,7 +4,7 @@ Reads see the last commit. It has no replays, statistics, keys, audit log or bac
 """
 
 from collections.abc import AsyncIterator, Callable, Hashable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import trio
@@ -63,6 +63,9 @@ class MemoryStore(Store):
         operation = Publish(event, targets, self._tell, flow=flow, insists=False, may_repeat=may_repeat)
         self.tables.submit(operation)
         return operation.ticket
+
+    def holding_changes(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
 
     def requeued(self, endpoint_pk: int) -> None:
         """Do nothing: there is no other process."""

@@ -189,8 +189,9 @@ async def serve(
                 # Only when nothing can fail any more: a key that is not shown is lost.
                 first_admin_key = await ensure_admin_key(store, ids, clock)
                 reached("admin_key.created")
-                for row in await store.keys.all():
-                    services.keys.put(row)
+                async with store.holding_changes():
+                    for row in await store.keys.all():
+                        services.keys.put(row)
                 await router.begin()
                 await services.statistics.begin()
                 ready = Ready(

@@ -126,9 +126,10 @@ class Router:
         feed.follow(SlotsAskedBack, self._give_back)
         feed.follow(EventTypeAdded, lambda added: self.event_types.add(added.name))
         feed.follow(EventTypeRemoved, lambda removed: self.event_types.discard(removed.name))
-        for endpoint in await self._store.webhooks.all():
-            self._adopt(WebhookChanged(endpoint))
-        self.event_types = {row.name for row in await self._store.event_types.all()}
+        async with self._store.holding_changes():
+            for endpoint in await self._store.webhooks.all():
+                self._adopt(WebhookChanged(endpoint))
+            self.event_types = {row.name for row in await self._store.event_types.all()}
 
     def _offer(self, queued: DeliveriesQueued) -> None:
         for delivery in queued.deliveries:

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from peewee import Database
+
+from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.crypto.vault import key_id as master_key_id
@@ -63,7 +66,19 @@ class Keys(StorePart):
 
     async def create_first(self, row: KeyRow, entry: AuditEntry) -> bool:
         """Store a key with its audit entry if the journal has no key yet; return whether it did."""
-        return await self._transactions.write(keys.insert_first, row, entry)
+
+        def change(database: Database) -> KeyAdded:
+            if not keys.insert_first(database, row, entry):
+                raise Rejected(ErrorCode.CONFLICT, "there is an API key already")
+            return KeyAdded(row)
+
+        try:
+            await finished(self._transactions.submit(change, announces=lambda added: added))
+        except Rejected as refused:
+            if refused.code is not ErrorCode.CONFLICT:
+                raise
+            return False
+        return True
 
     async def revoke(self, key_id: str, organization_id: str | None, entry: AuditEntry | None) -> KeyRow:
         """Delete a key; raises Rejected NOT_FOUND, also for another organization's key if one is given."""

@@ -4,6 +4,7 @@ A store is the same on every engine; the rooms below this one (`sqlite`) have wh
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from traceback import clear_frames
 from typing import Protocol, TypeVar
@@ -140,6 +141,13 @@ class Engine(Protocol):
 
     def read_nodes(self, database: Database) -> Nodes | None:
         """Return the nodes that share the journal, or None if it is this process's alone; blocks."""
+        ...
+
+    def holding_changes(self) -> AbstractAsyncContextManager[None]:
+        """Have the feed pass on nothing that other processes change until the block ends.
+
+        What is read of settings in the block is then not older than what the feed has passed on.
+        """
         ...
 
     async def give_back(self, slots: frozenset[int]) -> None:

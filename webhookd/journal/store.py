@@ -182,6 +182,13 @@ class Store:
         """Note that something in an endpoint's queue was changed: the process that drives it is told."""
         self._engine.requeued(endpoint_pk)
 
+    def holding_changes(self) -> AbstractAsyncContextManager[None]:
+        """Have the feed pass on nothing that other nodes change until the block ends, in which nothing is written.
+
+        What is read of settings in the block is then not older than what the feed has passed on.
+        """
+        return self._engine.holding_changes()
+
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes drive the endpoints of slots that were asked back: nothing of theirs is in flight."""
         await self._engine.give_back(slots)

@@ -27,8 +27,8 @@ from functools import partial
 
 import trio
 
-from webhookd.base.errors import ErrorCode, JournalError, Rejected
-from webhookd.journal.errors import StaleTargetsError
+from webhookd.base.errors import ErrorCode, JournalError, ReadTimeoutError, Rejected
+from webhookd.journal.errors import ConnectionLostError, MustRepeatError, StaleTargetsError
 from webhookd.journal.fair_queue import FairQueue
 from webhookd.journal.operations import DatabaseCall, Publish, Submission, is_kept
 from webhookd.journal.planning import full, unreachable
@@ -47,6 +47,7 @@ MAX_LANE_BYTES = 2 * MAX_BATCH_BYTES
 PATIENCE_SECONDS = 10.0
 FULL_PAUSE_SECONDS = 0.5
 LONG_LOG_PAUSE_SECONDS = 0.1
+FOLLOW_PAUSE_SECONDS = 0.1
 OUTAGE_LOOK_SECONDS = 0.5
 
 _log = get_logger("journal")
@@ -288,12 +289,24 @@ class Writer:
             try:
                 return await self._runner.run(partial(write, batch))
             except StaleTargetsError as stale:
-                await self._engine.follow_changes()
+                await self._follow_changes()
                 batch = stale.left
                 for publish in (each for operation in batch for each in _publishes_of(operation)):
                     publish.as_of = self._engine.changes_known
                     if publish.aim is not None:
                         publish.targets = publish.aim()
+
+    async def _follow_changes(self) -> None:
+        """Follow what other nodes have changed, however long their database can't be reached."""
+        while True:
+            try:
+                await self._engine.follow_changes()
+            except (ConnectionLostError, MustRepeatError, ReadTimeoutError):
+                if self._refusal is not None:  # the server is stopping
+                    raise
+                await trio.sleep(FOLLOW_PAUSE_SECONDS)
+            else:
+                return
 
     def _note_log_length(self) -> None:
         """Hold events back while a reader keeps the log long."""

@@ -6,7 +6,8 @@ has not followed up to it, the targets of the events may be wrong, and are found
 every event whose transaction begins after its own has been committed, on every node.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -130,6 +131,12 @@ class ChangeFollower:
             self.number = number
         else:
             self._own.add(number)
+
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """Announce nothing until the block ends."""
+        async with self._one_reader:
+            yield
 
     async def follow(self) -> None:
         """Announce all changes up to the last one that is committed by now."""

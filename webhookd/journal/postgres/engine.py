@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -115,6 +115,10 @@ class PostgresEngine:
     async def follow_changes(self) -> None:
         """Have the feed pass on all that other nodes have changed by now."""
         await self._follower.follow()
+
+    def holding_changes(self) -> AbstractAsyncContextManager[None]:
+        """Have the feed pass on nothing that other nodes change until the block ends."""
+        return self._follower.waiting()
 
     def announced(self, number: int) -> None:
         """Note that the feed of this process has passed on the change with this number, and tell the other nodes."""

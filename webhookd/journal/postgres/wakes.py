@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import trio
 from psycopg import Connection
 
+from webhookd.base.errors import ReadTimeoutError
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError, MustRepeatError
 from webhookd.journal.feed import Feed, QueueGrown
@@ -32,6 +33,9 @@ MOST_BYTES = 7900  # of a notification: PostgreSQL takes 8,000
 _LISTEN = f"LISTEN {CHANNEL}"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
 _LOOK = "SELECT endpoint_pk, last, edition FROM sequences WHERE slot = ANY(%s)"
+
+# A database that is away, or too busy, doesn't end the process.
+_PASSING = (ConnectionLostError, MustRepeatError, ReadTimeoutError)
 
 _log = get_logger("nodes")
 
@@ -112,7 +116,7 @@ class Wakes:
             texts = list(_notifications(told, has_changed=has_changed))
             try:
                 await self._call(partial(_notify, texts))
-            except (ConnectionLostError, MustRepeatError) as error:
+            except _PASSING as error:
                 _log.warning("node.told_nobody", error=str(error))  # they look by themselves
 
     async def _listen_on(self) -> None:
@@ -123,7 +127,7 @@ class Wakes:
                 await self._runner.run(partial(_begin_to_listen, database))
                 await self._changed()  # what was told before nobody has heard
                 await self._listen(database)
-            except (ConnectionLostError, MustRepeatError) as error:
+            except _PASSING as error:
                 _log.warning("node.hears_nothing", error=str(error))
             finally:
                 if database is not None:
@@ -165,7 +169,7 @@ class Wakes:
             try:
                 await self._changed()
                 await self._look()
-            except (ConnectionLostError, MustRepeatError) as error:
+            except _PASSING as error:
                 _log.warning("node.sees_nothing", error=str(error))
 
     async def _look(self) -> None:

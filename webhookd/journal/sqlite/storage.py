@@ -1,7 +1,7 @@
 """The journal in one SQLite file: its one writing connection, its log and its reserve."""
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -147,6 +147,10 @@ class SqliteEngine:
     def read_nodes(self, database: Database) -> Nodes | None:  # noqa: ARG002 - there is nothing to read
         """Return None."""
         return None
+
+    def holding_changes(self) -> AbstractAsyncContextManager[None]:
+        """Do nothing: no other process makes any."""
+        return nullcontext()
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Do nothing: no other process could take them."""
