@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import pytest
+from msgspec.structs import replace
 from peewee import Database
 
 from tests.journal.engines import add_deliveries, add_events, postgres_database
@@ -27,6 +28,7 @@ from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.delivery.policy.clock_correction import Bounds, correct
 from webhookd.journal import (
+    BEGUN,
     EndpointChanges,
     EventTypeRow,
     KeptAnswer,
@@ -383,6 +385,32 @@ def test_a_resealed_answer_is_the_last_one(pair: Pair) -> None:
     found = pair.do(lambda database: idempotency.find(database, "c", "r", "k", AT))
     assert found is not None
     assert idempotency.unseal(Vault(OTHER_KEY), found) == b"second"
+
+
+def test_one_of_two_requests_with_a_key_is_carried_out(pair: Pair) -> None:
+    """Of two nodes that get a request with the same Idempotency-Key at the same time, one works on it.
+
+    The other one says that it is under way as long as the first one is a node, and cut off after that. A day later, or
+    after a refusal, the key is free.
+    """
+    begun = KeptAnswer(caller="c", route="r", key="k", body_hash=bytes(32), status=BEGUN, sealed=b"", created_at=AT)
+
+    def claim(process: str, at: float = AT) -> Callable[[Database], KeptAnswer | None]:
+        return lambda database: idempotency.claim(database, replace(begun, created_at=at), process)
+
+    add_node = "INSERT INTO nodes VALUES ('node_a.1', 'a', 1, clock_timestamp() + make_interval(secs => %s))"
+    pair.do(lambda database: database.execute_sql(add_node, (3600,)))  # type: ignore[no-untyped-call]  # peewee's stub
+    assert pair.overlap(claim("node_a"), claim("node_b")) == replace(begun, is_running=True)
+    pair.do(lambda database: idempotency.give_up(database, "c", "r", "k"))
+    assert pair.do(claim("node_b")) == begun
+    assert pair.do(claim("node_b", AT + idempotency.KEPT_SECONDS)) is None
+    pair.do(lambda database: idempotency.keep(database, VAULT, replace(begun, status=409), b""))
+    assert pair.do(claim("node_a")) is None
+    assert pair.do(claim("node_b")) == replace(begun, is_running=True)
+    pair.do(lambda database: database.execute_sql("DELETE FROM nodes"))  # type: ignore[no-untyped-call]  # as above
+    assert pair.do(claim("node_b")) == begun
+    forgotten = pair.overlap(lambda database: idempotency.forget(database, "c", "r", "k"), claim("node_b"))
+    assert forgotten is None
 
 
 def test_there_is_one_master_key(pair: Pair) -> None:

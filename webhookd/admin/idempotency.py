@@ -6,7 +6,9 @@ that failed, or whose client left, before it submitted any change. A running req
 request with the same key is refused until the first one is answered. The same key with another body is always refused.
 
 The journal records the start of a request no later than its changes. If the server dies, the request fails or its
-client leaves after it submitted a change, its result is unknown: sent again, it is refused and never done twice.
+client leaves after it submitted a change, its result is unknown: sent again, it is refused and never done twice. Of
+several nodes, the one that recorded the start first works on the request; the others refuse it for as long as that one
+lives.
 """
 
 import hashlib
@@ -61,7 +63,7 @@ class Idempotency:
         body = await read_body(request, max_bytes=MAX_JSON_BYTES, timeout_seconds=timeout_seconds)
         place = (caller.place, f"{request.method} {request.path}", key)
         if place in self._running:
-            raise Rejected(ErrorCode.CONFLICT, "a request with this Idempotency-Key is running; wait for its answer")
+            raise _is_running()
         self._running.add(place)
         try:
             digest = hashlib.sha256(body).digest()
@@ -77,8 +79,8 @@ class Idempotency:
                 sealed=b"",
                 created_at=services.clock.now(),
             )
-            # Not awaited: the journal writes it before any change of the request.
-            services.store.kept_answers.begin(begun)
+            if (kept := await services.store.kept_answers.begin(begun)) is not None:
+                return self._again(kept, digest)
             is_settled = False
             try:
                 response = await run()
@@ -90,8 +92,11 @@ class Idempotency:
                     await self._settle(services.store.kept_answers.forget(*place))
                 return response
             finally:
-                if not is_settled and not body_of(request).may_have_changed:
-                    services.store.kept_answers.forget(*place)
+                if not is_settled:
+                    if body_of(request).may_have_changed:
+                        services.store.kept_answers.give_up(*place)
+                    else:
+                        services.store.kept_answers.forget(*place)
         finally:
             self._running.discard(place)
 
@@ -101,6 +106,8 @@ class Idempotency:
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,
                 "this Idempotency-Key was used with another body; use a new key",
             )
+        if kept.is_running:
+            raise _is_running()
         if kept.status == BEGUN:
             raise Rejected(
                 ErrorCode.CONFLICT,
@@ -122,6 +129,10 @@ class Idempotency:
         # On a full disk this would wait for space. The caller needn't: its request is done or refused.
         with trio.move_on_after(_SETTLE_SECONDS):
             await ticket.settled()
+
+
+def _is_running() -> Rejected:
+    return Rejected(ErrorCode.CONFLICT, "a request with this Idempotency-Key is running; wait for its answer")
 
 
 def _key(request: Request) -> str | None:

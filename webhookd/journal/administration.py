@@ -109,9 +109,22 @@ class KeptAnswers(StorePart):
 
     find = reads(idempotency.find)
 
-    def begin(self, begun: KeptAnswer) -> Ticket[None]:
-        """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`."""
-        return self._transactions.submit(lambda database: idempotency.begin(database, begun))
+    async def begin(self, begun: KeptAnswer) -> KeptAnswer | None:
+        """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`.
+
+        Where other processes may use the journal, return what one of them has stored for the key, if anything.
+        Otherwise it isn't waited for: it is written before any change that is submitted later.
+        """
+        transactions = self._transactions
+        if transactions.is_shared:
+            return await transactions.write(idempotency.claim, begun, transactions.process)
+        transactions.submit(lambda database: idempotency.begin(database, begun))
+        return None
+
+    def give_up(self, caller: str, route: str, key: str) -> None:
+        """Note that a request was cut off, so that its result is unknown: no other process waits for it."""
+        if self._transactions.is_shared:
+            self._transactions.submit(lambda database: idempotency.give_up(database, caller, route, key), insists=True)
 
     def keep(self, vault: Vault, answer: KeptAnswer, plain: bytes) -> Ticket[None]:
         """Store an answer in place of an older one; `answer.sealed` becomes `plain` sealed."""

@@ -316,7 +316,10 @@ class ReplayRow(Struct, frozen=True, kw_only=True):
 
 
 class KeptAnswer(Struct, frozen=True, kw_only=True):
-    """The answer to a request with an Idempotency-Key, for one caller and route; `sealed` is its body and headers."""
+    """The answer to a request with an Idempotency-Key, for one caller and route; `sealed` is its body and headers.
+
+    `is_running`: there is no answer yet, and another process is working on the request.
+    """
 
     caller: str
     route: str
@@ -325,6 +328,7 @@ class KeptAnswer(Struct, frozen=True, kw_only=True):
     status: int
     sealed: bytes
     created_at: float
+    is_running: bool = False
 
 
 class EventTypeRow(Struct, frozen=True, kw_only=True):

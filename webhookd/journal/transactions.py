@@ -30,6 +30,11 @@ class Transactions:
         self._feed = feed
         self._readers = readers
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may use the journal, too."""
+        return bool(self.process)
+
     async def read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a query on one snapshot; raises ReadTimeoutError after 5 s."""
         return await self._readers.run(lambda database: query(database, *args, **kwargs))

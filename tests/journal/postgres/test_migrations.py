@@ -30,7 +30,7 @@ PROCESSES = 4
 MODELS: list[Any] = [
     kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
 ]
-ADDED_COLUMNS = {"events": {"era", "xid"}, "sequences": {"slot"}}
+ADDED_COLUMNS = {"events": {"era", "xid"}, "idempotency": {"node"}, "sequences": {"slot"}}
 ADDED_INDEXES = {"events_feed", "events_organization_feed", "sequences_slot"}
 KINDS = {
     "AUTO": "bigint",

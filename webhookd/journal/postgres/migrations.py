@@ -140,7 +140,7 @@ CREATE INDEX replays_endpoint ON replays (endpoint_pk, status);
 CREATE TABLE idempotency (
     caller text COLLATE "C" NOT NULL, route text COLLATE "C" NOT NULL, key text COLLATE "C" NOT NULL,
     body_hash bytea NOT NULL, status bigint NOT NULL, sealed bytea NOT NULL, created_at double precision NOT NULL,
-    PRIMARY KEY (caller, route, key)
+    node text COLLATE "C", PRIMARY KEY (caller, route, key)
 );
 CREATE INDEX idempotency_created ON idempotency (created_at);
 CREATE TABLE statistics (

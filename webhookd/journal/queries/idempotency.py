@@ -1,4 +1,8 @@
-"""Queries on the answers that are kept for Idempotency-Keys, each sealed for its caller and request."""
+"""Queries on the answers that are kept for Idempotency-Keys, each sealed for its caller and request.
+
+On PostgreSQL a request that has begun names the process that works on it, so that every node knows whether it is under
+way; on SQLite the one process knows that by itself.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,6 +11,7 @@ import msgspec
 from peewee import Database, Query, Tuple
 
 from webhookd.crypto.vault import Vault
+from webhookd.journal.queries.dialect import EngineSQL, statements
 from webhookd.journal.queries.locks import locking
 from webhookd.journal.queries.schema import IdempotencyTable
 from webhookd.journal.queries.sealing import erasing, resealed
@@ -17,9 +22,27 @@ KEPT_SECONDS = 86_400.0
 BEGUN = 0
 """The `status` of a request that has begun, and whose answer isn't kept, or not yet."""
 
-_ROWS = Rows(KeptAnswer, IdempotencyTable)
+_IS_RUNNING = EngineSQL(
+    sqlite="FALSE",
+    postgres=(
+        "(status = 0 AND EXISTS (SELECT 1 FROM nodes "
+        "WHERE split_part(nodes.id, '.', 1) = node AND nodes.expires_at > clock_timestamp()))"
+    ),
+).converter(bool)
+_ROWS = Rows(KeptAnswer, IdempotencyTable, is_running=_IS_RUNNING)
 _KEY = (IdempotencyTable.caller, IdempotencyTable.route, IdempotencyTable.key)
+_COLUMNS = {column.name for column in IdempotencyTable._meta.sorted_fields}  # noqa: SLF001
 _REST = (IdempotencyTable.body_hash, IdempotencyTable.status, IdempotencyTable.sealed, IdempotencyTable.created_at)
+
+_CLAIM = """
+INSERT INTO idempotency (caller, route, key, body_hash, status, sealed, created_at, node)
+VALUES (:caller, :route, :key, :body_hash, :status, :sealed, :created_at, :node)
+ON CONFLICT (caller, route, key) DO UPDATE SET body_hash = excluded.body_hash, status = excluded.status,
+    sealed = excluded.sealed, created_at = excluded.created_at, node = excluded.node
+WHERE idempotency.created_at <= :old_at OR NOT (idempotency.status = 0 OR idempotency.status BETWEEN 200 AND 299)
+RETURNING 1
+"""
+_GIVE_UP = "UPDATE idempotency SET node = NULL WHERE caller = ? AND route = ? AND key = ?"
 
 
 def find(database: Database, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
@@ -39,7 +62,24 @@ def find(database: Database, caller: str, route: str, key: str, now: float) -> K
 
 def begin(database: Database, begun: KeptAnswer) -> None:
     """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`."""
-    _put([msgspec.structs.asdict(begun)]).execute(database)
+    _put([_values(begun)]).execute(database)
+
+
+def claim(database: Database, begun: KeptAnswer, process: str) -> KeptAnswer | None:
+    """Store on PostgreSQL that a process has begun a request, unless a request with its key was begun before.
+
+    Return that one then. It waits for another process that claims the same key at the same time.
+    """
+    values = _values(begun) | {"node": process, "old_at": begun.created_at - KEPT_SECONDS}
+    while not list(statements(database).execute(_CLAIM, values)):
+        if (found := find(database, *_place(begun), begun.created_at)) is not None:
+            return found
+    return None
+
+
+def give_up(database: Database, caller: str, route: str, key: str) -> None:
+    """Note on PostgreSQL that no process works on a request any more; its result is unknown."""
+    statements(database).execute(_GIVE_UP, (caller, route, key))
 
 
 def forget(database: Database, caller: str, route: str, key: str) -> None:
@@ -54,7 +94,7 @@ def keep(database: Database, vault: Vault, answer: KeptAnswer, plain: bytes) -> 
     with the previous one.
     """
     sealed = vault.encrypt(plain, context=_context(answer))
-    _put([msgspec.structs.asdict(answer) | {"sealed": sealed}]).execute(database)
+    _put([_values(answer) | {"sealed": sealed}]).execute(database)
 
 
 def unseal(vault: Vault, answer: KeptAnswer) -> bytes:
@@ -88,7 +128,7 @@ def reseal(
         query = query.where(Tuple(*_KEY) > after)
     answers = _ROWS.all(database, locking(database, query, IdempotencyTable))
     changed = [
-        msgspec.structs.asdict(answer) | {"sealed": again}
+        _values(answer) | {"sealed": again}
         for answer in answers
         if (again := resealed(vault, answer.sealed, _context(answer))) is not None
     ]
@@ -101,6 +141,10 @@ def reseal(
 def _put(rows: Sequence[Mapping[str, object]]) -> Query:
     """Return the query that stores answers, each in place of the older one of its key."""
     return IdempotencyTable.insert_many(rows).on_conflict(conflict_target=_KEY, preserve=_REST)
+
+
+def _values(answer: KeptAnswer) -> dict[str, object]:
+    return {name: value for name, value in msgspec.structs.asdict(answer).items() if name in _COLUMNS}
 
 
 def _place(answer: KeptAnswer) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
-from peewee import Database, Field, Model, ModelAlias, Query
+from peewee import ColumnBase, Database, Field, Model, ModelAlias, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
@@ -16,12 +16,12 @@ Q = TypeVar("Q", bound=Query)
 
 
 class Rows(Generic[S]):
-    """Reads rows of `table` as `kind`; `joined` are the columns of other tables, by field.
+    """Reads rows of `table` as `kind`; `joined` are the columns of other tables, or SQL, by field.
 
     Every method reads all rows of its query at once. An open cursor would keep the write-ahead log from being cut.
     """
 
-    def __init__(self, kind: type[S], table: "type[M] | ModelAlias[M]", **joined: Field) -> None:
+    def __init__(self, kind: type[S], table: "type[M] | ModelAlias[M]", **joined: ColumnBase) -> None:
         self._kind = kind
         self._table = table
         self.columns = [
