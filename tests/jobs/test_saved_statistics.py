@@ -81,7 +81,7 @@ async def test_a_crash_costs_what_was_not_saved(tmp_path: Path, autojump_clock: 
             await w.publish("e1")
             await trio.sleep(61)
             await w.publish("e2")
-            found = await w.journal.transactions.read(
+            found, _ = await w.journal.transactions.read(
                 statistics.find, seconds=MINUTE, starts=[int(VIRTUAL_EPOCH)], subjects=[SERVER]
             )
             assert [counts.events for counts in found.values()] == [1]

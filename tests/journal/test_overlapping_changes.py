@@ -36,6 +36,7 @@ from webhookd.journal import (
     QueuedAs,
     Selection,
 )
+from webhookd.journal.postgres import claims
 from webhookd.journal.queries import (
     audit,
     clock_steps,
@@ -396,12 +397,12 @@ def test_one_of_two_requests_with_a_key_is_carried_out(pair: Pair) -> None:
     begun = KeptAnswer(caller="c", route="r", key="k", body_hash=bytes(32), status=BEGUN, sealed=b"", created_at=AT)
 
     def claim(process: str, at: float = AT) -> Callable[[Database], KeptAnswer | None]:
-        return lambda database: idempotency.claim(database, replace(begun, created_at=at), process)
+        return lambda database: claims.claim(database, replace(begun, created_at=at), process)
 
     add_node = "INSERT INTO nodes VALUES ('node_a.1', 'a', 1, clock_timestamp() + make_interval(secs => %s))"
     pair.do(lambda database: database.execute_sql(add_node, (3600,)))  # type: ignore[no-untyped-call]  # peewee's stub
     assert pair.overlap(claim("node_a"), claim("node_b")) == replace(begun, is_running=True)
-    pair.do(lambda database: idempotency.give_up(database, "c", "r", "k"))
+    pair.do(lambda database: claims.give_up(database, "c", "r", "k"))
     assert pair.do(claim("node_b")) == begun
     assert pair.do(claim("node_b", AT + idempotency.KEPT_SECONDS)) is None
     pair.do(lambda database: idempotency.keep(database, VAULT, replace(begun, status=409), b""))

@@ -1,7 +1,8 @@
 """Statistics of the last hour and day, for the server, an organization or a webhook.
 
 The counts of the current periods are in memory (`observe/statistics.py`) and are saved to the journal once a minute and
-when the server stops. A crash loses at most a minute of them, and no delivery.
+when the server stops. A crash loses at most a minute of them, and no delivery. Of several nodes each saves its own, and
+shows the sum of all: its own as they are, and those of the others as they were last saved.
 """
 
 from collections import deque
@@ -90,13 +91,16 @@ class SavedStatistics:
         now = self._clock.now()
         last = int(now) // seconds * seconds
         starts = [last - seconds * back for back in reversed(range(periods))]
-        stored = await self._store.statistics.find(seconds=seconds, starts=starts, subjects=subjects)
+        stored, of_others = await self._store.statistics.find(seconds=seconds, starts=starts, subjects=subjects)
         held = self._running.rows(now)
 
         def point(at: int, subject: str) -> Point:
             key = Key(seconds, at, subject)
             # A copy: the counts in memory still change.
-            return Point(at=at, counts=copy(held.get(key) or stored.get(key) or Counts()))
+            counts = copy(held.get(key) or stored.get(key) or Counts())
+            if key in of_others:
+                counts.add(of_others[key])
+            return Point(at=at, counts=counts)
 
         return [Series(seconds=seconds, points=tuple(point(at, subject) for at in starts)) for subject in subjects]
 

@@ -13,10 +13,11 @@ from webhookd.journal.errors import FencedError
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, KeyAdded, KeyRevoked
 from webhookd.journal.operations import Ticket
 from webhookd.journal.ownership import LEADING
+from webhookd.journal.postgres import claims
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
 from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow
 from webhookd.journal.transactions import StorePart, finished, reads
-from webhookd.observe.statistics import CountsRow
+from webhookd.observe.statistics import Counts, CountsRow, Key
 
 
 class EventTypes(StorePart):
@@ -117,14 +118,14 @@ class KeptAnswers(StorePart):
         """
         transactions = self._transactions
         if transactions.is_shared:
-            return await transactions.write(idempotency.claim, begun, transactions.process)
+            return await transactions.write(claims.claim, begun, transactions.process)
         transactions.submit(lambda database: idempotency.begin(database, begun))
         return None
 
     def give_up(self, caller: str, route: str, key: str) -> None:
         """Note that a request was cut off, so that its result is unknown: no other process waits for it."""
         if self._transactions.is_shared:
-            self._transactions.submit(lambda database: idempotency.give_up(database, caller, route, key), insists=True)
+            self._transactions.submit(lambda database: claims.give_up(database, caller, route, key), insists=True)
 
     def keep(self, vault: Vault, answer: KeptAnswer, plain: bytes) -> Ticket[None]:
         """Store an answer in place of an older one; `answer.sealed` becomes `plain` sealed."""
@@ -142,13 +143,30 @@ class KeptAnswers(StorePart):
 class Statistics(StorePart):
     """The counts of a subject in a period."""
 
-    running = reads(statistics.running)
-    find = reads(statistics.find)
+    async def running(self, now: float) -> list[CountsRow]:
+        """Return the rows of every period that has not ended yet, which an earlier run of this server has stored.
+
+        Of several nodes each run has rows of its own, so there are none.
+        """
+        transactions = self._transactions
+        return [] if transactions.is_shared else await transactions.read(statistics.running, now)
+
+    async def find(
+        self, *, seconds: int, starts: Sequence[int], subjects: Sequence[str]
+    ) -> tuple[dict[Key, Counts], dict[Key, Counts]]:
+        """Return the stored rows of these subjects, for periods of `seconds` with these starts.
+
+        They are those of this process, and the sums of all others.
+        """
+        process = self._transactions.process
+        return await self._transactions.read(
+            statistics.find, seconds=seconds, starts=starts, subjects=subjects, process=process
+        )
 
     def put(self, rows: Sequence[CountsRow]) -> Ticket[None]:
         """Store rows with their present counts; each replaces the one with the same key."""
-        encoded = statistics.encode(rows)
-        return self._transactions.submit(lambda database: statistics.put(database, encoded))
+        encoded, process = statistics.encode(rows), self._transactions.process
+        return self._transactions.submit(lambda database: statistics.put(database, encoded, process))
 
     async def prune(self, now: float, rows: int) -> bool:
         """Delete rows older than they are kept, at most `rows` of each length; return whether there may be more.

@@ -145,7 +145,7 @@ CREATE TABLE idempotency (
 CREATE INDEX idempotency_created ON idempotency (created_at);
 CREATE TABLE statistics (
     seconds bigint NOT NULL, at bigint NOT NULL, subject text COLLATE "C" NOT NULL, counts text COLLATE "C" NOT NULL,
-    PRIMARY KEY (seconds, at, subject)
+    node text COLLATE "C" NOT NULL, PRIMARY KEY (seconds, at, subject, node)
 );
 CREATE TABLE meta (name text COLLATE "C" PRIMARY KEY, value bytea NOT NULL);
 """

@@ -11,7 +11,7 @@ import msgspec
 from peewee import Database, Query, Tuple
 
 from webhookd.crypto.vault import Vault
-from webhookd.journal.queries.dialect import EngineSQL, statements
+from webhookd.journal.queries.dialect import EngineSQL
 from webhookd.journal.queries.locks import locking
 from webhookd.journal.queries.schema import IdempotencyTable
 from webhookd.journal.queries.sealing import erasing, resealed
@@ -34,16 +34,6 @@ _KEY = (IdempotencyTable.caller, IdempotencyTable.route, IdempotencyTable.key)
 _COLUMNS = {column.name for column in IdempotencyTable._meta.sorted_fields}  # noqa: SLF001
 _REST = (IdempotencyTable.body_hash, IdempotencyTable.status, IdempotencyTable.sealed, IdempotencyTable.created_at)
 
-_CLAIM = """
-INSERT INTO idempotency (caller, route, key, body_hash, status, sealed, created_at, node)
-VALUES (:caller, :route, :key, :body_hash, :status, :sealed, :created_at, :node)
-ON CONFLICT (caller, route, key) DO UPDATE SET body_hash = excluded.body_hash, status = excluded.status,
-    sealed = excluded.sealed, created_at = excluded.created_at, node = excluded.node
-WHERE idempotency.created_at <= :old_at OR NOT (idempotency.status = 0 OR idempotency.status BETWEEN 200 AND 299)
-RETURNING 1
-"""
-_GIVE_UP = "UPDATE idempotency SET node = NULL WHERE caller = ? AND route = ? AND key = ?"
-
 
 def find(database: Database, caller: str, route: str, key: str, now: float) -> KeptAnswer | None:
     """Return the answer kept for a key, or None if there is none younger than a day.
@@ -62,24 +52,7 @@ def find(database: Database, caller: str, route: str, key: str, now: float) -> K
 
 def begin(database: Database, begun: KeptAnswer) -> None:
     """Store that a request has begun, in place of an older answer; `begun.status` is `BEGUN`."""
-    _put([_values(begun)]).execute(database)
-
-
-def claim(database: Database, begun: KeptAnswer, process: str) -> KeptAnswer | None:
-    """Store on PostgreSQL that a process has begun a request, unless a request with its key was begun before.
-
-    Return that one then. It waits for another process that claims the same key at the same time.
-    """
-    values = _values(begun) | {"node": process, "old_at": begun.created_at - KEPT_SECONDS}
-    while not list(statements(database).execute(_CLAIM, values)):
-        if (found := find(database, *_place(begun), begun.created_at)) is not None:
-            return found
-    return None
-
-
-def give_up(database: Database, caller: str, route: str, key: str) -> None:
-    """Note on PostgreSQL that no process works on a request any more; its result is unknown."""
-    statements(database).execute(_GIVE_UP, (caller, route, key))
+    _put([values_of(begun)]).execute(database)
 
 
 def forget(database: Database, caller: str, route: str, key: str) -> None:
@@ -94,7 +67,7 @@ def keep(database: Database, vault: Vault, answer: KeptAnswer, plain: bytes) -> 
     with the previous one.
     """
     sealed = vault.encrypt(plain, context=_context(answer))
-    _put([_values(answer) | {"sealed": sealed}]).execute(database)
+    _put([values_of(answer) | {"sealed": sealed}]).execute(database)
 
 
 def unseal(vault: Vault, answer: KeptAnswer) -> bytes:
@@ -128,7 +101,7 @@ def reseal(
         query = query.where(Tuple(*_KEY) > after)
     answers = _ROWS.all(database, locking(database, query, IdempotencyTable))
     changed = [
-        _values(answer) | {"sealed": again}
+        values_of(answer) | {"sealed": again}
         for answer in answers
         if (again := resealed(vault, answer.sealed, _context(answer))) is not None
     ]
@@ -143,7 +116,8 @@ def _put(rows: Sequence[Mapping[str, object]]) -> Query:
     return IdempotencyTable.insert_many(rows).on_conflict(conflict_target=_KEY, preserve=_REST)
 
 
-def _values(answer: KeptAnswer) -> dict[str, object]:
+def values_of(answer: KeptAnswer) -> dict[str, object]:
+    """Return the columns of an answer."""
     return {name: value for name, value in msgspec.structs.asdict(answer).items() if name in _COLUMNS}
 
 
