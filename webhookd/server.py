@@ -18,7 +18,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -49,7 +49,17 @@ from webhookd.ingest import IngestServer
 from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
-from webhookd.journal import SQLITE_VERSION, Action, AuditActor, AuditActorKind, AuditEntry, Store, open_store
+from webhookd.journal import (
+    SQLITE_VERSION,
+    Action,
+    AuditActor,
+    AuditActorKind,
+    AuditEntry,
+    Store,
+    open_store,
+    place_of,
+)
+from webhookd.journal import Server as DatabaseServer
 from webhookd.observe.footprint import Footprints
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import LoopWatch, Stalls
@@ -91,9 +101,11 @@ class _Lifecycle:
         self._router = router
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
-        """Return the state, and the reasons if it is degraded."""
+        """Return the state, and the reasons if it is degraded or the database can't be reached."""
         if self.state is not Readiness.OK:
             return self.state, ()
+        if not self._store.is_reachable:
+            return Readiness.UNREACHABLE, ("the journal's database can't be reached; nothing is accepted or sent",)
         reasons = [
             f"sending to {endpoint.id} keeps crashing inside webhookd" for endpoint in self._router.registry.halted()
         ]
@@ -281,12 +293,17 @@ async def _drain(
 
 @asynccontextmanager
 async def writing(
-    config: Config, clock: Clock, ids: IdFactory, measures: Measures | None = None
+    config: Config, clock: Clock, ids: IdFactory, measures: Measures | None = None, *, drives: bool = True
 ) -> AsyncIterator[Store]:
-    """Open the journal and run its writer; when the block ends, everything submitted is on disk."""
-    settings = config.journal
+    """Open the journal and run its writer; when the block ends, everything submitted is on disk.
+
+    A process that doesn't drive endpoints, such as a command, takes none from the servers that share a database.
+    """
+    place = place_of(config.journal)
+    if isinstance(place, DatabaseServer) and not drives:
+        place = replace(place, takes_part=False)
     async with (
-        open_store(settings.path, clock=clock, ids=ids, max_bytes=settings.max_bytes, measures=measures) as store,
+        open_store(place, clock=clock, ids=ids, max_bytes=config.journal.max_bytes, measures=measures) as store,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(store.run)

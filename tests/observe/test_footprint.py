@@ -30,25 +30,26 @@ async def test_a_disk_that_hangs_costs_a_second_and_no_answer(
     journal.write_bytes(b"x" * 10)
     footprints = Footprints(journal, disk.run)
     journal.write_bytes(b"x" * 20)
-    assert (await footprints.look()).journal_bytes == 20
+    assert _journal_bytes(await footprints.look()) == 20
     journal.write_bytes(b"x" * 30)
-    assert (await footprints.look()).journal_bytes == 20
+    assert _journal_bytes(await footprints.look()) == 20
     assert disk.looks == 1
     await trio.sleep(FRESH_SECONDS)
     disk.hangs = True
     asked_at = trio.current_time()
-    assert (await footprints.look()).journal_bytes == 20
+    assert _journal_bytes(await footprints.look()) == 20
     assert trio.current_time() - asked_at == PATIENCE_SECONDS
     disk.hangs = False
-    assert (await footprints.look()).journal_bytes == 30
+    assert _journal_bytes(await footprints.look()) == 30
 
 
 async def test_a_thread_looks(tmp_path: Path) -> None:
     """All sizes are measured, and that of a missing log is 0."""
     (tmp_path / "journal").write_bytes(b"x")
     found = await Footprints(tmp_path / "journal").look()
-    assert (found.journal_bytes, found.log_bytes) == (1, 0)
-    assert 0 < found.disk_free_bytes <= found.disk_bytes
+    assert found.disk is not None
+    assert (found.disk.journal_bytes, found.disk.log_bytes) == (1, 0)
+    assert 0 < found.disk.free_bytes <= found.disk.whole_bytes
     assert found.resident_bytes is not None
     assert found.resident_bytes > 1_000_000
     assert found.descriptors is not None
@@ -59,4 +60,16 @@ async def test_a_machine_without_proc_says_what_it_can(tmp_path: Path) -> None:
     """In a bare root directory, or on macOS, the process's sizes are unknown and the others are measured."""
     (tmp_path / "journal").write_bytes(b"x")
     found = await Footprints(tmp_path / "journal", process=tmp_path / "proc").look()
-    assert (found.journal_bytes, found.resident_bytes, found.descriptors) == (1, None, None)
+    assert (_journal_bytes(found), found.resident_bytes, found.descriptors) == (1, None, None)
+
+
+async def test_a_journal_without_a_file_has_no_disk(tmp_path: Path) -> None:
+    """The disk of a database is another machine's; what the process uses is measured all the same."""
+    found = await Footprints(None).look()
+    assert found.disk is None
+    assert found.resident_bytes is not None
+
+
+def _journal_bytes(found: Footprint) -> int:
+    assert found.disk is not None
+    return found.disk.journal_bytes

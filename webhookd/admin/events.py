@@ -42,7 +42,6 @@ OPERATIONS = (
             ErrorCode.UNKNOWN_EVENT_TYPE,
             ErrorCode.CONFLICT,
             ErrorCode.JOURNAL_FULL,
-            ErrorCode.JOURNAL_UNREACHABLE,
             ErrorCode.SHUTTING_DOWN,
         ),
     ),

@@ -5,17 +5,18 @@ from typing import Protocol
 
 
 class Readiness(StrEnum):
-    """The answer of `/readyz`; only for `STARTING` and `DRAINING` is it 503."""
+    """The answer of `/readyz`; it is 503 for `STARTING`, `DRAINING` and `UNREACHABLE`, a database out of reach."""
 
     STARTING = "starting"
     OK = "ok"
     DEGRADED = "degraded"
     DRAINING = "draining"
+    UNREACHABLE = "unreachable"
 
 
 class Lifecycle(Protocol):
     """Knows the state of the server between its start and its end."""
 
     def readiness(self) -> tuple[Readiness, tuple[str, ...]]:
-        """Return the state and, if it is degraded, the reasons, one sentence each."""
+        """Return the state and, if it is degraded or unreachable, the reasons, one sentence each."""
         ...

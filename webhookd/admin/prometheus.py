@@ -215,9 +215,10 @@ class Exporter(Collector):
             "1 while the journal takes no events: no room on the disk, or max_bytes is reached",
             int(self._store.is_full or self._store.is_at_bound),
         )
-        yield _gauge("journal_bytes", "Size of the journal's file", footprint.journal_bytes)
-        yield _gauge("wal_bytes", "Size of the journal's write-ahead log", footprint.log_bytes)
-        yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", footprint.disk_free_bytes)
+        if (disk := footprint.disk) is not None:
+            yield _gauge("journal_bytes", "Size of the journal's file", disk.journal_bytes)
+            yield _gauge("wal_bytes", "Size of the journal's write-ahead log", disk.log_bytes)
+            yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", disk.free_bytes)
 
     def _server(self) -> Iterator[Metric]:
         state, _ = self._lifecycle.readiness()

@@ -16,7 +16,7 @@ from webhookd.admin.schemas import Health, LoopView, NodesView, NodeView, NoQuer
 from webhookd.admin.views import shown
 from webhookd.journal import EventTypeRow
 
-_NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING})
+_NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING, Readiness.UNREACHABLE})
 
 
 async def get_health(_: Call[NoQuery, NoBody]) -> Answer[Health]:

@@ -39,13 +39,25 @@ class Unreachable(CommandError):  # noqa: N818 - it describes the state
 
 
 class Refused(CommandError):  # noqa: N818 - it describes the answer
-    """The server refuses a request; `code` is the stable error code, or empty if there is none."""
+    """The server refuses a request; `code` is the stable error code, or empty if there is none.
 
-    def __init__(self, message: str, *, status: int, code: str, retry_after_seconds: int | None) -> None:
+    `reasons` are those of a server that isn't ready.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str,
+        retry_after_seconds: int | None,
+        reasons: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.retry_after_seconds = retry_after_seconds
+        self.reasons = reasons
 
 
 class Api(ABC):
@@ -150,6 +162,7 @@ class _Problem(msgspec.Struct, frozen=True):
     title: str = ""
     code: str = ""
     errors: tuple[_Field, ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
@@ -157,7 +170,8 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
         problem = msgspec.json.decode(text, type=_Problem)
     except _NO_ANSWER:
         problem = _Problem()
-    message = problem.detail or problem.title or f"the server answered {response.status}"
+    said = problem.detail or problem.title or "; ".join(problem.reasons)
+    message = said or f"the server answered {response.status}"
     # The detail is about the first field; add the others.
     message += "".join(f"; {field.pointer}: {field.detail}" for field in problem.errors[1:])
     if problem.code in _REMEDIES:
@@ -165,7 +179,9 @@ def _refused(response: http.client.HTTPResponse, text: bytes) -> Refused:
     values, dates = response.headers.get_all("retry-after", []), response.headers.get_all("date", [])
     wait = read_retry_after(values, dates, time.time())
     seconds = None if wait is None else math.ceil(wait)
-    return Refused(message, status=response.status, code=problem.code, retry_after_seconds=seconds)
+    return Refused(
+        message, status=response.status, code=problem.code, retry_after_seconds=seconds, reasons=problem.reasons
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -36,6 +36,7 @@ def command(config: Config, file: Path, force: bool, as_json: bool) -> None:
     access. The master key is not in it: keep a copy of the key elsewhere.
     """
     file = file.absolute()
+    offline.check_is_file(config)
     control = Control(config.server.control_socket)
     with _progress(file) as report:
         if control.is_served():

@@ -7,6 +7,7 @@ from webhookd.admin.tokens import open_tokens
 from webhookd.cli.options import prints_json, takes_config
 from webhookd.cli.terminal import show_json
 from webhookd.config import Config, describe, reference, shown
+from webhookd.journal import check_driver
 
 
 @click.command("check-config")
@@ -16,10 +17,12 @@ from webhookd.config import Config, describe, reference, shown
 def command(config: Config, as_reference: bool, as_json: bool) -> None:
     """Check the configuration: print the first error with its line and key, or the configuration in force.
 
-    The output combines the file and the environment, with absolute paths and every default; the password of an egress
-    proxy is hidden. --reference prints the page docs/configuration.md instead, in Markdown.
+    The output combines the file and the environment, with absolute paths and every default; passwords in URLs are
+    hidden. --reference prints the page docs/configuration.md instead, in Markdown.
     """
     open_tokens(config.jwt)
+    if config.journal.url is not None:
+        check_driver()
     if as_reference:
         click.echo(reference(), nl=False)
     elif as_json:

@@ -23,7 +23,7 @@ from webhookd.cli.health import ReadinessAnswer
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.delivery.custom_headers import reserved
-from webhookd.journal import SQLITE_VERSION, Inspection, copy_before_upgrade
+from webhookd.journal import SQLITE_VERSION, Inspection, Views, copy_before_upgrade
 
 _LEAST_FREE_BYTES = 256 * 1024 * 1024
 _FULL_SHARE = 0.9
@@ -53,31 +53,31 @@ class Finding:
 def configuration(config: Config) -> Iterator[Finding]:
     """The files that the configuration names can be used; the configuration itself was read before."""
     tokens = open_tokens(config.jwt)
-    yield _ok(f"valid; tokens (JWT) are {'not ' if tokens is None else ''}accepted")
+    yield ok(f"valid; tokens (JWT) are {'not ' if tokens is None else ''}accepted")
 
 
 def server(config: Config) -> Iterator[Finding]:
     """A running server is ready, and its event loop was not blocked."""
     control = Control(config.server.control_socket)
     if not control.is_served():
-        yield _ok("none is running")
+        yield ok("none is running")
         return
     readiness = control.get("/readyz", ReadinessAnswer)
-    yield from [_problem(reason) for reason in readiness.reasons] or [_ok(f"running, {readiness.status}")]
+    yield from [problem(reason) for reason in readiness.reasons] or [ok(f"running, {readiness.status}")]
     yield of_stall(control.get("/api/loop", LoopView).longest_stall)
 
 
 def of_stall(stall: StallView | None) -> Finding:
     """Return a finding on the event loop's longest stall; only CPU time counts, not what the machine delayed."""
     if stall is None:
-        return _ok("the event loop was never blocked for 20 ms in the last hour")
+        return ok("the event loop was never blocked for 20 ms in the last hour")
     detail = (
         f"the event loop's longest stall of the last hour ended at {stall.ended_at}: {stall.seconds * 1000:.0f} ms, "
         f"{stall.cpu_seconds * 1000:.0f} ms of them on a processor, in {stall.task or 'no single task'}"
     )
     if stall.cpu_seconds < _LONG_STALL_SECONDS:
-        return _ok(detail)
-    return _problem(f"{detail}; please report its line `loop.stalled` in the log")
+        return ok(detail)
+    return problem(f"{detail}; please report its line `loop.stalled` in the log")
 
 
 def sockets(config: Config) -> Iterator[Finding]:
@@ -90,14 +90,14 @@ def sockets(config: Config) -> Iterator[Finding]:
         try:
             found = path.stat()
         except FileNotFoundError:
-            yield _ok(f"{name}: {path} is created by a server")
+            yield ok(f"{name}: {path} is created by a server")
             continue
         if not stat.S_ISSOCK(found.st_mode):
-            yield _problem(f"{name}: {path} is not a socket: remove it")
+            yield problem(f"{name}: {path} is not a socket: remove it")
         elif (actual := stat.S_IMODE(found.st_mode)) != mode:
-            yield _problem(f"{name}: {path} has mode {actual:04o} instead of {mode:04o}: chmod {mode:o} {path}")
+            yield problem(f"{name}: {path} has mode {actual:04o} instead of {mode:04o}: chmod {mode:o} {path}")
         else:
-            yield _ok(f"{name}: {path}, mode {mode:04o}")
+            yield ok(f"{name}: {path}, mode {mode:04o}")
 
 
 def files(path: Path) -> Iterator[Finding]:
@@ -110,23 +110,23 @@ def files(path: Path) -> Iterator[Finding]:
         found = file.stat()
         mode = stat.S_IMODE(found.st_mode)
         if mode & 0o077:
-            yield _problem(f"{file} has mode {mode:04o}, and others can read it: chmod 600 {file}")
+            yield problem(f"{file} has mode {mode:04o}, and others can read it: chmod 600 {file}")
         elif owner is not None and found.st_uid != owner:
-            yield _problem(f"{file} belongs to uid {found.st_uid} and the journal to {owner}: chown {owner} {file}")
+            yield problem(f"{file} belongs to uid {found.st_uid} and the journal to {owner}: chown {owner} {file}")
         else:
-            yield _ok(f"{file}, mode {mode:04o}")
+            yield ok(f"{file}, mode {mode:04o}")
 
 
-def master_key(config: Config, journal: Inspection | None) -> Iterator[Finding]:
+def master_key(config: Config, journal: Views | None) -> Iterator[Finding]:
     """The master key exists, only its owner can read it, and it opens the journal's secrets."""
     place = find_key_place(config, os.environ)
     key = place.load()
     if journal is None:
-        yield _ok(f"{place} is a key; whether it is the journal's can't be checked")
+        yield ok(f"{place} is a key; whether it is the journal's can't be checked")
     elif journal.check_master_key(key):
-        yield _ok(f"{place} opens the journal's secrets")
+        yield ok(f"{place} opens the journal's secrets")
     else:
-        yield _ok(f"{place}; the journal holds no secret yet")
+        yield ok(f"{place}; the journal holds no secret yet")
 
 
 def disk(path: Path, most: int | None) -> Iterator[Finding]:
@@ -134,27 +134,27 @@ def disk(path: Path, most: int | None) -> Iterator[Finding]:
     free = shutil.disk_usage(path.parent).free
     size = path.stat().st_size if path.exists() else 0
     if free < _LEAST_FREE_BYTES:
-        yield _problem(f"{_megabytes(free)} are free in {path.parent}: free space before events are refused")
+        yield problem(f"{_megabytes(free)} are free in {path.parent}: free space before events are refused")
     elif most is not None and size > most * _FULL_SHARE:
-        yield _problem(
+        yield problem(
             f"the journal has {_megabytes(size)} of the {_megabytes(most)} that journal.max_bytes allows: raise it, or "
             "shorten journal.retention_days"
         )
     else:
-        yield _ok(f"{_megabytes(free)} are free in {path.parent}; the journal has {_megabytes(size)}")
+        yield ok(f"{_megabytes(free)} are free in {path.parent}; the journal has {_megabytes(size)}")
 
 
 def sqlite(version: str) -> Iterator[Finding]:
     """Before 3.51.3 a write-ahead log could be damaged (https://sqlite.org/wal.html#walresetbug)."""
     if tuple(int(part) for part in version.split(".")[:3]) < _OLDEST_SQLITE:
-        yield _problem(f"SQLite {version} can damage a journal: install a newer apsw")
+        yield problem(f"SQLite {version} can damage a journal: install a newer apsw")
     else:
-        yield _ok(f"SQLite {version}")
+        yield ok(f"SQLite {version}")
 
 
 def interpreter(lacks: tuple[Optimization, ...] | None) -> Iterator[Finding]:
     """The interpreter was built with PGO and LTO, as CPython's documentation recommends for speed."""
-    yield Finding(Level.NOTE, describe(lacks)) if lacks else _ok(describe(lacks))
+    yield Finding(Level.NOTE, describe(lacks)) if lacks else ok(describe(lacks))
 
 
 def tables(journal: Inspection, path: Path) -> Iterator[Finding]:
@@ -164,39 +164,44 @@ def tables(journal: Inspection, path: Path) -> Iterator[Finding]:
         yield Finding(Level.DAMAGED, f"version {found}, and this webhookd supports {known}: run the newer one")
     elif found < known:
         copy = copy_before_upgrade(path)
-        yield _ok(f"version {found}; the next start upgrades it to {known}, after a copy, {copy.name}")
+        yield ok(f"version {found}; the next start upgrades it to {known}, after a copy, {copy.name}")
     else:
-        yield _ok(f"version {found}")
+        yield ok(f"version {found}")
 
 
 def pages(journal: Inspection) -> Iterator[Finding]:
     """Every page of the file is intact, and every index matches its rows."""
     damaged = [f"{' '.join(complaint.split())}: restore the last copy" for complaint in journal.bad_pages()]
-    yield from [Finding(Level.DAMAGED, detail) for detail in damaged] or [_ok("every page is intact")]
+    yield from [Finding(Level.DAMAGED, detail) for detail in damaged] or [ok("every page is intact")]
 
 
 def references(journal: Inspection) -> Iterator[Finding]:
     """Every row that is referred to exists."""
     damaged = [f"{found}: another program has changed the file" for found in journal.dangling()]
-    yield from [Finding(Level.DAMAGED, detail) for detail in damaged] or [_ok("every reference is valid")]
+    yield from [Finding(Level.DAMAGED, detail) for detail in damaged] or [ok("every reference is valid")]
 
 
 def audit_log(journal: Inspection) -> Iterator[Finding]:
     """The chain of the audit log is intact, and so are its triggers."""
     found, known = journal.version()
     if found < known and not journal.has_audit_log():
-        yield _ok("this version of the tables has none")
+        yield ok("this version of the tables has none")
         return
+    yield from audit_chain(journal)
+
+
+def audit_chain(journal: Views) -> Iterator[Finding]:
+    """The chain of the audit log is intact, and so are its triggers."""
     chain = journal.audit_chain()
     for name in journal.missing_triggers():
-        yield Finding(Level.DAMAGED, f"the trigger {name} is missing: another program has changed the file")
+        yield Finding(Level.DAMAGED, f"the trigger {name} is missing: another program has changed the journal")
     if chain.broken is not None:
         yield Finding(Level.DAMAGED, f"the chain breaks after entry {chain.entries}: {chain.broken}")
     else:
-        yield _ok(f"{chain.entries} entries, the chain is intact; last hash {chain.head.hex()}")
+        yield ok(f"{chain.entries} entries, the chain is intact; last hash {chain.head.hex()}")
 
 
-def headers(journal: Inspection) -> Iterator[Finding]:
+def headers(journal: Views) -> Iterator[Finding]:
     """No webhook has a custom header whose name was reserved later, which isn't sent."""
     if len(set(journal.version())) > 1:
         return
@@ -206,7 +211,7 @@ def headers(journal: Inspection) -> Iterator[Finding]:
         for name in endpoint.header_names
         if reserved(name) is not None
     ]
-    yield from [_problem(detail) for detail in unsent] or [_ok("every custom header is sent")]
+    yield from [problem(detail) for detail in unsent] or [ok("every custom header is sent")]
 
 
 def _checks(config: Config, journal: Inspection | None) -> Iterator[tuple[str, Iterable[Finding]]]:
@@ -233,16 +238,21 @@ def examine(config: Config, journal: Inspection | None) -> Iterator[tuple[str, F
 
     `journal` is None if it couldn't be opened, which is a finding already.
     """
-    for name, findings in _checks(config, journal):
+    yield from run(_checks(config, journal))
+
+
+def run(checks: Iterable[tuple[str, Iterable[Finding]]]) -> Iterator[tuple[str, Finding]]:
+    """Run checks, and yield their findings with their names; an error that one raises becomes a finding."""
+    for name, findings in checks:
         try:
             for finding in findings:
                 yield name, finding
         except JournalError as error:
             yield name, Finding(Level.DAMAGED, str(error))
         except WebhookdError as error:
-            yield name, _problem(str(error))
+            yield name, problem(str(error))
         except OSError as error:
-            yield name, _problem(f"{error.filename}: {error.strerror}")
+            yield name, problem(f"{error.filename}: {error.strerror}")
 
 
 def _open_to_others(directory: Path) -> Iterator[Finding]:
@@ -255,9 +265,9 @@ def _open_to_others(directory: Path) -> Iterator[Finding]:
         if mode & stat.S_ISVTX and place != directory.absolute():
             continue  # in a sticky directory, such as /tmp, only a file's owner can replace it
         if mode & _OTHERS_MAY_WRITE:
-            yield _problem(f"every user can write to {place}: chmod o-w {place}")
+            yield problem(f"every user can write to {place}: chmod o-w {place}")
         elif mode & _GROUP_MAY_WRITE and not _is_private(found.st_gid, found.st_uid):
-            yield _problem(f"the group {found.st_gid} can write to {place}: chmod g-w {place}")
+            yield problem(f"the group {found.st_gid} can write to {place}: chmod g-w {place}")
 
 
 def _is_private(gid: int, uid: int) -> bool:
@@ -269,11 +279,13 @@ def _is_private(gid: int, uid: int) -> bool:
     return gid == 0 or (owner.pw_gid == gid and set(group.gr_mem) <= {owner.pw_name})
 
 
-def _ok(detail: str) -> Finding:
+def ok(detail: str) -> Finding:
+    """Return a finding of nothing to be done."""
     return Finding(Level.OK, detail)
 
 
-def _problem(detail: str) -> Finding:
+def problem(detail: str) -> Finding:
+    """Return a finding of something to be done."""
     return Finding(Level.PROBLEM, detail)
 
 

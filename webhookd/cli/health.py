@@ -46,7 +46,8 @@ def command(config: Config, timeout_seconds: float, as_json: bool) -> None:
         readiness = control.get("/readyz", ReadinessAnswer)
     except Refused as refused:
         if refused.status == HTTPStatus.SERVICE_UNAVAILABLE:
-            raise CommandError("the server accepts no work now: it is starting or stopping") from refused
+            why = "; ".join(refused.reasons) or "it is starting or stopping"
+            raise CommandError(f"the server accepts no work now: {why}") from refused
         raise
     if as_json:
         click.echo(json.dumps(msgspec.to_builtins(readiness)))

@@ -35,10 +35,10 @@ def command(directory: Path, config_file: Path | None, as_json: bool) -> None:
     key = trio.run(offline.initialize, config)
     place = find_key_place(config, os.environ)
     if as_json:
-        created = {"config": str(path), "journal": str(config.journal.path), "masterKey": str(place)}
+        created = {"config": str(path), "journal": config.journal.name, "masterKey": str(place)}
         show_json({**created, "adminKey": None if key is None else key.reveal()})
         return
-    click.echo(f"journal {config.journal.path}")
+    click.echo(f"journal {config.journal.name}")
     click.echo(f"master key {place} (keep a copy: without it the journal's secrets are lost)")
     click.echo("the journal has API keys already" if key is None else f"admin key (shown once): {key.reveal()}")
     click.echo(f"next: webhookd serve --config {path}")

@@ -21,7 +21,7 @@ from webhookd.cli.sources import Filters
 from webhookd.config import Config
 from webhookd.delivery.policy.resolve import resolve
 from webhookd.dispatch.health import assess
-from webhookd.journal import Inspection, inspect
+from webhookd.journal import Views, look_at, place_of
 
 NO_SERVER = "No server is running"
 
@@ -29,7 +29,7 @@ NO_SERVER = "No server is running"
 class JournalSource:
     """Reads the journal without its lock, and changes nothing."""
 
-    def __init__(self, journal: Inspection, config: Config) -> None:
+    def __init__(self, journal: Views, config: Config) -> None:
         self._journal = journal
         self._config = config
 
@@ -37,11 +37,11 @@ class JournalSource:
     @contextmanager
     def open(cls, config: Config) -> Iterator["JournalSource"]:
         """Open the journal; JournalError if it can't be trusted, CommandError for tables of another version."""
-        with inspect(config.journal.path) as journal:
+        with look_at(place_of(config.journal)) as journal:
             version, known = journal.version()
             if version != known:
                 raise CommandError(
-                    f"the journal {config.journal.path} has version {version} and this webhookd reads {known}: "
+                    f"the journal {config.journal.name} has version {version} and this webhookd reads {known}: "
                     + ("start `webhookd serve` to upgrade it" if version < known else "use the newer webhookd")
                 )
             yield cls(journal, config)

@@ -1,4 +1,4 @@
-"""Commands on the journal while no server runs; each takes the journal's lock.
+"""Commands on the journal while no server runs here; each takes the journal's lock, if it is a file.
 
 Every change has an entry in the audit log with the uid of the user who runs the command. Run async functions with
 `trio.run`.
@@ -14,13 +14,13 @@ from webhookd.admin.auth import new_key
 from webhookd.admin.operations import given
 from webhookd.admin.schemas import NewKey
 from webhookd.base.clock import SystemClock
-from webhookd.base.errors import CommandError
+from webhookd.base.errors import CommandError, ConfigError
 from webhookd.base.ids import IdFactory
 from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.jobs.key_rotation import RotationProgress, unlock
-from webhookd.journal import Action, Contents, KeyRow, Restored, Store, check_place, restore_journal
+from webhookd.journal import NO_COPY, Action, Contents, KeyRow, Restored, Store, check_place, restore_journal
 from webhookd.server import command_entry, ensure_admin_key, unwrapped, writing
 
 _CLOCK = SystemClock()
@@ -31,7 +31,7 @@ _IDS = IdFactory(_CLOCK.now)
 async def _journal(config: Config) -> AsyncIterator[Store]:
     """Open the journal; what was submitted in the block is on disk at its end."""
     with unwrapped():
-        async with writing(config, _CLOCK, _IDS) as store:
+        async with writing(config, _CLOCK, _IDS, drives=False) as store:
             yield store
 
 
@@ -68,8 +68,14 @@ async def revoke_key(config: Config, key_id: str) -> None:
 async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> RotationProgress:
     """Rotate the master key to `new`, or to a new random key (None), as far as this host allows.
 
-    An interrupted rotation is completed first. Raises MasterKeyError, Rejected.
+    An interrupted rotation is completed first. Raises MasterKeyError, Rejected, and CommandError for a journal in a
+    database: servers elsewhere may use it.
     """
+    if config.journal.url is not None:
+        raise CommandError(
+            "the journal is in a database, which servers elsewhere may use: start one server alone, and call this on "
+            "its machine"
+        )
     async with _journal(config) as store:
         rotator = await unlock(store, config, os.environ)
         while await rotator.step():
@@ -78,6 +84,12 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Rotati
         while await rotator.step():
             pass
         return rotator.progress()
+
+
+def check_is_file(config: Config) -> None:
+    """Raise ConfigError if the journal is no file that can be copied."""
+    if config.journal.url is not None:
+        raise ConfigError(NO_COPY)
 
 
 async def back_up(config: Config, file: Path, *, replace: bool, report: Callable[[int, int], None]) -> Contents:

@@ -61,10 +61,11 @@ class Place:
         from webhookd.cli.journal_source import JournalSource  # noqa: PLC0415
 
         config = self.config()
-        if not config.journal.path.exists():
+        if config.journal.url is None and not config.journal.path.exists():
             nothing = f"no server listens on {self._socket()}, and there is no journal {config.journal.path}"
             raise CommandError(f"{nothing}: {self._remedy()}")
-        click.echo(f"no server runs: read from the journal {config.journal.path}", err=True)
+        where = "no server runs" if config.journal.url is None else f"no server listens on {self._socket()}"
+        click.echo(f"{where}: read from the journal {config.journal.name}", err=True)
         with JournalSource.open(config) as journal:
             yield journal
 

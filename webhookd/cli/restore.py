@@ -24,6 +24,7 @@ def command(config: Config, file: Path, as_json: bool) -> None:
     No server may run. FILE is verified first, and the current master key must open it. The output says what the next
     start sends again.
     """
+    offline.check_is_file(config)
     if Control(config.server.control_socket).is_served():
         raise CommandError("a server is running: stop it first")
     file = file.absolute()

@@ -61,7 +61,7 @@ UMask=0077
 {places}
 LoadCredential=webhookd-master-key:{key}
 Environment=WEBHOOKD_SECRETS__MASTER_KEY_FILE=%d/webhookd-master-key
-
+{password}
 # Everything else is hidden or read-only. No PrivateUsers: it hides the users that connect to the sockets.
 ProtectSystem=strict
 ProtectHome={protect_home}
@@ -157,6 +157,7 @@ def command(
         stop_seconds=round(drain_seconds) + STOP_MARGIN_SECONDS,
         places="\n".join(_places(config, backups)),
         key=_quoted((master_key or _master_key(config)).absolute()),
+        password="" if config is None else _password(config),
         # Files in a home directory can only be read if home directories are not hidden.
         protect_home="read-only" if any(path.parts[:2] in {("/", "home"), ("/", "root")} for path in paths) else "yes",
     )
@@ -207,11 +208,24 @@ def _may_enter(directory: Path, user: str) -> bool:
 def _master_key(config: Config | None) -> Path:
     if config is None:
         return _STANDARD_KEY
-    return config.secrets.master_key_file or config.journal.path.with_name("master.key")
+    if config.secrets.master_key_file is not None:
+        return config.secrets.master_key_file
+    return _STANDARD_KEY if config.journal.url is not None else config.journal.path.with_name("master.key")
+
+
+def _password(config: Config) -> str:
+    """Return the lines for the file with the database's password, which also stays root's."""
+    if config.journal.password_file is None:
+        return ""
+    return (
+        f"LoadCredential=webhookd-database-password:{_quoted(config.journal.password_file)}\n"
+        "Environment=WEBHOOKD_JOURNAL__PASSWORD_FILE=%d/webhookd-database-password\n"
+    )
 
 
 def _writable(config: Config) -> list[Path]:
-    files = (config.journal.path, config.ingest.socket, config.server.control_socket)
+    journal = [] if config.journal.url is not None else [config.journal.path]
+    files = (*journal, config.ingest.socket, config.server.control_socket)
     return list(dict.fromkeys(path.parent for path in files))
 
 

@@ -2,7 +2,7 @@
 
 from webhookd.config.load import load_config
 from webhookd.config.reference import reference
-from webhookd.config.tree import Config, DeliveryConfig, EgressConfig, IngestConfig, JwtConfig, LogConfig
+from webhookd.config.tree import Config, DeliveryConfig, EgressConfig, IngestConfig, JournalConfig, JwtConfig, LogConfig
 from webhookd.config.words import KEYS, describe, shown
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "DeliveryConfig",
     "EgressConfig",
     "IngestConfig",
+    "JournalConfig",
     "JwtConfig",
     "LogConfig",
     "describe",

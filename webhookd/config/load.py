@@ -9,7 +9,7 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,10 +18,11 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import fields
 
+from webhookd.base.database_url import parse
 from webhookd.base.errors import ConfigError
 from webhookd.base.json_errors import BOM
 from webhookd.base.validation import name_hint, shortened, with_values
-from webhookd.config.tree import JWT_KEY_FILES, Config, JwtConfig
+from webhookd.config.tree import JWT_KEY_FILES, Config, JournalConfig, JwtConfig
 from webhookd.config.words import KEYS, accepted_form, to_toml
 
 _PREFIX = "WEBHOOKD_"
@@ -49,6 +50,7 @@ _TOML_REASONS = (
     ("Invalid initial character", "a key consists of letters, digits, _ and -"),
     ("Exceeds the limit", "a number is too long"),
 )
+_WITH_PASSWORDS = frozenset({"egress.proxy", "journal.url"})
 _TOML_LINE = re.compile(r" \(at line (\d+), column \d+\)")
 
 
@@ -85,7 +87,7 @@ def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
                 values[key] = base / default if isinstance(default, Path) else default
         sections[section.name] = section.type(**values)
     config = Config(**sections)
-    for names, problem in _contradictions(config):
+    for names, problem in _contradictions(config, given.keys()):
         found = next((given[name] for name in names if name in given), None)
         raise ConfigError(f"{found.where + ': ' if found else ''}{names[0]} {problem}")
     return config
@@ -183,13 +185,15 @@ def _convert(name: str, annotation: object, given: _Given) -> object:
         finite = False
     if finite:
         return value
-    # The address of a proxy may hold a password.
-    got = "" if name == "egress.proxy" else f", not {shortened(to_toml(given.value))}"
+    got = "" if name in _WITH_PASSWORDS else f", not {shortened(to_toml(given.value))}"
     raise ConfigError(f"{given.where}: {name} takes {accepted_form(inspect.type_info(annotation))}{got}")
 
 
-def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield what the types don't check, as (keys concerned, what is wrong with the first of them)."""
+def _contradictions(config: Config, given: Collection[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield what the types don't check, as (keys concerned, what is wrong with the first of them).
+
+    `given` are the keys that the file or the environment sets.
+    """
     delivery = config.delivery
     hosts = [config.server.host] if isinstance(config.server.host, str) else config.server.host
     for host in hosts:
@@ -209,9 +213,11 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     if config.egress.proxy is not None and not _is_proxy(config.egress.proxy):
         yield ("egress.proxy",), "takes http://host:port or https://host:port, with user:password@ if it needs them"
     yield from _jwt_contradictions(config.jwt)
+    yield from _journal_contradictions(config.journal, given)
     taken: dict[str, str] = {}
     for name, path in (
-        ("journal.path", config.journal.path),
+        ("journal.path", config.journal.path if config.journal.url is None else None),
+        ("journal.password_file", config.journal.password_file),
         ("ingest.socket", config.ingest.socket),
         ("server.control_socket", config.server.control_socket),
         ("secrets.master_key_file", config.secrets.master_key_file),
@@ -219,6 +225,27 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     ):
         if path is not None and (other := taken.setdefault(os.path.normpath(path), name)) != name:
             yield (name, other), f"must not be the file of {other}: {path}"
+
+
+def _journal_contradictions(journal: JournalConfig, given: Collection[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if journal.url is None:
+        for name in ("password_file", "node_name"):
+            if getattr(journal, name) is not None:
+                yield (f"journal.{name}",), "has no effect without journal.url: the journal is the file journal.path"
+        return
+    try:
+        url = parse(journal.url)
+    except ValueError as error:
+        yield ("journal.url",), str(error)
+        return
+    if "journal.path" in given:
+        problem = "can't be set together with journal.url: the journal is either a file or a database, so remove one"
+        yield ("journal.path", "journal.url"), problem
+    if journal.max_bytes is not None:
+        problem = "can't be set together with journal.url: only PostgreSQL can limit the size of its database"
+        yield ("journal.max_bytes", "journal.url"), problem
+    if journal.password_file is not None and url.password is not None:
+        yield ("journal.password_file", "journal.url"), "can't be set together with a password in journal.url"
 
 
 def _jwt_contradictions(jwt: JwtConfig) -> Iterator[tuple[tuple[str, ...], str]]:

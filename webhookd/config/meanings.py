@@ -61,12 +61,21 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "max_connections": "Concurrent connections to the socket.",
         },
         "journal": {
-            "path": "The SQLite file that holds everything; it needs a local disk.",
+            "path": "The SQLite file that holds everything; it needs a local disk. Not with `url`.",
+            "url": (
+                "Keep the journal in [a PostgreSQL database](postgresql.md) instead of a file; it needs the extra "
+                '`webhookd[postgresql]`. Example: `"postgresql://webhookd@db.example.com/webhookd"`.'
+            ),
+            "password_file": (
+                "A file with the password of that database on one line, mode 0600 or 0640. It is read again for each "
+                'new connection. Example: `"/etc/webhookd/database.password"`.'
+            ),
+            "node_name": "The name of this server in the database, for people. Not set: the host name.",
             "retention_days": "How long events, deliveries and attempts are kept once nothing of them is pending.",
             "max_bytes": (
                 "Above this size of the data, events are refused until there is room: "
-                "[a soft limit](operations.md#when-the-disk-is-full). Not set: the disk is the limit. Example: "
-                "`10737418240`."
+                "[a soft limit](operations.md#when-the-disk-is-full). Not set: the disk is the limit. Not with `url`. "
+                "Example: `10737418240`."
             ),
         },
         "delivery": {
@@ -118,7 +127,8 @@ MEANINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "secrets": {
             "master_key_file": (
                 "The file of [the master key](operations.md#the-master-key). Not set: the credential below if it "
-                'exists, else `master.key` next to the journal. Example: `"/etc/webhookd/master.key"`.'
+                "exists, else `master.key` next to the journal. With `journal.url` one of the two is needed. Example: "
+                '`"/etc/webhookd/master.key"`.'
             ),
             "master_key_credential": (
                 "The name of the service manager's credential with the master key, a file in `$CREDENTIALS_DIRECTORY`."

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from webhookd.base.database_url import DatabaseUrl, parse
 from webhookd.base.fields import (
     ACCEPTS,
     BreakerThreshold,
@@ -64,11 +65,24 @@ class IngestConfig(_Section, frozen=True, kw_only=True):
 
 
 class JournalConfig(_Section, frozen=True, kw_only=True):
-    """`[journal]`: the SQLite file with all data."""
+    """`[journal]`: the SQLite file with all data, or the PostgreSQL database."""
 
     path: Path = Path("var/webhookd.db")
+    url: str | None = None
+    password_file: Path | None = None
+    node_name: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     retention_days: Annotated[float, Meta(gt=0, le=36_500)] = 30
     max_bytes: Annotated[int, Meta(ge=16_777_216)] | None = None
+
+    @property
+    def database(self) -> DatabaseUrl | None:
+        """The database, or None if the journal is a file; `load_config` has checked the URL."""
+        return None if self.url is None else parse(self.url)
+
+    @property
+    def name(self) -> str:
+        """What messages call the journal: its path, or its database and host."""
+        return str(self.path if self.database is None else self.database)
 
 
 class DeliveryConfig(_Section, frozen=True, kw_only=True):

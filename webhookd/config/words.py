@@ -9,6 +9,7 @@ from msgspec import inspect
 from msgspec.structs import fields, replace
 
 from webhookd.base import validation
+from webhookd.base.database_url import hidden
 from webhookd.config.tree import Config
 
 KEYS = MappingProxyType(
@@ -18,24 +19,29 @@ KEYS = MappingProxyType(
 
 
 def describe(config: Config) -> str:
-    """Return the configuration as TOML with every key; proxy credentials are hidden, and unset keys are comments."""
+    """Return the configuration as TOML with every key; passwords are hidden, and unset keys are comments."""
     config = shown(config)
     lines = []
     for section, keys in KEYS.items():
         lines.append(f"[{section}]")
         for key in keys:
             value = getattr(getattr(config, section), key)
+            if (section, key) == ("journal", "path") and config.journal.url is not None:
+                lines.append("# path is not used")
+                continue
             lines.append(f"# {key} is not set" if value is None else f"{key} = {to_toml(value)}")
         lines.append("")
     return "\n".join(lines)
 
 
 def shown(config: Config) -> Config:
-    """Return the configuration with the credentials of an egress proxy hidden."""
-    proxy = config.egress.proxy
-    if proxy is None:
-        return config
-    return replace(config, egress=replace(config.egress, proxy=re.sub(r"//[^/]*@", "//[hidden]@", proxy)))
+    """Return the configuration with the password of the database and the credentials of an egress proxy hidden."""
+    proxy, url = config.egress.proxy, config.journal.url
+    if proxy is not None:
+        config = replace(config, egress=replace(config.egress, proxy=re.sub(r"//[^/]*@", "//[hidden]@", proxy)))
+    if url is not None:
+        config = replace(config, journal=replace(config.journal, url=hidden(url)))
+    return config
 
 
 def accepted_form(kind: inspect.Type) -> str:

@@ -95,7 +95,8 @@ def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:
     """Return where the master key is, or is to be created.
 
     This is `secrets.master_key_file`, else the service manager's credential if there is one, else a file next to the
-    journal. If `secrets.master_key_file` is in the service manager's directory, it is a credential.
+    journal. If `secrets.master_key_file` is in the service manager's directory, it is a credential. Raises
+    MasterKeyError for a journal in a database, which has no file next to it, if nothing else says where the key is.
     """
     secrets = config.secrets
     directory = environ.get(CREDENTIALS_DIRECTORY)
@@ -109,6 +110,12 @@ def find_key_place(config: Config, environ: Mapping[str, str]) -> KeyPlace:
         path = Path(directory).absolute() / secrets.master_key_credential
         if os.path.lexists(path):
             return KeyPlace(path=path, is_credential=True, chosen_by="secrets.master_key_credential")
+    if config.journal.url is not None:
+        raise MasterKeyError(
+            "with journal.url the master key has no place next to the journal: set secrets.master_key_file to a file "
+            "that is kept, the same key on every node, or have the service manager provide it "
+            f"(LoadCredential={secrets.master_key_credential}:FILE)"
+        )
     return KeyPlace(path=config.journal.path.with_name(_OWN_FILE), is_credential=False, chosen_by="journal.path")
 
 
@@ -122,7 +129,7 @@ def missing_key(place: KeyPlace, config: Config, environ: Mapping[str, str]) -> 
         directory = environ.get(CREDENTIALS_DIRECTORY)
         looked += f"is not in {directory}" if directory else f"is not given, since ${CREDENTIALS_DIRECTORY} is not set"
     return MasterKeyError(
-        f"the master key {place} is missing, and the journal {config.journal.path} holds secrets that only it "
+        f"the master key {place} is missing, and the journal {config.journal.name} holds secrets that only it "
         f"opens{looked}: restore the file, set secrets.master_key_file to where it is, or have the service manager "
         f"provide it (LoadCredential={name}:FILE)"
     )

@@ -47,14 +47,19 @@ async def _of_the_server(visit: Visit) -> list[Concern]:
     if store.is_full:
         sentence = "The journal's disk is full, and events are refused until there is space again."
         found.append(Concern(tone="bad", word="disk full", sentence=sentence))
-    footprint = await visit.services.footprints.look()
-    size = footprint.journal_bytes
-    if limit is not None and size > limit * _NEARLY_FULL:
-        sentence = f"The journal has {formatting.size(size)} of at most {formatting.size(limit)} (journal.max_bytes)."
+    disk = (await visit.services.footprints.look()).disk
+    if disk is None:
+        return found
+    if limit is not None and disk.journal_bytes > limit * _NEARLY_FULL:
+        sentence = (
+            f"The journal has {formatting.size(disk.journal_bytes)} of at most {formatting.size(limit)} "
+            "(journal.max_bytes)."
+        )
         found.append(Concern(tone="warn", word="nearly full", sentence=sentence))
-    free, whole = footprint.disk_free_bytes, footprint.disk_bytes
-    if free < whole * _LOW_SPACE and not store.is_full:
-        sentence = f"{formatting.size(free)} of {formatting.size(whole)} are free on the journal's disk."
+    if disk.free_bytes < disk.whole_bytes * _LOW_SPACE and not store.is_full:
+        sentence = (
+            f"{formatting.size(disk.free_bytes)} of {formatting.size(disk.whole_bytes)} are free on the journal's disk."
+        )
         found.append(Concern(tone="warn", word="disk space", sentence=sentence))
     return found
 

@@ -69,8 +69,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
 async def _server(visit: Visit) -> Mapping[str, object]:
     footprint = await visit.services.footprints.look()
     return {
-        "journal_bytes": footprint.journal_bytes + footprint.log_bytes,
-        "free_bytes": footprint.disk_free_bytes,
+        "disk": footprint.disk,
         "longest_stall": visit.services.stalls.longest(),
         "state": visit.services.lifecycle.readiness()[0].value,
     }

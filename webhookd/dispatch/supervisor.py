@@ -3,7 +3,8 @@
 A crash is a bug in webhookd, never the fault of a receiver. The exception of a supervised task is logged with its
 traceback and goes no further, so other tasks go on. The exception is JournalError: a journal that can't be trusted ends
 all tasks. Five crashes in five minutes halt a task. A halted task is tried again after fifteen minutes, or at once when
-it is kicked.
+it is kicked. A task that ends because the journal's database can't be reached has not crashed, and is tried again every
+second.
 """
 
 from collections import deque
@@ -11,13 +12,14 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from webhookd.base.errors import JournalError
+from webhookd.base.errors import ErrorCode, JournalError, Rejected
 from webhookd.observe.logs import get_logger
 
 RESTART_DELAYS_SECONDS = (0.1, 0.5, 2.0, 10.0)
 CRASHES_TO_HALT = 5
 CRASH_WINDOW_SECONDS = 300.0
 HALT_SECONDS = 900.0
+OUTAGE_PAUSE_SECONDS = 1.0
 
 _log = get_logger("supervisor")
 
@@ -50,6 +52,9 @@ class Supervisor:
             except Exception as error:
                 if _is_journal_error(error):
                     raise
+                if _is_outage(error):
+                    await trio.sleep(OUTAGE_PAUSE_SECONDS)
+                    continue
                 self._count(error)
             else:
                 return
@@ -82,6 +87,13 @@ def _is_journal_error(error: Exception) -> bool:
     if isinstance(error, ExceptionGroup):
         return error.subgroup(JournalError) is not None
     return isinstance(error, JournalError)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether the error is that the journal's database can't be reached, or a group of nothing else."""
+    if isinstance(error, ExceptionGroup):
+        return all(map(_is_outage, error.exceptions))
+    return isinstance(error, Rejected) and error.code is ErrorCode.JOURNAL_UNREACHABLE
 
 
 def _innermost(error: Exception) -> Exception:

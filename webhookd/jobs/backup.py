@@ -7,7 +7,7 @@ import trio
 from msgspec import Struct, structs
 
 from webhookd.base.errors import CommandError, ErrorCode, Rejected, WebhookdError
-from webhookd.journal import AuditEntry, Contents, Store, check_place
+from webhookd.journal import NO_COPY, AuditEntry, Contents, Store, check_place
 from webhookd.observe.logs import get_logger
 
 _log = get_logger("backup")
@@ -51,13 +51,17 @@ class BackupJob:
     async def begin(self, file: Path, entry: AuditEntry, *, replace: bool) -> CopyProgress:
         """Start a backup; its entry in the audit log is in the backup too.
 
-        Raises Rejected: CONFLICT while another one is being made, VALIDATION_ERROR if it can't be put there.
+        Raises Rejected: CONFLICT while another one is being made or if the journal is in a database, VALIDATION_ERROR
+        if it can't be put there.
         """
+        journal = self._store.path
+        if journal is None:
+            raise Rejected(ErrorCode.CONFLICT, NO_COPY)
         if self._is_taken:
             raise Rejected(ErrorCode.CONFLICT, "a backup is being made; wait until it is done")
         self._is_taken = True
         try:
-            await trio.to_thread.run_sync(lambda: check_place(file, self._store.path, replace=replace))
+            await trio.to_thread.run_sync(lambda: check_place(file, journal, replace=replace))
             await self._store.audit.append(entry, str(file), None)
         except CommandError as error:
             self._is_taken = False

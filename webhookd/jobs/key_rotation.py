@@ -99,8 +99,9 @@ class Rotator:
     async def begin(self, new: Secret[bytes] | None, entry: AuditEntry | None = None) -> RotationProgress:
         """Begin the rotation to this key, or to a new one without it; `run` continues it.
 
-        Rejected CONFLICT if another rotation isn't done or this key already seals; VALIDATION_ERROR if only the
-        operator can put a key in its place and gives none, or if no file can be written in the key's directory.
+        Rejected CONFLICT if another rotation isn't done, this key already seals or other nodes use the journal;
+        VALIDATION_ERROR if only the operator can put a key in its place and gives none, or if no file can be written in
+        the key's directory.
         """
         async with self._changing:
             if new is not None and new == self._keys.sealing and self._keys.sealing != self._keys.installed:
@@ -159,6 +160,13 @@ class Rotator:
         self._is_replaceable = await trio.to_thread.run_sync(lambda: self._place.is_replaceable, limiter=self._threads)
 
     def _check(self, new: Secret[bytes] | None) -> None:
+        if self._store.nodes > 1:
+            # They would go on to seal with the previous key, which is forgotten at the end.
+            raise Rejected(
+                ErrorCode.CONFLICT,
+                f"{self._store.nodes} nodes use this journal: stop the others, change the key, put the new one in its "
+                "place on each, and start them again",
+            )
         if self._keys.previous is not None:
             raise Rejected(ErrorCode.CONFLICT, "the master key is being changed; wait until that is through")
         if new is not None and new == self._keys.sealing:
@@ -227,6 +235,12 @@ async def unlock(store: Store, config: Config, environ: Mapping[str, str]) -> Ro
         installed = place.load()
     elif await store.master_key.holds_secrets():
         raise missing_key(place, config, environ)
+    elif config.journal.url is not None and (known := await store.master_key.id()) is not None:
+        # Another node may be about to seal a secret with it.
+        raise MasterKeyError(
+            f"the master key {place} is missing, and the journal {config.journal.name} has the key {known} already: "
+            "copy it from the node that created it"
+        )
     else:
         await store.master_key.forget()
         installed = create_master_key(place.path)

@@ -1,4 +1,7 @@
-"""The journal: the store of all data, in one SQLite file. Other packages use only what is exported here."""
+"""The journal: the store of all data, in one SQLite file or a PostgreSQL database.
+
+Other packages use only what is exported here.
+"""
 
 from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditActor, AuditActorKind, AuditEntry, AuditRow
@@ -19,6 +22,7 @@ from webhookd.journal.feed import (
     WebhookChangedElsewhere,
     WebhookDeleted,
 )
+from webhookd.journal.inspection import look_at, look_at_server
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.ownership import Fence, slot_of
 from webhookd.journal.queries.clock_steps import Loaded
@@ -49,6 +53,7 @@ from webhookd.journal.rows import (
     ReplayRow,
     RowPage,
     Selection,
+    ServerFacts,
     Situation,
     WebhookKind,
     WebhookOrder,
@@ -57,7 +62,7 @@ from webhookd.journal.rows import (
     WindowRequest,
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
-from webhookd.journal.server import Server
+from webhookd.journal.server import CONNECTIONS_A_NODE, NO_COPY, Server, check_driver, place_of
 from webhookd.journal.sqlite.backup import check_place
 from webhookd.journal.sqlite.database import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.sqlite.inspection import Inspection, inspect
@@ -65,9 +70,12 @@ from webhookd.journal.sqlite.restore import Restored
 from webhookd.journal.sqlite.restore import restore as restore_journal
 from webhookd.journal.store import READ_LIMIT_SECONDS, Store, open_store
 from webhookd.journal.transactions import finished
+from webhookd.journal.views import Views
 
 __all__ = [
     "BEGUN",
+    "CONNECTIONS_A_NODE",
+    "NO_COPY",
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "Action",
@@ -118,6 +126,7 @@ __all__ = [
     "Runner",
     "Selection",
     "Server",
+    "ServerFacts",
     "Situation",
     "SlotsAskedBack",
     "SlotsLost",
@@ -125,6 +134,7 @@ __all__ = [
     "Store",
     "ThreadRunner",
     "Ticket",
+    "Views",
     "WebhookChanged",
     "WebhookChangedElsewhere",
     "WebhookDeleted",
@@ -133,12 +143,16 @@ __all__ = [
     "WebhookSearch",
     "Window",
     "WindowRequest",
+    "check_driver",
     "check_place",
     "copy_before_upgrade",
     "cursors",
     "finished",
     "inspect",
+    "look_at",
+    "look_at_server",
     "open_store",
+    "place_of",
     "restore_journal",
     "slot_of",
     "unseal_answer",

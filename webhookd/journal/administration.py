@@ -189,6 +189,7 @@ class MasterKeyState(StorePart):
     """
 
     holds_secrets = reads(master_key.holds_secrets)
+    id = reads(master_key.sealing_key_id)
 
     async def forget(self) -> None:
         """Let a journal that holds no secret take another master key as its own."""

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 import trio
 from peewee import Database
 
+from webhookd.base.errors import Rejected
 from webhookd.base.models import Message
 from webhookd.journal.errors import ConnectionLostError, DiskError
 from webhookd.journal.planning import unreachable
@@ -102,16 +103,22 @@ class Gathering(Generic[Q, A]):
             batch, self._asked = self._asked[:MOST_QUESTIONS], self._asked[MOST_QUESTIONS:]
             if not self._asked:
                 self._was_asked = trio.Event()
-            answers: Sequence[A | Exception]
-            try:
-                answers = await self._readers.run(partial(self._answer, [question for question, _ in batch]))
-            except Exception as error:  # noqa: BLE001 - each who asked gets it, and its supervisor logs it
-                answers = [error] * len(batch)
+            answers = await self._answers([question for question, _ in batch])
             calls = (call for (_, answered), answer in zip(batch, answers, strict=True) for call in answered(answer))
             for number, call in enumerate(calls, 1):
                 call()
                 if number % CALLS_A_TURN == 0:
                     await trio.lowlevel.checkpoint()
+
+    async def _answers(self, questions: Sequence[Q]) -> Sequence[A | Exception]:
+        """Return an answer or an error for each question; actors wait while a database can't be reached."""
+        while True:
+            try:
+                return await self._readers.run(partial(self._answer, questions))
+            except Rejected:  # it could not be reached for long
+                continue
+            except Exception as error:  # noqa: BLE001 - each who asked gets it, and its supervisor logs it
+                return [error] * len(questions)
 
 
 def read_windows(requests: Sequence[WindowRequest], database: Database) -> list[Window]:

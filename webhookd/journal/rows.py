@@ -398,3 +398,31 @@ class Contents(Struct, frozen=True, kw_only=True):
 
 CopyReport = Callable[[int, int], None]
 """Gets the number of copied pages and of all pages of a backup; they are equal once the copy is being verified."""
+
+
+class ServerFacts(Struct, frozen=True, kw_only=True):
+    """How the server of a database is set up, and what is under way on it.
+
+    - `standbys`: how many are connected.
+    - `connections`: how many this user may have; `foreign_connections`: those that other programs have now.
+    - `vacuums`: whether autovacuum is on; `unvacuumed`: the tables that are excluded from it.
+    - `sees_all`: whether this user may see the transactions of other users.
+    - `oldest_seconds`, `oldest_prepared_seconds`: the age of the oldest transaction and prepared transaction, if any.
+    - `nodes`: how many use the journal now.
+    - `clock_seconds`: how far this machine's clock is ahead of the server's, at least; negative if it is behind.
+    """
+
+    version: str
+    synchronous_commit: str
+    synchronous_standbys: str
+    standbys: int
+    is_encrypted: bool
+    connections: int
+    foreign_connections: int
+    vacuums: bool
+    unvacuumed: tuple[str, ...]
+    sees_all: bool
+    oldest_seconds: float | None
+    oldest_prepared_seconds: float | None
+    nodes: int
+    clock_seconds: float

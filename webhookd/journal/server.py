@@ -1,10 +1,23 @@
-"""Where a journal on PostgreSQL is, and how this process is a node of it."""
+"""Where the journal is: a file, or a database on PostgreSQL with this process as a node of it."""
 
 import socket
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from webhookd.base.database_url import DatabaseUrl
+from webhookd.base.errors import ConfigError
+from webhookd.config import JournalConfig
+
+NO_COPY = (
+    "the journal is in a PostgreSQL database: make backups and restore them with PostgreSQL's own tools, such as "
+    "pg_dump or an archive of its write-ahead log"
+)
+"""Why webhookd makes no backup of a journal in a database, and puts none in its place."""
+
+
+CONNECTIONS_A_NODE = 8
+"""How many connections a node has to its database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,3 +54,22 @@ class Server:
     password_file: Path | None = None
     node_name: str = field(default_factory=socket.gethostname)
     times: LeaseTimes = LeaseTimes()
+    takes_part: bool = True
+    """Whether this process drives endpoints; a command that only changes settings doesn't."""
+
+
+def check_driver() -> None:
+    """Raise ConfigError if the driver of PostgreSQL isn't installed: it is an extra."""
+    if find_spec("psycopg") is None:
+        raise ConfigError(
+            "journal.url needs the driver of PostgreSQL, which isn't installed: pip install 'webhookd[postgresql]', or "
+            "with pinned versions docs/deploy/postgresql.lock"
+        )
+
+
+def place_of(settings: JournalConfig) -> Path | Server:
+    """Return where the configuration has the journal."""
+    url = settings.database
+    if url is None:
+        return settings.path
+    return Server(url=url, password_file=settings.password_file, node_name=settings.node_name or socket.gethostname())

@@ -160,8 +160,18 @@ class Engine(Protocol):
         ...
 
     @property
-    def path(self) -> Path:
-        """The file of the journal."""
+    def is_reachable(self) -> bool:
+        """Whether the server of the database has answered last; always, for a file."""
+        ...
+
+    @property
+    def nodes(self) -> int:
+        """How many processes drive endpoints of this journal."""
+        ...
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the journal, if it is one."""
         ...
 
     @property

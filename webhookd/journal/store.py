@@ -38,7 +38,7 @@ from webhookd.journal.reader import Gathering, Readers, read_messages, read_wind
 from webhookd.journal.retention import Retention
 from webhookd.journal.rows import Census, Contents, CopyReport, Nodes, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
-from webhookd.journal.server import Server
+from webhookd.journal.server import Server, check_driver
 from webhookd.journal.sqlite.storage import open_file
 from webhookd.journal.storage import Engine
 from webhookd.journal.transactions import Transactions
@@ -64,7 +64,8 @@ async def open_store(
     """Open the journal in a file, or in a database on PostgreSQL, and create or migrate it if needed.
 
     A file is for this process only. Commits are counted in `measures`. Raises CommandError if another process has the
-    file open or the database can't be reached, and JournalError if the journal can't be used.
+    file open or the database can't be reached, ConfigError without the driver of PostgreSQL, and JournalError if the
+    journal can't be used.
     """
     write_runner = write_runner or ThreadRunner(1)
     feed = Feed()
@@ -79,7 +80,8 @@ async def open_store(
             max_bytes=max_bytes,
         )
     else:
-        # The driver is an extra, and takes memory that a journal in a file doesn't need.
+        check_driver()
+        # The driver takes memory that a journal in a file doesn't need.
         from webhookd.journal.postgres.engine import open_server  # noqa: PLC0415
 
         opening = open_server(place, clock=clock, ids=ids, feed=feed, runner=write_runner, readers=READERS)
@@ -139,6 +141,16 @@ class Store:
     def is_full(self) -> bool:
         """Whether the disk is full."""
         return self._writer.is_full
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the server of the database has answered last; always, for a file."""
+        return self._engine.is_reachable
+
+    @property
+    def nodes(self) -> int:
+        """How many processes drive endpoints of this journal."""
+        return self._engine.nodes
 
     @property
     def is_at_bound(self) -> bool:

@@ -16,16 +16,22 @@ PROCESS = Path("/proc/self")
 _Run = Callable[[Callable[[], "Footprint"]], Awaitable["Footprint"]]
 
 
+class DiskUse(Struct, frozen=True, kw_only=True):
+    """Sizes in bytes of the journal's file and its write-ahead log, and of the file system that they are on."""
+
+    journal_bytes: int
+    log_bytes: int
+    free_bytes: int
+    whole_bytes: int
+
+
 class Footprint(Struct, frozen=True, kw_only=True):
-    """Sizes in bytes, and the number of open descriptors; `disk_*` are of the journal's file system.
+    """Sizes in bytes, and the number of open descriptors; `disk` is None for a journal that is in no file.
 
     `resident_bytes` and `descriptors` are None where there is no /proc (in a bare root directory, on macOS).
     """
 
-    journal_bytes: int
-    log_bytes: int
-    disk_free_bytes: int
-    disk_bytes: int
+    disk: DiskUse | None
     resident_bytes: int | None
     descriptors: int | None
 
@@ -36,7 +42,7 @@ class Footprints:
     `run` makes a call that may block, and can be canceled; by default in a thread, one at a time, which is abandoned.
     """
 
-    def __init__(self, journal: Path, run: _Run | None = None, process: Path = PROCESS) -> None:
+    def __init__(self, journal: Path | None, run: _Run | None = None, process: Path = PROCESS) -> None:
         self._journal = journal
         self._process = process
         self._run = run or partial(trio.to_thread.run_sync, limiter=trio.CapacityLimiter(1), abandon_on_cancel=True)
@@ -52,15 +58,21 @@ class Footprints:
         return self._last
 
     def _measure(self) -> Footprint:
-        disk = os.statvfs(self._journal.parent)
         return Footprint(
-            journal_bytes=_size(self._journal),
-            log_bytes=_size(self._journal.with_name(self._journal.name + "-wal")),
-            disk_free_bytes=disk.f_frsize * disk.f_bavail,
-            disk_bytes=disk.f_frsize * disk.f_blocks,
+            disk=None if self._journal is None else _disk_use(self._journal),
             resident_bytes=_resident_bytes(self._process / "statm"),
             descriptors=_descriptors(self._process / "fd"),
         )
+
+
+def _disk_use(journal: Path) -> DiskUse:
+    disk = os.statvfs(journal.parent)
+    return DiskUse(
+        journal_bytes=_size(journal),
+        log_bytes=_size(journal.with_name(journal.name + "-wal")),
+        free_bytes=disk.f_frsize * disk.f_bavail,
+        whole_bytes=disk.f_frsize * disk.f_blocks,
+    )
 
 
 def _resident_bytes(statm: Path) -> int | None:

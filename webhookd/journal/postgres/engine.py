@@ -25,7 +25,7 @@ from webhookd.journal.postgres.storage import PostgresStorage
 from webhookd.journal.postgres.wakes import Wakes
 from webhookd.journal.rows import Contents, CopyReport, Nodes
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
-from webhookd.journal.server import Server
+from webhookd.journal.server import NO_COPY, Server
 
 T = TypeVar("T")
 
@@ -77,6 +77,7 @@ class PostgresEngine:
     """An open journal on PostgreSQL."""
 
     is_remote = True
+    path = None
     leftovers = (
         partial(changes.forget, seconds=_FORGOTTEN_SECONDS),
         partial(leases.forget_writers, seconds=_FORGOTTEN_SECONDS),
@@ -84,7 +85,6 @@ class PostgresEngine:
 
     def __init__(
         self,
-        path: Path,
         storage: PostgresStorage,
         readers: Sequence[PostgresReader],
         *,
@@ -92,7 +92,6 @@ class PostgresEngine:
         wakes: Wakes,
         follower: ChangeFollower,
     ) -> None:
-        self.path = path
         self.storage = storage
         self.readers = readers
         self.ownership = membership
@@ -106,6 +105,16 @@ class PostgresEngine:
             await nursery.start(self.ownership.run)
             nursery.start_soon(self._wakes.run)
             task_status.started()
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the server has answered last, and no commit waits for it."""
+        return self.ownership.is_connected and not self.storage.outage_seconds
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes lived at the last look."""
+        return self.ownership.nodes
 
     @property
     def changes_known(self) -> int:
@@ -155,9 +164,7 @@ class PostgresEngine:
 
     async def back_up(self, file: Path, *, replace: bool, report: CopyReport) -> Contents:  # noqa: ARG002 - no file is made
         """Raise CommandError: PostgreSQL has its own backups."""
-        raise CommandError(
-            f"{self.storage.name} is backed up with PostgreSQL's own means: pg_dump, or the archive of its log"
-        )
+        raise CommandError(NO_COPY)
 
 
 @asynccontextmanager
@@ -209,6 +216,7 @@ async def open_server(
         version=CURRENT_VERSION,
         steady=_steady,
         times=server.times,
+        takes_part=server.takes_part,
     )
     with ExitStack() as stack:
         connections = [
@@ -235,7 +243,7 @@ async def open_server(
             changed=follower.follow,
             look_seconds=server.times.look,
         )
-        yield PostgresEngine(Path.cwd(), storage, connections, membership=membership, wakes=wakes, follower=follower)
+        yield PostgresEngine(storage, connections, membership=membership, wakes=wakes, follower=follower)
 
 
 def _steady() -> float:

@@ -29,7 +29,8 @@ _log = get_logger("nodes")
 class Membership:
     """The node of this process, an `Ownership`; it has slots while `run` runs.
 
-    `process` is an id that no other process has ever had, `name` is for people. `steady` is the clock of the limits.
+    `process` is an id that no other process has ever had, `name` is for people. `steady` is the clock of the limits. A
+    process that doesn't take part, such as a command, has no slots and is no node.
     """
 
     def __init__(
@@ -43,17 +44,21 @@ class Membership:
         version: int,
         steady: Callable[[], float],
         times: LeaseTimes,
+        takes_part: bool = True,
     ) -> None:
         self.process = process
         self.name = name
         self.nodes = 1
         """How many nodes lived at the last scan."""
+        self.is_connected = True
+        """Whether the last call reached the database."""
         self._connect = connect
         self._runner = runner
         self._feed = feed
         self._version = version
         self._steady = steady
         self._times = times
+        self._takes_part = takes_part
         self._database: PostgresDatabase | None = None
         self._one_call = trio.Lock()
         self._registrations = 0
@@ -98,6 +103,10 @@ class Membership:
         It isn't canceled: while the last records are committed, the node must keep its slots.
         """
         with trio.CancelScope(shield=True):
+            if not self._takes_part:
+                task_status.started()
+                await self._stopped.wait()
+                return
             try:
                 await self._register()
                 await self._scan()
@@ -229,7 +238,13 @@ class Membership:
 
     async def _call(self, function: "Callable[[Connection[Any]], T]") -> T:
         async with self._one_call:
-            return await self._runner.run(partial(self._run, function))
+            try:
+                result = await self._runner.run(partial(self._run, function))
+            except ConnectionLostError:
+                self.is_connected = False
+                raise
+            self.is_connected = True
+            return result
 
     def _run(self, function: "Callable[[Connection[Any]], T]") -> T:
         if self._database is None:

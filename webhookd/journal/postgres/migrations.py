@@ -283,11 +283,14 @@ def _make_current(database: PostgresDatabase, now: float, steps: Sequence[Step])
         _begin_era(database)
 
 
+def read_version(database: Database) -> int:
+    """Return the version of the tables, 0 without tables."""
+    return (_get(database, _VERSION) or 0) if _value(database, _HAS_META) else 0
+
+
 def _version(database: PostgresDatabase, newest: int) -> int:
     """Return the version of the tables, 0 without tables; JournalError for a newer one."""
-    if not _value(database, _HAS_META):
-        return 0
-    version = _get(database, _VERSION) or 0
+    version = read_version(database)
     if version > newest:
         raise JournalError(
             f"the journal in {database.name} has version {version} and this webhookd knows {newest}: run the newer one"

@@ -5,25 +5,21 @@ The connection takes no lock of webhookd's and only reads. A write-ahead log tha
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import TypeVar
 
 import apsw
 from peewee import Database
 from playhouse.apsw_ext import APSWDatabase
 
 from webhookd.base.errors import CommandError, JournalError
-from webhookd.base.secret import Secret
-from webhookd.journal.audit_entries import Chain
-from webhookd.journal.queries import audit, deliveries, endpoints, events
-from webhookd.journal.queries.master_key import adopt_master_key, holds_secrets, sealing_key_id
+from webhookd.journal.queries.master_key import sealing_key_id
 from webhookd.journal.rows import Contents
 from webhookd.journal.sqlite.copies import counters
 from webhookd.journal.sqlite.database import is_logic_error, refuse_foreign, translated
 from webhookd.journal.sqlite.migrations import APPLICATION_ID, CURRENT_VERSION
+from webhookd.journal.views import Views
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 _BUSY_TIMEOUT_SECONDS = 5
@@ -54,32 +50,17 @@ def _asking(path: Path) -> Iterator[None]:
         raise JournalError(f"{path} has other tables than a journal of webhookd") from error
 
 
-def _asks(query: Callable[Concatenate[Database, P], T]) -> Callable[Concatenate["Inspection", P], T]:
-    """Return the method that runs a query on one snapshot: it takes the query's parameters and has its docstring."""
-
-    @wraps(query)
-    def method(journal: "Inspection", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        with _asking(journal._path), journal._database.atomic():  # noqa: SLF001 - a method of that class
-            return query(journal._database, *args, **kwargs)  # noqa: SLF001
-
-    return method
-
-
-class Inspection:
+class Inspection(Views):
     """An open journal; every method raises JournalError if it finds the file damaged."""
 
     def __init__(self, path: Path, database: Database) -> None:
         self._path = path
         self._database = database
 
-    webhooks = _asks(endpoints.all)
-    webhook_page = _asks(endpoints.page)
-    webhook = _asks(endpoints.get)
-    health_facts = _asks(endpoints.health_facts)
-    delivery_page = _asks(deliveries.page)
-    delivery = _asks(deliveries.get)
-    event_page = _asks(events.page)
-    event = _asks(events.get)
+    def ask(self, query: Callable[[Database], T]) -> T:
+        """Run a query on one snapshot."""
+        with _asking(self._path), self._database.atomic():
+            return query(self._database)
 
     def version(self) -> tuple[int, int]:
         """Return the version of the tables, and the version that this program writes."""
@@ -121,28 +102,10 @@ class Inspection:
         """Whether the tables are of a version with an audit log."""
         return self._number("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'") == 1
 
-    def audit_chain(self) -> Chain:
-        """Check the audit log's chain."""
-        with _asking(self._path):
-            return audit.verify(self._database)
-
     def missing_triggers(self) -> list[str]:
         """Return the names of the missing triggers among those that protect the audit log from changes."""
         rows = self._rows("SELECT name FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'audit'")
         return sorted(_TRIGGERS - {row[0] for row in rows})
-
-    def holds_secrets(self) -> bool:
-        """Whether there is a secret that only the master key opens."""
-        with _asking(self._path):
-            return holds_secrets(self._database)
-
-    def check_master_key(self, key: Secret[bytes]) -> bool:
-        """Return whether there are secrets, which `key` opens; raises MasterKeyError if it is another journal's key."""
-        with _asking(self._path):
-            if not holds_secrets(self._database):
-                return False
-            adopt_master_key(self._database, key)
-            return True
 
     def _number(self, sql: str) -> int:
         [(number,)] = self._rows(sql)

@@ -103,6 +103,8 @@ class SqliteEngine:
     """An open journal in a file."""
 
     is_remote = False
+    is_reachable = True
+    nodes = 1
     changes_known = 0
     ownership = Everything()
     process = ""
