@@ -4,6 +4,7 @@ import trio
 from trio.testing import MockClock
 
 from webhookd.dispatch.supervisor import Supervisor
+from webhookd.journal.planning import unreachable
 
 
 class Crashing:
@@ -51,6 +52,25 @@ async def test_a_kick_tries_a_halted_task_at_once(autojump_clock: MockClock) -> 
         supervisor.kick()
         await trio.sleep(1)
         assert len(task.started_at) == 6
+
+
+async def test_an_outage_of_the_database_is_no_crash(autojump_clock: MockClock) -> None:
+    """The task is tried again every second, never halted, however long it lasts; a real crash still counts."""
+    began_at = trio.current_time()
+    runs = 0
+
+    async def need_the_database() -> None:
+        nonlocal runs
+        runs += 1
+        await trio.lowlevel.checkpoint()
+        if trio.current_time() - began_at < 1000:
+            raise ExceptionGroup("", [unreachable(), unreachable()]) if runs % 2 else unreachable()
+        if runs == 1001:
+            raise ExceptionGroup("", [unreachable(), RuntimeError("a bug")])
+
+    supervisor = Supervisor("t")
+    await supervisor.run(need_the_database)
+    assert (runs, supervisor.crashes) == (1002, 1)
 
 
 async def test_slow_crashes_never_halt(autojump_clock: MockClock) -> None:
