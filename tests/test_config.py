@@ -1,5 +1,6 @@
 """The configuration: the shipped file, the environment, and the error for each mistake."""
 
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from tests.linear import MOST_GROWTH, growth
 from webhookd.base.errors import ConfigError
 from webhookd.base.models import Role
-from webhookd.config import Config, describe, load_config
+from webhookd.config import Config, describe, load_config, shown
+from webhookd.journal import Server, place_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,6 +81,26 @@ def test_the_environment_wins(tmp_path: Path) -> None:
         ),
         ("[egress]\nproxy = 'socks5://x'\n", r":2: egress\.proxy takes http"),
         ("[journal]\npath = 'a'\n[ingest]\nsocket = 'a'\n", r"must not be the file of journal\.path"),
+        (
+            "[journal]\npath = 'a'\nurl = 'postgresql://u@h/d'\n",
+            r":2: journal\.path can't be set together with journal\.url: the journal is either a file or a database",
+        ),
+        (
+            "[journal]\nurl = 'postgresql://u@h/d'\nmax_bytes = 100000000\n",
+            r":3: journal\.max_bytes can't be set together with journal\.url",
+        ),
+        (
+            "[journal]\nurl = 'postgresql://u:p@h/d'\npassword_file = 'p'\n",
+            r":3: journal\.password_file can't be set together with a password in journal\.url",
+        ),
+        ("[journal]\npassword_file = 'p'\n", r":2: journal\.password_file has no effect without journal\.url"),
+        ("[journal]\nnode_name = 'n'\n", r":2: journal\.node_name has no effect without journal\.url"),
+        ("[journal]\nurl = 'mysql://u@h/d'\n", r":2: journal\.url must begin with postgresql://"),
+        ("[journal]\nurl = 5\n", r":2: journal\.url takes a string$"),
+        (
+            "[journal]\nurl = 'postgresql://u@h/d'\npassword_file = 'p'\n[secrets]\nmaster_key_file = 'p'\n",
+            r":5: secrets\.master_key_file must not be the file of journal\.password_file",
+        ),
         ("[events]\nunknown_event_types = 'maybe'\n", r":2: events\.unknown_event_types takes"),
         ("[jwt]\njwks_file = 'a'\n", r":2: jwt\.issuer must be set if jwt\.jwks_file is"),
         ("[jwt]\njwks_file = 'a'\nissuer = 'i'\n", r":2: jwt\.audience must be set if jwt\.jwks_file is"),
@@ -118,6 +140,8 @@ def test_each_mistake_is_named_with_its_line(tmp_path: Path, text: str, says: st
         ("WEBHOOKD_SERVER__PORT", "x", "the environment's WEBHOOKD_SERVER__PORT: server.port takes"),
         ("WEBHOOKD_SERVER__PROT", "1", "there is no key server.prot"),
         ("WEBHOOKD_EGRESS__PROXY", "http://user:hunter2@[", "egress.proxy takes"),
+        ("WEBHOOKD_JOURNAL__URL", "postgresql://u:hunter2@h", "the environment's WEBHOOKD_JOURNAL__URL: journal.url "),
+        ("WEBHOOKD_JOURNAL__URL", "postgresql://u:hunter2/h/d", "journal.url "),
     ],
 )
 def test_a_bad_variable_is_named(tmp_path: Path, name: str, value: str, says: str) -> None:
@@ -145,6 +169,31 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     secretive = load(tmp_path, '[egress]\nproxy = "http://user:hunter2@proxy.example:3128"\n')
     assert "hunter2" not in describe(secretive)
     assert "proxy.example" in describe(secretive)
+
+
+def test_a_database_is_shown_without_its_password(tmp_path: Path) -> None:
+    """The path of a file, which isn't used then, is not shown as one; the rest can be loaded again."""
+    config = load(tmp_path, '[journal]\nurl = "postgresql://u:hunter2@db.example:6432/d"\n')
+    assert config.journal.name == "d on db.example:6432"
+    assert "hunter2" not in describe(config) + str(shown(config))
+    assert "# path is not used\n" in describe(config)
+    assert 'url = "postgresql://u:[hidden]@db.example:6432/d"\n' in describe(config)
+    text = '[journal]\nurl = "postgresql://u@db.example/d"\npassword_file = "p"\nnode_name = "n"\n'
+    config = load(tmp_path, text)
+    assert config.journal.password_file == tmp_path / "p"
+    assert load(tmp_path, describe(config)) == config
+
+
+def test_the_place_of_the_journal_is_a_file_or_a_server(tmp_path: Path) -> None:
+    """Without a name of its own, a node has that of its host."""
+    assert place_of(load(tmp_path, "").journal) == tmp_path / "var/webhookd.db"
+    text = '[journal]\nurl = "postgresql://u@h/d"\n'
+    place = place_of(load(tmp_path, text).journal)
+    assert isinstance(place, Server)
+    assert (str(place.url), place.node_name) == ("d on h:5432", socket.gethostname())
+    named = place_of(load(tmp_path, text, {"WEBHOOKD_JOURNAL__NODE_NAME": "web-1"}).journal)
+    assert isinstance(named, Server)
+    assert named.node_name == "web-1"
 
 
 def test_a_line_of_many_networks_is_no_name(tmp_path: Path) -> None:

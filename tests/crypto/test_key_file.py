@@ -39,6 +39,20 @@ def test_a_master_key_is_made_once_and_read_back(tmp_path: Path) -> None:
     assert load_master_key(path) == key
 
 
+def test_a_journal_in_a_database_has_no_place_for_its_key(tmp_path: Path) -> None:
+    """Its key is where the configuration or the service manager says, and nowhere else."""
+    config_file = tmp_path / "config.toml"
+    config_file.write_text('[journal]\nurl = "postgresql://u@h/d"\n')
+    config = load_config(config_file, {})
+    with pytest.raises(MasterKeyError, match=r"set secrets\.master_key_file"):
+        find_key_place(config, {})
+    environ = {CREDENTIALS_DIRECTORY: str(tmp_path)}
+    with pytest.raises(MasterKeyError, match="LoadCredential=webhookd-master-key:FILE"):
+        find_key_place(config, environ)
+    (tmp_path / "webhookd-master-key").write_bytes(TEXT)
+    assert find_key_place(config, environ).path == tmp_path / "webhookd-master-key"
+
+
 def test_what_a_power_cut_left_of_a_master_key_is_in_nobody_s_way(tmp_path: Path) -> None:
     """A key gets its name only when it is complete: an incomplete one is replaced, and no second copy remains."""
     path = tmp_path / "master.key"

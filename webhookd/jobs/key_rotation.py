@@ -108,6 +108,7 @@ class Rotator:
                 return self.progress()  # repeated by an operator who hasn't put the key in its place yet
             await self._look()
             self._check(new)
+            await self._check_nodes()
             key = new_master_key() if new is None else new
             if self._is_replaceable:
                 await self._stage(key)
@@ -160,13 +161,6 @@ class Rotator:
         self._is_replaceable = await trio.to_thread.run_sync(lambda: self._place.is_replaceable, limiter=self._threads)
 
     def _check(self, new: Secret[bytes] | None) -> None:
-        if self._store.nodes > 1:
-            # They would go on to seal with the previous key, which is forgotten at the end.
-            raise Rejected(
-                ErrorCode.CONFLICT,
-                f"{self._store.nodes} nodes use this journal: stop the others, change the key, put the new one in its "
-                "place on each, and start them again",
-            )
         if self._keys.previous is not None:
             raise Rejected(ErrorCode.CONFLICT, "the master key is being changed; wait until that is through")
         if new is not None and new == self._keys.sealing:
@@ -176,6 +170,16 @@ class Rotator:
                 ErrorCode.VALIDATION_ERROR,
                 f"the master key is {self._place}, which webhookd can't replace: make a new key yourself (head -c 32 "
                 "/dev/urandom | base64), keep it where its place is filled from, and give it as --new-key-file",
+            )
+
+    async def _check_nodes(self) -> None:
+        """Refuse while other nodes run: they would go on to seal with the previous key, which nothing opens later."""
+        sharing = await self._store.read_nodes()
+        if sharing is not None and len(sharing.nodes) > 1:
+            raise Rejected(
+                ErrorCode.CONFLICT,
+                f"{len(sharing.nodes)} nodes use this journal: stop the others, change the key, put the new one in its "
+                "place on each, and start them again",
             )
 
     async def _stage(self, key: Secret[bytes]) -> None:

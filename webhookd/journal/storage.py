@@ -165,11 +165,6 @@ class Engine(Protocol):
         ...
 
     @property
-    def nodes(self) -> int:
-        """How many processes drive endpoints of this journal."""
-        ...
-
-    @property
     def path(self) -> Path | None:
         """The file of the journal, if it is one."""
         ...

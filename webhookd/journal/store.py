@@ -148,11 +148,6 @@ class Store:
         return self._engine.is_reachable
 
     @property
-    def nodes(self) -> int:
-        """How many processes drive endpoints of this journal."""
-        return self._engine.nodes
-
-    @property
     def is_at_bound(self) -> bool:
         """Whether the file has reached `max_bytes`, so that events are refused."""
         return self._writer.is_at_bound

@@ -16,7 +16,7 @@ from tests.postgres_server import PostgresServer
 from webhookd.base.database_url import parse
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Endpoint
-from webhookd.journal import Server, SlotsLost, SlotsTaken, Store, open_store, reader
+from webhookd.journal import Server, SlotsLost, SlotsTaken, Store, Window, open_store, reader
 from webhookd.journal import writer as group_commit
 from webhookd.journal.postgres.batch import HotBatch
 from webhookd.journal.server import LeaseTimes
@@ -97,11 +97,14 @@ async def test_a_node_sends_nothing_once_its_lease_may_have_ended(own_server: Po
             store.feed.follow(SlotsTaken, changes.append)
             endpoint = await add(store)
             assert store.ownership.may_send()
+            assert store.is_reachable
             await trio.to_thread.run_sync(own_server.stop)
+            await until(lambda: not store.is_reachable)
             await until(lambda: not store.ownership.may_send())
             await until(lambda: not store.ownership.owns(endpoint.pk))
             await trio.to_thread.run_sync(own_server.start)
             await until(lambda: store.ownership.owns(endpoint.pk) and store.ownership.may_send())
+            assert store.is_reachable
             assert [type(change) for change in changes] == [SlotsLost, SlotsTaken]
             fence = store.ownership.fence(endpoint.pk)
             assert fence is not None
@@ -129,6 +132,31 @@ async def test_a_query_waits_for_the_database(own_server: PostgresServer, monkey
             await trio.to_thread.run_sync(own_server.start)
             await until(lambda: found)
             assert found == [endpoint]
+
+
+async def test_an_actor_waits_for_its_queue_however_long(
+    own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While requests are refused, its question is asked again and again: an error would cut off what is in flight."""
+    monkeypatch.setattr(reader, "PATIENCE_SECONDS", -1.0)
+    with own_server.database() as name:
+        async with running(own_server.url(name)) as store, trio.open_nursery() as nursery:
+            endpoint = await add(store)
+            await publish(store, event("queued"), endpoint).wait()
+            await trio.to_thread.run_sync(own_server.stop)
+            found: list[Window] = []
+
+            async def ask() -> None:
+                found.append(await window(store, endpoint))
+
+            nursery.start_soon(ask)
+            for _ in range(3):
+                with pytest.raises(Rejected, match="can't be reached"):
+                    await store.webhooks.get(endpoint.id)
+            assert not found
+            await trio.to_thread.run_sync(own_server.start)
+            await until(lambda: found)
+            assert [delivery.sequence for delivery in found[0].pending] == [1]
 
 
 def _lose_answer(commit: Commit) -> Commit:

@@ -112,11 +112,6 @@ class PostgresEngine:
         return self.ownership.is_connected and not self.storage.outage_seconds
 
     @property
-    def nodes(self) -> int:
-        """How many nodes lived at the last look."""
-        return self.ownership.nodes
-
-    @property
     def changes_known(self) -> int:
         """The number of the last change up to which this process knows all."""
         return self._follower.number

@@ -104,7 +104,6 @@ class SqliteEngine:
 
     is_remote = False
     is_reachable = True
-    nodes = 1
     changes_known = 0
     ownership = Everything()
     process = ""
