@@ -30,6 +30,10 @@ _WEAKNESSES = {
 }
 
 
+class DatabaseUrlError(ValueError):
+    """A text is no URL of a database; the message is the rest of a sentence that the URL's name begins."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """A server: a name or an IP address with its port, or the directory of a Unix socket."""
@@ -103,7 +107,7 @@ def hidden(text: str) -> str:
 
 
 def parse(text: str) -> DatabaseUrl:
-    """Read a URL; ValueError says what is wrong with it, as the rest of a sentence that its name begins."""
+    """Read a URL; DatabaseUrlError says what is wrong with it, as the rest of a sentence that its name begins."""
     parts = _split(text)
     credentials, _, addresses = parts.netloc.rpartition("@")
     user, colon, password = credentials.partition(":")
@@ -111,20 +115,22 @@ def parse(text: str) -> DatabaseUrl:
     place, port = options.pop("host", None), options.pop("port", None)
     if place is not None:
         if addresses:
-            raise ValueError("names its host twice: before the database, and as the parameter host")
+            raise DatabaseUrlError("names its host twice: before the database, and as the parameter host")
         hosts = tuple(Host(name=name, port=_port(port)) for name in place.split(","))
     elif port is not None:
-        raise ValueError("has the parameter port: write it after the host, as in postgresql://user@host:5432/database")
+        raise DatabaseUrlError(
+            "has the parameter port: write it after the host, as in postgresql://user@host:5432/database"
+        )
     else:
         hosts = tuple(_host(address) for address in addresses.split(","))
     if not all(host.name for host in hosts):
-        raise ValueError(f"names no host: write {_FORM}, or for a Unix socket {_SOCKET_FORM}")
+        raise DatabaseUrlError(f"names no host: write {_FORM}, or for a Unix socket {_SOCKET_FORM}")
     database = _decoded(parts.path.removeprefix("/"))
     if not database:
-        raise ValueError(f"names no database: write {_FORM}")
+        raise DatabaseUrlError(f"names no database: write {_FORM}")
     sslmode = options.pop("sslmode", None)
     if sslmode is not None and sslmode not in SSL_MODES:
-        raise ValueError(f"has an unknown sslmode: write one of {', '.join(SSL_MODES)}")
+        raise DatabaseUrlError(f"has an unknown sslmode: write one of {', '.join(SSL_MODES)}")
     return DatabaseUrl(
         hosts=hosts,
         database=database,
@@ -136,21 +142,23 @@ def parse(text: str) -> DatabaseUrl:
 
 
 def _split(text: str) -> SplitResult:
-    """Split a URL; ValueError for one that isn't PostgreSQL's, or isn't encoded as it must be."""
+    """Split a URL; DatabaseUrlError for one that isn't PostgreSQL's, or isn't encoded as it must be."""
     scheme, colon, _ = text.partition("://")
     if not colon or scheme.lower() not in SCHEMES:
-        raise ValueError(f"must begin with postgresql://, as in {_FORM}")
+        raise DatabaseUrlError(f"must begin with postgresql://, as in {_FORM}")
     if not text.isprintable() or " " in text:
-        raise ValueError("has a space or a control character: percent-encode it (%20)")
+        raise DatabaseUrlError("has a space or a control character: percent-encode it (%20)")
     if _BAD_ESCAPE.search(text):
-        raise ValueError("has a % without two hexadecimal digits: write %25 for a percent sign")
+        raise DatabaseUrlError("has a % without two hexadecimal digits: write %25 for a percent sign")
     try:
         parts = urlsplit(text)
     except ValueError:
-        raise ValueError("has brackets that don't enclose an IPv6 address") from None
+        raise DatabaseUrlError("has brackets that don't enclose an IPv6 address") from None
     # An unencoded / ? or # ends the part with the password. What remains could be read as a host.
     if parts.fragment or "#" in text or "@" in parts.path or "@" in parts.query:
-        raise ValueError("has a / ? # or @ that must be percent-encoded, such as one in its password (%2F %3F %23 %40)")
+        raise DatabaseUrlError(
+            "has a / ? # or @ that must be percent-encoded, such as one in its password (%2F %3F %23 %40)"
+        )
     return parts
 
 
@@ -159,13 +167,13 @@ def _parameters(query: str) -> dict[str, str]:
     for part in query.split("&") if query else ():
         name, equals, value = (_decoded(piece) for piece in part.partition("="))
         if name == "password":
-            raise ValueError("has its password as a parameter: write it after the user, or set a password file")
+            raise DatabaseUrlError("has its password as a parameter: write it after the user, or set a password file")
         if name not in PARAMETERS or not equals:
-            raise ValueError(f"has an unknown parameter: known are {', '.join(PARAMETERS)}")
+            raise DatabaseUrlError(f"has an unknown parameter: known are {', '.join(PARAMETERS)}")
         if name in found:
-            raise ValueError(f"has the parameter {name} twice")
+            raise DatabaseUrlError(f"has the parameter {name} twice")
         if not value:
-            raise ValueError(f"has the parameter {name} without a value")
+            raise DatabaseUrlError(f"has the parameter {name} without a value")
         found[name] = value
     return found
 
@@ -174,11 +182,11 @@ def _host(address: str) -> Host:
     if address.startswith("["):
         name, bracket, rest = address[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError("has brackets that don't enclose an IPv6 address")
+            raise DatabaseUrlError("has brackets that don't enclose an IPv6 address")
         return Host(name=name, port=_port(rest[1:] if rest else None))
     name, colon, port = address.partition(":")
     if ":" in port:
-        raise ValueError("has an IPv6 address without brackets: write [::1]")
+        raise DatabaseUrlError("has an IPv6 address without brackets: write [::1]")
     return Host(name=_decoded(name), port=_port(port if colon else None))
 
 
@@ -186,7 +194,7 @@ def _port(text: str | None) -> int:
     if text is None:
         return _DEFAULT_PORT
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= 65535):
-        raise ValueError("has a port that is no number from 1 to 65535")
+        raise DatabaseUrlError("has a port that is no number from 1 to 65535")
     return int(text)
 
 
@@ -194,7 +202,7 @@ def _decoded(text: str) -> str:
     try:
         decoded = unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise ValueError("has percent-encoded bytes that are no UTF-8") from None
+        raise DatabaseUrlError("has percent-encoded bytes that are no UTF-8") from None
     if "\x00" in decoded:
-        raise ValueError("has a NUL byte (%00)")
+        raise DatabaseUrlError("has a NUL byte (%00)")
     return decoded

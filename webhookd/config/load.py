@@ -18,7 +18,7 @@ import msgspec
 from msgspec import inspect
 from msgspec.structs import fields
 
-from webhookd.base.database_url import parse
+from webhookd.base.database_url import DatabaseUrlError, parse
 from webhookd.base.errors import ConfigError
 from webhookd.base.json_errors import BOM
 from webhookd.base.validation import name_hint, shortened, with_values
@@ -235,7 +235,7 @@ def _journal_contradictions(journal: JournalConfig, given: Collection[str]) -> I
         return
     try:
         url = parse(journal.url)
-    except ValueError as error:
+    except DatabaseUrlError as error:
         yield ("journal.url",), str(error)
         return
     if "journal.path" in given:

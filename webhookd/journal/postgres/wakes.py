@@ -34,8 +34,6 @@ _LISTEN = f"LISTEN {CHANNEL}"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
 _LOOK = "SELECT endpoint_pk, last, edition FROM sequences WHERE slot = ANY(%s)"
 
-# A database that is away, or too busy, doesn't end the process.
-_PASSING = (ConnectionLostError, MustRepeatError, ReadTimeoutError)
 
 _log = get_logger("nodes")
 
@@ -116,7 +114,7 @@ class Wakes:
             texts = list(_notifications(told, has_changed=has_changed))
             try:
                 await self._call(partial(_notify, texts))
-            except _PASSING as error:
+            except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
                 _log.warning("node.told_nobody", error=str(error))  # they look by themselves
 
     async def _listen_on(self) -> None:
@@ -127,7 +125,7 @@ class Wakes:
                 await self._runner.run(partial(_begin_to_listen, database))
                 await self._changed()  # what was told before nobody has heard
                 await self._listen(database)
-            except _PASSING as error:
+            except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
                 _log.warning("node.hears_nothing", error=str(error))
             finally:
                 if database is not None:
@@ -169,7 +167,7 @@ class Wakes:
             try:
                 await self._changed()
                 await self._look()
-            except _PASSING as error:
+            except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
                 _log.warning("node.sees_nothing", error=str(error))
 
     async def _look(self) -> None:
