@@ -193,7 +193,7 @@ class Tables:
             )
             stored.completed_at, stored.error = record.completed_at, record.error
         webhook = self.webhooks[record.delivery.endpoint_pk]
-        if webhook.state is not None:
+        if webhook.state is not None and webhook.state.forgiven == record.endpoint.forgiven:
             webhook.state = record.endpoint
 
     def move(self, seconds: float) -> None:

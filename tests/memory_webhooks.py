@@ -180,11 +180,17 @@ class MemoryWebhooks(Webhooks):
         return await self._tables.change(remove, lambda endpoint: self._feed.announce(WebhookDeleted(endpoint))).wait()
 
     def disable(
-        self, endpoint_pk: int, reason: DisabledReason, now: float, notices_of: Callable[[Endpoint], Sequence[Publish]]
+        self,
+        endpoint_pk: int,
+        reason: DisabledReason,
+        now: float,
+        *,
+        forgiven: int,
+        notices_of: Callable[[Endpoint], Sequence[Publish]],
     ) -> Ticket[Endpoint]:
         def switch_off() -> Endpoint:
             webhook = self._tables.webhooks[endpoint_pk]
-            if webhook.state is not None and webhook.endpoint.is_active:
+            if webhook.state is not None and webhook.state.forgiven == forgiven and webhook.endpoint.is_active:
                 webhook.endpoint = msgspec.structs.replace(
                     webhook.endpoint,
                     is_active=False,

@@ -54,13 +54,13 @@ class Sent:
 class WorldSender(TaskSender):
     """Answers each request with the result of `script`, after `seconds` or the result of `seconds_of`.
 
-    Where there is `answering`, no request is answered before it is set.
+    Before that it waits for the event that `held_by` returns, if it returns one.
     """
 
     script: Script = lambda _: OK
     seconds: float = 0.0
     seconds_of: Callable[["Sent"], float] | None = None
-    answering: trio.Event | None = None
+    held_by: Callable[["Sent"], trio.Event | None] = lambda _: None
     sent: list[Sent] = field(default_factory=list)
     in_flight: dict[str, int] = field(default_factory=dict)
     most_in_flight: dict[str, int] = field(default_factory=dict)
@@ -84,8 +84,8 @@ class WorldSender(TaskSender):
         try:
             with trio.move_on_after(timeout_seconds) as patience:
                 await trio.sleep(seconds)
-                if self.answering is not None:
-                    await self.answering.wait()
+                if (held_by := self.held_by(sent)) is not None:
+                    await held_by.wait()
         finally:
             self.in_flight[url] -= 1
         if patience.cancelled_caught:

@@ -158,8 +158,10 @@ def settings_of_webhooks(both: Engines) -> None:
     both(sealing.seal, VAULT, 1, "wh_1", kind="previous", plain=Secret("x"))
     both(sealing.remove, 1, "previous", "ed25519")
     assert both(sealing.unseal, VAULT, 1, "wh_1").keys() == {"current", "headers"}
-    assert both(endpoints.disable, 1, DisabledReason.GONE, AT + 9).disabled_reason is DisabledReason.GONE
-    assert both(endpoints.disable, 1, DisabledReason.FAILING, AT + 10).disabled_reason is DisabledReason.GONE
+    assert both(endpoints.disable, 1, DisabledReason.GONE, AT + 9, forgiven=1).is_active
+    assert both(endpoints.disable, 1, DisabledReason.GONE, AT + 9, forgiven=0).disabled_reason is DisabledReason.GONE
+    again = both(endpoints.disable, 1, DisabledReason.FAILING, AT + 10, forgiven=0)
+    assert again.disabled_reason is DisabledReason.GONE
     changes = EndpointChanges(is_active=True, description="d", events=("a.*",))
     assert both(endpoints.update, VAULT, "wh_1", changes, AT).updated_at == AT + 9.001
     state = EndpointState(breaker=BreakerState.OPEN, consecutive_faults=3, retry_at=AT + 0.125, last_error="dns")
@@ -398,7 +400,7 @@ def lists_of_webhooks(both: Engines) -> None:
         both(endpoints.insert, VAULT, new_webhook(number, **fields))
     both(endpoints.set_state, 2, EndpointState(breaker=BreakerState.OPEN, consecutive_faults=5))
     both(endpoints.set_state, 5, EndpointState(paused_until=AT + 100))
-    both(endpoints.disable, 3, DisabledReason.GONE, AT)
+    both(endpoints.disable, 3, DisabledReason.GONE, AT, forgiven=0)
     for order in WebhookOrder:
         for kind in (None, *WebhookKind):
             for descending in (True, False):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.journal.harness import CLOCK, VAULT, event, new_endpoint, publish
 from tests.journal.store_calls import add, record, rows, window
@@ -32,6 +33,25 @@ async def test_a_change_and_what_it_resets_are_one(store: Store) -> None:
     assert await store.webhooks.state(one.pk) == changed.forgiveness.state != outage
     [forgiven] = (await window(store, one, now=now + 2)).pending
     assert forgiven.next_attempt_at == changed.forgiveness.due_at == now + 1
+
+
+async def test_an_old_attempt_brings_no_outage_back(store: Store) -> None:
+    """A state from before a change that forgave something isn't stored; one that knows of the change is."""
+    one, now = await add(store), CLOCK.now()
+    await publish(store, event("e"), one).wait()
+    outage = EndpointState(consecutive_faults=9, failing_since=now)
+    failed: dict[str, Any] = {"status": DeliveryStatus.PENDING, "next_attempt_at": now, "completed_at": None}
+    await record(store, one, **failed, endpoint=outage)
+    assert await store.webhooks.state(one.pk) == outage
+    for number in range(1, 3):
+        changes = EndpointChanges(url=f"https://other.example/{number}")
+        await store.webhooks.update(VAULT, one.id, changes, now + number, entry=None, condition=None)
+        forgiven = await store.webhooks.state(one.pk)
+        assert (forgiven.forgiven, forgiven.failing_since) == (number, None)
+        await record(store, one, **failed, endpoint=replace(outage, forgiven=number - 1))
+        assert await store.webhooks.state(one.pk) == forgiven
+        await record(store, one, **failed, endpoint=replace(outage, forgiven=number))
+        assert (await store.webhooks.state(one.pk)).consecutive_faults == 9
 
 
 async def test_a_condition_is_checked_in_the_change(store: Store) -> None:
@@ -75,12 +95,13 @@ async def test_a_webhook_is_disabled_once(store: Store) -> None:
     one, watcher, now = await add(store), await add(store), CLOCK.now()
     target = Target(endpoint_pk=watcher.pk, status=DeliveryStatus.PENDING, max_age_seconds=60)
 
-    async def disable(reason: DisabledReason, at: float) -> Endpoint:
+    async def disable(reason: DisabledReason, at: float, forgiven: int = 0) -> Endpoint:
         def notices_of(endpoint: Endpoint) -> Sequence[Publish]:
             return [store.notice(event(f"notice-{reason}"), (target,))] if endpoint.disabled_at == at else []
 
-        return await store.webhooks.disable(one.pk, reason, at, notices_of).wait()
+        return await store.webhooks.disable(one.pk, reason, at, forgiven=forgiven, notices_of=notices_of).wait()
 
+    assert (await disable(DisabledReason.GONE, now, forgiven=1)).is_active
     first = await disable(DisabledReason.GONE, now)
     assert (first.is_active, first.disabled_reason) == (False, DisabledReason.GONE)
     assert await disable(DisabledReason.FAILING, now + 1) == first

@@ -346,7 +346,7 @@ def test_a_disabled_webhook_keeps_its_reason(pair: Pair, changes: EndpointChange
     pair.do(lambda database: endpoints.insert(database, VAULT, new_webhook(1)))
     after = pair.overlap(
         lambda database: endpoints.update(database, VAULT, "wh_1", changes, AT + 50),
-        lambda database: endpoints.disable(database, 1, DisabledReason.GONE, AT + 9),
+        lambda database: endpoints.disable(database, 1, DisabledReason.GONE, AT + 9, forgiven=0),
     )
     assert (after.disabled_reason, after.updated_at >= AT + 50) == (reason, True)
 

@@ -293,6 +293,8 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     - `failing_since`: the first failure after the last success, plus the time in which nothing was sent;
       `failures_since_success`: the failed attempts since then.
     - `warned_at`: when `webhook.failing` was sent; `recovered_at`: when the last outage or pause ended with a success.
+    - `forgiven`: how many changes by hand have forgiven something. A state that is derived from the one before such a
+      change isn't stored any more.
 
     `SHIFTED` names the times that move with the clock when it is set.
     """
@@ -312,6 +314,7 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     last_error: str | None = None
     warned_at: float | None = None
     recovered_at: float | None = None
+    forgiven: int = 0
 
     @property
     def is_unhealthy(self) -> bool:

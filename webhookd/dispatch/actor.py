@@ -70,7 +70,7 @@ class Actor:
         with trio.CancelScope() as self._scope:
             try:
                 lane.begin(self._clock.now())
-                if (state := await self._load()) is not None:
+                if (state := await self._load(begins=True)) is not None:
                     lane.state = state  # before the clock is read again, which may shift the lane
                     await self._make_moves()
             except FencedError:
@@ -102,8 +102,11 @@ class Actor:
                 case Wait(until=until):
                     await self._sleep(until)
 
-    async def _load(self) -> EndpointState | None:
-        """Read the endpoint and its secrets; return the state on disk, or None if the endpoint has been deleted."""
+    async def _load(self, *, begins: bool = False) -> EndpointState | None:
+        """Read the endpoint and its secrets; return the state on disk, or None if the endpoint has been deleted.
+
+        Unless the run just begins, what a change at another node has forgiven, by that state, is applied.
+        """
         state = None
         while self._lane.needs_load:  # again if the endpoint is changed during the read
             revision = self._lane.begin_load()
@@ -111,6 +114,10 @@ class Actor:
                 self._lane.stop()
                 return None
             endpoint, credentials, state = loaded
+            if not begins and (forgiving := self._lane.forgive(state)) is not None:
+                revision = forgiving
+                # The attempts before this node knew of the change have put off what the new receiver gets at once.
+                await self._store.webhooks.end_backoffs(endpoint.pk, self._clock.now())
             self.flights.receiver = Receiver(endpoint, credentials, revision)
         self._lane.loaded()
         return state

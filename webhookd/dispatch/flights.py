@@ -259,7 +259,7 @@ class Flights:
             is_submitted = True
             shared.reporter.attempted(endpoint, message, record, before)
             if verdict.disable is not None:
-                shared.reporter.disable(lane.endpoint, verdict.disable)
+                shared.reporter.disable(lane.endpoint, verdict.disable, forgiven=verdict.endpoint.forgiven)
             after = verdict.endpoint
             if (before.breaker, before.needs_probe) != (after.breaker, after.needs_probe):
                 self.proceed()  # more requests than before may be allowed

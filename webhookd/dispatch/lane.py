@@ -354,10 +354,24 @@ class Lane:
         """Apply changed settings, and what the change forgives; call `resize` after it."""
         self.endpoint, self.policy = endpoint, policy
         if forgiveness is not None:
-            self.state = forgiveness.state
-            self._revision += 1
-            self._probe = None  # the answer in flight no longer decides
+            self._forgive(forgiveness.state)
         self.reload_all()
+
+    def forgive(self, state: EndpointState) -> int | None:
+        """Apply what a change at another node has forgiven, by the state on disk; return the new revision.
+
+        None if there is nothing new.
+        """
+        if state.forgiven <= self.state.forgiven:
+            return None
+        self._forgive(state)
+        self.reload()
+        return self._revision
+
+    def _forgive(self, state: EndpointState) -> None:
+        self.state = state
+        self._revision += 1
+        self._probe = None  # the answer in flight no longer decides
 
     def resize(self, now: float) -> None:
         """Adapt the bucket to the settings; it keeps its tokens as far as they fit."""

@@ -57,8 +57,11 @@ class Reporter:
                 last_error=record.endpoint.last_error,
             )
 
-    def disable(self, endpoint: Endpoint, reason: DisabledReason) -> None:
-        """Disable an endpoint in the journal; the commit is passed on to the router."""
+    def disable(self, endpoint: Endpoint, reason: DisabledReason, *, forgiven: int) -> None:
+        """Disable an endpoint in the journal, unless more changes have forgiven something than these.
+
+        The commit is passed on to the router.
+        """
         now = self._clock.now()
         _log.warning("endpoint.disabled", endpoint=endpoint.id, reason=reason.value)
         announce = self._announcer(endpoint, OperationalEvent.DISABLED)
@@ -67,7 +70,7 @@ class Reporter:
             is_new = stored.disabled_at == now  # else a user has disabled it before
             return announce(operational_events.disabled(endpoint, reason, now)) if is_new else ()
 
-        self._store.webhooks.disable(endpoint.pk, reason, now, notices)
+        self._store.webhooks.disable(endpoint.pk, reason, now, forgiven=forgiven, notices_of=notices)
 
     async def expire(self, endpoint: Endpoint, expired: Sequence[QueuedDelivery]) -> None:
         """Record an endpoint's deliveries whose maximum age has passed as failed."""

@@ -109,12 +109,30 @@ class Webhooks(StorePart):
             announces=WebhookDeleted,
         ).wait()
 
+    async def end_backoffs(self, endpoint_pk: int, due_at: float) -> None:
+        """Make all that a webhook has queued due, also what the attempts that were submitted before have put off."""
+        await self._transactions.submit(
+            lambda database: endpoints.end_backoffs(database, endpoint_pk, due_at),
+            insists=True,
+            is_barrier=True,
+            driving=[endpoint_pk],
+        ).wait()
+
     def disable(
-        self, endpoint_pk: int, reason: DisabledReason, now: float, notices_of: Callable[[Endpoint], Sequence[Publish]]
+        self,
+        endpoint_pk: int,
+        reason: DisabledReason,
+        now: float,
+        *,
+        forgiven: int,
+        notices_of: Callable[[Endpoint], Sequence[Publish]],
     ) -> Ticket[Endpoint]:
-        """Disable a webhook because of its responses; one that is disabled or deleted already is not changed."""
+        """Disable a webhook because of its responses; one that is disabled or deleted already is not changed.
+
+        Nor is one that was changed by hand since: `forgiven` is the number of such changes that are known.
+        """
         return self._transactions.submit(
-            lambda database: endpoints.disable(database, endpoint_pk, reason, now),
+            lambda database: endpoints.disable(database, endpoint_pk, reason, now, forgiven=forgiven),
             announces=WebhookChanged,
             insists=True,
             notices_of=notices_of,

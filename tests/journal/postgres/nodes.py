@@ -24,6 +24,7 @@ class Nodes:
 
     def __init__(self, url: str, path: Path, nursery: trio.Nursery, choose: Callable[[Server], None]) -> None:
         self.sender = WorldSender()
+        self.config = steady()
         self.all: list[World] = []
         self._server = Server(url=parse(url), times=QUICK)
         self._path = path
@@ -54,7 +55,7 @@ class Nodes:
     async def _run(self, *, task_status: trio.TaskStatus[World]) -> None:
         opening = world(
             self._path,
-            config=steady(),
+            config=self.config,
             sender=self.sender,
             reads=ThreadRunner(3),
             writes=ThreadRunner(1),

@@ -33,7 +33,7 @@ async def test_a_request_is_under_way_at_every_node(open_nodes: Open, tmp_path: 
 
         made = await one.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID)
         path = f"/api/webhooks/{made.json()['id']}/test"
-        nodes.sender.answering = answering
+        nodes.sender.held_by = lambda _: answering
         answers: list[tuple[int, str, bool]] = []
 
         async def first() -> None:
@@ -57,7 +57,8 @@ async def test_what_was_cut_off_is_known_everywhere(open_nodes: Open, tmp_path: 
     """A client that leaves after a change was submitted is told by every node that its result is unknown."""
     async with open_nodes() as nodes:
         one, other = await two_apis(nodes, tmp_path)
-        nodes.sender.answering = trio.Event()
+        never = trio.Event()
+        nodes.sender.held_by = lambda _: never
         made = await one.ask("POST", "/api/webhooks", None, body=WEBHOOK, uid=OWN_UID)
         path = f"/api/webhooks/{made.json()['id']}/test"
         async with trio.open_nursery() as nursery:

@@ -35,4 +35,4 @@ def forgive(
         state = breaker.forgiven(state)
     elif before.url != after.url:
         state = msgspec.structs.replace(state, recovered_at=None)  # the ramp was the old receiver's
-    return Forgiveness(state=state, due_at=now)
+    return Forgiveness(state=msgspec.structs.replace(state, forgiven=state.forgiven + 1), due_at=now)

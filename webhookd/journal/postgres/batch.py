@@ -123,6 +123,7 @@ WITH new AS MATERIALIZED (
 )
 SELECT id, pk, sequence FROM added
 """
+# A state from before a change by hand that has forgiven something, here or at another node, stays unwritten.
 _SET_STATES = f"""
 WITH new AS MATERIALIZED (
     {_rows_of(EndpointStateTable, ("endpoint_pk", *STATE_COLUMNS))}
@@ -130,7 +131,8 @@ WITH new AS MATERIALIZED (
     SELECT endpoint_pk FROM endpoint_state WHERE endpoint_pk = ANY(%s) ORDER BY endpoint_pk FOR NO KEY UPDATE
 )
 UPDATE endpoint_state SET {", ".join(f'"{name}" = new."{name}"' for name in STATE_COLUMNS)}
-FROM new JOIN locked ON locked.endpoint_pk = new.endpoint_pk WHERE endpoint_state.endpoint_pk = new.endpoint_pk
+FROM new JOIN locked ON locked.endpoint_pk = new.endpoint_pk
+WHERE endpoint_state.endpoint_pk = new.endpoint_pk AND endpoint_state.forgiven = new.forgiven
 """
 # A delivery that has ended or was retried meanwhile keeps its state: a retry always changes when it expires. The id is
 # compared because a server that took over after a failure may give a number again that was lost with it.

@@ -56,7 +56,7 @@ CREATE TABLE endpoint_state (
     pauses bigint NOT NULL DEFAULT 0, retry_at double precision, paused_until double precision,
     failing_since double precision, failures_since_success bigint NOT NULL DEFAULT 0,
     last_success_at double precision, last_failure_at double precision, last_error text COLLATE "C",
-    warned_at double precision, recovered_at double precision
+    warned_at double precision, recovered_at double precision, forgiven bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 CREATE TABLE sequences (
     endpoint_pk bigint PRIMARY KEY, last bigint NOT NULL DEFAULT 0, edition bigint NOT NULL DEFAULT 0,

@@ -170,9 +170,14 @@ def about(endpoint: Endpoint) -> tuple[str, str | None]:
     return endpoint.id, endpoint.organization_id
 
 
-def disable(database: Database, pk: int, reason: DisabledReason, now: float) -> Endpoint:
-    """Disable an endpoint because of its responses; one that is disabled or deleted already is not changed."""
+def disable(database: Database, pk: int, reason: DisabledReason, now: float, *, forgiven: int) -> Endpoint:
+    """Disable an endpoint because of its responses; one that is disabled or deleted already is not changed.
+
+    Nor is one that was changed by hand since: `forgiven` is the number of such changes that are known.
+    """
     lock(database, EndpointTable.pk == pk, EndpointTable.pk)
+    if state(database, pk).forgiven != forgiven:
+        return by_pk(database, pk)[0]
     version = _next_version(by_pk(database, pk)[0], now)
     EndpointTable.update(_disabled(reason, now) | {"updated_at": version}).where(
         (EndpointTable.pk == pk) & EndpointTable.is_active & EndpointTable.deleted_at.is_null()

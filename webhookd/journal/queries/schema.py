@@ -83,6 +83,7 @@ class EndpointStateTable(Model):
     last_error = TextField(null=True)
     warned_at = FloatField(null=True)
     recovered_at = FloatField(null=True)
+    forgiven = IntegerField()
 
     class Meta:
         table_name = "endpoint_state"

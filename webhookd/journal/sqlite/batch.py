@@ -31,7 +31,13 @@ _INSERT_EVENT = BulkInsert("events", record_rows.EVENT_COLUMNS)
 _INSERT_DELIVERY = BulkInsert("deliveries", record_rows.DELIVERY_COLUMNS)
 _INSERT_ATTEMPT = BulkInsert("attempts", record_rows.ATTEMPT_COLUMNS)
 _UPDATE_SEQUENCE = BulkUpdate("sequences", "endpoint_pk", ("last", "last_expires_at"), growing=("last_expires_at",))
-_UPDATE_STATE = BulkUpdate("endpoint_state", "endpoint_pk", record_rows.STATE_COLUMNS)
+# A state from before a change by hand that has forgiven something stays unwritten.
+_UPDATE_STATE = BulkUpdate(
+    "endpoint_state",
+    "endpoint_pk",
+    record_rows.STATE_COLUMNS,
+    f'"forgiven" = new.column{record_rows.STATE_COLUMNS.index("forgiven") + 2}',
+)
 _COUNT_ATTEMPT = BulkUpdate("deliveries", "pk", record_rows.COUNT_COLUMNS)
 _UPDATE_DELIVERY = BulkUpdate("deliveries", "pk", record_rows.CHANGE_COLUMNS, "status IN ('pending', 'parked')")
 

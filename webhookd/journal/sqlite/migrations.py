@@ -202,7 +202,11 @@ def _small_indexes(database: Database, _now: float) -> None:
     )
 
 
-_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences, _small_indexes)
+def _forgiven(database: Database, _now: float) -> None:
+    database.execute_sql("ALTER TABLE endpoint_state ADD COLUMN forgiven INTEGER NOT NULL DEFAULT 0")
+
+
+_STEPS = (_first, _audit, _rare_statuses, _statistics, _of_organizations, _sequences, _small_indexes, _forgiven)
 CURRENT_VERSION = len(_STEPS)
 
 
