@@ -32,7 +32,7 @@ from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.prometheus import Exporter, LogStream
 from webhookd.admin.services import Services
 from webhookd.admin.tokens import open_tokens
-from webhookd.base.clock import Clock, SystemClock, Timeline
+from webhookd.base.clock import Clock, SystemClock, Timeline, UnsetClock
 from webhookd.base.errors import JournalError, WebhookdError
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
@@ -127,7 +127,7 @@ async def serve(
     Raises CommandError if an address, a socket or the lock is in use, ConfigError, MasterKeyError, and JournalError if
     the journal can't be trusted, now or at the start.
     """
-    clock = Timeline(SystemClock())
+    clock = Timeline(SystemClock() if config.journal.url is None else UnsetClock(SystemClock()))
     ids = IdFactory(SystemClock().now)  # threads of the journal create some
     measures = Measures()
     stalls = Stalls()

@@ -11,6 +11,8 @@ from webhookd.base.clock import (
     LONGEST_WAIT_SECONDS,
     TICK_SECONDS,
     SystemClock,
+    Timeline,
+    UnsetClock,
     iso,
     parse_iso,
     wait_seconds,
@@ -65,3 +67,30 @@ async def test_a_wait_is_never_shorter_than_a_tick_of_the_clock(autojump_clock: 
     assert wait_seconds(clock, clock.now() - 5) == 0
     assert wait_seconds(clock, clock.now() + 1e-5) == TICK_SECONDS
     assert wait_seconds(clock, clock.now() + 1e6) == LONGEST_WAIT_SECONDS
+
+
+class SettableClock:
+    """A machine's clocks, as a test sets them."""
+
+    wall, since_start = 1_800_000_000.0, 100.0
+
+    def now(self) -> float:
+        return self.wall
+
+    def steady(self) -> float:
+        return self.since_start
+
+
+def test_a_node_keeps_its_time_when_its_clock_is_set() -> None:
+    """It goes on from the time at its start, and no schedule is moved."""
+    machine = SettableClock()
+    clock = Timeline(UnsetClock(machine))
+    moved: list[float] = []
+    clock.stepped = moved.append
+    machine.wall += 3600.0
+    machine.since_start += 2.5
+    assert clock.now() == 1_800_000_002.5
+    machine.wall -= 86_400.0
+    machine.since_start += 1.0
+    assert clock.now() == 1_800_000_003.5
+    assert moved == []

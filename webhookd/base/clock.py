@@ -52,6 +52,25 @@ class SystemClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+class UnsetClock:
+    """A wall clock that follows no one who sets it: it goes on from the time of its creation with a steady clock.
+
+    It is the clock of a node that shares a journal: its own steps must not move the schedules of all.
+    """
+
+    def __init__(self, clock: SteadyClock) -> None:
+        self._clock = clock
+        self._offset = clock.now() - clock.steady()
+
+    def now(self) -> float:
+        """Epoch seconds, to the millisecond."""
+        return round(self.steady() + self._offset, 3)
+
+    def steady(self) -> float:
+        """Seconds since an arbitrary moment, as the steady clock has them."""
+        return self._clock.steady()
+
+
 class Timeline:
     """Wall time that advances with the steady clock, and stays within `STEP_SECONDS` of the wall clock.
 
