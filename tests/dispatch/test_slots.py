@@ -3,7 +3,7 @@
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from webhookd.dispatch.slots import Slots
 
@@ -104,3 +104,18 @@ def test_no_owner_shuts_out_another(most: int, steps: list[tuple[str, bool]]) ->
             slots.release(owner)
             taken[owner] -= 1
         assert slots.taken == sum(taken.values()) <= most
+
+
+async def test_while_none_may_begin_nobody_gets_one_and_later_all_do(autojump_clock: MockClock) -> None:
+    """Who asked meanwhile gets one once requests may begin again, although nobody gives one back."""
+    opens_at = trio.current_time() + 5.0
+    slots = Slots(512, is_open=lambda: trio.current_time() >= opens_at)
+    assert not slots.may_take("one")
+    with trio.fail_after(6.0):
+        await slots.acquire("one")
+    assert trio.current_time() >= opens_at
+    assert slots.taken == 1
+    opens_at = float("inf")
+    with trio.move_on_after(1.0):
+        await slots.acquire("one")
+    assert slots.taken == 1  # who stops waiting has none

@@ -4,8 +4,8 @@
 and its removal. So no notification is lost between them. A lane outlives its actors, and so do the tokens in its bucket
 and the deliveries that are held. Each actor runs under the supervisor of its endpoint.
 
-Of several nodes, each runs the actors of the endpoints that it drives. A lane that comes from another node begins anew,
-with an empty bucket: what the other has sent isn't known.
+Of several nodes, each runs the actors of the endpoints that it drives. The lane of one that goes to another node begins
+anew, with an empty bucket: when it comes back, it isn't known what the other has sent.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -112,7 +112,7 @@ class Registry:
     def _renew(self, slots: Collection[int]) -> None:
         now = self._clock.now()
         for pk, entry in self._entries.items():
-            if slot_of(pk) in slots:
+            if entry.supervisor is not None and slot_of(pk) in slots:  # else nothing was ever sent from here
                 entry.lane = Lane(entry.lane.endpoint, entry.lane.policy, now)
                 entry.lane.bucket = None if entry.lane.bucket is None else entry.lane.bucket.emptied(now)
                 entry.actor = None  # one that was cut off may still be ending

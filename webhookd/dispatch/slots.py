@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import trio
 
+CLOSED_PAUSE_SECONDS = 0.1
 _TIMES_THE_FREE = 2
 
 
@@ -39,7 +40,10 @@ class Slots:
 
     def may_take(self, owner: str) -> bool:
         """Whether an owner may take a slot now."""
-        return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free and self._is_open()
+        return self._has_free(owner) and self._is_open()
+
+    def _has_free(self, owner: str) -> bool:
+        return self._taken.get(owner, 0) < _TIMES_THE_FREE * self._free
 
     def take(self, owner: str) -> None:
         """Take a slot for an owner, which must be allowed to take one."""
@@ -49,7 +53,16 @@ class Slots:
     async def acquire(self, owner: str) -> None:
         """Take a slot for an owner once it may have one; if canceled, none is taken."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self.may_take(owner):
+        await self._acquire_free(owner)
+        try:
+            while not self._is_open():  # noqa: ASYNC110 - a clock opens it, and no event
+                await trio.sleep(CLOSED_PAUSE_SECONDS)
+        except trio.Cancelled:
+            self.release(owner)
+            raise
+
+    async def _acquire_free(self, owner: str) -> None:
+        if self._has_free(owner):
             self.take(owner)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return
@@ -70,7 +83,7 @@ class Slots:
         self._taken[owner] -= 1
         if not self._taken[owner]:
             del self._taken[owner]
-        while (next_owner := next(filter(self.may_take, self._waiting), None)) is not None:
+        while (next_owner := next(filter(self._has_free, self._waiting), None)) is not None:
             waiting = self._waiting.pop(next_owner)
             self.take(next_owner)
             waiting.popleft().set()

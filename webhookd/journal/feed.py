@@ -77,7 +77,7 @@ class QueueGrown(NamedTuple):
 
 
 class SlotsTaken(NamedTuple):
-    """Slots whose endpoints this process drives from now on."""
+    """Slots whose endpoints this process drives, and of which it doesn't know yet what they have queued."""
 
     slots: frozenset[int]
 

@@ -3,6 +3,7 @@
 from functools import partial
 
 import trio
+import trio.testing
 from peewee import Database
 
 from tests.journal.postgres.nodes import QUICK, Open, slots_of
@@ -10,6 +11,8 @@ from tests.patience import until
 from webhookd.base.models import DeliveryStatus
 from webhookd.journal import EndpointChanges, slot_of
 from webhookd.journal.ownership import SLOTS
+from webhookd.journal.postgres.engine import PostgresEngine
+from webhookd.journal.postgres.membership import Membership
 
 
 def steal(database: Database, slot: int) -> None:
@@ -123,3 +126,41 @@ async def test_the_nodes_and_their_shares_are_listed(open_nodes: Open) -> None:
         assert found.own == found.nodes[1].id
         assert all(0 < node.seconds_left <= QUICK.lease for node in found.nodes)
         assert slots_of(one).isdisjoint(slots_of(other))
+
+
+async def test_a_node_that_starts_wakes_no_endpoint_without_work(open_nodes: Open) -> None:
+    """It learns of all queues by its first look, and starts actors only for those that have something queued."""
+    async with open_nodes() as nodes:
+        first = await nodes.start()
+        done, held = [await first.endpoint(url=f"https://receiver.example/{number}") for number in range(2)]
+        await first.publish("e0")
+        await until(lambda: len(nodes.sender.events()) == 2)
+        while {row.status for each in (done, held) for row in await first.deliveries(each)} != {
+            DeliveryStatus.SUCCEEDED
+        }:
+            await trio.sleep(0.01)
+        await nodes.stop(first)
+        second = await nodes.start()
+        await until(lambda: len(slots_of(second)) == SLOTS)
+        engine = second.journal._engine
+        assert isinstance(engine, PostgresEngine)
+        wakes = engine._wakes
+        await until(lambda: done.pk in wakes._seen and held.pk in wakes._seen)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert second.router.registry.running(done.pk) is None
+        assert second.router.registry.running(held.pk) is None
+
+
+async def test_a_slot_that_was_taken_again_is_not_given_back(open_nodes: Open) -> None:
+    """It was asked back and then lost: what is retired for the old request leaves the new lease alone."""
+    async with open_nodes() as nodes:
+        node = await nodes.start()
+        membership = node.journal.ownership
+        assert isinstance(membership, Membership)
+        await until(lambda: 5 in membership.slots)
+        generation = membership.fence(5).generation
+        membership._leaving.add(5)
+        membership._lose(frozenset({5}))
+        await until(lambda: membership.fence(5).generation > generation)
+        await node.journal.give_back(frozenset({5}))
+        assert membership.owns(5)

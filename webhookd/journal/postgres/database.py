@@ -22,7 +22,7 @@ from webhookd.base.database_url import DatabaseUrl
 from webhookd.base.errors import ConfigError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.base.files import open_file
 from webhookd.base.secret import Secret
-from webhookd.journal.errors import ConnectionLostError, DiskError, JournalFullError, MustRepeatError
+from webhookd.journal.errors import ConnectionLostError, DiskError, FencedError, JournalFullError, MustRepeatError
 
 OLDEST_SERVER = 14
 
@@ -130,7 +130,8 @@ class PostgresDatabase(PostgresqlDatabase):
     def translated(self) -> Iterator[None]:
         """Translate PostgreSQL's errors, except those of a faulty statement (see `is_logic_error`).
 
-        Raises JournalFullError, DiskError, ConnectionLostError and MustRepeatError, and ReadTimeoutError for a reader.
+        Raises JournalFullError, DiskError, ConnectionLostError, MustRepeatError and FencedError, and for a reader
+        ReadTimeoutError.
         """
         try:
             yield
@@ -264,6 +265,8 @@ def _driver_connection(database: PostgresDatabase) -> "psycopg.Connection[tuple[
 _FULL = ("53100",)
 _TIMEOUT = ("57014",)
 _REPEAT = ("40001", "40P01", "53200", "55P03")
+# A transaction that must not go on divides by zero: its number or one of its slots isn't this process's any more.
+_FENCED = ("22012",)
 _LOST = ("08", "57P", "25P03", "25P04", "53300")
 # The server is a standby by now, or its operator, or the provider for a full disk, has made it read-only.
 _READ_ONLY = ("25006",)
@@ -281,6 +284,8 @@ def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> Webho
         return JournalFullError(f"no room for the database {name}: {reason}")
     if state in _TIMEOUT and role is ConnectionRole.READER:
         return ReadTimeoutError("the query took too long; ask for less")
+    if state in _FENCED:
+        return FencedError("another node drives this webhook by now")
     if state in _REPEAT or state in _TIMEOUT:
         return MustRepeatError(f"the database {name} has rolled a transaction back: {reason}")
     if state in _DISK:

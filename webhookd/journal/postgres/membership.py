@@ -125,11 +125,14 @@ class Membership:
         self._stopped.set()
 
     async def give_back(self, slots: frozenset[int]) -> None:
-        """Let other nodes take slots that were asked back: nothing of theirs is in flight, and all is recorded."""
-        given = [slot for slot in slots if slot in self._held]
+        """Let other nodes take slots that were asked back: nothing of theirs is in flight, and all is recorded.
+
+        One that was lost since then, and perhaps taken again, stays.
+        """
+        given = sorted(self._leaving & slots)
         for slot in given:
             del self._held[slot]
-            self._leaving.discard(slot)
+        self._leaving.difference_update(given)
         if given:
             await self._call(lambda connection: leases.give_back(connection, self.node, given))
 

@@ -140,11 +140,7 @@ class PostgresStorage:
                 self._commit_unit(left)
             except StaleTargetsError as error:
                 raise StaleTargetsError(left) from error
-            except psycopg.errors.DivisionByZero:  # of `_MARK` or `_HOLD_SLOTS`
-                left = self._without_fenced(left)
-            except PeeweeException as error:
-                if not isinstance(error.__cause__ or error.__context__, psycopg.errors.DivisionByZero):
-                    raise
+            except FencedError:  # by `_MARK` or `_HOLD_SLOTS`
                 left = self._without_fenced(left)
             else:
                 return
@@ -266,7 +262,7 @@ class PostgresStorage:
                     [[number]] = database.connection().execute(_FIND_NUMBER, self._key).fetchall()
                     # Committed with the same guarantee as the transaction itself: then what it found is true.
                     database.connection().execute(_TOUCH_NUMBER, self._key)
-            except ConnectionLostError:
+            except (ConnectionLostError, MustRepeatError):  # the old session may still hold the row
                 _drop(database)
                 self._database = None
                 continue

@@ -16,8 +16,8 @@ from psycopg import Connection
 from webhookd.base.errors import ReadTimeoutError
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError, MustRepeatError
-from webhookd.journal.feed import Feed, QueueGrown
-from webhookd.journal.ownership import Ownership
+from webhookd.journal.feed import Feed, QueueGrown, SlotsTaken
+from webhookd.journal.ownership import Ownership, slot_of
 from webhookd.journal.postgres.database import PostgresDatabase
 from webhookd.journal.runners import Runner
 from webhookd.observe.logs import get_logger
@@ -33,7 +33,6 @@ MOST_BYTES = 7900  # of a notification: PostgreSQL takes 8,000
 _LISTEN = f"LISTEN {CHANNEL}"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
 _LOOK = "SELECT endpoint_pk, last, edition FROM sequences WHERE slot = ANY(%s)"
-
 
 _log = get_logger("nodes")
 
@@ -70,7 +69,7 @@ class Wakes:
         self._to_tell: dict[int, int] = {}  # the last sequences, by endpoint
         self._has_changed = False
         self._has_news = trio.Event()
-        self._seen: dict[int, tuple[int, int]] = {}  # the last sequence and edition of each endpoint
+        self._seen: dict[int, tuple[int, int]] = {}  # the last sequence and edition of each endpoint; -1 if unknown
 
     def queued(self, deliveries: Iterable[QueuedDelivery]) -> None:
         """Note that deliveries of this process were committed: the nodes that drive their endpoints are told."""
@@ -178,17 +177,22 @@ class Wakes:
         rows: list[tuple[int, int, int]] = await self._call(
             lambda connection: connection.execute(_LOOK, (slots,)).fetchall()
         )
+        unknown: set[int] = set()
         for endpoint_pk, last, edition in rows:
-            seen = self._seen.get(endpoint_pk)
-            if seen is None or last > seen[0] or edition != seen[1]:
+            if (seen := self._seen.get(endpoint_pk)) is None:
                 self._seen[endpoint_pk] = (last, edition)
-                # An edition that this process has not seen yet is known to it if it began the change itself.
-                if (last or edition) and self._ownership.owns(endpoint_pk):
-                    self._feed.announce(QueueGrown(endpoint_pk))
-
-    def forget(self, slots: frozenset[int], slot_of: Callable[[int], int]) -> None:
-        """Forget what was seen of the endpoints of slots that another node drives."""
-        self._seen = {pk: seen for pk, seen in self._seen.items() if slot_of(pk) not in slots}
+                if last:
+                    unknown.add(slot_of(endpoint_pk))
+                continue
+            seen_last, seen_edition = seen
+            # What this process has queued since the query began is seen already.
+            self._seen[endpoint_pk] = (max(last, seen_last), edition)
+            is_new = last > seen_last or edition > max(seen_edition, 0)
+            if is_new and self._ownership.owns(endpoint_pk):
+                self._feed.announce(QueueGrown(endpoint_pk))
+        if unknown:
+            # Few of them have anything queued. Which do is read once for all, after what this look has seen.
+            self._feed.announce(SlotsTaken(frozenset(unknown)))
 
     async def _call(self, function: "Callable[[Connection[Any]], T]") -> T:
         async with self._one_call:
