@@ -15,13 +15,15 @@ from tests.patience import PATIENCE_SECONDS, until
 from tests.postgres_server import PostgresServer
 from webhookd.base.database_url import parse
 from webhookd.base.errors import ErrorCode, Rejected
-from webhookd.base.models import DeliveryStatus, Endpoint
-from webhookd.journal import Server, SlotsLost, SlotsTaken, Store, Window, open_store, reader
+from webhookd.base.models import DeliveryStatus, Endpoint, PublishResult
+from webhookd.journal import Server, SlotsLost, SlotsTaken, Store, Ticket, Window, open_store, reader
 from webhookd.journal import writer as group_commit
+from webhookd.journal.postgres import database
 from webhookd.journal.postgres.batch import HotBatch
 from webhookd.journal.server import LeaseTimes
 
 QUICK = LeaseTimes().scaled(0.2)
+WAITING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 Commit = Callable[[HotBatch, Any, Any], None]
 
 
@@ -208,3 +210,38 @@ async def test_a_lost_answer_to_a_commit_is_found_out(
         await record(store, endpoint, status=DeliveryStatus.SUCCEEDED, next_attempt_at=None)
         first = (await rows(store, endpoint))[0]
         assert (first.status, first.attempts) == (DeliveryStatus.SUCCEEDED, 1)
+
+
+async def test_an_outcome_is_found_out_although_the_old_session_still_holds_the_writers_row(
+    empty_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for it takes as long as it takes: an event that is committed isn't reported as failed meanwhile."""
+    writers = dict(database._SETTINGS[database.ConnectionRole.WRITER]) | {"lock_timeout": "100ms"}
+    monkeypatch.setattr(database, "_SETTINGS", {**database._SETTINGS, database.ConnectionRole.WRITER: writers})
+    holder = psycopg.connect(empty_database, application_name="holder")
+    watcher = psycopg.connect(empty_database, autocommit=True)
+    waited: set[int] = set()
+
+    def hold_until_two_have_waited(ticket: Ticket[PublishResult]) -> None:
+        while len(waited) < 2 and not ticket.is_done:
+            waited.update(row[0] for row in watcher.execute(WAITING))
+        holder.rollback()
+
+    async with running(empty_database) as store:
+        endpoint = await add(store)
+        usual = HotBatch.commit
+
+        def commit_and_lose(batch: HotBatch, connection: Any, begin: Any) -> None:
+            monkeypatch.setattr(HotBatch, "commit", usual)
+            usual(batch, connection, begin)
+            holder.execute("SELECT FROM writers FOR UPDATE")
+            connection.close()
+            raise psycopg.OperationalError("the connection is lost")
+
+        monkeypatch.setattr(HotBatch, "commit", commit_and_lose)
+        ticket = publish(store, event("in doubt"), endpoint)
+        await trio.to_thread.run_sync(hold_until_two_have_waited, ticket)
+        result = await ticket.wait()
+        assert (result.deliveries, result.duplicate) == (1, False)
+    holder.close()
+    watcher.close()
