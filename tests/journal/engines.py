@@ -11,7 +11,7 @@ from peewee import Database, Model, PostgresqlDatabase
 from tests.samples import AT
 from webhookd.base.errors import Rejected
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, Trigger
-from webhookd.journal import KeptAnswer
+from webhookd.journal import FoundEvents, KeptAnswer, RowPage
 from webhookd.journal.queries import schema
 from webhookd.journal.queries.retention import Pruned
 from webhookd.journal.queries.schema import DeliveryTable, EventTable, SequenceTable
@@ -38,17 +38,32 @@ class Engines:
         self._databases = databases
         self.called: set[Callable[..., object]] = set()
 
+        self._cursors: dict[str, list[str]] = {}  # those of each engine, by the one that stands for them
+
     def __call__(self, query: Callable[..., T], /, *args: object, **kwargs: object) -> T:
         self.called.add(query)
-        outcomes = [_outcome(database, query, args, kwargs) for database in self._databases]
+        outcomes = [
+            _outcome(database, query, args, kwargs | self._own_cursor(number, kwargs))
+            for number, database in enumerate(self._databases)
+        ]
+        results = [outcome[0] for outcome in outcomes]
+        if all(isinstance(result, RowPage | FoundEvents) and result.next_cursor is not None for result in results):
+            # An engine has cursors of its own.
+            stands_for = f"cursor {len(self._cursors)}"
+            self._cursors[stands_for] = [result.next_cursor for result in results]
+            outcomes = [(msgspec.structs.replace(result, next_cursor=stands_for), None) for result in results]
         assert all(outcome == outcomes[0] for outcome in outcomes), outcomes
         result, rejection = outcomes[0]
         if rejection is not None:
             raise Rejected(*rejection)
         return cast("T", result)
 
+    def _own_cursor(self, number: int, kwargs: dict[str, object]) -> dict[str, object]:
+        cursor = kwargs.get("cursor")
+        return {"cursor": self._cursors[cursor][number]} if isinstance(cursor, str) and cursor in self._cursors else {}
 
-def _outcome(database: Database, query: Any, args: Any, kwargs: Any) -> tuple[object, Any]:
+
+def _outcome(database: Database, query: Any, args: Any, kwargs: Any) -> tuple[Any, Any]:
     made = [each.make() if isinstance(each, Fresh) else each for each in args]
     try:
         with database.atomic():

@@ -325,7 +325,7 @@ def stored_events(both: Engines) -> None:
         ("user.created", 1, None, AT + 400),
         ("*", 2, AT - 500, None),
     ]:
-        asked = {"pattern": pattern, "limit": limit, "since": since, "until": until, "looked_at": 4}
+        asked = {"pattern": pattern, "limit": limit, "since": since, "until": until, "looked_at": 100}
         found = both(searching.search, None, **asked)
         both(searching.search, None, **asked | {"cursor": found.next_cursor})
         both(searching.search, "acme", **asked)

@@ -18,16 +18,15 @@ from webhookd.base.models import ReplayKind, ReplayStatus
 from webhookd.jobs.replay import selection
 from webhookd.journal import ReplayRow
 from webhookd.journal.postgres import changes, leases
-from webhookd.journal.queries.schema import ReplayTable
+from webhookd.journal.queries.schema import EventTable, ReplayTable
 from webhookd.observe.statistics import MINUTE, SERVER, Counts, Key
 
 OFTEN_SECONDS = 0.02
 DAY = 86_400.0
 
 
-async def events_of(node: World) -> list[str]:
-    page = await node.journal.events.page(None, limit=100, cursor=None, after=None)
-    return [event.id for event in page.items]
+async def events_of(node: World) -> int:
+    return await node.journal.transactions.read(lambda database: EventTable.select().count(database))
 
 
 async def prune_often(node: World, scope: trio.CancelScope) -> None:

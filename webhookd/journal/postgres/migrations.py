@@ -83,6 +83,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_organization ON events (organization_id, pk);
 CREATE INDEX events_accepted ON events (accepted_at);
+CREATE INDEX events_organization_accepted ON events (organization_id, accepted_at) WHERE organization_id IS NOT NULL;
 CREATE INDEX events_feed ON events (era, xid, pk);
 CREATE INDEX events_organization_feed ON events (organization_id, era, xid, pk) WHERE organization_id IS NOT NULL;
 CREATE TABLE event_types (

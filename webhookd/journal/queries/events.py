@@ -1,9 +1,15 @@
-"""Queries on events: the feed in the order of commits, one event, and the messages that attempts send."""
+"""Queries on events: the feed in the order of commits, one event, and the messages that attempts send.
+
+On SQLite the numbers of events are in the order of commits. On PostgreSQL several publishers commit at the same time,
+and one that was given a lower number may commit later. There the feed is in the order of the numbers of transactions,
+below the oldest one that is open: all that is below has ended, so nothing is added there later. `era` counts the moves
+of the database to another cluster, where transactions are numbered from another start.
+"""
 
 from collections.abc import Collection
 
 import msgspec
-from peewee import Database
+from peewee import SQL, Database
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Message
@@ -16,6 +22,14 @@ from webhookd.journal.rows import EventRow, RowPage
 ROWS = Rows(EventRow, EventTable)
 
 _LIST = "events"
+# The columns of PostgreSQL alone, and what is compared with them.
+_PLACE = SQL("era"), SQL("CAST(CAST(xid AS text) AS bigint)").alias("transaction")
+_ORDER = SQL("era"), SQL("xid"), SQL('"t1"."pk"')
+_IS_LATER = '(era, xid, "t1"."pk") > (%s, CAST(CAST(%s AS text) AS xid8), %s)'
+_IS_SETTLED = (
+    "(era, xid) < ((SELECT CAST(convert_from(value, 'UTF8') AS bigint) FROM meta WHERE name = 'era'), "
+    "pg_snapshot_xmin(pg_current_snapshot()))"
+)
 _MESSAGES = Rows(Message, EventTable, event_id=EventTable.id)
 MESSAGES = written(
     EventTable.select(EventTable.pk, *_MESSAGES.columns).where(EventTable.pk.in_(members("event_pks", "bigint")))
@@ -36,6 +50,8 @@ def page(
     `after` is the id of the last event seen, or a cursor: a client that continues there skips nothing. Raises Rejected
     INVALID_CURSOR, also for an event that retention has deleted.
     """
+    if is_postgres(database):
+        return _page_by_transaction(database, organization_id, limit=limit, cursor=cursor, after=after)
     query = narrowed(ROWS.select(), (EventTable.organization_id, organization_id))
     if after is not None:
         query = query.where(EventTable.pk > _position(database, after, organization_id))
@@ -69,6 +85,29 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     return found
 
 
+def _page_by_transaction(
+    database: Database, organization_id: str | None, *, limit: int, cursor: str | None, after: str | None
+) -> RowPage[EventRow]:
+    query = narrowed(EventTable.select(*ROWS.columns, *_PLACE), (EventTable.organization_id, organization_id))
+    query = query.where(SQL(_IS_SETTLED))
+    if after is not None:
+        place = _place(database, after, organization_id)
+        query = query.where(SQL(_IS_LATER, place))
+    if cursor is not None:
+        query = query.where(SQL(_IS_LATER, _decode(cursor)))
+    found = list(query.order_by(*_ORDER).limit(limit + 1).dicts().execute(database))
+    places = {row["pk"]: [row["era"], row["transaction"], row["pk"]] for row in found}
+    return cursors.page([ROWS.convert(row) for row in found], limit, _LIST, lambda row: places[row.pk])
+
+
+def _place(database: Database, after: str, organization_id: str | None) -> tuple[int, int, int]:
+    if after.startswith(cursors.PREFIX):
+        return _decode(after)
+    pk = _position(database, after, organization_id)
+    [place] = EventTable.select(*_PLACE, EventTable.pk).where(EventTable.pk == pk).tuples().execute(database)
+    return (place[0], place[1], pk)
+
+
 def _position(database: Database, after: str, organization_id: str | None) -> int:
     if after.startswith(cursors.PREFIX):
         return cursors.decode(after, _LIST, tuple[cursors.Number])[0]
@@ -80,3 +119,7 @@ def _position(database: Database, after: str, organization_id: str | None) -> in
             f"there is no event {after} to continue after; it may have been deleted by retention: start again without "
             "a cursor",
         ) from error
+
+
+def _decode(cursor: str) -> tuple[int, int, int]:
+    return cursors.decode(cursor, _LIST, tuple[cursors.Number, cursors.Number, cursors.Number])
