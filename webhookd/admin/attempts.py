@@ -1,7 +1,7 @@
 """The recent attempts of all webhooks, for a live view that polls.
 
-The answers come from memory and cost the journal nothing. A reader that is too slow, or a restart of the server, causes
-a gap, which the answer reports.
+The answers come from memory and cost the journal nothing; those of several nodes come from their journal. A reader that
+is too slow, or a restart of a server that has its journal for itself, causes a gap, which the answer reports.
 """
 
 from enum import StrEnum
@@ -12,12 +12,13 @@ from msgspec import Meta
 from webhookd.admin.auth import Permission
 from webhookd.admin.operations import Answer, Call, NoBody, operation
 from webhookd.admin.schemas import MOST_ROWS, Cursor, EventPattern, Input, Limit, Output
+from webhookd.admin.services import Services
 from webhookd.admin.views import shown
 from webhookd.base.errors import ErrorCode
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, Trigger
 from webhookd.dispatch.subscriptions import matches
 from webhookd.journal import cursors
-from webhookd.observe.attempt_feed import AttemptFacts
+from webhookd.observe.attempt_feed import AttemptFacts, FeedPage, Place
 
 _LIST = "attempts"
 
@@ -77,22 +78,30 @@ class RecentAttempts(Output, frozen=True, kw_only=True):
 
 async def list_attempts(call: Call[AttemptQuery, NoBody]) -> Answer[RecentAttempts]:
     """List the last attempts of all webhooks, oldest first, or those after a cursor, for a live view."""
-    query, recent = call.query, call.services.router.recent
+    query = call.query
     limit = min(query.limit, MOST_ROWS)
-    place, gap = 0, False
-    if query.after is not None:
-        run, place = cursors.decode(query.after, _LIST, tuple[cursors.Number, cursors.Number])
-        if run != recent.run or place > recent.last:  # from before a restart of the server
-            place, gap = 0, True
-        gap = gap or recent.has_gap(place)
-    found = [each for each in recent.after(place) if _is_wanted(each[1], query, call.caller.organization_id)]
+    recent = await _read(call.services, query.after)
+    found = [each for each in recent.attempts if _is_wanted(each[1], query, call.caller.organization_id)]
+    last = recent.last
     if query.after is None:
-        found, last = found[-limit:], recent.last
+        found = found[-limit:]
     else:
-        last = found[limit - 1][0] if len(found) > limit else recent.last
+        last = found[limit - 1][0] if len(found) > limit else last
         found = found[:limit]
-    next_cursor = cursors.encode(_LIST, [recent.run, last])
-    return Answer(value=RecentAttempts(data=[_view(attempt) for _, attempt in found], next_cursor=next_cursor, gap=gap))
+    next_cursor = cursors.encode(_LIST, last)
+    data = [_view(attempt) for _, attempt in found]
+    return Answer(value=RecentAttempts(data=data, next_cursor=next_cursor, gap=recent.gap))
+
+
+async def _read(services: Services, after: str | None) -> FeedPage:
+    place: Place | None = None
+    if not services.store.is_shared:
+        if after is not None:
+            place = cursors.decode(after, _LIST, tuple[cursors.Number, cursors.Number])
+        return services.router.recent.after(place)
+    if after is not None:
+        place = cursors.decode(after, _LIST, tuple[cursors.Number, cursors.Number, cursors.Number, cursors.Number])
+    return await services.store.deliveries.recent_attempts(place)
 
 
 def _is_wanted(attempt: AttemptFacts, query: AttemptQuery, organization_id: str | None) -> bool:

@@ -7,6 +7,7 @@ from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Orderin
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import ReplayAdded
 from webhookd.journal.operations import Publish, Ticket
+from webhookd.journal.postgres import recent_attempts
 from webhookd.journal.queries import audit, deliveries, endpoints, events, expiry, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
 from webhookd.journal.transactions import StorePart, finished, reads
@@ -31,6 +32,7 @@ class Deliveries(StorePart):
     get = reads(deliveries.get)
     backlog = reads(deliveries.backlog)
     expired = reads(expiry.expired)
+    recent_attempts = reads(recent_attempts.after)
 
     async def retry(
         self,

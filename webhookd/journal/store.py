@@ -123,6 +123,11 @@ class Store:
         self._messages = Messages(self._bodies.ask)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes may use the journal, too."""
+        return self.transactions.is_shared
+
+    @property
     def queue_length(self) -> int:
         """How many operations wait for the next commit."""
         return self._writer.queue_length

@@ -1,13 +1,15 @@
 """The last attempts, in memory, for live views that don't query the journal.
 
 Their number is bounded. A reader that asks too seldom misses some, and can tell; the journal has every attempt. The
-process numbers them from 1; `run` distinguishes its numbers from those of another process.
+process numbers them from 1; `run` distinguishes its numbers from those of another process. Of several nodes none has
+the attempts of all: there they are read from the journal.
 """
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Sequence
 from itertools import islice
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -78,8 +80,23 @@ def facts_of(endpoint: Endpoint, message: Message, record: AttemptRecord) -> Att
     )
 
 
+Place = tuple[int, ...]
+"""The place of an attempt in a feed: its numbers are the feed's own."""
+
+
+class FeedPage(NamedTuple):
+    """Attempts with their places, oldest first; `gap`: some before them are missing.
+
+    `last` is where the next ones begin.
+    """
+
+    attempts: Sequence[tuple[Place, AttemptFacts]]
+    last: Place
+    gap: bool
+
+
 class AttemptFeed:
-    """The last 1,000 attempts of this process."""
+    """The last 1,000 attempts of this process; a place is its `run` and a number."""
 
     def __init__(self) -> None:
         self.run = int.from_bytes(os.urandom(6))
@@ -91,13 +108,17 @@ class AttemptFeed:
         self.last += 1
         self._kept.append(attempt)
 
-    def after(self, place: int) -> Iterator[tuple[int, AttemptFacts]]:
-        """Yield the attempts after the number `place` that are still kept, oldest first, with their numbers."""
+    def after(self, place: Place | None) -> FeedPage:
+        """Return the attempts after a place, or all without one, as far as they are still kept."""
+        number, gap = 0, False
+        if place is not None:
+            run, number = place
+            if run != self.run or number > self.last:  # from before a restart of the server
+                number, gap = 0, True
+            gap = gap or self.last - number > len(self._kept)
         # Counted from the newest: a reader that follows the feed has seen nearly all of them.
-        first = max(len(self._kept) - max(self.last - place, 0), 0)
+        first = max(len(self._kept) - max(self.last - number, 0), 0)
         numbers = range(self.last - len(self._kept) + 1 + first, self.last + 1)
-        yield from zip(numbers, islice(self._kept, first, None), strict=True)
-
-    def has_gap(self, place: int) -> bool:
-        """Whether some attempts after the number `place` are no longer kept."""
-        return self.last - place > len(self._kept)
+        places = ((self.run, each) for each in numbers)
+        kept = zip(places, islice(self._kept, first, None), strict=True)
+        return FeedPage(attempts=list(kept), last=(self.run, self.last), gap=gap)

@@ -30,8 +30,14 @@ PROCESSES = 4
 MODELS: list[Any] = [
     kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, Model) and kind is not Model
 ]
-ADDED_COLUMNS = {"events": {"era", "xid"}, "idempotency": {"node"}, "sequences": {"slot"}}
-ADDED_INDEXES = {"events_feed", "events_organization_accepted", "events_organization_feed", "sequences_slot"}
+ADDED_COLUMNS = {"attempts": {"era", "xid"}, "events": {"era", "xid"}, "idempotency": {"node"}, "sequences": {"slot"}}
+ADDED_INDEXES = {
+    "attempts_recent",
+    "events_feed",
+    "events_organization_accepted",
+    "events_organization_feed",
+    "sequences_slot",
+}
 KINDS = {
     "AUTO": "bigint",
     "INT": "bigint",
