@@ -50,8 +50,8 @@ _SETTINGS = {
     "min_wal_size": "32MB",
     # Segments that a killed server leaves are removed with its directory.
     "dynamic_shared_memory_type": "mmap",
-    # Each of its transactions would keep the feed of events from going on for a moment.
-    "autovacuum": "off",
+    # Each transaction of autovacuum would keep the feed of events from going on for a moment: none begins in a day.
+    "autovacuum_naptime": "1d",
 }
 
 

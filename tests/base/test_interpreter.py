@@ -1,4 +1,4 @@
-"""What the interpreter was built without is told from the record of its build, where the record tells."""
+"""What the interpreter was built without is read from the record of its build, if that says so."""
 
 import subprocess
 import sys

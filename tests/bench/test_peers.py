@@ -150,7 +150,7 @@ def test_deliveries_that_never_arrive_are_lost(drive: Drive) -> None:
     ],
 )
 def test_a_case_that_cannot_be_measured_breaks(names: list[str], how: dict[str, str], says: str, drive: Drive) -> None:
-    """What the peer refuses, or does not say, is told; what was made before is deleted."""
+    """An error names what the peer refused or left out of its answer; what was created until then is deleted."""
     run = drive("svix", *names, **how)
     assert run.status == 1
     assert f"{names[0]} BROKE: " in run.out

@@ -133,7 +133,7 @@ def test_an_event_that_is_not_taken_ends_the_case(data: bytes, says: str) -> Non
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
-    """A refused connection is told with its address."""
+    """The error about a refused connection names its address."""
     with serving(lambda _: (ANSWER, False)) as (address, _):
         pass
     with pytest.raises(BrokenCaseError, match=f"can't connect to 127.0.0.1:{address[1]}"):

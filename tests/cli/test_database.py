@@ -138,7 +138,7 @@ def test_a_master_key_is_changed_by_a_server_alone(config: Path, run: Callable[.
 
 
 def test_a_database_that_cannot_be_reached_is_named(config: Path, tmp_path: Path) -> None:
-    """Whoever needs it says which database and why, without a traceback; the service manager tries again."""
+    """A command says which database it can't reach and why, without a traceback; the service manager tries again."""
     config.write_text(re.sub(r"host=[^&]*", f"host={tmp_path}", config.read_text()))
     words = r"can't connect to the database test_\d+ on .*: No such file or directory"
     for command in (("init",), ("keys", "list"), ("webhooks", "list")):

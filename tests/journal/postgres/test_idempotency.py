@@ -54,7 +54,7 @@ async def test_a_request_is_under_way_at_every_node(open_nodes: Open, tmp_path: 
 
 
 async def test_what_was_cut_off_is_known_everywhere(open_nodes: Open, tmp_path: Path) -> None:
-    """A client that leaves after a change was submitted is told by every node that its result is unknown."""
+    """Every node answers that the result is unknown, after the client left while its change was being made."""
     async with open_nodes() as nodes:
         one, other = await two_apis(nodes, tmp_path)
         never = trio.Event()

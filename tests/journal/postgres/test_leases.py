@@ -101,7 +101,7 @@ def end_lease(connection: Connection, node: str) -> None:
 
 
 def test_a_node_that_beats_keeps_its_slots_and_one_whose_lease_has_ended_loses_all(start: Start) -> None:
-    """Whoever scans takes them, and the fenced node's beat says so."""
+    """The next node to scan takes them, and the fenced node's beat says so."""
     one, other = start("one"), start("other")
     assert len(one.scan().taken) == SLOTS // 2
     assert len(other.scan().taken) == SLOTS // 2
@@ -145,7 +145,7 @@ def test_the_sessions_of_a_dead_node_are_ended(start: Start) -> None:
 
 
 def test_a_take_whose_answer_was_lost_leaves_no_slot_without_a_driver(start: Start) -> None:
-    """Slots that are the node's in the table, and that it doesn't know of, are given back and taken anew."""
+    """Slots that the table gives to the node, but that it doesn't know of, are given back and taken again."""
     one = start("one")
     one.scan()
     generations = dict(one.held)

@@ -81,7 +81,7 @@ async def test_the_master_key_is_changed_by_one_node_alone(open_nodes: Open, tmp
 
 
 async def test_nothing_is_passed_on_while_settings_are_read() -> None:
-    """A key that another node revokes while this one reads all keys is told of only when they have been read."""
+    """A key that another node revokes while this one reads all keys is announced only after they have been read."""
 
     async def read(after: int, _: frozenset[int]) -> list[Followed]:
         await trio.lowlevel.checkpoint()
