@@ -1,9 +1,22 @@
 """Senders of tests: each request is a task that waits and returns an outcome."""
 
+from dataclasses import dataclass, field
+
 import trio
 
 from webhookd.base.models import Outcome
 from webhookd.delivery.request import Cancelable, Done, Request
+
+
+@dataclass(slots=True, eq=False)
+class Started:
+    """A request that is a task in `scope`."""
+
+    scope: trio.CancelScope
+    started_at: float = field(default_factory=trio.current_time)
+
+    def cancel(self) -> None:
+        self.scope.cancel()
 
 
 class TaskSender:
@@ -19,7 +32,7 @@ class TaskSender:
         assert self.nursery is not None
         scope = trio.CancelScope()
         self.nursery.start_soon(self._run, request, done, scope)
-        return scope
+        return Started(scope)
 
     async def forget(self, endpoint_id: str) -> None:
         await trio.lowlevel.checkpoint()

@@ -244,6 +244,8 @@ class Cut(WorldSender):
         started, steps = super().start(request, done), self._steps
 
         class Noting:
+            started_at = started.started_at
+
             def cancel(self) -> None:
                 steps.note()
                 started.cancel()

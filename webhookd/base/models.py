@@ -107,6 +107,9 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
+_CLOSED = BreakerState.CLOSED  # looked up several times for each request
+
+
 class Role(StrEnum):
     """What an API key may do."""
 
@@ -324,7 +327,7 @@ class EndpointState(_Data, frozen=True, kw_only=True):
     @property
     def needs_probe(self) -> bool:
         """Whether one request must succeed before any other is sent."""
-        return self.breaker is not BreakerState.CLOSED or self.paused_until is not None
+        return self.paused_until is not None or self.breaker is not _CLOSED
 
 
 class QueuedDelivery(_Data, array_like=True, frozen=True, kw_only=True):

@@ -26,7 +26,12 @@ Done = Callable[[Outcome | Exception], None]
 
 
 class Cancelable(Protocol):
-    """A request that has been started."""
+    """A request that has been started, at `started_at` (trio's time)."""
+
+    @property
+    def started_at(self) -> float:
+        """When it was started (trio's time)."""
+        ...
 
     def cancel(self) -> None:
         """Cut it off: nothing is called any more."""

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Concatenate, ParamSpec
 
-import msgspec
 import trio
 
 from webhookd.base.clock import Clock
@@ -57,7 +56,7 @@ class Shared:
 
 @dataclass(slots=True, eq=False)
 class _Flight:
-    """A delivery in flight; `began_at` is trio's time, `started_at` wall-clock time.
+    """A delivery in flight, whose request began at `started_at` (wall-clock time).
 
     `fence` says in which lease of its endpoint it was taken. While its body is read there is no `request`, and before
     it is answered no `outcome`.
@@ -69,7 +68,6 @@ class _Flight:
     receiver: Receiver | None = None
     request: Cancelable | None = None
     outcome: Outcome | None = None
-    began_at: float = 0.0
     started_at: float = 0.0
 
 
@@ -165,7 +163,7 @@ class Flights:
         """
         while answered := [flight for flight in self._flights.values() if flight.outcome is not None]:
             for flight in answered[:ENDED_A_TURN]:
-                self._settle(flight)
+                self._settle_late(flight)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _cut_off(self, flight: _Flight) -> None:
@@ -174,7 +172,7 @@ class Flights:
             self._drop(flight)
             return
         flight.request.cancel()
-        seconds = trio.current_time() - flight.began_at
+        seconds = trio.current_time() - flight.request.started_at
         flight.outcome = Outcome(duration_seconds=seconds, error=DeliveryError.INTERRUPTED, detail="the server stopped")
 
     def _begin(self, delivery: QueuedDelivery, now: float) -> None:
@@ -217,7 +215,7 @@ class Flights:
         )
         reached("request.begun")
         flight.message, flight.receiver = message, receiver
-        flight.began_at, flight.started_at = trio.current_time(), now
+        flight.started_at = now
         endpoint_id, timeout_seconds = self._lane.endpoint.id, self._lane.policy.timeout_seconds
         request = Request(endpoint_id, receiver.url, headers, message.body, timeout_seconds)
         flight.request = self._shared.sender.start(request, partial(self._answered, flight))
@@ -234,6 +232,9 @@ class Flights:
             self._settle(flight)
 
     @_called_back
+    def _settle_late(self, flight: _Flight) -> None:
+        self._settle(flight)
+
     def _settle(self, flight: _Flight) -> None:
         """Settle an outcome and submit its record."""
         delivery, message, receiver, outcome = flight.delivery, flight.message, flight.receiver, flight.outcome
@@ -252,7 +253,15 @@ class Flights:
                 trigger=delivery.trigger,
                 started_at=flight.started_at,
                 outcome=outcome,
-                **msgspec.structs.asdict(verdict),
+                status=verdict.status,
+                refusals=verdict.refusals,
+                backoff_step=verdict.backoff_step,
+                endpoint=verdict.endpoint,
+                error=verdict.error,
+                retry_after_seconds=verdict.retry_after_seconds,
+                next_attempt_at=verdict.next_attempt_at,
+                completed_at=verdict.completed_at,
+                disable=verdict.disable,
             )
             notices = shared.reporter.notices(endpoint, message, record, before)
             shared.store.record(record, notices, fence=flight.fence, landed=partial(self._landed, delivery))
@@ -262,7 +271,7 @@ class Flights:
                 shared.reporter.disable(lane.endpoint, verdict.disable, forgiven=verdict.endpoint.forgiven)
             after = verdict.endpoint
             if (before.breaker, before.needs_probe) != (after.breaker, after.needs_probe):
-                self.proceed()  # more requests than before may be allowed
+                self._heed(self.go_on())  # more requests than before may be allowed
         finally:
             if not is_submitted:
                 lane.landed(delivery, Landing.FAILED)
@@ -278,7 +287,7 @@ class Flights:
         else:
             self._lane.landed(delivery, Landing.FAILED)
             raise error
-        self.proceed()
+        self._heed(self.go_on())
 
     def _drop(self, flight: _Flight) -> None:
         """Give up a flight of which there is nothing to record."""

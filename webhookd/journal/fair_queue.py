@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heappushpop
-from itertools import groupby
+from operator import attrgetter
 
 from webhookd.journal.operations import Publish, Record, Submission, can_wait, cost_of, is_barrier, is_change, size_of
 
@@ -98,7 +98,9 @@ class FairQueue:
         don't wait for it. Without `events`, those that can wait stay in the queue.
         """
         taken, self._again = self._again, []
-        if not taken:
+        if taken:
+            self.size -= sum(map(size_of, taken))
+        else:
             chosen: list[_Waiting] = []
             left, half = self._take_first(chosen, cost), cost // 2
             has_attempts = any(isinstance(waiting.operation, Record) for waiting in chosen)
@@ -109,8 +111,8 @@ class FairQueue:
                 while self._behind and not is_barrier(self._behind[0].operation):
                     self._place(self._behind.popleft())
             taken = _arranged(chosen)
+            self.size -= sum([waiting.size for waiting in chosen])
         self._length -= len(taken)
-        self.size -= sum(map(size_of, taken))
         if not self._length:
             self._flows.clear()
             self._now = 0
@@ -227,9 +229,18 @@ def _less(waiting: Iterable[_Waiting], dropped: list[_Waiting]) -> deque[_Waitin
 
 def _arranged(chosen: list[_Waiting]) -> list[Submission]:
     """Return operations in the order of submission, but between two changes the attempts before the events."""
-    operations = [waiting.operation for waiting in sorted(chosen, key=_number_of)]
-    return [each for _, part in groupby(operations, key=is_change) for each in sorted(part, key=can_wait)]
+    arranged: list[Submission] = []
+    events: list[Submission] = []
+    for waiting in sorted(chosen, key=_number_of):
+        operation = waiting.operation
+        if isinstance(operation, Publish):
+            events.append(operation)
+            continue
+        if events and is_change(operation):
+            arranged += events
+            events = []
+        arranged.append(operation)
+    return arranged + events
 
 
-def _number_of(waiting: _Waiting) -> int:
-    return waiting.number
+_number_of = attrgetter("number")

@@ -73,8 +73,11 @@ class Connection:
         exchange.remote_address, exchange.is_reused = self.remote_address, self.is_reused
         exchange.doing = "waiting for the answer"
         self.exchange = exchange
-        self._reader = ResponseReader()
-        self._was_idle_until = trio.current_time() + _CLOSED_BEFORE_SECONDS if self.is_reused else -inf
+        if self._reader is None:
+            self._reader = ResponseReader()  # which takes several times as long as `begin`
+        else:
+            self._reader.begin()
+        self._was_idle_until = exchange.started_at + _CLOSED_BEFORE_SECONDS if self.is_reused else -inf
         self._send(request)
 
     def advance(self) -> ResponseReader | None:
@@ -98,7 +101,7 @@ class Connection:
                     return reader
                 if not self.stream.has_more:
                     return None
-            self._wait_for()
+            self._wait_for(READS | WRITES if self._is_sending else READS)
         except OSError as error:
             if self._was_closed_while_idle:
                 raise NeverReadError from error
@@ -111,7 +114,7 @@ class Connection:
 
     def end(self) -> bool:
         """Note that the exchange has ended; return whether the connection may carry another one."""
-        reader, self._reader, self.exchange = self._reader, None, None
+        reader, self.exchange = self._reader, None
         is_free = reader is not None and reader.is_reusable and self.stream.is_sent and self._broken is None
         return is_free and (not self.stream.has_more or self.is_quiet())
 
@@ -132,17 +135,17 @@ class Connection:
 
     def _send(self, request: bytes = b"") -> None:
         """Begin to send a request, or send more of it."""
+        is_sent = True
         try:
-            self.stream.send(request)
-            if self.stream.is_sent:
+            is_sent = self.stream.send(request)
+            if is_sent:
                 reached("request.sent")
         except OSError as error:
             self._broken = error  # the receiver may have answered before it closed
-        self._wait_for()
+        self._wait_for(READS if is_sent else READS | WRITES)
 
-    def _wait_for(self) -> None:
+    def _wait_for(self, events: int) -> None:
         """Wait for what the exchange needs next; nearly always that is what the reactor waits for already."""
-        events = READS | WRITES if self._is_sending else READS
         if events != self._events and self._reactor is not None:
             self._events = events
             self._reactor.wait_for(self.stream.socket, events)

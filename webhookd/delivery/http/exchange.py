@@ -63,11 +63,11 @@ class Exchange:
         self._done = done
         self._abandon = abandon
 
-    def succeed(self, answer: ResponseReader) -> None:
-        """End with a complete response."""
+    def succeed(self, answer: ResponseReader, now: float) -> None:
+        """End with a complete response, at `now` (trio's time)."""
         self._end(
             Outcome(
-                duration_seconds=trio.current_time() - self.started_at,
+                duration_seconds=now - self.started_at,
                 remote_address=self.remote_address,
                 is_reused=self.is_reused,
                 status=answer.status,

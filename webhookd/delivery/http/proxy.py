@@ -110,7 +110,7 @@ class ProxyTransport:
             except Exception as error:  # noqa: BLE001 - a bug, which the one who started the exchange raises
                 exchange.crash(error)
             else:
-                exchange.succeed(answer)
+                exchange.succeed(answer, trio.current_time())
         if scope.cancelled_caught:
             exchange.fail_late()  # does nothing if it was cut off
         self._scopes.pop(exchange, None)

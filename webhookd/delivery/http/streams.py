@@ -15,6 +15,7 @@ import trio
 
 CHUNK_BYTES = 16 * 1024
 MAX_BYTES_WITHOUT_DATA = 64 * 1024  # in a row; a server sends a few session tickets of less than 1 KiB each
+_NOTHING = memoryview(b"")
 
 
 class _Tls:
@@ -35,7 +36,7 @@ class ByteStream:
     def __init__(self, connected: socket.socket) -> None:
         self.peer: str = connected.getpeername()[0].partition("%")[0]
         self.socket = connected
-        self._unsent = memoryview(b"")
+        self._unsent = _NOTHING
         self._tls: _Tls | None = None
         self._bytes_without_data = 0
 
@@ -58,10 +59,10 @@ class ByteStream:
                 with suppress(OSError):
                     self.send()  # an alert, which tells the server why
                 raise
-            self.send()
-            while not self.is_sent:
+            is_sent = self.send()
+            while not is_sent:
                 await trio.lowlevel.wait_writable(self.socket)
-                self.send()
+                is_sent = self.send()
             if not is_done:
                 await trio.lowlevel.wait_readable(self.socket)
                 self._fill(tls)
@@ -87,15 +88,27 @@ class ByteStream:
         """Whether bytes have been read from the socket that `receive` hasn't returned: no event announces them."""
         return self._tls is not None and (self._tls.incoming.pending > 0 or self._tls.side.pending() > 0)
 
-    def send(self, data: bytes = b"") -> None:
-        """Send what is left to be sent, and then these data, as far as the socket's buffer takes them."""
+    def send(self, data: bytes = b"") -> bool:
+        """Send what is left to be sent, and then these data, as far as the socket's buffer takes them.
+
+        Returns whether that is all of it.
+        """
         if self._tls is not None:
             data = self._encrypted(self._tls, data)
-        if data:
-            self._unsent = memoryview(b"".join((self._unsent, data)) if self._unsent else data)
-        with suppress(BlockingIOError):
-            while self._unsent:
-                self._unsent = self._unsent[self.socket.send(self._unsent) :]
+        unsent: bytes | memoryview = data
+        if self._unsent:
+            unsent = b"".join((self._unsent, data)) if data else self._unsent
+        if not unsent:
+            return True
+        try:
+            sent = self.socket.send(unsent)
+        except BlockingIOError:
+            sent = 0
+        if sent == len(unsent):
+            self._unsent = _NOTHING
+            return True
+        self._unsent = memoryview(unsent)[sent:]
+        return False
 
     def receive(self, max_bytes: int) -> bytes | None:
         """Return bytes that have come, empty at the end of the stream; None if there are none yet."""

@@ -54,7 +54,7 @@ class DirectTransport:
     def start(self, request: Request, done: Done) -> Exchange:
         """Start an exchange; `done` is called later, never during this call."""
         exchange = Exchange(request, done, self._abandon)
-        if (connection := self._take(request.endpoint_id, request.url)) is not None:
+        if (connection := self._take(request.endpoint_id, request.url, exchange.started_at)) is not None:
             self._begin(connection, exchange)
         else:
             self._connect(exchange)
@@ -157,9 +157,10 @@ class DirectTransport:
         try:
             if (answer := connection.advance()) is None:
                 return
-            self._keep(connection)  # first: after a bug in it, `_abandon` still finds the connection
+            now = trio.current_time()
+            self._keep(connection, now)  # first: after a bug in it, `_abandon` still finds the connection
             del self._in_use[exchange]
-            exchange.succeed(answer)
+            exchange.succeed(answer, now)
         except TransportError as error:
             self._abandon(exchange)
             exchange.fail(error.code, error.detail)
@@ -179,7 +180,7 @@ class DirectTransport:
         if (connecting := self._connecting.pop(exchange, None)) is not None:
             connecting.cancel()
 
-    def _take(self, endpoint_id: str, url: str) -> Connection | None:
+    def _take(self, endpoint_id: str, url: str, now: float) -> Connection | None:
         """Return an idle connection to the URL's target; close those that can't be used any more."""
         own = self._idle_of.get(endpoint_id)
         while own:
@@ -188,18 +189,17 @@ class DirectTransport:
             if not own:
                 del self._idle_of[endpoint_id]
             # The reactor may not have noticed yet that it was closed, or that bytes have come which nobody asked for.
-            if connection.url == url and trio.current_time() < connection.expires_at and connection.is_quiet():
+            if connection.url == url and now < connection.expires_at and connection.is_quiet():
                 connection.is_reused = True
                 self.reused += 1
                 return connection
             connection.close()
         return None
 
-    def _keep(self, connection: Connection) -> None:
+    def _keep(self, connection: Connection, now: float) -> None:
         if not connection.is_reused:
             self._connector.keep_session(connection)
         own = self._idle_of.get(connection.endpoint_id, [])
-        now = trio.current_time()
         if not connection.end() or now >= connection.expires_at or len(own) >= MAX_IDLE_AN_ENDPOINT:
             connection.close()
             return

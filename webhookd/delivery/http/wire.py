@@ -30,13 +30,18 @@ class _EnoughError(Exception):
 
 
 class ResponseReader:
-    """Takes the bytes of one response; `room` is how many more it takes.
+    """Takes the bytes of one response at a time; `room` is how many more it takes.
 
     `is_complete` is true once all of it has been read; `is_reusable` then says whether the connection may carry another
-    request. `is_truncated`: there was more of the body than is kept.
+    request, and the reader another response. `is_truncated`: there was more of the body than is kept.
     """
 
     def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """Expect a response, the first one or the next one after a reusable one."""
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self.body = bytearray()
@@ -50,7 +55,6 @@ class ResponseReader:
         self._is_interim = False
         self._is_plausible = True
         self._parts = 0
-        self._parser = httptools.HttpResponseParser(self)
 
     @property
     def has_bytes(self) -> bool:
@@ -142,7 +146,9 @@ class ResponseReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header of the response; a trailer field is not one (RFC 9110, 6.5.1)."""
         if not self.is_complete:
-            self._count()
+            self._parts += 1  # as `_count` does, in the one place where a call more is felt
+            if self._parts > MAX_PARTS:
+                raise _EnoughError
             if self._has_head:
                 return
             text = value.decode("latin-1")

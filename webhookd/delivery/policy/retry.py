@@ -39,6 +39,9 @@ class Classification(Struct, frozen=True, kw_only=True):
     disable: DisabledReason | None = None
 
 
+_SUCCESS = Classification(answer=AnswerKind.SUCCESS, error=None)
+
+
 class Since(Enum):
     """What a user has changed since an attempt began, as far as it forgives something."""
 
@@ -56,7 +59,8 @@ def backoff_seconds(policy: Policy, step: int, sample: float) -> float:
 def classify(outcome: Outcome) -> Classification:
     """Classify an outcome: success, refusal, fault, throttling, 410, or the directives of `webhook-delivery`."""
     plain = _classify_transport(outcome.error) if outcome.status is None else _classify_status(outcome.status)
-    values = _header_values(outcome, "webhook-delivery")
+    if not (values := _header_values(outcome, "webhook-delivery")):
+        return plain
     directives = {directive.strip().lower() for value in values for directive in value.split(",")}
     disable = DisabledReason.RECEIVER if "disable" in directives else None
     if "abort" in directives:
@@ -137,7 +141,7 @@ def _classify_transport(error: DeliveryError | None) -> Classification:
 
 def _classify_status(status: int) -> Classification:
     if 200 <= status < 300:
-        return Classification(answer=AnswerKind.SUCCESS, error=None)
+        return _SUCCESS
     if status in REFUSING_STATUSES:
         return Classification(answer=AnswerKind.REFUSAL, error=DeliveryError.REFUSED)
     if status == 410:
