@@ -24,7 +24,7 @@ class WallClock(Timeline):
     """Returns the time of the wall clock and reports no change of it."""
 
     def now(self) -> float:
-        return self._clock.now()
+        return self._now()
 
 
 class UnmovedWebhooks(Webhooks):
