@@ -115,8 +115,11 @@ class MemoryDeliveries(Deliveries):
 
         return await self._tables.change(give_up, notices_of=notices_of).wait()
 
-    async def expired(self, now: float, *, after: QueuedDelivery | None = None, limit: int = A_READ) -> Expired:
-        waiting = [each.queued for each in self._tables.deliveries.values() if each.is_unfinished]
+    async def expired(
+        self, now: float, *, after: QueuedDelivery | None = None, floor: float = 0.0, limit: int = A_READ
+    ) -> Expired:
+        queued = [each.queued for each in self._tables.deliveries.values() if each.is_unfinished]
+        waiting = [each for each in queued if each.expires_at >= floor]
         found = sorted((each for each in waiting if each.expires_at <= now), key=_place)
         rest = [each for each in found if after is None or _place(each) > _place(after)]
         next_expiry_at = min((each.expires_at for each in waiting if each.expires_at > now), default=None)

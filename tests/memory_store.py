@@ -41,6 +41,10 @@ class MemoryStore(Store):
         self.event_types = MemoryEventTypes()
         self.replays = NoReplays()
 
+    @property
+    def is_shared(self) -> bool:
+        return False
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         await self.tables.run()

@@ -25,7 +25,7 @@ from webhookd.base.models import (
     Trigger,
 )
 from webhookd.delivery.policy import breaker
-from webhookd.journal import Feed, Publish, Ticket, Window, WindowRequest
+from webhookd.journal import Feed, Floors, Publish, Ticket, Window, WindowRequest
 from webhookd.journal.operations import Record
 from webhookd.journal.planning import Numbers, plan, settle
 
@@ -243,12 +243,19 @@ def by_hand_of(pending: Iterable[QueuedDelivery], request: WindowRequest) -> lis
     return sorted(found, key=lambda each: (each.next_attempt_at, each.sequence))
 
 
+def floor_of(delivery: QueuedDelivery, floors: Floors) -> int:
+    """Return the floor of the part of the queue in which a pending delivery is."""
+    return floors.backing_off if delivery.backoff_step else floors.fresh
+
+
 def window_of(tables: Tables, request: WindowRequest) -> Window:
     """Return a window, as the docstrings of `Window` and `windows.read` define it."""
     now, limit = request.now, request.limit + len(request.in_flight)
     pending = [due_if_fresh(each.queued, now) for each in tables.of(request.endpoint_pk, DeliveryStatus.PENDING)]
     parked = [each.queued for each in tables.of(request.endpoint_pk, DeliveryStatus.PARKED)]
-    fit = [each for each in pending if each.sequence >= request.floor]
+    webhook = tables.webhooks[request.endpoint_pk]
+    edition = 0 if webhook.state is None else webhook.edition
+    fit = [each for each in pending if each.sequence >= floor_of(each, request.floors.at(edition))]
     match request.ordering:
         case Ordering.KEY:
             fit = [
@@ -268,7 +275,6 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
     if request.ordering is not Ordering.STRICT:
         later += [each.next_attempt_at for each in pending if each.next_attempt_at > now]
     queued = [*by_hand, *(each for each in fit[:limit] if each not in by_hand)]
-    webhook = tables.webhooks[request.endpoint_pk]
 
     def free(found: Iterable[QueuedDelivery], *, expired: bool) -> tuple[QueuedDelivery, ...]:
         return tuple(each for each in found if each.pk not in request.in_flight and (each.expires_at <= now) is expired)
@@ -280,5 +286,5 @@ def window_of(tables: Tables, request: WindowRequest) -> Window:
         complete=max(len(fit), len(due_parked)) < limit,
         next_attempt_at=min(later, default=None),
         last_sequence=0 if webhook.state is None else webhook.last_sequence,
-        edition=0 if webhook.state is None else webhook.edition,
+        edition=edition,
     )

@@ -162,6 +162,7 @@ class MemoryWebhooks(Webhooks):
         forgiveness = forgive(before, after, webhook.state, now, has_new_secrets=has_new_secrets)
         if forgiveness is not None:
             webhook.state = forgiveness.state
+            webhook.edition += 1
             for each in self._tables.of(after.pk, DeliveryStatus.PENDING, DeliveryStatus.PARKED):
                 if each.queued.next_attempt_at > forgiveness.due_at:
                     each.change(next_attempt_at=forgiveness.due_at, backoff_step=0)

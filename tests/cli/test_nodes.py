@@ -33,8 +33,8 @@ def test_nodes_are_a_table_and_slots_without_one_a_failure(tmp_path: Path, monke
     config = tmp_path / "config.toml"
     config.write_text("")
     assert invoke("nodes", "--config", config).output.splitlines() == [
-        "NAME              SLOTS  LEASE  TABLES  ID",
-        "web-1 (this one)  128    6.2 s  v1      node_a.1",
+        "NAME              SLOTS  LEASE  VERSION  ID",
+        "web-1 (this one)  128    6.2 s  v1       node_a.1",
     ]
     answer = NodesView(nodes=(own,), free_slots=128)
     said = refusal("nodes", "--config", config)

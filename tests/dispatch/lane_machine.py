@@ -197,6 +197,15 @@ class LaneMachine(RuleBasedStateMachine):
             self.model.retry(pk)
         self.lane.release(pk)
 
+    @precondition(lambda self: self.model.rows)
+    @rule(data=st.data())
+    def delivery_is_retried_elsewhere(self, data: st.DataObject) -> None:
+        """At another node, which can't hold it here and only says afterwards that the queue was changed."""
+        free = [pk for pk in self.model.rows if pk not in self.model.flights and pk not in self.model.held]
+        if free:
+            self.model.retry(data.draw(st.sampled_from(free)))
+            self.lane.reload()
+
     # What must hold.
 
     @invariant()

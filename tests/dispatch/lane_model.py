@@ -5,6 +5,7 @@ It stands for the journal too: it answers reads of the queue, and keeps what the
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 import msgspec
 
@@ -24,7 +25,7 @@ from webhookd.base.models import (
 )
 from webhookd.delivery.policy.forgiveness import Forgiveness
 from webhookd.delivery.request import Receiver
-from webhookd.journal import Window, WindowRequest
+from webhookd.journal import Floors, Window, WindowRequest
 
 RAMP_SECONDS = 10.0
 ROUNDING = 1e-6
@@ -64,6 +65,7 @@ class Model:
     held: list[int] = field(default_factory=list)
     tokens: float = 1.0
     is_draining: bool = True
+    edition: int = 0
 
     # What happens.
 
@@ -134,6 +136,7 @@ class Model:
 
     def retry(self, pk: int) -> None:
         """Make a delivery that isn't in flight go again by hand."""
+        self.edition += 1
         row = self.rows[pk]
         row.end = None
         row.delivery = msgspec.structs.replace(
@@ -164,6 +167,7 @@ class Model:
         self.state = self.stored = forgiveness.state
         for flight in self.flights.values():
             flight.is_probe = False
+        self.edition += 1
         for row in self.rows.values():
             if row.delivery.next_attempt_at > forgiveness.due_at:
                 row.delivery = msgspec.structs.replace(row.delivery, next_attempt_at=forgiveness.due_at, backoff_step=0)
@@ -233,32 +237,63 @@ class Model:
     # What the journal answers.
 
     def read(self, request: WindowRequest) -> Window:
-        """Return the part of the queue that was asked for."""
+        """Return the part of the queue that was asked for: all that isn't below a floor of its edition."""
+        floors, now, ordering = request.floors.at(self.edition), request.now, request.ordering
         queued = [row.delivery for row in self.unended]
-        known = [delivery for delivery in queued if delivery.pk not in request.in_flight]
-        pending = [
-            each for each in known if each.status is DeliveryStatus.PENDING and self._is_asked_for(each, request)
-        ]
-        if request.ordering is Ordering.NONE:
-            pending.sort(key=lambda each: (each.next_attempt_at, each.sequence))
-        by_hand = by_hand_of(pending, request)
-        parked = [each for each in known if each.status is DeliveryStatus.PARKED]
+        line = [each for each in queued if each.status is DeliveryStatus.PENDING and self._is_in_line(each, floors)]
+        parked = [each for each in queued if each.status is DeliveryStatus.PARKED]
+        by_time = [*parked, *(each for each in queued if self._is_by_time(each, ordering))]
+        due = [each for each in by_time if floors.due_at <= each.next_attempt_at <= now]
+        if ordering is Ordering.NONE:
+            backing_off = [each for each in due if each.status is DeliveryStatus.PENDING and each.backoff_step]
+            line = [each for each in line if not each.backoff_step] + backing_off
+        known = [each for each in line if each.pk not in request.in_flight and self._is_asked_for(each, request)]
+        if ordering is Ordering.NONE:
+            known.sort(key=lambda each: (each.next_attempt_at, each.sequence))
+        by_hand = [each for each in by_hand_of(queued, request) if each in due and each.pk not in request.in_flight]
         due_parked = sorted(
-            (each for each in parked if each.next_attempt_at <= request.now), key=lambda each: each.next_attempt_at
+            (each for each in due if each.status is DeliveryStatus.PARKED and each.pk not in request.in_flight),
+            key=lambda each: each.next_attempt_at,
         )
-        waiting = parked if request.ordering is Ordering.STRICT else queued
-        in_window = [*by_hand, *(each for each in pending[: self.window_rows] if each not in by_hand)]
+        waiting = parked if ordering is Ordering.STRICT else [*parked, *(each for each in queued if each.backoff_step)]
+        later = [each.next_attempt_at for each in waiting if each.next_attempt_at > now]
+        next_attempt_at = min((at for at in later if at >= floors.later_at), default=None)
+        in_window = [*by_hand, *(each for each in known[: self.window_rows] if each not in by_hand)]
         parked_in_window = due_parked[: self.window_rows]
         return Window(
-            pending=tuple(each for each in in_window if each.expires_at > request.now),
-            parked=tuple(each for each in parked_in_window if each.expires_at > request.now),
-            expired=tuple(each for each in (*in_window, *parked_in_window) if each.expires_at <= request.now),
-            complete=max(len(pending), len(due_parked)) <= self.window_rows,
-            next_attempt_at=min(
-                (each.next_attempt_at for each in waiting if each.next_attempt_at > request.now), default=None
-            ),
+            pending=tuple(each for each in in_window if each.expires_at > now),
+            parked=tuple(each for each in parked_in_window if each.expires_at > now),
+            expired=tuple(each for each in (*in_window, *parked_in_window) if each.expires_at <= now),
+            complete=max(len(known), len(due_parked)) <= self.window_rows,
+            next_attempt_at=next_attempt_at,
             last_sequence=len(self.rows),
+            edition=self.edition,
+            floors=Floors(
+                edition=self.edition,
+                fresh=self._first(line, backs_off=False),
+                backing_off=self._first(line, backs_off=True) if ordering is not Ordering.NONE else 0,
+                due_at=min((each.next_attempt_at for each in due), default=now),
+                later_at=inf if next_attempt_at is None else next_attempt_at,
+            ),
         )
+
+    def _first(self, line: list[QueuedDelivery], *, backs_off: bool) -> int:
+        found = (each.sequence for each in line if bool(each.backoff_step) is backs_off)
+        return min(found, default=len(self.rows) + 1)
+
+    @staticmethod
+    def _is_in_line(delivery: QueuedDelivery, floors: Floors) -> bool:
+        return delivery.sequence >= (floors.backing_off if delivery.backoff_step else floors.fresh)
+
+    @staticmethod
+    def _is_by_time(delivery: QueuedDelivery, ordering: Ordering) -> bool:
+        """Whether a pending delivery is read by its time, too."""
+        if delivery.status is not DeliveryStatus.PENDING or ordering is Ordering.STRICT:
+            return False
+        is_by_hand = delivery.trigger is Trigger.MANUAL
+        if ordering is Ordering.KEY:
+            return is_by_hand and delivery.ordering_key is None
+        return is_by_hand or delivery.backoff_step > 0
 
     @staticmethod
     def _is_asked_for(delivery: QueuedDelivery, request: WindowRequest) -> bool:

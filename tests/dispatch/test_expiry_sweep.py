@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from peewee import Database
 from trio.testing import MockClock
 
+from tests.journal.engines import add_deliveries, add_events
 from tests.journal.harness import Commits
 from tests.world import OK, Sent, World, WorldSender, steady, world
 from webhookd.base.models import DeliveryError, DeliveryStatus, Endpoint, Ordering, PolicyOverrides, RetryOverrides
 from webhookd.dispatch.expiry_sweep import GRACE_SECONDS
-from webhookd.journal import EndpointChanges
+from webhookd.journal import EndpointChanges, QueueGrown
 
 REFUSED = 422
 AGE, DELAY = 300.0, 3600.0
@@ -122,3 +124,21 @@ async def test_each_is_reported_once(tmp_path: Path, autojump_clock: MockClock) 
             await w.publish(f"e{number}")
         await trio.sleep(AGE + 10)
         assert len(w.sender.events("https://watcher.example/")) == 6
+
+
+@pytest.mark.parametrize("engine", ["PostgreSQL"], indirect=True)
+async def test_what_another_node_has_queued_expires_in_time(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Of a queue that grew elsewhere it is known how old its deliveries may be, and no window has this one."""
+    async with world(tmp_path) as w:
+        endpoint = await w.endpoint(overrides=waiting())
+        await trio.sleep(2 * AGE)  # the sweep knows that nothing is queued
+
+        def queue_elsewhere(database: Database) -> None:
+            now = w.clock.now()
+            times = {"next_attempt_at": now + DELAY, "created_at": now, "expires_at": now + AGE}
+            add_deliveries(database, endpoint.pk, add_events(database, 1), backoff_step=1, **times)
+
+        await w.journal.transactions.write(queue_elsewhere)
+        w.journal.feed.announce(QueueGrown(endpoint.pk))
+        await trio.sleep(AGE + GRACE_SECONDS + 1)
+        assert all(0 <= late <= GRACE_SECONDS + 0.01 for late in await lateness(w, endpoint))

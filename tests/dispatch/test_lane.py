@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -13,7 +14,7 @@ from tests.samples import AT, endpoint, queued_delivery
 from webhookd.base.models import Ordering, Outcome, QueuedDelivery
 from webhookd.delivery.request import Receiver
 from webhookd.dispatch.lane import Landing, Lane, Move, Send
-from webhookd.journal import Window
+from webhookd.journal import Window, WindowRequest
 
 TestLane = LaneMachine.TestCase
 TestLane.settings = settings(stateful_step_count=60, suppress_health_check=list(HealthCheck))
@@ -111,6 +112,42 @@ class IgnoresTheClock(Lane):
         self.reload()
 
 
+class BeginsAboveItsFloors(Lane):
+    """Takes the first delivery of each part of its queue for ended."""
+
+    def begin_refill(self, now: float) -> WindowRequest:
+        request = super().begin_refill(now)
+        floors = request.floors
+        raised = msgspec.structs.replace(floors, fresh=floors.fresh + 1, backing_off=floors.backing_off + 1)
+        return msgspec.structs.replace(request, floors=raised)
+
+
+class BeginsTooLate(Lane):
+    """Takes what is due since the last read for ended."""
+
+    def begin_refill(self, now: float) -> WindowRequest:
+        request = super().begin_refill(now)
+        return msgspec.structs.replace(request, floors=msgspec.structs.replace(request.floors, due_at=now))
+
+
+class LosesWhatComesBack(Lane):
+    """Leaves its floors where they are when a delivery has to be sent again."""
+
+    def landed(self, delivery: QueuedDelivery, landing: Landing) -> None:
+        before = self.queue._floors_since
+        super().landed(delivery, landing)
+        self.queue._floors_since = before
+
+
+class KeepsTheFloorsOfAnotherOrder(Lane):
+    """Leaves its floors where they are when its settings change, and with them what they are about."""
+
+    def reload_all(self) -> None:
+        before = self.queue._floors_since
+        super().reload_all()
+        self.queue._floors_since = before
+
+
 FAULTS = [
     HoldsNothing,
     GoesOnTooEarly,
@@ -123,6 +160,10 @@ FAULTS = [
     LosesWhatComesDuringARead,
     HeedsOldAnswers,
     IgnoresTheClock,
+    BeginsAboveItsFloors,
+    BeginsTooLate,
+    LosesWhatComesBack,
+    KeepsTheFloorsOfAnotherOrder,
 ]
 FOUND_LATE = {
     GoesOnTooEarly,

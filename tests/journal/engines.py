@@ -11,7 +11,7 @@ from peewee import Database, Model, PostgresqlDatabase
 from tests.samples import AT
 from webhookd.base.errors import Rejected
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, Trigger
-from webhookd.journal import FoundEvents, KeptAnswer, RowPage
+from webhookd.journal import NO_FLOORS, FoundEvents, KeptAnswer, RowPage, Window
 from webhookd.journal.queries import schema
 from webhookd.journal.queries.retention import Pruned
 from webhookd.journal.queries.schema import DeliveryTable, EventTable, SequenceTable
@@ -77,6 +77,8 @@ def _comparable(result: object) -> object:
     match result:
         case KeptAnswer():
             return msgspec.structs.replace(result, sealed=b"")
+        case Window():  # SQLite needs no floors
+            return msgspec.structs.replace(result, floors=NO_FLOORS)
         case Pruned():
             return msgspec.structs.replace(result, seconds=0.0)
     return result
@@ -105,7 +107,9 @@ def all_rows(database: Database) -> dict[str, list[dict[str, object]]]:
         counted: Any = database.execute_sql("SELECT seconds, at, subject, counts FROM statistics")  # type: ignore[no-untyped-call]  # peewee's stub
         found["statistics"] = [dict(enumerate(row)) for row in counted]
     # PostgreSQL has no place of its own for these facts.
-    found["MetaTable"] = [row for row in found["MetaTable"] if row["name"] not in {"version", "era", "cluster"}]
+    found["MetaTable"] = [
+        row for row in found["MetaTable"] if row["name"] not in {"version", "oldest", "era", "cluster"}
+    ]
     for row in (*found["SecretTable"], *found["IdempotencyTable"], *found["MetaTable"]):
         row.pop("sealed", None) or row.pop("value")
     return {name: sorted(rows, key=repr) for name, rows in found.items()}

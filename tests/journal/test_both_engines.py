@@ -49,6 +49,7 @@ from webhookd.journal import (
     AuditEntry,
     EndpointChanges,
     EventTypeRow,
+    Floors,
     KeptAnswer,
     KeyRow,
     NewEndpoint,
@@ -214,7 +215,7 @@ def a_queue(both: Engines) -> None:
                 now=now,
                 blocked_keys=frozenset(keys_blocked),
                 in_flight=frozenset(flying),
-                floor=floor,
+                floors=Floors(edition=0, fresh=floor, backing_off=floor),
             )
             window = both(windows.read, request)
             assert window.last_sequence == 12

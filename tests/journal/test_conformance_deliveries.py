@@ -12,7 +12,7 @@ from tests.journal.harness import CLOCK, VAULT, event, publish
 from tests.journal.store_calls import NO_NOTICES, add, record, retry, rows, submitted, window
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, EndpointState, Ordering, Target, Trigger
-from webhookd.journal import DeliveriesQueued, Store, WebhookDeleted
+from webhookd.journal import DeliveriesQueued, EndpointChanges, Floors, Store, WebhookDeleted
 
 
 async def test_sequences_follow_the_order_of_commits(store: Store) -> None:
@@ -79,18 +79,24 @@ async def test_a_window_in_strict_order_is_the_head_of_the_queue(store: Store) -
     assert [each.sequence for each in rest.pending] == [2, 3, 4]
 
 
-async def test_a_window_begins_at_its_floor(store: Store) -> None:
-    """No delivery below the floor is found; a retry of a delivery that has ended changes the edition."""
+async def test_a_window_begins_at_its_floors(store: Store) -> None:
+    """No delivery below a floor of the queue's edition is found; a retry of one that has ended changes the edition."""
     one, now = await add(store), CLOCK.now()
     for number in range(3):
         await publish(store, event(f"e{number}"), one).wait()
     await record(store, one, status=DeliveryStatus.FAILED, next_attempt_at=None, completed_at=now)
-    before = await window(store, one, floor=2)
-    assert [each.sequence for each in before.pending] == [2, 3]
+    edition = (await window(store, one)).edition
+    before = await window(store, one, floors=Floors(edition=edition, fresh=3))
+    assert ([each.sequence for each in before.pending], before.edition) == ([3], edition)
     await retry(store, (await rows(store, one))[0], now)
-    hidden = await window(store, one, floor=2)
-    assert ([each.sequence for each in hidden.pending], hidden.edition != before.edition) == ([2, 3], True)
-    assert [each.sequence for each in (await window(store, one)).pending] == [1, 2, 3]
+    after = await window(store, one, floors=Floors(edition=edition, fresh=3))
+    assert ([each.sequence for each in after.pending], after.edition != edition) == ([1, 2, 3], True)
+    hidden = await window(store, one, floors=Floors(edition=after.edition, fresh=3))
+    assert [each.sequence for each in hidden.pending] == [3]
+    # A change that forgives ends back-offs: what backed off is fresh now.
+    changes = EndpointChanges(url="https://other.example/")
+    await store.webhooks.update(VAULT, one.id, changes, now, entry=None, condition=None)
+    assert (await window(store, one)).edition != after.edition
 
 
 async def test_a_window_by_key_leaves_blocked_keys_out(store: Store) -> None:

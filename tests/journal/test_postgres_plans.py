@@ -30,7 +30,11 @@ SELECT 'evt_' || n, 'user.created', n, n, 1, '' FROM generate_series(1, 20000) A
 VALUES = {
     "endpoint_pk": 1,
     "now": 5000.0,
-    "floor": 100,
+    "fresh": 100,
+    "backing_off": 100,
+    "due_at": 100.0,
+    "after": 5000.0,
+    "later_than": 5000.0,
     "limit": 50,
     "blocked_keys": ["k3", "k6"],
     "event_pks": [1, 2, 3],

@@ -136,7 +136,7 @@ async def test_a_work_of_the_length_of_a_queue_would_be_seen(path: Path) -> None
 
 async def test_what_has_expired_is_found_by_index(path: Path) -> None:
     """The expired deliveries of all endpoints, and the next expiry, are read from one index, in its order."""
-    values = {"now": 1.0, "expires_at": 0.0, "pk": 0, "limit": 10}
+    values = {"now": 1.0, "expires_at": 0.0, "pk": 0, "limit": 10, "later_than": 1.0}
 
     def explain(database: Any) -> list[str]:
         execute = database.connection().execute

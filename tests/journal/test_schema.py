@@ -97,12 +97,12 @@ async def test_a_change_ends_back_offs_by_index(path: Path) -> None:
             explaining(clock_steps.correct_queue, endpoint.pk, correct(failed, bounds, now))
         )
     partial = ("deliveries_due (", "deliveries_parked (", "sequences USING INTEGER PRIMARY KEY (")
-    assert [line.split("INDEX ")[1] for line in ended] == [
+    assert [line.split("INDEX ")[1] for line in ended if "deliveries" in line] == [
         "deliveries_due (endpoint_pk=? AND next_attempt_at>?)",
         "deliveries_parked (endpoint_pk=? AND next_attempt_at>?)",
     ]
     assert len(corrected) >= 9
-    assert [line for line in corrected if not any(name in line for name in partial)] == []
+    assert [line for line in (*ended, *corrected) if not any(name in line for name in partial)] == []
 
 
 def parked(database: Database, event_id: str) -> None:
@@ -147,7 +147,10 @@ async def test_a_window_reads_by_index_and_sorts_nothing(path: Path) -> None:
     values = {
         "endpoint_pk": 1,
         "now": CLOCK.now(),
-        "floor": 0,
+        "fresh": 0,
+        "backing_off": 0,
+        "due_at": 0.0,
+        "after": CLOCK.now(),
         "limit": 100,
         "blocked_keys": '["a"]',
         "event_pks": "[1]",

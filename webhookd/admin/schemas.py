@@ -258,7 +258,7 @@ class LoopView(Output, frozen=True, kw_only=True):
 class NodeView(Output, frozen=True, kw_only=True):
     """A node: how many of the 256 slots it drives, and when its lease ends unless it goes on.
 
-    `own` marks the node that answers. `version` is that of the tables that it knows.
+    `own` marks the node that answers. `version` is that of the settings that it knows.
     """
 
     id: str

@@ -300,7 +300,7 @@ OPERATIONS = (
             Permission.OPERATE,
             name=f"{method.lower()}Webhook",
             reads_itself=_PATCHED,
-            refuses=_REFUSES,
+            refuses=(*_REFUSES, ErrorCode.CONFLICT),
             has_etags=True,
         )
         for method in ("PATCH", "PUT")

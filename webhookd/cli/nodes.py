@@ -29,7 +29,7 @@ def command(config: Config, as_json: bool) -> None:
     elif not found.nodes:
         click.echo("the journal is a file, which one server has for itself")
     else:
-        show_table(("NAME", "SLOTS", "LEASE", "TABLES", "ID"), [_row(node) for node in found.nodes])
+        show_table(("NAME", "SLOTS", "LEASE", "VERSION", "ID"), [_row(node) for node in found.nodes])
     if found.free_slots:
         raise CommandError(f"{found.free_slots} slots have no node: nothing is sent to their webhooks")
 

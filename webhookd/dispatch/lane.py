@@ -184,11 +184,10 @@ class Lane:
 
     def begin_refill(self, now: float) -> WindowRequest:
         """Note that the queue is about to be read; return the request to the journal."""
-        blocked_keys = NO_KEYS
-        if self.policy.ordering is Ordering.KEY:
-            blocked_keys = self._busy_keys() | self.queue.waiting_keys(now)
+        has_keys = self.policy.ordering is Ordering.KEY
+        blocked_keys = self._busy_keys() | self.queue.waiting_keys(now) if has_keys else NO_KEYS
         limit = max(MIN_WINDOW, 2 * self.policy.concurrency)
-        self.queue.begin_read(limit, lacks_keys=bool(blocked_keys), lacks_flights=bool(self.in_flight))
+        floors = self.queue.begin_read(limit, lacks_keys=bool(blocked_keys), lacks_flights=bool(self.in_flight))
         return WindowRequest(
             endpoint_pk=self.endpoint.pk,
             ordering=self.policy.ordering,
@@ -196,6 +195,7 @@ class Lane:
             now=now,
             blocked_keys=blocked_keys,
             in_flight=frozenset(self.in_flight),
+            floors=floors,
         )
 
     def load(self, window: Window) -> None:
@@ -342,7 +342,7 @@ class Lane:
         elif landing is Landing.FAILED:
             self._is_ahead = True
         elif flight.verdict is None or flight.verdict.status is not DeliveryStatus.SUCCEEDED:
-            self.queue.is_stale = True
+            self.queue.came_back(delivery, flight.verdict)
         elif self.queue.lacks_keys:
             self.queue.has_more = True  # the next one of its key may be among those left out
 
@@ -372,6 +372,7 @@ class Lane:
         self.state = state
         self._revision += 1
         self._probe = None  # the answer in flight no longer decides
+        self.queue.forget_floors()
 
     def resize(self, now: float) -> None:
         """Adapt the bucket to the settings; it keeps its tokens as far as they fit."""
@@ -384,6 +385,7 @@ class Lane:
     def reload_all(self) -> None:
         """Note that settings, secrets and queue must be read again."""
         self.needs_load = True
+        self.queue.forget_floors()
         self.reload()
 
     def shift(self, seconds: float) -> None:

@@ -6,10 +6,11 @@ However long the backlog is, a window holds no more than one read may return.
 from collections.abc import Collection, Container, Iterable
 from dataclasses import dataclass, field
 
-from webhookd.base.models import Ordering, QueuedDelivery, Trigger
-from webhookd.journal import Window
+from webhookd.base.models import DeliveryStatus, Ordering, QueuedDelivery, Trigger, Verdict
+from webhookd.journal import NO_FLOORS, NOTHING_UNFINISHED, Floors, Window
 
 MOST_BODIES_AHEAD = 49  # with the first one a whole window of a strict queue
+_UNFINISHED = (DeliveryStatus.PENDING, DeliveryStatus.PARKED)
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +20,8 @@ class QueueWindow:
     `is_being_read`: the journal has been asked and hasn't answered yet. `is_stale`: the journal was changed after the
     read. `has_more`: the journal may hold deliveries that aren't in the window. `lacks_keys`: the read left out the
     deliveries of some ordering keys. `expired` are deliveries that are too old and have yet to be recorded as failed.
+
+    `_floors` are those of the last read, and `_floors_since` cover what has become pending again since it was begun.
     """
 
     is_stale: bool = True
@@ -35,20 +38,40 @@ class QueueWindow:
     _limit: int = 0
     _last_sequence: int = 0
     _taken_since_bodies: int = 0
+    _floors: Floors = NO_FLOORS
+    _floors_since: Floors = NO_FLOORS
 
     def __len__(self) -> int:
         return len(self._pending) + len(self._parked) + len(self.expired)
 
-    def begin_read(self, limit: int, *, lacks_keys: bool, lacks_flights: bool) -> None:
+    def begin_read(self, limit: int, *, lacks_keys: bool, lacks_flights: bool) -> Floors:
         """Note that the journal is about to be read, perhaps without what is in flight; later changes are noted again.
 
-        Nothing may be taken until the window has been loaded, since it may be out of date.
+        Nothing may be taken until the window has been loaded, since it may be out of date. Return from where on the
+        journal has to be read.
         """
+        floors = self._floors.and_below(self._floors_since)
+        self._floors_since = NOTHING_UNFINISHED
         self.is_stale = self.has_more = False
         self.is_being_read = True
         self.lacks_keys = lacks_keys
         self._lacks_flights = lacks_flights
         self._limit = limit
+        return floors
+
+    def came_back(self, delivery: QueuedDelivery, verdict: Verdict | None) -> None:
+        """Note that a delivery was recorded that has not succeeded: the window must be read again.
+
+        Its record may have moved it from one part of the queue to the other.
+        """
+        self.is_stale = True
+        if verdict is not None and verdict.status in _UNFINISHED:
+            at = delivery.next_attempt_at if verdict.next_attempt_at is None else verdict.next_attempt_at
+            self._floors_since = self._floors_since.covering(delivery.sequence, at)
+
+    def forget_floors(self) -> None:
+        """Note that any part of the queue may have been changed, so that all of it must be read the next time."""
+        self._floors_since = NO_FLOORS
 
     def load(self, window: Window) -> None:
         """Load the window that the journal returned."""
@@ -56,6 +79,7 @@ class QueueWindow:
         self.expired = window.expired
         self.has_more = self.has_more or not window.complete
         self._last_sequence = window.last_sequence
+        self._floors = window.floors
         self._pending = list(window.pending)
         self._parked = list(window.parked)
         self._was_taken_from = self._lacks_flights

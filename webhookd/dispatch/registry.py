@@ -5,7 +5,7 @@ and its removal. So no notification is lost between them. A lane outlives its ac
 and the deliveries that are held. Each actor runs under the supervisor of its endpoint.
 
 Of several nodes, each runs the actors of the endpoints that it drives. The lane of one that goes to another node begins
-anew, with an empty bucket: when it comes back, it isn't known what the other has sent.
+anew. A node that takes over an endpoint doesn't know what was sent to it a moment ago, so its bucket is emptied then.
 """
 
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
@@ -114,8 +114,18 @@ class Registry:
         for pk, entry in self._entries.items():
             if entry.supervisor is not None and slot_of(pk) in slots:  # else nothing was ever sent from here
                 entry.lane = Lane(entry.lane.endpoint, entry.lane.policy, now)
-                entry.lane.bucket = None if entry.lane.bucket is None else entry.lane.bucket.emptied(now)
                 entry.actor = None  # one that was cut off may still be ending
+
+    def in_slots(self, slots: Collection[int]) -> list[int]:
+        """Return the row numbers of the endpoints of slots."""
+        return [pk for pk in self._entries if slot_of(pk) in slots]
+
+    def empty_buckets(self, slots: Collection[int] | None = None) -> None:
+        """Empty the buckets of the endpoints of slots (None: of all), to which another node may just have sent."""
+        now = self._clock.now()
+        for pk, entry in self._entries.items():
+            if entry.lane.bucket is not None and (slots is None or slot_of(pk) in slots):
+                entry.lane.bucket = entry.lane.bucket.emptied(now)
 
     def put(self, endpoint: Endpoint, policy: Policy, forgiveness: Forgiveness | None = None) -> None:
         """Add an endpoint, or apply a change of it and what the change forgives."""

@@ -47,6 +47,7 @@ from webhookd.journal import (
     EventTypeRemoved,
     NewEndpoint,
     QueueGrown,
+    QueuesFound,
     SlotsAskedBack,
     SlotsLost,
     SlotsTaken,
@@ -113,7 +114,9 @@ class Router:
 
     async def begin(self) -> None:
         """Read endpoints and catalogue from the journal, and follow its changes; publish nothing before."""
-        self._schedule.begin(shift=self.registry.shift, reload=self.registry.reload, corrected=self._expiry_sweep.look)
+        self._schedule.begin(
+            shift=self.registry.shift, reload=self.registry.reload, corrected=self._expiry_sweep.look_at_all
+        )
         feed = self._store.feed
         feed.follow(DeliveriesQueued, self._offer)
         feed.follow(DeliveriesQueued, self._expiry_sweep.note)
@@ -121,7 +124,9 @@ class Router:
         feed.follow(WebhookChangedElsewhere, self._adopt_from_elsewhere)
         feed.follow(WebhookDeleted, self._abandon)
         feed.follow(QueueGrown, lambda grown: self.registry.requeued(grown.endpoint_pk))
+        feed.follow(QueueGrown, lambda grown: self._expiry_sweep.grown(grown.endpoint_pk))
         feed.follow(SlotsTaken, self._take_over)
+        feed.follow(QueuesFound, self._find_queues)
         feed.follow(SlotsLost, lambda lost: self.registry.lose(lost.slots))
         feed.follow(SlotsAskedBack, self._give_back)
         feed.follow(EventTypeAdded, lambda added: self.event_types.add(added.name))
@@ -129,6 +134,8 @@ class Router:
         async with self._store.holding_changes():
             for endpoint in await self._store.webhooks.all():
                 self._adopt(WebhookChanged(endpoint))
+            if self._store.is_shared:
+                self.registry.empty_buckets()
             self.event_types = {row.name for row in await self._store.event_types.all()}
 
     def _offer(self, queued: DeliveriesQueued) -> None:
@@ -137,8 +144,18 @@ class Router:
                 self.registry.offer(delivery)
 
     def _take_over(self, taken: SlotsTaken) -> None:
+        self._expiry_sweep.look_at_all()  # it wasn't told what these queues got
+        self.registry.empty_buckets(taken.slots)
+        self._wake_slots(taken.slots)
+
+    def _find_queues(self, found: QueuesFound) -> None:
+        for endpoint_pk in self.registry.in_slots(found.slots):
+            self._expiry_sweep.grown(endpoint_pk)
+        self._wake_slots(found.slots)
+
+    def _wake_slots(self, slots: frozenset[int]) -> None:
         if self._nursery is not None:  # else `_resume` finds what they have queued
-            self._nursery.start_soon(Supervisor("take over").run, partial(self._wake_backlog, taken.slots))
+            self._nursery.start_soon(Supervisor("take over").run, partial(self._wake_backlog, slots))
 
     def _give_back(self, asked: SlotsAskedBack) -> None:
         if self._nursery is not None:
@@ -153,6 +170,7 @@ class Router:
         policy = self._policy(endpoint)
         self._subscriptions.put(endpoint, policy)
         self.registry.put(endpoint, policy, forgiveness)
+        self._expiry_sweep.grown(endpoint.pk)
         if forgiveness is not None and endpoint.is_active:
             self.registry.wake(endpoint.pk)
 
@@ -161,6 +179,7 @@ class Router:
         self._subscriptions.put(changed.endpoint, policy)
         self.registry.put(changed.endpoint, policy)
         self.registry.requeued(changed.endpoint.pk)  # its times may have been forgiven, too
+        self._expiry_sweep.grown(changed.endpoint.pk)  # by its new age
 
     def _abandon(self, deleted: WebhookDeleted) -> None:
         self._subscriptions.remove(deleted.endpoint.pk)
@@ -334,6 +353,7 @@ class Router:
     def _requeued(self, endpoint_pk: int) -> None:
         self.registry.requeued(endpoint_pk)
         self._store.requeued(endpoint_pk)
+        self._expiry_sweep.grown(endpoint_pk)
         self._expiry_sweep.look()
 
     async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:

@@ -14,6 +14,7 @@ from webhookd.journal.feed import (
     KeyAdded,
     KeyRevoked,
     QueueGrown,
+    QueuesFound,
     ReplayAdded,
     SlotsAskedBack,
     SlotsLost,
@@ -22,6 +23,7 @@ from webhookd.journal.feed import (
     WebhookChangedElsewhere,
     WebhookDeleted,
 )
+from webhookd.journal.floors import NO_FLOORS, NOTHING_UNFINISHED, Floors
 from webhookd.journal.inspection import look_at, look_at_server
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.ownership import Fence, slot_of
@@ -75,7 +77,9 @@ from webhookd.journal.views import Views
 __all__ = [
     "BEGUN",
     "CONNECTIONS_A_NODE",
+    "NOTHING_UNFINISHED",
     "NO_COPY",
+    "NO_FLOORS",
     "READ_LIMIT_SECONDS",
     "SQLITE_VERSION",
     "Action",
@@ -100,6 +104,7 @@ __all__ = [
     "Feed",
     "Fence",
     "FencedError",
+    "Floors",
     "FoundEvents",
     "FoundWebhooks",
     "InlineRunner",
@@ -118,6 +123,7 @@ __all__ = [
     "QueueFacts",
     "QueueGrown",
     "QueuedAs",
+    "QueuesFound",
     "ReplayAdded",
     "ReplayMatch",
     "ReplayRow",

@@ -11,9 +11,9 @@ from webhookd.crypto.vault import key_id as master_key_id
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.errors import FencedError
 from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, KeyAdded, KeyRevoked
+from webhookd.journal.known_settings import EVENT_TYPE, KEY, chosen
 from webhookd.journal.operations import Ticket
 from webhookd.journal.ownership import LEADING
-from webhookd.journal.postgres import claims
 from webhookd.journal.queries import audit, event_types, idempotency, keys, master_key, quotas, statistics
 from webhookd.journal.rows import EventTypeCondition, EventTypeRow, KeptAnswer, KeyRow
 from webhookd.journal.transactions import StorePart, finished, reads
@@ -40,6 +40,7 @@ class EventTypes(StorePart):
         return await self._transactions.submit(
             lambda database: put(database, row, now, condition=condition),
             announces=lambda stored: EventTypeAdded(stored.name),
+            stores=chosen(EVENT_TYPE, row),
         ).wait()
 
     async def delete(self, name: str, *, entry: AuditEntry | None, condition: EventTypeCondition | None) -> None:
@@ -62,7 +63,7 @@ class Keys(StorePart):
         """Store a new key; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
         insert = audit.recorded(quotas.insert_key, entry, keys.about)
         return await self._transactions.submit(
-            lambda database: insert(database, row, most=most), announces=KeyAdded
+            lambda database: insert(database, row, most=most), announces=KeyAdded, stores=chosen(KEY, row)
         ).wait()
 
     async def create_first(self, row: KeyRow, entry: AuditEntry) -> bool:
@@ -117,15 +118,15 @@ class KeptAnswers(StorePart):
         Otherwise it isn't waited for: it is written before any change that is submitted later.
         """
         transactions = self._transactions
-        if transactions.is_shared:
-            return await transactions.write(claims.claim, begun, transactions.process)
+        if transactions.sharing is not None:
+            return await transactions.write(transactions.sharing.claim, begun)
         transactions.submit(lambda database: idempotency.begin(database, begun))
         return None
 
     def give_up(self, caller: str, route: str, key: str) -> None:
         """Note that a request was cut off, so that its result is unknown: no other process waits for it."""
-        if self._transactions.is_shared:
-            self._transactions.submit(lambda database: claims.give_up(database, caller, route, key), insists=True)
+        if (sharing := self._transactions.sharing) is not None:
+            self._transactions.submit(lambda database: sharing.give_up(database, caller, route, key), insists=True)
 
     def keep(self, vault: Vault, answer: KeptAnswer, plain: bytes) -> Ticket[None]:
         """Store an answer in place of an older one; `answer.sealed` becomes `plain` sealed."""

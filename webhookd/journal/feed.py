@@ -77,7 +77,13 @@ class QueueGrown(NamedTuple):
 
 
 class SlotsTaken(NamedTuple):
-    """Slots whose endpoints this process drives, and of which it doesn't know yet what they have queued."""
+    """Slots whose endpoints this process drives from now on: what they have queued, or were just sent, isn't known."""
+
+    slots: frozenset[int]
+
+
+class QueuesFound(NamedTuple):
+    """Slots that this process drives, with endpoints of which it sees for the first time that something was queued."""
 
     slots: frozenset[int]
 
@@ -104,7 +110,7 @@ Setting = (
     | KeyRevoked
     | ReplayAdded
 )
-Change = Setting | DeliveriesQueued | QueueGrown | SlotsTaken | SlotsLost | SlotsAskedBack
+Change = Setting | DeliveriesQueued | QueueGrown | QueuesFound | SlotsTaken | SlotsLost | SlotsAskedBack
 
 
 class Feed:

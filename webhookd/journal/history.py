@@ -7,10 +7,10 @@ from webhookd.base.models import AcceptedEvent, AttemptRecord, Endpoint, Orderin
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import ReplayAdded
 from webhookd.journal.operations import Publish, Ticket
-from webhookd.journal.postgres import recent_attempts
 from webhookd.journal.queries import audit, deliveries, endpoints, events, expiry, replays, searching, test_deliveries
 from webhookd.journal.rows import DeliveryDetail, DeliveryRow, QueuedAs, ReplayMatch, ReplayRow, Selection
 from webhookd.journal.transactions import StorePart, finished, reads
+from webhookd.observe.attempt_feed import FeedPage, Place
 
 
 class Events(StorePart):
@@ -32,7 +32,15 @@ class Deliveries(StorePart):
     get = reads(deliveries.get)
     backlog = reads(deliveries.backlog)
     expired = reads(expiry.expired)
-    recent_attempts = reads(recent_attempts.after)
+
+    async def recent_attempts(self, place: Place | None) -> FeedPage:
+        """Return the attempts of all nodes after a place that an answer has given, or without one the last ones.
+
+        The oldest come first. Only for a journal that is shared: else they are in this process's memory.
+        """
+        sharing = self._transactions.sharing
+        assert sharing is not None  # noqa: S101 - its callers ask for `is_shared`
+        return await self._transactions.read(sharing.recent_attempts, place)
 
     async def retry(
         self,

@@ -22,6 +22,7 @@ from webhookd.base.models import (
     Trigger,
 )
 from webhookd.base.secret import Secret
+from webhookd.journal.floors import NO_FLOORS, Floors
 
 T = TypeVar("T")
 
@@ -36,7 +37,7 @@ class RowPage(Struct, Generic[T], frozen=True, kw_only=True):
 class WindowRequest(Struct, frozen=True, kw_only=True):
     """The part of an endpoint's queue that an actor requests; see `windows.read`.
 
-    `floor` is a sequence below which nothing is pending, as far as the actor knows: 0 after a new `Window.edition`.
+    `floors` are those of the last window, if nothing that they don't cover was changed since.
     """
 
     endpoint_pk: int
@@ -45,7 +46,7 @@ class WindowRequest(Struct, frozen=True, kw_only=True):
     now: float
     blocked_keys: frozenset[str]
     in_flight: frozenset[int]
-    floor: int = 0
+    floors: Floors = NO_FLOORS
 
 
 class Window(Struct, frozen=True, kw_only=True):
@@ -55,7 +56,8 @@ class Window(Struct, frozen=True, kw_only=True):
     `expired` are those that would be in one of them, but are older than they may be. `complete` says that `pending` has
     all pending deliveries that may be sent. `next_attempt_at` is the earliest later time at which a parked delivery
     (without strict order, also a pending one) is due. `last_sequence` is the last one that was assigned; `edition`
-    changes when a retry, a recover or a cancelation changes deliveries that were queued before.
+    changes when a retry, a recover, a cancelation or a change that forgives changes deliveries that were queued before.
+    `floors` are for the next request.
     """
 
     pending: tuple[QueuedDelivery, ...]
@@ -65,6 +67,7 @@ class Window(Struct, frozen=True, kw_only=True):
     next_attempt_at: float | None
     last_sequence: int
     edition: int = 0
+    floors: Floors = NO_FLOORS
 
 
 class Expired(Struct, frozen=True, kw_only=True):
@@ -361,7 +364,8 @@ class KeyRow(Struct, frozen=True, kw_only=True):
 class NodeRow(Struct, frozen=True, kw_only=True):
     """A node that shares a database: its id, its name for people, and how many slots it drives.
 
-    `version` is that of the tables it knows. Its lease ends in `seconds_left`, unless it goes on.
+    `version` is that of the settings it knows (see `known_settings`). Its lease ends in `seconds_left`, unless it goes
+    on.
     """
 
     id: str

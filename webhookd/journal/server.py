@@ -8,6 +8,7 @@ from pathlib import Path
 from webhookd.base.database_url import DatabaseUrl
 from webhookd.base.errors import ConfigError
 from webhookd.config import JournalConfig
+from webhookd.journal.known_settings import KNOWN, KnownSettings
 
 NO_COPY = (
     "the journal is in a PostgreSQL database: make backups and restore them with PostgreSQL's own tools, such as "
@@ -56,6 +57,8 @@ class Server:
     times: LeaseTimes = LeaseTimes()
     takes_part: bool = True
     """Whether this process drives endpoints; a command that only changes settings doesn't."""
+    known: KnownSettings = KNOWN
+    """What this program knows of settings, and other versions of it."""
 
 
 def check_driver() -> None:

@@ -16,7 +16,8 @@ from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError, StaleTargetsError
 from webhookd.journal.operations import Record, Submission, is_barrier
 from webhookd.journal.ownership import Ownership
-from webhookd.journal.rows import Contents, CopyReport, Nodes
+from webhookd.journal.rows import Contents, CopyReport, KeptAnswer, Nodes
+from webhookd.observe.attempt_feed import FeedPage, Place
 
 T = TypeVar("T")
 
@@ -92,6 +93,26 @@ class Reader(Protocol):
         ...
 
 
+class Sharing(Protocol):
+    """What only a journal has that other processes use, too; queries and parts of changes, which block."""
+
+    def claim(self, database: Database, begun: KeptAnswer) -> KeptAnswer | None:
+        """Store that this process has begun a request with an Idempotency-Key, unless one was begun; return that."""
+        ...
+
+    def give_up(self, database: Database, caller: str, route: str, key: str) -> None:
+        """Note that no process works on a request with an Idempotency-Key any more."""
+        ...
+
+    def recent_attempts(self, database: Database, place: Place | None) -> FeedPage:
+        """Return the attempts of all processes after a place, or without one the last ones, oldest first."""
+        ...
+
+    def check_known(self, database: Database, settings: Sequence[str]) -> None:
+        """Raise Rejected CONFLICT if another process doesn't know one of the settings that this change stores."""
+        ...
+
+
 class Engine(Protocol):
     """A journal that is open: its one storage to write to, and its readers."""
 
@@ -103,6 +124,11 @@ class Engine(Protocol):
     @property
     def process(self) -> str:
         """The id of this process, which no other one ever had; empty if it has the journal for itself."""
+        ...
+
+    @property
+    def sharing(self) -> Sharing | None:
+        """What else there is of a journal that other processes use, too; None for a file."""
         ...
 
     @property

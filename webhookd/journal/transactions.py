@@ -24,6 +24,7 @@ class Transactions:
     def __init__(self, writer: Writer, readers: Readers, engine: Engine, feed: Feed) -> None:
         self.ownership = engine.ownership
         self.process = engine.process
+        self.sharing = engine.sharing
         self.leftovers = engine.leftovers
         self._writer = writer
         self._engine = engine
@@ -49,6 +50,7 @@ class Transactions:
         is_barrier: bool = False,
         notices_of: Callable[[T], Sequence[Publish]] | None = None,
         driving: Iterable[int] = (),
+        stores: Iterable[str] = (),
     ) -> Ticket[T]:
         """Submit a change, which runs in its own savepoint: a Rejected that it raises undoes only this change.
 
@@ -57,8 +59,13 @@ class Transactions:
         it waits while the disk is full; others fail. No operation overtakes a barrier or is overtaken by it; other
         changes may overtake operations that wait for room. `notices_of` returns the operational events about the
         result, which are stored in the same commit; it is called in the writer's thread. A change that is only for the
-        node that drives some endpoints, those in `driving`, fails with FencedError once another node drives one.
+        node that drives some endpoints, those in `driving`, fails with FencedError once another node drives one. One
+        that `stores` settings, by their names in `known_settings`, is Rejected CONFLICT while a node is registered that
+        doesn't know all of them; it must announce something.
         """
+        if settings := tuple(stores):
+            assert announces is not None  # noqa: S101 - what is announced is locked against nodes that register
+            change = partial(self._change_known, settings, change)
         operation = DatabaseCall(
             change,
             cast("Callable[[object], None] | None", committed),
@@ -72,6 +79,15 @@ class Transactions:
             operation.committed = partial(self._announce, operation)
         self._writer.submit(operation)
         return cast("Ticket[T]", operation.ticket)
+
+    def _change_known(self, settings: Sequence[str], change: Callable[[Database], T], database: Database) -> T:
+        self.check_known(database, settings)
+        return change(database)
+
+    def check_known(self, database: Database, settings: Sequence[str]) -> None:
+        """Raise Rejected CONFLICT if a registered node doesn't know one of the settings that this change stores."""
+        if settings and self.sharing is not None:
+            self.sharing.check_known(database, settings)
 
     def _announce(self, operation: DatabaseCall, result: object) -> None:
         assert operation.announces is not None  # noqa: S101 - that is why it is called

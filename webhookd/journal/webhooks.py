@@ -11,6 +11,7 @@ from webhookd.delivery.policy.clock_correction import Bounds
 from webhookd.delivery.policy.forgiveness import forgive
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.feed import WebhookChanged, WebhookDeleted
+from webhookd.journal.known_settings import WEBHOOK, chosen
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.queries import audit, clock_steps, directory, endpoints, quotas
 from webhookd.journal.rows import EndpointChanges, EndpointCondition, NewEndpoint
@@ -47,7 +48,9 @@ class Webhooks(StorePart):
         """Register a webhook; raises Rejected QUOTA_EXCEEDED if its organization has `most` of them."""
         insert = audit.recorded(quotas.insert_endpoint, entry, endpoints.about)
         return await self._transactions.submit(
-            lambda database: insert(database, vault, new, most=most), announces=WebhookChanged
+            lambda database: insert(database, vault, new, most=most),
+            announces=WebhookChanged,
+            stores=chosen(WEBHOOK, new),
         ).wait()
 
     async def update(
@@ -64,6 +67,7 @@ class Webhooks(StorePart):
 
         def change(database: Database) -> WebhookChanged:
             before = endpoints.changing(database, endpoint_id)
+            self._transactions.check_known(database, chosen(WEBHOOK, changes, before))
             headers = _headers(database, vault, before, now)
             after = endpoints.update(database, vault, endpoint_id, changes, now, condition=condition)
             has_new_secrets = headers != _headers(database, vault, after, now)

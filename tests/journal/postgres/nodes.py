@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -32,8 +33,9 @@ class Nodes:
         self._choose = choose
         self._stops: dict[World, tuple[trio.Event, trio.Event]] = {}
 
-    async def start(self) -> World:
-        self._choose(replace(self._server, node_name=f"node-{len(self.all) + 1}"))
+    async def start(self, **given: Any) -> World:
+        """Start a node; `given` are attributes of its `Server`."""
+        self._choose(replace(self._server, node_name=f"node-{len(self.all) + 1}", **given))
         started: World = await self._nursery.start(self._run)
         self.all.append(started)
         return started

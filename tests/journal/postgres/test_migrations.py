@@ -18,9 +18,11 @@ from tests.postgres_server import ICU_SINCE, OWNER, PostgresServer
 from webhookd.base.database_url import parse
 from webhookd.base.errors import CommandError, JournalError
 from webhookd.base.event_types import STARTING_EVENT_TYPES
+from webhookd.journal import Server
 from webhookd.journal.ownership import SLOTS, slot_of
 from webhookd.journal.postgres import migrations
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase
+from webhookd.journal.postgres.inspection import inspect_database
 from webhookd.journal.postgres.migrations import CURRENT_VERSION, TABLES, prepare, read_era
 from webhookd.journal.queries import schema
 from webhookd.journal.sqlite.database import open_writer
@@ -263,9 +265,29 @@ def test_steps_are_one_transaction(database: PostgresDatabase) -> None:
     assert value(database, "SELECT value FROM meta WHERE name = 'version'") == str(CURRENT_VERSION + 1).encode()
 
 
-def test_a_newer_version_is_refused(database: PostgresDatabase) -> None:
-    """Tables that a newer program has changed are not used by this one at its start."""
-    prepare(database, now=NOW, steps=(*migrations._STEPS, add_column))
+def replace_column(database: Database, _now: float) -> None:
+    database.execute_sql("ALTER TABLE events RENAME COLUMN type TO kind")  # type: ignore[no-untyped-call]  # peewee's stubs
+    migrations.end_older(database, CURRENT_VERSION + 1)
+
+
+def test_tables_that_a_newer_version_has_added_to_are_used(journal_database: str, database: PostgresDatabase) -> None:
+    """A node of this version can be started on them, and leaves them as they are; `doctor` finds nothing wrong."""
+    newer = (*migrations._STEPS, add_column)
+    prepare(database, now=NOW, steps=newer)
+    before = dump(database)
+    prepare(database, now=NOW)
+    assert dump(database) == before
+    with inspect_database(Server(url=parse(journal_database))) as journal:
+        assert journal.version() == (CURRENT_VERSION + 1, CURRENT_VERSION + 1)
+    prepare(database, now=NOW, steps=newer)
+    assert value(database, "SELECT value FROM meta WHERE name = 'version'") == str(CURRENT_VERSION + 1).encode()
+
+
+def test_a_newer_version_is_refused(journal_database: str, database: PostgresDatabase) -> None:
+    """Tables to which a newer program has done more than add are not used by this one at its start."""
+    prepare(database, now=NOW, steps=(*migrations._STEPS, replace_column))
+    with inspect_database(Server(url=parse(journal_database))) as journal:
+        assert journal.version() == (CURRENT_VERSION + 1, CURRENT_VERSION)
     with pytest.raises(
         JournalError, match=rf"{database.name} has version {CURRENT_VERSION + 1} and this webhookd knows"
     ):

@@ -20,7 +20,8 @@ from webhookd.journal.postgres import changes, leases
 from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
 from webhookd.journal.postgres.membership import Membership
-from webhookd.journal.postgres.migrations import CURRENT_VERSION, prepare
+from webhookd.journal.postgres.migrations import prepare
+from webhookd.journal.postgres.sharing import PostgresSharing
 from webhookd.journal.postgres.storage import PostgresStorage
 from webhookd.journal.postgres.wakes import Wakes
 from webhookd.journal.rows import Contents, CopyReport, Nodes
@@ -91,8 +92,10 @@ class PostgresEngine:
         membership: Membership,
         wakes: Wakes,
         follower: ChangeFollower,
+        sharing: PostgresSharing,
     ) -> None:
         self.storage = storage
+        self.sharing = sharing
         self.readers = readers
         self.ownership = membership
         self.process = membership.process
@@ -208,7 +211,7 @@ async def open_server(
         feed,
         process=process,
         name=server.node_name,
-        version=CURRENT_VERSION,
+        version=server.known.version,
         steady=_steady,
         times=server.times,
         takes_part=server.takes_part,
@@ -238,7 +241,14 @@ async def open_server(
             changed=follower.follow,
             look_seconds=server.times.look,
         )
-        yield PostgresEngine(storage, connections, membership=membership, wakes=wakes, follower=follower)
+        yield PostgresEngine(
+            storage,
+            connections,
+            membership=membership,
+            wakes=wakes,
+            follower=follower,
+            sharing=PostgresSharing(process, server.known),
+        )
 
 
 def _steady() -> float:

@@ -10,7 +10,7 @@ from peewee import Database
 from webhookd.base.errors import CommandError, JournalError
 from webhookd.journal.errors import ConnectionLostError
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect, is_logic_error
-from webhookd.journal.postgres.migrations import CURRENT_VERSION, TABLES, read_version
+from webhookd.journal.postgres.migrations import CURRENT_VERSION, TABLES, is_usable, read_version
 from webhookd.journal.rows import ServerFacts
 from webhookd.journal.server import Server
 from webhookd.journal.views import Views
@@ -70,8 +70,13 @@ class DatabaseInspection(Views):
             raise JournalError(f"{self._database.name} has other tables than a journal of webhookd") from error
 
     def version(self) -> tuple[int, int]:
-        """Return the version of the tables, 0 without tables, and the version that this program writes."""
-        return self.ask(read_version), CURRENT_VERSION
+        """Return the version of the tables, 0 without tables, and the newest that this program can use as they are."""
+
+        def look(database: Database) -> tuple[int, int]:
+            version = read_version(database)
+            return version, max(version, CURRENT_VERSION) if is_usable(database, CURRENT_VERSION) else CURRENT_VERSION
+
+        return self.ask(look)
 
     def missing_triggers(self) -> list[str]:
         """Return the names of the missing triggers among those that protect the audit log from changes."""

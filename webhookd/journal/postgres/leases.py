@@ -26,9 +26,11 @@ from webhookd.journal.server import LeaseTimes
 
 _SHARE_MOVED = 8  # at most an eighth of a node's slots move in a scan
 
+# The row that each change of settings holds: one that needs nodes of a newer version sees this one, or is committed.
 _REGISTER = """
 INSERT INTO nodes (id, name, version, expires_at)
-VALUES (%s, %s, %s, clock_timestamp() + make_interval(secs => %s))
+SELECT %s, %s, %s, clock_timestamp() + make_interval(secs => %s)
+FROM (SELECT 1 FROM heads WHERE name = 'changes' FOR SHARE) AS between_changes
 """
 _LEAVE = "DELETE FROM nodes WHERE id = %s"
 _BEAT = """

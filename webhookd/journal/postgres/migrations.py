@@ -1,9 +1,9 @@
 """The journal's tables on PostgreSQL, created and changed by numbered steps; `meta` has the number of the last one.
 
 The steps that a database lacks are one transaction, under a lock that one process at a time holds: of any number of
-processes that start at once, one makes the tables. A step only adds, so that nodes of the version before can go on with
-the tables of this one. Each statement waits only briefly for a lock, because all later queries of that table wait
-behind it; the whole transaction is then tried again.
+processes that start at once, one makes the tables. A step only adds, so that nodes of older versions can go on with the
+tables of this one, and can be started on them. One that does more says so, see `end_older`. Each statement waits only
+briefly for a lock, because all later queries of that table wait behind it; the whole transaction is then tried again.
 
 The tables are those of SQLite, with what several nodes need. Text is compared by bytes, whatever the language of the
 database is. Two tables can be partitioned by day later: `attempts`, of which only the primary key has to change,
@@ -29,7 +29,7 @@ _LOCK = 0x77686B64  # "whkd"
 _LOCK_TIMEOUT = "100ms"
 _PAUSES_SECONDS = (0.05, 0.5)
 _PATIENCE_SECONDS = 60.0
-_VERSION, _ERA, _CLUSTER = "version", "era", "cluster"
+_VERSION, _OLDEST, _ERA, _CLUSTER = "version", "oldest", "era", "cluster"
 
 _HAS_META = """
 SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('meta')
@@ -230,6 +230,7 @@ def _first(database: Database, now: float) -> None:
     ).execute(database)
     _set(database, _ERA, 0)
     _set(database, _CLUSTER, _cluster(database))
+    end_older(database, 1)
 
 
 _STEPS: tuple[Step, ...] = (_first,)
@@ -241,10 +242,16 @@ TABLES = (
 )
 
 
+def end_older(database: Database, version: int) -> None:
+    """Note, in a step, that only programs that know this version of the tables can use them: it does more than add."""
+    _set(database, _OLDEST, version)
+
+
 def prepare(database: PostgresDatabase, *, now: float, steps: Sequence[Step] = _STEPS) -> None:
     """Create or upgrade the journal's tables if needed, and begin an era if the database has moved. Blocks.
 
-    Raises JournalError for the tables of a newer version or of another program, and CommandError if the user may not
+    The tables of a newer version are used as they are, if that has only added to them. Raises JournalError for others
+    of a newer version and for tables of another program, and CommandError if the user may not
     create tables or another program keeps a table locked.
     """
     given_up_at = time.monotonic() + _PATIENCE_SECONDS
@@ -263,7 +270,7 @@ def prepare(database: PostgresDatabase, *, now: float, steps: Sequence[Step] = _
 def _is_current(database: PostgresDatabase, newest: int) -> bool:
     with database.translated(), database.atomic():
         version = _version(database, newest)
-        return version == newest and _get(database, _CLUSTER) == _cluster(database)
+        return version >= newest and _get(database, _CLUSTER) == _cluster(database)
 
 
 def _make_current(database: PostgresDatabase, now: float, steps: Sequence[Step]) -> None:
@@ -291,10 +298,15 @@ def read_version(database: Database) -> int:
     return (_get(database, _VERSION) or 0) if _value(database, _HAS_META) else 0
 
 
+def is_usable(database: Database, newest: int) -> bool:
+    """Whether a program that knows the steps up to `newest` can use the tables."""
+    return read_version(database) <= newest or (_get(database, _OLDEST) or newest + 1) <= newest
+
+
 def _version(database: PostgresDatabase, newest: int) -> int:
-    """Return the version of the tables, 0 without tables; JournalError for a newer one."""
+    """Return the version of the tables, 0 without tables; JournalError for one that this program can't use."""
     version = read_version(database)
-    if version > newest:
+    if not is_usable(database, newest):
         raise JournalError(
             f"the journal in {database.name} has version {version} and this webhookd knows {newest}: run the newer one"
         )

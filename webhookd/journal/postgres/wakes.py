@@ -16,7 +16,7 @@ from psycopg import Connection
 from webhookd.base.errors import ReadTimeoutError
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError, MustRepeatError
-from webhookd.journal.feed import Feed, QueueGrown, SlotsTaken
+from webhookd.journal.feed import Feed, QueueGrown, QueuesFound
 from webhookd.journal.ownership import Ownership, slot_of
 from webhookd.journal.postgres.database import PostgresDatabase
 from webhookd.journal.runners import Runner
@@ -192,7 +192,7 @@ class Wakes:
                 self._feed.announce(QueueGrown(endpoint_pk))
         if unknown:
             # Few of them have anything queued. Which do is read once for all, after what this look has seen.
-            self._feed.announce(SlotsTaken(frozenset(unknown)))
+            self._feed.announce(QueuesFound(frozenset(unknown)))
 
     async def _call(self, function: "Callable[[Connection[Any]], T]") -> T:
         async with self._one_call:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from peewee import SQL, Database, Expression, ModelSelect, Query, fn
 
 from webhookd.base.models import Credentials, DisabledReason, Endpoint, EndpointState, Ordering
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
+from webhookd.journal.known_settings import unknown_part, with_unknown
 from webhookd.journal.queries import sealing
 from webhookd.journal.queries.locks import lock
 from webhookd.journal.queries.schema import (
@@ -25,6 +26,7 @@ from webhookd.journal.queries.schema import (
     EndpointStateTable,
     EndpointTable,
     SequenceTable,
+    count_edition,
 )
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import EndpointChanges, EndpointCondition, NewEndpoint, QueueFacts, RowPage
@@ -35,6 +37,7 @@ ROWS = Rows(Endpoint, EndpointTable)
 _STATES = Rows(EndpointState, EndpointStateTable)
 _GIVEN = set(NewEndpoint.__struct_fields__) & set(Endpoint.__struct_fields__)
 _CHANGED = set(EndpointChanges.__struct_fields__) & set(Endpoint.__struct_fields__) - {"is_active"}
+_DOCUMENTS = {"overrides", "signature"}
 _pairs = msgspec.json.Decoder(tuple[tuple[str, str], ...])
 
 
@@ -112,6 +115,8 @@ def update(
         values |= {"is_active": True, "disabled_reason": None, "disabled_at": None}
     elif changes.is_active is False and before.is_active:
         values |= _disabled(DisabledReason.MANUAL, now)
+    for name in _DOCUMENTS & values.keys():
+        values[name] = _with_unknown(database, before.pk, name, values[name])
     if changes.ed25519_secret is not UNSET:
         sealing.seal(database, vault, before.pk, before.id, kind=_ED25519, plain=changes.ed25519_secret)
     if changes.headers is not UNSET:
@@ -119,6 +124,16 @@ def update(
         sealing.seal(database, vault, before.pk, before.id, kind=_HEADERS, plain=_header_text(changes.headers))
     EndpointTable.update(values).where(EndpointTable.pk == before.pk).execute(database)
     return get(database, endpoint_id)
+
+
+def _with_unknown(database: Database, pk: int, name: str, value: object) -> object:
+    """Return the new value of a column with what a newer version has stored in it: another node may need it."""
+    assert isinstance(value, Struct)  # noqa: S101 - a column of `_DOCUMENTS`
+    query = EndpointTable.select(getattr(EndpointTable, name)).where(EndpointTable.pk == pk)
+    [[stored]] = query.tuples().execute(database)
+    if not (unknown := unknown_part(type(value), stored)):
+        return value
+    return with_unknown(value, unknown)
 
 
 def rotate(
@@ -226,6 +241,7 @@ def set_state(database: Database, pk: int, changed: EndpointState) -> None:
 
 def end_backoffs(database: Database, pk: int, due_at: float) -> None:
     """End the back-off of all that an endpoint has queued: it becomes due at `due_at` at the latest."""
+    count_edition(database, pk)
     later = (DeliveryTable.endpoint_pk == pk) & (DeliveryTable.next_attempt_at > due_at)
     lock(database, later & UNFINISHED, DeliveryTable.pk)
     for chosen in (BACKING_OFF_BY_TIME, PARKED):

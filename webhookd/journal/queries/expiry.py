@@ -4,6 +4,8 @@ One index by `expires_at` is for all endpoints. One that began with the endpoint
 then each success would write a page of its endpoint's part of it.
 """
 
+from math import nextafter
+
 import msgspec
 from peewee import SQL, Database, fn
 
@@ -24,15 +26,28 @@ EXPIRED = written(
     " LIMIT :limit",
 )
 NEXT = written(
-    DeliveryTable.select(fn.MIN(DeliveryTable.expires_at)).where(UNFINISHED & (DeliveryTable.expires_at > _NOW))
+    DeliveryTable.select(fn.MIN(DeliveryTable.expires_at)).where(
+        UNFINISHED & (DeliveryTable.expires_at > SQL(":later_than"))
+    )
 )
 
 
-def expired(database: Database, now: float, *, after: QueuedDelivery | None = None, limit: int = A_READ) -> Expired:
-    """Return the deliveries that have expired by now, the earliest first; those that follow `after`, if it is given."""
+def expired(
+    database: Database,
+    now: float,
+    *,
+    after: QueuedDelivery | None = None,
+    floor: float = 0.0,
+    limit: int = A_READ,
+) -> Expired:
+    """Return the deliveries that have expired by now, the earliest first; those that follow `after`, if it is given.
+
+    Only what expires at `floor` or later is looked at (see `floors`).
+    """
     connection = statements(database)
-    expires_at, pk = (0.0, 0) if after is None else (after.expires_at, after.pk)
+    expires_at, pk = (floor, 0) if after is None else (after.expires_at, after.pk)
     values = {"now": now, "expires_at": expires_at, "pk": pk, "limit": limit}
     found = msgspec.convert(list(connection.execute(EXPIRED.on(database), values)), list[QueuedDelivery])
-    [[next_expiry_at]] = connection.execute(NEXT.on(database), values)
+    later_than = max(now, nextafter(floor, 0.0))
+    [[next_expiry_at]] = connection.execute(NEXT.on(database), {"later_than": later_than})
     return Expired(deliveries=found, complete=len(found) < limit, next_expiry_at=next_expiry_at)

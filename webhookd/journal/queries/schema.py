@@ -92,8 +92,9 @@ class EndpointStateTable(Model):
 class SequenceTable(Model):
     """The last sequence of an endpoint's queue; deleted with the endpoint.
 
-    `edition` counts the changes of deliveries that are already queued (retries, recovers, cancelations). Each of them
-    may make a delivery with a low sequence pending again. No delivery in the queue expires after `last_expires_at`.
+    `edition` counts the changes of deliveries that are already queued (retries, recovers, cancelations, ended
+    back-offs). Each of them may make a delivery with a low sequence pending again, or due earlier. No delivery in the
+    queue expires after `last_expires_at`.
     """
 
     endpoint_pk = IntegerField(primary_key=True)

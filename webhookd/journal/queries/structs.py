@@ -1,5 +1,6 @@
 """Rows of a table as Structs: a field is the column of the same name, stored as the model says."""
 
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 import msgspec
@@ -8,6 +9,7 @@ from peewee import ColumnBase, Database, Field, Model, ModelAlias, Query
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal import cursors
+from webhookd.journal.known_settings import known_part
 from webhookd.journal.rows import RowPage
 
 S = TypeVar("S", bound=Struct)
@@ -37,8 +39,13 @@ class Rows(Generic[S]):
         return [self.convert(row) for row in query.dicts().execute(database)]
 
     def convert(self, row: object) -> S:
-        """Return a row that was read as a dict."""
-        return msgspec.convert(row, self._kind)
+        """Return a row that was read as a dict, without what a newer version has stored in it."""
+        try:
+            return msgspec.convert(row, self._kind)
+        except msgspec.ValidationError:
+            if not isinstance(row, Mapping):
+                raise
+        return msgspec.convert(dict(row) | known_part(self._kind, row), self._kind)
 
     def find(self, database: Database, query: Query) -> S | None:
         """Return the first row that a query finds, or None."""

@@ -4,9 +4,13 @@ Each read walks a partial index from its start, so its cost doesn't depend on ho
 many have expired and are still to be recorded as such: those among the rows of a window are in it, apart. Without order
 a read also costs the same however many deliveries back off, since these have an index by time. The statements are made
 by peewee once, because making one takes longer than running it.
+
+On PostgreSQL what has ended stays in these indexes for a while, so there a read begins at the floors of the last one
+(see `floors`). They hold for the edition that it found; all of this is read from one snapshot.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from math import inf, nextafter
 from operator import attrgetter
 
 import msgspec
@@ -14,6 +18,7 @@ from msgspec.structs import replace
 from peewee import SQL, Database, Expression, fn
 
 from webhookd.base.models import Ordering, QueuedDelivery
+from webhookd.journal.floors import NO_FLOORS, Floors
 from webhookd.journal.queries.dialect import EngineSQL, SqlConnection, is_postgres, listed, members, statements, written
 from webhookd.journal.queries.schema import (
     BACKING_OFF,
@@ -32,8 +37,11 @@ _NOW = SQL(":now")
 _OWN = DeliveryTable.endpoint_pk == SQL(":endpoint_pk")
 _PARKED = _OWN & PARKED
 _BACKING_OFF_BY_TIME = _OWN & BACKING_OFF_BY_TIME
-_IS_IN_REACH = DeliveryTable.sequence >= SQL(":floor")
+_FRESH_IN_REACH = DeliveryTable.sequence >= SQL(":fresh")
+_BACKING_OFF_IN_REACH = DeliveryTable.sequence >= SQL(":backing_off")
 _IS_DUE = DeliveryTable.next_attempt_at <= _NOW
+_DUE_IN_REACH = (DeliveryTable.next_attempt_at >= SQL(":due_at")) & _IS_DUE
+_IS_LATER = DeliveryTable.next_attempt_at > SQL(":after")
 _BY_TIME = DeliveryTable.next_attempt_at, DeliveryTable.sequence
 
 
@@ -61,17 +69,17 @@ def _queued() -> dict[Ordering, tuple[EngineSQL, ...]]:
     is_free = DeliveryTable.ordering_key.not_in(members("blocked_keys", "text"))
     fresh, backing_off = (no_key | is_free), ((no_key & _IS_DUE) | (~no_key & is_free))
     return {
-        Ordering.STRICT: (_in_sequence(_IS_IN_REACH, _IS_IN_REACH),),
-        Ordering.KEY: (_in_sequence(_IS_IN_REACH & fresh, _IS_IN_REACH & backing_off),),
+        Ordering.STRICT: (_in_sequence(_FRESH_IN_REACH, _BACKING_OFF_IN_REACH),),
+        Ordering.KEY: (_in_sequence(_FRESH_IN_REACH & fresh, _BACKING_OFF_IN_REACH & backing_off),),
         Ordering.NONE: (
-            _deliveries(_OWN & FRESH & _IS_IN_REACH, DeliveryTable.sequence),
-            _deliveries(_BACKING_OFF_BY_TIME & _IS_IN_REACH & _IS_DUE, *_BY_TIME),
+            _deliveries(_OWN & FRESH & _FRESH_IN_REACH, DeliveryTable.sequence),
+            _deliveries(_BACKING_OFF_BY_TIME & _DUE_IN_REACH, *_BY_TIME),
         ),
     }
 
 
 def _retried_by_hand() -> dict[Ordering, EngineSQL]:
-    chosen = _OWN & PENDING & _IS_IN_REACH & _IS_DUE & SQL("trigger = 'manual'")
+    chosen = _OWN & PENDING & _DUE_IN_REACH & SQL("trigger = 'manual'")
     return {
         Ordering.KEY: _deliveries(chosen & DeliveryTable.ordering_key.is_null(), *_BY_TIME),
         Ordering.NONE: _deliveries(chosen, *_BY_TIME),
@@ -81,11 +89,12 @@ def _retried_by_hand() -> dict[Ordering, EngineSQL]:
 _text_for_sqlite, _text_for_postgres = attrgetter("sqlite"), attrgetter("postgres")
 _QUEUED = _queued()
 _BY_HAND = _retried_by_hand()
-_DUE_PARKED = _deliveries(_PARKED & _IS_DUE, DeliveryTable.next_attempt_at)
-_LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & (DeliveryTable.next_attempt_at > _NOW))
-_LATER_PENDING = _earliest_of(
-    DeliveryTable.next_attempt_at, _BACKING_OFF_BY_TIME & (DeliveryTable.next_attempt_at > _NOW)
-)
+_DUE_PARKED = _deliveries(_PARKED & _DUE_IN_REACH, DeliveryTable.next_attempt_at)
+_LATER_PARKED = _earliest_of(DeliveryTable.next_attempt_at, _PARKED & _IS_LATER)
+_LATER_PENDING = _earliest_of(DeliveryTable.next_attempt_at, _BACKING_OFF_BY_TIME & _IS_LATER)
+_FIRST_FRESH = _earliest_of(DeliveryTable.sequence, _OWN & FRESH & _FRESH_IN_REACH).postgres
+_FIRST_BACKING_OFF = _earliest_of(DeliveryTable.sequence, _OWN & BACKING_OFF & _BACKING_OFF_IN_REACH).postgres
+_FIRST_OF_PARTS = f"SELECT ({_FIRST_FRESH}), ({_FIRST_BACKING_OFF})"
 _SEQUENCE = written(
     SequenceTable.select(SequenceTable.last, SequenceTable.edition).where(
         SequenceTable.endpoint_pk == SQL(":endpoint_pk")
@@ -101,38 +110,76 @@ def read(database: Database, request: WindowRequest) -> Window:
     are due, the longest due first. Among deliveries that no order holds back, the ones retried by hand come first.
     """
     connection = statements(database)
-    text = _text_for_postgres if is_postgres(database) else _text_for_sqlite
-    in_flight, now = request.in_flight, request.now
+    keeps_ended = is_postgres(database)
+    text = _text_for_postgres if keeps_ended else _text_for_sqlite
+    in_flight, now, ordering = request.in_flight, request.now, request.ordering
     # The deliveries in flight may be among the first, so that many more are read.
     limit = request.limit + len(in_flight)
-    values: dict[str, object] = {
-        "endpoint_pk": request.endpoint_pk,
-        "now": now,
-        "floor": request.floor,
-        "limit": limit,
-    }
-    if request.ordering is Ordering.KEY:
+    values: dict[str, object] = {"endpoint_pk": request.endpoint_pk, "now": now, "limit": limit}
+    last_sequence, edition = next(iter(connection.execute(text(_SEQUENCE), values)), (0, 0))
+    values |= _bounds(request.floors.at(edition), now)
+    if ordering is Ordering.KEY:
         values["blocked_keys"] = listed(database, sorted(request.blocked_keys))
-    pending = [row for query in _QUEUED[request.ordering] for row in _rows(connection, text(query), values)]
-    pending = [_due_if_fresh(delivery, now) for delivery in pending]
-    if request.ordering is Ordering.NONE:
+    parts = [_rows(connection, text(query), values) for query in _QUEUED[ordering]]
+    pending = [_due_if_fresh(delivery, now) for part in parts for delivery in part]
+    if ordering is Ordering.NONE:
         pending = sorted(pending, key=_due_order)[:limit]
-    by_hand = _rows(connection, text(_BY_HAND[request.ordering]), values) if request.ordering in _BY_HAND else []
+    by_hand = _rows(connection, text(_BY_HAND[ordering]), values) if ordering in _BY_HAND else []
     parked = _rows(connection, text(_DUE_PARKED), values)
     later = [_one(connection, text(_LATER_PARKED), values)]
-    if request.ordering is not Ordering.STRICT:
+    if ordering is not Ordering.STRICT:
         later.append(_one(connection, text(_LATER_PENDING), values))
-    last_sequence, edition = next(iter(connection.execute(text(_SEQUENCE), values)), (0, 0))
+    next_attempt_at = min((at for at in later if at is not None), default=None)
+    floors = NO_FLOORS
+    if keeps_ended:
+        by_time = [*by_hand[:1], *parked[:1], *(found for part in parts[1:] for found in part[:1])]
+        fresh, backing_off = _first_of_parts(connection, ordering, parts, values)
+        floors = Floors(
+            edition=edition,
+            fresh=last_sequence + 1 if fresh is None else fresh,
+            backing_off=last_sequence + 1 if backing_off is None else backing_off,
+            due_at=min((delivery.next_attempt_at for delivery in by_time), default=now),
+            later_at=inf if next_attempt_at is None else next_attempt_at,
+        )
     queued = _first(by_hand, pending)
     return Window(
         pending=_chosen(queued, in_flight, now),
         parked=_chosen(parked, in_flight, now),
         expired=_expired((*queued, *parked), in_flight, now),
         complete=max(len(pending), len(parked)) < limit,
-        next_attempt_at=min((at for at in later if at is not None), default=None),
+        next_attempt_at=next_attempt_at,
         last_sequence=last_sequence,
         edition=edition,
+        floors=floors,
     )
+
+
+def _bounds(floors: Floors, now: float) -> dict[str, object]:
+    """Return the parameters by which the statements begin at the floors."""
+    return {
+        "fresh": floors.fresh,
+        "backing_off": floors.backing_off,
+        "due_at": floors.due_at,
+        "after": max(now, nextafter(floors.later_at, 0.0)),
+    }
+
+
+def _first_of_parts(
+    connection: SqlConnection, ordering: Ordering, parts: Sequence[Sequence[QueuedDelivery]], values: dict[str, object]
+) -> tuple[int | None, int | None]:
+    """Return the lowest sequence of each part of the queue, or a lower bound of it; None for a part that is empty."""
+    if ordering is Ordering.KEY:  # what has to wait for its key, or without one for its time, isn't in the window
+        [firsts] = connection.execute(_FIRST_OF_PARTS, values)
+        return firsts[0], firsts[1]
+    line = parts[0]
+    if ordering is Ordering.NONE:  # of what backs off, the times are bounds
+        return (line[0].sequence if line else None), 0
+    beyond = line[-1].sequence + 1 if len(line) == values["limit"] else None
+    fresh, backing_off = (
+        next((delivery.sequence for delivery in line if (delivery.backoff_step > 0) is backs_off), beyond)
+        for backs_off in (False, True)
+    )
+    return fresh, backing_off
 
 
 def _due_if_fresh(delivery: QueuedDelivery, now: float) -> QueuedDelivery:

@@ -107,6 +107,7 @@ class SqliteEngine:
     changes_known = 0
     ownership = Everything()
     process = ""
+    sharing = None
     leftovers = ()
 
     def __init__(

@@ -1,0 +1,53 @@
+"""The rate limit across a move of a webhook from one node to another, in virtual time."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.world import WorldSender, world
+from webhookd.base.models import Ordering, PolicyOverrides, RateLimit
+from webhookd.journal import QueuesFound, SlotsTaken, slot_of
+
+PER_SECOND = 0.5
+PACED = PolicyOverrides(ordering=Ordering.STRICT, rate_limit=RateLimit(per_second=PER_SECOND, burst=5))
+
+
+@pytest.mark.parametrize("engine", ["PostgreSQL"], indirect=True)
+async def test_a_node_that_starts_has_no_token_for_what_another_drove(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """The next node sends its first request a whole interval after it has taken over, as if a token had just gone."""
+    async with world(tmp_path) as w:
+        endpoint = await w.endpoint(overrides=PACED)
+        await w.publish("e0")
+        await trio.sleep(1)
+        assert w.sender.times() == [0.0]  # a new webhook has one token: nobody has sent to it
+        await w.publish("e1")
+        await trio.sleep(0.5)
+    next_sender = WorldSender()
+    async with world(tmp_path, sender=next_sender) as w:
+        for number in range(2, 4):
+            await w.publish(f"e{number}")
+        await trio.sleep(10)
+        assert next_sender.events(endpoint.url) == ["e1", "e2", "e3"]
+        assert next_sender.times() == [2.0, 4.0, 6.0]
+
+
+async def test_a_slot_is_taken_with_empty_buckets(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """Tokens that were saved before are gone at the moment in which a node takes the slot, and only there."""
+    async with world(tmp_path) as w:
+        moved, other = [await w.endpoint(f"https://{name}.example/", overrides=PACED) for name in ("a", "b")]
+        await w.publish("first")
+        await trio.sleep(60)  # both buckets are full
+        taken = frozenset({slot_of(moved.pk)})
+        w.journal.feed.announce(QueuesFound(taken))  # only says that there is something to send
+        await w.publish("burst")
+        await trio.sleep(60)
+        w.journal.feed.announce(SlotsTaken(taken))
+        for number in range(3):
+            await w.publish(f"e{number}")
+        await trio.sleep(30)
+        assert w.sender.times(other.url) == [0.0, 60.0, 120.0, 120.0, 120.0]
+        assert w.sender.times(moved.url) == [0.0, 60.0, 122.0, 124.0, 126.0]
