@@ -3,7 +3,7 @@
 Reads see the last commit. It has no replays, statistics, keys, audit log or backups: those are tested on disk.
 """
 
-from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from pathlib import Path
 
@@ -15,7 +15,17 @@ from tests.memory_webhooks import MemoryWebhooks
 from webhookd.base.event_types import STARTING_EVENT_TYPES
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import AcceptedEvent, AttemptRecord, Message, PublishResult, QueuedDelivery, Target
-from webhookd.journal import DeliveriesQueued, EventTypeRow, Publish, ReplayRow, Store, Ticket, Window, WindowRequest
+from webhookd.journal import (
+    DeliveriesQueued,
+    Driver,
+    EventTypeRow,
+    Publish,
+    ReplayRow,
+    Store,
+    Ticket,
+    Window,
+    WindowRequest,
+)
 from webhookd.journal.administration import EventTypes
 from webhookd.journal.history import Replays
 from webhookd.journal.operations import Landed, Record
@@ -70,6 +80,10 @@ class MemoryStore(Store):
 
     def holding_changes(self) -> AbstractAsyncContextManager[None]:
         return nullcontext()
+
+    async def read_drivers(self, endpoint_pks: Sequence[int]) -> Mapping[int, Driver]:
+        await trio.lowlevel.checkpoint()
+        return {}
 
     def requeued(self, endpoint_pk: int) -> None:
         """Do nothing: there is no other process."""

@@ -46,6 +46,7 @@ from webhookd.delivery.http.sender import Sender
 from webhookd.dispatch.router import Router
 from webhookd.dispatch.supervisor import Supervisor
 from webhookd.ingest import IngestServer
+from webhookd.jobs.attempt_follower import AttemptFollower
 from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import unlock
 from webhookd.jobs.statistics import SavedStatistics
@@ -182,6 +183,7 @@ async def serve(
                     measures=measures,
                     metrics=exporter,
                     statistics=SavedStatistics(measures.statistics, store, clock),
+                    attempts=AttemptFollower(store.deliveries.recent_attempts, router.recent),
                     stalls=stalls,
                     footprints=footprints,
                     check_url=sender.check_url,
@@ -220,6 +222,7 @@ async def serve(
                         ("master key", rotator.run),
                         ("backup", services.backup_job.run),
                         ("census", exporter.run),
+                        ("node metrics", exporter.nodes.run),
                         ("statistics", services.statistics.run),
                     ):
                         sending.start_soon(Supervisor(name).run, task)

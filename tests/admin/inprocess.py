@@ -27,6 +27,7 @@ from webhookd.base.secret import Secret
 from webhookd.config import JwtConfig
 from webhookd.crypto.key_file import KeyPlace
 from webhookd.delivery import custom_headers
+from webhookd.jobs.attempt_follower import AttemptFollower
 from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.statistics import SavedStatistics
@@ -208,6 +209,7 @@ async def api_of(w: World, path: Path, signer: Signer, *, process: Path = PROCES
             max_in_flight=w.config.delivery.max_in_flight,
         ),
         statistics=SavedStatistics(w.measures.statistics, w.journal, w.clock),
+        attempts=AttemptFollower(w.journal.deliveries.recent_attempts, w.router.recent),
         stalls=stalls,
         footprints=footprints,
         check_url=any_url,

@@ -9,14 +9,19 @@ from typing import Any
 import pytest
 import trio
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
 from tests.admin.inprocess import Api, Signer, api_in_process
+from tests.cli.test_database import SOUND
 from tests.journal.harness import add_endpoint, running
 from tests.world import Sent, new_event, world
+from webhookd.admin.node_metrics import of_database, of_node
 from webhookd.admin.prometheus import KEPT_SECONDS
-from webhookd.journal import Store
+from webhookd.journal import NodeRow, Nodes, NodeStatus, Store
 from webhookd.journal.queries import census
 from webhookd.observe.measures import Histogram
 
@@ -42,6 +47,13 @@ class Exposition:
             for sample in family.samples:
                 self.labels[name] |= set(sample.labels) - {"le"}
 
+    def add(self, other: "Exposition") -> None:
+        """Add another one's metrics, of which this one has none."""
+        assert not self.types.keys() & other.types.keys()
+        self.samples += other.samples
+        self.types |= other.types
+        self.labels |= other.labels
+
     def value(self, name: str, **labels: str) -> float:
         [value] = [each.value for each in self.samples if each.name == name and each.labels == labels]
         return value
@@ -63,10 +75,40 @@ async def exposed(api: Api) -> Exposition:
     return Exposition(answer.text)
 
 
+class OfNodes(Collector):
+    """The metrics of a node and of its database, with some values."""
+
+    def collect(self) -> Iterator[Metric]:
+        status = NodeStatus(
+            slots=128,
+            leads=True,
+            beat_age_seconds=0.5,
+            leases_lost=1,
+            slots_taken=256,
+            unreachable_seconds=2.5,
+            known_change=7,
+        )
+        rows = [
+            NodeRow(id=f"node_{name}.1", name=name, version=1, slots=128, seconds_left=6.5, program=program)
+            for name, program in (("a", "1.0"), ("b", "1.1"))
+        ]
+        yield from of_node(status)
+        yield from of_database(status, Nodes(own="node_a.1", nodes=rows, free_slots=3, last_change=9), SOUND)
+
+
 @pytest.fixture
 async def there_are(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> Exposition:
+    """All metrics of a server with a file, and those of nodes."""
     async with api_in_process(tmp_path, Signer()) as api:
-        return await exposed(api)
+        of_file = await exposed(api)
+    of_file.add(of_nodes())
+    return of_file
+
+
+def of_nodes() -> Exposition:
+    registry = CollectorRegistry()
+    registry.register(OfNodes())
+    return Exposition(generate_latest(registry).decode())
 
 
 def expressions(part: object) -> Iterator[str]:
@@ -124,8 +166,18 @@ def test_every_alert_is_documented() -> None:
 async def test_no_label_comes_from_outside(there_are: Exposition) -> None:
     """No caller can create a series: the values of labels are fixed."""
     labels = set().union(*there_are.labels.values())
-    assert labels == {"code", "outcome", "connection", "status", "state", "version", "python", "sqlite"}
+    assert labels == {"code", "outcome", "connection", "status", "state", "version", "python", "sqlite", "table"}
     assert len(there_are.samples) < 200
+
+
+def test_the_metrics_of_nodes_are_those_of_the_facts() -> None:
+    """Each value is the one that was read: what a node is behind, versions that differ, slots without a node."""
+    said = of_nodes()
+    names = "node_changes_behind", "node_versions", "nodes", "slots_without_node", "database_synchronous"
+    assert [said.value(f"webhookd_{name}") for name in names] == [2, 2, 2, 3, 1]
+    assert said.value("webhookd_database_unreachable_seconds_total") == 2.5
+    assert said.value("webhookd_database_oldest_transaction_seconds") == 1.5
+    assert said.value("webhookd_database_dead_rows", table="deliveries") == 40
 
 
 def test_a_histogram_counts_each_value_once() -> None:

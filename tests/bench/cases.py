@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import crowd, health, ingest, latency, neighbours, pages, scale, secure, syscalls, throughput
+from tests.bench import crowd, health, ingest, latency, neighbours, pages, scale, secure, sizes, syscalls, throughput
 from tests.bench.load import Load
 from tests.bench.report import Result, Target
 from tests.bench.throughput import Scene
@@ -127,6 +127,7 @@ CASES = {
         Case("pages", "pages that a commit writes under a backlog of 1,000,000 deliveries for 50 endpoints", _pages),
         Case("neighbours", "healthy endpoints among failing ones, 500 events a second in an open loop", _neighbours),
         Case("tls", "1,000 strict endpoints over TLS with kept connections", _tls),
+        Case("sizes", "bytes of an event, a delivery and an attempt in a database on PostgreSQL", sizes.on_postgresql),
         Case("syscalls", "system calls a delivery, counted by strace", syscalls.of_deliveries),
     )
 }

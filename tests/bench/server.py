@@ -26,7 +26,7 @@ control_socket = "control.sock"
 [ingest]
 socket = "ingest.sock"
 [journal]
-path = "webhookd.db"
+{journal}
 [egress]
 allow_http = true
 ports = []
@@ -34,6 +34,7 @@ allow_networks = ["127.0.0.0/8"]
 [log]
 level = "warning"
 """
+IN_A_FILE = 'path = "webhookd.db"'
 READY_SECONDS = 120.0
 STOP_SECONDS = 60.0
 SETTLE_SECONDS = 60.0
@@ -149,23 +150,28 @@ def _seconds(stat: Path) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def write_config(directory: Path) -> Path:
-    """Write the configuration of a server in a directory; return the file."""
+def write_config(directory: Path, journal: str = IN_A_FILE) -> Path:
+    """Write the configuration of a server in a directory; return the file. `journal` is the section of that name."""
     config = directory / "config.toml"
-    config.write_text(CONFIG)
+    config.write_text(CONFIG.replace("{journal}", journal))
     return config
 
 
 @contextmanager
 def serving(
-    directory: Path, *, environ: Mapping[str, str] | None = None, wrapper: Sequence[str] = (), abandon: bool = False
+    directory: Path,
+    *,
+    journal: str = IN_A_FILE,
+    environ: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+    abandon: bool = False,
 ) -> Iterator[Server]:
     """Run a server in a directory during the block, on the existing journal or a new one.
 
     `wrapper` is a command that replaces itself with the command after it. At the end the server must stop with status
     0, or BrokenCaseError is raised; with `abandon` it is killed instead.
     """
-    config = write_config(directory)
+    config = write_config(directory, journal)
     log = directory / "log"
     # Settings of webhookd in this process's environment must not be inherited.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}

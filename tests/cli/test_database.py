@@ -14,9 +14,10 @@ from tests.cli.conftest import invoke, refusal
 from tests.cli.test_commands import run as process
 from tests.postgres_server import PostgresServer
 from webhookd.base.database_url import parse
+from webhookd.base.version import VERSION
 from webhookd.cli import database_checks as checks
 from webhookd.cli.checks import Finding, Level
-from webhookd.journal import CONNECTIONS_A_NODE, ServerFacts
+from webhookd.journal import CONNECTIONS_A_NODE, Pooler, ServerFacts
 
 SOUND = ServerFacts(
     version="17.2",
@@ -31,7 +32,15 @@ SOUND = ServerFacts(
     sees_all=True,
     oldest_seconds=1.5,
     oldest_prepared_seconds=None,
+    is_standby=False,
+    used_connections=21,
+    idle_transactions=0,
+    unread_slots=(),
+    missing_rights=(),
+    dead_rows={"deliveries": 40, "sequences": 2},
     nodes=2,
+    free_slots=0,
+    programs=(VERSION,),
     clock_seconds=0.02,
 )
 
@@ -183,8 +192,8 @@ def test_doctor_looks_at_a_real_server(
     """Every check has a finding; what an administrator has set up badly is a problem."""
     run("init")
     report = run("doctor")
-    names = ["database", "configuration", "server", "sockets", "master key", "interpreter", "replication"]
-    names += ["connections", "vacuum", "clock", "transactions", "tables", "audit log", "headers"]
+    names = ["database", "configuration", "server", "sockets", "master key", "interpreter", "rights", "nodes"]
+    names += ["replication", "connections", "vacuum", "clock", "transactions", "tables", "audit log", "headers"]
     assert list(dict.fromkeys(check["name"] for check in report["checks"])) == names
     assert report["status"] == "ok"
     said = {check["name"]: check["detail"] for check in report["checks"]}
@@ -195,9 +204,11 @@ def test_doctor_looks_at_a_real_server(
         connection.execute("ALTER TABLE deliveries SET (autovacuum_enabled = off)")
         connection.execute("DROP TRIGGER audit_keeps ON audit")
         connection.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 7")
+        connection.execute("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
     report = json.loads(invoke("doctor", "--json", "--config", config, status=70).stdout)
     bad = {check["name"]: check["detail"] for check in report["checks"] if check["status"] in {"problem", "damaged"}}
-    assert bad.keys() == {"connections", "vacuum", "audit log"}
+    assert bad.keys() == {"rights", "connections", "vacuum", "audit log"}
+    assert bad["rights"] == "the user of journal.url lacks EXECUTE on pg_catalog.pg_control_system(): GRANT it"
     assert bad["vacuum"].startswith("autovacuum is off for deliveries")
     assert "the trigger audit_keeps is missing" in bad["audit log"]
 
@@ -260,3 +271,25 @@ def test_autovacuum_must_be_on() -> None:
     assert levels(checks.vacuum(SOUND)) == [Level.OK]
     assert levels(checks.vacuum(replace(SOUND, vacuums=False))) == [Level.PROBLEM]
     assert levels(checks.vacuum(replace(SOUND, unvacuumed=("events",)))) == [Level.PROBLEM]
+
+
+def test_a_pooler_must_leave_a_session_its_connection() -> None:
+    """One that hands it out for each transaction is a problem; a standby takes no changes."""
+    local = parse("postgresql://u@/d?host=/run/postgresql")
+    assert levels(checks.connection(local, replace(SOUND, pooler=Pooler.SESSION))) == [Level.OK, Level.OK]
+    assert levels(checks.connection(local, replace(SOUND, pooler=Pooler.TRANSACTION))) == [Level.OK, Level.PROBLEM]
+    assert levels(checks.connection(local, replace(SOUND, is_standby=True))) == [Level.OK, Level.PROBLEM]
+
+
+def test_nodes_should_have_one_version_and_every_slot_a_node() -> None:
+    """Other versions are a note, as during an upgrade; a slot without a node is a problem."""
+    assert levels(checks.nodes(replace(SOUND, nodes=0, programs=()))) == [Level.OK]
+    assert levels(checks.nodes(SOUND)) == [Level.OK]
+    assert levels(checks.nodes(replace(SOUND, programs=("0.0.9", VERSION)))) == [Level.NOTE]
+    assert levels(checks.nodes(replace(SOUND, free_slots=1))) == [Level.OK, Level.PROBLEM]
+
+
+def test_what_keeps_the_past_is_a_problem() -> None:
+    """A session that stands in a transaction, and a replication slot that nobody reads."""
+    assert levels(checks.transactions(replace(SOUND, idle_transactions=1))) == [Level.PROBLEM, Level.OK]
+    assert levels(checks.vacuum(replace(SOUND, unread_slots=("old",)))) == [Level.PROBLEM, Level.OK]

@@ -79,6 +79,8 @@ TABLE = (
     Row("GET /keys", ADMINS),
     Row("POST /keys", ADMINS, form={"role": "viewer"}, changes=True),
     Row("GET /audit", ADMINS),
+    Row("GET /nodes", READERS, ok=404),  # of a journal in a file
+    Row("GET /nodes/live", READERS, ok=404),
     Row("POST /keys/{keyId}/revoke", ADMINS, ok=303, foreign=404, changes=True),
     Row(f"POST {ONE}/delete", ADMINS, ok=303, foreign=404, changes=True),
 )

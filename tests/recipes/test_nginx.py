@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -33,12 +33,19 @@ NAME = "webhookd.example.com"
 
 @asynccontextmanager
 async def nginx(
-    directory: Path, page: str, *, port: int, upstream: str, authority: trustme.CA | None
+    directory: Path,
+    page: str,
+    *,
+    port: int,
+    upstream: str | Sequence[str],
+    authority: trustme.CA | None,
 ) -> AsyncIterator[None]:
-    """Run a configuration of docs/deploy on a loopback port, with the upstream and the certificate of the test."""
+    """Run a configuration of docs/deploy on a loopback port, with the upstreams and the certificate of the test."""
     text = (DOCS / "deploy" / page).read_text()
-    text, replaced = re.subn(r"127\.0\.0\.1:(8080|9000)", upstream, text)
-    assert replaced == 1
+    upstreams = [upstream] if isinstance(upstream, str) else list(upstream)
+    places = iter(upstreams)
+    text, replaced = re.subn(r"(127\.0\.0\.1|10\.0\.0\.1\d):(8080|9000)", lambda _: next(places), text)
+    assert replaced == len(upstreams)
     if authority is None:
         text = re.sub(r"listen 443 ssl http2;", f"listen 127.0.0.1:{port};", text)
         text = re.sub(r"ssl_certificate.*;", "", text)

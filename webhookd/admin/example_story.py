@@ -81,6 +81,7 @@ webhook = Webhook(
         consecutive_failures=0,
         last_success_at=None,
         last_failure_at=None,
+        node=None,
     ),
 )
 delivered = replace(webhook, health=replace(webhook.health, last_success_at=DONE, last_failure_at=FIRST))

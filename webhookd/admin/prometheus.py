@@ -12,16 +12,18 @@ No label has a value that a caller can choose: there are no labels for endpoints
 import platform
 import resource
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 import trio
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
 from webhookd.admin.lifecycle import Lifecycle, Readiness
+from webhookd.admin.metric_families import counter, counters, gauge, gauges, histogram
+from webhookd.admin.node_metrics import NodeMetrics
 from webhookd.base.clock import Clock
 from webhookd.base.errors import ErrorCode, ReadTimeoutError
 from webhookd.base.models import BreakerState, DeliveryError
@@ -31,7 +33,7 @@ from webhookd.journal import SQLITE_VERSION, Census, Store
 from webhookd.observe.footprint import Footprint, Footprints
 from webhookd.observe.logs import get_logger
 from webhookd.observe.loop_watch import Stalls
-from webhookd.observe.measures import SUCCESS, Histogram, Measures
+from webhookd.observe.measures import SUCCESS, Measures
 
 KEPT_SECONDS = 1.0
 CENSUS_SECONDS = 2.0
@@ -131,6 +133,7 @@ class Exporter(Collector):
         self._footprint: Footprint | None = None
         self._exposing = trio.Lock()
         self._started_at = clock.now()
+        self.nodes = NodeMetrics(store)
 
     async def expose(self) -> bytes:
         """Return an exposition, which may be a second old."""
@@ -171,67 +174,68 @@ class Exporter(Collector):
         yield from self._process()
         if self._census is not None and self._store.ownership.is_leader:
             yield from self._waiting(*self._census)
+        yield from self.nodes.collect()
 
     def _events(self) -> Iterator[Metric]:
         measures = self._measures
-        yield _counter("events_accepted", "Events that are on disk", measures.accepted)
-        yield _counter(
+        yield counter("events_accepted", "Events that are on disk", measures.accepted)
+        yield counter(
             "events_duplicate", "Events answered with the result of their first submission", measures.duplicates
         )
         refused = {code.value: 0 for code in _REFUSALS} | measures.refused
-        yield _counters("events_refused", "Events that were not taken, by error code", "code", refused)
-        yield _gauge("ingest_connections", "Producers connected to the ingest socket", self._ingest.connections)
+        yield counters("events_refused", "Events that were not taken, by error code", "code", refused)
+        yield gauge("ingest_connections", "Producers connected to the ingest socket", self._ingest.connections)
 
     def _sending(self) -> Iterator[Metric]:
         measures, registry = self._measures, self._router.registry
         attempts = dict.fromkeys(_OUTCOMES, 0) | measures.attempts
-        yield _counters("attempts", "Requests made, by what came of them", "outcome", attempts)
-        yield _counter("deliveries_failed", "Deliveries given up for good", measures.failed_deliveries)
-        yield _histogram("attempt_duration_seconds", "Time from the start of an attempt to its end", measures.durations)
-        yield _histogram("delivery_lag_seconds", "Time from an event's acceptance to its first attempt", measures.lags)
-        yield _gauge("requests_in_flight", "Requests that wait for their answer", registry.slots.taken)
-        yield _gauge("requests_in_flight_limit", "How many there may be", self._max_in_flight)
+        yield counters("attempts", "Requests made, by what came of them", "outcome", attempts)
+        yield counter("deliveries_failed", "Deliveries given up for good", measures.failed_deliveries)
+        yield histogram("attempt_duration_seconds", "Time from the start of an attempt to its end", measures.durations)
+        yield histogram("delivery_lag_seconds", "Time from an event's acceptance to its first attempt", measures.lags)
+        yield gauge("requests_in_flight", "Requests that wait for their answer", registry.slots.taken)
+        yield gauge("requests_in_flight_limit", "How many there may be", self._max_in_flight)
         waiting = "Webhooks that have something to send while their owner may have no more requests in flight"
-        yield _gauge("requests_waiting", waiting, registry.slots.waiting)
-        yield _gauge("actors_running", "Webhooks that have something to be sent, or had a moment ago", registry.actors)
-        yield _counter("actor_crashes", "Crashes of an actor, each a bug in webhookd", registry.crashes)
-        yield _gauge("webhooks_halted", "Webhooks that crashed five times in five minutes", len(registry.halted()))
+        yield gauge("requests_waiting", waiting, registry.slots.waiting)
+        yield gauge("actors_running", "Webhooks that have something to be sent, or had a moment ago", registry.actors)
+        yield counter("actor_crashes", "Crashes of an actor, each a bug in webhookd", registry.crashes)
+        yield gauge("webhooks_halted", "Webhooks that crashed five times in five minutes", len(registry.halted()))
         found = self._router.sweeps_that_found_work
-        yield _counter("sweeps_found_work", "Endpoints whose work no wake-up had told of", found)
+        yield counter("sweeps_found_work", "Endpoints whose work no wake-up had told of", found)
         uses = {"new": self._connections.opened, "reused": self._connections.reused}
-        yield _counters("connections_used", "Connections that requests went over", "connection", uses)
-        yield _gauge("connections_idle", "Connections kept for the next request", self._connections.idle_connections)
+        yield counters("connections_used", "Connections that requests went over", "connection", uses)
+        yield gauge("connections_idle", "Connections kept for the next request", self._connections.idle_connections)
 
     def _writing(self) -> Iterator[Metric]:
         measures, footprint = self._measures, self._footprint
         assert footprint is not None  # noqa: S101 - `expose` has set it
-        yield _histogram("commit_duration_seconds", "Time that a batch took to be on disk", measures.commits)
-        yield _histogram("commit_batch_size", "Operations in a batch", measures.batches)
+        yield histogram("commit_duration_seconds", "Time that a batch took to be on disk", measures.commits)
+        yield histogram("commit_batch_size", "Operations in a batch", measures.batches)
         failed = measures.commits_without_room
-        yield _counter("commits_failed", "Batches that the disk had no room for", failed)
-        yield _gauge("commit_queue_length", "Operations that wait for the next batch", self._store.queue_length)
-        yield _gauge(
+        yield counter("commits_failed", "Batches that the disk had no room for", failed)
+        yield gauge("commit_queue_length", "Operations that wait for the next batch", self._store.queue_length)
+        yield gauge(
             "journal_full",
             "1 while the journal takes no events: no room on the disk, or max_bytes is reached",
             int(self._store.is_full or self._store.is_at_bound),
         )
         if (disk := footprint.disk) is not None:
-            yield _gauge("journal_bytes", "Size of the journal's file", disk.journal_bytes)
-            yield _gauge("wal_bytes", "Size of the journal's write-ahead log", disk.log_bytes)
-            yield _gauge("journal_disk_free_bytes", "Room on the journal's file system", disk.free_bytes)
+            yield gauge("journal_bytes", "Size of the journal's file", disk.journal_bytes)
+            yield gauge("wal_bytes", "Size of the journal's write-ahead log", disk.log_bytes)
+            yield gauge("journal_disk_free_bytes", "Room on the journal's file system", disk.free_bytes)
 
     def _server(self) -> Iterator[Metric]:
         state, _ = self._lifecycle.readiness()
-        yield _gauge("ready", "1 while the server takes work", int(state in {Readiness.OK, Readiness.DEGRADED}))
-        yield _gauge("degraded", "1 while /readyz says degraded", int(state is Readiness.DEGRADED))
-        yield _histogram("loop_delay_seconds", "How late the event loop's heartbeat was", self._stalls.delays)
+        yield gauge("ready", "1 while the server takes work", int(state in {Readiness.OK, Readiness.DEGRADED}))
+        yield gauge("degraded", "1 while /readyz says degraded", int(state is Readiness.DEGRADED))
+        yield histogram("loop_delay_seconds", "How late the event loop's heartbeat was", self._stalls.delays)
         longest = self._stalls.longest()
-        yield _gauge(
+        yield gauge(
             "loop_longest_stall_seconds",
             "The longest time of the last hour for which the loop did one thing, 0 where none took 20 ms",
             0 if longest is None else longest.seconds,
         )
-        yield _counter("log_lines_dropped", "Lines of the log that its reader didn't take", self._log.dropped)
+        yield counter("log_lines_dropped", "Lines of the log that its reader didn't take", self._log.dropped)
         build = GaugeMetricFamily(
             "webhookd_build_info", "1, with the versions in use", labels=("version", "python", "sqlite")
         )
@@ -253,45 +257,12 @@ class Exporter(Collector):
 
     def _waiting(self, counted_at: float, taken: Census) -> Iterator[Metric]:
         backlog = {"pending": taken.pending, "parked": taken.parked}
-        yield _gauges("backlog_deliveries", "Deliveries still to be sent", "status", backlog)
+        yield gauges("backlog_deliveries", "Deliveries still to be sent", "status", backlog)
         oldest = taken.oldest_pending_at
         age = 0.0 if oldest is None else max(0.0, self._clock.now() - oldest)
-        yield _gauge("oldest_pending_age_seconds", "Age of the oldest pending delivery of an active webhook", age)
+        yield gauge("oldest_pending_age_seconds", "Age of the oldest pending delivery of an active webhook", age)
         webhooks = {"active": taken.active_endpoints, "inactive": taken.inactive_endpoints}
-        yield _gauges("webhooks", "Webhooks there are", "state", webhooks)
+        yield gauges("webhooks", "Webhooks there are", "state", webhooks)
         breakers = {state.value: 0 for state in BreakerState} | dict(taken.breakers)
-        yield _gauges("breakers", "Webhooks by the state of their circuit breaker", "state", breakers)
-        yield _gauge("backlog_counted_timestamp_seconds", "When the backlog and the breakers were counted", counted_at)
-
-
-def _counter(name: str, about: str, value: float) -> Metric:
-    return CounterMetricFamily(f"webhookd_{name}", about, value=value)
-
-
-def _gauge(name: str, about: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"webhookd_{name}", about, value=value)
-
-
-def _counters(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
-    return _labeled(CounterMetricFamily(f"webhookd_{name}", about, labels=(label,)), values)
-
-
-def _gauges(name: str, about: str, label: str, values: Mapping[str, float]) -> Metric:
-    return _labeled(GaugeMetricFamily(f"webhookd_{name}", about, labels=(label,)), values)
-
-
-def _labeled(family: CounterMetricFamily | GaugeMetricFamily, values: Mapping[str, float]) -> Metric:
-    for value, number in values.items():
-        family.add_metric((value,), number)
-    return family
-
-
-def _histogram(name: str, about: str, histogram: Histogram) -> Metric:
-    family = HistogramMetricFamily(f"webhookd_{name}", about)
-    buckets: list[tuple[str, float]] = []
-    upto = 0
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        upto += count
-        buckets.append(("+Inf" if bound == float("inf") else str(float(bound)), upto))
-    family.add_metric((), buckets, histogram.total)
-    return family
+        yield gauges("breakers", "Webhooks by the state of their circuit breaker", "state", breakers)
+        yield gauge("backlog_counted_timestamp_seconds", "When the backlog and the breakers were counted", counted_at)

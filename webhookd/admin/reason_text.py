@@ -6,6 +6,13 @@ from webhookd.base.clock import iso
 from webhookd.base.models import DisabledReason
 from webhookd.dispatch.health import Cause, EndpointHealth, Reason
 
+_PLAIN = {
+    Cause.NOTHING_QUEUED: "Nothing queued",
+    Cause.NO_NODE: "Waiting for a node: none drives this webhook at present",
+    Cause.RATE_LIMITED: "Waiting for a rate token",
+    Cause.DUE: "About to send",
+}
+
 
 def reason_text(health: EndpointHealth) -> str | None:
     """Return the sentence; None while a request is in flight."""
@@ -15,8 +22,6 @@ def reason_text(health: EndpointHealth) -> str | None:
     match reason.cause:
         case Cause.DISABLED:
             return f"Held: {_disabled(health)}"
-        case Cause.NOTHING_QUEUED:
-            return "Nothing queued"
         case Cause.HALTED:
             crash = f"last with {reason.error}; tried again within 15 minutes"
             return f"Halted: sending crashed too often inside webhookd, {crash}"
@@ -27,14 +32,15 @@ def reason_text(health: EndpointHealth) -> str | None:
             faults = "1 fault" if health.consecutive_failures == 1 else f"{health.consecutive_failures} faults"
             probe = f"next probe {_in(reason.until or health.at, health.at)}"
             return f"Circuit open after {faults}, last: {reason.error}; {probe}"
-        case Cause.RATE_LIMITED:
-            return "Waiting for a rate token"
         case Cause.BACKING_OFF:
             return f"Backing off {_after_failure(health, reason)}"
         case Cause.ONLY_PARKED:
             return f"Only parked deliveries are left {_after_failure(health, reason)}"
-        case Cause.DUE:
-            return "About to send"
+        case Cause.DUE_ELSEWHERE:
+            name = None if health.driver is None else health.driver.name
+            return f"Due at the node {name}, which alone knows whether a request is in flight"
+        case cause:
+            return _PLAIN[cause]
 
 
 def _after_failure(health: EndpointHealth, reason: Reason) -> str:

@@ -258,14 +258,22 @@ class LoopView(Output, frozen=True, kw_only=True):
 class NodeView(Output, frozen=True, kw_only=True):
     """A node: how many of the 256 slots it drives, and when its lease ends unless it goes on.
 
-    `own` marks the node that answers. `version` is that of the settings that it knows.
+    `own` marks the node that answers, `leads` the one that does what only one may do at a time. `version` is that of
+    the settings that it knows, `program` that of webhookd. `address` is from where it reaches the database, null for a
+    Unix socket. `changesBehind` are changes of settings that it had not followed at its last beat.
     """
 
     id: str
     name: str
     version: int
+    program: str | None
+    address: str | None
     slots: int
+    leads: bool
     lease_seconds: float
+    last_beat_at: str | None
+    beat_age_seconds: float
+    changes_behind: int
     own: bool
 
 

@@ -15,6 +15,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.config import Config
 from webhookd.crypto.vault import Vault
 from webhookd.dispatch.router import Router
+from webhookd.jobs.attempt_follower import AttemptFollower
 from webhookd.jobs.backup import BackupJob
 from webhookd.jobs.key_rotation import Rotator
 from webhookd.jobs.statistics import SavedStatistics
@@ -50,7 +51,8 @@ class Services:
 
     `check_url` raises Rejected URL_NOT_ALLOWED for a URL that must not be dialled, `check_headers` VALIDATION_ERROR
     for custom headers that must not be sent. Without `tokens` only API keys are accepted. `changing` has a lock for
-    each webhook, by id, for a task that reads a webhook in order to change it.
+    each webhook, by id, for a task that reads a webhook in order to change it. `attempts` are those of all nodes, used
+    only where several share the journal.
     """
 
     router: Router
@@ -67,6 +69,7 @@ class Services:
     measures: Measures
     metrics: Exporter
     statistics: SavedStatistics
+    attempts: AttemptFollower
     stalls: Stalls
     footprints: Footprints
     check_url: Callable[[str], Awaitable[None]]

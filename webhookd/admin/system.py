@@ -13,7 +13,7 @@ from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.openapi import describe
 from webhookd.admin.operations import Answer, Call, NoBody, Operation, operation
 from webhookd.admin.schemas import Health, LoopView, NodesView, NodeView, NoQuery, ReadinessView, StallView
-from webhookd.admin.views import shown
+from webhookd.admin.views import iso_or_none, shown
 from webhookd.journal import EventTypeRow
 
 _NOT_READY = frozenset({Readiness.STARTING, Readiness.DRAINING, Readiness.UNREACHABLE})
@@ -53,7 +53,15 @@ async def get_nodes(call: Call[NoQuery, NoBody]) -> Answer[NodesView]:
     if found is None:
         return Answer(value=NodesView(nodes=(), free_slots=0))
     nodes = tuple(
-        shown(NodeView, node, lease_seconds=node.seconds_left, own=node.id == found.own) for node in found.nodes
+        shown(
+            NodeView,
+            node,
+            lease_seconds=node.seconds_left,
+            last_beat_at=iso_or_none(node.beat_at),
+            beat_age_seconds=round(node.beat_age_seconds, 1),
+            own=node.id == found.own,
+        )
+        for node in found.nodes
     )
     return Answer(value=NodesView(nodes=nodes, free_slots=found.free_slots))
 

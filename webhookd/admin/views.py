@@ -66,7 +66,12 @@ def webhook(endpoint: Endpoint, health: EndpointHealth, defaults: DeliveryConfig
         breaker_threshold=policy.breaker_threshold,
         when_inactive=policy.when_inactive,
         headers=endpoint.header_names,
-        health=shown(HealthView, health, reason=reason_text(health)),
+        health=shown(
+            HealthView,
+            health,
+            reason=reason_text(health),
+            node=None if health.driver is None else health.driver.name,
+        ),
     )
 
 

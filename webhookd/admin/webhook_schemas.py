@@ -96,7 +96,10 @@ class Retry(Output, frozen=True, kw_only=True):
 
 
 class HealthView(Output, frozen=True, kw_only=True):
-    """The health of a webhook; `reason` says in one sentence why no request is in flight."""
+    """The health of a webhook; `reason` says in one sentence why no request is in flight.
+
+    `node` is the name of the node that drives it, null for a journal in a file, or while no node drives it.
+    """
 
     breaker: BreakerState
     sending: bool
@@ -108,6 +111,7 @@ class HealthView(Output, frozen=True, kw_only=True):
     consecutive_failures: int
     last_success_at: str | None
     last_failure_at: str | None
+    node: str | None
 
 
 class Webhook(Output, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from webhookd.base.database_url import DatabaseUrl
 from webhookd.base.interpreter import lacking_here
+from webhookd.base.version import VERSION
 from webhookd.cli.checks import (
     Finding,
     Level,
@@ -19,7 +20,7 @@ from webhookd.cli.checks import (
     sockets,
 )
 from webhookd.config import Config
-from webhookd.journal import CONNECTIONS_A_NODE, ServerFacts, Views
+from webhookd.journal import CONNECTIONS_A_NODE, Pooler, ServerFacts, Views
 
 _MOST_CLOCK_SECONDS = 1.0
 _LONG_TRANSACTION_SECONDS = 600.0
@@ -32,6 +33,41 @@ def connection(url: DatabaseUrl, facts: ServerFacts) -> Iterator[Finding]:
     yield ok(f"{url}: PostgreSQL {facts.version}, the connection is {secured}")
     if url.weakness is not None:
         yield problem(url.weakness)
+    if facts.pooler is Pooler.TRANSACTION:
+        yield problem(
+            "a pooler hands out the connections for each transaction, and webhookd needs them for a whole session: set "
+            "pool_mode = session for it, or connect directly"
+        )
+    elif facts.pooler is Pooler.SESSION:
+        yield ok("a pooler hands out the connections, each for a whole session")
+    if facts.is_standby:
+        yield problem("it is a standby, which takes no changes: name the primary in journal.url, or all of them")
+
+
+def rights(facts: ServerFacts) -> Iterator[Finding]:
+    """The user may do what webhookd does."""
+    for right in facts.missing_rights:
+        yield problem(f"the user of journal.url lacks {right}: GRANT it")
+    if not facts.missing_rights:
+        yield ok("the user may do all that webhookd does")
+
+
+def nodes(facts: ServerFacts) -> Iterator[Finding]:
+    """All nodes have this version of webhookd, and every webhook has one."""
+    if not facts.nodes:
+        yield ok("none runs")
+        return
+    count = f"{facts.nodes} {'node runs' if facts.nodes == 1 else 'nodes run'}"
+    others = [program for program in facts.programs if program != VERSION]
+    if others:
+        yield Finding(Level.NOTE, f"{count} webhookd {', '.join(facts.programs)}, and this is {VERSION}: upgrade all")
+    else:
+        yield ok(f"{count} webhookd {VERSION}")
+    if facts.free_slots:
+        yield problem(
+            f"{facts.free_slots} of 256 slots have no node, and nothing is sent to their webhooks: if that lasts, "
+            "`webhookd nodes` and the log of each node say more"
+        )
 
 
 def replication(facts: ServerFacts) -> Iterator[Finding]:
@@ -71,6 +107,11 @@ def vacuum(facts: ServerFacts) -> Iterator[Finding]:
         yield problem("autovacuum or track_counts is off: the tables grow, and reading a queue slows down; set both on")
     for table in facts.unvacuumed:
         yield problem(f"autovacuum is off for {table}: ALTER TABLE {table} RESET (autovacuum_enabled)")
+    for slot in facts.unread_slots:
+        yield problem(
+            f"nobody reads the replication slot {slot}, so the write-ahead log and what has ended may be kept for it: "
+            f"reconnect its standby, or SELECT pg_drop_replication_slot('{slot}')"
+        )
     if facts.vacuums and not facts.unvacuumed:
         yield ok("autovacuum is on")
 
@@ -93,6 +134,12 @@ def transactions(facts: ServerFacts) -> Iterator[Finding]:
     ):
         if age is not None and age > _LONG_TRANSACTION_SECONDS:
             yield problem(f"{what} for {age / 60:.0f} minutes, and nothing newer is vacuumed: end it")
+    if facts.idle_transactions:
+        sessions = "session stands" if facts.idle_transactions == 1 else "sessions stand"
+        yield problem(
+            f"{facts.idle_transactions} {sessions} in an open transaction for over a minute, doing nothing: set "
+            "idle_in_transaction_session_timeout for what connects there"
+        )
     if not facts.sees_all:
         yield Finding(Level.NOTE, "other users' transactions aren't shown to this user: GRANT pg_monitor to it")
     if max(facts.oldest_seconds or 0, facts.oldest_prepared_seconds or 0) <= _LONG_TRANSACTION_SECONDS:
@@ -126,6 +173,8 @@ def _checks(
     yield "master key", master_key(config, journal if has_tables else None)
     yield "interpreter", interpreter(lacking_here())
     if facts is not None:
+        yield "rights", rights(facts)
+        yield "nodes", nodes(facts)
         yield "replication", replication(facts)
         yield "connections", connections(facts)
         yield "vacuum", vacuum(facts)

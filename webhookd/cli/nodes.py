@@ -29,11 +29,24 @@ def command(config: Config, as_json: bool) -> None:
     elif not found.nodes:
         click.echo("the journal is a file, which one server has for itself")
     else:
-        show_table(("NAME", "SLOTS", "LEASE", "VERSION", "ID"), [_row(node) for node in found.nodes])
+        show_table(
+            ("NAME", "SLOTS", "LEASE", "BEHIND", "VERSION", "SETTINGS", "ADDRESS", "ID"),
+            [_row(node) for node in found.nodes],
+        )
     if found.free_slots:
         raise CommandError(f"{found.free_slots} slots have no node: nothing is sent to their webhooks")
 
 
 def _row(node: NodeView) -> tuple[str, ...]:
-    name = f"{node.name} (this one)" if node.own else node.name
-    return name, str(node.slots), f"{node.lease_seconds:g} s", f"v{node.version}", node.id
+    marks = [mark for mark, holds in (("this one", node.own), ("leads", node.leads)) if holds]
+    name = f"{node.name} ({', '.join(marks)})" if marks else node.name
+    return (
+        name,
+        str(node.slots),
+        f"{node.lease_seconds:g} s",
+        str(node.changes_behind),
+        node.program or "",
+        f"v{node.version}",
+        node.address or "local",
+        node.id,
+    )

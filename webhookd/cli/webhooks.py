@@ -242,6 +242,7 @@ def _show(webhook: Webhook, *, as_json: bool) -> None:
             ("id", webhook.id),
             ("state", state_of(webhook)),
             ("reason", health.reason or ""),
+            ("driven by", health.node or ""),
             ("queued", f"{health.queued}, parked {health.parked}"),
             ("oldest queued", health.oldest_pending_at or ""),
             ("next attempt", health.next_attempt_at or ""),

@@ -25,6 +25,7 @@ from webhookd.dashboard import (
     event_types,
     events,
     keys,
+    nodes,
     overview,
     webhook_actions,
     webhook_editing,
@@ -60,6 +61,7 @@ def all_pages() -> tuple[DashboardPage, ...]:
         *event_types.PAGES,
         *keys.PAGES,
         *audit.PAGES,
+        *nodes.PAGES,
     )
 
 

@@ -6,6 +6,7 @@ from webhookd.admin.auth import Permission
 from webhookd.admin.reason_text import reason_text
 from webhookd.base.models import Endpoint
 from webhookd.dashboard import formatting
+from webhookd.dashboard.nodes import problems_of
 from webhookd.dashboard.pages import Visit
 from webhookd.dashboard.webhook_states import condition
 from webhookd.journal import FoundWebhooks, Situation, WebhookKind, WebhookOrder, WebhookSearch
@@ -47,6 +48,11 @@ async def _of_the_server(visit: Visit) -> list[Concern]:
     if store.is_full:
         sentence = "The journal's disk is full, and events are refused until there is space again."
         found.append(Concern(tone="bad", word="disk full", sentence=sentence))
+    if (reading := visit.services.metrics.nodes.reading) is not None:
+        found += [
+            Concern(tone=tone, word=word, sentence=sentence, path="/nodes")
+            for tone, word, sentence in problems_of(*reading)
+        ]
     disk = (await visit.services.footprints.look()).disk
     if disk is None:
         return found

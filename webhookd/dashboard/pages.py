@@ -63,6 +63,14 @@ class Visit:
         """Whether htmx requests a part of the page that it already shows."""
         return "HX-Request" in self.request.headers
 
+    @property
+    def entries(self) -> "tuple[DashboardPage, ...]":
+        """The pages in the navigation that the caller may see."""
+        sees_nodes = self.services.store.is_shared and self.caller.organization_id is None
+        return tuple(
+            each for each in self.navigation if self.may(each.permission) and (sees_nodes or not each.of_nodes)
+        )
+
     def may(self, permission: Permission) -> bool:
         """Whether the caller has this permission."""
         return self.caller.may(permission)
@@ -111,7 +119,10 @@ View = Callable[[Visit], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DashboardPage:
-    """One method of one path; a page with a `label` is in the navigation, in the order of the pages."""
+    """One method of one path; a page with a `label` is in the navigation, in the order of the pages.
+
+    One `of_nodes` is there only for a journal that several servers share, and for callers without an organization.
+    """
 
     name: str
     method: str
@@ -119,12 +130,23 @@ class DashboardPage:
     permission: Permission
     view: View
     label: str | None = None
+    of_nodes: bool = False
 
 
-def page(name: str, route: str, permission: Permission, view: View, *, label: str | None = None) -> DashboardPage:
+def page(
+    name: str,
+    route: str,
+    permission: Permission,
+    view: View,
+    *,
+    label: str | None = None,
+    of_nodes: bool = False,
+) -> DashboardPage:
     """Return a page; `route` is its method, GET or POST, and its path, such as `GET /webhooks/{webhookId}`."""
     method, _, path = route.partition(" ")
-    return DashboardPage(name=name, method=method, path=path, permission=permission, view=view, label=label)
+    return DashboardPage(
+        name=name, method=method, path=path, permission=permission, view=view, label=label, of_nodes=of_nodes
+    )
 
 
 def see(path: str) -> Response:

@@ -52,7 +52,8 @@ async def _values(visit: Visit) -> Mapping[str, object]:
     word, tone = condition(endpoint, health)
     inside = await services.router.inside(endpoint)
     lane = services.router.registry.lane(endpoint.pk)
-    in_flight = () if lane is None else tuple(lane.in_flight)
+    is_driven_here = health.driver is None or health.driver.is_here
+    in_flight = tuple(lane.in_flight) if lane is not None and is_driven_here else ()
     queue = await services.store.deliveries.queue(endpoint.pk, QUEUE_ROWS)
     latest = (await list_deliveries(visit.call(DeliveryQuery(limit=LATEST_ROWS), NoBody()))).value
     days = await services.statistics.of_webhooks([webhook_id])
@@ -65,6 +66,7 @@ async def _values(visit: Visit) -> Mapping[str, object]:
         "inside": inside,
         "tokens": None if bucket is None else bucket.filled(visit.now),
         "in_flight": in_flight,
+        "is_driven_here": is_driven_here,
         "queue": queue,
         "latest": latest.data,
         "stats": (await get_webhook_stats(visit.call(NoQuery(), NoBody()))).value,

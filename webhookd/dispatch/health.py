@@ -8,7 +8,7 @@ from webhookd.delivery.policy.breaker import is_paused
 from webhookd.delivery.policy.rate_limit import TokenBucket
 from webhookd.dispatch.lane import Lane, Wait, Why
 from webhookd.dispatch.supervisor import Supervisor
-from webhookd.journal import QueueFacts
+from webhookd.journal import Driver, QueueFacts
 
 
 class Cause(Enum):
@@ -16,6 +16,7 @@ class Cause(Enum):
 
     DISABLED = "disabled"
     NOTHING_QUEUED = "nothing_queued"
+    NO_NODE = "no_node"
     HALTED = "halted"
     PAUSED = "paused"
     CIRCUIT_OPEN = "circuit_open"
@@ -23,6 +24,7 @@ class Cause(Enum):
     BACKING_OFF = "backing_off"
     ONLY_PARKED = "only_parked"
     DUE = "due"
+    DUE_ELSEWHERE = "due_elsewhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +38,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointHealth:
-    """The health of an endpoint at the time `at`; `reason` is None while a request is in flight."""
+    """The health of an endpoint at the time `at`; `reason` is None while a request is in flight.
+
+    `driver` is the node that drives it, None for a journal in a file. Only that node knows of requests in flight.
+    """
 
     at: float
+    driver: Driver | None = None
     breaker: BreakerState
     sending: bool
     reason: Reason | None
@@ -55,7 +61,7 @@ class EndpointHealth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inside:
-    """What an endpoint's actor decides by; `bucket` is None without a rate limit."""
+    """What an endpoint's actor decides by; `bucket` is None without a rate limit, and where another node drives it."""
 
     state: EndpointState
     policy: Policy
@@ -70,18 +76,23 @@ def assess(
     lane: Lane | None,
     supervisor: Supervisor | None,
     now: float,
+    driver: Driver | None = None,
 ) -> EndpointHealth:
     """Return the health of an endpoint from its state and queue in the journal.
 
     `lane` is that of a running actor, whose state is more current. `supervisor` is None if there never was an actor.
+    `driver` is the node that drives the endpoint; None if the journal is this process's alone.
     """
+    if driver is not None and not driver.is_here:
+        lane = supervisor = None  # what they know is from before this process lost the endpoint
     state, sending = (stored, False) if lane is None else (lane.state, bool(lane.in_flight))
     halted = supervisor.last_crash if supervisor is not None and supervisor.is_halted else None
     return EndpointHealth(
         at=now,
+        driver=driver,
         breaker=state.breaker,
         sending=sending,
-        reason=None if sending else _reason(endpoint, state, queue, lane=lane, halted=halted, now=now),
+        reason=None if sending else _reason(endpoint, state, queue, lane=lane, halted=halted, now=now, driver=driver),
         disabled_reason=endpoint.disabled_reason,
         queued=queue.queued,
         parked=queue.parked,
@@ -95,12 +106,21 @@ def assess(
 
 
 def _reason(
-    endpoint: Endpoint, state: EndpointState, queue: QueueFacts, *, lane: Lane | None, halted: str | None, now: float
+    endpoint: Endpoint,
+    state: EndpointState,
+    queue: QueueFacts,
+    *,
+    lane: Lane | None,
+    halted: str | None,
+    now: float,
+    driver: Driver | None,
 ) -> Reason:
     if not endpoint.is_active:
         return Reason(cause=Cause.DISABLED)
     if not queue.queued and not queue.parked:
         return Reason(cause=Cause.NOTHING_QUEUED)
+    if driver is not None and driver.name is None:
+        return Reason(cause=Cause.NO_NODE)
     if halted is not None:
         return Reason(cause=Cause.HALTED, error=halted)
     if is_paused(state, now):
@@ -112,7 +132,7 @@ def _reason(
     if queue.next_attempt_at is not None and queue.next_attempt_at > now:
         cause = Cause.BACKING_OFF if queue.queued else Cause.ONLY_PARKED
         return Reason(cause=cause, until=queue.next_attempt_at, error=state.last_error)
-    return Reason(cause=Cause.DUE)
+    return Reason(cause=Cause.DUE if driver is None or driver.is_here else Cause.DUE_ELSEWHERE)
 
 
 def _next_attempt_at(endpoint: Endpoint, state: EndpointState, queue: QueueFacts) -> float | None:

@@ -357,10 +357,15 @@ class Router:
         self._expiry_sweep.look()
 
     async def health(self, subjects: list[Endpoint]) -> list[EndpointHealth]:
-        """Return the health of endpoints, from their lanes, or from the journal if no actor is running."""
+        """Return the health of endpoints, from their lanes, or from the journal if no actor is running here.
+
+        Of an endpoint that another node drives the journal has all but what that node alone knows: whether a request is
+        in flight, its rate limit's tokens, and crashes.
+        """
         now = self._clock.now()
         orderings = {endpoint.pk: self._policy(endpoint).ordering for endpoint in subjects}
         facts = await self._store.webhooks.health_facts(orderings)
+        drivers = await self._store.read_drivers(list(orderings))
         return [
             assess(
                 endpoint,
@@ -368,12 +373,14 @@ class Router:
                 lane=self.registry.running(endpoint.pk),
                 supervisor=self.registry.supervisor(endpoint.pk),
                 now=now,
+                driver=drivers.get(endpoint.pk),
             )
             for endpoint in subjects
         ]
 
     async def inside(self, endpoint: Endpoint) -> Inside:
         """Return the state, the policy and the bucket by which an endpoint's actor decides."""
+        is_here = self._store.ownership.owns(endpoint.pk)
         running, lane = self.registry.running(endpoint.pk), self.registry.lane(endpoint.pk)
         state = await self._store.webhooks.state(endpoint.pk) if running is None else running.state
-        return Inside(state=state, policy=self._policy(endpoint), bucket=None if lane is None else lane.bucket)
+        return Inside(state=state, policy=self._policy(endpoint), bucket=lane.bucket if is_here and lane else None)

@@ -25,6 +25,7 @@ from webhookd.journal.feed import (
 )
 from webhookd.journal.floors import NO_FLOORS, NOTHING_UNFINISHED, Floors
 from webhookd.journal.inspection import look_at, look_at_server
+from webhookd.journal.node_rows import Driver, NodeRow, Nodes, NodeStatus, Pooler, ServerFacts
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.ownership import Fence, slot_of
 from webhookd.journal.queries.clock_steps import Loaded
@@ -47,15 +48,12 @@ from webhookd.journal.rows import (
     KeptAnswer,
     KeyRow,
     NewEndpoint,
-    NodeRow,
-    Nodes,
     QueuedAs,
     QueueFacts,
     ReplayMatch,
     ReplayRow,
     RowPage,
     Selection,
-    ServerFacts,
     Situation,
     WebhookKind,
     WebhookOrder,
@@ -94,6 +92,7 @@ __all__ = [
     "DeliveriesQueued",
     "DeliveryDetail",
     "DeliveryRow",
+    "Driver",
     "EndpointChanges",
     "EndpointCondition",
     "EventRow",
@@ -117,7 +116,9 @@ __all__ = [
     "MasterKeys",
     "NewEndpoint",
     "NodeRow",
+    "NodeStatus",
     "Nodes",
+    "Pooler",
     "Position",
     "Publish",
     "QueueFacts",

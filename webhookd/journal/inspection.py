@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from webhookd.journal.rows import ServerFacts
+from webhookd.journal.node_rows import ServerFacts
 from webhookd.journal.server import Server, check_driver
 from webhookd.journal.sqlite.inspection import inspect
 from webhookd.journal.views import Views

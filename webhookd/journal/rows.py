@@ -361,28 +361,6 @@ class KeyRow(Struct, frozen=True, kw_only=True):
     last_used_at: float | None = None
 
 
-class NodeRow(Struct, frozen=True, kw_only=True):
-    """A node that shares a database: its id, its name for people, and how many slots it drives.
-
-    `version` is that of the settings it knows (see `known_settings`). Its lease ends in `seconds_left`, unless it goes
-    on.
-    """
-
-    id: str
-    name: str
-    version: int
-    slots: int
-    seconds_left: float
-
-
-class Nodes(Struct, frozen=True, kw_only=True):
-    """The nodes that share a database, by name; `own` is the id of this one. `free_slots` are without a driver."""
-
-    own: str
-    nodes: list[NodeRow]
-    free_slots: int
-
-
 class Contents(Struct, frozen=True, kw_only=True):
     """What a journal contains; `pending` includes parked deliveries.
 
@@ -402,31 +380,3 @@ class Contents(Struct, frozen=True, kw_only=True):
 
 CopyReport = Callable[[int, int], None]
 """Gets the number of copied pages and of all pages of a backup; they are equal once the copy is being verified."""
-
-
-class ServerFacts(Struct, frozen=True, kw_only=True):
-    """How the server of a database is set up, and what is under way on it.
-
-    - `standbys`: how many are connected.
-    - `connections`: how many this user may have; `foreign_connections`: those that other programs have now.
-    - `vacuums`: whether autovacuum is on; `unvacuumed`: the tables that are excluded from it.
-    - `sees_all`: whether this user may see the transactions of other users.
-    - `oldest_seconds`, `oldest_prepared_seconds`: the age of the oldest transaction and prepared transaction, if any.
-    - `nodes`: how many use the journal now.
-    - `clock_seconds`: how far this machine's clock is ahead of the server's, at least; negative if it is behind.
-    """
-
-    version: str
-    synchronous_commit: str
-    synchronous_standbys: str
-    standbys: int
-    is_encrypted: bool
-    connections: int
-    foreign_connections: int
-    vacuums: bool
-    unvacuumed: tuple[str, ...]
-    sees_all: bool
-    oldest_seconds: float | None
-    oldest_prepared_seconds: float | None
-    nodes: int
-    clock_seconds: float

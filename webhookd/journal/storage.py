@@ -3,7 +3,7 @@
 A store is the same on every engine; the rooms below this one (`sqlite`) have what differs.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from traceback import clear_frames
@@ -14,9 +14,10 @@ from peewee import Database
 
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError, StaleTargetsError
+from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
 from webhookd.journal.operations import Record, Submission, is_barrier
 from webhookd.journal.ownership import Ownership
-from webhookd.journal.rows import Contents, CopyReport, KeptAnswer, Nodes
+from webhookd.journal.rows import Contents, CopyReport, KeptAnswer
 from webhookd.observe.attempt_feed import FeedPage, Place
 
 T = TypeVar("T")
@@ -165,8 +166,21 @@ class Engine(Protocol):
         """Have the feed pass on all that other processes have changed by now."""
         ...
 
+    @property
+    def node_status(self) -> NodeStatus | None:
+        """What this process knows of itself as a node, or None if the journal is its alone."""
+        ...
+
     def read_nodes(self, database: Database) -> Nodes | None:
         """Return the nodes that share the journal, or None if it is this process's alone; blocks."""
+        ...
+
+    def read_drivers(self, database: Database, endpoint_pks: Sequence[int]) -> Mapping[int, Driver]:
+        """Return the nodes that drive endpoints, by the row number of each; blocks."""
+        ...
+
+    def read_server(self, database: Database) -> ServerFacts | None:
+        """Return how the server of the database is set up, or None for a file; blocks."""
         ...
 
     def holding_changes(self) -> AbstractAsyncContextManager[None]:

@@ -8,7 +8,7 @@ its parts (`webhooks`, `deliveries`, ...) have the methods for everything else. 
 has changed. Other packages use no SQL; of SQLite they know its version and the names of its files (`doctor`, metrics).
 """
 
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -31,12 +31,13 @@ from webhookd.journal.errors import DiskError
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.messages import Messages
+from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
 from webhookd.journal.operations import Landed, Publish, Record, Ticket
 from webhookd.journal.ownership import Fence
 from webhookd.journal.queries import census
 from webhookd.journal.reader import Gathering, Readers, read_messages, read_windows
 from webhookd.journal.retention import Retention
-from webhookd.journal.rows import Census, Contents, CopyReport, Nodes, Window, WindowRequest
+from webhookd.journal.rows import Census, Contents, CopyReport, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
 from webhookd.journal.server import Server, check_driver
 from webhookd.journal.sqlite.storage import open_file
@@ -286,9 +287,24 @@ class Store:
         """Count queued deliveries, and webhooks by state, for the metrics; it scans whole indexes."""
         return await self.transactions.read(census.take)
 
+    @property
+    def node_status(self) -> NodeStatus | None:
+        """What this process knows of itself as a node, or None if the journal is its alone."""
+        return self._engine.node_status
+
     async def read_nodes(self) -> Nodes | None:
         """Return the nodes that share the journal, or None if it is this process's alone."""
         return await self.transactions.read(self._engine.read_nodes) if self._engine.is_remote else None
+
+    async def read_drivers(self, endpoint_pks: Sequence[int]) -> Mapping[int, Driver]:
+        """Return the nodes that drive endpoints, by the row number of each; nothing if the journal is a file."""
+        if not self._engine.is_remote:
+            return {}
+        return await self.transactions.read(self._engine.read_drivers, endpoint_pks)
+
+    async def read_server(self) -> ServerFacts | None:
+        """Return how the server of the database is set up, and what is under way on it; None for a file."""
+        return await self.transactions.read(self._engine.read_server) if self._engine.is_remote else None
 
     async def window(self, request: WindowRequest) -> Window:
         """Return a window of an endpoint's queue, read after this call."""

@@ -8,10 +8,11 @@ import pytest
 import trio
 
 from tests import world as worlds
-from tests.journal.postgres.nodes import Nodes, Open
+from tests.journal.postgres.nodes import QUICK, Nodes, Open
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres_server import PostgresServer, server_or_skip
 from webhookd.journal import Server
+from webhookd.journal.server import LeaseTimes
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,10 @@ def open_nodes(empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Return a function that gives a test its nodes; it ends with all of them stopped."""
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Nodes]:
+    async def opened(times: LeaseTimes = QUICK) -> AsyncIterator[Nodes]:
         with trio.fail_after(4 * PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
-                nodes = Nodes(empty_database, tmp_path, nursery, choose)
+                nodes = Nodes(empty_database, tmp_path, nursery, choose, times)
                 yield nodes
                 for node in nodes.all.copy():
                     await nodes.stop(node)

@@ -18,16 +18,20 @@ from webhookd.journal.ownership import SLOTS
 from webhookd.journal.server import LeaseTimes
 
 QUICK = LeaseTimes().scaled(0.2)
+PATIENT = replace(QUICK, lease=70.0, limit=55.0)
+"""No node loses its lease because the machine is busy."""
 
 
 class Nodes:
     """Starts nodes on one database, and stops them; their requests go to one sender."""
 
-    def __init__(self, url: str, path: Path, nursery: trio.Nursery, choose: Callable[[Server], None]) -> None:
+    def __init__(
+        self, url: str, path: Path, nursery: trio.Nursery, choose: Callable[[Server], None], times: LeaseTimes
+    ) -> None:
         self.sender = WorldSender()
         self.config = steady()
         self.all: list[World] = []
-        self._server = Server(url=parse(url), times=QUICK)
+        self._server = Server(url=parse(url), times=times)
         self._path = path
         self._nursery = nursery
         self._choose = choose
@@ -98,4 +102,4 @@ def slots_of(node: World) -> frozenset[int]:
     return ownership.slots
 
 
-Open = Callable[[], AbstractAsyncContextManager[Nodes]]
+Open = Callable[..., AbstractAsyncContextManager[Nodes]]

@@ -1,7 +1,7 @@
 """Open the journal on PostgreSQL: its tables, this process's place among its writers and nodes, and its connections."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,18 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError
 from webhookd.journal.feed import Feed
-from webhookd.journal.postgres import changes, leases
+from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
+from webhookd.journal.ownership import slot_of
+from webhookd.journal.postgres import changes, leases, server_facts
 from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
+from webhookd.journal.postgres.leases import Progress
 from webhookd.journal.postgres.membership import Membership
 from webhookd.journal.postgres.migrations import prepare
 from webhookd.journal.postgres.sharing import PostgresSharing
 from webhookd.journal.postgres.storage import PostgresStorage
 from webhookd.journal.postgres.wakes import Wakes
-from webhookd.journal.rows import Contents, CopyReport, Nodes
+from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.server import NO_COPY, Server
 
@@ -144,9 +147,38 @@ class PostgresEngine:
         """Have `run` end: everything is committed."""
         self.ownership.stop()
 
+    @property
+    def node_status(self) -> NodeStatus:
+        """What this process knows of itself as a node."""
+        ownership = self.ownership
+        return NodeStatus(
+            slots=len(ownership.slots),
+            leads=ownership.is_leader,
+            beat_age_seconds=ownership.beat_age_seconds,
+            leases_lost=ownership.leases_lost,
+            slots_taken=ownership.slots_taken,
+            unreachable_seconds=ownership.unreachable_seconds,
+            known_change=self._follower.number,
+        )
+
     def read_nodes(self, database: Database) -> Nodes:
         """Return the nodes that share the database; blocks."""
         return leases.read_nodes(database, self.ownership.node)
+
+    def read_drivers(self, database: Database, endpoint_pks: Sequence[int]) -> Mapping[int, Driver]:
+        """Return the nodes that drive endpoints; blocks."""
+        found = leases.read_drivers(database, {slot_of(pk) for pk in endpoint_pks})
+        own = self.ownership.node
+        return {
+            pk: Driver(None, is_here=False)
+            if (known := found.get(slot_of(pk))) is None
+            else Driver(known[0], known[1] == own)
+            for pk in endpoint_pks
+        }
+
+    def read_server(self, database: Database) -> ServerFacts:
+        """Return how the database's server is set up; blocks."""
+        return server_facts.read(database, has_tables=True)
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes take slots that were asked back."""
@@ -215,6 +247,7 @@ async def open_server(
         steady=_steady,
         times=server.times,
         takes_part=server.takes_part,
+        progress=lambda: Progress(follower.number, wakes.look_age_seconds),
     )
     with ExitStack() as stack:
         connections = [

@@ -15,26 +15,30 @@ Everything here blocks, and is called in a thread with a connection of its own: 
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from peewee import Database
 from psycopg import Connection
 
-from webhookd.journal.ownership import SLOTS
-from webhookd.journal.rows import NodeRow, Nodes
+from webhookd.base.version import VERSION
+from webhookd.journal.node_rows import NodeRow, Nodes
+from webhookd.journal.ownership import LEADING, SLOTS, slot_of
 from webhookd.journal.server import LeaseTimes
 
 _SHARE_MOVED = 8  # at most an eighth of a node's slots move in a scan
 
 # The row that each change of settings holds: one that needs nodes of a newer version sees this one, or is committed.
 _REGISTER = """
-INSERT INTO nodes (id, name, version, expires_at)
-SELECT %s, %s, %s, clock_timestamp() + make_interval(secs => %s)
+INSERT INTO nodes (id, name, version, expires_at, program, address, beat_at)
+SELECT
+    %s, %s, %s, clock_timestamp() + make_interval(secs => %s), %s,
+    host(inet_client_addr()), clock_timestamp()
 FROM (SELECT 1 FROM heads WHERE name = 'changes' FOR SHARE) AS between_changes
 """
 _LEAVE = "DELETE FROM nodes WHERE id = %s"
 _BEAT = """
-UPDATE nodes SET expires_at = clock_timestamp() + make_interval(secs => %s)
+UPDATE nodes SET expires_at = clock_timestamp() + make_interval(secs => %s), beat_at = clock_timestamp(),
+    known_change = %s, looked_at = clock_timestamp() - make_interval(secs => %s)
 WHERE id = %s AND expires_at > clock_timestamp() RETURNING 1
 """
 _REMOVE_EXPIRED = "DELETE FROM nodes WHERE expires_at < clock_timestamp()"
@@ -58,8 +62,16 @@ WHERE s.slot = free.slot RETURNING s.slot, s.generation
 """
 _LIST = """
 SELECT nodes.id, nodes.name, nodes.version, count(slots.slot)::int,
-    greatest(0, extract(epoch FROM nodes.expires_at - clock_timestamp()))::float8
+    greatest(0, extract(epoch FROM nodes.expires_at - clock_timestamp()))::float8,
+    nodes.program, nodes.address, coalesce(bool_or(slots.slot = %s), false),
+    extract(epoch FROM nodes.beat_at)::float8,
+    coalesce(greatest(0, extract(epoch FROM clock_timestamp() - nodes.beat_at)), 0)::float8,
+    coalesce(greatest(0, %s - nodes.known_change), 0), extract(epoch FROM clock_timestamp() - nodes.looked_at)::float8
 FROM nodes LEFT JOIN slots ON slots.node = nodes.id GROUP BY nodes.id ORDER BY nodes.name, nodes.id
+"""
+_LAST_CHANGE = "SELECT number FROM heads WHERE name = 'changes'"
+_FIND_DRIVERS = """
+SELECT slots.slot, nodes.name, nodes.id FROM slots JOIN nodes ON nodes.id = slots.node WHERE slots.slot = ANY(%s)
 """
 _COUNT_FREE = "SELECT count(*) FROM slots WHERE node IS NULL OR node NOT IN (SELECT id FROM nodes)"
 _GIVE_BACK = "UPDATE slots SET node = NULL WHERE node = %s AND slot = ANY(%s)"
@@ -96,9 +108,14 @@ def process_of(node: str) -> str:
     return node.rpartition(".")[0]
 
 
-def register(connection: "Connection[Any]", node: str, name: str, version: int, times: LeaseTimes) -> None:
-    """Add a node; `node` is its process and a number, as no other node ever had them: `PROCESS.1`."""
-    connection.execute(_REGISTER, (node, name, version, times.lease))
+def register(
+    connection: "Connection[Any]", node: str, name: str, version: int, times: LeaseTimes, *, program: str = VERSION
+) -> None:
+    """Add a node; `node` is its process and a number, as no other node ever had them: `PROCESS.1`.
+
+    `version` is that of the settings it knows, and `program` that of webhookd.
+    """
+    connection.execute(_REGISTER, (node, name, version, times.lease, program))
 
 
 def leave(connection: "Connection[Any]", node: str) -> None:
@@ -106,9 +123,17 @@ def leave(connection: "Connection[Any]", node: str) -> None:
     connection.execute(_LEAVE, (node,))
 
 
-def beat(connection: "Connection[Any]", node: str, times: LeaseTimes) -> bool:
+class Progress(NamedTuple):
+    """How far a node has followed the others: the last change it knows, and the seconds since it looked at queues."""
+
+    change: int | None = None
+    look_age_seconds: float | None = None
+
+
+def beat(connection: "Connection[Any]", node: str, times: LeaseTimes, progress: Progress = Progress()) -> bool:  # noqa: B008 - a constant
     """Move the end of a node's lease; return False if it has ended, whatever the node's own clock says."""
-    return connection.execute(_BEAT, (times.lease, node)).fetchone() is not None
+    found = connection.execute(_BEAT, (times.lease, *progress, node)).fetchone()
+    return found is not None
 
 
 def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, may_take: bool = True) -> Scanned:
@@ -139,13 +164,33 @@ def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, m
 
 def read_nodes(database: Database, own: str) -> Nodes:
     """Return all nodes, as of one moment; `own` is the id of this process's."""
-    rows = database.execute_sql(_LIST).fetchall()
+    [[last_change]] = database.execute_sql(_LAST_CHANGE).fetchall()
+    rows = database.execute_sql(_LIST, (slot_of(LEADING), last_change)).fetchall()
     [[free]] = database.execute_sql(_COUNT_FREE).fetchall()
     nodes = [
-        NodeRow(id=node, name=name, version=version, slots=slots, seconds_left=round(left, 1))
-        for node, name, version, slots, left in rows
+        NodeRow(
+            id=node,
+            name=name,
+            version=version,
+            slots=slots,
+            seconds_left=round(left, 1),
+            program=program,
+            address=address,
+            leads=leads,
+            beat_at=beat_at,
+            beat_age_seconds=beat_age,
+            changes_behind=behind,
+            look_age_seconds=look_age,
+        )
+        for node, name, version, slots, left, program, address, leads, beat_at, beat_age, behind, look_age in rows
     ]
-    return Nodes(own=own, nodes=nodes, free_slots=free)
+    return Nodes(own=own, nodes=nodes, free_slots=free, last_change=last_change)
+
+
+def read_drivers(database: Database, slots: Collection[int]) -> dict[int, tuple[str, str]]:
+    """Return the name and the id of the node that has each of some slots; those without a node are left out."""
+    rows = database.execute_sql(_FIND_DRIVERS, (sorted(slots),)).fetchall()
+    return {slot: (name or node, node) for slot, name, node in rows}
 
 
 def surplus_of(held: Collection[int], share: int) -> Sequence[int]:

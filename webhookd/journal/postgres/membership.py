@@ -16,7 +16,7 @@ from webhookd.journal.feed import Feed, SlotsAskedBack, SlotsLost, SlotsTaken
 from webhookd.journal.ownership import LEADING, Fence, slot_of
 from webhookd.journal.postgres import leases
 from webhookd.journal.postgres.database import PostgresDatabase
-from webhookd.journal.postgres.leases import Scanned
+from webhookd.journal.postgres.leases import Progress, Scanned
 from webhookd.journal.runners import Runner
 from webhookd.journal.server import LeaseTimes
 from webhookd.observe.logs import get_logger
@@ -45,6 +45,7 @@ class Membership:
         steady: Callable[[], float],
         times: LeaseTimes,
         takes_part: bool = True,
+        progress: Callable[[], Progress] = Progress,
     ) -> None:
         self.process = process
         self.name = name
@@ -59,6 +60,12 @@ class Membership:
         self._steady = steady
         self._times = times
         self._takes_part = takes_part
+        self._progress = progress
+        self.leases_lost = 0
+        """How often it lost slots that others could take, because it came too late."""
+        self.slots_taken = 0
+        self._unreachable_since: float | None = None
+        self._unreachable_seconds = 0.0
         self._database: PostgresDatabase | None = None
         self._one_call = trio.Lock()
         self._registrations = 0
@@ -77,6 +84,17 @@ class Membership:
     def slots(self) -> frozenset[int]:
         """The slots that this node has."""
         return frozenset(self._held)
+
+    @property
+    def beat_age_seconds(self) -> float:
+        """How long ago it sent its last good beat, or registered."""
+        return max(0.0, self._steady() - self._limit_at + self._times.limit)
+
+    @property
+    def unreachable_seconds(self) -> float:
+        """For how long its calls have not reached the database, since the start of the process."""
+        since = self._unreachable_since
+        return self._unreachable_seconds + (0.0 if since is None else self._steady() - since)
 
     @property
     def is_leader(self) -> bool:
@@ -162,7 +180,8 @@ class Membership:
             await trio.sleep(self._times.beat)
             began_at = self._steady()
             try:
-                is_alive = await self._call(lambda connection: leases.beat(connection, self.node, self._times))
+                progress = self._progress()
+                is_alive = await self._call(partial(self._beat, progress))
             except (ConnectionLostError, MustRepeatError) as error:
                 _log.warning("node.beat_failed", node=self.node, error=str(error))
                 continue
@@ -170,8 +189,12 @@ class Membership:
                 self._limit_at = began_at + self._times.limit
             else:
                 _log.error("node.fenced", node=self.node)
+                self.leases_lost += bool(self._held)  # else it was counted when its time ended
                 self._lose_all()
                 await self._register_again()
+
+    def _beat(self, progress: Progress, connection: "Connection[Any]") -> bool:
+        return leases.beat(connection, self.node, self._times, progress)
 
     async def _scan_on(self) -> None:
         while True:
@@ -196,7 +219,9 @@ class Membership:
         if scanned.lost:
             _log.error("node.lost_slots", node=node, slots=len(scanned.lost))
             self._lose(frozenset(scanned.lost))
+            self.leases_lost += 1
         self._held |= scanned.taken
+        self.slots_taken += len(scanned.taken)
         if scanned.taken:
             self._feed.announce(SlotsTaken(frozenset(scanned.taken)))
         wanted = frozenset(scanned.surplus) - self._leaving
@@ -211,6 +236,7 @@ class Membership:
                 await trio.sleep(seconds)
             elif self._held:
                 _log.error("node.out_of_time", node=self.node)
+                self.leases_lost += 1
                 self._lose_all()
             else:
                 await trio.sleep(self._times.scan)
@@ -241,12 +267,18 @@ class Membership:
 
     async def _call(self, function: "Callable[[Connection[Any]], T]") -> T:
         async with self._one_call:
+            began_at = self._steady()
             try:
                 result = await self._runner.run(partial(self._run, function))
             except ConnectionLostError:
                 self.is_connected = False
+                if self._unreachable_since is None:
+                    self._unreachable_since = began_at
                 raise
             self.is_connected = True
+            if self._unreachable_since is not None:
+                self._unreachable_seconds += self._steady() - self._unreachable_since
+                self._unreachable_since = None
             return result
 
     def _run(self, function: "Callable[[Connection[Any]], T]") -> T:

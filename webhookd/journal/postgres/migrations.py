@@ -197,7 +197,8 @@ CREATE TABLE changes (
     at double precision NOT NULL
 );
 CREATE TABLE nodes (
-    id text COLLATE "C" PRIMARY KEY, name text COLLATE "C", version integer, expires_at timestamptz NOT NULL
+    id text COLLATE "C" PRIMARY KEY, name text COLLATE "C", version integer, expires_at timestamptz NOT NULL,
+    program text COLLATE "C", address text COLLATE "C", beat_at timestamptz, known_change bigint, looked_at timestamptz
 ) WITH (fillfactor = 50);
 CREATE TABLE writers (
     node text COLLATE "C", writer text COLLATE "C", number bigint NOT NULL,

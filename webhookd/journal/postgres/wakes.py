@@ -69,7 +69,13 @@ class Wakes:
         self._to_tell: dict[int, int] = {}  # the last sequences, by endpoint
         self._has_changed = False
         self._has_news = trio.Event()
+        self._looked_at: float | None = None
         self._seen: dict[int, tuple[int, int]] = {}  # the last sequence and edition of each endpoint; -1 if unknown
+
+    @property
+    def look_age_seconds(self) -> float | None:
+        """How long ago this process looked for what others have queued and changed; None before the first time."""
+        return None if self._looked_at is None else trio.current_time() - self._looked_at
 
     def queued(self, deliveries: Iterable[QueuedDelivery]) -> None:
         """Note that deliveries of this process were committed: the nodes that drive their endpoints are told."""
@@ -163,9 +169,11 @@ class Wakes:
     async def _look_on(self) -> None:
         while True:
             await trio.sleep(self._look_seconds)
+            began_at = trio.current_time()
             try:
                 await self._changed()
                 await self._look()
+                self._looked_at = began_at
             except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
                 _log.warning("node.sees_nothing", error=str(error))
 

@@ -1,6 +1,6 @@
 """The journal in one SQLite file: its one writing connection, its log and its reserve."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from webhookd.base.clock import Clock
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError
+from webhookd.journal.node_rows import Driver, Nodes, ServerFacts
 from webhookd.journal.operations import Submission
 from webhookd.journal.ownership import Everything
-from webhookd.journal.rows import Contents, CopyReport, Nodes
+from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import Runner
 from webhookd.journal.sqlite.backup import back_up
 from webhookd.journal.sqlite.batch import Batches
@@ -104,6 +105,7 @@ class SqliteEngine:
 
     is_remote = False
     is_reachable = True
+    node_status = None
     changes_known = 0
     ownership = Everything()
     process = ""
@@ -147,6 +149,14 @@ class SqliteEngine:
         """Do nothing: no other process makes any."""
 
     def read_nodes(self, database: Database) -> Nodes | None:  # noqa: ARG002 - there is nothing to read
+        """Return None."""
+        return None
+
+    def read_drivers(self, database: Database, endpoint_pks: Sequence[int]) -> Mapping[int, Driver]:  # noqa: ARG002 - as above
+        """Return nothing."""
+        return {}
+
+    def read_server(self, database: Database) -> ServerFacts | None:  # noqa: ARG002 - as above
         """Return None."""
         return None
 
