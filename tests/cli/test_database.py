@@ -42,6 +42,7 @@ SOUND = ServerFacts(
     free_slots=0,
     programs=(VERSION,),
     clock_seconds=0.02,
+    days_ahead=7,
 )
 
 
@@ -193,7 +194,8 @@ def test_doctor_looks_at_a_real_server(
     run("init")
     report = run("doctor")
     names = ["database", "configuration", "server", "sockets", "master key", "interpreter", "rights", "nodes"]
-    names += ["replication", "connections", "vacuum", "clock", "transactions", "tables", "audit log", "headers"]
+    names += ["replication", "connections", "vacuum", "partitions", "clock", "transactions", "tables", "audit log"]
+    names += ["headers"]
     assert list(dict.fromkeys(check["name"] for check in report["checks"])) == names
     assert report["status"] == "ok"
     said = {check["name"]: check["detail"] for check in report["checks"]}
@@ -264,6 +266,14 @@ def test_a_connection_that_others_can_read_is_a_problem() -> None:
     assert levels(checks.connection(parse("postgresql://u@db.example.com/d"), SOUND)) == [Level.OK]
     local = parse("postgresql://u@/d?host=/run/postgresql&sslmode=disable")
     assert levels(checks.connection(local, replace(SOUND, is_encrypted=False))) == [Level.OK]
+
+
+def test_partitions_must_be_made_ahead() -> None:
+    """Nodes that run make them; without one the next start does. Without tables there are none."""
+    for days, level in ((7, Level.OK), (3, Level.OK), (2, Level.PROBLEM), (-1, Level.PROBLEM)):
+        assert levels(checks.partitions(replace(SOUND, days_ahead=days))) == [level]
+    assert levels(checks.partitions(replace(SOUND, days_ahead=2, nodes=0))) == [Level.NOTE]
+    assert levels(checks.partitions(replace(SOUND, days_ahead=None))) == []
 
 
 def test_autovacuum_must_be_on() -> None:

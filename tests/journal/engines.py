@@ -12,7 +12,9 @@ from tests.samples import AT
 from webhookd.base.errors import Rejected
 from webhookd.base.models import AcceptedEvent, DeliveryStatus, Trigger
 from webhookd.journal import NO_FLOORS, FoundEvents, KeptAnswer, RowPage, Window
-from webhookd.journal.queries import schema
+from webhookd.journal.queries import partitioned, schema
+from webhookd.journal.queries.dialect import is_postgres
+from webhookd.journal.queries.partitioned import KeptAttemptTable
 from webhookd.journal.queries.retention import Pruned
 from webhookd.journal.queries.schema import DeliveryTable, EventTable, SequenceTable
 from webhookd.journal.sqlite.database import open_writer
@@ -103,7 +105,18 @@ def postgres_database(url: str) -> Iterator[Database]:
 def all_rows(database: Database) -> dict[str, list[dict[str, object]]]:
     """Return what a database holds, without what is sealed, which is never the same twice."""
     with database.atomic():
-        found = {table.__name__: list(table.select().dicts().execute(database)) for table in TABLES}
+        found = {
+            table.__name__: list(table.select().dicts().execute(database))
+            for table in TABLES
+            if table is not EventTable
+        }
+        rows = list(partitioned.select_events(database).dicts().execute(database))
+        found["EventTable"] = [msgspec.structs.asdict(row) for row in partitioned.events(database, rows)]
+        if is_postgres(database):
+            # What belongs to nothing any more goes with its day.
+            found["AttemptTable"] += KeptAttemptTable.select().dicts().execute(database)
+            deliveries = {row["pk"] for row in found["DeliveryTable"]}
+            found["AttemptTable"] = [row for row in found["AttemptTable"] if row["delivery_pk"] in deliveries]
         counted: Any = database.execute_sql("SELECT seconds, at, subject, counts FROM statistics")  # type: ignore[no-untyped-call]  # peewee's stub
         found["statistics"] = [dict(enumerate(row)) for row in counted]
     # PostgreSQL has no place of its own for these facts.
@@ -119,12 +132,11 @@ def add_events(database: Database, count: int, **fields: object) -> list[int]:
     """Store events, one a second, whose ids are `evt_` and a number; return their row numbers."""
     first = EventTable.select().count(database) + 1
     return [
-        EventTable.insert(_event(number, fields) | {"deliveries": 0}).execute(database)
-        for number in range(first, first + count)
+        partitioned.add_event(database, _event(number, fields), deliveries=0) for number in range(first, first + count)
     ]
 
 
-def _event(number: int, fields: dict[str, object]) -> dict[str, object]:
+def _event(number: int, fields: dict[str, object]) -> AcceptedEvent:
     values: dict[str, Any] = {
         "id": f"evt_{number}",
         "type": "user.created",
@@ -135,7 +147,7 @@ def _event(number: int, fields: dict[str, object]) -> dict[str, object]:
         "accepted_at": AT + number,
         "body": b"{%d}" % number,
     }
-    return msgspec.structs.asdict(AcceptedEvent(**values | fields))
+    return AcceptedEvent(**values | fields)
 
 
 def add_deliveries(database: Database, endpoint_pk: int, event_pks: list[int], **fields: object) -> list[int]:

@@ -43,6 +43,14 @@ Stage = Literal[
 ]
 
 
-def reached(stage: Stage) -> None:
+PartitionStage = Literal[
+    # An old day on PostgreSQL.
+    "partition.emptied",  # of what is still needed
+    "partition.detached",
+    "partition.dropped",
+]
+
+
+def reached(stage: Stage | PartitionStage) -> None:
     """Mark that the process has reached a stage."""
     sys.audit(AUDIT_EVENT, stage)

@@ -24,6 +24,7 @@ from webhookd.journal import CONNECTIONS_A_NODE, Pooler, ServerFacts, Views
 
 _MOST_CLOCK_SECONDS = 1.0
 _LONG_TRANSACTION_SECONDS = 600.0
+_ENOUGH_DAYS = 3
 _NOT_WAITING = ("off", "local")
 
 
@@ -146,6 +147,19 @@ def transactions(facts: ServerFacts) -> Iterator[Finding]:
         yield ok(f"no transaction has been open for {_LONG_TRANSACTION_SECONDS / 60:.0f} minutes")
 
 
+def partitions(facts: ServerFacts) -> Iterator[Finding]:
+    """There are partitions for the next days, so that an event needs none to be made."""
+    if facts.days_ahead is None:
+        return
+    found = f"there are partitions for {max(facts.days_ahead, 0)} days after today"
+    if facts.days_ahead >= _ENOUGH_DAYS:
+        yield ok(found)
+    elif facts.nodes:
+        yield problem(f"{found}, although nodes run, which make a week's: their logs have `partitions.not_made`")
+    else:
+        yield Finding(Level.NOTE, f"{found}: the next start makes a week's")
+
+
 def tables(journal: Views) -> Iterator[Finding]:
     """This program supports the version of the tables."""
     found, known = journal.version()
@@ -178,6 +192,7 @@ def _checks(
         yield "replication", replication(facts)
         yield "connections", connections(facts)
         yield "vacuum", vacuum(facts)
+        yield "partitions", partitions(facts)
         yield "clock", clock(facts)
         yield "transactions", transactions(facts)
     if journal is not None:

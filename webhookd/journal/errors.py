@@ -30,5 +30,14 @@ class MustRepeatError(WebhookdError):
     """The database rolled the transaction back because of another one, and the same transaction may succeed now."""
 
 
+class NoPartitionError(WebhookdError):
+    """A row of `table` whose time is `at` has no partition to go into; the transaction was rolled back."""
+
+    def __init__(self, table: str, at: float) -> None:
+        super().__init__(f"{table} has no partition for {at}")
+        self.table = table
+        self.at = at
+
+
 class FencedError(WebhookdError):
     """Another node drives the endpoint by now: what this one has to record of it was refused."""

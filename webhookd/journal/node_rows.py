@@ -97,6 +97,7 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     - `programs`: the versions of webhookd that these have.
     - `pooler`: what is between, if that was looked for.
     - `clock_seconds`: how far this machine's clock is ahead of the server's, at least; negative if it is behind.
+    - `days_ahead`: for how many days after today there are partitions, -1 without today's; None without tables.
     """
 
     version: str
@@ -121,6 +122,7 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     free_slots: int
     programs: tuple[str, ...]
     clock_seconds: float
+    days_ahead: int | None
     pooler: Pooler = Pooler.UNKNOWN
 
     @property

@@ -1,5 +1,7 @@
 """Retention: delete what is older than it is kept, in small steps between the other batches of the writer.
 
+On PostgreSQL bodies and attempts, most of the data, are dropped with the partitions of whole days instead.
+
 Of several nodes the leader does it. One that becomes the leader begins within an hour.
 """
 
@@ -47,6 +49,7 @@ class Retention(StorePart):
             rows = retention.next_rows(rows, pruned.seconds)
             await self._give_back_pages()
         await self._give_back_pages()
+        await self._transactions.drop_old(before, lead)
 
     async def _delete_expired_secrets(self, now: Callable[[], float]) -> None:
         pks = await self._transactions.read(sealing.expired, now())

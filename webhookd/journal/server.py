@@ -17,7 +17,7 @@ NO_COPY = (
 """Why webhookd makes no backup of a journal in a database, and puts none in its place."""
 
 
-CONNECTIONS_A_NODE = 8
+CONNECTIONS_A_NODE = 9
 """How many connections a node has to its database."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from traceback import clear_frames
-from typing import Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 import trio
 from peewee import Database
@@ -20,6 +20,7 @@ from webhookd.journal.ownership import Ownership
 from webhookd.journal.rows import Contents, CopyReport, KeptAnswer
 from webhookd.observe.attempt_feed import FeedPage, Place
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 Commit = Callable[[Sequence[Submission]], None]
@@ -82,6 +83,14 @@ class Storage(Protocol):
         ...
 
 
+class Lead(Protocol):
+    """Makes changes that only the leader makes; raises FencedError if another node leads."""
+
+    async def __call__(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a change, in a transaction of its own, and return its result."""
+        ...
+
+
 class Reader(Protocol):
     """A connection that only reads, one query at a time."""
 
@@ -135,6 +144,15 @@ class Engine(Protocol):
     @property
     def leftovers(self) -> Sequence[Callable[[Database], object]]:
         """What the leader deletes from time to time, besides what every journal has: functions that do so."""
+        ...
+
+    @property
+    def days_ahead(self) -> int | None:
+        """For how many days after today there are tables for what is added then; None if none are needed."""
+        ...
+
+    async def drop_old(self, before: float, lead: Lead) -> None:
+        """Drop what is left of the days that are older than that time, after their events were deleted."""
         ...
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:

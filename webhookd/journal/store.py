@@ -154,6 +154,14 @@ class Store:
         return self._engine.is_reachable
 
     @property
+    def days_ahead(self) -> int | None:
+        """For how many days after today the database has partitions, as far as known; None for a file.
+
+        Fewer than three are worth an alert: nodes make a week's.
+        """
+        return self._engine.days_ahead
+
+    @property
     def is_at_bound(self) -> bool:
         """Whether the file has reached `max_bytes`, so that events are refused."""
         return self._writer.is_at_bound

@@ -26,6 +26,7 @@ class Transactions:
         self.process = engine.process
         self.sharing = engine.sharing
         self.leftovers = engine.leftovers
+        self.drop_old = engine.drop_old
         self._writer = writer
         self._engine = engine
         self._feed = feed

@@ -10,19 +10,27 @@ from peewee import Database
 from tests.journal.postgres.connections import connected, rows, value
 from tests.samples import AT
 from webhookd.base.errors import Rejected
+from webhookd.base.models import AcceptedEvent
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase
 from webhookd.journal.postgres.migrations import prepare
-from webhookd.journal.queries import events, searching
-from webhookd.journal.queries.schema import EventTable
+from webhookd.journal.queries import events, partitioned, searching
 
 PUBLISHERS, EVENTS_EACH, A_PAGE = 4, 150, 20
 
 
 def add(database: Database, event_id: str, *, at: float = AT, organization_id: str | None = None) -> int:
     """Store an event; return its number."""
-    values = {"id": event_id, "type": "user.created", "timestamp": at, "accepted_at": at, "deliveries": 0, "body": b""}
-    pk: int = EventTable.insert(values | {"organization_id": organization_id}).execute(database)
-    return pk
+    event = AcceptedEvent(
+        id=event_id,
+        type="user.created",
+        organization_id=organization_id,
+        ordering_key=None,
+        traceparent=None,
+        timestamp=at,
+        accepted_at=at,
+        body=b"",
+    )
+    return partitioned.add_event(database, event, deliveries=0)
 
 
 @pytest.fixture
@@ -147,8 +155,8 @@ def test_a_page_of_the_feed_reads_what_it_returns(journal_database: str, reader:
     with connected(journal_database) as writer, connected(journal_database) as other:
         rows(writer, "SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
         many = (
-            "INSERT INTO events (id, type, organization_id, timestamp, accepted_at, deliveries, body) "
-            "SELECT %s || n, 'a', 'acme', n, n, 0, '' FROM generate_series(1, 3000) n"
+            "INSERT INTO events (id, type, organization_id, timestamp, accepted_at, deliveries, body_bytes) "
+            "SELECT %s || n, 'a', 'acme', n, n, 0, 0 FROM generate_series(1, 3000) n"
         )
         rows(writer, many, "before")
         rows(writer, "ANALYZE events")

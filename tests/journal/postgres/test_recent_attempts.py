@@ -19,8 +19,9 @@ from webhookd.base.models import BreakerState, DeliveryError, DeliveryStatus, En
 from webhookd.journal.postgres import recent_attempts
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase
 from webhookd.journal.postgres.migrations import prepare
+from webhookd.journal.postgres.partitions import day_of, make_days
 from webhookd.journal.queries import endpoints
-from webhookd.journal.queries.schema import AttemptTable, DeliveryTable
+from webhookd.journal.queries.schema import DeliveryTable
 from webhookd.observe.attempt_feed import MOST_KEPT, Place
 
 OFTEN_SECONDS = 0.02
@@ -67,6 +68,7 @@ async def seen(api: Api, number: int, query: str = "") -> list[dict[str, Any]]:
 @pytest.fixture
 def writer(journal_database: str) -> Iterator[PostgresDatabase]:
     with connected(journal_database) as opened:
+        make_days(opened, [day_of(AT)])
         endpoints.insert(opened, VAULT, new_webhook(1, organization_id="acme"))
         yield opened
 
@@ -84,14 +86,21 @@ def add_attempts(database: PostgresDatabase, *numbers: int, delivery_pk: int = 1
         "trigger": "auto",
         "started_at": AT + 9,
         "duration_seconds": 0.5,
-        "response_headers": [],
+        "response_headers": "[]",
         "response_body": b"",
         "truncated": False,
+        "error": None,
         "detail": "",
+        "created_at": AT + delivery_pk,
     }
-    AttemptTable.insert_many(
-        [values | {"number": number, "id": f"att_{number}", "error": None} | fields for number in numbers]
-    ).execute(database)
+    values |= fields
+    rows(
+        database,
+        f"INSERT INTO attempts (number, id, {', '.join(values)}) "  # noqa: S608 - of names in the test alone
+        f"SELECT number, 'att_' || number, {', '.join(['%s'] * len(values))} FROM unnest(%s::bigint[]) AS number",
+        *values.values(),
+        list(numbers),
+    )
 
 
 def ids_after(reader: PostgresDatabase, place: Place | None) -> tuple[list[str], Place, bool]:

@@ -8,9 +8,13 @@ server skips the others, the commit too. The row of an endpoint's sequence is lo
 commit, so no other publisher waits for this process; and whoever sees a sequence sees all lower ones. All transactions
 lock in the same order, and so never wait for each other in a circle: `slots`, `endpoint_state`, `events`, `sequences`,
 `deliveries`, `attempts`, each by its key.
+
+A body and an attempt go into the partition of their day. If that isn't there any more, they go into a table that keeps
+such rows: see `partitions`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
 from operator import attrgetter
 from typing import Any
 
@@ -62,13 +66,17 @@ def _type_of(column: Field) -> str:
             return "text"
 
 
-def _rows_of(table: type[Model], columns: Iterable[str]) -> str:
+def _fields(table: type[Model], columns: Iterable[str]) -> dict[str, Field]:
+    return {name: getattr(table, name) for name in columns}
+
+
+def _rows_of(columns: Mapping[str, Field]) -> str:
     """Return the query of rows that a parameter holds as a JSON array of arrays, in their order: its `place`.
 
     A value costs the process a tenth of what an array of PostgreSQL's own for each column costs it.
     """
     values = ", ".join(
-        f'(row ->> {at})::{_type_of(getattr(table, name))} AS "{name}"' for at, name in enumerate(columns)
+        f'(row ->> {at})::{_type_of(field)} AS "{name}"' for at, (name, field) in enumerate(columns.items())
     )
     return f"SELECT place, {values} FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS given (row, place)"
 
@@ -89,18 +97,30 @@ def _names(columns: Iterable[str], prefix: str = "") -> str:
 _ADD_EVENTS = f"""
 WITH new AS MATERIALIZED (
     SELECT nextval(pg_get_serial_sequence('events', 'pk')) AS pk, t.*
-    FROM ({_with_bytes(_rows_of(EventTable, _EVENT_COLUMNS), "body")} ORDER BY place) AS t
+    FROM ({_with_bytes(_rows_of(_fields(EventTable, _EVENT_COLUMNS)), "body")} ORDER BY place) AS t
+), added AS (
+    INSERT INTO events (pk, {_names(_EVENT_COLUMNS)}, body_bytes)
+    SELECT pk, {_names(_EVENT_COLUMNS)}, octet_length(body) FROM new ORDER BY id, place
+    ON CONFLICT (id) DO NOTHING RETURNING id, pk
+), stored AS (
+    INSERT INTO bodies (event_pk, accepted_at, body)
+    SELECT pk, accepted_at, body FROM added JOIN new USING (pk)
 )
-INSERT INTO events (pk, {_names(_EVENT_COLUMNS)}, body)
-SELECT pk, {_names(_EVENT_COLUMNS)}, body FROM new ORDER BY id, place
-ON CONFLICT (id) DO NOTHING RETURNING id, pk
+SELECT id, pk FROM added
 """
+_ADD_OLD_EVENTS = _ADD_EVENTS.replace(
+    "FROM added JOIN new USING (pk)",
+    """FROM added JOIN new USING (pk) WHERE accepted_at >= %s
+), kept AS (
+    INSERT INTO kept_bodies (event_pk, accepted_at, body)
+    SELECT pk, accepted_at, body FROM added JOIN new USING (pk) WHERE accepted_at < %s""",
+)
 _FIND_DELIVERIES = "SELECT id, pk, sequence FROM deliveries WHERE id = ANY(%s)"
 _FIND_EVENTS = "SELECT id, organization_id, deliveries FROM events WHERE id = ANY(%s)"
 # A deleted endpoint has no sequence, and gets no delivery: the numbers of its events' deliveries are corrected.
 _ADD_DELIVERIES = f"""
 WITH new AS MATERIALIZED (
-    {_rows_of(DeliveryTable, _DELIVERY_COLUMNS)}
+    {_rows_of(_fields(DeliveryTable, _DELIVERY_COLUMNS))}
 ), locked AS MATERIALIZED (
     SELECT endpoint_pk, last FROM sequences WHERE endpoint_pk = ANY(%s) ORDER BY endpoint_pk FOR NO KEY UPDATE
 ), added AS (
@@ -126,7 +146,7 @@ SELECT id, pk, sequence FROM added
 # A state from before a change by hand that has forgiven something, here or at another node, stays unwritten.
 _SET_STATES = f"""
 WITH new AS MATERIALIZED (
-    {_rows_of(EndpointStateTable, ("endpoint_pk", *STATE_COLUMNS))}
+    {_rows_of(_fields(EndpointStateTable, ("endpoint_pk", *STATE_COLUMNS)))}
 ), locked AS MATERIALIZED (
     SELECT endpoint_pk FROM endpoint_state WHERE endpoint_pk = ANY(%s) ORDER BY endpoint_pk FOR NO KEY UPDATE
 )
@@ -139,7 +159,7 @@ WHERE endpoint_state.endpoint_pk = new.endpoint_pk AND endpoint_state.forgiven =
 _CHANGED = [name for name in CHANGE_COLUMNS if name not in COUNT_COLUMNS]
 _CHANGE_DELIVERIES = f"""
 WITH new AS MATERIALIZED (
-    {_rows_of(DeliveryTable, ("pk", *CHANGE_COLUMNS, "id", "expires_at"))}
+    {_rows_of(_fields(DeliveryTable, ("pk", *CHANGE_COLUMNS, "id", "expires_at")))}
 ), locked AS MATERIALIZED (
     SELECT pk FROM deliveries WHERE pk = ANY(%s) ORDER BY pk FOR NO KEY UPDATE
 )
@@ -149,10 +169,20 @@ FROM new JOIN locked ON locked.pk = new.pk WHERE d.pk = new.pk AND d.id = new.id
 """
 _ATTEMPT_COLUMNS = tuple(name for name in ATTEMPT_COLUMNS if name != "response_body")
 _BODY_AT = ATTEMPT_COLUMNS.index("response_body")
+_ATTEMPT_FIELDS = _fields(AttemptTable, _ATTEMPT_COLUMNS) | {"created_at": DeliveryTable.created_at}
 _ADD_ATTEMPTS = f"""
-INSERT INTO attempts ({_names(_ATTEMPT_COLUMNS)}, response_body)
-SELECT {_names(_ATTEMPT_COLUMNS)}, response_body
-FROM ({_with_bytes(_rows_of(AttemptTable, _ATTEMPT_COLUMNS), "response_body")}) AS new
+INSERT INTO attempts ({_names(_ATTEMPT_FIELDS)}, response_body)
+SELECT {_names(_ATTEMPT_FIELDS)}, response_body
+FROM ({_with_bytes(_rows_of(_ATTEMPT_FIELDS), "response_body")}) AS new
+"""
+_ADD_OLD_ATTEMPTS = f"""
+WITH new AS MATERIALIZED (
+    SELECT {_names(_ATTEMPT_FIELDS)}, response_body
+    FROM ({_with_bytes(_rows_of(_ATTEMPT_FIELDS), "response_body")}) AS given
+), kept AS (
+    INSERT INTO kept_attempts ({_names(_ATTEMPT_FIELDS)}, response_body) SELECT * FROM new WHERE created_at < %s
+)
+INSERT INTO attempts ({_names(_ATTEMPT_FIELDS)}, response_body) SELECT * FROM new WHERE created_at >= %s
 """
 
 _json = msgspec.json.Encoder().encode
@@ -164,12 +194,18 @@ _Draft = tuple[Publish, Target, str]
 
 
 class HotBatch:
-    """Events and attempts that are committed in one transaction, which may have to be begun again."""
+    """Events and attempts that are committed in one transaction, which may have to be begun again.
 
-    def __init__(self, operations: Sequence[Publish | Record], ids: IdFactory) -> None:
+    `kept_before` has for each partitioned table the time before which there are no partitions, if that is known.
+    """
+
+    def __init__(
+        self, operations: Sequence[Publish | Record], ids: IdFactory, kept_before: Mapping[str, float]
+    ) -> None:
         self._publishes = [publish for operation in operations for publish in _publishes_of(operation)]
         self._records = [operation.record for operation in operations if isinstance(operation, Record)]
         self._ids = ids
+        self._kept_before = kept_before
         self._known_change = min((publish.as_of for publish in self._publishes), default=0)
         self._added: dict[str, int] = {}  # the row numbers of the new events, by id
         self._known: dict[str, Stored] = {}  # the others
@@ -186,11 +222,11 @@ class HotBatch:
             begin(connection)
             _set_states(connection, self._records)
             if not self._publishes:
-                _record(connection, self._records)
+                self._record(connection)
                 connection.execute("COMMIT")
                 return
             last = connection.execute(LAST)
-            inserted = _add_events(connection, self._publishes)
+            inserted = self._add_events(connection)
         [[last_change]] = last.fetchall()
         if last_change > self._known_change:
             raise StaleTargetsError(())
@@ -198,13 +234,13 @@ class HotBatch:
         reached("event.written")
         with connection.pipeline():
             numbered = _add_deliveries(connection, self._drafts, self._added)
-            _record(connection, self._records)
+            self._record(connection)
             connection.execute("COMMIT")
         self._settle([] if numbered is None else numbered.fetchall())
 
     def publish(self, connection: "Connection[Any]") -> None:
         """Add the events in a transaction that is open, and set their results."""
-        self._plan(connection, _add_events(connection, self._publishes))
+        self._plan(connection, self._add_events(connection))
         numbered = _add_deliveries(connection, self._drafts, self._added)
         self._settle([] if numbered is None else numbered.fetchall())
         reached("event.written")
@@ -213,6 +249,33 @@ class HotBatch:
         """Set the events' results after a commit whose answer was lost."""
         if self._publishes:
             self._settle(connection.execute(_FIND_DELIVERIES, ([each[2] for each in self._drafts],)).fetchall())
+
+    def _add_events(self, connection: "Connection[Any]") -> "Cursor[Any]":
+        events = [publish.event for publish in self._publishes]
+        rows = [
+            (*_event_of(event), len(publish.targets)) for event, publish in zip(events, self._publishes, strict=True)
+        ]
+        values = [_text(rows), [event.body for event in events]]
+        kept_before = self._kept_before.get("bodies", -inf)
+        if min(event.accepted_at for event in events) < kept_before:
+            return connection.execute(_ADD_OLD_EVENTS, [*values, kept_before, kept_before])
+        return connection.execute(_ADD_EVENTS, values)
+
+    def _record(self, connection: "Connection[Any]") -> None:
+        records = self._records
+        if not records:
+            return
+        rows = [(*change_row(record), record.delivery.id, record.delivery.expires_at) for record in records]
+        connection.execute(_CHANGE_DELIVERIES, (_text(rows), [record.delivery.pk for record in records]))
+        attempts = [[*attempt_row(record), record.delivery.created_at] for record in records]
+        bodies = [row.pop(_BODY_AT) for row in attempts]
+        values = [_text(attempts), bodies]
+        kept_before = self._kept_before.get("attempts", -inf)
+        if min(record.delivery.created_at for record in records) < kept_before:
+            connection.execute(_ADD_OLD_ATTEMPTS, [*values, kept_before, kept_before])
+        else:
+            connection.execute(_ADD_ATTEMPTS, values)
+        reached("record.written")
 
     def _plan(self, connection: "Connection[Any]", inserted: "Cursor[Any]") -> None:
         self._added = dict(inserted.fetchall())
@@ -272,11 +335,6 @@ def _set_states(connection: "Connection[Any]", records: Sequence[AttemptRecord])
         connection.execute(_SET_STATES, (_text(rows), list(states)))
 
 
-def _add_events(connection: "Connection[Any]", publishes: Sequence[Publish]) -> "Cursor[Any]":
-    rows = [(*_event_of(publish.event), len(publish.targets)) for publish in publishes]
-    return connection.execute(_ADD_EVENTS, (_text(rows), [publish.event.body for publish in publishes]))
-
-
 def _find_repeated(
     connection: "Connection[Any]", publishes: Iterable[Publish], added: dict[str, int]
 ) -> dict[str, Stored]:
@@ -309,17 +367,6 @@ def _add_deliveries(
     endpoints = list({target.endpoint_pk for _, target, _ in drafts})
     events = list({added[publish.event.id] for publish, _, _ in drafts})
     return connection.execute(_ADD_DELIVERIES, (_text(rows), endpoints, events))
-
-
-def _record(connection: "Connection[Any]", records: Sequence[AttemptRecord]) -> None:
-    if not records:
-        return
-    rows = [(*change_row(record), record.delivery.id, record.delivery.expires_at) for record in records]
-    connection.execute(_CHANGE_DELIVERIES, (_text(rows), [record.delivery.pk for record in records]))
-    attempts = [list(attempt_row(record)) for record in records]
-    bodies = [row.pop(_BODY_AT) for row in attempts]
-    connection.execute(_ADD_ATTEMPTS, (_text(attempts), bodies))
-    reached("record.written")
 
 
 def _text(rows: Sequence[Row]) -> str:

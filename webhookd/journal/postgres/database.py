@@ -6,6 +6,7 @@ the other notices within seconds.
 """
 
 import os
+import re
 import ssl
 import stat
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,14 @@ from webhookd.base.database_url import DatabaseUrl
 from webhookd.base.errors import ConfigError, JournalError, ReadTimeoutError, WebhookdError
 from webhookd.base.files import open_file
 from webhookd.base.secret import Secret
-from webhookd.journal.errors import ConnectionLostError, DiskError, FencedError, JournalFullError, MustRepeatError
+from webhookd.journal.errors import (
+    ConnectionLostError,
+    DiskError,
+    FencedError,
+    JournalFullError,
+    MustRepeatError,
+    NoPartitionError,
+)
 
 OLDEST_SERVER = 14
 
@@ -130,8 +138,8 @@ class PostgresDatabase(PostgresqlDatabase):
     def translated(self) -> Iterator[None]:
         """Translate PostgreSQL's errors, except those of a faulty statement (see `is_logic_error`).
 
-        Raises JournalFullError, DiskError, ConnectionLostError, MustRepeatError and FencedError, and for a reader
-        ReadTimeoutError.
+        Raises JournalFullError, DiskError, ConnectionLostError, MustRepeatError, NoPartitionError and FencedError, and
+        for a reader ReadTimeoutError.
         """
         try:
             yield
@@ -272,6 +280,10 @@ _LOST = ("08", "57P", "25P03", "25P04", "53300")
 _READ_ONLY = ("25006",)
 _DISK = ("58030", "58P01", "XX001", "XX002")
 _AFTER_ANOTHER = ("25P02",)
+# Also a row without a partition, which violates no constraint that has a name. Its key is in no other field, and the
+# words around it are in the server's language.
+_CHECK = ("23514",)
+_PARTITION_KEY = re.compile(r"\(\w+\) = \(([^()]+)\)")
 
 
 def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> WebhookdError | None:
@@ -286,6 +298,9 @@ def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> Webho
         return ReadTimeoutError("the query took too long; ask for less")
     if state in _FENCED:
         return FencedError("another node drives this webhook by now")
+    if state in _CHECK and error.diag.constraint_name is None:
+        key = _PARTITION_KEY.search(error.diag.message_detail or "")
+        return None if key is None else NoPartitionError(error.diag.table_name or "", float(key[1]))
     if state in _REPEAT or state in _TIMEOUT:
         return MustRepeatError(f"the database {name} has rolled a transaction back: {reason}")
     if state in _DISK:

@@ -8,31 +8,36 @@ from pathlib import Path
 from typing import TypeVar
 
 import trio
-from peewee import Database
+from peewee import Database, PeeweeException
 
 from webhookd.base.clock import Clock
 from webhookd.base.errors import CommandError, ReadTimeoutError
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import QueuedDelivery
-from webhookd.journal.errors import ConnectionLostError
+from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustRepeatError
 from webhookd.journal.feed import Feed
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
 from webhookd.journal.ownership import slot_of
 from webhookd.journal.postgres import changes, leases, server_facts
 from webhookd.journal.postgres.changes import ChangeFollower
+from webhookd.journal.postgres.daily_tables import DailyTables
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
 from webhookd.journal.postgres.leases import Progress
 from webhookd.journal.postgres.membership import Membership
 from webhookd.journal.postgres.migrations import prepare
+from webhookd.journal.postgres.partitions import make_ahead
 from webhookd.journal.postgres.sharing import PostgresSharing
 from webhookd.journal.postgres.storage import PostgresStorage
 from webhookd.journal.postgres.wakes import Wakes
 from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.server import NO_COPY, Server
+from webhookd.journal.storage import Lead
+from webhookd.observe.logs import get_logger
 
 T = TypeVar("T")
 
+_log = get_logger("journal")
 _WRITER = "writer"
 _FORGOTTEN_SECONDS = 86_400.0
 _ADD_WRITER = "INSERT INTO writers (node, writer, number) VALUES (%s, %s, 0)"
@@ -96,6 +101,7 @@ class PostgresEngine:
         wakes: Wakes,
         follower: ChangeFollower,
         sharing: PostgresSharing,
+        daily_tables: DailyTables,
     ) -> None:
         self.storage = storage
         self.sharing = sharing
@@ -104,12 +110,23 @@ class PostgresEngine:
         self.process = membership.process
         self._wakes = wakes
         self._follower = follower
+        self._daily_tables = daily_tables
+
+    @property
+    def days_ahead(self) -> int | None:
+        """For how many days after today there are partitions."""
+        return self._daily_tables.days_ahead
+
+    async def drop_old(self, before: float, lead: Lead) -> None:
+        """Drop the partitions of days that are older than that time."""
+        await self._daily_tables.drop_old(before, lead)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be a node until `stop`, and then give all slots back."""
         async with trio.open_nursery() as nursery:
             await nursery.start(self.ownership.run)
             nursery.start_soon(self._wakes.run)
+            nursery.start_soon(self._daily_tables.run)
             task_status.started()
 
     @property
@@ -222,6 +239,7 @@ async def open_server(
         database = opened(ConnectionRole.WRITER, "start")
         try:
             prepare(database, now=clock.now())
+            _make_partitions(database, clock.now())
             with database.translated():
                 database.execute_sql(_ADD_WRITER, (process, _WRITER))
                 return changes.read_last(database)
@@ -274,6 +292,11 @@ async def open_server(
             changed=follower.follow,
             look_seconds=server.times.look,
         )
+        daily_tables = DailyTables(
+            partial(opened, ConnectionRole.WRITER, "partitions"),
+            runner if isinstance(runner, InlineRunner) else ThreadRunner(1),
+            clock.now,
+        )
         yield PostgresEngine(
             storage,
             connections,
@@ -281,7 +304,16 @@ async def open_server(
             wakes=wakes,
             follower=follower,
             sharing=PostgresSharing(process, server.known),
+            daily_tables=daily_tables,
         )
+
+
+def _make_partitions(database: PostgresDatabase, now: float) -> None:
+    """Make the partitions that are missing; if that fails, those that are there are used, and it is tried again."""
+    try:
+        make_ahead(database, now)
+    except (MustRepeatError, JournalFullError, PeeweeException) as error:
+        _log.warning("partitions.not_made", error=str(error))
 
 
 def _steady() -> float:

@@ -9,6 +9,7 @@ from peewee import Database
 
 from webhookd.journal.node_rows import ServerFacts
 from webhookd.journal.postgres.migrations import TABLES
+from webhookd.journal.postgres.partitions import attached, covered_until, days_ahead
 
 HOT_TABLES = ("attempts", "deliveries", "endpoint_state", "events", "nodes", "sequences", "slots", "writers")
 """Those of which each commit changes rows; what is dead of them slows down the next."""
@@ -32,7 +33,8 @@ SELECT
     ),
     current_setting('autovacuum')::boolean AND current_setting('track_counts')::boolean,
     ARRAY(
-        SELECT relname::text FROM pg_class WHERE oid = ANY(%s::regclass[])
+        SELECT relname::text FROM pg_class LEFT JOIN pg_inherits ON inhrelid = pg_class.oid
+        WHERE coalesce(inhparent, pg_class.oid) = ANY(%s::regclass[])
         AND array_to_string(reloptions, ' ') ~* 'autovacuum_enabled=(false|off|no|0)' ORDER BY 1
     ),
     pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
@@ -90,6 +92,7 @@ def read(database: Database, *, has_tables: bool) -> ServerFacts:
     dead_rows = dict(database.execute_sql(_DEAD_ROWS, (list(HOT_TABLES),)).fetchall()) if has_tables else {}
     programs = [name for (name,) in database.execute_sql(_PROGRAMS).fetchall()] if has_tables else []
     free_slots = database.execute_sql(_COUNT_FREE).fetchone()[0] if programs else 0
+    covered = covered_until(attached(database), its_time) if has_tables else None
     return ServerFacts(
         **values,
         dead_rows=dead_rows,
@@ -97,4 +100,5 @@ def read(database: Database, *, has_tables: bool) -> ServerFacts:
         free_slots=free_slots,
         programs=tuple(dict.fromkeys(programs)),
         clock_seconds=ahead,
+        days_ahead=None if covered is None else days_ahead(covered, its_time),
     )

@@ -19,7 +19,7 @@ import psycopg
 from peewee import PeeweeException
 from psycopg import Connection
 
-from webhookd.base.errors import WebhookdError
+from webhookd.base.errors import Rejected, WebhookdError
 from webhookd.base.ids import IdFactory
 from webhookd.base.stages import reached
 from webhookd.journal.errors import (
@@ -27,6 +27,7 @@ from webhookd.journal.errors import (
     FencedError,
     JournalFullError,
     MustRepeatError,
+    NoPartitionError,
     StaleTargetsError,
 )
 from webhookd.journal.operations import DatabaseCall, Record, Submission
@@ -34,6 +35,7 @@ from webhookd.journal.ownership import Fence
 from webhookd.journal.postgres import changes
 from webhookd.journal.postgres.batch import HotBatch
 from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error
+from webhookd.journal.postgres.partitions import make_place
 from webhookd.journal.storage import commit_each, commit_in_order
 from webhookd.observe.logs import get_logger
 
@@ -86,6 +88,8 @@ class PostgresStorage:
         self._key = (process, writer)
         self._process = process
         self._number = 0
+        # By table, the time before which rows have no partition and are kept elsewhere, as far as this process knows.
+        self._kept_before: dict[str, float] = {}
         self._is_stopping = False
         self._unreachable_since: float | None = None
 
@@ -148,7 +152,7 @@ class PostgresStorage:
     def _commit_unit(self, unit: Sequence[Submission]) -> None:
         hot = [operation for operation in unit if not isinstance(operation, DatabaseCall)]
         if hot:
-            batch, fences = HotBatch(hot, self._ids), _fences_of(hot)
+            batch, fences = HotBatch(hot, self._ids, self._kept_before), _fences_of(hot)
             self._transact(partial(self._commit_hot, batch, fences), batch.read_back)
         for operation in unit:
             if isinstance(operation, DatabaseCall):
@@ -195,9 +199,9 @@ class PostgresStorage:
                 if call.notices_of is not None:
                     call.notices = call.notices_of(call.result)
                     if call.notices:
-                        HotBatch(call.notices, self._ids).publish(connection)
+                        HotBatch(call.notices, self._ids, self._kept_before).publish(connection)
             reached("batch.committed")
-        except (MustRepeatError, ConnectionLostError):
+        except (MustRepeatError, ConnectionLostError, NoPartitionError):
             raise
         except WebhookdError as error:
             clear_frames(error.__traceback__)
@@ -226,11 +230,22 @@ class PostgresStorage:
         commit was lost with the old one. Raises MustRepeatError if others prevented it too often.
         """
         tries = 0
+        lacking: NoPartitionError | None = None
+        placed: set[tuple[str, float]] = set()
         while True:
             database = self._database or self._open()
             try:
+                if lacking is not None:
+                    self._find_place(database, lacking)
+                    lacking = None
                 with database.translated():
                     self._number += work(database)
+            except NoPartitionError as error:
+                _roll_back(database)
+                lacking, row = error, (error.table, error.at)
+                if row in placed:
+                    raise MustRepeatError(str(error)) from error
+                placed.add(row)
             except MustRepeatError:
                 _roll_back(database)
                 tries += 1
@@ -248,6 +263,13 @@ class PostgresStorage:
                 raise
             else:
                 return
+
+    def _find_place(self, database: PostgresDatabase, lacking: NoPartitionError) -> None:
+        """Have a row find a place that had none: no partition was made in time, or retention has dropped its day."""
+        kept_before = make_place(database, lacking.table, lacking.at)
+        if kept_before is not None:
+            self._kept_before[lacking.table] = kept_before
+        _log.warning("journal.no_partition", table=lacking.table, at=lacking.at, is_made=kept_before is None)
 
     def _was_committed(self, lost: PostgresDatabase) -> bool:
         """Reconnect, and return whether the transaction that was under way on the lost connection was committed."""
@@ -301,8 +323,8 @@ def _fences_of(operations: Iterable[Submission]) -> set[Fence]:
 
 
 def _is_its_own(error: Exception) -> bool:
-    """Whether an error ends an operation: one of its statement, or others prevented it too often."""
-    return isinstance(error, MustRepeatError) or is_logic_error(error)
+    """Whether an error ends an operation: one of its statement, others prevented it too often, or it has no place."""
+    return isinstance(error, MustRepeatError | Rejected) or is_logic_error(error)
 
 
 def _roll_back(database: PostgresDatabase) -> None:

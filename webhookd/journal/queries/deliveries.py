@@ -7,7 +7,7 @@ from peewee import SQL, ColumnBase, Database, Query
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import DeliveryStatus, Ordering, Trigger
 from webhookd.journal import cursors
-from webhookd.journal.queries import endpoints, events, transitions
+from webhookd.journal.queries import endpoints, events, partitioned, transitions
 from webhookd.journal.queries.dialect import is_postgres
 from webhookd.journal.queries.locks import keep_events, lock, lock_line
 from webhookd.journal.queries.schema import (
@@ -16,14 +16,13 @@ from webhookd.journal.queries.schema import (
     PENDING,
     UNFINISHED,
     UNFINISHED_PARTS,
-    AttemptTable,
     DeliveryTable,
     EndpointTable,
     EventTable,
     count_edition,
 )
 from webhookd.journal.queries.structs import Rows, narrowed
-from webhookd.journal.rows import AttemptRow, DeliveryDetail, DeliveryRow, RowPage
+from webhookd.journal.rows import DeliveryDetail, DeliveryRow, RowPage
 
 MOST_ATTEMPTS = 100  # of one delivery that are read at a time
 
@@ -32,7 +31,6 @@ _LIST = "deliveries"
 _PLACE, _TIME = tuple[cursors.Number, cursors.Number], tuple[float, cursors.Number]
 
 _ROWS = Rows(DeliveryRow, DeliveryTable, endpoint_id=EndpointTable.id, event_id=EventTable.id)
-_ATTEMPTS = Rows(AttemptRow, AttemptTable)
 _RARE = "status IN ('parked', 'failed', 'canceled')"  # the condition of the partial index
 
 # SQLite has no loose index scan: this goes from endpoint to endpoint, however long their queues are.
@@ -134,10 +132,7 @@ def get(
     """
     row = find(database, delivery_id, organization_id)
     endpoint, is_deleted = endpoints.by_pk(database, row.endpoint_pk)
-    query = _ATTEMPTS.select().where(AttemptTable.delivery_pk == row.pk)
-    if before is not None:
-        query = query.where(AttemptTable.number < before)
-    newest_first = _ATTEMPTS.all(database, query.order_by(AttemptTable.number.desc()).limit(limit))
+    newest_first = partitioned.attempts(database, row.pk, row.created_at, before=before, limit=limit)
     return DeliveryDetail(
         row=row,
         endpoint=endpoint,

@@ -4,9 +4,11 @@ On SQLite the numbers of events are in the order of commits. On PostgreSQL sever
 and one that was given a lower number may commit later. There the feed is in the order of the numbers of transactions,
 below the oldest one that is open: all that is below has ended, so nothing is added there later. `era` counts the moves
 of the database to another cluster, where transactions are numbered from another start.
+
+The bodies are in other tables there, and are read after the events, whose times say where (see `partitioned`).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import msgspec
 from peewee import SQL, Database
@@ -14,12 +16,13 @@ from peewee import SQL, Database
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Message
 from webhookd.journal import cursors
-from webhookd.journal.queries.dialect import is_postgres, listed, members, statements, written
+from webhookd.journal.queries import partitioned
+from webhookd.journal.queries.dialect import EngineSQL, SqlRow, is_postgres, listed, members, statements, written
 from webhookd.journal.queries.schema import EventTable
 from webhookd.journal.queries.structs import Rows, narrowed
 from webhookd.journal.rows import EventRow, RowPage
 
-ROWS = Rows(EventRow, EventTable)
+_ROWS = Rows(EventRow, EventTable)
 
 _LIST = "events"
 # The columns of PostgreSQL alone, and what is compared with them.
@@ -31,15 +34,15 @@ _IS_SETTLED = (
     "pg_snapshot_xmin(pg_current_snapshot()))"
 )
 _MESSAGES = Rows(Message, EventTable, event_id=EventTable.id)
-MESSAGES = written(
+_WHOLE_MESSAGES = written(
     EventTable.select(EventTable.pk, *_MESSAGES.columns).where(EventTable.pk.in_(members("event_pks", "bigint")))
 )
-# SQLite reads a row when it is asked for it, while PostgreSQL sends all of them.
-_FIRST_MESSAGES = (
-    f"SELECT pk, {', '.join(Message.__struct_fields__)} "  # noqa: S608 - of names in the code alone
-    "FROM (SELECT events.*, id AS event_id, sum(octet_length(body)) OVER (ORDER BY pk) AS total FROM events "
-    "WHERE pk = ANY(CAST(:event_pks AS bigint[]))) AS found WHERE total <= :max_bytes ORDER BY pk"
+MESSAGES = EngineSQL(
+    sqlite=_WHOLE_MESSAGES.sqlite,
+    postgres="SELECT pk, accepted_at, body_bytes, id, type, organization_id, traceparent FROM events "
+    "WHERE pk = ANY(CAST(:event_pks AS bigint[])) ORDER BY pk",
 )
+"""What attempts send of events; on PostgreSQL without the bodies, but with what is needed to read them."""
 
 
 def page(
@@ -52,16 +55,21 @@ def page(
     """
     if is_postgres(database):
         return _page_by_transaction(database, organization_id, limit=limit, cursor=cursor, after=after)
-    query = narrowed(ROWS.select(), (EventTable.organization_id, organization_id))
+    query = narrowed(_ROWS.select(), (EventTable.organization_id, organization_id))
     if after is not None:
         query = query.where(EventTable.pk > _position(database, after, organization_id))
-    return ROWS.page(database, query, EventTable.pk, limit=limit, list_name=_LIST, cursor=cursor)
+    return _ROWS.page(database, query, EventTable.pk, limit=limit, list_name=_LIST, cursor=cursor)
 
 
 def get(database: Database, event_id: str, organization_id: str | None) -> EventRow:
     """Return an event; raises Rejected NOT_FOUND, also for another organization's event if one is given."""
-    query = narrowed(ROWS.select(), (EventTable.id, event_id), (EventTable.organization_id, organization_id))
-    return ROWS.get(database, query, f"there is no event {event_id}")
+    query = narrowed(
+        partitioned.select_events(database), (EventTable.id, event_id), (EventTable.organization_id, organization_id)
+    )
+    found = partitioned.events(database, list(query.dicts().execute(database)))
+    if not found:
+        raise Rejected(ErrorCode.NOT_FOUND, f"there is no event {event_id}")
+    return found[0]
 
 
 def message(database: Database, event_pk: int) -> Message:
@@ -73,9 +81,11 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
     """Return what attempts send of events, by row number, up to `max_bytes` of bodies."""
     found: dict[int, Message] = {}
     left = max_bytes
-    parameters = {"event_pks": listed(database, sorted(event_pks)), "max_bytes": max_bytes}
-    sql = _FIRST_MESSAGES if max_bytes is not None and is_postgres(database) else MESSAGES.on(database)
-    for row in statements(database).execute(sql, parameters):
+    parameters = {"event_pks": listed(database, sorted(event_pks))}
+    read = statements(database).execute(MESSAGES.on(database), parameters)
+    if is_postgres(database):
+        return _messages(database, read, max_bytes)
+    for row in read:
         message = msgspec.convert(row[1:], Message)
         if left is not None:
             left -= len(message.body)
@@ -88,7 +98,8 @@ def messages(database: Database, event_pks: Collection[int], max_bytes: int | No
 def _page_by_transaction(
     database: Database, organization_id: str | None, *, limit: int, cursor: str | None, after: str | None
 ) -> RowPage[EventRow]:
-    query = narrowed(EventTable.select(*ROWS.columns, *_PLACE), (EventTable.organization_id, organization_id))
+    query = partitioned.select_events(database, *_PLACE)
+    query = narrowed(query, (EventTable.organization_id, organization_id))
     query = query.where(SQL(_IS_SETTLED))
     if after is not None:
         place = _place(database, after, organization_id)
@@ -97,7 +108,20 @@ def _page_by_transaction(
         query = query.where(SQL(_IS_LATER, _decode(cursor)))
     found = list(query.order_by(*_ORDER).limit(limit + 1).dicts().execute(database))
     places = {row["pk"]: [row["era"], row["transaction"], row["pk"]] for row in found}
-    return cursors.page([ROWS.convert(row) for row in found], limit, _LIST, lambda row: places[row.pk])
+    return cursors.page(partitioned.events(database, found), limit, _LIST, lambda row: places[row.pk])
+
+
+def _messages(database: Database, read: Iterable[SqlRow], max_bytes: int | None) -> dict[int, Message]:
+    """Return the messages of events, up to `max_bytes` of bodies, of which no others are read."""
+    chosen: dict[int, SqlRow] = {}
+    total = 0
+    for pk, accepted_at, size, *facts in read:
+        total += size
+        if max_bytes is not None and total > max_bytes:
+            break
+        chosen[pk] = (accepted_at, *facts)
+    bodies = partitioned.bodies(database, {pk: row[0] for pk, row in chosen.items()})
+    return {pk: msgspec.convert((*chosen[pk][1:], body), Message) for pk, body in bodies.items()}
 
 
 def _place(database: Database, after: str, organization_id: str | None) -> tuple[int, int, int]:

@@ -2,6 +2,10 @@
 
 It is done in small writes between other batches, each as large as possible without making commits wait long. The freed
 pages go back to the file system.
+
+On PostgreSQL the bodies and attempts of such events stay in the partitions of their days, where nothing finds them,
+until the whole day is dropped. Deleted at once are those that are in no partition, and the attempts of replays, whose
+day may be long after that of the event.
 """
 
 import time
@@ -9,9 +13,10 @@ import time
 from msgspec import Struct
 from peewee import SQL, Database, fn
 
+from webhookd.journal.queries import partitioned
 from webhookd.journal.queries.dialect import is_postgres
 from webhookd.journal.queries.locks import lock
-from webhookd.journal.queries.schema import UNFINISHED, AttemptTable, DeliveryTable, EventTable
+from webhookd.journal.queries.schema import UNFINISHED, DeliveryTable, EventTable
 
 FIRST_ROWS = 100
 ROWS_A_STEP = range(10, 2001)
@@ -47,9 +52,10 @@ def prune(database: Database, before: float, rows: int) -> Pruned:
         old = [row[0] for row in query.where(EventTable.pk.in_(old)).tuples().execute(database)]
     theirs = DeliveryTable.select(DeliveryTable.pk).where(DeliveryTable.event_pk.in_(old)).limit(rows)
     deliveries = [row[0] for row in theirs.tuples().execute(database)]
-    AttemptTable.delete().where(AttemptTable.delivery_pk.in_(deliveries)).execute(database)
+    partitioned.delete_attempts(database, deliveries)
     DeliveryTable.delete().where(DeliveryTable.pk.in_(deliveries)).execute(database)
     if len(deliveries) < rows:  # otherwise some may be left
+        partitioned.delete_bodies(database, old)
         EventTable.delete().where(EventTable.pk.in_(old)).execute(database)
         return Pruned(rows=len(old) + len(deliveries), seconds=time.monotonic() - began_at)
     return Pruned(rows=len(deliveries), seconds=time.monotonic() - began_at)

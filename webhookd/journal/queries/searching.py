@@ -14,8 +14,8 @@ from typing import NamedTuple
 from peewee import Database
 
 from webhookd.journal import cursors
+from webhookd.journal.queries import partitioned
 from webhookd.journal.queries.dialect import SqlRow, is_postgres, statements
-from webhookd.journal.queries.events import ROWS
 from webhookd.journal.queries.schema import EventTable
 from webhookd.journal.rows import EventRow, FoundEvents
 
@@ -143,4 +143,5 @@ def _number(database: Database, sql: str, at: float, default: int) -> int:
 
 def _rows(database: Database, pks: Sequence[int], *, by_time: bool = False) -> list[EventRow]:
     order = (EventTable.accepted_at.desc(), EventTable.pk.desc()) if by_time else (EventTable.pk.desc(),)
-    return ROWS.all(database, ROWS.select().where(EventTable.pk.in_(pks)).order_by(*order))
+    query = partitioned.select_events(database).where(EventTable.pk.in_(pks)).order_by(*order)
+    return partitioned.events(database, list(query.dicts().execute(database)))

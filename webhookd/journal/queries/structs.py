@@ -25,14 +25,14 @@ class Rows(Generic[S]):
 
     def __init__(self, kind: type[S], table: "type[M] | ModelAlias[M]", **joined: ColumnBase) -> None:
         self._kind = kind
-        self._table = table
+        self.table = table
         self.columns = [
             joined[name].alias(name) if name in joined else getattr(table, name) for name in kind.__struct_fields__
         ]
 
     def select(self) -> Query:
         """Return the query for all rows, to be narrowed down."""
-        return self._table.select(*self.columns)
+        return self.table.select(*self.columns)
 
     def all(self, database: Database, query: Query) -> list[S]:
         """Return the rows that a query finds."""

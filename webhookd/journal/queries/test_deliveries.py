@@ -4,21 +4,15 @@ import msgspec
 from peewee import Database
 
 from webhookd.base.models import AcceptedEvent, AttemptRecord
-from webhookd.journal.queries import deliveries
-from webhookd.journal.queries.dialect import statements
-from webhookd.journal.queries.schema import DeliveryTable, EventTable
-from webhookd.journal.record_rows import ATTEMPT_COLUMNS, attempt_row
+from webhookd.journal.queries import deliveries, partitioned
+from webhookd.journal.queries.schema import DeliveryTable
+from webhookd.journal.record_rows import attempt_row
 from webhookd.journal.rows import DeliveryDetail
-
-_INSERT_ATTEMPT = (
-    f"INSERT INTO attempts ({', '.join(ATTEMPT_COLUMNS)}) "  # noqa: S608 - of names in the code alone
-    f"VALUES ({', '.join('?' * len(ATTEMPT_COLUMNS))})"
-)
 
 
 def insert(database: Database, event: AcceptedEvent, record: AttemptRecord) -> DeliveryDetail:
     """Store a finished test; its sequence is 0, because it has no place in the queue."""
-    event_pk = EventTable.insert(msgspec.structs.asdict(event) | {"deliveries": 1}).execute(database)
+    event_pk = partitioned.add_event(database, event, deliveries=1)
     values = msgspec.structs.asdict(record.delivery) | {
         "event_pk": event_pk,
         "event_type": event.type,
@@ -34,5 +28,5 @@ def insert(database: Database, event: AcceptedEvent, record: AttemptRecord) -> D
     del values["pk"]
     pk = DeliveryTable.insert(values).execute(database)
     stored = msgspec.structs.replace(record, delivery=msgspec.structs.replace(record.delivery, pk=pk))
-    statements(database).execute(_INSERT_ATTEMPT, attempt_row(stored))
+    partitioned.add_attempt(database, attempt_row(stored), record.delivery.created_at)
     return deliveries.get(database, record.delivery.id, None)
