@@ -25,7 +25,7 @@ SECTIONS = {
 EVERYWHERE = {"--help", "--config", "--json"}
 ELSEWHERE = {"--url", "--key"}
 # They go on until somebody ends them, take a minute, or would look at what isn't there: what they are given is checked.
-UNENDING = {("serve",), ("listen",), ("demo",), ("tail",), ("verify",), ("build-binary",)}
+UNENDING = {("serve",), ("listen",), ("demo",), ("tail",), ("verify",), ("build-binary",), ("migrate",)}
 STATUSES: dict[tuple[str, ...], set[int]] = {("doctor",): {0, 1}}
 
 

@@ -53,13 +53,13 @@ def test_the_table_covers_every_phase() -> None:
 def test_every_stage_is_marked_and_has_a_point() -> None:
     """The product marks each stage at one place, and a process is killed at each; a point names no other stages.
 
-    The processes have their journal on SQLite.
+    The processes have their journal on SQLite; tests/journal/postgres/test_moving_cuts.py kills those that move one.
     """
     sources = [path.read_text() for path in (ROOT / "webhookd").rglob("*.py") if path.parent.name != "postgres"]
     marked = [stage for source in sources for stage in re.findall(r'\breached\("([^"]+)"\)', source)]
     assert sorted(marked) == sorted(get_args(Stage))
     on_paths = {stage for point in POINTS for stage in point.stages if " " not in stage}
-    assert on_paths == set(get_args(Stage))
+    assert on_paths == {stage for stage in get_args(Stage) if not stage.startswith("move.")}
 
 
 @pytest.mark.slow

@@ -34,6 +34,12 @@ Stage = Literal[
     # A copy of a journal: a backup, a restore, the copy before an upgrade.
     "copy.filled",  # under its unfinished name
     "copy.named",  # its directory is not synced
+    # A move of a journal to another engine.
+    "move.begun",  # the target has tables
+    "move.table_copied",
+    "move.copied",  # not verified
+    "move.verified",  # it has no version
+    "move.finished",
     # Work in steps.
     "master_key.staged",
     "master_key.step",

@@ -29,6 +29,7 @@ _NAMES = (
     "rotate-master-key",
     "backup",
     "restore",
+    "migrate",
     "send",
     "listen",
     "verify",

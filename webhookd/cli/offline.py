@@ -20,7 +20,20 @@ from webhookd.base.secret import Secret
 from webhookd.config import Config
 from webhookd.crypto.key_file import find_key_place
 from webhookd.jobs.key_rotation import RotationProgress, unlock
-from webhookd.journal import NO_COPY, Action, Contents, KeyRow, Restored, Store, check_place, restore_journal
+from webhookd.journal import (
+    NO_COPY,
+    Action,
+    Contents,
+    KeyRow,
+    Moved,
+    Restored,
+    Server,
+    Store,
+    check_place,
+    move_journal,
+    place_of,
+    restore_journal,
+)
 from webhookd.server import command_entry, ensure_admin_key, unwrapped, writing
 
 _CLOCK = SystemClock()
@@ -111,3 +124,23 @@ def restore(config: Config, file: Path) -> Restored:
     moment = datetime.fromtimestamp(_CLOCK.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
     place = find_key_place(config, os.environ)
     return restore_journal(file, path, load_key=place.load, kept_name=f"{path.name}.replaced-{moment}", entry=entry)
+
+
+def migrate(
+    config: Config,
+    target: Path | Server,
+    *,
+    is_trial: bool,
+    replaces_nul: bool,
+    report: Callable[[str, int, int], None],
+) -> Moved:
+    """Move the journal to another engine; CommandError, JournalError, MasterKeyError. Blocks, without `trio`."""
+    return move_journal(
+        place_of(config.journal),
+        target,
+        load_key=lambda: find_key_place(config, os.environ).load(),
+        now=_CLOCK.now(),
+        is_trial=is_trial,
+        replaces_nul=replaces_nul,
+        report=report,
+    )

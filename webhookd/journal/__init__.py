@@ -25,6 +25,8 @@ from webhookd.journal.feed import (
 )
 from webhookd.journal.floors import NO_FLOORS, NOTHING_UNFINISHED, Floors
 from webhookd.journal.inspection import look_at, look_at_server
+from webhookd.journal.moving import Moved
+from webhookd.journal.moving import move as move_journal
 from webhookd.journal.node_rows import Driver, NodeRow, Nodes, NodeStatus, Pooler, ServerFacts
 from webhookd.journal.operations import Publish, Ticket
 from webhookd.journal.ownership import Fence, slot_of
@@ -114,6 +116,7 @@ __all__ = [
     "KeyRow",
     "Loaded",
     "MasterKeys",
+    "Moved",
     "NewEndpoint",
     "NodeRow",
     "NodeStatus",
@@ -158,6 +161,7 @@ __all__ = [
     "inspect",
     "look_at",
     "look_at_server",
+    "move_journal",
     "open_store",
     "place_of",
     "restore_journal",

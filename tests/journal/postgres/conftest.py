@@ -1,5 +1,6 @@
 """A PostgreSQL server that a test may stop, damage and set up in its own way, and several nodes on one database."""
 
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,9 +9,11 @@ import pytest
 import trio
 
 from tests import world as worlds
+from tests.journal.furnished import furnish, opened
 from tests.journal.postgres.nodes import QUICK, Nodes, Open
 from tests.patience import PATIENCE_SECONDS
 from tests.postgres_server import PostgresServer, server_or_skip
+from webhookd.base.database_url import parse
 from webhookd.journal import Server
 from webhookd.journal.server import LeaseTimes
 
@@ -50,3 +53,28 @@ def open_nodes(empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(worlds, "PLACE_OF", lambda _: server)
 
     return opened
+
+
+@pytest.fixture(scope="session")
+def furnished_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A journal with something in every table, which tests copy."""
+    path = tmp_path_factory.mktemp("furnished") / "webhookd.db"
+
+    async def fill() -> None:
+        async with opened(path) as store:
+            await furnish(store)
+
+    trio.run(fill)
+    return path
+
+
+@pytest.fixture
+def file(furnished_file: Path, tmp_path: Path) -> Path:
+    """A journal with something in every table."""
+    return Path(shutil.copy(furnished_file, tmp_path))
+
+
+@pytest.fixture
+def server(empty_database: str) -> Server:
+    """A database without tables."""
+    return Server(url=parse(empty_database))

@@ -163,15 +163,24 @@ class Incarnation:
 
 
 def connect(
-    url: DatabaseUrl, role: ConnectionRole, *, application_name: str, password_file: Path | None = None
+    url: DatabaseUrl,
+    role: ConnectionRole,
+    *,
+    application_name: str,
+    password_file: Path | None = None,
+    timeout_seconds: int | None = None,
 ) -> PostgresDatabase:
     """Return a new connection. Blocks for some seconds at most for each host.
+
+    With `timeout_seconds`, it is lost only after so long without an answer of the server.
 
     Raises ConnectionLostError if there is none, ConfigError if the password file can't be used, and JournalError for
     a server that is too old or a database with another encoding than UTF8.
     """
     password = url.password if password_file is None else read_password(password_file)
     parameters = connection_parameters(url, home=Path.home()) | {"application_name": application_name}
+    if timeout_seconds is not None:
+        parameters["tcp_user_timeout"] = timeout_seconds * 1000
     if password is not None:
         parameters["password"] = password.reveal()
     database = PostgresDatabase(url, role, parameters)

@@ -29,7 +29,13 @@ _LOCK = 0x77686B64  # "whkd"
 _LOCK_TIMEOUT = "100ms"
 _PAUSES_SECONDS = (0.05, 0.5)
 _PATIENCE_SECONDS = 60.0
-_VERSION, _OLDEST, _ERA, _CLUSTER = "version", "oldest", "era", "cluster"
+MOVE_LOCK = 0x77686B6D  # "whkm"
+"""The lock that a move of a journal from or to the database holds, so that no server starts meanwhile."""
+VERSION, _OLDEST, _ERA, _CLUSTER = "version", "oldest", "era", "cluster"
+MARK = "moving"
+"""The name in `meta` of what a move writes first, and deletes when the journal is complete."""
+OWN_META = (VERSION, _OLDEST, _ERA, _CLUSTER, MARK)
+"""The rows of `meta` that a journal in a file doesn't have."""
 
 _HAS_META = """
 SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('meta')
@@ -292,33 +298,44 @@ def prepare(database: PostgresDatabase, *, now: float, steps: Sequence[Step] = _
 
 def _is_current(database: PostgresDatabase, newest: int) -> bool:
     with database.translated(), database.atomic():
+        if not _value(database, "SELECT pg_try_advisory_xact_lock_shared(%s)", MOVE_LOCK):
+            raise CommandError(f"`webhookd migrate` is moving the journal in {database.name}: wait until it has ended")
         version = _version(database, newest)
         return version >= newest and _get(database, _CLUSTER) == _cluster(database)
 
 
 def _make_current(database: PostgresDatabase, now: float, steps: Sequence[Step]) -> None:
     """Run the missing steps, in a transaction."""
-    # Another process may be making a large index: for that, it may take as long as it takes.
-    database.execute_sql("SET LOCAL statement_timeout = 0")
-    database.execute_sql("SET LOCAL lock_timeout = 0")
-    database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-    database.execute_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+    take_lock(database)
     version = _version(database, len(steps))
     if version < len(steps):
-        _check_place(database, is_new=version == 0)
+        check_place(database, is_new=version == 0)
         if version:
             _log.info("journal.upgrading", version=version, to=len(steps), database=database.name)
         for number, step in enumerate(steps[version:], start=version + 1):
             step(database, now)
-            _set(database, _VERSION, number)
+            _set(database, VERSION, number)
             reached("migration.step")
     if _get(database, _CLUSTER) != _cluster(database):
         _begin_era(database)
 
 
+def take_lock(database: PostgresDatabase) -> None:
+    """Be the only one that changes tables until this transaction ends."""
+    # Another process may be making a large index: for that, it may take as long as it takes.
+    database.execute_sql("SET LOCAL statement_timeout = 0")
+    database.execute_sql("SET LOCAL lock_timeout = 0")
+    database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+    database.execute_sql(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT}'")
+
+
 def read_version(database: Database) -> int:
     """Return the version of the tables, 0 without tables."""
-    return (_get(database, _VERSION) or 0) if _value(database, _HAS_META) else 0
+    return (_get(database, VERSION) or 0) if _has_meta(database) else 0
+
+
+def _has_meta(database: Database) -> bool:
+    return bool(_value(database, _HAS_META))
 
 
 def is_usable(database: Database, newest: int) -> bool:
@@ -327,8 +344,16 @@ def is_usable(database: Database, newest: int) -> bool:
 
 
 def _version(database: PostgresDatabase, newest: int) -> int:
-    """Return the version of the tables, 0 without tables; JournalError for one that this program can't use."""
+    """Return the version of the tables, 0 without tables.
+
+    Raises JournalError for one that this program can't use, and CommandError for a journal of which there is a part.
+    """
     version = read_version(database)
+    if not version and read_mark(database) is not None:
+        raise CommandError(
+            f"the journal in {database.name} isn't complete, because moving it there was cut off: call `webhookd "
+            "migrate` again, or drop its tables"
+        )
     if not is_usable(database, newest):
         raise JournalError(
             f"the journal in {database.name} has version {version} and this webhookd knows {newest}: run the newer one"
@@ -336,7 +361,24 @@ def _version(database: PostgresDatabase, newest: int) -> int:
     return version
 
 
-def _check_place(database: PostgresDatabase, *, is_new: bool) -> None:
+def read_mark(database: Database) -> str | None:
+    """Return the mark of a move that isn't complete, or None."""
+    mark = _value(database, "SELECT (SELECT value FROM meta WHERE name = %s)", MARK) if _has_meta(database) else None
+    return None if mark is None else bytes(mark).decode()
+
+
+def make_tables(database: PostgresDatabase, *, now: float) -> None:
+    """Make the tables for a journal that is moved here, without a version; in a transaction with `take_lock`.
+
+    What is moved is of an era of its own: its rows have no numbers of this cluster's transactions.
+    """
+    check_place(database, is_new=True)
+    for step in _STEPS:
+        step(database, now)
+    _begin_era(database)
+
+
+def check_place(database: PostgresDatabase, *, is_new: bool) -> None:
     """Raise CommandError or JournalError if the tables can't be made where they would be."""
     schema = _value(database, "SELECT current_schema()")
     if schema is None:

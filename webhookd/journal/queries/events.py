@@ -33,6 +33,7 @@ _IS_SETTLED = (
     "(era, xid) < ((SELECT CAST(convert_from(value, 'UTF8') AS bigint) FROM meta WHERE name = 'era'), "
     "pg_snapshot_xmin(pg_current_snapshot()))"
 )
+_IS_MOVED = "SELECT convert_from(value, 'UTF8') <> '0' FROM meta WHERE name = 'era'"
 _MESSAGES = Rows(Message, EventTable, event_id=EventTable.id)
 _WHOLE_MESSAGES = written(
     EventTable.select(EventTable.pk, *_MESSAGES.columns).where(EventTable.pk.in_(members("event_pks", "bigint")))
@@ -105,7 +106,7 @@ def _page_by_transaction(
         place = _place(database, after, organization_id)
         query = query.where(SQL(_IS_LATER, place))
     if cursor is not None:
-        query = query.where(SQL(_IS_LATER, _decode(cursor)))
+        query = query.where(SQL(_IS_LATER, _decode(database, cursor)))
     found = list(query.order_by(*_ORDER).limit(limit + 1).dicts().execute(database))
     places = {row["pk"]: [row["era"], row["transaction"], row["pk"]] for row in found}
     return cursors.page(partitioned.events(database, found), limit, _LIST, lambda row: places[row.pk])
@@ -126,7 +127,7 @@ def _messages(database: Database, read: Iterable[SqlRow], max_bytes: int | None)
 
 def _place(database: Database, after: str, organization_id: str | None) -> tuple[int, int, int]:
     if after.startswith(cursors.PREFIX):
-        return _decode(after)
+        return _decode(database, after)
     pk = _position(database, after, organization_id)
     [place] = EventTable.select(*_PLACE, EventTable.pk).where(EventTable.pk == pk).tuples().execute(database)
     return (place[0], place[1], pk)
@@ -145,5 +146,12 @@ def _position(database: Database, after: str, organization_id: str | None) -> in
         ) from error
 
 
-def _decode(cursor: str) -> tuple[int, int, int]:
-    return cursors.decode(cursor, _LIST, tuple[cursors.Number, cursors.Number, cursors.Number])
+def _decode(database: Database, cursor: str) -> tuple[int, int, int]:
+    """Return the place of a cursor; one of a file is a number alone, and what was moved from there is of era 0."""
+    try:
+        return cursors.decode(cursor, _LIST, tuple[cursors.Number, cursors.Number, cursors.Number])
+    except Rejected:
+        [pk] = cursors.decode(cursor, _LIST, tuple[cursors.Number])
+        if not database.execute_sql(_IS_MOVED).fetchone()[0]:
+            raise
+        return (0, 0, pk)

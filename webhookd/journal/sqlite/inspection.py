@@ -57,6 +57,11 @@ class Inspection(Views):
         self._path = path
         self._database = database
 
+    @property
+    def database(self) -> Database:
+        """The connection, which only reads."""
+        return self._database
+
     def ask(self, query: Callable[[Database], T]) -> T:
         """Run a query on one snapshot."""
         with _asking(self._path), self._database.atomic():
