@@ -107,6 +107,8 @@ class _Lifecycle:
             return self.state, ()
         if not self._store.is_reachable:
             return Readiness.UNREACHABLE, ("the journal's database can't be reached; nothing is accepted or sent",)
+        if not self._store.is_current:
+            return Readiness.UNREACHABLE, ("what other nodes change can't be followed; no API key is accepted",)
         reasons = [
             f"sending to {endpoint.id} keeps crashing inside webhookd" for endpoint in self._router.registry.halted()
         ]
@@ -172,7 +174,7 @@ async def serve(
                     router=router,
                     store=store,
                     lifecycle=lifecycle,
-                    keys=KeyRing(feed=store.feed),
+                    keys=KeyRing(feed=store.feed, is_current=lambda: store.is_current),
                     tokens=tokens,
                     vault=rotator.vault,
                     rotator=rotator,
@@ -220,16 +222,15 @@ async def serve(
                     await sending.start(router.run)
                     for name, task in (
                         ("master key", rotator.run),
+                        ("key files", rotator.look),
+                        ("retention", partial(store.retention.run, config.journal.retention_days, clock.trusted)),
                         ("backup", services.backup_job.run),
                         ("census", exporter.run),
                         ("node metrics", exporter.nodes.run),
                         ("statistics", services.statistics.run),
                     ):
                         sending.start_soon(Supervisor(name).run, task)
-                    sending.start_soon(
-                        Supervisor("retention").run,
-                        partial(store.retention.run, config.journal.retention_days, clock.trusted),
-                    )
+                    sending.start_soon(rotator.end_without_key)
                     if tokens is not None:
                         sending.start_soon(Supervisor("tokens").run, tokens.run)
                     sending.start_soon(Supervisor("last use").run, partial(save_uses, services.keys, store))

@@ -186,7 +186,7 @@ async def api_of(w: World, path: Path, signer: Signer, *, process: Path = PROCES
         router=w.router,
         store=w.journal,
         lifecycle=Ready(),
-        keys=KeyRing(feed=w.journal.feed),
+        keys=KeyRing(feed=w.journal.feed, is_current=lambda: w.journal.is_current),
         tokens=TokenKeys(config, ("jwt.public_key_file", pem)),
         vault=w.vault,
         rotator=rotator,

@@ -11,12 +11,13 @@ import pytest
 import trio
 
 from tests.admin.inprocess import OWN_UID, Signer, api_in_process
-from webhookd.admin.auth import KeyRing, new_key
+from webhookd.admin.auth import Caller, KeyRing, new_key
 from webhookd.admin.last_use import SAVE_SECONDS, save_uses
 from webhookd.base.clock import SystemClock
+from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.ids import IdFactory
 from webhookd.base.models import Role
-from webhookd.journal import KeyRow
+from webhookd.journal import AuditActor, AuditActorKind, KeyRow
 from webhookd.journal.queries import keys
 
 IDS = IdFactory(SystemClock().now)
@@ -62,6 +63,28 @@ def test_a_key_ends_when_it_says() -> None:
     ring.remove(row.id)
     assert ring.identify(text, NOW) is None
     assert ring.caller_now(caller, NOW) is None
+
+
+def test_no_key_is_accepted_while_one_may_have_been_revoked() -> None:
+    """A ring that isn't current says nothing about any key, known or not; tokens, which nobody can revoke, pass."""
+    row, text = key()
+    _, unknown = key()
+    is_current = True
+    ring = KeyRing([row], is_current=lambda: is_current)
+    caller = ring.identify(text, NOW)
+    assert caller is not None
+    is_current = False
+    for guess in (text, unknown):
+        with pytest.raises(Rejected) as refused:
+            ring.identify(guess, NOW)
+        assert (refused.value.code, refused.value.retry_after_seconds) == (ErrorCode.KEYS_OUTDATED, 1)
+    with pytest.raises(Rejected):
+        ring.caller_now(caller, NOW)
+    assert ring.identify("not a key", NOW) is None
+    token = Caller(role=Role.VIEWER, actor=AuditActor(kind=AuditActorKind.TOKEN, id="ada"), expires_at=NOW + 1)
+    assert ring.caller_now(token, NOW) == token
+    is_current = True
+    assert ring.caller_now(caller, NOW) == caller
 
 
 def calls_of(ring: KeyRing, guess: str) -> list[str]:

@@ -144,7 +144,7 @@ def test_copies_are_postgresqls(config: Path, tmp_path: Path, command: str) -> N
 def test_a_master_key_is_changed_by_a_server_alone(config: Path, run: Callable[..., Any]) -> None:
     """Servers elsewhere may use the database, and would go on to seal with the previous key."""
     run("init")
-    assert "start one server alone" in refusal("rotate-master-key", "--config", config)
+    assert "start one here" in refusal("rotate-master-key", "--config", config)
 
 
 def test_a_database_that_cannot_be_reached_is_named(config: Path, tmp_path: Path) -> None:

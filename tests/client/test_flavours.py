@@ -46,7 +46,9 @@ def test_events_without_an_id_get_one_that_they_keep(send: Send, path: Path) -> 
     assert server.lines[0]["id"] == ids[0]
 
 
-@pytest.mark.parametrize("code", ["JOURNAL_FULL", "JOURNAL_UNREACHABLE", "SHUTTING_DOWN", "RATE_LIMITED"])
+@pytest.mark.parametrize(
+    "code", ["JOURNAL_FULL", "JOURNAL_UNREACHABLE", "KEYS_OUTDATED", "SHUTTING_DOWN", "RATE_LIMITED"]
+)
 def test_refusals_of_the_moment_are_waited_out_on_the_socket(send: Send, path: Path, code: str) -> None:
     """The caller doesn't notice a full journal, a stopping server or one with too many connections."""
     answers = iter([refused(code), refused(code)])

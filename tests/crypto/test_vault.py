@@ -57,6 +57,8 @@ def test_a_vault_changes_its_key_and_opens_what_was_before() -> None:
     assert (vault.seals_like(before), vault.seals_like(after)) == (False, True)
     assert vault.key_id == key_id(OTHER) != key_id(KEY)
     assert vault.decrypt(before, context="c") == vault.decrypt(after, context="c") == b"plain"
+    vault.forget_others(but=key_id(KEY))
+    assert vault.decrypt(before, context="c") == b"plain"
     vault.forget_others()
     assert vault.decrypt(after, context="c") == b"plain"
     with pytest.raises(MasterKeyError, match="can't be decrypted"):

@@ -13,6 +13,7 @@ import trio
 from tests.admin.inprocess import Api, Signer, api_in_process
 from webhookd.admin.lifecycle import Readiness
 from webhookd.dashboard.app import Dashboard, add_dashboard
+from webhookd.dashboard.session_rows import KeptSession, MemorySessions
 
 ORIGIN = "http://hooks.example:8080"
 
@@ -123,6 +124,13 @@ async def site_in_process(path: Path) -> AsyncIterator[Site]:
     """Run the application with its dashboard in virtual time until the block ends."""
     async with api_in_process(path, Signer()) as api:
         yield Site(api)
+
+
+def kept_sessions(site: Site) -> dict[bytes, KeptSession]:
+    """Return the sessions in memory, by the hash of the cookie's value."""
+    rows = site.dashboard.sessions.rows
+    assert isinstance(rows, MemorySessions)
+    return rows.all
 
 
 def text_of(html: str) -> str:

@@ -6,11 +6,12 @@ import re
 import pytest
 import trio
 
-from tests.dashboard.browsing import ORIGIN, Site, Visitor, text_of
+from tests.dashboard.browsing import ORIGIN, Site, Visitor, kept_sessions, text_of
 from webhookd.admin.auth import Caller, KeyRing
 from webhookd.base.models import Role
 from webhookd.dashboard.browser_guard import own_path
 from webhookd.dashboard.forms import FORM
+from webhookd.dashboard.session_rows import MemorySessions
 from webhookd.dashboard.sessions import (
     IDLE_SECONDS,
     LONGEST_SECONDS,
@@ -54,11 +55,11 @@ async def test_signing_in_again_ends_the_session_before(site: Site) -> None:
     await visitor.sign_in(key)
     (before,) = visitor.client.cookies.values()
     await visitor.sign_in(key)
-    assert len(site.dashboard.sessions) == 1
+    assert len(kept_sessions(site)) == 1
     for number in range(MOST_NOTICES + 2):
-        (session,) = site.dashboard.sessions._sessions.values()
-        await site.dashboard.sessions.add_notice(session, f"notice {number}")
-    assert (await site.dashboard.sessions.take_notices(session))[0] == "notice 2"
+        (kept,) = kept_sessions(site).values()
+        await site.dashboard.sessions.add_notice(kept.session, f"notice {number}")
+    assert (await site.dashboard.sessions.take_notices(kept.session))[0] == "notice 2"
     assert (await Visitor(site).get("/", cookie=f"webhookd={before}")).status_code == 303
     assert (await visitor.get("/")).status_code == 200
 
@@ -151,7 +152,7 @@ async def test_a_session_ends(site: Site, autojump_clock: trio.testing.MockClock
     unused, used, left, revoked = [await site.visitor() for _ in range(4)]
     key_id, key = await site.api.key("admin")
     await revoked.sign_in(key)
-    assert len(site.dashboard.sessions) == 4
+    assert len(kept_sessions(site)) == 4
     now = site.api.world.clock.now()
 
     async def is_in(visitor: Visitor) -> bool:
@@ -183,7 +184,7 @@ async def test_sessions_are_bounded(site: Site, autojump_clock: trio.testing.Moc
         visitors.append(Visitor(site))
         assert (await visitors[-1].sign_in(key)).status_code == 303
         await trio.sleep(10)
-    assert len(site.dashboard.sessions) == MOST_OF_ONE_CALLER
+    assert len(kept_sessions(site)) == MOST_OF_ONE_CALLER
     assert (await visitors[0].get("/")).status_code == 303
     assert (await visitors[1].get("/")).status_code == 200
 
@@ -205,7 +206,9 @@ async def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
     of_others = [key("key_other", "other"), key("key_unbound", None)]
     of_acme = [key(f"key_{number}", "acme") for number in range(MOST_SESSIONS // 10)]
     seconds = itertools.count()
-    sessions = BrowserSessions(KeyRing([*of_others, *of_acme]), lambda: 0.0, clock=lambda: next(seconds) / 1e6)
+    ring = KeyRing([*of_others, *of_acme])
+    rows = MemorySessions(ring, lambda: 0.0, clock=lambda: next(seconds) / 1e6)
+    sessions = BrowserSessions(ring, lambda: 0.0, rows, trio.lowlevel.checkpoint)
 
     async def begin(row: KeyRow) -> str:
         actor = AuditActor(kind=AuditActorKind.KEY, id=row.id, role=row.role)
@@ -214,10 +217,40 @@ async def test_sign_ins_of_one_organization_end_no_session_of_another() -> None:
 
     oldest = [await begin(row) for row in of_others]
     crowd = [await begin(row) for row in of_acme for _ in range(11)]
-    assert len(sessions) == MOST_SESSIONS
+    assert len(rows.all) == MOST_SESSIONS
     assert await sessions.find(crowd[0], is_secure=False) is None
     for kept in (*oldest, crowd[-1]):
         assert await sessions.find(kept, is_secure=False) is not None
+
+
+async def test_a_session_outruns_the_news_of_its_key() -> None:
+    """A session whose key another node has just made is found by what is read then; one of a revoked key ends."""
+    row = KeyRow(
+        id="key_new",
+        role=Role.VIEWER,
+        name="",
+        organization_id=None,
+        key_hash=b"",
+        created_at=0.0,
+        expires_at=None,
+    )
+    ring = KeyRing()
+    rows = MemorySessions(ring, lambda: 0.0)
+    known: list[KeyRow] = [row]
+
+    async def follow() -> None:
+        await trio.lowlevel.checkpoint()
+        for each in known:
+            ring.put(each)
+
+    sessions = BrowserSessions(ring, lambda: 0.0, rows, follow)
+    caller = Caller(role=row.role, actor=AuditActor(kind=AuditActorKind.KEY, id=row.id, role=row.role))
+    text = await sessions.begin(caller, is_secure=False)
+    assert await sessions.find(text, is_secure=False) is not None
+    known.clear()
+    ring.remove(row.id)
+    assert await sessions.find(text, is_secure=False) is None
+    assert rows.all == {}
 
 
 async def test_a_change_needs_token_and_origin(site: Site) -> None:

@@ -524,7 +524,8 @@ def key_rotation(both: Engines) -> None:
     for number in (1, 2):
         both(endpoints.insert, VAULT, new_webhook(number, headers=(("X-A", Secret("b")),)))
     changed = both(master_key.begin_change, adopted, OTHER_KEY)
-    assert both(master_key.adopt_master_key, MASTER_KEY) == changed
+    assert both(master_key.adopt_master_key, MASTER_KEY, OTHER_KEY) == changed
+    assert not both(master_key.is_resealed)
     assert both(master_key.sealing_key_id) == Vault(OTHER_KEY).key_id.hex()
     vault = Vault(MASTER_KEY)
     vault.seal_with(OTHER_KEY)
@@ -532,7 +533,8 @@ def key_rotation(both: Engines) -> None:
     position = Position(secret=(2, "current"))
     assert both(master_key.reseal, vault, position, 3) == (Position(is_in_answers=True), 1)
     assert both(endpoints.credentials, Vault(OTHER_KEY), 2, AT) is not None
-    both(master_key.forget_previous)
+    both(master_key.forget_previous, vault)
+    assert both(master_key.is_resealed)
     both(master_key.end_change)
     with pytest.raises(MasterKeyError):
         both(master_key.adopt_master_key, MASTER_KEY)

@@ -1,8 +1,10 @@
 """Authentication and permissions of callers.
 
 API keys are in memory: loaded at the start, and changed in the step in which the journal announces a commit, so that a
-revoked key no longer works when its revocation is answered. A key has the form `whd_<role>_<ULID>_<secret>`. The ULID
-finds the key, and the SHA-256 of the whole text is compared in constant time, also if no key has the ULID.
+revoked key no longer works when its revocation is answered. Of several nodes, each follows what the others change; one
+that can't do so for some seconds accepts no key, since any may have been revoked. A key has the form
+`whd_<role>_<ULID>_<secret>`. The ULID finds the key, and the SHA-256 of the whole text is compared in constant time,
+also if no key has the ULID.
 """
 
 import base64
@@ -25,6 +27,9 @@ _SECRET_BYTES = 32
 _LONGEST_KEY = 128
 _KEY_PREFIX = "whd"
 _NO_HASH = bytes(32)
+
+OUTDATED_RETRY_SECONDS = 1
+"""After that long, a node that couldn't follow the changes of other nodes may be able to again."""
 
 
 class Permission(StrEnum):
@@ -152,11 +157,15 @@ def new_key(
 class KeyRing:
     """The keys in force, in memory, with their last use. Every method is one synchronous step.
 
-    With a `feed` it follows the changes in the journal.
+    With a `feed` it follows the changes in the journal. While `is_current` returns False, a key that was revoked may
+    still be here: then nothing is said about any key, and Rejected KEYS_OUTDATED is raised.
     """
 
-    def __init__(self, keys: Iterable[KeyRow] = (), *, feed: Feed | None = None) -> None:
+    def __init__(
+        self, keys: Iterable[KeyRow] = (), *, feed: Feed | None = None, is_current: Callable[[], bool] = lambda: True
+    ) -> None:
         self._keys = {key.id: key for key in keys}
+        self._is_current = is_current
         if feed is not None:
             feed.follow(KeyAdded, lambda added: self.put(added.key))
             feed.follow(KeyRevoked, lambda revoked: self.remove(revoked.key_id))
@@ -178,6 +187,7 @@ class KeyRing:
         parts = text.split("_", 3)
         if len(parts) != 4 or parts[0] != _KEY_PREFIX or len(text) > _LONGEST_KEY:
             return None
+        self._check_current()
         key = self._keys.get(f"{Prefix.KEY.value}_{parts[2]}")
         # An unknown key is hashed and compared too, so that the time doesn't show which ids exist. The expiry is
         # checked afterwards, so that only the owner of a key learns that it has expired.
@@ -195,8 +205,25 @@ class KeyRing:
         """
         if caller.actor is None or caller.actor.kind is not AuditActorKind.KEY:
             return None if _has_ended(caller.expires_at, now) else caller
+        self._check_current()
         key = self._keys.get(caller.actor.id)
         return None if key is None or _has_ended(key.expires_at, now) else _caller(key)
+
+    def _check_current(self) -> None:
+        if not self._is_current():
+            raise Rejected(
+                ErrorCode.KEYS_OUTDATED,
+                "this node can't see at present which API keys have been revoked, so it accepts none; send it to "
+                "another node, or again later",
+                retry_after_seconds=OUTDATED_RETRY_SECONDS,
+            )
+
+    def expires_at(self, caller: Caller) -> float | None:
+        """Return when the key or token of a caller expires; None if it doesn't, or is no longer in force."""
+        if caller.actor is None or caller.actor.kind is not AuditActorKind.KEY:
+            return caller.expires_at
+        key = self._keys.get(caller.actor.id)
+        return None if key is None else key.expires_at
 
     def note_use(self, caller: Caller, now: float) -> None:
         """Note a use of the caller's key without its text, as by a session."""

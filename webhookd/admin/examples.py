@@ -70,6 +70,10 @@ REFUSALS: Mapping[ErrorCode, str] = {
     ErrorCode.NOT_IMPLEMENTED: "the only supported transfer coding is chunked (RFC 9112 section 6.1)",
     ErrorCode.JOURNAL_FULL: "the disk of the journal is full",
     ErrorCode.JOURNAL_UNREACHABLE: "the journal's database can't be reached; send it again later, with the same id",
+    ErrorCode.KEYS_OUTDATED: (
+        "this node can't see at present which API keys have been revoked, so it accepts none; send it to another node, "
+        "or again later"
+    ),
     ErrorCode.SHUTTING_DOWN: "the server is shutting down; send it again in a moment",
     ErrorCode.GATEWAY_TIMEOUT: "the query took too long; narrow its filters or ask for less",
     ErrorCode.HTTP_VERSION_NOT_SUPPORTED: "only HTTP/1.1 is supported",

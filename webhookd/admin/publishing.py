@@ -31,7 +31,7 @@ from webhookd.journal import Ticket
 
 _MOST_SUBMITTED = 1024  # lines of one stream in one commit
 _FAIR_LINES = 64  # after so many lines, other tasks get a turn
-_FINAL = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED, ErrorCode.QUOTA_EXCEEDED})
+_FINAL = frozenset({ErrorCode.SHUTTING_DOWN, ErrorCode.UNAUTHORIZED, ErrorCode.KEYS_OUTDATED, ErrorCode.QUOTA_EXCEEDED})
 
 _encoder = msgspec.json.Encoder()
 

@@ -30,6 +30,8 @@ _REMEDIES = {
     ErrorCode.FORBIDDEN: "use a key with another role: `webhookd keys list`, run on the server's machine, shows them",
     ErrorCode.JOURNAL_FULL: "free space on the server's disk, or raise journal.max_bytes",
     ErrorCode.JOURNAL_UNREACHABLE: "see whether the PostgreSQL of journal.url runs and can be reached from the server",
+    ErrorCode.KEYS_OUTDATED: "see whether the PostgreSQL of journal.url can be reached from the server, or use another "
+    "node",
     ErrorCode.SHUTTING_DOWN: "try again when the server has started",
 }
 

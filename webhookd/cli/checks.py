@@ -123,7 +123,7 @@ def master_key(config: Config, journal: Views | None) -> Iterator[Finding]:
     key = place.load()
     if journal is None:
         yield ok(f"{place} is a key; whether it is the journal's can't be checked")
-    elif journal.check_master_key(key):
+    elif journal.check_master_key(key, None if config.journal.url is None else place.load_next()):
         yield ok(f"{place} opens the journal's secrets")
     else:
         yield ok(f"{place}; the journal holds no secret yet")

@@ -86,8 +86,7 @@ async def rotate_master_key(config: Config, new: Secret[bytes] | None) -> Rotati
     """
     if config.journal.url is not None:
         raise CommandError(
-            "the journal is in a database, which servers elsewhere may use: start one server alone, and call this on "
-            "its machine"
+            "the journal is in a database, which servers elsewhere may use: start one here, and call this while it runs"
         )
     async with _journal(config) as store:
         rotator = await unlock(store, config, os.environ)

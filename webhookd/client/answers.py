@@ -10,7 +10,10 @@ from webhookd.base.retry_after import read_retry_after
 
 # These refuse the request or the connection, not an event: a later request may succeed.
 _TRY_AGAIN_CODES = frozenset(
-    {"SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "JOURNAL_UNREACHABLE", "REQUEST_TIMEOUT", "QUOTA_EXCEEDED"}
+    {
+        *("SHUTTING_DOWN", "RATE_LIMITED", "JOURNAL_FULL", "JOURNAL_UNREACHABLE", "KEYS_OUTDATED"),
+        *("REQUEST_TIMEOUT", "QUOTA_EXCEEDED"),
+    }
 )
 _TRY_AGAIN_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
 

@@ -50,6 +50,11 @@ class KeyPlace:
         """Read the key; MasterKeyError if there is no valid one."""
         return load_master_key(self.path, is_credential=self.is_credential)
 
+    def load_next(self) -> Secret[bytes] | None:
+        """Read the key at `next_path`; None if there is none, MasterKeyError if it isn't valid."""
+        path = self.next_path
+        return load_master_key(path, is_credential=self.is_credential) if os.path.lexists(path) else None
+
     @property
     def is_replaceable(self) -> bool:
         """Whether webhookd can replace the key: not a credential, nor a file in a directory that it can't write to."""

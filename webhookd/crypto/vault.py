@@ -62,9 +62,10 @@ class Vault:
         """Also decrypt with this key."""
         self._ciphers = {**self._ciphers, key_id(master_key): AESGCM(master_key.reveal())}
 
-    def forget_others(self) -> None:
-        """Remove all keys but the current one."""
-        self._ciphers = {self._sealing_id: self._ciphers[self._sealing_id]}
+    def forget_others(self, *, but: bytes | None = None) -> None:
+        """Remove all keys but the current one, and the one with the id `but`."""
+        kept = {self._sealing_id, but}
+        self._ciphers = {name: cipher for name, cipher in self._ciphers.items() if name in kept}
 
     def seals_like(self, sealed: bytes) -> bool:
         """Whether a value was sealed with the current key."""

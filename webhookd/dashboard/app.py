@@ -37,6 +37,7 @@ from webhookd.dashboard.formatting import capitalized
 from webhookd.dashboard.forms import Form, read_form
 from webhookd.dashboard.pages import HTML, DashboardPage, Visit
 from webhookd.dashboard.rendering import StaticFile, Templates
+from webhookd.dashboard.session_rows import MemorySessions, SharedSessions
 from webhookd.dashboard.sessions import BrowserSessions, Session
 from webhookd.dashboard.signing_in import SignIn
 from webhookd.dashboard.streams import Streams
@@ -69,7 +70,9 @@ class Dashboard:
     """The pages of an application, created by `add_dashboard`."""
 
     def __init__(self, services: Services, pages: Sequence[DashboardPage]) -> None:
-        self.sessions = BrowserSessions(services.keys, services.clock.now)
+        keys, wall_time, store = services.keys, services.clock.now, services.store
+        rows = SharedSessions(store.sessions, services.vault) if store.is_shared else MemorySessions(keys, wall_time)
+        self.sessions = BrowserSessions(keys, wall_time, rows, store.follow_changes)
         most_live_pages = services.config.organizations.max_live_pages
         self.streams = Streams(most_of_organization=most_live_pages)
         self._cache = Cache()

@@ -72,7 +72,11 @@ async def _events(
             state, _ = visit.services.lifecycle.readiness()
             if state is Readiness.DRAINING:
                 return
-            if not await visit.sessions.is_open(visit.session) or not visit.may(permission):
+            try:
+                is_open = await visit.sessions.is_open(visit.session) and visit.may(permission)
+            except (ReadTimeoutError, Rejected):
+                return  # the database can't be reached from this node: the browser asks again
+            if not is_open:
                 yield event(ENDED, _SESSION_ENDED)
                 return
             now = trio.current_time()

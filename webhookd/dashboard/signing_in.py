@@ -85,7 +85,10 @@ class SignIn:
                 return answer
         _log.warning("dashboard.sign_in_refused", address=address, code=refused.code.value)
         detail = refused.detail if text else "Enter an API key."
-        return self._page(next_path, capitalized(detail), refused.code.status)
+        answer = self._page(next_path, capitalized(detail), refused.code.status)
+        if refused.retry_after_seconds is not None:
+            answer.headers["retry-after"] = str(refused.retry_after_seconds)
+        return answer
 
     async def end(self, session: Session) -> Response:
         """End a session."""

@@ -13,6 +13,7 @@ from webhookd.journal.feed import (
     Feed,
     KeyAdded,
     KeyRevoked,
+    MasterKeyChanged,
     QueueGrown,
     QueuesFound,
     ReplayAdded,
@@ -65,6 +66,8 @@ from webhookd.journal.rows import (
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
 from webhookd.journal.server import CONNECTIONS_A_NODE, NO_COPY, Server, check_driver, place_of
+from webhookd.journal.session_rows import NewSession, SessionLimits, StoredSession
+from webhookd.journal.sessions import Sessions
 from webhookd.journal.sqlite.backup import check_place
 from webhookd.journal.sqlite.database import SQLITE_VERSION, copy_before_upgrade
 from webhookd.journal.sqlite.inspection import Inspection, inspect
@@ -115,9 +118,11 @@ __all__ = [
     "KeyRevoked",
     "KeyRow",
     "Loaded",
+    "MasterKeyChanged",
     "MasterKeys",
     "Moved",
     "NewEndpoint",
+    "NewSession",
     "NodeRow",
     "NodeStatus",
     "Nodes",
@@ -137,11 +142,14 @@ __all__ = [
     "Selection",
     "Server",
     "ServerFacts",
+    "SessionLimits",
+    "Sessions",
     "Situation",
     "SlotsAskedBack",
     "SlotsLost",
     "SlotsTaken",
     "Store",
+    "StoredSession",
     "ThreadRunner",
     "Ticket",
     "Views",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+import msgspec
 from peewee import Database
 
 from webhookd.base.errors import ErrorCode, Rejected
@@ -10,7 +11,7 @@ from webhookd.crypto.vault import Vault
 from webhookd.crypto.vault import key_id as master_key_id
 from webhookd.journal.audit_entries import AuditEntry
 from webhookd.journal.errors import FencedError
-from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, KeyAdded, KeyRevoked
+from webhookd.journal.feed import EventTypeAdded, EventTypeRemoved, KeyAdded, KeyRevoked, MasterKeyChanged
 from webhookd.journal.known_settings import EVENT_TYPE, KEY, chosen
 from webhookd.journal.operations import Ticket
 from webhookd.journal.ownership import LEADING
@@ -83,11 +84,19 @@ class Keys(StorePart):
         return True
 
     async def revoke(self, key_id: str, organization_id: str | None, entry: AuditEntry | None) -> KeyRow:
-        """Delete a key; raises Rejected NOT_FOUND, also for another organization's key if one is given."""
-        revoke = audit.recorded(keys.revoke, entry, keys.about)
-        return await self._transactions.submit(
-            lambda database: revoke(database, key_id, organization_id), announces=lambda row: KeyRevoked(row.id)
-        ).wait()
+        """Delete a key, and end its sessions at all nodes.
+
+        Raises Rejected NOT_FOUND, also for another organization's key if one is given.
+        """
+
+        def change(database: Database) -> KeyRow:
+            row = keys.revoke(database, key_id, organization_id)
+            if (sharing := self._transactions.sharing) is not None:
+                sharing.sessions.end_all_of(database, row.id)
+            return row
+
+        revoke = audit.recorded(change, entry, keys.about)
+        return await self._transactions.submit(revoke, announces=lambda row: KeyRevoked(row.id)).wait()
 
     def note_uses(self, uses: Mapping[str, float]) -> Ticket[None]:
         """Store when keys were used last, by id; ids of keys that have been revoked are ignored."""
@@ -186,7 +195,7 @@ class Statistics(StorePart):
 class MasterKeyState(StorePart):
     """Which master key this journal has, and how far a rotation of it has got (see `queries.master_key`).
 
-    `committed` is called on the event loop, before anything else is written.
+    The feed passes on, before anything else is written, when the key is changed and when all is resealed.
     """
 
     holds_secrets = reads(master_key.holds_secrets)
@@ -196,9 +205,17 @@ class MasterKeyState(StorePart):
         """Let a journal that holds no secret take another master key as its own."""
         await self._transactions.write(master_key.forget_master_key)
 
-    async def adopt(self, installed: Secret[bytes]) -> master_key.MasterKeys:
-        """Return the journal's keys, given the installed one; raises MasterKeyError if it is another journal's."""
-        return await self._transactions.insist(master_key.adopt_master_key, installed)
+    async def adopt(self, installed: Secret[bytes], staged: Secret[bytes] | None = None) -> master_key.MasterKeys:
+        """Return the journal's keys, given those in the files; raises MasterKeyError if they are another journal's."""
+        return await self._transactions.insist(master_key.adopt_master_key, installed, staged)
+
+    async def state(self) -> MasterKeyChanged:
+        """Return which key seals, and whether all is resealed."""
+
+        def read(database: Database) -> MasterKeyChanged:
+            return MasterKeyChanged(master_key.sealing_key_id(database) or "", master_key.is_resealed(database))
+
+        return await self._transactions.read(read)
 
     async def begin_rotation(
         self,
@@ -206,21 +223,58 @@ class MasterKeyState(StorePart):
         new: Secret[bytes],
         *,
         entry: AuditEntry | None,
-        committed: Callable[[master_key.MasterKeys], None],
     ) -> None:
-        """Make `new` the sealing key; everything still opens with the installed key."""
-        change = audit.recorded(master_key.begin_change, entry, lambda _: (master_key_id(new).hex(), None))
-        await finished(self._transactions.submit(lambda database: change(database, keys, new), committed))
+        """Make `new` the sealing key; everything still opens with the installed key.
+
+        Raises Rejected CONFLICT if another node lacks the new key, or has begun a rotation.
+        """
+        new_id, sharing = master_key_id(new).hex(), self._transactions.sharing
+
+        def begin(database: Database) -> master_key.MasterKeys:
+            changed = master_key.begin_change(database, keys, new)
+            # Last: a node that starts from now on finds the new key.
+            if sharing is not None and (lacking := sharing.nodes_without_key(database, new_id)):
+                raise Rejected(
+                    ErrorCode.CONFLICT,
+                    f"nothing was changed: the new master key {new_id} is not in the files of {', '.join(lacking)}",
+                )
+            return changed
+
+        change = audit.recorded(begin, entry, lambda _: (new_id, None))
+        await finished(
+            self._transactions.submit(change, announces=lambda _: MasterKeyChanged(new_id, is_resealed=False))
+        )
 
     async def reseal(
         self, vault: Vault, position: master_key.Position, limit: int
     ) -> tuple[master_key.Position | None, int]:
-        """Seal the next rows with the vault's key; return where to continue (None: all are done) and their number."""
-        return await self._transactions.insist(master_key.reseal, vault, position, limit)
+        """Seal the next rows with the vault's key; return where to continue (None: all are done) and their number.
 
-    async def forget_previous(self, committed: Callable[[None], None]) -> None:
-        """Delete the previous key: nothing is sealed with it any more."""
-        await self._transactions.submit(master_key.forget_previous, committed, insists=True).wait()
+        Raises FencedError if another node leads.
+        """
+
+        sharing = self._transactions.sharing
+
+        def reseal(database: Database) -> tuple[master_key.Position | None, int]:
+            if sharing is None or position.session is None:
+                following, count = master_key.reseal(database, vault, position, limit)
+                if following is None and sharing is not None:
+                    following = msgspec.structs.replace(position, session=b"")
+                return following, count
+            session, count = sharing.sessions.reseal(database, vault, position.session, limit)
+            return None if session is None else msgspec.structs.replace(position, session=session), count
+
+        return await self._transactions.lead(reseal)
+
+    async def forget_previous(self, vault: Vault, resealed: int) -> None:
+        """Delete the previous key: nothing is sealed with it any more. Raises FencedError if another node leads."""
+        changed = MasterKeyChanged(vault.key_id.hex(), is_resealed=True, resealed=resealed)
+        await self._transactions.submit(
+            lambda database: master_key.forget_previous(database, vault),
+            announces=lambda _: changed,
+            insists=True,
+            driving=[LEADING],
+        ).wait()
 
     async def end_rotation(self, committed: Callable[[None], None]) -> None:
         """End a rotation: the sealing key is installed."""

@@ -15,11 +15,18 @@ class DiskError(JournalError):
 
 
 class StaleTargetsError(WebhookdError):
-    """Settings were changed elsewhere since the targets of events were found: nothing of `left` was committed."""
+    """Settings were changed elsewhere since the targets of events were found: nothing of `left` was committed.
+
+    So it is if the master key was changed elsewhere, for a change that would have sealed something.
+    """
 
     def __init__(self, left: Sequence[Any]) -> None:
         super().__init__("settings were changed elsewhere since the targets of events were found")
         self.left = left
+
+
+class StaleKeyError(WebhookdError):
+    """Another node has changed the master key, and this process has not followed that yet: it may seal nothing."""
 
 
 class ConnectionLostError(WebhookdError):

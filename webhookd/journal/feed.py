@@ -64,6 +64,17 @@ class KeyRevoked(NamedTuple):
     key_id: str
 
 
+class MasterKeyChanged(NamedTuple):
+    """The id of the master key that seals everything from now on, in hex.
+
+    Once `is_resealed`, nothing is sealed with the previous one any more; `resealed` is how many values that were.
+    """
+
+    key_id: str
+    is_resealed: bool
+    resealed: int = 0
+
+
 class ReplayAdded(NamedTuple):
     """A recover or replay that is to be carried out by the process that drives the endpoint."""
 
@@ -108,6 +119,7 @@ Setting = (
     | EventTypeRemoved
     | KeyAdded
     | KeyRevoked
+    | MasterKeyChanged
     | ReplayAdded
 )
 Change = Setting | DeliveriesQueued | QueueGrown | QueuesFound | SlotsTaken | SlotsLost | SlotsAskedBack

@@ -149,7 +149,8 @@ class DatabaseCall:
     No operation overtakes a barrier or is overtaken by it: it applies to exactly what was submitted before it.
     `notices_of` returns the operational events about the result, which are stored in the same commit. `announces`
     returns what other processes must learn of the result; `change_number` is its number. If another node
-    has one of the slots in `fences` by now, it fails with FencedError.
+    has one of the slots in `fences` by now, it fails with FencedError. `follows_key` is set once the change is repeated
+    after another node has changed the master key.
     """
 
     change: Callable[[Database], object]
@@ -161,6 +162,7 @@ class DatabaseCall:
     fences: Sequence[Fence] = ()
     announces: Callable[[object], Setting] | None = None
     change_number: int | None = field(default=None, init=False)
+    follows_key: bool = field(default=False, init=False)
     ticket: Ticket[object] = field(default_factory=Ticket, init=False)
     result: object = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)

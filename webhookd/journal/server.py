@@ -32,6 +32,8 @@ class LeaseTimes:
     scan: float = 0.9
     look: float = 1.0
     """How often a node looks for what it wasn't told."""
+    outdated: float = 5.0
+    """After that long without knowing what other nodes have changed, a node accepts no API key."""
 
     def __post_init__(self) -> None:
         assert self.beat < self.limit < self.lease  # noqa: S101 - the proof in `postgres.leases` rests on it
@@ -44,6 +46,7 @@ class LeaseTimes:
             beat=self.beat * factor,
             scan=self.scan * factor,
             look=self.look * factor,
+            outdated=self.outdated * factor,
         )
 
 

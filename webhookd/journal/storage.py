@@ -13,11 +13,13 @@ import trio
 from peewee import Database
 
 from webhookd.base.models import QueuedDelivery
+from webhookd.crypto.vault import Vault
 from webhookd.journal.errors import JournalFullError, StaleTargetsError
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
 from webhookd.journal.operations import Record, Submission, is_barrier
 from webhookd.journal.ownership import Ownership
 from webhookd.journal.rows import Contents, CopyReport, KeptAnswer
+from webhookd.journal.session_rows import NewSession, SessionLimits, StoredSession
 from webhookd.observe.attempt_feed import FeedPage, Place
 
 P = ParamSpec("P")
@@ -103,8 +105,55 @@ class Reader(Protocol):
         ...
 
 
+class SessionQueries(Protocol):
+    """Queries and changes of the dashboard's sessions, where several processes share a database; they block."""
+
+    def begin(self, database: Database, vault: Vault, new: NewSession, content: bytes, limits: SessionLimits) -> None:
+        """Add a session; at a bound, the one that was unused the longest ends."""
+        ...
+
+    def find(self, database: Database, key: bytes, idle_seconds: float) -> tuple[bytes, float] | None:
+        """Return what is sealed of an open session, and how many seconds ago it was used."""
+        ...
+
+    def opened(self, vault: Vault, key: bytes, found: tuple[bytes, float] | None) -> StoredSession | None:
+        """Return a session that was found; None if it doesn't open."""
+        ...
+
+    def note_use(self, database: Database, key: bytes, seconds: float) -> None:
+        """Store that a session is used now, unless that was stored less than `seconds` ago."""
+        ...
+
+    def change(
+        self, database: Database, vault: Vault, key: bytes, changed: Callable[[bytes], tuple[bytes, T]]
+    ) -> T | None:
+        """Store what `changed` makes of a session, and return its result; None once the session has ended."""
+        ...
+
+    def end(self, database: Database, key: bytes) -> None:
+        """Delete a session."""
+        ...
+
+    def end_all_of(self, database: Database, place: str) -> None:
+        """Delete all sessions of a caller."""
+        ...
+
+    def reseal(self, database: Database, vault: Vault, after: bytes, limit: int) -> tuple[bytes | None, int]:
+        """Seal the next sessions with the vault's key; return where to go on, None if all are done, and a count."""
+        ...
+
+
 class Sharing(Protocol):
     """What only a journal has that other processes use, too; queries and parts of changes, which block."""
+
+    @property
+    def sessions(self) -> SessionQueries:
+        """The sessions of the dashboard, which all processes share."""
+        ...
+
+    def nodes_without_key(self, database: Database, key_id: str) -> list[str]:
+        """Return the names of other processes that don't have a master key in their files."""
+        ...
 
     def claim(self, database: Database, begun: KeptAnswer) -> KeptAnswer | None:
         """Store that this process has begun a request with an Idempotency-Key, unless one was begun; return that."""
@@ -176,6 +225,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def is_current(self) -> bool:
+        """Whether this process knows all but the last changes of other processes; always, where there are none."""
+        ...
+
+    @property
     def changes_known(self) -> int:
         """The number of the last change up to which this process knows all; 0 where no other process makes any."""
         ...
@@ -206,6 +260,10 @@ class Engine(Protocol):
 
         What is read of settings in the block is then not older than what the feed has passed on.
         """
+        ...
+
+    async def tell_keys(self, key_ids: Sequence[str]) -> None:
+        """Tell the other nodes the ids of the master keys that this one has in its files."""
         ...
 
     async def give_back(self, slots: frozenset[int]) -> None:

@@ -27,19 +27,21 @@ from webhookd.base.models import (
     Target,
 )
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
-from webhookd.journal.errors import DiskError
+from webhookd.journal.errors import ConnectionLostError, DiskError, MustRepeatError
 from webhookd.journal.feed import DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.messages import Messages
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
 from webhookd.journal.operations import Landed, Publish, Record, Ticket
 from webhookd.journal.ownership import Fence
+from webhookd.journal.planning import unreachable
 from webhookd.journal.queries import census
 from webhookd.journal.reader import Gathering, Readers, read_messages, read_windows
 from webhookd.journal.retention import Retention
 from webhookd.journal.rows import Census, Contents, CopyReport, Window, WindowRequest
 from webhookd.journal.runners import Runner, ThreadRunner
 from webhookd.journal.server import Server, check_driver
+from webhookd.journal.sessions import Sessions
 from webhookd.journal.sqlite.storage import open_file
 from webhookd.journal.storage import Engine
 from webhookd.journal.transactions import Transactions
@@ -117,6 +119,7 @@ class Store:
         self.audit = AuditLog(self.transactions)
         self.kept_answers = KeptAnswers(self.transactions)
         self.statistics = Statistics(self.transactions)
+        self.sessions = Sessions(self.transactions)
         self.master_key = MasterKeyState(self.transactions)
         self.retention = Retention(self.transactions)
         self._windows = Gathering(readers, read_windows)
@@ -160,6 +163,21 @@ class Store:
         Fewer than three are worth an alert: nodes make a week's.
         """
         return self._engine.days_ahead
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this process knows what other nodes changed until some seconds ago, such as keys they revoked."""
+        return self._engine.is_current
+
+    async def follow_changes(self) -> None:
+        """Have the feed pass on all that other nodes have changed by now.
+
+        Raises Rejected JOURNAL_UNREACHABLE, and ReadTimeoutError.
+        """
+        try:
+            await self._engine.follow_changes()
+        except (ConnectionLostError, MustRepeatError) as error:
+            raise unreachable() from error
 
     @property
     def is_at_bound(self) -> bool:
@@ -209,6 +227,10 @@ class Store:
         What is read of settings in the block is then not older than what the feed has passed on.
         """
         return self._engine.holding_changes()
+
+    async def tell_keys(self, key_ids: Sequence[str]) -> None:
+        """Tell the other nodes the ids of the master keys that this one has in its files; call it again and again."""
+        await self._engine.tell_keys(key_ids)
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes drive the endpoints of slots that were asked back: nothing of theirs is in flight."""

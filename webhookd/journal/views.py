@@ -51,13 +51,16 @@ class Views(ABC):
     def missing_triggers(self) -> list[str]:
         """Return the names of the missing triggers among those that protect the audit log from changes."""
 
-    def check_master_key(self, key: Secret[bytes]) -> bool:
-        """Return whether there are secrets, which `key` opens; raises MasterKeyError if it is another journal's key."""
+    def check_master_key(self, key: Secret[bytes], staged: Secret[bytes] | None = None) -> bool:
+        """Return whether there are secrets, which `key` opens, or `staged` during a rotation.
+
+        Raises MasterKeyError if it is another journal's key.
+        """
 
         def check(database: Database) -> bool:
             if not holds_secrets(database):
                 return False
-            adopt_master_key(database, key)
+            adopt_master_key(database, key, staged)
             return True
 
         return self.ask(check)

@@ -1,8 +1,5 @@
 """What all nodes know of settings: the first key, and what is changed while a node starts."""
 
-from pathlib import Path
-
-import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -11,10 +8,7 @@ from tests.patience import until
 from tests.world import World
 from webhookd.admin.auth import KeyRing
 from webhookd.base.database_url import parse
-from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.secret import Secret
-from webhookd.crypto.key_file import KeyPlace
-from webhookd.jobs.key_rotation import Rotator, Stage
 from webhookd.journal import Feed, KeyRevoked, Server, open_store
 from webhookd.journal.ownership import SLOTS
 from webhookd.journal.postgres.changes import ChangeFollower, Followed
@@ -63,21 +57,6 @@ async def test_a_command_changes_settings_and_takes_no_slot(open_nodes: Open, em
             assert [each.name for each in found.nodes] == ["node-1"]
             nursery.cancel_scope.cancel()
         assert len(slots_of(node)) == SLOTS
-
-
-async def test_the_master_key_is_changed_by_one_node_alone(open_nodes: Open, tmp_path: Path) -> None:
-    """Other nodes would go on to seal with the previous key, which nothing opens after the change."""
-    async with open_nodes() as nodes:
-        one, other = await nodes.two()
-        place = KeyPlace(path=tmp_path / "master.key", is_credential=False, chosen_by="the test")
-        place.stage(Secret(bytes(32)))
-        place.next_path.rename(place.path)
-        rotator = Rotator(one.journal, place, await one.journal.master_key.adopt(place.load()))
-        with pytest.raises(Rejected, match="2 nodes use this journal: stop the others") as refused:
-            await rotator.begin(None)
-        assert refused.value.code is ErrorCode.CONFLICT
-        await nodes.stop(other)
-        assert (await rotator.begin(None)).stage is Stage.CHANGING
 
 
 async def test_nothing_is_passed_on_while_settings_are_read() -> None:

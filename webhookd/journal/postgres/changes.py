@@ -6,6 +6,7 @@ has not followed up to it, the targets of the events may be wrong, and are found
 every event whose transaction begins after its own has been committed, on every node.
 """
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -22,18 +23,19 @@ from webhookd.journal.feed import (
     Feed,
     KeyAdded,
     KeyRevoked,
+    MasterKeyChanged,
     ReplayAdded,
     Setting,
     WebhookChanged,
     WebhookChangedElsewhere,
     WebhookDeleted,
 )
-from webhookd.journal.queries import endpoints, event_types, keys
+from webhookd.journal.queries import endpoints, event_types, keys, master_key
 from webhookd.journal.rows import KeyRow
 
 CHANGES_A_READ = 500
 
-_WEBHOOK, _EVENT_TYPE, _KEY, _REPLAY = "webhook", "event_type", "key", "replay"
+_WEBHOOK, _EVENT_TYPE, _KEY, _MASTER_KEY, _REPLAY = "webhook", "event_type", "key", "master_key", "replay"
 
 LAST = "SELECT number FROM heads WHERE name = 'changes'"
 _NEXT = "UPDATE heads SET number = number + 1 WHERE name = 'changes' RETURNING number"
@@ -66,6 +68,8 @@ def add(connection: "Connection[Any]", number: int, change: Setting) -> None:
             kind, named = _KEY, key.id
         case KeyRevoked(key_id):
             kind, named = _KEY, key_id
+        case MasterKeyChanged(_, _, resealed):
+            kind, named = _MASTER_KEY, str(resealed)
         case ReplayAdded(endpoint_pk):
             kind, named = _REPLAY, str(endpoint_pk)
     connection.execute(_ADD, (number, kind, named))
@@ -104,6 +108,9 @@ def _change(database: Database, kind: str, named: str) -> Setting | None:
     if kind == _KEY:
         key: KeyRow | None = keys.find(database, named)
         return KeyAdded(key) if key is not None else KeyRevoked(named)
+    if kind == _MASTER_KEY:
+        key_id = master_key.sealing_key_id(database) or ""
+        return MasterKeyChanged(key_id, master_key.is_resealed(database), int(named))
     if kind == _REPLAY:
         return ReplayAdded(int(named))
     return None  # of a later version, which this one need not know
@@ -113,23 +120,36 @@ class ChangeFollower:
     """Announces in this process's feed what other nodes change.
 
     `read_changes` runs `read` on a snapshot. A change of this process is announced by itself, and `pass_over` says so.
+    `steady` is a clock that goes on while the machine sleeps.
     """
 
     def __init__(
-        self, feed: Feed, number: int, read_changes: Callable[[int, frozenset[int]], Awaitable[list[Followed]]]
+        self,
+        feed: Feed,
+        number: int,
+        read_changes: Callable[[int, frozenset[int]], Awaitable[list[Followed]]],
+        *,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.number = number
         """All changes up to this one are known to this process."""
+        self._steady = steady
+        self._current_at = steady()
         self._feed = feed
         self._read = read_changes
         self._own: set[int] = set()
         self._one_reader = trio.Lock()
 
+    @property
+    def seconds_behind(self) -> float:
+        """How long ago this process knew all changes of that moment."""
+        return self._steady() - self._current_at
+
     def pass_over(self, number: int) -> None:
         """Note that this process has announced the change with this number."""
         if number == self.number + 1:
             self.number = number
-        else:
+        elif number > self.number:
             self._own.add(number)
 
     @asynccontextmanager
@@ -142,7 +162,7 @@ class ChangeFollower:
         """Announce all changes up to the last one that is committed by now."""
         async with self._one_reader:
             while True:
-                after = self.number
+                after, began_at = self.number, self._steady()
                 found = await self._read(after, frozenset(self._own))
                 for followed in found:
                     if followed.number <= self.number:
@@ -152,4 +172,5 @@ class ChangeFollower:
                     self._own.discard(followed.number)
                     self.number = followed.number
                 if len(found) < CHANGES_A_READ:
+                    self._current_at = began_at
                     return

@@ -18,7 +18,7 @@ from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustR
 from webhookd.journal.feed import Feed
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
 from webhookd.journal.ownership import slot_of
-from webhookd.journal.postgres import changes, leases, server_facts
+from webhookd.journal.postgres import changes, leases, server_facts, sessions
 from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.daily_tables import DailyTables
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
@@ -31,7 +31,7 @@ from webhookd.journal.postgres.storage import PostgresStorage
 from webhookd.journal.postgres.wakes import Wakes
 from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
-from webhookd.journal.server import NO_COPY, Server
+from webhookd.journal.server import NO_COPY, LeaseTimes, Server
 from webhookd.journal.storage import Lead
 from webhookd.observe.logs import get_logger
 
@@ -90,6 +90,7 @@ class PostgresEngine:
     leftovers = (
         partial(changes.forget, seconds=_FORGOTTEN_SECONDS),
         partial(leases.forget_writers, seconds=_FORGOTTEN_SECONDS),
+        sessions.forget,
     )
 
     def __init__(
@@ -102,6 +103,7 @@ class PostgresEngine:
         follower: ChangeFollower,
         sharing: PostgresSharing,
         daily_tables: DailyTables,
+        times: LeaseTimes,
     ) -> None:
         self.storage = storage
         self.sharing = sharing
@@ -111,6 +113,7 @@ class PostgresEngine:
         self._wakes = wakes
         self._follower = follower
         self._daily_tables = daily_tables
+        self._times = times
 
     @property
     def days_ahead(self) -> int | None:
@@ -133,6 +136,11 @@ class PostgresEngine:
     def is_reachable(self) -> bool:
         """Whether the server has answered last, and no commit waits for it."""
         return self.ownership.is_connected and not self.storage.outage_seconds
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this process has known all changes of other nodes within the last seconds."""
+        return self._follower.seconds_behind < self._times.outdated
 
     @property
     def changes_known(self) -> int:
@@ -196,6 +204,10 @@ class PostgresEngine:
     def read_server(self, database: Database) -> ServerFacts:
         """Return how the database's server is set up; blocks."""
         return server_facts.read(database, has_tables=True)
+
+    async def tell_keys(self, key_ids: Sequence[str]) -> None:
+        """Tell the other nodes the ids of the master keys that this one has."""
+        await self.ownership.tell_keys(key_ids)
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes take slots that were asked back."""
@@ -281,7 +293,7 @@ async def open_server(
                 partial(reader.run, partial(changes.read, after=after, passed_over=passed_over))
             )
 
-        follower = ChangeFollower(feed, last_change, read_changes)
+        follower = ChangeFollower(feed, last_change, read_changes, steady=_steady)
         wakes = Wakes(
             partial(opened, ConnectionRole.LISTENER, "listener"),
             partial(opened, ConnectionRole.NOTIFIER, "notifier"),
@@ -305,6 +317,7 @@ async def open_server(
             follower=follower,
             sharing=PostgresSharing(process, server.known),
             daily_tables=daily_tables,
+            times=server.times,
         )
 
 

@@ -35,6 +35,7 @@ SELECT
     host(inet_client_addr()), clock_timestamp()
 FROM (SELECT 1 FROM heads WHERE name = 'changes' FOR SHARE) AS between_changes
 """
+_NOTE_KEYS = "UPDATE nodes SET key_ids = %s WHERE id = %s"
 _LEAVE = "DELETE FROM nodes WHERE id = %s"
 _BEAT = """
 UPDATE nodes SET expires_at = clock_timestamp() + make_interval(secs => %s), beat_at = clock_timestamp(),
@@ -116,6 +117,11 @@ def register(
     `version` is that of the settings it knows, and `program` that of webhookd.
     """
     connection.execute(_REGISTER, (node, name, version, times.lease, program))
+
+
+def note_keys(connection: "Connection[Any]", node: str, key_ids: Sequence[str]) -> None:
+    """Store the ids of the master keys that a node has in its files, and so knows also after its next start."""
+    connection.execute(_NOTE_KEYS, (" ".join(key_ids), node))
 
 
 def leave(connection: "Connection[Any]", node: str) -> None:

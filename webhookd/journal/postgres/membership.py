@@ -4,7 +4,7 @@ One task beats, one scans, and one watches this node's own limit: it must stop s
 its slots, also while the database doesn't answer. All times are of a clock that goes on while the machine sleeps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -74,6 +74,7 @@ class Membership:
         self._limit_at = 0.0
         self._registered_at = 0.0
         self._stopped = trio.Event()
+        self._told_keys: tuple[str, Sequence[str]] = ("", ())  # the node that told its keys last, and which
 
     @property
     def node(self) -> str:
@@ -141,6 +142,18 @@ class Membership:
     def stop(self) -> None:
         """Have `run` leave: everything is committed."""
         self._stopped.set()
+
+    async def tell_keys(self, key_ids: Sequence[str]) -> None:
+        """Tell the other nodes the ids of the master keys that are in this one's files; call it again and again."""
+        telling = (self.node, tuple(key_ids))
+        if telling == self._told_keys or not self._takes_part:
+            return
+        try:
+            await self._call(lambda connection: leases.note_keys(connection, *telling))
+        except (ConnectionLostError, MustRepeatError) as error:
+            _log.warning("node.keys_not_told", node=self.node, error=str(error))
+        else:
+            self._told_keys = telling
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Let other nodes take slots that were asked back: nothing of theirs is in flight, and all is recorded.

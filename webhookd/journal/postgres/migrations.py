@@ -218,7 +218,8 @@ CREATE TABLE changes (
 );
 CREATE TABLE nodes (
     id text COLLATE "C" PRIMARY KEY, name text COLLATE "C", version integer, expires_at timestamptz NOT NULL,
-    program text COLLATE "C", address text COLLATE "C", beat_at timestamptz, known_change bigint, looked_at timestamptz
+    program text COLLATE "C", address text COLLATE "C", beat_at timestamptz, known_change bigint, looked_at timestamptz,
+    key_ids text COLLATE "C" NOT NULL DEFAULT ''
 ) WITH (fillfactor = 50);
 CREATE TABLE writers (
     node text COLLATE "C", writer text COLLATE "C", number bigint NOT NULL,
@@ -229,7 +230,8 @@ CREATE TABLE slots (
 ) WITH (fillfactor = 50);
 INSERT INTO slots (slot) SELECT generate_series(0, 255);
 CREATE TABLE sessions (
-    key bytea PRIMARY KEY, sealed bytea NOT NULL, used_at double precision, ends_at double precision
+    key bytea PRIMARY KEY, place text COLLATE "C" NOT NULL, share text COLLATE "C" NOT NULL, sealed bytea NOT NULL,
+    used_at double precision NOT NULL, ends_at double precision NOT NULL
 );
 """
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from peewee import Database
 
 from webhookd.journal.known_settings import KnownSettings
-from webhookd.journal.postgres import claims, recent_attempts, versions
+from webhookd.journal.postgres import claims, known_keys, recent_attempts, sessions, versions
 from webhookd.journal.rows import KeptAnswer
+from webhookd.journal.storage import SessionQueries
 from webhookd.observe.attempt_feed import FeedPage, Place
 
 
@@ -14,8 +15,13 @@ class PostgresSharing:
     """The queries of one process, of whose settings `known` says which other versions know them."""
 
     def __init__(self, process: str, known: KnownSettings) -> None:
+        self.sessions: SessionQueries = sessions
         self._process = process
         self._known = known
+
+    def nodes_without_key(self, database: Database, key_id: str) -> list[str]:
+        """Return the names of the other living nodes that don't have a master key in their files."""
+        return known_keys.nodes_without(database, key_id, self._process)
 
     def claim(self, database: Database, begun: KeptAnswer) -> KeptAnswer | None:
         """Store that this process has begun a request, unless one with its key was begun before; return that one."""

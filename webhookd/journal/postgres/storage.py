@@ -19,7 +19,7 @@ import psycopg
 from peewee import PeeweeException
 from psycopg import Connection
 
-from webhookd.base.errors import Rejected, WebhookdError
+from webhookd.base.errors import ErrorCode, Rejected, WebhookdError
 from webhookd.base.ids import IdFactory
 from webhookd.base.stages import reached
 from webhookd.journal.errors import (
@@ -28,6 +28,7 @@ from webhookd.journal.errors import (
     JournalFullError,
     MustRepeatError,
     NoPartitionError,
+    StaleKeyError,
     StaleTargetsError,
 )
 from webhookd.journal.operations import DatabaseCall, Record, Submission
@@ -203,6 +204,12 @@ class PostgresStorage:
             reached("batch.committed")
         except (MustRepeatError, ConnectionLostError, NoPartitionError):
             raise
+        except StaleKeyError as error:
+            if not call.follows_key:
+                call.follows_key = True
+                raise StaleTargetsError(()) from error
+            call.error = _without_key()
+            return False
         except WebhookdError as error:
             clear_frames(error.__traceback__)
             call.error = error
@@ -320,6 +327,14 @@ def _fences_of(operations: Iterable[Submission]) -> set[Fence]:
         elif isinstance(operation, Record) and operation.fence is not None:
             found.add(operation.fence)
     return found
+
+
+def _without_key() -> Rejected:
+    return Rejected(
+        ErrorCode.SHUTTING_DOWN,
+        "this node doesn't have the master key that another one has changed to, and will stop",
+        retry_after_seconds=5,
+    )
 
 
 def _is_its_own(error: Exception) -> bool:

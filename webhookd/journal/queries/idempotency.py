@@ -12,7 +12,7 @@ from peewee import Database, Query, Tuple
 
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries.dialect import EngineSQL
-from webhookd.journal.queries.locks import locking
+from webhookd.journal.queries.locks import hold_master_key, locking
 from webhookd.journal.queries.schema import IdempotencyTable
 from webhookd.journal.queries.sealing import erasing, resealed
 from webhookd.journal.queries.structs import Rows
@@ -66,6 +66,7 @@ def keep(database: Database, vault: Vault, answer: KeptAnswer, plain: bytes) -> 
     It is sealed here, in the order of the writes: after the master key has changed, nothing is stored that was sealed
     with the previous one.
     """
+    hold_master_key(database, vault)
     sealed = vault.encrypt(plain, context=_context(answer))
     _put([values_of(answer) | {"sealed": sealed}]).execute(database)
 
@@ -96,6 +97,7 @@ def reseal(
 
     One that doesn't open is left unchanged: no request gets it as an answer.
     """
+    hold_master_key(database, vault)
     query = _ROWS.select().where(IdempotencyTable.status != BEGUN).order_by(*_KEY).limit(limit)
     if after is not None:
         query = query.where(Tuple(*_KEY) > after)

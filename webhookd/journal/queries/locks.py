@@ -5,7 +5,9 @@ time, at READ COMMITTED: each statement sees what was committed before it began.
 them. No two changes wait for each other, because all take their locks in one order, and those of a table in the order
 of its key:
 
-    heads, replays, endpoints, endpoint_state, secrets, events, sequences, deliveries, attempts
+    heads, replays, endpoints, endpoint_state, meta, secrets, sessions, events, sequences, deliveries, attempts
+
+`meta` has the check value of the master key, which a transaction that seals something holds.
 """
 
 from collections.abc import Collection
@@ -13,10 +15,15 @@ from typing import TypeVar
 
 from peewee import SQL, ColumnBase, Database, Field, Model, Query, Select, fn
 
+from webhookd.crypto.vault import Vault
+from webhookd.journal.errors import StaleKeyError
 from webhookd.journal.queries.dialect import is_postgres
-from webhookd.journal.queries.schema import EventTable, SequenceTable
+from webhookd.journal.queries.schema import EventTable, MetaTable, SequenceTable
 
 Q = TypeVar("Q", bound=Query)
+
+MASTER_KEY_CHECK = "master_key_check"
+"""The name of a known value that is sealed with the key that seals everything."""
 
 _TAKE_TURN = "SELECT 1 FROM heads WHERE name = 'audit' FOR UPDATE"
 
@@ -41,6 +48,20 @@ def locking(database: Database, query: Q, table: type[Model]) -> Q:
     """Return a query that also locks the rows of `table` that it finds; it must be in the order of that table's key."""
     # The stubs know no `for_update` of queries in general: this one selects.
     return query.for_update(of=table) if is_postgres(database) else query  # type: ignore[attr-defined]
+
+
+def hold_master_key(database: Database, vault: Vault) -> None:
+    """Keep the master key from being changed until this transaction ends; called before anything is sealed.
+
+    Raises StaleKeyError if another node has changed it, and the vault would still seal with the previous one.
+    """
+    if not is_postgres(database):
+        return
+    query = MetaTable.select(MetaTable.value).where(MetaTable.name == MASTER_KEY_CHECK)
+    query = query.for_update("FOR SHARE")  # type: ignore[arg-type]  # peewee takes the words as well
+    for (value,) in list(query.tuples().execute(database)):
+        if not vault.seals_like(bytes(value)):
+            raise StaleKeyError("another node has changed the master key")
 
 
 def lock_line(database: Database, endpoint_pk: int) -> None:

@@ -7,21 +7,25 @@ The *sealing* key seals everything; the *installed* key is the one in the server
 - `previous`: the previous sealing key, sealed with the sealing key; stored until nothing is sealed with it any more.
 
 So at any moment of a rotation, a journal opens with the key that was installed before it and with the new one.
+
+On PostgreSQL there is no `next`: what was deleted stays in the write-ahead log for long, and the previous key, which
+may have leaked, must not open the new one. There the new key is *staged* in a file of each node before the rotation.
 """
 
 import msgspec
 from msgspec import Struct
 from peewee import Database
 
-from webhookd.base.errors import MasterKeyError
+from webhookd.base.errors import ErrorCode, MasterKeyError, Rejected
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault, sealed_under
 from webhookd.journal.queries import idempotency, sealing
-from webhookd.journal.queries.locks import take_turn
+from webhookd.journal.queries.dialect import is_postgres
+from webhookd.journal.queries.locks import MASTER_KEY_CHECK, hold_master_key, lock, take_turn
 from webhookd.journal.queries.schema import MetaTable, SecretTable
 from webhookd.journal.queries.sealing import erasing
 
-_CHECK, _NEXT, _PREVIOUS = "master_key_check", "master_key_next", "master_key_previous"
+_CHECK, _NEXT, _PREVIOUS = MASTER_KEY_CHECK, "master_key_next", "master_key_previous"
 _KNOWN = b"webhookd"
 
 
@@ -38,17 +42,22 @@ class MasterKeys(Struct, frozen=True, kw_only=True):
 
 
 class Position(Struct, frozen=True, kw_only=True):
-    """How far resealing has got: the last row of each table that was looked at, None before the first."""
+    """How far resealing has got: the last row of each table that was looked at, None before the first.
+
+    `session` is set once the answers are done.
+    """
 
     is_in_answers: bool = False
     secret: tuple[int, str] | None = None
     answer: tuple[str, str, str] | None = None
+    session: bytes | None = None
 
 
-def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys:
-    """Return the journal's keys, given the installed one; a journal without a key takes it as its own.
+def adopt_master_key(database: Database, installed: Secret[bytes], staged: Secret[bytes] | None = None) -> MasterKeys:
+    """Return the journal's keys, given the installed one, and the staged one if there is one.
 
-    Raises MasterKeyError if it is neither the journal's key nor the one that its rotation began with.
+    A journal without a key takes the installed one as its own. Raises MasterKeyError if it is neither the journal's key
+    nor the one that its rotation began with.
     """
     vault = Vault(installed)
     check = _read(database, _CHECK)
@@ -64,6 +73,8 @@ def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys
     if following is not None and not _opens(vault, check, _CHECK) and _opens(vault, following, _NEXT):
         sealing_key = Secret(vault.decrypt(following, context=_context(_NEXT)))
         vault = Vault(sealing_key)
+    if staged is not None and not _opens(vault, check, _CHECK) and _opens(Vault(staged), check, _CHECK):
+        sealing_key, vault = staged, Vault(staged)
     if not _opens(vault, check, _CHECK):
         raise MasterKeyError(
             "the master key isn't the one this journal was made with, nor the one it was changed to last: point "
@@ -73,7 +84,7 @@ def adopt_master_key(database: Database, installed: Secret[bytes]) -> MasterKeys
         installed=installed,
         sealing=sealing_key,
         previous=None if previous is None else Secret(vault.decrypt(previous, context=_context(_PREVIOUS))),
-        is_settled=following is None and previous is None,
+        is_settled=following is None and previous is None and sealing_key == installed,
     )
 
 
@@ -84,10 +95,28 @@ def sealing_key_id(database: Database) -> str | None:
     return None if name is None else name.hex()
 
 
+def is_resealed(database: Database) -> bool:
+    """Whether nothing is sealed with a previous key any more."""
+    return _read(database, _PREVIOUS) is None
+
+
 def begin_change(database: Database, keys: MasterKeys, new: Secret[bytes]) -> MasterKeys:
-    """Make `new` the sealing key; everything still opens with the installed key."""
+    """Make `new` the sealing key; everything still opens with the installed key.
+
+    On PostgreSQL it waits for the transactions that seal something, and raises Rejected CONFLICT if another node has
+    begun a rotation.
+    """
+    if is_postgres(database):
+        take_turn(database)
+        lock(database, MetaTable.name == _CHECK, MetaTable.name)
+        check = _read(database, _CHECK)
+        if check is None or not Vault(keys.sealing).seals_like(check) or not is_resealed(database):
+            raise Rejected(
+                ErrorCode.CONFLICT, "another node is changing the master key; wait until that is through on all nodes"
+            )
+    else:
+        _write(database, _NEXT, Vault(keys.installed).encrypt(new.reveal(), context=_context(_NEXT)))
     _write(database, _CHECK, Vault(new).encrypt(_KNOWN, context=_context(_CHECK)))
-    _write(database, _NEXT, Vault(keys.installed).encrypt(new.reveal(), context=_context(_NEXT)))
     _write(database, _PREVIOUS, Vault(new).encrypt(keys.sealing.reveal(), context=_context(_PREVIOUS)))
     return MasterKeys(installed=keys.installed, sealing=new, previous=keys.sealing, is_settled=False)
 
@@ -101,8 +130,9 @@ def reseal(database: Database, vault: Vault, position: Position, limit: int) -> 
     return (None if answer is None else msgspec.structs.replace(position, answer=answer)), count
 
 
-def forget_previous(database: Database) -> None:
-    """Delete the previous key: nothing is sealed with it any more."""
+def forget_previous(database: Database, vault: Vault) -> None:
+    """Delete the previous key: nothing is sealed with it any more, but with the vault's key."""
+    hold_master_key(database, vault)
     _remove(database, _PREVIOUS)
 
 

@@ -13,7 +13,7 @@ from webhookd.base.errors import MasterKeyError
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import Vault
 from webhookd.journal.queries.dialect import is_postgres
-from webhookd.journal.queries.locks import lock, locking
+from webhookd.journal.queries.locks import hold_master_key, lock, locking
 from webhookd.journal.queries.schema import EndpointTable, SecretTable
 from webhookd.observe.logs import get_logger
 
@@ -40,7 +40,8 @@ def erasing(database: Database) -> Iterator[None]:
 
 
 def seal(database: Database, vault: Vault, pk: int, endpoint_id: str, *, kind: str, plain: Secret[str]) -> None:
-    """Store a secret of an endpoint, in place of the older one of its kind."""
+    """Store a secret of an endpoint, in place of the older one of its kind; raises StaleKeyError."""
+    hold_master_key(database, vault)
     sealed = vault.encrypt(plain.reveal().encode(), context=_context(kind, endpoint_id))
     with erasing(database):
         _put([{"endpoint_pk": pk, "kind": kind, "sealed": sealed}]).execute(database)
@@ -94,6 +95,7 @@ def reseal(
 
     One that doesn't open is left unchanged: it was tampered with, which each attempt of its endpoint reports.
     """
+    hold_master_key(database, vault)
     query = (
         SecretTable.select(SecretTable.endpoint_pk, SecretTable.kind, SecretTable.sealed, EndpointTable.id)
         .join(EndpointTable, on=(EndpointTable.pk == SecretTable.endpoint_pk))

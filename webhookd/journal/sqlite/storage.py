@@ -106,6 +106,7 @@ class SqliteEngine:
     is_remote = False
     is_reachable = True
     node_status = None
+    is_current = True
     changes_known = 0
     ownership = Everything()
     process = ""
@@ -167,6 +168,9 @@ class SqliteEngine:
     def holding_changes(self) -> AbstractAsyncContextManager[None]:
         """Do nothing: no other process makes any."""
         return nullcontext()
+
+    async def tell_keys(self, key_ids: Sequence[str]) -> None:
+        """Do nothing."""
 
     async def give_back(self, slots: frozenset[int]) -> None:
         """Do nothing: no other process could take them."""
