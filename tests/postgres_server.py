@@ -14,11 +14,13 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 from urllib.parse import quote, urlencode
 
 import pytest
@@ -140,16 +142,13 @@ class PostgresServer:
 
         settings = [f"--{name}={value}" for name, value in self.settings.items()]
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = _launch(
                 [
                     *_as_user("--pdeathsig", "QUIT"),
                     *(str(self._programs / "postgres"), "-D", str(self.data)),
                     *(f"--unix_socket_directories={self.directory}", *settings),
                 ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
+                log,
             )
 
         def accepts() -> bool:
@@ -207,6 +206,23 @@ class PostgresServer:
     def _run(self, *command: str | Path) -> None:
         done = subprocess.run([*_as_user(), *map(str, command)], cwd="/", capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def _launch(command: Sequence[str], log: BinaryIO) -> "subprocess.Popen[bytes]":
+    """Start a process in a thread that lives as long: the kernel tells it of the end of the thread that started it."""
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def run() -> None:
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
+        except OSError as error:
+            started.set_exception(error)
+            return
+        started.set_result(process)
+        process.wait()
+
+    threading.Thread(target=run, daemon=True).start()
+    return started.result()
 
 
 def _as_user(*options: str) -> Sequence[str]:

@@ -223,8 +223,8 @@ async def world(
     config = config or steady()
     sender = sender or WorldSender()
     sender.began_at = trio.current_time()
-    clock = Timeline(machine or VirtualClock())
-    ids = IdFactory(clock.now)
+    machine = machine or VirtualClock()
+    ids = IdFactory(machine.now)
     vault = Vault(Secret(bytes(32)))
     inline = InlineRunner()
     measures = measures or Measures()
@@ -233,7 +233,7 @@ async def world(
         if path is None
         else open_store(
             PLACE_OF(path),
-            clock=clock,
+            clock=machine,
             ids=ids,
             write_runner=writes or inline,
             read_runner=reads or inline,
@@ -248,6 +248,7 @@ async def world(
                 await journal.run(task_status=task_status)
 
         await writing.start(write)
+        clock = Timeline(machine)
         router = Router(
             store=journal,
             sender=sender,

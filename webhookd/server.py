@@ -32,7 +32,7 @@ from webhookd.admin.lifecycle import Readiness
 from webhookd.admin.prometheus import Exporter, LogStream
 from webhookd.admin.services import Services
 from webhookd.admin.tokens import open_tokens
-from webhookd.base.clock import Clock, SystemClock, Timeline, UnsetClock
+from webhookd.base.clock import Clock, DatabaseClock, SystemClock, Timeline
 from webhookd.base.errors import JournalError, WebhookdError
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
@@ -106,7 +106,9 @@ class _Lifecycle:
         if self.state is not Readiness.OK:
             return self.state, ()
         if not self._store.is_reachable:
-            return Readiness.UNREACHABLE, ("the journal's database can't be reached; nothing is accepted or sent",)
+            return Readiness.UNREACHABLE, (
+                "the journal's database can't be reached, or its disk has failed; nothing is accepted or sent",
+            )
         if not self._store.is_current:
             return Readiness.UNREACHABLE, ("what other nodes change can't be followed; no API key is accepted",)
         reasons = [
@@ -130,7 +132,7 @@ async def serve(
     Raises CommandError if an address, a socket or the lock is in use, ConfigError, MasterKeyError, and JournalError if
     the journal can't be trusted, now or at the start.
     """
-    clock = Timeline(SystemClock() if config.journal.url is None else UnsetClock(SystemClock()))
+    machine = SystemClock() if config.journal.url is None else DatabaseClock(SystemClock())
     ids = IdFactory(SystemClock().now)  # threads of the journal create some
     measures = Measures()
     stalls = Stalls()
@@ -138,8 +140,9 @@ async def serve(
         async with (
             alive(),
             hearing(config, reread),
-            writing(config, clock, ids, measures) as store,
+            writing(config, machine, ids, measures) as store,
         ):
+            clock = Timeline(machine)  # not before: the store may have set it
             with ExitStack() as bound:
                 rotator = await unlock(store, config, os.environ)
                 tokens = open_tokens(config.jwt)

@@ -1,5 +1,7 @@
 """Wall time: format, parsing and waits."""
 
+from dataclasses import dataclass, field
+
 import pytest
 import trio
 from hypothesis import given
@@ -9,10 +11,11 @@ from trio.testing import MockClock
 from tests.virtual_clock import VirtualClock
 from webhookd.base.clock import (
     LONGEST_WAIT_SECONDS,
+    MOST_SLEW,
     TICK_SECONDS,
+    DatabaseClock,
     SystemClock,
     Timeline,
-    UnsetClock,
     iso,
     parse_iso,
     wait_seconds,
@@ -81,16 +84,112 @@ class SettableClock:
         return self.since_start
 
 
-def test_a_node_keeps_its_time_when_its_clock_is_set() -> None:
-    """It goes on from the time at its start, and no schedule is moved."""
-    machine = SettableClock()
-    clock = Timeline(UnsetClock(machine))
+@dataclass
+class Node:
+    """A clock that follows a database's, whose clock a test sets."""
+
+    machine: SettableClock = field(default_factory=SettableClock)
+    ahead: float = 0.0  # the database's clock, of the machine's at the start
+
+    def __post_init__(self) -> None:
+        self.clock = DatabaseClock(self.machine)
+
+    @property
+    def its_time(self) -> float:
+        return SettableClock.wall + self.machine.since_start - SettableClock.since_start + self.ahead
+
+    def read(self, *, takes: float = 0.0) -> float:
+        """Ask for the time; the answer shows the moment at which the question arrived, and takes as long to return."""
+        asked_at = self.clock.steady()
+        self.machine.since_start += takes / 2
+        its_time = self.its_time
+        self.machine.since_start += takes / 2
+        return self.clock.follow(its_time, asked_at)
+
+    def error(self) -> float:
+        return self.clock.now() - self.its_time
+
+
+@pytest.mark.parametrize("ahead", [-86_400.0, -0.2, 0.0, 0.2, 86_400.0])
+def test_the_first_reading_sets_a_node_to_the_time_of_the_database(ahead: float) -> None:
+    """It is no step of the database's clock, and schedules begin with the right time."""
+    node = Node(ahead=ahead)
+    assert node.read(takes=0.004) == 0.0
+    timeline = Timeline(node.clock)
+    assert timeline.now() == pytest.approx(node.its_time, abs=0.001)
+
+
+def test_a_step_of_the_machines_clock_moves_nothing() -> None:
+    """A node goes on with its steady clock, also while the database doesn't answer."""
+    node = Node()
+    node.read()
+    timeline = Timeline(node.clock)
     moved: list[float] = []
-    clock.stepped = moved.append
-    machine.wall += 3600.0
-    machine.since_start += 2.5
-    assert clock.now() == 1_800_000_002.5
-    machine.wall -= 86_400.0
-    machine.since_start += 1.0
-    assert clock.now() == 1_800_000_003.5
+    timeline.stepped = moved.append
+    for seconds in (3600.0, -86_400.0):
+        node.machine.wall += seconds
+        node.machine.since_start += 2.5
+        assert timeline.now() == node.clock.now() == pytest.approx(node.its_time)
     assert moved == []
+
+
+@pytest.mark.parametrize("ahead", [-3.0, -0.1, 0.1, 3.0])
+def test_a_step_of_the_databases_clock_is_made_up_slowly(ahead: float) -> None:
+    """By 5 % at most, and exactly; a step of more than a second is told once."""
+    node = Node()
+    node.read()
+    timeline = Timeline(node.clock)
+    timeline.stepped = lambda seconds: pytest.fail(f"all schedules were moved by {seconds} s")
+    node.ahead = ahead
+    steps = [node.read()]
+    before, beats = timeline.now(), round(abs(ahead) / MOST_SLEW / 2)
+    for beat in range(beats):
+        node.machine.since_start += 2.0
+        now = timeline.now()
+        assert now - before == pytest.approx(2.0 * (1 + (MOST_SLEW if ahead > 0 else -MOST_SLEW)), abs=0.002), beat
+        before = now
+        steps.append(node.read())
+    assert abs(node.error()) <= 0.001
+    node.machine.since_start += 100.0
+    assert abs(node.error()) <= 0.001, "it goes on at the right pace"
+    assert [step for step in steps if step] == ([pytest.approx(ahead)] if abs(ahead) > 1 else [])
+
+
+def test_what_an_answer_took_is_no_difference() -> None:
+    """An answer that was on its way for long says little about the time, and tells of no step."""
+    node = Node()
+    node.read(takes=0.001)
+    for takes in (5.0, 0.001, 30.0):
+        assert node.read(takes=takes) == 0.0
+        node.machine.since_start += 2.0
+        assert abs(node.error()) <= 0.001
+    node.ahead = 4.0
+    assert node.read(takes=0.001) == pytest.approx(4.0, abs=0.01)
+    assert node.read(takes=9.0) == 0.0, "the step is known already, and the answer doesn't contradict it"
+    for _ in range(60):
+        node.machine.since_start += 2.0
+        node.read(takes=0.001)
+    assert abs(node.error()) <= 0.002
+
+
+readings = st.lists(
+    st.tuples(st.floats(0, 100), st.floats(-50, 50), st.floats(0, 10), st.booleans()), min_size=1, max_size=30
+)
+
+
+@given(readings)
+def test_a_node_never_goes_back_in_time(readings: list[tuple[float, float, float, bool]]) -> None:
+    """Whatever the clocks do: the database's is set, answers take long, and the machine's steady clock goes back."""
+    node = Node()
+    node.read()
+    before = node.clock.steady()
+    for passed, step, takes, goes_back in readings:
+        node.machine.since_start += -passed if goes_back else passed
+        now = node.clock.steady()
+        assert now >= before - 1e-6
+        if not goes_back:
+            assert now - before <= passed * (1 + MOST_SLEW) + 1e-6
+        node.ahead += step
+        node.read(takes=takes)
+        before = node.clock.steady()
+        assert before >= now - 1e-6

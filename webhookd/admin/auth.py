@@ -21,7 +21,7 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import Role
 from webhookd.base.secret import Secret
 from webhookd.crypto.vault import hash_api_key
-from webhookd.journal import AuditActor, AuditActorKind, Feed, KeyAdded, KeyRevoked, KeyRow
+from webhookd.journal import AuditActor, AuditActorKind, Feed, KeyAdded, KeyRevoked, KeyRow, SettingsReread
 
 _SECRET_BYTES = 32
 _LONGEST_KEY = 128
@@ -169,6 +169,7 @@ class KeyRing:
         if feed is not None:
             feed.follow(KeyAdded, lambda added: self.put(added.key))
             feed.follow(KeyRevoked, lambda revoked: self.remove(revoked.key_id))
+            feed.follow(SettingsReread, self._replace)
         self._used: dict[str, float] = {}
         self._unsaved: set[str] = set()
 
@@ -181,6 +182,12 @@ class KeyRing:
         self._keys.pop(key_id, None)
         self._used.pop(key_id, None)
         self._unsaved.discard(key_id)
+
+    def _replace(self, reread: SettingsReread) -> None:
+        found = {key.id: key for key in reread.keys}
+        for key_id in self._keys.keys() - found.keys():
+            self.remove(key_id)
+        self._keys |= found
 
     def identify(self, text: str, now: float) -> Caller | None:
         """Return the caller with this key; None if it is no key in force."""

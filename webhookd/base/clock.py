@@ -5,6 +5,7 @@ together. Schedules use a `Timeline`: it advances with the machine's boot clock,
 clock is set. A long wait is split, because trio's clock stops while the machine is suspended.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,6 +17,8 @@ TICK_SECONDS = 0.001
 STEP_SECONDS = 2.0
 DOUBT_SECONDS = 86_400.0
 _NO_STEP_SECONDS = STEP_SECONDS - TICK_SECONDS
+MOST_SLEW = 0.05
+TOLD_SECONDS = 1.0
 _YEAR_10000 = 253_402_300_800.0
 LONGEST_TIME = 40
 _A_TIME = "an ISO-8601 time with a zone, such as 2025-01-31T12:00:00.000Z"
@@ -53,23 +56,63 @@ class SystemClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-class UnsetClock:
-    """A wall clock that follows no one who sets it: it goes on from the time of its creation with a steady clock.
+class DatabaseClock:
+    """The time of a database that several nodes share; in between it goes on with the machine's steady clock.
 
-    It is the clock of a node that shares a journal: its own steps must not move the schedules of all.
+    The first reading sets it. After that it runs up to 5 % faster or slower until it agrees with the last reading, and
+    it never goes back, because rate limits and schedules read it. So neither a step of the machine's clock nor one of
+    the database's moves anything. Before the first reading it has the machine's time. Any thread may use it.
     """
 
-    def __init__(self, clock: SteadyClock) -> None:
-        self._clock = clock
-        self._offset = clock.now() - clock.steady()
+    def __init__(self, machine: SteadyClock) -> None:
+        self._machine = machine
+        self._lock = threading.Lock()
+        self._is_set = False
+        self._latest = self._since = machine.steady()
+        self._offset = machine.now() - self._since
+        self._correction = 0.0  # what is to be made up since `_since`
 
     def now(self) -> float:
         """Epoch seconds, to the millisecond."""
-        return round(self.steady() + self._offset, 3)
+        return round(self.steady(), 3)
 
     def steady(self) -> float:
-        """Seconds since an arbitrary moment, as the steady clock has them."""
-        return self._clock.steady()
+        """Epoch seconds; after the first reading two calls never differ by more than 5 % from what has passed."""
+        with self._lock:
+            return self._read()
+
+    def follow(self, its_time: float, asked_at: float) -> float:
+        """Take a reading: the database's clock showed `its_time` at a moment since `asked_at`, which `steady` returned.
+
+        Return by how many seconds it was set since the last reading, if by more than one; else 0.
+        """
+        with self._lock:
+            answered_at = self._read()
+            if not self._is_set:
+                self._is_set = True
+                self._offset += its_time - (asked_at + answered_at) / 2
+                return 0.0
+            slewed = self._slewed()
+            left = self._correction - slewed
+            # When in between the clock was read isn't known, so the reading only bounds the difference.
+            difference = min(max(left, its_time - answered_at), its_time - asked_at)
+            self._since, self._offset, self._correction = self._latest, self._offset + slewed, difference
+            step = difference - left
+            return step if abs(step) > TOLD_SECONDS else 0.0
+
+    def _read(self) -> float:
+        at = self._machine.steady()
+        if at < self._latest:
+            # As in `Timeline`: time goes on from where it was.
+            self._offset += self._latest - at
+            self._since += at - self._latest
+        self._latest = at
+        return at + self._offset + self._slewed()
+
+    def _slewed(self) -> float:
+        """Return how much of the correction has been made up."""
+        most = MOST_SLEW * (self._latest - self._since)
+        return max(-most, min(self._correction, most))
 
 
 class Timeline:

@@ -116,8 +116,6 @@ class Actor:
             endpoint, credentials, state = loaded
             if not begins and (forgiving := self._lane.forgive(state)) is not None:
                 revision = forgiving
-                # The attempts before this node knew of the change have put off what the new receiver gets at once.
-                await self._store.webhooks.end_backoffs(endpoint.pk, self._clock.now())
             self.flights.receiver = Receiver(endpoint, credentials, revision)
         self._lane.loaded()
         return state

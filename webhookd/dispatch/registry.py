@@ -207,6 +207,10 @@ class Registry:
         entry = self._entries.get(endpoint_pk)
         return None if entry is None else entry.supervisor
 
+    def endpoints(self) -> list[Endpoint]:
+        """Return every endpoint."""
+        return [entry.lane.endpoint for entry in self._entries.values()]
+
     def halted(self) -> list[Endpoint]:
         """Return the endpoints whose actor has crashed so often that it isn't restarted for a while."""
         return [

@@ -48,6 +48,7 @@ from webhookd.journal import (
     NewEndpoint,
     QueueGrown,
     QueuesFound,
+    SettingsReread,
     SlotsAskedBack,
     SlotsLost,
     SlotsTaken,
@@ -123,6 +124,7 @@ class Router:
         feed.follow(WebhookChanged, self._adopt)
         feed.follow(WebhookChangedElsewhere, self._adopt_from_elsewhere)
         feed.follow(WebhookDeleted, self._abandon)
+        feed.follow(SettingsReread, self._adopt_all)
         feed.follow(QueueGrown, lambda grown: self.registry.requeued(grown.endpoint_pk))
         feed.follow(QueueGrown, lambda grown: self._expiry_sweep.grown(grown.endpoint_pk))
         feed.follow(SlotsTaken, self._take_over)
@@ -184,6 +186,18 @@ class Router:
     def _abandon(self, deleted: WebhookDeleted) -> None:
         self._subscriptions.remove(deleted.endpoint.pk)
         self.registry.remove(deleted.endpoint.pk)
+
+    def _adopt_all(self, reread: SettingsReread) -> None:
+        """Follow all settings at once; another webhook may have the row number of one that is known."""
+        ids = {endpoint.pk: endpoint.id for endpoint in reread.endpoints}
+        for endpoint in self.registry.endpoints():
+            if ids.get(endpoint.pk) != endpoint.id:
+                self._abandon(WebhookDeleted(endpoint))
+        for endpoint in reread.endpoints:
+            self._adopt_from_elsewhere(WebhookChangedElsewhere(endpoint))
+        self.event_types.clear()
+        self.event_types.update(reread.event_types)
+        self._expiry_sweep.look()
 
     def _policy(self, endpoint: Endpoint) -> Policy:
         # Most webhooks have no settings of their own and share one policy.

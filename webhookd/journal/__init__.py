@@ -7,6 +7,7 @@ from webhookd.journal import cursors
 from webhookd.journal.audit_entries import Action, AuditActor, AuditActorKind, AuditEntry, AuditRow
 from webhookd.journal.errors import ConnectionLostError, FencedError
 from webhookd.journal.feed import (
+    DatabaseReplaced,
     DeliveriesQueued,
     EventTypeAdded,
     EventTypeRemoved,
@@ -17,6 +18,7 @@ from webhookd.journal.feed import (
     QueueGrown,
     QueuesFound,
     ReplayAdded,
+    SettingsReread,
     SlotsAskedBack,
     SlotsLost,
     SlotsTaken,
@@ -94,6 +96,7 @@ __all__ = [
     "Census",
     "ConnectionLostError",
     "Contents",
+    "DatabaseReplaced",
     "DeliveriesQueued",
     "DeliveryDetail",
     "DeliveryRow",
@@ -144,6 +147,7 @@ __all__ = [
     "ServerFacts",
     "SessionLimits",
     "Sessions",
+    "SettingsReread",
     "Situation",
     "SlotsAskedBack",
     "SlotsLost",

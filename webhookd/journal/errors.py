@@ -33,6 +33,21 @@ class ConnectionLostError(WebhookdError):
     """The database can't be reached; if the connection was lost during a commit, that may have succeeded or not."""
 
 
+class DamagedDatabaseError(ConnectionLostError):
+    """The database's disk has failed, or its data is damaged: it is of no more use than one that can't be reached."""
+
+
+class OtherDatabaseError(ConnectionLostError):
+    """What can be reached may be a past of the database: nothing of it is used until what was known is dropped.
+
+    `found` is its incarnation.
+    """
+
+    def __init__(self, text: str, found: Any) -> None:
+        super().__init__(text)
+        self.found = found
+
+
 class MustRepeatError(WebhookdError):
     """The database rolled the transaction back because of another one, and the same transaction may succeed now."""
 

@@ -81,6 +81,21 @@ class ReplayAdded(NamedTuple):
     endpoint_pk: int
 
 
+class SettingsReread(NamedTuple):
+    """All settings, as they are now: what was known of them isn't a past of the database that is there."""
+
+    endpoints: Sequence[Endpoint]
+    event_types: Sequence[str]
+    keys: Sequence[KeyRow]
+
+
+class DatabaseReplaced(NamedTuple):
+    """The database may be a copy from before, or have lost its last commits: its numbers are given out again.
+
+    What this process has by a number, such as the body of an event, may be something else there.
+    """
+
+
 class QueueGrown(NamedTuple):
     """An endpoint whose queue another node has changed, or a change of this process that is seen again."""
 
@@ -122,7 +137,17 @@ Setting = (
     | MasterKeyChanged
     | ReplayAdded
 )
-Change = Setting | DeliveriesQueued | QueueGrown | QueuesFound | SlotsTaken | SlotsLost | SlotsAskedBack
+Change = (
+    Setting
+    | SettingsReread
+    | DatabaseReplaced
+    | DeliveriesQueued
+    | QueueGrown
+    | QueuesFound
+    | SlotsTaken
+    | SlotsLost
+    | SlotsAskedBack
+)
 
 
 class Feed:

@@ -43,6 +43,8 @@ class Messages:
 
     def __init__(self, ask: Ask, published_bytes: int = PUBLISHED_BYTES, read_bytes: int = READ_BYTES) -> None:
         self._ask = ask
+        self._bytes = published_bytes, read_bytes
+        self._forgotten = 0
         self._awaited: dict[int, list[Got]] = {}  # by the events whose messages are being read
         self._published: OrderedDict[int, _Published] = OrderedDict()
         self._published_room = published_bytes
@@ -81,10 +83,23 @@ class Messages:
         question = dict.fromkeys((event_pk, *(pk for pk in upcoming() if pk not in self and pk not in self._awaited)))
         self._awaited |= {pk: [] for pk in question}
         self._awaited[event_pk].append(got)
-        self._ask(tuple(question), partial(self._answer, tuple(question)))
+        self._ask(tuple(question), partial(self._answer, tuple(question), self._forgotten))
 
-    def _answer(self, question: tuple[int, ...], found: Found) -> list[Callable[[], None]]:
+    def forget(self) -> None:
+        """Drop all messages, and those that are being read: the numbers may be those of other events by now.
+
+        Who waits for one gets no answer.
+        """
+        self._forgotten += 1
+        self._awaited.clear()
+        self._published.clear()
+        self._read.clear()
+        self._published_room, self._read_room = self._bytes
+
+    def _answer(self, question: tuple[int, ...], forgotten: int, found: Found) -> list[Callable[[], None]]:
         """Keep the messages that were found; return the calls that pass them on."""
+        if forgotten != self._forgotten:
+            return []
         calls: list[Callable[[], None]] = []
         for event_pk in question:
             awaited = self._awaited.pop(event_pk)

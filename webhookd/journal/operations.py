@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import trio
 from peewee import Database
@@ -12,6 +12,17 @@ from webhookd.journal.feed import Setting
 from webhookd.journal.ownership import Fence
 
 T = TypeVar("T")
+
+
+class ChangeMark(NamedTuple):
+    """A change of settings: its number, and a random token, since a restored database gives numbers out again."""
+
+    number: int = 0
+    token: bytes = b""
+
+
+NO_CHANGE = ChangeMark()
+"""The mark before the first change, and where no other process makes any."""
 
 _DELIVERY_BYTES = 500  # of one row with its index entries, roughly
 _DELIVERY_COST = 2  # it has many indexes
@@ -83,7 +94,7 @@ class Publish:
     An event that `insists` belongs to a record or a change, and waits for room together with it. `may_repeat` says that
     a producer chose the id, so it may be a duplicate. Events of one `flow` keep their order. `committed` is called with
     the deliveries that were queued, in parts. `event_pk` is None for a duplicate. `targets` were found when all changes
-    of settings up to number `as_of` were known; `aim` finds them again.
+    of settings up to `as_of` were known; `aim` finds them again.
     """
 
     event: AcceptedEvent
@@ -93,7 +104,7 @@ class Publish:
     flow: Hashable
     insists: bool
     may_repeat: bool
-    as_of: int = 0
+    as_of: ChangeMark = NO_CHANGE
     aim: Callable[[], tuple[Target, ...]] | None = None
     ticket: Ticket[PublishResult] = field(default_factory=Ticket, init=False)
     result: PublishResult | None = field(default=None, init=False)
@@ -148,9 +159,9 @@ class DatabaseCall:
 
     No operation overtakes a barrier or is overtaken by it: it applies to exactly what was submitted before it.
     `notices_of` returns the operational events about the result, which are stored in the same commit. `announces`
-    returns what other processes must learn of the result; `change_number` is its number. If another node
-    has one of the slots in `fences` by now, it fails with FencedError. `follows_key` is set once the change is repeated
-    after another node has changed the master key.
+    returns what other processes must learn of the result; `marks` are then the change before and this one. If another
+    node has one of the slots in `fences` by now, it fails with FencedError. `follows_key` is set once the change is
+    repeated after another node has changed the master key.
     """
 
     change: Callable[[Database], object]
@@ -161,8 +172,8 @@ class DatabaseCall:
     notices_of: Callable[[object], Sequence[Publish]] | None = None
     fences: Sequence[Fence] = ()
     announces: Callable[[object], Setting] | None = None
-    change_number: int | None = field(default=None, init=False)
     follows_key: bool = field(default=False, init=False)
+    marks: tuple[ChangeMark, ChangeMark] | None = field(default=None, init=False)
     ticket: Ticket[object] = field(default_factory=Ticket, init=False)
     result: object = field(default=None, init=False)
     error: Exception | None = field(default=None, init=False)

@@ -12,10 +12,14 @@ LEADING = 0
 
 
 class Fence(NamedTuple):
-    """A slot, and the generation in which this process has it: a record of an older one is refused."""
+    """A slot, and the generation in which this process has it: a record of an older one is refused.
+
+    `incarnation` counts the databases that this process has had: one that was restored gives generations out again.
+    """
 
     slot: int
     generation: int
+    incarnation: int = 1
 
 
 class Ownership(Protocol):

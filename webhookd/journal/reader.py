@@ -13,12 +13,15 @@ from peewee import Database
 
 from webhookd.base.errors import Rejected
 from webhookd.base.models import Message
-from webhookd.journal.errors import ConnectionLostError, DiskError
+from webhookd.journal.errors import ConnectionLostError, DamagedDatabaseError, DiskError
 from webhookd.journal.planning import unreachable
 from webhookd.journal.queries import events, windows
 from webhookd.journal.rows import Window, WindowRequest
 from webhookd.journal.runners import Runner
 from webhookd.journal.storage import Reader
+from webhookd.observe.logs import get_logger
+
+_log = get_logger("journal")
 
 T = TypeVar("T")
 Q = TypeVar("Q")
@@ -46,7 +49,8 @@ class Readers:
     async def run(self, query: Callable[[Database], T]) -> T:
         """Run a query on one snapshot; raises ReadTimeoutError after the time limit.
 
-        While the database can't be reached it tries again, and raises Rejected JOURNAL_UNREACHABLE after 10 s.
+        While the database can't be reached, or finds itself damaged, it tries again, and raises Rejected
+        JOURNAL_UNREACHABLE after 10 s.
         """
         given_up_at = trio.current_time() + PATIENCE_SECONDS
         while True:
@@ -54,6 +58,8 @@ class Readers:
                 return await self._run_once(query)
             except ConnectionLostError as error:
                 if trio.current_time() > given_up_at:
+                    if isinstance(error, DamagedDatabaseError):  # an outage has its lines already
+                        _log.error("journal.query_failed", error=str(error))
                     raise unreachable() from error
             await trio.sleep(RETRY_SECONDS)
 

@@ -34,9 +34,12 @@ class LeaseTimes:
     """How often a node looks for what it wasn't told."""
     outdated: float = 5.0
     """After that long without knowing what other nodes have changed, a node accepts no API key."""
+    settle: float = 6.0
+    """After another incarnation of the database was found, no slot is taken for that long."""
 
     def __post_init__(self) -> None:
-        assert self.beat < self.limit < self.lease  # noqa: S101 - the proof in `postgres.leases` rests on it
+        # The proofs in `postgres.leases` and `postgres.incarnations` rest on it.
+        assert self.beat < self.limit < min(self.lease, self.settle)  # noqa: S101
 
     def scaled(self, factor: float) -> "LeaseTimes":
         """Return times that are `factor` times as long."""
@@ -47,6 +50,7 @@ class LeaseTimes:
             scan=self.scan * factor,
             look=self.look * factor,
             outdated=self.outdated * factor,
+            settle=self.settle * factor,
         )
 
 

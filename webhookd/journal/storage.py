@@ -16,7 +16,7 @@ from webhookd.base.models import QueuedDelivery
 from webhookd.crypto.vault import Vault
 from webhookd.journal.errors import JournalFullError, StaleTargetsError
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
-from webhookd.journal.operations import Record, Submission, is_barrier
+from webhookd.journal.operations import ChangeMark, Record, Submission, is_barrier
 from webhookd.journal.ownership import Ownership
 from webhookd.journal.rows import Contents, CopyReport, KeptAnswer
 from webhookd.journal.session_rows import NewSession, SessionLimits, StoredSession
@@ -212,8 +212,8 @@ class Engine(Protocol):
         """Have `run` end: everything is committed."""
         ...
 
-    def announced(self, number: int) -> None:
-        """Note that the feed of this process has passed on the change with this number."""
+    def announced(self, before: ChangeMark, change: ChangeMark) -> None:
+        """Note that the feed of this process has passed on a change; `before` is the one before it."""
         ...
 
     def queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
@@ -230,8 +230,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def changes_known(self) -> int:
-        """The number of the last change up to which this process knows all; 0 where no other process makes any."""
+    def changes_known(self) -> ChangeMark:
+        """The last change up to which this process knows all; NO_CHANGE where no other process makes any."""
         ...
 
     async def follow_changes(self) -> None:

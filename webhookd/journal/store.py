@@ -28,7 +28,7 @@ from webhookd.base.models import (
 )
 from webhookd.journal.administration import AuditLog, EventTypes, KeptAnswers, Keys, MasterKeyState, Statistics
 from webhookd.journal.errors import ConnectionLostError, DiskError, MustRepeatError
-from webhookd.journal.feed import DeliveriesQueued, Feed
+from webhookd.journal.feed import DatabaseReplaced, DeliveriesQueued, Feed
 from webhookd.journal.history import Deliveries, Events, Replays
 from webhookd.journal.messages import Messages
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
@@ -125,6 +125,7 @@ class Store:
         self._windows = Gathering(readers, read_windows)
         self._bodies = Gathering(readers, read_messages)
         self._messages = Messages(self._bodies.ask)
+        feed.follow(DatabaseReplaced, lambda _: self._messages.forget())
 
     @property
     def is_shared(self) -> bool:

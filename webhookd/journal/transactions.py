@@ -93,8 +93,8 @@ class Transactions:
     def _announce(self, operation: DatabaseCall, result: object) -> None:
         assert operation.announces is not None  # noqa: S101 - that is why it is called
         self._feed.announce(operation.announces(result))
-        if operation.change_number is not None:
-            self._engine.announced(operation.change_number)
+        if operation.marks is not None:
+            self._engine.announced(*operation.marks)
 
     async def write(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""

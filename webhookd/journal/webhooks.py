@@ -113,15 +113,6 @@ class Webhooks(StorePart):
             announces=WebhookDeleted,
         ).wait()
 
-    async def end_backoffs(self, endpoint_pk: int, due_at: float) -> None:
-        """Make all that a webhook has queued due, also what the attempts that were submitted before have put off."""
-        await self._transactions.submit(
-            lambda database: endpoints.end_backoffs(database, endpoint_pk, due_at),
-            insists=True,
-            is_barrier=True,
-            driving=[endpoint_pk],
-        ).wait()
-
     def disable(
         self,
         endpoint_pk: int,

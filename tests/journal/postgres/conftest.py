@@ -39,12 +39,28 @@ def own_server(spare_server: PostgresServer) -> Iterator[PostgresServer]:
 @pytest.fixture
 def open_nodes(empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     """Return a function that gives a test its nodes; it ends with all of them stopped."""
+    return _opening(empty_database, tmp_path, monkeypatch)
 
+
+@pytest.fixture
+def own_database(own_server: PostgresServer) -> Iterator[str]:
+    """The URL of a database on a server that the test may stop."""
+    with own_server.database() as name:
+        yield own_server.url(name)
+
+
+@pytest.fixture
+def open_own_nodes(own_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """As `open_nodes`, on `own_database`."""
+    return _opening(own_database, tmp_path, monkeypatch)
+
+
+def _opening(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Open:
     @asynccontextmanager
     async def opened(times: LeaseTimes = QUICK) -> AsyncIterator[Nodes]:
         with trio.fail_after(4 * PATIENCE_SECONDS):
             async with trio.open_nursery() as nursery:
-                nodes = Nodes(empty_database, tmp_path, nursery, choose, times)
+                nodes = Nodes(url, tmp_path, nursery, choose, times)
                 yield nodes
                 for node in nodes.all.copy():
                     await nodes.stop(node)

@@ -10,7 +10,7 @@ import trio
 
 from tests.patience import until
 from tests.world import World, WorldSender, steady, world
-from webhookd.base.clock import SystemClock
+from webhookd.base.clock import DatabaseClock, SteadyClock, SystemClock
 from webhookd.base.database_url import parse
 from webhookd.base.models import Endpoint
 from webhookd.journal import Server, ThreadRunner
@@ -18,8 +18,8 @@ from webhookd.journal.ownership import SLOTS
 from webhookd.journal.server import LeaseTimes
 
 QUICK = LeaseTimes().scaled(0.2)
-PATIENT = replace(QUICK, lease=70.0, limit=55.0)
-"""No node loses its lease because the machine is busy."""
+PATIENT = replace(QUICK, lease=70.0, limit=55.0, settle=60.0, outdated=50.0)
+"""No node loses its lease, or refuses keys, because the machine is busy."""
 
 
 class Nodes:
@@ -30,6 +30,7 @@ class Nodes:
     ) -> None:
         self.sender = WorldSender()
         self.config = steady()
+        self.make_clock: Callable[[], SteadyClock] = lambda: DatabaseClock(SystemClock())
         self.all: list[World] = []
         self._server = Server(url=parse(url), times=times)
         self._path = path
@@ -65,10 +66,11 @@ class Nodes:
             sender=self.sender,
             reads=ThreadRunner(3),
             writes=ThreadRunner(1),
-            machine=SystemClock(),
+            machine=self.make_clock(),
         )
         stopping, stopped = trio.Event(), trio.Event()
         async with opening as node:
+            self.sender.nursery = self._nursery  # which outlives each node
             self._stops[node] = stopping, stopped
             task_status.started(node)
             await stopping.wait()

@@ -12,21 +12,18 @@ import trustme
 from peewee import PeeweeException
 
 from tests.journal.postgres.connections import connected, rows, value
-from tests.patience import wait_until
 from tests.ports import held_port
 from tests.postgres_server import OWNER, PostgresServer
 from webhookd.base.database_url import parse
 from webhookd.base.errors import ConfigError, JournalError, ReadTimeoutError
-from webhookd.journal.errors import ConnectionLostError, DiskError, JournalFullError, MustRepeatError
+from webhookd.journal.errors import ConnectionLostError, DamagedDatabaseError, JournalFullError, MustRepeatError
 from webhookd.journal.postgres.database import (
     ConnectionRole,
-    Incarnation,
     PostgresDatabase,
     check_server,
     connect,
     connection_parameters,
     is_logic_error,
-    read_incarnation,
     read_password,
 )
 
@@ -509,7 +506,7 @@ def test_a_full_disk(own_server: PostgresServer) -> None:
 
 
 def test_a_damaged_table(own_server: PostgresServer) -> None:
-    """A page that can't be right is an error of the disk."""
+    """A page that can't be right is named, as an error of the disk is."""
     with own_server.database() as name:
         with connected(own_server.url(name)) as database:
             rows(database, "CREATE TABLE numbers AS SELECT generate_series(1, 1000) AS number")
@@ -518,31 +515,5 @@ def test_a_damaged_table(own_server: PostgresServer) -> None:
         with file.open("r+b") as page:
             page.write(b"\x55" * 8192)
         own_server.start()
-        with connected(own_server.url(name)) as database, pytest.raises(DiskError, match="invalid page"):
+        with connected(own_server.url(name)) as database, pytest.raises(DamagedDatabaseError, match="invalid page"):
             rows(database, "SELECT sum(number) FROM numbers")
-
-
-# Incarnations
-
-
-def incarnation(server: PostgresServer) -> Incarnation:
-    with connected(server.url()) as database:
-        return read_incarnation(database)
-
-
-def test_another_past_is_another_incarnation(postgres_server: PostgresServer, own_server: PostgresServer) -> None:
-    """A cluster has its own identifier, and one that was recovered to an earlier time has another timeline."""
-    before = incarnation(own_server)
-    own_server.kill()
-    own_server.settings |= {"restore_command": "false"}
-    own_server.start()
-    assert incarnation(own_server) == before, "a crash loses nothing"
-    own_server.stop()
-    (own_server.data / "recovery.signal").touch()
-    own_server.start()
-    with own_server.administer() as administrator:
-        wait_until(lambda: administrator.execute("SELECT pg_is_in_recovery()").fetchone() == (False,))
-    after = incarnation(own_server)
-    assert after.system_identifier == before.system_identifier
-    assert after.timeline > before.timeline
-    assert incarnation(postgres_server).system_identifier != before.system_identifier

@@ -106,3 +106,19 @@ async def test_a_webhook_that_was_mended_is_not_disabled(open_nodes: Open) -> No
         await outage.one.publish("later")
         await until(partial(outage.have_been_sent, GOOD, 1))
         assert (await outage.one.journal.webhooks.get(outage.endpoint.id)).is_active
+
+
+async def test_the_next_owner_sends_at_once_what_was_forgiven(open_nodes: Open) -> None:
+    """An owner that ends before it has learned of the change leaves nothing put off: its records don't do so."""
+    async with open_nodes() as nodes:
+        outage = await outage_of(nodes)
+        async with outage.owner.journal.holding_changes():
+            await outage.mend()
+            outage.released.set()
+            while (await outage.one.deliveries(outage.endpoint))[0].attempts < HELD:
+                await trio.sleep(OFTEN_SECONDS)
+            [row] = await outage.one.deliveries(outage.endpoint)
+            assert row.next_attempt_at is not None
+            assert row.next_attempt_at <= outage.one.clock.now()
+            await nodes.stop(outage.owner)
+        await until(partial(outage.have_been_sent, GOOD, 1))

@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import pytest
 import trio
 from peewee import Database
 
@@ -13,11 +12,12 @@ from tests.journal.postgres.nodes import Open, endpoint_of
 from tests.patience import until
 from tests.world import World
 from webhookd.admin.prometheus import KEPT_SECONDS
-from webhookd.base.errors import JournalError
 from webhookd.base.models import ReplayKind, ReplayStatus
 from webhookd.jobs.replay import selection
 from webhookd.journal import ReplayRow
+from webhookd.journal.operations import ChangeMark
 from webhookd.journal.postgres import changes, leases
+from webhookd.journal.postgres.changes import Reread
 from webhookd.journal.queries.schema import EventTable, ReplayTable
 from webhookd.observe.statistics import MINUTE, SERVER, Counts, Key
 
@@ -146,16 +146,24 @@ def test_traces_of_ended_processes_are_deleted(journal_database: str) -> None:
         for number, hours in ((1, 25), (2, 23)):
             rows(
                 database,
-                "INSERT INTO changes VALUES (%s, 'key', 'key_a', extract(epoch FROM now()) - 3600 * %s)",
-                *(number, hours),
+                "INSERT INTO changes VALUES (%s, 'key', 'key_a', extract(epoch FROM now()) - 3600 * %s, %s, %s)",
+                *(number, hours, token_of(number), token_of(number - 1)),
             )
-        rows(database, "UPDATE heads SET number = 2 WHERE name = 'changes'")
+        rows(database, "UPDATE heads SET number = 2, hash = %s WHERE name = 'changes'", token_of(2))
         changes.forget(database, DAY)
         assert rows(database, "SELECT number FROM changes") == [(2,)]
-        assert [each.number for each in changes.read(database, 1, frozenset())] == [2]
-        with pytest.raises(JournalError, match="missed changes"):
-            changes.read(database, 0, frozenset())
+        found = changes.read(database, mark_of(1), frozenset())
+        assert isinstance(found, list)
+        assert [each.mark for each in found] == [mark_of(2)]
+        assert isinstance(changes.read(database, mark_of(0), frozenset()), Reread)
         changes.forget(database, 0.0)
-        assert changes.read(database, 2, frozenset()) == []
-        with pytest.raises(JournalError, match="missed changes"):
-            changes.read(database, 1, frozenset())
+        assert changes.read(database, mark_of(2), frozenset()) == []
+        assert isinstance(changes.read(database, mark_of(1), frozenset()), Reread)
+
+
+def token_of(number: int) -> bytes:
+    return b"token %d" % number
+
+
+def mark_of(number: int) -> ChangeMark:
+    return ChangeMark(number, token_of(number))

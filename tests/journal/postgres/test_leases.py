@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from webhookd.base.database_url import parse
-from webhookd.journal.ownership import SLOTS
+from webhookd.journal.ownership import LEADING, SLOTS, slot_of
 from webhookd.journal.postgres import leases
 from webhookd.journal.postgres.database import ConnectionRole, connect
 from webhookd.journal.postgres.leases import Scanned, surplus_of
@@ -23,7 +23,7 @@ from webhookd.journal.server import LeaseTimes
 
 Connection = psycopg.Connection[Any]
 SLEEPS = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
-TIMES = LeaseTimes(lease=600.0, limit=500.0, beat=200.0)
+TIMES = LeaseTimes(lease=600.0, limit=500.0, beat=200.0, settle=600.0)
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ class Node:
             connection.close()
 
     def scan(self) -> Scanned:
-        found = leases.scan(self.connection, self.id, self.held)
+        found = leases.scan(self.connection, self.id, self.held, TIMES)
         for slot in found.lost:
             del self.held[slot]
         self.held |= found.taken
         return found
 
     def beat(self) -> bool:
-        return leases.beat(self.connection, self.id, TIMES)
+        return leases.beat(self.connection, self.id, TIMES) is not None
 
     def hold(self, connection: Connection, slot: int) -> None:
         """Begin a transaction that records something of a slot; DivisionByZero if another node has it."""
@@ -144,6 +144,22 @@ def test_the_sessions_of_a_dead_node_are_ended(start: Start) -> None:
         writer.execute("COMMIT")
 
 
+def test_nothing_is_taken_until_every_node_knows_of_a_restore(start: Start) -> None:
+    """In an older copy all leases have ended, and slots are free that are driven: first all stop by themselves."""
+    one = start("one")
+    connection = one.connection
+    one.scan()
+    end_lease(connection, one.id)
+    leases.give_back(connection, one.id, range(100))
+    other = start("other")
+    connection.execute("INSERT INTO incarnations VALUES (1, 1, now(), '-infinity'), (1, 2, now(), clock_timestamp())")
+    found = other.scan()
+    assert (found.taken, found.nodes) == ({}, 2)
+    connection.execute("UPDATE incarnations SET noticed_at = noticed_at - interval '601 s' WHERE timeline = 2")
+    found = other.scan()
+    assert (len(found.taken), found.nodes) == (SLOTS, 1)
+
+
 def test_a_take_whose_answer_was_lost_leaves_no_slot_without_a_driver(start: Start) -> None:
     """Slots that the table gives to the node, but that it doesn't know of, are given back and taken again."""
     one = start("one")
@@ -204,6 +220,17 @@ def test_what_is_given_back_is_spread() -> None:
     assert all(0 < len(held & set(range(start, start + 16))) < 16 for start in range(0, SLOTS, 16))
 
 
+def test_the_leadership_stays_where_it_is() -> None:
+    """However many nodes join, the one that leads gives back all its surplus before the slot of the leader."""
+    held, leading = set(range(SLOTS)), slot_of(LEADING)
+    for nodes in range(2, 2 * SLOTS):
+        share = -(-SLOTS // nodes)
+        while surplus := surplus_of(held, share):
+            held -= set(surplus)
+        assert len(held) == share
+        assert leading in held
+
+
 class LeaseMachine(RuleBasedStateMachine):
     """Three nodes whose leases end, which beat, scan, record and lose answers in any order.
 
@@ -245,7 +272,7 @@ class LeaseMachine(RuleBasedStateMachine):
     def lose_answer(self, at: int) -> None:
         """Take slots, and never learn which."""
         node = self.nodes[at]
-        for slot, generation in leases.scan(node.connection, node.id, node.held).taken.items():
+        for slot, generation in leases.scan(node.connection, node.id, node.held, TIMES).taken.items():
             self.newest[slot] = (at, generation)
 
     @rule(at=st.integers(0, 2), chosen=st.integers(0, SLOTS - 1))

@@ -95,7 +95,7 @@ async def test_a_browser_may_ask_any_node(open_nodes: Open, tmp_path: Path) -> N
 async def test_a_use_is_stored_after_a_minute(open_nodes: Open, tmp_path: Path) -> None:
     """Requests within a minute write nothing; a later one keeps the session open for another hour."""
     async with open_nodes() as nodes:
-        site = Site(await api_of(await nodes.start(PATIENT), tmp_path, Signer()))
+        site = Site(await api_of(await nodes.start(times=PATIENT), tmp_path, Signer()))
         browser = await site.visitor()
         transactions = site.api.world.journal.transactions
         began_at = await transactions.read(used_at)

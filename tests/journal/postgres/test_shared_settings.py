@@ -10,6 +10,7 @@ from webhookd.admin.auth import KeyRing
 from webhookd.base.database_url import parse
 from webhookd.base.secret import Secret
 from webhookd.journal import Feed, KeyRevoked, Server, open_store
+from webhookd.journal.operations import NO_CHANGE, ChangeMark
 from webhookd.journal.ownership import SLOTS
 from webhookd.journal.postgres.changes import ChangeFollower, Followed
 from webhookd.server import ensure_admin_key
@@ -62,13 +63,13 @@ async def test_a_command_changes_settings_and_takes_no_slot(open_nodes: Open, em
 async def test_nothing_is_passed_on_while_settings_are_read() -> None:
     """A key that another node revokes while this one reads all keys is announced only after they have been read."""
 
-    async def read(after: int, _: frozenset[int]) -> list[Followed]:
+    async def read(after: ChangeMark, _: frozenset[bytes]) -> list[Followed]:
         await trio.lowlevel.checkpoint()
-        return [Followed(1, KeyRevoked("key_a"))] if after == 0 else []
+        return [Followed(ChangeMark(1), KeyRevoked("key_a"))] if after == NO_CHANGE else []
 
     feed, told = Feed(), list[str]()
     feed.follow(KeyRevoked, lambda revoked: told.append(revoked.key_id))
-    follower = ChangeFollower(feed, 0, read)
+    follower = ChangeFollower(feed, NO_CHANGE, read)
     async with trio.open_nursery() as nursery, follower.waiting():
         nursery.start_soon(follower.follow)
         await wait_all_tasks_blocked()

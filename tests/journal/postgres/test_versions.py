@@ -181,7 +181,7 @@ def register(database: PostgresDatabase) -> None:
 
 def change_setting(database: PostgresDatabase) -> None:
     """Do what a change of settings does first."""
-    changes.take_number(database.connection())  # type: ignore[no-untyped-call]  # peewee's stubs
+    changes.take_mark(database.connection())  # type: ignore[no-untyped-call]  # peewee's stubs
     versions.check_known(database, NEXT, [NEW])
 
 

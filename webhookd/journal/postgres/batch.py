@@ -27,7 +27,7 @@ from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import AttemptRecord, DeliveryStatus, PublishResult, QueuedDelivery, Target, Trigger
 from webhookd.base.stages import reached
 from webhookd.journal.errors import MustRepeatError, StaleTargetsError
-from webhookd.journal.operations import Publish, Record
+from webhookd.journal.operations import ChangeMark, Publish, Record
 from webhookd.journal.planning import Stored, answer_to_repeated, queued_delivery
 from webhookd.journal.postgres.changes import LAST
 from webhookd.journal.queries.schema import AttemptTable, DeliveryTable, EndpointStateTable, EventTable
@@ -70,14 +70,14 @@ def _fields(table: type[Model], columns: Iterable[str]) -> dict[str, Field]:
     return {name: getattr(table, name) for name in columns}
 
 
-def _rows_of(columns: Mapping[str, Field]) -> str:
+def _rows_of(columns: Mapping[str, Field], *, numbers: Sequence[str] = ()) -> str:
     """Return the query of rows that a parameter holds as a JSON array of arrays, in their order: its `place`.
 
-    A value costs the process a tenth of what an array of PostgreSQL's own for each column costs it.
+    The columns have the types of fields, and after them come `numbers`. A value costs the process a tenth of what an
+    array of PostgreSQL's own for each column costs it.
     """
-    values = ", ".join(
-        f'(row ->> {at})::{_type_of(field)} AS "{name}"' for at, (name, field) in enumerate(columns.items())
-    )
+    types = [(name, _type_of(field)) for name, field in columns.items()] + [(name, "bigint") for name in numbers]
+    values = ", ".join(f'(row ->> {at})::{kind} AS "{name}"' for at, (name, kind) in enumerate(types))
     return f"SELECT place, {values} FROM jsonb_array_elements(%s::jsonb) WITH ORDINALITY AS given (row, place)"
 
 
@@ -155,31 +155,44 @@ FROM new JOIN locked ON locked.endpoint_pk = new.endpoint_pk
 WHERE endpoint_state.endpoint_pk = new.endpoint_pk AND endpoint_state.forgiven = new.forgiven
 """
 # A delivery that has ended or was retried meanwhile keeps its state: a retry always changes when it expires. The id is
-# compared because a server that took over after a failure may give a number again that was lost with it.
-_CHANGED = [name for name in CHANGE_COLUMNS if name not in COUNT_COLUMNS]
+# compared because a server that took over after a failure may give a number again that was lost with it. An attempt
+# from before a change by hand that has forgiven something puts nothing off: what the change has made due stays due.
+_NOW = "round(extract(epoch FROM statement_timestamp()), 3)::double precision"
+_IS_FORGIVEN = f"new.next_attempt_at > {_NOW} AND state.forgiven > new.forgiven"
+_FORGIVEN = {"next_attempt_at": _NOW, "backoff_step": "0"}
+
+
+def _changed(name: str) -> str:
+    value = f'new."{name}"'
+    if name in _FORGIVEN:
+        value = f"CASE WHEN {_IS_FORGIVEN} THEN {_FORGIVEN[name]} ELSE {value} END"
+    return f'"{name}" = CASE WHEN {_WAITS} THEN {value} ELSE d."{name}" END'
+
+
 _CHANGE_DELIVERIES = f"""
 WITH new AS MATERIALIZED (
-    {_rows_of(_fields(DeliveryTable, ("pk", *CHANGE_COLUMNS, "id", "expires_at")))}
+    {_rows_of(_fields(DeliveryTable, ("pk", *CHANGE_COLUMNS, "id", "expires_at", "endpoint_pk")), numbers=["forgiven"])}
 ), locked AS MATERIALIZED (
     SELECT pk FROM deliveries WHERE pk = ANY(%s) ORDER BY pk FOR NO KEY UPDATE
 )
 UPDATE deliveries AS d SET {", ".join(f'"{name}" = new."{name}"' for name in COUNT_COLUMNS)},
-    {", ".join(f'"{name}" = CASE WHEN {_WAITS} THEN new."{name}" ELSE d."{name}" END' for name in _CHANGED)}
-FROM new JOIN locked ON locked.pk = new.pk WHERE d.pk = new.pk AND d.id = new.id
+    {", ".join(_changed(name) for name in CHANGE_COLUMNS if name not in COUNT_COLUMNS)}
+FROM new JOIN locked ON locked.pk = new.pk LEFT JOIN endpoint_state AS state ON state.endpoint_pk = new.endpoint_pk
+WHERE d.pk = new.pk AND d.id = new.id
 """
 _ATTEMPT_COLUMNS = tuple(name for name in ATTEMPT_COLUMNS if name != "response_body")
 _BODY_AT = ATTEMPT_COLUMNS.index("response_body")
 _ATTEMPT_FIELDS = _fields(AttemptTable, _ATTEMPT_COLUMNS) | {"created_at": DeliveryTable.created_at}
-_ADD_ATTEMPTS = f"""
-INSERT INTO attempts ({_names(_ATTEMPT_FIELDS)}, response_body)
-SELECT {_names(_ATTEMPT_FIELDS)}, response_body
+# None for a delivery that is gone, or that was lost with its number.
+_NEW_ATTEMPTS = f"""
+SELECT {_names(_ATTEMPT_FIELDS, "new.")}, new.response_body
 FROM ({_with_bytes(_rows_of(_ATTEMPT_FIELDS), "response_body")}) AS new
+JOIN unnest(%s::bigint[], %s::text[]) AS known (pk, id) ON known.pk = new.delivery_pk
+JOIN deliveries ON deliveries.pk = known.pk AND deliveries.id = known.id
 """
+_ADD_ATTEMPTS = f"INSERT INTO attempts ({_names(_ATTEMPT_FIELDS)}, response_body) {_NEW_ATTEMPTS}"
 _ADD_OLD_ATTEMPTS = f"""
-WITH new AS MATERIALIZED (
-    SELECT {_names(_ATTEMPT_FIELDS)}, response_body
-    FROM ({_with_bytes(_rows_of(_ATTEMPT_FIELDS), "response_body")}) AS given
-), kept AS (
+WITH new AS MATERIALIZED ({_NEW_ATTEMPTS}), kept AS (
     INSERT INTO kept_attempts ({_names(_ATTEMPT_FIELDS)}, response_body) SELECT * FROM new WHERE created_at < %s
 )
 INSERT INTO attempts ({_names(_ATTEMPT_FIELDS)}, response_body) SELECT * FROM new WHERE created_at >= %s
@@ -206,7 +219,7 @@ class HotBatch:
         self._records = [operation.record for operation in operations if isinstance(operation, Record)]
         self._ids = ids
         self._kept_before = kept_before
-        self._known_change = min((publish.as_of for publish in self._publishes), default=0)
+        self._as_of = {publish.as_of for publish in self._publishes}
         self._added: dict[str, int] = {}  # the row numbers of the new events, by id
         self._known: dict[str, Stored] = {}  # the others
         self._drafts: list[_Draft] = []
@@ -227,8 +240,8 @@ class HotBatch:
                 return
             last = connection.execute(LAST)
             inserted = self._add_events(connection)
-        [[last_change]] = last.fetchall()
-        if last_change > self._known_change:
+        [found] = last.fetchall()
+        if self._as_of != {ChangeMark(*found)}:
             raise StaleTargetsError(())
         self._plan(connection, inserted)
         reached("event.written")
@@ -265,11 +278,18 @@ class HotBatch:
         records = self._records
         if not records:
             return
-        rows = [(*change_row(record), record.delivery.id, record.delivery.expires_at) for record in records]
+        rows = [
+            (
+                *(*change_row(record), record.delivery.id, record.delivery.expires_at),
+                *(record.delivery.endpoint_pk, record.endpoint.forgiven),
+            )
+            for record in records
+        ]
         connection.execute(_CHANGE_DELIVERIES, (_text(rows), [record.delivery.pk for record in records]))
         attempts = [[*attempt_row(record), record.delivery.created_at] for record in records]
         bodies = [row.pop(_BODY_AT) for row in attempts]
-        values = [_text(attempts), bodies]
+        known = {record.delivery.pk: record.delivery.id for record in records}
+        values = [_text(attempts), bodies, list(known), list(known.values())]
         kept_before = self._kept_before.get("attempts", -inf)
         if min(record.delivery.created_at for record in records) < kept_before:
             connection.execute(_ADD_OLD_ATTEMPTS, [*values, kept_before, kept_before])

@@ -11,13 +11,12 @@ import ssl
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import psycopg
-from peewee import Database, PeeweeException, PostgresqlDatabase
+from peewee import PeeweeException, PostgresqlDatabase
 
 from webhookd.base.database_url import DatabaseUrl
 from webhookd.base.errors import ConfigError, JournalError, ReadTimeoutError, WebhookdError
@@ -25,7 +24,7 @@ from webhookd.base.files import open_file
 from webhookd.base.secret import Secret
 from webhookd.journal.errors import (
     ConnectionLostError,
-    DiskError,
+    DamagedDatabaseError,
     FencedError,
     JournalFullError,
     MustRepeatError,
@@ -107,6 +106,8 @@ class PostgresDatabase(PostgresqlDatabase):
         self.name = str(url)
         """The database and its host, for messages."""
         self.role = role
+        self.incarnation = 0
+        """The number of its incarnation, for `Incarnations`."""
         self._backend_pid = 0
 
     def _initialize_connection(self, conn: "psycopg.Connection[tuple[object, ...]]") -> None:
@@ -138,8 +139,8 @@ class PostgresDatabase(PostgresqlDatabase):
     def translated(self) -> Iterator[None]:
         """Translate PostgreSQL's errors, except those of a faulty statement (see `is_logic_error`).
 
-        Raises JournalFullError, DiskError, ConnectionLostError, MustRepeatError, NoPartitionError and FencedError, and
-        for a reader ReadTimeoutError.
+        Raises JournalFullError, ConnectionLostError (DamagedDatabaseError is one), MustRepeatError, NoPartitionError
+        and FencedError, and for a reader ReadTimeoutError.
         """
         try:
             yield
@@ -149,17 +150,6 @@ class PostgresDatabase(PostgresqlDatabase):
             if translation is None:
                 raise
             raise translation from error
-
-
-@dataclass(frozen=True, slots=True)
-class Incarnation:
-    """What tells a database from its copy or from its past; a restored one, or a promoted standby, is another.
-
-    Numbers that another incarnation gave out may be given out again by this one.
-    """
-
-    system_identifier: int
-    timeline: int
 
 
 def connect(
@@ -246,14 +236,6 @@ def read_password(path: Path) -> Secret[str]:
     return Secret(password)
 
 
-def read_incarnation(database: Database) -> Incarnation:
-    """Return the incarnation of the database that is connected."""
-    row: tuple[int, str] = database.execute_sql(
-        "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8) FROM pg_control_system()"
-    ).fetchone()
-    return Incarnation(system_identifier=row[0], timeline=int(row[1], 16))
-
-
 def is_logic_error(error: Exception) -> bool:
     """Whether an error that `translated` let through is about a statement, which is a bug of webhookd."""
     return isinstance(error, PeeweeException | psycopg.Error)
@@ -313,7 +295,7 @@ def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> Webho
     if state in _REPEAT or state in _TIMEOUT:
         return MustRepeatError(f"the database {name} has rolled a transaction back: {reason}")
     if state in _DISK:
-        return DiskError(f"the database {name} can't be read or written: {reason}")
+        return DamagedDatabaseError(f"the database {name} can't be read or written: {reason}")
     if state.startswith(_LOST) or (state in _READ_ONLY and role is not ConnectionRole.READER):
         return ConnectionLostError(f"the connection to the database {name} is lost: {reason}")
     return None

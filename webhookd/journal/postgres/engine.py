@@ -10,21 +10,24 @@ from typing import TypeVar
 import trio
 from peewee import Database, PeeweeException
 
-from webhookd.base.clock import Clock
+from webhookd.base.clock import Clock, DatabaseClock, SystemClock
 from webhookd.base.errors import CommandError, ReadTimeoutError
 from webhookd.base.ids import IdFactory, Prefix
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustRepeatError
 from webhookd.journal.feed import Feed
 from webhookd.journal.node_rows import Driver, Nodes, NodeStatus, ServerFacts
+from webhookd.journal.operations import ChangeMark
 from webhookd.journal.ownership import slot_of
-from webhookd.journal.postgres import changes, leases, server_facts, sessions
+from webhookd.journal.postgres import changes, incarnations, leases, server_facts, sessions
 from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.daily_tables import DailyTables
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
+from webhookd.journal.postgres.incarnations import Incarnation, Incarnations, read_incarnation
 from webhookd.journal.postgres.leases import Progress
 from webhookd.journal.postgres.membership import Membership
 from webhookd.journal.postgres.migrations import prepare
+from webhookd.journal.postgres.outages import OutageLog
 from webhookd.journal.postgres.partitions import make_ahead
 from webhookd.journal.postgres.sharing import PostgresSharing
 from webhookd.journal.postgres.storage import PostgresStorage
@@ -44,10 +47,13 @@ _ADD_WRITER = "INSERT INTO writers (node, writer, number) VALUES (%s, %s, 0)"
 
 
 class PostgresReader:
-    """A connection for queries, which is made again after it was lost."""
+    """A connection for queries, which is made again after it was lost, or to another database."""
 
-    def __init__(self, open_connection: Callable[[], PostgresDatabase]) -> None:
+    def __init__(
+        self, open_connection: Callable[[], PostgresDatabase], is_used: Callable[[PostgresDatabase], bool]
+    ) -> None:
         self._open = open_connection
+        self._is_used = is_used
         self._database: PostgresDatabase | None = None
         self._is_ended = False
 
@@ -75,6 +81,8 @@ class PostgresReader:
             self._database = None
 
     def _run(self, query: Callable[[Database], T]) -> T:
+        if self._database is not None and not self._is_used(self._database):
+            self.close()
         if self._database is None:
             self._database = self._open()
         database = self._database
@@ -143,9 +151,9 @@ class PostgresEngine:
         return self._follower.seconds_behind < self._times.outdated
 
     @property
-    def changes_known(self) -> int:
-        """The number of the last change up to which this process knows all."""
-        return self._follower.number
+    def changes_known(self) -> ChangeMark:
+        """The last change up to which this process knows all."""
+        return self._follower.mark
 
     async def follow_changes(self) -> None:
         """Have the feed pass on all that other nodes have changed by now."""
@@ -155,9 +163,9 @@ class PostgresEngine:
         """Have the feed pass on nothing that other nodes change until the block ends."""
         return self._follower.waiting()
 
-    def announced(self, number: int) -> None:
-        """Note that the feed of this process has passed on the change with this number, and tell the other nodes."""
-        self._follower.pass_over(number)
+    def announced(self, before: ChangeMark, change: ChangeMark) -> None:
+        """Note that the feed of this process has passed on a change, and tell the other nodes."""
+        self._follower.pass_over(before, change)
         self._wakes.settings_changed()
 
     def queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
@@ -183,7 +191,7 @@ class PostgresEngine:
             leases_lost=ownership.leases_lost,
             slots_taken=ownership.slots_taken,
             unreachable_seconds=ownership.unreachable_seconds,
-            known_change=self._follower.number,
+            known_change=self._follower.mark.number,
         )
 
     def read_nodes(self, database: Database) -> Nodes:
@@ -238,32 +246,60 @@ async def open_server(
 ) -> AsyncIterator[PostgresEngine]:
     """Open a journal in a database, and create or migrate its tables if needed.
 
-    Raises CommandError if the database can't be reached, and JournalError if it can't hold a journal.
+    A clock that is a DatabaseClock is set to the time of the database, and follows it. Raises CommandError if the
+    database can't be reached, and JournalError if it can't hold a journal.
     """
     process = ids.new(Prefix.NODE)
+    database_clock = clock if isinstance(clock, DatabaseClock) else DatabaseClock(SystemClock())
 
-    def opened(role: ConnectionRole, use: str) -> PostgresDatabase:
+    def connected(role: ConnectionRole, use: str) -> PostgresDatabase:
         return connect(
             server.url, role, application_name=f"webhookd/{process}/{use}", password_file=server.password_file
         )
 
-    def begin() -> int:
-        database = opened(ConnectionRole.WRITER, "start")
+    def begin() -> tuple[Incarnation, ChangeMark]:
+        database = connected(ConnectionRole.WRITER, "start")
         try:
+            with database.translated():
+                asked_at = database_clock.steady()
+                database_clock.follow(leases.read_time(database), asked_at)
+            found = read_incarnation(database)
             prepare(database, now=clock.now())
             _make_partitions(database, clock.now())
+            incarnations.note(database, found)
             with database.translated():
                 database.execute_sql(_ADD_WRITER, (process, _WRITER))
-                return changes.read_last(database)
+                return found, changes.read_last(database)
         finally:
             database.close()
 
     try:
-        last_change = await runner.run(begin)
+        first, last_change = await runner.run(begin)
     except ConnectionLostError as error:
         raise CommandError(str(error)) from error
+    known = Incarnations(first, is_node=server.takes_part)
+
+    def opened(role: ConnectionRole, use: str) -> PostgresDatabase:
+        database = connected(role, use)
+        try:
+            database.incarnation = known.check(read_incarnation(database))
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def is_used(database: PostgresDatabase) -> bool:
+        return database.incarnation == known.number
+
+    outages = OutageLog(str(server.url))
     storage = PostgresStorage(
-        str(server.url), partial(opened, ConnectionRole.WRITER, _WRITER), ids, process=process, writer=_WRITER
+        str(server.url),
+        partial(opened, ConnectionRole.WRITER, _WRITER),
+        ids,
+        outages,
+        process=process,
+        writer=_WRITER,
+        is_used=is_used,
     )
     # Its calls go on while the writer stands, so it has a thread of its own; in a test both run in the loop.
     own_runner = runner if isinstance(runner, InlineRunner) else ThreadRunner(3)
@@ -275,20 +311,26 @@ async def open_server(
         name=server.node_name,
         version=server.known.version,
         steady=_steady,
+        clock=database_clock,
+        incarnations=known,
+        outages=outages,
         times=server.times,
         takes_part=server.takes_part,
-        progress=lambda: Progress(follower.number, wakes.look_age_seconds),
+        progress=lambda: Progress(follower.mark.number, wakes.look_age_seconds),
     )
     with ExitStack() as stack:
         connections = [
-            PostgresReader(partial(opened, ConnectionRole.READER, f"reader-{number}")) for number in range(readers)
+            PostgresReader(partial(opened, ConnectionRole.READER, f"reader-{number}"), is_used)
+            for number in range(readers)
         ]
         for connection in connections:
             stack.callback(connection.close)
-        reader = PostgresReader(partial(opened, ConnectionRole.READER, "changes"))
+        reader = PostgresReader(partial(opened, ConnectionRole.READER, "changes"), is_used)
         stack.callback(reader.close)
 
-        async def read_changes(after: int, passed_over: frozenset[int]) -> list[changes.Followed]:
+        async def read_changes(
+            after: ChangeMark, passed_over: frozenset[bytes]
+        ) -> list[changes.Followed] | changes.Reread:
             return await own_runner.run(
                 partial(reader.run, partial(changes.read, after=after, passed_over=passed_over))
             )
@@ -300,6 +342,7 @@ async def open_server(
             own_runner,
             feed,
             membership,
+            outages=outages,
             slots=lambda: membership.slots,
             changed=follower.follow,
             look_seconds=server.times.look,

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from peewee import Database
 
 from webhookd.base.errors import CommandError, JournalError
-from webhookd.journal.errors import ConnectionLostError
+from webhookd.journal.errors import ConnectionLostError, DamagedDatabaseError
 from webhookd.journal.node_rows import Pooler, ServerFacts
 from webhookd.journal.postgres import server_facts
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect, is_logic_error
@@ -109,6 +109,8 @@ def inspect_database(server: Server) -> Iterator[DatabaseInspection]:
         with database.translated():
             database.execute_sql("SELECT set_config('statement_timeout', %s, false)", (_TIME_LIMIT,))
         yield DatabaseInspection(database, opened)
+    except DamagedDatabaseError as error:
+        raise JournalError(str(error)) from error
     except ConnectionLostError as error:
         raise CommandError(str(error)) from error
     finally:

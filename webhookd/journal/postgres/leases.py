@@ -10,6 +10,9 @@ every slot, and registers again under a new id, since an id is never used again.
 has ended, ends their sessions, which may still hold rows, and takes their slots. By its own clock a node stops sending
 5.5 s after it sent its last good beat, before anybody else could take its slots.
 
+After the database was restored, or has lost its last commits in a failover, slots are as they were once: nobody takes
+one before every node has found that out (see `incarnations`).
+
 Everything here blocks, and is called in a thread with a connection of its own: it must go on while a writer stands.
 """
 
@@ -34,13 +37,18 @@ SELECT
     %s, %s, %s, clock_timestamp() + make_interval(secs => %s), %s,
     host(inet_client_addr()), clock_timestamp()
 FROM (SELECT 1 FROM heads WHERE name = 'changes' FOR SHARE) AS between_changes
+RETURNING extract(epoch FROM clock_timestamp())::double precision
 """
 _NOTE_KEYS = "UPDATE nodes SET key_ids = %s WHERE id = %s"
 _LEAVE = "DELETE FROM nodes WHERE id = %s"
 _BEAT = """
 UPDATE nodes SET expires_at = clock_timestamp() + make_interval(secs => %s), beat_at = clock_timestamp(),
     known_change = %s, looked_at = clock_timestamp() - make_interval(secs => %s)
-WHERE id = %s AND expires_at > clock_timestamp() RETURNING 1
+WHERE id = %s AND expires_at > clock_timestamp() RETURNING extract(epoch FROM clock_timestamp())::double precision
+"""
+_TIME = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+_IS_SETTLED = """
+SELECT coalesce(max(noticed_at) + make_interval(secs => %s) < clock_timestamp(), true) FROM incarnations
 """
 _REMOVE_EXPIRED = "DELETE FROM nodes WHERE expires_at < clock_timestamp()"
 # In a statement of its own: a row that has just changed is checked again by the update below, but the list of nodes
@@ -111,12 +119,14 @@ def process_of(node: str) -> str:
 
 def register(
     connection: "Connection[Any]", node: str, name: str, version: int, times: LeaseTimes, *, program: str = VERSION
-) -> None:
-    """Add a node; `node` is its process and a number, as no other node ever had them: `PROCESS.1`.
+) -> float:
+    """Add a node; return the time of the database.
 
-    `version` is that of the settings it knows, and `program` that of webhookd.
+    `node` is its process and a number, as no other node ever had them: `PROCESS.1`. `version` is that of the settings
+    it knows, and `program` that of webhookd.
     """
-    connection.execute(_REGISTER, (node, name, version, times.lease, program))
+    [[its_time]] = connection.execute(_REGISTER, (node, name, version, times.lease, program)).fetchall()
+    return float(its_time)
 
 
 def note_keys(connection: "Connection[Any]", node: str, key_ids: Sequence[str]) -> None:
@@ -136,20 +146,33 @@ class Progress(NamedTuple):
     look_age_seconds: float | None = None
 
 
-def beat(connection: "Connection[Any]", node: str, times: LeaseTimes, progress: Progress = Progress()) -> bool:  # noqa: B008 - a constant
-    """Move the end of a node's lease; return False if it has ended, whatever the node's own clock says."""
-    found = connection.execute(_BEAT, (times.lease, *progress, node)).fetchone()
-    return found is not None
+def beat(
+    connection: "Connection[Any]",
+    node: str,
+    times: LeaseTimes,
+    progress: Progress = Progress(),  # noqa: B008 - a constant
+) -> float | None:
+    """Move the end of a node's lease; return the time of the database.
+
+    None if the lease has ended, whatever the node's own clock says.
+    """
+    row = connection.execute(_BEAT, (times.lease, *progress, node)).fetchone()
+    return None if row is None else float(row[0])
 
 
-def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, may_take: bool = True) -> Scanned:
+def scan(
+    connection: "Connection[Any]", node: str, held: Mapping[int, int], times: LeaseTimes, *, may_take: bool = True
+) -> Scanned:
     """Remove the dead, and take what is free, up to an equal share; `held` are the node's slots and generations.
 
     A slot that is the node's in the table but not in `held` was taken in a transaction whose answer was lost: it is
     given back, and taken again with a new generation.
     """
-    connection.execute(_REMOVE_EXPIRED)
-    dead = [row[0] for row in connection.execute(_FIND_DEAD)]
+    [[is_settled]] = connection.execute(_IS_SETTLED, (times.settle,)).fetchall()
+    dead: list[str] = []
+    if is_settled:
+        connection.execute(_REMOVE_EXPIRED)
+        dead = [row[0] for row in connection.execute(_FIND_DEAD)]
     living = [row[0] for row in connection.execute(_FIND_NODES)]
     # A process that was fenced and is a new node by now goes on with its sessions.
     if ended := {process_of(each) for each in dead} - {process_of(each) for each in living}:
@@ -162,10 +185,15 @@ def scan(connection: "Connection[Any]", node: str, held: Mapping[int, int], *, m
     share = -(-SLOTS // max(len(living), 1))
     wanted = share - (len(held) - len(lost))
     taken: dict[int, int] = {}
-    if may_take and wanted > 0:
+    if may_take and is_settled and wanted > 0:
         taken = dict(connection.execute(_TAKE, (node, dead, node, wanted)).fetchall())
-    surplus = () if lost else surplus_of(held, share)
+    surplus = surplus_of(held, share) if is_settled and not lost else ()
     return Scanned(taken=taken, lost=lost, surplus=surplus, nodes=len(living), dead=dead)
+
+
+def read_time(database: Database) -> float:
+    """Return the time of the database, in epoch seconds."""
+    return float(database.execute_sql(_TIME).fetchone()[0])
 
 
 def read_nodes(database: Database, own: str) -> Nodes:
@@ -202,14 +230,15 @@ def read_drivers(database: Database, slots: Collection[int]) -> dict[int, tuple[
 def surplus_of(held: Collection[int], share: int) -> Sequence[int]:
     """Return the slots that a node should give back now, an eighth of what it holds at most.
 
-    They are spread over all that it holds: the first webhooks of an installation are in the first slots.
+    They are spread over all that it holds: the first webhooks of an installation are in the first slots. The leader
+    stays the leader: its share is one slot at least.
     """
     above = len(held) - share
     if above <= 0:
         return ()
     number = min(above, max(1, len(held) // _SHARE_MOVED))
-    ordered = sorted(held)
-    return [ordered[at * len(ordered) // number] for at in range(number)]
+    ordered = sorted(slot for slot in held if slot != slot_of(LEADING))
+    return [ordered[(2 * at + 1) * len(ordered) // (2 * number)] for at in range(number)]
 
 
 def give_back(connection: "Connection[Any]", node: str, slots: Sequence[int]) -> None:

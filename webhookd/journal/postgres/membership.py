@@ -1,27 +1,36 @@
 """This process as a node: it keeps its lease, takes and gives back slots, and says so in the feed.
 
 One task beats, one scans, and one watches this node's own limit: it must stop sending before anybody else could take
-its slots, also while the database doesn't answer. All times are of a clock that goes on while the machine sleeps.
+its slots, also while the database doesn't answer. All times are of a clock that goes on while the machine sleeps. Each
+beat also returns the time of the database, which the clock of this process follows.
+
+When its connection finds another incarnation of the database, the process drops what it knew of the one before, and
+registers as a new node; until then no other part of it can connect (see `incarnations`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import trio
-from psycopg import Connection
 
-from webhookd.journal.errors import ConnectionLostError, MustRepeatError
-from webhookd.journal.feed import Feed, SlotsAskedBack, SlotsLost, SlotsTaken
+from webhookd.base.clock import DatabaseClock
+from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustRepeatError, OtherDatabaseError
+from webhookd.journal.feed import DatabaseReplaced, Feed, SlotsAskedBack, SlotsLost, SlotsTaken
 from webhookd.journal.ownership import LEADING, Fence, slot_of
-from webhookd.journal.postgres import leases
+from webhookd.journal.postgres import incarnations, leases
 from webhookd.journal.postgres.database import PostgresDatabase
+from webhookd.journal.postgres.incarnations import Incarnation, Incarnations
 from webhookd.journal.postgres.leases import Progress, Scanned
+from webhookd.journal.postgres.outages import OutageLog
 from webhookd.journal.runners import Runner
 from webhookd.journal.server import LeaseTimes
 from webhookd.observe.logs import get_logger
 
 T = TypeVar("T")
+
+_PART = "node"
 
 _log = get_logger("nodes")
 
@@ -43,6 +52,9 @@ class Membership:
         name: str,
         version: int,
         steady: Callable[[], float],
+        clock: DatabaseClock,
+        incarnations: Incarnations,
+        outages: OutageLog,
         times: LeaseTimes,
         takes_part: bool = True,
         progress: Callable[[], Progress] = Progress,
@@ -58,6 +70,9 @@ class Membership:
         self._feed = feed
         self._version = version
         self._steady = steady
+        self._clock = clock
+        self._incarnations = incarnations
+        self._outages = outages
         self._times = times
         self._takes_part = takes_part
         self._progress = progress
@@ -68,6 +83,7 @@ class Membership:
         self._unreachable_seconds = 0.0
         self._database: PostgresDatabase | None = None
         self._one_call = trio.Lock()
+        self._registering = trio.Lock()
         self._registrations = 0
         self._held: dict[int, int] = {}
         self._leaving: set[int] = set()
@@ -114,7 +130,7 @@ class Membership:
     def fence(self, endpoint_pk: int) -> Fence:
         """Return the slot of an endpoint with its generation; -1, which no record passes, for another node's."""
         slot = slot_of(endpoint_pk)
-        return Fence(slot, self._held.get(slot, -1))
+        return Fence(slot, self._held.get(slot, -1), self._incarnations.number)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be a node until `stop`, and then leave; it has started once it has looked for slots.
@@ -149,8 +165,8 @@ class Membership:
         if telling == self._told_keys or not self._takes_part:
             return
         try:
-            await self._call(lambda connection: leases.note_keys(connection, *telling))
-        except (ConnectionLostError, MustRepeatError) as error:
+            await self._call(lambda database: leases.note_keys(database.connection(), *telling))
+        except (ConnectionLostError, MustRepeatError, JournalFullError) as error:
             _log.warning("node.keys_not_told", node=self.node, error=str(error))
         else:
             self._told_keys = telling
@@ -165,57 +181,96 @@ class Membership:
             del self._held[slot]
         self._leaving.difference_update(given)
         if given:
-            await self._call(lambda connection: leases.give_back(connection, self.node, given))
+            await self._call(lambda database: leases.give_back(database.connection(), self.node, given))
 
     async def _register(self) -> None:
         self._registrations += 1
         began_at = self._steady()
-        await self._call(
-            lambda connection: leases.register(connection, self.node, self.name, self._version, self._times)
-        )
+        await self._call(self._register_node)
         self._registered_at = began_at
         self._limit_at = began_at + self._times.limit
         _log.info("node.registered", node=self.node)
 
-    async def _register_again(self) -> None:
+    def _register_node(self, database: PostgresDatabase) -> None:
+        asked_at = self._clock.steady()
+        connection = database.connection()
+        self._follow(leases.register(connection, self.node, self.name, self._version, self._times), asked_at)
+
+    def _beat(self, node: str, progress: Progress, database: PostgresDatabase) -> bool:
+        asked_at = self._clock.steady()
+        its_time = leases.beat(database.connection(), node, self._times, progress)
+        if its_time is not None:
+            self._follow(its_time, asked_at)
+        return its_time is not None
+
+    def _follow(self, its_time: float, asked_at: float) -> None:
+        if seconds := self._clock.follow(its_time, asked_at):
+            _log.warning("clock.database_was_set", seconds=round(seconds, 3))
+
+    async def _register_again(self, fenced: str) -> None:
         """Register under a new id, as soon as the database can be reached."""
-        while True:
-            try:
-                await self._register()
-            except (ConnectionLostError, MustRepeatError) as error:
-                _log.warning("node.not_registered", node=self.node, error=str(error))
-                await trio.sleep(self._times.scan)
-            else:
-                return
+        async with self._registering:
+            while fenced == self.node:
+                _log.error("node.fenced", node=fenced)
+                self.leases_lost += bool(self._held)  # otherwise it was counted when its time ended
+                self._lose_all()
+                await self._insist(self._register)
+
+    async def _begin_anew(self, found: Incarnation) -> None:
+        """Drop all that is known of another incarnation of the database, and register with this one."""
+        async with self._registering:
+            while not self._incarnations.is_used(found):
+                _log.error("node.database_replaced", node=self.node)
+                self._lose_all()
+                self._feed.announce(DatabaseReplaced())
+                self._incarnations.use(found)  # from here on all others connect
+                begin = partial(incarnations.begin_anew, found=found, process=self.process, now=self._clock.now)
+                try:
+                    await self._insist(partial(self._call, begin))
+                    await self._insist(self._register)
+                except OtherDatabaseError as error:
+                    found = error.found
 
     async def _beat_on(self) -> None:
-        while True:
-            await trio.sleep(self._times.beat)
-            began_at = self._steady()
-            try:
-                progress = self._progress()
-                is_alive = await self._call(partial(self._beat, progress))
-            except (ConnectionLostError, MustRepeatError) as error:
-                _log.warning("node.beat_failed", node=self.node, error=str(error))
-                continue
-            if is_alive:
-                self._limit_at = began_at + self._times.limit
-            else:
-                _log.error("node.fenced", node=self.node)
-                self.leases_lost += bool(self._held)  # else it was counted when its time ended
-                self._lose_all()
-                await self._register_again()
+        await self._repeat(self._times.beat, self._extend)
 
-    def _beat(self, progress: Progress, connection: "Connection[Any]") -> bool:
-        return leases.beat(connection, self.node, self._times, progress)
+    async def _extend(self) -> None:
+        began_at, node = self._steady(), self.node
+        if not await self._call(partial(self._beat, node, self._progress())):
+            await self._register_again(node)
+        elif node == self.node:
+            self._limit_at = began_at + self._times.limit
 
     async def _scan_on(self) -> None:
+        await self._repeat(self._times.scan, self._scan)
+
+    async def _repeat(self, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await trio.sleep(self._times.scan)
+            await trio.sleep(seconds)
+            if self._registering.locked():
+                continue
             try:
-                await self._scan()
-            except (ConnectionLostError, MustRepeatError) as error:
-                _log.warning("node.scan_failed", node=self.node, error=str(error))
+                await self._tried(work)
+            except OtherDatabaseError as error:
+                await self._begin_anew(error.found)
+
+    async def _insist(self, work: Callable[[], Awaitable[None]]) -> None:
+        is_done = await self._tried(work)
+        while not is_done:
+            await trio.sleep(self._times.scan)
+            is_done = await self._tried(work)
+
+    async def _tried(self, work: Callable[[], Awaitable[None]]) -> bool:
+        """Return whether work was done; False if the database is of no use now. Raises OtherDatabaseError."""
+        try:
+            await work()
+        except OtherDatabaseError:
+            raise
+        except (ConnectionLostError, MustRepeatError, JournalFullError) as error:
+            self._outages.failed(_PART, error)
+            return False
+        self._outages.succeeded(_PART)
+        return True
 
     async def _scan(self) -> None:
         if not self.may_send():
@@ -223,7 +278,9 @@ class Membership:
         node, held = self.node, dict(self._held)
         # After an outage the first node back would take all slots, and give most of them back one by one.
         may_take = self._registrations == 1 or self._steady() - self._registered_at >= self._times.scan
-        scanned: Scanned = await self._call(lambda connection: leases.scan(connection, node, held, may_take=may_take))
+        scanned: Scanned = await self._call(
+            lambda database: leases.scan(database.connection(), node, held, self._times, may_take=may_take)
+        )
         self.nodes = scanned.nodes
         if scanned.dead and scanned.taken:
             _log.warning("node.took_over", node=node, dead=list(scanned.dead), slots=len(scanned.taken))
@@ -231,8 +288,8 @@ class Membership:
             return  # lost meanwhile: the next scan gives back what this one has taken
         if scanned.lost:
             _log.error("node.lost_slots", node=node, slots=len(scanned.lost))
-            self._lose(frozenset(scanned.lost))
             self.leases_lost += 1
+            self._lose(self._held.keys() & frozenset(scanned.lost))
         self._held |= scanned.taken
         self.slots_taken += len(scanned.taken)
         if scanned.taken:
@@ -256,9 +313,10 @@ class Membership:
 
     def _lose_all(self) -> None:
         if self._held:
-            self._lose(frozenset(self._held))
+            self._lose(self._held.keys())
 
-    def _lose(self, lost: frozenset[int]) -> None:
+    def _lose(self, slots: AbstractSet[int]) -> None:
+        lost = frozenset(slots)
         for slot in lost:
             del self._held[slot]
         self._leaving -= lost
@@ -268,19 +326,25 @@ class Membership:
         node, held = self.node, list(self._held)
         self._lose_all()
 
-        def leave(connection: "Connection[Any]") -> None:
-            leases.give_back(connection, node, held)
-            leases.leave(connection, node)
+        def leave(database: PostgresDatabase) -> None:
+            leases.give_back(database.connection(), node, held)
+            leases.leave(database.connection(), node)
 
         try:
             await self._call(leave)
-        except (ConnectionLostError, MustRepeatError) as error:
+        except (ConnectionLostError, MustRepeatError, JournalFullError) as error:
             _log.warning("node.left_without_word", node=node, error=str(error))
         await self._runner.run(self._close)
 
-    async def _call(self, function: "Callable[[Connection[Any]], T]") -> T:
+    async def _call(self, function: Callable[[PostgresDatabase], T]) -> T:
+        """Call in the thread; raises ConnectionLostError also if the database has been replaced since this call.
+
+        What the process had before must not be mixed with what another database has.
+        """
+        incarnation = self._incarnations.number
         async with self._one_call:
             began_at = self._steady()
+            self._check(incarnation)
             try:
                 result = await self._runner.run(partial(self._run, function))
             except ConnectionLostError:
@@ -288,18 +352,23 @@ class Membership:
                 if self._unreachable_since is None:
                     self._unreachable_since = began_at
                 raise
+            self._check(incarnation)
             self.is_connected = True
             if self._unreachable_since is not None:
                 self._unreachable_seconds += self._steady() - self._unreachable_since
                 self._unreachable_since = None
             return result
 
-    def _run(self, function: "Callable[[Connection[Any]], T]") -> T:
+    def _check(self, incarnation: int) -> None:
+        if incarnation != self._incarnations.number:
+            raise ConnectionLostError("the database was replaced meanwhile")
+
+    def _run(self, function: Callable[[PostgresDatabase], T]) -> T:
         if self._database is None:
             self._database = self._connect()
         try:
             with self._database.translated():
-                return function(self._database.connection())
+                return function(self._database)
         except ConnectionLostError:
             self._close()
             raise

@@ -208,13 +208,17 @@ $$
     "CREATE TRIGGER audit_remains BEFORE TRUNCATE ON audit FOR EACH STATEMENT EXECUTE FUNCTION audit_refuses()",
 )
 
-# `heads`: the last numbers of `audit` and `changes`, which is locked to add to either.
+# `heads`: the last numbers of `audit` and `changes`, which is locked to add to either. `incarnations`: see there.
 _NODES = """
 CREATE TABLE heads (name text COLLATE "C" PRIMARY KEY, number bigint NOT NULL, hash bytea) WITH (fillfactor = 50);
 INSERT INTO heads (name, number) VALUES ('audit', 0), ('changes', 0);
 CREATE TABLE changes (
     number bigint PRIMARY KEY, kind text COLLATE "C" NOT NULL, object text COLLATE "C" NOT NULL,
-    at double precision NOT NULL
+    at double precision NOT NULL, token bytea NOT NULL, previous bytea NOT NULL
+);
+CREATE TABLE incarnations (
+    system_identifier bigint, timeline bigint, started_at timestamptz, noticed_at timestamptz NOT NULL,
+    PRIMARY KEY (system_identifier, timeline, started_at)
 );
 CREATE TABLE nodes (
     id text COLLATE "C" PRIMARY KEY, name text COLLATE "C", version integer, expires_at timestamptz NOT NULL,
@@ -261,7 +265,7 @@ CURRENT_VERSION = len(_STEPS)
 TABLES = (
     *("endpoints", "endpoint_state", "sequences", "secrets", "events", "event_types", "deliveries", "attempts"),
     *("api_keys", "replays", "idempotency", "statistics", "meta", "audit", "heads", "changes", "nodes", "writers"),
-    *("slots", "sessions", "bodies", "kept_bodies", "kept_attempts"),
+    *("slots", "sessions", "incarnations", "bodies", "kept_bodies", "kept_attempts"),
 )
 """All tables but the partitions of `bodies` and `attempts`.
 

@@ -24,6 +24,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.base.stages import reached
 from webhookd.journal.errors import (
     ConnectionLostError,
+    DamagedDatabaseError,
     FencedError,
     JournalFullError,
     MustRepeatError,
@@ -36,9 +37,12 @@ from webhookd.journal.ownership import Fence
 from webhookd.journal.postgres import changes
 from webhookd.journal.postgres.batch import HotBatch
 from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error
+from webhookd.journal.postgres.outages import OutageLog
 from webhookd.journal.postgres.partitions import make_place
 from webhookd.journal.storage import commit_each, commit_in_order
 from webhookd.observe.logs import get_logger
+
+_log = get_logger("journal")
 
 MOST_TRIES = 10
 _REPEAT_SECONDS = 0.005
@@ -64,15 +68,17 @@ SELECT 1 / (count(*) = %s)::int FROM (
 """
 _FIND_SLOTS = "SELECT slot, generation FROM slots WHERE split_part(node, '.', 1) = %s AND slot = ANY(%s)"
 _FIND_NUMBER = "SELECT number FROM writers WHERE node = %s AND writer = %s FOR UPDATE"
+_KEEP_NUMBER = "INSERT INTO writers (node, writer, number) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
 _TOUCH_NUMBER = "UPDATE writers SET number = number WHERE node = %s AND writer = %s"
 
-_log = get_logger("journal")
+_PART = "writer"
 
 
 class PostgresStorage:
     """Where one writer commits, over a connection of its own.
 
-    `connect` opens a connection under a new application name, or raises ConnectionLostError.
+    `connect` opens a connection, or raises ConnectionLostError. `is_used` says whether the database of a connection is
+    still the one that this process uses.
     """
 
     is_above_bound = False
@@ -80,10 +86,20 @@ class PostgresStorage:
     log_bytes = 0
 
     def __init__(
-        self, name: str, connect: Callable[[], PostgresDatabase], ids: IdFactory, *, process: str, writer: str
+        self,
+        name: str,
+        connect: Callable[[], PostgresDatabase],
+        ids: IdFactory,
+        outages: OutageLog,
+        *,
+        process: str,
+        writer: str,
+        is_used: Callable[[PostgresDatabase], bool],
     ) -> None:
         self.name = name
         self._connect = connect
+        self._is_used = is_used
+        self._outages = outages
         self._database: PostgresDatabase | None = None
         self._ids = ids
         self._key = (process, writer)
@@ -167,7 +183,7 @@ class PostgresStorage:
             connection = database.connection()
             slots = [fence.slot for fence in _fences_of(unit)]
             found = connection.execute(_FIND_SLOTS, (self._process, slots)).fetchall()
-            held.update(Fence(*row) for row in found)
+            held.update(Fence(slot, generation, database.incarnation) for slot, generation in found)
             [[self._number]] = connection.execute(_FIND_NUMBER, self._key).fetchall()
             return False
 
@@ -181,7 +197,7 @@ class PostgresStorage:
         return left
 
     def _commit_hot(self, batch: HotBatch, fences: Collection[Fence], database: PostgresDatabase) -> bool:
-        batch.commit(database.connection(), partial(self._begin, fences))
+        batch.commit(database.connection(), partial(self._begin, database, fences))
         reached("batch.committed")
         return True
 
@@ -191,12 +207,12 @@ class PostgresStorage:
         try:
             with database.atomic():
                 connection = database.connection()
-                self._begin(_fences_of([call]), connection)
+                self._begin(database, _fences_of([call]), connection)
                 # Locked before all that the change locks.
-                call.change_number = None if call.announces is None else changes.take_number(connection)
+                call.marks = None if call.announces is None else changes.take_mark(connection)
                 call.result = call.change(database)
-                if call.announces is not None and call.change_number is not None:
-                    changes.add(connection, call.change_number, call.announces(call.result))
+                if call.announces is not None and call.marks is not None:
+                    changes.add(connection, *call.marks, call.announces(call.result))
                 if call.notices_of is not None:
                     call.notices = call.notices_of(call.result)
                     if call.notices:
@@ -218,14 +234,16 @@ class PostgresStorage:
 
     def _touch(self, database: PostgresDatabase) -> bool:
         with database.atomic():
-            self._begin((), database.connection())
+            self._begin(database, (), database.connection())
         return True
 
-    def _begin(self, fences: Collection[Fence], connection: "Connection[Any]") -> None:
+    def _begin(self, database: PostgresDatabase, fences: Collection[Fence], connection: "Connection[Any]") -> None:
         """Write the number of this transaction, and hold the slots that it is about."""
+        if any(fence.incarnation != database.incarnation for fence in fences):
+            raise FencedError("the database was started again, or is another one")
         connection.execute(_MARK, (self._number + 1, *self._key, self._number))
         if fences:
-            slots, generations = zip(*fences, strict=True)
+            slots, generations, _ = zip(*fences, strict=True)
             connection.execute(_HOLD_SLOTS, (len(fences), list(slots), list(generations), self._process))
 
     def _transact(
@@ -236,17 +254,17 @@ class PostgresStorage:
         `work` returns whether it has committed. `found_committed` is called with a new connection if the answer to the
         commit was lost with the old one. Raises MustRepeatError if others prevented it too often.
         """
-        tries = 0
+        tries, pauses = 0, _pauses()
         lacking: NoPartitionError | None = None
         placed: set[tuple[str, float]] = set()
         while True:
             database = self._database or self._open()
+            if not self._is_used(database):
+                self._was_committed(database)  # nothing is under way: it makes a connection to the other database
+                continue
             try:
-                if lacking is not None:
-                    self._find_place(database, lacking)
-                    lacking = None
-                with database.translated():
-                    self._number += work(database)
+                without_place, lacking = lacking, None
+                self._attempt(database, work, without_place)
             except NoPartitionError as error:
                 _roll_back(database)
                 lacking, row = error, (error.table, error.at)
@@ -254,22 +272,37 @@ class PostgresStorage:
                     raise MustRepeatError(str(error)) from error
                 placed.add(row)
             except MustRepeatError:
+                self._end_outage()
                 _roll_back(database)
                 tries += 1
                 if tries == MOST_TRIES:
                     raise
                 time.sleep(random.uniform(0, tries * _REPEAT_SECONDS))  # noqa: S311 - apart from the other one
+            except DamagedDatabaseError as error:  # the server has rolled back, and may do better later
+                _roll_back(database)
+                self._wait(error, next(pauses))
             except ConnectionLostError as error:
-                _log.warning("journal.connection_lost", server=self.name, error=str(error))
+                self._outages.failed(_PART, error)
                 if self._was_committed(database):
                     assert self._database is not None  # noqa: S101 - it has just told so
+                    self._end_outage()
                     found_committed(self._database.connection())
                     return
             except BaseException:
+                self._end_outage()
                 _roll_back(database)
                 raise
             else:
+                self._end_outage()
                 return
+
+    def _attempt(
+        self, database: PostgresDatabase, work: Callable[[PostgresDatabase], bool], lacking: NoPartitionError | None
+    ) -> None:
+        if lacking is not None:
+            self._find_place(database, lacking)
+        with database.translated():
+            self._number += work(database)
 
     def _find_place(self, database: PostgresDatabase, lacking: NoPartitionError) -> None:
         """Have a row find a place that had none: no partition was made in time, or retention has dropped its day."""
@@ -282,41 +315,57 @@ class PostgresStorage:
         """Reconnect, and return whether the transaction that was under way on the lost connection was committed."""
         lost_session = (lost.backend_pid, lost.application_name)
         _drop(lost)
-        self._database = None
+        pauses = _pauses()
         while True:
             database = self._open()
             try:
                 with database.translated(), database.atomic():
                     database.connection().execute(_END_SESSION, lost_session)
+                    # A database that was restored may not have the row.
+                    database.connection().execute(_KEEP_NUMBER, (*self._key, self._number))
                     [[number]] = database.connection().execute(_FIND_NUMBER, self._key).fetchall()
                     # Committed with the same guarantee as the transaction itself: then what it found is true.
                     database.connection().execute(_TOUCH_NUMBER, self._key)
-            except (ConnectionLostError, MustRepeatError):  # the old session may still hold the row
+            except MustRepeatError:  # the old session may still hold the row
                 _drop(database)
-                self._database = None
-                continue
-            was_committed = number == self._number + 1
-            self._number = number
-            return bool(was_committed)
+            except (ConnectionLostError, JournalFullError) as error:
+                _drop(database)
+                self._wait(error, next(pauses))
+            else:
+                was_committed = number == self._number + 1
+                self._number = number
+                return bool(was_committed)
 
     def _open(self) -> PostgresDatabase:
         """Return a new connection, however long the server can't be reached."""
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = _pauses()
         while True:
             try:
-                database = self._database = self._connect()
-            except ConnectionLostError:
-                if self._unreachable_since is None:
-                    self._unreachable_since = time.monotonic()
-                if self._is_stopping and self.outage_seconds > _LAST_SECONDS:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                continue
-            if self._unreachable_since is not None:
-                _log.info("journal.connected_again", server=self.name, seconds=round(self.outage_seconds, 1))
-                self._unreachable_since = None
-            return database
+                self._database = self._connect()
+            except ConnectionLostError as error:
+                self._wait(error, next(pauses))
+            else:
+                return self._database
+
+    def _wait(self, error: WebhookdError, seconds: float) -> None:
+        """Wait before another try, because the database is of no use now; raise `error` if that would take too long."""
+        if self._unreachable_since is None:
+            self._unreachable_since = time.monotonic()
+        if self._is_stopping and self.outage_seconds > _LAST_SECONDS:
+            raise error
+        self._outages.failed(_PART, error)
+        time.sleep(seconds)
+
+    def _end_outage(self) -> None:
+        self._unreachable_since = None
+        self._outages.succeeded(_PART)
+
+
+def _pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
 
 def _fences_of(operations: Iterable[Submission]) -> set[Fence]:

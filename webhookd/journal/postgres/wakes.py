@@ -7,6 +7,7 @@ would hold a lock of the whole cluster until the disk has it.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,12 +16,12 @@ from psycopg import Connection
 
 from webhookd.base.errors import ReadTimeoutError
 from webhookd.base.models import QueuedDelivery
-from webhookd.journal.errors import ConnectionLostError, MustRepeatError
-from webhookd.journal.feed import Feed, QueueGrown, QueuesFound
+from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustRepeatError
+from webhookd.journal.feed import DatabaseReplaced, Feed, QueueGrown, QueuesFound
 from webhookd.journal.ownership import Ownership, slot_of
 from webhookd.journal.postgres.database import PostgresDatabase
+from webhookd.journal.postgres.outages import OutageLog
 from webhookd.journal.runners import Runner
-from webhookd.observe.logs import get_logger
 
 T = TypeVar("T")
 
@@ -34,14 +35,15 @@ _LISTEN = f"LISTEN {CHANNEL}"
 _NOTIFY = "SELECT pg_notify(%s, %s)"
 _LOOK = "SELECT endpoint_pk, last, edition FROM sequences WHERE slot = ANY(%s)"
 
-_log = get_logger("nodes")
+_LISTENING, _LOOKING = "listener", "look"
+_OUTAGES = (ConnectionLostError, MustRepeatError, ReadTimeoutError, JournalFullError)
 
 
 class Wakes:
     """Tells other nodes of deliveries and changes, and this one of theirs, while `run` runs.
 
     `connect_listener` and `connect_notifier` open their connections. `changed` is called when another node may have
-    changed settings, and every `look_seconds`.
+    changed settings, and every `look_seconds`. `outages` has in the log that neither is possible.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Wakes:
         feed: Feed,
         ownership: Ownership,
         *,
+        outages: OutageLog,
         slots: Callable[[], frozenset[int]],
         changed: Callable[[], Awaitable[None]],
         look_seconds: float,
@@ -61,6 +64,7 @@ class Wakes:
         self._runner = runner
         self._feed = feed
         self._ownership = ownership
+        self._outages = outages
         self._slots = slots
         self._changed = changed
         self._look_seconds = look_seconds
@@ -71,6 +75,7 @@ class Wakes:
         self._has_news = trio.Event()
         self._looked_at: float | None = None
         self._seen: dict[int, tuple[int, int]] = {}  # the last sequence and edition of each endpoint; -1 if unknown
+        feed.follow(DatabaseReplaced, lambda _: self._seen.clear())
 
     @property
     def look_age_seconds(self) -> float | None:
@@ -117,10 +122,9 @@ class Wakes:
             told, self._to_tell = self._to_tell, {}
             has_changed, self._has_changed = self._has_changed, False
             texts = list(_notifications(told, has_changed=has_changed))
-            try:
+            # Those that aren't told look by themselves.
+            with suppress(*_OUTAGES):
                 await self._call(partial(_notify, texts))
-            except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
-                _log.warning("node.told_nobody", error=str(error))  # they look by themselves
 
     async def _listen_on(self) -> None:
         while True:
@@ -129,9 +133,10 @@ class Wakes:
                 database = await self._runner.run(self._connect_listener)
                 await self._runner.run(partial(_begin_to_listen, database))
                 await self._changed()  # what was told before nobody has heard
+                self._outages.succeeded(_LISTENING)
                 await self._listen(database)
-            except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
-                _log.warning("node.hears_nothing", error=str(error))
+            except _OUTAGES as error:
+                self._outages.failed(_LISTENING, error)
             finally:
                 if database is not None:
                     database.close()
@@ -173,9 +178,11 @@ class Wakes:
             try:
                 await self._changed()
                 await self._look()
+            except _OUTAGES as error:
+                self._outages.failed(_LOOKING, error)
+            else:
                 self._looked_at = began_at
-            except (ConnectionLostError, MustRepeatError, ReadTimeoutError) as error:
-                _log.warning("node.sees_nothing", error=str(error))
+                self._outages.succeeded(_LOOKING)
 
     async def _look(self) -> None:
         """Read the last sequences of the endpoints that this process drives."""

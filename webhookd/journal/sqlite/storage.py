@@ -13,7 +13,7 @@ from webhookd.base.ids import IdFactory
 from webhookd.base.models import QueuedDelivery
 from webhookd.journal.errors import JournalFullError
 from webhookd.journal.node_rows import Driver, Nodes, ServerFacts
-from webhookd.journal.operations import Submission
+from webhookd.journal.operations import NO_CHANGE, ChangeMark, Submission
 from webhookd.journal.ownership import Everything
 from webhookd.journal.rows import Contents, CopyReport
 from webhookd.journal.runners import Runner
@@ -107,7 +107,7 @@ class SqliteEngine:
     is_reachable = True
     node_status = None
     is_current = True
-    changes_known = 0
+    changes_known = NO_CHANGE
     ownership = Everything()
     process = ""
     sharing = None
@@ -141,7 +141,7 @@ class SqliteEngine:
     def stop(self) -> None:
         """Do nothing."""
 
-    def announced(self, number: int) -> None:
+    def announced(self, before: ChangeMark, change: ChangeMark) -> None:
         """Do nothing: no other process needs it."""
 
     def queued(self, deliveries: Sequence[QueuedDelivery]) -> None:
