@@ -36,12 +36,15 @@ def stages() -> dict[str, Sequence[str]]:
         "retention": (),
         "overload": (),
         "shutdown": ("--times", "20"),
+        "nodes": (),
     }
     return {
         "lint-of-async-code": async_lint(sources()),
         "tests": (tool("pytest"), *PARALLEL, "-m", "", *COVERAGE),
         **{name: harness(name, *arguments) for name, arguments in long.items()},
         "simulation-time": harness("simulation", "--time", "--seeds", "60"),
+        "nodes-schedules": harness("nodes", "--schedules", "200"),
+        "nodes-real-length": harness("nodes", "--schedules", "20", "--real-length"),
         "fuzz_http": harness("fuzz_http", "--requests", "20000"),
         **{f"{name}-planted": harness(name, "--planted") for name in long},
         "versions": harness("versions"),

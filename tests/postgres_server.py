@@ -74,10 +74,23 @@ def find_programs(environ: Mapping[str, str]) -> Path | None:
 
 
 class PostgresServer:
-    """A PostgreSQL server in a new directory, with fsync on and text sorted by language; it runs inside `with`."""
+    """A PostgreSQL server in a new directory, with fsync on and text sorted by language; it runs inside `with`.
 
-    def __init__(self, programs: Path, settings: Mapping[str, str] | None = None) -> None:
+    `wrapper` is a command that replaces itself with the command after it: the server runs under it. `on_disk` keeps the
+    directory out of memory.
+    """
+
+    def __init__(
+        self,
+        programs: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        wrapper: Sequence[str] = (),
+        on_disk: bool = False,
+    ) -> None:
         self._programs = programs
+        self._wrapper = wrapper
+        self._on_disk = on_disk
         self.settings = _SETTINGS | dict(settings or {})
         """The server's settings from its next start."""
         said = subprocess.run([programs / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
@@ -90,8 +103,8 @@ class PostgresServer:
 
     def __enter__(self) -> Self:
         """Create the cluster and start the server."""
-        place = _MEMORY if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES else None
-        parent = place or Path(tempfile.gettempdir())
+        has_memory = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+        parent = _MEMORY if has_memory and not self._on_disk else Path(tempfile.gettempdir())
         remove_left(parent)
         self.directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
         self._lock = os.open(self.directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -144,6 +157,7 @@ class PostgresServer:
         with (self.directory / "log").open("ab") as log:
             self._process = _launch(
                 [
+                    *self._wrapper,
                     *_as_user("--pdeathsig", "QUIT"),
                     *(str(self._programs / "postgres"), "-D", str(self.data)),
                     *(f"--unix_socket_directories={self.directory}", *settings),
@@ -167,6 +181,17 @@ class PostgresServer:
     def kill(self) -> None:
         """Stop the server as a crash does; the next start recovers what was committed."""
         self._end(signal.SIGQUIT)
+
+    def kill_all(self) -> None:
+        """Kill each process of the server with SIGKILL, and return once they are gone."""
+        import psutil  # noqa: PLC0415 - as in `start`
+
+        running = psutil.Process(self.pid).children()
+        self._end(signal.SIGKILL)
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(running, PATIENCE_SECONDS)
 
     def url(self, database: str = "postgres", *, user: str = OWNER) -> str:
         """Return the URL of a database on the Unix socket."""

@@ -56,6 +56,7 @@ from webhookd.journal import (
     AuditActor,
     AuditActorKind,
     AuditEntry,
+    LeaseTimes,
     Store,
     open_store,
     place_of,
@@ -122,12 +123,18 @@ class _Lifecycle:
 
 
 async def serve(
-    config: Config, announce: Callable[[Ready], None], log: LogStream, reread: Callable[[], Config]
+    config: Config,
+    announce: Callable[[Ready], None],
+    log: LogStream,
+    reread: Callable[[], Config],
+    *,
+    lease_times: LeaseTimes | None = None,
 ) -> None:
     """Run the server until SIGTERM, SIGINT or SIGQUIT; call it under `trio.run`.
 
     `announce` is called when the server is ready, and must not wait. `log` is the log's output, for the metrics.
-    `reread` returns the configuration that a start would use now.
+    `reread` returns the configuration that a start would use now. `lease_times` are those of a node on PostgreSQL, if
+    they aren't the usual ones.
 
     Raises CommandError if an address, a socket or the lock is in use, ConfigError, MasterKeyError, and JournalError if
     the journal can't be trusted, now or at the start.
@@ -140,7 +147,7 @@ async def serve(
         async with (
             alive(),
             hearing(config, reread),
-            writing(config, machine, ids, measures) as store,
+            writing(config, machine, ids, measures, lease_times=lease_times) as store,
         ):
             clock = Timeline(machine)  # not before: the store may have set it
             with ExitStack() as bound:
@@ -300,7 +307,13 @@ async def _drain(
 
 @asynccontextmanager
 async def writing(
-    config: Config, clock: Clock, ids: IdFactory, measures: Measures | None = None, *, drives: bool = True
+    config: Config,
+    clock: Clock,
+    ids: IdFactory,
+    measures: Measures | None = None,
+    *,
+    drives: bool = True,
+    lease_times: LeaseTimes | None = None,
 ) -> AsyncIterator[Store]:
     """Open the journal and run its writer; when the block ends, everything submitted is on disk.
 
@@ -309,6 +322,8 @@ async def writing(
     place = place_of(config.journal)
     if isinstance(place, DatabaseServer) and not drives:
         place = replace(place, takes_part=False)
+    if isinstance(place, DatabaseServer) and lease_times is not None:
+        place = replace(place, times=lease_times)
     async with (
         open_store(place, clock=clock, ids=ids, max_bytes=config.journal.max_bytes, measures=measures) as store,
         trio.open_nursery() as nursery,

@@ -3,7 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import crowd, health, ingest, latency, neighbours, pages, scale, secure, sizes, syscalls, throughput
+from tests.bench import (
+    crowd,
+    health,
+    ingest,
+    latency,
+    neighbours,
+    nodes,
+    pages,
+    scale,
+    secure,
+    sizes,
+    syscalls,
+    throughput,
+)
 from tests.bench.load import Load
 from tests.bench.report import Result, Target
 from tests.bench.throughput import Scene
@@ -106,6 +119,10 @@ def _tls(load: Load) -> Result:
     return secure.against_clear_text(load, _ratio(0.8))
 
 
+def _nodes(load: Load) -> Result:
+    return nodes.several(load, _ratio(0.8))
+
+
 CASES = {
     case.name: case
     for case in (
@@ -128,6 +145,7 @@ CASES = {
         Case("neighbours", "healthy endpoints among failing ones, 500 events a second in an open loop", _neighbours),
         Case("tls", "1,000 strict endpoints over TLS with kept connections", _tls),
         Case("sizes", "bytes of an event, a delivery and an attempt in a database on PostgreSQL", sizes.on_postgresql),
+        Case("nodes", "1, 2 and 4 nodes on one PostgreSQL, 2,000 endpoints", _nodes),
         Case("syscalls", "system calls a delivery, counted by strace", syscalls.of_deliveries),
     )
 }

@@ -3,8 +3,8 @@
 It prints its port and answers commands on standard input: `count` with the number of requests so far, `arrivals` with a
 JSON object from event id to time (seconds of the machine's monotonic clock) of the requests since the last command. The
 id is in the header of webhookd, Svix or Outpost.
-The modes `count` and `record` answer 200, and only `record` knows arrivals; `hang` never answers, and `drip` answers
-with a byte every fifth of a second.
+The modes `count` and `record` answer 200, and only `record` knows arrivals; `wait` answers 200 after 5 ms, `hang` never
+answers, and `drip` answers with a byte every fifth of a second.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import httptools
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 DRIPPED = b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n"
 DRIP_SECONDS = 0.2
+WAIT_SECONDS = 0.005
 ID_HEADERS = {b"webhook-id", b"svix-id", b"x-outpost-event-id"}
 
 
@@ -69,6 +70,13 @@ class Recording(Counting):
             self._seen.arrivals.setdefault(value.decode(), time.monotonic())
 
 
+class Waiting(Counting):
+    """A connection that answers as a receiver that does something first."""
+
+    def _answer(self) -> None:
+        asyncio.get_running_loop().call_later(WAIT_SECONDS, self._write, ANSWER)
+
+
 class Hanging(Counting):
     """A connection that never answers."""
 
@@ -90,7 +98,13 @@ class Dripping(Counting):
             asyncio.get_running_loop().call_later(DRIP_SECONDS, self._drip)
 
 
-MODES: dict[str, type[Counting]] = {"count": Counting, "record": Recording, "hang": Hanging, "drip": Dripping}
+MODES: dict[str, type[Counting]] = {
+    "count": Counting,
+    "record": Recording,
+    "wait": Waiting,
+    "hang": Hanging,
+    "drip": Dripping,
+}
 
 
 async def main(mode: str, certificate: str | None) -> None:

@@ -9,7 +9,7 @@ import trio
 
 from tests.dashboard.browser import ALL_LOOKS, DESKTOP, MISSING, PHONE, Tab, browsing, find_chromium
 from tests.e2e.harness import Server
-from tests.e2e.test_nodes import shares, three
+from tests.e2e.three_nodes import shares, three
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(find_chromium() is None, reason=MISSING)]
 PICTURES = os.environ.get("WEBHOOKD_TEST_PICTURES")  # a directory for screenshots, to look at

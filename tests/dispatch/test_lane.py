@@ -173,6 +173,8 @@ FOUND_LATE = {
     LosesWhatIsPutBack,
     LosesWhatComesDuringARead,
     HeedsOldAnswers,
+    LosesWhatComesBack,
+    KeepsTheFloorsOfAnotherOrder,
 }
 
 

@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from tests.samples import AT, queued_delivery
-from webhookd.base.models import Ordering, QueuedDelivery
+from webhookd.base.models import DeliveryStatus, EndpointState, Ordering, QueuedDelivery, Verdict
 from webhookd.dispatch.lane import MIN_WINDOW
 from webhookd.dispatch.queue_window import MOST_BODIES_AHEAD, QueueWindow
-from webhookd.journal import Window
+from webhookd.journal import NO_FLOORS, Floors, Window
 
 LIMIT = 3
 
@@ -105,3 +105,59 @@ def test_a_window_that_does_not_know_all_takes_nothing_in(state: str) -> None:
         queue.lacks_keys = True
     queue.append(delivery(2))
     assert (sequences(queue), queue.has_more) == ([1], True)
+
+
+FLOORS = Floors(edition=3, fresh=7, backing_off=8, due_at=AT, later_at=AT + 60)
+
+
+def begin_read(queue: QueueWindow) -> Floors:
+    return queue.begin_read(LIMIT, lacks_keys=False, lacks_flights=False)
+
+
+def read_with_floors() -> QueueWindow:
+    """Return a window whose first read has returned floors."""
+    queue = QueueWindow()
+    assert begin_read(queue) == NO_FLOORS
+    queue.load(window_of(FLOORS))
+    return queue
+
+
+def window_of(floors: Floors) -> Window:
+    return Window(
+        pending=(), parked=(), expired=(), complete=True, next_attempt_at=None, last_sequence=9, floors=floors
+    )
+
+
+def came_back(queue: QueueWindow, status: DeliveryStatus = DeliveryStatus.PENDING) -> None:
+    at = AT - 5 if status is DeliveryStatus.PENDING else None
+    queue.came_back(
+        delivery(4), Verdict(status=status, refusals=0, backoff_step=1, endpoint=EndpointState(), next_attempt_at=at)
+    )
+
+
+def test_a_read_begins_at_the_floors_of_the_last_one() -> None:
+    """A delivery that has ended leaves them where they are; one that is sent again may be in either part."""
+    queue = read_with_floors()
+    assert begin_read(queue) == FLOORS
+    queue.load(window_of(FLOORS))
+    came_back(queue, DeliveryStatus.FAILED)
+    assert begin_read(queue) == FLOORS
+    queue.load(window_of(FLOORS))
+    came_back(queue)
+    assert begin_read(queue) == Floors(edition=3, fresh=4, backing_off=4, due_at=AT - 5, later_at=AT - 5)
+
+
+@pytest.mark.parametrize("is_forgotten", [False, True])
+def test_floors_are_lowered_by_what_happens_during_the_read(*, is_forgotten: bool) -> None:
+    """The read may have been made before the record or the change, and then its floors are too high."""
+    queue = read_with_floors()
+    begin_read(queue)
+    if is_forgotten:
+        queue.forget_floors()
+    else:
+        came_back(queue)
+    queue.load(window_of(FLOORS))
+    floors = begin_read(queue)
+    assert (floors.fresh, floors.due_at) == ((0, 0.0) if is_forgotten else (4, AT - 5))
+    queue.load(window_of(FLOORS))
+    assert begin_read(queue) == FLOORS

@@ -15,7 +15,7 @@ import trio
 
 from tests.e2e.harness import Server, running, submit
 from tests.e2e.test_master_key import command, settle
-from tests.e2e.test_nodes import config_of
+from tests.e2e.three_nodes import config_of
 from tests.patience import PATIENCE_SECONDS
 from tests.receiver import Receiver
 from webhookd.crypto.key_file import create_master_key, load_master_key

@@ -2,8 +2,8 @@
 
 The code marks a stage where it reaches it, with one call of `reached`. That raises an audit event of the interpreter
 (PEP 578): no one listens to it in production, and it costs a tenth of a microsecond. The crash tests
-(tests/crashpoints) listen to it and kill the process there. When code is moved, renamed or split, its marks move with
-it.
+(tests/crashpoints) listen to it and kill the process there, and those of nodes (tests/nodes) stop it. When code is
+moved, renamed or split, its marks move with it.
 """
 
 import sys
@@ -48,6 +48,11 @@ Stage = Literal[
     "replay.step",
 ]
 
+# Stages of a node on PostgreSQL: tests/nodes stops a process there for longer than its lease.
+NodeStage = Literal[
+    "sequences.locked",  # a publishing transaction holds what other publishers wait for, and has not committed
+    "beat.answered",  # the lease was extended, and the node has not noted it
+]
 
 PartitionStage = Literal[
     # An old day on PostgreSQL.
@@ -57,6 +62,6 @@ PartitionStage = Literal[
 ]
 
 
-def reached(stage: Stage | PartitionStage) -> None:
+def reached(stage: Stage | NodeStage | PartitionStage) -> None:
     """Mark that the process has reached a stage."""
     sys.audit(AUDIT_EVENT, stage)

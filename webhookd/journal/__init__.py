@@ -67,7 +67,7 @@ from webhookd.journal.rows import (
     WindowRequest,
 )
 from webhookd.journal.runners import InlineRunner, Runner, ThreadRunner
-from webhookd.journal.server import CONNECTIONS_A_NODE, NO_COPY, Server, check_driver, place_of
+from webhookd.journal.server import CONNECTIONS_A_NODE, NO_COPY, LeaseTimes, Server, check_driver, place_of
 from webhookd.journal.session_rows import NewSession, SessionLimits, StoredSession
 from webhookd.journal.sessions import Sessions
 from webhookd.journal.sqlite.backup import check_place
@@ -120,6 +120,7 @@ __all__ = [
     "KeyAdded",
     "KeyRevoked",
     "KeyRow",
+    "LeaseTimes",
     "Loaded",
     "MasterKeyChanged",
     "MasterKeys",

@@ -179,6 +179,19 @@ async def test_what_is_pending_is_delivered_after_its_day_was_dropped(open_nodes
         await until(lambda: nodes.have_sent(endpoint.url, 2))
 
 
+async def test_a_delivery_may_be_of_the_day_before_its_event(journal_database: str, database: PostgresDatabase) -> None:
+    """A node whose clock is behind has replayed an event just after midnight: the attempts are in the older day."""
+    midnight = float((DAY + 1) * DAY_SECONDS)
+    days.add(database, "event", status="pending", at=midnight + 0.5, attempts=0)
+    DeliveryTable.update(created_at=midnight - 0.5).execute(database)
+    days.add_attempt(database, 1, 1, created_at=midnight - 0.5)
+    await retain(journal_database, midnight)
+    assert numbers(database) == [1]
+    await retain(journal_database, midnight + old_days.MARGIN_SECONDS)
+    assert days.tables(database) == both(DAY + 1)
+    assert numbers(database) == [1]
+
+
 # Interruptions
 
 

@@ -39,7 +39,7 @@ async def two_sites(open_nodes: Open, directory: Path, times: LeaseTimes = PATIE
         for number in range(2):
             own = directory / str(number)
             own.mkdir()
-            node = await nodes.start(times if sites else PATIENT)
+            node = await nodes.start(times=times if sites else PATIENT)
             sites.append(Site(await api_of(node, own, signer)))
         yield Two(*sites)
 

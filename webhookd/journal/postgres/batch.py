@@ -247,6 +247,7 @@ class HotBatch:
         reached("event.written")
         with connection.pipeline():
             numbered = _add_deliveries(connection, self._drafts, self._added)
+            reached("sequences.locked")
             self._record(connection)
             connection.execute("COMMIT")
         self._settle([] if numbered is None else numbered.fetchall())

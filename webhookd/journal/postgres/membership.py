@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from webhookd.base.clock import DatabaseClock
+from webhookd.base.stages import reached
 from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustRepeatError, OtherDatabaseError
 from webhookd.journal.feed import DatabaseReplaced, Feed, SlotsAskedBack, SlotsLost, SlotsTaken
 from webhookd.journal.ownership import LEADING, Fence, slot_of
@@ -78,6 +79,7 @@ class Membership:
         self._progress = progress
         self.leases_lost = 0
         """How often it lost slots that others could take, because it came too late."""
+        self._is_loss_counted = False
         self.slots_taken = 0
         self._unreachable_since: float | None = None
         self._unreachable_seconds = 0.0
@@ -188,6 +190,7 @@ class Membership:
         began_at = self._steady()
         await self._call(self._register_node)
         self._registered_at = began_at
+        self._is_loss_counted = False
         self._limit_at = began_at + self._times.limit
         _log.info("node.registered", node=self.node)
 
@@ -212,7 +215,7 @@ class Membership:
         async with self._registering:
             while fenced == self.node:
                 _log.error("node.fenced", node=fenced)
-                self.leases_lost += bool(self._held)  # otherwise it was counted when its time ended
+                self._count_loss()
                 self._lose_all()
                 await self._insist(self._register)
 
@@ -236,10 +239,13 @@ class Membership:
 
     async def _extend(self) -> None:
         began_at, node = self._steady(), self.node
-        if not await self._call(partial(self._beat, node, self._progress())):
+        is_alive = await self._call(partial(self._beat, node, self._progress()))
+        reached("beat.answered")
+        if not is_alive:
             await self._register_again(node)
         elif node == self.node:
             self._limit_at = began_at + self._times.limit
+            self._is_loss_counted = False
 
     async def _scan_on(self) -> None:
         await self._repeat(self._times.scan, self._scan)
@@ -288,7 +294,7 @@ class Membership:
             return  # lost meanwhile: the next scan gives back what this one has taken
         if scanned.lost:
             _log.error("node.lost_slots", node=node, slots=len(scanned.lost))
-            self.leases_lost += 1
+            self._count_loss()
             self._lose(self._held.keys() & frozenset(scanned.lost))
         self._held |= scanned.taken
         self.slots_taken += len(scanned.taken)
@@ -306,10 +312,15 @@ class Membership:
                 await trio.sleep(seconds)
             elif self._held:
                 _log.error("node.out_of_time", node=self.node)
-                self.leases_lost += 1
+                self._count_loss()
                 self._lose_all()
             else:
                 await trio.sleep(self._times.scan)
+
+    def _count_loss(self) -> None:
+        """Count a lost lease once, whether its time ends, a scan misses slots or a beat is refused first."""
+        self.leases_lost += not self._is_loss_counted
+        self._is_loss_counted = True
 
     def _lose_all(self) -> None:
         if self._held:

@@ -16,7 +16,7 @@ from webhookd.journal.queries.dialect import for_psycopg
 from webhookd.observe.attempt_feed import MOST_KEPT, AttemptFacts, FeedPage, Place
 
 # The attempts by the indexes that have them in this order; then what belongs to them.
-PLANNED_ONCE = "SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off"
+PLANNED_ONCE = "SET LOCAL plan_cache_mode = force_generic_plan"
 NEWEST = f"""
 WITH newest AS MATERIALIZED (
     SELECT * FROM (SELECT * FROM attempts UNION ALL SELECT * FROM kept_attempts) AS attempts
