@@ -178,6 +178,7 @@ def test_the_metrics_of_nodes_are_those_of_the_facts() -> None:
     assert said.value("webhookd_database_unreachable_seconds_total") == 2.5
     assert said.value("webhookd_database_oldest_transaction_seconds") == 1.5
     assert said.value("webhookd_database_dead_rows", table="deliveries") == 40
+    assert said.value("webhookd_database_partitions_ahead_days") == 7
 
 
 def test_a_histogram_counts_each_value_once() -> None:

@@ -13,6 +13,7 @@ from tests.world import OK, Sent, World, WorldSender, steady, world
 from webhookd.base.models import DeliveryError, DeliveryStatus, Endpoint, Ordering, PolicyOverrides, RetryOverrides
 from webhookd.dispatch.expiry_sweep import GRACE_SECONDS
 from webhookd.journal import EndpointChanges, QueueGrown
+from webhookd.journal.queries.schema import SequenceTable
 
 REFUSED = 422
 AGE, DELAY = 300.0, 3600.0
@@ -137,6 +138,9 @@ async def test_what_another_node_has_queued_expires_in_time(tmp_path: Path, auto
             now = w.clock.now()
             times = {"next_attempt_at": now + DELAY, "created_at": now, "expires_at": now + AGE}
             add_deliveries(database, endpoint.pk, add_events(database, 1), backoff_step=1, **times)
+            # With a later time the actor would correct the queue, and have all of it looked at.
+            own = SequenceTable.endpoint_pk == endpoint.pk
+            SequenceTable.update(last_expires_at=now + AGE).where(own).execute(database)
 
         await w.journal.transactions.write(queue_elsewhere)
         w.journal.feed.announce(QueueGrown(endpoint.pk))

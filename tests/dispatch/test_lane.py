@@ -139,15 +139,6 @@ class LosesWhatComesBack(Lane):
         self.queue._floors_since = before
 
 
-class KeepsTheFloorsOfAnotherOrder(Lane):
-    """Leaves its floors where they are when its settings change, and with them what they are about."""
-
-    def reload_all(self) -> None:
-        before = self.queue._floors_since
-        super().reload_all()
-        self.queue._floors_since = before
-
-
 FAULTS = [
     HoldsNothing,
     GoesOnTooEarly,
@@ -163,7 +154,6 @@ FAULTS = [
     BeginsAboveItsFloors,
     BeginsTooLate,
     LosesWhatComesBack,
-    KeepsTheFloorsOfAnotherOrder,
 ]
 FOUND_LATE = {
     GoesOnTooEarly,
@@ -174,7 +164,6 @@ FOUND_LATE = {
     LosesWhatComesDuringARead,
     HeedsOldAnswers,
     LosesWhatComesBack,
-    KeepsTheFloorsOfAnotherOrder,
 }
 
 

@@ -228,9 +228,9 @@ class Play:
 
     async def _read_feed(self) -> bool:
         """Read the next page of the feed at some node; return whether there may be more."""
-        if not self.living:
-            return True
         async with self._one_reader:
+            if not self.living:
+                return True
             after = f"&after={self._feed[-1]}" if self._feed else ""
             async with client_of(self.dice.choice(self.living), 5 * self.scale + 1) as client:
                 try:

@@ -82,3 +82,5 @@ def of_database(status: NodeStatus, nodes: Nodes, facts: ServerFacts) -> Iterato
     yield gauge("database_connections_limit", "Connections that webhookd's user may have", facts.connections)
     yield gauge("database_standbys", "Standbys that are connected", facts.standbys)
     yield gauge("database_synchronous", "1 if commits wait for a standby", int(facts.is_synchronous))
+    if facts.days_ahead is not None:
+        yield gauge("database_partitions_ahead_days", "Days after today that have their partitions", facts.days_ahead)

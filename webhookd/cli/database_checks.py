@@ -155,7 +155,9 @@ def partitions(facts: ServerFacts) -> Iterator[Finding]:
     if facts.days_ahead >= _ENOUGH_DAYS:
         yield ok(found)
     elif facts.nodes:
-        yield problem(f"{found}, although nodes run, which make a week's: their logs have `partitions.not_made`")
+        yield problem(
+            f"{found}, although nodes run, which make a week's: the lines `partitions.` of their logs say why"
+        )
     else:
         yield Finding(Level.NOTE, f"{found}: the next start makes a week's")
 

@@ -105,7 +105,7 @@ class Source(Side, Protocol):
         ...
 
 
-class Target(Side, Protocol):
+class MoveTarget(Side, Protocol):
     """The place that a journal is moved to."""
 
     def check(self, mark: str) -> bool:
@@ -171,7 +171,7 @@ def move(
     """
     with ExitStack() as stack:
         from_: Source = stack.enter_context(_open_source(source))
-        to: Target = stack.enter_context(_open_target(target, is_trial=is_trial, now=now))
+        to: MoveTarget = stack.enter_context(_open_target(target, is_trial=is_trial, now=now))
         mark = _mark_of(from_)
         begun_again = to.check(mark)
         chain, key_id = _examine(from_, load_key)
@@ -213,7 +213,7 @@ def _open_source(place: Path | Server) -> AbstractContextManager[Source]:
     return open_source(place)
 
 
-def _open_target(place: Path | Server, *, is_trial: bool, now: float) -> AbstractContextManager[Target]:
+def _open_target(place: Path | Server, *, is_trial: bool, now: float) -> AbstractContextManager[MoveTarget]:
     if isinstance(place, Path):
         return open_file_target(place, is_trial=is_trial, now=now)
     check_driver()
@@ -302,7 +302,7 @@ def _without_nul(value: object) -> object:
 
 
 def _copy(
-    to: Target, table: MovedTable, read: Callable[[MovedTable], Iterator[MovedRow]], count: int, report: Report
+    to: MoveTarget, table: MovedTable, read: Callable[[MovedTable], Iterator[MovedRow]], count: int, report: Report
 ) -> None:
     def rows() -> Iterator[MovedRow]:
         for number, row in enumerate(read(table), 1):
@@ -315,7 +315,7 @@ def _copy(
 
 
 def _compare(
-    from_: Source, to: Target, table: MovedTable, read: Callable[[MovedTable], Iterator[MovedRow]], report: Report
+    from_: Source, to: MoveTarget, table: MovedTable, read: Callable[[MovedTable], Iterator[MovedRow]], report: Report
 ) -> MovedContents:
     """Read a table on both sides, and compare counts and digests; JournalError names the first row that differs."""
     counts = from_.count(table), to.count(table)
@@ -339,7 +339,7 @@ def _compare(
     return MovedContents(rows=counts[0], sha256=digests[0].hexdigest())
 
 
-def _check_numbers(from_: Source, to: Target, chain: Chain) -> None:
+def _check_numbers(from_: Source, to: MoveTarget, chain: Chain) -> None:
     """Check the audit log, the rules, and where numbers go on; JournalError."""
     found = audit.verify(to.database)
     if found != chain:
@@ -354,7 +354,7 @@ def _check_numbers(from_: Source, to: Target, chain: Chain) -> None:
         raise _not_the_same(to, missing, "")
 
 
-def _not_the_same(to: Target, what: str, where: str) -> JournalError:
+def _not_the_same(to: MoveTarget, what: str, where: str) -> JournalError:
     place = f" (first at {where})" if where else ""
     return JournalError(
         f"the copy in {to.name} isn't what was moved: {what}{place}. No server starts with it, and the source is "

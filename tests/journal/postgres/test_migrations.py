@@ -23,7 +23,8 @@ from webhookd.journal.ownership import SLOTS, slot_of
 from webhookd.journal.postgres import migrations
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase
 from webhookd.journal.postgres.inspection import inspect_database
-from webhookd.journal.postgres.migrations import CURRENT_VERSION, TABLES, prepare, read_era
+from webhookd.journal.postgres.migrations import CURRENT_VERSION, prepare, read_era
+from webhookd.journal.postgres.tables import TABLES
 from webhookd.journal.queries import schema
 from webhookd.journal.sqlite.database import open_writer
 

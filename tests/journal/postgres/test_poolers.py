@@ -117,7 +117,7 @@ def pooled(postgres: PostgresServer, directory: Path, database: str, mode: str) 
     url = parse(database)
     stand_in = StandIn(postgres.directory, directory, mode)
     try:
-        yield f"postgresql://{url.user}@/{url.database}?host={directory}&port=5432"
+        yield f"postgresql://{url.user}@/{url.database}?host={directory}"
     finally:
         stand_in.close()
 

@@ -22,7 +22,7 @@ from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.base.models import Endpoint, PolicyOverrides, Role, SignatureChoice, SignatureForm
 from webhookd.journal import EndpointChanges, EventTypeRow, KeyRow
 from webhookd.journal.known_settings import SINCE, KnownSettings
-from webhookd.journal.postgres import changes, leases, migrations, versions
+from webhookd.journal.postgres import changes, leases, migrations, tables, versions
 from webhookd.journal.postgres.database import PostgresDatabase
 from webhookd.journal.queries import keys
 from webhookd.journal.server import LeaseTimes
@@ -134,16 +134,14 @@ async def test_an_older_node_follows_a_change_that_it_does_not_understand(open_n
 
         await other.journal.transactions.write(change)
         await other.router.update_endpoint(endpoint.id, EndpointChanges(description="changed"))
-        await until(lambda: lane_of(older, endpoint).endpoint.description == "changed")
+        await until(lambda: (lane := lane_of(older, endpoint)) and lane.endpoint.description == "changed")
         assert lane_of(older, endpoint).endpoint.overrides == PolicyOverrides(timeout_seconds=3)
         await other.publish("e")
         await until(partial(nodes.have_sent, endpoint.url, 1))
 
 
 def lane_of(node: World, endpoint: Endpoint) -> Any:
-    lane = node.router.registry.lane(endpoint.pk)
-    assert lane is not None
-    return lane
+    return node.router.registry.lane(endpoint.pk)
 
 
 async def test_a_key_whose_role_an_older_node_does_not_know_opens_nothing_there(open_nodes: Open) -> None:
@@ -239,7 +237,7 @@ def test_a_node_whose_lease_has_ended_is_no_reason(journal_database: str) -> Non
 
 def add_to_tables(database: Database, _now: float) -> None:
     """The tables of the next version."""
-    for table in migrations.TABLES:
+    for table in tables.TABLES:
         database.execute_sql(f"ALTER TABLE {table} ADD COLUMN added bigint NOT NULL DEFAULT 7")  # type: ignore[no-untyped-call]  # peewee's stubs
     database.execute_sql("CREATE TABLE additions (number bigint)")  # type: ignore[no-untyped-call]  # peewee's stubs
 

@@ -25,7 +25,6 @@ T = TypeVar("T")
 
 _PERIOD_SECONDS, _AGAIN_SECONDS = 3600.0, 60.0
 _TRIES, _PAUSE_SECONDS = 30, 0.2
-_HINDRANCES = (ConnectionLostError, MustRepeatError, JournalFullError)
 
 _log = get_logger("journal")
 
@@ -61,7 +60,7 @@ class DailyTables:
                 _log.warning("partitions.not_made", error=str(error), days_ahead=self.days_ahead)
             except Exception:  # noqa: BLE001 - such as a right that was taken away: the server goes on without
                 pause = _AGAIN_SECONDS
-                _log.exception("partitions.not_made", days_ahead=self.days_ahead)
+                _log.exception("partitions.failed", days_ahead=self.days_ahead)
             else:
                 pause = _PERIOD_SECONDS
             await trio.sleep(random.uniform(0.5, 1) * pause)
@@ -81,7 +80,7 @@ class DailyTables:
                     continue
                 if not await self._retire(partition, lead):
                     held.add(partition.table)
-        except _HINDRANCES as error:
+        except (ConnectionLostError, MustRepeatError, JournalFullError) as error:
             _log.warning("partitions.not_dropped", error=str(error))
 
     async def _retire(self, partition: Partition, lead: Lead) -> bool:

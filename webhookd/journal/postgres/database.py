@@ -177,7 +177,7 @@ def connect(
     try:
         database.connect()
     except (PeeweeException, psycopg.Error) as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     except JournalError:
         database.close()
         raise
@@ -279,7 +279,7 @@ _PARTITION_KEY = re.compile(r"\(\w+\) = \(([^()]+)\)")
 
 def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> WebhookdError | None:
     """Return the error that a caller can act on, or None for one of the statement."""
-    state, reason = error.sqlstate, _reason(error)
+    state, reason = error.sqlstate, reason_of(error)
     if state is None:
         is_lost = isinstance(error, psycopg.OperationalError)
         return ConnectionLostError(f"the connection to the database {name} is lost: {reason}") if is_lost else None
@@ -301,7 +301,7 @@ def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> Webho
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the first line of what the server or the driver says, without what all such lines begin with."""
     cause = _driver_error(error)
     primary = None if cause is None else cause.diag.message_primary

@@ -22,7 +22,7 @@ from webhookd.journal.ownership import slot_of
 from webhookd.journal.postgres import changes, incarnations, leases, server_facts, sessions
 from webhookd.journal.postgres.changes import ChangeFollower
 from webhookd.journal.postgres.daily_tables import DailyTables
-from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect
+from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase, connect, reason_of
 from webhookd.journal.postgres.incarnations import Incarnation, Incarnations, read_incarnation
 from webhookd.journal.postgres.leases import Progress
 from webhookd.journal.postgres.membership import Membership
@@ -369,7 +369,7 @@ def _make_partitions(database: PostgresDatabase, now: float) -> None:
     try:
         make_ahead(database, now)
     except (MustRepeatError, JournalFullError, PeeweeException) as error:
-        _log.warning("partitions.not_made", error=str(error))
+        _log.warning("partitions.not_made", error=reason_of(error))
 
 
 def _steady() -> float:

@@ -19,7 +19,7 @@ from datetime import datetime
 
 from webhookd.base.errors import CommandError
 from webhookd.journal.errors import OtherDatabaseError
-from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error
+from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error, reason_of
 from webhookd.journal.postgres.migrations import prepare
 
 _READ = """
@@ -101,7 +101,8 @@ def read_incarnation(database: PostgresDatabase) -> Incarnation:
             raise
         raise CommandError(
             "the user of the database may not call pg_control_system(), pg_current_wal_lsn(), pg_walfile_name() and "
-            f"pg_postmaster_start_time(), by which a restored database is recognized: GRANT EXECUTE on them ({error})"
+            f"pg_postmaster_start_time(), by which a restored database is recognized: "
+            f"GRANT EXECUTE on them ({reason_of(error)})"
         ) from error
     return Incarnation(*row)
 

@@ -21,7 +21,6 @@ from webhookd.journal.postgres.migrations import (
     CURRENT_VERSION,
     MARK,
     MOVE_LOCK,
-    TABLES,
     VERSION,
     check_place,
     make_tables,
@@ -30,6 +29,7 @@ from webhookd.journal.postgres.migrations import (
     take_lock,
 )
 from webhookd.journal.postgres.moved_parts import ATTEMPTS, copy_from, copy_to, parts_of, read_of
+from webhookd.journal.postgres.tables import TABLES
 from webhookd.journal.server import Server
 
 # A move takes as long as it takes, in transactions that wait for the other side, whose disk may stand for a while.

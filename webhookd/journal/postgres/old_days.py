@@ -78,7 +78,7 @@ Place = tuple[float, int]
 FIRST: Place = (0.0, 0)
 
 
-class Moved(Struct, frozen=True, kw_only=True):
+class MovedOut(Struct, frozen=True, kw_only=True):
     """What a step has moved, and how long it took; `place` is where the next one begins, None after the last."""
 
     rows: int
@@ -101,7 +101,7 @@ def is_over(partition: Partition, before: float) -> bool:
     return partition.ends_at + MARGIN_SECONDS <= before
 
 
-def move_out(database: Database, partition: Partition, place: Place, most: int) -> Moved:
+def move_out(database: Database, partition: Partition, place: Place, most: int) -> MovedOut:
     """Move what is still needed of a partition that is over, of at most so many events after a place, or so many rows.
 
     Runs in a transaction of the leader, so that no other node deletes an event meanwhile.
@@ -115,9 +115,9 @@ def move_out(database: Database, partition: Partition, place: Place, most: int) 
     found = database.execute_sql(sql, values).fetchone() if is_there else None
     seconds = time.monotonic() - began_at
     if found is None:
-        return Moved(rows=0, seconds=seconds, place=None)
+        return MovedOut(rows=0, seconds=seconds, place=None)
     rows, *last = found
-    return Moved(rows=rows, seconds=seconds, place=place if rows == most else (last[0], last[1]))
+    return MovedOut(rows=rows, seconds=seconds, place=place if rows == most else (last[0], last[1]))
 
 
 def next_transaction(database: PostgresDatabase) -> str:

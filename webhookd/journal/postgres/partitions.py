@@ -20,7 +20,7 @@ from peewee import Database, PeeweeException
 
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal.errors import MustRepeatError
-from webhookd.journal.postgres.database import PostgresDatabase
+from webhookd.journal.postgres.database import PostgresDatabase, reason_of
 
 T = TypeVar("T")
 
@@ -136,10 +136,9 @@ def make_place(database: PostgresDatabase, table: str, at: float) -> float | Non
     try:
         is_there = _repeated(lambda: _make(database, [wanted]))
     except PeeweeException as error:
-        reason = next(iter(str(error).splitlines()), "")
         raise Rejected(
             ErrorCode.JOURNAL_UNREACHABLE,
-            f"the database has no partition {wanted.name}, and none can be made: {reason}",
+            f"the database has no partition {wanted.name}, and none can be made: {reason_of(error)}",
             retry_after_seconds=_RETRY_AFTER_SECONDS,
         ) from error
     return None if is_there else wanted.ends_at

@@ -8,8 +8,8 @@ import time
 from peewee import Database
 
 from webhookd.journal.node_rows import ServerFacts
-from webhookd.journal.postgres.migrations import TABLES
 from webhookd.journal.postgres.partitions import attached, covered_until, days_ahead
+from webhookd.journal.postgres.tables import TABLES
 
 HOT_TABLES = ("attempts", "deliveries", "endpoint_state", "events", "nodes", "sequences", "slots", "writers")
 """Those of which each commit changes rows; what is dead of them slows down the next."""
