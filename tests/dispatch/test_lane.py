@@ -156,7 +156,9 @@ FAULTS = [
     LosesWhatComesBack,
 ]
 FOUND_LATE = {
+    BeginsTooLate,
     GoesOnTooEarly,
+    GoesOnWhereItIsRefused,
     ProbesTwice,
     SavesUpBursts,
     LetsTheNextPass,
