@@ -19,7 +19,7 @@ import psycopg
 from peewee import PeeweeException, PostgresqlDatabase
 
 from webhookd.base.database_url import DatabaseUrl
-from webhookd.base.errors import ConfigError, JournalError, ReadTimeoutError, WebhookdError
+from webhookd.base.errors import ConfigError, ErrorCode, JournalError, ReadTimeoutError, Rejected, WebhookdError
 from webhookd.base.files import open_file
 from webhookd.base.secret import Secret
 from webhookd.journal.errors import (
@@ -140,7 +140,7 @@ class PostgresDatabase(PostgresqlDatabase):
         """Translate PostgreSQL's errors, except those of a faulty statement (see `is_logic_error`).
 
         Raises JournalFullError, ConnectionLostError (DamagedDatabaseError is one), MustRepeatError, NoPartitionError
-        and FencedError, and for a reader ReadTimeoutError.
+        and FencedError, Rejected for a text that PostgreSQL can't store, and for a reader ReadTimeoutError.
         """
         try:
             yield
@@ -271,6 +271,7 @@ _LOST = ("08", "57P", "25P03", "25P04", "53300")
 _READ_ONLY = ("25006",)
 _DISK = ("58030", "58P01", "XX001", "XX002")
 _AFTER_ANOTHER = ("25P02",)
+_NO_TEXT = ("22P05", "22021")  # in JSON, and as a value of its own
 # Also a row without a partition, which violates no constraint that has a name. Its key is in no other field, and the
 # words around it are in the server's language.
 _CHECK = ("23514",)
@@ -280,6 +281,11 @@ _PARTITION_KEY = re.compile(r"\(\w+\) = \(([^()]+)\)")
 def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> WebhookdError | None:
     """Return the error that a caller can act on, or None for one of the statement."""
     state, reason = error.sqlstate, reason_of(error)
+    if state in _NO_TEXT or (state is None and isinstance(error, psycopg.DataError)):
+        return Rejected(
+            ErrorCode.VALIDATION_ERROR,
+            "a text holds a NUL character (U+0000), which the database can't store: leave it out",
+        )
     if state is None:
         is_lost = isinstance(error, psycopg.OperationalError)
         return ConnectionLostError(f"the connection to the database {name} is lost: {reason}") if is_lost else None
