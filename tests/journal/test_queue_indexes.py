@@ -45,7 +45,7 @@ def queue(database: Any, /, count: int, **fields: object) -> None:
     database.connection().execute(QUEUED, alike() | {"count": count} | fields)
 
 
-def alike() -> dict[str, object]:
+def alike() -> dict[str, Any]:
     """Return the values of fresh deliveries that expire in a day, all at the same time."""
     now = CLOCK.now()
     same = {"first": 1, "endpoints": 1, "status": "pending", "step": 0}
@@ -216,14 +216,15 @@ def make_backlog(path: Path) -> None:
     now = CLOCK.now()
     values = alike() | {"endpoint": 1, "due": now - 60, "expires": now + 600}
     connection = apsw.Connection(str(path))
-    for fields in (
+    parts: tuple[dict[str, Any], ...] = (
         {"first": 1, "count": 3, "step": 2, "due": now + 60},
         {"first": 4, "count": 2, "step": 1, "due": now - 10},
         {"first": 6, "count": 4},
         {"first": 10, "count": 2, "status": "parked", "due": now - 5, "expires": now + 900},
         {"first": 12, "count": 2, "expires": now - 1},
-    ):
-        connection.execute(QUEUED, values | fields)
+    )
+    for part in parts:
+        connection.execute(QUEUED, values | part)
     connection.execute("UPDATE sequences SET last = 13")
     connection.close()
 

@@ -231,8 +231,11 @@ class Router:
             if self.registry.wake(endpoint_pk) is not None:
                 await trio.sleep(BOOT_WAKE_INTERVAL_SECONDS)
         for endpoint_pk in backlog:
+            # It was deleted, and its node stopped during the cancelation; or another node has just made it.
             if self.registry.lane(endpoint_pk) is None:
-                await self._cancel_queue(endpoint_pk)  # deleted, and its node stopped during the cancelation
+                _, is_deleted = await self._store.webhooks.by_pk(endpoint_pk)
+                if is_deleted:
+                    await self._cancel_queue(endpoint_pk)
 
     async def _backlog(self) -> list[int]:
         """Return the row numbers of the endpoints that this process drives and that have something queued."""
@@ -260,9 +263,16 @@ class Router:
         """Submit an event with its deliveries to the journal, in one synchronous step right after `room`.
 
         Waiting for the ticket may be canceled; the event is stored all the same. Events of one flow are stored in the
-        order in which they are submitted; different flows take turns. Raises Rejected UNKNOWN_EVENT_TYPE.
+        order in which they are submitted; different flows take turns. Raises Rejected UNKNOWN_EVENT_TYPE, and
+        VALIDATION_ERROR for a key that the database can't store.
         """
         self._check_type(new.type)
+        if new.ordering_key is not None and "\0" in new.ordering_key and self._store.is_shared:
+            raise Rejected(
+                ErrorCode.VALIDATION_ERROR,
+                "the orderingKey holds a NUL character (U+0000), which the database can't store: leave it out",
+                errors=(("/orderingKey", "takes no NUL character"),),
+            )
         event = accept(new, event_id=new.id or self._ids.new(Prefix.EVENT), now=self._clock.now())
         aim = partial(self._subscriptions.targets, event.type, event.organization_id)
         return self._store.publish(event, aim(), aim=aim, flow=flow, may_repeat=new.id is not None)

@@ -46,6 +46,7 @@ from webhookd.crypto.vault import Vault, key_id, new_master_key
 from webhookd.journal import (
     READ_LIMIT_SECONDS,
     AuditEntry,
+    DatabaseReplaced,
     FencedError,
     MasterKeyChanged,
     MasterKeys,
@@ -107,7 +108,9 @@ class Rotator:
         self._asked = trio.Event()
         self._threads = trio.CapacityLimiter(1)
         self._is_replaceable = place.is_replaceable
+        self._replaced = 0
         store.feed.follow(MasterKeyChanged, self._follow)
+        store.feed.follow(DatabaseReplaced, self._reseal_again)
 
     def progress(self) -> RotationProgress:
         """Return the progress of the rotation, if there is one."""
@@ -211,12 +214,20 @@ class Rotator:
             return False
 
     async def _reseal(self) -> None:
+        replaced = self._replaced
         position, count = await self._store.master_key.reseal(self.vault, self._position, self.rows_a_step)
+        if replaced != self._replaced:
+            return
         self._resealed += count
         if position is not None:
             self._position = position
             return
         await self._store.master_key.forget_previous(self.vault, self._resealed)
+
+    def _reseal_again(self, _: DatabaseReplaced) -> None:
+        """Begin again where a database may have lost what was resealed."""
+        self._position, self._resealed = Position(), 0
+        self._replaced += 1
 
     async def _look(self) -> None:
         """Look whether a key can be put in its place now."""

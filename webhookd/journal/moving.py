@@ -239,6 +239,11 @@ def _examine(source: Source, load_key: Callable[[], Secret[bytes]]) -> tuple[Cha
         )
     if (broken := _broken_rule(source)) is not None:
         raise JournalError(f"nothing was moved: {source.name} has {broken}")
+    changing = "SELECT count(*) FROM meta WHERE name IN ('master_key_next', 'master_key_previous')"
+    if source.database.execute_sql(changing).fetchone()[0]:
+        raise CommandError(
+            f"nothing was moved: the master key of {source.name} is being changed: start webhookd until that has ended"
+        )
     has_key = source.database.execute_sql("SELECT count(*) FROM meta WHERE name = 'master_key_check'").fetchone()[0]
     if has_key:
         try:

@@ -346,12 +346,16 @@ def commit_each(
     left: list[Submission] = []
     waiting: set[Hashable] = set()
     for number, operation in enumerate(batch):
-        if is_barrier(operation):
-            if left or commit([operation]):
-                return [*left, *batch[number:]]
-            continue
+        if is_barrier(operation) and left:
+            return [*left, *batch[number:]]
         flow = operation.flow if isinstance(operation, Record) else None
-        if flow in waiting or commit([operation]):
+        try:
+            has_no_room = flow in waiting or bool(commit([operation]))
+        except StaleTargetsError as stale:
+            raise StaleTargetsError([*left, *batch[number:]]) from stale
+        if has_no_room and is_barrier(operation):
+            return batch[number:]
+        if has_no_room:
             left.append(operation)
             if flow is not None:
                 waiting.add(flow)

@@ -92,9 +92,12 @@ class Transactions:
 
     def _announce(self, operation: DatabaseCall, result: object) -> None:
         assert operation.announces is not None  # noqa: S101 - that is why it is called
-        self._feed.announce(operation.announces(result))
-        if operation.marks is not None:
-            self._engine.announced(*operation.marks)
+        marks = operation.marks
+        # If later changes of other nodes are known, the feed has passed on this one with them, as it is by now.
+        if marks is None or marks[1].number > self._engine.changes_known.number:
+            self._feed.announce(operation.announces(result))
+        if marks is not None:
+            self._engine.announced(*marks)
 
     async def write(self, change: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Make a change and return once it is on disk, even if the caller is canceled meanwhile."""

@@ -336,7 +336,6 @@ def database(empty_database: str) -> Iterator[PostgresDatabase]:
         ("INSERT INTO numbers VALUES (1)", ()),
         ("SELECT 'x'::integer", ()),
         ("SELECT * FROM missing", ()),
-        ("SELECT %s", ("a\x00b",)),
         ("SELECT %s, %s", (1,)),
     ],
 )

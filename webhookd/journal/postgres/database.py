@@ -281,7 +281,7 @@ _PARTITION_KEY = re.compile(r"\(\w+\) = \(([^()]+)\)")
 def _translation(error: psycopg.Error, name: str, role: ConnectionRole) -> WebhookdError | None:
     """Return the error that a caller can act on, or None for one of the statement."""
     state, reason = error.sqlstate, reason_of(error)
-    if state in _NO_TEXT or (state is None and isinstance(error, psycopg.DataError)):
+    if state in _NO_TEXT or (state is None and isinstance(error, psycopg.DataError) and "NUL" in str(error)):
         return Rejected(
             ErrorCode.VALIDATION_ERROR,
             "a text holds a NUL character (U+0000), which the database can't store: leave it out",

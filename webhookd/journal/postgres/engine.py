@@ -302,7 +302,7 @@ async def open_server(
         is_used=is_used,
     )
     # Its calls go on while the writer stands, so it has a thread of its own; in a test both run in the loop.
-    own_runner = runner if isinstance(runner, InlineRunner) else ThreadRunner(3)
+    own_runner = runner if isinstance(runner, InlineRunner) else ThreadRunner(4)
     membership = Membership(
         partial(opened, ConnectionRole.WRITER, "node"),
         own_runner,
@@ -346,6 +346,7 @@ async def open_server(
             slots=lambda: membership.slots,
             changed=follower.follow,
             look_seconds=server.times.look,
+            is_used=is_used,
         )
         daily_tables = DailyTables(
             partial(opened, ConnectionRole.WRITER, "partitions"),

@@ -22,8 +22,10 @@ from webhookd.journal.errors import OtherDatabaseError
 from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error, reason_of
 from webhookd.journal.postgres.migrations import prepare
 
+# A database that was dropped and created again on the same server has another oid.
 _READ = """
-SELECT system_identifier, ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint,
+SELECT system_identifier # (SELECT oid::bigint << 32 FROM pg_database WHERE datname = current_database()),
+    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint,
     pg_postmaster_start_time()
 FROM pg_control_system()
 """

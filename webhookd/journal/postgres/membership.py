@@ -16,6 +16,7 @@ from typing import TypeVar
 import trio
 
 from webhookd.base.clock import DatabaseClock
+from webhookd.base.errors import CommandError
 from webhookd.base.stages import reached
 from webhookd.journal.errors import ConnectionLostError, JournalFullError, MustRepeatError, OtherDatabaseError
 from webhookd.journal.feed import DatabaseReplaced, Feed, SlotsAskedBack, SlotsLost, SlotsTaken
@@ -272,7 +273,7 @@ class Membership:
             await work()
         except OtherDatabaseError:
             raise
-        except (ConnectionLostError, MustRepeatError, JournalFullError) as error:
+        except (CommandError, ConnectionLostError, MustRepeatError, JournalFullError) as error:
             self._outages.failed(_PART, error)
             return False
         self._outages.succeeded(_PART)

@@ -39,6 +39,12 @@ SELECT count(*) = 2 FROM pg_attribute WHERE attrelid = to_regclass('meta')
 AND (attname, atttypid) IN (('name', 'text'::regtype), ('value', 'bytea'::regtype))
 """
 
+_CLUSTER_AND_TIMELINE = """
+SELECT system_identifier::numeric * 4294967296
+    + ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint
+FROM pg_control_system()
+"""
+
 _log = get_logger("journal")
 
 Step = Callable[[Database, float], None]
@@ -214,7 +220,8 @@ def read_era(database: Database) -> int:
 
 
 def _cluster(database: Database) -> int:
-    return int(_value(database, "SELECT system_identifier FROM pg_control_system()"))
+    """Return what tells a count of transactions from others: after a failover the server may give some out again."""
+    return int(_value(database, _CLUSTER_AND_TIMELINE))
 
 
 def _get(database: Database, name: str) -> int | None:

@@ -263,8 +263,7 @@ class PostgresStorage:
                 self._was_committed(database)  # nothing is under way: it makes a connection to the other database
                 continue
             try:
-                without_place, lacking = lacking, None
-                self._attempt(database, work, without_place)
+                self._attempt(database, work, lacking)
             except NoPartitionError as error:
                 _roll_back(database)
                 lacking, row = error, (error.table, error.at)

@@ -58,6 +58,7 @@ class Wakes:
         slots: Callable[[], frozenset[int]],
         changed: Callable[[], Awaitable[None]],
         look_seconds: float,
+        is_used: Callable[[PostgresDatabase], bool],
     ) -> None:
         self._connect_listener = connect_listener
         self._connect_notifier = connect_notifier
@@ -75,7 +76,10 @@ class Wakes:
         self._has_news = trio.Event()
         self._looked_at: float | None = None
         self._seen: dict[int, tuple[int, int]] = {}  # the last sequence and edition of each endpoint; -1 if unknown
-        feed.follow(DatabaseReplaced, lambda _: self._seen.clear())
+        self._is_used = is_used
+        self._replaced = 0
+        self._listening = trio.CancelScope()
+        feed.follow(DatabaseReplaced, self._begin_again)
 
     @property
     def look_age_seconds(self) -> float | None:
@@ -134,13 +138,20 @@ class Wakes:
                 await self._runner.run(partial(_begin_to_listen, database))
                 await self._changed()  # what was told before nobody has heard
                 self._outages.succeeded(_LISTENING)
-                await self._listen(database)
+                with trio.CancelScope() as self._listening:
+                    await self._listen(database)
             except _OUTAGES as error:
                 self._outages.failed(_LISTENING, error)
             finally:
                 if database is not None:
                     database.close()
             await trio.sleep(PAUSE_SECONDS)
+
+    def _begin_again(self, _: DatabaseReplaced) -> None:
+        """Drop what is known of another database, and the connection that hears it."""
+        self._seen.clear()
+        self._replaced += 1
+        self._listening.cancel()
 
     async def _listen(self, database: PostgresDatabase) -> None:
         """Hear until the connection is lost."""
@@ -186,12 +197,14 @@ class Wakes:
 
     async def _look(self) -> None:
         """Read the last sequences of the endpoints that this process drives."""
-        slots = sorted(self._slots())
+        slots, replaced = sorted(self._slots()), self._replaced
         if not slots:
             return
         rows: list[tuple[int, int, int]] = await self._call(
             lambda connection: connection.execute(_LOOK, (slots,)).fetchall()
         )
+        if replaced != self._replaced:
+            return
         unknown: set[int] = set()
         for endpoint_pk, last, edition in rows:
             if (seen := self._seen.get(endpoint_pk)) is None:
@@ -214,6 +227,9 @@ class Wakes:
             return await self._runner.run(partial(self._run, function))
 
     def _run(self, function: "Callable[[Connection[Any]], T]") -> T:
+        if self._notifier is not None and not self._is_used(self._notifier):
+            self._notifier.close()
+            self._notifier = None
         if self._notifier is None:
             self._notifier = self._connect_notifier()
         try:
