@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[2]
 QUICK_SCENARIOS = {"kill-server"}
 
 
+# httpx leaves a generator unfinished where a server is killed in the middle of a request.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", long(SCENARIOS, lambda name: name not in QUICK_SCENARIOS))
 async def test_nodes_keep_their_promises(tmp_path: Path, name: str) -> None:
     """Whatever is done to a node or to the database, nothing that was promised is broken, and all go on."""

@@ -54,9 +54,8 @@ class StandIn:
             self._all.append(backend)
             backend.connect(str(self._server / _NAME))
             backend.sendall(_startup(client))
-            self._answer(backend, client)
+            self._answer(backend, client, is_shared=True)
             while True:
-                self._give_back(backend)
                 kind, message = _message(client)
                 if kind == b"X":
                     return
@@ -69,8 +68,8 @@ class StandIn:
         """Pass on the messages of a transaction, or of the whole session."""
         while True:
             backend.sendall(message)
-            is_idle = kind in {b"Q", b"S"} and self._answer(backend, client) == b"I"
-            if is_idle and self._mode == "transaction":
+            is_shared = self._mode == "transaction"
+            if kind in {b"Q", b"S"} and self._answer(backend, client, is_shared=is_shared) == b"I" and is_shared:
                 return
             kind, message = _message(client)
 
@@ -79,12 +78,17 @@ class StandIn:
             self._free.append(backend)
             self._has_free.notify()
 
-    def _answer(self, backend: socket.socket, client: socket.socket) -> bytes:
-        """Pass on what the server says until it is ready; return the state of the transaction."""
+    def _answer(self, backend: socket.socket, client: socket.socket, *, is_shared: bool) -> bytes:
+        """Pass on what the server says until it is ready; return the state of the transaction.
+
+        A connection that `is_shared` is given back after a transaction, before the client knows that it has ended.
+        """
         while True:
             kind, message = _message(backend)
             if kind == b"K":  # the process and the secret with which a client may cancel
                 message = message[:5] + struct.pack("!I", 1) + message[9:]
+            if kind == b"Z" and message[5:6] == b"I" and is_shared:
+                self._give_back(backend)
             client.sendall(message)
             if kind == b"Z":
                 return message[5:6]
