@@ -53,6 +53,9 @@ def main() -> int:
         running = [(name, pool.submit(check, command)) for name, command in checks]
         print("== tests", flush=True)
         status, last = run_tests([tool("pytest"), *PARALLEL, *sys.argv[1:]])
+        if status == 1:
+            print("== failed tests again, one at a time: the machine may have been too busy", flush=True)
+            status, last = run_tests([tool("pytest"), "-n", "0", "--last-failed", "--last-failed-no-failures", "none"])
         statuses = [report(name, done.result()) for name, done in running]
     if status:
         statuses.append(report_failure("tests", status))
