@@ -1,4 +1,4 @@
-"""The attempts of all nodes are read once for any number of callers, and who has missed some is told."""
+"""The attempts of all nodes are read once for any number of callers; each answer says if its caller missed some."""
 
 import dataclasses
 from collections.abc import Sequence

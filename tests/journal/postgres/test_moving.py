@@ -91,7 +91,7 @@ async def test_what_several_nodes_have_written_is_moved_to_a_file(server: Server
 
 
 async def test_the_feed_goes_on_after_a_cursor_of_the_file(tmp_path: Path, server: Server) -> None:
-    """It shows every moved event in order, after an id or a cursor of before, and then what is new."""
+    """It shows every moved event in order, after an id or a cursor from before the move, and then new ones."""
     path = tmp_path / "webhookd.db"
     async with opened(path) as store:
         endpoint = await add_endpoint(store)

@@ -184,7 +184,7 @@ def test_a_trial_writes_nothing(file: Path, server: Server, tmp_path: Path) -> N
 
 
 def test_a_file_in_use_is_not_moved(file: Path, server: Server) -> None:
-    """Whoever has its lock is a server or a command; a file that isn't there is named."""
+    """A file whose lock is held is named as in use by a server or a command; a file that isn't there is named."""
     with exclusive_lock(file):
         assert "in use by another webhookd" in refusal(CommandError, file, server)
     assert "there is no journal" in refusal(CommandError, file.with_name("other.db"), server)

@@ -27,7 +27,7 @@ class Time:
 
 
 def test_an_outage_of_hours_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many parts fail however often; the last line has the length, and the next outage begins anew."""
+    """An outage has one first line, however many parts fail, and a last one with its length; so has the next outage."""
     time = Time()
     monkeypatch.setattr(outages, "time", time)
     log = OutageLog("db")

@@ -130,7 +130,7 @@ def pooled(postgres: PostgresServer, directory: Path, database: str, mode: str) 
 def test_a_pooler_is_found(
     postgres_server: PostgresServer, tmp_path: Path, journal_database: str, mode: Pooler
 ) -> None:
-    """One for sessions is told from one for transactions, which loses what belongs to a session."""
+    """A pooler in session mode is distinguished from one in transaction mode, which loses the state of a session."""
     with (
         pooled(postgres_server, tmp_path, journal_database, mode) as url,
         look_at_server(Server(url=parse(url))) as (_, facts),

@@ -134,7 +134,7 @@ def test_a_change_is_made_of_what_is_stored(database: PostgresDatabase) -> None:
 
 
 def test_a_row_opens_only_in_its_place(database: PostgresDatabase) -> None:
-    """What is sealed of one session is none for another cookie, whoever may write to the table."""
+    """The sealed content of one session opens with no other cookie, even if a row was copied in the table."""
     one, two = begin(database, "one"), begin(database, "two")
     rows(database, "UPDATE sessions SET sealed = (SELECT sealed FROM sessions WHERE key = %s) WHERE key = %s", one, two)
     assert sessions.opened(VAULT, two, sessions.find(database, two, IDLE)) is None

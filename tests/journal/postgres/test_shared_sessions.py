@@ -126,7 +126,7 @@ async def test_a_revoked_key_ends_its_sessions_at_once(open_nodes: Open, tmp_pat
 
 
 async def test_a_live_page_ends_with_its_session(open_nodes: Open, tmp_path: Path) -> None:
-    """A stream of one node is told when the browser signs out at another."""
+    """A stream at one node ends when the browser signs out at another."""
     async with two_sites(open_nodes, tmp_path) as sites:
         here = await sites.one.visitor()
         there = at(sites.other, here)
@@ -219,7 +219,7 @@ async def test_a_node_that_is_cut_off_accepts_no_key(open_nodes: Open, tmp_path:
 
 
 async def test_a_revoked_key_is_refused_at_every_node(open_nodes: Open, tmp_path: Path) -> None:
-    """A node that is told of the change follows it before it looks by itself."""
+    """A notified node follows a change before its next look."""
     async with two_sites(open_nodes, tmp_path) as sites:
         key_id, key = await sites.one.api.key("viewer")
         ask = partial(sites.other.api.ask, "GET", "/api/webhooks", key)
