@@ -1,7 +1,8 @@
 """Measure whether work is linear in the length of its input: CPU time of this thread at one length and at 8 times it.
 
 Linear work takes 8 times as long, quadratic work 64 times. The load of the machine does not count, because the time of
-other threads and processes is not measured. The minimum of several samples excludes cache misses and interrupts.
+other threads and processes is not measured. Only work that seems to grow too fast is measured again: the minimum of
+several samples excludes cache misses and interrupts.
 """
 
 import gc
@@ -31,9 +32,12 @@ def growth(make: Callable[[int], T], work: Callable[[T], object], longest: int) 
         length //= FACTOR
     most = 1.0
     while length <= longest:
-        long = _least_seconds(work, make(FACTOR * length), enough=UNSEEN_SECONDS)
-        if long >= UNSEEN_SECONDS:
-            most = max(most, long / _least_seconds(work, make(length), enough=0.0))
+        long, short = make(FACTOR * length), make(length)
+        if (seconds := _least_seconds(work, long, samples=1)) >= UNSEEN_SECONDS:
+            grown = seconds / _least_seconds(work, short, samples=2)
+            if grown >= MOST_GROWTH and (seconds := _least_seconds(work, long)) >= UNSEEN_SECONDS:
+                grown = seconds / _least_seconds(work, short)
+            most = max(most, grown)
         if most >= MOST_GROWTH:
             break
         length *= FACTOR
@@ -57,22 +61,19 @@ def calls(work: Callable[[], object]) -> int:
     return count
 
 
-def _least_seconds(work: Callable[[T], object], given: T, *, enough: float) -> float:
-    """Return the minimum of several samples, in seconds; stop at the first sample below `enough`.
+def _least_seconds(work: Callable[[T], object], given: T, *, samples: int = _SAMPLES) -> float:
+    """Return the minimum of several samples, in seconds; of long ones, two are enough.
 
-    Garbage collection is off: traversing all objects of the test process may take longer than the work. A single long
-    sample may be wrong, so at least two are taken.
+    Garbage collection is off: traversing all objects of the test process may take longer than the work.
     """
     taken: list[float] = []
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        while len(taken) < _SAMPLES and (len(taken) < 2 or enough <= min(taken) <= _LONG_SECONDS):
+        while len(taken) < samples and (len(taken) < 2 or min(taken) <= _LONG_SECONDS):
             started = time.thread_time()
             work(given)
             taken.append(time.thread_time() - started)
-            if taken[-1] < enough:
-                break
     finally:
         if was_enabled:
             gc.enable()

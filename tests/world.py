@@ -31,6 +31,7 @@ from webhookd.journal.rows import DeliveryDetail, DeliveryRow
 from webhookd.observe.measures import Measures
 
 OK = 200
+RARELY_SECONDS = 86_400.0
 T = TypeVar("T")
 PLACE_OF: Callable[[Path], Path | Server] = lambda directory: directory / "journal.db"  # noqa: E731 - replaced by tests
 """Returns the journal of a world in a directory."""
@@ -218,8 +219,13 @@ async def world(
     writes: Runner | None = None,
     measures: Measures | None = None,
     machine: SteadyClock | None = None,
+    sweep_seconds: float = RARELY_SECONDS,
 ) -> AsyncIterator[World]:
-    """Run a world until the block ends, which works like a crash; its journal is in `path`, or in memory if None."""
+    """Run a world until the block ends, which works like a crash; its journal is in `path`, or in memory if None.
+
+    The router looks for work without an actor each `sweep_seconds`: a test of days would look thousands of times, and a
+    wake-up that was lost would not show.
+    """
     config = config or steady()
     sender = sender or WorldSender()
     sender.began_at = trio.current_time()
@@ -258,6 +264,7 @@ async def world(
             config=config,
             sample=lambda: 0.5,
             measures=measures,
+            sweep_seconds=sweep_seconds,
         )
         await router.begin()
         async with trio.open_nursery() as sending:

@@ -91,7 +91,7 @@ def drive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Drive:
     ("peer", "case", "customers", "events"),
     [
         # A customer for each of the 4 endpoints, 40 events, and a tenth to warm up.
-        ("svix", "one-to-one", 4, 40 + 4),
+        pytest.param("svix", "one-to-one", 4, 40 + 4, marks=pytest.mark.slow),
         # One customer with all 4, and 10 events.
         ("outpost", "fan-out", 1, 10 + 1),
     ],
@@ -135,7 +135,7 @@ def test_connections_that_the_peer_closes_cost_no_event(drive: Drive) -> None:
 
 def test_deliveries_that_never_arrive_are_lost(drive: Drive) -> None:
     """If the peer sends only every second event, the run says so and fails."""
-    run = drive("svix", "one-to-one", fault="drop", load=(*LOAD, "--patience", "5"))
+    run = drive("svix", "one-to-one", fault="drop", load=(*LOAD, "--patience", "2"))
     assert run.status == 1
     assert run.result("one-to-one")["lost"] >= 20
     assert "deliveries never arrived" in run.out

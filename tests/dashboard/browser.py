@@ -26,7 +26,7 @@ ALL_LOOKS: Sequence[Look] = (("light", DESKTOP), ("dark", PHONE))
 QUICK_LOOKS = ALL_LOOKS[:1]
 SCHEMES = ("light", "dark")
 WAIT_MS = 10_000
-MISSING = "there is no chromium here (apt-get install chromium)"
+MISSING = "there is no Chromium here (apt-get install chromium-headless-shell)"
 
 _ARGUMENTS = (
     "--disable-gpu",
@@ -64,7 +64,7 @@ _OVERFLOW = """
 
 def find_chromium() -> str | None:
     """Return the path of the browser; None if it isn't installed."""
-    return shutil.which("chromium")
+    return shutil.which("chromium-headless-shell") or shutil.which("chromium")
 
 
 class Tab:

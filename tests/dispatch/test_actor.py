@@ -22,6 +22,7 @@ from webhookd.base.models import (
     Trigger,
 )
 from webhookd.delivery.request import Cancelable, Done, Request
+from webhookd.dispatch.router import SWEEP_SECONDS
 from webhookd.journal import EndpointChanges, Ticket
 
 
@@ -378,7 +379,7 @@ async def test_an_actor_leaves_once_the_journal_takes_no_more_records(
 ) -> None:
     """A writer that has stopped refuses the record of a request in flight: nothing more is sent, nothing crashes."""
     sender = WorldSender(seconds=5.0)
-    async with world(tmp_path, sender=sender) as w:
+    async with world(tmp_path, sender=sender, sweep_seconds=SWEEP_SECONDS) as w:
         endpoint = await w.endpoint(overrides=PolicyOverrides(ordering=ordering, concurrency=1))
         await w.publish("e0")
         await w.publish("e1")

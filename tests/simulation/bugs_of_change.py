@@ -5,13 +5,12 @@ from typing import Any
 import msgspec
 
 from tests.simulation.bugs import BadPolicy
-from webhookd.base.models import BreakerState, Endpoint, Policy
+from webhookd.base.models import BreakerState, Endpoint, EndpointState, Policy
 from webhookd.delivery.policy import breaker
 from webhookd.delivery.policy.forgiveness import Forgiveness
 from webhookd.dispatch.lane import Lane, Move
 from webhookd.dispatch.registry import Registry
 from webhookd.dispatch.router import Router
-from webhookd.journal import WebhookChanged
 
 
 class OldAnswersRegistry(Registry):
@@ -30,15 +29,6 @@ class CountsOldAnswers(Router):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         self.registry.__class__ = OldAnswersRegistry
-
-
-class KeepsFailureState(Router):
-    """Resets the failure state of a changed webhook in the journal, but not in memory."""
-
-    def _adopt(self, changed: WebhookChanged) -> None:
-        super()._adopt(WebhookChanged(changed.endpoint))
-        if changed.forgiveness is not None and changed.endpoint.is_active:
-            self.registry.wake(changed.endpoint.pk)
 
 
 class NoProbeLane(Lane):
@@ -63,6 +53,15 @@ class NoRampLane(Lane):
         return super().next(now)
 
 
+class UnforgivingLane(Lane):
+    """Takes the failure state that a change has reset neither from the change nor from the journal."""
+
+    __slots__ = ()
+
+    def _forgive(self, state: EndpointState) -> None:
+        super()._forgive(msgspec.structs.replace(self.state, forgiven=state.forgiven))
+
+
 class NoProbeRegistry(Registry):
     """Has lanes that send everything at once after a pause."""
 
@@ -77,6 +76,20 @@ class NoRampRegistry(NoProbeRegistry):
     """Has lanes that send everything at once after an outage."""
 
     lanes = NoRampLane
+
+
+class UnforgivingRegistry(NoProbeRegistry):
+    """Has lanes that keep their failure state when their webhook is changed."""
+
+    lanes = UnforgivingLane
+
+
+class KeepsFailureState(Router):
+    """Resets the failure state of a changed webhook in the journal, but not in memory."""
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.registry.__class__ = UnforgivingRegistry
 
 
 class SendsAllAfterAPause(Router):

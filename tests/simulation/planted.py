@@ -6,7 +6,7 @@
 from tests.simulation import bugs, bugs_at_edges, bugs_of_change, bugs_of_time
 from tests.simulation.life import Parts
 
-MOST_SEEDS = 100
+MOST_SEEDS = 200
 
 PLANTED: dict[str, Parts] = {
     "acknowledges before the commit": Parts(journal=bugs.AcksEarly),

@@ -17,7 +17,7 @@ SEEDS, QUICK_SEEDS = 200, 5
 SEEDS_ABOUT_TIME, QUICK_ABOUT_TIME = 10, 2
 GROUP = 5
 # One for each part that bugs replace: the journal, the sender, the router, a connection and a clock.
-QUICK = {"acknowledges before the commit", "sends twice without an answer", "ignores the order",
+QUICK = {"loses attempts", "sends twice without an answer", "ignores the order",
          "answers in the wrong order", "trusts the wall clock"}  # fmt: skip
 
 

@@ -89,10 +89,12 @@ class Router:
         config: Config,
         sample: Callable[[], float],
         measures: Measures,
+        sweep_seconds: float = SWEEP_SECONDS,
     ) -> None:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
         self._nursery: trio.Nursery | None = None
+        self._sweep_seconds = sweep_seconds
         self._store = store
         self._sender = sender
         self._vault = vault
@@ -221,7 +223,7 @@ class Router:
     async def _resume(self) -> None:
         await self._wake_backlog()
         while True:
-            await trio.sleep(SWEEP_SECONDS)
+            await trio.sleep(self._sweep_seconds)
             await self._sweep()
 
     async def _wake_backlog(self, slots: frozenset[int] | None = None) -> None:

@@ -153,6 +153,8 @@ class Writer:
     async def watch_outages(self) -> None:
         """Refuse what can be submitted again while the server of the database can't be reached for over 10 s."""
         while True:
+            if not (self._queue or self._writing or self._outage):
+                await self._submitted.wait()
             await trio.sleep(OUTAGE_LOOK_SECONDS)
             if self._storage.outage_seconds <= PATIENCE_SECONDS:
                 self._outage = None
