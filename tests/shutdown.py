@@ -233,7 +233,7 @@ class Harness:
                     if stops[-1].broken:
                         break
             finally:
-                await server.end()
+                await server.end()  # noqa: ASYNC102 - it shields what it waits for
             receiving.cancel_scope.cancel()
         return stops
 

@@ -249,7 +249,7 @@ async def world(
     ):
         writer = trio.CancelScope()
 
-        async def write(*, task_status: trio.TaskStatus[None]) -> None:
+        async def write(*, task_status: trio.TaskStatus[None]) -> None:  # noqa: ASYNC128 - `journal.run` says so
             with writer:
                 await journal.run(task_status=task_status)
 

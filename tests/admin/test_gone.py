@@ -74,7 +74,7 @@ async def guarded(directory: Path) -> AsyncIterator[tuple[Application, Guard, tu
     trio.lowlevel.add_instrument(app.passes)
     async with trio.open_nursery() as nursery:
         await nursery.start(guard.run)
-        with trio.fail_after(60):
+        with trio.fail_after(60):  # noqa: ASYNC100 - the tests wait in it
             yield app, guard, address, str(path)
         nursery.cancel_scope.cancel()
     trio.lowlevel.remove_instrument(app.passes)

@@ -261,4 +261,4 @@ def _one_error() -> Iterator[None]:
         error: Exception = group
         while isinstance(error, ExceptionGroup):
             error = error.exceptions[0]
-        raise error from group
+        raise error from group  # noqa: ASYNC123 - the group is its cause

@@ -194,4 +194,4 @@ async def running(
         await server.start(program)
         yield server
     finally:
-        await server.end()
+        await server.end()  # noqa: ASYNC102 - it shields what it waits for

@@ -93,7 +93,7 @@ async def record(
                 else:
                     await server.stop()
             finally:
-                await server.end()
+                await server.end()  # noqa: ASYNC102 - it shields what it waits for
             with trio.fail_after(60):
                 while not is_whole(trace, pid):
                     await trio.sleep(0.02)

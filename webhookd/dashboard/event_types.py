@@ -100,12 +100,15 @@ async def _put(visit: Visit, known: str | None, name: str) -> Response:
         await put_event_type(dataclasses.replace(call, preconditions=condition))
     except Rejected as refused:
         if "description" in problems_of(refused):
-            return await _form(visit, known, form, {"description": "At most 2000 characters."})
-        if refused.code is ErrorCode.FORBIDDEN:
+            problems["description"] = "At most 2000 characters."
+        elif refused.code is ErrorCode.FORBIDDEN:
             raise
-        if refused.code is ErrorCode.PRECONDITION_FAILED:
-            return await _form(visit, known, form, {"name": _CHANGED if known else "This event type exists already."})
-        return await _form(visit, known, form, {"name": f"{capitalized(refused.detail)}."})
+        elif refused.code is ErrorCode.PRECONDITION_FAILED:
+            problems["name"] = _CHANGED if known else "This event type exists already."
+        else:
+            problems["name"] = f"{capitalized(refused.detail)}."
+    if problems:
+        return await _form(visit, known, form, problems)
     return await visit.go(_PATH, f"{name} has been {'saved' if known else 'created'}.")
 
 
