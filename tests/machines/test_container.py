@@ -15,8 +15,12 @@ from tests.ports import held_port
 
 HERE = Path(__file__).parent
 BASE, IMAGE = "localhost/webhookd-tests-base", "localhost/webhookd-tests"
-# Settings that a machine may refuse to change for a container.
-RUN = ("--cgroups=disabled", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000")
+RUN = (
+    # Settings that a machine may refuse to change for a container.
+    *("--cgroups=disabled", "--network=host", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1000:1000"),
+    # Nothing but the volume can be written, and there are no privileges.
+    *("--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL", "--security-opt=no-new-privileges"),
+)
 
 pytestmark = [
     pytest.mark.slow,
