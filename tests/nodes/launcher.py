@@ -6,9 +6,9 @@
 """
 
 import argparse
-import os
 import signal
 import sys
+import threading
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,8 @@ def _stop_at_stage(stops: Path, event: str, arguments: tuple[Any, ...]) -> None:
     with suppress(FileNotFoundError):
         if stops.read_text() == arguments[0]:
             stops.unlink()
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: while another one takes the signal, this one could go on to the end of its transaction.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
 
 def _launch() -> None:
