@@ -4,7 +4,7 @@ A `World` runs under the autojump clock, with the journal's calls inline. `World
 records each request with its time, in seconds since the world began.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -220,11 +220,12 @@ async def world(
     measures: Measures | None = None,
     machine: SteadyClock | None = None,
     sweep_seconds: float = RARELY_SECONDS,
+    before_running: Callable[[Store], Awaitable[None]] | None = None,
 ) -> AsyncIterator[World]:
     """Run a world until the block ends, which works like a crash; its journal is in `path`, or in memory if None.
 
     The router looks for work without an actor each `sweep_seconds`: a test of days would look thousands of times, and a
-    wake-up that was lost would not show.
+    wake-up that was lost would not show. `before_running` is waited for once the router has begun, before it runs.
     """
     config = config or steady()
     sender = sender or WorldSender()
@@ -267,6 +268,8 @@ async def world(
             sweep_seconds=sweep_seconds,
         )
         await router.begin()
+        if before_running is not None:
+            await before_running(journal)
         async with trio.open_nursery() as sending:
             sender.nursery = sending
             await sending.start(router.run)

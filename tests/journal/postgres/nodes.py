@@ -1,6 +1,6 @@
 """Several nodes in one process, each with a store, a router and actors of its own, on one database."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.world import World, WorldSender, steady, world
 from webhookd.base.clock import DatabaseClock, SteadyClock, SystemClock
 from webhookd.base.database_url import parse
 from webhookd.base.models import Endpoint
-from webhookd.journal import Server, ThreadRunner
+from webhookd.journal import Server, Store, ThreadRunner
 from webhookd.journal.ownership import SLOTS
 from webhookd.journal.server import LeaseTimes
 
@@ -31,6 +31,7 @@ class Nodes:
         self.sender = WorldSender()
         self.config = steady()
         self.make_clock: Callable[[], SteadyClock] = lambda: DatabaseClock(SystemClock())
+        self.before_running: Callable[[Store], Awaitable[None]] | None = None
         self.all: list[World] = []
         self._server = Server(url=parse(url), times=times)
         self._path = path
@@ -67,6 +68,7 @@ class Nodes:
             reads=ThreadRunner(3),
             writes=ThreadRunner(1),
             machine=self.make_clock(),
+            before_running=self.before_running,
         )
         stopping, stopped = trio.Event(), trio.Event()
         async with opening as node:

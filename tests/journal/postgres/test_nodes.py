@@ -9,7 +9,7 @@ from peewee import Database
 from tests.journal.postgres.nodes import QUICK, Open, slots_of
 from tests.patience import until
 from webhookd.base.models import DeliveryStatus
-from webhookd.journal import EndpointChanges, slot_of
+from webhookd.journal import EndpointChanges, SlotsAskedBack, Store, slot_of
 from webhookd.journal.ownership import SLOTS
 from webhookd.journal.postgres.engine import PostgresEngine
 from webhookd.journal.postgres.membership import Membership
@@ -32,6 +32,25 @@ async def test_two_nodes_share_the_slots_and_one_takes_over_what_the_other_gives
         assert slots_of(one).isdisjoint(slots_of(other))
         await nodes.stop(other)
         await until(lambda: len(slots_of(one)) == SLOTS)
+
+
+async def test_slots_that_are_asked_back_before_a_node_is_ready_are_given_back(open_nodes: Open) -> None:
+    """A node that took all slots while it starts gives the others theirs, although nothing of it runs yet."""
+    has_all, is_asked = trio.Event(), trio.Event()
+
+    async def be_asked(store: Store) -> None:
+        store.feed.follow(SlotsAskedBack, lambda _: is_asked.set())
+        has_all.set()
+        await is_asked.wait()
+
+    async with open_nodes() as nodes, trio.open_nursery() as starting:
+        nodes.before_running = be_asked
+        starting.start_soon(nodes.start)
+        await has_all.wait()
+        nodes.before_running = None
+        await nodes.start()
+        await until(lambda: len(nodes.all) == 2)
+        await nodes.shared()
 
 
 async def test_an_event_is_delivered_by_the_node_that_drives_the_webhook(open_nodes: Open) -> None:
