@@ -220,12 +220,12 @@ async def world(
     measures: Measures | None = None,
     machine: SteadyClock | None = None,
     sweep_seconds: float = RARELY_SECONDS,
-    before_running: Callable[[Store], Awaitable[None]] | None = None,
+    before_router: Callable[[Store], Awaitable[None]] | None = None,
 ) -> AsyncIterator[World]:
     """Run a world until the block ends, which works like a crash; its journal is in `path`, or in memory if None.
 
     The router looks for work without an actor each `sweep_seconds`: a test of days would look thousands of times, and a
-    wake-up that was lost would not show. `before_running` is waited for once the router has begun, before it runs.
+    wake-up that was lost would not show. `before_router` is called once the journal runs, and waited for.
     """
     config = config or steady()
     sender = sender or WorldSender()
@@ -255,6 +255,8 @@ async def world(
                 await journal.run(task_status=task_status)
 
         await writing.start(write)
+        if before_router is not None:
+            await before_router(journal)
         clock = Timeline(machine)
         router = Router(
             store=journal,
@@ -268,8 +270,6 @@ async def world(
             sweep_seconds=sweep_seconds,
         )
         await router.begin()
-        if before_running is not None:
-            await before_running(journal)
         async with trio.open_nursery() as sending:
             sender.nursery = sending
             await sending.start(router.run)

@@ -94,7 +94,6 @@ class Router:
         self.event_types: set[str] = set()
         self.sweeps_that_found_work = 0
         self._nursery: trio.Nursery | None = None
-        self._asked_back: frozenset[int] = frozenset()
         self._sweep_seconds = sweep_seconds
         self._store = store
         self._sender = sender
@@ -165,8 +164,6 @@ class Router:
     def _give_back(self, asked: SlotsAskedBack) -> None:
         if self._nursery is not None:
             self._nursery.start_soon(Supervisor("give back").run, partial(self._retire, asked.slots))
-        else:
-            self._asked_back |= asked.slots  # until `run` begins; once it has ended, the node leaves anyway
 
     async def _retire(self, slots: frozenset[int]) -> None:
         await self.registry.retire(slots)
@@ -217,8 +214,8 @@ class Router:
             nursery.start_soon(Supervisor("resume").run, self._resume)
             nursery.start_soon(Supervisor("replay").run, self.replayer.run)
             nursery.start_soon(Supervisor("expiry").run, self._expiry_sweep.run)
-            if self._asked_back:
-                self._give_back(SlotsAskedBack(self._asked_back))
+            if asked_back := self._store.ownership.asked_back:  # before this process was ready
+                self._give_back(SlotsAskedBack(asked_back))
             task_status.started()
             try:
                 await trio.sleep_forever()

@@ -30,6 +30,11 @@ class Ownership(Protocol):
         """Whether this process does what only one may do at a time, such as retention."""
         ...
 
+    @property
+    def asked_back(self) -> frozenset[int]:
+        """The slots that other nodes should have, until they are given back."""
+        ...
+
     def owns(self, endpoint_pk: int) -> bool:
         """Whether this process sends to an endpoint."""
         ...
@@ -47,6 +52,7 @@ class Everything:
     """The ownership of a process that has the journal for itself."""
 
     is_leader = True
+    asked_back: frozenset[int] = frozenset()
 
     def owns(self, endpoint_pk: int) -> bool:  # noqa: ARG002 - of every endpoint
         """Return True."""

@@ -31,7 +31,7 @@ class Nodes:
         self.sender = WorldSender()
         self.config = steady()
         self.make_clock: Callable[[], SteadyClock] = lambda: DatabaseClock(SystemClock())
-        self.before_running: Callable[[Store], Awaitable[None]] | None = None
+        self.before_router: Callable[[Store], Awaitable[None]] | None = None
         self.all: list[World] = []
         self._server = Server(url=parse(url), times=times)
         self._path = path
@@ -68,7 +68,7 @@ class Nodes:
             reads=ThreadRunner(3),
             writes=ThreadRunner(1),
             machine=self.make_clock(),
-            before_running=self.before_running,
+            before_router=self.before_router,
         )
         stopping, stopped = trio.Event(), trio.Event()
         async with opening as node:

@@ -44,10 +44,10 @@ async def test_slots_that_are_asked_back_before_a_node_is_ready_are_given_back(o
         await is_asked.wait()
 
     async with open_nodes() as nodes, trio.open_nursery() as starting:
-        nodes.before_running = be_asked
+        nodes.before_router = be_asked
         starting.start_soon(nodes.start)
         await has_all.wait()
-        nodes.before_running = None
+        nodes.before_router = None
         await nodes.start()
         await until(lambda: len(nodes.all) == 2)
         await nodes.shared()

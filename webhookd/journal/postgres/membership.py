@@ -106,6 +106,11 @@ class Membership:
         return frozenset(self._held)
 
     @property
+    def asked_back(self) -> frozenset[int]:
+        """The slots that other nodes should have, until they are given back."""
+        return frozenset(self._leaving)
+
+    @property
     def beat_age_seconds(self) -> float:
         """How long ago it sent its last good beat, or registered."""
         return max(0.0, self._steady() - self._limit_at + self._times.limit)
