@@ -1,4 +1,4 @@
-"""The rate limit across a move of a webhook from one node to another, in virtual time."""
+"""What a node keeps to when a webhook moves to or from another one, in virtual time."""
 
 from pathlib import Path
 
@@ -51,3 +51,26 @@ async def test_a_slot_is_taken_with_empty_buckets(tmp_path: Path, autojump_clock
         await trio.sleep(30)
         assert w.sender.times(other.url) == [0.0, 60.0, 120.0, 120.0, 120.0]
         assert w.sender.times(moved.url) == [0.0, 60.0, 122.0, 124.0, 126.0]
+
+
+async def test_a_slot_that_is_lost_and_taken_again_is_not_given_back(tmp_path: Path, autojump_clock: MockClock) -> None:
+    """It was asked back before: what still ends for that leaves alone what has begun since."""
+    async with world(tmp_path, sender=WorldSender(seconds=5.0)) as w, trio.open_nursery() as nursery:
+        registry, endpoint = w.router.registry, await w.endpoint()
+        slots, given = frozenset({slot_of(endpoint.pk)}), []
+
+        async def retire() -> None:
+            given.append(await registry.retire(slots))
+
+        await w.publish("e")
+        await trio.sleep(1)
+        async with registry.changing(endpoint.id):  # the request that is cut off can't end before
+            nursery.start_soon(retire)
+            await trio.sleep(1)
+            registry.lose(slots)
+            lane = registry.wake(endpoint.pk)  # as after it was taken again
+            await trio.sleep(1)
+            assert (len(w.sender.sent), given) == (2, [])
+        await trio.sleep(1)
+        assert given == [frozenset()]
+        assert registry.running(endpoint.pk) is lane

@@ -37,6 +37,7 @@ PRODUCERS = 3
 _SLOTS = 256
 _PAUSE_SECONDS = 0.05
 _LOOK_SECONDS = 0.1
+_LINES = 30
 _FEED_SECONDS = 0.1
 _CONFIG = CONFIG.replace(
     'path = "webhookd.db"\n', 'url = "{url}"\nnode_name = "{name}"\n[secrets]\nmaster_key_file = "{key}"\n'
@@ -292,6 +293,8 @@ async def play(
                 it.expect(False, f"it did not go on: {''.join(traceback.format_exception(error))}")
                 with suppress(psycopg.Error):  # the database may be away
                     it.report.problems += it.witness.problems()
+                    it.report.problems.append(f"slots by process: {it.witness.shares()}")
+                it.report.problems += [f"{node.directory.name}: {line}" for node in nodes for line in _last_lines(node)]
             finally:
                 with trio.CancelScope(shield=True):
                     for node in nodes:
@@ -342,6 +345,11 @@ def _sockets(nodes: Sequence[Node], cable: Network | None) -> list[tuple[socket.
         return [(near, lambda: _lives(nodes))]
     far = listen_in(cable.node, near.getsockname()[1])
     return [(near, lambda: _lives(nodes[:-1])), (far, lambda: _lives(nodes[-1:]))]
+
+
+def _last_lines(node: Node) -> list[str]:
+    """Return the end of a node's log, without its deliveries."""
+    return [line for line in node.log().splitlines() if '"delivery.attempted"' not in line][-_LINES:]
 
 
 def _lives(nodes: Sequence[Node]) -> list[Life]:

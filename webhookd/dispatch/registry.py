@@ -67,6 +67,7 @@ class Registry:
         self._idle = trio.Event()
         self._ended = trio.Event()  # when the next actor has ended
         self._crashes_of_removed = 0
+        self._retirements: list[set[int]] = []  # the slots of each `retire` that waits, without those lost meanwhile
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run actors until canceled; the actors of endpoints that were woken before start now."""
@@ -89,20 +90,33 @@ class Registry:
         if self.actors:
             await self._idle.wait()
 
-    async def retire(self, slots: Collection[int]) -> None:
-        """Start no more requests to the endpoints of slots; return once those in flight have ended and are on record.
+    async def retire(self, slots: Collection[int]) -> frozenset[int]:
+        """Start no more requests to the endpoints of slots, which must not be owned any more.
 
-        They must not be owned any more.
+        Once those in flight have ended and are on record, return the slots that may be given back: one that was lost
+        meanwhile may be this process's again.
         """
-        leaving = [entry for pk, entry in self._entries.items() if entry.actor is not None and slot_of(pk) in slots]
-        for entry in leaving:
+        retiring = set(slots)
+        leaving = [
+            (slot_of(pk), entry, entry.actor)
+            for pk, entry in self._entries.items()
+            if entry.actor is not None and slot_of(pk) in slots
+        ]
+        for _, entry, _ in leaving:
             self._stop(entry)
-        while any(entry.actor is not None for entry in leaving):
-            await self._ended.wait()
-        self._renew(slots)
+        self._retirements.append(retiring)
+        try:
+            while any(entry.actor is actor for slot, entry, actor in leaving if slot in retiring):
+                await self._ended.wait()
+        finally:
+            self._retirements = [each for each in self._retirements if each is not retiring]
+        self._renew(retiring)
+        return frozenset(retiring)
 
     def lose(self, slots: Collection[int]) -> None:
         """Cut off the requests to the endpoints of slots that another node may drive by now."""
+        for retiring in self._retirements:
+            retiring.difference_update(slots)
         for pk, entry in self._entries.items():
             if entry.actor is not None and slot_of(pk) in slots:
                 self._stop(entry)

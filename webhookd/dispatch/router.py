@@ -166,8 +166,7 @@ class Router:
             self._nursery.start_soon(Supervisor("give back").run, partial(self._retire, asked.slots))
 
     async def _retire(self, slots: frozenset[int]) -> None:
-        await self.registry.retire(slots)
-        await self._store.give_back(slots)
+        await self._store.give_back(await self.registry.retire(slots))
 
     def _adopt(self, changed: WebhookChanged) -> None:
         endpoint, forgiveness = changed
