@@ -4,11 +4,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import MockClock
 
+from tests.journal.harness import event, new_endpoint, publish
+from tests.journal.store_calls import MOST, rows
 from tests.world import WorldSender, world
-from webhookd.base.models import Ordering, PolicyOverrides, RateLimit
-from webhookd.journal import QueuesFound, SlotsTaken, slot_of
+from webhookd.base.database_url import parse
+from webhookd.base.models import DeliveryStatus, Ordering, PolicyOverrides, RateLimit
+from webhookd.journal import InlineRunner, QueuesFound, Server, SlotsTaken, open_store, slot_of
 
 PER_SECOND = 0.5
 PACED = PolicyOverrides(ordering=Ordering.STRICT, rate_limit=RateLimit(per_second=PER_SECOND, burst=5))
@@ -74,3 +78,36 @@ async def test_a_slot_that_is_lost_and_taken_again_is_not_given_back(tmp_path: P
         await trio.sleep(1)
         assert given == [frozenset()]
         assert registry.running(endpoint.pk) is lane
+
+
+@pytest.mark.parametrize("engine", ["PostgreSQL"], indirect=True)
+async def test_an_unknown_webhook_is_canceled_only_if_it_was_deleted(
+    tmp_path: Path, empty_database: str, autojump_clock: MockClock
+) -> None:
+    """The queue of a webhook that another node has just made is sent as soon as this node knows of the webhook."""
+    inline = InlineRunner()
+    command = Server(url=parse(empty_database), takes_part=False)
+    async with (
+        world(tmp_path) as w,
+        open_store(command, clock=w.clock, ids=w.ids, write_runner=inline, read_runner=inline) as other,
+        trio.open_nursery() as nursery,
+    ):
+        await nursery.start(other.run)
+        async with w.journal.holding_changes():
+            new, deleted = [
+                await other.webhooks.create(
+                    w.vault, new_endpoint(url=f"https://{name}.example/"), most=MOST, entry=None
+                )
+                for name in ("new", "deleted")
+            ]
+            await publish(other, replace(event("e"), accepted_at=w.clock.now()), new, deleted).wait()
+            await other.webhooks.delete(deleted.id, w.clock.now(), entry=None, condition=None)
+            w.journal.feed.announce(SlotsTaken(frozenset({slot_of(new.pk), slot_of(deleted.pk)})))
+            await trio.sleep(1)
+            assert [row.status for row in await rows(other, deleted)] == [DeliveryStatus.CANCELED]
+            assert [row.status for row in await rows(other, new)] == [DeliveryStatus.PENDING]
+            assert w.sender.sent == []
+        await w.journal.follow_changes()
+        await trio.sleep(1)
+        assert [sent.url for sent in w.sender.sent] == [new.url]
+        nursery.cancel_scope.cancel()

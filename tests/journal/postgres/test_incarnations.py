@@ -13,11 +13,13 @@ from peewee import Database
 from tests.journal.harness import CLOCK, IDS, event, new_endpoint, publish
 from tests.journal.postgres.connections import connected, rows
 from tests.journal.postgres.nodes import QUICK, Nodes, Open, slots_of
+from tests.journal.postgres.test_event_order import add as add_event
+from tests.journal.postgres.test_event_order import new_of
 from tests.journal.postgres.test_outage import running
 from tests.journal.store_calls import MOST, add, submitted, window
 from tests.journal.store_calls import rows as deliveries_of
 from tests.patience import wait_until
-from tests.postgres_server import PostgresServer
+from tests.postgres_server import OWNER, PostgresServer
 from tests.samples import attempt_record
 from tests.world import OK, World, steady
 from webhookd.admin.auth import KeyRing, new_key
@@ -29,6 +31,8 @@ from webhookd.journal.ownership import SLOTS
 from webhookd.journal.postgres.engine import PostgresEngine
 from webhookd.journal.postgres.incarnations import Incarnation, read_incarnation
 from webhookd.journal.postgres.membership import Membership
+from webhookd.journal.postgres.migrations import prepare
+from webhookd.journal.queries import events
 from webhookd.journal.queries.schema import AttemptTable, EventTable
 
 OFTEN_SECONDS = 0.02
@@ -50,10 +54,24 @@ def keep(server: PostgresServer) -> None:
 
 def put_back(server: PostgresServer) -> None:
     """Restore the copy of the directory, as an operator does who doesn't stop the nodes."""
+    bring_back(server)
+    server.start()
+
+
+def bring_back(server: PostgresServer) -> None:
+    """Stop a server, and put the copy in the place of its directory."""
     server.stop()
     subprocess.run(["rm", "-r", server.data], check=True)
     (server.directory / "kept").rename(server.data)
+
+
+def promote(server: PostgresServer) -> None:
+    """Start a stopped server as a standby that is promoted: on a new timeline."""
+    server.settings |= {"restore_command": "false"}
+    (server.data / "recovery.signal").touch()
     server.start()
+    with server.administer() as administrator:
+        wait_until(lambda: administrator.execute("SELECT pg_is_in_recovery()").fetchone() == (False,))
 
 
 def node_of(world: World) -> str:
@@ -92,20 +110,52 @@ def test_another_past_is_another_incarnation(postgres_server: PostgresServer, ow
     before = incarnation(own_server)
     assert incarnation(own_server) == before
     own_server.kill()
-    own_server.settings |= {"restore_command": "false"}
     own_server.start()
     restarted = incarnation(own_server)
     assert restarted.started_at > before.started_at
     assert (restarted.system_identifier, restarted.timeline) == (before.system_identifier, before.timeline)
     own_server.stop()
-    (own_server.data / "recovery.signal").touch()
-    own_server.start()
-    with own_server.administer() as administrator:
-        wait_until(lambda: administrator.execute("SELECT pg_is_in_recovery()").fetchone() == (False,))
+    promote(own_server)
     after = incarnation(own_server)
     assert after.system_identifier == before.system_identifier
     assert after.timeline > before.timeline
     assert incarnation(postgres_server).system_identifier != before.system_identifier
+
+
+def test_a_database_that_is_made_again_is_another_incarnation(
+    postgres_server: PostgresServer, empty_database: str
+) -> None:
+    """A database that was dropped and created again has the name and the server of the one before."""
+    with connected(empty_database) as database:
+        before = read_incarnation(database)
+    name = parse(empty_database).database
+    with postgres_server.administer() as administrator:
+        administrator.execute(f"DROP DATABASE {name}".encode())
+        administrator.execute(f"CREATE DATABASE {name} OWNER {OWNER}".encode())
+    with connected(empty_database) as database:
+        after = read_incarnation(database)
+        assert read_incarnation(database) == after
+    assert after != before
+    assert (after.timeline, after.started_at) == (before.timeline, before.started_at)
+
+
+def test_the_feed_begins_an_era_after_a_failover(own_server: PostgresServer, own_database: str) -> None:
+    """A standby that lacks the last commits gives out their numbers again; a cursor behind them skips no new event."""
+    with connected(own_database) as database:
+        prepare(database, now=0.0)
+        add_event(database, "kept")
+    keep(own_server)
+    with connected(own_database) as database:
+        for number in range(5):
+            add_event(database, f"lost {number}")
+        cursor = events.page(database, None, limit=5, cursor=None, after=None).next_cursor
+    bring_back(own_server)
+    promote(own_server)
+    with connected(own_database) as database:
+        prepare(database, now=0.0)
+        add_event(database, "new")
+        assert new_of(database, cursor) == ["new"]
+        assert new_of(database, None) == ["kept", "new"]
 
 
 async def test_what_was_known_by_a_number_is_not_used_after_a_restore(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.journal.harness import MASTER_KEY
 from tests.journal.postgres.connections import connected, rows, value
 from tests.journal.postgres.moves import change, move, tables_of, url_of
 from tests.long import long
@@ -15,12 +16,14 @@ from tests.postgres_server import PostgresServer
 from tests.stages import at_stage
 from webhookd.base.errors import CommandError, JournalError, MasterKeyError
 from webhookd.base.secret import Secret
+from webhookd.crypto.vault import Vault, new_master_key
 from webhookd.journal import Server, move_journal
 from webhookd.journal.errors import MustRepeatError
 from webhookd.journal.postgres import leases
 from webhookd.journal.postgres.migrations import prepare, read_version
+from webhookd.journal.queries.master_key import adopt_master_key, begin_change, forget_previous
 from webhookd.journal.server import LeaseTimes
-from webhookd.journal.sqlite.database import exclusive_lock
+from webhookd.journal.sqlite.database import exclusive_lock, open_writer
 
 NOW = 0.0
 
@@ -198,6 +201,33 @@ def test_the_master_key_must_open_the_journal(file: Path, server: Server) -> Non
     with pytest.raises(MasterKeyError, match="nothing was moved from"):
         move_journal(file, server, load_key=lambda: Secret(bytes(32)), now=NOW)
     assert is_unused(server)
+
+
+def test_a_file_whose_master_key_is_being_changed_is_not_moved(file: Path, server: Server) -> None:
+    """Neither while values are sealed with the previous key, nor until the new one is in its place."""
+    new = new_master_key()
+    database = open_writer(file, now=NOW)
+    with database.atomic():
+        begin_change(database, adopt_master_key(database, MASTER_KEY), new)
+    database.close()
+    assert f"master key of {file} is being changed" in refusal(CommandError, file, server)
+    database = open_writer(file, now=NOW)
+    with database.atomic():
+        forget_previous(database, Vault(new))
+    database.close()
+    assert f"master key of {file} is being changed" in refusal(CommandError, file, server)
+    assert is_unused(server)
+
+
+def test_a_database_whose_master_key_is_being_changed_is_not_moved(file: Path, server: Server, tmp_path: Path) -> None:
+    """While values are sealed with the previous key, which the installed one opens."""
+    move(file, server)
+    new = new_master_key()
+    with connected(url_of(server)) as database, database.atomic():
+        begin_change(database, adopt_master_key(database, MASTER_KEY), new)
+    with pytest.raises(CommandError, match="is being changed: start webhookd until that has ended"):
+        move_journal(server, tmp_path / "back.db", load_key=lambda: new, now=NOW)
+    assert not (tmp_path / "back.db").exists()
 
 
 def test_a_damaged_file_is_not_moved(file: Path, server: Server) -> None:

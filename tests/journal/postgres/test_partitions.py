@@ -20,6 +20,7 @@ from webhookd.base.database_url import parse
 from webhookd.base.errors import ErrorCode, Rejected
 from webhookd.journal import Server, Store, open_store
 from webhookd.journal.errors import MustRepeatError, NoPartitionError
+from webhookd.journal.postgres import partitions
 from webhookd.journal.postgres.database import ConnectionRole, PostgresDatabase
 from webhookd.journal.postgres.partitions import (
     DAY_SECONDS,
@@ -34,6 +35,10 @@ from webhookd.journal.postgres.partitions import (
 
 NOW = 20_000.5 * DAY_SECONDS
 MAKERS = 4
+END_WAITING = """
+SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = %s
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 
 @pytest.fixture
@@ -154,6 +159,23 @@ async def test_an_event_is_refused_if_its_partition_cannot_be_made(
                 await tickets[1].wait()
             assert refused.value.code is ErrorCode.JOURNAL_UNREACHABLE
             assert (await tickets[2].wait()).deliveries == 1
+
+
+async def test_a_partition_is_made_although_the_connection_was_lost_meanwhile(
+    postgres_server: PostgresServer, journal_database: str
+) -> None:
+    """The event is stored by the next try, which makes the partition that the one before could not make."""
+    name = parse(journal_database).database
+    with postgres_server.administer(name) as administrator:
+        async with running(journal_database) as store:
+            endpoint = await add_endpoint(store)
+            administrator.execute("SELECT pg_advisory_lock(%s)", (partitions._LOCK,))
+            ahead = replace(event("ahead"), accepted_at=CLOCK.now() + 20 * DAY_SECONDS)
+            ticket = publish(store, ahead, endpoint)
+            await until(lambda: administrator.execute(END_WAITING, (partitions._LOCK,)).fetchall())
+            administrator.execute("SELECT pg_advisory_unlock(%s)", (partitions._LOCK,))
+            assert (await ticket.wait()).deliveries == 1
+            assert (await store.events.get("ahead", None)).body == ahead.body
 
 
 async def test_a_running_node_makes_them(journal_database: str, database: PostgresDatabase) -> None:

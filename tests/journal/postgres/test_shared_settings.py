@@ -1,15 +1,30 @@
 """What all nodes know of settings: the first key, and what is changed while a node starts."""
 
+from functools import partial
+
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.journal.harness import VAULT
 from tests.journal.postgres.nodes import Open, slots_of
+from tests.journal.postgres.test_incarnations import command
+from tests.journal.store_calls import add
 from tests.patience import until
+from tests.stages import at_stage
 from tests.world import World
 from webhookd.admin.auth import KeyRing
 from webhookd.base.database_url import parse
 from webhookd.base.secret import Secret
-from webhookd.journal import Feed, KeyRevoked, Server, open_store
+from webhookd.journal import (
+    EndpointChanges,
+    Feed,
+    KeyRevoked,
+    Server,
+    Store,
+    WebhookChanged,
+    WebhookChangedElsewhere,
+    open_store,
+)
 from webhookd.journal.operations import NO_CHANGE, ChangeMark
 from webhookd.journal.ownership import SLOTS
 from webhookd.journal.postgres.changes import ChangeFollower, Followed
@@ -75,3 +90,28 @@ async def test_nothing_is_passed_on_while_settings_are_read() -> None:
         await wait_all_tasks_blocked()
         assert told == []
     assert told == ["key_a"]
+
+
+async def test_an_own_change_does_not_replace_a_later_one_that_is_known(empty_database: str) -> None:
+    """Another node's change is followed after the commit of this node's, and before this node's is passed on."""
+
+    async def change(store: Store, description: str) -> None:
+        changes = EndpointChanges(description=description)
+        await store.webhooks.update(VAULT, endpoint.id, changes, 0.0, entry=None, condition=None)
+
+    async def overtake() -> None:
+        await change(other, "later")
+        await store.follow_changes()
+
+    async with command(empty_database) as store, command(empty_database) as other:
+        endpoint = await add(store)
+        known = list[str | None]()
+        store.feed.follow(WebhookChanged, lambda changed: known.append(changed.endpoint.description))
+        store.feed.follow(WebhookChangedElsewhere, lambda changed: known.append(changed.endpoint.description))
+        with at_stage("batch.committed", partial(trio.from_thread.run, overtake)):
+            await change(store, "earlier")
+        assert known[-1] == "later"
+        await change(store, "last")
+        await other.follow_changes()
+        await store.follow_changes()
+        assert known[-1] == "last"

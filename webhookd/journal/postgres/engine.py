@@ -279,10 +279,10 @@ async def open_server(
         raise CommandError(str(error)) from error
     known = Incarnations(first, is_node=server.takes_part)
 
-    def opened(role: ConnectionRole, use: str) -> PostgresDatabase:
+    def opened(role: ConnectionRole, use: str, *, prepares: bool = False) -> PostgresDatabase:
         database = connected(role, use)
         try:
-            database.incarnation = known.check(read_incarnation(database))
+            database.incarnation = known.check(read_incarnation(database), prepares=prepares)
         except BaseException:
             database.close()
             raise
@@ -304,7 +304,7 @@ async def open_server(
     # Its calls go on while the writer stands, so it has a thread of its own; in a test both run in the loop.
     own_runner = runner if isinstance(runner, InlineRunner) else ThreadRunner(4)
     membership = Membership(
-        partial(opened, ConnectionRole.WRITER, "node"),
+        lambda prepares: opened(ConnectionRole.WRITER, "node", prepares=prepares),
         own_runner,
         feed,
         process=process,

@@ -4,7 +4,8 @@ Another incarnation may lack the last commits of the one before. It then gives n
 deliveries, of changes, and the generations of slots. What a process knows by such a number may be something else there,
 so a process that finds another incarnation drops all of it before it uses a connection: slots, bodies of events, and
 what it has seen of queues. Records from before are refused, and settings are read again if their last change isn't
-there.
+there. A database that was created again has no tables, and an older copy may have those of an older version: only when
+they are up to date can the other parts of the process connect.
 
 An older copy of a server's directory has the identifier and the timeline of the server, and differs by the time of its
 start. So each restart of the database counts as a change; nobody can tell that it has lost nothing.
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from webhookd.base.errors import CommandError
-from webhookd.journal.errors import OtherDatabaseError
+from webhookd.journal.errors import ConnectionLostError, OtherDatabaseError
 from webhookd.journal.postgres.database import PostgresDatabase, is_logic_error, reason_of
 from webhookd.journal.postgres.migrations import prepare
 
@@ -61,7 +62,7 @@ class Incarnations:
     """
 
     def __init__(self, first: Incarnation, *, is_node: bool) -> None:
-        self._used = (first, 1)
+        self._used = (first, 1, True)  # the last one: whether it is ready
         self._is_node = is_node
 
     @property
@@ -69,10 +70,21 @@ class Incarnations:
         """How many incarnations this process has used."""
         return self._used[1]
 
-    def check(self, found: Incarnation) -> int:
-        """Return the number of the incarnation that a new connection has found; OtherDatabaseError for another one."""
-        used, number = self._used
+    def check_ready(self) -> None:
+        """Raise ConnectionLostError unless the tables are up to date, so that all parts of this process can connect."""
+        if not self._used[2]:
+            raise ConnectionLostError("the database is another one, whose tables are not up to date yet")
+
+    def check(self, found: Incarnation, *, prepares: bool = False) -> int:
+        """Return the number of the incarnation that a new connection has found.
+
+        Raises OtherDatabaseError for another one, and ConnectionLostError while it isn't ready, except for the
+        connection that `prepares` it.
+        """
+        used, number, _ = self._used
         if found == used:
+            if not prepares:
+                self.check_ready()
             return number
         if self._is_node:
             raise OtherDatabaseError("the database was started again, or is another one", found)
@@ -84,10 +96,18 @@ class Incarnations:
         return self._used[0] == found
 
     def use(self, found: Incarnation) -> None:
-        """Use another incarnation: all that was known of the one before is dropped."""
-        used, number = self._used
+        """Use another incarnation: all that was known of the one before is dropped.
+
+        For a node it is ready after `note_ready`, and for another process at once.
+        """
+        used, number, _ = self._used
         if found != used:
-            self._used = (found, number + 1)
+            self._used = (found, number + 1, not self._is_node)
+
+    def note_ready(self) -> None:
+        """Note that the tables are up to date: all parts of this process can connect."""
+        used, number, _ = self._used
+        self._used = (used, number, True)
 
 
 def read_incarnation(database: PostgresDatabase) -> Incarnation:

@@ -40,13 +40,14 @@ _log = get_logger("nodes")
 class Membership:
     """The node of this process, an `Ownership`; it has slots while `run` runs.
 
-    `process` is an id that no other process has ever had, `name` is for people. `steady` is the clock of the limits. A
-    process that doesn't take part, such as a command, has no slots and is no node.
+    `connect` opens a connection; with True, also to a database that isn't ready yet, to prepare it. `process` is an id
+    that no other process has ever had, `name` is for people. `steady` is the clock of the limits. A process that
+    doesn't take part, such as a command, has no slots and is no node.
     """
 
     def __init__(
         self,
-        connect: Callable[[], PostgresDatabase],
+        connect: Callable[[bool], PostgresDatabase],
         runner: Runner,
         feed: Feed,
         *,
@@ -232,13 +233,16 @@ class Membership:
                 _log.error("node.database_replaced", node=self.node)
                 self._lose_all()
                 self._feed.announce(DatabaseReplaced())
-                self._incarnations.use(found)  # from here on all others connect
-                begin = partial(incarnations.begin_anew, found=found, process=self.process, now=self._clock.now)
+                self._incarnations.use(found)
                 try:
-                    await self._insist(partial(self._call, begin))
+                    await self._insist(partial(self._call, partial(self._prepare, found), prepares=True))
                     await self._insist(self._register)
                 except OtherDatabaseError as error:
                     found = error.found
+
+    def _prepare(self, found: Incarnation, database: PostgresDatabase) -> None:
+        incarnations.begin_anew(database, found, self.process, self._clock.now)
+        self._incarnations.note_ready()  # from here on all others connect
 
     async def _beat_on(self) -> None:
         await self._repeat(self._times.beat, self._extend)
@@ -353,17 +357,20 @@ class Membership:
             _log.warning("node.left_without_word", node=node, error=str(error))
         await self._runner.run(self._close)
 
-    async def _call(self, function: Callable[[PostgresDatabase], T]) -> T:
+    async def _call(self, function: Callable[[PostgresDatabase], T], *, prepares: bool = False) -> T:
         """Call in the thread; raises ConnectionLostError also if the database has been replaced since this call.
 
-        What the process had before must not be mixed with what another database has.
+        What the process had before must not be mixed with what another database has. Before that one is ready, only
+        what `prepares` it is called.
         """
         incarnation = self._incarnations.number
         async with self._one_call:
             began_at = self._steady()
             self._check(incarnation)
+            if not prepares:
+                self._incarnations.check_ready()
             try:
-                result = await self._runner.run(partial(self._run, function))
+                result = await self._runner.run(partial(self._run, function, prepares=prepares))
             except ConnectionLostError:
                 self.is_connected = False
                 if self._unreachable_since is None:
@@ -380,9 +387,9 @@ class Membership:
         if incarnation != self._incarnations.number:
             raise ConnectionLostError("the database was replaced meanwhile")
 
-    def _run(self, function: Callable[[PostgresDatabase], T]) -> T:
+    def _run(self, function: Callable[[PostgresDatabase], T], *, prepares: bool) -> T:
         if self._database is None:
-            self._database = self._connect()
+            self._database = self._connect(prepares)
         try:
             with self._database.translated():
                 return function(self._database)
