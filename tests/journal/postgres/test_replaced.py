@@ -1,11 +1,15 @@
-"""What a node that goes on does when its database was replaced: by another server, or by a new database of its name."""
+"""What a node that goes on does when its database was replaced: by another server, or by a new database of its name.
 
+And when its address gives no answer any more, while some of its connections still work.
+"""
+
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import psycopg
 import pytest
@@ -13,7 +17,7 @@ import trio
 
 from tests.journal.harness import CLOCK, IDS, VAULT
 from tests.journal.postgres.connections import connected, rows
-from tests.journal.postgres.nodes import QUICK
+from tests.journal.postgres.nodes import PATIENT, QUICK
 from tests.journal.postgres.test_outage import running
 from tests.journal.postgres.test_shared_rotation import begin, cluster, open_everything, sealed_under, stage
 from tests.journal.store_calls import add
@@ -27,6 +31,7 @@ from webhookd.crypto.vault import Vault, key_id
 from webhookd.journal import DatabaseReplaced, InlineRunner, QueueGrown, QueuesFound, Server, open_store
 from webhookd.journal.feed import Feed
 from webhookd.journal.ownership import SLOTS, Everything, slot_of
+from webhookd.journal.postgres import database
 from webhookd.journal.postgres.database import ConnectionRole
 from webhookd.journal.postgres.outages import OutageLog
 from webhookd.journal.postgres.wakes import CHANGED, CHANNEL, Wakes
@@ -39,6 +44,12 @@ NEVER_LOOKS = replace(QUICK, look=86_400.0)
 END_NODE = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE '%%/node'"
 )
+PARTS = ("listener", "changes", "notifier")
+HAS_PART = "SELECT 1 FROM pg_stat_activity WHERE datname = %s AND application_name LIKE '%%/' || %s"
+END_PART = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND application_name LIKE '%%/' || %s
+"""
+LEASE = "SELECT expires_at FROM nodes"
 BRING_BACK = """
 UPDATE secrets SET sealed = kept.sealed FROM kept
 WHERE (kept.endpoint_pk, kept.kind) = (secrets.endpoint_pk, secrets.kind)
@@ -58,10 +69,10 @@ def address(spare_server: PostgresServer) -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def point(address: Path, server: PostgresServer) -> None:
-    """Have new connections go to a server; those that there are stay where they are."""
+def point(address: Path, directory: Path) -> None:
+    """Have new connections go to the server of a directory; those that there are stay where they are."""
     new = address.with_name("new address")
-    new.symlink_to(server.directory)
+    new.symlink_to(directory)
     new.rename(address)
 
 
@@ -78,7 +89,7 @@ async def test_notifications_follow_the_database(
     postgres_server: PostgresServer, spare_server: PostgresServer, address: Path
 ) -> None:
     """The new server's notifications are heard and it gets some, although connections to the old one still work."""
-    point(address, postgres_server)
+    point(address, postgres_server.directory)
     with (
         postgres_server.database() as name,
         empty_namesake(spare_server, name),
@@ -108,12 +119,67 @@ async def test_notifications_follow_the_database(
             await add(store)
             await until(lambda: has_told(before))
             told.clear()
-            point(address, spare_server)
+            point(address, spare_server.directory)
             before.execute(END_NODE, (name,))
             await replaced.wait()
             await until(lambda: is_heard(2, after))
             await add(store)
             await until(lambda: has_told(after))
+            nursery.cancel_scope.cancel()
+
+
+class SilentServer:
+    """Takes connections at the usual socket in a directory, and never answers."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(directory / ".s.PGSQL.5432"))
+        self._listener.listen(9)
+        self._listener.setblocking(False)
+        self._clients: list[socket.socket] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._listener, *self._clients):
+            each.close()
+
+    def accept(self) -> int:
+        """Return how many connections there have been."""
+        with suppress(BlockingIOError):
+            while True:
+                self._clients.append(self._listener.accept()[0])
+        return len(self._clients)
+
+
+async def test_connections_without_answer_hold_up_no_beat(
+    postgres_server: PostgresServer, address: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node extends its lease while all three other parts that share its threads wait for a connection."""
+    monkeypatch.setattr(database, "_CONNECT_SECONDS", int(4 * PATIENCE_SECONDS))
+    point(address, postgres_server.directory)
+    with (
+        postgres_server.database() as name,
+        postgres_server.administer(name) as administrator,
+        trio.fail_after(2 * PATIENCE_SECONDS),
+    ):
+        server = Server(url=parse(f"postgresql://{OWNER}@/{name}?host={address}"), times=PATIENT)
+        async with open_store(server, clock=CLOCK, ids=IDS) as store, trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            await add(store)
+            for part in PARTS:
+                await until(lambda part=part: administrator.execute(HAS_PART, (name, part)).fetchall())  # type: ignore[misc]
+            with SilentServer(address.with_name("silent")) as silent:
+                point(address, address.with_name("silent"))
+                for part in PARTS:
+                    administrator.execute(END_PART, (name, part))
+                    await until(silent.accept)  # the listener's first: it would wait for the changes
+                while silent.accept() < len(PARTS):
+                    await add(store)  # other nodes are to be told of it
+                before = administrator.execute(LEASE).fetchone()
+                await until(lambda: administrator.execute(LEASE).fetchone() != before)
             nursery.cancel_scope.cancel()
 
 
@@ -157,9 +223,9 @@ async def test_what_a_look_finds_in_the_database_before_is_dropped(journal_datab
 
     feed, found = Feed(), list[QueuesFound]()
     feed.follow(QueuesFound, found.append)
-    with connected(journal_database) as database, connected(journal_database, ConnectionRole.NOTIFIER) as notifier:
-        pk = endpoints.insert(database, VAULT, new_webhook(1)).pk
-        rows(database, "UPDATE sequences SET last = 7")
+    with connected(journal_database) as writer, connected(journal_database, ConnectionRole.NOTIFIER) as notifier:
+        pk = endpoints.insert(writer, VAULT, new_webhook(1)).pk
+        rows(writer, "UPDATE sequences SET last = 7")
         runner = Replacing()
         wakes = Wakes(
             lambda: notifier,
@@ -190,11 +256,11 @@ async def test_the_resealing_begins_again(empty_database: str, tmp_path: Path, *
             await one.seal(number)
         new = stage(one)
         await begin(one, new)
-        with connected(empty_database) as database:
-            rows(database, "CREATE TABLE kept AS SELECT * FROM secrets")
+        with connected(empty_database) as writer:
+            rows(writer, "CREATE TABLE kept AS SELECT * FROM secrets")
 
             def replace_database() -> None:
-                rows(database, BRING_BACK)
+                rows(writer, BRING_BACK)
                 one.store.feed.announce(DatabaseReplaced())
 
             if is_during_a_step:
@@ -203,7 +269,7 @@ async def test_the_resealing_begins_again(empty_database: str, tmp_path: Path, *
             else:
                 await one.rotator.step()
                 replace_database()
-            assert len(sealed_under(database)) == 2
+            assert len(sealed_under(writer)) == 2
         while await one.rotator.step():
             pass
         assert await one.store.transactions.read(sealed_under) == {key_id(new).hex()}
