@@ -128,7 +128,7 @@ async def test_a_thread_that_holds_the_lock_is_told(log: Callable[[], list[dict[
 
 
 async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[str, object]]]) -> None:
-    """Many short steps that are long together are logged without a task."""
+    """Many short steps that are long together are a stall that is logged."""
     stalls = Stalls()
 
     async def short() -> None:
@@ -140,11 +140,10 @@ async def test_many_short_steps_delay_the_loop_too(log: Callable[[], list[dict[s
             for _ in range(100):
                 nursery.start_soon(short)
         with trio.fail_after(PATIENCE_SECONDS):
-            while not log():
+            # A busy machine may have caused a stall before, which is then the one in the log.
+            while (longest := stalls.longest()) is None or longest.seconds < 0.3:
                 await trio.sleep(BEAT_SECONDS)
-    longest = stalls.longest()
-    assert longest is not None
-    assert longest.seconds >= 0.3
+    assert log()
 
 
 async def test_stalls_in_a_row_are_one_line(
