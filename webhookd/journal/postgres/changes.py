@@ -45,8 +45,6 @@ CHANGES_A_READ = 500
 _WEBHOOK, _EVENT_TYPE, _KEY, _MASTER_KEY, _REPLAY = "webhook", "event_type", "key", "master_key", "replay"
 _log = get_logger("nodes")
 
-_WEBHOOK, _EVENT_TYPE, _KEY, _REPLAY = "webhook", "event_type", "key", "replay"
-
 LAST = "SELECT number, coalesce(hash, '') FROM heads WHERE name = 'changes'"
 _NEXT = "UPDATE heads SET number = %s, hash = %s WHERE name = 'changes'"
 _ADD = """
