@@ -94,6 +94,7 @@ class Play:
         self.times = LeaseTimes().scaled(scale)
         self.network = cable
         self.dice = random.Random(seed)  # noqa: S311 - not for security
+        self.plan = random.Random(seed)  # noqa: S311 - as above; what runs meanwhile takes nothing from it
         self._receivers = receivers
         self._nursery = nursery
         self.feed_seconds = _FEED_SECONDS

@@ -19,7 +19,7 @@ Fault = Callable[[Play, random.Random], Awaitable[None]]
 
 async def run_schedule(play: Play) -> None:
     """Do some random faults, each in the state that the ones before have left."""
-    dice = play.dice
+    dice = play.plan
     play.produce()
     await play.flowing()
     names = [name for name in FAULTS if name != "cut" or play.network is not None]
