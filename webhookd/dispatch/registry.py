@@ -97,16 +97,12 @@ class Registry:
         meanwhile may be this process's again.
         """
         retiring = set(slots)
-        leaving = [
-            (slot_of(pk), entry, entry.actor)
-            for pk, entry in self._entries.items()
-            if entry.actor is not None and slot_of(pk) in slots
-        ]
-        for _, entry, _ in leaving:
+        leaving = [(slot_of(pk), entry) for pk, entry in self._entries.items() if slot_of(pk) in slots and entry.actor]
+        for _, entry in leaving:
             self._stop(entry)
         self._retirements.append(retiring)
         try:
-            while any(entry.actor is actor for slot, entry, actor in leaving if slot in retiring):
+            while any(slot in retiring and entry.actor is not None for slot, entry in leaving):
                 await self._ended.wait()
         finally:
             self._retirements = [each for each in self._retirements if each is not retiring]

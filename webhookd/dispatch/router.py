@@ -209,12 +209,12 @@ class Router:
         """Run the actors until canceled; the actors of a backlog are started one after the other, not all at once."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            if asked_back := self._store.ownership.asked_back:  # before this process was ready
+                self._give_back(SlotsAskedBack(asked_back))
             await nursery.start(self.registry.run)
             nursery.start_soon(Supervisor("resume").run, self._resume)
             nursery.start_soon(Supervisor("replay").run, self.replayer.run)
             nursery.start_soon(Supervisor("expiry").run, self._expiry_sweep.run)
-            if asked_back := self._store.ownership.asked_back:  # before this process was ready
-                self._give_back(SlotsAskedBack(asked_back))
             task_status.started()
             try:
                 await trio.sleep_forever()

@@ -125,7 +125,7 @@ def test_another_past_is_another_incarnation(postgres_server: PostgresServer, ow
 def test_a_database_that_is_made_again_is_another_incarnation(
     postgres_server: PostgresServer, empty_database: str
 ) -> None:
-    """A database that was dropped and created again has the name and the server of the one before."""
+    """A database that was dropped and created again has the same name, and is on the same server."""
     with connected(empty_database) as database:
         before = read_incarnation(database)
     name = parse(empty_database).database

@@ -164,7 +164,7 @@ async def test_an_event_is_refused_if_its_partition_cannot_be_made(
 async def test_a_partition_is_made_although_the_connection_was_lost_meanwhile(
     postgres_server: PostgresServer, journal_database: str
 ) -> None:
-    """The event is stored by the next try, which makes the partition that the one before could not make."""
+    """The next try makes the missing partition, and stores the event."""
     name = parse(journal_database).database
     with postgres_server.administer(name) as administrator:
         async with running(journal_database) as store:

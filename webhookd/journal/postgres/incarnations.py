@@ -17,6 +17,7 @@ sending by its own limit. The table `incarnations` has when a node has first fou
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from webhookd.base.errors import CommandError
 from webhookd.journal.errors import ConnectionLostError, OtherDatabaseError
@@ -55,6 +56,12 @@ class Incarnation:
     started_at: datetime
 
 
+class _Used(NamedTuple):
+    incarnation: Incarnation
+    number: int
+    is_ready: bool
+
+
 class Incarnations:
     """The incarnation that a process uses; threads may ask it.
 
@@ -62,17 +69,17 @@ class Incarnations:
     """
 
     def __init__(self, first: Incarnation, *, is_node: bool) -> None:
-        self._used = (first, 1, True)  # the last one: whether it is ready
+        self._used = _Used(first, 1, is_ready=True)
         self._is_node = is_node
 
     @property
     def number(self) -> int:
         """How many incarnations this process has used."""
-        return self._used[1]
+        return self._used.number
 
     def check_ready(self) -> None:
         """Raise ConnectionLostError unless the tables are up to date, so that all parts of this process can connect."""
-        if not self._used[2]:
+        if not self._used.is_ready:
             raise ConnectionLostError("the database is another one, whose tables are not up to date yet")
 
     def check(self, found: Incarnation, *, prepares: bool = False) -> int:
@@ -81,11 +88,11 @@ class Incarnations:
         Raises OtherDatabaseError for another one, and ConnectionLostError while it isn't ready, except for the
         connection that `prepares` it.
         """
-        used, number, _ = self._used
-        if found == used:
+        used = self._used
+        if found == used.incarnation:
             if not prepares:
                 self.check_ready()
-            return number
+            return used.number
         if self._is_node:
             raise OtherDatabaseError("the database was started again, or is another one", found)
         self.use(found)
@@ -93,21 +100,19 @@ class Incarnations:
 
     def is_used(self, found: Incarnation) -> bool:
         """Whether this incarnation is the one that is used."""
-        return self._used[0] == found
+        return self._used.incarnation == found
 
     def use(self, found: Incarnation) -> None:
-        """Use another incarnation: all that was known of the one before is dropped.
+        """Use another incarnation: what was known of the previous one is dropped.
 
         For a node it is ready after `note_ready`, and for another process at once.
         """
-        used, number, _ = self._used
-        if found != used:
-            self._used = (found, number + 1, not self._is_node)
+        if found != self._used.incarnation:
+            self._used = _Used(found, self._used.number + 1, is_ready=not self._is_node)
 
     def note_ready(self) -> None:
         """Note that the tables are up to date: all parts of this process can connect."""
-        used, number, _ = self._used
-        self._used = (used, number, True)
+        self._used = self._used._replace(is_ready=True)
 
 
 def read_incarnation(database: PostgresDatabase) -> Incarnation:
